@@ -1,0 +1,10 @@
+"""The one exception that means the user, not the program, has to change something."""
+
+
+class UserError(ValueError):
+    """A mistake in a file, a flag or a setting, told in one message that a user can act on.
+
+    The message names the file, line or flag, says what was expected and what was found.
+    Command lines print it after ``error:`` on standard error and exit with status 2, without a
+    traceback; library users catch it as a ``ValueError``.
+    """

@@ -1,0 +1,1 @@
+"""Raw logs in, dataset folders out; one file a source."""
