@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-
 from dien_jax.errors import UserError
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -65,7 +64,7 @@ def read_lines(file: Path, bad: BadLines) -> Iterator[tuple[int, str]]:
       bad: where lines that are not UTF-8, or hold a NUL byte, are counted; they are left out.
 
     Yields:
-      Line number, from 1, and the line without its end (a line feed, with or without a carriage return).
+      Line number, from 1, and the line without its end (LF or CR LF).
 
     Raises:
       UserError: when the file is missing, unreadable or empty, the gzip stream is cut off or
