@@ -1,0 +1,227 @@
+"""``gru``, ``agru`` and ``augru``: argument checks and the choice of implementation.
+
+Dimensions: B batch, T steps, D input, H hidden, G gates (3; AGRU has 2).
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from dien_kernels import reference, xla
+from dien_kernels.reference import Cell, Form, Weights
+
+Implementation = Literal["auto", "reference", "xla"]
+
+_RUNS = {"reference": reference.run, "xla": xla.run}
+
+
+def gru(
+    x: jax.Array,
+    weights: Weights,
+    *,
+    lengths: jax.Array,
+    initial_state: jax.Array | None = None,
+    form: Form = "paper",
+    implementation: Implementation = "auto",
+    precision: jax.lax.PrecisionLike = "highest",
+) -> tuple[jax.Array, jax.Array]:
+    """A gated recurrent unit over a masked history.
+
+    With sigma the logistic function and o the element-wise product, ``form="paper"`` is::
+
+        r = sigma(x W_r + h U_r + b_r)
+        u = sigma(x W_u + h U_u + b_u)
+        c = tanh(x W_c + r o (h U_c + d) + b_c)
+        h' = (1 - u) o h + u o c
+
+    and ``form="authors"`` has ``c = tanh(x W_c + (r o h) U_c + b_c)`` and
+    ``h' = u o h + (1 - u) o c``.
+
+    A step at or past a history's length leaves the state as it was: returned states repeat the
+    last live one, and length 0 returns the initial state. What ``x`` holds there, NaN included,
+    changes neither values nor gradients.
+
+    Args:
+      x: ``[B, T, D]``, float32 or bfloat16.
+      weights: see :class:`Weights`, G = 3.
+      lengths: integers ``[B]``, live steps of each row, 0 to T.
+      initial_state: ``[B, H]``; zeros when None.
+      form: ``"paper"`` or ``"authors"``.
+      implementation: ``"reference"`` (the oracle), ``"xla"`` (a scan with a hand-written
+        derivative, reverse mode only) or ``"auto"`` (``"xla"``).
+      precision: of every matmul, as ``jax.lax.Precision``; ``"highest"`` is true float32.
+
+    Returns:
+      States ``[B, T, H]`` and the last one ``[B, H]``, in the dtype of ``x``. State and
+      accumulation are float32.
+
+    Raises:
+      ValueError: for an argument of the wrong shape, dtype or name; it is named.
+
+    Source: Cho et al., EMNLP 2014 (arXiv:1406.1078); Zhou et al., AAAI 2019 (arXiv:1809.03672).
+    """
+    return _run("gru", form, x, None, weights, lengths, initial_state, implementation, precision)
+
+
+def agru(
+    x: jax.Array,
+    attention: jax.Array,
+    weights: Weights,
+    *,
+    lengths: jax.Array,
+    initial_state: jax.Array | None = None,
+    form: Form = "paper",
+    implementation: Implementation = "auto",
+    precision: jax.lax.PrecisionLike = "highest",
+) -> tuple[jax.Array, jax.Array]:
+    """An attention-based GRU: the attention stands in for the update gate.
+
+    ``h' = (1 - a) o h + a o c`` in both forms, r and c as in :func:`gru`. ``a = 0`` freezes the
+    state, ``a = 1`` overwrites it with the candidate.
+
+    Args:
+      x: ``[B, T, D]``, float32 or bfloat16.
+      attention: ``[B, T]``, in [0, 1].
+      weights: see :class:`Weights`, G = 2 (reset, candidate).
+      lengths: integers ``[B]``, live steps of each row, 0 to T.
+      initial_state: ``[B, H]``; zeros when None.
+      form: ``"paper"`` or ``"authors"``.
+      implementation: as in :func:`gru`.
+      precision: as in :func:`gru`.
+
+    Returns:
+      States ``[B, T, H]`` and the last one ``[B, H]``, as in :func:`gru`.
+
+    Raises:
+      ValueError: for an argument of the wrong shape, dtype or name; it is named.
+
+    Source: Zhou et al., AAAI 2019, eq. 12 (arXiv:1809.03672).
+    """
+    return _run(
+        "agru", form, x, attention, weights, lengths, initial_state, implementation, precision
+    )
+
+
+def augru(
+    x: jax.Array,
+    attention: jax.Array,
+    weights: Weights,
+    *,
+    lengths: jax.Array,
+    initial_state: jax.Array | None = None,
+    form: Form = "paper",
+    implementation: Implementation = "auto",
+    precision: jax.lax.PrecisionLike = "highest",
+) -> tuple[jax.Array, jax.Array]:
+    """A GRU whose update gate is scaled by attention.
+
+    With r, u and c as in :func:`gru`, ``form="paper"`` is::
+
+        u~ = a u,        h' = (1 - u~) o h + u~ o c
+
+    and ``form="authors"``, what the paper's authors' program computes::
+
+        u~ = (1 - a) u,  h' = u~ o h + (1 - u~) o c
+
+    In the paper's form a = 0 freezes the state and a = 1 is an ordinary GRU step; in the
+    authors', a = 0 is an ordinary step and a = 1 overwrites the state with the candidate.
+
+    Args:
+      x: ``[B, T, D]``, float32 or bfloat16.
+      attention: ``[B, T]``, in [0, 1].
+      weights: see :class:`Weights`, G = 3.
+      lengths: integers ``[B]``, live steps of each row, 0 to T.
+      initial_state: ``[B, H]``; zeros when None.
+      form: ``"paper"`` or ``"authors"``.
+      implementation: as in :func:`gru`.
+      precision: as in :func:`gru`.
+
+    Returns:
+      States ``[B, T, H]`` and the last one ``[B, H]``, as in :func:`gru`.
+
+    Raises:
+      ValueError: for an argument of the wrong shape, dtype or name; it is named.
+
+    Source: Zhou et al., AAAI 2019, eq. 13 and 14 (arXiv:1809.03672).
+    """
+    return _run(
+        "augru", form, x, attention, weights, lengths, initial_state, implementation, precision
+    )
+
+
+def _run(
+    cell: Cell,
+    form: Form,
+    x: jax.Array,
+    attention: jax.Array | None,
+    weights: Weights,
+    lengths: jax.Array,
+    initial_state: jax.Array | None,
+    implementation: Implementation,
+    precision: jax.lax.PrecisionLike,
+) -> tuple[jax.Array, jax.Array]:
+    _check(cell, form, x, attention, weights, lengths, initial_state)
+    if implementation not in get_args(Implementation):
+        _refuse("implementation", f"one of {get_args(Implementation)}", repr(implementation))
+    chosen = "xla" if implementation == "auto" else implementation
+
+    batch, steps, _ = x.shape
+    single = jnp.float32
+    live = jnp.arange(steps, dtype=lengths.dtype)[None, :] < lengths[:, None]
+    clean = jnp.where(live[..., None], x.astype(single), 0)
+    if attention is not None:
+        attention = jnp.where(live, attention.astype(single), 0)
+    if initial_state is None:
+        initial_state = jnp.zeros((batch, weights.recurrent.shape[0]), single)
+    states, last = _RUNS[chosen](
+        cell,
+        form,
+        clean,
+        attention,
+        Weights(*(None if part is None else part.astype(single) for part in weights)),
+        lengths,
+        initial_state.astype(single),
+        precision,
+    )
+    return states.astype(x.dtype), last.astype(x.dtype)
+
+
+def _refuse(name: str, expected: str, found: str) -> None:
+    raise ValueError(f"{name}: expected {expected}, got {found}")
+
+
+def _check(
+    cell: Cell,
+    form: Form,
+    x: jax.Array,
+    attention: jax.Array | None,
+    weights: Weights,
+    lengths: jax.Array,
+    initial_state: jax.Array | None,
+) -> None:
+    if form not in get_args(Form):
+        _refuse("form", f"one of {get_args(Form)}", repr(form))
+    if x.ndim != 3 or x.shape[1] < 1:
+        _refuse("x", "shape [B, T, D] with T >= 1", str(x.shape))
+    if x.dtype not in (jnp.float32, jnp.bfloat16):
+        _refuse("x", "float32 or bfloat16", str(x.dtype))
+    batch, steps, depth = x.shape
+    gates = 2 if cell == "agru" else 3
+    hidden = weights.recurrent.shape[0]
+    expected: dict[str, tuple[jax.Array | None, tuple[int, ...]]] = {
+        "weights.input": (weights.input, (depth, gates, hidden)),
+        "weights.recurrent": (weights.recurrent, (hidden, gates, hidden)),
+        "weights.bias": (weights.bias, (gates, hidden)),
+        "weights.recurrent_bias": (weights.recurrent_bias, (hidden,)),
+        "lengths": (lengths, (batch,)),
+        "attention": (attention, (batch, steps)),
+        "initial_state": (initial_state, (batch, hidden)),
+    }
+    for name, (array, shape) in expected.items():
+        if array is not None and array.shape != shape:
+            _refuse(name, f"shape {shape}", str(array.shape))
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        _refuse("lengths", "integers", str(lengths.dtype))
+    if form == "authors" and weights.recurrent_bias is not None:
+        _refuse("weights.recurrent_bias", "None with form='authors'", "an array")
