@@ -112,7 +112,7 @@ class MultiValued(NamedTuple):
     """
 
     values: Array
-    count: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count, which nobody calls
 
 
 FeatureValues = Array | MultiValued
