@@ -1,0 +1,317 @@
+"""The batch loader: every example once, right histories, few shapes, repeatable, no leaks."""
+
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dien_jax.batches import SORT_BUFFER, Loader
+from dien_jax.dataset import Column, Dataset, Examples
+from dien_jax.schema import Feature, MultiValued, Schema
+
+ORDERS = ("shuffled", "sorted", "evaluation")
+BUCKETS = (2, 4, 8)
+SCHEMA = Schema(
+    item=(Feature("item", "categorical", size=1000),),
+    user=(Feature("user", "categorical", size=1000),),
+    context=(
+        Feature("device", "categorical", size=5),
+        Feature("price", "numeric", mean=0.0, deviation=1.0),
+        Feature("tags", "multivalued", size=9, max_values=3),
+    ),
+)
+
+
+def make_dataset(history_lengths):
+    """One sequence an example; event k is of item k + 1, so that items tell positions."""
+    count = len(history_lengths)
+    sequence_lengths = np.array(history_lengths, np.int64) + 1  # one event after the history
+    offsets = np.concatenate([[0], np.cumsum(sequence_lengths)]).astype(np.int64)
+    rows = np.arange(count, dtype=np.int32)
+    tags = rows % 5
+    examples = Examples(
+        sequence=rows[::-1].copy(),
+        history_end=(offsets[1:] - 1)[::-1].copy(),
+        user=rows + 1,
+        group=rows,
+        item=rows + 2,
+        label=(rows % 2).astype(np.int8),
+        context={
+            "device": Column(rows % 5, None),
+            "price": Column(rows.astype(np.float32) + 0.5, None),
+            "tags": Column(
+                np.repeat(rows % 9, tags), np.concatenate([[0], np.cumsum(tags)]).astype(np.int64)
+            ),
+        },
+        probability=None,
+    )
+    return Dataset(
+        path=Path("data"),
+        schema=SCHEMA,
+        meta={},
+        items={},
+        users={},
+        event_item=np.arange(1, offsets[-1] + 1, dtype=np.int32),
+        event_timestamp=np.zeros(offsets[-1], np.int64),
+        event_offsets=offsets,
+        popularity=np.zeros(1000, np.int64),
+        splits={"train": examples},
+    )
+
+
+def make_loader(history_lengths, batch_size=4, order="shuffled", seed=0, max_history=12):
+    return Loader(
+        make_dataset(history_lengths),
+        "train",
+        batch_size=batch_size,
+        buckets=BUCKETS,
+        max_history=max_history,
+        seed=seed,
+        order=order,
+    )
+
+
+def random_lengths(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 20, count).tolist()
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    history_lengths=st.lists(st.integers(0, 20), max_size=60),
+    batch_size=st.integers(1, 9),
+    order=st.sampled_from(ORDERS),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_shows_every_example_once(history_lengths, batch_size, order, seed, epoch):
+    loader = make_loader(history_lengths, batch_size, order, seed)
+    steps = loader.steps_per_epoch
+    assert steps == -(-len(history_lengths) // batch_size)
+    seen = [loader.rows(epoch, step) for step in range(steps)]
+    assert sorted(np.concatenate([*seen, []]).tolist()) == list(range(len(history_lengths)))
+    # Filler has nowhere to be but in the last batch.
+    assert all(len(rows) == batch_size for rows in seen[:-1])
+    for step, rows in enumerate(seen):
+        batch = loader.batch(epoch, step)
+        assert batch.history.shape[1] in loader.lengths
+        real = np.arange(batch_size) < len(rows)
+        np.testing.assert_array_equal(batch.weight, real.astype(np.float32))
+        np.testing.assert_array_equal(batch.user[real], rows + 1)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_batch_holds_what_the_dataset_says_of_its_rows(order):
+    history_lengths = random_lengths(50)
+    dataset = make_dataset(history_lengths)
+    loader = Loader(
+        dataset, "train", batch_size=8, buckets=BUCKETS, max_history=12, seed=1, order=order
+    )
+    examples = dataset.splits["train"]
+    tags = examples.context["tags"]
+    for step, batch in enumerate(loader.epoch(2)):
+        rows = loader.rows(2, step)
+        longest = 0
+        for position, row in enumerate(rows):
+            start = dataset.event_offsets[examples.sequence[row]]
+            history = dataset.event_item[start : examples.history_end[row]][-12:]
+            longest = max(longest, len(history))
+            assert batch.lengths[position] == len(history)
+            assert batch.history[position, : len(history)].tolist() == history.tolist()
+            assert not batch.history[position, len(history) :].any()
+            assert batch.item[position] == examples.item[row]
+            assert batch.label[position] == examples.label[row]
+            assert batch.context["device"][position] == row % 5
+            assert batch.context["price"][position] == row + 0.5
+            own_tags = tags.values[tags.offsets[row] : tags.offsets[row + 1]][:3]
+            found = batch.context["tags"]
+            assert isinstance(found, MultiValued)
+            assert found.values[position, : found.count[position]].tolist() == own_tags.tolist()
+        assert batch.history.shape == (8, next(edge for edge in (2, 4, 8, 12) if edge >= longest))
+        assert [array.dtype for array in batch[:-1]] == [np.int32] * 4 + [np.float32] * 2
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_filler_is_zero_throughout(order):
+    loader = make_loader([3, 1, 4, 1, 5], batch_size=4, order=order)
+    batch = loader.batch(0, 1)
+    assert batch.weight.tolist() == [1, 0, 0, 0]
+    for array in (*batch[:-1], *batch.context["tags"], batch.context["price"]):
+        assert len(array) == 4
+        assert not array[1:].any()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_batch_does_not_depend_on_what_was_read_before(order):
+    history_lengths = random_lengths(70)
+    straight = make_loader(history_lengths, order=order)
+    expected = {
+        (epoch, step): batch
+        for epoch in range(3)
+        for step, batch in enumerate(straight.epoch(epoch))
+    }
+    jumping = make_loader(history_lengths, order=order)
+    keys = list(expected)
+    np.random.default_rng(0).shuffle(keys)
+    for epoch, step in keys:
+        assert_equal(jumping.batch(epoch, step), expected[epoch, step])
+    for step, batch in enumerate(jumping.epoch(1, start=5), start=5):
+        assert_equal(batch, expected[1, step])
+    assert step == straight.steps_per_epoch - 1
+
+
+def test_shuffled_order_depends_on_seed_and_epoch():
+    history_lengths = random_lengths(70)
+
+    def order(seed, epoch):
+        loader = make_loader(history_lengths, seed=seed)
+        return np.concatenate([loader.rows(epoch, k) for k in range(loader.steps_per_epoch)])
+
+    assert order(0, 0).tolist() == order(0, 0).tolist()
+    orders = {tuple(order(seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers():
+    history_lengths = random_lengths(400)
+    loader = make_loader(history_lengths, batch_size=8)
+    mixed = 0
+    padded = []
+    for batch in loader.epoch(0):
+        length = batch.history.shape[1]
+        below = max((edge for edge in (0, *loader.lengths) if edge < length), default=0)
+        mixed += bool((batch.lengths[batch.weight == 1] <= below).any() and below)
+        padded.append(length)
+    assert mixed <= len(loader.lengths) - 1
+    assert padded != sorted(padded)  # long and short batches alternate in training
+
+
+def test_sorted_order_is_the_files_within_buffers():
+    history_lengths = random_lengths(2 * SORT_BUFFER * 4 + 7)
+    loader = make_loader(history_lengths, order="sorted", max_history=20)
+    lengths = np.array(history_lengths)[::-1]  # the helper hands sequences out backwards
+    span = SORT_BUFFER * 4
+    for start in range(0, len(lengths), span):
+        steps = range(start // 4, min(start // 4 + SORT_BUFFER, loader.steps_per_epoch))
+        rows = np.concatenate([loader.rows(0, step) for step in steps])
+        expected = sorted(
+            range(start, min(start + span, len(lengths))), key=lambda row: -lengths[row]
+        )
+        assert rows.tolist() == expected  # both sorts are stable
+    assert loader.rows(3, 1).tolist() == loader.rows(0, 1).tolist()
+
+
+def test_evaluation_order_pads_least():
+    history_lengths = random_lengths(61)
+    loader = make_loader(history_lengths, order="evaluation", max_history=20)
+    rows = np.concatenate([loader.rows(0, k) for k in range(loader.steps_per_epoch)])
+    lengths = np.array(history_lengths)[::-1][rows]
+    assert lengths.tolist() == sorted(history_lengths, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("history_lengths", "max_history", "expected"),
+    [
+        ([0, 1, 2], 12, (2,)),
+        ([0, 3], 12, (2, 4)),
+        ([9], 12, (2, 4, 8, 12)),
+        ([50], 12, (2, 4, 8, 12)),
+        ([50], 8, (2, 4, 8)),
+        ([50], 1, (1,)),
+        ([], 12, (2,)),
+    ],
+)
+def test_padded_lengths_are_the_buckets_that_histories_reach(
+    history_lengths, max_history, expected
+):
+    assert make_loader(history_lengths, max_history=max_history).lengths == expected
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_histories_of_length_0_and_1(order):
+    loader = make_loader([0, 1, 0], order=order)
+    batch = loader.batch(0, 0)
+    assert batch.history.shape == (4, 2)
+    assert sorted(batch.lengths.tolist()) == [0, 0, 0, 1]
+    assert (batch.history != 0).sum() == 1
+
+
+def test_split_without_a_single_event():
+    dataset = make_dataset([0, 0])
+    empty = Dataset(
+        **{
+            **vars(dataset),
+            "event_item": np.zeros(0, np.int32),
+            "event_offsets": np.zeros(3, np.int64),
+            "splits": {
+                "train": dataset.splits["train"]._replace(history_end=np.zeros(2, np.int64))
+            },
+        }
+    )
+    loader = Loader(empty, "train", batch_size=2, buckets=BUCKETS, max_history=12)
+    assert not loader.batch(0, 0).history.any()
+
+
+def test_empty_split_has_no_steps():
+    loader = make_loader([])
+    assert loader.steps_per_epoch == 0
+    assert list(loader.epoch(0)) == []
+
+
+def test_batches_share_no_memory():
+    loader = make_loader([3] * 8)
+    first = loader.batch(0, 0)
+    kept = [array.copy() for array in first[:-1]]
+    for array in loader.batch(0, 0)[:-1]:
+        array[...] = 77
+    for array, copy in zip(first[:-1], kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_step_outside_the_epoch_is_refused():
+    loader = make_loader([3] * 8)
+    for step in (-1, 2):
+        with pytest.raises(IndexError, match=r"step must be in \[0, 2\)"):
+            loader.batch(0, step)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_history"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        make_loader([3], **{name: 0})
+
+
+def test_exception_in_the_thread_reaches_the_reader(monkeypatch):
+    loader = make_loader(random_lengths(100))
+    batch = loader.batch
+
+    def failing(epoch, step):
+        if step == 3:
+            raise OSError("disk gone")
+        return batch(epoch, step)
+
+    monkeypatch.setattr(loader, "batch", failing)
+    threads = threading.active_count()
+    seen = []
+    with pytest.raises(OSError, match="disk gone"):
+        seen.extend(loader.epoch(0))
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("read", [0, 1, 5, 25])
+def test_iterator_that_is_dropped_ends_its_thread(read):
+    loader = make_loader(random_lengths(100))
+    threads = threading.active_count()
+    iterator = loader.epoch(0)
+    for _ in range(read):
+        next(iterator)
+    assert threading.active_count() <= threads + 1
+    iterator.close()
+    assert threading.active_count() == threads
