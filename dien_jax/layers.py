@@ -1,0 +1,421 @@
+"""Flax Linen modules that own weights: embeddings, recurrences, attention, auxiliary net, MLP.
+
+Each works alone; see docs/modules.md for taking one into other code.
+
+Dimensions: B batch, T steps, D width of an item's embedding, H hidden, Q width of the query.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from dien_kernels import Weights, agru, augru, gru
+from dien_kernels.api import Implementation
+from dien_kernels.reference import Form
+from jaxtyping import Array, Bool, Float, Int
+
+from dien_jax.schema import Feature, FeatureValues, MultiValued
+
+EMBEDDING_DEVIATION = 0.01
+"""Standard deviation of fresh embedding rows."""
+
+BATCH_NORM_EPSILON = 1e-3
+"""Added to the variance, as in the paper's program."""
+
+
+@jax.custom_vjp
+def sigmoid(value: jax.Array) -> jax.Array:
+    """The logistic function, evaluated once and kept for its derivative.
+
+    XLA's CPU fusion would evaluate the plain one again in every consumer; with the value pinned
+    a train step over long histories is a third faster. Reverse-mode derivatives only.
+    """
+    return jax.lax.optimization_barrier(0.5 * jnp.tanh(0.5 * value) + 0.5)
+
+
+def _sigmoid_forward(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    result = sigmoid(value)
+    return result, result
+
+
+def _sigmoid_backward(result: jax.Array, d_result: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.optimization_barrier(d_result * result * (1 - result)),)
+
+
+sigmoid.defvjp(_sigmoid_forward, _sigmoid_backward)
+
+
+class FeatureEmbeddings(nn.Module):
+    """Embeds the values of several features and concatenates them, in the order of the schema.
+
+    A categorical value is a row of its table, a multi-valued one the mean of its live values'
+    rows (zeros without any), a numeric one that number times a learned vector.
+
+    Attributes:
+      features: what to embed.
+      size: columns of each embedding; the result has ``len(features) * size``.
+    """
+
+    features: tuple[Feature, ...]
+    size: int
+
+    @nn.compact
+    def __call__(self, values: dict[str, FeatureValues]) -> Float[Array, "... D"]:
+        """Embeddings of the values of every feature, whose leading dimensions agree."""
+        return jnp.concatenate([self._embed(f, values[f.name]) for f in self.features], axis=-1)
+
+    def _embed(self, feature: Feature, value: FeatureValues) -> Float[Array, "... E"]:
+        initial = nn.initializers.normal(EMBEDDING_DEVIATION)
+        if feature.kind == "numeric":
+            direction = self.param(feature.name, initial, (self.size,))
+            number = jnp.asarray(value)[..., None]
+            return number * direction.reshape((1,) * (number.ndim - 1) + (-1,))
+        table = self.param(feature.name, initial, (feature.size, self.size))
+        if not isinstance(value, MultiValued):
+            return table[value]
+        kept = value.values.shape[-1]
+        count = jnp.asarray(value.count)[..., None]
+        slots = jnp.arange(kept, dtype=count.dtype).reshape((1,) * (count.ndim - 1) + (-1,))
+        live = (slots < count).astype(table.dtype)
+        total = (table[value.values] * live[..., None]).sum(-2)
+        return total / jnp.maximum(count, 1).astype(table.dtype)
+
+
+def gather(ids: Int[Array, "..."], tables: dict[str, FeatureValues], name: str) -> dict:
+    """Feature values of the rows ``ids``: the id itself under ``name``, the rest from tables."""
+    rows = jax.tree.map(lambda table: jnp.asarray(table)[ids], tables)
+    return {name: ids, **rows}
+
+
+def _recurrence_weights(
+    module: nn.Module, depth: int, hidden: int, form: Form, *, has_update: bool
+) -> Weights:
+    gates = 3 if has_update else 2
+
+    def stacked(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
+        def make(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+            keys = jax.random.split(key, shape[1])
+            parts = [initial(part, (shape[0], shape[2]), dtype) for part in keys]
+            return jnp.stack(parts, axis=1)
+
+        return make
+
+    def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        gate_bias = 1.0 if form == "authors" else 0.0
+        return jnp.full(shape, gate_bias, dtype).at[-1].set(0)
+
+    return Weights(
+        module.param("input", stacked(nn.initializers.glorot_uniform()), (depth, gates, hidden)),
+        module.param("recurrent", stacked(nn.initializers.orthogonal()), (hidden, gates, hidden)),
+        module.param("bias", bias, (gates, hidden)),
+    )
+
+
+class GRU(nn.Module):
+    """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own.
+
+    Attributes:
+      hidden_size: H.
+      form: ``"paper"`` or ``"authors"``; the latter's gate biases start at 1.
+      implementation: of the recurrence.
+    """
+
+    hidden_size: int
+    form: Form = "paper"
+    implementation: Implementation = "auto"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], lengths: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """States of every step and the last one."""
+        weights = _recurrence_weights(
+            self, x.shape[-1], self.hidden_size, self.form, has_update=True
+        )
+        return gru(
+            x, weights, lengths=lengths, form=self.form, implementation=self.implementation
+        )
+
+
+class AGRU(nn.Module):
+    """A GRU with attention in place of the update gate; see :func:`dien_kernels.agru`."""
+
+    hidden_size: int
+    form: Form = "paper"
+    implementation: Implementation = "auto"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """States of every step and the last one."""
+        weights = _recurrence_weights(
+            self, x.shape[-1], self.hidden_size, self.form, has_update=False
+        )
+        return agru(
+            x,
+            attention,
+            weights,
+            lengths=lengths,
+            form=self.form,
+            implementation=self.implementation,
+        )
+
+
+class AUGRU(nn.Module):
+    """A GRU whose update gate is scaled by attention; see :func:`dien_kernels.augru`."""
+
+    hidden_size: int
+    form: Form = "paper"
+    implementation: Implementation = "auto"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """States of every step and the last one."""
+        weights = _recurrence_weights(
+            self, x.shape[-1], self.hidden_size, self.form, has_update=True
+        )
+        return augru(
+            x,
+            attention,
+            weights,
+            lengths=lengths,
+            form=self.form,
+            implementation=self.implementation,
+        )
+
+
+class AIGRU(nn.Module):
+    """A GRU over inputs scaled by attention: ``gru(a_t x_t)``."""
+
+    hidden_size: int
+    form: Form = "paper"
+    implementation: Implementation = "auto"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """States of every step and the last one."""
+        inner = GRU(self.hidden_size, self.form, self.implementation, name="gru")
+        return inner(x * attention[..., None], lengths)
+
+
+def masked_softmax(
+    scores: Float[Array, "B T"], lengths: Int[Array, " B"]
+) -> Float[Array, "B T"]:
+    """Softmax over live steps; dead steps, and whole rows of length 0, are exactly 0."""
+    steps = jnp.arange(scores.shape[1], dtype=lengths.dtype)
+    live = steps[None, :] < lengths[:, None]
+    highest = jnp.where(live, scores, -jnp.inf).max(-1, keepdims=True)
+    highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0))
+    powers = jnp.where(live, jnp.exp(jnp.where(live, scores - highest, 0)), 0)
+    return powers / jnp.maximum(powers.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
+
+
+class PReLU(nn.Module):
+    """``x`` where it is positive, ``alpha x`` elsewhere, one alpha a unit, 0.1 at first."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H"]) -> Float[Array, "B H"]:
+        """Element-wise."""
+        alpha = self.param("alpha", nn.initializers.constant(0.1), (x.shape[-1],))
+        return jnp.where(x > 0, x, alpha[None, :] * x)
+
+
+class MLPAttention(nn.Module):
+    """Attention weights of every interest state for a candidate, scored by an MLP.
+
+    With q = PReLU(Dense(candidate)) the score of state h is an MLP of [q, h, q - h, q o h] with
+    sigmoid activations and a linear end; weights are the softmax over live steps. The first
+    layer is evaluated as ``q (W_q + W_d) + h (W_h - W_d) + (q o h) W_p``: its share in q is
+    computed once a row, not once a step.
+
+    Attributes:
+      layers: hidden layer sizes.
+
+    Source: the paper's authors' program; Zhou et al., KDD 2018 (arXiv:1706.06978).
+    """
+
+    layers: Sequence[int] = (80, 40)
+
+    @nn.compact
+    def __call__(
+        self,
+        candidate: Float[Array, "B Q"],
+        states: Float[Array, "B T H"],
+        lengths: Int[Array, " B"],
+    ) -> Float[Array, "B T"]:
+        """Weights that sum to 1 over the live steps of each row, or are all 0 at length 0."""
+        hidden = states.shape[-1]
+        query = PReLU(name="query_activation")(nn.Dense(hidden, name="query")(candidate))
+        first = self.layers[0]
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), (4 * hidden, first))
+        bias = self.param("bias", nn.initializers.zeros, (first,))
+        of_query, of_state, of_difference, of_product = jnp.split(kernel, 4)
+        per_row = query @ (of_query + of_difference) + bias[None, :]
+        per_step = states @ (of_state - of_difference) + (states * query[:, None]) @ of_product
+        value = sigmoid(per_step + per_row[:, None])
+        for index, size in enumerate(self.layers[1:], start=1):
+            value = sigmoid(nn.Dense(size, name=f"layer_{index}")(value))
+        return masked_softmax(nn.Dense(1, name="score")(value)[..., 0], lengths)
+
+
+class BilinearAttention(nn.Module):
+    """Attention weights by a bilinear form: the softmax of ``h_t W q`` over live steps.
+
+    Source: Zhou et al., AAAI 2019, eq. 8 (arXiv:1809.03672).
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        candidate: Float[Array, "B Q"],
+        states: Float[Array, "B T H"],
+        lengths: Int[Array, " B"],
+    ) -> Float[Array, "B T"]:
+        """Weights that sum to 1 over the live steps of each row, or are all 0 at length 0."""
+        turned = nn.Dense(states.shape[-1], use_bias=False, name="form")(candidate)
+        return masked_softmax(jnp.einsum("bth,bh->bt", states, turned), lengths)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation that sees live entries only, or none at all.
+
+    Attributes:
+      kind: ``"running"`` normalises by the statistics of live entries, running ones in
+        evaluation; ``"frozen"`` is ``gamma x / sqrt(1 + epsilon) + beta``, what remains of
+        batch normalisation when its statistics are never trained; ``"none"`` does nothing.
+    """
+
+    kind: Literal["none", "running", "frozen"]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*R D"], live: Bool[Array, "*R"], *, train: bool
+    ) -> Float[Array, "*R D"]:
+        """Normalised columns; ``live`` says which rows of ``x`` statistics may see."""
+        if self.kind == "none":
+            return x
+        if self.kind == "running":
+            norm = nn.BatchNorm(
+                use_running_average=not train, momentum=0.99, epsilon=BATCH_NORM_EPSILON
+            )
+            return norm(x, mask=live[..., None] if train else None)
+        gamma = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        beta = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        scaled = x * (gamma / jnp.sqrt(1 + BATCH_NORM_EPSILON)).reshape(shape)
+        return scaled + beta.reshape(shape)
+
+
+class Dice(nn.Module):
+    """``(alpha (1 - p) + p) x`` with p the sigmoid of the normalised x, one alpha a unit.
+
+    Attributes:
+      statistics: ``"running"`` uses the statistics of real rows in training and running ones
+        when scoring, so that a score never depends on its batch mates; ``"batch"`` uses the
+        batch's own at all times, as the paper's authors' program does.
+
+    Source: Zhou et al., KDD 2018 (arXiv:1706.06978).
+    """
+
+    statistics: Literal["running", "batch"] = "running"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H"], live: Bool[Array, " B"], *, train: bool
+    ) -> Float[Array, "B H"]:
+        """Element-wise; ``live`` says which rows statistics may see."""
+        alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],))
+        if self.statistics == "running":
+            norm = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.99,
+                epsilon=1e-5,
+                use_bias=False,
+                use_scale=False,
+            )
+            normed = norm(x, mask=live[:, None] if train else None)
+        else:
+            weight = live.astype(x.dtype)[:, None]
+            rows = jnp.maximum(weight.sum(), 1)
+            centred = x - (x * weight).sum(0, keepdims=True) / rows
+            variance = (centred * centred * weight).sum(0, keepdims=True) / rows
+            normed = centred / (jnp.sqrt(variance + 1e-9) + 1e-9)
+        p = jax.nn.sigmoid(normed)
+        return (alpha[None, :] * (1 - p) + p) * x
+
+
+class AuxiliaryNetwork(nn.Module):
+    """Logit that a behaviour follows an interest state: an MLP of [state, behaviour].
+
+    The state's share of the first layer is computed once and serves the real behaviour and all
+    sampled ones.
+
+    Attributes:
+      layers: hidden layer sizes.
+      batch_norm: of the input, see :class:`BatchNorm`.
+    """
+
+    layers: Sequence[int] = (100, 50)
+    batch_norm: Literal["none", "running", "frozen"] = "none"
+
+    @nn.compact
+    def __call__(
+        self,
+        states: Float[Array, "B T H"],
+        behaviours: Float[Array, "K B T D"],
+        live: Bool[Array, "B T"],
+        *,
+        train: bool,
+    ) -> Float[Array, "K B T"]:
+        """Logits of K candidate behaviours a step; ``live`` as in :class:`BatchNorm`."""
+        every = jnp.broadcast_to(live[None], behaviours.shape[:-1])
+        states = BatchNorm(self.batch_norm, name="norm_state")(states, live, train=train)
+        norm = BatchNorm(self.batch_norm, name="norm_behaviour")
+        behaviours = norm(behaviours, every, train=train)
+        of_state = nn.Dense(self.layers[0], name="state")(states)
+        of_behaviour = nn.Dense(self.layers[0], use_bias=False, name="behaviour")(behaviours)
+        value = sigmoid(of_state[None] + of_behaviour)
+        for index, size in enumerate(self.layers[1:], start=1):
+            value = sigmoid(nn.Dense(size, name=f"layer_{index}")(value))
+        return nn.Dense(1, name="score")(value)[..., 0]
+
+
+class MLP(nn.Module):
+    """The click network: normalisation, hidden layers with PReLU or Dice, one logit.
+
+    Attributes:
+      layers: hidden layer sizes.
+      activation: ``"prelu"`` or ``"dice"``.
+      dice_statistics: see :class:`Dice`.
+      batch_norm: of the input, see :class:`BatchNorm`.
+      dropout: share of hidden units dropped in training.
+    """
+
+    layers: Sequence[int] = (200, 80)
+    activation: Literal["prelu", "dice"] = "dice"
+    dice_statistics: Literal["running", "batch"] = "running"
+    batch_norm: Literal["none", "running", "frozen"] = "none"
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B D"], live: Bool[Array, " B"], *, train: bool
+    ) -> Float[Array, " B"]:
+        """Logits; ``live`` says which rows are real. Training with dropout needs its key."""
+        x = BatchNorm(self.batch_norm, name="norm")(x, live, train=train)
+        for index, size in enumerate(self.layers):
+            x = nn.Dense(size, name=f"layer_{index}")(x)
+            if self.activation == "dice":
+                x = Dice(self.dice_statistics, name=f"activation_{index}")(x, live, train=train)
+            else:
+                x = PReLU(name=f"activation_{index}")(x)
+            if self.dropout:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(1, name="logit")(x)[:, 0]

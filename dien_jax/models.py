@@ -1,0 +1,180 @@
+"""The interest model: one class, assembled from parts by its configuration.
+
+Data flow: ids -> embeddings -> interest extractor (GRU, taught by the auxiliary loss) ->
+attention for the candidate -> interest evolution (AIGRU, AGRU or AUGRU) -> MLP -> click logit.
+
+Dimensions: B examples, T steps, N auxiliary negatives a step, D item embedding, H hidden.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dien_jax.config import ModelConfig
+from dien_jax.layers import (
+    AGRU,
+    AIGRU,
+    AUGRU,
+    GRU,
+    MLP,
+    AuxiliaryNetwork,
+    BilinearAttention,
+    FeatureEmbeddings,
+    MLPAttention,
+    gather,
+)
+from dien_jax.losses import auxiliary_loss, auxiliary_positions
+from dien_jax.schema import Batch, FeatureTables, Schema
+
+_EVOLUTIONS = {"aigru": AIGRU, "agru": AGRU, "augru": AUGRU}
+
+
+class ModelOutput(NamedTuple):
+    """What one forward pass gives.
+
+    Attributes:
+      logits: ``[B]``; a click's probability is their sigmoid.
+      auxiliary_loss: scalar, unweighted; 0 where the pass had no negatives.
+      attention: ``[B, T]``, summing to 1 over live steps.
+      interest_states: ``[B, T, H]``, of the extractor.
+      final_state: ``[B, H]``, of the evolution.
+      embedding_norm: scalar, mean squared norm of the item and user rows that were looked up.
+    """
+
+    logits: Float[Array, " B"]
+    auxiliary_loss: Float[Array, ""]
+    attention: Float[Array, "B T"]
+    interest_states: Float[Array, "B T H"]
+    final_state: Float[Array, "B H"]
+    embedding_norm: Float[Array, ""]
+
+
+class InterestModel(nn.Module):
+    """DIEN and its relatives.
+
+    Attributes:
+      config: which parts, how large.
+      schema: the features of items, users and requests.
+
+    Source: Zhou et al., AAAI 2019 (arXiv:1809.03672).
+    """
+
+    config: ModelConfig
+    schema: Schema
+
+    def setup(self) -> None:
+        """Create the parts."""
+        config, schema = self.config, self.schema
+        recurrence = (config.hidden_size, config.form, config.recurrence)
+        self.item_embeddings = FeatureEmbeddings(schema.item, config.embedding_size)
+        self.user_embeddings = FeatureEmbeddings(schema.user, config.embedding_size)
+        if schema.context:
+            self.context_embeddings = FeatureEmbeddings(schema.context, config.embedding_size)
+        self.extractor = GRU(*recurrence)
+        if config.attention == "mlp":
+            self.attention = MLPAttention(config.attention_layers)
+        else:
+            self.attention = BilinearAttention()
+        self.evolution = _EVOLUTIONS[config.evolution](*recurrence)
+        if config.auxiliary_weight:
+            self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, config.batch_norm)
+        self.mlp = MLP(
+            config.layers,
+            config.activation,
+            config.dice_statistics,
+            config.batch_norm,
+            config.dropout,
+        )
+
+    def __call__(
+        self,
+        batch: Batch,
+        tables: FeatureTables,
+        negatives: Int[Array, "B T-1 N"] | None = None,
+        *,
+        train: bool = False,
+    ) -> ModelOutput:
+        """One forward pass.
+
+        Args:
+          batch: see :class:`Batch`.
+          tables: values of every item and user feature.
+          negatives: item ids that behaviours 1 to T - 1 are told from; None, as when scoring,
+            leaves the auxiliary loss out.
+          train: whether statistics are the batch's own and dropout is on (needs its key).
+        """
+        steps = batch.history.shape[1]
+        lengths = jnp.asarray(batch.lengths)
+        real = jnp.asarray(batch.weight) > 0
+        live = (jnp.arange(steps, dtype=lengths.dtype)[None, :] < lengths[:, None])[..., None]
+
+        history = self.embed_items(jnp.asarray(batch.history), tables)  # [B, T, D]
+        candidate = self.embed_items(jnp.asarray(batch.item), tables)  # [B, D]
+        user = self.user_embeddings(gather(jnp.asarray(batch.user), tables.user, "user"))
+
+        states, _ = self.extractor(history, lengths)
+        attention = self.attention(candidate, states, lengths)
+        _, final_state = self.evolution(states, attention, lengths)
+        pooled = self.pool(history, live, lengths)
+
+        parts = [user, candidate, pooled, candidate * pooled, final_state]
+        if self.schema.context:
+            parts.append(self.context_embeddings(batch.context))
+        logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
+
+        auxiliary = jnp.zeros((), logits.dtype)
+        if negatives is not None and self.config.auxiliary_weight and steps > 1:
+            auxiliary = self._auxiliary_loss(batch, tables, history, states, negatives, train)
+
+        looked_up = jnp.where(live, history, 0)
+        rows = jnp.maximum(lengths.sum() + 2 * lengths.shape[0], 1).astype(logits.dtype)
+        squares = (looked_up**2).sum() + (candidate**2).sum() + (user**2).sum()
+        return ModelOutput(logits, auxiliary, attention, states, final_state, squares / rows)
+
+    def embed_items(
+        self, ids: Int[Array, "*R"], tables: FeatureTables
+    ) -> Float[Array, "*R D"]:
+        """The features of items, embedded and concatenated."""
+        return self.item_embeddings(gather(ids, tables.item, "item"))
+
+    def pool(
+        self,
+        history: Float[Array, "B T D"],
+        live: Bool[Array, "B T 1"],
+        lengths: Int[Array, " B"],
+    ) -> Float[Array, "B D"]:
+        """Raw behaviours pooled over time, as ``config.pooling`` says; 0 at length 0."""
+        if self.config.pooling == "padded_sum":
+            return history.sum(1)
+        total = jnp.where(live, history, 0).sum(1)
+        if self.config.pooling == "sum":
+            return total
+        return total / jnp.maximum(lengths, 1).astype(total.dtype)[:, None]
+
+    def _auxiliary_loss(
+        self,
+        batch: Batch,
+        tables: FeatureTables,
+        history: Float[Array, "B T D"],
+        states: Float[Array, "B T H"],
+        negatives: Int[Array, "B T-1 N"],
+        train: bool,
+    ) -> Float[Array, ""]:
+        weights = jnp.asarray(batch.weight)
+        following = jnp.asarray(batch.history)[:, 1:]
+        positions = auxiliary_positions(
+            jnp.asarray(batch.lengths), weights, batch.history.shape[1]
+        )
+        sampled = self.embed_items(jnp.moveaxis(negatives, -1, 0), tables)
+        behaviours = jnp.concatenate([history[None, :, 1:], sampled])
+        logits = self.auxiliary(states[:, :-1], behaviours, positions, train=train)
+        return auxiliary_loss(
+            logits[0],
+            jnp.moveaxis(logits[1:], 0, -1),
+            positions,
+            negatives != following[..., None],
+            mean=self.config.auxiliary_mean,
+            weights=weights,
+        )
