@@ -73,8 +73,7 @@ class DatasetWriter:
         self._schema = schema
         self._meta = {"source": source, "split": split}
         self._counts: dict[str, int] = {}
-        if self.path.exists() or self.path.is_symlink():
-            raise UserError(f"{self.path} exists already; choose another folder or remove it")
+        check_target(self.path)
         name = self.path.absolute().name
         self._partial = self.path.absolute().with_name(f".{name}.partial-{os.getpid()}")
 
@@ -257,6 +256,16 @@ class DatasetWriter:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("wb") as stream:
                 yield stream
+
+
+def check_target(path: Path) -> None:
+    """Refuses a target that exists: sources call it before long work.
+
+    Raises:
+      UserError: when ``path`` exists.
+    """
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists already; choose another folder or remove it")
 
 
 @contextlib.contextmanager

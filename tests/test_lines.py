@@ -33,7 +33,7 @@ def test_lines_that_are_not_text_are_counted_and_left_out(tmp_path: Path) -> Non
     file.write_bytes(b"good\n\xff\xfe\nze\0ro\nlast\n")
     bad = BadLines()
     assert list(read_lines(file, bad)) == [(1, "good"), (4, "last")]
-    assert bad.count == 2
+    assert (bad.count, bad.read) == (2, 4)
     assert bad.examples == [f"{file}:2: not UTF-8", f"{file}:3: holds a NUL byte"]
 
 

@@ -17,9 +17,16 @@ LONGEST_LINE = 1 << 24
 
 
 class BadLines:
-    """Counts malformed lines and keeps the first ones, each with its file and line number."""
+    """Counts malformed lines and keeps the first ones, each with its file and line number.
+
+    Attributes:
+      read: lines that :func:`read_lines` has read, malformed ones included.
+      count: malformed lines.
+      examples: the first of them, one line of text each.
+    """
 
     def __init__(self) -> None:
+        self.read = 0
         self.count = 0
         self.examples: list[str] = []
 
@@ -75,6 +82,7 @@ def read_lines(file: Path, bad: BadLines) -> Iterator[tuple[int, str]]:
         with open_bytes(file) as stream:
             while line := stream.readline(LONGEST_LINE):
                 number += 1
+                bad.read += 1
                 if len(line) == LONGEST_LINE:
                     raise UserError(
                         f"{file}:{number}: not a text file, a line is longer than "
