@@ -63,7 +63,7 @@ class ModelConfig:
     dropout: float = 0.0
     """Share of hidden MLP units dropped in training."""
     click_loss: Literal["logits", "halved"] = "logits"
-    """``halved`` is the mean over the two columns of a softmax of two logits."""
+    """``halved`` is their program's: a mean over both columns of a softmax, 1e-8 added."""
 
     def __post_init__(self) -> None:
         for name in ("embedding_size", "hidden_size", "auxiliary_negatives"):

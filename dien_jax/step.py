@@ -15,7 +15,7 @@ import optax
 
 from dien_jax.config import Config, OptimConfig
 from dien_jax.dataset import Dataset
-from dien_jax.losses import click_loss
+from dien_jax.losses import click_loss, halved_click_loss
 from dien_jax.models import InterestModel
 from dien_jax.sampling import Sampler, auxiliary_negatives, make_sampler
 from dien_jax.schema import Batch, FeatureTables, MultiValued, Schema
@@ -151,7 +151,7 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
     """``loss(params, batch_stats, tables, batch, key) -> (loss, (batch_stats, metrics))``."""
     model = InterestModel(config.model, schema)
     has_auxiliary = config.model.auxiliary_weight > 0
-    click_weight = 0.5 if config.model.click_loss == "halved" else 1.0
+    of_clicks = halved_click_loss if config.model.click_loss == "halved" else click_loss
 
     def loss(
         params: Any, batch_stats: Any, tables: Tables, batch: Batch, key: jax.Array
@@ -171,7 +171,7 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        click = click_weight * click_loss(output.logits, batch.label, batch.weight)
+        click = of_clicks(output.logits, batch.label, batch.weight)
         total = click + config.model.auxiliary_weight * output.auxiliary_loss
         if config.optim.embedding_l2:
             total = total + config.optim.embedding_l2 * output.embedding_norm

@@ -79,7 +79,7 @@ def _next_state(
     if form == "paper":
         product = recurrent(h, candidate)
         if weights.recurrent_bias is not None:
-            product = product + weights.recurrent_bias
+            product = product + weights.recurrent_bias[None]
         c = jnp.tanh(gates[candidate] + r * product)
     else:
         c = jnp.tanh(gates[candidate] + recurrent(r * h, candidate))

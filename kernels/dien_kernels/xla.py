@@ -56,7 +56,7 @@ def run(
 
     def project(gate: int) -> jax.Array:
         product = jnp.dot(flat, weights.input[:, gate], precision=precision)
-        return (product + weights.bias[gate]).reshape(*by_time.shape[:2], -1)
+        return (product + weights.bias[gate][None]).reshape(*by_time.shape[:2], -1)
 
     update = None if cell == "agru" else 1
     inputs = _Gates(project(0), None if update is None else project(update), project(-1))

@@ -1,0 +1,182 @@
+"""The authors' form against figures that their own program computed (tests/golden).
+
+One forward and backward pass of four of their models on a small made input. Tolerances: 2e-6 on
+probabilities, 1e-5 relative on losses, 1e-4 of the largest entry on every gradient.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dien_jax import layers
+from dien_jax.authors_weights import from_authors
+from dien_jax.config import AUTHORS, ModelConfig
+from dien_jax.errors import UserError
+from dien_jax.losses import halved_click_loss
+from dien_jax.models import InterestModel
+from dien_jax.schema import Batch, Feature, FeatureTables, Schema
+
+GOLDEN = Path(__file__).parent / "golden"
+MODELS = ("aigru", "agru", "augru", "dien")
+SCHEMA = Schema(
+    item=(Feature("item", "categorical", 120), Feature("category", "categorical", 15)),
+    user=(Feature("user", "categorical", 40),),
+)
+
+
+def load(name: str) -> dict[str, dict[str, np.ndarray]]:
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(GOLDEN / f"{name}.npz") as archive:
+        for key in archive.files:
+            kind, _, rest = key.partition("/")
+            groups.setdefault(kind, {})[rest] = archive[key]
+    return groups
+
+
+def config_of(name: str, implementation: str) -> ModelConfig:
+    return dataclasses.replace(
+        AUTHORS.model,
+        evolution="augru" if name == "dien" else name,
+        auxiliary_weight=1.0 if name == "dien" else 0.0,
+        recurrence=implementation,
+    )
+
+
+def item_category_pairs(inputs: dict) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Their input feeds items and categories apart; ours gathers the one by the other.
+
+    The made ids do not belong together, so each position gets an item row of its own.
+    """
+    pairs = [(inputs["mid"], inputs["cat"]), (inputs["mid_his"], inputs["cat_his"])]
+    if "noclk_mid" in inputs:
+        pairs.append((inputs["noclk_mid"][:, 1:, :1], inputs["noclk_cat"][:, 1:, :1]))
+    return pairs
+
+
+def run(name: str, implementation: str = "xla", mutate=lambda model: model):
+    """Probabilities, losses and gradients of our model, in the authors' variables' layout."""
+    golden = load(name)
+    inputs, variables = golden["input"], golden["param"]
+    config = mutate(config_of(name, implementation))
+    params = from_authors(variables, evolution=config.evolution)
+
+    # One item row per distinct (item, category) pair of the input.
+    pairs = item_category_pairs(inputs)
+    flat = np.concatenate([np.stack([m.ravel(), c.ravel()], 1) for m, c in pairs])
+    rows, where = np.unique(flat, axis=0, return_inverse=True)
+    params["item_embeddings"]["item"] = params["item_embeddings"]["item"][rows[:, 0]]
+    ids, start = [], 0
+    for members, _ in pairs:
+        ids.append(where[start : start + members.size].reshape(members.shape).astype(np.int32))
+        start += members.size
+    schema = dataclasses.replace(
+        SCHEMA, item=(Feature("item", "categorical", len(rows)), SCHEMA.item[1])
+    )
+    tables = FeatureTables({"category": jnp.asarray(rows[:, 1], jnp.int32)}, {})
+    size = inputs["mid"].shape[0]
+    batch = Batch(
+        history=ids[1],
+        lengths=inputs["seq_len"].astype(np.int32),
+        item=ids[0],
+        user=inputs["uid"].astype(np.int32),
+        label=inputs["target"][:, 0],
+        weight=np.ones(size, np.float32),
+        context={},
+    )
+    model = InterestModel(config, schema)
+
+    def loss(params):
+        output = model.apply(
+            {"params": params},
+            batch,
+            tables,
+            jnp.asarray(ids[2]) if name == "dien" else None,
+            train=True,
+        )
+        click = halved_click_loss(
+            output.logits, jnp.asarray(batch.label), jnp.asarray(batch.weight)
+        )
+        total = click + config.auxiliary_weight * output.auxiliary_loss
+        return total, (jax.nn.sigmoid(output.logits), output.auxiliary_loss)
+
+    (total, (scores, auxiliary)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        jax.tree.map(jnp.asarray, params)
+    )
+    item_gradient = np.zeros((120, 18), np.float32)
+    np.add.at(item_gradient, rows[:, 0], np.asarray(gradients["item_embeddings"]["item"]))
+    gradients["item_embeddings"]["item"] = item_gradient
+    return golden, config, scores, total, auxiliary, gradients
+
+
+def gradient_errors(golden: dict, config: ModelConfig, gradients: dict) -> dict[str, float]:
+    """Largest deviation of each gradient, relative to that gradient's largest entry.
+
+    The difference of a softmax's columns is our one logit, whose gradient is the first column's.
+    """
+    theirs = dict(golden["grad"])
+    for name in ("f3", "f3gru"):
+        for part in ("kernel", "bias"):
+            full = theirs.get(f"{name}/{part}")
+            if full is None:
+                continue
+            np.testing.assert_allclose(full[..., 0], -full[..., 1], rtol=1e-4, atol=1e-8)
+            theirs[f"{name}/{part}"] = full * np.array([1, 0], np.float32)
+    expected = from_authors(theirs, evolution=config.evolution)
+    errors = {}
+    for path, want in jax.tree_util.tree_leaves_with_path(expected):
+        got = gradients
+        for part in path:
+            got = got[part.key]
+        name = "/".join(part.key for part in path)
+        assert got.shape == want.shape, name
+        largest = max(np.abs(want).max(), 1e-4 if name == "attention/score/bias" else 0)
+        errors[name] = float(np.abs(np.asarray(got) - want).max() / largest)
+    assert len(errors) == len(jax.tree.leaves(gradients))
+    return errors
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("name", MODELS)
+def test_authors_form_gives_their_figures(name: str, implementation: str) -> None:
+    golden, config, scores, total, auxiliary, gradients = run(name, implementation)
+    output = golden["output"]
+    np.testing.assert_allclose(scores, output["y_hat"][:, 0] - 1e-8, atol=2e-6, rtol=0)
+    np.testing.assert_allclose(total, output["loss"], rtol=1e-5)
+    hits = (np.asarray(scores) > 0.5) == (golden["input"]["target"][:, 0] > 0.5)
+    np.testing.assert_allclose(hits.mean(), output["accuracy"], rtol=1e-6)
+    if name == "dien":
+        np.testing.assert_allclose(auxiliary, output["aux_loss"], rtol=1e-5)
+    errors = gradient_errors(golden, config, gradients)
+    assert max(errors.values()) <= 1e-4, errors
+
+
+def agrees(name: str, **kwargs) -> bool:
+    golden, _, scores, _, _, _ = run(name, **kwargs)
+    return bool(np.abs(np.asarray(scores) - golden["output"]["y_hat"][:, 0]).max() <= 2e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_uniform_attention_is_told_from_theirs(name: str, monkeypatch) -> None:
+    def uniform(scores, lengths):
+        return masked(jnp.zeros_like(scores), lengths)
+
+    masked = layers.masked_softmax
+    assert agrees(name)
+    monkeypatch.setattr(layers, "masked_softmax", uniform)
+    assert not agrees(name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_papers_gates_are_told_from_theirs(name: str) -> None:
+    assert not agrees(name, mutate=lambda config: dataclasses.replace(config, form="paper"))
+
+
+def test_a_missing_variable_is_named() -> None:
+    variables = load("augru")["param"]
+    del variables["gru2/gates/bias"]
+    with pytest.raises(UserError, match="'gru2/gates/bias' is missing"):
+        from_authors(variables, evolution="augru")

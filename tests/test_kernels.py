@@ -1,0 +1,292 @@
+"""Every implementation of the recurrences against the oracle, and the oracle against NumPy.
+
+Dimensions: B batch, T steps, D input, H hidden.
+"""
+
+import functools
+import itertools
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dien_kernels import Weights, agru, augru, gru
+
+CELLS = {"gru": gru, "agru": agru, "augru": augru}
+FORMS = ("paper", "authors")
+CASES = [
+    (cell, form, biased)
+    for cell, form, biased in itertools.product(CELLS, FORMS, (False, True))
+    if not (form == "authors" and biased)
+]
+
+
+def operands(cell, *, batch=3, steps=7, depth=5, hidden=8, biased=False, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.normal(scale=0.5, size=shape).astype(np.float32)
+
+    gates = 2 if cell == "agru" else 3
+    weights = Weights(
+        normal(depth, gates, hidden),
+        normal(hidden, gates, hidden),
+        normal(gates, hidden),
+        normal(hidden) if biased else None,
+    )
+    x, attention = normal(batch, steps, depth), rng.uniform(size=(batch, steps))
+    lengths = rng.integers(0, steps + 1, batch).astype(np.int32)
+    lengths[:2] = (steps, 0)[: min(2, batch)]
+    arrays = (x, attention.astype(np.float32), weights, lengths, normal(batch, hidden))
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+def call(cell, x, attention, weights, lengths, initial, **kwargs):
+    arguments = (x, weights) if cell == "gru" else (x, attention, weights)
+    return CELLS[cell](*arguments, lengths=lengths, initial_state=initial, **kwargs)
+
+
+def numpy_states(cell, form, x, attention, weights, lengths, initial):
+    """The equations again, row by row in float64."""
+    x, attention, initial = (np.asarray(v, np.float64) for v in (x, attention, initial))
+    w, u, b = (np.asarray(part, np.float64) for part in weights[:3])
+    extra = 0 if weights.recurrent_bias is None else np.asarray(weights.recurrent_bias)
+
+    def sigma(value):
+        return 1 / (1 + np.exp(-value))
+
+    states = np.zeros((*x.shape[:2], u.shape[0]))
+    for row, h in enumerate(initial):
+        for step in range(x.shape[1]):
+            if step < lengths[row]:
+                v, a = x[row, step], attention[row, step]
+                r = sigma(v @ w[:, 0] + h @ u[:, 0] + b[0])
+                product = (
+                    r * (h @ u[:, -1] + extra) if form == "paper" else (r * h) @ u[:, -1]
+                )
+                c = np.tanh(v @ w[:, -1] + product + b[-1])
+                if cell == "agru":
+                    h = (1 - a) * h + a * c
+                else:
+                    z = sigma(v @ w[:, 1] + h @ u[:, 1] + b[1])
+                    if form == "paper":
+                        z = a * z if cell == "augru" else z
+                        h = (1 - z) * h + z * c
+                    else:
+                        z = (1 - a) * z if cell == "augru" else z
+                        h = z * h + (1 - z) * c
+            states[row, step] = h
+    return states
+
+
+@pytest.mark.parametrize(("cell", "form", "biased"), CASES)
+def test_oracle_follows_the_equations(cell, form, biased):
+    arrays = operands(cell, biased=biased)
+    states, last = call(cell, *arrays, form=form, implementation="reference")
+    expected = numpy_states(cell, form, *arrays)
+    np.testing.assert_allclose(states, expected, atol=1e-6)
+    np.testing.assert_array_equal(last, states[:, -1])
+
+
+def objective(cell, form, implementation, x, attention, weights, initial, lengths):
+    states, last = call(
+        cell, x, attention, weights, lengths, initial, form=form, implementation=implementation
+    )
+    return jnp.sin(3 * states).sum() + jnp.cos(2 * last).sum()
+
+
+@pytest.mark.parametrize(("cell", "form", "biased"), CASES)
+def test_oracle_gradients_are_the_slopes(cell, form, biased):
+    """Along random directions, by central differences of the float64 NumPy pass."""
+    x, attention, weights, lengths, initial = operands(cell, batch=2, steps=4, biased=biased)
+    places = (x, attention, weights, initial)
+    gradients = jax.grad(functools.partial(objective, cell, form, "reference"), (0, 1, 2, 3))(
+        *places, lengths
+    )
+
+    def value(places):
+        x, attention, weights, initial = places
+        states = numpy_states(cell, form, x, attention, weights, lengths, initial)
+        return np.sin(3 * states).sum() + np.cos(2 * states[:, -1]).sum()
+
+    rng = np.random.default_rng(5)
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), places)
+    for _ in range(5):
+        direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), wide)
+        ahead = jax.tree.map(lambda p, d: p + 1e-5 * d, wide, direction)
+        behind = jax.tree.map(lambda p, d: p - 1e-5 * d, wide, direction)
+        slope = (value(ahead) - value(behind)) / 2e-5
+        products = jax.tree.map(lambda g, d: (np.asarray(g) * d).sum(), gradients, direction)
+        np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=2e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "hidden"), [(1, 1, 8), (3, 7, 36), (130, 7, 8), (3, 100, 8)]
+)
+@pytest.mark.parametrize(("cell", "form", "biased"), CASES)
+def test_implementations_agree_with_the_oracle(cell, form, biased, batch, steps, hidden):
+    x, attention, weights, lengths, initial = operands(
+        cell, batch=batch, steps=steps, hidden=hidden, biased=biased
+    )
+
+    def both(implementation):
+        loss = functools.partial(objective, cell, form, implementation)
+        arguments = (x, attention, weights, initial, lengths)
+        states = call(cell, x, attention, weights, lengths, initial, form=form,
+                      implementation=implementation)  # fmt: skip
+        return states, jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*arguments)
+
+    # float32 rounding grows with the steps that errors pass through and the terms of a sum.
+    tolerance = 1e-6 * np.sqrt(max(batch * steps, hidden))
+    for want, got in zip(
+        jax.tree.leaves(both("reference")), jax.tree.leaves(both("xla")), strict=True
+    ):
+        scale = np.abs(want).max(initial=1e-3)
+        np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("form", FORMS)
+def test_attention_of_zero_and_one(form, implementation):
+    x, attention, weights, lengths, initial = operands("augru")
+    zero, one = jnp.zeros_like(attention), jnp.ones_like(attention)
+    run = functools.partial(call, form=form, implementation=implementation)
+    plain, _ = run("gru", x, None, weights, lengths, initial)
+    frozen = jnp.broadcast_to(initial[:, None], plain.shape)
+    at_zero, _ = run("augru", x, zero, weights, lengths, initial)
+    at_one, _ = run("augru", x, one, weights, lengths, initial)
+    without_update = Weights(*(part[..., ::2, :] for part in weights[:3]))
+    candidates, _ = run("agru", x, one, without_update, lengths, initial)
+    agru_at_zero, _ = run("agru", x, zero, without_update, lengths, initial)
+
+    np.testing.assert_array_equal(agru_at_zero, frozen)
+    np.testing.assert_allclose(at_zero, frozen if form == "paper" else plain, atol=1e-6)
+    np.testing.assert_allclose(at_one, plain if form == "paper" else candidates, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_padding_changes_nothing(cell, implementation):
+    """Whatever dead steps hold, values and gradients are those of live steps alone, to the bit."""
+    x, attention, weights, lengths, initial = operands(cell)
+    dead = jnp.arange(7)[None] >= lengths[:, None]
+    rubbish = jnp.where(dead[..., None], jnp.nan, x), jnp.where(dead, jnp.inf, attention)
+
+    def everything(x, attention):
+        loss = functools.partial(objective, cell, "paper", implementation)
+        states = call(cell, x, attention, weights, lengths, initial, implementation=implementation)
+        gradients = jax.grad(loss, (0, 1, 2, 3))(x, attention, weights, initial, lengths)
+        return states, gradients
+
+    clean, dirty = everything(x, attention), everything(*rubbish)
+    for want, got in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
+        np.testing.assert_array_equal(want, got)
+    states, last = clean[0]
+    np.testing.assert_array_equal(last[1], initial[1])  # length 0
+    for row, length in enumerate(lengths.tolist()):
+        live = states[row, max(length - 1, 0)] if length else initial[row]
+        np.testing.assert_array_equal(states[row, length:], np.broadcast_to(live, (7 - length, 8)))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    cut=st.integers(1, 6),
+    form=st.sampled_from(FORMS),
+    cell=st.sampled_from(sorted(CELLS)),
+    seed=st.integers(0, 3),
+)
+def test_two_calls_that_hand_over_the_state_equal_one(cut, form, cell, seed):
+    x, attention, weights, lengths, initial = operands(cell, seed=seed)
+    whole, last = call(cell, x, attention, weights, lengths, initial, form=form)
+    first, middle = call(
+        cell, x[:, :cut], attention[:, :cut], weights, jnp.minimum(lengths, cut), initial, form=form
+    )
+    second, end = call(
+        cell, x[:, cut:], attention[:, cut:], weights, jnp.maximum(lengths - cut, 0), middle,
+        form=form,
+    )  # fmt: skip
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
+    np.testing.assert_allclose(end, last, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+def test_bfloat16_inputs_keep_a_float32_state(implementation):
+    """Rounding inputs and results to 8 bits is all that happens: 2^-8 of a state within 1."""
+    x, attention, weights, lengths, initial = operands("augru", steps=100)
+    half = x.astype(jnp.bfloat16)
+    states, last = call(
+        "augru", half, attention, weights, lengths, initial, implementation=implementation
+    )
+    assert states.dtype == last.dtype == jnp.bfloat16
+    exact, _ = call("augru", half.astype(jnp.float32), attention, weights, lengths, initial)
+    np.testing.assert_allclose(states.astype(jnp.float32), exact, atol=2**-8)
+
+
+def test_composes_with_vmap_and_checkpoint():
+    x, attention, weights, lengths, initial = operands("augru")
+    loss = functools.partial(objective, "augru", "paper", "xla")
+    plain = jax.grad(loss)(x, attention, weights, initial, lengths)
+    saved = jax.grad(jax.checkpoint(loss))(x, attention, weights, initial, lengths)
+    np.testing.assert_allclose(saved, plain, atol=1e-6)
+    stacked = jax.vmap(jax.grad(loss), in_axes=(0, None, None, None, None))(
+        jnp.stack([x, 2 * x]), attention, weights, initial, lengths
+    )
+    np.testing.assert_allclose(stacked[0], plain, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": jnp.zeros((3, 5))}, r"x: expected shape \[B, T, D\]"),
+        ({"x": jnp.zeros((3, 0, 5))}, r"x: expected shape \[B, T, D\]"),
+        ({"x": jnp.zeros((3, 7, 5), jnp.int32)}, "x: expected float32 or bfloat16, got int32"),
+        ({"attention": jnp.zeros((3, 6))}, r"attention: expected shape \(3, 7\), got \(3, 6\)"),
+        ({"lengths": jnp.zeros(2, jnp.int32)}, r"lengths: expected shape \(3,\)"),
+        ({"lengths": jnp.zeros(3)}, "lengths: expected integers, got float32"),
+        ({"initial_state": jnp.zeros((3, 9))}, r"initial_state: expected shape \(3, 8\)"),
+        ({"form": "book"}, "form: expected one of"),
+        ({"implementation": "cudnn"}, "implementation: expected one of"),
+    ],
+)
+def test_a_wrong_argument_is_named(change, message):
+    x, attention, weights, lengths, initial = operands("augru")
+    arguments = {"x": x, "attention": attention, "weights": weights}
+    keywords = {"lengths": lengths, "initial_state": initial}
+    for name, value in change.items():
+        (arguments if name in arguments else keywords)[name] = value
+    with pytest.raises(ValueError, match=message):
+        augru(*arguments.values(), **keywords)
+
+
+def test_wrong_weights_are_named():
+    x, attention, weights, lengths, _ = operands("agru")
+    with pytest.raises(ValueError, match=r"weights.input: expected shape \(5, 3, 8\)"):
+        augru(x, attention, weights, lengths=lengths)
+    x, _, weights, lengths, _ = operands("gru", biased=True)
+    with pytest.raises(ValueError, match="weights.recurrent_bias: expected None"):
+        gru(x, weights, lengths=lengths, form="authors")
+
+
+def test_the_package_imports_jax_and_nothing_else():
+    code = (
+        "import sys, jax; before = set(sys.modules); import dien_kernels; "
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"dien_jax", "flax", "optax", "orbax", "jaxtyping"} & set(loaded)
+
+
+def test_the_name_kernels_stays_free():
+    """Another project on the registries has the import name ``kernels``."""
+    code = "import importlib.util as u; s = u.find_spec('kernels'); print(s and s.origin)"
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert found == "None"
