@@ -85,7 +85,7 @@ def known(item: str) -> str:
 
 
 def test_rows_keep_order_labels_candidates_and_histories(folder: Path) -> None:
-    data, report = run(folder, validation_share=0.0)
+    data, report = run(folder, valid_share=0.0)
     assert rows(data, "train") == [
         (label, user, user, known(item), [known(event) for event in history])
         for label, user, item, history in TRAIN
@@ -99,7 +99,7 @@ def test_rows_keep_order_labels_candidates_and_histories(folder: Path) -> None:
 
 
 def test_rows_of_a_user_share_their_history(folder: Path) -> None:
-    data, _ = run(folder, validation_share=0.0)
+    data, _ = run(folder, valid_share=0.0)
     assert data.splits["train"].sequence.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert data.splits["test"].sequence.tolist() == [4, 4]
     assert data.event_offsets.tolist() == [0, 2, 3, 6, 6, 8]
@@ -114,7 +114,7 @@ def test_items_keep_their_indices_and_get_their_category(folder: Path) -> None:
 
 
 def test_users_of_the_training_split_alone_have_rows(folder: Path) -> None:
-    data, _ = run(folder, validation_share=0.25)
+    data, _ = run(folder, valid_share=0.25)
     valid = {row[1] for row in rows(data, "valid")}
     assert len(valid) == 1
     trained = [user for user in USERS if user not in valid]
@@ -126,7 +126,7 @@ def test_users_of_the_training_split_alone_have_rows(folder: Path) -> None:
 
 
 def test_kept_indices_are_those_of_the_vocabulary(folder: Path) -> None:
-    data, _ = run(folder, validation_share=0.25, keep_indices=True)
+    data, _ = run(folder, valid_share=0.25, keep_indices=True)
     assert data.vocabulary("user") == list(USERS)
     for split in ("train", "valid"):
         for row, user in zip(rows(data, split), data.splits[split].user, strict=True):
@@ -145,19 +145,19 @@ def test_seed_decides_which_users_are_set_aside(folder: Path) -> None:
 
 def prepare_and_list_valid(folder: Path, name: str, seed: int) -> tuple[int, ...]:
     out = folder.parent / name
-    prepare(AuthorsOptions(folder, out, validation_share=0.5, seed=seed))
+    prepare(AuthorsOptions(folder, out, valid_share=0.5, seed=seed))
     return tuple(open_dataset(out).splits["valid"].group.tolist())
 
 
 def test_popularity_counts_each_training_event_once(folder: Path) -> None:
-    data, _ = run(folder, validation_share=0.0)
+    data, _ = run(folder, valid_share=0.0)
     history = {"pear": 1, "saw": 2, "default_mid": 1, "fig": 2}
     positives = {"fig": 1, "pear": 2, "saw": 1}
     assert data.popularity.tolist() == [history.get(i, 0) + positives.get(i, 0) for i in ITEMS]
 
 
 def test_popularity_leaves_out_validation_users(folder: Path) -> None:
-    data, _ = run(folder, validation_share=0.5)
+    data, _ = run(folder, valid_share=0.5)
     expected = dict.fromkeys(ITEMS, 0)
     for label, _, _, item, history in rows(data, "train"):
         for event in [*history, item] if label else []:
@@ -192,7 +192,7 @@ def test_disagreeing_categories_and_shared_users_are_reported(folder: Path) -> N
     (folder / "item-info").write_text("pear\ttool\nfig\tfruit\n")
     with (folder / "local_test_splitByUser").open("a") as stream:
         stream.write(line(1, "Ann", "saw", ["fig"]))
-    data, report = run(folder, validation_share=0.0)
+    data, report = run(folder, valid_share=0.0)
     assert "warning: 4 events of another category than the item's in item-info" in report
     assert "warning: 1 test users with training examples" in report
     assert data.vocabulary("user")[data.splits["test"].user[-1]] == "Ann"
@@ -314,7 +314,7 @@ def test_malformed_rows_are_told_by_file_and_line(folder: Path, text: str, messa
         return
     with pytest.raises(UserError, match=rf"1 of 16 .*\n  .*splitByUser:9: {message}"):
         run(folder)
-    data, report = run(folder, max_bad_share=0.1, validation_share=0.0)
+    data, report = run(folder, max_bad_share=0.1, valid_share=0.0)
     assert report[-2] == "1 of 16 lines are malformed and were left out:"
     assert report[-1].endswith(f"local_train_splitByUser:9: {message}")
     assert len(rows(data, "train")) == len(TRAIN)
@@ -353,8 +353,14 @@ def test_empty_missing_and_cut_files_are_refused(folder: Path, name: str) -> Non
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_absurd_share_is_refused(folder: Path, share: float) -> None:
-    with pytest.raises(UserError, match="--validation-share must be at least 0 and below 1"):
-        run(folder, validation_share=share)
+    with pytest.raises(UserError, match="--valid-share must be at least 0 and below 1"):
+        run(folder, valid_share=share)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_absurd_bad_share_is_refused(folder: Path, share: float) -> None:
+    with pytest.raises(UserError, match="--max-bad-share must be from 0 to 1"):
+        run(folder, max_bad_share=share)
 
 
 def test_missing_folder_and_existing_target_are_refused(folder: Path) -> None:

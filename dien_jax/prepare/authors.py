@@ -26,7 +26,7 @@ import numpy as np
 from dien_jax.dataset_writer import DatasetWriter, check_target
 from dien_jax.errors import UserError
 from dien_jax.prepare.lines import BadLines, open_bytes, read_lines, sha256
-from dien_jax.prepare.splits import VALID, user_sides
+from dien_jax.prepare.splits import VALID, check_shares, user_sides
 from dien_jax.schema import UNKNOWN, Feature, Schema
 
 SEPARATOR = "\x02"
@@ -44,7 +44,7 @@ class AuthorsOptions:
     cat_voc.pkl and item-info, each plain or with .gz at the end of its name."""
     out: Path
     """Dataset folder to make; must not exist."""
-    validation_share: float = 0.1
+    valid_share: float = 0.1
     """Share of the training users that is set aside for validation."""
     seed: int = 0
     """Which training users are set aside."""
@@ -53,7 +53,12 @@ class AuthorsOptions:
     with a training user, and users set aside for validation have rows that nothing trains.
     Otherwise all of them share an unknown row of their own."""
     max_bad_share: float = 0.001
-    """Largest share of malformed lines to put up with."""
+    """Malformed lines are left out; a larger share of them is an error."""
+
+    def __post_init__(self) -> None:
+        check_shares(self.valid_share, 0.0)
+        if not 0 <= self.max_bad_share <= 1:
+            raise UserError(f"--max-bad-share must be from 0 to 1, got {self.max_bad_share}")
 
 
 def prepare(options: AuthorsOptions) -> list[str]:
@@ -71,7 +76,9 @@ def prepare(options: AuthorsOptions) -> list[str]:
         dict of strings to the numbers 0 to n-1, too many lines are malformed, an option makes no
         sense, or the folder cannot be written.
     """
-    _check(options)
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder}: expected the folder that holds {', '.join(FILES)}")
+    check_target(options.out)
     files = {name: _find(options.folder, name) for name in FILES}
     user_index = read_vocabulary(files["uid_voc.pkl"])
     item_index = _with_unknown(files["mid_voc.pkl"], "default_mid")
@@ -81,7 +88,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
     log = _Log(item_index, category_index)
     train = log.read(files[TRAIN_FILE], bad)
     sides = user_sides(
-        len(log.groups), valid_share=options.validation_share, test_share=0, seed=options.seed
+        len(log.groups), valid_share=options.valid_share, test_share=0, seed=options.seed
     )
     is_valid = sides[train["group"]] == VALID
     splits = {
@@ -113,7 +120,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
     policy = {
         "policy": "by-user",
         "seed": options.seed,
-        "validation_share": options.validation_share,
+        "valid_share": options.valid_share,
         "keep_indices": options.keep_indices,
     }
     source = {"name": "authors", "files": hashes}
@@ -244,16 +251,6 @@ class _Log:
 
 def _length(joined: str) -> int:
     return joined.count(SEPARATOR) + 1 if joined else 0
-
-
-def _check(options: AuthorsOptions) -> None:
-    if not 0 <= options.validation_share < 1:
-        raise UserError(
-            f"--validation-share must be at least 0 and below 1, got {options.validation_share}"
-        )
-    if not options.folder.is_dir():
-        raise UserError(f"{options.folder}: expected the folder that holds {', '.join(FILES)}")
-    check_target(options.out)
 
 
 def _find(folder: Path, name: str) -> Path:
