@@ -1,0 +1,289 @@
+"""Simulated users whose interests drift and evolve, with the true click probability of each row.
+
+The world: every item lies on the path of one category, its interest. A user has two to four
+interests, popular ones more often, and a place on the path of each. Step by step
+
+    stay with the current interest, or jump to another one     (drift)
+    move one or two places along its path                      (evolution)
+    log the item at that place, or now and then a popular one  (noise)
+
+An impression is then clicked with probability sigma(logit), where the logit is highest for items
+just ahead of the user on the path of the current interest, low for those just ahead on another
+one, lower for those behind or far ahead, and lowest for other categories; price, tags, the user's
+segment and the slot on the page move it a little. Candidates of all these kinds are shown, so most
+negatives are hard: telling what comes next takes the order of the history, not its set of items.
+
+The label is drawn from that probability, and nobody who sees the history can score better than
+the probability itself: its AUC and log loss are the best possible ones.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+LONGEST = 100
+"""Events of the longest history."""
+MEDIAN_LENGTH = 24
+SHORT_SHARE = 0.02
+"""Share of users without any event, and again of users with one."""
+MOST_INTERESTS = 4
+JUMP = 0.12
+"""Chance that a step goes to another interest."""
+SKIP = 0.15
+"""Chance that a step moves two places along the path."""
+NOISE = 0.06
+"""Chance that an event is a popular item and no step."""
+TAGS = 30
+MOST_TAGS = 3
+SEGMENTS = ("budget", "regular", "premium")
+SLOTS = ("top", "middle", "bottom")
+PLACES = 12
+"""Places that a path must have at least."""
+EPOCH = 1_700_000_000
+"""Unix time at which the simulation begins."""
+
+CANDIDATES = {
+    "current, just ahead": 0.30,
+    "current, elsewhere": 0.20,
+    "another, just ahead": 0.20,
+    "another, elsewhere": 0.10,
+    "popular": 0.10,
+    "any": 0.10,
+}
+"""Where shown items come from: a place on the path of an interest, or the whole catalogue."""
+LOGITS = np.array([[-4.0, -3.0, -1.6], [-4.0, -1.6, 2.0]])
+"""For another and the current interest: an item off its path, elsewhere on it, just ahead."""
+
+
+class World(NamedTuple):
+    """What does not depend on users; items and categories are counted from 0 here.
+
+    Attributes:
+      path: int64 ``[items]``, items of category 0 along its path, then those of category 1, ...
+      start: int64 ``[categories]``, where each category begins in ``path``.
+      places: int64 ``[categories]``, items of each.
+      category: int64 ``[items]``.
+      place: int64 ``[items]``, of each item on its path.
+      category_weight: float64 ``[categories]``, chance of a category to be an interest.
+      item_weight: float64 ``[items]``, popularity, summing to 1.
+      price: float64 ``[items]``, NaN where it is missing.
+      tags: int64 ``[items, MOST_TAGS]``.
+      tag_count: int64 ``[items]``, how many of them are real.
+      appeal: float64 ``[segments, items]``, what price and tags add to the logit.
+    """
+
+    path: np.ndarray
+    start: np.ndarray
+    places: np.ndarray
+    category: np.ndarray
+    place: np.ndarray
+    category_weight: np.ndarray
+    item_weight: np.ndarray
+    price: np.ndarray
+    tags: np.ndarray
+    tag_count: np.ndarray
+    appeal: np.ndarray
+
+
+class Simulated(NamedTuple):
+    """Some users: their events, and their impressions.
+
+    U users, E events, R impressions; rows of a user are together, in order of users.
+
+    Attributes:
+      length: int64 ``[U]``, events of each user.
+      segment: int64 ``[U]``.
+      event_item: int64 ``[E]``.
+      timestamp: int64 ``[E]``.
+      user: int64 ``[R]``, counted from the first of these users.
+      history: int64 ``[R]``, events that precede the impression.
+      item: int64 ``[R]``.
+      slot: int64 ``[R]``.
+      probability: float32 ``[R]``, of a click.
+      label: int8 ``[R]``.
+    """
+
+    length: np.ndarray
+    segment: np.ndarray
+    event_item: np.ndarray
+    timestamp: np.ndarray
+    user: np.ndarray
+    history: np.ndarray
+    item: np.ndarray
+    slot: np.ndarray
+    probability: np.ndarray
+    label: np.ndarray
+
+
+def make_world(items: int, categories: int, rng: np.random.Generator) -> World:
+    """Draws a catalogue of ``items`` items in ``categories`` paths of about equal length."""
+    places = np.full(categories, items // categories)
+    places[: items % categories] += 1
+    start = np.cumsum(places) - places
+    path = rng.permutation(items)
+    category, place = np.empty(items, np.int64), np.empty(items, np.int64)
+    category[path] = np.repeat(np.arange(categories), places)
+    place[path] = np.arange(items) - np.repeat(start, places)
+    category_weight = 1 / np.arange(1, categories + 1)
+    item_weight = category_weight[category] / (1 + place)
+    price = np.exp(rng.normal(3.0, 0.5, items))
+    favourites = rng.integers(TAGS, size=(categories, 4))
+    tags = favourites[category[:, None], rng.permuted(np.tile(np.arange(4), (items, 1)), axis=1)]
+    tags = tags[:, :MOST_TAGS]
+    tag_count = rng.integers(MOST_TAGS + 1, size=items)
+    has_tag = np.arange(MOST_TAGS) < tag_count[:, None]
+    tag_appeal = (rng.normal(0.0, 0.5, TAGS)[tags] * has_tag).sum(1) / np.maximum(tag_count, 1)
+    dearness = (price - price.mean()) / price.std()
+    sensitivity = np.linspace(0.5, -0.1, len(SEGMENTS))
+    appeal = tag_appeal - sensitivity[:, None] * dearness
+    is_missing = rng.random(items) < 0.02
+    return World(
+        path=path,
+        start=start,
+        places=places,
+        category=category,
+        place=place,
+        category_weight=category_weight / category_weight.sum(),
+        item_weight=item_weight / item_weight.sum(),
+        price=np.where(is_missing, np.nan, price),
+        tags=tags,
+        tag_count=tag_count,
+        appeal=np.where(is_missing, tag_appeal, appeal),
+    )
+
+
+def simulate(
+    world: World, users: int, examples_per_user: int, rng: np.random.Generator
+) -> Simulated:
+    """Lets users walk, and shows each of them ``examples_per_user`` items along the way."""
+    length = _draw_lengths(users, rng)
+    interests, count = _draw_interests(world, users, rng)
+    event_item, timestamp, current, place = _walk(world, interests, count, length, rng)
+    happened = np.arange(LONGEST) < length[:, None]
+
+    user = np.repeat(np.arange(users), examples_per_user)
+    # The first impression comes after the last event, the others later rather than sooner.
+    share = np.sqrt(rng.random((users, examples_per_user)))
+    share[:, 0] = 1.0
+    history = np.sort((share * length[:, None] + 0.5).astype(np.int64), axis=1).ravel()
+    now, places = current[user, history], place[user, history]
+    item = _candidates(world, interests[user], count[user], now, places, rng)
+    segment = rng.integers(len(SEGMENTS), size=users)
+    slot = rng.integers(len(SLOTS), size=len(user))
+    logit = _match(world, interests[user], count[user], now, places, item)
+    logit += world.appeal[segment[user], item] + np.array([0.5, 0.0, -0.5])[slot]
+    probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    return Simulated(
+        length=length,
+        segment=segment,
+        event_item=event_item[happened],
+        timestamp=timestamp[happened],
+        user=user,
+        history=history,
+        item=item,
+        slot=slot,
+        probability=probability,
+        label=(rng.random(len(user)) < probability).astype(np.int8),
+    )
+
+
+def _draw_lengths(users: int, rng: np.random.Generator) -> np.ndarray:
+    length = np.exp(rng.normal(np.log(MEDIAN_LENGTH), 0.8, users)).astype(np.int64)
+    kind = rng.random(users)
+    length[kind < 2 * SHORT_SHARE] = 1
+    length[kind < SHORT_SHARE] = 0
+    return np.minimum(length, LONGEST)
+
+
+def _draw_interests(
+    world: World, users: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Different categories, by weight: ``[U, MOST_INTERESTS]``, and how many of them count."""
+    keys = np.log(world.category_weight) + rng.gumbel(size=(users, len(world.places)))
+    interests = np.argsort(-keys, axis=1)[:, :MOST_INTERESTS]
+    return interests, rng.integers(2, MOST_INTERESTS + 1, users)
+
+
+def _walk(
+    world: World,
+    interests: np.ndarray,
+    count: np.ndarray,
+    length: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All users, a step at a time.
+
+    Returns:
+      item and time of each event, ``[U, LONGEST]``; which interest is the current one before each
+      event and after the last, ``[U, LONGEST + 1]``, and where on the path of each interest the
+      user is then, ``[U, LONGEST + 1, MOST_INTERESTS]``.
+    """
+    users = len(length)
+    rows = np.arange(users)
+    places = world.places[interests]
+    item = np.zeros((users, LONGEST), np.int64)
+    gap = np.zeros((users, LONGEST))
+    current = np.zeros((users, LONGEST + 1), np.int64)
+    place = np.zeros((users, LONGEST + 1, MOST_INTERESTS), np.int64)
+    current[:, 0] = rng.integers(count)
+    # Most begin near the beginning of a path, so its first items are the popular ones.
+    place[:, 0] = (rng.exponential(places / 6)).astype(np.int64) % places
+    for step in range(int(length.max(initial=0))):
+        jumps = rng.random(users) < JUMP
+        other = (current[:, step] + rng.integers(1, count)) % count
+        now = np.where(jumps, other, current[:, step])
+        is_noise = rng.random(users) < NOISE
+        now = np.where(is_noise, current[:, step], now)
+        stride = np.where(is_noise, 0, 1 + (rng.random(users) < SKIP))
+        place[:, step + 1] = place[:, step]
+        place[rows, step + 1, now] = (place[rows, step, now] + stride) % places[rows, now]
+        current[:, step + 1] = now
+        walked = world.path[world.start[interests[rows, now]] + place[rows, step + 1, now]]
+        popular = rng.choice(len(world.path), users, p=world.item_weight)
+        item[:, step] = np.where(is_noise, popular, walked)
+        gap[:, step] = rng.exponential(np.where(jumps, 86_400.0, 600.0))
+    first = rng.uniform(0, 30 * 86_400, users)
+    timestamp = EPOCH + (first[:, None] + np.cumsum(gap, axis=1)).astype(np.int64)
+    return item, timestamp, current, place
+
+
+def _candidates(
+    world: World,
+    interests: np.ndarray,
+    count: np.ndarray,
+    current: np.ndarray,
+    place: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    rows = np.arange(len(current))
+    kind = rng.choice(len(CANDIDATES), len(rows), p=list(CANDIDATES.values()))
+    which = np.where(kind < 2, current, (current + rng.integers(1, count)) % count)
+    ahead = 1 + (rng.random(len(rows)) < SKIP)
+    elsewhere = np.where(rng.random(len(rows)) < 0.5, -rng.integers(0, 5, len(rows)),
+                         rng.integers(3, 8, len(rows)))  # fmt: skip
+    category = interests[rows, which]
+    offset = np.where(kind % 2 == 0, ahead, elsewhere)
+    on_path = world.start[category] + (place[rows, which] + offset) % world.places[category]
+    return np.select(
+        [kind < 4, kind == 4],
+        [world.path[on_path], rng.choice(len(world.path), len(rows), p=world.item_weight)],
+        rng.integers(len(world.path), size=len(rows)),
+    )
+
+
+def _match(
+    world: World,
+    interests: np.ndarray,
+    count: np.ndarray,
+    current: np.ndarray,
+    place: np.ndarray,
+    item: np.ndarray,
+) -> np.ndarray:
+    """How well items fit where their users are: logits ``[R]``."""
+    category = world.category[item]
+    is_interest = (interests == category[:, None]) & (np.arange(MOST_INTERESTS) < count[:, None])
+    which = np.argmax(is_interest, axis=1)
+    offset = (world.place[item] - place[np.arange(len(item)), which]) % world.places[category]
+    is_ahead = (offset == 1) | (offset == 2)
+    fit = np.where(is_interest.any(axis=1), 1 + is_ahead, 0)
+    return LOGITS[(which == current).astype(np.int64), fit]
