@@ -210,7 +210,7 @@ def make_train_step(
             gradients, state.optimizer_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(params, batch_stats, optimizer_state, state.step + 1, state.key), metrics
 
     return jax.jit(train_step, donate_argnums=0)
