@@ -179,4 +179,4 @@ def test_shares_that_leave_nothing_are_refused(valid_share, test_share, message)
 
 def test_borders_the_wrong_way_round_are_refused():
     with pytest.raises(UserError, match="--test-from must not lie before --valid-from"):
-        splits.time_sides(np.array([1], np.int64), splits.Borders(5, 4))
+        splits.check_borders(splits.Borders(5, 4))

@@ -105,4 +105,5 @@ def _own_items(
     ends = np.cumsum(lengths)
     events = np.arange(int(ends[-1])) + np.repeat(offsets[user] - (ends - lengths), lengths)
     keys = np.repeat(np.arange(len(user)), lengths) * num_items + event_item[events]
-    return np.unique(keys)
+    keys.sort()
+    return keys

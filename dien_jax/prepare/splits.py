@@ -96,8 +96,8 @@ def time_borders(timestamp: np.ndarray, *, valid_share: float, test_share: float
     )
 
 
-def time_sides(timestamp: np.ndarray, borders: Borders) -> np.ndarray:
-    """The side of every time, before, between or from the borders on: int8 ``[E]``.
+def check_borders(borders: Borders) -> None:
+    """Refuse borders that leave no time between them.
 
     Raises:
       UserError: when the test border lies before the validation border.
@@ -106,6 +106,10 @@ def time_sides(timestamp: np.ndarray, borders: Borders) -> np.ndarray:
         raise UserError(
             f"--test-from must not lie before --valid-from, got {borders.test} < {borders.valid}"
         )
+
+
+def time_sides(timestamp: np.ndarray, borders: Borders) -> np.ndarray:
+    """The side of every time, before, between or from the borders on: int8 ``[E]``."""
     return np.searchsorted(np.asarray(borders), timestamp, side="right").astype(np.int8)
 
 
@@ -199,9 +203,6 @@ def by_time(timestamp: np.ndarray, offsets: np.ndarray, borders: Borders) -> dic
 
     Returns:
       for each split the target events, int64, rising.
-
-    Raises:
-      UserError: when the test border lies before the validation border.
     """
     return _targets(time_sides(timestamp, borders), _has_history(offsets))
 

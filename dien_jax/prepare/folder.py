@@ -1,0 +1,186 @@
+"""The last step of every log: vocabularies, features, events and examples into the folder.
+
+Dimensions: E events that histories are made of, S users (sequences), V items with the unknown
+one, n examples of a split.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dien_jax.dataset_text import SPLITS
+from dien_jax.dataset_writer import DatasetWriter
+from dien_jax.prepare.features import Encoded, Kept, encode, raw_values, take
+from dien_jax.prepare.options import FeatureColumn, LogOptions
+from dien_jax.prepare.progress import stage
+from dien_jax.prepare.tables import Events
+from dien_jax.prepare.workspace import Workspace
+from dien_jax.schema import Feature, Schema
+
+
+class Rows(NamedTuple):
+    """The examples of one split.
+
+    Attributes:
+      sequence: int32 ``[n]``, the user's sequence.
+      history_end: int64 ``[n]``, where the history ends among the events.
+      item: int32 ``[n]``, row of the candidate.
+      label: int8 ``[n]``.
+      row: int64 ``[n]``, row of the log that the context comes from, or None without one.
+    """
+
+    sequence: np.ndarray
+    history_end: np.ndarray
+    item: np.ndarray
+    label: np.ndarray
+    row: np.ndarray | None = None
+
+
+class History(NamedTuple):
+    """The events that histories are made of.
+
+    Attributes:
+      item: int32 ``[E]``, row of the item.
+      timestamp: int64 ``[E]``.
+      offsets: int64 ``[S + 1]``.
+      popularity: int64 ``[V]``, training events of each item.
+    """
+
+    item: np.ndarray
+    timestamp: np.ndarray
+    offsets: np.ndarray
+    popularity: np.ndarray
+
+
+class Trained(NamedTuple):
+    """How often training sees things: what vocabularies are counted from.
+
+    Attributes:
+      items: int64, by number of the item.
+      users: int64, by sequence.
+      rows: int64, by row of the log: 1 for a training impression; None without context.
+    """
+
+    items: np.ndarray
+    users: np.ndarray
+    rows: np.ndarray | None = None
+
+
+def write_folder(
+    workspace: Workspace,
+    options: LogOptions,
+    events: Events,
+    features: dict[str, list[FeatureColumn]],
+    *,
+    separator: str,
+    max_values: int,
+    trained: Trained,
+    items: Kept,
+    users: Kept,
+    history: History,
+    examples: dict[str, Rows],
+    source: dict[str, Any],
+    split: dict[str, Any],
+) -> list[str]:
+    """Writes the dataset folder.
+
+    Args:
+      workspace: holds the tables of ``events``.
+      options: where to write, and the smallest count of a value.
+      events: the log.
+      features: the ``item``, ``user`` and ``context`` features.
+      separator: between the values of a multi-valued cell.
+      max_values: the number of them that are kept.
+      trained: what training sees.
+      items: which items have a row.
+      users: which users have a row.
+      history: the events of the folder.
+      examples: by split.
+      source: what ``meta.json`` says of the log.
+      split: what it says of the splits.
+
+    Returns:
+      lines that say what was written.
+    """
+    counts = {"item": trained.items, "user": trained.users, "context": trained.rows}
+    tables = {"item": events.items, "user": events.users, "context": events.contexts}
+    encoded: dict[str, list[Encoded]] = {}
+    for group, columns in features.items():
+        count = counts[group]
+        if count is None:
+            encoded[group] = []
+            continue
+        with stage(f"encoding {group} features"):
+            encoded[group] = encode(
+                workspace,
+                tables[group],
+                len(count),
+                columns,
+                trained=count,
+                min_count=options.min_count,
+                separator=separator,
+                max_values=max_values,
+            )
+    schema = Schema(
+        item=(_id("item", items), *(entry.feature for entry in encoded["item"])),
+        user=(_id("user", users), *(entry.feature for entry in encoded["user"])),
+        context=tuple(entry.feature for entry in encoded["context"]),
+    )
+    with (
+        stage(f"writing {options.out}"),
+        DatasetWriter(options.out, schema=schema, source=source, split=split) as writer,
+    ):
+        writer.vocabulary("item", raw_values(workspace, events.items, items))
+        writer.vocabulary("user", raw_values(workspace, events.users, users))
+        for entry in (*encoded["item"], *encoded["user"], *encoded["context"]):
+            if entry.values is not None and entry.kept is not None:
+                values = raw_values(workspace, entry.values, entry.kept)
+                writer.vocabulary(entry.feature.name, values)
+        for entry in encoded["item"]:
+            writer.items(entry.feature.name, *take(entry.column, np.append(-1, items.values)))
+        for entry in encoded["user"]:
+            writer.users(entry.feature.name, *take(entry.column, np.append(-1, users.values)))
+        writer.groups(workspace.strings(events.users.order_by("position"), "raw"))
+        writer.events(history.item, history.timestamp, history.offsets)
+        writer.popularity(history.popularity)
+        for name, rows in examples.items():
+            writer.examples(
+                name,
+                sequence=rows.sequence,
+                history_end=rows.history_end,
+                user=users.row_of[rows.sequence],
+                group=rows.sequence,
+                item=rows.item,
+                label=rows.label,
+                context={
+                    entry.feature.name: take(entry.column, rows.row)
+                    for entry in encoded["context"]
+                    if rows.row is not None
+                },
+            )
+    return [
+        f"{len(events.item):,} rows of {len(events.offsets) - 1:,} users and "
+        f"{events.num_items:,} items, times {events.timestamp.min()} to {events.timestamp.max()} "
+        f"({events.clock.unit})",
+        f"{len(items.values):,} items and {len(users.values):,} users occur in training "
+        f"({options.min_count} times or more) and have a row of their own",
+        *(_describe(name, examples[name], history.offsets) for name in SPLITS),
+    ]
+
+
+def _id(name: str, kept: Kept) -> Feature:
+    return Feature(name, "categorical", size=len(kept.values) + 1)
+
+
+def _describe(name: str, rows: Rows, offsets: np.ndarray) -> str:
+    if not len(rows.label):
+        return f"{name}: no examples"
+    users = 1 + np.count_nonzero(np.diff(rows.sequence))
+    lengths = rows.history_end - offsets[rows.sequence]
+    return (
+        f"{name}: {len(rows.label):,} examples of {users:,} users, "
+        f"{int(rows.label.sum(dtype=np.int64)):,} positive; histories of {lengths.min()} to "
+        f"{lengths.max()} events, {np.median(lengths):g} in the median, "
+        f"{np.count_nonzero(lengths == 0):,} empty; "
+        f"{np.count_nonzero(rows.item == 0):,} candidates unknown in training"
+    )

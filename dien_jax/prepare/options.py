@@ -1,0 +1,125 @@
+"""The flags that all sources of logs share, and how a feature is named on the command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from dien_jax.config import suggestion
+from dien_jax.dataset_text import EXAMPLE_COLUMNS, PROBABILITY
+from dien_jax.errors import UserError
+from dien_jax.prepare.splits import check_shares
+from dien_jax.schema import Feature
+
+Kind = Literal["categorical", "multivalued", "numeric"]
+KINDS: tuple[Kind, ...] = ("categorical", "multivalued", "numeric")
+SplitPolicy = Literal["by-user", "last-event", "by-time"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """What every log is prepared with, whatever its format.
+
+    Raises:
+      UserError: for a setting that makes no sense, or none beside another one.
+    """
+
+    out: Path
+    """The dataset folder to make. It must not exist yet."""
+    split: SplitPolicy
+    """Which examples train, validate and test. No history ever holds a later event."""
+    valid_share: float = 0.1
+    """Share set aside for validation: of the users (by-user) or of the events (by-time)."""
+    test_share: float = 0.1
+    """Share set aside for the test, alike."""
+    valid_from: str | None = None
+    """by-time: first time of the validation split, as in the log or as an ISO date; instead of a
+    share."""
+    test_from: str | None = None
+    """by-time: first time of the test split."""
+    min_count: int = 1
+    """Ids and values that occur less often than this in training share the unknown row."""
+    seed: int = 0
+    """What all random choices derive from."""
+    max_bad_share: float = 0.01
+    """Malformed lines are left out; a larger share of them is an error."""
+    memory_limit: str = "1GB"
+    """Memory for the database engine, which goes to disk beyond it. Arrays come on top: about
+    100 bytes an event."""
+
+    def __post_init__(self) -> None:
+        check_shares(self.valid_share, self.test_share)
+        if self.split == "last-event" and (self.valid_share, self.test_share) != (0.1, 0.1):
+            raise UserError("--valid-share and --test-share mean nothing with --split last-event")
+        if (self.valid_from is None) != (self.test_from is None):
+            raise UserError("--valid-from and --test-from must be given together")
+        if self.valid_from is not None and self.split != "by-time":
+            raise UserError(f"--valid-from needs --split by-time, got --split {self.split}")
+        for flag, value, least in (("--min-count", self.min_count, 1), ("--seed", self.seed, 0)):
+            if value < least:
+                raise UserError(f"{flag} must be at least {least}, got {value}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise UserError(f"--max-bad-share must be from 0 to 1, got {self.max_bad_share}")
+
+    def describe_split(self) -> str:
+        """The split policy in words, with the numbers that matter to it."""
+        if self.split == "last-event":
+            return "last-event"
+        if self.valid_from is not None:
+            return f"by-time, validation from {self.valid_from}, test from {self.test_from}"
+        return f"{self.split}, {self.valid_share:.0%} validation and {self.test_share:.0%} test"
+
+
+class FeatureColumn(NamedTuple):
+    """A column of the log that becomes a feature.
+
+    Attributes:
+      name: of the column, and of the feature.
+      kind: how its values are read.
+      flag: the command-line flag that named it.
+    """
+
+    name: str
+    kind: Kind
+    flag: str
+
+
+def feature_columns(flag: str, texts: tuple[str, ...]) -> list[FeatureColumn]:
+    """Reads ``column`` or ``column:kind``; without a kind it is categorical.
+
+    Raises:
+      UserError: for an unknown kind, or a column whose name no feature can have.
+    """
+    columns = []
+    for text in texts:
+        name, colon, kind = text.rpartition(":")
+        if not colon:
+            name, kind = text, "categorical"
+        if kind not in KINDS:
+            raise UserError(
+                f"{flag} {text}: the kind must be one of {', '.join(KINDS)}, got {kind!r}"
+                f"{suggestion(kind, KINDS)}"
+            )
+        try:
+            Feature(name, "numeric", mean=0.0, deviation=1.0)
+        except ValueError as error:
+            raise UserError(f"{flag} {text}: {error}; rename the column") from error
+        columns.append(FeatureColumn(name, kind, flag))
+    return columns
+
+
+def check_names(columns: list[FeatureColumn]) -> None:
+    """Refuses features that would share a name with another, or with what every dataset has.
+
+    Raises:
+      UserError: naming the flag and the feature.
+    """
+    taken = {"item": "the item id", "user": "the user id"}
+    for column in columns:
+        if column.flag == "--context-features" and column.name in {*EXAMPLE_COLUMNS, PROBABILITY}:
+            taken.setdefault(column.name, "a column of every example")
+        if column.name in taken:
+            raise UserError(
+                f"{column.flag} {column.name}: that name is taken by {taken[column.name]}; "
+                f"rename the column"
+            )
+        taken[column.name] = column.flag

@@ -1,0 +1,62 @@
+"""Telling on standard error what is being done; standard output is for results."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Stage:
+    """A piece of work under way.
+
+    Attributes:
+      note: how far it has come, shown with its name; may be changed at any time.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.note = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.note}" if self.note else self.name
+
+
+def say(line: str) -> None:
+    """One line on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[Stage]:
+    """Shows that work goes on: a spinner on a terminal, else a line every few seconds.
+
+    When the block ends, a line says what was done and how long it took.
+    """
+    current = Stage(name)
+    start = time.monotonic()
+    done = threading.Event()
+    console = Console(stderr=True)
+
+    def watch() -> None:
+        if not console.is_terminal:
+            while not done.wait(SECONDS_BETWEEN_LINES):
+                say(f"  {current}, {time.monotonic() - start:.0f} s so far")
+            return
+        with console.status("") as status:
+            while not done.wait(0.1):
+                status.update(Text(f"{current}, {time.monotonic() - start:.0f} s"))
+
+    watcher = threading.Thread(target=watch, name="progress", daemon=True)
+    watcher.start()
+    try:
+        yield current
+    finally:
+        done.set()
+        watcher.join()
+    say(f"  {current} ({time.monotonic() - start:.1f} s)")
