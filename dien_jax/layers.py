@@ -134,9 +134,7 @@ class GRU(nn.Module):
         weights = _recurrence_weights(
             self, x.shape[-1], self.hidden_size, self.form, has_update=True
         )
-        return gru(
-            x, weights, lengths=lengths, form=self.form, implementation=self.implementation
-        )
+        return gru(x, weights, lengths=lengths, form=self.form, implementation=self.implementation)
 
 
 class AGRU(nn.Module):
@@ -205,9 +203,7 @@ class AIGRU(nn.Module):
         return inner(x * attention[..., None], lengths)
 
 
-def masked_softmax(
-    scores: Float[Array, "B T"], lengths: Int[Array, " B"]
-) -> Float[Array, "B T"]:
+def masked_softmax(scores: Float[Array, "B T"], lengths: Int[Array, " B"]) -> Float[Array, "B T"]:
     """Softmax over live steps; dead steps, and whole rows of length 0, are exactly 0."""
     steps = jnp.arange(scores.shape[1], dtype=lengths.dtype)
     live = steps[None, :] < lengths[:, None]

@@ -73,10 +73,11 @@ class InterestModel(nn.Module):
         if schema.context:
             self.context_embeddings = FeatureEmbeddings(schema.context, config.embedding_size)
         self.extractor = GRU(*recurrence)
-        if config.attention == "mlp":
-            self.attention = MLPAttention(config.attention_layers)
-        else:
-            self.attention = BilinearAttention()
+        self.attention: nn.Module = (
+            MLPAttention(config.attention_layers)
+            if config.attention == "mlp"
+            else BilinearAttention()
+        )
         self.evolution = _EVOLUTIONS[config.evolution](*recurrence)
         if config.auxiliary_weight:
             self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, config.batch_norm)
@@ -133,9 +134,7 @@ class InterestModel(nn.Module):
         squares = (looked_up**2).sum() + (candidate**2).sum() + (user**2).sum()
         return ModelOutput(logits, auxiliary, attention, states, final_state, squares / rows)
 
-    def embed_items(
-        self, ids: Int[Array, "*R"], tables: FeatureTables
-    ) -> Float[Array, "*R D"]:
+    def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
         """The features of items, embedded and concatenated."""
         return self.item_embeddings(gather(ids, tables.item, "item"))
 
@@ -164,9 +163,7 @@ class InterestModel(nn.Module):
     ) -> Float[Array, ""]:
         weights = jnp.asarray(batch.weight)
         following = jnp.asarray(batch.history)[:, 1:]
-        positions = auxiliary_positions(
-            jnp.asarray(batch.lengths), weights, batch.history.shape[1]
-        )
+        positions = auxiliary_positions(jnp.asarray(batch.lengths), weights, batch.history.shape[1])
         sampled = self.embed_items(jnp.moveaxis(negatives, -1, 0), tables)
         behaviours = jnp.concatenate([history[None, :, 1:], sampled])
         logits = self.auxiliary(states[:, :-1], behaviours, positions, train=train)

@@ -30,9 +30,7 @@ class Sampler(NamedTuple):
     alias: Int[Array, " I"]
 
 
-def make_sampler(
-    popularity: np.ndarray, distribution: Literal["popularity", "uniform"]
-) -> Sampler:
+def make_sampler(popularity: np.ndarray, distribution: Literal["popularity", "uniform"]) -> Sampler:
     """An alias table that draws known items by their count, or uniformly.
 
     Args:

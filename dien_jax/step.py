@@ -6,7 +6,7 @@ Randomness is ``fold_in(state.key, state.step)``, so a step depends on nothing b
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import optax
 from dien_jax.config import Config, OptimConfig
 from dien_jax.dataset import Dataset
 from dien_jax.losses import click_loss, halved_click_loss
-from dien_jax.models import InterestModel
+from dien_jax.models import InterestModel, ModelOutput
 from dien_jax.sampling import Sampler, auxiliary_negatives, make_sampler
 from dien_jax.schema import Batch, FeatureTables, MultiValued, Schema
 
@@ -157,10 +157,14 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
         params: Any, batch_stats: Any, tables: Tables, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Any, Metrics]]:
         sample_key, dropout_key = jax.random.split(key)
+        labels, weights = jnp.asarray(batch.label), jnp.asarray(batch.weight)
         negatives = None
         if has_auxiliary and batch.history.shape[1] > 1:
             negatives = auxiliary_negatives(
-                tables.sampler, sample_key, batch.history, config.model.auxiliary_negatives
+                tables.sampler,
+                sample_key,
+                jnp.asarray(batch.history),
+                config.model.auxiliary_negatives,
             )
         output, changed = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -171,18 +175,18 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        click = of_clicks(output.logits, batch.label, batch.weight)
+        click = of_clicks(output.logits, labels, weights)
         total = click + config.model.auxiliary_weight * output.auxiliary_loss
         if config.optim.embedding_l2:
             total = total + config.optim.embedding_l2 * output.embedding_norm
-        hits = (output.logits > 0) == (batch.label > 0.5)
-        real = jnp.maximum(batch.weight.sum(), 1)
+        hits = (output.logits > 0) == (labels > 0.5)
+        real = jnp.maximum(weights.sum(), 1)
         metrics = {
             "loss": total,
             "click_loss": click,
             "auxiliary_loss": output.auxiliary_loss,
-            "accuracy": (hits.astype(jnp.float32) * batch.weight).sum() / real,
-            "weight": batch.weight.sum(),
+            "accuracy": (hits.astype(jnp.float32) * weights).sum() / real,
+            "weight": weights.sum(),
         }
         return total, (changed.get("batch_stats", batch_stats), metrics)
 
@@ -206,9 +210,7 @@ def make_train_step(
         gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(
             state.params, state.batch_stats, tables, batch, key
         )
-        updates, optimizer_state = optimizer.update(
-            gradients, state.optimizer_state, state.params
-        )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(params, batch_stats, optimizer_state, state.step + 1, state.key), metrics
@@ -216,15 +218,24 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
+def _forward(config: Config, schema: Schema) -> Callable[..., ModelOutput]:
+    model = InterestModel(config.model, schema)
+
+    def forward(params: Any, batch_stats: Any, tables: Tables, batch: Batch) -> ModelOutput:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return cast(ModelOutput, model.apply(variables, batch, tables.features))
+
+    return forward
+
+
 def make_predict_step(
     config: Config, schema: Schema
 ) -> Callable[[Any, Any, Tables, Batch], jax.Array]:
     """Jitted ``predict(params, batch_stats, tables, batch)``: click probabilities ``[B]``."""
-    model = InterestModel(config.model, schema)
+    forward = _forward(config, schema)
 
     def predict(params: Any, batch_stats: Any, tables: Tables, batch: Batch) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        return jax.nn.sigmoid(model.apply(variables, batch, tables.features).logits)
+        return jax.nn.sigmoid(forward(params, batch_stats, tables, batch).logits)
 
     return jax.jit(predict)
 
@@ -237,11 +248,10 @@ def make_summary_step(
     Gives ``interest_states`` ``[B, T, H]``, ``attention`` ``[B, T]`` and ``final_state``
     ``[B, H]``; entries past a row's length are not live.
     """
-    model = InterestModel(config.model, schema)
+    forward = _forward(config, schema)
 
     def summarise(params: Any, batch_stats: Any, tables: Tables, batch: Batch) -> Metrics:
-        variables = {"params": params, "batch_stats": batch_stats}
-        output = model.apply(variables, batch, tables.features)
+        output = forward(params, batch_stats, tables, batch)
         return {
             "interest_states": output.interest_states,
             "attention": output.attention,

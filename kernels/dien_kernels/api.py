@@ -179,7 +179,7 @@ def _run(
         form,
         clean,
         attention,
-        Weights(*(None if part is None else part.astype(single) for part in weights)),
+        jax.tree.map(lambda part: part.astype(single), weights),
         lengths,
         initial_state.astype(single),
         precision,

@@ -23,7 +23,7 @@ Dimensions: B batch, T steps, D input, H hidden. Inside, arrays are time-major.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ def _gates(
     dot = functools.partial(jnp.dot, precision=precision)
     r = _sigmoid(inputs.reset + dot(h, recurrent.reset))
     u = None
-    if inputs.update is not None:
+    if inputs.update is not None and recurrent.update is not None:
         u = _sigmoid(inputs.update + dot(h, recurrent.update))
     if form == "authors":
         return r, u, jnp.tanh(inputs.candidate + dot(r * h, recurrent.candidate)), None
@@ -108,7 +108,7 @@ def _gates(
 
 
 def _strength(offset: jax.Array, slope: jax.Array, u: jax.Array | None) -> jax.Array:
-    """z of the table above: ``[..., H]``, or ``[..., 1]`` without an update gate."""
+    """The z of the table above: ``[..., H]``, or ``[..., 1]`` without an update gate."""
     if u is None:
         return offset[..., None]
     return offset[..., None] + slope[..., None] * u
@@ -136,12 +136,16 @@ def _scan(
     return jax.lax.scan(step, initial_state, (inputs, offset, slope))[1]
 
 
-def _scan_forward(form: Form, precision: jax.lax.PrecisionLike, *operands):  # noqa: ANN
+def _scan_forward(
+    form: Form, precision: jax.lax.PrecisionLike, *operands: Any
+) -> tuple[jax.Array, tuple]:
     states = _scan(form, precision, *operands)
     return states, (*operands, states)
 
 
-def _scan_backward(form: Form, precision: jax.lax.PrecisionLike, kept: tuple, d_states: jax.Array):  # noqa: ANN
+def _scan_backward(
+    form: Form, precision: jax.lax.PrecisionLike, kept: tuple, d_states: jax.Array
+) -> tuple:
     inputs, offset, slope, recurrent, bias, initial_state, states = kept
     before = jnp.concatenate([initial_state[None], states[:-1]])
     # The barriers pin what several consumers read: XLA's CPU fusion would otherwise evaluate
@@ -164,7 +168,7 @@ def _scan_backward(form: Form, precision: jax.lax.PrecisionLike, kept: tuple, d_
     keep = jnp.broadcast_to(1 - z, before.shape)
     factors = jax.lax.optimization_barrier((keep, to_candidate, to_update, to_product, to_reset))
     dot = functools.partial(jnp.dot, precision=precision)
-    turned = _Gates(*(None if matrix is None else matrix.T for matrix in recurrent))
+    turned = jax.tree.map(jnp.transpose, recurrent)
 
     def step(dh: jax.Array, now: tuple) -> tuple[jax.Array, tuple]:
         d_state, (keep, to_candidate, to_update, to_product, to_reset), r = now
@@ -173,7 +177,7 @@ def _scan_backward(form: Form, precision: jax.lax.PrecisionLike, kept: tuple, d_
         if form == "paper":
             d_reset = dh * to_reset
             d_before = d_before + dot(dh * to_product, turned.candidate)
-            emitted = (dh,)
+            emitted: tuple = (dh,)
         else:
             d_masked = dot(dh * to_candidate, turned.candidate)
             d_reset = d_masked * to_reset
