@@ -1,6 +1,6 @@
 """The two losses of DIEN, as pure functions of logits.
 
-Dimensions: B examples, T steps, N sampled negatives a step.
+Dimensions: B examples, T steps, S = T - 1 of them with a next one, N sampled negatives a step.
 """
 
 from typing import Literal
@@ -41,17 +41,17 @@ def halved_click_loss(
 
 def auxiliary_positions(
     lengths: Int[Array, " B"], weights: Float[Array, " B"], steps: int
-) -> Bool[Array, "B T-1"]:
+) -> Bool[Array, "B S"]:
     """Positions t whose state has a real next behaviour to tell: ``t + 1 < length``."""
     following = jnp.arange(1, steps, dtype=lengths.dtype)
     return (following[None, :] < lengths[:, None]) & (weights[:, None] > 0)
 
 
 def auxiliary_loss(
-    positive_logits: Float[Array, "B T-1"],
-    negative_logits: Float[Array, "B T-1 N"],
-    positions: Bool[Array, "B T-1"],
-    negative_is_valid: Bool[Array, "B T-1 N"],
+    positive_logits: Float[Array, "B S"],
+    negative_logits: Float[Array, "B S N"],
+    positions: Bool[Array, "B S"],
+    negative_is_valid: Bool[Array, "B S N"],
     *,
     mean: Literal["live", "all"] = "live",
     weights: Float[Array, " B"],

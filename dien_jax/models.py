@@ -3,7 +3,8 @@
 Data flow: ids -> embeddings -> interest extractor (GRU, taught by the auxiliary loss) ->
 attention for the candidate -> interest evolution (AIGRU, AGRU or AUGRU) -> MLP -> click logit.
 
-Dimensions: B examples, T steps, N auxiliary negatives a step, D item embedding, H hidden.
+Dimensions: B examples, T steps, S = T - 1, N auxiliary negatives a step, D item embedding,
+H hidden.
 """
 
 from typing import NamedTuple
@@ -93,7 +94,7 @@ class InterestModel(nn.Module):
         self,
         batch: Batch,
         tables: FeatureTables,
-        negatives: Int[Array, "B T-1 N"] | None = None,
+        negatives: Int[Array, "B S N"] | None = None,
         *,
         train: bool = False,
     ) -> ModelOutput:
@@ -158,7 +159,7 @@ class InterestModel(nn.Module):
         tables: FeatureTables,
         history: Float[Array, "B T D"],
         states: Float[Array, "B T H"],
-        negatives: Int[Array, "B T-1 N"],
+        negatives: Int[Array, "B S N"],
         train: bool,
     ) -> Float[Array, ""]:
         weights = jnp.asarray(batch.weight)

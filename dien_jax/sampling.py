@@ -1,6 +1,6 @@
 """Auxiliary negatives, drawn on the device by Walker's alias method: two gathers a draw.
 
-Dimensions: I items, B examples, T steps, N negatives a step.
+Dimensions: I items, B examples, T steps, S = T - 1, N negatives a step.
 """
 
 from typing import Literal, NamedTuple
@@ -71,7 +71,7 @@ def draw(sampler: Sampler, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Arr
 
 def auxiliary_negatives(
     sampler: Sampler, key: PRNGKeyArray, history: Int[Array, "B T"], count: int
-) -> Int[Array, "B T-1 N"]:
+) -> Int[Array, "B S N"]:
     """``count`` items for each behaviour from the second on, unequal to it where possible.
 
     A draw that equals its behaviour is drawn again ``REDRAWS`` times; one that still equals it
