@@ -10,6 +10,7 @@ checkpoint is best is written inside it: nothing else would have to change at th
 """
 
 import contextlib
+import gc
 import logging
 import re
 import shutil
@@ -184,25 +185,29 @@ class Checkpoints:
 def _told(what: str) -> Iterator[None]:
     """Turns what goes wrong with files, whichever way Orbax puts it, into a :class:`UserError`.
 
-    Orbax reads and writes arrays at the same time. When one fails, the threads of the others find
-    their event loop closed, and all say so with tracebacks on standard error; the one message
-    here is enough.
+    Orbax reads and writes arrays at the same time. When one fails, the threads and tasks of the
+    others find their event loop closed, and say so with tracebacks on standard error: the one
+    message here is enough.
     """
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda _: None
+    problem = None
     try:
         yield
-    except Exception as error:
-        time.sleep(0.1)  # those threads are not ours to join
-        if isinstance(error, OSError | ValueError | KeyError | RuntimeError):
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise UserError(f"{what}: {lines[0]}") from error
-        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        problem = next(iter(str(error).splitlines()), type(error).__name__)
     finally:
+        if problem is not None:
+            time.sleep(0.1)  # the threads are not ours to join
+            gc.collect()  # a task complains when it is collected
         sys.unraisablehook = hook
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    if problem is not None:
+        raise UserError(f"{what}: {problem}")
 
 
 def _without_key(leaf: jax.Array) -> jax.Array:
