@@ -14,7 +14,6 @@ from ibis.expr.types import Table
 
 from dien_jax.dataset import Column
 from dien_jax.prepare.options import FeatureColumn
-from dien_jax.prepare.tables import alias
 from dien_jax.prepare.workspace import Workspace
 from dien_jax.schema import Feature
 
@@ -98,7 +97,7 @@ def encode(
     """
     encoded = []
     for column in columns:
-        values = table.select("position", raw=table[alias(column)])
+        values = table.select("position", raw=table[column.alias])
         if column.kind == "numeric":
             encoded.append(_numeric(workspace, values, rows, column.name, trained))
         elif column.kind == "categorical":

@@ -8,7 +8,6 @@ those that a training example holds as its target or in its history.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +17,7 @@ from dien_jax.errors import UserError
 from dien_jax.prepare import splits
 from dien_jax.prepare.lines import sha256
 from dien_jax.prepare.negatives import Distribution, draw_negatives
-from dien_jax.prepare.options import (
-    FeatureColumn,
-    LogOptions,
-    SplitPolicy,
-    check_names,
-    feature_columns,
-)
+from dien_jax.prepare.options import ColumnOptions, FeatureColumn, LogOptions, SplitPolicy
 from dien_jax.prepare.progress import say, stage
 
 if TYPE_CHECKING:
@@ -48,65 +41,19 @@ class ImplicitOptions(LogOptions):
         if self.negatives < 1:
             raise UserError(f"--negatives must be at least 1, got {self.negatives}")
 
+    def describe(self) -> str:
+        """Splits and negatives in words."""
+        plural = "s" * (self.negatives > 1)
+        how = "by popularity" if self.negative_distribution == "popularity" else "uniformly drawn"
+        return f"{super().describe()}, {self.negatives} negative{plural} a positive, {how}"
+
 
 @dataclass(frozen=True, kw_only=True)
-class InteractionsOptions(ImplicitOptions):
-    """A log of interactions, CSV or Parquet: one row for each thing a user did."""
+class InteractionsOptions(ImplicitOptions, ColumnOptions):
+    """A log of what users chose, as CSV or Parquet; what they did not choose is drawn."""
 
-    file: Path
-    """CSV (with a header, or see --columns), TSV or Parquet; may be compressed with gzip."""
     split: SplitPolicy = "last-event"
-    """by-user: users are split and each one's last event is its example. last-event: a user's last
-    event tests, the one before it validates, earlier ones train. by-time: events are split at two
-    times. No history ever holds a later event."""
-    user: str = "user"
-    """Column of the user id."""
-    item: str = "item"
-    """Column of the item id."""
-    timestamp: str = "timestamp"
-    """Column of the time: whole seconds or milliseconds, or ISO dates."""
-    item_features: tuple[str, ...] = ()
-    """Columns that describe the item, each as NAME, NAME:multivalued or NAME:numeric. The first
-    value that is not missing counts."""
-    user_features: tuple[str, ...] = ()
-    """Columns that describe the user, alike."""
-    columns: tuple[str, ...] = ()
-    """The names of all columns, for a CSV file without a header."""
-    separator: str = "|"
-    """What stands between the values of a multi-valued column."""
-    max_values: int = 20
-    """Values kept of a multi-valued column, the first ones."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_separator(self.separator, self.max_values)
-        self.features()
-
-    def features(self) -> dict[str, list[FeatureColumn]]:
-        """The feature columns by group.
-
-        Raises:
-          UserError: for an unknown kind, or a name that is taken.
-        """
-        features = {
-            "item": feature_columns("--item-features", self.item_features),
-            "user": feature_columns("--user-features", self.user_features),
-            "context": [],
-        }
-        check_names([*features["item"], *features["user"]])
-        return features
-
-
-def check_separator(separator: str, max_values: int) -> None:
-    """Refuses settings of multi-valued columns under which nothing could be read.
-
-    Raises:
-      UserError: naming the flag.
-    """
-    if not separator:
-        raise UserError("--separator must not be empty")
-    if max_values < 1:
-        raise UserError(f"--max-values must be at least 1, got {max_values}")
+    """What is held out: whole users, each user's last two events, or the latest events."""
 
 
 def prepare(options: InteractionsOptions) -> list[str]:
@@ -119,36 +66,18 @@ def prepare(options: InteractionsOptions) -> list[str]:
       UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
         nothing is left to train on, or the folder cannot be written.
     """
-    from dien_jax.prepare.reading import Log, LogColumn, read_log
-    from dien_jax.prepare.tables import alias, load_events
+    from dien_jax.prepare.reading import Log, read_log
+    from dien_jax.prepare.tables import load_events
     from dien_jax.prepare.workspace import Workspace
 
-    say(
-        f"preparing {options.out} from the interactions in {options.file}: "
-        f"{options.describe_split()}, {options.negatives} negatives by "
-        f"{options.negative_distribution}"
-    )
-    features = options.features()
-    wanted = {
-        "user": LogColumn(options.user, "--user"),
-        "item": LogColumn(options.item, "--item"),
-        "timestamp": LogColumn(options.timestamp, "--timestamp"),
-    }
-    for feature in (*features["item"], *features["user"]):
-        wanted[alias(feature)] = LogColumn(feature.name, feature.flag)
+    say(f"from interactions in {options.file}: {options.describe()}")
     with Workspace(options.out, options.memory_limit) as workspace:
 
         def read(careful: bool) -> Log:
             with stage(f"reading {options.file}{' line by line' if careful else ''}"):
-                return read_log(
-                    workspace,
-                    options.file,
-                    wanted,
-                    columns=options.columns,
-                    separator=options.separator,
-                    careful=careful,
-                )
+                return read_log(workspace, options, careful=careful)
 
+        features = options.features()
         events = load_events(
             workspace,
             read,
@@ -192,7 +121,7 @@ def write_interactions(
     sequence = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
     trained = Trained(
         items=np.bincount(events.item[seen], minlength=events.num_items),
-        users=np.bincount(sequence[seen], minlength=len(offsets) - 1),
+        users=np.bincount(sequence[targets["train"]], minlength=len(offsets) - 1),
     )
     items = keep(trained.items, options.min_count)
     users = keep(trained.users, options.min_count)

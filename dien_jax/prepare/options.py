@@ -28,14 +28,13 @@ class LogOptions:
     split: SplitPolicy
     """Which examples train, validate and test. No history ever holds a later event."""
     valid_share: float = 0.1
-    """Share set aside for validation: of the users (by-user) or of the events (by-time)."""
+    """Share for validation, of the users (by-user) or of the rows (by-time)."""
     test_share: float = 0.1
-    """Share set aside for the test, alike."""
+    """Share for the test, of the same."""
     valid_from: str | None = None
-    """by-time: first time of the validation split, as in the log or as an ISO date; instead of a
-    share."""
+    """by-time: when validation starts, as a time of the log or an ISO date; instead of shares."""
     test_from: str | None = None
-    """by-time: first time of the test split."""
+    """by-time: when the test starts."""
     min_count: int = 1
     """Ids and values that occur less often than this in training share the unknown row."""
     seed: int = 0
@@ -43,8 +42,7 @@ class LogOptions:
     max_bad_share: float = 0.01
     """Malformed lines are left out; a larger share of them is an error."""
     memory_limit: str = "1GB"
-    """Memory for the database engine, which goes to disk beyond it. Arrays come on top: about
-    100 bytes an event."""
+    """Memory of the database, which goes to disk beyond it; arrays come on top of it."""
 
     def __post_init__(self) -> None:
         check_shares(self.valid_share, self.test_share)
@@ -60,13 +58,15 @@ class LogOptions:
         if not 0 <= self.max_bad_share <= 1:
             raise UserError(f"--max-bad-share must be from 0 to 1, got {self.max_bad_share}")
 
-    def describe_split(self) -> str:
-        """The split policy in words, with the numbers that matter to it."""
+    def describe(self) -> str:
+        """The split in words, with the numbers that matter to it."""
         if self.split == "last-event":
-            return "last-event"
+            return "last-event split"
         if self.valid_from is not None:
-            return f"by-time, validation from {self.valid_from}, test from {self.test_from}"
-        return f"{self.split}, {self.valid_share:.0%} validation and {self.test_share:.0%} test"
+            return f"by-time split, validation from {self.valid_from}, test from {self.test_from}"
+        return (
+            f"{self.split} split, {self.valid_share:.0%} validation and {self.test_share:.0%} test"
+        )
 
 
 class FeatureColumn(NamedTuple):
@@ -81,6 +81,11 @@ class FeatureColumn(NamedTuple):
     name: str
     kind: Kind
     flag: str
+
+    @property
+    def alias(self) -> str:
+        """The column's name in the database, apart from all other columns."""
+        return f"feature {self.name}"
 
 
 def feature_columns(flag: str, texts: tuple[str, ...]) -> list[FeatureColumn]:
@@ -123,3 +128,76 @@ def check_names(columns: list[FeatureColumn]) -> None:
                 f"rename the column"
             )
         taken[column.name] = column.flag
+
+
+class LogColumn(NamedTuple):
+    """A column that is wanted of a log.
+
+    Attributes:
+      name: what the log calls it.
+      flag: the command-line flag that named it.
+    """
+
+    name: str
+    flag: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions(LogOptions):
+    """A log in columns, and what they are called."""
+
+    file: Path
+    """CSV (with a header, or see --columns), TSV or Parquet; may be compressed with gzip."""
+    user: str = "user"
+    """Column of the user id."""
+    item: str = "item"
+    """Column of the item id."""
+    timestamp: str = "timestamp"
+    """Column of the time: whole seconds or milliseconds, or ISO dates (UTC unless they differ)."""
+    item_features: tuple[str, ...] = ()
+    """Columns NAME, NAME:multivalued or NAME:numeric; an item keeps its first value by time."""
+    user_features: tuple[str, ...] = ()
+    """Columns that describe the user, written alike."""
+    columns: tuple[str, ...] = ()
+    """The names of all columns, for a CSV file without a header."""
+    separator: str = "|"
+    """What stands between the values of a multi-valued column."""
+    max_values: int = 20
+    """Values kept of a multi-valued column, the first ones."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.separator:
+            raise UserError("--separator must not be empty")
+        if self.max_values < 1:
+            raise UserError(f"--max-values must be at least 1, got {self.max_values}")
+        self.features()
+
+    def features(self) -> dict[str, list[FeatureColumn]]:
+        """The ``item``, ``user`` and ``context`` feature columns.
+
+        Raises:
+          UserError: for an unknown kind, or a name that no feature can have or that is taken.
+        """
+        features = {
+            "item": feature_columns("--item-features", self.item_features),
+            "user": feature_columns("--user-features", self.user_features),
+            "context": self.context_columns(),
+        }
+        check_names([*features["item"], *features["user"], *features["context"]])
+        return features
+
+    def context_columns(self) -> list[FeatureColumn]:
+        """The context feature columns: none, unless a source has flags for them."""
+        return []
+
+    def wanted(self) -> dict[str, LogColumn]:
+        """All columns that are read, by their name in the database."""
+        columns = {
+            "user": LogColumn(self.user, "--user"),
+            "item": LogColumn(self.item, "--item"),
+            "timestamp": LogColumn(self.timestamp, "--timestamp"),
+        }
+        for group in self.features().values():
+            columns |= {column.alias: LogColumn(column.name, column.flag) for column in group}
+        return columns

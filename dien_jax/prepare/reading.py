@@ -8,6 +8,7 @@ time, line by line, and every line that makes no sense is counted and told by it
 import csv
 import re
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from ibis.expr.types import StringColumn, Table, Value
 from dien_jax.config import suggestion
 from dien_jax.errors import UserError
 from dien_jax.prepare.lines import GZIP_MAGIC, BadLines, open_bytes, read_lines
+from dien_jax.prepare.options import ColumnOptions, LogColumn
 from dien_jax.prepare.workspace import Workspace, quoted
 
 PARQUET_MAGIC = b"PAR1"
@@ -30,18 +32,6 @@ LONGEST_RECORD = 10
 BATCH_ROWS = 1 << 16
 END = (0, "")
 """What follows the last line."""
-
-
-class LogColumn(NamedTuple):
-    """A column that is wanted of a log.
-
-    Attributes:
-      name: what the log calls it.
-      flag: the command-line flag that named it.
-    """
-
-    name: str
-    flag: str
 
 
 class Log(NamedTuple):
@@ -61,35 +51,27 @@ class Log(NamedTuple):
     lines_known: bool
 
 
-def read_log(
-    workspace: Workspace,
-    file: Path,
-    wanted: Mapping[str, LogColumn],
-    *,
-    columns: tuple[str, ...],
-    separator: str,
-    careful: bool = False,
-) -> Log:
+def read_log(workspace: Workspace, options: ColumnOptions, *, careful: bool) -> Log:
     """Reads a CSV or Parquet log, told by its first bytes; gzip too.
+
+    Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas.
 
     Args:
       workspace: where ``rows`` is stored.
-      file: the log. Values of a ``.tsv[.gz]`` are separated by tabs, of other text by commas.
-      wanted: by the name that the column gets in ``rows``.
-      columns: names of all columns of a CSV file without a header; empty when it has one.
-      separator: between the values of a cell; lists in Parquet are joined by it.
+      options: which file, and which columns of it.
       careful: whether to read line by line in any case.
 
     Raises:
       UserError: when the file is missing, empty, damaged or of another kind, or lacks a column.
     """
-    with open_bytes(file) as stream:
-        try:
+    file, wanted, columns = options.file, options.wanted(), options.columns
+    try:
+        with open_bytes(file) as stream:
             magic = stream.read(len(PARQUET_MAGIC))
-        except (OSError, EOFError) as error:
-            raise UserError(f"{file}: cannot be read: {error}") from error
+    except (OSError, EOFError, zlib.error):
+        magic = b""  # read as text, it tells what is wrong
     if magic == PARQUET_MAGIC:
-        return _read_parquet(workspace, file, wanted, separator)
+        return _read_parquet(workspace, file, wanted, options.separator)
     delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
     header = list(columns) or _csv_header(file, delimiter)
     places = _find(file, wanted, header, " (a CSV file without a header needs --columns)")
@@ -159,7 +141,7 @@ def _csv_header(file: Path, delimiter: str) -> list[str]:
     if number != 1:
         raise UserError(f"{bad.examples[0]}; expected Parquet, or CSV with a header")
     try:
-        names = next(csv.reader([line.removeprefix("\ufeff")], delimiter=delimiter, strict=True))
+        names = next(csv.reader([line], delimiter=delimiter, strict=True))
     except (csv.Error, StopIteration) as error:
         raise UserError(f"{file}:1: expected a CSV header, found {line[:80]!r}") from error
     return [name.strip() for name in names]
@@ -192,7 +174,9 @@ def _read_csv(
         return None
     raw = ibis.table(dict.fromkeys(places, "string"), name="raw")
     texts = {alias: raw[alias].nullif("") for alias in places}
-    return workspace.store("rows", raw.select(**texts, line=raw.rowid()))
+    rows = workspace.store("rows", raw.select(**texts, line=raw.rowid()))
+    workspace.sql("DROP TABLE raw")
+    return rows
 
 
 def _read_parquet(
@@ -224,7 +208,9 @@ def _read_parquet(
         alias: _as_text(file, column, raw[alias], separator).nullif("")
         for alias, column in wanted.items()
     }
-    return Log(file, workspace.store("rows", raw.select("line", **texts)), BadLines(), True)
+    rows = workspace.store("rows", raw.select("line", **texts))
+    workspace.sql("DROP TABLE raw")
+    return Log(file, rows, BadLines(), lines_known=True)
 
 
 def _as_text(file: Path, column: LogColumn, values: Value, separator: str) -> StringColumn:
@@ -260,8 +246,6 @@ def _records(
         number, line = waiting.popleft() if waiting else next(lines, END)
         if number == 0:
             return
-        if number == 1:
-            line = line.removeprefix("\ufeff")
         if not line:
             continue
         if '"' not in line:

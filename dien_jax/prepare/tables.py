@@ -102,11 +102,6 @@ class Events(NamedTuple):
     report: list[str]
 
 
-def alias(feature: FeatureColumn) -> str:
-    """The name of a feature's column in the database, apart from all other columns."""
-    return f"feature {feature.name}"
-
-
 def load_events(
     workspace: Workspace,
     read: Callable[[bool], Log],
@@ -114,7 +109,7 @@ def load_events(
     features: dict[str, list[FeatureColumn]],
     has_label: bool,
     max_bad_share: float,
-    narrow: Callable[[Table], Table] = lambda events: events,
+    narrow: Callable[[Table], Table] | None = None,
 ) -> Events:
     """Reads a log, leaves out its malformed rows and numbers its users and items.
 
@@ -135,23 +130,27 @@ def load_events(
     columns = [*features["item"], *features["user"], *features["context"]]
     log = read(False)
     clock = _clock(workspace, log.rows)
-    checked = _check(log.rows, clock, columns, has_label)
-    if not log.lines_known and workspace.count(checked.filter(checked.reason.notnull())):
+    with stage("checking rows"):
+        checked = _check(log.rows, clock, columns, has_label)
+        malformed = workspace.count(checked.filter(checked.reason.notnull()))
+    if malformed and not log.lines_known:
         log = read(True)
         checked = _check(log.rows, clock, columns, has_label)
     total = workspace.count(log.rows) + log.bad.count
-    _count_bad(workspace, log, checked.filter(checked.reason.notnull()))
+    if malformed:
+        _count_bad(workspace, log, checked.filter(checked.reason.notnull()))
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
     with stage("ordering events"):
-        clean = workspace.store("clean", narrow(checked.filter(checked.reason.isnull())))
+        clean = workspace.store("clean", checked.filter(checked.reason.isnull()))
+        clean = narrow(clean) if narrow else clean
         users = _number(workspace, clean, "user", features["user"])
         items = _number(workspace, clean, "item", features["item"])
         rows = clean.join(users.select(user="raw", sequence="position"), "user")
         rows = rows.join(items.select(item="raw", code="position"), "item")
         label = ["label"] if has_label else []
-        contexts = [alias(feature) for feature in features["context"]]
+        contexts = [feature.alias for feature in features["context"]]
         rows = rows.select("sequence", "code", "time", "line", *label, *contexts)
         rows = workspace.store("events", rows.order_by("sequence", "time", "line"))
         num_rows, num_users, num_items = map(workspace.count, (rows, users, items))
@@ -222,7 +221,7 @@ def _check(rows: Table, clock: Clock, features: list[FeatureColumn], has_label: 
         reasons.append((~label.isin([0.0, 1.0]).fill_null(False), shown + "is not 0 or 1"))
     for feature in features:
         if feature.kind == "numeric":
-            text = rows[alias(feature)]
+            text = rows[feature.alias]
             number = text.try_cast("float64")
             number = number.isnan().ifelse(ibis.null("float64"), number)
             missing = text.isnull() | (text.lower() == "nan")
@@ -230,7 +229,7 @@ def _check(rows: Table, clock: Clock, features: list[FeatureColumn], has_label: 
             wrong = ~missing & (number.isnull() | too_large)
             shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
             reasons.append((wrong, shown + "is not a number"))
-            typed[alias(feature)] = number
+            typed[feature.alias] = number
     return rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
 
 
@@ -246,8 +245,8 @@ def _count_bad(workspace: Workspace, log: Log, bad: Table) -> None:
 def _number(workspace: Workspace, clean: Table, name: str, features: list[FeatureColumn]) -> Table:
     """Every user or item once, numbered by first appearance, with its features."""
     values = {
-        alias(feature): clean[alias(feature)].first(
-            where=clean[alias(feature)].notnull(), order_by=[clean.time, clean.line]
+        feature.alias: clean[feature.alias].first(
+            where=clean[feature.alias].notnull(), order_by=[clean.time, clean.line]
         )
         for feature in features
     }

@@ -1,0 +1,149 @@
+"""Logs of impressions: what a user was shown, and whether it was clicked.
+
+Every row is an example with its own label. Its history is the user's clicks of strictly smaller
+times, so what was shown together never sees each other's clicks; it may be empty. Rows of one user
+and one time (a request) always fall into one split:
+
+- ``by-time``: rows before, between and after two times.
+- ``by-user``: all rows of a user go to the user's split.
+- ``last-event``: per user, the rows of the last time test, those of the time before it validate
+  and earlier ones train.
+
+Popularity counts clicks of the training rows; vocabularies and rows of users come from all
+training rows.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dien_jax.dataset_text import SPLITS
+from dien_jax.errors import UserError
+from dien_jax.prepare import splits
+from dien_jax.prepare.interactions import time_borders
+from dien_jax.prepare.lines import sha256
+from dien_jax.prepare.options import (
+    ColumnOptions,
+    FeatureColumn,
+    LogColumn,
+    SplitPolicy,
+    feature_columns,
+)
+from dien_jax.prepare.progress import say, stage
+
+if TYPE_CHECKING:
+    from dien_jax.prepare.tables import Events
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImpressionsOptions(ColumnOptions):
+    """A log of what users were shown, as CSV or Parquet, with a label for the click."""
+
+    split: SplitPolicy = "by-time"
+    """What is held out: whole users, each user's last two requests, or the latest rows."""
+    label: str = "label"
+    """Column of the label: 1 for a click, 0 for none."""
+    context_features: tuple[str, ...] = ()
+    """Columns that describe the request: NAME, NAME:multivalued or NAME:numeric."""
+
+    def context_columns(self) -> list[FeatureColumn]:
+        """The context feature columns."""
+        return feature_columns("--context-features", self.context_features)
+
+    def wanted(self) -> dict[str, LogColumn]:
+        """All columns that are read, the label among them."""
+        return super().wanted() | {"label": LogColumn(self.label, "--label")}
+
+
+def prepare(options: ImpressionsOptions) -> list[str]:
+    """Makes a dataset folder of a log of impressions.
+
+    Returns:
+      lines that say what was made.
+
+    Raises:
+      UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
+        nothing is left to train on, or the folder cannot be written.
+    """
+    from dien_jax.prepare.features import keep
+    from dien_jax.prepare.folder import History, Rows, Trained, write_folder
+    from dien_jax.prepare.reading import Log, read_log
+    from dien_jax.prepare.tables import load_events
+    from dien_jax.prepare.workspace import Workspace
+
+    say(f"from impressions in {options.file}: {options.describe()}")
+    with Workspace(options.out, options.memory_limit) as workspace:
+
+        def read(careful: bool) -> Log:
+            with stage(f"reading {options.file}{' line by line' if careful else ''}"):
+                return read_log(workspace, options, careful=careful)
+
+        features = options.features()
+        events = load_events(
+            workspace,
+            read,
+            features=features,
+            has_label=True,
+            max_bad_share=options.max_bad_share,
+        )
+        assert events.label is not None
+        offsets, label = events.offsets, events.label
+        sequence = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
+        sides, split = _sides(options, events, sequence)
+        training = sides == splits.TRAIN
+        if not training.any():
+            raise UserError(
+                f"no training examples: --split {options.split} leaves none of the "
+                f"{len(offsets) - 1:,} users' {len(label):,} impressions to training"
+            )
+        trained = Trained(
+            items=np.bincount(events.item[training], minlength=events.num_items),
+            users=np.bincount(sequence[training], minlength=len(offsets) - 1),
+            rows=training.astype(np.int64),
+        )
+        items = keep(trained.items, options.min_count)
+        users = keep(trained.users, options.min_count)
+        item = items.row_of[events.item]
+        click = np.flatnonzero(label)
+        clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
+        popularity = np.bincount(item[click][training[click]], minlength=len(items.values) + 1)
+        history_end = splits.click_histories(events.timestamp, label, offsets)
+        examples = {}
+        for side, name in enumerate(SPLITS):
+            row = np.flatnonzero(sides == side)
+            examples[name] = Rows(sequence[row], history_end[row], item[row], label[row], row)
+        report = write_folder(
+            workspace,
+            options,
+            events,
+            features,
+            separator=options.separator,
+            max_values=options.max_values,
+            trained=trained,
+            items=items,
+            users=users,
+            history=History(
+                item[click], events.timestamp[click], clicks_before[offsets], popularity
+            ),
+            examples=examples,
+            source={"name": "impressions", "files": {options.file.name: sha256(options.file)}},
+            split=split,
+        )
+    return [*events.report, *report]
+
+
+def _sides(
+    options: ImpressionsOptions, events: "Events", sequence: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The side of every row, int8, and what ``meta.json`` says about the split."""
+    split: dict[str, Any] = {"policy": options.split, "seed": options.seed}
+    if options.split == "last-event":
+        return splits.last_time_sides(events.timestamp, events.offsets), split
+    if options.split == "by-user":
+        shares = {"valid_share": options.valid_share, "test_share": options.test_share}
+        sides = splits.user_sides(len(events.offsets) - 1, seed=options.seed, **shares)
+        return sides[sequence], split | shares
+    borders = time_borders(options, events.timestamp, events.clock)
+    split |= {"valid_from": borders.valid, "test_from": borders.test}
+    return splits.time_sides(events.timestamp, borders), split
