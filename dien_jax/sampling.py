@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from dien_jax import schema
 from dien_jax.schema import UNKNOWN
 
 REDRAWS = 1
@@ -30,7 +31,9 @@ class Sampler(NamedTuple):
     alias: Int[Array, " I"]
 
 
-def make_sampler(popularity: np.ndarray, distribution: Literal["popularity", "uniform"]) -> Sampler:
+def make_sampler(
+    popularity: schema.Array, distribution: Literal["popularity", "uniform"]
+) -> Sampler:
     """An alias table that draws known items by their count, or uniformly.
 
     Args:
