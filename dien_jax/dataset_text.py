@@ -24,6 +24,7 @@ EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
 }
 """The columns that every split has, context features apart."""
 PROBABILITY = "probability"
+KINDS = ("categorical", "multivalued", "numeric")
 
 
 _ESCAPED = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -142,20 +143,27 @@ def read_schema(file: Path, meta: dict[str, Any]) -> tuple[Schema, dict[str, int
     return schema, counts
 
 
-def _read_feature(entry: dict[str, Any]) -> Feature:
-    feature = Feature(**entry)
+def _read_feature(entry: Any) -> Feature:
+    """Checks types before the dataclass does, which trusts its annotations."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise ValueError(f"expected a feature with a name, found {entry!r}")
+    where = f"feature {entry['name']!r}"
+    known = {field.name for field in dataclasses.fields(Feature)}
+    if unknown := sorted(entry.keys() - known):
+        raise ValueError(f"{where}: expected {', '.join(sorted(known))}, found {unknown[0]!r}")
+    if entry.get("kind") not in KINDS:
+        raise ValueError(f"{where}: kind must be one of {', '.join(KINDS)}")
     for name in ("size", "max_values"):
-        value = getattr(feature, name)
-        if value is not None:
-            _whole(value, f"feature {feature.name!r}: {name}")
-    if feature.mean is not None and feature.deviation is not None:
-        mean, deviation = float(feature.mean), float(feature.deviation)
-        if not (math.isfinite(mean) and 0 < deviation < math.inf):
-            raise ValueError(
-                f"feature {feature.name!r}: expected a finite mean and a deviation above 0, "
-                f"found {mean} and {deviation}"
-            )
-    return feature
+        if name in entry:
+            _whole(entry[name], f"{where}: {name}")
+    for name in ("mean", "deviation"):
+        value = entry.get(name, 1.0)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{where}: {name} must be a finite number, found {value!r}")
+    if entry.get("deviation", 1.0) <= 0:
+        raise ValueError(f"{where}: deviation must be above 0, found {entry['deviation']}")
+    floats = {name: float(entry[name]) for name in ("mean", "deviation") if name in entry}
+    return Feature(**(entry | floats))
 
 
 def _whole(value: Any, name: str) -> int:

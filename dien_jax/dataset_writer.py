@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class DatasetWriter:
         name = self.path.absolute().name
         self._partial = self.path.absolute().with_name(f".{name}.partial-{os.getpid()}")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "DatasetWriter":
         with _writing(self.path):
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.path.absolute())

@@ -88,7 +88,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
     log = _Log(item_index, category_index)
     train = log.read(files[TRAIN_FILE], bad)
     sides = user_sides(
-        len(log.groups), valid_share=options.valid_share, test_share=0, seed=options.seed
+        len(log.groups), valid_share=options.valid_share, test_share=0.0, seed=options.seed
     )
     is_valid = sides[train["group"]] == VALID
     splits = {

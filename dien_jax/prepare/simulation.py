@@ -23,7 +23,7 @@ import numpy as np
 
 LONGEST = 100
 """Events of the longest history."""
-MEDIAN_LENGTH = 24
+MEDIAN_LENGTH = 18
 SHORT_SHARE = 0.02
 """Share of users without any event, and again of users with one."""
 MOST_INTERESTS = 4
@@ -34,6 +34,8 @@ SKIP = 0.15
 NOISE = 0.06
 """Chance that an event is a popular item and no step."""
 TAGS = 30
+CATEGORY_TAGS = 4
+"""Tags that items of a category choose from."""
 MOST_TAGS = 3
 SEGMENTS = ("budget", "regular", "premium")
 SLOTS = ("top", "middle", "bottom")
@@ -127,9 +129,8 @@ def make_world(items: int, categories: int, rng: np.random.Generator) -> World:
     category_weight = 1 / np.arange(1, categories + 1)
     item_weight = category_weight[category] / (1 + place)
     price = np.exp(rng.normal(3.0, 0.5, items))
-    favourites = rng.integers(TAGS, size=(categories, 4))
-    tags = favourites[category[:, None], rng.permuted(np.tile(np.arange(4), (items, 1)), axis=1)]
-    tags = tags[:, :MOST_TAGS]
+    favourites = rng.permuted(np.tile(np.arange(TAGS), (categories, 1)), axis=1)[:, :CATEGORY_TAGS]
+    tags = rng.permuted(favourites[category], axis=1)[:, :MOST_TAGS]
     tag_count = rng.integers(MOST_TAGS + 1, size=items)
     has_tag = np.arange(MOST_TAGS) < tag_count[:, None]
     tag_appeal = (rng.normal(0.0, 0.5, TAGS)[tags] * has_tag).sum(1) / np.maximum(tag_count, 1)

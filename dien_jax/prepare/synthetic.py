@@ -41,7 +41,7 @@ class SyntheticOptions:
     """Dataset folder to make; must not exist."""
     users: int = 10_000
     """Users in all; a tenth each is held out for validation and test."""
-    items: int = 1_000
+    items: int = 400
     """Items in all."""
     categories: int = 20
     """Categories; each has a path of its own through its share of the items."""
