@@ -1,0 +1,179 @@
+"""Scores of a trained model, and the command line ``python -m dien_jax.evaluate``.
+
+    python -m dien_jax.evaluate RUN_DIR [--data DIR] [--split test] [--predictions FILE.csv]
+
+Standard output carries one JSON object: the metrics of the split under the run's best checkpoint.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import jax
+import numpy as np
+import tyro
+
+from dien_jax.batches import Loader
+from dien_jax.checkpoint import Checkpoints
+from dien_jax.config import Config
+from dien_jax.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError
+from dien_jax.metrics import evaluate_scores
+from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run, atomic_file
+from dien_jax.step import create_state, device_tables, make_predict_step
+
+_IN_FLIGHT = 16
+"""Batches whose scores stay on the device before they are fetched together."""
+
+Predict = Callable[[Any, Any, Any, Any], jax.Array]
+"""(params, batch_stats, tables, batch) to scores ``[B]``, as ``make_predict_step`` returns it."""
+
+
+def predict(
+    predict_step: Predict,
+    params: Any,
+    batch_stats: Any,
+    tables: Any,
+    loader: Loader,
+    before_batch: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Click probabilities of every example of a split.
+
+    Args:
+      predict_step: as ``make_predict_step`` returns it.
+      params: the model's parameters.
+      batch_stats: its running statistics.
+      tables: item and user features on the device.
+      loader: the split, in order ``evaluation``.
+      before_batch: called before each batch; what it raises ends the scoring.
+
+    Returns:
+      float32 ``[n]``, in the order of the split's examples.
+    """
+    rows = [loader.rows(0, step) for step in range(loader.steps_per_epoch)]
+    scores = np.empty(sum(map(len, rows)), np.float32)
+    pending: list[jax.Array] = []
+    with closing(loader.epoch(0)) as batches:  # type: ignore[type-var]
+        for step, batch in enumerate(batches):
+            before_batch()
+            pending.append(predict_step(params, batch_stats, tables, batch))
+            if len(pending) == _IN_FLIGHT or step + 1 == loader.steps_per_epoch:
+                first = step + 1 - len(pending)
+                for of_batch, values in zip(
+                    rows[first : step + 1], jax.device_get(pending), strict=True
+                ):
+                    scores[of_batch] = values[: len(of_batch)]
+                pending.clear()
+    return scores
+
+
+def evaluation_loader(dataset: Dataset, split: str, config: Config) -> Loader:
+    """Every example of a split once, in the order that wastes least padding."""
+    train = config.train
+    return Loader(
+        dataset,
+        split,
+        batch_size=train.batch_size,
+        buckets=train.buckets,
+        max_history=train.max_history,
+        order="evaluation",
+    )
+
+
+def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
+    """The metrics of a split, named as ``result.json`` names them; None where undefined."""
+    examples = dataset.splits[split]
+    return evaluate_scores(np.asarray(examples.label), scores, np.asarray(examples.group))
+
+
+def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.ndarray) -> None:
+    """Writes ``user,item,label,score`` with raw ids, one line an example, in the split's order.
+
+    Nine digits give a float32 score back exactly.
+    """
+    examples = dataset.splits[split]
+    users, items = dataset.groups(), dataset.vocabulary("item")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("user", "item", "label", "score"))
+    for group, item, label, score in zip(
+        examples.group, examples.item, examples.label, scores, strict=True
+    ):
+        writer.writerow((users[group], items[item], int(label), f"{score:.9g}"))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Score a split with the best checkpoint of a run; prints one JSON object."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Run folder that dien_jax.train made."""
+    data: Path | None = None
+    """Dataset folder; the run's own when not given."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Which examples to score."""
+    predictions: Path | None = None
+    """CSV file to write: user, item, label and score of every example, with raw ids."""
+
+
+def evaluate(arguments: Arguments) -> dict[str, Any]:
+    """Metrics of a split under the best checkpoint of a run, and a file of predictions if asked.
+
+    Raises:
+      UserError: when the run, its checkpoint, the data or the file of predictions is at fault.
+    """
+    run = Run.load(arguments.run_dir)
+    path = Path(run.data) if arguments.data is None else arguments.data
+    dataset = open_dataset(path)
+    run.check_schema(dataset)
+    split = arguments.split
+    if not len(dataset.splits[split].label):
+        raise UserError(f"{path} has no {split} examples to score")
+    checkpoints = Checkpoints(arguments.run_dir / CHECKPOINTS_FOLDER, read_only=True)
+    best_step = checkpoints.best_step()
+    if best_step is None:
+        raise UserError(
+            f"{arguments.run_dir} has no evaluated checkpoint yet; continue the run with "
+            f"python -m dien_jax.train --resume {arguments.run_dir}"
+        )
+    like = create_state(run.config, dataset.schema, 1, run.seed)
+    state, _ = checkpoints.restore(best_step, like)
+    print(
+        f"scoring {len(dataset.splits[split].label):,} {split} examples of {path}",
+        file=sys.stderr,
+    )
+    try:
+        with atomic_file(arguments.predictions) if arguments.predictions else nullcontext() as file:
+            scores = predict(
+                make_predict_step(run.config, dataset.schema),
+                state.params,
+                state.batch_stats,
+                device_tables(dataset, run.config),
+                evaluation_loader(dataset, split, run.config),
+            )
+            if file is not None:
+                write_predictions(file, dataset, split, scores)
+    except OSError as error:
+        raise UserError(f"{arguments.predictions} cannot be written: {error.strerror}") from error
+    if arguments.predictions:
+        print(f"predictions: {arguments.predictions}", file=sys.stderr)
+    return measure(dataset, split, scores)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.evaluate")
+    try:
+        print(json.dumps(evaluate(arguments), allow_nan=False))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

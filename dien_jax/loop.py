@@ -1,0 +1,380 @@
+"""The training loop: steps, evaluations, early stopping, checkpoints.
+
+A run is a function of (settings, data, seed): batch k of S an epoch is ``batch(k // S, k % S)``,
+and step k draws from ``fold_in(key, k)``. So a checkpoint needs the train state and
+:class:`Progress`, and a run continued from one ends with the parameters of a run that was never
+stopped. Evaluations are due at fixed steps, and the checkpoint after one says that it was made.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dien_jax.batches import Loader
+from dien_jax.checkpoint import Checkpoints
+from dien_jax.dataset import Dataset
+from dien_jax.errors import UserError
+from dien_jax.evaluate import evaluation_loader, measure, predict
+from dien_jax.report import Reporter
+from dien_jax.run_folder import Run
+from dien_jax.step import (
+    create_state,
+    device_tables,
+    learning_rate,
+    make_predict_step,
+    make_summary_step,
+    make_train_step,
+)
+
+SAVE_SECONDS = 600.0
+"""How much training a kill in the middle of a long epoch may cost."""
+
+_EXAMPLES = "weight"
+"""The training metric that counts the real rows of a batch; the others are means over them."""
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """A signal asked the run to stop; its state is saved.
+
+    Args:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
+class NotFiniteError(Exception):
+    """Training diverged. The message says where, and what to try."""
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds beside the train state; numbers that JSON keeps exactly.
+
+    Attributes:
+      step: steps taken.
+      evaluated_step: step of the last evaluation; 0 before the first.
+      best_step: step of the best evaluation; 0 before the first.
+      best_score: what that reached, higher is better; None before the first.
+      worse_evaluations: evaluations since the best one.
+      totals: training metrics since the last evaluation, summed over examples.
+      timed_examples: examples of the steps that were timed.
+      timed_seconds: how long those took.
+      wall_seconds: time since the start, over all processes of the run.
+    """
+
+    step: int = 0
+    evaluated_step: int = 0
+    best_step: int = 0
+    best_score: float | None = None
+    worse_evaluations: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    timed_examples: float = 0.0
+    timed_seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+
+class Trainer:
+    """One run, from its first step or its latest checkpoint to its result.
+
+    Attributes:
+      state: the train state; its arrays are donated at each step.
+      progress: where the run is.
+      steps_per_epoch: batches of an epoch.
+      total_steps: steps at most; early stopping may end the run before.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        dataset: Dataset,
+        checkpoints: Checkpoints,
+        stop_signal: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """Prepares data and state on the device; goes back to the latest checkpoint if any.
+
+        Args:
+          run: settings and seed.
+          dataset: the data.
+          checkpoints: where states are kept.
+          stop_signal: asked before each batch; the number of a signal ends the run, once its
+            state is saved.
+
+        Raises:
+          UserError: when a checkpoint cannot be read or does not fit the settings.
+        """
+        config, schema, train = run.config, dataset.schema, run.config.train
+        self._dataset, self._config = dataset, config
+        self._checkpoints, self._stop_signal = checkpoints, stop_signal
+        self._loader = Loader(
+            dataset,
+            "train",
+            batch_size=train.batch_size,
+            buckets=train.buckets,
+            max_history=train.max_history,
+            seed=run.seed,
+            order=train.order,
+        )
+        self.steps_per_epoch = self._loader.steps_per_epoch
+        self.total_steps = self.steps_per_epoch * train.epochs
+        self._evaluation = {
+            split: evaluation_loader(dataset, split, config) for split in ("valid", "test")
+        }
+        self._tables = device_tables(dataset, config)
+        self._train_step = make_train_step(config, schema, self.steps_per_epoch)
+        self._predict_step = make_predict_step(config, schema)
+        self._summary_step = make_summary_step(config, schema)
+        self._learning_rate = learning_rate(config.optim, self.steps_per_epoch, train.epochs)
+
+        self.state = create_state(config, schema, self.steps_per_epoch, run.seed)
+        self.progress = Progress()
+        latest = checkpoints.latest_step()
+        if latest is not None:
+            self.state, host = checkpoints.restore(latest, self.state)
+            try:
+                self.progress = Progress(**host)
+            except TypeError as error:
+                raise UserError(
+                    f"the checkpoint of step {latest} is that of another version: {error}"
+                ) from error
+        self._saved_step = self.progress.step
+        self._saved_at = self._started_at = time.perf_counter()
+        self._earlier_seconds = self.progress.wall_seconds
+        self._timed_from: float | None = None
+        self._lengths_seen: set[int] = set()
+        self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
+        self._unreported: list[dict[str, float]] = []
+
+    def run(self, reporter: Reporter) -> dict[str, Any]:
+        """Trains to the end and measures the best checkpoint; the test set is used then only.
+
+        Returns:
+          ``steps``, ``epochs``, ``best_step``, the metrics of ``valid`` and ``test``,
+          ``train_examples_per_second`` (None when nothing was timed) and ``wall_seconds``.
+
+        Raises:
+          Interrupted: when asked to stop; the state is saved.
+          NotFiniteError: when the loss or a parameter is not finite; the checkpoints before stay.
+          UserError: when the run folder cannot be written.
+        """
+        while not self._finished():
+            self._train_until(self._next_evaluation(), reporter)
+            self._evaluate(reporter)
+        best, _ = self._checkpoints.restore(self.progress.best_step, self.state)
+        measured = {}
+        for split in self._evaluation:
+            scores = self._scores(split, best.params, best.batch_stats)
+            measured[split] = measure(self._dataset, split, scores)
+        progress = self.progress
+        return {
+            "steps": progress.step,
+            "epochs": progress.step / self.steps_per_epoch,
+            "best_step": progress.best_step,
+            **measured,
+            "train_examples_per_second": self._speed(),
+            "wall_seconds": self._wall_seconds(),
+        }
+
+    def _finished(self) -> bool:
+        patience = self._config.train.patience
+        return self.progress.evaluated_step == self.total_steps or (
+            0 < patience <= self.progress.worse_evaluations
+        )
+
+    def _next_evaluation(self) -> int:
+        interval = self._config.train.evaluate_every or self.steps_per_epoch
+        return min((self.progress.evaluated_step // interval + 1) * interval, self.total_steps)
+
+    def _train_until(self, target: int, reporter: Reporter) -> None:
+        while self.progress.step < target:
+            epoch, start = divmod(self.progress.step, self.steps_per_epoch)
+            with closing(self._loader.epoch(epoch, start)) as batches:
+                for batch in batches:
+                    self._stop_if_asked()
+                    self._step(batch, reporter)
+                    if self.progress.step == target:
+                        break
+        self._fetch()
+        self._timed_from = None
+
+    def _step(self, batch: Any, reporter: Reporter) -> None:
+        length = batch.history.shape[1]
+        compiles = length not in self._lengths_seen
+        if compiles:  # left out of the speed: time up to here, and anew from the step's end
+            self._fetch()
+            self._timed_from = None
+            self._lengths_seen.add(length)
+        elif self._timed_from is None:
+            self._timed_from = time.perf_counter()
+        self.state, metrics = self._train_step(self.state, self._tables, batch)
+        self._pending.append(metrics)
+        self.progress.step += 1
+        report = self.progress.step % self._config.train.log_every == 0
+        if compiles or report:
+            self._fetch()
+        if report:
+            self._report(reporter)
+            if time.perf_counter() - self._saved_at > SAVE_SECONDS:
+                self._require_finite_state()
+                self._save(best=False)
+
+    def _fetch(self) -> None:
+        """Waits for the steps taken, and reads their metrics."""
+        rows = [
+            {name: float(value) for name, value in row.items()}
+            for row in jax.device_get(self._pending)
+        ]
+        now = time.perf_counter()
+        first = self.progress.step - len(rows) + 1
+        for step, row in enumerate(rows, start=first):
+            if not math.isfinite(row["loss"]):
+                raise self._not_finite(
+                    f"the loss is not finite at step {step} ("
+                    + ", ".join(
+                        f"{name} {row[name]:g}"
+                        for name in ("click_loss", "auxiliary_loss", "gradient_norm")
+                    )
+                    + ")"
+                )
+        self._pending.clear()
+        self._unreported += rows
+        totals = self.progress.totals
+        for row in rows:
+            _add(totals, row)
+        if self._timed_from is not None:
+            self.progress.timed_seconds += now - self._timed_from
+            self.progress.timed_examples += sum(row[_EXAMPLES] for row in rows)
+        self._timed_from = now
+
+    def _report(self, reporter: Reporter) -> None:
+        totals: dict[str, float] = {}
+        for row in self._unreported:
+            _add(totals, row)
+        self._unreported.clear()
+        step = self.progress.step
+        reporter.progress(
+            step,
+            _means(totals),
+            examples_per_second=self._speed(),
+            learning_rate=float(self._learning_rate(step - 1)),
+        )
+
+    def _evaluate(self, reporter: Reporter) -> None:
+        self._require_finite_state()
+        progress = self.progress
+        scores = self._scores("valid", self.state.params, self.state.batch_stats)
+        metrics = measure(self._dataset, "valid", scores)
+        score = -metrics["logloss"] if metrics["auc"] is None else metrics["auc"]
+        better = progress.best_score is None or score > progress.best_score
+        if better:
+            progress.best_step, progress.best_score = progress.step, score
+        progress.worse_evaluations = 0 if better else progress.worse_evaluations + 1
+        progress.evaluated_step = progress.step
+        reporter.evaluation(
+            {
+                "step": progress.step,
+                "epoch": progress.step / self.steps_per_epoch,
+                "train": _means(progress.totals),
+                "valid": metrics,
+            }
+        )
+        reporter.histograms(progress.step, self._summary())
+        progress.totals = {}
+        self._save(best=better)
+
+    def _scores(self, split: str, params: Any, batch_stats: Any) -> np.ndarray:
+        return predict(
+            self._predict_step,
+            params,
+            batch_stats,
+            self._tables,
+            self._evaluation[split],
+            self._stop_if_asked,
+        )
+
+    def _summary(self) -> dict[str, np.ndarray]:
+        """What histograms show: embeddings, and for one validation batch states and attention."""
+        params, batch = self.state.params, self._evaluation["valid"].batch(0, 0)
+        summary = jax.device_get(
+            self._summary_step(params, self.state.batch_stats, self._tables, batch)
+        )
+        live = np.arange(batch.history.shape[1]) < np.asarray(batch.lengths)[:, None]
+        values = {
+            "interest_states": summary["interest_states"][live],
+            "attention": summary["attention"][live],
+            "final_state": summary["final_state"][np.asarray(batch.weight) > 0],
+        }
+        for group in ("item", "user", "context"):
+            for name, rows in params.get(f"{group}_embeddings", {}).items():
+                values[f"{group}_embeddings/{name}"] = np.asarray(rows)
+        return values
+
+    def _stop_if_asked(self) -> None:
+        number = self._stop_signal()
+        if number is not None:
+            self._fetch()
+            if self._saved_step != self.progress.step:
+                self._require_finite_state()
+                self._save(best=False)
+            raise Interrupted(number)
+
+    def _save(self, *, best: bool) -> None:
+        progress = self.progress
+        progress.wall_seconds = self._wall_seconds()
+        self._checkpoints.save(progress.step, self.state, dataclasses.asdict(progress), best=best)
+        self._saved_step, self._saved_at = progress.step, time.perf_counter()
+        self._timed_from = None
+
+    def _require_finite_state(self) -> None:
+        if not _all_finite((self.state.params, self.state.batch_stats, self.state.optimizer_state)):
+            raise self._not_finite(
+                f"a parameter, or what the optimiser keeps of it, is not finite after step "
+                f"{self.progress.step}"
+            )
+
+    def _not_finite(self, what: str) -> NotFiniteError:
+        optim = self._config.optim
+        clip = "clipping by --optim.clip-norm 1"
+        if optim.clip_norm is not None:
+            clip = f"a lower --optim.clip-norm (now {optim.clip_norm:g})"
+        kept = self._checkpoints.latest_step()
+        return NotFiniteError(
+            f"training stopped: {what}. Try a lower --optim.learning-rate (now "
+            f"{optim.learning_rate:g}) or {clip}"
+            + (f"; the checkpoint of step {kept} is kept" if kept is not None else "")
+        )
+
+    def _speed(self) -> float | None:
+        progress = self.progress
+        return progress.timed_examples / progress.timed_seconds if progress.timed_seconds else None
+
+    def _wall_seconds(self) -> float:
+        return self._earlier_seconds + time.perf_counter() - self._started_at
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
+
+
+def _add(totals: dict[str, float], row: dict[str, float]) -> None:
+    """Adds one batch's metrics to sums over examples."""
+    for name, value in row.items():
+        share = value if name == _EXAMPLES else value * row[_EXAMPLES]
+        totals[name] = totals.get(name, 0.0) + share
+
+
+def _means(totals: dict[str, float]) -> dict[str, float]:
+    """Means over examples, of sums by :func:`_add`."""
+    return {name: value / totals[_EXAMPLES] for name, value in totals.items() if name != _EXAMPLES}

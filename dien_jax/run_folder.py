@@ -1,0 +1,205 @@
+"""What a run folder says about its run, and writing files into it whole.
+
+RUN/config.json     preset, seed, data, settings, schema and versions, written first
+RUN/metrics.jsonl   one object per evaluation
+RUN/checkpoints/    the whole state of training, best and latest
+RUN/result.json     written last: a run that has it is finished
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from dien_jax import __version__
+from dien_jax.config import Config
+from dien_jax.dataset import Dataset
+from dien_jax.dataset_text import schema_to_json
+from dien_jax.errors import UserError
+
+CONFIG_FILE = "config.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+RESULT_FILE = "result.json"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``config.json`` of a run folder holds.
+
+    Attributes:
+      preset: the preset that the settings started from.
+      seed: of the parameters, the order of examples and the sampled negatives; 0 to 2**32 - 1.
+      data: absolute path of the dataset folder.
+      data_digest: sha256 of its ``meta.json``, which a resumed run must find again.
+      schema: its features as ``meta.json`` has them, which an evaluation must find again.
+      config: all settings.
+      versions: of Python and of the packages that decide the outcome.
+    """
+
+    preset: str
+    seed: int
+    data: str
+    data_digest: str
+    schema: dict[str, Any]
+    config: Config
+    versions: dict[str, str]
+
+    @classmethod
+    def create(cls, *, preset: str, seed: int, dataset: Dataset, config: Config) -> "Run":
+        """The run about to start.
+
+        Raises:
+          UserError: for a seed out of range.
+        """
+        if not 0 <= seed < 2**32:
+            raise UserError(f"--seed must be 0 to {2**32 - 1}, got {seed}")
+        return cls(
+            preset=preset,
+            seed=seed,
+            data=str(dataset.path.absolute()),
+            data_digest=_digest(dataset),
+            schema=schema_to_json(dataset.schema),
+            config=config,
+            versions=versions(),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Makes the run folder and writes ``config.json``.
+
+        Raises:
+          UserError: when the folder has something in it already or cannot be written.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--run-dir {folder} is a file; name a folder to make")
+        if folder.is_dir() and any(folder.iterdir()):
+            hint = f"--resume {folder} continues it" if (folder / CONFIG_FILE).exists() else ""
+            raise UserError(
+                f"--run-dir {folder} is not empty; choose another folder"
+                + (f", or {hint}" if hint else "")
+            )
+        values = dataclasses.asdict(self)
+        settings = values.pop("config")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / CONFIG_FILE, values | settings)
+        except OSError as error:
+            raise UserError(f"--run-dir {folder} cannot be written: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> "Run":
+        """Reads ``config.json``.
+
+        Raises:
+          UserError: when the folder is missing or no run folder, or the file is damaged.
+        """
+        file = folder / CONFIG_FILE
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise UserError(f"run folder {folder} {what}")
+        if not file.is_file():
+            raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}")
+        values = read_json(file)
+        types = {"preset": str, "seed": int, "data": str, "data_digest": str, "schema": dict,
+                 "versions": dict}  # fmt: skip
+        for name, kind in types.items():
+            if not isinstance(values.get(name), kind):
+                raise UserError(
+                    f"{file}: expected {name!r} of type {kind.__name__}, found {values.get(name)!r}"
+                )
+        known = {name: values.pop(name) for name in types}
+        try:
+            return cls(**known, config=Config.from_dict(values))
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+
+    def check_schema(self, dataset: Dataset) -> None:
+        """Refuses a dataset that the parameters of this run were not made for.
+
+        Raises:
+          UserError: naming the first feature that differs.
+        """
+        found = schema_to_json(dataset.schema)
+        for group in ("item", "user", "context"):
+            ours = {feature["name"]: feature for feature in self.schema.get(group, [])}
+            theirs = {feature["name"]: feature for feature in found[group]}
+            if list(ours) != list(theirs):
+                raise UserError(
+                    f"{dataset.path} does not fit the run: expected the {group} features "
+                    f"{', '.join(ours) or 'none'}, found {', '.join(theirs) or 'none'}"
+                )
+            for name, feature in ours.items():
+                if feature != theirs[name]:
+                    raise UserError(
+                        f"{dataset.path} does not fit the run: feature {name!r} was {feature} "
+                        f"in training, found {theirs[name]}"
+                    )
+
+    def check_same_data(self, dataset: Dataset) -> None:
+        """Refuses a dataset folder that was prepared anew since the run began.
+
+        Raises:
+          UserError: when its ``meta.json`` is another.
+        """
+        if _digest(dataset) != self.data_digest:
+            raise UserError(
+                f"{dataset.path} has changed since this run began (its meta.json differs); a run "
+                f"can only resume on the same data"
+            )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the outcome of a run."""
+    return {"python": platform.python_version(), "dien_jax": __version__} | {
+        package: importlib.metadata.version(package) for package in _PACKAGES
+    }
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      UserError: when it cannot be read, or holds anything else.
+    """
+    try:
+        values = json.loads(file.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: expected JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Writes an object as indented JSON, all of it or nothing.
+
+    Raises:
+      OSError: when the file cannot be written. ValueError: for NaN or an infinity.
+    """
+    with atomic_file(file) as stream:
+        stream.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_file(file: Path) -> Iterator[TextIO]:
+    """A text file that replaces ``file`` when the block ends, or vanishes when it raises."""
+    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _digest(dataset: Dataset) -> str:
+    return hashlib.sha256((dataset.path / "meta.json").read_bytes()).hexdigest()

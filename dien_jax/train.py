@@ -1,0 +1,305 @@
+"""The command line ``python -m dien_jax.train``.
+
+    python -m dien_jax.train [PRESET] [--data DIR] [--run-dir DIR] [--seed N] [--model.* ...]
+    python -m dien_jax.train --resume RUN_DIR
+
+Without arguments it trains on built-in simulated data. Progress goes to standard error; standard
+output carries the result. Exit status: 0 for a finished run, 1 when training diverged, 2 for a
+mistake in flags, files or settings, and 128 + n when signal n stopped it.
+"""
+
+import datetime
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from dien_jax.checkpoint import Checkpoints
+from dien_jax.config import (
+    PRESETS,
+    Config,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    preset,
+)
+from dien_jax.dataset import Dataset, open_dataset
+from dien_jax.dataset_text import FORMAT_VERSION
+from dien_jax.errors import UserError
+from dien_jax.loop import Interrupted, NotFiniteError, Trainer
+from dien_jax.metrics import auc
+from dien_jax.prepare import synthetic
+from dien_jax.report import Reporter, draw_curves
+from dien_jax.run_folder import (
+    CHECKPOINTS_FOLDER,
+    RESULT_FILE,
+    Run,
+    read_json,
+    versions,
+    write_json,
+)
+
+_COMMAND = "python -m dien_jax.train"
+_DEFAULT_PRESET = "dien"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train a click model on a dataset folder; see python -m dien_jax.prepare for making one."""
+
+    preset: tyro.conf.Positional[str] = _DEFAULT_PRESET
+    """Named settings to start from; comes first. The defaults below are this preset's."""
+    data: Path | None = None
+    """Dataset folder. Without it the run uses simulated data, made once into the cache folder."""
+    run_dir: Path | None = None
+    """Folder to make for the run; runs/PRESET-DATA-TIME when not given."""
+    seed: int = 0
+    """Of the parameters, the order of examples and the sampled negatives."""
+    resume: Path | None = None
+    """Run folder to continue, with its own data and settings; takes no other flag."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Flags over the settings of the preset, which comes first.
+
+    Raises:
+      UserError: for an unknown preset, or one elsewhere, and for flags beside ``--resume``.
+      SystemExit: 0 after ``--help``; 2 for anything that is no flag, with the nearest one.
+    """
+    name = argv[0] if argv and not argv[0].startswith("-") else _DEFAULT_PRESET
+    config = preset(name)
+    arguments = tyro.cli(
+        Arguments,
+        default=Arguments(name, model=config.model, optim=config.optim, train=config.train),
+        args=argv,
+        prog=_COMMAND,
+        description=f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}.",
+    )
+    if arguments.preset != name:
+        raise UserError(f"the preset comes before all flags; found {arguments.preset!r} after them")
+    if arguments.resume is not None and len(argv) > (1 if "=" in argv[0] else 2):
+        raise UserError("--resume takes no other flag: the run keeps its data and settings")
+    return arguments
+
+
+def start(arguments: Arguments) -> dict[str, Any]:
+    """Trains from the first step; returns what ``result.json`` holds.
+
+    Raises:
+      UserError, Interrupted, NotFiniteError: see :meth:`Trainer.run`; a run folder is made only
+        once data and settings have been found to be in order.
+    """
+    dataset = open_dataset(_simulated_data() if arguments.data is None else arguments.data)
+    _check_splits(dataset)
+    run = Run.create(
+        preset=arguments.preset,
+        seed=arguments.seed,
+        dataset=dataset,
+        config=Config(arguments.model, arguments.optim, arguments.train),
+    )
+    folder = arguments.run_dir
+    if folder is None:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+        folder = Path("runs") / f"{arguments.preset}-{dataset.path.absolute().name}-{now}"
+    run.save(folder)
+    return _train(run, dataset, folder)
+
+
+def resume(folder: Path) -> dict[str, Any]:
+    """Continues a run from its latest checkpoint; a finished one only gives its result.
+
+    Raises:
+      UserError: when the folder holds no run, or its data is missing or has changed.
+      Interrupted, NotFiniteError: see :meth:`Trainer.run`.
+    """
+    run = Run.load(folder)
+    if (folder / RESULT_FILE).exists():
+        _say(f"{folder} is finished; its result is")
+        result = read_json(folder / RESULT_FILE)
+        print(_table(result, {}))
+        return result
+    dataset = open_dataset(run.data)
+    run.check_same_data(dataset)
+    found = versions()
+    for name, version in run.versions.items():
+        if found.get(name) != version:
+            _say(
+                f"warning: the run began with {name} {version}, this is {found.get(name)}; its "
+                f"parameters may differ in the last digits from those of a run never stopped"
+            )
+    return _train(run, dataset, folder)
+
+
+def _train(run: Run, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    if run.config.train.deterministic:  # read when JAX first looks for devices, so not too late
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    sizes = {split: len(examples.label) for split, examples in dataset.splits.items()}
+    _say(
+        f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
+        f"{sizes['valid']:,} validation and {sizes['test']:,} test examples"
+    )
+    with _stop_signals() as stop:
+        checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
+        trainer = Trainer(run, dataset, checkpoints, lambda: stop.number)
+        progress, settings = trainer.progress, run.config.train
+        device = jax.devices()[0].device_kind
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
+        _say(
+            f"{parameters:,} parameters on {device}; at most {settings.epochs} epochs of "
+            f"{trainer.steps_per_epoch:,} steps; run folder {folder}"
+        )
+        if progress.step:
+            _say(f"going on from the checkpoint of step {progress.step:,}")
+        try:
+            with Reporter(
+                folder,
+                total_steps=trainer.total_steps,
+                restored_step=progress.step,
+                evaluated_step=progress.evaluated_step,
+            ) as reporter:
+                outcome = trainer.run(reporter)
+        except Interrupted:
+            kept = f"step {progress.step:,} is saved" if progress.step else "nothing is lost"
+            _say(f"stopped; {kept}. Go on with: {_COMMAND} --resume {folder}")
+            raise
+        result = {
+            "model": run.config.model.evolution,
+            "preset": run.preset,
+            "data": run.data,
+            "seed": run.seed,
+            **outcome,
+            "device": device,
+            "versions": versions(),
+        }
+        try:
+            write_json(folder / RESULT_FILE, result)
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
+        draw_curves(folder)
+    _say(f"finished; results, checkpoints and curves are in {folder}")
+    print(_table(result, _baselines(dataset)))
+    return result
+
+
+def _check_splits(dataset: Dataset) -> None:
+    """Refuses data that cannot be trained or validated on; tells what cannot be measured."""
+    for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
+        if not len(dataset.splits[split].label):
+            raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
+    for split in ("valid", "test"):
+        found = np.unique(dataset.splits[split].label)
+        if len(found) < 2:
+            what = f"label {found[0]} only" if len(found) else "no examples"
+            instead = "; the best checkpoint is chosen by log loss" if split == "valid" else ""
+            _say(f"warning: the {split} split has {what}, so it has no AUC{instead}")
+
+
+def _simulated_data() -> Path:
+    """The built-in data, made by the first run that wants it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    generator = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
+    folder = cache / "dien_jax" / f"format-{FORMAT_VERSION}-{generator}" / "simulated"
+    if not folder.exists():
+        _say(f"no --data given: simulating users into {folder}")
+        synthetic.prepare(synthetic.SyntheticOptions(out=folder))
+    return folder
+
+
+def _baselines(dataset: Dataset) -> dict[str, float | None]:
+    """AUC on the test split of what knows no history: popularity, and the truth if known."""
+    test = dataset.splits["test"]
+    labels = np.asarray(test.label)
+    baselines = {"popularity": auc(labels, dataset.popularity[test.item])}
+    if test.probability is not None:
+        baselines["best possible"] = auc(labels, np.asarray(test.probability))
+    return baselines
+
+
+def _table(result: dict[str, Any], baselines: dict[str, float | None]) -> str:
+    rows: dict[str, dict[str, Any]] = {
+        "validation": result["valid"],
+        "test": result["test"],
+        **{f"test, {name}": {"auc": value} for name, value in baselines.items()},
+    }
+    lines = [f"{'':24}{'AUC':>10}{'GAUC':>10}{'log loss':>10}{'examples':>12}"]
+    for name, metrics in rows.items():
+        cells = [f"{_number(metrics, key):>10}" for key in ("auc", "gauc", "logloss")]
+        count = f"{metrics['examples']:,}" if "examples" in metrics else ""
+        lines.append(f"{name:24}{''.join(cells)}{count:>12}".rstrip())
+    return "\n".join(lines)
+
+
+def _number(metrics: dict[str, Any], name: str) -> str:
+    if name not in metrics:
+        return ""
+    return "none" if metrics[name] is None else f"{metrics[name]:.4f}"
+
+
+@dataclass
+class _Stop:
+    """Which signal asked the run to stop, if one did."""
+
+    number: int | None = None
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Notes the first SIGINT or SIGTERM; a second one ends the process at once."""
+    stop = _Stop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+        stop.number = number
+        os.write(2, b"\nstopping once the state is saved; again to stop at once\n")
+
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        if arguments.resume is None:
+            start(arguments)
+        else:
+            resume(arguments.resume)
+    except UserError as error:
+        _say(f"error: {error}")
+        return 2
+    except NotFiniteError as error:
+        _say(f"error: {error}")
+        return 1
+    except Interrupted as stop:
+        return 128 + stop.number
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
