@@ -6,31 +6,16 @@ category path, or ``default_cat`` where there is no meta line or no path. What f
 as for any log of :mod:`dien_jax.prepare.interactions`.
 """
 
-import ast
-import json
-import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from dien_jax.prepare.interactions import ImplicitOptions, write_interactions
-from dien_jax.prepare.lines import BadLines, read_lines, sha256
+from dien_jax.prepare.interactions import ImplicitOptions
+from dien_jax.prepare.lines import sha256
 from dien_jax.prepare.options import FeatureColumn, SplitPolicy
-from dien_jax.prepare.progress import Stage, say, stage
-
-if TYPE_CHECKING:
-    from ibis.expr.types import Table
-
-    from dien_jax.prepare.workspace import Workspace
+from dien_jax.prepare.progress import say
 
 CATEGORY = FeatureColumn("category", "categorical", "--meta")
 DEFAULT_CATEGORY = "default_cat"
-CORE = 5
-"""Events that every user and item of a five-core log has."""
-LINES_BETWEEN_NOTES = 10_000
-LONGEST_REASON = 100
-"""Characters shown of why a line is malformed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +42,8 @@ def prepare(options: AmazonOptions) -> list[str]:
       UserError: when the extra ``data`` is missing, a file cannot be read or is too malformed,
         nothing is left to train on, or the folder cannot be written.
     """
+    from dien_jax.prepare.amazon_files import five_core, load_products, load_reviews
+    from dien_jax.prepare.implicit import write_interactions
     from dien_jax.prepare.reading import Log
     from dien_jax.prepare.tables import load_events
     from dien_jax.prepare.workspace import Workspace
@@ -64,8 +51,8 @@ def prepare(options: AmazonOptions) -> list[str]:
     core = ", five-core" * options.five_core
     say(f"from reviews in {options.reviews}: {options.describe()}{core}")
     with Workspace(options.out, options.memory_limit) as workspace:
-        reviews, bad = _load(workspace, options.reviews, _review, ["user", "item", "timestamp"])
-        meta, bad_meta = _load(workspace, options.meta, _product, ["item", "category"])
+        reviews, bad = load_reviews(workspace, options.reviews)
+        meta, bad_meta = load_products(workspace, options.meta)
         report = bad_meta.check(workspace.count(meta) + bad_meta.count, options.max_bad_share)
         first = meta.group_by("item").aggregate(category=meta.category.first(order_by=meta.line))
         joined = reviews.left_join(first, "item")
@@ -78,7 +65,7 @@ def prepare(options: AmazonOptions) -> list[str]:
             features=features,
             has_label=False,
             max_bad_share=options.max_bad_share,
-            narrow=(lambda clean: _five_core(workspace, clean)) if options.five_core else None,
+            narrow=(lambda clean: five_core(workspace, clean)) if options.five_core else None,
         )
         unnamed = events.items.filter(events.items[CATEGORY.alias] == DEFAULT_CATEGORY)
         report.append(
@@ -96,82 +83,3 @@ def prepare(options: AmazonOptions) -> list[str]:
             source={"name": "amazon", "files": files, "five_core": options.five_core},
         )
     return [*report, *written]
-
-
-def _load(
-    workspace: "Workspace",
-    file: Path,
-    read: Callable[[str], list[str]],
-    columns: list[str],
-) -> tuple["Table", BadLines]:
-    """Parses a file line by line into a table, and counts the lines that ``read`` refuses."""
-    from dien_jax.prepare.reading import load_rows, write_rows
-
-    bad = BadLines()
-
-    def records(current: Stage) -> Iterator[tuple[int, list[str]]]:
-        for number, line in read_lines(file, bad):
-            if number % LINES_BETWEEN_NOTES == 0:
-                current.note = f"{number:,} lines"
-            if not line.strip():
-                continue
-            try:
-                record = read(line)
-                "".join(record).encode()
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-                bad.add(file, number, str(error)[:LONGEST_REASON])
-            else:
-                yield number, record
-
-    parsed = workspace.folder / "lines.parquet"
-    with stage(f"reading {file}") as current, warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # escapes that Python no longer likes
-        warnings.simplefilter("ignore", DeprecationWarning)
-        write_rows(parsed, columns, records(current))
-        return workspace.store("_".join(columns), load_rows(workspace, parsed, columns)), bad
-
-
-def _review(line: str) -> list[str]:
-    """User, item and time of a review; anything wrong with the time is found later."""
-    try:
-        review = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(review, dict):
-        raise ValueError(f"expected an object, found {line[:20]!r}")
-    return [_text(review, name) for name in ("reviewerID", "asin", "unixReviewTime")]
-
-
-def _product(line: str) -> list[str]:
-    """Item and category of a meta line; an empty category where there is none."""
-    try:
-        product = ast.literal_eval(line)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"not a Python literal: {error}") from error
-    if not isinstance(product, dict):
-        raise ValueError(f"expected a dict, found {line[:20]!r}")
-    paths = product.get("categories") or [[]]
-    if not (isinstance(paths, list) and isinstance(paths[0], list)):
-        raise ValueError(f"'categories' should be a list of lists, found {str(paths)[:20]!r}")
-    return [_text(product, "asin"), str(paths[0][-1]) if paths[0] else ""]
-
-
-def _text(record: dict[str, Any], name: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str | int | float):
-        raise ValueError(f"{name!r} should be text or a number, found {value!r:.20}")
-    return str(value)
-
-
-def _five_core(workspace: "Workspace", events: "Table") -> "Table":
-    """The events that are left when rarer users and items have gone, again and again."""
-    before, count, turn = -1, workspace.count(events), 0
-    while before != count:
-        kept = events
-        for name in ("user", "item"):
-            counts = events.group_by(name).aggregate(events=events.count())
-            kept = kept.semi_join(counts.filter(counts.events >= CORE), name)
-        turn = 1 - turn
-        events = workspace.store(f"core {turn}", kept)
-        before, count = count, workspace.count(events)
-    return events

@@ -14,14 +14,14 @@ training rows.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dien_jax.dataset_text import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.prepare import splits
-from dien_jax.prepare.interactions import time_borders
+from dien_jax.prepare.clock import Clock, time_borders
 from dien_jax.prepare.lines import sha256
 from dien_jax.prepare.options import (
     ColumnOptions,
@@ -31,9 +31,6 @@ from dien_jax.prepare.options import (
     feature_columns,
 )
 from dien_jax.prepare.progress import say, stage
-
-if TYPE_CHECKING:
-    from dien_jax.prepare.tables import Events
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +87,7 @@ def prepare(options: ImpressionsOptions) -> list[str]:
         assert events.label is not None
         offsets, label = events.offsets, events.label
         sequence = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
-        sides, split = _sides(options, events, sequence)
+        sides, split = _sides(options, sequence, events.timestamp, offsets, events.clock)
         training = sides == splits.TRAIN
         if not training.any():
             raise UserError(
@@ -134,16 +131,20 @@ def prepare(options: ImpressionsOptions) -> list[str]:
 
 
 def _sides(
-    options: ImpressionsOptions, events: "Events", sequence: np.ndarray
+    options: ImpressionsOptions,
+    sequence: np.ndarray,
+    timestamp: np.ndarray,
+    offsets: np.ndarray,
+    clock: Clock,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The side of every row, int8, and what ``meta.json`` says about the split."""
     split: dict[str, Any] = {"policy": options.split, "seed": options.seed}
     if options.split == "last-event":
-        return splits.last_time_sides(events.timestamp, events.offsets), split
+        return splits.last_time_sides(timestamp, offsets), split
     if options.split == "by-user":
         shares = {"valid_share": options.valid_share, "test_share": options.test_share}
-        sides = splits.user_sides(len(events.offsets) - 1, seed=options.seed, **shares)
+        sides = splits.user_sides(len(offsets) - 1, seed=options.seed, **shares)
         return sides[sequence], split | shares
-    borders = time_borders(options, events.timestamp, events.clock)
+    borders = time_borders(options, timestamp, clock)
     split |= {"valid_from": borders.valid, "test_from": borders.test}
-    return splits.time_sides(events.timestamp, borders), split
+    return splits.time_sides(timestamp, borders), split

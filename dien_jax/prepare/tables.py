@@ -5,71 +5,30 @@ its number, in order of first appearance, with their features) and ``events`` (o
 time and the log's own order).
 """
 
-import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import ibis
 import ibis.expr.datatypes as dt
 import numpy as np
-from ibis.expr.types import BooleanColumn, StringColumn, Table
+from ibis.expr.types import BooleanColumn, IntegerValue, StringColumn, Table, Value
 
 from dien_jax.errors import UserError
+from dien_jax.prepare.clock import LIKELY_MILLISECONDS, Clock
 from dien_jax.prepare.lines import EXAMPLES
 from dien_jax.prepare.options import FeatureColumn
 from dien_jax.prepare.progress import stage
 from dien_jax.prepare.reading import Log
 from dien_jax.prepare.workspace import Workspace
 
-END_OF_9999 = 253402300799
-"""The last second of the year 9999, since 1970."""
-LIKELY_MILLISECONDS = 10**11
-"""Whole-number times are taken for milliseconds when most of them are larger: as seconds that
-would be after the year 5138, as milliseconds it is after March 1973."""
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 SHOWN = 40
 """Characters shown of a malformed value."""
 
 
-@ibis.udf.scalar.builtin
-def epoch_ms(moment: dt.Timestamp("UTC")) -> dt.int64:  # type: ignore[valid-type]
-    """Milliseconds since 1970; the engine has it, Ibis does not."""
-
-
-class Clock(NamedTuple):
-    """How the timestamps of a log are written.
-
-    Attributes:
-      iso: ISO dates rather than whole numbers.
-      unit: ``seconds`` or ``milliseconds``; ISO dates become milliseconds.
-    """
-
-    iso: bool
-    unit: str
-
-    @property
-    def limit(self) -> int:
-        """The largest time that is believed."""
-        return END_OF_9999 if self.unit == "seconds" else END_OF_9999 * 1000 + 999
-
-    def read(self, flag: str, text: str) -> int:
-        """A time from the command line: a whole number as in the log, or an ISO date in UTC.
-
-        Raises:
-          UserError: when it is neither.
-        """
-        if re.fullmatch(r"\d+", text):
-            return int(text)
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise UserError(
-                f"{flag} must be a whole number or an ISO date, got {text!r}"
-            ) from error
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * (1 if self.unit == "seconds" else 1000))
+@ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
+def epoch_ms(moment: Value) -> IntegerValue:
+    """Milliseconds since 1970: a function of the engine that Ibis has to be told of."""
 
 
 class Events(NamedTuple):

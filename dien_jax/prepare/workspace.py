@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Workspace:
         self.folder = path.with_name(f".{path.name}.partial-work-{os.getpid()}")
         self._new_parents = [parent for parent in path.parents if not parent.exists()]
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Workspace":
         check_target(self._out)
         try:
             self.folder.mkdir(parents=True)
@@ -70,6 +70,7 @@ class Workspace:
                 },
             )
             self.sql("PRAGMA disable_checkpoint_on_shutdown")  # nobody will open it again
+            self.sql("SET enable_progress_bar = false")  # it would write to standard output
         except duckdb.Error as error:
             self._remove()
             raise UserError(
@@ -85,15 +86,21 @@ class Workspace:
     ) -> None:
         self._connection.close()
         self._remove()
-        if isinstance(error, duckdb.InterruptException):
-            raise KeyboardInterrupt from error
+        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error  # the engine's words for Ctrl-C
         if isinstance(error, duckdb.OutOfMemoryException):
             raise UserError(
                 f"the database ran out of memory within {self._memory_limit}; "
                 f"raise --memory-limit: {_first_line(error)}"
             ) from error
-        if isinstance(error, duckdb.IOException):
-            raise UserError(f"the database cannot go on: {_first_line(error)}") from error
+        if isinstance(error, duckdb.OperationalError | duckdb.FatalException):
+            raise UserError(
+                f"cannot write dataset folder {self._out}: {_first_line(error)}"
+            ) from error
+        if isinstance(error, OSError):
+            raise UserError(
+                f"cannot write dataset folder {self._out}: {error.strerror or error}"
+            ) from error
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
