@@ -9,7 +9,7 @@ Dimensions: n examples of the split, B rows of a batch, T padded steps, R real r
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Literal
 
 import numpy as np
@@ -133,7 +133,7 @@ class Loader:
             context={name: self._filled_feature(values) for name, values in context.items()},
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from step ``start`` on, prepared ahead by a thread.
 
         What goes wrong in the thread is raised here. The thread ends with the iterator, whether
