@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import random
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_logs import events_of, real_data, write
 
 from dien_jax.dataset import open_dataset
 from dien_jax.errors import UserError
@@ -26,12 +26,6 @@ LOG = HEADER + "".join(
 )
 
 
-def write(tmp_path: Path, content: str | bytes, name: str = "log.csv") -> Path:
-    file = tmp_path / name
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
-    return file
-
-
 def options(file: Path, **changes) -> InteractionsOptions:
     return InteractionsOptions(
         **{"file": file, "out": file.parent / "data", "item_features": ("category",), **changes}
@@ -43,17 +37,6 @@ def make(file: Path, **changes):
     chosen = options(file, **changes)
     summary = prepare(chosen)
     return open_dataset(chosen.out), summary
-
-
-def events_of(dataset) -> dict[str, list[str]]:
-    """Raw items of every raw user, in order."""
-    items = dataset.vocabulary("item")
-    return {
-        user: [items[k] for k in dataset.event_item[start:end]]
-        for user, start, end in zip(
-            dataset.groups(), dataset.event_offsets[:-1], dataset.event_offsets[1:], strict=True
-        )
-    }
 
 
 def positives(dataset, split: str) -> set[tuple[str, str, int]]:
@@ -586,13 +569,6 @@ def test_both_ways_of_reading_agree(tmp_path, monkeypatch):
         other = careful.path / path.relative_to(fast.path)
         np.testing.assert_array_equal(np.load(path), np.load(other))
     assert json.loads((fast.path / "meta.json").read_text()) == careful.meta
-
-
-def real_data(*names: str) -> Path:
-    folder = os.environ.get("DIEN_JAX_DATA")
-    if not folder:
-        pytest.skip("DIEN_JAX_DATA does not name a folder with real data")
-    return Path(folder).joinpath(*names)
 
 
 @pytest.mark.slow

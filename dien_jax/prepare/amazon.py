@@ -9,6 +9,7 @@ as for any log of :mod:`dien_jax.prepare.interactions`.
 from dataclasses import dataclass
 from pathlib import Path
 
+from dien_jax.prepare.extra import require_data_extra
 from dien_jax.prepare.interactions import ImplicitOptions
 from dien_jax.prepare.lines import sha256
 from dien_jax.prepare.options import FeatureColumn, SplitPolicy
@@ -42,6 +43,7 @@ def prepare(options: AmazonOptions) -> list[str]:
       UserError: when the extra ``data`` is missing, a file cannot be read or is too malformed,
         nothing is left to train on, or the folder cannot be written.
     """
+    require_data_extra()
     from dien_jax.prepare.amazon_files import five_core, load_products, load_reviews
     from dien_jax.prepare.implicit import write_interactions
     from dien_jax.prepare.reading import Log

@@ -22,6 +22,7 @@ from dien_jax.dataset_text import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.prepare import splits
 from dien_jax.prepare.clock import Clock, time_borders
+from dien_jax.prepare.extra import require_data_extra
 from dien_jax.prepare.lines import sha256
 from dien_jax.prepare.options import (
     ColumnOptions,
@@ -63,6 +64,7 @@ def prepare(options: ImpressionsOptions) -> list[str]:
       UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
         nothing is left to train on, or the folder cannot be written.
     """
+    require_data_extra()
     from dien_jax.prepare.features import keep
     from dien_jax.prepare.folder import History, Rows, Trained, write_folder
     from dien_jax.prepare.reading import Log, read_log

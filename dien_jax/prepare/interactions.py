@@ -10,6 +10,7 @@ those that a training example holds as its target or in its history.
 from dataclasses import dataclass
 
 from dien_jax.errors import UserError
+from dien_jax.prepare.extra import require_data_extra
 from dien_jax.prepare.lines import sha256
 from dien_jax.prepare.negatives import Distribution
 from dien_jax.prepare.options import ColumnOptions, LogOptions, SplitPolicy
@@ -57,6 +58,7 @@ def prepare(options: InteractionsOptions) -> list[str]:
       UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
         nothing is left to train on, or the folder cannot be written.
     """
+    require_data_extra()
     from dien_jax.prepare.implicit import write_interactions
     from dien_jax.prepare.reading import Log, read_log
     from dien_jax.prepare.tables import load_events

@@ -2,7 +2,8 @@
 
 Queries are Ibis expressions over tables whose columns are known here; Ibis only writes the SQL,
 so nothing depends on which releases of its and DuckDB's Python interfaces suit each other.
-Importing this module needs the extra ``data``; sources import it when they start to work.
+Importing this module needs the extra ``data``; sources import it when they start to work, after
+:func:`dien_jax.prepare.extra.require_data_extra`.
 """
 
 import contextlib
@@ -13,21 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import duckdb
+import ibis
 import numpy as np
+import pyarrow as pa
+from ibis.expr.types import Table
 
 from dien_jax.dataset_writer import check_target
 from dien_jax.errors import UserError
-
-try:
-    import duckdb
-    import ibis
-    import pyarrow as pa
-    from ibis.expr.types import Table
-except ImportError as error:
-    raise UserError(
-        f"preparing logs needs the extra 'data' ({error.name} is not installed): "
-        "pip install 'dien_jax[data]'"
-    ) from error
 
 
 class Workspace:

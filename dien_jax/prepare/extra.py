@@ -1,0 +1,21 @@
+"""What sources of logs need beyond the package's own dependencies."""
+
+import importlib
+
+from dien_jax.errors import UserError
+
+
+def require_data_extra() -> None:
+    """Checks that the extra ``data`` is there, before a module that imports it is.
+
+    Raises:
+      UserError: naming what is missing, and what to install.
+    """
+    for name in ("ibis", "duckdb", "pyarrow"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"preparing logs needs the extra 'data' ({name} is not installed): "
+                "pip install 'dien_jax[data]'"
+            ) from error
