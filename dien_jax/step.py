@@ -81,9 +81,15 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
         update = optax.adam(schedule)
     else:
         update = optax.adamw(schedule, weight_decay=optim.weight_decay, mask=_decayed)
-    if optim.clip_norm is None:
-        return update
-    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)
+    if optim.clip_norm is not None:
+        update = optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)
+
+    def lenient(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        # Optax raises floats to an int32 count, which strict dtype promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            return update.update(gradients, state, params)
+
+    return optax.GradientTransformation(update.init, lenient)
 
 
 def _decayed(params: Any) -> Any:

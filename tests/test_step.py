@@ -1,0 +1,206 @@
+"""The jitted step: compiled once a shape, donated, repeatable, and it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dien_jax.config import Config, ModelConfig, OptimConfig, TrainConfig, preset
+from dien_jax.sampling import make_sampler
+from dien_jax.schema import Batch, Feature, FeatureTables, Schema
+from dien_jax.step import (
+    Tables,
+    create_state,
+    learning_rate,
+    make_loss,
+    make_optimizer,
+    make_predict_step,
+    make_train_step,
+)
+
+SCHEMA = Schema(
+    item=(Feature("item", "categorical", 20), Feature("category", "categorical", 4)),
+    user=(Feature("user", "categorical", 5),),
+)
+MODEL = ModelConfig(
+    embedding_size=4, hidden_size=6, attention_layers=(6,), auxiliary_layers=(6,), layers=(8,)
+)
+CONFIG = Config(model=MODEL, optim=OptimConfig(learning_rate=0.01))
+
+
+def tables() -> Tables:
+    category = jnp.arange(20, dtype=jnp.int32) % 4
+    return Tables(
+        FeatureTables({"category": category}, {}), make_sampler(np.ones(20), "popularity")
+    )
+
+
+def batch_of(steps: int, size: int = 16, seed: int = 0) -> Batch:
+    """A click is a candidate of the category of the last behaviour."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, steps + 1, size).astype(np.int32)
+    live = np.arange(steps)[None] < lengths[:, None]
+    history = np.where(live, rng.integers(1, 20, (size, steps)), 0).astype(np.int32)
+    item = rng.integers(1, 20, size).astype(np.int32)
+    last = history[np.arange(size), lengths - 1]
+    item[::2] = last[::2]
+    return Batch(
+        history=history,
+        lengths=lengths,
+        item=item,
+        user=np.zeros(size, np.int32),
+        label=(item % 4 == last % 4).astype(np.float32),
+        weight=np.ones(size, np.float32),
+        context={},
+    )
+
+
+def test_one_compilation_a_history_length() -> None:
+    step, state, arrays = make_train_step(CONFIG, SCHEMA, 10), None, tables()
+    state = create_state(CONFIG, SCHEMA, 10, seed=0)
+    for steps, seed in ((4, 0), (8, 1), (4, 2), (8, 3), (4, 4)):
+        state, _ = step(state, arrays, batch_of(steps, seed=seed))
+    assert step._cache_size() == 2
+    assert state.step == 5
+
+
+def test_the_state_is_donated() -> None:
+    step, state = make_train_step(CONFIG, SCHEMA, 10), create_state(CONFIG, SCHEMA, 10, seed=0)
+    before = state.params["item_embeddings"]["item"]
+    step(state, tables(), batch_of(4))
+    assert before.is_deleted()
+
+
+def run(config: Config, steps: int, seed: int = 0):
+    step, state = make_train_step(config, SCHEMA, 10), create_state(config, SCHEMA, 10, seed)
+    losses = []
+    for number in range(steps):
+        state, metrics = step(state, tables(), batch_of(4, 64, number))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def test_a_run_is_a_function_of_its_seed() -> None:
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.3))
+    first, losses = run(config, 3)
+    again, losses_again = run(config, 3)
+    assert losses == losses_again
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+    _, others = run(config, 3, seed=1)
+    assert losses != others
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"evolution": "aigru", "attention": "bilinear", "activation": "prelu"},
+        {"evolution": "agru", "auxiliary_negatives": 3, "batch_norm": "running", "dropout": 0.1},
+        {"form": "authors", "auxiliary_mean": "all", "click_loss": "halved"},
+    ],
+)
+def test_the_loss_falls(changes: dict) -> None:
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, **changes))
+    _, losses = run(config, 150)
+    assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
+
+
+def test_filler_rows_change_nothing() -> None:
+    step, batch = make_train_step(CONFIG, SCHEMA, 10), batch_of(4)
+    filler = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:3]]), batch)
+    filler.weight[16:] = 0
+    filler.label[16:] = 1 - filler.label[16:]
+    without_auxiliary = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(MODEL, auxiliary_weight=0.0)
+    )
+    step = make_train_step(without_auxiliary, SCHEMA, 10)
+    results = [
+        step(create_state(without_auxiliary, SCHEMA, 10, seed=0), tables(), each)
+        for each in (batch, filler)
+    ]
+    (first, metrics), (second, metrics_again) = results
+    assert metrics["weight"] == metrics_again["weight"] == 16
+    for name in ("loss", "accuracy", "gradient_norm"):
+        np.testing.assert_allclose(metrics[name], metrics_again[name], rtol=1e-5)
+    for want, got in zip(
+        jax.tree.leaves(first.batch_stats), jax.tree.leaves(second.batch_stats), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_implementations_of_the_recurrence_give_one_step() -> None:
+    states = []
+    for name in ("reference", "xla"):
+        model = dataclasses.replace(MODEL, recurrence=name)
+        state, _ = run(dataclasses.replace(CONFIG, model=model), 1)
+        states.append(state)
+    # Adam's first step is the sign of a gradient; its second moment tells the gradient itself.
+    for want, got in zip(
+        jax.tree.leaves(states[0].optimizer_state),
+        jax.tree.leaves(states[1].optimizer_state),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-8)
+
+
+def test_predictions_are_probabilities() -> None:
+    state = create_state(CONFIG, SCHEMA, 10, seed=0)
+    scores = make_predict_step(CONFIG, SCHEMA)(
+        state.params, state.batch_stats, tables(), batch_of(4)
+    )
+    assert scores.shape == (16,)
+    assert ((scores > 0) & (scores < 1)).all()
+
+
+def test_schedules() -> None:
+    def rates(steps, **changes):
+        schedule = learning_rate(OptimConfig(learning_rate=0.8, **changes), 10, 3)
+        return [round(float(schedule(step)), 6) for step in steps]
+
+    assert rates([0, 9, 29]) == [0.8, 0.8, 0.8]
+    assert rates([0, 9, 10, 20], schedule="halving") == [0.8, 0.8, 0.4, 0.2]
+    assert rates([0, 15, 30], schedule="cosine") == [0.8, 0.4, 0.0]
+    assert rates([0, 1, 4, 9], warmup_steps=4) == [0.0, 0.2, 0.8, 0.8]
+
+
+def test_weight_decay_spares_embeddings_and_vectors() -> None:
+    config = Config(model=MODEL, optim=OptimConfig(name="adamw", weight_decay=0.5))
+    params = create_state(config, SCHEMA, 10, seed=0).params
+    optimizer = make_optimizer(config, 10)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+
+    def size(tree) -> float:
+        return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+    assert size(updates["mlp"]["layer_0"]["kernel"]) > 0
+    assert size(updates["extractor"]["recurrent"]) > 0
+    assert size(updates["item_embeddings"]) == 0
+    assert size(updates["mlp"]["layer_0"]["bias"]) == 0
+
+
+def test_embedding_l2_pulls_on_looked_up_rows_only() -> None:
+    """Users 0 to 4 have a row each; the batch looks up number 3."""
+    batch = batch_of(4)._replace(user=np.full(16, 3, np.int32))
+    slopes = []
+    for penalty in (0.0, 10.0):
+        config = dataclasses.replace(CONFIG, optim=OptimConfig(embedding_l2=penalty))
+        state = create_state(config, SCHEMA, 10, seed=0)
+        gradients, _ = jax.jit(jax.grad(make_loss(config, SCHEMA), has_aux=True))(
+            state.params, state.batch_stats, tables(), batch, jax.random.key(0)
+        )
+        slopes.append(np.asarray(gradients["user_embeddings"]["user"]))
+    rows = np.abs(slopes[1] - slopes[0]).max(1) > 0
+    np.testing.assert_array_equal(rows, [False, False, False, True, False])
+
+
+def test_presets_make_a_step() -> None:
+    for name in ("dien", "authors"):
+        config = preset(name)
+        small = dataclasses.replace(config.model, embedding_size=2, hidden_size=3)
+        config = dataclasses.replace(config, model=small, train=TrainConfig(batch_size=4))
+        state = create_state(config, SCHEMA, 10, seed=0)
+        _, metrics = make_train_step(config, SCHEMA, 10)(state, tables(), batch_of(3, 4))
+        assert np.isfinite(metrics["loss"])
