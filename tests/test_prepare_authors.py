@@ -53,10 +53,10 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def run(folder: Path, **options: Any) -> tuple[Dataset, list[str]]:
-    out = folder.parent / "out"
-    report = prepare(AuthorsOptions(folder, out, **options))
-    return open_dataset(out), report
+def run(folder: Path, out: str = "out", **options: Any) -> tuple[Dataset, list[str]]:
+    target = folder.parent / out
+    report = prepare(AuthorsOptions(folder, target, **options))
+    return open_dataset(target), report
 
 
 def rows(data: Dataset, split: str) -> list[tuple[Any, ...]]:
@@ -393,3 +393,24 @@ def test_real_files(tmp_path: Path, name: str, train: int, test: int, events: in
     users = (train + test) // 2
     assert len(data.event_item) <= events - users
     assert np.diff(data.event_offsets).max() == 100
+
+
+def test_every_event_of_a_training_history_can_be_an_example(folder: Path) -> None:
+    given, _ = run(folder, valid_share=0.0)
+    more, _ = run(folder, valid_share=0.0, every_event=True, out="more")
+    train = rows(more, "train")
+    assert train[: len(TRAIN)] == rows(given, "train")
+    added = train[len(TRAIN) :]
+    positives = [row[1:] for row in added if row[0]]
+    assert positives == [
+        ("Ann", "Ann", "saw", ["pear"]),
+        ("Cid", "Cid", "fig", ["default_mid"]),
+        ("Cid", "Cid", "fig", ["default_mid", "fig"]),
+    ]
+    negatives = [row[1:] for row in added if not row[0]]
+    assert [row[0] for row in negatives] == ["Ann", "Cid", "Cid"]
+    own = {"Ann": {"pear", "saw"}, "Cid": {"fig"}}
+    for group, _, item, _ in negatives:
+        assert item not in own[group] | {"default_mid"}
+    for split in ("valid", "test"):
+        assert rows(more, split) == rows(given, split)

@@ -26,6 +26,7 @@ import numpy as np
 from dien_jax.dataset_writer import DatasetWriter, check_target
 from dien_jax.errors import UserError
 from dien_jax.prepare.lines import BadLines, open_bytes, read_lines, sha256
+from dien_jax.prepare.negatives import draw_negatives
 from dien_jax.prepare.splits import VALID, check_shares, user_sides
 from dien_jax.schema import UNKNOWN, Feature, Schema
 
@@ -52,6 +53,10 @@ class AuthorsOptions:
     """Keep the users' own indices, for exact reproduction: users without an index then share row 0
     with a training user, and users set aside for validation have rows that nothing trains.
     Otherwise all of them share an unknown row of their own."""
+    every_event: bool = False
+    """Train on every event of the training users' histories from the second on, each with a
+    negative drawn by popularity, beside the files' own lines, which know a user's last event only.
+    Validation and test stay the files' own lines."""
     max_bad_share: float = 0.001
     """Malformed lines are left out; a larger share of them is an error."""
 
@@ -97,6 +102,16 @@ def prepare(options: AuthorsOptions) -> list[str]:
         "test": log.read(files[TEST_FILE], bad),
     }
     warnings = bad.check(bad.read, options.max_bad_share)
+    events, offsets = np.array(log.events, np.int32), np.array(log.offsets, np.int64)
+    popularity = _popularity(splits["train"], events, offsets, len(item_index))
+    for rows in splits.values():
+        rows["history_end"] = offsets[rows["sequence"] + 1]
+    if options.every_event:
+        earlier = _earlier_events(splits["train"], events, offsets, popularity, options.seed)
+        splits["train"] = {
+            name: np.concatenate([values, earlier[name]])
+            for name, values in splits["train"].items()
+        }
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
         if not len(splits[split]["label"]):
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
@@ -108,7 +123,6 @@ def prepare(options: AuthorsOptions) -> list[str]:
         users = ["", *(user for user in users if user in trained)]
         user_index = {users[row]: row for row in range(1, len(users))}
     group_user = np.array([user_index.get(user, UNKNOWN) for user in groups], np.int32)
-    events, offsets = np.array(log.events, np.int32), np.array(log.offsets, np.int64)
     schema = Schema(
         item=(
             Feature("item", "categorical", size=len(item_index)),
@@ -122,6 +136,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
         "seed": options.seed,
         "valid_share": options.valid_share,
         "keep_indices": options.keep_indices,
+        "every_event": options.every_event,
     }
     source = {"name": "authors", "files": hashes}
     with DatasetWriter(options.out, schema=schema, source=source, split=policy) as writer:
@@ -131,12 +146,12 @@ def prepare(options: AuthorsOptions) -> list[str]:
         writer.groups(groups)
         writer.items("category", category)
         writer.events(events, np.arange(len(events)) - _starts(offsets), offsets)
-        writer.popularity(_popularity(splits["train"], events, offsets, len(item_index)))
+        writer.popularity(popularity)
         for name, rows in splits.items():
             writer.examples(
                 name,
                 sequence=rows["sequence"],
-                history_end=offsets[rows["sequence"] + 1],
+                history_end=rows["history_end"],
                 user=group_user[rows["group"]],
                 group=rows["group"],
                 item=rows["item"],
@@ -301,6 +316,45 @@ def _popularity(
     in_history = events[np.repeat(is_trained, np.diff(offsets))]
     positives = train["item"][train["label"] == 1]
     return np.bincount(np.concatenate([in_history, positives]), minlength=num_items)
+
+
+def _earlier_events(
+    train: dict[str, np.ndarray],
+    events: np.ndarray,
+    offsets: np.ndarray,
+    popularity: np.ndarray,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Columns of two examples for each event of a training history that has an event before it.
+
+    The event itself with label 1, and with label 0 an item that its user did not choose, drawn
+    by popularity. Their history is what came before the event.
+    """
+    sequences, first = np.unique(train["sequence"], return_index=True)
+    counts = np.maximum(offsets[sequences + 1] - offsets[sequences] - 1, 0)
+    sequence = np.repeat(sequences, counts)
+    group = np.repeat(train["group"][first], counts)
+    within = np.arange(len(sequence)) - np.repeat(np.cumsum(counts) - counts, counts)
+    position = offsets[sequence] + 1 + within
+    negatives = draw_negatives(
+        sequence,
+        events[position],
+        event_item=events,
+        offsets=offsets,
+        popularity=popularity,
+        count=1,
+        distribution="popularity",
+        allow_own=False,
+        seed=(seed,),
+    )
+    both = np.concatenate([np.arange(len(sequence)), negatives.positive])
+    return {
+        "sequence": sequence[both],
+        "group": group[both],
+        "item": np.concatenate([events[position], negatives.item]),
+        "label": np.repeat([1, 0], [len(sequence), len(negatives.item)]).astype(np.int32),
+        "history_end": position[both],
+    }
 
 
 def _counts(splits: dict[str, dict[str, np.ndarray]], log: _Log) -> list[str]:
