@@ -7,6 +7,7 @@ Standard output carries one JSON object: the metrics of the split under the run'
 
 import csv
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
@@ -58,7 +59,7 @@ def predict(
     rows = [loader.rows(0, step) for step in range(loader.steps_per_epoch)]
     scores = np.empty(sum(map(len, rows)), np.float32)
     pending: list[jax.Array] = []
-    with closing(loader.epoch(0)) as batches:  # type: ignore[type-var]
+    with closing(loader.epoch(0)) as batches:
         for step, batch in enumerate(batches):
             before_batch()
             pending.append(predict_step(params, batch_stats, tables, batch))
@@ -161,7 +162,10 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
         raise UserError(f"{arguments.predictions} cannot be written: {error.strerror}") from error
     if arguments.predictions:
         print(f"predictions: {arguments.predictions}", file=sys.stderr)
-    return measure(dataset, split, scores)
+    metrics = measure(dataset, split, scores)
+    if metrics["auc"] is None:
+        print(f"warning: the {split} split has one label only, so no AUC", file=sys.stderr)
+    return metrics
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -77,18 +77,16 @@ class Run:
         Raises:
           UserError: when the folder has something in it already or cannot be written.
         """
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--run-dir {folder} is a file; name a folder to make")
-        if folder.is_dir() and any(folder.iterdir()):
-            hint = f"--resume {folder} continues it" if (folder / CONFIG_FILE).exists() else ""
-            raise UserError(
-                f"--run-dir {folder} is not empty; choose another folder"
-                + (f", or {hint}" if hint else "")
-            )
         values = dataclasses.asdict(self)
         settings = values.pop("config")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                begun = (folder / CONFIG_FILE).exists()
+                raise UserError(
+                    f"--run-dir {folder} is not empty; choose another folder"
+                    + (f", or --resume {folder} to continue that run" if begun else "")
+                )
             write_json(folder / CONFIG_FILE, values | settings)
         except OSError as error:
             raise UserError(f"--run-dir {folder} cannot be written: {error.strerror}") from error

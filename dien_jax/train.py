@@ -190,7 +190,7 @@ def _train(run: Run, dataset: Dataset, folder: Path) -> dict[str, Any]:
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
         draw_curves(folder)
-    _say(f"finished; results, checkpoints and curves are in {folder}")
+    _say(f"finished; results and checkpoints are in {folder}")
     print(_table(result, _baselines(dataset)))
     return result
 
