@@ -1,0 +1,92 @@
+"""Validation AUC of candidate defaults; never opens a test set.
+
+    python -m benchmarks.trials FOLDER --out OUT [--trials NAME ...]
+
+Trains the settings of ``benchmarks/trials.json`` on the authors' prepared files (see
+benchmarks/quality.py) and prints the best validation AUC over the epochs of each, the evidence
+that the defaults were chosen by.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.quality import prepared
+from benchmarks.timing import print_rows
+from dien_jax.batches import Loader
+from dien_jax.config import Config, preset
+from dien_jax.dataset import open_dataset
+from dien_jax.evaluate import evaluation_loader, predict
+from dien_jax.metrics import auc
+from dien_jax.step import create_state, device_tables, make_predict_step, make_train_step
+
+TRIALS = Path(__file__).with_name("trials.json")
+
+
+def best_validation_auc(config: Config, data: Path, *, seed: int = 0) -> tuple[float, int]:
+    """The best validation AUC and its epoch, counted from 1; early stopping as configured."""
+    dataset = open_dataset(data)
+    loader = Loader(
+        dataset,
+        "train",
+        batch_size=config.train.batch_size,
+        buckets=config.train.buckets,
+        max_history=config.train.max_history,
+        seed=seed,
+        order=config.train.order,
+    )
+    validation = evaluation_loader(dataset, "valid", config)
+    tables = device_tables(dataset, config)
+    state = create_state(config, dataset.schema, loader.steps_per_epoch, seed)
+    train_step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
+    predict_step = make_predict_step(config, dataset.schema)
+    labels = np.asarray(dataset.splits["valid"].label)
+    scores: list[float] = []
+    for epoch in range(config.train.epochs):
+        for batch in loader.epoch(epoch):
+            state, _ = train_step(state, tables, batch)
+        found = predict(predict_step, state.params, state.batch_stats, tables, validation)
+        scores.append(auc(labels, found) or 0.5)
+        if 0 < config.train.patience <= epoch - int(np.argmax(scores)):
+            break
+    best = int(np.argmax(scores))
+    return scores[best], best + 1
+
+
+def configured(base: str, changes: dict[str, object]) -> Config:
+    """A preset with some settings changed, named as on the command line: ``model.dropout``."""
+    values = dataclasses.asdict(preset(base))
+    for name, value in changes.items():
+        group, _, setting = name.partition(".")
+        values[group][setting] = value
+    return Config.from_dict(values)
+
+
+def main() -> None:
+    """Train every trial on every set and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, help="one folder a dataset, in the authors' format")
+    parser.add_argument("--out", type=Path, required=True, help="dataset folders")
+    parser.add_argument("--trials", nargs="*", help="names in trials.json; all when not given")
+    options = parser.parse_args()
+    trials = json.loads(TRIALS.read_text())
+    sets = sorted(path for path in options.folder.iterdir() if path.is_dir())
+    rows = []
+    for name in options.trials or trials:
+        trial = trials[name]
+        config = configured(trial["preset"], trial["settings"])
+        row: dict[str, object] = {"trial": name, "examples": trial["examples"]}
+        for source in sets:
+            every_event = trial["examples"] == "every event"
+            data = prepared(source, options.out, every_event=every_event)
+            score, epoch = best_validation_auc(config, data)
+            row[source.name] = f"{score:.4f} @{epoch}"
+        rows.append(row)
+    print_rows(rows, list(rows[0]))
+
+
+if __name__ == "__main__":
+    main()
