@@ -192,5 +192,7 @@ def test_the_instruments_sample_has_items_without_meta(tmp_path):
         "reviews": real_data("amazon_raw", "reviews_Musical_Instruments_top100.json"),
         "meta": real_data("amazon_raw", "meta_Musical_Instruments_top100.json"),
     }
-    _, summary = make(paths, out=tmp_path / "data", split="by-user", valid_share=0, test_share=0)
+    _, summary = make(
+        paths, out=tmp_path / "data", split="by-user", valid_share=0.0, test_share=0.0
+    )
     assert any("7 of 8 items have no category" in line for line in summary)

@@ -3,6 +3,10 @@
 import gzip
 import json
 import random
+import resource
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -345,6 +349,7 @@ def test_times_are_whole_numbers_or_iso_dates(tmp_path, times, unit, first):
         ("x,i,c,", "the timestamp is empty"),
         (",i,c,5", "the user is empty"),
         ("x,,c,5", "the item is empty"),
+        ('x,"",c,5', "the item is empty"),
         ("x,i,5", "expected 4 columns, found 3"),
         ("x,i,c,5,6", "expected 4 columns, found 5"),
         ('x,"i"j,c,5', "wrong quotes"),
@@ -583,10 +588,20 @@ def test_grocery_prepares(tmp_path, split):
 
 
 @pytest.mark.slow
-def test_two_million_events_prepare(tmp_path):
+def test_two_million_events_prepare_within_two_gigabytes(tmp_path):
     file = real_data("interactions", "amazon10.csv.gz")
-    dataset, summary = make(file, out=tmp_path / "data")
-    print(*summary, sep="\n")
+    command = [sys.executable, "-m", "dien_jax.prepare", "interactions", str(file)]
+    start = time.monotonic()
+    done = subprocess.run(
+        [*command, "--item-features", "category", "--out", str(tmp_path / "data")],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(done.stdout, f"{time.monotonic() - start:.0f} s, {peak / 1e6:.2f} GB at most")
+    assert peak < 2_000_000, "kilobytes"
+    dataset = open_dataset(tmp_path / "data")
     assert len(dataset.event_item) == 2_741_522
     assert len(dataset.groups()) == 330_086
     assert len(dataset.vocabulary("category")) == 11

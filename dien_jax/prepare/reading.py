@@ -162,7 +162,7 @@ def _read_csv(
         workspace.sql(
             f"CREATE TABLE raw AS SELECT {selected} FROM read_csv($file, auto_detect = false, "
             f"columns = {{{types}}}, header = $header, delim = $delimiter, quote = '\"', "
-            "escape = '\"', compression = $compression, strict_mode = true)",
+            "escape = '\"', nullstr = '', compression = $compression, strict_mode = true)",
             {
                 "file": _literal(file),
                 "header": has_header,
@@ -173,8 +173,7 @@ def _read_csv(
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
         return None
     raw = ibis.table(dict.fromkeys(places, "string"), name="raw")
-    texts = {alias: raw[alias].nullif("") for alias in places}
-    rows = workspace.store("rows", raw.select(**texts, line=raw.rowid()))
+    rows = workspace.store("rows", raw.mutate(line=raw.rowid()))
     workspace.sql("DROP TABLE raw")
     return rows
 
