@@ -47,10 +47,10 @@ IN_SAVE = """
 os.rename = after({call}, os.rename, die, then_call=False)
 """
 BEFORE_SAVE = """
+loop.SAVE_SECONDS = -1.0
 Checkpoints.save = after({call}, Checkpoints.save, die, then_call=False)
 """
 BEFORE_EVALUATION = """
-loop.SAVE_SECONDS = -1.0
 loop.Trainer._evaluate = after({call}, loop.Trainer._evaluate, die, then_call=False)
 """
 
@@ -124,16 +124,16 @@ def test_run_killed_again_and_again_ends_as_one_never_stopped(
     assert partial.startswith("4.")
     assert len(tiny_run.evaluations(folder)) == 1
 
-    # between the second evaluation and its save, its line written and to be taken back
-    killed = run_child(BEFORE_SAVE.format(call=2), resume, compilation_cache)
+    # between the second evaluation and its save, the sixth; steps 4 and 8 are saved before
+    killed = run_child(BEFORE_SAVE.format(call=6), resume, compilation_cache)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert steps_saved(folder) == ["4"]
+    assert steps_saved(folder) == ["4-1", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4, 8]
 
-    # between the save in step 8 and the evaluation that is due then
+    # between that save of step 8 and the evaluation that is due, the line above taken back
     killed = run_child(BEFORE_EVALUATION.format(call=1), resume, compilation_cache)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert steps_saved(folder) == ["4", "8"]
+    assert steps_saved(folder) == ["4-1", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
 
     # in a step of the last epoch
