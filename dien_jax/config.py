@@ -139,6 +139,9 @@ class TrainConfig:
     """Lengths that batches are padded to, besides ``max_history``."""
     order: Literal["shuffled", "sorted"] = "shuffled"
     """``sorted`` keeps the file's order in every epoch, sorted by length in buffers of batches."""
+    unknown_users: float = 0.0
+    """Share of training examples whose user counts as unknown, which trains the row that users
+    outside the training split share; 1 leaves user ids out of the model."""
     deterministic: bool = False
     """Bitwise repeatable on a GPU too, and slower there; a CPU always is."""
 
@@ -149,6 +152,8 @@ class TrainConfig:
         for name in ("patience", "evaluate_every"):
             value = getattr(self, name)
             _require(value >= 0, f"train.{name}", "0 or more", value)
+        share = self.unknown_users
+        _require(0 <= share <= 1, "train.unknown_users", "in [0, 1]", share)
         _require(
             all(edge >= 1 for edge in self.buckets)
             and list(self.buckets) == sorted(set(self.buckets)),

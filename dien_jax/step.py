@@ -18,7 +18,7 @@ from dien_jax.dataset import Dataset
 from dien_jax.losses import click_loss, halved_click_loss
 from dien_jax.models import InterestModel, ModelOutput
 from dien_jax.sampling import Sampler, auxiliary_negatives, make_sampler
-from dien_jax.schema import Batch, FeatureTables, MultiValued, Schema
+from dien_jax.schema import UNKNOWN, Batch, FeatureTables, MultiValued, Schema
 
 Metrics = dict[str, jax.Array]
 
@@ -162,7 +162,7 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
     def loss(
         params: Any, batch_stats: Any, tables: Tables, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        sample_key, dropout_key = jax.random.split(key)
+        sample_key, dropout_key, user_key = jax.random.split(key, 3)
         labels, weights = jnp.asarray(batch.label), jnp.asarray(batch.weight)
         negatives = None
         if has_auxiliary and batch.history.shape[1] > 1:
@@ -172,6 +172,10 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
                 jnp.asarray(batch.history),
                 config.model.auxiliary_negatives,
             )
+        if config.train.unknown_users:
+            user = jnp.asarray(batch.user)
+            unknown = jax.random.bernoulli(user_key, config.train.unknown_users, user.shape)
+            batch = batch._replace(user=jnp.where(unknown, UNKNOWN, user))
         output, changed = model.apply(
             {"params": params, "batch_stats": batch_stats},
             batch,

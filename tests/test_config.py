@@ -41,6 +41,7 @@ def test_a_wrong_setting_is_named(values: dict, message: str) -> None:
         (lambda: OptimConfig(learning_rate=float("nan")), r"optim.learning_rate must be above 0"),
         (lambda: OptimConfig(weight_decay=0.1), r"optim.weight_decay must be 0 unless"),
         (lambda: TrainConfig(batch_size=0), r"train.batch_size must be at least 1"),
+        (lambda: TrainConfig(unknown_users=1.5), r"train.unknown_users must be in \[0, 1\]"),
         (lambda: TrainConfig(patience=-1), r"train.patience must be 0 or more"),
         (lambda: TrainConfig(buckets=(8, 4)), r"train.buckets must be rising lengths"),
     ],

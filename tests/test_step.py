@@ -196,6 +196,18 @@ def test_embedding_l2_pulls_on_looked_up_rows_only() -> None:
     np.testing.assert_array_equal(rows, [False, False, False, True, False])
 
 
+@pytest.mark.parametrize(("share", "known_moves"), [(0.0, True), (0.5, True), (1.0, False)])
+def test_unknown_users_train_the_row_that_held_out_users_share(share, known_moves) -> None:
+    train = dataclasses.replace(CONFIG.train, unknown_users=share)
+    config = dataclasses.replace(CONFIG, train=train)
+    state = create_state(config, SCHEMA, 10, seed=0)
+    before = np.asarray(state.params["user_embeddings"]["user"])
+    batch = batch_of(4, 64)._replace(user=np.full(64, 3, np.int32))
+    state, _ = make_train_step(config, SCHEMA, 10)(state, tables(), batch)
+    moved = np.abs(np.asarray(state.params["user_embeddings"]["user"]) - before).max(1) > 0
+    np.testing.assert_array_equal(moved, [share > 0, False, False, known_moves, False])
+
+
 def test_presets_make_a_step() -> None:
     for name in ("dien", "authors"):
         config = preset(name)
