@@ -18,9 +18,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.schema import Feature, FeatureValues, MultiValued
 
-EMBEDDING_DEVIATION = 0.01
-"""Standard deviation of fresh embedding rows."""
-
 BATCH_NORM_EPSILON = 1e-3
 """Added to the variance, as in the paper's program."""
 
@@ -67,9 +64,11 @@ class FeatureEmbeddings(nn.Module):
         return jnp.concatenate([self._embed(f, values[f.name]) for f in self.features], axis=-1)
 
     def _embed(self, feature: Feature, value: FeatureValues) -> Float[Array, "... E"]:
-        initial = nn.initializers.normal(EMBEDDING_DEVIATION)
+        # Deviation sqrt(2 / (rows + columns)): what few values share, categories say, starts
+        # larger than what is rare, and learns first. A smaller start learns items by heart.
+        initial = nn.initializers.glorot_uniform()
         if feature.kind == "numeric":
-            direction = self.param(feature.name, initial, (self.size,))
+            direction = self.param(feature.name, initial, (1, self.size))[0]
             number = jnp.asarray(value)[..., None]
             return number * direction.reshape((1,) * (number.ndim - 1) + (-1,))
         table = self.param(feature.name, initial, (feature.size, self.size))

@@ -254,7 +254,7 @@ def test_features_of_every_kind_are_embedded() -> None:
     found = module.apply({"params": params}, values)
     rows_of = params["tags"]
     expected = [
-        [*params["category"][1], *((rows_of[1] + rows_of[2]) / 2), *(1.5 * params["price"])],
+        [*params["category"][1], *((rows_of[1] + rows_of[2]) / 2), *(1.5 * params["price"][0])],
         [*params["category"][3], 0, 0, 0, 0],
     ]
     np.testing.assert_allclose(found, expected, atol=1e-7)
