@@ -127,7 +127,7 @@ class TrainConfig:
     batch_size: int = 128
     epochs: int = 20
     """Epochs at most; early stopping usually ends a run before."""
-    patience: int = 3
+    patience: int = 2
     """Evaluations without a better validation score before the run stops; 0 never stops."""
     evaluate_every: int = 0
     """Steps between evaluations; 0 evaluates at the end of each epoch."""
@@ -139,7 +139,7 @@ class TrainConfig:
     """Lengths that batches are padded to, besides ``max_history``."""
     order: Literal["shuffled", "sorted"] = "shuffled"
     """``sorted`` keeps the file's order in every epoch, sorted by length in buffers of batches."""
-    unknown_users: float = 0.0
+    unknown_users: float = 0.5
     """Share of training examples whose user counts as unknown, which trains the row that users
     outside the training split share; 1 leaves user ids out of the model."""
     deterministic: bool = False
@@ -237,7 +237,7 @@ AUTHORS = Config(
         click_loss="halved",
     ),
     optim=OptimConfig(name="adam", learning_rate=1e-3, schedule="halving"),
-    train=TrainConfig(batch_size=128, epochs=3, patience=0, order="sorted"),
+    train=TrainConfig(batch_size=128, epochs=3, patience=0, order="sorted", unknown_users=0.0),
 )
 """What the paper's authors' program does, to the extent that it can be said in settings."""
 

@@ -39,7 +39,7 @@ class SyntheticOptions:
 
     out: Path
     """Dataset folder to make; must not exist."""
-    users: int = 10_000
+    users: int = 8_000
     """Users in all; a tenth each is held out for validation and test."""
     items: int = 400
     """Items in all."""
