@@ -447,7 +447,7 @@ def test_wrong_columns_of_parquet_are_named(tmp_path):
         (b"user\0,item,category,timestamp\n", "NUL byte; expected Parquet, or CSV with a header"),
         (HEADER.encode() + random.Random(1).randbytes(5000), "lines are malformed"),
         (b"PAR1" + bytes(100), "damaged, or not a Parquet file"),
-        (gzip.compress(LOG.encode(), mtime=0)[:-20], "gzip stream is cut off or damaged after line"),
+        (gzip.compress(LOG.encode(), mtime=0)[:-20], "stream is cut off or damaged after line"),
         (gzip.compress(random.Random(2).randbytes(9000), mtime=0)[:4000], "cut off|not UTF-8|NUL"),
         ('"user,item\n', "expected a CSV header"),
     ],
