@@ -58,7 +58,6 @@ def from_authors(variables: Mapping[str, np.ndarray], *, evolution: str) -> dict
         depth = stacked.shape[0] - hidden
         return {"input": stacked[:depth], "recurrent": stacked[depth:], "bias": np.stack(biases)}
 
-    evolved = recurrence("gru2", has_update=evolution != "agru")
     hidden = get("gru1/candidate/kernel").shape[1]
     params = {
         "item_embeddings": {"item": get("mid_embedding_var"), "category": get("cat_embedding_var")},
@@ -72,7 +71,7 @@ def from_authors(variables: Mapping[str, np.ndarray], *, evolution: str) -> dict
             "layer_1": dense("f2_att1_1"),
             "score": dense("f3_att1_1"),
         },
-        "evolution": {"gru": evolved} if evolution == "aigru" else evolved,
+        "evolution": recurrence("gru2", has_update=evolution != "agru"),
         "mlp": {
             "norm": norm("bn1"),
             "layer_0": dense("f1"),

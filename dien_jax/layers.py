@@ -88,32 +88,19 @@ def gather(ids: Int[Array, "..."], tables: dict[str, FeatureValues], name: str) 
     return {name: ids, **rows}
 
 
-def _recurrence_weights(
-    module: nn.Module, depth: int, hidden: int, form: Form, *, has_update: bool
-) -> Weights:
-    gates = 3 if has_update else 2
+def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """Draws each gate's matrix of ``[rows, gates, H]`` on its own."""
 
-    def stacked(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
-        def make(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-            keys = jax.random.split(key, shape[1])
-            parts = [initial(part, (shape[0], shape[2]), dtype) for part in keys]
-            return jnp.stack(parts, axis=1)
+    def make(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        keys = jax.random.split(key, shape[1])
+        parts = [initial(part, (shape[0], shape[2]), dtype) for part in keys]
+        return jnp.stack(parts, axis=1)
 
-        return make
-
-    def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        gate_bias = 1.0 if form == "authors" else 0.0
-        return jnp.full(shape, gate_bias, dtype).at[-1].set(0)
-
-    return Weights(
-        module.param("input", stacked(nn.initializers.glorot_uniform()), (depth, gates, hidden)),
-        module.param("recurrent", stacked(nn.initializers.orthogonal()), (hidden, gates, hidden)),
-        module.param("bias", bias, (gates, hidden)),
-    )
+    return make
 
 
-class GRU(nn.Module):
-    """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own.
+class _Recurrence(nn.Module):
+    """What the recurrent modules share.
 
     Attributes:
       hidden_size: H.
@@ -125,81 +112,74 @@ class GRU(nn.Module):
     form: Form = "paper"
     implementation: Implementation = "auto"
 
+    def weights(self, depth: int, gates: int = 3) -> Weights:
+        """The parameters, for inputs of ``depth`` columns."""
+        gate_bias = 1.0 if self.form == "authors" else 0.0
+
+        def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+            return jnp.full(shape, gate_bias, dtype).at[-1].set(0)
+
+        hidden = self.hidden_size
+        of_input = _gate_by_gate(nn.initializers.glorot_uniform())
+        of_state = _gate_by_gate(nn.initializers.orthogonal())
+        return Weights(
+            self.param("input", of_input, (depth, gates, hidden)),
+            self.param("recurrent", of_state, (hidden, gates, hidden)),
+            self.param("bias", bias, (gates, hidden)),
+        )
+
+    def options(self, lengths: Int[Array, " B"]) -> dict:
+        """Keyword arguments of every function of ``dien_kernels``."""
+        return {
+            "lengths": lengths,
+            "form": self.form,
+            "implementation": self.implementation,
+        }
+
+
+class GRU(_Recurrence):
+    """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own."""
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
         """States of every step and the last one."""
-        weights = _recurrence_weights(
-            self, x.shape[-1], self.hidden_size, self.form, has_update=True
-        )
-        return gru(x, weights, lengths=lengths, form=self.form, implementation=self.implementation)
+        return gru(x, self.weights(x.shape[-1]), **self.options(lengths))
 
 
-class AGRU(nn.Module):
+class AGRU(_Recurrence):
     """A GRU with attention in place of the update gate; see :func:`dien_kernels.agru`."""
 
-    hidden_size: int
-    form: Form = "paper"
-    implementation: Implementation = "auto"
-
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
         """States of every step and the last one."""
-        weights = _recurrence_weights(
-            self, x.shape[-1], self.hidden_size, self.form, has_update=False
-        )
-        return agru(
-            x,
-            attention,
-            weights,
-            lengths=lengths,
-            form=self.form,
-            implementation=self.implementation,
-        )
+        return agru(x, attention, self.weights(x.shape[-1], gates=2), **self.options(lengths))
 
 
-class AUGRU(nn.Module):
+class AUGRU(_Recurrence):
     """A GRU whose update gate is scaled by attention; see :func:`dien_kernels.augru`."""
 
-    hidden_size: int
-    form: Form = "paper"
-    implementation: Implementation = "auto"
-
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
         """States of every step and the last one."""
-        weights = _recurrence_weights(
-            self, x.shape[-1], self.hidden_size, self.form, has_update=True
-        )
-        return augru(
-            x,
-            attention,
-            weights,
-            lengths=lengths,
-            form=self.form,
-            implementation=self.implementation,
-        )
+        return augru(x, attention, self.weights(x.shape[-1]), **self.options(lengths))
 
 
-class AIGRU(nn.Module):
+class AIGRU(_Recurrence):
     """A GRU over inputs scaled by attention: ``gru(a_t x_t)``."""
 
-    hidden_size: int
-    form: Form = "paper"
-    implementation: Implementation = "auto"
-
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
         """States of every step and the last one."""
-        inner = GRU(self.hidden_size, self.form, self.implementation, name="gru")
-        return inner(x * attention[..., None], lengths)
+        weights = self.weights(x.shape[-1])
+        return gru(x * attention[..., None], weights, **self.options(lengths))
 
 
 def masked_softmax(scores: Float[Array, "B T"], lengths: Int[Array, " B"]) -> Float[Array, "B T"]:
