@@ -27,7 +27,9 @@ SCHEMA = Schema(
 MODEL = ModelConfig(
     embedding_size=4, hidden_size=6, attention_layers=(6,), auxiliary_layers=(6,), layers=(8,)
 )
-CONFIG = Config(model=MODEL, optim=OptimConfig(learning_rate=0.01))
+CONFIG = Config(
+    model=MODEL, optim=OptimConfig(learning_rate=0.01), train=TrainConfig(unknown_users=0.0)
+)
 
 
 def tables() -> Tables:
