@@ -26,8 +26,8 @@ BATCH_NORM_EPSILON = 1e-3
 def sigmoid(value: jax.Array) -> jax.Array:
     """The logistic function, evaluated once and kept for its derivative.
 
-    XLA's CPU fusion would evaluate the plain one again in every consumer; with the value pinned
-    a train step over long histories is a third faster. Reverse-mode derivatives only.
+    XLA's CPU fusion would evaluate the plain one again in every consumer. Reverse-mode
+    derivatives only.
     """
     return jax.lax.optimization_barrier(0.5 * jnp.tanh(0.5 * value) + 0.5)
 
@@ -64,8 +64,8 @@ class FeatureEmbeddings(nn.Module):
         return jnp.concatenate([self._embed(f, values[f.name]) for f in self.features], axis=-1)
 
     def _embed(self, feature: Feature, value: FeatureValues) -> Float[Array, "... E"]:
-        # Deviation sqrt(2 / (rows + columns)): what few values share, categories say, starts
-        # larger than what is rare, and learns first. A smaller start learns items by heart.
+        # Deviation sqrt(2 / (rows + columns)), as in the paper's program: what few values share,
+        # categories say, starts larger than what is rare.
         initial = nn.initializers.glorot_uniform()
         if feature.kind == "numeric":
             direction = self.param(feature.name, initial, (1, self.size))[0]

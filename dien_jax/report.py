@@ -26,6 +26,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import histogram, scalar
 
 from dien_jax.errors import UserError
+from dien_jax.run_folder import atomic_path
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -228,7 +229,7 @@ def cut_back(folder: Path, step: int) -> None:
     records = read_evaluations(folder)
     kept = "".join(json.dumps(record) + "\n" for record in records if record["step"] <= step)
     if file.exists() and file.read_bytes() != kept.encode():
-        with _replacing(file) as partial:
+        with _writing(file), atomic_path(file) as partial:
             partial.write_bytes(kept.encode())
 
 
@@ -297,7 +298,7 @@ def draw_curves(folder: Path) -> Path | None:
         if axes.lines:
             axes.legend()
     file = folder / CURVES_FILE
-    with _replacing(file) as partial:
+    with _writing(file), atomic_path(file) as partial:
         figure.savefig(partial, format="png")
     return file
 
@@ -308,18 +309,6 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``file`` when the block ends and vanishes if it raises."""
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    with _writing(file):
-        try:
-            yield partial
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _clock(seconds: float) -> str:

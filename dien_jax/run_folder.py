@@ -186,17 +186,23 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(file: Path) -> Iterator[TextIO]:
-    """A text file that replaces ``file`` when the block ends, or vanishes when it raises."""
+def atomic_path(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``file`` when the block ends and vanishes if it raises."""
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield partial
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_file(file: Path) -> Iterator[TextIO]:
+    """A text file that replaces ``file`` when the block ends, or vanishes when it raises."""
+    with atomic_path(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _digest(dataset: Dataset) -> str:

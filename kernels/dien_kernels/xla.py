@@ -83,7 +83,7 @@ def run(
 
 
 def _sigmoid(value: jax.Array) -> jax.Array:
-    # One tanh: XLA's CPU backend evaluates its logistic function nearly twice as slowly.
+    # One tanh: XLA's CPU backend evaluates its logistic function more slowly.
     return 0.5 * jnp.tanh(0.5 * value) + 0.5
 
 
