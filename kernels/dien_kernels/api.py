@@ -8,12 +8,14 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from dien_kernels import reference, xla
+from dien_kernels import fused, reference, xla
 from dien_kernels.reference import Cell, Form, Weights
 
 Implementation = Literal["auto", "reference", "xla"]
 
-_RUNS = {"reference": reference.run, "xla": xla.run}
+import functools
+
+_RUNS = {"reference": reference.run, "xla": functools.partial(fused.run, xla.BACKEND)}
 
 
 def gru(
