@@ -3,6 +3,7 @@
 Dimensions: B batch, T steps, D input, H hidden, G gates (3; AGRU has 2).
 """
 
+import functools
 from typing import Literal, get_args
 
 import jax
@@ -12,8 +13,6 @@ from dien_kernels import fused, reference, xla
 from dien_kernels.reference import Cell, Form, Weights
 
 Implementation = Literal["auto", "reference", "xla"]
-
-import functools
 
 _RUNS = {"reference": reference.run, "xla": functools.partial(fused.run, xla.BACKEND)}
 

@@ -1,6 +1,6 @@
 """The recurrences as two scans, for any device that XLA compiles for.
 
-What a launch reads and gives, and the equations, are in :mod:`dien_kernels.fused`. Arrays are
+What a launch reads and gives, and the equations, are in :mod:`dien_kernels.contract`. Arrays are
 ``[T, B, H]``.
 """
 
@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dien_kernels.fused import Backend, Gates, Gradients, Kept, Operands, Plan
+from dien_kernels.contract import Backend, Gates, Gradients, Kept, Operands, Plan
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
