@@ -1,6 +1,20 @@
 """GRU, AGRU and AUGRU over masked histories, for JAX. Imports jax and nothing else."""
 
-from dien_kernels.api import agru, augru, gru
+from dien_kernels.api import agru, augru, explain, gru
+from dien_kernels.choice import Choice
+from dien_kernels.contract import Blocks
+from dien_kernels.devices import Device, assume, interpreted
 from dien_kernels.reference import Weights
 
-__all__ = ["Weights", "agru", "augru", "gru"]
+__all__ = [
+    "Blocks",
+    "Choice",
+    "Device",
+    "Weights",
+    "agru",
+    "assume",
+    "augru",
+    "explain",
+    "gru",
+    "interpreted",
+]

@@ -3,18 +3,19 @@
 Dimensions: B batch, T steps, D input, H hidden, G gates (3; AGRU has 2).
 """
 
-import functools
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
-from dien_kernels import fused, reference, xla
+from dien_kernels import devices, fused, reference
+from dien_kernels.choice import KERNELS, Choice, Implementation, backend, choose, require
+from dien_kernels.contract import Blocks
+from dien_kernels.launch import shards
 from dien_kernels.reference import Cell, Form, Weights
 
-Implementation = Literal["auto", "reference", "xla"]
-
-_RUNS = {"reference": reference.run, "xla": functools.partial(fused.run, xla.BACKEND)}
+Precision = Literal["default", "high", "highest"]
 
 
 def gru(
@@ -25,7 +26,9 @@ def gru(
     initial_state: jax.Array | None = None,
     form: Form = "paper",
     implementation: Implementation = "auto",
-    precision: jax.lax.PrecisionLike = "highest",
+    precision: Precision = "highest",
+    blocks: Blocks | None = None,
+    batch_sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """A gated recurrent unit over a masked history.
 
@@ -49,9 +52,16 @@ def gru(
       lengths: integers ``[B]``, live steps of each row, 0 to T.
       initial_state: ``[B, H]``; zeros when None.
       form: ``"paper"`` or ``"authors"``.
-      implementation: ``"reference"`` (the oracle), ``"xla"`` (a scan with a hand-written
-        derivative, reverse mode only) or ``"auto"`` (``"xla"``).
+      implementation: ``"reference"`` (the oracle), ``"xla"`` (two scans, any device),
+        ``"mosaic_tpu"``, ``"mosaic_gpu"`` (Hopper) or ``"triton"`` (Ampere and newer); the
+        default ``"auto"`` picks one, see :func:`explain`. All but the oracle have reverse-mode
+        derivatives only.
       precision: of every matmul, as ``jax.lax.Precision``; ``"highest"`` is true float32.
+      blocks: how a Pallas kernel cuts its work; None lets it choose by shape.
+      batch_sharding: how the batch is split over devices, ``NamedSharding(mesh, P("data"))``
+        say, where it is: XLA does not split a Pallas kernel by itself, and would gather rows.
+        Weight gradients are summed over the devices. Not needed on one device, nor inside
+        ``jax.shard_map``. The oracle needs none.
 
     Returns:
       States ``[B, T, H]`` and the last one ``[B, H]``, in the dtype of ``x``. State and
@@ -59,10 +69,24 @@ def gru(
 
     Raises:
       ValueError: for an argument of the wrong shape, dtype or name; it is named.
+      NotImplementedError: where the implementation named cannot run here, and why.
+      TypeError: for a forward-mode derivative of a fused implementation.
 
     Source: Cho et al., EMNLP 2014 (arXiv:1406.1078); Zhou et al., AAAI 2019 (arXiv:1809.03672).
     """
-    return _run("gru", form, x, None, weights, lengths, initial_state, implementation, precision)
+    return _run(
+        "gru",
+        form,
+        x,
+        None,
+        weights,
+        lengths,
+        initial_state,
+        implementation,
+        precision,
+        blocks,
+        batch_sharding,
+    )
 
 
 def agru(
@@ -74,7 +98,9 @@ def agru(
     initial_state: jax.Array | None = None,
     form: Form = "paper",
     implementation: Implementation = "auto",
-    precision: jax.lax.PrecisionLike = "highest",
+    precision: Precision = "highest",
+    blocks: Blocks | None = None,
+    batch_sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """An attention-based GRU: the attention stands in for the update gate.
 
@@ -90,17 +116,31 @@ def agru(
       form: ``"paper"`` or ``"authors"``.
       implementation: as in :func:`gru`.
       precision: as in :func:`gru`.
+      blocks: as in :func:`gru`.
+      batch_sharding: as in :func:`gru`.
 
     Returns:
       States ``[B, T, H]`` and the last one ``[B, H]``, as in :func:`gru`.
 
     Raises:
       ValueError: for an argument of the wrong shape, dtype or name; it is named.
+      NotImplementedError: where the implementation named cannot run here, and why.
+      TypeError: for a forward-mode derivative of a fused implementation.
 
     Source: Zhou et al., AAAI 2019, eq. 12 (arXiv:1809.03672).
     """
     return _run(
-        "agru", form, x, attention, weights, lengths, initial_state, implementation, precision
+        "agru",
+        form,
+        x,
+        attention,
+        weights,
+        lengths,
+        initial_state,
+        implementation,
+        precision,
+        blocks,
+        batch_sharding,
     )
 
 
@@ -113,7 +153,9 @@ def augru(
     initial_state: jax.Array | None = None,
     form: Form = "paper",
     implementation: Implementation = "auto",
-    precision: jax.lax.PrecisionLike = "highest",
+    precision: Precision = "highest",
+    blocks: Blocks | None = None,
+    batch_sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """A GRU whose update gate is scaled by attention.
 
@@ -137,17 +179,62 @@ def augru(
       form: ``"paper"`` or ``"authors"``.
       implementation: as in :func:`gru`.
       precision: as in :func:`gru`.
+      blocks: as in :func:`gru`.
+      batch_sharding: as in :func:`gru`.
 
     Returns:
       States ``[B, T, H]`` and the last one ``[B, H]``, as in :func:`gru`.
 
     Raises:
       ValueError: for an argument of the wrong shape, dtype or name; it is named.
+      NotImplementedError: where the implementation named cannot run here, and why.
+      TypeError: for a forward-mode derivative of a fused implementation.
 
     Source: Zhou et al., AAAI 2019, eq. 13 and 14 (arXiv:1809.03672).
     """
     return _run(
-        "augru", form, x, attention, weights, lengths, initial_state, implementation, precision
+        "augru",
+        form,
+        x,
+        attention,
+        weights,
+        lengths,
+        initial_state,
+        implementation,
+        precision,
+        blocks,
+        batch_sharding,
+    )
+
+
+def explain(
+    cell: Cell,
+    *,
+    batch: int,
+    steps: int,
+    hidden: int,
+    form: Form = "paper",
+    precision: Precision = "highest",
+) -> Choice:
+    """What ``implementation="auto"`` runs on the default device for this shape, and why.
+
+    On a TPU or GPU a Pallas kernel is taken only after it has agreed with the oracle there, in a
+    small check that runs once and is remembered on disk (``$DIEN_KERNELS_CACHE``, else
+    ``~/.cache/dien_kernels``).
+
+    Args:
+      cell: ``"gru"``, ``"agru"`` or ``"augru"``.
+      batch: rows on one device.
+      steps: T.
+      hidden: H.
+      form: ``"paper"`` or ``"authors"``.
+      precision: ``"default"``, ``"high"`` or ``"highest"``.
+
+    Returns:
+      The implementation's name and a sentence.
+    """
+    return choose(
+        cell, form, rows=batch, steps=steps, hidden=hidden, precision=_precision(precision)
     )
 
 
@@ -160,32 +247,64 @@ def _run(
     lengths: jax.Array,
     initial_state: jax.Array | None,
     implementation: Implementation,
-    precision: jax.lax.PrecisionLike,
+    precision: Precision,
+    blocks: Blocks | None,
+    batch_sharding: NamedSharding | None,
 ) -> tuple[jax.Array, jax.Array]:
     _check(cell, form, x, attention, weights, lengths, initial_state)
     if implementation not in get_args(Implementation):
         _refuse("implementation", f"one of {get_args(Implementation)}", repr(implementation))
-    chosen = "xla" if implementation == "auto" else implementation
-
+    exact = _precision(precision)
     batch, steps, _ = x.shape
+    hidden = weights.recurrent.shape[0]
+    chosen: str = implementation
+    if implementation == "auto":
+        rows = batch if batch_sharding is None else -(-batch // shards(batch_sharding))
+        chosen = choose(
+            cell, form, rows=rows, steps=steps, hidden=hidden, precision=exact, blocks=blocks
+        ).implementation
+    elif implementation in KERNELS:
+        require(implementation)
+
     single = jnp.float32
     live = jnp.arange(steps, dtype=lengths.dtype)[None, :] < lengths[:, None]
-    clean = jnp.where(live[..., None], x.astype(single), 0)
-    if attention is not None:
-        attention = jnp.where(live, attention.astype(single), 0)
     if initial_state is None:
-        initial_state = jnp.zeros((batch, weights.recurrent.shape[0]), single)
-    states, last = _RUNS[chosen](
-        cell,
-        form,
-        clean,
-        attention,
+        initial_state = jnp.zeros((batch, hidden), single)
+    operands = (
+        jnp.where(live[..., None], x.astype(single), 0),
+        None if attention is None else jnp.where(live, attention.astype(single), 0),
         jax.tree.map(lambda part: part.astype(single), weights),
         lengths,
         initial_state.astype(single),
-        precision,
+        exact,
     )
+    if chosen == "reference":
+        states, last = reference.run(cell, form, *operands)
+    else:
+        try:
+            states, last = fused.run(
+                backend(chosen),
+                cell,
+                form,
+                *operands,
+                blocks=blocks if chosen in KERNELS else None,
+                interpret=devices.is_interpreted(),
+                sharding=batch_sharding,
+            )
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                f"implementation={chosen!r} has reverse-mode derivatives only; use "
+                "implementation='reference' for forward-mode ones"
+            ) from error
     return states.astype(x.dtype), last.astype(x.dtype)
+
+
+def _precision(name: Precision) -> jax.lax.Precision:
+    if name not in get_args(Precision):
+        _refuse("precision", f"one of {get_args(Precision)}", repr(name))
+    return jax.lax.Precision[name.upper()]
 
 
 def _refuse(name: str, expected: str, found: str) -> None:

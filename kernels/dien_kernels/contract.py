@@ -146,7 +146,7 @@ class Backend:
       padded_hidden: the hidden size that the kernel runs at, for a given one. Padding is zeros
         everywhere, and a padded column of the state stays 0.
       blocks: ``(plan, rows, steps, hidden) -> Blocks``, a choice for this shape, with
-        ``plan.blocks`` None; ``hidden`` is padded already.
+        ``plan.blocks`` None; ``hidden`` is padded already. None where there are no blocks.
       check: ``(plan, blocks, rows, steps, hidden)`` raises ``ValueError`` where these blocks
         cannot run, and ``NotImplementedError`` where the plan cannot.
     """
@@ -156,5 +156,5 @@ class Backend:
     forward: Callable[..., tuple[jax.Array, Kept | None]]
     backward: Callable[..., Gradients]
     padded_hidden: Callable[[int], int] = lambda hidden: hidden
-    blocks: Callable[[Plan, int, int, int], Blocks] | None = None
-    check: Callable[[Plan, Blocks, int, int, int], None] | None = None
+    blocks: Callable[[Plan, int, int, int], Blocks | None] = lambda *_: None
+    check: Callable[[Plan, Blocks, int, int, int], None] = lambda *_: None

@@ -41,11 +41,10 @@ def run(
     hidden = initial_state.shape[1]
     wide = backend.padded_hidden(hidden)
     plan = Plan(form, cell != "agru", precision, None, interpret, sharding)
-    if backend.blocks is not None:
-        rows = batch if sharding is None else -(-batch // shards(sharding))
-        blocks = blocks or backend.blocks(plan, rows, steps, wide)
-        if backend.check is not None:
-            backend.check(plan, blocks, rows, steps, wide)
+    rows = batch if sharding is None else -(-batch // shards(sharding))
+    blocks = blocks or backend.blocks(plan, rows, steps, wide)
+    if blocks is not None:
+        backend.check(plan, blocks, rows, steps, wide)
         plan = dataclasses.replace(plan, blocks=blocks)
 
     live = jnp.arange(steps, dtype=lengths.dtype)[:, None] < lengths[None, :]
@@ -100,20 +99,26 @@ def _ordered(layout: Layout, rows: jax.Array) -> jax.Array:
 
 def _project(layout: Layout, plan: Plan, x: jax.Array, weights: Weights) -> Gates:
     """Projected inputs of all steps. Gates are separate: XLA slices a stacked one slowly."""
-    if layout == "thb":
+    by_time = x.swapaxes(0, 1) if _flattens(layout, plan) else x
 
-        def one(gate: int) -> jax.Array:
-            product = jnp.einsum("btd,dh->thb", x, weights.input[:, gate], precision=plan.precision)
-            return product + weights.bias[gate][None, :, None]
-    else:
-        by_time = x.swapaxes(0, 1)
-        flat = by_time.reshape(-1, x.shape[-1])
-
-        def one(gate: int) -> jax.Array:
-            product = jnp.dot(flat, weights.input[:, gate], precision=plan.precision)
-            return (product + weights.bias[gate][None]).reshape(*by_time.shape[:2], -1)
+    def one(gate: int) -> jax.Array:
+        kernel, bias = weights.input[:, gate], weights.bias[gate]
+        if _flattens(layout, plan):
+            flat = by_time.reshape(-1, x.shape[-1])
+            product = jnp.dot(flat, kernel, precision=plan.precision) + bias[None]
+            return product.reshape(*by_time.shape[:2], -1)
+        product = jnp.einsum(f"btd,dh->{layout}", x, kernel, precision=plan.precision)
+        return product + (bias[None, :, None] if layout == "thb" else bias[None, None])
 
     return Gates(one(0), one(1) if plan.has_update else None, one(-1))
+
+
+def _flattens(layout: Layout, plan: Plan) -> bool:
+    """Whether matmuls run over flattened (time, batch).
+
+    A CPU runs them faster so, but it would gather rows that are split over devices.
+    """
+    return layout == "tbh" and plan.sharding is None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -142,10 +147,12 @@ def _recurrence_backward(
         of_candidate, d_product = kept.reset * before, d_inputs.candidate
 
     def outer(left: jax.Array, right: jax.Array) -> jax.Array:
-        if backend.layout == "thb":
-            return jnp.einsum("thb,tkb->hk", left, right, precision=plan.precision)
-        left, right = (array.reshape(-1, array.shape[-1]) for array in (left, right))
-        return jnp.dot(left.T, right, precision=plan.precision)
+        if _flattens(backend.layout, plan):
+            left, right = (array.reshape(-1, array.shape[-1]) for array in (left, right))
+            return jnp.dot(left.T, right, precision=plan.precision)
+        layout = backend.layout
+        equation = f"{layout},{layout.replace('h', 'k')}->hk"
+        return jnp.einsum(equation, left, right, precision=plan.precision)
 
     d_recurrent = Gates(
         outer(before, d_inputs.reset),

@@ -13,57 +13,70 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dien_kernels.contract import Backend, Gates, Gradients, Kept, Layout, Operands, Plan
 
-# How rows are laid out in each kind of array: the axis that vmap folds into and devices split.
+# Where rows are in each kind of array, as trees of axes: what vmap folds into and devices split.
+# -1 is an array without rows. They have the types of the arrays' trees, hence Any.
 
 
-def _row_axes(layout: Layout) -> tuple[Operands, int]:
-    """The row axis of every operand, -1 where there is none, and of an array in the layout."""
-    wide = layout.index("b")
-    gates = Gates(wide, wide, wide)
-    return Operands(gates, 1, 1, 0, Gates(-1, -1, -1), -1, wide - 1), wide
+def _wide(layout: Layout, kind: Any) -> Any:
+    """The row axis of a tuple of arrays in the layout."""
+    return kind(*[layout.index("b")] * len(kind._fields))
+
+
+def _of_operands(layout: Layout) -> Any:
+    kind: Any = Operands
+    return kind(
+        inputs=_wide(layout, Gates),
+        offset=1,
+        slope=1,
+        lengths=0,
+        recurrent=-1,
+        bias=-1,
+        initial=layout.index("b") - 1,
+    )
 
 
 def launch(
-    backend: Backend, plan: Plan, kind: Literal["forward", "keep", "backward"]
+    backend: Backend, plan: Plan, what: Literal["forward", "keep", "backward"]
 ) -> Callable[..., Any]:
     """One launch of the backend, on padded rows, on each device's own rows, and under vmap."""
-    operands, wide = _row_axes(backend.layout)
-    kept = Kept(wide, wide, wide, wide)
-    if kind == "backward":
-        arguments: tuple = (operands, wide, kept, wide)
-        results: Any = Gradients(Gates(wide, wide, wide), 1, 1, wide - 1)
+    layout = backend.layout
+    rows, operands = layout.index("b"), _of_operands(layout)
+    if what == "backward":
+        arguments: tuple = (operands, rows, _wide(layout, Kept), rows)
+        kind: Any = Gradients
+        results = kind(_wide(layout, Gates), offset=1, slope=1, initial=rows - 1)
 
         def call(*parts: Any) -> Any:
             return backend.backward(plan, *parts)
     else:
         arguments = (operands,)
-        results = wide if kind == "forward" else (wide, kept)
+        results = rows if what == "forward" else (rows, _wide(layout, Kept))
 
         def call(*parts: Any) -> Any:
-            states, saved = backend.forward(plan, *parts, kind == "keep")
-            return states if kind == "forward" else (states, saved)
+            states, kept = backend.forward(plan, *parts, what == "keep")
+            return states if what == "forward" else (states, kept)
 
-    return _mappable(_sharded(plan, _filled(plan, call, arguments, results), arguments, results),
-                     arguments, results)  # fmt: skip
+    whole = _whole_blocks(plan, call, arguments, results)
+    return _mappable(_sharded(plan, whole, arguments, results), arguments, results)
 
 
 def _zipped(function: Callable, axes: Any, arrays: Any) -> Any:
-    """Maps ``function(axis, array)`` over arrays, None staying None."""
+    """Maps ``function(axis, array)`` over arrays, None staying None; one axis may do for many."""
+    if isinstance(axes, int):
+        return jax.tree.map(lambda array: function(axes, array), arrays)
     if arrays is None:
         return None
-    if isinstance(axes, int):
-        return function(axes, arrays)
     made = [_zipped(function, axis, array) for axis, array in zip(axes, arrays, strict=True)]
     return tuple(made) if type(axes) is tuple else type(axes)(*made)
 
 
-def _filled(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
+def _whole_blocks(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
     """``call`` with rows padded up to whole blocks, by rows of length 0."""
     if plan.blocks is None:
         return call
     block = plan.blocks.rows
 
-    def whole_blocks(*parts: Any) -> Any:
+    def filled(*parts: Any) -> Any:
         rows = parts[0].lengths.shape[0]
         whole = -(-rows // block) * block
         if whole == rows:
@@ -79,7 +92,7 @@ def _filled(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Calla
             call(*parts),
         )
 
-    return whole_blocks
+    return filled
 
 
 def shards(sharding: NamedSharding) -> int:
@@ -91,9 +104,10 @@ def shards(sharding: NamedSharding) -> int:
 
 def _sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
     """``call`` on each device's own rows: XLA does not split a kernel by itself."""
-    if plan.sharding is None:
+    sharding = plan.sharding
+    if sharding is None:
         return call
-    rows = plan.sharding.spec[0]
+    rows = sharding.spec[0] if len(sharding.spec) else None
 
     def spec(axis: int, _: Any = None) -> PartitionSpec:
         return PartitionSpec() if axis < 0 else PartitionSpec(*[None] * axis, rows)
@@ -102,7 +116,7 @@ def _sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Call
         shapes = jax.eval_shape(call, *parts)
         return jax.shard_map(
             call,
-            mesh=plan.sharding.mesh,
+            mesh=sharding.mesh,
             in_specs=_zipped(spec, arguments, parts),
             out_specs=_zipped(spec, results, shapes),
             check_vma=False,

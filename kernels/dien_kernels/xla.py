@@ -20,7 +20,9 @@ def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept
     def step(h: jax.Array, now: tuple) -> tuple[jax.Array, tuple]:
         inputs, offset, slope = now
         r = _sigmoid(inputs.reset + dot(h, recurrent.reset))
-        u = _sigmoid(inputs.update + dot(h, recurrent.update)) if plan.has_update else None
+        u = None
+        if inputs.update is not None and recurrent.update is not None:
+            u = _sigmoid(inputs.update + dot(h, recurrent.update))
         if plan.form == "authors":
             product = None
             c = jnp.tanh(inputs.candidate + dot(r * h, recurrent.candidate))
