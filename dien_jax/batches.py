@@ -36,8 +36,9 @@ class Loader:
       ``shuffled``: examples in an order drawn from (seed, epoch), gathered by length bucket; what
         does not fill a batch goes up into the next larger bucket. Then the batches themselves are
         shuffled, but for one with filler, which is last.
-      ``sorted``: file order, sorted by length, longest first, within buffers of ``SORT_BUFFER``
-        batches; every epoch is the same. As the program of the paper's authors reads its files.
+      ``sorted``: batches cut from the file's order, sorted by length within buffers of
+        ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has
+        the same batches, in an order drawn from (seed, epoch).
       ``evaluation``: sorted by length, longest first, which wastes the least; every epoch is the
         same.
 
@@ -168,7 +169,7 @@ class Loader:
 
     def _key(self, epoch: int) -> int:
         """Epochs of one key have one order."""
-        return epoch if self._order == "shuffled" else 0
+        return 0 if self._order == "evaluation" else epoch
 
     def _planned(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The examples in order, int64 ``[n]``, and which B of them in turn each step takes."""
@@ -176,13 +177,14 @@ class Loader:
         chunks = np.arange(self.steps_per_epoch)
         if self._order == "evaluation":
             return np.argsort(-self._history, kind="stable"), chunks
+        generator = np.random.default_rng((self._seed, epoch))
         if self._order == "sorted":
             buffer = np.arange(size) // (SORT_BUFFER * self._batch_size)
-            return np.lexsort((-self._history, buffer)), chunks
-        generator = np.random.default_rng((self._seed, epoch))
-        shuffled = generator.permutation(size)
-        bucket = np.searchsorted(self._edges, self._history[shuffled])
-        order = shuffled[np.argsort(bucket, kind="stable")]
+            order = np.lexsort((-self._history, buffer))
+        else:
+            shuffled = generator.permutation(size)
+            bucket = np.searchsorted(self._edges, self._history[shuffled])
+            order = shuffled[np.argsort(bucket, kind="stable")]
         generator.shuffle(chunks[: size // self._batch_size])
         return order, chunks
 

@@ -35,8 +35,10 @@ class ModelConfig:
     """How attention enters the second recurrence: on its input, for its update gate, or on it."""
     form: Literal["paper", "authors"] = "paper"
     """Which of the two published definitions of the gates; see kernels/README.md."""
-    recurrence: Literal["auto", "reference", "xla"] = "auto"
-    """Implementation of the recurrences."""
+    recurrence: Literal["auto", "reference", "xla", "mosaic_tpu", "mosaic_gpu", "triton"] = "auto"
+    """Implementation of the recurrences; see kernels/README.md."""
+    recurrence_precision: Literal["highest", "high", "default"] = "highest"
+    """Of the recurrences' matmuls: true float32, or the faster ones of a GPU's or TPU's units."""
     attention: Literal["mlp", "bilinear"] = "mlp"
     """The authors' program scores by an MLP, the paper by a bilinear form."""
     attention_layers: LAYER_SIZES = (80, 40)
@@ -138,7 +140,8 @@ class TrainConfig:
     buckets: tuple[int, ...] = (4, 8, 16, 32, 64)
     """Lengths that batches are padded to, besides ``max_history``."""
     order: Literal["shuffled", "sorted"] = "shuffled"
-    """``sorted`` keeps the file's order in every epoch, sorted by length in buffers of batches."""
+    """``sorted`` has the same batches in every epoch, cut from the file's order sorted by length
+    in buffers; only the order of the batches is drawn anew."""
     unknown_users: float = 0.5
     """Share of training examples whose user counts as unknown, which trains the row that users
     outside the training split share; 1 leaves user ids out of the model."""

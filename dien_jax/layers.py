@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from dien_kernels import Weights, agru, augru, gru
-from dien_kernels.api import Implementation
+from dien_kernels.api import Implementation, Precision
 from dien_kernels.reference import Form
 from jaxtyping import Array, Bool, Float, Int
 
@@ -106,11 +106,13 @@ class _Recurrence(nn.Module):
       hidden_size: H.
       form: ``"paper"`` or ``"authors"``; the latter's gate biases start at 1.
       implementation: of the recurrence.
+      precision: of its matmuls.
     """
 
     hidden_size: int
     form: Form = "paper"
     implementation: Implementation = "auto"
+    precision: Precision = "highest"
 
     def weights(self, depth: int, gates: int = 3) -> Weights:
         """The parameters, for inputs of ``depth`` columns."""
@@ -134,6 +136,7 @@ class _Recurrence(nn.Module):
             "lengths": lengths,
             "form": self.form,
             "implementation": self.implementation,
+            "precision": self.precision,
         }
 
 

@@ -68,7 +68,12 @@ class InterestModel(nn.Module):
     def setup(self) -> None:
         """Create the parts."""
         config, schema = self.config, self.schema
-        recurrence = (config.hidden_size, config.form, config.recurrence)
+        recurrence = (
+            config.hidden_size,
+            config.form,
+            config.recurrence,
+            config.recurrence_precision,
+        )
         self.item_embeddings = FeatureEmbeddings(schema.item, config.embedding_size)
         self.user_embeddings = FeatureEmbeddings(schema.user, config.embedding_size)
         if schema.context:

@@ -15,6 +15,7 @@ import optax
 
 from dien_jax.config import Config, OptimConfig
 from dien_jax.dataset import Dataset
+from dien_jax.errors import UserError
 from dien_jax.losses import click_loss, halved_click_loss
 from dien_jax.models import InterestModel, ModelOutput
 from dien_jax.sampling import Sampler, auxiliary_negatives, make_sampler
@@ -124,7 +125,11 @@ def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Bat
 
 
 def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int) -> TrainState:
-    """A fresh state; every array is a function of the configuration, the schema and the seed."""
+    """A fresh state; every array is a function of the configuration, the schema and the seed.
+
+    Raises:
+      UserError: where the configured implementation of the recurrences cannot run here.
+    """
     key = jax.random.key(seed)
     init_key, run_key = jax.random.split(key)
     model = InterestModel(config.model, schema)
@@ -149,7 +154,10 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
         params = variables["params"]
         return params, variables.get("batch_stats", {}), optimizer.init(params)
 
-    params, batch_stats, optimizer_state = jax.jit(initialise)(init_key)
+    try:
+        params, batch_stats, optimizer_state = jax.jit(initialise)(init_key)
+    except NotImplementedError as error:
+        raise UserError(f"model.recurrence: {error}") from error
     return TrainState(params, batch_stats, optimizer_state, jnp.zeros((), jnp.int32), run_key)
 
 

@@ -193,19 +193,25 @@ def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers():
     assert padded != sorted(padded)  # long and short batches alternate in training
 
 
-def test_sorted_order_is_the_files_within_buffers():
+def test_sorted_batches_are_cut_from_the_files_order_within_buffers():
     history_lengths = random_lengths(2 * SORT_BUFFER * 4 + 7)
     loader = make_loader(history_lengths, order="sorted", max_history=20)
     lengths = np.array(history_lengths)[::-1]  # the helper hands sequences out backwards
     span = SORT_BUFFER * 4
-    for start in range(0, len(lengths), span):
-        steps = range(start // 4, min(start // 4 + SORT_BUFFER, loader.steps_per_epoch))
-        rows = np.concatenate([loader.rows(0, step) for step in steps])
-        expected = sorted(
-            range(start, min(start + span, len(lengths))), key=lambda row: -lengths[row]
-        )
-        assert rows.tolist() == expected  # both sorts are stable
-    assert loader.rows(3, 1).tolist() == loader.rows(0, 1).tolist()
+    buffers = [
+        range(start, min(start + span, len(lengths))) for start in range(0, len(lengths), span)
+    ]
+    # Both sorts are stable.
+    order = [row for rows in buffers for row in sorted(rows, key=lambda row: -lengths[row])]
+    expected = [order[start : start + 4] for start in range(0, len(order), 4)]
+
+    def batches(epoch):
+        return [loader.rows(epoch, step).tolist() for step in range(loader.steps_per_epoch)]
+
+    first, second = batches(0), batches(1)
+    assert sorted(first) == sorted(second) == sorted(expected)
+    assert first != second != expected
+    assert first[-1] == second[-1] == expected[-1]  # the one with filler
 
 
 def test_evaluation_order_pads_least():
