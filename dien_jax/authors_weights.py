@@ -1,9 +1,8 @@
 """Parameters of the DIEN authors' TensorFlow program, under their variable names, as ours.
 
 Their program stacks [x; h] along the input axis of a recurrent kernel and [reset | update]
-along its columns, ends every classifier in two columns under a softmax, and normalises
-concatenated inputs. Here each has its own place, and a softmax's two columns are one logit: the
-first minus the second. Tables keep their row order; AGRU's unused update columns are dropped.
+along its columns, and normalises concatenated inputs. Here each has its own place. Tables keep
+their row order; AGRU's unused update columns are dropped.
 """
 
 from collections.abc import Mapping
@@ -23,7 +22,8 @@ def from_authors(variables: Mapping[str, np.ndarray], *, evolution: str) -> dict
 
     Returns:
       Nested dicts of float32 arrays, for ``model.apply({"params": ...})``. The model's schema
-      has the item feature ``category`` and no feature of users but their id.
+      has the item feature ``category`` and no feature of users but their id; its configuration
+      is that of the preset ``authors``, the evolution and auxiliary loss aside.
 
     Raises:
       UserError: where a variable is missing; it is named.
@@ -38,10 +38,6 @@ def from_authors(variables: Mapping[str, np.ndarray], *, evolution: str) -> dict
 
     def dense(name: str) -> dict:
         return {"kernel": get(f"{name}/kernel"), "bias": get(f"{name}/bias")}
-
-    def one_logit(name: str) -> dict:
-        kernel, bias = get(f"{name}/kernel"), get(f"{name}/bias")
-        return {"kernel": kernel[:, :1] - kernel[:, 1:], "bias": bias[:1] - bias[1:]}
 
     def norm(name: str) -> dict:
         return {"scale": get(f"{name}/gamma"), "bias": get(f"{name}/beta")}
@@ -78,7 +74,7 @@ def from_authors(variables: Mapping[str, np.ndarray], *, evolution: str) -> dict
             "activation_0": {"alpha": get("dice_1/alphadice_1")},
             "layer_1": dense("f2"),
             "activation_1": {"alpha": get("dice_2/alphadice_2")},
-            "logit": one_logit("f3"),
+            "logit": dense("f3"),
         },
     }
     if "f1gru/kernel" in variables:
@@ -89,6 +85,6 @@ def from_authors(variables: Mapping[str, np.ndarray], *, evolution: str) -> dict
             "state": {"kernel": first[:hidden], "bias": get("f1gru/bias")},
             "behaviour": {"kernel": first[hidden:]},
             "layer_1": dense("f2gru"),
-            "score": one_logit("f3gru"),
+            "score": dense("f3gru"),
         }
     return params

@@ -65,8 +65,9 @@ class ModelConfig:
     """Normalisation of the MLP's and auxiliary network's input; ``frozen`` only scales."""
     dropout: float = 0.0
     """Share of hidden MLP units dropped in training."""
-    click_loss: Literal["logits", "halved"] = "logits"
-    """``halved`` is their program's: a mean over both columns of a softmax, 1e-8 added."""
+    classifier: Literal["logistic", "softmax"] = "logistic"
+    """``softmax`` ends the click and auxiliary networks in two columns, of which Adam moves each,
+    and halves the click loss: a mean over both columns, 1e-8 added, as in their program."""
 
     def __post_init__(self) -> None:
         for name in ("embedding_size", "hidden_size", "auxiliary_negatives"):
@@ -237,7 +238,7 @@ AUTHORS = Config(
         activation="dice",
         dice_statistics="batch",
         batch_norm="frozen",
-        click_loss="halved",
+        classifier="softmax",
     ),
     optim=OptimConfig(name="adam", learning_rate=1e-3, schedule="halving"),
     train=TrainConfig(batch_size=128, epochs=3, patience=0, order="sorted", unknown_users=0.0),

@@ -329,6 +329,12 @@ class Dice(nn.Module):
         return (alpha[None, :] * (1 - p) + p) * x
 
 
+def _logit(x: Float[Array, "*R D"], columns: int, name: str) -> Float[Array, "*R"]:
+    """One linear column, or the difference of a softmax's two."""
+    scores = nn.Dense(columns, name=name)(x)
+    return scores[..., 0] if columns == 1 else scores[..., 0] - scores[..., 1]
+
+
 class AuxiliaryNetwork(nn.Module):
     """Logit that a behaviour follows an interest state: an MLP of [state, behaviour].
 
@@ -338,10 +344,12 @@ class AuxiliaryNetwork(nn.Module):
     Attributes:
       layers: hidden layer sizes.
       batch_norm: of the input, see :class:`BatchNorm`.
+      columns: of the last layer: 1, or a softmax's 2.
     """
 
     layers: Sequence[int] = (100, 50)
     batch_norm: Literal["none", "running", "frozen"] = "none"
+    columns: int = 1
 
     @nn.compact
     def __call__(
@@ -362,7 +370,7 @@ class AuxiliaryNetwork(nn.Module):
         value = sigmoid(of_state[None] + of_behaviour)
         for index, size in enumerate(self.layers[1:], start=1):
             value = sigmoid(nn.Dense(size, name=f"layer_{index}")(value))
-        return nn.Dense(1, name="score")(value)[..., 0]
+        return _logit(value, self.columns, "score")
 
 
 class MLP(nn.Module):
@@ -374,6 +382,7 @@ class MLP(nn.Module):
       dice_statistics: see :class:`Dice`.
       batch_norm: of the input, see :class:`BatchNorm`.
       dropout: share of hidden units dropped in training.
+      columns: of the last layer: 1, or a softmax's 2.
     """
 
     layers: Sequence[int] = (200, 80)
@@ -381,6 +390,7 @@ class MLP(nn.Module):
     dice_statistics: Literal["running", "batch"] = "running"
     batch_norm: Literal["none", "running", "frozen"] = "none"
     dropout: float = 0.0
+    columns: int = 1
 
     @nn.compact
     def __call__(
@@ -396,4 +406,4 @@ class MLP(nn.Module):
                 x = PReLU(name=f"activation_{index}")(x)
             if self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(1, name="logit")(x)[:, 0]
+        return _logit(x, self.columns, "logit")

@@ -74,6 +74,7 @@ class InterestModel(nn.Module):
             config.recurrence,
             config.recurrence_precision,
         )
+        columns = 2 if config.classifier == "softmax" else 1
         self.item_embeddings = FeatureEmbeddings(schema.item, config.embedding_size)
         self.user_embeddings = FeatureEmbeddings(schema.user, config.embedding_size)
         if schema.context:
@@ -86,13 +87,14 @@ class InterestModel(nn.Module):
         )
         self.evolution = _EVOLUTIONS[config.evolution](*recurrence)
         if config.auxiliary_weight:
-            self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, config.batch_norm)
+            self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, config.batch_norm, columns)
         self.mlp = MLP(
             config.layers,
             config.activation,
             config.dice_statistics,
             config.batch_norm,
             config.dropout,
+            columns,
         )
 
     def __call__(

@@ -165,7 +165,7 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
     """``loss(params, batch_stats, tables, batch, key) -> (loss, (batch_stats, metrics))``."""
     model = InterestModel(config.model, schema)
     has_auxiliary = config.model.auxiliary_weight > 0
-    of_clicks = halved_click_loss if config.model.click_loss == "halved" else click_loss
+    of_clicks = halved_click_loss if config.model.classifier == "softmax" else click_loss
 
     def loss(
         params: Any, batch_stats: Any, tables: Tables, batch: Batch, key: jax.Array

@@ -298,7 +298,7 @@ def test_a_model_without_auxiliary_loss_has_no_auxiliary_network() -> None:
 def test_the_authors_choices_are_all_in_their_preset() -> None:
     ours, theirs = Config().model, AUTHORS.model
     assert (theirs.form, theirs.pooling, theirs.batch_norm) == ("authors", "padded_sum", "frozen")
-    assert (theirs.dice_statistics, theirs.click_loss) == ("batch", "halved")
+    assert (theirs.dice_statistics, theirs.classifier) == ("batch", "softmax")
     assert (theirs.auxiliary_mean, theirs.auxiliary_weight) == ("all", 1.0)
     assert (AUTHORS.train.order, AUTHORS.optim.schedule) == ("sorted", "halving")
     assert ours.dice_statistics == "running"

@@ -100,7 +100,7 @@ def test_a_run_is_a_function_of_its_seed() -> None:
         {},
         {"evolution": "aigru", "attention": "bilinear", "activation": "prelu"},
         {"evolution": "agru", "auxiliary_negatives": 3, "batch_norm": "running", "dropout": 0.1},
-        {"form": "authors", "auxiliary_mean": "all", "click_loss": "halved"},
+        {"form": "authors", "auxiliary_mean": "all", "classifier": "softmax"},
     ],
 )
 def test_the_loss_falls(changes: dict) -> None:
