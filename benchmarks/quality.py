@@ -3,11 +3,12 @@
     python -m benchmarks.quality FOLDER --out OUT [--seeds 3] [--json FILE]
 
 FOLDER holds one folder a dataset, in the format of the DIEN authors' program. Every run selects
-its epoch on a tenth of the training users and opens the test set once. A killed command goes on
-where it was: finished runs are kept in OUT.
+its epoch on training users set aside for validation and opens the test set once. A killed command
+goes on where it was: finished runs are kept in OUT.
 
-Rows: the authors' choices; our defaults on the same examples (a user's last event, and one
-sampled); our defaults on every event of the training users' histories (``--every-event``).
+Rows: the authors' choices, with a fiftieth of the users set aside, as their program sets none
+aside; our defaults on the same examples (a user's last event, and one sampled) and our defaults
+on every event of the training users' histories (``--every-event``), with a tenth set aside.
 """
 
 import argparse
@@ -15,24 +16,40 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.timing import print_rows, surroundings, write_rows
 from dien_jax.prepare import authors
 from dien_jax.train import main as train
 
+
+class Row(NamedTuple):
+    """A preset, and how the training examples and the validation users are taken."""
+
+    name: str
+    preset: str
+    every_event: bool = False
+    valid_share: float = 0.1
+
+
 ROWS = (
-    ("authors, as given", "authors", False),
-    ("dien, as given", "dien", False),
-    ("dien, every event", "dien", True),
+    Row("authors, as given", "authors", valid_share=0.02),
+    Row("dien, as given", "dien"),
+    Row("dien, every event", "dien", every_event=True),
 )
 
 
-def prepared(source: Path, out: Path, *, every_event: bool) -> Path:
+def prepared(
+    source: Path, out: Path, *, every_event: bool = False, valid_share: float = 0.1
+) -> Path:
     """The dataset folder of one set, made where it is not there."""
-    folder = out / "data" / (source.name + ("-every-event" if every_event else ""))
+    name = f"{source.name}{'-every-event' if every_event else ''}-{valid_share:g}"
+    folder = out / "data" / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        authors.prepare(authors.AuthorsOptions(source, folder, every_event=every_event))
+        authors.prepare(
+            authors.AuthorsOptions(source, folder, every_event=every_event, valid_share=valid_share)
+        )
     return folder
 
 
@@ -55,21 +72,26 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="one folder a dataset, in the authors' format")
     parser.add_argument("--out", type=Path, required=True, help="dataset and run folders")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", nargs="*", default=[name for name, *_ in ROWS])
+    parser.add_argument("--rows", nargs="*", default=[row.name for row in ROWS])
     parser.add_argument("--json", type=Path, help="write the rows here too")
     options = parser.parse_args()
     sets = sorted(path for path in options.folder.iterdir() if path.is_dir())
     table = []
-    for name, preset, every_event in ROWS:
+    for name, preset, every_event, valid_share in ROWS:
         if name not in options.rows:
             continue
         for source in sets:
-            data = prepared(source, options.out, every_event=every_event)
+            data = prepared(source, options.out, every_event=every_event, valid_share=valid_share)
             runs = options.out / "runs" / name.replace(", ", "-").replace(" ", "-") / source.name
             results = [
                 finished(preset, data, runs / str(seed), seed) for seed in range(options.seeds)
             ]
-            row = {"row": name, "set": source.name, "seeds": options.seeds}
+            row = {
+                "row": name,
+                "set": source.name,
+                "valid_share": valid_share,
+                "seeds": options.seeds,
+            }
             for split in ("valid", "test"):
                 scores = [result[split]["auc"] for result in results]
                 row[f"{split}_auc"] = round(statistics.mean(scores), 4)
