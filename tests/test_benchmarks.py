@@ -1,19 +1,28 @@
 """The benchmarks measure what they say, on sizes that take no time."""
 
 import dataclasses
+import itertools
 import json
+import sys
 
+import numpy as np
 import pytest
 
-from benchmarks import recurrence, train_step, trials
-from benchmarks.cases import Case
-from benchmarks.timing import print_rows, write_rows
+from benchmarks import ragged, recurrence, train_step, trials
+from benchmarks.cases import CASES, Case, history_lengths
+from benchmarks.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
 from dien_jax.config import Config, TrainConfig
+from tests import small_dataset
 
 FIELDS = {
     "benchmark", "case", "system", "threads", "policy", "median_ms", "samples_per_second",
     "peak_mb", "device", "versions",
 }  # fmt: skip
+RECURRENCE_FIELDS = {
+    "benchmark", "case", "implementation", "cell", "form", "mode", "precision", "threads",
+    "median_ms", "spread_ms", "of_reference", "max_error", "device", "versions",
+}  # fmt: skip
+TINY, TINY_RAGGED = Case(2, 3, 4), Case(3, 9, 4, ragged=True)
 
 
 def test_a_row_of_the_train_step_has_every_field(tmp_path, capsys) -> None:
@@ -28,14 +37,138 @@ def test_a_row_of_the_train_step_has_every_field(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("cell", recurrence.CELLS)
-def test_the_recurrence_benchmark_compares_with_the_oracle(cell) -> None:
-    arguments = recurrence.operands(cell, Case(2, 3, 4))
+@pytest.mark.parametrize("form", ["paper", "authors"])
+def test_the_recurrence_benchmark_compares_with_the_oracle(cell, form) -> None:
+    arguments = recurrence.operands(cell, TINY, form)
     expected, found = (
-        recurrence.computation(cell, name, gradients=True)(*arguments)
-        for name in recurrence.IMPLEMENTATIONS
+        recurrence.computation(cell, name, gradients=True, form=form)(*arguments)
+        for name in ("reference", "xla")
     )
     assert 0 <= recurrence.deviation(found, expected) < 1e-5
     assert recurrence.deviation(tuple(2 * leaf for leaf in found[:1]), expected[:1]) > 0.5
+    assert recurrence.deviation((np.nan * found[0],), expected[:1]) == float("inf")
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> None:
+    monkeypatch.setattr(recurrence, "CASES", {"tiny": TINY, "ragged": TINY_RAGGED})
+
+
+def test_the_recurrence_benchmark_writes_table_rows_and_picture(tiny, tmp_path, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    files = tmp_path / "new" / "rows.json", tmp_path / "new" / "rows.png"
+    recurrence.main(
+        ["--cells", "gru", "augru", "--repeats", "3", "--json", str(files[0])]
+        + ["--plot", str(files[1]), "--precision", "high", "--form", "authors"]
+    )
+    rows = json.loads(files[0].read_text())
+    found = {(row["case"], row["cell"], row["mode"], row["implementation"]) for row in rows}
+    assert found == set(
+        itertools.product(
+            ("tiny", "ragged"), ("gru", "augru"), recurrence.MODES, ("reference", "xla")
+        )
+    )
+    for row in rows:
+        assert set(row) >= RECURRENCE_FIELDS
+        assert (row["form"], row["precision"]) == ("authors", "high")
+        assert (row["of_reference"] == 1) == (row["implementation"] == "reference")
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(rows)
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    assert files[1].stat().st_size > 10_000
+
+
+def test_the_recurrence_benchmark_fails_on_a_wrong_implementation(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(recurrence, "TOLERANCES", dict.fromkeys(recurrence.TOLERANCES, -1.0))
+    with pytest.raises(SystemExit, match="tiny, gru, forward, xla: deviates from the oracle by"):
+        recurrence.main(["--cases", "tiny", "--cells", "gru", "--repeats", "2"])
+    assert "| tiny | gru | forward | xla |" in capsys.readouterr().out
+
+
+def test_the_recurrence_benchmark_names_what_cannot_run(tiny, capsys) -> None:
+    wanted = ["--implementations", "mosaic_tpu", "xla"]
+    with pytest.raises(SystemExit, match="tiny, gru, forward, mosaic_tpu: not run: NotImpl"):
+        recurrence.main(["--cases", "tiny", "--cells", "gru", "--repeats", "2", *wanted])
+    assert "| tiny | gru | forward | xla |" in capsys.readouterr().out
+
+
+def test_peers_without_pytorch_are_a_clear_error(tiny, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.peers", raising=False)
+    with pytest.raises(SystemExit, match="--peers needs PyTorch: pip install torch"):
+        recurrence.main(["--peers"])
+
+
+@pytest.mark.parametrize("case", [TINY, TINY_RAGGED], ids=["full", "ragged"])
+@pytest.mark.parametrize("form", ["paper", "authors"])
+@pytest.mark.parametrize("cell", recurrence.CELLS)
+def test_peers_compute_what_the_oracle_does(cell, form, case) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from benchmarks import peers
+
+    expected_names = {
+        ("gru", "paper"): {"torch nn.GRU"} | ({"torch nn.GRU, packed"} if case.ragged else set()),
+        ("augru", "paper"): {"torch script"},
+        ("augru", "authors"): {"torch script"},
+    }
+    arguments = recurrence.operands(cell, case, form)
+    for gradients in (False, True):
+        settings = {"gradients": gradients, "form": form, "precision": "highest"}
+        expected = recurrence.computation(cell, "reference", **settings)(*arguments)
+        found = peers.contenders(cell, arguments, **settings)
+        assert set(found) == expected_names.get((cell, form), set())
+        for contender in found.values():
+            contender.call()
+            assert recurrence.deviation(contender.result(), expected) < 1e-5
+            assert contender.versions
+
+
+def test_interleaved_calls_take_turns() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    times = interleaved_milliseconds(calls, repeats=4)
+    assert {name: len(of_one) for name, of_one in times.items()} == {"a": 4, "b": 4, "c": 4}
+    assert "".join(order[-12:]) == "abccbaabccba"
+    assert len(order) == 3 * (4 + WARM_UP)
+
+
+def test_made_lengths_are_as_long_tailed_as_real_ones() -> None:
+    many = history_lengths(20_000, 100)
+    assert (many.min(), many.max(), np.median(many)) == (4, 100, 5)
+    assert 7 < many.mean() < 9
+    assert 12 <= np.quantile(many, 0.9) <= 14
+    assert np.median(CASES["ragged"].lengths()) == 5
+    assert 7 < CASES["ragged"].lengths().mean() < 9
+
+
+def test_the_ragged_benchmark_gathers_batches_by_bucket() -> None:
+    lengths = np.array([1, 2, 2, 3, 4, 4, 7, 8, 9, 0, 1], np.int32)
+    found = ragged.batches(lengths, (2, 4, 100), Case(2, 9, 4))
+    assert {edge: len(batch) for edge, batch in found.items()} == {2: 2, 4: 2, 9: 2}
+    low = {2: 0, 4: 3, 9: 5}
+    for edge, batch in found.items():
+        assert low[edge] <= batch.min() <= batch.max() <= edge
+
+
+def test_the_ragged_benchmark_on_a_dataset_folder(tmp_path, monkeypatch, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    dataset = small_dataset.write(tmp_path / "data")
+    lengths = ragged.training_lengths(dataset, 3)
+    assert lengths.max() <= 3
+    monkeypatch.setattr(ragged, "CASE", Case(2, 3, 4))
+    files = tmp_path / "rows.json", tmp_path / "rows.png"
+    ragged.main(
+        ["--data", str(dataset), "--repeats", "2", "--json", str(files[0]), "--plot", str(files[1])]
+    )
+    rows = json.loads(files[0].read_text())
+    for row in rows:
+        assert set(row) >= RECURRENCE_FIELDS - {"of_reference"}
+        assert row["longest"] <= row["bucket"] <= row["padded_to"]
+        assert row["live_steps"] <= 2 * row["longest"]
+    assert files[1].stat().st_size > 5_000
+    assert capsys.readouterr().out.startswith("| bucket |")
+    with pytest.raises(SystemExit, match="nowhere"):
+        ragged.main(["--data", str(tmp_path / "nowhere")])
 
 
 def test_every_trial_is_a_valid_configuration() -> None:

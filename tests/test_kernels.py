@@ -3,8 +3,6 @@
 Dimensions: B batch, T steps, D input, H hidden.
 """
 
-import functools
-import itertools
 import subprocess
 import sys
 
@@ -12,42 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dien_kernels import Weights, agru, augru, gru
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-CELLS = {"gru": gru, "agru": agru, "augru": augru}
-FORMS = ("paper", "authors")
-CASES = [
-    (cell, form, biased)
-    for cell, form, biased in itertools.product(CELLS, FORMS, (False, True))
-    if not (form == "authors" and biased)
-]
-
-
-def operands(cell, *, batch=3, steps=7, depth=5, hidden=8, biased=False, seed=0):
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape):
-        return rng.normal(scale=0.5, size=shape).astype(np.float32)
-
-    gates = 2 if cell == "agru" else 3
-    weights = Weights(
-        normal(depth, gates, hidden),
-        normal(hidden, gates, hidden),
-        normal(gates, hidden),
-        normal(hidden) if biased else None,
-    )
-    x, attention = normal(batch, steps, depth), rng.uniform(size=(batch, steps))
-    lengths = rng.integers(0, steps + 1, batch).astype(np.int32)
-    lengths[:2] = (steps, 0)[: min(2, batch)]
-    arrays = (x, attention.astype(np.float32), weights, lengths, normal(batch, hidden))
-    return jax.tree.map(jnp.asarray, arrays)
-
-
-def call(cell, x, attention, weights, lengths, initial, **kwargs):
-    arguments = (x, weights) if cell == "gru" else (x, attention, weights)
-    return CELLS[cell](*arguments, lengths=lengths, initial_state=initial, **kwargs)
+from dien_kernels import Weights, augru, gru
+from recurrences import CASES, CELLS, FORMS, assert_agree, call, evaluate, operands
 
 
 def numpy_states(cell, form, x, attention, weights, lengths, initial):
@@ -79,25 +43,6 @@ def numpy_states(cell, form, x, attention, weights, lengths, initial):
                         h = z * h + (1 - z) * c
             states[row, step] = h
     return states
-
-
-@functools.cache
-def evaluate(cell, form, implementation):
-    """Jitted: states, the last one, and gradients of a function of both for all operands."""
-
-    def objective(differentiable, lengths):
-        x, attention, weights, initial = differentiable
-        states, last = call(
-            cell, x, attention, weights, lengths, initial, form=form, implementation=implementation
-        )
-        return jnp.sin(3 * states).sum() + jnp.cos(2 * last).sum(), (states, last)
-
-    def run(x, attention, weights, lengths, initial):
-        differentiable = (x, attention, weights, initial)
-        gradients, outputs = jax.grad(objective, has_aux=True)(differentiable, lengths)
-        return *outputs, gradients
-
-    return jax.jit(run)
 
 
 @pytest.mark.parametrize(("cell", "form", "biased"), CASES)
@@ -147,9 +92,7 @@ def test_implementations_agree_with_the_oracle(cell, form, biased, shape):
     found = evaluate(cell, form, "xla")(*arrays)
     # float32 rounding grows with the steps that errors pass through and the terms of a sum.
     tolerance = 1e-6 * np.sqrt(max(batch * steps, hidden))
-    for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
-        scale = np.abs(want).max(initial=1e-3)
-        np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, rtol=0)
+    assert_agree(found, expected, tolerance)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])
@@ -190,24 +133,6 @@ def test_padding_changes_nothing(cell, implementation):
     for row, length in enumerate(lengths.tolist()):
         live = states[row, max(length - 1, 0)] if length else initial[row]
         np.testing.assert_array_equal(states[row, length:], np.broadcast_to(live, (7 - length, 8)))
-
-
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(
-    cut=st.integers(1, 6),
-    form=st.sampled_from(FORMS),
-    cell=st.sampled_from(sorted(CELLS)),
-    seed=st.integers(0, 3),
-)
-def test_two_calls_that_hand_over_the_state_equal_one(cut, form, cell, seed):
-    x, attention, weights, lengths, initial = operands(cell, seed=seed)
-    whole, last, _ = evaluate(cell, form, "xla")(x, attention, weights, lengths, initial)
-    run = functools.partial(call, cell, form=form)
-    first, middle = run(x[:, :cut], attention[:, :cut], weights, jnp.minimum(lengths, cut), initial)
-    rest = jnp.maximum(lengths - cut, 0)
-    second, end = run(x[:, cut:], attention[:, cut:], weights, rest, middle)
-    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
-    np.testing.assert_allclose(end, last, atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])

@@ -1,0 +1,207 @@
+"""What the forward and the backward kernel for Hopper share: rings of tiles, stores, matmuls.
+
+R is the 64 rows of a block, H the hidden size, C the columns of a chunk of it. In registers an
+array ``[R, H]`` is a tuple of its chunks ``[R, C]``, in the layout of a ``wgmma`` result.
+
+Pallas' own barriers around every access are off; those that are needed are here, and each brings
+all threads of a block together: in :meth:`Ring.take` after a tile is read and before it is fetched
+again, in :func:`_stage` before a tile is written again and after it is written, in :func:`operand`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+ROWS = 64
+"""Rows of a block: the M of a ``wgmma``."""
+
+Chunks = tuple[jax.Array, ...]
+
+
+def columns(hidden: int) -> int:
+    """C: narrow enough for the registers, and whole 16s, the K of a ``wgmma``."""
+    return 48 if hidden == 48 else 32 if hidden % 32 == 0 else 16
+
+
+def padded_hidden(hidden: int) -> int:
+    """H as whole chunks."""
+    unit = 16 if hidden <= 64 else 32
+    return -(-hidden // unit) * unit
+
+
+class Place(NamedTuple):
+    """The rows of a block, and how their columns are cut."""
+
+    rows: Any
+    width: int
+    chunks: int
+
+    @classmethod
+    def of_block(cls, hidden: int) -> "Place":
+        first = jax.lax.axis_index("block") * ROWS
+        width = columns(hidden)
+        return cls(pl.ds(first, ROWS), width, hidden // width)
+
+    def columns(self, chunk: int) -> Any:
+        return pl.ds(chunk * self.width, self.width)
+
+    def tile(self, array: Any, step: Any, chunk: int) -> Any:
+        """``[R, C]`` of an array ``[T, B, H]``."""
+        return array.at[step, self.rows, self.columns(chunk)]
+
+    def load(self, array: Any) -> Chunks:
+        """All chunks of an array ``[B, H]`` in global memory."""
+        tiles = (array.at[self.rows, self.columns(chunk)] for chunk in range(self.chunks))
+        return tuple(_load(tile, optimized=False) for tile in tiles)
+
+
+class Ring(NamedTuple):
+    """Tiles that are fetched ahead, for units of work: the chunks of a step, step by step.
+
+    Attributes:
+      tiles: shared memory, ``[depth, R, C]`` or ``[depth, R]`` each.
+      arrived: a barrier for each slot.
+      sources: of a step and a chunk, what to copy to the tiles.
+      steps: how many there are, dynamic.
+      chunks: how many a step has.
+    """
+
+    tiles: Sequence[Any]
+    arrived: Any
+    sources: Callable[[Any, int], Sequence[Any]]
+    steps: Any
+    chunks: int
+
+    @property
+    def depth(self) -> int:
+        return self.tiles[0].shape[0]
+
+    def _slot(self, step: Any, chunk: int) -> Any:
+        return jax.lax.rem(step * self.chunks + chunk, self.depth)
+
+    def _fetch(self, step: Any, chunk: int) -> None:
+        slot = self._slot(step, chunk)
+
+        @pl.when(step < self.steps)
+        def _() -> None:
+            for source, tile in zip(self.sources(step, chunk), self.tiles, strict=True):
+                plgpu.copy_gmem_to_smem(source, tile.at[slot], self.arrived.at[slot])
+
+    def start(self) -> None:
+        """Sends for as many units as there is room for."""
+        for unit in range(self.depth):
+            self._fetch(jnp.int32(unit // self.chunks), unit % self.chunks)
+
+    def take(self, step: Any, chunk: int) -> list[jax.Array]:
+        """A unit's tiles, once they are there, and sends for what their slot holds next."""
+        slot = self._slot(step, chunk)
+        plgpu.barrier_wait(self.arrived.at[slot])
+        tiles = [tile.at[slot] for tile in self.tiles]
+        # One value a row is in four threads at once, for which there is no better way to load.
+        values = [_load(tile, optimized=len(tile.shape) == 2) for tile in tiles]
+        plgpu.commit_smem()
+        ahead = chunk + self.depth
+        self._fetch(step + ahead // self.chunks, ahead % self.chunks)
+        return values
+
+
+def _load(ref: Any, *, optimized: bool) -> jax.Array:
+    return plgpu.load(ref, layout=_layout(ref.shape), optimized=optimized)
+
+
+def zeros(*shape: int) -> jax.Array:
+    """``[R, N]``, or one value a row ``[R]``."""
+    return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), _layout(shape))
+
+
+def _layout(shape: Sequence[int]) -> Any:
+    return plgpu.Layout.WGMMA if len(shape) == 2 else plgpu.Layout.WGMMA.reduce(1)
+
+
+class Output(NamedTuple):
+    """A value, the tile of shared memory it leaves through, and where it goes at a step."""
+
+    tile: Any
+    value: jax.Array
+    destination: Callable[[Any], Any]
+
+
+def emit(step: Any, outputs: Sequence[Output]) -> None:
+    """Sends values off."""
+    _stage(outputs)
+    for output in outputs:
+        plgpu.copy_smem_to_gmem(output.tile, output.destination(step))
+
+
+def emit_again(first: Any, end: Any, outputs: Sequence[Output]) -> None:
+    """Sends the same values off at all steps of a range."""
+    _stage(outputs)
+
+    def send(step: Any, _: None) -> None:
+        for output in outputs:
+            plgpu.copy_smem_to_gmem(output.tile, output.destination(step))
+
+    jax.lax.fori_loop(first, end, send, None)
+
+
+def _stage(outputs: Sequence[Output]) -> None:
+    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+    for output in outputs:
+        output.tile[...] = output.value
+    plgpu.commit_smem()
+
+
+def across(row: jax.Array, width: int) -> jax.Array:
+    """One value a row, ``[R]``, for every column, ``[R, C]``."""
+    return jax.lax.broadcast_in_dim(row, (ROWS, width), (0,))
+
+
+def down(ref: Any) -> jax.Array:
+    """One value a column, ``[C]`` in shared memory, for every row, ``[R, C]``."""
+    column = plgpu.load(ref, layout=plgpu.Layout.WGMMA.reduce(0), optimized=False)
+    return jax.lax.broadcast_in_dim(column, (ROWS, *column.shape), (1,))
+
+
+def sigmoid(value: jax.Array) -> jax.Array:
+    # One tanh: it is a single instruction where it may be approximate.
+    return 0.5 * jnp.tanh(0.5 * value) + 0.5
+
+
+def cut(array: jax.Array, width: int) -> Chunks:
+    """The chunks of an array ``[R, N]``."""
+    return tuple(array[:, start : start + width] for start in range(0, array.shape[1], width))
+
+
+def rounded(place: Place, tile: Any, chunk: int, value: jax.Array) -> jax.Array:
+    """A chunk of what is to be an :func:`operand`; it goes into ``tile``, unless that is None."""
+    value = value.astype(jnp.bfloat16)
+    if tile is not None:
+        tile.at[:, place.columns(chunk)][...] = value
+    return value
+
+
+def operand(tile: Any, chunks: Sequence[jax.Array]) -> Any:
+    """The left operand ``[R, K]`` of a matmul, from registers where there is no tile for it."""
+    if tile is None:
+        return jnp.concatenate(chunks, 1)
+    plgpu.commit_smem()
+    return tile
+
+
+def matmul(interpret: bool, start: jax.Array, terms: Sequence[tuple[Any, Any]]) -> jax.Array:
+    """``start`` plus operands ``[R, K]`` times weights ``[K, N]`` in shared memory."""
+    if interpret:
+        for left, right in terms:
+            product = jnp.dot(left[...], right[...], preferred_element_type=jnp.float32)
+            start = start + product
+        return start
+
+    def accumulate(accumulator: Any) -> None:
+        for left, right in terms:
+            plgpu.wgmma(accumulator, left, right)
+
+    return pl.run_state(accumulate)(plgpu.ACC.init(start))

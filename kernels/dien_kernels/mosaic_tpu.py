@@ -1,0 +1,416 @@
+"""The recurrences as one Pallas kernel in each direction, for TPUs (Mosaic).
+
+What a launch reads and gives, and the equations, are in :mod:`dien_kernels.contract`. Arrays are
+``[T, H, B]``: rows of the batch lie along the lanes and the state's entries along the sublanes, so
+that H is padded to a multiple of 8 only. A launch walks a grid of row blocks by chunks of time. The
+state stays in vector memory from chunk to chunk while Pallas brings the next chunk's inputs in and
+takes the last chunk's results out. A block of rows stops at its longest history: later steps are
+filled without computing, and chunks that hold only such steps are not even read.
+
+Dimensions: T steps, H hidden, B batch (rows), G gates; R rows of a block, S steps of a chunk.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
+
+LANES, SUBLANES = 128, 8
+# What a launch may use of a core's vector memory; there is 64 MiB or more since v5p.
+VECTOR_MEMORY = 48 * 2**20
+
+
+def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
+    """States of all steps, and the gates where they are to be kept."""
+    wide = jax.ShapeDtypeStruct(operands.inputs.candidate.shape, jnp.float32)
+    update = wide if plan.has_update else None
+    kept = Kept(wide, update, wide, wide if plan.form == "paper" else None) if keep else None
+    cut = _Cut(plan, wide.shape, reverse=False)
+    recurrent = _stacked(plan, jax.tree.map(jnp.transpose, operands.recurrent), axis=0)
+    # Spread over the lanes once, out here.
+    bias = jnp.broadcast_to(operands.bias[:, None], cut.state_shape)
+    launch = pl.pallas_call(
+        functools.partial(_forward_kernel, plan),
+        out_shape=(wide, kept),
+        grid_spec=cut.grid(
+            in_specs=(
+                cut.alike(operands.inputs, cut.wide(live=True)),
+                cut.coefficients(live=True),
+                cut.coefficients(live=True),
+                jax.tree.map(cut.everything, recurrent),
+                cut.everything(bias),
+                cut.state(),
+            ),
+            out_specs=(cut.wide(), cut.alike(kept, cut.wide())),
+            scratch_shapes=[pltpu.VMEM(cut.state_shape, jnp.float32)],
+        ),
+        compiler_params=_compiler_params(),
+        interpret=plan.interpret,
+        name="recurrence_forward",
+    )
+    return launch(
+        _longest(plan, operands.lengths, wide.shape[0]),
+        operands.inputs,
+        operands.offset,
+        operands.slope,
+        recurrent,
+        bias,
+        operands.initial,
+    )
+
+
+def _forward_kernel(
+    plan: Plan,
+    longest_ref: Any,
+    inputs_ref: Gates,
+    offset_ref: Any,
+    slope_ref: Any,
+    recurrent_ref: tuple,
+    bias_ref: Any,
+    initial_ref: Any,
+    states_ref: Any,
+    kept_ref: Kept | None,
+    h_ref: Any,
+) -> None:
+    """One chunk: wide ``[S, H, R]``, coefficients ``[S, R]``, bias, initial and h ``[H, R]``."""
+    block, chunk = pl.program_id(0), pl.program_id(1)
+    together_ref, candidate_ref = recurrent_ref
+
+    @pl.when(chunk == 0)
+    def _start() -> None:
+        h_ref[...] = initial_ref[...]
+
+    def live_step(i: jax.Array, _: None) -> None:
+        h = h_ref[...]
+        products = _gates(plan, _dot(plan, together_ref[...], h))
+        r = _sigmoid(inputs_ref.reset[i] + products[0])
+        if plan.form == "paper":
+            product = products[-1] + bias_ref[...]
+            c = jnp.tanh(inputs_ref.candidate[i] + r * product)
+        else:
+            product = None
+            c = jnp.tanh(inputs_ref.candidate[i] + _dot(plan, candidate_ref[...], r * h))
+        u = _sigmoid(inputs_ref.update[i] + products[1]) if plan.has_update else None
+        h = h + _strength(offset_ref, slope_ref, i, u) * (c - h)
+        h_ref[...] = h
+        states_ref[i] = h
+        _store(kept_ref, i, Kept(r, u, c, product))
+
+    def dead_step(i: jax.Array, _: None) -> None:
+        states_ref[i] = h_ref[...]
+        _store(kept_ref, i, Kept(*[jnp.zeros_like(h_ref)] * 4))
+
+    size = plan.blocks.steps
+    live = jnp.clip(longest_ref[block] - chunk * size, 0, size)
+    jax.lax.fori_loop(0, live, live_step, None)
+    jax.lax.fori_loop(live, size, dead_step, None)
+
+
+def backward(
+    plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
+) -> Gradients:
+    """Gradients of the projected inputs, the coefficients and the initial state."""
+    wide = jax.ShapeDtypeStruct(states.shape, jnp.float32)
+    coefficient = jax.ShapeDtypeStruct(operands.offset.shape, jnp.float32)
+    state = jax.ShapeDtypeStruct(operands.initial.shape, jnp.float32)
+    d_inputs = Gates(wide, wide if plan.has_update else None, wide)
+    cut = _Cut(plan, wide.shape, reverse=True)
+    recurrent = _stacked(plan, operands.recurrent, axis=1)
+    launch = pl.pallas_call(
+        functools.partial(_backward_kernel, plan, wide.shape[0]),
+        out_shape=Gradients(d_inputs, coefficient, coefficient, state),
+        grid_spec=cut.grid(
+            in_specs=(
+                cut.coefficients(live=True),
+                cut.coefficients(live=True),
+                jax.tree.map(cut.everything, recurrent),
+                cut.state(),
+                cut.wide(live=True),
+                cut.step_before(),
+                cut.alike(kept, cut.wide(live=True)),
+                cut.wide(),
+            ),
+            out_specs=Gradients(
+                cut.alike(d_inputs, cut.wide()), cut.coefficients(), cut.coefficients(), cut.state()
+            ),
+        ),
+        compiler_params=_compiler_params(),
+        interpret=plan.interpret,
+        name="recurrence_backward",
+    )
+    return launch(
+        _longest(plan, operands.lengths, wide.shape[0]),
+        operands.offset,
+        operands.slope,
+        recurrent,
+        operands.initial,
+        states,
+        states,
+        kept,
+        d_states,
+    )
+
+
+def _backward_kernel(
+    plan: Plan,
+    steps: int,
+    longest_ref: Any,
+    offset_ref: Any,
+    slope_ref: Any,
+    recurrent_ref: tuple,
+    initial_ref: Any,
+    states_ref: Any,
+    state_before_ref: Any,
+    kept_ref: Kept,
+    d_states_ref: Any,
+    d_inputs_ref: Gates,
+    d_offset_ref: Any,
+    d_slope_ref: Any,
+    dh_ref: Any,
+) -> None:
+    """One chunk, the last first; ``state_before`` ``[1, H, R]`` is the state that it starts from.
+
+    The gradient of the initial state is the same block all along, so that dh lives in it.
+    """
+    block, chunk = pl.program_id(0), pl.num_programs(1) - 1 - pl.program_id(1)
+    together_ref, candidate_ref = recurrent_ref
+
+    @pl.when(pl.program_id(1) == 0)
+    def _start() -> None:
+        dh_ref[...] = jnp.zeros_like(dh_ref)
+
+    def dead_step(i: jax.Array, _: None) -> None:
+        dh_ref[...] += d_states_ref[i]
+        _store(d_inputs_ref, i, Gates(*[jnp.zeros_like(dh_ref)] * 3))
+        d_offset_ref[pl.ds(i, 1), :] = jnp.zeros_like(offset_ref[pl.ds(i, 1), :])
+        d_slope_ref[pl.ds(i, 1), :] = jnp.zeros_like(slope_ref[pl.ds(i, 1), :])
+
+    def live_step(i: jax.Array, start: jax.Array) -> jax.Array:
+        before = jnp.where(i == 0, start, states_ref[jnp.maximum(i - 1, 0)])
+        r, c = kept_ref.reset[i], kept_ref.candidate[i]
+        u = kept_ref.update[i] if plan.has_update else None
+        z = _strength(offset_ref, slope_ref, i, u)
+        dh = dh_ref[...] + d_states_ref[i]
+        d_strength = dh * (c - before)
+        d_candidate = dh * z * (1 - c * c)
+        d_before = dh * (1 - z)
+        if plan.form == "paper":
+            d_reset = d_candidate * kept_ref.product[i] * (r * (1 - r))
+        else:
+            d_masked = _dot(plan, candidate_ref[...], d_candidate)
+            d_reset = d_masked * before * (r * (1 - r))
+            d_before = d_before + d_masked * r
+        d_products = [d_reset]
+        d_slope, d_update = jnp.zeros_like(offset_ref[pl.ds(i, 1), :]), None
+        if plan.has_update:
+            d_slope = (d_strength * u).sum(0, keepdims=True)
+            d_update = d_strength * slope_ref[pl.ds(i, 1), :] * (u * (1 - u))
+            d_products.append(d_update)
+        if plan.form == "paper":
+            d_products.append(d_candidate * r)
+        dh_ref[...] = d_before + _dot(plan, together_ref[...], jnp.concatenate(d_products))
+        _store(d_inputs_ref, i, Gates(d_reset, d_update, d_candidate))
+        d_offset_ref[pl.ds(i, 1), :] = d_strength.sum(0, keepdims=True)
+        d_slope_ref[pl.ds(i, 1), :] = d_slope
+        return start
+
+    first, size = chunk * plan.blocks.steps, plan.blocks.steps
+    live = jnp.clip(longest_ref[block] - first, 0, size)
+    jax.lax.fori_loop(live, jnp.minimum(size, steps - first), dead_step, None)
+    start = jnp.where(chunk == 0, initial_ref[...], state_before_ref[0])
+    jax.lax.fori_loop(0, live, lambda back, start: live_step(live - 1 - back, start), start)
+
+
+# Parts of a weight and of a value, by falling size, whose products make up a float32 product.
+_TERMS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
+
+
+def _parts(array: jax.Array) -> list[jax.Array]:
+    """Three summands of a float32 array with 8 significant bits each, as bfloat16 has."""
+    parts = []
+    for _ in range(2):
+        # By bits: XLA would drop a conversion to bfloat16 and back.
+        bits = jax.lax.bitcast_convert_type(array, jnp.uint32) & jnp.uint32(0xFFFF0000)
+        parts.append(jax.lax.bitcast_convert_type(bits, jnp.float32))
+        array = array - parts[-1]
+    return [*parts, array]
+
+
+def _exact(plan: Plan) -> bool:
+    return plan.precision != jax.lax.Precision.DEFAULT
+
+
+def _left(plan: Plan, weights: jax.Array) -> jax.Array:
+    """``[M, K]`` weights for :func:`_dot`: bfloat16 ``[M, K]``, or ``[M, 6 K]`` where exact."""
+    if _exact(plan):
+        parts = _parts(weights)
+        weights = jnp.concatenate([parts[left] for left, _ in _TERMS], 1)
+    return weights.astype(jnp.bfloat16)
+
+
+def _dot(plan: Plan, left: jax.Array, right: jax.Array) -> jax.Array:
+    """``[M, K] [K, R]``, the left one prepared by :func:`_left`.
+
+    True float32 is one product six times as long.
+    """
+    if _exact(plan):
+        parts = _parts(right)
+        right = jnp.concatenate([parts[part] for _, part in _TERMS])
+    return jnp.dot(left, right.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+
+
+def _sigmoid(value: jax.Array) -> jax.Array:
+    # One instruction of the transcendental unit, where exp and a division need many.
+    return 0.5 * jnp.tanh(0.5 * value) + 0.5
+
+
+def _strength(offset_ref: Any, slope_ref: Any, i: jax.Array, u: jax.Array | None) -> jax.Array:
+    """The z of step i: ``[H, R]``, or ``[1, R]`` without an update gate."""
+    offset = offset_ref[pl.ds(i, 1), :]
+    return offset if u is None else offset + slope_ref[pl.ds(i, 1), :] * u
+
+
+def _store(refs: Any, i: jax.Array, values: Any) -> None:
+    """Step i of every array that is there."""
+    for ref, value in zip(refs or (), values, strict=False):
+        if ref is not None:
+            ref[i] = value
+
+
+def _stacked(plan: Plan, gates: Gates, axis: int) -> tuple[jax.Array, jax.Array | None]:
+    """Recurrent weights for as few matmuls as the form allows: together, and the candidate's.
+
+    Forward ``[G H, H]``, backward ``[H, G H]``. The paper's form multiplies by all gates at once;
+    the authors' candidate ``[H, H]`` stands on the other side of the reset gate.
+    """
+    parts = [gate for gate in gates if gate is not None]
+    if plan.form == "paper":
+        return _left(plan, jnp.concatenate(parts, axis)), None
+    return _left(plan, jnp.concatenate(parts[:-1], axis)), _left(plan, parts[-1])
+
+
+def _gates(plan: Plan, together: jax.Array) -> list[jax.Array]:
+    """The gates of ``[G H, R]``, each ``[H, R]``."""
+    count = 1 + plan.has_update + (plan.form == "paper")
+    return jnp.split(together, count)
+
+
+def _longest(plan: Plan, lengths: jax.Array, steps: int) -> jax.Array:
+    """The longest history of each block of rows."""
+    return jnp.minimum(lengths.reshape(-1, plan.blocks.rows).max(1), steps)
+
+
+def _compiler_params() -> Any:
+    return pltpu.CompilerParams(
+        dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VECTOR_MEMORY
+    )
+
+
+class _Cut:
+    """The blocks of a launch's arrays; a backward launch (``reverse``) walks chunks from the last.
+
+    ``live`` blocks stay at the last chunk that has live steps, which Pallas then reads only once.
+    """
+
+    def __init__(self, plan: Plan, shape: tuple[int, int, int], *, reverse: bool) -> None:
+        steps, hidden, rows = shape
+        self.size, self.reverse = plan.blocks.steps, reverse
+        self.state_shape = (hidden, plan.blocks.rows)
+        self.chunks = pl.cdiv(steps, self.size)
+        self.row_blocks = rows // plan.blocks.rows
+
+    def grid(self, **specs: Any) -> Any:
+        return pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1, grid=(self.row_blocks, self.chunks), **specs
+        )
+
+    def wide(self, *, live: bool = False) -> pl.BlockSpec:
+        return pl.BlockSpec(
+            (self.size, *self.state_shape),
+            lambda block, turn, longest: (self._chunk(block, turn, longest, live), 0, block),
+        )
+
+    def coefficients(self, *, live: bool = False) -> pl.BlockSpec:
+        return pl.BlockSpec(
+            (self.size, self.state_shape[1]),
+            lambda block, turn, longest: (self._chunk(block, turn, longest, live), block),
+        )
+
+    def step_before(self) -> pl.BlockSpec:
+        """The last step of the chunk before a live one; any step for the first chunk."""
+
+        def index(block: Any, turn: Any, longest: Any) -> tuple:
+            step = self._chunk(block, turn, longest, True) * self.size - 1
+            return jnp.maximum(step, 0), 0, block
+
+        return pl.BlockSpec((1, *self.state_shape), index)
+
+    def state(self) -> pl.BlockSpec:
+        return pl.BlockSpec(self.state_shape, lambda block, turn, longest: (0, block))
+
+    def everything(self, array: jax.Array) -> pl.BlockSpec:
+        return pl.BlockSpec(array.shape, lambda block, turn, longest: (0, 0))
+
+    def alike(self, arrays: Any, spec: pl.BlockSpec) -> Any:
+        return jax.tree.map(lambda _: spec, arrays)
+
+    def _chunk(self, block: Any, turn: Any, longest: Any, live: bool) -> Any:
+        chunk = self.chunks - 1 - turn if self.reverse else turn
+        last_live = jnp.maximum(pl.cdiv(longest[block], self.size) - 1, 0)
+        return jnp.minimum(chunk, last_live) if live else chunk
+
+
+def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
+    """The largest blocks that fit: two registers of rows keep the units busier than one does."""
+    tried = [
+        Blocks(rows=block, steps=min(steps, size))
+        for block in ((2 * LANES, LANES) if rows > LANES else (LANES,))
+        for size in (2 * SUBLANES, SUBLANES)
+    ]
+    fitting = (one for one in tried if _memory(plan, one, hidden) <= VECTOR_MEMORY)
+    return next(fitting, tried[-1])
+
+
+def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
+    """Raises ``ValueError`` for blocks that do not fill registers or do not fit vector memory."""
+    if blocks.rows < 1 or blocks.rows % LANES:
+        raise ValueError(f"blocks.rows: expected a multiple of {LANES}, got {blocks.rows}")
+    if blocks.steps != steps and (blocks.steps < 1 or blocks.steps % SUBLANES):
+        raise ValueError(
+            f"blocks.steps: expected all {steps} or a multiple of {SUBLANES}, got {blocks.steps}"
+        )
+    needed = _memory(plan, blocks, hidden)
+    if needed > VECTOR_MEMORY:
+        raise ValueError(
+            f"blocks: expected at most {VECTOR_MEMORY} bytes of vector memory, got {needed} with "
+            f"{blocks.rows} rows, {blocks.steps} steps and a hidden size of {hidden}"
+        )
+
+
+def _memory(plan: Plan, blocks: Blocks, hidden: int) -> int:
+    """Bytes of vector memory that the backward launch needs, the larger one."""
+    gates, paper = 2 + plan.has_update, plan.form == "paper"
+    state = 4 * hidden * blocks.rows
+    # Chunks of states, their gradients, what was kept and the gradients of the inputs.
+    chunks = blocks.steps * state * (2 + gates + paper + gates)
+    coefficients = 4 * 4 * pl.cdiv(blocks.steps, SUBLANES) * SUBLANES * blocks.rows
+    depth = hidden * (len(_TERMS) if _exact(plan) else 1)
+    recurrent = 2 * gates * hidden * pl.cdiv(depth, LANES) * LANES
+    # Pallas holds two of each; the compiler spills some twenty states' worth of registers.
+    return 2 * (chunks + coefficients + recurrent + 3 * state) + 20 * state
+
+
+BACKEND = Backend(
+    "mosaic_tpu",
+    "thb",
+    forward,
+    backward,
+    padded_hidden=lambda hidden: -(-hidden // SUBLANES) * SUBLANES,
+    blocks=blocks,
+    check=check,
+)

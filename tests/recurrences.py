@@ -1,0 +1,86 @@
+"""What the tests of the recurrences share: operands, one call for every cell, and gradients.
+
+Dimensions: B batch, T steps, D input, H hidden.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dien_kernels import Weights, agru, augru, gru
+
+CELLS = {"gru": gru, "agru": agru, "augru": augru}
+FORMS = ("paper", "authors")
+CASES = [
+    (cell, form, biased)
+    for cell, form, biased in itertools.product(CELLS, FORMS, (False, True))
+    if not (form == "authors" and biased)
+]
+
+
+def operands(cell, *, batch=3, steps=7, depth=5, hidden=8, biased=False, seed=0, live="mixed"):
+    """x, attention, weights, lengths and initial state; lengths are mixed, full or empty (0)."""
+    rng = np.random.default_rng(seed)
+    scale = min(0.5, 2 * hidden**-0.5)  # gates stay off their flat ends at any width
+
+    def normal(*shape):
+        return rng.normal(scale=scale, size=shape).astype(np.float32)
+
+    gates = 2 if cell == "agru" else 3
+    weights = Weights(
+        normal(depth, gates, hidden),
+        normal(hidden, gates, hidden),
+        normal(gates, hidden),
+        normal(hidden) if biased else None,
+    )
+    x, attention = normal(batch, steps, depth), rng.uniform(size=(batch, steps))
+    lengths = rng.integers(0, steps + 1, batch).astype(np.int32)
+    lengths[:2] = (steps, 0)[: min(2, batch)]
+    if live != "mixed":
+        lengths[:] = steps if live == "full" else 0
+    arrays = (x, attention.astype(np.float32), weights, lengths, normal(batch, hidden))
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+def call(cell, x, attention, weights, lengths, initial, **kwargs):
+    arguments = (x, weights) if cell == "gru" else (x, attention, weights)
+    return CELLS[cell](*arguments, lengths=lengths, initial_state=initial, **kwargs)
+
+
+@functools.cache
+def evaluate(cell, form, implementation, precision="highest"):
+    """Jitted: states, the last one, and gradients of a function of both for all operands."""
+
+    def objective(differentiable, lengths):
+        x, attention, weights, initial = differentiable
+        states, last = call(
+            cell,
+            x,
+            attention,
+            weights,
+            lengths,
+            initial,
+            form=form,
+            implementation=implementation,
+            precision=precision,
+        )
+        value = jnp.sin(3 * states).sum() + jnp.cos(2 * last).sum()
+        return value.astype(jnp.float32), (states, last)
+
+    def run(x, attention, weights, lengths, initial):
+        differentiable = (x, attention, weights, initial)
+        gradients, outputs = jax.grad(objective, has_aux=True)(differentiable, lengths)
+        return *outputs, gradients
+
+    return jax.jit(run)
+
+
+def assert_agree(found, expected, tolerance):
+    """Every array to a share of its largest entry."""
+    for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert got.dtype == want.dtype
+        got, want = (np.asarray(array, np.float32) for array in (got, want))
+        scale = np.abs(want).max(initial=1e-3)
+        np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, rtol=0)
