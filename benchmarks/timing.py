@@ -5,12 +5,18 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+
+WARM_UP = 3
+"""Rounds not counted: JAX compiles in the first, TorchScript in the second and third."""
+
+PAUSE = 0.002
+"""Seconds before an interleaved call."""
 
 
 def milliseconds(call: Callable[[], Any], *, repeats: int) -> list[float]:
@@ -21,6 +27,27 @@ def milliseconds(call: Callable[[], Any], *, repeats: int) -> list[float]:
         start = time.perf_counter()
         jax.block_until_ready(call())
         times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def interleaved_milliseconds(
+    calls: Mapping[str, Callable[[], Any]], *, repeats: int
+) -> dict[str, list[float]]:
+    """Wall times of ``repeats`` rounds in which every call has one turn, each waited for.
+
+    For ratios: whatever slows the machine for a while slows all of them. Every other round goes
+    backwards, so that no call always follows the same one. ``WARM_UP`` rounds before are not
+    counted. A pause goes before each call: threads of another library may still spin on the
+    processors after their work is done.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(-WARM_UP, repeats):
+        for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            jax.block_until_ready(calls[name]())
+            if number >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
     return times
 
 
