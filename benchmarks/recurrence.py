@@ -4,8 +4,9 @@
 
 Implementations take turns, round by round, so that their ratios hold on a machine that others use
 too. Every row has the largest deviation from the oracle at the highest precision, of the states or
-of the gradients, in the same run; the program ends with status 1 where one is too large. The time
-is compared with the oracle's at the same precision.
+of the gradients, in the same run; the program ends with status 1 where one exceeds what
+``dien_kernels.agreement`` allows at the precision. The time is compared with the oracle's at the
+same precision.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import numpy as np
 from dien_kernels import Weights, agru, augru, devices, gru
 from dien_kernels.agreement import TOLERANCES
 from dien_kernels.api import Precision
-from dien_kernels.choice import KERNELS, Implementation
+from dien_kernels.choice import KERNELS, Implementation, require
 from dien_kernels.reference import Form
 
 from benchmarks import plots
@@ -134,15 +135,14 @@ def contenders(
 
 def measure(
     found: Mapping[str, Contender], expected: Any, *, repeats: int, **shared: Any
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Rows of the contenders that ran, the oracle first, and why the others did not."""
-    errors, left_out = {}, {}
+) -> tuple[list[dict[str, Any]], dict[str, Exception]]:
+    """Rows of the contenders that ran, the oracle first, and what the others raised."""
+    errors, raised = {}, {}
     for name, contender in found.items():
         try:
             errors[name] = deviation(contender.result(), expected)
         except Exception as error:  # whatever a compiler raises: the others are still measured
-            lines = f"{type(error).__name__}: {error}".splitlines()
-            left_out[name] = lines[0][:300]
+            raised[name] = error
     times = interleaved_milliseconds({name: found[name].call for name in errors}, repeats=repeats)
     medians = {name: statistics.median(of_one) for name, of_one in times.items()}
     around = surroundings()
@@ -160,7 +160,7 @@ def measure(
         }
         for name in times
     ]
-    return rows, left_out
+    return rows, raised
 
 
 def too_far(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -196,6 +196,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.repeats < 2:
         parser.error("--repeats must be at least 2, for the spread")
     names = options.implementations or implementations_here()
+    for name in set(names) & set(KERNELS):
+        try:
+            require(name)
+        except NotImplementedError as error:
+            parser.error(str(error))
     options.implementations = ["reference", *(name for name in names if name != "reference")]
     return options
 
@@ -212,7 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.plot:
         plots.require()
     rows: list[dict[str, Any]] = []
-    failures = []
+    failures: list[str] = []
+    refusals: list[str] = []
     for name in options.cases:
         case = CASES[name]
         for cell in options.cells:
@@ -226,13 +232,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     found |= make_peers(cell, given, **settings)
                 shared = {"case": name, "cell": cell, "form": options.form, "mode": mode}
                 shared["precision"] = options.precision
-                more, left_out = measure(found, expected, repeats=options.repeats, **shared)
+                more, raised = measure(found, expected, repeats=options.repeats, **shared)
                 rows += more
-                for implementation, why in left_out.items():
-                    failures.append(f"{name}, {cell}, {mode}, {implementation}: not run: {why}")
+                for implementation, what in raised.items():
+                    why = f"{type(what).__name__}: {what}".splitlines()[0][:300]
+                    line = f"{name}, {cell}, {mode}, {implementation}: not run: {why}"
+                    # A shape that a kernel is not written for is no failure.
+                    refused = isinstance(what, (NotImplementedError, ValueError))
+                    (refusals if refused else failures).append(line)
         if options.json:
             write_rows(options.json, rows)
     print_rows(rows, COLUMNS)
+    if refusals:
+        print("\n" + "\n".join(refusals))
     versions = rows[0]["versions"] | rows[-1]["versions"]
     print(f"\n{rows[0]['device']}, {rows[0]['threads']} threads, {versions}")
     if options.json:

@@ -35,7 +35,7 @@ dimensions of its arrays, ``"tbh"`` or ``"thb"``; it is called layout below.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding
@@ -44,13 +44,16 @@ from dien_kernels.reference import Form
 
 Layout = Literal["tbh", "thb"]
 
+Leaf = Any
+"""An array, or None; within a kernel its reference, around one its block or shape."""
+
 
 class Gates(NamedTuple):
     """One array for each gate; AGRU has no update gate."""
 
-    reset: jax.Array
-    update: jax.Array | None
-    candidate: jax.Array
+    reset: Leaf
+    update: Leaf
+    candidate: Leaf
 
 
 class Operands(NamedTuple):
@@ -67,12 +70,12 @@ class Operands(NamedTuple):
     """
 
     inputs: Gates
-    offset: jax.Array
-    slope: jax.Array
-    lengths: jax.Array
+    offset: Leaf
+    slope: Leaf
+    lengths: Leaf
     recurrent: Gates
-    bias: jax.Array
-    initial: jax.Array
+    bias: Leaf
+    initial: Leaf
 
 
 class Kept(NamedTuple):
@@ -82,19 +85,19 @@ class Kept(NamedTuple):
     step any finite value will do.
     """
 
-    reset: jax.Array
-    update: jax.Array | None
-    candidate: jax.Array
-    product: jax.Array | None
+    reset: Leaf
+    update: Leaf
+    candidate: Leaf
+    product: Leaf
 
 
 class Gradients(NamedTuple):
     """What the backward launch gives: of the projected inputs, coefficients and initial state."""
 
     inputs: Gates
-    offset: jax.Array
-    slope: jax.Array
-    initial: jax.Array
+    offset: Leaf
+    slope: Leaf
+    initial: Leaf
 
 
 @dataclasses.dataclass(frozen=True)

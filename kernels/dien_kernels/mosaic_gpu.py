@@ -16,7 +16,6 @@ cannot take from registers. It proves the arithmetic and the order of copies and
 nothing about layouts, swizzles, memory fences, or the hardware's approximate ``tanh``.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,17 +26,22 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
 from dien_kernels.mosaic_gpu_parts import (
+    LIMIT,
     ROWS,
     Chunks,
     Output,
     Place,
     Ring,
     across,
+    bytes_of,
     columns,
     cut,
+    deepest,
     down,
     emit,
     emit_again,
+    gate_groups,
+    gate_names,
     matmul,
     operand,
     padded_hidden,
@@ -45,12 +49,6 @@ from dien_kernels.mosaic_gpu_parts import (
     sigmoid,
     zeros,
 )
-
-LIMIT = 227 * 1024
-"""Bytes of shared memory that a block can have on Hopper."""
-
-RESERVED = 4 * 1024
-"""Bytes of it for barriers and what Pallas itself uses."""
 
 
 def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -> None:
@@ -262,17 +260,6 @@ def _fetch(arrays: dict[str, Any], places: dict[str, Any], arrived: Any) -> None
         plgpu.barrier_wait(arrived)
 
 
-def _gates(plan: Plan) -> tuple[str, ...]:
-    return tuple(name for name in Gates._fields if plan.has_update or name != "update")
-
-
-def _groups(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """The gates that one matmul computes, forward: all that multiply the same operand."""
-    if plan.form == "paper":
-        return {"all": ("candidate", "reset", "update")[: len(_gates(plan))]}
-    return {name: (name,) for name in _gates(plan)}
-
-
 def _stacked(plan: Plan, recurrent: Gates) -> dict[str, jax.Array]:
     """Forward weights: for each chunk of columns, those of a group's gates side by side."""
     hidden = recurrent.reset.shape[0]
@@ -283,68 +270,7 @@ def _stacked(plan: Plan, recurrent: Gates) -> dict[str, jax.Array]:
         chunks = jnp.concatenate(matrices, 2).swapaxes(0, 1)
         return chunks.reshape(-1, len(names) * width).astype(jnp.bfloat16)
 
-    return {group: stack(names) for group, names in _groups(plan).items()}
-
-
-def _memory(plan: Plan, hidden: int, kind: str, depth: int) -> dict[str, Any]:
-    """What a kernel has in shared memory, rings holding ``depth`` units each."""
-    width, single, half = columns(hidden), jnp.float32, jnp.bfloat16
-    tile, row = (ROWS, width), (ROWS,)
-    swizzled = 32 if width % 32 == 0 else 16  # columns
-    transforms = (
-        plgpu.TilingTransform((8, swizzled)),
-        plgpu.SwizzleTransform(swizzled * jnp.dtype(half).itemsize),
-    )
-
-    def matrix(*shape: int) -> Any:
-        return plgpu.SMEM(shape, half, transforms=transforms)
-
-    def ring(*parts: tuple[int, ...]) -> Any:
-        barriers = plgpu.Barrier(num_arrivals=len(parts), num_barriers=depth)
-        return [plgpu.SMEM((depth, *part), single) for part in parts], barriers
-
-    memory: dict[str, Any] = {"arrived": plgpu.Barrier()}
-    update, paper = plan.has_update, plan.form == "paper"
-    if kind == "backward":
-        memory["weights"] = {name: matrix(hidden, hidden) for name in _gates(plan)}
-        lefts = _gates(plan)
-        memory["first"] = ring(row, *[tile] * (5 if paper else 3), *[row, tile] * update)
-        if not paper:
-            memory["second"] = ring(tile, tile)
-        stage = dict.fromkeys(_gates(plan), tile) | {"offset": row, "slope": row}
-    else:
-        memory["weights"] = {
-            group: matrix(hidden // width * hidden, len(names) * width)
-            for group, names in _groups(plan).items()
-        }
-        lefts = ("state",) if paper else ("state", "masked")
-        memory["first"] = ring(tile)
-        memory["second"] = ring(row, tile, *[row, tile] * update)
-        stage = {"states": tile}
-        if kind == "keep":
-            stage |= dict.fromkeys([*_gates(plan), *["product"] * paper], tile)
-        if paper:
-            memory["bias"] = {"bias": plgpu.SMEM((hidden,), single)}
-    # Registers do not suffice for operands as wide as that.
-    memory["left"] = {name: matrix(ROWS, hidden) if hidden > 64 else None for name in lefts}
-    memory["stage"] = {name: plgpu.SMEM(shape, single) for name, shape in stage.items()}
-    return memory
-
-
-def _bytes(memory: Any) -> int:
-    """Of shared memory; each array of it starts at a multiple of 1024."""
-    arrays = [leaf for leaf in jax.tree.leaves(memory) if not isinstance(leaf, plgpu.Barrier)]
-    sizes = [math.prod(array.shape) * jnp.dtype(array.dtype).itemsize for array in arrays]
-    return sum(-(-size // 1024) * 1024 for size in sizes) + RESERVED
-
-
-def _deepest(plan: Plan, hidden: int, kind: str) -> dict[str, Any]:
-    """The memory with a whole step in flight, or as much of one as fits."""
-    for depth in range(2 * hidden // columns(hidden), 0, -1):
-        memory = _memory(plan, hidden, kind, depth)
-        if _bytes(memory) <= LIMIT:
-            break
-    return memory
+    return {group: stack(names) for group, names in gate_groups(plan).items()}
 
 
 def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> Any:
@@ -360,7 +286,7 @@ def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> An
     out = plgpu.kernel(
         kernel,
         out_type=tuple(flat_gives),
-        scratch_types=_deepest(plan, hidden, kind),
+        scratch_types=deepest(plan, hidden, kind),
         grid=(reads[0].lengths.shape[0] // ROWS,),
         grid_names=("block",),
         compiler_params=plgpu.CompilerParams(
@@ -403,7 +329,7 @@ def backward(
 ) -> Gradients:
     """The gradients of the projected inputs, of the coefficients and of the initial state."""
     recurrent = {
-        name: getattr(operands.recurrent, name).T.astype(jnp.bfloat16) for name in _gates(plan)
+        name: getattr(operands.recurrent, name).T.astype(jnp.bfloat16) for name in gate_names(plan)
     }
     before = jnp.concatenate([operands.initial[None], states[:-1]])
     reads = (
@@ -449,7 +375,7 @@ def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> Non
     if blocks != Blocks(ROWS):
         raise ValueError(f"blocks: expected {Blocks(ROWS)}, got {blocks}")
     for kind in ("keep", "backward"):
-        needed = _bytes(_deepest(plan, hidden, kind))
+        needed = bytes_of(deepest(plan, hidden, kind))
         if needed > LIMIT:
             raise ValueError(
                 f"hidden: {hidden} columns (padded) need {needed} bytes of shared memory, expected"

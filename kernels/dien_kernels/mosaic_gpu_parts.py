@@ -1,4 +1,4 @@
-"""What the forward and the backward kernel for Hopper share: rings of tiles, stores, matmuls.
+"""What the forward and the backward kernel for Hopper share: rings, stores, matmuls, memory.
 
 R is the 64 rows of a block, H the hidden size, C the columns of a chunk of it. In registers an
 array ``[R, H]`` is a tuple of its chunks ``[R, C]``, in the layout of a ``wgmma`` result.
@@ -8,6 +8,7 @@ all threads of a block together: in :meth:`Ring.take` after a tile is read and b
 again, in :func:`_stage` before a tile is written again and after it is written, in :func:`operand`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +17,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from dien_kernels.contract import Gates, Plan
+
 ROWS = 64
 """Rows of a block: the M of a ``wgmma``."""
+
+LIMIT = 227 * 1024
+"""Bytes of shared memory that a block can have on Hopper."""
+
+RESERVED = 4 * 1024
+"""Bytes of it for barriers and what Pallas itself uses."""
 
 Chunks = tuple[jax.Array, ...]
 
@@ -81,7 +90,9 @@ class Ring(NamedTuple):
         return self.tiles[0].shape[0]
 
     def _slot(self, step: Any, chunk: int) -> Any:
-        return jax.lax.rem(step * self.chunks + chunk, self.depth)
+        if self.chunks % self.depth == 0:
+            return chunk % self.depth
+        return jax.lax.rem(step, self.depth // self.chunks) * self.chunks + chunk
 
     def _fetch(self, step: Any, chunk: int) -> None:
         slot = self._slot(step, chunk)
@@ -205,3 +216,82 @@ def matmul(interpret: bool, start: jax.Array, terms: Sequence[tuple[Any, Any]]) 
             plgpu.wgmma(accumulator, left, right)
 
     return pl.run_state(accumulate)(plgpu.ACC.init(start))
+
+
+def gate_names(plan: Plan) -> tuple[str, ...]:
+    """As in :class:`dien_kernels.contract.Gates`."""
+    return tuple(name for name in Gates._fields if plan.has_update or name != "update")
+
+
+def gate_groups(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """The gates that one matmul computes, forward: all that multiply the same operand."""
+    if plan.form == "paper":
+        return {"all": ("candidate", "reset", "update")[: len(gate_names(plan))]}
+    return {name: (name,) for name in gate_names(plan)}
+
+
+def memory_of(plan: Plan, hidden: int, kind: str, depth: int) -> dict[str, Any]:
+    """What a kernel has in shared memory, rings holding ``depth`` units each.
+
+    ``kind`` is ``"forward"``, ``"keep"`` (forward, keeping the gates) or ``"backward"``.
+    """
+    width, single, half = columns(hidden), jnp.float32, jnp.bfloat16
+    tile, row = (ROWS, width), (ROWS,)
+    swizzled = 32 if width % 32 == 0 else 16  # columns
+    transforms = (
+        plgpu.TilingTransform((8, swizzled)),
+        plgpu.SwizzleTransform(swizzled * jnp.dtype(half).itemsize),
+    )
+
+    def matrix(*shape: int) -> Any:
+        return plgpu.SMEM(shape, half, transforms=transforms)
+
+    def ring(*parts: tuple[int, ...]) -> Any:
+        barriers = plgpu.Barrier(num_arrivals=len(parts), num_barriers=depth)
+        return [plgpu.SMEM((depth, *part), single) for part in parts], barriers
+
+    memory: dict[str, Any] = {"arrived": plgpu.Barrier()}
+    update, paper = plan.has_update, plan.form == "paper"
+    if kind == "backward":
+        memory["weights"] = {name: matrix(hidden, hidden) for name in gate_names(plan)}
+        lefts = gate_names(plan)
+        memory["first"] = ring(row, *[tile] * (5 if paper else 3), *[row, tile] * update)
+        if not paper:
+            memory["second"] = ring(tile, tile)
+        stage = dict.fromkeys(gate_names(plan), tile) | {"offset": row, "slope": row}
+    else:
+        memory["weights"] = {
+            group: matrix(hidden // width * hidden, len(names) * width)
+            for group, names in gate_groups(plan).items()
+        }
+        lefts = ("state",) if paper else ("state", "masked")
+        memory["first"] = ring(tile)
+        memory["second"] = ring(row, tile, *[row, tile] * update)
+        stage = {"states": tile}
+        if kind == "keep":
+            stage |= dict.fromkeys([*gate_names(plan), *["product"] * paper], tile)
+        if paper:
+            memory["bias"] = {"bias": plgpu.SMEM((hidden,), single)}
+    # Registers do not suffice for operands as wide as that.
+    memory["left"] = {name: matrix(ROWS, hidden) if hidden > 64 else None for name in lefts}
+    memory["stage"] = {name: plgpu.SMEM(shape, single) for name, shape in stage.items()}
+    return memory
+
+
+def bytes_of(memory: Any) -> int:
+    """Of shared memory; each array of it starts at a multiple of 1024."""
+    arrays = [leaf for leaf in jax.tree.leaves(memory) if not isinstance(leaf, plgpu.Barrier)]
+    sizes = [math.prod(array.shape) * jnp.dtype(array.dtype).itemsize for array in arrays]
+    return sum(-(-size // 1024) * 1024 for size in sizes) + RESERVED
+
+
+def deepest(plan: Plan, hidden: int, kind: str) -> dict[str, Any]:
+    """The memory with two steps in the rings, or as much of them as fits."""
+    # Whole steps or whole fractions: a unit's slot is then known while compiling, or nearly so.
+    # Addresses computed from the step's number took registers until they spilled.
+    chunks = hidden // columns(hidden)
+    for depth in (2 * chunks, *(n for n in range(chunks, 0, -1) if chunks % n == 0)):
+        memory = memory_of(plan, hidden, kind, depth)
+        if bytes_of(memory) <= LIMIT:
+            break
+    return memory

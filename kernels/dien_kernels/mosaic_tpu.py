@@ -11,6 +11,7 @@ Dimensions: T steps, H hidden, B batch (rows), G gates; R rows of a block, S ste
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,54 +28,44 @@ VECTOR_MEMORY = 48 * 2**20
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
     """States of all steps, and the gates where they are to be kept."""
-    wide = jax.ShapeDtypeStruct(operands.inputs.candidate.shape, jnp.float32)
+    inputs, offset, slope, lengths, recurrent, bias, initial = operands
+    wide: Any = jax.ShapeDtypeStruct(inputs.candidate.shape, jnp.float32)
     update = wide if plan.has_update else None
     kept = Kept(wide, update, wide, wide if plan.form == "paper" else None) if keep else None
     cut = _Cut(plan, wide.shape, reverse=False)
-    recurrent = _stacked(plan, jax.tree.map(jnp.transpose, operands.recurrent), axis=0)
+    stacked = _stacked(plan, jax.tree.map(jnp.transpose, recurrent), axis=0)
     # Spread over the lanes once, out here.
-    bias = jnp.broadcast_to(operands.bias[:, None], cut.state_shape)
-    launch = pl.pallas_call(
-        functools.partial(_forward_kernel, plan),
+    bias = jnp.broadcast_to(bias[:, None], cut.state_shape)
+    launch = cut.launch(
+        "recurrence_forward",
+        functools.partial(_forward_kernel, plan, cut.size),
         out_shape=(wide, kept),
-        grid_spec=cut.grid(
-            in_specs=(
-                cut.alike(operands.inputs, cut.wide(live=True)),
-                cut.coefficients(live=True),
-                cut.coefficients(live=True),
-                jax.tree.map(cut.everything, recurrent),
-                cut.everything(bias),
-                cut.state(),
-            ),
-            out_specs=(cut.wide(), cut.alike(kept, cut.wide())),
-            scratch_shapes=[pltpu.VMEM(cut.state_shape, jnp.float32)],
+        in_specs=(
+            cut.alike(inputs, cut.wide(live=True)),
+            cut.coefficients(live=True),
+            cut.coefficients(live=True),
+            jax.tree.map(cut.everything, stacked),
+            cut.everything(bias),
+            cut.state(),
         ),
-        compiler_params=_compiler_params(),
-        interpret=plan.interpret,
-        name="recurrence_forward",
+        out_specs=(cut.wide(), cut.alike(kept, cut.wide())),
+        scratch_shapes=[pltpu.VMEM(cut.state_shape, jnp.float32)],
     )
-    return launch(
-        _longest(plan, operands.lengths, wide.shape[0]),
-        operands.inputs,
-        operands.offset,
-        operands.slope,
-        recurrent,
-        bias,
-        operands.initial,
-    )
+    return launch(cut.longest(lengths), inputs, offset, slope, stacked, bias, initial)
 
 
 def _forward_kernel(
     plan: Plan,
+    size: int,
     longest_ref: Any,
-    inputs_ref: Gates,
+    inputs_ref: Any,
     offset_ref: Any,
     slope_ref: Any,
     recurrent_ref: tuple,
     bias_ref: Any,
     initial_ref: Any,
     states_ref: Any,
-    kept_ref: Kept | None,
+    kept_ref: Any,
     h_ref: Any,
 ) -> None:
     """One chunk: wide ``[S, H, R]``, coefficients ``[S, R]``, bias, initial and h ``[H, R]``."""
@@ -87,7 +78,7 @@ def _forward_kernel(
 
     def live_step(i: jax.Array, _: None) -> None:
         h = h_ref[...]
-        products = _gates(plan, _dot(plan, together_ref[...], h))
+        products = jnp.split(_dot(plan, together_ref[...], h), together_ref.shape[0] // h.shape[0])
         r = _sigmoid(inputs_ref.reset[i] + products[0])
         if plan.form == "paper":
             product = products[-1] + bias_ref[...]
@@ -105,7 +96,6 @@ def _forward_kernel(
         states_ref[i] = h_ref[...]
         _store(kept_ref, i, Kept(*[jnp.zeros_like(h_ref)] * 4))
 
-    size = plan.blocks.steps
     live = jnp.clip(longest_ref[block] - chunk * size, 0, size)
     jax.lax.fori_loop(0, live, live_step, None)
     jax.lax.fori_loop(live, size, dead_step, None)
@@ -115,49 +105,45 @@ def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
     """Gradients of the projected inputs, the coefficients and the initial state."""
-    wide = jax.ShapeDtypeStruct(states.shape, jnp.float32)
-    coefficient = jax.ShapeDtypeStruct(operands.offset.shape, jnp.float32)
-    state = jax.ShapeDtypeStruct(operands.initial.shape, jnp.float32)
+    _, offset, slope, lengths, recurrent, _, initial = operands
+    wide: Any = jax.ShapeDtypeStruct(states.shape, jnp.float32)
+    coefficient = jax.ShapeDtypeStruct(offset.shape, jnp.float32)
+    state = jax.ShapeDtypeStruct(initial.shape, jnp.float32)
     d_inputs = Gates(wide, wide if plan.has_update else None, wide)
     cut = _Cut(plan, wide.shape, reverse=True)
-    recurrent = _stacked(plan, operands.recurrent, axis=1)
-    launch = pl.pallas_call(
-        functools.partial(_backward_kernel, plan, wide.shape[0]),
-        out_shape=Gradients(d_inputs, coefficient, coefficient, state),
-        grid_spec=cut.grid(
-            in_specs=(
-                cut.coefficients(live=True),
-                cut.coefficients(live=True),
-                jax.tree.map(cut.everything, recurrent),
-                cut.state(),
-                cut.wide(live=True),
-                cut.step_before(),
-                cut.alike(kept, cut.wide(live=True)),
-                cut.wide(),
-            ),
-            out_specs=Gradients(
-                cut.alike(d_inputs, cut.wide()), cut.coefficients(), cut.coefficients(), cut.state()
-            ),
+    stacked = _stacked(plan, recurrent, axis=1)
+    launch = cut.launch(
+        "recurrence_backward",
+        functools.partial(_backward_kernel, plan, cut.size, wide.shape[0]),
+        out_shape=(d_inputs, coefficient, coefficient, state),
+        in_specs=(
+            cut.coefficients(live=True),
+            cut.coefficients(live=True),
+            jax.tree.map(cut.everything, stacked),
+            cut.state(),
+            cut.wide(live=True),
+            cut.step_before(),
+            cut.alike(kept, cut.wide(live=True)),
+            cut.wide(),
         ),
-        compiler_params=_compiler_params(),
-        interpret=plan.interpret,
-        name="recurrence_backward",
+        out_specs=(
+            cut.alike(d_inputs, cut.wide()),
+            cut.coefficients(),
+            cut.coefficients(),
+            cut.state(),
+        ),
     )
-    return launch(
-        _longest(plan, operands.lengths, wide.shape[0]),
-        operands.offset,
-        operands.slope,
-        recurrent,
-        operands.initial,
-        states,
-        states,
-        kept,
-        d_states,
+    # States twice: their chunk, and the step before it.
+    return Gradients(
+        *launch(
+            cut.longest(lengths), offset, slope, stacked, initial, states, states, kept, d_states
+        )
     )
 
 
 def _backward_kernel(
     plan: Plan,
+    size: int,
     steps: int,
     longest_ref: Any,
     offset_ref: Any,
@@ -166,7 +152,7 @@ def _backward_kernel(
     initial_ref: Any,
     states_ref: Any,
     state_before_ref: Any,
-    kept_ref: Kept,
+    kept_ref: Any,
     d_states_ref: Any,
     d_inputs_ref: Gates,
     d_offset_ref: Any,
@@ -207,7 +193,7 @@ def _backward_kernel(
             d_before = d_before + d_masked * r
         d_products = [d_reset]
         d_slope, d_update = jnp.zeros_like(offset_ref[pl.ds(i, 1), :]), None
-        if plan.has_update:
+        if u is not None:
             d_slope = (d_strength * u).sum(0, keepdims=True)
             d_update = d_strength * slope_ref[pl.ds(i, 1), :] * (u * (1 - u))
             d_products.append(d_update)
@@ -219,7 +205,7 @@ def _backward_kernel(
         d_slope_ref[pl.ds(i, 1), :] = d_slope
         return start
 
-    first, size = chunk * plan.blocks.steps, plan.blocks.steps
+    first = chunk * size
     live = jnp.clip(longest_ref[block] - first, 0, size)
     jax.lax.fori_loop(live, jnp.minimum(size, steps - first), dead_step, None)
     start = jnp.where(chunk == 0, initial_ref[...], state_before_ref[0])
@@ -294,39 +280,34 @@ def _stacked(plan: Plan, gates: Gates, axis: int) -> tuple[jax.Array, jax.Array 
     return _left(plan, jnp.concatenate(parts[:-1], axis)), _left(plan, parts[-1])
 
 
-def _gates(plan: Plan, together: jax.Array) -> list[jax.Array]:
-    """The gates of ``[G H, R]``, each ``[H, R]``."""
-    count = 1 + plan.has_update + (plan.form == "paper")
-    return jnp.split(together, count)
-
-
-def _longest(plan: Plan, lengths: jax.Array, steps: int) -> jax.Array:
-    """The longest history of each block of rows."""
-    return jnp.minimum(lengths.reshape(-1, plan.blocks.rows).max(1), steps)
-
-
-def _compiler_params() -> Any:
-    return pltpu.CompilerParams(
-        dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VECTOR_MEMORY
-    )
-
-
 class _Cut:
     """The blocks of a launch's arrays; a backward launch (``reverse``) walks chunks from the last.
 
     ``live`` blocks stay at the last chunk that has live steps, which Pallas then reads only once.
     """
 
-    def __init__(self, plan: Plan, shape: tuple[int, int, int], *, reverse: bool) -> None:
-        steps, hidden, rows = shape
-        self.size, self.reverse = plan.blocks.steps, reverse
+    def __init__(self, plan: Plan, shape: tuple[int, ...], *, reverse: bool) -> None:
+        assert plan.blocks is not None
+        self._steps, hidden, rows = shape
+        self.size = plan.blocks.steps
         self.state_shape = (hidden, plan.blocks.rows)
-        self.chunks = pl.cdiv(steps, self.size)
-        self.row_blocks = rows // plan.blocks.rows
+        self._grid = (rows // plan.blocks.rows, pl.cdiv(self._steps, self.size))
+        self._reverse, self._interpret = reverse, plan.interpret
 
-    def grid(self, **specs: Any) -> Any:
-        return pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=1, grid=(self.row_blocks, self.chunks), **specs
+    def longest(self, lengths: jax.Array) -> jax.Array:
+        """The longest history of each block of rows."""
+        return jnp.minimum(lengths.reshape(self._grid[0], -1).max(1), self._steps)
+
+    def launch(self, name: str, kernel: Callable, *, out_shape: Any, **specs: Any) -> Callable:
+        return pl.pallas_call(
+            kernel,
+            out_shape=out_shape,
+            grid_spec=pltpu.PrefetchScalarGridSpec(num_scalar_prefetch=1, grid=self._grid, **specs),
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VECTOR_MEMORY
+            ),
+            interpret=self._interpret,
+            name=name,
         )
 
     def wide(self, *, live: bool = False) -> pl.BlockSpec:
@@ -360,7 +341,7 @@ class _Cut:
         return jax.tree.map(lambda _: spec, arrays)
 
     def _chunk(self, block: Any, turn: Any, longest: Any, live: bool) -> Any:
-        chunk = self.chunks - 1 - turn if self.reverse else turn
+        chunk = self._grid[1] - 1 - turn if self._reverse else turn
         last_live = jnp.maximum(pl.cdiv(longest[block], self.size) - 1, 0)
         return jnp.minimum(chunk, last_live) if live else chunk
 

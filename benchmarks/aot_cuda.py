@@ -1,0 +1,256 @@
+"""Compiles for NVIDIA GPUs that are not there, and reads what the kernels take.
+
+XLA's CUDA compiler needs a description of the device, not the device. The compiled program is the
+one that would run; what it computes is not shown by this. Needs the CUDA plugin of JAX and
+``ptxas``, no CUDA libraries and no driver; with no device, run it under ``JAX_PLATFORMS=cpu``.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import AbstractMesh, AxisType, SingleDeviceSharding
+
+Target = Literal["h100", "a100"]
+
+PACKAGES = "jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12"
+"""Of the same version as JAX, the first two; ``pip install --no-deps`` is enough."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Description:
+    """A device as XLA's ``GpuTargetConfigProto`` has it; where fields differ between targets."""
+
+    kind: str
+    capability: tuple[int, int]
+    cores: int
+    fpus_per_core: int
+    clock_ghz: float
+    l2_bytes: int
+    shared_bytes_per_core: int
+    shared_bytes_per_block: int
+    memory_bytes: int
+    memory_bytes_per_second: int
+
+    def text(self) -> str:
+        """The proto, in text form."""
+        major, minor = self.capability
+        return f"""
+gpu_device_info {{
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  core_count: {self.cores} fpus_per_core: {self.fpus_per_core} clock_rate_ghz: {self.clock_ghz}
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: {self.shared_bytes_per_block}
+  shared_memory_per_core: {self.shared_bytes_per_core} l2_cache_size: {self.l2_bytes}
+  memory_bandwidth: {self.memory_bytes_per_second} device_memory_size: {self.memory_bytes}
+}}
+platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 patch: 0 }}
+device_description_str: "{self.kind}"
+"""
+
+
+_TARGETS: dict[Target, _Description] = {
+    "h100": _Description(
+        kind="NVIDIA H100 80GB HBM3",
+        capability=(9, 0),
+        cores=132,
+        fpus_per_core=128,
+        clock_ghz=1.98,
+        l2_bytes=50 * 2**20,
+        shared_bytes_per_core=228 * 2**10,
+        shared_bytes_per_block=227 * 2**10,
+        memory_bytes=84942979072,
+        memory_bytes_per_second=3352320000000,
+    ),
+    "a100": _Description(
+        kind="NVIDIA A100-SXM4-80GB",
+        capability=(8, 0),
+        cores=108,
+        fpus_per_core=64,
+        clock_ghz=1.41,
+        l2_bytes=40 * 2**20,
+        shared_bytes_per_core=164 * 2**10,
+        shared_bytes_per_block=163 * 2**10,
+        memory_bytes=85031714816,
+        memory_bytes_per_second=2039000000000,
+    ),
+}
+
+
+class Kernel(NamedTuple):
+    """What one kernel of a compiled program takes.
+
+    Attributes:
+      name: its entry in the machine code.
+      registers: of each thread; 255 at most.
+      spilled_stores: bytes of each thread that the compiler writes to memory for want of registers.
+      spilled_loads: bytes that it reads back.
+      shared_bytes: shared memory of a block.
+    """
+
+    name: str
+    registers: int
+    spilled_stores: int
+    spilled_loads: int
+    shared_bytes: int
+
+
+class Program(NamedTuple):
+    """A program compiled for an absent device.
+
+    Attributes:
+      compiled: as ``jax.stages.Lowered.compile`` gives it.
+      kernels: all in its machine code, XLA's own too; empty for what XLA's cache had already.
+    """
+
+    compiled: jax.stages.Compiled
+    kernels: tuple[Kernel, ...]
+
+    def launches(self) -> int:
+        """How often the program's text calls a Pallas kernel; a call in a loop counts once."""
+        return len(_LAUNCH.findall(self.compiled.as_text() or ""))
+
+
+_LAUNCH = re.compile(r'custom_call_target="(?:__gpu\$xla\.gpu\.triton|mosaic_gpu\w*)"')
+
+
+@functools.cache
+def device(target: Target) -> Any:
+    """The absent device, to place arguments on.
+
+    Raises:
+      ValueError: for another target.
+      ModuleNotFoundError: without JAX's CUDA plugin.
+    """
+    if target not in _TARGETS:
+        raise ValueError(f"target: expected one of {tuple(_TARGETS)}, got {target!r}")
+    # The plugin refuses to start without CUDA's libraries, which only running needs.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    try:
+        found = topologies.get_topology_desc(
+            target, platform="cuda", topology="1x1x1", target_config=_TARGETS[target].text()
+        )
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise ModuleNotFoundError(
+            f"compiling for {target} needs JAX's CUDA plugin: pip install {PACKAGES} "
+            f"(jax is {jax.__version__}, and the plugin must be too)"
+        ) from error
+    return found.devices[0]
+
+
+def compile_for(function: Callable[..., Any], *arguments: Any, target: Target) -> Program:
+    """Compiles ``function`` for the shapes and types of ``arguments``.
+
+    Args:
+      function: what to jit.
+      arguments: trees of arrays or of ``jax.ShapeDtypeStruct``.
+      target: the device.
+    """
+    absent = device(target)
+    sharding = SingleDeviceSharding(absent)
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arguments
+    )
+    # Pallas chooses instructions while it lowers, and asks the mesh for which device.
+    mesh = AbstractMesh(
+        (1,),
+        ("x",),
+        axis_types=(AxisType.Auto,),
+        abstract_device=jax.sharding.AbstractDevice(
+            _TARGETS[target].kind, _TARGETS[target].cores, "gpu"
+        ),
+    )
+    with tempfile.TemporaryDirectory() as scratch, _dumped(Path(scratch)) as options:
+        with jax.sharding.use_abstract_mesh(mesh):
+            lowered = jax.jit(function).lower(*placed)
+        compiled = lowered.compile(compiler_options=options)
+        return Program(compiled, tuple(_kernels(Path(scratch))))
+
+
+def _ptxas() -> Path:
+    """The assembler of NVIDIA's package, or the one on the path."""
+    with contextlib.suppress(ModuleNotFoundError):
+        for place in importlib.import_module("nvidia").__path__:
+            for found in sorted(Path(place).glob("*/bin/ptxas")):
+                return found
+    anywhere = shutil.which("ptxas")
+    if anywhere is None:
+        raise ModuleNotFoundError(f"ptxas is not installed: pip install {PACKAGES}")
+    return Path(anywhere)
+
+
+@contextlib.contextmanager
+def _dumped(scratch: Path) -> Iterator[dict[str, Any]]:
+    """Options of XLA's that leave in ``scratch`` what :func:`_kernels` reads.
+
+    XLA starts ``ptxas`` and keeps what it says to itself: one that also writes it down stands in
+    its place. Mosaic GPU has an assembler of its own, and a dump of its own.
+    """
+    stand_in = scratch / "cuda" / "bin" / "ptxas"
+    stand_in.parent.mkdir(parents=True)
+    said = scratch / "said"
+    said.mkdir()
+    stand_in.write_text(f"""#!/bin/sh
+log=$(mktemp {shlex.quote(str(said))}/XXXXXX)
+{shlex.quote(str(_ptxas()))} -v "$@" 2>"$log"
+code=$?
+cat "$log" >&2
+exit $code
+""")
+    stand_in.chmod(0o755)
+    mosaic = scratch / "mosaic"
+    mosaic.mkdir()
+    before = os.environ.get("MOSAIC_GPU_DUMP_TO")
+    os.environ["MOSAIC_GPU_DUMP_TO"] = str(mosaic)
+    try:
+        yield {
+            "xla_gpu_cuda_data_dir": str(scratch / "cuda"),
+            "xla_dump_to": str(scratch / "xla"),
+        }
+    finally:
+        os.environ.pop("MOSAIC_GPU_DUMP_TO")
+        if before is not None:
+            os.environ["MOSAIC_GPU_DUMP_TO"] = before
+
+
+_ENTRY = re.compile(
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers"
+    r"(?:[^\n]*?(?P<shared>\d+) bytes smem)?",
+    re.DOTALL,
+)
+_THUNK = re.compile(r"\] (\w+) grid: .* shared_memory: (\d+) bytes")
+_MOSAIC_LAUNCH = re.compile(r"launch_func .*@(\w+) blocks.* dynamic_shared_memory_size %c(\d+)_i32")
+
+
+def _kernels(scratch: Path) -> Iterator[Kernel]:
+    """Every kernel once, by the order of names: XLA assembles some twice."""
+    says = list((scratch / "said").iterdir())
+    asked: dict[str, str] = {}  # shared memory that is asked for at launch, which ptxas never sees
+    for thunks in (scratch / "xla").glob("*thunk_sequence.txt"):
+        asked |= _THUNK.findall(thunks.read_text())
+    for log in (scratch / "mosaic").glob("*.ptxas"):
+        says.append(log)
+        asked |= _MOSAIC_LAUNCH.findall(log.with_suffix(".mlir-passes.log").read_text())
+    entries = {entry["name"]: entry for log in says for entry in _ENTRY.finditer(log.read_text())}
+    for name, entry in sorted(entries.items()):
+        yield Kernel(
+            name,
+            int(entry["registers"]),
+            int(entry["stores"]),
+            int(entry["loads"]),
+            int(entry["shared"] or 0) + int(asked.get(name, 0)),
+        )

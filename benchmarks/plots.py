@@ -1,0 +1,61 @@
+"""Drawing of benchmark rows; matplotlib is imported when something is drawn."""
+
+from pathlib import Path
+
+Panels = dict[str, dict[str, dict[str, float]]]
+"""Milliseconds by panel, group of bars, and bar."""
+
+LOG_FROM = 30
+"""Ratio of the longest bar of a panel to its shortest from which the axis is logarithmic."""
+
+
+def require() -> None:
+    """Ends the program with a message where matplotlib is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise SystemExit(f"--plot needs matplotlib: pip install matplotlib ({error})") from error
+
+
+def grouped_bars(file: Path, panels: Panels, title: str) -> None:
+    """Bars in groups, one panel under the other, each bar labelled with its milliseconds."""
+    from matplotlib.figure import Figure
+
+    names = list(
+        dict.fromkeys(n for groups in panels.values() for bars in groups.values() for n in bars)
+    )
+    colours = {name: f"C{number}" for number, name in enumerate(names)}
+    widest = max(sum(len(bars) + 1 for bars in groups.values()) for groups in panels.values())
+    size = (max(7.0, 0.42 * widest + 1), 3.2 * len(panels) + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    every = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    labelled: set[str] = set()
+    for axes, (panel, groups) in zip(every, panels.items(), strict=True):
+        place, centres = 0.0, []
+        for bars in groups.values():
+            centres.append(place + (len(bars) - 1) / 2)
+            for name, value in bars.items():
+                label = "" if name in labelled else name
+                labelled.add(name)
+                drawn = axes.bar(place, value, width=0.9, color=colours[name], label=label)
+                axes.bar_label(drawn, fmt=_short, fontsize="x-small")
+                place += 1
+            place += 1
+        values = [value for bars in groups.values() for value in bars.values()]
+        if max(values) > LOG_FROM * min(values):
+            axes.set_yscale("log")
+            axes.set_ylim(min(values) / 2, 2 * max(values))
+        else:
+            axes.margins(y=0.12)
+        axes.set_xticks(centres, list(groups), fontsize="small")
+        axes.set_ylabel("ms")
+        axes.set_title(panel, fontsize="medium")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=min(6, len(names)), fontsize="small")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, format="png", dpi=150)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,314 @@
+"""The recurrences as two Pallas Triton kernels, for NVIDIA GPUs from Ampere on.
+
+What a launch reads and gives, and the equations, are in :mod:`dien_kernels.contract`. Arrays are
+``[T, B, H]``. One program carries one block of rows through all its steps. Upstream has deprecated
+this compiler: nothing depends on this file but the table of implementations.
+
+Up to ``RESIDENT`` hidden units the recurrent weights stay on the chip for the whole launch. Wider
+ones do not fit in an A100's shared memory: every step streams them through it in tiles, from
+caches that hold them, and reads its inputs when the last step is done; below, the next step's are
+in flight during this one's work.
+
+Dimensions: B batch (rows), T steps, H hidden, R rows of one block, K rows of one weight tile.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+
+from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
+
+RESIDENT = 64
+LIMIT = 256
+"""Hidden units: wider tiles of weights than these do not fit in shared memory."""
+
+
+def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
+    """States of all steps, and the gates where they are to be kept."""
+    wide = operands.inputs.reset
+    of = _block_specs(plan, operands)
+    kept = kept_specs = None
+    if keep:
+        update, product = plan.has_update or None, plan.form == "paper" or None
+        kept, kept_specs = (
+            Kept(value, update and value, value, product and value)
+            for value in (wide, of.inputs.reset)
+        )
+    return _launch(
+        plan,
+        _forward_kernel,
+        (operands,),
+        (of,),
+        (wide, kept),
+        (of.inputs.reset, kept_specs),
+    )
+
+
+def backward(
+    plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
+) -> Gradients:
+    """Gradients of the gates' inputs at all steps, of the coefficients and the initial state."""
+    of = _block_specs(plan, operands)
+    wide = of.inputs.reset
+    (gradients,) = _launch(
+        plan,
+        _backward_kernel,
+        (operands._replace(inputs=None, bias=None), states, kept, d_states),
+        (of._replace(inputs=None, bias=None), wide, jax.tree.map(lambda _: wide, kept), wide),
+        (Gradients(operands.inputs, operands.offset, operands.slope, operands.initial),),
+        (Gradients(of.inputs, of.offset, of.slope, of.initial),),
+    )
+    return gradients
+
+
+def _forward_kernel(
+    plan: Plan, operands: Operands, states: Any, kept: Kept | None, scratch: Any
+) -> None:
+    """Refs are this block's: ``[T, R, H]``, ``[T, R]``, ``[R, H]``, ``[R]``; weights whole."""
+    steps = states.shape[0]
+    is_wide = scratch is not None  # registers for two steps' inputs are not to be had
+    longest = jnp.max(operands.lengths[...])
+    weights, matmul = _matmuls(plan, operands.recurrent, scratch, turned=False)
+    of_state = weights if plan.form == "paper" else weights._replace(candidate=None)
+    bias = operands.bias[...]
+
+    def read(t: jax.Array) -> tuple:
+        t = jnp.minimum(t, steps - 1)
+        inputs = jax.tree.map(lambda ref: ref[t], operands.inputs)
+        return inputs, operands.offset[t], operands.slope[t] if plan.has_update else None
+
+    def step(t: jax.Array, carry: tuple) -> tuple:
+        h, (inputs, offset, slope) = carry
+        following = None if is_wide else read(t + 1)  # in flight during this step's work
+        products = matmul(h, of_state)
+        r = jax.nn.sigmoid(inputs.reset + products.reset)
+        u = jax.nn.sigmoid(inputs.update + products.update) if plan.has_update else None
+        if plan.form == "paper":
+            product = products.candidate + bias[None]
+            c = jnp.tanh(inputs.candidate + r * product)
+        else:
+            product = None
+            c = jnp.tanh(inputs.candidate + matmul(r * h, weights.candidate))
+        h = h + _strength(offset, slope, u) * (c - h)
+        states[t] = h
+        if kept is not None:
+            _write(kept, t, Kept(r, u, c, product))
+        return h, read(t + 1) if is_wide else following
+
+    def repeat(t: jax.Array, last: jax.Array) -> jax.Array:
+        states[t] = last
+        if kept is not None:
+            _write(kept, t, jax.tree.map(lambda _: jnp.zeros_like(last), kept))
+        return last
+
+    h, _ = jax.lax.fori_loop(0, longest, step, (operands.initial[...], read(jnp.int32(0))))
+    jax.lax.fori_loop(longest, steps, repeat, h)
+
+
+def _backward_kernel(
+    plan: Plan,
+    operands: Operands,
+    states: Any,
+    kept: Kept,
+    d_states: Any,
+    gradients: Gradients,
+    scratch: Any,
+) -> None:
+    """Refs as in the forward kernel."""
+    steps = states.shape[0]
+    is_wide = scratch is not None  # registers for two steps' inputs are not to be had
+    longest = jnp.max(operands.lengths[...])
+    weights, matmul = _matmuls(plan, operands.recurrent, scratch, turned=True)
+    initial = operands.initial[...]
+
+    def read(t: jax.Array) -> tuple:
+        t = jnp.maximum(t, 0)
+        before = jnp.where(t == 0, initial, states[jnp.maximum(t - 1, 0)])
+        gates = jax.tree.map(lambda ref: ref[t], kept)
+        slope = operands.slope[t] if plan.has_update else None
+        return before, gates, d_states[t], operands.offset[t], slope
+
+    def dead(index: jax.Array, dh: jax.Array) -> jax.Array:
+        t = steps - 1 - index
+        _write(gradients.inputs, t, jax.tree.map(lambda _: jnp.zeros_like(dh), gradients.inputs))
+        nothing = jnp.zeros(dh.shape[:1], dh.dtype)
+        gradients.offset[t] = nothing
+        gradients.slope[t] = nothing
+        return dh + d_states[t]
+
+    def step(index: jax.Array, carry: tuple) -> tuple:
+        t = longest - 1 - index
+        dh, (before, (r, u, c, product), d_state, offset, slope) = carry
+        following = None if is_wide else read(t - 1)  # in flight during this step's work
+        dh = dh + d_state
+        z = _strength(offset, slope, u)
+        d_z = dh * (c - before)
+        d_before = dh * (1 - z)
+        d_candidate = dh * z * (1 - c * c)
+        if plan.form == "paper":
+            d_reset = d_candidate * product * r * (1 - r)
+            d_before += matmul(d_candidate * r, weights.candidate)
+        else:
+            d_masked = matmul(d_candidate, weights.candidate)
+            d_reset = d_masked * before * r * (1 - r)
+            d_before += d_masked * r
+        d_before += matmul(d_reset, weights.reset)
+        if plan.has_update:
+            d_update = d_z * slope[:, None] * u * (1 - u)
+            d_before += matmul(d_update, weights.update)
+            d_slope = jnp.sum(d_z * u, axis=1)
+        else:
+            d_update, d_slope = None, jnp.zeros_like(offset)
+        _write(gradients.inputs, t, Gates(d_reset, d_update, d_candidate))
+        gradients.offset[t] = jnp.sum(d_z, axis=1)
+        gradients.slope[t] = d_slope
+        return d_before, read(t - 1) if is_wide else following
+
+    dh = jax.lax.fori_loop(0, steps - longest, dead, jnp.zeros_like(initial))
+    dh, _ = jax.lax.fori_loop(0, longest, step, (dh, read(longest - 1)))
+    gradients.initial[...] = dh
+
+
+def _matmuls(
+    plan: Plan, recurrent: Gates, scratch: Any, *, turned: bool
+) -> tuple[Gates, Callable[..., Any]]:
+    """The weights, and ``matmul(left, some of them)``, which gives ``left @ w`` or ``left @ w.T``.
+
+    Without ``scratch`` they are loaded here, once. With it they stay refs, and tiles of K rows
+    (columns when turned) go by in a loop whose loads Triton's compiler issues ahead. A tile of
+    ``left`` cannot be cut out of registers, so it takes a way through memory: ``scratch``
+    ``[R, H]``, this block's own, which its caches hold.
+    """
+
+    def dot(left: jax.Array, weights: jax.Array) -> jax.Array:
+        contracted = (((1,), (1 if turned else 0,)), ((), ()))
+        return jax.lax.dot_general(left, weights, contracted, precision=_precision(plan))
+
+    if scratch is None:
+        loaded = jax.tree.map(lambda ref: ref[...], recurrent)
+        return loaded, lambda left, chosen: jax.tree.map(lambda w: dot(left, w), chosen)
+
+    hidden = scratch.shape[1]
+    tile = max(16, 4096 // hidden)
+
+    def matmul(left: jax.Array, chosen: Any) -> Any:
+        def add(k: jax.Array, totals: Any) -> Any:
+            part = pl.ds(k * tile, tile)
+            some = scratch[:, part]
+            return jax.tree.map(
+                lambda total, ref: total + dot(some, ref[:, part] if turned else ref[part]),
+                totals,
+                chosen,
+            )
+
+        scratch[...] = left
+        _synchronize(plan)
+        totals = jax.tree.map(lambda _: jnp.zeros_like(left), chosen)
+        totals = jax.lax.fori_loop(0, hidden // tile, add, totals)
+        _synchronize(plan)  # before scratch is written again
+        return totals
+
+    return recurrent, matmul
+
+
+def _precision(plan: Plan) -> Any:
+    """Triton has float32 for HIGHEST and TF32 for DEFAULT; HIGH is three products of TF32."""
+    if plan.precision == jax.lax.Precision.HIGH and not plan.interpret:
+        return jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    return plan.precision
+
+
+def _synchronize(plan: Plan) -> None:
+    """Waits for the block's threads and what they wrote; the interpreter has only one."""
+    if not plan.interpret:
+        plt.debug_barrier()
+
+
+def _strength(offset: jax.Array, slope: jax.Array | None, u: jax.Array | None) -> jax.Array:
+    """The z of a step: ``[R, H]``, or ``[R, 1]`` without an update gate."""
+    return offset[:, None] if u is None else offset[:, None] + slope[:, None] * u
+
+
+def _write(refs: Any, t: jax.Array, values: Any) -> None:
+    """Step t of every array there is."""
+
+    def one(ref: Any, value: jax.Array) -> None:
+        ref[t] = value
+
+    jax.tree.map(one, refs, values)
+
+
+def _block_specs(plan: Plan, operands: Operands) -> Any:
+    """What one program reads of every operand: its rows, at all steps, and weights whole."""
+    steps, _, hidden = operands.inputs.reset.shape
+    assert plan.blocks is not None
+    rows = plan.blocks.rows
+    wide = pl.BlockSpec((steps, rows, hidden), lambda block: (0, block, 0))
+    narrow = pl.BlockSpec((steps, rows), lambda block: (0, block))
+    matrix = pl.BlockSpec((hidden, hidden), lambda block: (0, 0))
+    return Operands(
+        jax.tree.map(lambda _: wide, operands.inputs),
+        narrow,
+        narrow,
+        pl.BlockSpec((rows,), lambda block: (block,)),
+        jax.tree.map(lambda _: matrix, operands.recurrent),
+        pl.BlockSpec((hidden,), lambda block: (0,)),
+        pl.BlockSpec((rows, hidden), lambda block: (block, 0)),
+    )
+
+
+def _launch(
+    plan: Plan, kernel: Any, arguments: tuple, specs: tuple, results: tuple, result_specs: tuple
+) -> tuple:
+    """One program a block of rows; results have the shapes and types of the given arrays."""
+    assert plan.blocks is not None
+    state, state_spec = arguments[0].initial, specs[0].initial
+    rows, hidden = state.shape
+    # The last result is the kernel's scratch: Pallas Triton has no other.
+    scratch = (state, state_spec) if hidden > RESIDENT else (None, None)
+    *given, _ = pl.pallas_call(
+        functools.partial(kernel, plan),
+        out_shape=jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (*results, scratch[0])
+        ),
+        grid=(rows // plan.blocks.rows,),
+        in_specs=specs,
+        out_specs=(*result_specs, scratch[1]),
+        compiler_params=plt.CompilerParams(num_warps=plan.blocks.warps, num_stages=3),
+        interpret=plan.interpret,
+        name=f"recurrence{kernel.__name__.removesuffix('_kernel')}",
+    )(*arguments)
+    return tuple(given)
+
+
+def padded_hidden(hidden: int) -> int:
+    """The next power of two, at least 16: what Triton's matmuls take."""
+    return max(16, pl.next_power_of_2(hidden))
+
+
+def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
+    """Few rows, so that many multiprocessors work; as many warps as keep registers from spilling.
+
+    Tensor cores multiply 16 rows at once. True float32 goes without them, and with fewer rows.
+    """
+    del plan, rows, steps, hidden
+    return Blocks(rows=16, warps=8)
+
+
+def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
+    """Raises ``ValueError`` for blocks or shapes that the kernels cannot run."""
+    del plan, rows, steps
+    if hidden > LIMIT:
+        raise ValueError(f"hidden: expected at most {LIMIT} columns (padded), got {hidden}")
+    if blocks.rows < 16 or blocks.rows & (blocks.rows - 1):
+        raise ValueError(f"blocks.rows: expected a power of two, at least 16, got {blocks.rows}")
+    if not 1 <= blocks.warps <= 32 or blocks.warps & (blocks.warps - 1):
+        raise ValueError(f"blocks.warps: expected a power of two, at most 32, got {blocks.warps}")
+
+
+BACKEND = Backend("triton", "tbh", forward, backward, padded_hidden, blocks, check)
