@@ -16,6 +16,7 @@ cannot take from registers. It proves the arithmetic and the order of copies and
 nothing about layouts, swizzles, memory fences, or the hardware's approximate ``tanh``.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,7 @@ from dien_kernels.mosaic_gpu_parts import (
     emit_again,
     gate_groups,
     gate_names,
+    latest,
     matmul,
     operand,
     padded_hidden,
@@ -50,10 +52,12 @@ from dien_kernels.mosaic_gpu_parts import (
     zeros,
 )
 
+NOTHING = Gates(None, None, None)
+
 
 def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -> None:
     """64 rows through time."""
-    operands, longest = reads
+    operands, matrices, longest = reads
     states, kept = gives
     weights, stage, left = memory["weights"], memory["stage"], memory["left"]
     steps, _, hidden = states.shape
@@ -71,11 +75,11 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
         return sources
 
     # In the authors' form the reset gate of all columns comes before any candidate.
-    resets = Ring(*memory["first"], for_reset, live, place.chunks)
-    rest = Ring(*memory["second"], for_rest, live, place.chunks)
+    resets = Ring.of(memory["first"], for_reset, live, place.chunks)
+    rest = Ring.of(memory["second"], for_rest, live, place.chunks)
     resets.start()
     rest.start()
-    _fetch(operands.recurrent, weights, memory["arrived"])
+    _fetch(matrices, weights, memory["arrived"])
     if plan.form == "paper":
         _fetch({"bias": operands.bias}, memory["bias"], memory["arrived"])
 
@@ -113,7 +117,7 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
             outputs = []
             if plan.form == "authors":
                 (candidate,) = through("candidate", masked, chunk, x_candidate)
-                gates = through("update", h, chunk, update[1]) if plan.has_update else ()
+                gates = list(through("update", h, chunk, update[1])) if plan.has_update else []
             else:
                 bias = down(memory["bias"]["bias"].at[place.columns(chunk)])
                 starts = bias, *resets.take(t, chunk), *update[1:]
@@ -144,7 +148,7 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
 
 def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -> None:
     """64 rows back through time. The recurrent matrices are transposed."""
-    operands, longest, before_all, kept, d_states = reads
+    operands, matrices, longest, before_all, kept, d_states = reads
     weights, stage, left = memory["weights"], memory["stage"], memory["left"]
     steps, _, hidden = d_states.shape
     place = Place.of_block(hidden)
@@ -164,12 +168,12 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
         t = live - 1 - i
         return [place.tile(before_all, t, chunk), place.tile(kept.reset, t, chunk)]
 
-    everything = Ring(*memory["first"], for_all, live, place.chunks)
+    everything = Ring.of(memory["first"], for_all, live, place.chunks)
     everything.start()
     if plan.form == "authors":
-        resets = Ring(*memory["second"], for_reset, live, place.chunks)
+        resets = Ring.of(memory["second"], for_reset, live, place.chunks)
         resets.start()
-    _fetch(operands.recurrent, weights, memory["arrived"])
+    _fetch(matrices, weights, memory["arrived"])
 
     def output(name: str, value: jax.Array, chunk: int) -> Output:
         array = getattr(gives.inputs, name)
@@ -248,9 +252,13 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
     dh, _ = jax.lax.fori_loop(0, steps - live, dead_step, start)
     dh = jax.lax.fori_loop(0, live, step, dh)
     for chunk, part in enumerate(dh):
-        initial = gives.initial.at[place.rows, place.columns(chunk)]
-        emit(0, [Output(stage["candidate"], part, lambda _, to=initial: to)])
+        to_initial = functools.partial(_initial, gives.initial, place, chunk)
+        emit(0, [Output(stage["candidate"], part, to_initial)])
     plgpu.wait_smem_to_gmem(0)
+
+
+def _initial(array: Any, place: Place, chunk: int, _: Any) -> Any:
+    return array.at[place.rows, place.columns(chunk)]
 
 
 def _fetch(arrays: dict[str, Any], places: dict[str, Any], arrived: Any) -> None:
@@ -281,7 +289,12 @@ def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> An
 
     def kernel(*references: Any, **memory: Any) -> None:
         first, second = references[: len(flat_reads)], references[len(flat_reads) :]
-        body(plan, reads_tree.unflatten(first), gives_tree.unflatten(second), memory)
+        body(
+            plan,
+            jax.tree.unflatten(reads_tree, first),
+            jax.tree.unflatten(gives_tree, second),
+            memory,
+        )
 
     out = plgpu.kernel(
         kernel,
@@ -295,10 +308,10 @@ def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> An
             # The barriers that are needed are in the bodies.
             unsafe_no_auto_barriers=True,
         ),
-        interpret=plgpu.InterpretGPUParams() if plan.interpret else None,
+        interpret=latest.InterpretGPUParams() if plan.interpret else None,
         kernel_name=f"recurrence_{kind}",
     )(*flat_reads)
-    return gives_tree.unflatten(out)
+    return jax.tree.unflatten(gives_tree, out)
 
 
 def _longest(operands: Operands) -> jax.Array:
@@ -316,10 +329,8 @@ def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept
         wide,
         wide if plan.form == "paper" else None,
     )
-    reads = (
-        operands._replace(recurrent=_stacked(plan, operands.recurrent)),
-        _longest(operands),
-    )
+    matrices = _stacked(plan, operands.recurrent)
+    reads = operands._replace(recurrent=NOTHING), matrices, _longest(operands)
     gives = (wide, kept if keep else None)
     return _launch(plan, _forward_body, "keep" if keep else "forward", reads, gives)
 
@@ -328,17 +339,13 @@ def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
     """The gradients of the projected inputs, of the coefficients and of the initial state."""
-    recurrent = {
+    matrices = {
         name: getattr(operands.recurrent, name).T.astype(jnp.bfloat16) for name in gate_names(plan)
     }
     before = jnp.concatenate([operands.initial[None], states[:-1]])
-    reads = (
-        operands._replace(recurrent=recurrent),
-        _longest(operands),
-        before,
-        kept,
-        d_states,
-    )
+    # Without the projected inputs, which then need not outlive the forward launch.
+    needed = operands._replace(inputs=NOTHING, recurrent=NOTHING)
+    reads = needed, matrices, _longest(operands), before, kept, d_states
     wide, row, initial = (
         jax.ShapeDtypeStruct(array.shape, array.dtype)
         for array in (states, operands.offset, operands.initial)

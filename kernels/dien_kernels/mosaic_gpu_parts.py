@@ -19,6 +19,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from dien_kernels.contract import Gates, Plan
 
+latest: Any = plgpu
+"""For names and arguments that the oldest JAX does not have, and that type checkers miss."""
+
 ROWS = 64
 """Rows of a block: the M of a ``wgmma``."""
 
@@ -85,6 +88,11 @@ class Ring(NamedTuple):
     steps: Any
     chunks: int
 
+    @classmethod
+    def of(cls, memory: tuple[Sequence[Any], Any], *rest: Any) -> "Ring":
+        tiles, arrived = memory
+        return cls(tiles, arrived, *rest)
+
     @property
     def depth(self) -> int:
         return self.tiles[0].shape[0]
@@ -121,7 +129,7 @@ class Ring(NamedTuple):
 
 
 def _load(ref: Any, *, optimized: bool) -> jax.Array:
-    return plgpu.load(ref, layout=_layout(ref.shape), optimized=optimized)
+    return latest.load(ref, layout=_layout(ref.shape), optimized=optimized)
 
 
 def zeros(*shape: int) -> jax.Array:
@@ -173,7 +181,7 @@ def across(row: jax.Array, width: int) -> jax.Array:
 
 def down(ref: Any) -> jax.Array:
     """One value a column, ``[C]`` in shared memory, for every row, ``[R, C]``."""
-    column = plgpu.load(ref, layout=plgpu.Layout.WGMMA.reduce(0), optimized=False)
+    column = latest.load(ref, layout=plgpu.Layout.WGMMA.reduce(0), optimized=False)
     return jax.lax.broadcast_in_dim(column, (ROWS, *column.shape), (1,))
 
 

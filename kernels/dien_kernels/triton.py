@@ -55,11 +55,12 @@ def backward(
     """Gradients of the gates' inputs at all steps, of the coefficients and the initial state."""
     of = _block_specs(plan, operands)
     wide = of.inputs.reset
+    unread: Any = {"inputs": None, "bias": None}
     (gradients,) = _launch(
         plan,
         _backward_kernel,
-        (operands._replace(inputs=None, bias=None), states, kept, d_states),
-        (of._replace(inputs=None, bias=None), wide, jax.tree.map(lambda _: wide, kept), wide),
+        (operands._replace(**unread), states, kept, d_states),
+        (of._replace(**unread), wide, jax.tree.map(lambda _: wide, kept), wide),
         (Gradients(operands.inputs, operands.offset, operands.slope, operands.initial),),
         (Gradients(of.inputs, of.offset, of.slope, of.initial),),
     )
@@ -231,7 +232,9 @@ def _synchronize(plan: Plan) -> None:
 
 def _strength(offset: jax.Array, slope: jax.Array | None, u: jax.Array | None) -> jax.Array:
     """The z of a step: ``[R, H]``, or ``[R, 1]`` without an update gate."""
-    return offset[:, None] if u is None else offset[:, None] + slope[:, None] * u
+    if u is None or slope is None:
+        return offset[:, None]
+    return offset[:, None] + slope[:, None] * u
 
 
 def _write(refs: Any, t: jax.Array, values: Any) -> None:
