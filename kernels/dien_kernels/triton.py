@@ -6,8 +6,8 @@ this compiler: nothing depends on this file but the table of implementations.
 
 Up to ``RESIDENT`` hidden units the recurrent weights stay on the chip for the whole launch. Wider
 ones do not fit in an A100's shared memory: every step streams them through it in tiles, from
-caches that hold them, and reads its inputs when the last step is done; below, the next step's are
-in flight during this one's work.
+caches that hold them. The next step's inputs are in flight during this one's work, but for 256
+hidden units on tensor cores, where registers do not suffice for two steps' inputs.
 
 Dimensions: B batch (rows), T steps, H hidden, R rows of one block, K rows of one weight tile.
 """
@@ -72,7 +72,7 @@ def _forward_kernel(
 ) -> None:
     """Refs are this block's: ``[T, R, H]``, ``[T, R]``, ``[R, H]``, ``[R]``; weights whole."""
     steps = states.shape[0]
-    is_wide = scratch is not None  # registers for two steps' inputs are not to be had
+    is_wide = _is_wide(plan, states)
     longest = jnp.max(operands.lengths[...])
     weights, matmul = _matmuls(plan, operands.recurrent, scratch, turned=False)
     of_state = weights if plan.form == "paper" else weights._replace(candidate=None)
@@ -122,7 +122,7 @@ def _backward_kernel(
 ) -> None:
     """Refs as in the forward kernel."""
     steps = states.shape[0]
-    is_wide = scratch is not None  # registers for two steps' inputs are not to be had
+    is_wide = _is_wide(plan, states)
     longest = jnp.max(operands.lengths[...])
     weights, matmul = _matmuls(plan, operands.recurrent, scratch, turned=True)
     initial = operands.initial[...]
@@ -217,6 +217,11 @@ def _matmuls(
     return recurrent, matmul
 
 
+def _is_wide(plan: Plan, states: Any) -> bool:
+    """Whether there are no registers for the inputs of two steps."""
+    return states.shape[2] > 128 and plan.precision != jax.lax.Precision.HIGHEST
+
+
 def _precision(plan: Plan) -> Any:
     """Triton has float32 for HIGHEST and TF32 for DEFAULT; HIGH is three products of TF32."""
     if plan.precision == jax.lax.Precision.HIGH and not plan.interpret:
@@ -272,6 +277,8 @@ def _launch(
     assert plan.blocks is not None
     state, state_spec = arguments[0].initial, specs[0].initial
     rows, hidden = state.shape
+    if max(array.size for array in jax.tree.leaves(arguments)) >= 2**31:
+        raise ValueError(f"rows: expected T B H below 2^31, Triton's offsets, got {rows} rows")
     # The last result is the kernel's scratch: Pallas Triton has no other.
     scratch = (state, state_spec) if hidden > RESIDENT else (None, None)
     *given, _ = pl.pallas_call(
@@ -294,22 +301,29 @@ def padded_hidden(hidden: int) -> int:
     return max(16, pl.next_power_of_2(hidden))
 
 
+def _fewest_rows(plan: Plan) -> int:
+    return 8 if plan.precision == jax.lax.Precision.HIGHEST else 16
+
+
 def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
     """Few rows, so that many multiprocessors work; as many warps as keep registers from spilling.
 
     Tensor cores multiply 16 rows at once. True float32 goes without them, and with fewer rows.
     """
-    del plan, rows, steps, hidden
-    return Blocks(rows=16, warps=8)
+    del rows, steps, hidden
+    return Blocks(rows=_fewest_rows(plan), warps=8)
 
 
 def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
     """Raises ``ValueError`` for blocks or shapes that the kernels cannot run."""
-    del plan, rows, steps
+    del rows, steps
+    fewest = _fewest_rows(plan)
     if hidden > LIMIT:
         raise ValueError(f"hidden: expected at most {LIMIT} columns (padded), got {hidden}")
-    if blocks.rows < 16 or blocks.rows & (blocks.rows - 1):
-        raise ValueError(f"blocks.rows: expected a power of two, at least 16, got {blocks.rows}")
+    if blocks.rows < fewest or blocks.rows & (blocks.rows - 1):
+        raise ValueError(
+            f"blocks.rows: expected a power of two, at least {fewest}, got {blocks.rows}"
+        )
     if not 1 <= blocks.warps <= 32 or blocks.warps & (blocks.warps - 1):
         raise ValueError(f"blocks.warps: expected a power of two, at most 32, got {blocks.warps}")
 
