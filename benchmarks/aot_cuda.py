@@ -113,18 +113,45 @@ class Program(NamedTuple):
 
     Attributes:
       compiled: as ``jax.stages.Lowered.compile`` gives it.
-      kernels: all in its machine code, XLA's own too; empty for what XLA's cache had already.
+      kernels: all in its machine code, XLA's own too; of those that XLA's cache had already, only
+        Mosaic's.
     """
 
     compiled: jax.stages.Compiled
     kernels: tuple[Kernel, ...]
 
-    def launches(self) -> int:
-        """How often the program's text calls a Pallas kernel; a call in a loop counts once."""
-        return len(_LAUNCH.findall(self.compiled.as_text() or ""))
+    def launches(self) -> list[str]:
+        """Names of the Pallas kernels that the program calls; a call in a loop counts once."""
+        return [name for name, _ in _launches(self.compiled)]
 
 
-_LAUNCH = re.compile(r'custom_call_target="(?:__gpu\$xla\.gpu\.triton|mosaic_gpu\w*)"')
+_LAUNCH = re.compile(
+    r'custom_call_target="(?:__gpu\$xla\.gpu\.triton|mosaic_gpu\w*)"'
+    r'[^\n]*?op_name="[^"\n]*?(?P<name>\w+)/(?:pallas_call|mpmd_map)"'
+    r'(?:[^\n]*?kernel_hash = "(?P<hash>[^"\n]*)")?'
+)
+
+
+def _launches(compiled: jax.stages.Compiled) -> list[tuple[str, str]]:
+    """Name of each launch, and a hash of its kernel where that is Mosaic's."""
+    found = _LAUNCH.finditer(compiled.as_text() or "")
+    return [(launch["name"], launch["hash"] or "") for launch in found]
+
+
+_compiled: dict[str, Kernel] = {}
+"""Mosaic's kernels by their hash: it compiles each only once."""
+
+
+def _with_known(compiled: jax.stages.Compiled, kernels: list[Kernel]) -> tuple[Kernel, ...]:
+    """The kernels of a program, with those that Mosaic compiled for an earlier one."""
+    by_name = {kernel.name: kernel for kernel in kernels}
+    for launched, of_kernel in _launches(compiled):
+        name = f"{launched}_mosaic_gpu_kernel"
+        if of_kernel and name in by_name:
+            _compiled.setdefault(of_kernel, by_name[name])
+        elif of_kernel in _compiled:
+            by_name[name] = _compiled[of_kernel]
+    return tuple(by_name[name] for name in sorted(by_name))
 
 
 @functools.cache
@@ -151,11 +178,18 @@ def device(target: Target) -> Any:
     return found.devices[0]
 
 
+def mesh(target: Target) -> AbstractMesh:
+    """Says which device to lower for: Pallas asks it while it chooses instructions."""
+    described = _TARGETS[target]
+    abstract = jax.sharding.AbstractDevice(described.kind, described.cores, "gpu")
+    return AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=abstract)
+
+
 def compile_for(function: Callable[..., Any], *arguments: Any, target: Target) -> Program:
     """Compiles ``function`` for the shapes and types of ``arguments``.
 
     Args:
-      function: what to jit.
+      function: jitted, or to be.
       arguments: trees of arrays or of ``jax.ShapeDtypeStruct``.
       target: the device.
     """
@@ -164,20 +198,13 @@ def compile_for(function: Callable[..., Any], *arguments: Any, target: Target) -
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arguments
     )
-    # Pallas chooses instructions while it lowers, and asks the mesh for which device.
-    mesh = AbstractMesh(
-        (1,),
-        ("x",),
-        axis_types=(AxisType.Auto,),
-        abstract_device=jax.sharding.AbstractDevice(
-            _TARGETS[target].kind, _TARGETS[target].cores, "gpu"
-        ),
-    )
+    with jax.sharding.use_abstract_mesh(mesh(target)):
+        jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
+        lowered = jitted.lower(*placed)
+    # Not before: lowering may import what sets the same variables of the environment.
     with tempfile.TemporaryDirectory() as scratch, _dumped(Path(scratch)) as options:
-        with jax.sharding.use_abstract_mesh(mesh):
-            lowered = jax.jit(function).lower(*placed)
         compiled = lowered.compile(compiler_options=options)
-        return Program(compiled, tuple(_kernels(Path(scratch))))
+        return Program(compiled, _with_known(compiled, list(_kernels(Path(scratch)))))
 
 
 def _ptxas() -> Path:
@@ -197,7 +224,8 @@ def _dumped(scratch: Path) -> Iterator[dict[str, Any]]:
     """Options of XLA's that leave in ``scratch`` what :func:`_kernels` reads.
 
     XLA starts ``ptxas`` and keeps what it says to itself: one that also writes it down stands in
-    its place. Mosaic GPU has an assembler of its own, and a dump of its own.
+    its place. Mosaic GPU has an assembler of its own, and a dump of its own, which also asks for
+    a disassembly: what stands in for ``nvdisasm`` gives none, and keeps it from complaining.
     """
     stand_in = scratch / "cuda" / "bin" / "ptxas"
     stand_in.parent.mkdir(parents=True)
@@ -210,20 +238,25 @@ code=$?
 cat "$log" >&2
 exit $code
 """)
-    stand_in.chmod(0o755)
+    disassembler = stand_in.with_name("nvdisasm")
+    disassembler.write_text("#!/bin/sh\n")
+    for program in (stand_in, disassembler):
+        program.chmod(0o755)
     mosaic = scratch / "mosaic"
     mosaic.mkdir()
-    before = os.environ.get("MOSAIC_GPU_DUMP_TO")
-    os.environ["MOSAIC_GPU_DUMP_TO"] = str(mosaic)
+    asked = {"MOSAIC_GPU_DUMP_TO": str(mosaic), "MOSAIC_GPU_CUDA_ROOT": str(scratch / "cuda")}
+    before = {name: os.environ.get(name) for name in asked}
+    os.environ.update(asked)
     try:
         yield {
             "xla_gpu_cuda_data_dir": str(scratch / "cuda"),
             "xla_dump_to": str(scratch / "xla"),
         }
     finally:
-        os.environ.pop("MOSAIC_GPU_DUMP_TO")
-        if before is not None:
-            os.environ["MOSAIC_GPU_DUMP_TO"] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 _ENTRY = re.compile(

@@ -46,13 +46,40 @@ def device(target: str) -> Any:
 
 
 def compile_for(function: Callable, *arguments: Any, target: str) -> jax.stages.Compiled:
-    """``function`` compiled for the target; of arguments only shape and dtype matter."""
+    """``function``, jitted or not, compiled for the target.
+
+    Of arguments only shape and dtype matter.
+    """
     sharding = SingleDeviceSharding(device(target))
 
     def abstract(array: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
-    return jax.jit(function).lower(*jax.tree.map(abstract, arguments)).compile()
+    jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
+    return jitted.lower(*jax.tree.map(abstract, arguments)).compile()
+
+
+def launches(compiled: jax.stages.Compiled) -> list[str]:
+    """Names of the Pallas kernels that a program's text calls; a call in a loop counts once."""
+    return _LAUNCH.findall(compiled.as_text() or "")
+
+
+_LAUNCH = re.compile(
+    r'%(\w+?)(?:\.[\d.]+)? = [^\n]* custom-call\([^\n]*custom_call_target="tpu_custom_call"'
+)
+
+
+def surroundings(folder: Path) -> dict[str, str]:
+    """The environment in which libtpu starts without a TPU, and dumps its bundles to ``folder``."""
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        # Only the dumps that are read: a dump of all takes longer than to compile.
+        "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true "
+        "--xla_jf_dump_llo_pass_label_regex=^(final_bundles|original|deduplication-map)$",
+    }
 
 
 class TimeLoop(NamedTuple):
@@ -84,18 +111,11 @@ def time_loops(make: str, target: str, *, steps: int, **keywords: Any) -> list[T
       **keywords: for ``make``, as JSON has them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        surroundings = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true",
-        }
         code = "from benchmarks.aot_tpu import _compile_named as c; import sys; c(*sys.argv[1:])"
         done = subprocess.run(
             [sys.executable, "-c", code, make, target, json.dumps(keywords)],
-            env=surroundings, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+            env=os.environ | surroundings(Path(folder)), capture_output=True, text=True,
+            cwd=Path(__file__).parents[1],
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{make} did not compile for {target}:\n{done.stderr[-2000:]}")
@@ -283,6 +303,7 @@ _COMPARE: dict[str, Callable[[int, int], bool]] = {
 }  # fmt: skip
 _ARITHMETIC: dict[str, Callable[..., int]] = {
     "smov.u32": lambda a: a,
+    "pmov": lambda a: a,
     "sst": lambda a: a,
     "sadd.s32": operator.add,
     "ssub.s32": operator.sub,

@@ -4,15 +4,18 @@ import dataclasses
 import itertools
 import json
 import sys
+from contextlib import nullcontext
 
+import jax
 import numpy as np
 import pytest
 import small_dataset
+from dien_kernels import assume
 
-from benchmarks import ragged, recurrence, train_step, trials
+from benchmarks import aot_cuda, compile_only, ragged, recurrence, train_step, trials
 from benchmarks.cases import CASES, Case, history_lengths
 from benchmarks.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
-from dien_jax.config import Config, TrainConfig
+from dien_jax.config import Config, ModelConfig, TrainConfig
 
 FIELDS = {
     "benchmark", "case", "system", "threads", "policy", "median_ms", "samples_per_second",
@@ -193,3 +196,39 @@ def test_every_trial_is_a_valid_configuration() -> None:
         config = trials.configured(trial["preset"], trial["settings"])
         assert dataclasses.is_dataclass(config)
         assert trial["examples"] in ("as given", "every event")
+
+
+@pytest.mark.parametrize(
+    ("target", "kernels"),
+    [("tpu-v5e", ["mosaic_tpu"]), ("h100", ["mosaic_gpu", "triton"]), ("a100", ["triton"])],
+)
+def test_what_compiles_for_an_absent_device_is_what_runs_there(target, kernels) -> None:
+    assert compile_only.kernels_for(target) == kernels
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+@pytest.mark.parametrize(
+    ("target", "kernel", "platform"),
+    [("tpu-v5e", "mosaic_tpu", "tpu"), ("a100", "triton", "cuda")],
+)
+def test_a_train_step_lowers_for_an_absent_device(target, kernel, platform) -> None:
+    config = Config(ModelConfig(recurrence=kernel), train=TrainConfig(batch_size=4, max_history=3))
+    at = (
+        nullcontext()
+        if platform == "tpu"
+        else jax.sharding.use_abstract_mesh(aot_cuda.mesh(target))
+    )
+    with assume(compile_only.DEVICES[target]), at:
+        step, arguments = compile_only.step_and_arguments(config)
+        text = step.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+    for name in ("recurrence_forward", "recurrence_backward"):
+        assert f'"{name}"' in text
+
+
+def test_an_absent_compiler_is_named(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(compile_only.aot_tpu, "surroundings", lambda folder: {})
+    monkeypatch.setattr(compile_only.aot_tpu.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as raised:
+        compile_only.main(["--target", "tpu-v5e", "--quick"])
+    assert raised.value.code == 2
+    assert "pip install libtpu" in capsys.readouterr().err

@@ -1,0 +1,344 @@
+"""Every kernel and a whole train step, compiled for a device that is not there.
+
+    python -m benchmarks.compile_only --target tpu-v5e [--quick] [--json FILE]
+
+Shows that each kernel compiles, how often a program launches one, and what it takes: bundles that
+a TPU core executes a time step beside those of XLA's own loop for the same work (the oracle at the
+same precision), or registers, spills and shared memory of an NVIDIA GPU. What a program computes
+is not shown. Ends with status 1 where something does not compile or launches another number of
+kernels than it should, and 2 where the compiler is not installed.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import jax
+import numpy as np
+from dien_kernels import Device, assume
+from dien_kernels.api import Precision
+from dien_kernels.choice import KERNELS, backend
+from dien_kernels.contract import Plan
+from dien_kernels.reference import Form
+
+from benchmarks import aot_cuda, aot_tpu
+from benchmarks.cases import Case
+from benchmarks.recurrence import CELLS, MODES, computation, operands
+from benchmarks.timing import print_rows, write_rows
+from dien_jax.config import Config, preset
+from dien_jax.sampling import make_sampler
+from dien_jax.schema import Feature, FeatureTables, Schema
+from dien_jax.step import Tables, create_state, example_batch, make_train_step
+
+DEVICES = {
+    "tpu-v5e": Device("tpu", "TPU v5 lite"),
+    "tpu-v6e": Device("tpu", "TPU v6 lite"),
+    "h100": Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0)),
+    "a100": Device("gpu", "NVIDIA A100-SXM4-80GB", (8, 0)),
+}
+FORWARD = {"recurrence_forward", "recurrence_keep"}
+ITEMS, CATEGORIES, USERS = 1000, 20, 500
+SHAPE = ("kernel", "cell", "form", "precision", "hidden", "direction")
+TPU_COLUMNS = (
+    "bundles_per_step", "xla_bundles_per_step", "of_xla", "vector_memory_bytes", "launches",
+)  # fmt: skip
+GPU_COLUMNS = ("registers", "spilled_bytes", "shared_bytes", "launches")
+STEP_COLUMNS = ("kernel", "precision", "launches", "gflop", "mbytes", "peak_mbytes")
+
+
+class Compiled(NamedTuple):
+    """A program for an absent device.
+
+    Attributes:
+      program: as ``jax.stages.Lowered.compile`` gives it.
+      launches: name of every Pallas kernel that it launches.
+      found: columns of its row that the target has.
+    """
+
+    program: jax.stages.Compiled
+    launches: list[str]
+    found: dict[str, Any]
+
+
+class Compiler:
+    """Compiles for one target."""
+
+    def __init__(self, target: str, folder: Path) -> None:
+        """Readies this process; ``folder`` is where a TPU's compiler leaves its bundles."""
+        self.target, self.device, self._folder = target, DEVICES[target], folder
+        # A process that has no such device must not look for one. JAX reads JAX_PLATFORMS when it
+        # is imported, but chooses its devices later; compilers read the environment when they
+        # start, which is later still.
+        jax.config.update("jax_platforms", "cpu")
+        if self.device.platform == "tpu":
+            os.environ.update(aot_tpu.surroundings(folder))
+            aot_tpu.device(target)
+        else:
+            aot_cuda.device(target)
+
+    def program(self, function: Callable, *arguments: Any, steps: int | None = None) -> Compiled:
+        """``function`` for the target; bundles are counted in loops of ``steps`` steps."""
+        with assume(self.device):
+            if self.device.platform == "gpu":
+                made = aot_cuda.compile_for(function, *arguments, target=self.target)  # type: ignore[arg-type]
+                return Compiled(made.compiled, made.launches(), _taken(made.kernels))
+            for path in self._folder.iterdir():
+                path.unlink()
+            program = aot_tpu.compile_for(function, *arguments, target=self.target)
+        try:
+            loops = [] if steps is None else aot_tpu.count(self._folder, steps)
+        except RuntimeError as error:
+            _say(f"bundles not counted: {str(error)[:200]}")
+            loops = []
+        found = {
+            "bundles_per_step": sum(loop.average for loop in loops) if loops else None,
+            "vector_memory_bytes": max((loop.vector_memory for loop in loops), default=0),
+        }
+        return Compiled(program, aot_tpu.launches(program), found)
+
+    def row(self, kernel: str, case: Case, **settings: Any) -> dict[str, Any]:
+        """What a kernel takes, in one direction.
+
+        Raises:
+          RuntimeError: for another number of launches than the direction has.
+        """
+        cell, form, precision = (settings[name] for name in ("cell", "form", "precision"))
+        gradients = settings["direction"] != MODES[0]
+
+        def compiled(implementation: str) -> Compiled:
+            function = computation(
+                cell, implementation, gradients=gradients, form=form, precision=precision
+            )
+            return self.program(function, *operands(cell, case, form), steps=case.steps)
+
+        made = compiled(kernel)
+        expected = 1 + gradients
+        if len(made.launches) != expected:
+            raise RuntimeError(f"expected {expected} launches, found {made.launches}")
+        row = dict.fromkeys(
+            ("registers", "spilled_bytes", "shared_bytes", "bundles_per_step",
+             "xla_bundles_per_step", "of_xla", "vector_memory_bytes")
+        )  # fmt: skip
+        row |= {"launches": len(made.launches), **made.found}
+        if self.device.platform == "tpu":
+            row["xla_bundles_per_step"] = compiled("reference").found["bundles_per_step"]
+            if row["bundles_per_step"] and row["xla_bundles_per_step"]:
+                row["of_xla"] = row["bundles_per_step"] / row["xla_bundles_per_step"]
+        return {
+            "benchmark": "compile_only",
+            "target": self.target,
+            "kernel": kernel,
+            **settings,
+            **case._asdict(),
+            **row,
+            "versions": versions(),
+        }
+
+    def train_step(self, kernel: str, precision: str) -> dict[str, Any]:
+        """What the whole step of the ``dien`` preset launches and takes.
+
+        Raises:
+          RuntimeError: unless it launches two kernels forward and two backward.
+        """
+        config = preset("dien")
+        named: Any = {"recurrence": kernel, "recurrence_precision": precision}
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **named))
+        with assume(self.device):
+            step, arguments = step_and_arguments(config)
+        made = self.program(step, *arguments)
+        directions = Counter("forward" if one in FORWARD else one for one in made.launches)
+        if directions != {"forward": 2, "recurrence_backward": 2}:
+            raise RuntimeError(f"expected two launches in each direction, found {made.launches}")
+        cost: Any = made.program.cost_analysis() or {}
+        memory: Any = made.program.memory_analysis()
+        return {
+            "benchmark": "compile_only, train step",
+            "target": self.target,
+            "kernel": kernel,
+            "precision": precision,
+            "batch": config.train.batch_size,
+            "steps": config.train.max_history,
+            "launches": ", ".join(
+                f"{count} {name}" for name, count in Counter(made.launches).items()
+            ),
+            "gflop": cost["flops"] / 1e9 if "flops" in cost else None,
+            "mbytes": cost["bytes accessed"] / 1e6 if "bytes accessed" in cost else None,
+            "peak_mbytes": memory.peak_memory_in_bytes / 1e6,
+            "versions": versions(),
+        }
+
+
+def _taken(kernels: Sequence[aot_cuda.Kernel]) -> dict[str, Any]:
+    """Of a program's recurrence kernels the most that one takes."""
+    ours = [kernel for kernel in kernels if kernel.name.startswith("recurrence")]
+    if not ours:
+        return {}
+    return {
+        "registers": max(kernel.registers for kernel in ours),
+        "spilled_bytes": max(kernel.spilled_stores + kernel.spilled_loads for kernel in ours),
+        "shared_bytes": max(kernel.shared_bytes for kernel in ours),
+    }
+
+
+def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
+    """A train step on a small vocabulary, and the shapes of its arguments."""
+    item = Feature("item", "categorical", ITEMS), Feature("category", "categorical", CATEGORIES)
+    schema = Schema(item=item, user=(Feature("user", "categorical", USERS),))
+    features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {})
+    sampler = make_sampler(np.ones(ITEMS), config.model.auxiliary_distribution)
+    batch = example_batch(
+        schema, batch_size=config.train.batch_size, steps=config.train.max_history
+    )
+    state = jax.eval_shape(lambda: create_state(config, schema, 100, seed=0))
+    return make_train_step(config, schema, 100), (state, Tables(features, sampler), batch)
+
+
+def versions() -> dict[str, str]:
+    """Of what a figure depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def kernels_for(target: str) -> list[str]:
+    """Every kernel that runs on the target."""
+    return [name for name, kernel in KERNELS.items() if kernel.fits(DEVICES[target])]
+
+
+def refusal(kernel: str, case: Case, cell: str, form: Form, precision: str) -> str | None:
+    """Why a kernel is not written for a shape or a precision, in its own words, or None."""
+    found = backend(kernel)
+    plan = Plan(form, cell != "agru", jax.lax.Precision[precision.upper()])
+    shape = case.batch, case.steps, found.padded_hidden(case.hidden)
+    try:
+        blocks = found.blocks(plan, *shape)
+        assert blocks is not None
+        found.check(plan, blocks, *shape)
+    except (ValueError, NotImplementedError) as error:
+        return str(error)
+    return None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--target", required=True, choices=DEVICES)
+    parser.add_argument("--hidden", nargs="+", type=int, default=[36, 128])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
+    parser.add_argument("--forms", nargs="+", default=get_args(Form), choices=get_args(Form))
+    parser.add_argument(
+        "--precisions", nargs="+", default=["highest", "default"], choices=get_args(Precision)
+    )
+    parser.add_argument("--quick", action="store_true", help="one shape a kernel")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    options = parser.parse_args(arguments)
+    if min(*options.hidden, options.batch, options.steps) < 1:
+        parser.error("--hidden, --batch and --steps must be at least 1")
+    if options.quick:
+        options.hidden, options.batch, options.steps = [36], 128, 100
+        options.cells, options.forms = ["augru"], ["paper"]
+        options.precisions = ["highest", "default"]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compile, print, and write what was asked for."""
+    options = _options(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            compiler = Compiler(options.target, Path(folder))
+        except (ModuleNotFoundError, RuntimeError) as error:
+            _say(f"error: {error}")
+            raise SystemExit(2) from error
+        rows, steps, refused, failures = _all(compiler, options)
+    if rows:
+        print_rows(rows, (*SHAPE, *(TPU_COLUMNS if "tpu" in options.target else GPU_COLUMNS)))
+    if steps:
+        print("\nThe train step of the `dien` preset:\n")
+        print_rows(steps, STEP_COLUMNS)
+    if refused:
+        print("\nNot supported:\n\n" + "\n".join(f"- {line}" for line in refused))
+    print(f"\n{options.target}, batch {options.batch}, {options.steps} steps, {versions()}")
+    if options.json:
+        print(f"written to {options.json}")
+    if failures:
+        raise SystemExit("\n".join(f"error: {line}" for line in failures))
+
+
+def _all(
+    compiler: Compiler, options: argparse.Namespace
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], list[str]]:
+    """Rows of kernels and of train steps, what is not supported, and what failed."""
+    rows: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
+    refused: list[str] = []
+    failures: list[str] = []
+
+    def attempt(
+        into: list[dict[str, Any]], name: str, make: Callable[..., Any], **given: Any
+    ) -> None:
+        start = time.perf_counter()
+        try:
+            into.append(make(**given))
+        except Exception as error:  # whatever a compiler raises: the others are still compiled
+            failures.append(f"{name}: {_why(error)}")
+            _say(f"{name}: failed")
+            return
+        _say(f"{name}: {time.perf_counter() - start:.0f} s")
+        if options.json:
+            write_rows(options.json, rows + steps)
+
+    for kernel in kernels_for(options.target):
+        supported: list[str] = []
+        for precision, hidden, cell, form in itertools.product(
+            options.precisions, options.hidden, options.cells, options.forms
+        ):
+            if options.quick and supported:
+                break
+            case = Case(options.batch, options.steps, hidden)
+            name = f"{kernel}, {cell}, {form}, {precision}, H {hidden}"
+            with assume(compiler.device):
+                why_not = refusal(kernel, case, cell, form, precision)
+            if why_not:
+                refused.append(f"{name}: {why_not}")
+                continue
+            supported.append(precision)
+            settings = {"kernel": kernel, "cell": cell, "form": form, "precision": precision}
+            for direction in MODES:
+                attempt(
+                    rows, f"{name}, {direction}", compiler.row,
+                    case=case, **settings, direction=direction,
+                )  # fmt: skip
+        if supported:
+            attempt(
+                steps, f"{kernel}, {supported[0]}, train step", compiler.train_step,
+                kernel=kernel, precision=supported[0],
+            )  # fmt: skip
+    return rows, steps, refused, failures
+
+
+if __name__ == "__main__":
+    main()
