@@ -131,6 +131,8 @@ class Compiler:
         )  # fmt: skip
         row |= {"launches": len(made.launches), **made.found}
         if self.device.platform == "tpu":
+            if row["bundles_per_step"] is None:
+                raise RuntimeError("the bundles of its time loop could not be counted")
             row["xla_bundles_per_step"] = compiled("reference").found["bundles_per_step"]
             if row["bundles_per_step"] and row["xla_bundles_per_step"]:
                 row["of_xla"] = row["bundles_per_step"] / row["xla_bundles_per_step"]
