@@ -20,10 +20,11 @@ CASES = [
 ]
 
 
-def operands(cell, *, batch=3, steps=7, depth=5, hidden=8, biased=False, seed=0, live="mixed"):
+def operands(
+    cell, *, batch=3, steps=7, depth=5, hidden=8, biased=False, seed=0, live="mixed", scale=0.5
+):
     """x, attention, weights, lengths and initial state; lengths are mixed, full or empty (0)."""
     rng = np.random.default_rng(seed)
-    scale = min(0.5, 2 * hidden**-0.5)  # gates stay off their flat ends at any width
 
     def normal(*shape):
         return rng.normal(scale=scale, size=shape).astype(np.float32)
@@ -84,3 +85,21 @@ def assert_agree(found, expected, tolerance):
         got, want = (np.asarray(array, np.float32) for array in (got, want))
         scale = np.abs(want).max(initial=1e-3)
         np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, rtol=0)
+
+
+def assert_padding_changes_nothing(cell, implementation, precision="highest"):
+    """Whatever dead steps hold, values and gradients are those of live steps alone, to the bit."""
+    x, attention, weights, lengths, initial = operands(cell)
+    dead = jnp.arange(7)[None] >= lengths[:, None]
+    rubbish = jnp.where(dead[..., None], jnp.nan, x), jnp.where(dead, jnp.inf, attention)
+
+    everything = evaluate(cell, "paper", implementation, precision)
+    clean = everything(x, attention, weights, lengths, initial)
+    dirty = everything(*rubbish, weights, lengths, initial)
+    for want, got in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
+        np.testing.assert_array_equal(want, got)
+    states, last, _ = clean
+    np.testing.assert_array_equal(last[1], initial[1])  # length 0
+    for row, length in enumerate(lengths.tolist()):
+        live = states[row, max(length - 1, 0)] if length else initial[row]
+        np.testing.assert_array_equal(states[row, length:], np.broadcast_to(live, (7 - length, 8)))

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dien_kernels import Weights, augru, gru
-from recurrences import CASES, CELLS, FORMS, assert_agree, call, evaluate, operands
+from recurrences import (
+    CASES,
+    CELLS,
+    FORMS,
+    assert_agree,
+    assert_padding_changes_nothing,
+    call,
+    evaluate,
+    operands,
+)
 
 
 def numpy_states(cell, form, x, attention, weights, lengths, initial):
@@ -118,21 +127,7 @@ def test_attention_of_zero_and_one(form, implementation):
 @pytest.mark.parametrize("implementation", ["reference", "xla"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_padding_changes_nothing(cell, implementation):
-    """Whatever dead steps hold, values and gradients are those of live steps alone, to the bit."""
-    x, attention, weights, lengths, initial = operands(cell)
-    dead = jnp.arange(7)[None] >= lengths[:, None]
-    rubbish = jnp.where(dead[..., None], jnp.nan, x), jnp.where(dead, jnp.inf, attention)
-
-    everything = evaluate(cell, "paper", implementation)
-    clean = everything(x, attention, weights, lengths, initial)
-    dirty = everything(*rubbish, weights, lengths, initial)
-    for want, got in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
-        np.testing.assert_array_equal(want, got)
-    states, last, _ = clean
-    np.testing.assert_array_equal(last[1], initial[1])  # length 0
-    for row, length in enumerate(lengths.tolist()):
-        live = states[row, max(length - 1, 0)] if length else initial[row]
-        np.testing.assert_array_equal(states[row, length:], np.broadcast_to(live, (7 - length, 8)))
+    assert_padding_changes_nothing(cell, implementation)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])

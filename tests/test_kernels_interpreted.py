@@ -15,13 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dien_kernels import Blocks, Weights, augru, interpreted
-from recurrences import CASES, assert_agree, call, evaluate, operands
+from recurrences import (
+    CELLS,
+    FORMS,
+    assert_agree,
+    assert_padding_changes_nothing,
+    call,
+    evaluate,
+    operands,
+)
 
 KERNELS = ("mosaic_tpu", "mosaic_gpu", "triton")
 # Tensor cores have no float32: operands of mosaic_gpu's products have bfloat16's 8 bits.
 PRECISION = {"mosaic_tpu": "highest", "mosaic_gpu": "default", "triton": "highest"}
 
-# Every pair of values of two columns is in some row (but for the last two, which stand alone).
+# Every pair of values of two columns is in some row, but what mosaic_gpu refuses; T 100 is extra.
 PAIRWISE = [
     ("mosaic_tpu", "gru", "paper", 1, 1, 8, "full", "bfloat16"),
     ("mosaic_tpu", "gru", "paper", 3, 1, 128, "full", "float32"),
@@ -57,15 +65,27 @@ PAIRWISE = [
     ("mosaic_gpu", "augru", "paper", 1, 7, 128, "empty", "bfloat16"),
     ("mosaic_gpu", "augru", "authors", 1, 1, 64, "empty", "float32"),
     ("mosaic_gpu", "augru", "authors", 130, 7, 128, "full", "bfloat16"),
+    ("mosaic_tpu", "gru", "paper", 1, 7, 200, "empty", "float32"),
+    ("triton", "gru", "authors", 3, 1, 200, "full", "float32"),
     ("mosaic_tpu", "augru", "paper", 3, 100, 36, "mixed", "float32"),
     ("triton", "augru", "paper", 3, 100, 36, "mixed", "float32"),
     ("mosaic_gpu", "augru", "paper", 3, 100, 36, "mixed", "float32"),
 ]
+REFUSED = ("mosaic_gpu", 200)
+"""A hidden size for which that kernel has not the shared memory."""
 CROSS = [
-    (kernel, cell, form, *shape, live, "float32")
-    for kernel, (cell, form, _) in itertools.product(KERNELS, CASES[::1])
-    for shape in itertools.product((1, 3, 130), (1, 7), (8, 36, 64, 128, 200))
-    for live in ("mixed", "empty", "full")
+    (kernel, cell, form, batch, steps, hidden, live, dtype)
+    for kernel, cell, form, batch, steps, hidden, live, dtype in itertools.product(
+        KERNELS,
+        CELLS,
+        FORMS,
+        (1, 3, 130),
+        (1, 7, 100),
+        (8, 36, 64, 128, 200),
+        ("mixed", "empty", "full"),
+        ("float32", "bfloat16"),
+    )
+    if (kernel, hidden) != REFUSED
 ]
 
 
@@ -82,7 +102,7 @@ def tolerance(kernel, dtype, batch, steps, hidden):
     place, 2^-7 of an entry. bfloat16 operands of every product err by 2^-9 each; gates and states
     keep about that, and a gradient is a product of several such.
     """
-    exact = 2e-6 * np.sqrt(max(batch * steps, hidden))
+    exact = 1e-6 * np.sqrt(max(batch * steps, hidden))
     rounded = 2**-7 if dtype == "bfloat16" else 0.0
     return max(exact, rounded) + (2**-5 if kernel == "mosaic_gpu" else 0)
 
@@ -90,12 +110,27 @@ def tolerance(kernel, dtype, batch, steps, hidden):
 def check(kernel, cell, form, batch, steps, hidden, live, dtype):
     skip_where_it_cannot_run(kernel)
     biased = form == "paper"
-    arrays = operands(cell, batch=batch, steps=steps, hidden=hidden, biased=biased, live=live)
+    # With operands of 8 bits, sums of many terms must not lie where gates are steep or flat.
+    scale = min(0.5, 2 * hidden**-0.5) if kernel == "mosaic_gpu" else 0.5
+    arrays = operands(
+        cell, batch=batch, steps=steps, hidden=hidden, biased=biased, live=live, scale=scale
+    )
     arrays = (arrays[0].astype(dtype), *arrays[1:])
     with interpreted():
         found = evaluate(cell, form, kernel, PRECISION[kernel])(*arrays)
     expected = evaluate(cell, form, "reference")(*arrays)
     assert_agree(found, expected, tolerance(kernel, dtype, batch, steps, hidden))
+
+
+def test_the_table_holds_every_pair():
+    def pairs(cases):
+        # Cell and form are one column.
+        rows = [(kernel, (cell, form), *rest) for kernel, cell, form, *rest in cases]
+        columns = itertools.combinations(range(len(rows[0])), 2)
+        return {(i, row[i], j, row[j]) for i, j in columns for row in rows}
+
+    short = [case for case in CROSS if case[4] != 100]
+    assert pairs(short) <= pairs(PAIRWISE)
 
 
 @pytest.mark.parametrize("case", PAIRWISE, ids=lambda case: "-".join(map(str, case)))
@@ -111,27 +146,14 @@ def test_the_full_cross_agrees_with_the_oracle(case):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_padding_changes_nothing(kernel):
-    """Whatever dead steps hold, values and gradients are the same to the bit."""
     skip_where_it_cannot_run(kernel)
-    x, attention, weights, lengths, initial = operands("augru")
-    dead = jnp.arange(7)[None] >= lengths[:, None]
-    rubbish = jnp.where(dead[..., None], jnp.nan, x), jnp.where(dead, jnp.inf, attention)
     with interpreted():
-        run = evaluate("augru", "paper", kernel, PRECISION[kernel])
-        clean = run(x, attention, weights, lengths, initial)
-        dirty = run(*rubbish, weights, lengths, initial)
-    for want, got in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
-        np.testing.assert_array_equal(want, got)
-    states, last, _ = clean
-    np.testing.assert_array_equal(last[1], initial[1])  # length 0
-    for row, length in enumerate(lengths.tolist()):
-        live = states[row, max(length - 1, 0)] if length else initial[row]
-        np.testing.assert_array_equal(states[row, length:], np.broadcast_to(live, (7 - length, 8)))
+        assert_padding_changes_nothing("augru", kernel, PRECISION[kernel])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_composes_with_vmap_and_checkpoint(kernel):
-    """Vmap over rows, over weights, and twice; rematerialised gradients."""
+    """Vmap over rows and over weights; rematerialised gradients."""
     skip_where_it_cannot_run(kernel)
     x, attention, weights, lengths, initial = operands("augru")
 
@@ -214,7 +236,7 @@ import re
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from dien_kernels import interpreted
-from recurrences import assert_agree, call, operands
+from recurrences import assert_agree, assert_padding_changes_nothing, call, operands
 
 x, attention, weights, lengths, initial = operands("augru", batch=12, biased=True)
 mesh = Mesh(np.array(jax.devices()), ("data",))
