@@ -21,15 +21,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import jax
 import numpy as np
-from dien_kernels import Device, assume
+from dien_kernels import Device, assume, fused
 from dien_kernels.api import Precision
 from dien_kernels.choice import KERNELS, backend
-from dien_kernels.contract import Plan
-from dien_kernels.reference import Form
+from dien_kernels.reference import Cell, Form
 
 from benchmarks import aot_cuda, aot_tpu
 from benchmarks.cases import Case
@@ -223,13 +222,17 @@ def kernels_for(target: str) -> list[str]:
 
 def refusal(kernel: str, case: Case, cell: str, form: Form, precision: str) -> str | None:
     """Why a kernel is not written for a shape or a precision, in its own words, or None."""
-    found = backend(kernel)
-    plan = Plan(form, cell != "agru", jax.lax.Precision[precision.upper()])
-    shape = case.batch, case.steps, found.padded_hidden(case.hidden)
+    exact = jax.lax.Precision[precision.upper()]
     try:
-        blocks = found.blocks(plan, *shape)
-        assert blocks is not None
-        found.check(plan, blocks, *shape)
+        fused.make_plan(
+            backend(kernel),
+            cast(Cell, cell),
+            form,
+            exact,
+            rows=case.batch,
+            steps=case.steps,
+            hidden=case.hidden,
+        )
     except (ValueError, NotImplementedError) as error:
         return str(error)
     return None

@@ -224,6 +224,17 @@ def test_blocks_that_cannot_run_are_refused(kernel, blocks):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(("kernel", "hidden"), [("triton", 300), ("mosaic_gpu", 200)])
+def test_a_hidden_size_that_does_not_fit_is_refused(kernel, hidden):
+    skip_where_it_cannot_run(kernel)
+    x, attention, weights, lengths, _ = operands("augru", hidden=hidden)
+    with interpreted(), pytest.raises(NotImplementedError, match=f"{kernel}: .*hidden units"):
+        augru(
+            x, attention, weights, lengths=lengths, implementation=kernel,
+            precision=PRECISION[kernel],
+        )  # fmt: skip
+
+
 def test_tensor_cores_have_no_float32():
     skip_where_it_cannot_run("mosaic_gpu")
     x, attention, weights, lengths, _ = operands("augru")

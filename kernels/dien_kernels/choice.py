@@ -12,8 +12,8 @@ from typing import Literal
 
 import jax
 
-from dien_kernels import agreement, devices
-from dien_kernels.contract import Backend, Blocks, Plan
+from dien_kernels import agreement, devices, fused
+from dien_kernels.contract import Backend, Blocks
 from dien_kernels.devices import Device
 from dien_kernels.reference import Cell, Form
 
@@ -103,7 +103,20 @@ def choose(
         if not kernel.fits(device):
             continue
         kernel_backend = backend(name)
-        obstacle = _obstacle(kernel_backend, cell, form, rows, steps, hidden, precision, blocks)
+        obstacle = None
+        try:
+            fused.make_plan(
+                kernel_backend,
+                cell,
+                form,
+                precision,
+                rows=rows,
+                steps=steps,
+                hidden=hidden,
+                blocks=blocks,
+            )
+        except (ValueError, NotImplementedError) as error:
+            obstacle = str(error)
         if obstacle is None and not device.attached:
             obstacle = "it has not been run on a device that is not here"
         if obstacle is None:
@@ -116,28 +129,6 @@ def choose(
     if not reasons:
         reasons = [f"no kernel is written for this {device.platform}"]
     return Choice("xla", "; ".join(reasons))
-
-
-def _obstacle(
-    kernel: Backend,
-    cell: Cell,
-    form: Form,
-    rows: int,
-    steps: int,
-    hidden: int,
-    precision: jax.lax.Precision,
-    blocks: Blocks | None,
-) -> str | None:
-    """Why the kernel cannot take this shape or precision, or None."""
-    plan = Plan(form, cell != "agru", precision)
-    wide = kernel.padded_hidden(hidden)
-    try:
-        chosen = blocks or kernel.blocks(plan, rows, steps, wide)
-        if chosen is not None:
-            kernel.check(plan, chosen, rows, steps, wide)
-    except (ValueError, NotImplementedError) as error:
-        return str(error)
-    return None
 
 
 _warned: set[str] = set()

@@ -39,13 +39,19 @@ def run(
     """All states and the last one; the same contract as :func:`dien_kernels.reference.run`."""
     batch, steps, _ = x.shape
     hidden = initial_state.shape[1]
+    plan = make_plan(
+        backend,
+        cell,
+        form,
+        precision,
+        rows=batch if sharding is None else -(-batch // shards(sharding)),
+        steps=steps,
+        hidden=hidden,
+        blocks=blocks,
+    )
+    plan = dataclasses.replace(plan, interpret=interpret, sharding=sharding)
     wide = backend.padded_hidden(hidden)
-    plan = Plan(form, cell != "agru", precision, None, interpret, sharding)
-    rows = batch if sharding is None else -(-batch // shards(sharding))
-    blocks = blocks or backend.blocks(plan, rows, steps, wide)
-    if blocks is not None:
-        backend.check(plan, blocks, rows, steps, wide)
-        plan = dataclasses.replace(plan, blocks=blocks)
+    wider = _wider(weights, wide)
 
     live = jnp.arange(steps, dtype=lengths.dtype)[:, None] < lengths[None, :]
     one = live.astype(x.dtype)
@@ -58,11 +64,11 @@ def run(
         offset, slope = one, -(one if cell == "gru" else one - a)
 
     operands = Operands(
-        _project(backend.layout, plan, x, _wider(weights, wide)),
+        _project(backend.layout, plan, x, wider),
         offset,
         slope,
         lengths.astype(jnp.int32),
-        _by_gate(plan, _wider(weights, wide).recurrent.swapaxes(0, 1)),
+        _by_gate(plan, wider.recurrent.swapaxes(0, 1)),
         padded(
             jnp.zeros(hidden, x.dtype)
             if weights.recurrent_bias is None
@@ -76,6 +82,32 @@ def run(
     if backend.layout == "thb":
         return states.transpose(2, 0, 1)[..., :hidden], last.T[:, :hidden]
     return states.swapaxes(0, 1)[..., :hidden], last[:, :hidden]
+
+
+def make_plan(
+    backend: Backend,
+    cell: Cell,
+    form: Form,
+    precision: jax.lax.Precision,
+    *,
+    rows: int,
+    steps: int,
+    hidden: int,
+    blocks: Blocks | None = None,
+) -> Plan:
+    """How the backend runs this shape, ``rows`` being those of one device.
+
+    Raises:
+      ValueError: for blocks that cannot run.
+      NotImplementedError: for a shape or precision that the backend is not written for.
+    """
+    plan = Plan(form, cell != "agru", precision)
+    wide = backend.padded_hidden(hidden)
+    blocks = blocks or backend.blocks(plan, rows, steps, wide)
+    if blocks is None:
+        return plan
+    backend.check(plan, blocks, rows, steps, wide)
+    return dataclasses.replace(plan, blocks=blocks)
 
 
 def _wider(weights: Weights, wide: int) -> Weights:

@@ -384,9 +384,9 @@ def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> Non
     for kind in ("keep", "backward"):
         needed = bytes_of(deepest(plan, hidden, kind))
         if needed > LIMIT:
-            raise ValueError(
-                f"hidden: {hidden} columns (padded) need {needed} bytes of shared memory, expected"
-                f" at most {LIMIT}"
+            raise NotImplementedError(
+                f"mosaic_gpu: {hidden} hidden units (padded) need {needed} bytes of shared memory,"
+                f" expected at most {LIMIT}"
             )
 
 

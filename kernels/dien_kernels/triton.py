@@ -315,11 +315,13 @@ def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
 
 
 def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
-    """Raises ``ValueError`` for blocks or shapes that the kernels cannot run."""
+    """Raises for blocks that cannot run, and a hidden size that the kernels are not for."""
     del rows, steps
     fewest = _fewest_rows(plan)
     if hidden > LIMIT:
-        raise ValueError(f"hidden: expected at most {LIMIT} columns (padded), got {hidden}")
+        raise NotImplementedError(
+            f"triton: expected at most {LIMIT} hidden units (padded), got {hidden}"
+        )
     if blocks.rows < fewest or blocks.rows & (blocks.rows - 1):
         raise ValueError(
             f"blocks.rows: expected a power of two, at least {fewest}, got {blocks.rows}"
