@@ -9,24 +9,31 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dien_jax.config import FAMILY, suggestion
 from dien_jax.errors import UserError
 
+_PRELU = {
+    "base_model": ("prelu1/prelu_prelu1", "prelu2/prelu_prelu2"),
+    "pnn": ("prelu1/prelu_prelu1", "prelu2/prelu_prelu2"),
+    "wide_deep": ("p1/prelu_p1", "p2/prelu_p2"),
+}
+_DICE = ("dice_1/alphadice_1", "dice_2/alphadice_2")
 
-def from_authors(variables: Mapping[str, np.ndarray], *, evolution: str) -> dict:
+
+def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
     """The parameter tree of an ``InterestModel`` in the authors' form.
 
     Args:
       variables: arrays by variable name, without ``:0``; optimiser slots may be among them.
-      evolution: ``"aigru"``, ``"agru"`` or ``"augru"``, as in ``ModelConfig``. The auxiliary
-        network is converted where its variables are there.
+      name: of the model, one of ``dien_jax.config.FAMILY``.
 
     Returns:
       Nested dicts of float32 arrays, for ``model.apply({"params": ...})``. The model's schema
       has the item feature ``category`` and no feature of users but their id; its configuration
-      is that of the preset ``authors``, the evolution and auxiliary loss aside.
+      is ``member(name, AUTHORS.model)`` of ``dien_jax.config``.
 
     Raises:
-      UserError: where a variable is missing; it is named.
+      UserError: for an unknown model, or where a variable is missing; it is named.
     """
 
     def get(name: str) -> np.ndarray:
@@ -54,36 +61,49 @@ def from_authors(variables: Mapping[str, np.ndarray], *, evolution: str) -> dict
         depth = stacked.shape[0] - hidden
         return {"input": stacked[:depth], "recurrent": stacked[depth:], "bias": np.stack(biases)}
 
-    hidden = get("gru1/candidate/kernel").shape[1]
+    def attention(ending: str) -> dict:
+        return {
+            "kernel": get(f"f1_att{ending}/kernel"),
+            "bias": get(f"f1_att{ending}/bias"),
+            "layer_1": dense(f"f2_att{ending}"),
+            "score": dense(f"f3_att{ending}"),
+        }
+
+    if name not in FAMILY:
+        raise UserError(f"unknown model {name!r}{suggestion(name, FAMILY)}")
+    first, second = _PRELU.get(name, _DICE)
     params = {
         "item_embeddings": {"item": get("mid_embedding_var"), "category": get("cat_embedding_var")},
         "user_embeddings": {"user": get("uid_embedding_var")},
-        "extractor": recurrence("gru1"),
-        "attention": {
-            "query": dense("f11_1"),
-            "query_activation": {"alpha": get("prelu_")},
-            "kernel": get("f1_att1_1/kernel"),
-            "bias": get("f1_att1_1/bias"),
-            "layer_1": dense("f2_att1_1"),
-            "score": dense("f3_att1_1"),
-        },
-        "evolution": recurrence("gru2", has_update=evolution != "agru"),
         "mlp": {
             "norm": norm("bn1"),
             "layer_0": dense("f1"),
-            "activation_0": {"alpha": get("dice_1/alphadice_1")},
+            "activation_0": {"alpha": get(first)},
             "layer_1": dense("f2"),
-            "activation_1": {"alpha": get("dice_2/alphadice_2")},
+            "activation_1": {"alpha": get(second)},
             "logit": dense("f3"),
         },
     }
-    if "f1gru/kernel" in variables:
-        first, inputs = get("f1gru/kernel"), norm("bn1gru")
+    if name == "wide_deep":
+        params["linear"] = dense("f_fm")
+    elif name == "din":
+        params["attention"] = attention("null")
+    elif name not in _PRELU:
+        params["extractor"] = recurrence("gru1")
+        params["attention"] = {
+            "query": dense("f11_1"),
+            "query_activation": {"alpha": get("prelu_")},
+            **attention("1_1"),
+        }
+        params["evolution"] = recurrence("gru2", has_update=name != "agru")
+    if name == "dien":
+        kernel, inputs = get("f1gru/kernel"), norm("bn1gru")
+        hidden = get("gru1/candidate/kernel").shape[1]
         params["auxiliary"] = {
             "norm_state": {key: value[:hidden] for key, value in inputs.items()},
             "norm_behaviour": {key: value[hidden:] for key, value in inputs.items()},
-            "state": {"kernel": first[:hidden], "bias": get("f1gru/bias")},
-            "behaviour": {"kernel": first[hidden:]},
+            "state": {"kernel": kernel[:hidden], "bias": get("f1gru/bias")},
+            "behaviour": {"kernel": kernel[hidden:]},
             "layer_1": dense("f2gru"),
             "score": dense("f3gru"),
         }

@@ -31,8 +31,16 @@ class ModelConfig:
     """Columns of every embedding; item and category concatenated are the GRU's input."""
     hidden_size: int = 36
     """Width of the interest states, extractor and evolution alike."""
-    evolution: Literal["aigru", "agru", "augru"] = "augru"
-    """How attention enters the second recurrence: on its input, for its update gate, or on it."""
+    extractor: Literal["none", "gru"] = "gru"
+    """What interests are: the states of a GRU over the history, or its embeddings as they are."""
+    evolution: Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"] = "augru"
+    """What becomes of interests: nothing, their sum weighted by attention, that of a second GRU's
+    states, or the last state of a recurrence with attention on its input (aigru), in place of its
+    update gate (agru) or on it (augru)."""
+    product: bool = True
+    """Whether candidate o pooled history enters the MLP, as in PNN."""
+    wide: bool = False
+    """Whether a linear part of [candidate, history, product] joins the logit, as in Wide&Deep."""
     form: Literal["paper", "authors"] = "paper"
     """Which of the two published definitions of the gates; see kernels/README.md."""
     recurrence: Literal["auto", "reference", "xla", "mosaic_tpu", "mosaic_gpu", "triton"] = "auto"
@@ -83,6 +91,12 @@ class ModelConfig:
             )
         weight = self.auxiliary_weight
         _require(0 <= weight < float("inf"), "model.auxiliary_weight", "0 or more", weight)
+        _require(
+            self.extractor == "gru" or not weight,
+            "model.auxiliary_weight",
+            "0 unless model.extractor is 'gru'",
+            weight,
+        )
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
 
 
@@ -245,7 +259,51 @@ AUTHORS = Config(
 )
 """What the paper's authors' program does, to the extent that it can be said in settings."""
 
-PRESETS: dict[str, Config] = {"dien": Config(), "authors": AUTHORS}
+FAMILY: dict[str, dict[str, Any]] = {
+    "base_model": {"extractor": "none", "evolution": "none", "product": False},
+    "wide_deep": {"extractor": "none", "evolution": "none", "product": False, "wide": True},
+    "pnn": {"extractor": "none", "evolution": "none"},
+    "din": {"extractor": "none", "evolution": "attention"},
+    "gru_att": {"evolution": "gru_attention"},
+    "aigru": {"evolution": "aigru"},
+    "agru": {"evolution": "agru"},
+    "augru": {"evolution": "augru"},
+    "dien": {"evolution": "augru"},
+}
+"""The rows of the paper's table: what each model has in place of DIEN's parts."""
+
+
+def member(name: str, base: ModelConfig) -> ModelConfig:
+    """The model of the paper's table of that name, everything else being as in ``base``.
+
+    As in the authors' program, models without attention have PReLU. All but DIEN leave out the
+    auxiliary loss.
+    """
+    parts = dict(FAMILY[name])
+    if parts["evolution"] == "none":
+        parts["activation"] = "prelu"
+    if name != "dien":
+        parts["auxiliary_weight"] = 0.0
+    return dataclasses.replace(base, **parts)
+
+
+def member_name(model: ModelConfig) -> str:
+    """Which row of the paper's table the model is, or ``"custom"``."""
+    for name, parts in FAMILY.items():
+        has_auxiliary_loss = name == "dien"
+        whole = dataclasses.replace(ModelConfig(auxiliary_weight=0.0), **parts)
+        if bool(model.auxiliary_weight) == has_auxiliary_loss and all(
+            getattr(model, part) == getattr(whole, part)
+            for part in ("extractor", "evolution", "product", "wide")
+        ):
+            return name
+    return "custom"
+
+
+PRESETS: dict[str, Config] = {
+    **{name: Config(model=member(name, ModelConfig())) for name in FAMILY},
+    "authors": AUTHORS,
+}
 
 
 def preset(name: str) -> Config:

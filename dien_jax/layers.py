@@ -215,11 +215,14 @@ class MLPAttention(nn.Module):
 
     Attributes:
       layers: hidden layer sizes.
+      projects_query: False, as in DIN, takes the candidate itself for q; it is then as wide as a
+        state.
 
     Source: the paper's authors' program; Zhou et al., KDD 2018 (arXiv:1706.06978).
     """
 
     layers: Sequence[int] = (80, 40)
+    projects_query: bool = True
 
     @nn.compact
     def __call__(
@@ -230,7 +233,9 @@ class MLPAttention(nn.Module):
     ) -> Float[Array, "B T"]:
         """Weights that sum to 1 over the live steps of each row, or are all 0 at length 0."""
         hidden = states.shape[-1]
-        query = PReLU(name="query_activation")(nn.Dense(hidden, name="query")(candidate))
+        query = candidate
+        if self.projects_query:
+            query = PReLU(name="query_activation")(nn.Dense(hidden, name="query")(candidate))
         first = self.layers[0]
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), (4 * hidden, first))
         bias = self.param("bias", nn.initializers.zeros, (first,))
@@ -329,10 +334,9 @@ class Dice(nn.Module):
         return (alpha[None, :] * (1 - p) + p) * x
 
 
-def _logit(x: Float[Array, "*R D"], columns: int, name: str) -> Float[Array, "*R"]:
+def as_logit(scores: Float[Array, "*R C"]) -> Float[Array, "*R"]:
     """One linear column, or the difference of a softmax's two."""
-    scores = nn.Dense(columns, name=name)(x)
-    return scores[..., 0] if columns == 1 else scores[..., 0] - scores[..., 1]
+    return scores[..., 0] if scores.shape[-1] == 1 else scores[..., 0] - scores[..., 1]
 
 
 class AuxiliaryNetwork(nn.Module):
@@ -370,7 +374,7 @@ class AuxiliaryNetwork(nn.Module):
         value = sigmoid(of_state[None] + of_behaviour)
         for index, size in enumerate(self.layers[1:], start=1):
             value = sigmoid(nn.Dense(size, name=f"layer_{index}")(value))
-        return _logit(value, self.columns, "score")
+        return as_logit(nn.Dense(self.columns, name="score")(value))
 
 
 class MLP(nn.Module):
@@ -406,4 +410,4 @@ class MLP(nn.Module):
                 x = PReLU(name=f"activation_{index}")(x)
             if self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return _logit(x, self.columns, "logit")
+        return as_logit(nn.Dense(self.columns, name="logit")(x))

@@ -309,10 +309,9 @@ class Trainer:
             self._summary_step(params, self.state.batch_stats, self._tables, batch)
         )
         live = np.arange(batch.history.shape[1]) < np.asarray(batch.lengths)[:, None]
+        real = np.asarray(batch.weight) > 0
         values = {
-            "interest_states": summary["interest_states"][live],
-            "attention": summary["attention"][live],
-            "final_state": summary["final_state"][np.asarray(batch.weight) > 0],
+            name: value[real if name == "final_state" else live] for name, value in summary.items()
         }
         for group in ("item", "user", "context"):
             for name, rows in params.get(f"{group}_embeddings", {}).items():

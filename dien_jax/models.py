@@ -2,6 +2,7 @@
 
 Data flow: ids -> embeddings -> interest extractor (GRU, taught by the auxiliary loss) ->
 attention for the candidate -> interest evolution (AIGRU, AGRU or AUGRU) -> MLP -> click logit.
+The models that the paper compares DIEN with leave parts out or put simpler ones in their place.
 
 Dimensions: B examples, T steps, S = T - 1, N auxiliary negatives a step, D item embedding,
 H hidden.
@@ -24,12 +25,13 @@ from dien_jax.layers import (
     BilinearAttention,
     FeatureEmbeddings,
     MLPAttention,
+    as_logit,
     gather,
 )
 from dien_jax.losses import auxiliary_loss, auxiliary_positions
 from dien_jax.schema import Batch, FeatureTables, Schema
 
-_EVOLUTIONS = {"aigru": AIGRU, "agru": AGRU, "augru": AUGRU}
+_EVOLUTIONS = {"gru_attention": GRU, "aigru": AIGRU, "agru": AGRU, "augru": AUGRU}
 
 
 class ModelOutput(NamedTuple):
@@ -38,17 +40,18 @@ class ModelOutput(NamedTuple):
     Attributes:
       logits: ``[B]``; a click's probability is their sigmoid.
       auxiliary_loss: scalar, unweighted; 0 where the pass had no negatives.
-      attention: ``[B, T]``, summing to 1 over live steps.
-      interest_states: ``[B, T, H]``, of the extractor.
-      final_state: ``[B, H]``, of the evolution.
+      attention: ``[B, T]``, summing to 1 over live steps; None without attention.
+      interest_states: ``[B, T, H]``, of the extractor, or ``[B, T, D]`` without one.
+      final_state: ``[B, H]`` (``[B, D]``), what the interests became for the candidate; None
+        where they are not used.
       embedding_norm: scalar, mean squared norm of the item and user rows that were looked up.
     """
 
     logits: Float[Array, " B"]
     auxiliary_loss: Float[Array, ""]
-    attention: Float[Array, "B T"]
+    attention: Float[Array, "B T"] | None
     interest_states: Float[Array, "B T H"]
-    final_state: Float[Array, "B H"]
+    final_state: Float[Array, "B H"] | None
     embedding_norm: Float[Array, ""]
 
 
@@ -79,13 +82,17 @@ class InterestModel(nn.Module):
         self.user_embeddings = FeatureEmbeddings(schema.user, config.embedding_size)
         if schema.context:
             self.context_embeddings = FeatureEmbeddings(schema.context, config.embedding_size)
-        self.extractor = GRU(*recurrence)
-        self.attention: nn.Module = (
-            MLPAttention(config.attention_layers)
-            if config.attention == "mlp"
-            else BilinearAttention()
-        )
-        self.evolution = _EVOLUTIONS[config.evolution](*recurrence)
+        if config.extractor == "gru":
+            self.extractor = GRU(*recurrence)
+        if config.evolution != "none":
+            # Embeddings are as wide as the candidate, which then needs no projection.
+            self.attention: nn.Module = (
+                MLPAttention(config.attention_layers, projects_query=config.extractor == "gru")
+                if config.attention == "mlp"
+                else BilinearAttention()
+            )
+        if config.evolution in _EVOLUTIONS:
+            self.evolution = _EVOLUTIONS[config.evolution](*recurrence)
         if config.auxiliary_weight:
             self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, config.batch_norm, columns)
         self.mlp = MLP(
@@ -96,6 +103,8 @@ class InterestModel(nn.Module):
             config.dropout,
             columns,
         )
+        if config.wide:
+            self.linear = nn.Dense(columns)
 
     def __call__(
         self,
@@ -123,15 +132,21 @@ class InterestModel(nn.Module):
         candidate = self.embed_items(jnp.asarray(batch.item), tables)  # [B, D]
         user = self.user_embeddings(gather(jnp.asarray(batch.user), tables.user, "user"))
 
-        states, _ = self.extractor(history, lengths)
-        attention = self.attention(candidate, states, lengths)
-        _, final_state = self.evolution(states, attention, lengths)
+        states = history
+        if self.config.extractor == "gru":
+            states, _ = self.extractor(history, lengths)
+        attention, final_state = self.evolve(candidate, states, lengths)
         pooled = self.pool(history, live, lengths)
 
-        parts = [user, candidate, pooled, candidate * pooled, final_state]
+        crossed = [candidate, pooled, candidate * pooled]
+        parts = [user, *crossed[: 3 if self.config.product else 2]]
+        if final_state is not None:
+            parts.append(final_state)
         if self.schema.context:
             parts.append(self.context_embeddings(batch.context))
         logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
+        if self.config.wide:
+            logits = logits + as_logit(self.linear(jnp.concatenate(crossed, axis=-1)))
 
         auxiliary = jnp.zeros((), logits.dtype)
         if negatives is not None and self.config.auxiliary_weight and steps > 1:
@@ -141,6 +156,23 @@ class InterestModel(nn.Module):
         rows = jnp.maximum(lengths.sum() + 2 * lengths.shape[0], 1).astype(logits.dtype)
         squares = (looked_up**2).sum() + (candidate**2).sum() + (user**2).sum()
         return ModelOutput(logits, auxiliary, attention, states, final_state, squares / rows)
+
+    def evolve(
+        self,
+        candidate: Float[Array, "B D"],
+        states: Float[Array, "B T H"],
+        lengths: Int[Array, " B"],
+    ) -> tuple[Float[Array, "B T"] | None, Float[Array, "B H"] | None]:
+        """Attention for the candidate, and what the interests become under it."""
+        if self.config.evolution == "none":
+            return None, None
+        if self.config.evolution == "gru_attention":
+            states, _ = self.evolution(states, lengths)
+        attention = self.attention(candidate, states, lengths)
+        if self.config.evolution in ("attention", "gru_attention"):
+            return attention, (attention[..., None] * states).sum(1)
+        _, final_state = self.evolution(states, attention, lengths)
+        return attention, final_state
 
     def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
         """The features of items, embedded and concatenated."""

@@ -263,17 +263,18 @@ def make_summary_step(
 ) -> Callable[[Any, Any, Tables, Batch], dict[str, jax.Array]]:
     """Jitted ``summarise(params, batch_stats, tables, batch)``: what histograms are drawn of.
 
-    Gives ``interest_states`` ``[B, T, H]``, ``attention`` ``[B, T]`` and ``final_state``
-    ``[B, H]``; entries past a row's length are not live.
+    Gives ``interest_states`` ``[B, T, H]`` and, where the model has them, ``attention``
+    ``[B, T]`` and ``final_state`` ``[B, H]``; entries past a row's length are not live.
     """
     forward = _forward(config, schema)
 
     def summarise(params: Any, batch_stats: Any, tables: Tables, batch: Batch) -> Metrics:
         output = forward(params, batch_stats, tables, batch)
-        return {
+        found = {
             "interest_states": output.interest_states,
             "attention": output.attention,
             "final_state": output.final_state,
         }
+        return {name: value for name, value in found.items() if value is not None}
 
     return jax.jit(summarise)

@@ -31,6 +31,7 @@ from dien_jax.config import (
     ModelConfig,
     OptimConfig,
     TrainConfig,
+    member_name,
     preset,
 )
 from dien_jax.dataset import Dataset, open_dataset
@@ -177,7 +178,7 @@ def _train(run: Run, dataset: Dataset, folder: Path) -> dict[str, Any]:
             _say(f"stopped; {kept}. Go on with: {_COMMAND} --resume {folder}")
             raise
         result = {
-            "model": run.config.model.evolution,
+            "model": member_name(run.config.model),
             "preset": run.preset,
             "data": run.data,
             "seed": run.seed,

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from dien_jax.config import PRESETS, Config, ModelConfig, OptimConfig, TrainConfig, preset
+from dien_jax.config import (
+    PRESETS,
+    Config,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    member_name,
+    preset,
+)
 from dien_jax.errors import UserError
 
 
@@ -18,7 +26,7 @@ def test_settings_survive_json(name: str) -> None:
     [
         ({"model": {"hiden_size": 3}}, r"unknown setting 'model.hiden_size'; did you mean 'hidden"),
         ({"modle": {}}, r"unknown setting 'modle'; did you mean 'model'"),
-        ({"model": {"evolution": "agrue"}}, r"model.evolution must be one of aigru.*did you mean"),
+        ({"model": {"evolution": "agrue"}}, r"model.evolution must be one of none.*did you mean"),
         ({"model": {"hidden_size": "36"}}, r"model.hidden_size must be of type int, got '36'"),
         ({"model": {"hidden_size": True}}, r"model.hidden_size must be of type int, got True"),
         ({"model": {"layers": 3}}, r"model.layers must be a list, got 3"),
@@ -37,6 +45,7 @@ def test_a_wrong_setting_is_named(values: dict, message: str) -> None:
         (lambda: ModelConfig(hidden_size=0), r"model.hidden_size must be at least 1, got 0"),
         (lambda: ModelConfig(layers=()), r"model.layers must be one or more layer sizes"),
         (lambda: ModelConfig(auxiliary_weight=-1.0), r"model.auxiliary_weight must be 0 or more"),
+        (lambda: ModelConfig(extractor="none"), r"model.auxiliary_weight must be 0 unless"),
         (lambda: ModelConfig(dropout=1.0), r"model.dropout must be in \[0, 1\)"),
         (lambda: OptimConfig(learning_rate=float("nan")), r"optim.learning_rate must be above 0"),
         (lambda: OptimConfig(weight_decay=0.1), r"optim.weight_decay must be 0 unless"),
@@ -49,6 +58,12 @@ def test_a_wrong_setting_is_named(values: dict, message: str) -> None:
 def test_an_impossible_value_is_refused(make, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_what_is_no_row_of_the_papers_table_is_called_custom() -> None:
+    assert member_name(ModelConfig(auxiliary_weight=3.0)) == "dien"
+    assert member_name(ModelConfig(evolution="aigru", product=False)) == "custom"
+    assert member_name(ModelConfig(evolution="gru_attention")) == "custom"
 
 
 def test_an_unknown_preset_suggests_the_nearest() -> None:

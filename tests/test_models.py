@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dien_jax.config import AUTHORS, Config, ModelConfig
+from dien_jax.config import AUTHORS, FAMILY, Config, ModelConfig, member
 from dien_jax.layers import (
     BatchNorm,
     BilinearAttention,
@@ -116,8 +116,9 @@ OURS = [
         {},
         {"evolution": "aigru", "activation": "prelu", "pooling": "sum"},
         {"evolution": "agru", "attention": "bilinear", "batch_norm": "running"},
+        {"evolution": "attention", "attention": "bilinear"},
     )
-]
+] + [member(name, SMALL) for name in FAMILY if name not in ("aigru", "agru", "dien")]
 
 
 @pytest.mark.parametrize("config", OURS)

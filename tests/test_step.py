@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dien_jax.config import Config, ModelConfig, OptimConfig, TrainConfig, preset
+from dien_jax.config import (
+    FAMILY,
+    Config,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    member,
+    member_name,
+    preset,
+)
 from dien_jax.sampling import make_sampler
 from dien_jax.schema import Batch, Feature, FeatureTables, Schema
 from dien_jax.step import (
@@ -94,10 +103,17 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     assert losses != others
 
 
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_row_of_the_papers_table_learns(name: str) -> None:
+    config = dataclasses.replace(CONFIG, model=member(name, MODEL))
+    assert member_name(config.model) == name
+    _, losses = run(config, 150)
+    assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
         {"evolution": "aigru", "attention": "bilinear", "activation": "prelu"},
         {"evolution": "agru", "auxiliary_negatives": 3, "batch_norm": "running", "dropout": 0.1},
         {"form": "authors", "auxiliary_mean": "all", "classifier": "softmax"},
