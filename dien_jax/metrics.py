@@ -46,9 +46,9 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     Raises:
       ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
     """
-    labels, scores = _checked(labels, scores)
+    labels, scores = checked(labels, scores)
     groups = np.zeros(labels.size, np.int8)
-    doubled_wins, clicks, others = _pairs(labels, scores, groups, np.argsort(scores))
+    doubled_wins, clicks, others = ranked_pairs(labels, scores, groups, np.argsort(scores))
     if not clicks.size or not clicks[0] or not others[0]:
         return None
     return int(doubled_wins[0]) / (2 * int(clicks[0]) * int(others[0]))
@@ -68,12 +68,12 @@ def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Gauc:
     Raises:
       ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
     """
-    labels, scores = _checked(labels, scores)
+    labels, scores = checked(labels, scores)
     groups = np.asarray(groups)
     if groups.shape != labels.shape:
         raise ValueError(f"groups must have shape {labels.shape}, got {groups.shape}")
     order = np.lexsort((scores, groups))
-    doubled_wins, clicks, others = _pairs(labels, scores, groups, order)
+    doubled_wins, clicks, others = ranked_pairs(labels, scores, groups, order)
     both = (clicks > 0) & (others > 0)
     users = int(both.sum())
     if not users:
@@ -101,15 +101,23 @@ def logloss(labels: np.ndarray, scores: np.ndarray) -> float | None:
       ValueError: if shapes differ, a label is neither 0 nor 1 or a score is outside [0, 1];
         UserError: if a score is NaN.
     """
-    labels, scores = _checked(labels, scores)
-    if not labels.size:
-        return None
-    if scores.min() < 0 or scores.max() > 1:
+    losses = example_losses(labels, scores)
+    return float(losses.mean()) if losses.size else None
+
+
+def example_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """What each example adds to the sum in :func:`logloss`, in nats: float64 ``[n]``.
+
+    Raises:
+      ValueError, UserError: as :func:`logloss`.
+    """
+    labels, scores = checked(labels, scores)
+    if scores.size and (scores.min() < 0 or scores.max() > 1):
         raise ValueError(
             f"scores must be probabilities, got values from {scores.min()} to {scores.max()}"
         )
     probability = np.clip(scores.astype(np.float64), LOGLOSS_EPSILON, 1 - LOGLOSS_EPSILON)
-    return float(-np.log(np.where(labels, probability, 1 - probability)).mean())
+    return -np.log(np.where(labels, probability, 1 - probability))
 
 
 def accuracy(labels: np.ndarray, scores: np.ndarray) -> float | None:
@@ -125,7 +133,7 @@ def accuracy(labels: np.ndarray, scores: np.ndarray) -> float | None:
     Raises:
       ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
     """
-    labels, scores = _checked(labels, scores)
+    labels, scores = checked(labels, scores)
     return float(((scores > 0.5) == labels).mean()) if labels.size else None
 
 
@@ -158,8 +166,12 @@ def evaluate_scores(
     }
 
 
-def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as bool and scores as they are, both checked."""
+def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as bool and scores as they are, both checked.
+
+    Raises:
+      ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
+    """
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise ValueError(
@@ -177,7 +189,7 @@ def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
     return clicked, scores
 
 
-def _pairs(
+def ranked_pairs(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ranked pairs of every group, in order of the groups.
