@@ -25,6 +25,7 @@ import numpy as np
 import tyro
 
 from dien_jax.checkpoint import Checkpoints
+from dien_jax.compiled import user_cache
 from dien_jax.config import (
     PRESETS,
     Config,
@@ -211,9 +212,8 @@ def _check_splits(dataset: Dataset) -> None:
 
 def _simulated_data() -> Path:
     """The built-in data, made by the first run that wants it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     generator = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
-    folder = cache / "dien_jax" / f"format-{FORMAT_VERSION}-{generator}" / "simulated"
+    folder = user_cache() / f"format-{FORMAT_VERSION}-{generator}" / "simulated"
     if not folder.exists():
         _say(f"no --data given: simulating users into {folder}")
         synthetic.prepare(synthetic.SyntheticOptions(out=folder))
