@@ -271,7 +271,7 @@ def _run(
     if initial_state is None:
         initial_state = jnp.zeros((batch, hidden), single)
     operands = (
-        jnp.where(live[..., None], x.astype(single), 0),
+        x.astype(single),
         None if attention is None else jnp.where(live, attention.astype(single), 0),
         jax.tree.map(lambda part: part.astype(single), weights),
         lengths,
@@ -279,7 +279,8 @@ def _run(
         exact,
     )
     if chosen == "reference":
-        states, last = reference.run(cell, form, *operands)
+        alive = jnp.where(live[..., None], operands[0], 0)
+        states, last = reference.run(cell, form, alive, *operands[1:])
     else:
         try:
             states, last = fused.run(

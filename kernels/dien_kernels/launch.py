@@ -57,7 +57,7 @@ def launch(
             return states if what == "forward" else (states, kept)
 
     whole = _whole_blocks(plan, call, arguments, results)
-    return _mappable(_sharded(plan, whole, arguments, results), arguments, results)
+    return _mappable(sharded(plan, whole, arguments, results), arguments, results)
 
 
 def _zipped(function: Callable, axes: Any, arrays: Any) -> Any:
@@ -72,8 +72,7 @@ def _zipped(function: Callable, axes: Any, arrays: Any) -> Any:
 
 def _whole_blocks(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
     """``call`` with rows padded up to whole blocks, by rows of length 0."""
-    if plan.blocks is None:
-        return call
+    assert plan.blocks is not None
     block = plan.blocks.rows
 
     def filled(*parts: Any) -> Any:
@@ -102,7 +101,7 @@ def shards(sharding: NamedSharding) -> int:
     return int(functools.reduce(lambda size, name: size * sharding.mesh.shape[name], names, 1))
 
 
-def _sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
+def sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
     """``call`` on each device's own rows: XLA does not split a kernel by itself."""
     sharding = plan.sharding
     if sharding is None:
@@ -178,6 +177,11 @@ def _zipped_three(function: Callable, axes: Any, arrays: Any, flags: Any) -> Any
 class _Pair:
     def __init__(self, *both: Any) -> None:
         self.both = both
+
+
+def no_gradient(integers: jax.Array) -> Any:
+    """What stands for the gradient of integers."""
+    return jnp.zeros(integers.shape, jax.dtypes.float0)
 
 
 def padded(array: jax.Array, sizes: dict[int, int]) -> jax.Array:

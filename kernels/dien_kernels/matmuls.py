@@ -1,0 +1,79 @@
+"""The matmuls of a recurrence that are not sequential: projections before, weight gradients after.
+
+Dimensions: B batch (rows), T steps, D input, H hidden.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dien_kernels.contract import Gates, Kept, Layout, Plan
+from dien_kernels.reference import Weights
+
+
+def by_gate(plan: Plan, stacked: jax.Array) -> Gates:
+    """Reset, update and candidate of an array whose first dimension is the gate."""
+    return Gates(stacked[0], stacked[1] if plan.has_update else None, stacked[-1])
+
+
+def project(layout: Layout, plan: Plan, x: jax.Array, weights: Weights) -> Gates:
+    """Projected inputs of all steps of ``x`` ``[B, T, D]``, in the layout.
+
+    Gates are separate: XLA slices a stacked one slowly.
+    """
+    by_time = x.swapaxes(0, 1) if _flattens(layout, plan) else x
+
+    def one(gate: int) -> jax.Array:
+        kernel, bias = weights.input[:, gate], weights.bias[gate]
+        if _flattens(layout, plan):
+            flat = by_time.reshape(-1, x.shape[-1])
+            product = jnp.dot(flat, kernel, precision=plan.precision) + bias[None]
+            return product.reshape(*by_time.shape[:2], -1)
+        product = jnp.einsum(f"btd,dh->{layout}", x, kernel, precision=plan.precision)
+        return product + (bias[None, :, None] if layout == "thb" else bias[None, None])
+
+    return Gates(one(0), one(1) if plan.has_update else None, one(-1))
+
+
+def recurrent_gradients(
+    layout: Layout, plan: Plan, before: jax.Array, kept: Kept, d_inputs: Gates
+) -> tuple[Gates, jax.Array]:
+    """Gradients of the recurrent weights, each one matmul over all steps, and of their bias.
+
+    Args:
+      layout: of the arrays.
+      plan: the call's.
+      before: the state that each step starts from.
+      kept: what the gates were.
+      d_inputs: gradients of the projected inputs.
+
+    Returns:
+      ``[H, H]`` for each gate, and ``[H]``.
+    """
+    if plan.form == "paper":
+        of_candidate, d_product = before, d_inputs.candidate * kept.reset
+    else:
+        of_candidate, d_product = kept.reset * before, d_inputs.candidate
+
+    def outer(left: jax.Array, right: jax.Array) -> jax.Array:
+        if _flattens(layout, plan):
+            left, right = (array.reshape(-1, array.shape[-1]) for array in (left, right))
+            return jnp.dot(left.T, right, precision=plan.precision)
+        equation = f"{layout},{layout.replace('h', 'k')}->hk"
+        return jnp.einsum(equation, left, right, precision=plan.precision)
+
+    d_recurrent = Gates(
+        outer(before, d_inputs.reset),
+        None if d_inputs.update is None else outer(before, d_inputs.update),
+        outer(of_candidate, d_product),
+    )
+    if plan.form == "authors":
+        return d_recurrent, jnp.zeros(before.shape[layout.index("h")], before.dtype)
+    return d_recurrent, d_product.sum((0, 2) if layout == "thb" else (0, 1))
+
+
+def _flattens(layout: Layout, plan: Plan) -> bool:
+    """Whether matmuls run over flattened (time, batch).
+
+    A CPU runs them faster so, but it would gather rows that are split over devices.
+    """
+    return layout == "tbh" and plan.sharding is None
