@@ -61,8 +61,8 @@ SETS: dict[Year, AmazonSet] = {
         meta=_SNAP + "/meta_{}.json.gz",
         page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
         terms=(
-            "Amazon reviews of 1996 to 2014 by J. McAuley, UCSD, for research; no licence is "
-            "named, and the papers are to be cited: "
+            "Amazon reviews of 1996 to 2014 by J. McAuley, UCSD, for research; the papers that "
+            "the page names are to be cited: "
             "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html"
         ),
         categories=tuple(

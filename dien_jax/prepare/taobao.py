@@ -3,8 +3,8 @@
 An event is a behaviour: ``pv`` (the page of an item was viewed, so it was clicked), ``cart``,
 ``fav`` or ``buy``. By default only views are events: they are the clicks that a click model
 predicts, and the other three mostly repeat an item that was just viewed. The log covers nine days,
-2017-11-25 to 2017-12-03 in China; some of its times lie outside, up to decades, and such lines are
-malformed. What follows is the same as for any log of :mod:`dien_jax.prepare.interactions`.
+2017-11-25 to 2017-12-03 in China; some of its times lie outside, and such lines are malformed. What
+follows is the same as for any log of :mod:`dien_jax.prepare.interactions`.
 
 The set is behind a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/649,
 and its form were read on 2026-11-25 in datasets/Taobao/readme.md of PaddlePaddle/PaddleRec@949e772
