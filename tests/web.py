@@ -18,6 +18,7 @@ class Web:
       headers: with every whole or partial answer.
       plan: how the next requests are answered, first to last; then all are answered well.
       requests: the headers of all requests so far.
+      paths: what they asked for.
       over: set when the test is.
     """
 

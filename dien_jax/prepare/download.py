@@ -205,10 +205,10 @@ def _download(remote: Remote, part: Path, patience: Patience) -> None:
                 brought = _length(part) > before
                 failures, pause = (1, patience.pause_seconds) if brought else (failures + 1, pause)
                 if failures >= patience.attempts:
+                    kept = "What came before is kept: the same command goes on from there. "
                     raise UserError(
                         f"{remote.url}: {failure}; {failures} attempts in a row brought nothing. "
-                        f"What came before is kept: the same command goes on from there. "
-                        f"{_by_hand(remote)}"
+                        f"{kept * bool(_length(part))}{_by_hand(remote)}"
                     ) from failure
                 current.note = f"{failure}; trying again in {pause:.0f} s"
             time.sleep(pause)
