@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dien_jax.prepare import alimama, movielens, taobao
+from dien_jax.prepare.amazon_sets import SETS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -15,3 +18,14 @@ def test_code_blocks_run(page: str) -> None:
     namespace: dict = {"__name__": page}
     for number, block in enumerate(blocks):
         exec(compile(block, f"{page}[{number}]", "exec"), namespace)
+
+
+def test_the_page_on_data_has_every_address_of_the_code() -> None:
+    text = (ROOT / "docs/data.md").read_text()
+    addresses = [
+        published.reviews.partition("{}")[0].rsplit("/", 2)[0] for published in SETS.values()
+    ]
+    for address in [*addresses, movielens.FOLDER, alimama.PAGE, taobao.PAGE]:
+        assert address in text
+    for published in SETS.values():
+        assert published.terms.rpartition(" ")[2] in text

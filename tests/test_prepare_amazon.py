@@ -1,16 +1,20 @@
-"""Raw Amazon files: how lines are read, what category an item gets, and the five-core."""
+"""Raw Amazon files of three years: lines, categories, the five-core, and files by name."""
 
 import gzip
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_logs import events_of, real_data, write
+from web import web_server, whole
 
 from dien_jax.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.prepare.amazon import AmazonOptions, prepare
+from dien_jax.prepare.amazon_sets import SETS, remote_files
 
 
 def review(user: str, item: str, time: object) -> str:
@@ -168,6 +172,145 @@ def test_an_empty_or_cut_file_is_refused(tmp_path, name, content, match):
     with pytest.raises(UserError, match=f"{paths[name].name}: cannot be read: No such file"):
         make(paths)
     assert not (tmp_path / "data").exists()
+
+
+def review_2023(user: str, item: str, time: int) -> str:
+    review = {"user_id": user, "asin": "other", "parent_asin": item, "timestamp": time}
+    return json.dumps({"rating": 5.0, "text": "Unicode: é", **review})
+
+
+def product(**fields: object) -> str:
+    return json.dumps(fields)
+
+
+META_2018 = [
+    product(asin="B0", category=["Books", "Literature & Fiction", "Poetry"], price=None),
+    product(asin="B1", category=["Books"]),
+    product(asin="B2", category=[]),
+    product(asin="B3"),
+    product(asin="B4", category="Books"),
+]
+META_2023 = [
+    product(parent_asin="B0", main_category="Books", categories=["Books", "Poetry"]),
+    product(parent_asin="B1", main_category="Books", categories=[]),
+    product(parent_asin="B2", main_category=None, categories=[]),
+    product(parent_asin="B3"),
+    product(asin="B4", main_category="Books"),
+]
+
+
+@pytest.mark.parametrize(
+    ("year", "reviews", "meta", "problem"),
+    [
+        (2018, REVIEWS, META_2018, "'category' should be a list, found 'Books'"),
+        (
+            2023,
+            [review_2023(f"u{n}", f"B{(n + t) % 7}", 1_600_000_000_123 + t)
+             for n in range(4) for t in range(5)],
+            META_2023,
+            "'parent_asin' should be text or a number, found None",
+        ),
+    ],
+)  # fmt: skip
+def test_later_years_have_json_products_with_one_path(tmp_path, year, reviews, meta, problem):
+    dataset, summary = make(files(tmp_path, reviews, meta), year=year, max_bad_share=0.2)
+    assert events_of(dataset)["u0"] == ["B0", "B1", "B2", "B3", "B4"]
+    found = categories(dataset)
+    assert (found["B0"], found["B1"]) == ("Poetry", "Books")
+    assert {found[item] for item in ("B2", "B3", "B4", "B5")} == {"default_cat"}
+    (shown,) = [line for line in summary if f"{tmp_path / 'meta_X.json'}:5: " in line]
+    assert problem in shown
+    assert dataset.meta["source"]["year"] == year
+    unit = "milliseconds" if year == 2023 else "seconds"
+    assert any(unit in line for line in summary)
+
+
+@pytest.mark.parametrize(
+    ("name", "year", "reviews", "meta"),
+    [
+        (
+            "books",
+            2014,
+            "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_Books.json.gz",
+            "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/meta_Books.json.gz",
+        ),
+        (
+            "Amazon Fashion",
+            2018,
+            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFiles/"
+            "AMAZON_FASHION.json.gz",
+            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/metaFiles2/"
+            "meta_AMAZON_FASHION.json.gz",
+        ),
+        (
+            "Patio, Lawn & Garden",
+            2023,
+            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/review_categories/"
+            "Patio_Lawn_and_Garden.jsonl.gz",
+            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/meta_categories/"
+            "meta_Patio_Lawn_and_Garden.jsonl.gz",
+        ),
+    ],
+)
+def test_a_category_is_found_whatever_its_punctuation(name, year, reviews, meta):
+    found = remote_files(name, year)
+    assert [remote.url for remote in found] == [reviews, meta]
+    assert {remote.folder for remote in found} == {f"amazon/{year}"}
+
+
+def test_every_year_has_the_categories_of_its_page():
+    assert [len(set(SETS[year].categories)) for year in (2014, 2018, 2023)] == [24, 29, 34]
+
+
+def test_a_wrong_category_is_told_with_the_nearest_and_the_list(tmp_path):
+    with pytest.raises(UserError) as caught:
+        AmazonOptions(out=tmp_path, name="electronic", year=2018)
+    message = str(caught.value)
+    assert "--name electronic: the reviews of 2018 have no such category" in message
+    assert "did you mean 'electronics'? (categories: all_beauty, amazon_fashion," in message
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({}, "give --name CATEGORY to download, or both --reviews and --meta"),
+        ({"reviews": Path("r")}, "or both --reviews and --meta"),
+        ({"name": "books", "meta": Path("m")}, "--name downloads the files that --reviews and"),
+    ],
+)
+def test_files_are_either_downloaded_or_named(tmp_path, given, match):
+    with pytest.raises(UserError, match=match):
+        AmazonOptions(out=tmp_path, **given)
+
+
+def test_a_category_is_downloaded_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    contents = {
+        "/reviews_Baby.json.gz": gzip.compress("\n".join(REVIEWS).encode()),
+        "/meta_Baby.json.gz": gzip.compress("\n".join(META).encode()),
+    }
+
+    def serve(web, handler):
+        web.content = contents[handler.path]
+        whole(web, handler)
+
+    with web_server() as web:
+        here = SETS[2014]._replace(
+            reviews=web.url + "/reviews_{}.json.gz", meta=web.url + "/meta_{}.json.gz"
+        )
+        monkeypatch.setitem(SETS, 2014, here)
+        web.plan = [serve, serve]
+        options = AmazonOptions(out=tmp_path / "data", name="baby", split="last-event")
+        prepare(options)
+        prepare(replace(options, out=tmp_path / "again"))
+        assert web.paths == list(contents), "fetched once"
+    dataset = open_dataset(tmp_path / "data")
+    assert events_of(dataset)["u0"] == ["B0", "B1", "B2", "B3", "B4"]
+    assert categories(dataset)["B0"] == "Strings"
+    assert dataset.meta["source"]["files"] == {
+        path[1:]: hashlib.sha256(content).hexdigest() for path, content in contents.items()
+    }
 
 
 @pytest.mark.slow

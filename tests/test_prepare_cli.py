@@ -51,6 +51,9 @@ def test_simulated_data_come_by_the_same_command(tmp_path, capsys):
     [
         (["authors", "{tmp}/nowhere", "--out", "{tmp}/data"], "nowhere"),
         (["amazon", "--reviews", "{tmp}/r", "--meta", "{tmp}/m", "--out", "{tmp}/data"], "/r: can"),
+        (["movielens", "--name", "1m", "--from", "{tmp}/m", "--out", "{tmp}/data"], "/m: can"),
+        (["taobao", "--from", "{tmp}/t.csv", "--out", "{tmp}/data"], "/t.csv: cannot be read"),
+        (["alimama", "--from", "{tmp}/no", "--out", "{tmp}/data"], "/no: expected a folder with"),
         (["impressions", "{tmp}/i.csv", "--out", "{tmp}/data"], "/i.csv: cannot be read"),
         (["interactions", "{tmp}/i.csv", "--out", "{tmp}"], "exists already"),
     ],
@@ -84,7 +87,8 @@ def test_help_of_a_source_explains_every_flag(source, capsys):
     assert squeeze(kind.__doc__) in out
     for field in kind.__dataclass_fields__:
         if field not in ("file", "folder"):
-            assert f"--{field.replace('_', '-')}" in out
+            flag = "from" if field == "source" else field
+            assert f"--{flag.replace('_', '-')}" in out
     assert ("FILE" in out) == (source in ("interactions", "impressions"))
 
 
@@ -152,12 +156,17 @@ def test_a_full_disk_is_one_message(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("module", ["ibis", "duckdb", "pyarrow"])
-@pytest.mark.parametrize("source", ["interactions", "impressions", "amazon"])
+@pytest.mark.parametrize("source", sorted(SOURCES.keys() - {"authors", "synthetic"}))
 def test_without_the_extra_it_says_what_to_install(tmp_path, capsys, monkeypatch, source, module):
     monkeypatch.setitem(sys.modules, module, None)
     file = str(write(tmp_path, LOG))
-    files = ["--reviews", file, "--meta", file] if source == "amazon" else [file]
-    assert main([source, *files, "--out", str(tmp_path / "data")]) == 2
+    files = {
+        "amazon": ["--reviews", file, "--meta", file],
+        "movielens": ["--name", "1m", "--from", file],
+        "taobao": ["--from", file],
+        "alimama": ["--from", file],
+    }
+    assert main([source, *files.get(source, [file]), "--out", str(tmp_path / "data")]) == 2
     err = capsys.readouterr().err
     assert f"error: preparing logs needs the extra 'data' ({module} is not installed)" in err
     assert "pip install 'dien_jax[data]'" in err

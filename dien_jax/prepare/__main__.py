@@ -15,12 +15,22 @@ import tyro
 
 from dien_jax.config import suggestion
 from dien_jax.errors import UserError
-from dien_jax.prepare import amazon, authors, impressions, interactions, synthetic
+from dien_jax.prepare import (
+    alimama,
+    amazon,
+    authors,
+    impressions,
+    interactions,
+    movielens,
+    synthetic,
+    taobao,
+)
 from dien_jax.prepare.progress import say, stage
 
 COMMAND = "python -m dien_jax.prepare"
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+From = tyro.conf.arg(name="from")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,24 @@ class Authors(authors.AuthorsOptions):
     folder: Folder
 
 
+@dataclass(frozen=True, kw_only=True)
+class Movielens(movielens.MovielensOptions):
+    __doc__ = movielens.MovielensOptions.__doc__
+    source: Annotated[Path | None, From] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taobao(taobao.TaobaoOptions):
+    __doc__ = taobao.TaobaoOptions.__doc__
+    source: Annotated[Path, From]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alimama(alimama.AlimamaOptions):
+    __doc__ = alimama.AlimamaOptions.__doc__
+    source: Annotated[Path, From]
+
+
 def _in_one_stage(prepare: Callable[[Any], list[str]], name: str) -> Callable[[Any], list[str]]:
     """Shows the progress of a source that has no stages of its own."""
 
@@ -55,6 +83,9 @@ SOURCES: dict[str, tuple[type, Callable[[Any], list[str]]]] = {
     "interactions": (Interactions, interactions.prepare),
     "impressions": (Impressions, impressions.prepare),
     "amazon": (amazon.AmazonOptions, amazon.prepare),
+    "movielens": (Movielens, movielens.prepare),
+    "taobao": (Taobao, taobao.prepare),
+    "alimama": (Alimama, alimama.prepare),
     "authors": (Authors, _in_one_stage(authors.prepare, "reading and writing")),
     "synthetic": (synthetic.SyntheticOptions, _in_one_stage(synthetic.prepare, "simulating")),
 }

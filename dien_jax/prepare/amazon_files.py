@@ -1,79 +1,65 @@
-"""The lines of raw Amazon files as tables."""
+"""The lines of raw Amazon files, as they were published in three years, as tables.
+
+What a review and a product say, by year:
+
+    2014, 2018   review   reviewerID, asin, unixReviewTime (seconds)
+    2023         review   user_id, parent_asin, timestamp (milliseconds)
+    2014         product  asin, categories: a list of paths (lists); a Python literal a line
+    2018         product  asin, category: one path
+    2023         product  parent_asin, categories: one path; main_category where that is empty
+
+All but the products of 2014 are JSON lines.
+"""
 
 import ast
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ibis.expr.types import Table
 
-from dien_jax.prepare.lines import BadLines, read_lines
-from dien_jax.prepare.progress import Stage, stage
-from dien_jax.prepare.reading import load_rows, write_rows
+from dien_jax.prepare.amazon_sets import Year
+from dien_jax.prepare.lines import BadLines
+from dien_jax.prepare.records import load_records
 from dien_jax.prepare.workspace import Workspace
 
 CORE = 5
 """Events that every user and item of a five-core log has."""
-LINES_BETWEEN_NOTES = 10_000
-LONGEST_REASON = 100
-"""Characters shown of why a line is malformed."""
 
 
-def load_reviews(workspace: Workspace, file: Path) -> tuple[Table, BadLines]:
+def load_reviews(workspace: Workspace, file: Path, year: Year) -> tuple[Table, BadLines]:
     """Reviews as the table ``line``, ``user``, ``item``, ``timestamp``, and the malformed ones."""
-    return _load(workspace, file, _review, ["user", "item", "timestamp"])
+    read = _review_2023 if year == 2023 else _review
+    return load_records(workspace, file, read, ["user", "item", "timestamp"])
 
 
-def load_products(workspace: Workspace, file: Path) -> tuple[Table, BadLines]:
+def load_products(workspace: Workspace, file: Path, year: Year) -> tuple[Table, BadLines]:
     """Meta lines as the table ``line``, ``item``, ``category``, and the malformed ones."""
-    return _load(workspace, file, _product, ["item", "category"])
-
-
-def _load(
-    workspace: Workspace,
-    file: Path,
-    read: Callable[[str], list[str]],
-    columns: list[str],
-) -> tuple[Table, BadLines]:
-    """Parses a file line by line into a table, and counts the lines that ``read`` refuses."""
-    bad = BadLines()
-
-    def records(current: Stage) -> Iterator[tuple[int, list[str]]]:
-        for number, line in read_lines(file, bad):
-            if number % LINES_BETWEEN_NOTES == 0:
-                current.note = f"{number:,} lines"
-            if not line.strip():
-                continue
-            try:
-                record = read(line)
-                "".join(record).encode()
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-                bad.add(file, number, str(error)[:LONGEST_REASON])
-            else:
-                yield number, record
-
-    parsed = workspace.folder / "lines.parquet"
-    with stage(f"reading {file}") as current, warnings.catch_warnings():
+    readers: dict[Year, Callable[[str], list[str]]] = {
+        2014: _product_2014,
+        2018: _product_2018,
+        2023: _product_2023,
+    }
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # escapes that Python no longer likes
         warnings.simplefilter("ignore", DeprecationWarning)
-        write_rows(parsed, columns, records(current))
-        return workspace.store("_".join(columns), load_rows(workspace, parsed, columns)), bad
+        return load_records(workspace, file, readers[year], ["item", "category"])
 
 
 def _review(line: str) -> list[str]:
     """User, item and time of a review; anything wrong with the time is found later."""
-    try:
-        review = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(review, dict):
-        raise ValueError(f"expected an object, found {line[:20]!r}")
+    review = _json(line)
     return [_text(review, name) for name in ("reviewerID", "asin", "unixReviewTime")]
 
 
-def _product(line: str) -> list[str]:
+def _review_2023(line: str) -> list[str]:
+    review = _json(line)
+    return [_text(review, name) for name in ("user_id", "parent_asin", "timestamp")]
+
+
+def _product_2014(line: str) -> list[str]:
     """Item and category of a meta line; an empty category where there is none."""
     try:
         product = ast.literal_eval(line)
@@ -85,6 +71,35 @@ def _product(line: str) -> list[str]:
     if not (isinstance(paths, list) and isinstance(paths[0], list)):
         raise ValueError(f"'categories' should be a list of lists, found {str(paths)[:20]!r}")
     return [_text(product, "asin"), str(paths[0][-1]) if paths[0] else ""]
+
+
+def _product_2018(line: str) -> list[str]:
+    product = _json(line)
+    return [_text(product, "asin"), _leaf(product, "category")]
+
+
+def _product_2023(line: str) -> list[str]:
+    product = _json(line)
+    category = _leaf(product, "categories") or str(product.get("main_category") or "")
+    return [_text(product, "parent_asin"), category]
+
+
+def _json(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, found {line[:20]!r}")
+    return record
+
+
+def _leaf(product: dict[str, Any], name: str) -> str:
+    """The last entry of a category path, or nothing where there is no path."""
+    path = product.get(name) or []
+    if not isinstance(path, list):
+        raise ValueError(f"{name!r} should be a list, found {str(path)[:20]!r}")
+    return str(path[-1]) if path else ""
 
 
 def _text(record: dict[str, Any], name: str) -> str:

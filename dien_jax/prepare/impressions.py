@@ -13,8 +13,9 @@ Popularity counts clicks of the training rows; vocabularies and rows of users co
 training rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from dien_jax.prepare.options import (
     feature_columns,
 )
 from dien_jax.prepare.progress import say, stage
+
+if TYPE_CHECKING:
+    from dien_jax.prepare.reading import Log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +58,18 @@ class ImpressionsOptions(ColumnOptions):
         return super().wanted() | {"label": LogColumn(self.label, "--label")}
 
 
-def prepare(options: ImpressionsOptions) -> list[str]:
+def prepare(
+    options: ImpressionsOptions,
+    *,
+    read: "Callable[..., Log] | None" = None,
+    source: dict[str, Any] | None = None,
+) -> list[str]:
     """Makes a dataset folder of a log of impressions.
+
+    Args:
+      options: the log and its columns.
+      read: reads the log, called like ``read_log``, for sets of more files than one.
+      source: what ``meta.json`` says of the log then.
 
     Returns:
       lines that say what was made.
@@ -74,14 +88,14 @@ def prepare(options: ImpressionsOptions) -> list[str]:
     say(f"from impressions in {options.file}: {options.describe()}")
     with Workspace(options.out, options.memory_limit) as workspace:
 
-        def read(careful: bool) -> Log:
+        def read_rows(careful: bool) -> Log:
             with stage(f"reading {options.file}{' line by line' if careful else ''}"):
-                return read_log(workspace, options, careful=careful)
+                return (read or read_log)(workspace, options, careful=careful)
 
         features = options.features()
         events = load_events(
             workspace,
-            read,
+            read_rows,
             features=features,
             has_label=True,
             max_bad_share=options.max_bad_share,
@@ -126,7 +140,8 @@ def prepare(options: ImpressionsOptions) -> list[str]:
                 item[click], events.timestamp[click], clicks_before[offsets], popularity
             ),
             examples=examples,
-            source={"name": "impressions", "files": {options.file.name: sha256(options.file)}},
+            source=source
+            or {"name": "impressions", "files": {options.file.name: sha256(options.file)}},
             split=split,
         )
     return [*events.report, *report]

@@ -1,11 +1,14 @@
 """Reading text logs line by line, and keeping account of the lines that make no sense."""
 
+import contextlib
 import gzip
 import hashlib
 import io
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from dien_jax.errors import UserError
 
@@ -61,50 +64,58 @@ class BadLines:
         return [f"{found} and were left out:", *shown]
 
 
-def read_lines(file: Path, bad: BadLines) -> Iterator[tuple[int, str]]:
-    """Lines of a UTF-8 text file, plain or gzip (told by its first bytes, not by its name).
+def read_lines(
+    file: Path, bad: BadLines, *, member: str = "", encoding: str = "utf-8"
+) -> Iterator[tuple[int, str]]:
+    """Lines of a text file, plain or gzip (told by its first bytes, not by its name).
 
     A byte order mark before the first line is left out.
 
     Args:
       file: the file.
-      bad: where lines that are not UTF-8, or hold a NUL byte, are counted; they are left out.
+      bad: where lines that are not in the encoding, or hold a NUL byte, are counted; they are
+        left out.
+      member: the file is a zip archive, and this the name of the text file in it.
+      encoding: of the text.
 
     Yields:
       Line number, from 1, and the line without its end (LF or CR LF).
 
     Raises:
-      UserError: when the file is missing, unreadable or empty, the gzip stream is cut off or
-        damaged, or there are no lines in it.
+      UserError: when the file is missing, unreadable or empty, the gzip stream or the archive is
+        cut off or damaged, there is no such member, or there are no lines in it.
     """
     number = 0
+    container = "archive" if member else "gzip stream"
+    shown = file / member
     try:
-        with open_bytes(file) as stream:
+        with open_member(file, member) if member else open_bytes(file) as stream:
             while line := stream.readline(LONGEST_LINE):
                 number += 1
                 bad.read += 1
                 if len(line) == LONGEST_LINE:
                     raise UserError(
-                        f"{file}:{number}: not a text file, a line is longer than "
+                        f"{shown}:{number}: not a text file, a line is longer than "
                         f"{LONGEST_LINE} bytes"
                     )
                 try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    first = number == 1 and encoding == "utf-8"
+                    text = line.decode("utf-8-sig" if first else encoding)
                 except UnicodeDecodeError:
-                    bad.add(file, number, "not UTF-8")
+                    bad.add(shown, number, f"not {encoding.upper()}")
                     continue
                 if "\0" in text:
-                    bad.add(file, number, "holds a NUL byte")
+                    bad.add(shown, number, "holds a NUL byte")
                     continue
                 yield number, text.removesuffix("\n").removesuffix("\r")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{file}: the gzip stream is cut off or damaged after line {number}: {error}"
+            f"{shown}: the {container} is cut off or damaged after line {number}: {error}"
         ) from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
     if number == 0:
-        raise UserError(f"{file}: the file is empty")
+        raise UserError(f"{shown}: the file is empty")
 
 
 def open_bytes(file: Path) -> io.BufferedIOBase:
@@ -116,6 +127,26 @@ def open_bytes(file: Path) -> io.BufferedIOBase:
     with file.open("rb") as stream:
         is_gzip = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     return gzip.GzipFile(file, "rb") if is_gzip else file.open("rb")
+
+
+@contextlib.contextmanager
+def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
+    """The bytes of one file in a zip archive.
+
+    Raises:
+      UserError: when the archive does not hold it.
+      OSError: when the archive cannot be opened. Opening and reading can raise OSError, EOFError,
+        BadZipFile and zlib.error.
+    """
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if member not in names:
+            raise UserError(
+                f"{file} holds no {member}; its files are {', '.join(names[:10])}"
+                f"{' and more' * (len(names) > 10)}"
+            )
+        with archive.open(member) as stream:
+            yield io.BufferedReader(cast(io.RawIOBase, stream), 1 << 18)
 
 
 def sha256(file: Path) -> str:

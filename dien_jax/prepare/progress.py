@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
+BAR_WIDTH = 30
+"""Characters."""
 
 
 class Stage:
@@ -17,11 +19,13 @@ class Stage:
 
     Attributes:
       note: how far it has come, shown with its name; may be changed at any time.
+      share: the part that is done, from 0 to 1, where that is known: a bar on a terminal.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.note = ""
+        self.share: float | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.note}" if self.note else self.name
@@ -50,7 +54,8 @@ def stage(name: str) -> Iterator[Stage]:
             return
         with console.status("") as status:
             while not done.wait(0.1):
-                status.update(Text(f"{current}, {time.monotonic() - start:.0f} s"))
+                bar = "" if current.share is None else f"{_bar(current.share)} "
+                status.update(Text(f"{bar}{current}, {time.monotonic() - start:.0f} s"))
 
     watcher = threading.Thread(target=watch, name="progress", daemon=True)
     watcher.start()
@@ -60,3 +65,8 @@ def stage(name: str) -> Iterator[Stage]:
         done.set()
         watcher.join()
     say(f"  {current} ({time.monotonic() - start:.1f} s)")
+
+
+def _bar(share: float) -> str:
+    done = round(BAR_WIDTH * min(share, 1.0))
+    return "━" * done + "╌" * (BAR_WIDTH - done)

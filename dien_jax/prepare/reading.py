@@ -10,7 +10,7 @@ import re
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from dien_jax.prepare.options import ColumnOptions, LogColumn
 from dien_jax.prepare.workspace import Workspace, quoted
 
 PARQUET_MAGIC = b"PAR1"
+ZIP_MAGIC = b"PK\x03\x04"
 LONGEST_RECORD = 10
 """Lines over which a quoted value may run in a file that needs the second look."""
 BATCH_ROWS = 1 << 16
@@ -52,29 +53,56 @@ class Log(NamedTuple):
 
 
 def read_log(workspace: Workspace, options: ColumnOptions, *, careful: bool) -> Log:
-    """Reads a CSV or Parquet log, told by its first bytes; gzip too.
+    """Reads the log that the options name; see :func:`read_columns`."""
+    return read_columns(
+        workspace,
+        options.file,
+        options.wanted(),
+        columns=options.columns,
+        separator=options.separator,
+        careful=careful,
+        hint=" (a CSV file without a header needs --columns)",
+    )
+
+
+def read_columns(
+    workspace: Workspace,
+    file: Path,
+    wanted: Mapping[str, LogColumn],
+    *,
+    columns: Sequence[str] = (),
+    separator: str = "|",
+    careful: bool,
+    hint: str = "",
+) -> Log:
+    """Reads columns of a CSV or Parquet file, told by its first bytes; gzip too.
 
     Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas.
 
     Args:
       workspace: where ``rows`` is stored.
-      options: which file, and which columns of it.
+      file: the file.
+      wanted: which of its columns, by their name in ``rows``.
+      columns: the names of all its columns, for CSV without a header.
+      separator: what joins the values of a Parquet list.
       careful: whether to read line by line in any case.
+      hint: what to say of a CSV file that lacks a column.
 
     Raises:
       UserError: when the file is missing, empty, damaged or of another kind, or lacks a column.
     """
-    file, wanted, columns = options.file, options.wanted(), options.columns
     try:
         with open_bytes(file) as stream:
             magic = stream.read(len(PARQUET_MAGIC))
     except (OSError, EOFError, zlib.error):
         magic = b""  # read as text, it tells what is wrong
     if magic == PARQUET_MAGIC:
-        return _read_parquet(workspace, file, wanted, options.separator)
+        return _read_parquet(workspace, file, wanted, separator)
+    if magic == ZIP_MAGIC:
+        raise UserError(f"{file} is a zip archive; unpack it, and name the file in it")
     delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
     header = list(columns) or _csv_header(file, delimiter)
-    places = _find(file, wanted, header, " (a CSV file without a header needs --columns)")
+    places = _find(file, wanted, header, hint)
     if not careful:
         rows = _read_csv(workspace, file, delimiter, len(header), places, not columns)
         if rows is not None:

@@ -137,6 +137,21 @@ def load_events(
     )
 
 
+def attach(rows: Table, key: str, other: Table, columns: list[FeatureColumn]) -> Table:
+    """The rows with features of their ``key`` from another table, missing where it has none.
+
+    Args:
+      rows: a log.
+      key: ``user`` or ``item``.
+      other: has ``line``, ``key`` and columns of the features' names; where a key occurs again,
+        the first value that is not missing counts.
+      columns: the features.
+    """
+    values = {column.alias: other[column.name].first(order_by=other.line) for column in columns}
+    joined = rows.left_join(other.group_by(key).aggregate(**values), key)
+    return joined.select(*rows.columns, *values)
+
+
 def _clock(workspace: Workspace, rows: Table) -> Clock:
     """How most of the timestamps are written."""
     number = rows.timestamp.try_cast("float64")
