@@ -57,20 +57,6 @@ class Arguments:
     seeds: int = 5
     """Runs of each row: seeds 0 to this number less one."""
 
-    def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError(f"--seeds must be at least 1, got {self.seeds}")
-        names = [folder.absolute().name for folder in self.data]
-        if len(set(names)) < len(names):
-            raise UserError(f"--data folders must have different names, got {', '.join(names)}")
-        known = settings()[self.table]
-        for row in self.rows:
-            if row not in known:
-                raise UserError(
-                    f"--rows {row!r} is no row of the table {self.table!r}"
-                    f"{suggestion(row, known)} (rows: {', '.join(known)})"
-                )
-
 
 def settings() -> dict[str, dict[str, Config]]:
     """The frozen settings of every row of every table; the second begins with DIEN itself."""
@@ -117,9 +103,10 @@ def reproduce(arguments: Arguments) -> None:
     """Trains what is missing, seed by seed, and writes the tables after every run.
 
     Raises:
-      UserError: when data, a run folder or OUT is at fault. Interrupted, NotFiniteError: see
-        :meth:`dien_jax.loop.Trainer.run`.
+      UserError: when a flag, data, a run folder or OUT is at fault. Interrupted, NotFiniteError:
+        see :meth:`dien_jax.loop.Trainer.run`.
     """
+    _check(arguments)
     rows = settings()[arguments.table]
     datasets = [open_dataset(folder) for folder in arguments.data]
     tasks = [
@@ -154,6 +141,22 @@ def reproduce(arguments: Arguments) -> None:
     write()
     _say(f"results are in {arguments.out}")
     print((arguments.out / "results.md").read_text(), end="")
+
+
+def _check(arguments: Arguments) -> None:
+    """Refuses what cannot be meant."""
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {arguments.seeds}")
+    names = [folder.absolute().name for folder in arguments.data]
+    if len(set(names)) < len(names):
+        raise UserError(f"--data folders must have different names, got {', '.join(names)}")
+    known = settings()[arguments.table]
+    for row in arguments.rows:
+        if row not in known:
+            raise UserError(
+                f"--rows {row!r} is no row of the table {arguments.table!r}"
+                f"{suggestion(row, known)} (rows: {', '.join(known)})"
+            )
 
 
 def _finished(task: Task, out: Path) -> dict[str, Any]:
