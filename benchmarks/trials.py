@@ -36,6 +36,7 @@ def best_validation_auc(config: Config, data: Path, *, seed: int = 0) -> tuple[f
         max_history=config.train.max_history,
         seed=seed,
         order=config.train.order,
+        shown=config.model.shown_negatives,
     )
     validation = evaluation_loader(dataset, "valid", config)
     tables = device_tables(dataset, config)

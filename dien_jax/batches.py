@@ -4,7 +4,8 @@ A batch is a function of (seed, epoch, step) and of nothing that was read before
 start again at any step. All batches have ``batch_size`` rows and one of a few padded lengths,
 so that a jitted step is compiled a bounded number of times; an epoch shows every example once.
 
-Dimensions: n examples of the split, B rows of a batch, T padded steps, R real rows of a batch.
+Dimensions: n examples of the split, B rows of a batch, T padded steps, R real rows of a batch,
+N auxiliary negatives a step.
 """
 
 import queue
@@ -14,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from dien_jax.dataset import Dataset
+from dien_jax.dataset import Column, Dataset
+from dien_jax.errors import UserError
 from dien_jax.schema import Batch, FeatureValues, MultiValued
 
 SORT_BUFFER = 20
@@ -57,6 +59,7 @@ class Loader:
         max_history: int,
         seed: int = 0,
         order: Order = "shuffled",
+        shown: int = 0,
     ) -> None:
         """Looks up how long every history is.
 
@@ -69,9 +72,12 @@ class Loader:
           max_history: events kept of a history, the latest ones.
           seed: seed of the order, with the epoch.
           order: see the class.
+          shown: N, items drawn for each behaviour from those that were shown with it and not
+            clicked; 0 leaves them out.
 
         Raises:
           ValueError: for a size below 1.
+          UserError: when the dataset does not tell what was shown, and ``shown`` asks for it.
         """
         for name, value in (("batch_size", batch_size), ("max_history", max_history)):
             if value < 1:
@@ -81,6 +87,8 @@ class Loader:
         self._batch_size = batch_size
         self._seed = seed
         self._order = order
+        self._shown = shown
+        self._negatives = shown_negatives(dataset) if shown else None
         examples = dataset.splits[split]
         self._examples = examples
         # An event that no history reaches, where there is none, lets every gather go ahead.
@@ -113,6 +121,8 @@ class Loader:
     def batch(self, epoch: int, step: int) -> Batch:
         """The batch of a step, as numpy arrays; rows at or past R are zeros with weight 0.
 
+        There, and at other steps that are not live, nothing was shown.
+
         Raises:
           IndexError: for a step outside the epoch.
         """
@@ -124,6 +134,12 @@ class Loader:
         history = self._event_item.take(first[:, None] + positions[None, :], mode="clip")
         history *= positions[None, :] < lengths[:, None]
         context = self._dataset.context_rows(self._split, rows) if examples.context else {}
+        shown = None
+        if self._negatives is not None:
+            # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
+            generator = np.random.default_rng((self._seed, epoch, step + 1))
+            event, live = first[:, None] + positions[1:], positions[1:] < lengths[:, None]
+            shown = _drawn(self._negatives, event, live, self._shown, generator)
         return Batch(
             history=history,
             lengths=lengths,
@@ -132,6 +148,7 @@ class Loader:
             label=self._filled(examples.label[rows].astype(np.float32)),
             weight=self._filled(np.ones(len(rows), np.float32)),
             context={name: self._filled_feature(values) for name, values in context.items()},
+            shown=shown,
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
@@ -200,6 +217,60 @@ class Loader:
         if isinstance(values, MultiValued):
             return MultiValued(*(self._filled(np.asarray(part)) for part in values))
         return self._filled(np.asarray(values))
+
+
+def shown_negatives(dataset: Dataset) -> Column:
+    """Items that were shown at each event and not clicked.
+
+    Raises:
+      UserError: when the dataset does not tell.
+    """
+    if dataset.event_negatives is None:
+        raise UserError(
+            f"model.auxiliary_distribution 'shown' needs to know what was shown and not clicked, "
+            f"but {dataset.path} has no events/negatives; python -m dien_jax.prepare impressions "
+            f"makes it of a log of impressions. Otherwise choose 'popularity' or 'uniform'"
+        )
+    return dataset.event_negatives
+
+
+def _drawn(
+    negatives: Column,
+    event: np.ndarray,
+    live: np.ndarray,
+    count: int,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """``count`` negatives of each live event: int32 ``[*shape, count]``, -1 where it has none.
+
+    They are distinct where the event has as many, by Floyd's sampling, and drawn with replacement
+    where it has fewer.
+
+    Args:
+      negatives: over all events.
+      event: integers of any shape, indices of events; those that are not live may be anything.
+      live: bool, shaped alike.
+      count: at least 1.
+      generator: what to draw with.
+
+    Source: Bentley and Floyd, CACM 30(9), 1987.
+    """
+    values, offsets = negatives
+    assert offsets is not None
+    drawn = np.full((*live.shape, count), -1, np.int32)
+    start = offsets[event[live]]
+    size = offsets[event[live] + 1] - start
+    some = np.flatnonzero(size)
+    start, size = start[some], size[some]
+    is_enough = size >= count
+    places = np.empty((len(some), count), np.int64)
+    for number in range(count):
+        bound = np.where(is_enough, size - count + number + 1, size)
+        place = generator.integers(bound)
+        is_taken = is_enough & (places[:, :number] == place[:, None]).any(1)
+        places[:, number] = np.where(is_taken, bound - 1, place)
+    drawn.reshape(-1, count)[np.flatnonzero(live)[some]] = values[start[:, None] + places]
+    return drawn
 
 
 NO_EVENTS = np.zeros(1, np.int32)

@@ -57,8 +57,9 @@ class ModelConfig:
     """Weight of the auxiliary loss; 0 leaves it, and its network, out."""
     auxiliary_negatives: int = 1
     """Sampled behaviours that each state learns to tell from the next real one."""
-    auxiliary_distribution: Literal["popularity", "uniform"] = "popularity"
-    """What auxiliary negatives are drawn from: training events, or all items alike."""
+    auxiliary_distribution: Literal["popularity", "uniform", "shown"] = "popularity"
+    """What auxiliary negatives are drawn from: training events, all items alike, or what was shown
+    at the time of a behaviour and not clicked (where nothing was, by popularity)."""
     auxiliary_mean: Literal["live", "all"] = "live"
     """Positions that the auxiliary loss averages over; ``all`` counts padding too."""
     pooling: Literal["mean", "sum", "padded_sum"] = "mean"
@@ -98,6 +99,12 @@ class ModelConfig:
             weight,
         )
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
+
+    @property
+    def shown_negatives(self) -> int:
+        """Items a step that batches must bring along, of those shown and not clicked."""
+        used = self.auxiliary_distribution == "shown" and self.auxiliary_weight > 0
+        return self.auxiliary_negatives if used else 0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@
     DATA/vocab/<feature>.txt          line k is the raw value of index k; line 0 is the unknown one
     DATA/{items,users}/<feature>/     values.npy, and offsets.npy when multi-valued
     DATA/events/{item,timestamp}/     values.npy, grouped by sequence, oldest first
+    DATA/events/negatives/            optional: values.npy and offsets.npy, items that were shown
+                                      at an event and not clicked
     DATA/events/offsets.npy           int64 [sequences + 1]
     DATA/popularity.npy               int64 [items], training events of each item
     DATA/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued
@@ -93,6 +95,8 @@ class Dataset:
       event_offsets: int64 ``[sequences + 1]``.
       popularity: int64 ``[items]``, training events of each item.
       splits: the examples of ``train``, ``valid`` and ``test``; a split can be empty.
+      event_negatives: items that were shown at each event and not clicked, over all events; None
+        where the log does not tell.
     """
 
     path: Path
@@ -105,6 +109,7 @@ class Dataset:
     event_offsets: np.ndarray
     popularity: np.ndarray
     splits: dict[str, Examples]
+    event_negatives: Column | None = None
 
     def vocabulary(self, feature: str) -> list[str]:
         """Raw values of a categorical or multi-valued feature; entry k is that of index k."""
@@ -153,6 +158,7 @@ def open_dataset(path: str | Path) -> Dataset:
     event_item = _integers(path / "events" / "item", np.int32, counts["events"], schema.num_items)
     timestamp = _integers(path / "events" / "timestamp", np.int64, counts["events"], None)
     _check_order(path / "events" / "timestamp" / "values.npy", timestamp, offsets)
+    negatives = path / "events" / "negatives"
     popularity = _load(path / "popularity.npy", np.int64, schema.num_items)
     _check(path / "popularity.npy", popularity, lambda part: part >= 0, "a count of 0 or more")
     return Dataset(
@@ -169,6 +175,11 @@ def open_dataset(path: str | Path) -> Dataset:
             split: _examples(path / "examples" / split, schema, counts, counts[split], offsets)
             for split in SPLITS
         },
+        event_negatives=(
+            _multivalued(negatives, schema.num_items, counts["events"])
+            if negatives.exists()
+            else None
+        ),
     )
 
 
@@ -249,7 +260,12 @@ def _column(folder: Path, feature: Feature, rows: int) -> Column:
         return Column(values, None)
     if feature.kind == "categorical":
         return Column(_integers(folder, np.int32, rows, feature.size), None)
-    values = _integers(folder, np.int32, None, feature.size)
+    assert feature.size is not None
+    return _multivalued(folder, feature.size, rows)
+
+
+def _multivalued(folder: Path, size: int, rows: int) -> Column:
+    values = _integers(folder, np.int32, None, size)
     return Column(values, _offsets(folder / "offsets.npy", rows, len(values)))
 
 

@@ -119,18 +119,25 @@ class DatasetWriter:
         found = _find(feature, self._schema.user[1:])
         self._column("users", found, Column(values, offsets), self._schema.num_users)
 
-    def events(self, item: Any, timestamp: Any, offsets: Any) -> None:
+    def events(
+        self, item: Any, timestamp: Any, offsets: Any, negatives: Column | None = None
+    ) -> None:
         """Events grouped by sequence, oldest first.
 
         Args:
           item: integers ``[events]``.
           timestamp: integers ``[events]``, never falling within a sequence.
           offsets: integers ``[sequences + 1]``.
+          negatives: items that were shown at each event and not clicked, if the log tells.
         """
         self._counts["events"] = self._array("events/item/values.npy", item, np.int32)
         timestamps = self._array("events/timestamp/values.npy", timestamp, np.int64)
         _require_rows("timestamp", timestamps, self._counts["events"])
         self._counts["sequences"] = self._array("events/offsets.npy", offsets, np.int64) - 1
+        if negatives is not None:
+            self._array("events/negatives/values.npy", negatives.values, np.int32)
+            written = self._array("events/negatives/offsets.npy", negatives.offsets, np.int64) - 1
+            _require_rows("negatives", written, self._counts["events"])
 
     def popularity(self, counts: Any) -> None:
         """Training events of each item, integers ``[items]``."""

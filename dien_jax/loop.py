@@ -124,6 +124,7 @@ class Trainer:
             max_history=train.max_history,
             seed=run.seed,
             order=train.order,
+            shown=config.model.shown_negatives,
         )
         self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs

@@ -32,14 +32,15 @@ class Sampler(NamedTuple):
 
 
 def make_sampler(
-    popularity: schema.Array, distribution: Literal["popularity", "uniform"]
+    popularity: schema.Array, distribution: Literal["popularity", "uniform", "shown"]
 ) -> Sampler:
     """An alias table that draws known items by their count, or uniformly.
 
     Args:
       popularity: ``[I]``, events of each item in training. The unknown item is drawn only
         where no other item exists.
-      distribution: ``"popularity"`` or ``"uniform"``.
+      distribution: ``"popularity"`` or ``"uniform"``; ``"shown"`` is ``"popularity"``, which it
+        draws by where nothing was shown.
     """
     mass = np.asarray(popularity, np.float64).copy()
     if distribution == "uniform":

@@ -142,6 +142,8 @@ class Batch(NamedTuple):
       label: float32 ``[B]``, 1 for a click.
       weight: float32 ``[B]``, 1 for a real example, 0 for filler.
       context: the context features, each with leading dimension B.
+      shown: int32 ``[B, T - 1, N]``, items that were shown at behaviours 1 to T - 1 and not
+        clicked, -1 where there are none; None unless ``auxiliary_distribution`` is ``shown``.
     """
 
     history: Array
@@ -151,3 +153,4 @@ class Batch(NamedTuple):
     label: Array
     weight: Array
     context: dict[str, FeatureValues]
+    shown: Array | None = None

@@ -180,6 +180,11 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
                 jnp.asarray(batch.history),
                 config.model.auxiliary_negatives,
             )
+            if config.model.auxiliary_distribution == "shown":
+                if batch.shown is None:
+                    raise ValueError("auxiliary_distribution 'shown' needs batch.shown, got None")
+                shown = jnp.asarray(batch.shown)
+                negatives = jnp.where(shown >= 0, shown, negatives)
         if config.train.unknown_users:
             user = jnp.asarray(batch.user)
             unknown = jax.random.bernoulli(user_key, config.train.unknown_users, user.shape)

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import tyro
 
+from dien_jax.batches import shown_negatives
 from dien_jax.checkpoint import Checkpoints
 from dien_jax.compiled import user_cache
 from dien_jax.config import (
@@ -106,6 +107,8 @@ def start(arguments: Arguments) -> dict[str, Any]:
     """
     dataset = open_dataset(_simulated_data() if arguments.data is None else arguments.data)
     _check_splits(dataset)
+    if arguments.model.auxiliary_distribution == "shown":
+        shown_negatives(dataset)
     run = Run.create(
         preset=arguments.preset,
         seed=arguments.seed,

@@ -34,7 +34,11 @@ def ints(*values: int) -> np.ndarray:
 
 def write(path: Path, **changes: Any) -> Path:
     """A small valid folder, some arguments of ``events`` or of training ``examples`` replaced."""
-    events = {"timestamp": ints(5, 7, 7, -3, 9), "offsets": ints(0, 3, 3, 5)}
+    events: dict[str, Any] = {
+        "timestamp": ints(5, 7, 7, -3, 9),
+        "offsets": ints(0, 3, 3, 5),
+        "negatives": Column(ints(2, 3, 1), ints(0, 2, 2, 2, 3, 3)),
+    }
     examples = {
         "sequence": ints(0, 0, 1, 2),
         "history_end": ints(2, 3, 3, 3),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dien_jax.batches import SORT_BUFFER, Loader
 from dien_jax.dataset import Column, Dataset, Examples
+from dien_jax.errors import UserError
 from dien_jax.schema import Feature, MultiValued, Schema
 
 ORDERS = ("shuffled", "sorted", "evaluation")
@@ -26,7 +27,7 @@ SCHEMA = Schema(
 )
 
 
-def make_dataset(history_lengths):
+def make_dataset(history_lengths, negatives=None):
     """One sequence an example; event k is of item k + 1, so that items tell positions."""
     count = len(history_lengths)
     sequence_lengths = np.array(history_lengths, np.int64) + 1  # one event after the history
@@ -60,18 +61,34 @@ def make_dataset(history_lengths):
         event_offsets=offsets,
         popularity=np.zeros(1000, np.int64),
         splits={"train": examples},
+        event_negatives=negatives,
     )
 
 
-def make_loader(history_lengths, batch_size=4, order="shuffled", seed=0, max_history=12):
+def make_loader(
+    history_lengths,
+    batch_size=4,
+    order="shuffled",
+    seed=0,
+    max_history=12,
+    shown=0,
+    sizes=(3, 0, 1, 2, 7),
+):
+    """Event k was shown with ``sizes[k % len(sizes)]`` others, of ids 10 k, 10 k + 1 and so on."""
+    events = sum(history_lengths) + len(history_lengths)
+    counts = np.resize(sizes, events)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    values = (np.repeat(10 * np.arange(events), counts) + places).astype(np.int32)
     return Loader(
-        make_dataset(history_lengths),
+        make_dataset(history_lengths, Column(values, offsets)),
         "train",
         batch_size=batch_size,
         buckets=BUCKETS,
         max_history=max_history,
         seed=seed,
         order=order,
+        shown=shown,
     )
 
 
@@ -135,7 +152,7 @@ def test_a_batch_holds_what_the_dataset_says_of_its_rows(order):
             assert isinstance(found, MultiValued)
             assert found.values[position, : found.count[position]].tolist() == own_tags.tolist()
         assert batch.history.shape == (8, next(edge for edge in (2, 4, 8, 12) if edge >= longest))
-        assert [array.dtype for array in batch[:-1]] == [np.int32] * 4 + [np.float32] * 2
+        assert [array.dtype for array in batch[:6]] == [np.int32] * 4 + [np.float32] * 2
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -143,7 +160,7 @@ def test_filler_is_zero_throughout(order):
     loader = make_loader([3, 1, 4, 1, 5], batch_size=4, order=order)
     batch = loader.batch(0, 1)
     assert batch.weight.tolist() == [1, 0, 0, 0]
-    for array in (*batch[:-1], *batch.context["tags"], batch.context["price"]):
+    for array in (*batch[:6], *batch.context["tags"], batch.context["price"]):
         assert len(array) == 4
         assert not array[1:].any()
 
@@ -274,11 +291,91 @@ def test_empty_split_has_no_steps():
 def test_batches_share_no_memory():
     loader = make_loader([3] * 8)
     first = loader.batch(0, 0)
-    kept = [array.copy() for array in first[:-1]]
-    for array in loader.batch(0, 0)[:-1]:
+    kept = [array.copy() for array in first[:6]]
+    for array in loader.batch(0, 0)[:6]:
         array[...] = 77
-    for array, copy in zip(first[:-1], kept, strict=True):
+    for array, copy in zip(first[:6], kept, strict=True):
         np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_negatives_are_items_shown_at_the_very_event(count):
+    loader = make_loader(random_lengths(70), order="sorted", shown=count)
+    distinct = 0
+    for batch in loader.epoch(0):
+        steps = batch.history.shape[1]
+        assert batch.shown.shape == (4, steps - 1, count)
+        assert batch.shown.dtype == np.int32
+        event = batch.history[:, 1:] - 1
+        live = np.arange(1, steps) < batch.lengths[:, None]
+        size = np.where(live, np.take([3, 0, 1, 2, 7], event % 5), 0)
+        assert (batch.shown[size == 0] == -1).all()
+        shown, own = batch.shown[size > 0], event[size > 0]
+        np.testing.assert_array_equal(shown // 10, np.repeat(own[:, None], count, 1))
+        assert (shown % 10 < size[size > 0][:, None]).all()
+        for drawn in batch.shown[size >= count]:
+            assert len(set(drawn.tolist())) == count
+            distinct += 1
+    assert distinct > 100
+
+
+@pytest.mark.parametrize(("size", "count"), [(5, 1), (5, 2), (5, 5), (2, 3)])
+def test_each_of_the_items_shown_is_drawn_alike(size, count):
+    loader = make_loader([12] * 64, batch_size=64, shown=count, sizes=(size,))
+    drawn = np.concatenate([loader.batch(epoch, 0).shown.ravel() for epoch in range(8)]) % 10
+    share = np.bincount(drawn, minlength=size) / len(drawn)
+    error = 4 * np.sqrt(0.25 / len(drawn)) if count < 5 else 0  # all of them, else at random
+    np.testing.assert_allclose(share, 1 / size, atol=error)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "sorted"])
+def test_negatives_are_a_function_of_seed_epoch_and_step(order):
+    history_lengths = random_lengths(70)
+    expected = {
+        (epoch, step): batch
+        for epoch in range(2)
+        for step, batch in enumerate(
+            make_loader(history_lengths, order=order, shown=2).epoch(epoch)
+        )
+    }
+    resumed = make_loader(history_lengths, order=order, shown=2)
+    for step, batch in enumerate(resumed.epoch(1, start=5), start=5):
+        assert_equal(batch, expected[1, step])
+    for epoch, step in list(expected)[::-3]:
+        assert_equal(resumed.batch(epoch, step), expected[epoch, step])
+    of_one_row = make_loader([12] * 8, batch_size=1, order=order, shown=1, sizes=(9,))
+    by_row = {}
+    for epoch in range(2):
+        for step in range(8):
+            [row] = of_one_row.rows(epoch, step)
+            by_row[row, epoch] = (of_one_row.batch(epoch, step).shown % 10).ravel().tolist()
+    other_seed = make_loader([12] * 8, batch_size=1, order=order, seed=1, shown=1, sizes=(9,))
+    by_row["seed"] = (other_seed.batch(0, 0).shown % 10).ravel().tolist()
+    assert len({tuple(drawn) for drawn in by_row.values()}) == 17
+
+
+def test_a_batch_has_no_negatives_unless_asked_and_is_else_the_same():
+    with_negatives = make_loader(random_lengths(70), shown=3)
+    without = make_loader(random_lengths(70))
+    for step, batch in enumerate(without.epoch(1)):
+        assert batch.shown is None
+        assert_equal(batch, with_negatives.batch(1, step)._replace(shown=None))
+
+
+def test_events_without_a_single_negative_draw_none():
+    batch = make_loader([3] * 4, shown=2, sizes=(0,)).batch(0, 0)
+    np.testing.assert_array_equal(batch.shown, np.full((4, 3, 2), -1))
+
+
+def test_histories_of_one_padded_step_have_no_place_for_negatives():
+    assert make_loader([3] * 4, max_history=1, shown=2).batch(0, 0).shown.shape == (4, 0, 2)
+
+
+def test_negatives_that_the_dataset_does_not_tell_are_refused():
+    with pytest.raises(
+        UserError, match=r"model\.auxiliary_distribution 'shown' .* data has no events/negatives"
+    ):
+        Loader(make_dataset([3]), "train", batch_size=1, buckets=(), max_history=3, shown=1)
 
 
 def test_step_outside_the_epoch_is_refused():

@@ -1,5 +1,6 @@
 """Settings check themselves, survive JSON, and say what is wrong by name."""
 
+import dataclasses
 import json
 
 import pytest
@@ -37,6 +38,13 @@ def test_settings_survive_json(name: str) -> None:
 def test_a_wrong_setting_is_named(values: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Config.from_dict(values)
+
+
+def test_shown_negatives_are_wanted_only_where_an_auxiliary_loss_uses_them() -> None:
+    assert ModelConfig(auxiliary_negatives=3).shown_negatives == 0
+    shown = ModelConfig(auxiliary_negatives=3, auxiliary_distribution="shown")
+    assert shown.shown_negatives == 3
+    assert dataclasses.replace(shown, auxiliary_weight=0.0).shown_negatives == 0
 
 
 @pytest.mark.parametrize(

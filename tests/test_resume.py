@@ -198,6 +198,18 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert_ends_alike(folder, whole)
 
 
+def test_run_on_shown_negatives_ends_as_one_never_stopped(tmp_path, monkeypatch):
+    data = tiny_run.write_data(tmp_path / "data", shown=True)
+    shown = ["--model.auxiliary-distribution=shown", "--train.epochs=1"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert train.main([*flags(data, whole), *shown]) == 0
+    with monkeypatch.context() as patch:
+        signal_at_call(patch, loop.Trainer, "_step", 2, signal.SIGINT)
+        assert train.main([*flags(data, folder), *shown]) == 128 + signal.SIGINT
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_ends_alike(folder, whole)
+
+
 def test_signal_before_the_first_step_loses_nothing(data, tmp_path, monkeypatch, capfd):
     folder = tmp_path / "run"
     signal_at_call(monkeypatch, loop, "create_state", 1, signal.SIGTERM)

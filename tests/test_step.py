@@ -1,6 +1,7 @@
 """The jitted step: compiled once a shape, donated, repeatable, and it learns."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from dien_jax.config import (
     member_name,
     preset,
 )
+from dien_jax.models import InterestModel
 from dien_jax.sampling import make_sampler
 from dien_jax.schema import Batch, Feature, FeatureTables, Schema
 from dien_jax.step import (
@@ -170,6 +172,72 @@ def test_predictions_are_probabilities() -> None:
     )
     assert scores.shape == (16,)
     assert ((scores > 0) & (scores < 1)).all()
+
+
+def shown_config(count: int = 1) -> Config:
+    model = dataclasses.replace(MODEL, auxiliary_distribution="shown", auxiliary_negatives=count)
+    return dataclasses.replace(CONFIG, model=model)
+
+
+def auxiliary_loss_of(config: Config, batch: Batch, arrays: Tables) -> float:
+    """What the step says of a fresh state."""
+    state = create_state(config, SCHEMA, 10, seed=0)
+    _, (_, metrics) = jax.jit(make_loss(config, SCHEMA))(
+        state.params, state.batch_stats, arrays, batch, jax.random.key(1)
+    )
+    return float(metrics["auxiliary_loss"])
+
+
+def test_shown_items_are_the_negatives_and_popularity_fills_in() -> None:
+    """Popularity draws nothing but item 7; items 8 to 10 were shown at two positions of three."""
+    config, batch = shown_config(2), batch_of(5)
+    rng = np.random.default_rng(0)
+    shown = rng.integers(8, 11, (16, 4, 2)).astype(np.int32)
+    shown[rng.random((16, 4)) < 1 / 3] = -1
+    arrays = tables()._replace(sampler=make_sampler(np.eye(20)[7], "popularity"))
+    state = create_state(config, SCHEMA, 10, seed=0)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    model = InterestModel(config.model, SCHEMA)
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+
+    def expected(negatives: np.ndarray) -> float:
+        output, _ = apply(variables, batch_of(5), arrays.features, jnp.asarray(negatives))
+        return float(output.auxiliary_loss)
+
+    batch = batch._replace(shown=shown)
+    found = auxiliary_loss_of(config, batch, arrays)
+    np.testing.assert_allclose(found, expected(np.where(shown < 0, 7, shown)), rtol=1e-5)
+    assert abs(found - expected(np.full_like(shown, 7))) > 1e-4
+    by_popularity = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, auxiliary_distribution="popularity")
+    )
+    found = auxiliary_loss_of(by_popularity, batch, arrays)
+    np.testing.assert_allclose(found, expected(np.full_like(shown, 7)), rtol=1e-5)
+
+
+def test_a_shown_item_equal_to_the_positive_is_masked() -> None:
+    batch = batch_of(5)
+    one = np.random.default_rng(0).integers(1, 20, (16, 4, 1)).astype(np.int32)
+    two = np.concatenate([one, np.asarray(batch.history)[:, 1:, None]], 2)
+    losses = [
+        auxiliary_loss_of(shown_config(shown.shape[2]), batch._replace(shown=shown), tables())
+        for shown in (one, two)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_shown_items_compile_once_whether_there_are_any_or_none() -> None:
+    config = shown_config()
+    step, state = make_train_step(config, SCHEMA, 10), create_state(config, SCHEMA, 10, seed=0)
+    for item in (1, -1, 3):
+        shown = np.full((16, 3, 1), item, np.int32)
+        state, _ = step(state, tables(), batch_of(4)._replace(shown=shown))
+    assert step._cache_size() == 1
+
+
+def test_a_step_on_shown_items_refuses_batches_without_them() -> None:
+    with pytest.raises(ValueError, match=r"needs batch\.shown, got None"):
+        auxiliary_loss_of(shown_config(), batch_of(4), tables())
 
 
 def test_schedules() -> None:

@@ -144,6 +144,14 @@ def test_seed_out_of_range_is_refused(data, tmp_path, capfd):
     assert "--seed must be 0 to 4294967295, got -1" in refusal(arguments, capfd)
 
 
+def test_shown_negatives_of_data_that_has_none_are_refused(data, tmp_path, capfd):
+    arguments = [*flags(data, tmp_path / "run"), "--model.auxiliary-distribution=shown"]
+    said = refusal(arguments, capfd)
+    assert "model.auxiliary_distribution 'shown'" in said
+    assert f"{data} has no events/negatives" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_folder_without_a_run_is_refused(tmp_path, capfd):
     assert "is not a run folder" in refusal(["--resume", str(tmp_path)], capfd)
 

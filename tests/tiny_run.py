@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dien_jax.checkpoint import Checkpoints
+from dien_jax.dataset import Column
 from dien_jax.dataset_writer import DatasetWriter
 from dien_jax.run_folder import Run
 from dien_jax.schema import Feature, Schema
@@ -46,8 +47,13 @@ SETTINGS = (
 """Four steps an epoch, all of one shape."""
 
 
-def write_data(path: Path, *, sizes: dict[str, int] | None = None, **labels: int) -> Path:
-    """Users who click items of one category; ``valid=1`` gives a split that label alone."""
+def write_data(
+    path: Path, *, sizes: dict[str, int] | None = None, shown: bool = False, **labels: int
+) -> Path:
+    """Users who click items of one category; ``valid=1`` gives a split that label alone.
+
+    ``shown`` tells up to three items shown and not clicked at each event but every fourth.
+    """
     random = np.random.default_rng(0)
     lengths = random.integers(1, 9, USERS)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -65,7 +71,16 @@ def write_data(path: Path, *, sizes: dict[str, int] | None = None, **labels: int
         writer.vocabulary("user", ["", *(f"u{k}" for k in range(USERS))])
         writer.groups([f"u{k}" for k in range(USERS)])
         writer.items("category", category)
-        writer.events(item=events, timestamp=np.arange(len(events)), offsets=offsets)
+        counts = np.arange(len(events)) % 4
+        negatives = Column(
+            np.arange(counts.sum()) % (ITEMS - 1) + 1, np.concatenate([[0], np.cumsum(counts)])
+        )
+        writer.events(
+            item=events,
+            timestamp=np.arange(len(events)),
+            offsets=offsets,
+            negatives=negatives if shown else None,
+        )
         writer.popularity(np.bincount(events, minlength=ITEMS))
         for split, count in (SIZES if sizes is None else sizes).items():
             user = random.integers(0, USERS, count)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dien_jax.dataset import Column
 from dien_jax.dataset_text import SPLITS
 from dien_jax.dataset_writer import DatasetWriter
 from dien_jax.prepare.features import Encoded, Kept, encode, raw_values, take
@@ -44,12 +45,14 @@ class History(NamedTuple):
       timestamp: int64 ``[E]``.
       offsets: int64 ``[S + 1]``.
       popularity: int64 ``[V]``, training events of each item.
+      negatives: rows of the items that were shown at each event and not clicked, or None.
     """
 
     item: np.ndarray
     timestamp: np.ndarray
     offsets: np.ndarray
     popularity: np.ndarray
+    negatives: Column | None = None
 
 
 class Trained(NamedTuple):
@@ -141,7 +144,7 @@ def write_folder(
         for entry in encoded["user"]:
             writer.users(entry.feature.name, *take(entry.column, np.append(-1, users.values)))
         writer.groups(workspace.strings(events.users.order_by("position"), "raw"))
-        writer.events(history.item, history.timestamp, history.offsets)
+        writer.events(history.item, history.timestamp, history.offsets, history.negatives)
         writer.popularity(history.popularity)
         for name, rows in examples.items():
             writer.examples(

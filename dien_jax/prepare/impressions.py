@@ -11,6 +11,8 @@ and one time (a request) always fall into one split:
 
 Popularity counts clicks of the training rows; vocabularies and rows of users come from all
 training rows.
+
+What a request showed and nobody clicked is kept beside each of its clicks, as auxiliary negatives.
 """
 
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dien_jax.dataset import Column
 from dien_jax.dataset_text import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.prepare import splits
@@ -82,6 +85,7 @@ def prepare(
     from dien_jax.prepare.features import keep
     from dien_jax.prepare.folder import History, Rows, Trained, write_folder
     from dien_jax.prepare.reading import Log, read_log
+    from dien_jax.prepare.shown import shown_negatives
     from dien_jax.prepare.tables import load_events
     from dien_jax.prepare.workspace import Workspace
 
@@ -121,6 +125,9 @@ def prepare(
         click = np.flatnonzero(label)
         clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
         popularity = np.bincount(item[click][training[click]], minlength=len(items.values) + 1)
+        negatives = shown_negatives(
+            item, label, splits.request_starts(events.timestamp, offsets), len(items.values) + 1
+        )
         history_end = splits.click_histories(events.timestamp, label, offsets)
         examples = {}
         for side, name in enumerate(SPLITS):
@@ -137,14 +144,31 @@ def prepare(
             items=items,
             users=users,
             history=History(
-                item[click], events.timestamp[click], clicks_before[offsets], popularity
+                item[click],
+                events.timestamp[click],
+                clicks_before[offsets],
+                popularity,
+                negatives if len(negatives.values) else None,
             ),
             examples=examples,
             source=source
             or {"name": "impressions", "files": {options.file.name: sha256(options.file)}},
             split=split,
         )
-    return [*events.report, *report]
+    return [*events.report, *report, _describe(negatives)]
+
+
+def _describe(negatives: Column) -> str:
+    """What may serve as auxiliary negatives, in a line."""
+    assert negatives.offsets is not None
+    found = int(np.count_nonzero(np.diff(negatives.offsets)))
+    if not found:
+        return "no click has an item that was shown at the same time and not clicked"
+    return (
+        f"{found:,} of {len(negatives.offsets) - 1:,} clicks have items that were shown at the "
+        f"same time and not clicked, {len(negatives.values) / found:.3g} on average "
+        f"(auxiliary negatives for --model.auxiliary-distribution shown)"
+    )
 
 
 def _sides(

@@ -113,6 +113,19 @@ def time_sides(timestamp: np.ndarray, borders: Borders) -> np.ndarray:
     return np.searchsorted(np.asarray(borders), timestamp, side="right").astype(np.int8)
 
 
+def request_starts(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Which rows open a request, the rows of one user and one time: bool ``[R]``.
+
+    Args:
+      timestamp: int64 ``[R]``, rising within each sequence.
+      offsets: int64 ``[S + 1]``.
+    """
+    starts = np.zeros(len(timestamp), bool)
+    starts[1:] = timestamp[1:] != timestamp[:-1]
+    starts[offsets[:-1][np.diff(offsets) > 0]] = True
+    return starts
+
+
 def last_time_sides(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Per sequence: its last time is test, the distinct time before it validation, the rest train.
 
@@ -128,10 +141,7 @@ def last_time_sides(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     rows = len(timestamp)
     if not rows:
         return np.zeros(0, np.int8)
-    starts = np.zeros(rows, bool)
-    starts[1:] = timestamp[1:] != timestamp[:-1]
-    starts[offsets[:-1][np.diff(offsets) > 0]] = True
-    number = np.cumsum(starts)
+    number = np.cumsum(request_starts(timestamp, offsets))
     last = number[np.maximum(offsets[1:] - 1, 0)]
     from_end = np.repeat(last, np.diff(offsets)) - number
     return np.maximum(TEST - from_end, TRAIN).astype(np.int8)
@@ -250,8 +260,5 @@ def click_histories(timestamp: np.ndarray, label: np.ndarray, offsets: np.ndarra
       offsets: int64 ``[S + 1]``.
     """
     clicks_before = np.cumsum(label, dtype=np.int64) - label
-    starts = np.zeros(len(timestamp), bool)
-    starts[1:] = timestamp[1:] != timestamp[:-1]
-    starts[offsets[:-1][np.diff(offsets) > 0]] = True
-    request = np.flatnonzero(starts)
+    request = np.flatnonzero(request_starts(timestamp, offsets))
     return np.repeat(clicks_before[request], np.diff(np.append(request, len(timestamp))))
