@@ -8,6 +8,7 @@ that the defaults were chosen by.
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 from benchmarks.quality import prepared
 from benchmarks.timing import print_rows
 from dien_jax.batches import Loader
-from dien_jax.config import Config, changed, preset
+from dien_jax.config import Config, preset
 from dien_jax.dataset import open_dataset
 from dien_jax.evaluate import evaluation_loader, predict
 from dien_jax.metrics import auc
@@ -56,6 +57,15 @@ def best_validation_auc(config: Config, data: Path, *, seed: int = 0) -> tuple[f
     return scores[best], best + 1
 
 
+def configured(base: str, changes: dict[str, object]) -> Config:
+    """A preset with some settings changed, named as on the command line: ``model.dropout``."""
+    values = dataclasses.asdict(preset(base))
+    for name, value in changes.items():
+        group, _, setting = name.partition(".")
+        values[group][setting] = value
+    return Config.from_dict(values)
+
+
 def main() -> None:
     """Train every trial on every set and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -68,7 +78,7 @@ def main() -> None:
     rows = []
     for name in options.trials or trials:
         trial = trials[name]
-        config = changed(preset(trial["preset"]), trial["settings"])
+        config = configured(trial["preset"], trial["settings"])
         row: dict[str, object] = {"trial": name, "examples": trial["examples"]}
         for source in sets:
             every_event = trial["examples"] == "every event"
