@@ -21,6 +21,7 @@ import tyro
 
 from dien_jax.batches import Loader
 from dien_jax.checkpoint import Checkpoints
+from dien_jax.compiled import keep_compiled
 from dien_jax.config import Config
 from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
@@ -171,6 +172,7 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.evaluate")
+    keep_compiled()
     try:
         print(json.dumps(evaluate(arguments), allow_nan=False))
     except UserError as error:

@@ -26,7 +26,7 @@ import tyro
 
 from dien_jax.batches import shown_negatives
 from dien_jax.checkpoint import Checkpoints
-from dien_jax.compiled import user_cache
+from dien_jax.compiled import keep_compiled, user_cache
 from dien_jax.config import (
     PRESETS,
     Config,
@@ -69,7 +69,9 @@ class Arguments:
     seed: int = 0
     """Of the parameters, the order of examples and the sampled negatives."""
     resume: Path | None = None
-    """Run folder to continue, with its own data and settings; takes no other flag."""
+    """Run folder to continue, with its own data and settings; takes no other flag but the next."""
+    compile_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -93,7 +95,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
     if arguments.preset != name:
         raise UserError(f"the preset comes before all flags; found {arguments.preset!r} after them")
-    if arguments.resume is not None and len(argv) > (1 if "=" in argv[0] else 2):
+    flags = [flag for flag in argv if flag not in ("--compile-cache", "--no-compile-cache")]
+    if arguments.resume is not None and len(flags) > (1 if "=" in flags[0] else 2):
         raise UserError("--resume takes no other flag: the run keeps its data and settings")
     return arguments
 
@@ -288,6 +291,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
+        if arguments.compile_cache:
+            keep_compiled()
         if arguments.resume is None:
             start(arguments)
         else:
