@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dien_jax.auxiliary import Network, weighted_loss
 from dien_jax.config import ModelConfig
 from dien_jax.layers import (
     AGRU,
@@ -28,7 +29,7 @@ from dien_jax.layers import (
     as_logit,
     gather,
 )
-from dien_jax.losses import auxiliary_loss, auxiliary_positions
+from dien_jax.losses import auxiliary_loss, auxiliary_positions, auxiliary_weights
 from dien_jax.schema import Batch, FeatureTables, Schema
 
 _EVOLUTIONS = {"gru_attention": GRU, "aigru": AIGRU, "agru": AGRU, "augru": AUGRU}
@@ -206,12 +207,25 @@ class InterestModel(nn.Module):
         positions = auxiliary_positions(jnp.asarray(batch.lengths), weights, batch.history.shape[1])
         sampled = self.embed_items(jnp.moveaxis(negatives, -1, 0), tables)
         behaviours = jnp.concatenate([history[None, :, 1:], sampled])
-        logits = self.auxiliary(states[:, :-1], behaviours, positions, train=train)
-        return auxiliary_loss(
-            logits[0],
-            jnp.moveaxis(logits[1:], 0, -1),
-            positions,
-            negatives != following[..., None],
-            mean=self.config.auxiliary_mean,
-            weights=weights,
+        valid = negatives != following[..., None]
+        if self.config.batch_norm == "running" or self.is_initializing():
+            logits = self.auxiliary(states[:, :-1], behaviours, positions, train=train)
+            return auxiliary_loss(
+                logits[0],
+                jnp.moveaxis(logits[1:], 0, -1),
+                positions,
+                valid,
+                mean=self.config.auxiliary_mean,
+                weights=weights,
+            )
+        of_real, of_sampled = auxiliary_weights(
+            positions, valid, mean=self.config.auxiliary_mean, weights=weights
+        )
+        network = Network(*(getattr(self.auxiliary, name) for name in Network._fields))
+        return weighted_loss(
+            network,
+            self.auxiliary.variables["params"],
+            states[:, :-1],
+            behaviours,
+            jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)]),
         )
