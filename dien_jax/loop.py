@@ -23,7 +23,7 @@ from dien_jax.checkpoint import Checkpoints
 from dien_jax.dataset import Dataset
 from dien_jax.errors import UserError
 from dien_jax.evaluate import evaluation_loader, measure, predict
-from dien_jax.report import Reporter
+from dien_jax.report import Listener, Reporter
 from dien_jax.run_folder import Run
 from dien_jax.step import (
     create_state,
@@ -188,11 +188,11 @@ class Trainer:
             "wall_seconds": self._wall_seconds(),
         }
 
-    def evaluations(self, reporter: Reporter | None = None) -> Iterator[dict[str, Any]]:
+    def evaluations(self, listener: Listener) -> Iterator[dict[str, Any]]:
         """Trains to the end, and stops at each evaluation; the test set is left alone.
 
         Args:
-          reporter: told how training goes between evaluations.
+          listener: told how training goes between them.
 
         Yields:
           ``step``, ``epoch``, the training metrics since the last evaluation as ``train``, and
@@ -202,7 +202,7 @@ class Trainer:
           Interrupted, NotFiniteError, UserError: as :meth:`run`.
         """
         while not self.finished:
-            self._train_until(self._next_evaluation(), reporter)
+            self._train_until(self._next_evaluation(), listener)
             yield self._evaluate()
 
     @property
@@ -217,19 +217,19 @@ class Trainer:
         interval = self._config.train.evaluate_every or self.steps_per_epoch
         return min((self.progress.evaluated_step // interval + 1) * interval, self.total_steps)
 
-    def _train_until(self, target: int, reporter: Reporter | None) -> None:
+    def _train_until(self, target: int, listener: Listener) -> None:
         while self.progress.step < target:
             epoch, start = divmod(self.progress.step, self.steps_per_epoch)
             with closing(self._loader.epoch(epoch, start)) as batches:
                 for batch in batches:
                     self._stop_if_asked()
-                    self._step(batch, reporter)
+                    self._step(batch, listener)
                     if self.progress.step == target:
                         break
         self._fetch()
         self._timed_from = None
 
-    def _step(self, batch: Any, reporter: Reporter | None) -> None:
+    def _step(self, batch: Any, listener: Listener) -> None:
         length = batch.history.shape[1]
         compiles = length not in self._lengths_seen
         if compiles:  # left out of the speed: time up to here, and anew from the step's end
@@ -245,7 +245,7 @@ class Trainer:
         if compiles or report:
             self._fetch()
         if report:
-            self._report(reporter)
+            self._report(listener)
             if time.perf_counter() - self._saved_at > SAVE_SECONDS:
                 self._require_finite_state()
                 self._save(best=False)
@@ -278,15 +278,13 @@ class Trainer:
             self.progress.timed_examples += sum(row[_EXAMPLES] for row in rows)
         self._timed_from = now
 
-    def _report(self, reporter: Reporter | None) -> None:
-        rows, self._unreported = self._unreported, []
-        if reporter is None:
-            return
+    def _report(self, listener: Listener) -> None:
         totals: dict[str, float] = {}
-        for row in rows:
+        for row in self._unreported:
             _add(totals, row)
+        self._unreported.clear()
         step = self.progress.step
-        reporter.progress(
+        listener.progress(
             step,
             _means(totals),
             examples_per_second=self._speed(),

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from rich.console import Console
@@ -42,6 +42,21 @@ HISTOGRAM_BINS = 64
 
 _PROGRESS_METRICS = {"loss": "loss", "auxiliary_loss": "auxiliary loss"}
 _EVALUATION_METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Told now and then how training goes."""
+
+    def progress(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        examples_per_second: float | None,
+        learning_rate: float,
+    ) -> None:
+        """See :meth:`Reporter.progress`."""
 
 
 class Reporter:

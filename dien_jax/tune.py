@@ -153,7 +153,7 @@ def _train(trial: "optuna.Trial", run: Run, dataset: Dataset, teller: Teller) ->
     trainer = Trainer(run, dataset, checkpoints=None)
     best = None
     try:
-        for number, record in enumerate(trainer.evaluations(), start=1):
+        for number, record in enumerate(trainer.evaluations(teller), start=1):
             value = record["valid"]["auc"]
             best = value if best is None else max(best, value)
             teller.evaluation(record)

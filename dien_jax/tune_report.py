@@ -1,5 +1,6 @@
 """What tuning tells: progress on the console, the best trial, and the history in a picture."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import optuna
 
 HISTORY_FILE = "history.png"
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Least time between lines of progress within an epoch, where there is no terminal."""
 
 
 class Teller:
@@ -42,6 +46,7 @@ class Teller:
         )
         self._task = self._bar.add_task("", total=trials)
         self._now = ""
+        self._told_at = time.monotonic()
 
     def __enter__(self) -> "Teller":
         self._bar.start()
@@ -62,12 +67,31 @@ class Teller:
         chosen = (f"{name} {value}" for name, value in settings.items())
         self._console.print(f"{self._now}: {', '.join(chosen)}")
 
+    def progress(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        examples_per_second: float | None,
+        learning_rate: float,
+    ) -> None:
+        """Where the trial is between two evaluations; see :meth:`Reporter.progress`."""
+        text = f"{self._now}, step {step:,}, loss {metrics['loss']:.4f}"
+        if examples_per_second is not None:
+            text += f", {examples_per_second:,.0f} examples/s"
+        self._tell(text, every=SECONDS_BETWEEN_LINES)
+
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """An evaluation of the trial, as ``metrics.jsonl`` would hold it."""
         text = f"{self._now}, epoch {record['epoch']:.2f}: "
         text += f"validation AUC {record['valid']['auc']:.4f}"
+        self._tell(text, every=0.0)
+
+    def _tell(self, text: str, *, every: float) -> None:
         self._bar.update(self._task, description=text)
-        if not self._console.is_terminal:
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._told_at >= every:
+            self._told_at = now
             self._console.print(f"  {text}")
 
     def end(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 
-from dien_jax import loop, train, tune, tune_space
+from dien_jax import loop, train, tune, tune_report, tune_space
 from dien_jax.config import PRESETS
 from dien_jax.errors import UserError
 from dien_jax.loop import NotFiniteError
@@ -50,7 +50,7 @@ class Scripted:
         self._rate = run.config.optim.learning_rate
         self.finished = False
 
-    def evaluations(self):
+    def evaluations(self, listener):
         self.trained.append(self._rate)
         for epoch in range(1, EPOCHS + 1):
             if len(self.trained) == self.dies_at and epoch == 2:
@@ -58,6 +58,7 @@ class Scripted:
             if epoch == 2 and self._rate > self.diverges_above:
                 raise NotFiniteError("the loss is not finite")
             self.finished = epoch == EPOCHS
+            listener.progress(epoch, {"loss": 0.5}, examples_per_second=10.0, learning_rate=0.1)
             value = 0.9 - 0.1 * abs(math.log10(self._rate / self.peak)) - 0.1 / epoch
             yield {"epoch": float(epoch), "valid": {"auc": value}}
 
@@ -233,6 +234,19 @@ def test_history_is_drawn_where_matplotlib_is(command, scripted, capfd, monkeypa
     assert tune.main([*command, "--trials=2"]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert f"history: {picture}" in capfd.readouterr().err
+
+
+def test_progress_is_told_by_lines_where_there_is_no_terminal(
+    command, scripted, capfd, monkeypatch
+):
+    monkeypatch.setattr(tune_report, "SECONDS_BETWEEN_LINES", 0.0)
+    assert tune.main([*command, "--trials=1"]) == 0
+    [rate] = scripted.trained
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == f"trial 1 of 1: optim.learning_rate {rate:.4g}"
+    assert lines[1] == "  trial 1 of 1, step 1, loss 0.5000, 10 examples/s"
+    assert lines[2].startswith("  trial 1 of 1, epoch 1.00: validation AUC 0.")
+    assert lines[7].startswith("trial 1 of 1: validation AUC 0.")
 
 
 # Spaces
