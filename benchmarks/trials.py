@@ -8,7 +8,6 @@ that the defaults were chosen by.
 """
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from dien_jax.config import Config, preset
 from dien_jax.dataset import open_dataset
 from dien_jax.evaluate import evaluation_loader, predict
 from dien_jax.metrics import auc
+from dien_jax.settings import with_settings
 from dien_jax.step import create_state, device_tables, make_predict_step, make_train_step
 
 TRIALS = Path(__file__).with_name("trials.json")
@@ -57,15 +57,6 @@ def best_validation_auc(config: Config, data: Path, *, seed: int = 0) -> tuple[f
     return scores[best], best + 1
 
 
-def configured(base: str, changes: dict[str, object]) -> Config:
-    """A preset with some settings changed, named as on the command line: ``model.dropout``."""
-    values = dataclasses.asdict(preset(base))
-    for name, value in changes.items():
-        group, _, setting = name.partition(".")
-        values[group][setting] = value
-    return Config.from_dict(values)
-
-
 def main() -> None:
     """Train every trial on every set and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -78,7 +69,7 @@ def main() -> None:
     rows = []
     for name in options.trials or trials:
         trial = trials[name]
-        config = configured(trial["preset"], trial["settings"])
+        config = with_settings(preset(trial["preset"]), trial["settings"])
         row: dict[str, object] = {"trial": name, "examples": trial["examples"]}
         for source in sets:
             every_event = trial["examples"] == "every event"

@@ -108,6 +108,49 @@ def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.n
         writer.writerow((users[group], items[item], int(label), f"{score:.9g}"))
 
 
+def best_scores(folder: Path, run: Run, dataset: Dataset, split: str) -> np.ndarray:
+    """Click probabilities of a split under the best checkpoint of a run; says so first.
+
+    Args:
+      folder: the run folder.
+      run: what it holds.
+      dataset: the run's own data, or other data of the same schema.
+      split: ``train``, ``valid`` or ``test``.
+
+    Returns:
+      float32 ``[n]``, in the order of the split's examples.
+
+    Raises:
+      UserError: when the data does not fit the run, the split is empty, or no checkpoint can be
+        read.
+    """
+    run.check_schema(dataset)
+    examples = len(dataset.splits[split].label)
+    if not examples:
+        raise UserError(f"{dataset.path} has no {split} examples to score")
+    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
+    best_step = checkpoints.best_step()
+    if best_step is None:
+        raise UserError(
+            f"{folder} has no evaluated checkpoint yet; continue the run with "
+            f"python -m dien_jax.train --resume {folder}"
+        )
+    like = create_state(run.config, dataset.schema, 1, run.seed)
+    state, _ = checkpoints.restore(best_step, like)
+    print(
+        f"scoring {examples:,} {split} examples of {dataset.path} by {folder}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return predict(
+        make_predict_step(run.config, dataset.schema),
+        state.params,
+        state.batch_stats,
+        device_tables(dataset, run.config),
+        evaluation_loader(dataset, split, run.config),
+    )
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Score a split with the best checkpoint of a run; prints one JSON object."""
@@ -129,34 +172,11 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
       UserError: when the run, its checkpoint, the data or the file of predictions is at fault.
     """
     run = Run.load(arguments.run_dir)
-    path = Path(run.data) if arguments.data is None else arguments.data
-    dataset = open_dataset(path)
-    run.check_schema(dataset)
+    dataset = open_dataset(Path(run.data) if arguments.data is None else arguments.data)
     split = arguments.split
-    if not len(dataset.splits[split].label):
-        raise UserError(f"{path} has no {split} examples to score")
-    checkpoints = Checkpoints(arguments.run_dir / CHECKPOINTS_FOLDER, read_only=True)
-    best_step = checkpoints.best_step()
-    if best_step is None:
-        raise UserError(
-            f"{arguments.run_dir} has no evaluated checkpoint yet; continue the run with "
-            f"python -m dien_jax.train --resume {arguments.run_dir}"
-        )
-    like = create_state(run.config, dataset.schema, 1, run.seed)
-    state, _ = checkpoints.restore(best_step, like)
-    print(
-        f"scoring {len(dataset.splits[split].label):,} {split} examples of {path}",
-        file=sys.stderr,
-    )
     try:
         with atomic_file(arguments.predictions) if arguments.predictions else nullcontext() as file:
-            scores = predict(
-                make_predict_step(run.config, dataset.schema),
-                state.params,
-                state.batch_stats,
-                device_tables(dataset, run.config),
-                evaluation_loader(dataset, split, run.config),
-            )
+            scores = best_scores(arguments.run_dir, run, dataset, split)
             if file is not None:
                 write_predictions(file, dataset, split, scores)
     except OSError as error:
