@@ -24,6 +24,7 @@ import tyro
 
 from dien_jax.compare_curves import draw_comparison
 from dien_jax.compare_runs import Group, Member, grouped, load_members
+from dien_jax.compiled import keep_compiled
 from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.evaluate import best_scores
@@ -275,6 +276,7 @@ def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.compare")
+    keep_compiled()
     try:
         compare(arguments)
     except UserError as error:

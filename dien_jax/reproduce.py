@@ -4,7 +4,8 @@
 
 Settings are frozen in ``reproduce.json``: the table ``family`` has the paper's nine models,
 ``choices`` changes one setting of DIEN at a time. Every run chooses its epoch on validation and
-opens the test split once. What is done is not done again, so a killed command is simply rerun:
+opens the test split once. What is done is not done again, so a killed command is simply rerun, and
+commands with other data or rows may share an OUT:
 
     OUT/runs/DATA/ROW/SEED/     run folders, with test-predictions.csv
     OUT/results.csv             one line a run; a copy of it in another OUT counts as done there
@@ -130,11 +131,11 @@ def reproduce(arguments: Arguments) -> None:
         for dataset in datasets
         for row in arguments.rows or rows
     ]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    known = {
-        (line["data_digest"], line["settings"], line["seed"]): line
-        for line in read_results(arguments.out / RESULTS_FILE)
-    }
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {arguments.out} cannot be made: {error.strerror}") from error
+    known = _known(arguments.out)
     missing = [task for task in tasks if task.key() not in known]
     _say(
         f"table {arguments.table!r}: {len(tasks)} runs, {len(tasks) - len(missing)} of them done; "
@@ -143,6 +144,7 @@ def reproduce(arguments: Arguments) -> None:
     tables = {table: list(each) for table, each in settings().items()}
 
     def write() -> None:
+        known.update(_known(arguments.out))  # of a command beside this one
         write_tables(arguments.out, list(known.values()), tables, PREDICTIONS_FILE)
 
     for number, task in enumerate(missing):
@@ -156,6 +158,14 @@ def reproduce(arguments: Arguments) -> None:
     write()
     _say(f"results are in {arguments.out}")
     print((arguments.out / "results.md").read_text(), end="")
+
+
+def _known(out: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    """The lines of ``results.csv``, by :meth:`Task.key`."""
+    return {
+        (line["data_digest"], line["settings"], line["seed"]): line
+        for line in read_results(out / RESULTS_FILE)
+    }
 
 
 def _check(arguments: Arguments) -> None:

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import tyro
 
+from dien_jax.compiled import keep_compiled
 from dien_jax.config import PRESETS, Config, preset
 from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
@@ -305,6 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m dien_jax.tune",
         description=f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}.",
     )
+    keep_compiled()
     try:
         return tune(arguments)
     except UserError as error:
