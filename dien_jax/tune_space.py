@@ -70,16 +70,17 @@ Space = dict[str, Choices | Range]
 
 
 def default_space(base: Config) -> Space:
-    """What is searched without a space file; no auxiliary loss where the preset has none."""
+    """What is searched without a space file: nothing that the preset's model does not have."""
     space: Space = {
         "optim.learning_rate": Range(1e-4, 1e-2, log=True),
         "optim.name": Choices(("adamw",)),  # which alone decays weights
         "optim.weight_decay": Range(1e-6, 1e-1, log=True),
         "model.embedding_size": Range(8, 64, log=True, whole=True),
-        "model.hidden_size": Range(16, 128, log=True, whole=True),
         "model.dropout": Range(0.0, 0.5),
         "train.batch_size": Choices((64, 128, 256, 512)),
     }
+    if base.model.extractor == "gru":
+        space["model.hidden_size"] = Range(16, 128, log=True, whole=True)
     if base.model.auxiliary_weight > 0:
         space["model.auxiliary_weight"] = Range(0.1, 5.0, log=True)
     return space

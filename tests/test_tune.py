@@ -258,10 +258,12 @@ def test_default_space_fits_every_preset(name):
     tune_space._check_values(space, PRESETS[name])
 
 
-def test_default_space_has_no_auxiliary_loss_where_the_preset_has_none():
+def test_default_space_has_nothing_that_the_model_has_not():
     base = with_settings(PRESETS["dien"], {"model.auxiliary_weight": 0})
     assert "model.auxiliary_weight" in tune_space.default_space(PRESETS["dien"])
     assert "model.auxiliary_weight" not in tune_space.default_space(base)
+    assert "model.hidden_size" in tune_space.default_space(base)
+    assert "model.hidden_size" not in tune_space.default_space(PRESETS["din"])
 
 
 def test_space_file_replaces_the_default_space(tmp_path):
@@ -413,4 +415,4 @@ def test_help_tells_the_format_of_a_space(capfd):
     assert stopped.value.code == 0
     shown = " ".join(capfd.readouterr().out.replace("│", "").split())
     assert '"optim.learning_rate", each with a range {"low": 1e-4' in shown
-    assert "Presets: dien, authors" in shown
+    assert f"Presets: {', '.join(PRESETS)}" in " ".join(shown.split())
