@@ -162,6 +162,11 @@ def versions() -> dict[str, str]:
     }
 
 
+def user_cache() -> Path:
+    """Where this user's downloads, simulated data and compiled programs are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dien_jax"
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 

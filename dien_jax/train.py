@@ -28,7 +28,7 @@ import tyro
 
 from dien_jax.batches import shown_negatives
 from dien_jax.checkpoint import Checkpoints
-from dien_jax.compiled import keep_compiled, user_cache
+from dien_jax.compiled import keep_compiled
 from dien_jax.config import (
     PRESETS,
     Config,
@@ -50,6 +50,7 @@ from dien_jax.run_folder import (
     RESULT_FILE,
     Run,
     read_json,
+    user_cache,
     versions,
     write_json,
 )
