@@ -20,13 +20,13 @@ import numpy as np
 import tyro
 
 from dien_jax.batches import Loader
-from dien_jax.checkpoint import Checkpoints
 from dien_jax.config import Config
-from dien_jax.dataset import Dataset, open_dataset
+from dien_jax.dataset import Dataset
 from dien_jax.errors import UserError
 from dien_jax.metrics import evaluate_scores
-from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run, atomic_file
-from dien_jax.step import create_state, device_tables, make_predict_step
+from dien_jax.run_folder import atomic_file
+from dien_jax.step import device_tables, make_predict_step
+from dien_jax.trained import load_trained
 
 _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
@@ -127,34 +127,22 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
     Raises:
       UserError: when the run, its checkpoint, the data or the file of predictions is at fault.
     """
-    run = Run.load(arguments.run_dir)
-    path = Path(run.data) if arguments.data is None else arguments.data
-    dataset = open_dataset(path)
-    run.check_schema(dataset)
-    split = arguments.split
+    trained = load_trained(arguments.run_dir, arguments.data)
+    config, dataset, split = trained.run.config, trained.dataset, arguments.split
     if not len(dataset.splits[split].label):
-        raise UserError(f"{path} has no {split} examples to score")
-    checkpoints = Checkpoints(arguments.run_dir / CHECKPOINTS_FOLDER, read_only=True)
-    best_step = checkpoints.best_step()
-    if best_step is None:
-        raise UserError(
-            f"{arguments.run_dir} has no evaluated checkpoint yet; continue the run with "
-            f"python -m dien_jax.train --resume {arguments.run_dir}"
-        )
-    like = create_state(run.config, dataset.schema, 1, run.seed)
-    state, _ = checkpoints.restore(best_step, like)
+        raise UserError(f"{dataset.path} has no {split} examples to score")
     print(
-        f"scoring {len(dataset.splits[split].label):,} {split} examples of {path}",
+        f"scoring {len(dataset.splits[split].label):,} {split} examples of {dataset.path}",
         file=sys.stderr,
     )
     try:
         with atomic_file(arguments.predictions) if arguments.predictions else nullcontext() as file:
             scores = predict(
-                make_predict_step(run.config, dataset.schema),
-                state.params,
-                state.batch_stats,
-                device_tables(dataset, run.config),
-                evaluation_loader(dataset, split, run.config),
+                make_predict_step(config, dataset.schema),
+                trained.params,
+                trained.batch_stats,
+                device_tables(dataset, config),
+                evaluation_loader(dataset, split, config),
             )
             if file is not None:
                 write_predictions(file, dataset, split, scores)

@@ -139,9 +139,7 @@ class InterestModel(nn.Module):
         attention, final_state = self.evolve(candidate, states, lengths)
         pooled = self.pool(history, live, lengths)
 
-        logits = self.click_logits(
-            user, candidate, pooled, final_state, context, real, train=train
-        )
+        logits = self.click_logits(user, candidate, pooled, final_state, context, real, train=train)
 
         auxiliary = jnp.zeros((), logits.dtype)
         if negatives is not None and self.config.auxiliary_weight and steps > 1:

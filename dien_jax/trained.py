@@ -1,0 +1,51 @@
+"""What training left: the best checkpoint of a run folder, beside the data it was trained on."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dien_jax.checkpoint import Checkpoints
+from dien_jax.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError
+from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run
+from dien_jax.step import create_state
+
+
+class Trained(NamedTuple):
+    """A trained model.
+
+    Attributes:
+      run: what ``config.json`` of its run folder holds.
+      dataset: the data that its ids and features are from.
+      params: its parameters.
+      batch_stats: its running statistics.
+    """
+
+    run: Run
+    dataset: Dataset
+    params: Any
+    batch_stats: Any
+
+
+def load_trained(run_dir: Path, data: Path | None = None) -> Trained:
+    """The best checkpoint of a run.
+
+    Args:
+      run_dir: the run folder.
+      data: the dataset folder; the run's own when None.
+
+    Raises:
+      UserError: when the run, its checkpoint or the data is at fault.
+    """
+    run = Run.load(run_dir)
+    dataset = open_dataset(Path(run.data) if data is None else data)
+    run.check_schema(dataset)
+    checkpoints = Checkpoints(run_dir / CHECKPOINTS_FOLDER, read_only=True)
+    best_step = checkpoints.best_step()
+    if best_step is None:
+        raise UserError(
+            f"{run_dir} has no evaluated checkpoint yet; continue the run with "
+            f"python -m dien_jax.train --resume {run_dir}"
+        )
+    like = create_state(run.config, dataset.schema, 1, run.seed)
+    state, _ = checkpoints.restore(best_step, like)
+    return Trained(run, dataset, state.params, state.batch_stats)
