@@ -216,7 +216,7 @@ class InterestModel(nn.Module):
           The states of the last recurrence that does not depend on the candidate (embeddings
           without one), and the last state of each such recurrence.
         """
-        layers = [self.extractor] if self.config.extractor == "gru" else []
+        layers: list[nn.Module] = [self.extractor] if self.config.extractor == "gru" else []
         if self.config.evolution == "gru_attention":
             layers.append(self.evolution)
         states, last = history, []
