@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from dien_jax.config import ModelConfig
 from dien_jax.layers import masked_softmax
 
-CHUNK = 64
+CHUNK = 32
 """Candidates whose attention is computed together: more would leave the processor's cache."""
 
 

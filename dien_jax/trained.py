@@ -1,13 +1,16 @@
 """What training left: the best checkpoint of a run folder, beside the data it was trained on."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
 
 from dien_jax.checkpoint import Checkpoints
 from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run
-from dien_jax.step import create_state
+from dien_jax.step import TrainState, create_state
 
 
 class Trained(NamedTuple):
@@ -46,6 +49,17 @@ def load_trained(run_dir: Path, data: Path | None = None) -> Trained:
             f"{run_dir} has no evaluated checkpoint yet; continue the run with "
             f"python -m dien_jax.train --resume {run_dir}"
         )
-    like = create_state(run.config, dataset.schema, 1, run.seed)
-    state, _ = checkpoints.restore(best_step, like)
+    state, _ = checkpoints.restore(best_step, _blank_state(run, dataset))
     return Trained(run, dataset, state.params, state.batch_stats)
+
+
+def _blank_state(run: Run, dataset: Dataset) -> TrainState:
+    """A state of the run's shapes: initialising one would compile for seconds."""
+    shapes = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
+
+    def blank(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
+
+    return cast(TrainState, jax.tree.map(blank, shapes))

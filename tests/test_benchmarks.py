@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 import small_dataset
+import untrained_run
 from dien_kernels import assume
 
-from benchmarks import aot_cuda, compile_only, ragged, recurrence, train_step, trials
+from benchmarks import aot_cuda, compile_only, ragged, ranking, recurrence, train_step, trials
 from benchmarks.cases import CASES, Case, history_lengths
 from benchmarks.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
 from dien_jax.config import Config, ModelConfig, TrainConfig, changed, preset
@@ -189,6 +190,30 @@ def test_the_ragged_benchmark_on_a_dataset_folder(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out.startswith("| bucket |")
     with pytest.raises(SystemExit, match="nowhere"):
         ragged.main(["--data", str(tmp_path / "nowhere")])
+
+
+def test_the_ranking_benchmark_compares_with_rows_of_their_own(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    pytest.importorskip("matplotlib")
+    run = untrained_run.write(tmp_path / "run", small_dataset.write(tmp_path / "data"))
+    monkeypatch.setattr(ranking, "cold_start", lambda *arguments: [])
+    files = tmp_path / "rows.json", tmp_path / "rows.png"
+    flags = ["--run", str(run), "--candidates", "1", "4", "--histories", "9", "--repeats", "2"]
+    ranking.main([*flags, "--json", str(files[0]), "--plot", str(files[1])])
+    rows = json.loads(files[0].read_text())
+    found = {(row["candidates"], row["policy"]) for row in rows}
+    assert found == set(itertools.product((1, 4), ("rows", "ranker", "remembered")))
+    for row in rows:
+        assert set(row) >= FIELDS - {"samples_per_second", "peak_mb"}
+        assert (row["times_as_fast"] == 1) or row["policy"] != "rows"
+        assert row["min_ms"] <= row["median_ms"] <= row["p99_ms"]
+    assert files[1].stat().st_size > 5_000
+    monkeypatch.setattr(ranking, "TOLERANCE", -1.0)
+    with pytest.raises(SystemExit, match="1, 9, rows: scores differ by"):
+        ranking.main(flags)
+    with pytest.raises(SystemExit, match="nowhere does not exist"):
+        ranking.main(["--run", str(tmp_path / "nowhere")])
 
 
 def test_every_trial_is_a_valid_configuration() -> None:
