@@ -4,10 +4,10 @@
 
 Every case is a number of candidates and a length of the history. ``ranker`` is given the history,
 ``remembered`` has read it before, and ``rows`` puts each candidate through the model beside a copy
-of the history, in batches no larger than an evaluation's; their scores must agree. They take turns, so
-that whatever slows the machine slows all. Without ``--run`` a model of random parameters over made
-ids is ranked with. Cold start is a new process up to its first score, with and without the
-programs that the one before it compiled.
+of the history, in batches no larger than an evaluation's; their scores must agree. They take
+turns, so that whatever slows the machine slows all. Without ``--run`` a model of random parameters
+over made ids is ranked with. Cold start is a new process up to its first score, with and without
+the programs that the one before it compiled.
 """
 
 import argparse
@@ -123,6 +123,7 @@ class Ranked:
         blank = example_batch(self.schema, batch_size=size, steps=steps)
         history = np.zeros((size, steps), np.int32)
         history[:, : len(kept)] = kept
+        params, batch_stats, tables = self._model
         turns = []
         for start in range(0, len(items), size):
             part = items[start : start + size]
@@ -130,7 +131,7 @@ class Ranked:
             item[: len(part)], weight[: len(part)] = part, 1
             lengths = np.full(size, len(kept), np.int32)
             batch = blank._replace(history=history, lengths=lengths, item=item, weight=weight)
-            turns.append(self._step(*self._model, batch))
+            turns.append(self._step(params, batch_stats, tables, batch))
         return np.concatenate(jax.device_get(turns))[: len(items)]
 
 
