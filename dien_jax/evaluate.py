@@ -20,14 +20,14 @@ import numpy as np
 import tyro
 
 from dien_jax.batches import Loader
-from dien_jax.checkpoint import Checkpoints
 from dien_jax.compiled import keep_compiled
 from dien_jax.config import Config
 from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.metrics import evaluate_scores
-from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run, atomic_file
-from dien_jax.step import create_state, device_tables, make_predict_step
+from dien_jax.run_folder import Run, atomic_file
+from dien_jax.step import device_tables, make_predict_step
+from dien_jax.trained import restore
 
 _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
@@ -124,19 +124,10 @@ def best_scores(folder: Path, run: Run, dataset: Dataset, split: str) -> np.ndar
       UserError: when the data does not fit the run, the split is empty, or no checkpoint can be
         read.
     """
-    run.check_schema(dataset)
+    trained = restore(folder, run, dataset)
     examples = len(dataset.splits[split].label)
     if not examples:
         raise UserError(f"{dataset.path} has no {split} examples to score")
-    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
-    best_step = checkpoints.best_step()
-    if best_step is None:
-        raise UserError(
-            f"{folder} has no evaluated checkpoint yet; continue the run with "
-            f"python -m dien_jax.train --resume {folder}"
-        )
-    like = create_state(run.config, dataset.schema, 1, run.seed)
-    state, _ = checkpoints.restore(best_step, like)
     print(
         f"scoring {examples:,} {split} examples of {dataset.path} by {folder}",
         file=sys.stderr,
@@ -144,8 +135,8 @@ def best_scores(folder: Path, run: Run, dataset: Dataset, split: str) -> np.ndar
     )
     return predict(
         make_predict_step(run.config, dataset.schema),
-        state.params,
-        state.batch_stats,
+        trained.params,
+        trained.batch_stats,
         device_tables(dataset, run.config),
         evaluation_loader(dataset, split, run.config),
     )

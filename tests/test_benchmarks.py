@@ -10,24 +10,19 @@ import jax
 import numpy as np
 import pytest
 import small_dataset
-import tiny_run
 from dien_kernels import assume
 
 from benchmarks import (
     aot_cuda,
     compile_only,
-    history_length,
-    plots,
     ragged,
     recurrence,
     train_step,
-    train_throughput,
     trials,
 )
 from benchmarks.cases import CASES, Case, history_lengths
 from benchmarks.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
 from dien_jax.config import Config, ModelConfig, TrainConfig, preset
-from dien_jax.dataset import open_dataset
 from dien_jax.settings import with_settings
 
 FIELDS = {
@@ -204,41 +199,9 @@ def test_the_ragged_benchmark_on_a_dataset_folder(tmp_path, monkeypatch, capsys)
         ragged.main(["--data", str(tmp_path / "nowhere")])
 
 
-def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> None:
-    data = tiny_run.write_data(tmp_path / "tiny")
-    model = ModelConfig(
-        embedding_size=2, hidden_size=3, layers=(4,), attention_layers=(4,), auxiliary_layers=(4,)
-    )
-    config = Config(model=model, train=TrainConfig(batch_size=24, max_history=8, buckets=(4,)))
-    for mode in ("train", "score"):
-        found = train_throughput.epochs(config, open_dataset(data), mode, count=2, most=None)
-        assert [(steps, examples) for steps, _, _, examples in found] == [(3, 64)] * 2
-        assert all(0 < waited < seconds for _, seconds, waited, _ in found)
-    [first] = train_throughput.epochs(config, open_dataset(data), "train", count=1, most=2)
-    assert first[0] == 2
-    row = train_throughput.row(config, data, "train", "padded", count=1)
-    assert set(row) >= {*FIELDS, *train_throughput.COLUMNS}
-    assert 0 < row["loader_share"] < 1
-
-
-def test_a_row_of_history_lengths_has_every_field() -> None:
-    model = ModelConfig(
-        embedding_size=2, hidden_size=3, layers=(4,), attention_layers=(4,), auxiliary_layers=(4,)
-    )
-    config = Config(model=model, train=TrainConfig(batch_size=4))
-    row = history_length.of_length(config, 11, 4)
-    assert set(row) >= {*FIELDS, *history_length.COLUMNS}
-    assert (row["steps"], row["case"]) == (11, "B 4 T 11")
-
-
-def test_curves_are_drawn(tmp_path) -> None:
-    plots.curves(
-        tmp_path / "new" / "curves.png",
-        {"ms": {"a": ([1, 10], [2.0, 3.0]), "b": ([1, 10], [1.0, 1.5])}},
-        x="rows",
-        title="Some",
-    )
-    assert (tmp_path / "new" / "curves.png").stat().st_size > 5_000
+from benchmarks import (
+    recurrence,
+)
 
 
 def test_every_trial_is_a_valid_configuration() -> None:
