@@ -57,5 +57,31 @@ def grouped_bars(file: Path, panels: Panels, title: str) -> None:
     figure.savefig(file, format="png", dpi=150)
 
 
+def curves(file: Path, panels: Panels, title: str, x_label: str) -> None:
+    """Milliseconds by panel, curve and place, side by side, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8 * len(panels), 4.2), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (panel, lines) in zip(every, panels.items(), strict=True):
+        for name, points in lines.items():
+            places = [float(place) for place in points]
+            axes.plot(places, list(points.values()), marker="o", label=name)
+            for place, value in zip(places, points.values(), strict=True):
+                axes.annotate(
+                    _short(value), (place, value), (0, 5), textcoords="offset points",
+                    ha="center", fontsize="x-small",
+                )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel="ms")
+        axes.margins(0.12, 0.15)
+        axes.set_title(panel, fontsize="medium")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize="small")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, format="png", dpi=150)
+
+
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
@@ -145,7 +146,9 @@ def look_up(
         if path in tables:
             every = jnp.concatenate([one.reshape(-1) for one in ids])
             taken = rows[path] = distinct(every, cast(int, members[0].size))
-            ids = [places(taken, one) for one in ids]
+            ends = np.cumsum([one.size for one in ids])[:-1]
+            found = jnp.split(places(taken, every), ends)
+            ids = [part.reshape(one.shape) for part, one in zip(found, ids, strict=True)]
             values = jax.tree.map(lambda column: jnp.asarray(column)[taken.read], values)
         return {f.name: compact(group, f, values[f.name]) for f in members[1:]}, ids
 

@@ -12,7 +12,15 @@ import pytest
 import small_dataset
 from dien_kernels import assume
 
-from benchmarks import aot_cuda, compile_only, ragged, recurrence, train_step, trials
+from benchmarks import (
+    aot_cuda,
+    compile_only,
+    embedding_rows,
+    ragged,
+    recurrence,
+    train_step,
+    trials,
+)
 from benchmarks.cases import CASES, Case, history_lengths
 from benchmarks.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
 from dien_jax.config import Config, ModelConfig, TrainConfig, changed, preset
@@ -37,6 +45,35 @@ def test_a_row_of_the_train_step_has_every_field(tmp_path, capsys) -> None:
     assert capsys.readouterr().out.startswith("| case | policy |")
     write_rows(tmp_path / "new" / "rows.json", [row])
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == [row]
+
+
+def test_the_embedding_rows_benchmark_writes_table_rows_and_picture(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    pytest.importorskip("matplotlib")
+    small = dataclasses.replace(preset("pnn").model, embedding_size=2)
+    config = Config(small, train=TrainConfig(batch_size=4))
+    monkeypatch.setattr(embedding_rows, "Config", lambda: config)
+    files = tmp_path / "rows.json", tmp_path / "rows.png"
+    sizes = ["--rows", "50", "60000", "--steps", "3", "--repeats", "2"]
+    updates = ["--updates", "dense", "lazy_adam"]
+    embedding_rows.main([*sizes, *updates, "--json", str(files[0]), "--plot", str(files[1])])
+    rows = {(row["policy"], row["rows"]): row for row in json.loads(files[0].read_text())}
+    assert set(rows) == set(itertools.product(("dense", "lazy_adam"), (50, 60_000)))
+    for row in rows.values():
+        assert set(row) >= FIELDS
+    table = 60_000 * 2 * 4 / 2**20
+    more = {
+        policy: rows[policy, 60_000]["peak_mb"] - rows[policy, 50]["peak_mb"] for policy, _ in rows
+    }
+    features = table / 2  # the category of each item
+    assert 3 * table < more["lazy_adam"] < 3.2 * table + 3 * features
+    assert more["dense"] > more["lazy_adam"] + 0.9 * table
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.startswith("| case | policy |")
+    with pytest.raises(SystemExit):
+        embedding_rows.main(["--rows", "0"])
+    assert "--rows must be at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cell", recurrence.CELLS)

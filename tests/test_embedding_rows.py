@@ -13,7 +13,14 @@ from dien_jax.config import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.embedding_rows import ADAGRAD_EPSILON, distinct, large_tables, places, table_of
 from dien_jax.sampling import make_sampler
 from dien_jax.schema import Batch, Feature, FeatureTables, MultiValued, Schema
-from dien_jax.step import Tables, TrainState, create_state, make_loss, make_train_step
+from dien_jax.step import (
+    Tables,
+    TrainState,
+    create_state,
+    make_loss,
+    make_optimizer,
+    make_train_step,
+)
 
 ITEMS, USERS, SIZE, STEPS = 60, 40, 8, 4
 NEGATIVE = 37
@@ -63,14 +70,14 @@ def every_table_is_large(monkeypatch) -> None:
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
 
 
-@functools.cache
-def first_state(config: Config) -> TrainState:
-    return create_state(config, SCHEMA, 10, seed=0)
+first_state = functools.cache(lambda: create_state(CONFIG, SCHEMA, 10, seed=0))
 
 
 def fresh(config: Config) -> TrainState:
-    """One that may be donated."""
-    return jax.tree.map(lambda leaf: leaf.copy(), first_state(config))
+    """One that may be donated; parameters are the same in every configuration here."""
+    state = jax.tree.map(lambda leaf: leaf.copy(), first_state())
+    optimizer = make_optimizer(config, SCHEMA, 10)
+    return state._replace(optimizer_state=optimizer.init(state.params))
 
 
 def several(rng: np.random.Generator, size: int, rows: int, most: int) -> MultiValued:
