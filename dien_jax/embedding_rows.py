@@ -77,14 +77,22 @@ class LookUps(NamedTuple):
 
 
 def large_tables(schema: Schema) -> frozenset[Table]:
-    """The embedding tables of more than ``DENSE_ROWS`` rows, whatever a batch looks like."""
-    groups = {"item": schema.item, "user": schema.user, "context": schema.context}
-    return frozenset(
-        (f"{group}_embeddings", feature.name)
-        for group, features in groups.items()
-        for feature in features
-        if feature.size is not None and feature.size > DENSE_ROWS
-    )
+    """The embedding tables of more than ``DENSE_ROWS`` rows, whatever a batch looks like.
+
+    The ids of items (users) count among them where a table of their features does: the values of a
+    batch's items are found by way of the items taken.
+    """
+    found = set()
+    for group, features in _groups(schema).items():
+        large = {_table(group, f) for f in features if f.size is not None and f.size > DENSE_ROWS}
+        if large and group != "context":
+            large.add(_table(group, features[0]))
+        found |= large
+    return frozenset(found)
+
+
+def _groups(schema: Schema) -> dict[str, tuple[Feature, ...]]:
+    return {"item": schema.item, "user": schema.user, "context": schema.context}
 
 
 def distinct(ids: Int[Array, "..."], size: int) -> Rows:
@@ -111,67 +119,75 @@ def look_up(
 ) -> LookUps:
     """Finds the rows of the given tables that a batch looks up, and puts the batch in their terms.
 
-    Ids of an item's (a user's) features are those of the items (users) taken, so that the features
-    of each are looked through once.
+    Of the features of items and users only those of the items and users taken are looked through.
 
     Args:
       schema: of the whole tables.
       tables: which to take rows of; the others stay whole. Without any nothing changes.
       features: over all items and users.
       batch: its ids are rows of the whole tables.
-      negatives: item ids, auxiliary negatives say.
+      negatives: item ids, those of auxiliary negatives.
     """
     tables, rows = frozenset(tables), dict[Table, Rows]()
+    if not tables:
+        return LookUps(schema, features, batch, negatives, rows)
 
-    def smaller(feature: Feature, path: Table) -> Feature:
-        if path not in rows:
-            return feature
-        return dataclasses.replace(feature, size=rows[path].read.shape[0])
+    def take(group: str, feature: Feature, ids: jax.Array) -> jax.Array:
+        """The ids in terms of the rows taken of their table, if any are to be."""
+        table = _table(group, feature)
+        if table not in tables:
+            return ids
+        rows[table] = distinct(ids, cast(int, feature.size))
+        return places(rows[table], ids)
 
-    def compact(group: str, feature: Feature, values: FeatureValues) -> FeatureValues:
-        """The values of one feature in terms of the rows taken of its table."""
-        path = (f"{group}_embeddings", feature.name)
-        if path not in tables:
-            return values
-        ids = jnp.asarray(values.values if isinstance(values, MultiValued) else values)
-        rows[path] = distinct(ids, cast(int, feature.size))
-        ids = places(rows[path], ids)
-        return MultiValued(ids, values.count) if isinstance(values, MultiValued) else ids
+    def take_values(group: str, feature: Feature, values: FeatureValues) -> FeatureValues:
+        if isinstance(values, MultiValued):
+            return values._replace(values=take(group, feature, jnp.asarray(values.values)))
+        return take(group, feature, jnp.asarray(values))
 
-    def compact_group(
-        group: str, members: tuple[Feature, ...], values: dict[str, FeatureValues], ids: list
-    ) -> tuple[dict[str, FeatureValues], list]:
-        """The features of what ``ids`` name (one array or more), and the ids themselves."""
-        path = (f"{group}_embeddings", members[0].name)
-        if path in tables:
-            every = jnp.concatenate([one.reshape(-1) for one in ids])
-            taken = rows[path] = distinct(every, cast(int, members[0].size))
-            ends = np.cumsum([one.size for one in ids])[:-1]
-            found = jnp.split(places(taken, every), ends)
-            ids = [part.reshape(one.shape) for part, one in zip(found, ids, strict=True)]
+    def take_group(
+        group: str, members: tuple[Feature, ...], values: dict[str, FeatureValues], ids: jax.Array
+    ) -> tuple[dict[str, FeatureValues], jax.Array]:
+        """The features of the items or users that ``ids`` name, and the ids themselves."""
+        ids = take(group, members[0], ids)
+        taken = rows.get(_table(group, members[0]))
+        if taken is not None:
             values = jax.tree.map(lambda column: jnp.asarray(column)[taken.read], values)
-        return {f.name: compact(group, f, values[f.name]) for f in members[1:]}, ids
+        return {f.name: take_values(group, f, values[f.name]) for f in members[1:]}, ids
 
-    named = [jnp.asarray(batch.history), jnp.asarray(batch.item)]
-    named += [] if negatives is None else [negatives]
-    of_items, named = compact_group("item", schema.item, features.item, named)
-    of_users, users = compact_group("user", schema.user, features.user, [jnp.asarray(batch.user)])
-    context = {f.name: compact("context", f, batch.context[f.name]) for f in schema.context}
+    named = [batch.history, batch.item] + ([] if negatives is None else [negatives])
+    every = jnp.concatenate([jnp.asarray(ids).reshape(-1) for ids in named])
+    of_items, every = take_group("item", schema.item, features.item, every)
+    parts = jnp.split(every, np.cumsum([ids.size for ids in named])[:-1])
+    placed = [part.reshape(ids.shape) for part, ids in zip(parts, named, strict=True)]
+    of_users, user = take_group("user", schema.user, features.user, jnp.asarray(batch.user))
+    context = {f.name: take_values("context", f, batch.context[f.name]) for f in schema.context}
     return LookUps(
-        Schema(
-            *(
-                tuple(smaller(feature, (f"{group}_embeddings", feature.name)) for feature in each)
-                for group, each in (
-                    ("item", schema.item),
-                    ("user", schema.user),
-                    ("context", schema.context),
-                )
-            )
-        ),
+        _compact_schema(schema, rows),
         FeatureTables(of_items, of_users),
-        batch._replace(history=named[0], item=named[1], user=users[0], context=context, shown=None),
-        None if negatives is None else named[2],
+        batch._replace(history=placed[0], item=placed[1], user=user, context=context, shown=None),
+        None if negatives is None else placed[2],
         rows,
+    )
+
+
+def _table(group: str, feature: Feature) -> Table:
+    return (f"{group}_embeddings", feature.name)
+
+
+def _compact_schema(schema: Schema, rows: dict[Table, Rows]) -> Schema:
+    """The schema with the sizes of the compact tables."""
+
+    def compact(table: Table, feature: Feature) -> Feature:
+        if table not in rows:
+            return feature
+        return dataclasses.replace(feature, size=rows[table].read.shape[0])
+
+    return Schema(
+        **{
+            group: tuple(compact(_table(group, feature), feature) for feature in features)
+            for group, features in _groups(schema).items()
+        }
     )
 
 

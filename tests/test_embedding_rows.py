@@ -24,7 +24,7 @@ from dien_jax.step import (
 
 ITEMS, USERS, SIZE, STEPS = 60, 40, 8, 4
 NEGATIVE = 37
-"""The one item that auxiliary negatives are."""
+"""The one item that auxiliary negatives are, where there are any."""
 SCHEMA = Schema(
     item=(
         Feature("item", "categorical", ITEMS),
@@ -52,10 +52,10 @@ TABLES = {
 CONFIG = Config(
     model=ModelConfig(  # little of it, to compile in little time
         embedding_size=3,
-        hidden_size=4,
+        extractor="none",
         evolution="none",
         activation="prelu",
-        auxiliary_layers=(4,),
+        auxiliary_weight=0.0,
         layers=(6,),
     ),
     optim=OptimConfig(learning_rate=0.05, embedding_learning_rate=0.1),
@@ -74,7 +74,9 @@ first_state = functools.cache(lambda: create_state(CONFIG, SCHEMA, 10, seed=0))
 
 
 def fresh(config: Config) -> TrainState:
-    """One that may be donated; parameters are the same in every configuration here."""
+    """One that may be donated."""
+    if config.model != CONFIG.model:
+        return create_state(config, SCHEMA, 10, seed=0)
     state = jax.tree.map(lambda leaf: leaf.copy(), first_state())
     optimizer = make_optimizer(config, SCHEMA, 10)
     return state._replace(optimizer_state=optimizer.init(state.params))
@@ -127,7 +129,7 @@ def batch_of(seed: int, size: int = SIZE, steps: int = STEPS) -> Batch:
 
 def rows_looked_up(batch: Batch) -> dict[tuple[str, str], set[int]]:
     """By the schema, in NumPy."""
-    items = {*batch.history.flat, *batch.item, NEGATIVE}
+    items = {*batch.history.flat, *batch.item}
     users = set(batch.user)
     of_items, of_users = tables().features
 
@@ -182,6 +184,10 @@ def test_tables_are_large_by_their_rows(monkeypatch) -> None:
     assert large_tables(SCHEMA) == TABLES
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 39)
     assert large_tables(SCHEMA) == {("item_embeddings", "item"), ("user_embeddings", "user")}
+    tags = Feature("tags", "multivalued", 50, max_values=3)
+    item, user = Feature("item", "categorical", 20), Feature("user", "categorical", 9)
+    few = Schema(item=(item, tags), user=(user,))
+    assert large_tables(few) == {("item_embeddings", "item"), ("item_embeddings", "tags")}
 
 
 @pytest.mark.parametrize("update", LAZY)
@@ -290,8 +296,15 @@ def test_small_tables_keep_the_optimiser_of_everything_else(monkeypatch) -> None
     assert all(len(set(shapes)) == 1 and len(shapes) == 2 for shapes in found.values())
 
 
-def test_shown_negatives_are_looked_up() -> None:
-    model = dataclasses.replace(CONFIG.model, auxiliary_distribution="shown")
+def test_auxiliary_negatives_are_looked_up() -> None:
+    model = ModelConfig(
+        embedding_size=3,
+        hidden_size=4,
+        evolution="none",
+        auxiliary_layers=(4,),
+        auxiliary_distribution="shown",
+        layers=(6,),
+    )
     config = with_update("lazy_adam", dataclasses.replace(CONFIG, model=model))
     shown = np.full((SIZE, STEPS - 1, 1), -1, np.int32)
     shown[0, 1] = 51  # item NEGATIVE fills in elsewhere
