@@ -117,6 +117,13 @@ class OptimConfig:
     """``halving`` halves it after each epoch; ``cosine`` falls to 0 over ``train.epochs``."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
+    embedding_update: Literal["dense", "lazy_adam", "rowwise_adagrad"] = "dense"
+    """What a step does to embedding tables of more than 4096 rows: the optimiser's step on every
+    row, the same on the rows that the batch looks up, or Adagrad's on those, one accumulator a
+    row. The last two take as long however many rows a table has."""
+    embedding_learning_rate: float = 1e-2
+    """Of the tables that rowwise_adagrad updates, under the same schedule and warm-up; its steps
+    shrink as squares add up."""
     weight_decay: float = 0.0
     """Decoupled decay of matrices other than embeddings (adamw only)."""
     embedding_l2: float = 0.0
@@ -125,8 +132,9 @@ class OptimConfig:
     """Gradients of a larger global norm are scaled down to it."""
 
     def __post_init__(self) -> None:
-        positive = self.learning_rate
-        _require(0 < positive < float("inf"), "optim.learning_rate", "above 0", positive)
+        for name in ("learning_rate", "embedding_learning_rate"):
+            value = getattr(self, name)
+            _require(0 < value < float("inf"), f"optim.{name}", "above 0", value)
         for name in ("warmup_steps", "weight_decay", "embedding_l2"):
             value = getattr(self, name)
             _require(0 <= value < float("inf"), f"optim.{name}", "0 or more", value)

@@ -37,6 +37,9 @@ from dien_jax.step import (
 SAVE_SECONDS = 600.0
 """How much training a kill in the middle of a long epoch may cost."""
 
+HISTOGRAM_ROWS = 65_536
+"""Rows at most, evenly apart, that the histogram of an embedding table is drawn of."""
+
 _EXAMPLES = "weight"
 """The training metric that counts the real rows of a batch; the others are means over them."""
 
@@ -335,7 +338,8 @@ class Trainer:
         }
         for group in ("item", "user", "context"):
             for name, rows in params.get(f"{group}_embeddings", {}).items():
-                values[f"{group}_embeddings/{name}"] = np.asarray(rows)
+                stride = -(-len(rows) // HISTOGRAM_ROWS)
+                values[f"{group}_embeddings/{name}"] = np.asarray(rows[::stride])
         return values
 
     def _stop_if_asked(self) -> None:

@@ -2,9 +2,13 @@
 
     sample auxiliary negatives -> forward -> both losses -> gradients -> optimiser update
 
+With ``optim.embedding_update`` other than ``dense``, all but the sampling works on the rows that
+the batch looks up; see :mod:`dien_jax.embedding_rows`.
+
 Randomness is ``fold_in(state.key, state.step)``, so a step depends on nothing but its arguments.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +19,15 @@ import optax
 
 from dien_jax.config import Config, OptimConfig
 from dien_jax.dataset import Dataset
+from dien_jax.embedding_rows import (
+    Table,
+    large_tables,
+    look_up,
+    put_rows,
+    scale_by_rowwise_adagrad,
+    table_of,
+    take_rows,
+)
 from dien_jax.errors import UserError
 from dien_jax.losses import click_loss, halved_click_loss
 from dien_jax.models import InterestModel, ModelOutput
@@ -74,14 +87,35 @@ def learning_rate(config: OptimConfig, steps_per_epoch: int, epochs: int) -> opt
     return optax.join_schedules([rise, schedule], [config.warmup_steps])
 
 
-def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam or AdamW with the configured schedule, clipping and decay."""
+def make_optimizer(
+    config: Config, schema: Schema, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """Adam or AdamW with the configured schedule, clipping and decay.
+
+    Large embedding tables have row-wise Adagrad instead where ``embedding_update`` says so.
+    """
     optim = config.optim
     schedule = learning_rate(optim, steps_per_epoch, config.train.epochs)
     if optim.name == "adam":
         update = optax.adam(schedule)
     else:
         update = optax.adamw(schedule, weight_decay=optim.weight_decay, mask=_decayed)
+    if optim.embedding_update == "rowwise_adagrad":
+        of_tables = dataclasses.replace(optim, learning_rate=optim.embedding_learning_rate)
+        of_rows = optax.chain(
+            scale_by_rowwise_adagrad(),
+            optax.scale_by_learning_rate(
+                learning_rate(of_tables, steps_per_epoch, config.train.epochs)
+            ),
+        )
+        large = large_tables(schema)
+
+        def kinds(params: Any) -> Any:
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: "table" if table_of(path) in large else "rest", params
+            )
+
+        update = optax.partition({"table": of_rows, "rest": update}, kinds)
     if optim.clip_norm is not None:
         update = optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)
 
@@ -133,7 +167,7 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
     key = jax.random.key(seed)
     init_key, run_key = jax.random.split(key)
     model = InterestModel(config.model, schema)
-    optimizer = make_optimizer(config, steps_per_epoch)
+    optimizer = make_optimizer(config, schema, steps_per_epoch)
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
         def zeros(size: int, kind: str, max_values: int | None) -> Any:
@@ -163,36 +197,57 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
 
 def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
     """``loss(params, batch_stats, tables, batch, key) -> (loss, (batch_stats, metrics))``."""
-    model = InterestModel(config.model, schema)
-    has_auxiliary = config.model.auxiliary_weight > 0
-    of_clicks = halved_click_loss if config.model.classifier == "softmax" else click_loss
+    of_drawn = _loss_of_drawn(config, schema)
 
     def loss(
         params: Any, batch_stats: Any, tables: Tables, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        sample_key, dropout_key, user_key = jax.random.split(key, 3)
+        batch, negatives, dropout_key = _draw(config, tables.sampler, batch, key)
+        return of_drawn(params, batch_stats, tables.features, batch, negatives, dropout_key)
+
+    return loss
+
+
+def _draw(
+    config: Config, sampler: Sampler, batch: Batch, key: jax.Array
+) -> tuple[Batch, jax.Array | None, jax.Array]:
+    """The batch with some users unknown, the auxiliary negatives, and the key of dropout."""
+    sample_key, dropout_key, user_key = jax.random.split(key, 3)
+    negatives = None
+    if config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1:
+        negatives = auxiliary_negatives(
+            sampler, sample_key, jnp.asarray(batch.history), config.model.auxiliary_negatives
+        )
+        if config.model.auxiliary_distribution == "shown":
+            if batch.shown is None:
+                raise ValueError("auxiliary_distribution 'shown' needs batch.shown, got None")
+            shown = jnp.asarray(batch.shown)
+            negatives = jnp.where(shown >= 0, shown, negatives)
+    if config.train.unknown_users:
+        user = jnp.asarray(batch.user)
+        unknown = jax.random.bernoulli(user_key, config.train.unknown_users, user.shape)
+        batch = batch._replace(user=jnp.where(unknown, UNKNOWN, user))
+    return batch, negatives, dropout_key
+
+
+def _loss_of_drawn(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
+    """``loss(params, batch_stats, features, batch, negatives, dropout_key)``."""
+    model = InterestModel(config.model, schema)
+    of_clicks = halved_click_loss if config.model.classifier == "softmax" else click_loss
+
+    def loss(
+        params: Any,
+        batch_stats: Any,
+        features: FeatureTables,
+        batch: Batch,
+        negatives: jax.Array | None,
+        dropout_key: jax.Array,
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
         labels, weights = jnp.asarray(batch.label), jnp.asarray(batch.weight)
-        negatives = None
-        if has_auxiliary and batch.history.shape[1] > 1:
-            negatives = auxiliary_negatives(
-                tables.sampler,
-                sample_key,
-                jnp.asarray(batch.history),
-                config.model.auxiliary_negatives,
-            )
-            if config.model.auxiliary_distribution == "shown":
-                if batch.shown is None:
-                    raise ValueError("auxiliary_distribution 'shown' needs batch.shown, got None")
-                shown = jnp.asarray(batch.shown)
-                negatives = jnp.where(shown >= 0, shown, negatives)
-        if config.train.unknown_users:
-            user = jnp.asarray(batch.user)
-            unknown = jax.random.bernoulli(user_key, config.train.unknown_users, user.shape)
-            batch = batch._replace(user=jnp.where(unknown, UNKNOWN, user))
         output, changed = model.apply(
             {"params": params, "batch_stats": batch_stats},
             batch,
-            tables.features,
+            features,
             negatives,
             train=True,
             rngs={"dropout": dropout_key},
@@ -225,16 +280,23 @@ def make_train_step(
     ``auxiliary_loss`` (unweighted), ``accuracy`` at a probability of one half, ``weight`` (real
     rows of the batch) and ``gradient_norm``; means are over real rows.
     """
-    loss = make_loss(config, schema)
-    optimizer = make_optimizer(config, steps_per_epoch)
+    optimizer = make_optimizer(config, schema, steps_per_epoch)
+    is_dense = config.optim.embedding_update == "dense"
+    compact = frozenset[Table]() if is_dense else large_tables(schema)
 
     def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        batch, negatives, dropout_key = _draw(config, tables.sampler, batch, key)
+        found = look_up(schema, compact, tables.features, batch, negatives)
+        whole = (state.params, state.optimizer_state)
+        params, optimizer_state = take_rows(whole, found.rows)
+        loss = _loss_of_drawn(config, found.schema)
         gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(
-            state.params, state.batch_stats, tables, batch, key
+            params, state.batch_stats, found.features, found.batch, found.negatives, dropout_key
         )
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        params = optax.apply_updates(params, updates)
+        params, optimizer_state = put_rows(whole, (params, optimizer_state), found.rows)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(params, batch_stats, optimizer_state, state.step + 1, state.key), metrics
 

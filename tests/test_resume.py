@@ -10,7 +10,7 @@ import pytest
 import tiny_run
 from tiny_run import flags
 
-from dien_jax import loop, train
+from dien_jax import embedding_rows, loop, train
 from dien_jax.checkpoint import Checkpoints
 from dien_jax.run_folder import RESULT_FILE, read_json
 
@@ -206,6 +206,19 @@ def test_run_on_shown_negatives_ends_as_one_never_stopped(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         signal_at_call(patch, loop.Trainer, "_step", 2, signal.SIGINT)
         assert train.main([*flags(data, folder), *shown]) == 128 + signal.SIGINT
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_ends_alike(folder, whole)
+
+
+@pytest.mark.parametrize("update", ["lazy_adam", "rowwise_adagrad"])
+def test_run_that_updates_rows_ends_as_one_never_stopped(data, update, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 8)  # items and users, but not categories
+    settings = [f"--optim.embedding-update={update}", "--optim.clip-norm=1", "--train.epochs=1"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert train.main([*flags(data, whole), *settings]) == 0
+    with monkeypatch.context() as patch:
+        signal_at_call(patch, loop.Trainer, "_step", 2, signal.SIGINT)
+        assert train.main([*flags(data, folder), *settings]) == 128 + signal.SIGINT
     assert train.main(["--resume", str(folder)]) == 0
     assert_ends_alike(folder, whole)
 

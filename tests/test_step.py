@@ -254,7 +254,7 @@ def test_schedules() -> None:
 def test_weight_decay_spares_embeddings_and_vectors() -> None:
     config = Config(model=MODEL, optim=OptimConfig(name="adamw", weight_decay=0.5))
     params = create_state(config, SCHEMA, 10, seed=0).params
-    optimizer = make_optimizer(config, 10)
+    optimizer = make_optimizer(config, SCHEMA, 10)
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
 

@@ -265,6 +265,20 @@ def test_output_compares_the_test_set_with_popularity(finished, data):
     assert "test, best possible" not in rows
 
 
+def test_histograms_of_large_tables_are_of_rows_evenly_apart(data, tmp_path, monkeypatch):
+    shapes = {}
+    monkeypatch.setattr(loop, "HISTOGRAM_ROWS", 5)
+    monkeypatch.setattr(
+        loop.Reporter,
+        "histograms",
+        lambda _, step, values: shapes.update({k: v.shape for k, v in values.items()}),
+    )
+    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
+    assert shapes["item_embeddings/item"] == (4, 4)  # every third of 12
+    assert shapes["user_embeddings/user"] == (5, 4)  # every seventh of 31
+    assert shapes["item_embeddings/category"] == (4, 4)  # all
+
+
 def test_tensorboard_and_curves_are_written(finished):
     assert any((finished.folder / "tensorboard").iterdir())
     assert (finished.folder / "curves.png").stat().st_size > 0
