@@ -6,11 +6,14 @@ import json
 import pytest
 
 from dien_jax.config import (
+    AUTHORS,
+    FAMILY,
     PRESETS,
     Config,
     ModelConfig,
     OptimConfig,
     TrainConfig,
+    member,
     member_name,
     preset,
 )
@@ -66,6 +69,11 @@ def test_shown_negatives_are_wanted_only_where_an_auxiliary_loss_uses_them() -> 
 def test_an_impossible_value_is_refused(make, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_row_of_the_papers_table_is_called_by_its_name(name: str) -> None:
+    assert member_name(PRESETS[name].model) == member_name(member(name, AUTHORS.model)) == name
 
 
 def test_what_is_no_row_of_the_papers_table_is_called_custom() -> None:

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from dien_jax.config import (
-    FAMILY,
     Config,
     ModelConfig,
     OptimConfig,
     TrainConfig,
     member,
-    member_name,
     preset,
 )
 from dien_jax.models import InterestModel
@@ -105,10 +103,9 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     assert losses != others
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_every_row_of_the_papers_table_learns(name: str) -> None:
+@pytest.mark.parametrize("name", ["base_model", "wide_deep", "din", "gru_att"])
+def test_what_dien_is_compared_with_learns(name: str) -> None:
     config = dataclasses.replace(CONFIG, model=member(name, MODEL))
-    assert member_name(config.model) == name
     _, losses = run(config, 150)
     assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
 
