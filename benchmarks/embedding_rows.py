@@ -27,9 +27,10 @@ from benchmarks.timing import (
     write_rows,
 )
 from benchmarks.train_step import CATEGORIES, USERS
-from dien_jax.config import Config, OptimConfig, changed
+from dien_jax.config import Config, OptimConfig
 from dien_jax.sampling import Sampler
 from dien_jax.schema import Batch, Feature, FeatureTables, Schema
+from dien_jax.settings import with_settings
 from dien_jax.step import Tables, TrainState, create_state, make_train_step
 
 ROWS, STEPS = (10**4, 10**6, 10**7), (100, 16)
@@ -106,7 +107,7 @@ def measure(
     config: Config, update: str, rows: Sequence[int], steps: Sequence[int], repeats: int
 ) -> list[dict[str, Any]]:
     """A row for each number of steps and of rows; sizes take turns."""
-    config = changed(config, {"optim.embedding_update": update})
+    config = with_settings(config, {"optim.embedding_update": update})
     trainings = {items: Training(config, items) for items in rows}
     found = []
     for length in steps:
@@ -134,12 +135,17 @@ def measure(
     return found
 
 
-def panels(rows: Sequence[dict[str, Any]]) -> plots.Panels:
+def panels(rows: Sequence[dict[str, Any]]) -> plots.Curves:
     """The curves of a picture: a panel for each number of steps, a curve for each update."""
-    found: plots.Panels = {}
-    for row in rows:
-        curve = found.setdefault(f"T {row['steps']}", {}).setdefault(row["policy"], {})
-        curve[str(row["rows"])] = row["median_ms"]
+    found: plots.Curves = {}
+    for length in dict.fromkeys(row["steps"] for row in rows):
+        lines = found[f"ms a step, T {length}"] = {}
+        for update in dict.fromkeys(row["policy"] for row in rows):
+            of_it = [row for row in rows if (row["steps"], row["policy"]) == (length, update)]
+            lines[update] = (
+                [row["rows"] for row in of_it],
+                [row["median_ms"] for row in of_it],
+            )
     return found
 
 
@@ -171,9 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_rows(options.json, rows)
         print(f"written to {options.json}")
     if options.plot:
-        plots.curves(
-            options.plot, panels(rows), "ms a train step by rows of the item table", "rows"
-        )
+        title = "A train step by rows of the item table"
+        plots.curves(options.plot, panels(rows), x="rows", title=title)
         print(f"drawn to {options.plot}")
 
 

@@ -1,9 +1,13 @@
 """Drawing of benchmark rows; matplotlib is imported when something is drawn."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 Panels = dict[str, dict[str, dict[str, float]]]
-"""Milliseconds by panel, group of bars, and bar."""
+"""Values by panel, group of bars, and bar."""
+
+Curves = dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]]
+"""x and y by panel, named for its y, and line."""
 
 LOG_FROM = 30
 """Ratio of the longest bar of a panel to its shortest from which the axis is logarithmic."""
@@ -17,8 +21,8 @@ def require() -> None:
         raise SystemExit(f"--plot needs matplotlib: pip install matplotlib ({error})") from error
 
 
-def grouped_bars(file: Path, panels: Panels, title: str) -> None:
-    """Bars in groups, one panel under the other, each bar labelled with its milliseconds."""
+def grouped_bars(file: Path, panels: Panels, title: str, *, unit: str = "ms") -> None:
+    """Bars in groups, one panel under the other, each bar labelled with its value."""
     from matplotlib.figure import Figure
 
     names = list(
@@ -49,7 +53,7 @@ def grouped_bars(file: Path, panels: Panels, title: str) -> None:
         else:
             axes.margins(y=0.12)
         axes.set_xticks(centres, list(groups), fontsize="small")
-        axes.set_ylabel("ms")
+        axes.set_ylabel(unit)
         axes.set_title(panel, fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=min(6, len(names)), fontsize="small")
@@ -57,28 +61,28 @@ def grouped_bars(file: Path, panels: Panels, title: str) -> None:
     figure.savefig(file, format="png", dpi=150)
 
 
-def curves(file: Path, panels: Panels, title: str, x_label: str) -> None:
-    """Milliseconds by panel, curve and place, side by side, both axes logarithmic."""
+def curves(file: Path, panels: Curves, *, x: str, title: str) -> None:
+    """Lines with a mark at each value, one panel beside the other, both axes logarithmic."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8 * len(panels), 4.2), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
     figure.suptitle(title, fontsize="medium")
     every = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (panel, lines) in zip(every, panels.items(), strict=True):
-        for name, points in lines.items():
-            places = [float(place) for place in points]
-            axes.plot(places, list(points.values()), marker="o", label=name)
-            for place, value in zip(places, points.values(), strict=True):
-                axes.annotate(
-                    _short(value), (place, value), (0, 5), textcoords="offset points",
-                    ha="center", fontsize="x-small",
-                )  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel="ms")
-        axes.margins(0.12, 0.15)
-        axes.set_title(panel, fontsize="medium")
+        for name, (places, values) in lines.items():
+            axes.plot(places, values, marker="o", label=name)
+            for place, value in zip(places, values, strict=True):
+                axes.annotate(_short(value), (place, value), textcoords="offset points",
+                              xytext=(0, 6), ha="center", fontsize="x-small")  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.margins(y=0.15)
+        axes.set_xlabel(x)
+        axes.set_ylabel(panel)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize="small")
+        if len(lines) > 1:
+            axes.legend(fontsize="small")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, format="png", dpi=150)
 

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import resource
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -30,6 +31,12 @@ ITEMS, CATEGORIES, USERS = 12_102, 196, 22_364  # as many rows as the beauty set
 COLUMNS = ("case", "policy", "threads", "median_ms", "spread_ms", "samples_per_second", "peak_mb")
 
 
+def peak_megabytes() -> float:
+    """The most memory that this process ever had."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1024 if sys.platform != "darwin" else 1024**2)
+
+
 def _row(case: str, policy: str, times: list[float], samples: float, **more: object) -> dict:
     median = statistics.median(times)
     return {
@@ -40,7 +47,7 @@ def _row(case: str, policy: str, times: list[float], samples: float, **more: obj
         "median_ms": median,
         "spread_ms": quartile_spread(times),
         "samples_per_second": 1e3 * samples / median,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_megabytes(),
         **more,
         **surroundings(),
     }

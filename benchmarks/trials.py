@@ -16,10 +16,11 @@ import numpy as np
 from benchmarks.quality import prepared
 from benchmarks.timing import print_rows
 from dien_jax.batches import Loader
-from dien_jax.config import Config, changed, preset
+from dien_jax.config import Config, preset
 from dien_jax.dataset import open_dataset
 from dien_jax.evaluate import evaluation_loader, predict
 from dien_jax.metrics import auc
+from dien_jax.settings import with_settings
 from dien_jax.step import create_state, device_tables, make_predict_step, make_train_step
 
 TRIALS = Path(__file__).with_name("trials.json")
@@ -68,7 +69,7 @@ def main() -> None:
     rows = []
     for name in options.trials or trials:
         trial = trials[name]
-        config = changed(preset(trial["preset"]), trial["settings"])
+        config = with_settings(preset(trial["preset"]), trial["settings"])
         row: dict[str, object] = {"trial": name, "examples": trial["examples"]}
         for source in sets:
             every_event = trial["examples"] == "every event"

@@ -1,19 +1,15 @@
 """What JAX compiled, kept on disk, so that the next process loads it."""
 
 import hashlib
-import os
 import platform
 from pathlib import Path
 
 import jax
 
+from dien_jax.run_folder import user_cache
+
 LEAST_SECONDS = 0.3
 """What compiled faster is not worth a file."""
-
-
-def user_cache() -> Path:
-    """Where this user's downloads, simulated data and compiled programs are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dien_jax"
 
 
 def keep_compiled() -> None:

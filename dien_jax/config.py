@@ -219,19 +219,6 @@ class Config:
         return _build(cls, values, "")
 
 
-def changed(config: Config, changes: dict[str, Any]) -> Config:
-    """The settings with some changed, named as on the command line: ``model.dropout``.
-
-    Raises:
-      UserError: as :meth:`Config.from_dict`.
-    """
-    values = dataclasses.asdict(config)
-    for name, value in changes.items():
-        group, _, setting = name.partition(".")
-        values.setdefault(group, {})[setting] = value
-    return Config.from_dict(values)
-
-
 def suggestion(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known name nearest to ``name``, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)

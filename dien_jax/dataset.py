@@ -121,11 +121,11 @@ class Dataset:
 
     def item_tables(self) -> dict[str, FeatureValues]:
         """The item features after the id over all items, multi-valued ones padded."""
-        return _padded(self.schema.item[1:], self.items, None)
+        return padded_columns(self.schema.item[1:], self.items, None)
 
     def user_tables(self) -> dict[str, FeatureValues]:
         """The user features after the id over all users, multi-valued ones padded."""
-        return _padded(self.schema.user[1:], self.users, None)
+        return padded_columns(self.schema.user[1:], self.users, None)
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
         """The context features of some examples.
@@ -134,7 +134,7 @@ class Dataset:
           split: ``train``, ``valid`` or ``test``.
           rows: integers ``[B]``, which examples of the split.
         """
-        return _padded(self.schema.context, self.splits[split].context, rows)
+        return padded_columns(self.schema.context, self.splits[split].context, rows)
 
 
 def open_dataset(path: str | Path) -> Dataset:
@@ -316,9 +316,10 @@ def _examples(
     return Examples(**columns, context=context, probability=probability)
 
 
-def _padded(
+def padded_columns(
     features: tuple[Feature, ...], columns: dict[str, Column], rows: np.ndarray | None
 ) -> dict[str, FeatureValues]:
+    """The values of features over some rows, or over all when None, multi-valued ones padded."""
     return {
         feature.name: _padded_column(feature, columns[feature.name], rows) for feature in features
     }

@@ -20,13 +20,14 @@ import numpy as np
 import tyro
 
 from dien_jax.batches import Loader
-from dien_jax.checkpoint import Checkpoints
+from dien_jax.compiled import keep_compiled
 from dien_jax.config import Config
 from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.metrics import evaluate_scores
-from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run, atomic_file
-from dien_jax.step import create_state, device_tables, make_predict_step
+from dien_jax.run_folder import Run, atomic_file
+from dien_jax.step import device_tables, make_predict_step
+from dien_jax.trained import restore
 
 _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
@@ -107,6 +108,40 @@ def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.n
         writer.writerow((users[group], items[item], int(label), f"{score:.9g}"))
 
 
+def best_scores(folder: Path, run: Run, dataset: Dataset, split: str) -> np.ndarray:
+    """Click probabilities of a split under the best checkpoint of a run; says so first.
+
+    Args:
+      folder: the run folder.
+      run: what it holds.
+      dataset: the run's own data, or other data of the same schema.
+      split: ``train``, ``valid`` or ``test``.
+
+    Returns:
+      float32 ``[n]``, in the order of the split's examples.
+
+    Raises:
+      UserError: when the data does not fit the run, the split is empty, or no checkpoint can be
+        read.
+    """
+    trained = restore(folder, run, dataset)
+    examples = len(dataset.splits[split].label)
+    if not examples:
+        raise UserError(f"{dataset.path} has no {split} examples to score")
+    print(
+        f"scoring {examples:,} {split} examples of {dataset.path} by {folder}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return predict(
+        make_predict_step(run.config, dataset.schema),
+        trained.params,
+        trained.batch_stats,
+        device_tables(dataset, run.config),
+        evaluation_loader(dataset, split, run.config),
+    )
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Score a split with the best checkpoint of a run; prints one JSON object."""
@@ -128,34 +163,11 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
       UserError: when the run, its checkpoint, the data or the file of predictions is at fault.
     """
     run = Run.load(arguments.run_dir)
-    path = Path(run.data) if arguments.data is None else arguments.data
-    dataset = open_dataset(path)
-    run.check_schema(dataset)
+    dataset = open_dataset(Path(run.data) if arguments.data is None else arguments.data)
     split = arguments.split
-    if not len(dataset.splits[split].label):
-        raise UserError(f"{path} has no {split} examples to score")
-    checkpoints = Checkpoints(arguments.run_dir / CHECKPOINTS_FOLDER, read_only=True)
-    best_step = checkpoints.best_step()
-    if best_step is None:
-        raise UserError(
-            f"{arguments.run_dir} has no evaluated checkpoint yet; continue the run with "
-            f"python -m dien_jax.train --resume {arguments.run_dir}"
-        )
-    like = create_state(run.config, dataset.schema, 1, run.seed)
-    state, _ = checkpoints.restore(best_step, like)
-    print(
-        f"scoring {len(dataset.splits[split].label):,} {split} examples of {path}",
-        file=sys.stderr,
-    )
     try:
         with atomic_file(arguments.predictions) if arguments.predictions else nullcontext() as file:
-            scores = predict(
-                make_predict_step(run.config, dataset.schema),
-                state.params,
-                state.batch_stats,
-                device_tables(dataset, run.config),
-                evaluation_loader(dataset, split, run.config),
-            )
+            scores = best_scores(arguments.run_dir, run, dataset, split)
             if file is not None:
                 write_predictions(file, dataset, split, scores)
     except OSError as error:
@@ -171,6 +183,7 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.evaluate")
+    keep_compiled()
     try:
         print(json.dumps(evaluate(arguments), allow_nan=False))
     except UserError as error:

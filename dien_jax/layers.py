@@ -145,10 +145,14 @@ class GRU(_Recurrence):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], lengths: Int[Array, " B"]
+        self,
+        x: Float[Array, "B T D"],
+        lengths: Int[Array, " B"],
+        initial_state: Float[Array, "B H"] | None = None,
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """States of every step and the last one."""
-        return gru(x, self.weights(x.shape[-1]), **self.options(lengths))
+        """States of every step and the last one, from ``initial_state`` or zeros on."""
+        options = self.options(lengths)
+        return gru(x, self.weights(x.shape[-1]), initial_state=initial_state, **options)
 
 
 class AGRU(_Recurrence):

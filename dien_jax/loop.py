@@ -9,7 +9,7 @@ stopped. Evaluations are due at fixed steps, and the checkpoint after one says t
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ from dien_jax.checkpoint import Checkpoints
 from dien_jax.dataset import Dataset
 from dien_jax.errors import UserError
 from dien_jax.evaluate import evaluation_loader, measure, predict
-from dien_jax.report import Reporter
+from dien_jax.report import Listener, Reporter
 from dien_jax.run_folder import Run
 from dien_jax.step import (
     create_state,
@@ -101,7 +101,7 @@ class Trainer:
         self,
         run: Run,
         dataset: Dataset,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None,
         stop_signal: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Prepares data and state on the device; goes back to the latest checkpoint if any.
@@ -109,7 +109,8 @@ class Trainer:
         Args:
           run: settings and seed.
           dataset: the data.
-          checkpoints: where states are kept.
+          checkpoints: where states are kept; None keeps none, and then only
+            :meth:`evaluations` is of use.
           stop_signal: asked before each batch; the number of a signal ends the run, once its
             state is saved.
 
@@ -131,9 +132,7 @@ class Trainer:
         )
         self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs
-        self._evaluation = {
-            split: evaluation_loader(dataset, split, config) for split in ("valid", "test")
-        }
+        self._validation = evaluation_loader(dataset, "valid", config)
         self._tables = device_tables(dataset, config)
         self._train_step = make_train_step(config, schema, self.steps_per_epoch)
         self._predict_step = make_predict_step(config, schema)
@@ -142,8 +141,8 @@ class Trainer:
 
         self.state = create_state(config, schema, self.steps_per_epoch, run.seed)
         self.progress = Progress()
-        latest = checkpoints.latest_step()
-        if latest is not None:
+        latest = None if checkpoints is None else checkpoints.latest_step()
+        if checkpoints is not None and latest is not None:
             self.state, host = checkpoints.restore(latest, self.state)
             try:
                 self.progress = Progress(**host)
@@ -171,13 +170,17 @@ class Trainer:
           NotFiniteError: when the loss or a parameter is not finite; the checkpoints before stay.
           UserError: when the run folder cannot be written.
         """
-        while not self._finished():
-            self._train_until(self._next_evaluation(), reporter)
-            self._evaluate(reporter)
+        if self._checkpoints is None:
+            raise ValueError("a run needs checkpoints: the best one is measured")
+        for record in self.evaluations(reporter):
+            reporter.evaluation(record)
+            reporter.histograms(self.progress.step, self._summary())
+            self._save(best=self.progress.best_step == self.progress.step)
         best, _ = self._checkpoints.restore(self.progress.best_step, self.state)
         measured = {}
-        for split in self._evaluation:
-            scores = self._scores(split, best.params, best.batch_stats)
+        for split in ("valid", "test"):
+            loader = evaluation_loader(self._dataset, split, self._config)
+            scores = self._scores(loader, best.params, best.batch_stats)
             measured[split] = measure(self._dataset, split, scores)
         progress = self.progress
         return {
@@ -189,7 +192,26 @@ class Trainer:
             "wall_seconds": self._wall_seconds(),
         }
 
-    def _finished(self) -> bool:
+    def evaluations(self, listener: Listener) -> Iterator[dict[str, Any]]:
+        """Trains to the end, and stops at each evaluation; the test set is left alone.
+
+        Args:
+          listener: told how training goes between them.
+
+        Yields:
+          ``step``, ``epoch``, the training metrics since the last evaluation as ``train``, and
+          those of the validation split as ``valid``.
+
+        Raises:
+          Interrupted, NotFiniteError, UserError: as :meth:`run`.
+        """
+        while not self.finished:
+            self._train_until(self._next_evaluation(), listener)
+            yield self._evaluate()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last evaluation is made: all epochs are over, or patience is."""
         patience = self._config.train.patience
         return self.progress.evaluated_step == self.total_steps or (
             0 < patience <= self.progress.worse_evaluations
@@ -199,19 +221,19 @@ class Trainer:
         interval = self._config.train.evaluate_every or self.steps_per_epoch
         return min((self.progress.evaluated_step // interval + 1) * interval, self.total_steps)
 
-    def _train_until(self, target: int, reporter: Reporter) -> None:
+    def _train_until(self, target: int, listener: Listener) -> None:
         while self.progress.step < target:
             epoch, start = divmod(self.progress.step, self.steps_per_epoch)
             with closing(self._loader.epoch(epoch, start)) as batches:
                 for batch in batches:
                     self._stop_if_asked()
-                    self._step(batch, reporter)
+                    self._step(batch, listener)
                     if self.progress.step == target:
                         break
         self._fetch()
         self._timed_from = None
 
-    def _step(self, batch: Any, reporter: Reporter) -> None:
+    def _step(self, batch: Any, listener: Listener) -> None:
         length = batch.history.shape[1]
         compiles = length not in self._lengths_seen
         if compiles:  # left out of the speed: time up to here, and anew from the step's end
@@ -227,7 +249,7 @@ class Trainer:
         if compiles or report:
             self._fetch()
         if report:
-            self._report(reporter)
+            self._report(listener)
             if time.perf_counter() - self._saved_at > SAVE_SECONDS:
                 self._require_finite_state()
                 self._save(best=False)
@@ -260,23 +282,23 @@ class Trainer:
             self.progress.timed_examples += sum(row[_EXAMPLES] for row in rows)
         self._timed_from = now
 
-    def _report(self, reporter: Reporter) -> None:
+    def _report(self, listener: Listener) -> None:
         totals: dict[str, float] = {}
         for row in self._unreported:
             _add(totals, row)
         self._unreported.clear()
         step = self.progress.step
-        reporter.progress(
+        listener.progress(
             step,
             _means(totals),
             examples_per_second=self._speed(),
             learning_rate=float(self._learning_rate(step - 1)),
         )
 
-    def _evaluate(self, reporter: Reporter) -> None:
+    def _evaluate(self) -> dict[str, Any]:
         self._require_finite_state()
         progress = self.progress
-        scores = self._scores("valid", self.state.params, self.state.batch_stats)
+        scores = self._scores(self._validation, self.state.params, self.state.batch_stats)
         metrics = measure(self._dataset, "valid", scores)
         score = -metrics["logloss"] if metrics["auc"] is None else metrics["auc"]
         better = progress.best_score is None or score > progress.best_score
@@ -284,31 +306,28 @@ class Trainer:
             progress.best_step, progress.best_score = progress.step, score
         progress.worse_evaluations = 0 if better else progress.worse_evaluations + 1
         progress.evaluated_step = progress.step
-        reporter.evaluation(
-            {
-                "step": progress.step,
-                "epoch": progress.step / self.steps_per_epoch,
-                "train": _means(progress.totals),
-                "valid": metrics,
-            }
-        )
-        reporter.histograms(progress.step, self._summary())
+        record = {
+            "step": progress.step,
+            "epoch": progress.step / self.steps_per_epoch,
+            "train": _means(progress.totals),
+            "valid": metrics,
+        }
         progress.totals = {}
-        self._save(best=better)
+        return record
 
-    def _scores(self, split: str, params: Any, batch_stats: Any) -> np.ndarray:
+    def _scores(self, loader: Loader, params: Any, batch_stats: Any) -> np.ndarray:
         return predict(
             self._predict_step,
             params,
             batch_stats,
             self._tables,
-            self._evaluation[split],
+            loader,
             self._stop_if_asked,
         )
 
     def _summary(self) -> dict[str, np.ndarray]:
         """What histograms show: embeddings, and for one validation batch states and attention."""
-        params, batch = self.state.params, self._evaluation["valid"].batch(0, 0)
+        params, batch = self.state.params, self._validation.batch(0, 0)
         summary = jax.device_get(
             self._summary_step(params, self.state.batch_stats, self._tables, batch)
         )
@@ -333,6 +352,8 @@ class Trainer:
             raise Interrupted(number)
 
     def _save(self, *, best: bool) -> None:
+        if self._checkpoints is None:
+            return
         progress = self.progress
         progress.wall_seconds = self._wall_seconds()
         self._checkpoints.save(progress.step, self.state, dataclasses.asdict(progress), best=best)
@@ -351,7 +372,7 @@ class Trainer:
         clip = "clipping by --optim.clip-norm 1"
         if optim.clip_norm is not None:
             clip = f"a lower --optim.clip-norm (now {optim.clip_norm:g})"
-        kept = self._checkpoints.latest_step()
+        kept = None if self._checkpoints is None else self._checkpoints.latest_step()
         return NotFiniteError(
             f"training stopped: {what}. Try a lower --optim.learning-rate (now "
             f"{optim.learning_rate:g}) or {clip}"

@@ -47,6 +47,34 @@ def auxiliary_positions(
     return (following[None, :] < lengths[:, None]) & (weights[:, None] > 0)
 
 
+def auxiliary_weights(
+    positions: Bool[Array, "B S"],
+    negative_is_valid: Bool[Array, "B S N"],
+    *,
+    mean: Literal["live", "all"] = "live",
+    weights: Float[Array, " B"],
+) -> tuple[Float[Array, "B S"], Float[Array, "B S N"]]:
+    """What each real behaviour and each sampled one weighs in the auxiliary loss.
+
+    Args:
+      positions: live positions, see :func:`auxiliary_positions`; others weigh 0.
+      negative_is_valid: False where a sample is the positive itself; such a one weighs 0.
+      mean: ``"live"`` averages over live positions. ``"all"`` divides by all positions of real
+        rows, padding included, as the paper's authors' program does, which makes the loss
+        depend on how far a batch is padded.
+      weights: 0 for filler rows.
+
+    Returns:
+      Two sets of weights, each of sum 1 (less with ``"all"``, 0 without a position).
+    """
+    one = positions.astype(weights.dtype)
+    valid = one[..., None] * negative_is_valid.astype(weights.dtype)
+    if mean == "all":
+        everywhere = jnp.maximum(weights.sum(), 1) * max(positions.shape[1], 1)
+        return one / everywhere, valid / (everywhere * valid.shape[2])
+    return one / jnp.maximum(one.sum(), 1), valid / jnp.maximum(valid.sum(), 1)
+
+
 def auxiliary_loss(
     positive_logits: Float[Array, "B S"],
     negative_logits: Float[Array, "B S N"],
@@ -65,25 +93,18 @@ def auxiliary_loss(
     Args:
       positive_logits: of behaviour t + 1 given state t.
       negative_logits: of the sampled behaviours given the same state.
-      positions: live positions, see :func:`auxiliary_positions`; others count nowhere.
-      negative_is_valid: False where a sample is the positive itself; such a one is left out.
-      mean: ``"live"`` averages over live positions. ``"all"`` divides by all positions of real
-        rows, padding included, as the paper's authors' program does, which makes the loss
-        depend on how far a batch is padded.
-      weights: 0 for filler rows.
+      positions: which count, and for how much: these four see :func:`auxiliary_weights`.
+      negative_is_valid: see there.
+      mean: see there.
+      weights: see there.
 
     Returns:
       The loss; 0 where there is no position at all.
 
     Source: Zhou et al., AAAI 2019, eq. 6 (arXiv:1809.03672).
     """
-    if positive_logits.shape[1] == 0:
-        return jnp.zeros((), positive_logits.dtype)
-    one = positions.astype(positive_logits.dtype)
-    valid = one[..., None] * negative_is_valid.astype(positive_logits.dtype)
-    positive = (one * jax.nn.softplus(-positive_logits)).sum()
-    negative = (valid * jax.nn.softplus(negative_logits)).sum()
-    if mean == "all":
-        everywhere = jnp.maximum(weights.sum(), 1) * positive_logits.shape[1]
-        return (positive + negative / negative_logits.shape[2]) / everywhere
-    return positive / jnp.maximum(one.sum(), 1) + negative / jnp.maximum(valid.sum(), 1)
+    of_real, of_sampled = auxiliary_weights(
+        positions, negative_is_valid, mean=mean, weights=weights
+    )
+    real = of_real * jax.nn.softplus(-positive_logits)
+    return real.sum() + (of_sampled * jax.nn.softplus(negative_logits)).sum()

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dien_jax.auxiliary import Network, weighted_loss
 from dien_jax.config import ModelConfig
 from dien_jax.layers import (
     AGRU,
@@ -28,8 +29,8 @@ from dien_jax.layers import (
     as_logit,
     gather,
 )
-from dien_jax.losses import auxiliary_loss, auxiliary_positions
-from dien_jax.schema import Batch, FeatureTables, Schema
+from dien_jax.losses import auxiliary_loss, auxiliary_positions, auxiliary_weights
+from dien_jax.schema import Batch, FeatureTables, FeatureValues, Schema
 
 _EVOLUTIONS = {"gru_attention": GRU, "aigru": AIGRU, "agru": AGRU, "augru": AUGRU}
 
@@ -130,7 +131,8 @@ class InterestModel(nn.Module):
 
         history = self.embed_items(jnp.asarray(batch.history), tables)  # [B, T, D]
         candidate = self.embed_items(jnp.asarray(batch.item), tables)  # [B, D]
-        user = self.user_embeddings(gather(jnp.asarray(batch.user), tables.user, "user"))
+        user = self.embed_users(jnp.asarray(batch.user), tables)
+        context = self.embed_context(batch.context) if self.schema.context else None
 
         states = history
         if self.config.extractor == "gru":
@@ -138,15 +140,7 @@ class InterestModel(nn.Module):
         attention, final_state = self.evolve(candidate, states, lengths)
         pooled = self.pool(history, live, lengths)
 
-        crossed = [candidate, pooled, candidate * pooled]
-        parts = [user, *crossed[: 3 if self.config.product else 2]]
-        if final_state is not None:
-            parts.append(final_state)
-        if self.schema.context:
-            parts.append(self.context_embeddings(batch.context))
-        logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
-        if self.config.wide:
-            logits = logits + as_logit(self.linear(jnp.concatenate(crossed, axis=-1)))
+        logits = self.click_logits(user, candidate, pooled, final_state, context, real, train=train)
 
         auxiliary = jnp.zeros((), logits.dtype)
         if negatives is not None and self.config.auxiliary_weight and steps > 1:
@@ -178,6 +172,61 @@ class InterestModel(nn.Module):
         """The features of items, embedded and concatenated."""
         return self.item_embeddings(gather(ids, tables.item, "item"))
 
+    def embed_users(self, ids: Int[Array, " B"], tables: FeatureTables) -> Float[Array, "B U"]:
+        """The features of users, embedded and concatenated."""
+        return self.user_embeddings(gather(ids, tables.user, "user"))
+
+    def embed_context(self, values: dict[str, FeatureValues]) -> Float[Array, "B C"]:
+        """The context features, embedded and concatenated; the schema must have some."""
+        return self.context_embeddings(values)
+
+    def click_logits(
+        self,
+        user: Float[Array, "B U"],
+        candidate: Float[Array, "B D"],
+        pooled: Float[Array, "B D"],
+        final_state: Float[Array, "B H"] | None,
+        context: Float[Array, "B C"] | None,
+        real: Bool[Array, " B"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, " B"]:
+        """What the click network makes of its inputs; ``real`` tells rows from filler."""
+        crossed = [candidate, pooled, candidate * pooled]
+        parts = [user, *crossed[: 3 if self.config.product else 2]]
+        parts += [part for part in (final_state, context) if part is not None]
+        logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
+        if self.config.wide:
+            logits = logits + as_logit(self.linear(jnp.concatenate(crossed, axis=-1)))
+        return logits
+
+    def read(
+        self,
+        history: Float[Array, "B T D"],
+        lengths: Int[Array, " B"],
+        before: tuple[Float[Array, "B H"], ...] | None = None,
+    ) -> tuple[Float[Array, "B T H"], tuple[Float[Array, "B H"], ...]]:
+        """What attention weighs, and all of it that no candidate decides.
+
+        Args:
+          history: embedded behaviours.
+          lengths: live ones.
+          before: last states of an earlier call, which this one goes on from.
+
+        Returns:
+          The states of the last recurrence that does not depend on the candidate (embeddings
+          without one), and the last state of each such recurrence.
+        """
+        layers: list[nn.Module] = [self.extractor] if self.config.extractor == "gru" else []
+        if self.config.evolution == "gru_attention":
+            layers.append(self.evolution)
+        states, last = history, []
+        for index, layer in enumerate(layers):
+            initial = None if before is None else before[index]
+            states, final = layer(states, lengths, initial)
+            last.append(final)
+        return states, tuple(last)
+
     def pool(
         self,
         history: Float[Array, "B T D"],
@@ -206,12 +255,25 @@ class InterestModel(nn.Module):
         positions = auxiliary_positions(jnp.asarray(batch.lengths), weights, batch.history.shape[1])
         sampled = self.embed_items(jnp.moveaxis(negatives, -1, 0), tables)
         behaviours = jnp.concatenate([history[None, :, 1:], sampled])
-        logits = self.auxiliary(states[:, :-1], behaviours, positions, train=train)
-        return auxiliary_loss(
-            logits[0],
-            jnp.moveaxis(logits[1:], 0, -1),
-            positions,
-            negatives != following[..., None],
-            mean=self.config.auxiliary_mean,
-            weights=weights,
+        valid = negatives != following[..., None]
+        if self.config.batch_norm == "running" or self.is_initializing():
+            logits = self.auxiliary(states[:, :-1], behaviours, positions, train=train)
+            return auxiliary_loss(
+                logits[0],
+                jnp.moveaxis(logits[1:], 0, -1),
+                positions,
+                valid,
+                mean=self.config.auxiliary_mean,
+                weights=weights,
+            )
+        of_real, of_sampled = auxiliary_weights(
+            positions, valid, mean=self.config.auxiliary_mean, weights=weights
+        )
+        network = Network(*(getattr(self.auxiliary, name) for name in Network._fields))
+        return weighted_loss(
+            network,
+            self.auxiliary.variables["params"],
+            states[:, :-1],
+            behaviours,
+            jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)]),
         )

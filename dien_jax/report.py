@@ -1,7 +1,7 @@
 """What a run tells: the console, ``metrics.jsonl``, TensorBoard and curves.
 
     RUN/metrics.jsonl    one JSON object per evaluation
-    RUN/tensorboard/     scalars and histograms by step
+    RUN/tensorboard/     scalars and histograms by step; settings and final metrics at the end
     RUN/curves.png       losses and AUC by step, where matplotlib is installed
 
 Everything said goes to standard error. A run that goes on from a checkpoint takes back what was
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from rich.console import Console
@@ -23,7 +23,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import histogram, scalar
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import histogram, hparams, scalar
 
 from dien_jax.errors import UserError
 from dien_jax.run_folder import atomic_path
@@ -31,6 +32,8 @@ from dien_jax.run_folder import atomic_path
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 CURVES_FILE = "curves.png"
+HPARAMS_FILE = "events.out.tfevents.9999999999.hparams"
+"""A name after those of all other files, which start with the second they were made in."""
 
 SECONDS_BETWEEN_LINES = 5.0
 """Least time between lines of progress where there is no terminal, and TensorBoard flushes."""
@@ -39,6 +42,21 @@ HISTOGRAM_BINS = 64
 
 _PROGRESS_METRICS = {"loss": "loss", "auxiliary_loss": "auxiliary loss"}
 _EVALUATION_METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Told now and then how training goes."""
+
+    def progress(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        examples_per_second: float | None,
+        learning_rate: float,
+    ) -> None:
+        """See :meth:`Reporter.progress`."""
 
 
 class Reporter:
@@ -259,6 +277,41 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
             )
         records.append(record)
     return records
+
+
+def write_hparams(
+    folder: Path, step: int, settings: Mapping[str, Any], metrics: Mapping[str, float | None]
+) -> None:
+    """Puts a finished run among the rows of TensorBoard's HPARAMS tab.
+
+    In one file that is replaced whole: a run that ends twice, killed in between, is one row.
+
+    Args:
+      folder: the run folder.
+      step: of the best checkpoint.
+      settings: by name; a tuple becomes text, and None is left out.
+      metrics: of the best checkpoint, by tag; None, which is undefined, is left out.
+
+    Raises:
+      UserError: when the file cannot be written.
+    """
+    defined = {tag: value for tag, value in metrics.items() if value is not None}
+    described = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+    }
+    summaries = [*hparams(described, defined), *(scalar(tag, defined[tag]) for tag in defined)]
+    now = time.time()
+    events = [Event(wall_time=now, file_version="brain.Event:2")]
+    events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
+    file = folder / TENSORBOARD_FOLDER / HPARAMS_FILE
+    with _writing(file), atomic_path(file) as partial:
+        writer = RecordWriter(str(partial))
+        try:
+            for event in events:
+                writer.write(event.SerializeToString())
+        finally:
+            writer.close()
 
 
 def draw_curves(folder: Path) -> Path | None:

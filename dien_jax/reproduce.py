@@ -4,7 +4,8 @@
 
 Settings are frozen in ``reproduce.json``: the table ``family`` has the paper's nine models,
 ``choices`` changes one setting of DIEN at a time. Every run chooses its epoch on validation and
-opens the test split once. What is done is not done again, so a killed command is simply rerun:
+opens the test split once. What is done is not done again, so a killed command is simply rerun, and
+commands with other data or rows may share an OUT:
 
     OUT/runs/DATA/ROW/SEED/     run folders, with test-predictions.csv
     OUT/results.csv             one line a run; a copy of it in another OUT counts as done there
@@ -29,7 +30,7 @@ import tyro
 
 from dien_jax import evaluate, train
 from dien_jax.compiled import keep_compiled
-from dien_jax.config import Config, changed, suggestion
+from dien_jax.config import Config, suggestion
 from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.loop import Interrupted, NotFiniteError
@@ -58,15 +59,34 @@ class Arguments:
     """Runs of each row: seeds 0 to this number less one."""
 
 
-def settings() -> dict[str, dict[str, Config]]:
+class Frozen(NamedTuple):
+    """The settings of a row, and twelve digits that tell frozen settings apart.
+
+    The digits are of what the file says, so a setting that is invented later changes none.
+    """
+
+    config: Config
+    digest: str
+
+
+def settings() -> dict[str, dict[str, Frozen]]:
     """The frozen settings of every row of every table; the second begins with DIEN itself."""
-    frozen = read_json(SETTINGS)
-    base = Config.from_dict(frozen["base"])
+    file = read_json(SETTINGS)
+    base = file["base"]
+
+    def frozen(changes: dict[str, Any]) -> Frozen:
+        values = json.loads(json.dumps(base))
+        for name, value in changes.items():
+            group, _, setting = name.partition(".")
+            values[group][setting] = value
+        text = json.dumps(values, sort_keys=True)
+        return Frozen(Config.from_dict(values), hashlib.sha256(text.encode()).hexdigest()[:12])
+
     tables = {
-        table: {row: changed(base, changes) for row, changes in rows.items()}
-        for table, rows in frozen["tables"].items()
+        table: {row: frozen(changes) for row, changes in rows.items()}
+        for table, rows in file["tables"].items()
     }
-    tables["choices"] = {"dien": base, **tables["choices"]}
+    tables["choices"] = {"dien": frozen({}), **tables["choices"]}
     return tables
 
 
@@ -76,7 +96,7 @@ class Task(NamedTuple):
     dataset: Dataset
     row: str
     seed: int
-    config: Config
+    settings: Frozen
 
     @property
     def name(self) -> str:
@@ -89,14 +109,10 @@ class Task(NamedTuple):
 
     def key(self) -> tuple[str, str, str]:
         """What makes two results the same: data, settings (by digest) and seed."""
-        run = Run.create(preset=self.row, seed=self.seed, dataset=self.dataset, config=self.config)
-        return run.data_digest, digest(self.config), str(self.seed)
-
-
-def digest(config: Config) -> str:
-    """Twelve digits that tell settings apart."""
-    values = json.dumps(json.loads(config.to_json()), sort_keys=True)
-    return hashlib.sha256(values.encode()).hexdigest()[:12]
+        run = Run.create(
+            preset=self.row, seed=self.seed, dataset=self.dataset, config=self.settings.config
+        )
+        return run.data_digest, self.settings.digest, str(self.seed)
 
 
 def reproduce(arguments: Arguments) -> None:
@@ -115,11 +131,11 @@ def reproduce(arguments: Arguments) -> None:
         for dataset in datasets
         for row in arguments.rows or rows
     ]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    known = {
-        (line["data_digest"], line["settings"], line["seed"]): line
-        for line in read_results(arguments.out / RESULTS_FILE)
-    }
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {arguments.out} cannot be made: {error.strerror}") from error
+    known = _known(arguments.out)
     missing = [task for task in tasks if task.key() not in known]
     _say(
         f"table {arguments.table!r}: {len(tasks)} runs, {len(tasks) - len(missing)} of them done; "
@@ -128,6 +144,7 @@ def reproduce(arguments: Arguments) -> None:
     tables = {table: list(each) for table, each in settings().items()}
 
     def write() -> None:
+        known.update(_known(arguments.out))  # of a command beside this one
         write_tables(arguments.out, list(known.values()), tables, PREDICTIONS_FILE)
 
     for number, task in enumerate(missing):
@@ -141,6 +158,14 @@ def reproduce(arguments: Arguments) -> None:
     write()
     _say(f"results are in {arguments.out}")
     print((arguments.out / "results.md").read_text(), end="")
+
+
+def _known(out: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    """The lines of ``results.csv``, by :meth:`Task.key`."""
+    return {
+        (line["data_digest"], line["settings"], line["seed"]): line
+        for line in read_results(out / RESULTS_FILE)
+    }
 
 
 def _check(arguments: Arguments) -> None:
@@ -166,7 +191,7 @@ def _finished(task: Task, out: Path) -> dict[str, Any]:
         if (folder / CONFIG_FILE).exists():
             run = Run.load(folder)
             run.check_same_data(task.dataset)
-            if run.config != task.config:
+            if run.config != task.settings.config:
                 raise UserError(f"{folder} was begun with other settings; choose another --out")
             result = train.resume(folder)
         else:
@@ -176,9 +201,9 @@ def _finished(task: Task, out: Path) -> dict[str, Any]:
                     data=task.dataset.path,
                     run_dir=folder,
                     seed=task.seed,
-                    model=task.config.model,
-                    optim=task.config.optim,
-                    train=task.config.train,
+                    model=task.settings.config.model,
+                    optim=task.settings.config.optim,
+                    train=task.settings.config.train,
                 )
             )
         predictions = folder / PREDICTIONS_FILE

@@ -27,6 +27,8 @@ from dien_jax.errors import UserError
 CONFIG_FILE = "config.json"
 CHECKPOINTS_FOLDER = "checkpoints"
 RESULT_FILE = "result.json"
+RUN_FIELDS = frozenset({"seed", "data", "data_digest", "schema", "versions"})
+"""What ``config.json`` tells of its run beside the preset and the settings."""
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -65,7 +67,7 @@ class Run:
             preset=preset,
             seed=seed,
             data=str(dataset.path.absolute()),
-            data_digest=_digest(dataset),
+            data_digest=data_digest(dataset),
             schema=schema_to_json(dataset.schema),
             config=config,
             versions=versions(),
@@ -146,7 +148,7 @@ class Run:
         Raises:
           UserError: when its ``meta.json`` is another.
         """
-        if _digest(dataset) != self.data_digest:
+        if data_digest(dataset) != self.data_digest:
             raise UserError(
                 f"{dataset.path} has changed since this run began (its meta.json differs); a run "
                 f"can only resume on the same data"
@@ -158,6 +160,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "dien_jax": __version__} | {
         package: importlib.metadata.version(package) for package in _PACKAGES
     }
+
+
+def user_cache() -> Path:
+    """Where this user's downloads, simulated data and compiled programs are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dien_jax"
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -205,5 +212,6 @@ def atomic_file(file: Path) -> Iterator[TextIO]:
         os.fsync(stream.fileno())
 
 
-def _digest(dataset: Dataset) -> str:
+def data_digest(dataset: Dataset) -> str:
+    """Tells a dataset folder from any other: sha256 of its ``meta.json``."""
     return hashlib.sha256((dataset.path / "meta.json").read_bytes()).hexdigest()

@@ -1,6 +1,7 @@
 """The command line ``python -m dien_jax.train``.
 
     python -m dien_jax.train [PRESET] [--data DIR] [--run-dir DIR] [--seed N] [--model.* ...]
+    python -m dien_jax.train --preset-file FILE [...]
     python -m dien_jax.train --resume RUN_DIR
 
 Without arguments it trains on built-in simulated data. Progress goes to standard error; standard
@@ -8,6 +9,7 @@ output carries the result. Exit status: 0 for a finished run, 1 when training di
 mistake in flags, files or settings, and 128 + n when signal n stopped it.
 """
 
+import argparse
 import datetime
 import hashlib
 import os
@@ -26,7 +28,7 @@ import tyro
 
 from dien_jax.batches import shown_negatives
 from dien_jax.checkpoint import Checkpoints
-from dien_jax.compiled import user_cache
+from dien_jax.compiled import keep_compiled
 from dien_jax.config import (
     PRESETS,
     Config,
@@ -42,48 +44,63 @@ from dien_jax.errors import UserError
 from dien_jax.loop import Interrupted, NotFiniteError, Trainer
 from dien_jax.metrics import auc
 from dien_jax.prepare import synthetic
-from dien_jax.report import Reporter, draw_curves
+from dien_jax.report import Reporter, draw_curves, write_hparams
 from dien_jax.run_folder import (
     CHECKPOINTS_FOLDER,
     RESULT_FILE,
     Run,
     read_json,
+    user_cache,
     versions,
     write_json,
 )
+from dien_jax.settings import DEFAULT_PRESET, flat_settings, read_preset_file
 
 _COMMAND = "python -m dien_jax.train"
-_DEFAULT_PRESET = "dien"
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Train a click model on a dataset folder; see python -m dien_jax.prepare for making one."""
 
-    preset: tyro.conf.Positional[str] = _DEFAULT_PRESET
+    preset: tyro.conf.Positional[str] = DEFAULT_PRESET
     """Named settings to start from; comes first. The defaults below are this preset's."""
+    preset_file: Path | None = None
+    """Settings to start from in place of a named preset: JSON with the groups below, whole or in
+    part, over the preset that its "preset" names. A run's config.json is such a file."""
     data: Path | None = None
     """Dataset folder. Without it the run uses simulated data, made once into the cache folder."""
     run_dir: Path | None = None
-    """Folder to make for the run; runs/PRESET-DATA-TIME when not given."""
+    """Folder to make for the run; runs/PRESET-DATA-TIME when not given, by the preset file's name
+    if there is one."""
     seed: int = 0
     """Of the parameters, the order of examples and the sampled negatives."""
     resume: Path | None = None
-    """Run folder to continue, with its own data and settings; takes no other flag."""
+    """Run folder to continue, with its own data and settings; takes no other flag but the next."""
+    compile_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Flags over the settings of the preset, which comes first.
+    """Flags over the settings of the preset, which comes first, or of the preset file.
 
     Raises:
-      UserError: for an unknown preset, or one elsewhere, and for flags beside ``--resume``.
+      UserError: for an unknown preset, or one elsewhere or beside a file, for what is wrong in the
+        file, and for flags beside ``--resume``.
       SystemExit: 0 after ``--help``; 2 for anything that is no flag, with the nearest one.
     """
-    name = argv[0] if argv and not argv[0].startswith("-") else _DEFAULT_PRESET
-    config = preset(name)
+    named = bool(argv) and not argv[0].startswith("-")
+    name = argv[0] if named else DEFAULT_PRESET
+    file = _preset_file(argv)
+    if file is not None and named:
+        raise UserError(f"give a preset or --preset-file, not both; found {name!r} and {file}")
+    if file is None:
+        config = preset(name)
+    else:
+        name, config = read_preset_file(file)
     arguments = tyro.cli(
         Arguments,
         default=Arguments(name, model=config.model, optim=config.optim, train=config.train),
@@ -92,10 +109,19 @@ def parse(argv: Sequence[str]) -> Arguments:
         description=f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}.",
     )
     if arguments.preset != name:
-        raise UserError(f"the preset comes before all flags; found {arguments.preset!r} after them")
-    if arguments.resume is not None and len(argv) > (1 if "=" in argv[0] else 2):
+        other = "comes before all flags" if file is None else "and --preset-file exclude each other"
+        raise UserError(f"the preset {other}; found {arguments.preset!r} after them")
+    flags = [flag for flag in argv if flag not in ("--compile-cache", "--no-compile-cache")]
+    if arguments.resume is not None and len(flags) > (1 if "=" in flags[0] else 2):
         raise UserError("--resume takes no other flag: the run keeps its data and settings")
     return arguments
+
+
+def _preset_file(argv: Sequence[str]) -> Path | None:
+    """The value of ``--preset-file``, which decides what the other flags' defaults are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset-file", "--preset_file", nargs="?", type=Path)
+    return parser.parse_known_args(argv)[0].preset_file
 
 
 def start(arguments: Arguments) -> dict[str, Any]:
@@ -118,7 +144,9 @@ def start(arguments: Arguments) -> dict[str, Any]:
     folder = arguments.run_dir
     if folder is None:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-        folder = Path("runs") / f"{arguments.preset}-{dataset.path.absolute().name}-{now}"
+        file = arguments.preset_file
+        name = arguments.preset if file is None else file.stem
+        folder = Path("runs") / f"{name}-{dataset.path.absolute().name}-{now}"
     run.save(folder)
     return _train(run, dataset, folder)
 
@@ -190,6 +218,13 @@ def _train(run: Run, dataset: Dataset, folder: Path) -> dict[str, Any]:
             "device": device,
             "versions": versions(),
         }
+        final = {
+            f"final/{split}_{name}": outcome[split][name]
+            for split in ("valid", "test")
+            for name in ("auc", "gauc", "logloss")
+        }
+        described = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
+        write_hparams(folder, outcome["best_step"], described | flat_settings(run.config), final)
         try:
             write_json(folder / RESULT_FILE, result)
         except OSError as error:
@@ -288,6 +323,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
+        if arguments.compile_cache:
+            keep_compiled()
         if arguments.resume is None:
             start(arguments)
         else:

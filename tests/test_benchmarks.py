@@ -23,7 +23,8 @@ from benchmarks import (
 )
 from benchmarks.cases import CASES, Case, history_lengths
 from benchmarks.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
-from dien_jax.config import Config, ModelConfig, TrainConfig, changed, preset
+from dien_jax.config import Config, ModelConfig, TrainConfig, preset
+from dien_jax.settings import with_settings
 
 FIELDS = {
     "benchmark", "case", "system", "threads", "policy", "median_ms", "samples_per_second",
@@ -230,7 +231,7 @@ def test_the_ragged_benchmark_on_a_dataset_folder(tmp_path, monkeypatch, capsys)
 
 def test_every_trial_is_a_valid_configuration() -> None:
     for trial in json.loads(trials.TRIALS.read_text()).values():
-        config = changed(preset(trial["preset"]), trial["settings"])
+        config = with_settings(preset(trial["preset"]), trial["settings"])
         assert dataclasses.is_dataclass(config)
         assert trial["examples"] in ("as given", "every event")
 

@@ -3,17 +3,16 @@
 import io
 import json
 import resource
-import struct
 import sys
 
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import masked_crc32c
+from tensorboard_files import events, hparams, scalars
+from tensorboardX.proto.event_pb2 import SessionLog
 
 from dien_jax import report
 from dien_jax.errors import UserError
-from dien_jax.report import Reporter, cut_back, draw_curves, read_evaluations
+from dien_jax.report import Reporter, cut_back, draw_curves, read_evaluations, write_hparams
 
 
 def record(step, auc=0.7):
@@ -32,31 +31,6 @@ def tell(reporter, step):
         examples_per_second=11203.4,
         learning_rate=1e-3,
     )
-
-
-def events(folder):
-    """Every event on disk, file by file in order of name, as TensorBoard reads them."""
-    found = []
-    for file in sorted((folder / "tensorboard").iterdir()):
-        assert "tfevents" in file.name
-        data = file.read_bytes()
-        while data:
-            header, (size,) = data[:8], struct.unpack("<Q", data[:8])
-            assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(header)
-            body = data[12 : 12 + size]
-            assert struct.unpack("<I", data[12 + size : 16 + size])[0] == masked_crc32c(body)
-            found.append(Event.FromString(body))
-            data = data[16 + size :]
-    return found
-
-
-def scalars(folder):
-    return {
-        (value.tag, event.step): value.simple_value
-        for event in events(folder)
-        for value in event.summary.value
-        if value.HasField("simple_value")
-    }
 
 
 @pytest.fixture
@@ -276,6 +250,30 @@ def test_full_disk_is_told_and_the_run_can_go_on_from_before(tmp_path):
     reporter.close()
     Reporter(tmp_path, total_steps=1000, restored_step=100, evaluated_step=100).close()
     assert read_evaluations(tmp_path) == [record(100)]
+
+
+def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
+    with Reporter(tmp_path, total_steps=10) as reporter:
+        reporter.evaluation(record(5))
+        for dropout in (0.1, 0.2):
+            settings = {"model.dropout": dropout, "model.layers": (8, 4), "clip": None, "on": True}
+            write_hparams(tmp_path, 5, settings, {"final/test_auc": 0.75, "final/test_gauc": None})
+    [row] = hparams(tmp_path)
+    assert set(row.hparams) == {"model.dropout", "model.layers", "on"}
+    assert row.hparams["model.dropout"].number_value == 0.2
+    assert row.hparams["model.layers"].string_value == "8,4"
+    found = events(tmp_path)
+    assert [value.tag for event in found[-4:] for value in event.summary.value] == [
+        *(f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")),
+        "final/test_auc",
+    ]
+    assert scalars(tmp_path)["final/test_auc", 5] == 0.75
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
+def test_hyperparameters_that_cannot_be_written_are_told(tmp_path):
+    with pytest.raises(UserError, match=r"hparams: cannot be written: No such file"):
+        write_hparams(tmp_path, 5, {}, {})
 
 
 def test_curves_are_drawn_from_the_evaluations(tmp_path):

@@ -18,10 +18,12 @@ from dien_jax.result_tables import read_results, write_tables
 ROWS = ("din", "dien")
 
 
-def tiny_settings() -> dict[str, dict[str, Config]]:
+def tiny_settings() -> dict[str, dict[str, reproduce.Frozen]]:
     arguments = train.parse(["dien", *SETTINGS, "--train.epochs=1"])
     rows = {
-        name: Config(member(name, arguments.model), arguments.optim, arguments.train)
+        name: reproduce.Frozen(
+            Config(member(name, arguments.model), arguments.optim, arguments.train), name
+        )
         for name in ROWS
     }
     return {"family": rows, "choices": {"dien": rows["dien"]}}
@@ -45,10 +47,11 @@ def flags(data: Path, out: Path) -> list[str]:
 
 def test_frozen_settings_are_the_presets() -> None:
     tables = reproduce.settings()
-    assert tables["family"] == {name: PRESETS[name] for name in FAMILY}
+    found = {name: row.config for name, row in tables["family"].items()}
+    assert found == {name: PRESETS[name] for name in FAMILY}
     base = json.loads(PRESETS["dien"].to_json())
-    for row, config in tables["choices"].items():
-        values = json.loads(config.to_json())
+    for row, frozen in tables["choices"].items():
+        values = json.loads(frozen.config.to_json())
         differing = [
             f"{group}.{name}"
             for group, settings in values.items()
@@ -56,9 +59,9 @@ def test_frozen_settings_are_the_presets() -> None:
             if value != base[group][name]
         ]
         assert len(differing) == (row != "dien"), row
-    assert len({reproduce.digest(config) for config in tables["choices"].values()}) == len(
-        tables["choices"]
-    )
+    assert tables["choices"]["dien"].digest == tables["family"]["dien"].digest
+    digests = {frozen.digest for frozen in tables["choices"].values()}
+    assert len(digests) == len(tables["choices"])
 
 
 def test_every_row_and_seed_has_a_line_and_a_mean(tiny) -> None:

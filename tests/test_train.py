@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorboard_files as tensorboard
 import tiny_run
 from tiny_run import flags
 
@@ -91,6 +92,40 @@ def test_preset_gives_the_defaults_and_flags_override_them():
     assert arguments.train == dataclasses.replace(expected.train, buckets=(3,))
 
 
+def test_preset_file_gives_the_defaults_and_flags_override_them(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"preset": "authors", "model": {"dropout": 0.5}, "train": {"epochs": 9}}')
+    expected = PRESETS["authors"]
+    for flag in ([f"--preset-file={file}"], ["--preset-file", str(file)]):
+        arguments = train.parse(["--seed=4", *flag, "--train.epochs", "5"])
+        assert arguments.preset == "authors"
+        assert arguments.model == dataclasses.replace(expected.model, dropout=0.5)
+        assert arguments.optim == expected.optim
+        assert arguments.train == dataclasses.replace(expected.train, epochs=5)
+
+
+def test_help_with_a_preset_file_shows_its_settings(tmp_path, capfd):
+    file = tmp_path / "mine.json"
+    file.write_text('{"model": {"embedding_size": 77}}')
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(["--preset-file", str(file), "--help"])
+    assert stopped.value.code == 0
+    assert "(default: 77)" in capfd.readouterr().out
+
+
+def test_preset_file_is_refused_beside_a_preset_and_with_its_mistakes(tmp_path, capfd):
+    file = tmp_path / "mine.json"
+    file.write_text('{"model": {"hiden_size": 3}}')
+    found = refusal(["--preset-file", str(file)], capfd)
+    assert f"{file}: unknown setting 'model.hiden_size'; did you mean 'hidden_size'" in found
+    file.write_text("{}")
+    beside = refusal(["authors", "--preset-file", str(file)], capfd)
+    assert f"give a preset or --preset-file, not both; found 'authors' and {file}" in beside
+    assert "exclude each other" in refusal(["--preset-file", str(file), "authors"], capfd)
+    missing = tmp_path / "none.json"
+    assert f"{missing}: expected JSON" in refusal(["--preset-file", str(missing)], capfd)
+
+
 def test_help_lists_every_setting(capfd):
     with pytest.raises(SystemExit) as stopped:
         train.parse(["--help"])
@@ -100,7 +135,7 @@ def test_help_lists_every_setting(capfd):
         for setting in dataclasses.fields(getattr(PRESETS["dien"], group.name)):
             assert f"--{group.name}.{setting.name.replace('_', '-')}" in shown
     assert "(default: 18)" in shown
-    assert "Presets: dien, authors." in " ".join(shown.split())
+    assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
 
 
 def test_unknown_preset_is_refused_with_the_nearest_one(capfd):
@@ -249,6 +284,37 @@ def test_tensorboard_and_curves_are_written(finished):
     assert (finished.folder / "curves.png").stat().st_size > 0
 
 
+def test_hyperparameters_are_one_row_for_tensorboard(finished):
+    rows = tensorboard.hparams(finished.folder)
+    assert len(rows) == 1
+    found = rows[0].hparams
+    expected = {"preset": "dien", "data": "tiny", "model.layers": "8", "model.evolution": "augru"}
+    assert {name: found[name].string_value for name in expected} == expected
+    numbers = {"seed": 0, "optim.learning_rate": 0.02, "model.hidden_size": 4}
+    assert {name: found[name].number_value for name in numbers} == numbers
+    assert found["train.deterministic"].bool_value is False
+    assert "optim.clip_norm" not in found
+    scalars = tensorboard.scalars(finished.folder)
+    for split in ("valid", "test"):
+        for name in ("auc", "gauc", "logloss"):
+            value = finished.result[split][name]
+            key = (f"final/{split}_{name}", finished.result["best_step"])
+            assert scalars[key] == pytest.approx(value)
+
+
+def test_run_that_ended_twice_is_one_row_for_tensorboard(data, tmp_path, monkeypatch, capfd):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_json", stop_there)
+        message = refusal([*flags(data, tmp_path / "run"), "--train.epochs=1"], capfd)
+    assert "stopped by the test" in message
+    assert train.main(["--resume", str(tmp_path / "run")]) == 0
+    assert len(tensorboard.hparams(tmp_path / "run")) == 1
+    tags = [tag for tag, _ in tensorboard.every_scalar(tmp_path / "run")]
+    assert sum(tag.startswith("final/") for tag in tags) == len(
+        {tag for tag in tags if tag.startswith("final/")}
+    )
+
+
 def test_folder_in_use_is_refused_with_how_to_continue(finished, data, capfd):
     before = sorted(finished.folder.rglob("*"))
     message = refusal(flags(data, finished.folder), capfd)
@@ -268,6 +334,11 @@ def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch
     refusal(["authors", "--data", str(data)], capfd)
     [folder] = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"authors-tiny-\d{8}T\d{6}Z", folder.name)
+    (tmp_path / "mine.json").write_text('{"preset": "authors"}')
+    refusal(["--preset-file", "mine.json", "--data", str(data)], capfd)
+    [folder] = (tmp_path / "runs").glob("mine-*")
+    assert re.fullmatch(r"mine-tiny-\d{8}T\d{6}Z", folder.name)
+    assert read_json(folder / "config.json")["preset"] == "authors"
 
 
 def stop_there(*arguments):
@@ -405,7 +476,7 @@ class FakeTrainer:
 
     def run(self, reporter):
         metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 1}
-        return {"valid": metrics, "test": metrics}
+        return {"best_step": 1, "valid": metrics, "test": metrics}
 
 
 def test_without_data_users_are_simulated_once_and_the_best_possible_score_is_told(

@@ -30,7 +30,7 @@ from dien_jax import __version__
 from dien_jax.errors import UserError
 from dien_jax.prepare.lines import sha256
 from dien_jax.prepare.progress import Stage, say, stage
-from dien_jax.run_folder import atomic_file
+from dien_jax.run_folder import atomic_file, user_cache
 
 CHUNK = 1 << 18
 """Bytes read at once, at most."""
@@ -92,8 +92,7 @@ class _AttemptError(Exception):
 
 def downloads() -> Path:
     """The folder that holds all downloads; it need not exist."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "dien_jax" / "downloads"
+    return user_cache() / "downloads"
 
 
 def given(file: Path) -> Found:

@@ -5,8 +5,11 @@ import importlib
 from dien_jax.errors import UserError
 
 
-def require_data_extra() -> None:
+def require_data_extra(work: str = "preparing logs") -> None:
     """Checks that the extra ``data`` is there, before a module that imports it is.
+
+    Args:
+      work: what needs it.
 
     Raises:
       UserError: naming what is missing, and what to install.
@@ -16,6 +19,6 @@ def require_data_extra() -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise UserError(
-                f"preparing logs needs the extra 'data' ({name} is not installed): "
+                f"{work} needs the extra 'data' ({name} is not installed): "
                 "pip install 'dien_jax[data]'"
             ) from error

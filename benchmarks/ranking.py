@@ -1,0 +1,246 @@
+"""Ranking candidates for one user: latency, beside scoring each candidate as a row of its own.
+
+    python -m benchmarks.ranking [--preset NAME] [--run DIR] [--json FILE] [--plot FILE]
+
+Every case is a number of candidates and a length of the history. ``ranker`` is given the history,
+``remembered`` has read it before, and ``rows`` puts each candidate through the model beside a copy
+of the history, in batches no larger than an evaluation's; their scores must agree. They take
+turns, so that whatever slows the machine slows all. Without ``--run`` a model of random parameters
+over made ids is ranked with. Cold start is a new process up to its first score, with and without
+the programs that the one before it compiled.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import plots
+from benchmarks.timing import interleaved_milliseconds, print_rows, surroundings, write_rows
+from dien_jax.checkpoint import Checkpoints
+from dien_jax.config import PRESETS, preset
+from dien_jax.dataset import open_dataset
+from dien_jax.dataset_writer import DatasetWriter
+from dien_jax.errors import UserError
+from dien_jax.ranker import CANDIDATE_BUCKETS, Ranker
+from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run
+from dien_jax.schema import Feature, Schema
+from dien_jax.step import create_state, device_tables, example_batch, make_predict_step
+from dien_jax.trained import load_trained
+
+CANDIDATES = (1, 50, 500, 2000)
+HISTORIES = (10, 50, 100)
+ITEMS, CATEGORIES = 12_102, 196  # as many rows as the beauty set has
+COLUMNS = ("candidates", "history", "policy", "median_ms", "p99_ms", "min_ms", "times_as_fast")
+TOLERANCE = 1e-5
+"""Of probabilities."""
+
+FIRST_SCORE = """
+import sys
+from dien_jax import Ranker
+items = sys.argv[2].split()
+context = dict.fromkeys(sys.argv[3].split())
+print(Ranker(sys.argv[1]).rank(items, items, context=context).scores[0])
+"""
+
+
+def made_run(folder: Path, name: str) -> Path:
+    """A run folder of random parameters, and its data."""
+    schema = Schema(
+        item=(
+            Feature("item", "categorical", ITEMS),
+            Feature("category", "categorical", CATEGORIES),
+        ),
+        user=(Feature("user", "categorical", 2),),
+    )
+    data, run, config = folder / "data", folder / "run", preset(name)
+    with DatasetWriter(data, schema=schema, source={"name": "made"}, split={}) as writer:
+        writer.vocabulary("item", ["", *(f"i{row}" for row in range(1, ITEMS))])
+        writer.vocabulary("category", [str(row) for row in range(CATEGORIES)])
+        writer.vocabulary("user", ["", "u"])
+        writer.items("category", np.random.default_rng(0).integers(0, CATEGORIES, ITEMS))
+        writer.groups(["u"])
+        writer.events(item=[1], timestamp=[1], offsets=[0, 1])
+        writer.popularity(np.ones(ITEMS, np.int64))
+    dataset = open_dataset(data)
+    Run.create(preset=name, seed=0, dataset=dataset, config=config).save(run)
+    state = create_state(config, schema, 1, seed=0)
+    Checkpoints(run / CHECKPOINTS_FOLDER).save(1, state, {}, best=True)
+    return run
+
+
+class Ranked:
+    """One run, ranked with in each of the ways that are compared."""
+
+    def __init__(self, run: Path) -> None:
+        trained = load_trained(run)
+        self.config, self.schema = trained.run.config, trained.dataset.schema
+        self.ranker = Ranker(run)
+        self.items = trained.dataset.vocabulary("item")
+        self.context = dict.fromkeys(feature.name for feature in self.schema.context)
+        self._step = make_predict_step(self.config, self.schema)
+        tables = device_tables(trained.dataset, self.config)
+        self._model: Any = jax.device_put((trained.params, trained.batch_stats, tables))
+
+    def calls(self, candidates: int, history: int) -> dict[str, Callable[[], np.ndarray]]:
+        """Functions that score the same candidates: float32, in their order."""
+        rng = np.random.default_rng(candidates + history)
+        items = rng.integers(1, len(self.items), candidates, dtype=np.int32)
+        events = rng.integers(1, len(self.items), history, dtype=np.int32)
+        raw, past = [self.items[row] for row in items], [self.items[row] for row in events]
+        place = {item: row for row, item in enumerate(raw)}
+        self.ranker.remember("remembered", past)
+
+        def ranked(given: list[str] | None) -> np.ndarray:
+            user = "remembered" if given is None else None
+            ranking = self.ranker.rank(given, raw, user, self.context)
+            scores = np.empty(candidates, np.float32)
+            scores[[place[one] for one in ranking.ids]] = ranking.scores
+            return scores[[place[one] for one in raw]]
+
+        return {
+            "rows": lambda: self._rows(items, events),
+            "ranker": lambda: ranked(past),
+            "remembered": lambda: ranked(None),
+        }
+
+    def _rows(self, items: np.ndarray, events: np.ndarray) -> np.ndarray:
+        train = self.config.train
+        edges = [*(edge for edge in train.buckets if edge < train.max_history), train.max_history]
+        kept = events[-train.max_history :]
+        steps = next(edge for edge in edges if edge >= len(kept))
+        size = next(size for size in (*CANDIDATE_BUCKETS, len(items)) if size >= len(items))
+        size = min(size, train.batch_size)
+        blank = example_batch(self.schema, batch_size=size, steps=steps)
+        history = np.zeros((size, steps), np.int32)
+        history[:, : len(kept)] = kept
+        params, batch_stats, tables = self._model
+        turns = []
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            item, weight = np.zeros(size, np.int32), np.zeros(size, np.float32)
+            item[: len(part)], weight[: len(part)] = part, 1
+            lengths = np.full(size, len(kept), np.int32)
+            batch = blank._replace(history=history, lengths=lengths, item=item, weight=weight)
+            turns.append(self._step(params, batch_stats, tables, batch))
+        return np.concatenate(jax.device_get(turns))[: len(items)]
+
+
+def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> list[dict]:
+    """The rows of one case.
+
+    Raises:
+      SystemExit: when the ways disagree about a score.
+    """
+    calls = ranked.calls(candidates, history)
+    expected = calls["rows"]()
+    for name, call in calls.items():
+        deviation = float(np.abs(call() - expected).max())
+        if not deviation < TOLERANCE:
+            raise SystemExit(f"{candidates}, {history}, {name}: scores differ by {deviation}")
+    times = interleaved_milliseconds(calls, repeats=repeats)
+    median = {name: statistics.median(of_one) for name, of_one in times.items()}
+    return [
+        {
+            "benchmark": "ranking",
+            "case": f"N {candidates} T {history}",
+            "system": "dien_jax",
+            "policy": name,
+            "candidates": candidates,
+            "history": history,
+            "median_ms": median[name],
+            "p99_ms": float(np.percentile(of_one, 99)),
+            "min_ms": min(of_one),
+            "times_as_fast": median["rows"] / median[name],
+            **surroundings(),
+        }
+        for name, of_one in times.items()
+    ]
+
+
+def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
+    """A new process up to its first score, twice: the second finds what the first compiled."""
+    items, names = " ".join(ranked.items[1:9]), " ".join(ranked.context)
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    rows = []
+    for policy in ("cold start", "cold start, programs kept"):
+        start = time.perf_counter()
+        command = [sys.executable, "-c", FIRST_SCORE, str(run), items, names]
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        passed = 1e3 * (time.perf_counter() - start)
+        row: dict[str, Any] = {"benchmark": "ranking", "case": policy, "system": "dien_jax"}
+        row |= {"policy": policy, "candidates": 8, "history": 8, "times_as_fast": 1.0}
+        rows.append(row | dict.fromkeys(("median_ms", "p99_ms", "min_ms"), passed))
+        rows[-1] |= surroundings()
+    return rows
+
+
+def panels(rows: Sequence[dict]) -> plots.Panels:
+    """Medians for the picture: a panel a length of history, a group a number of candidates."""
+    found: plots.Panels = {}
+    for row in rows:
+        if row["policy"] in ("rows", "ranker", "remembered"):
+            panel = found.setdefault(f"history of {row['history']}", {})
+            panel.setdefault(f"{row['candidates']} candidates", {})[row["policy"]] = row[
+                "median_ms"
+            ]
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", default="dien", choices=PRESETS)
+    parser.add_argument("--run", type=Path, help="run folder to rank with, instead of --preset")
+    parser.add_argument("--candidates", type=int, nargs="+", default=CANDIDATES)
+    parser.add_argument("--histories", type=int, nargs="+", default=HISTORIES)
+    parser.add_argument("--repeats", type=int, default=100, help="timed rounds of each case")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--plot", type=Path, help="draw the medians here, as PNG")
+    options = parser.parse_args(argv)
+    if options.plot:
+        plots.require()
+    with tempfile.TemporaryDirectory(prefix="dien_jax-ranking-") as folder:
+        try:
+            run = options.run or made_run(Path(folder), options.preset)
+            ranked = Ranked(run)
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from error
+        rows = cold_start(run, ranked, Path(folder) / "compiled")
+        print_rows(rows, COLUMNS)
+        for history in options.histories:
+            for candidates in options.candidates:
+                case = measure(ranked, candidates, history, repeats=options.repeats)
+                for row in case:
+                    print(
+                        "| " + " | ".join(_cell(row[name]) for name in COLUMNS) + " |", flush=True
+                    )
+                rows += case
+    print(f"\n{rows[-1]['device']}, {rows[-1]['versions']}")
+    if options.json:
+        write_rows(options.json, rows)
+        print(f"written to {options.json}")
+    if options.plot:
+        title = f"Ranking for one user, {options.run or options.preset}"
+        plots.grouped_bars(options.plot, panels(rows), title)
+        print(f"drawn to {options.plot}")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

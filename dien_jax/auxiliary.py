@@ -1,0 +1,138 @@
+"""The auxiliary loss with its network, evaluated and differentiated block by block.
+
+The loss is a sum over positions whose weights are known beforehand, so a block of positions gives
+its share of the loss and of every gradient at once, while its activations are in the processor's
+cache. No activation is kept for a backward pass, which only scales the gradients.
+
+Dimensions: B examples, S positions with a next one, N sampled negatives, K = 1 + N behaviours a
+position, P = B S positions, D item embedding, H hidden.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dien_jax.layers import AuxiliaryNetwork
+
+CPU_BLOCK = 1280
+"""Positions of a block: some hundred kilobytes a layer."""
+
+BLOCK = 65_536
+"""On other devices: large enough for matmuls, small enough for long histories."""
+
+
+class Network(NamedTuple):
+    """The attributes of an :class:`AuxiliaryNetwork` whose outputs do not depend on the batch."""
+
+    layers: tuple[int, ...]
+    batch_norm: str
+    columns: int
+
+
+def weighted_loss(
+    network: Network,
+    params: Any,
+    states: Float[Array, "B S H"],
+    behaviours: Float[Array, "K B S D"],
+    weights: Float[Array, "K B S"],
+) -> Float[Array, ""]:
+    """Cross-entropy of telling behaviours, the first real and the others sampled, in nats.
+
+    With logits l of the network: the sum of ``weights[0] softplus(-l[0])`` and of
+    ``weights[k] softplus(l[k])``. See :func:`dien_jax.losses.auxiliary_weights`.
+
+    Args:
+      network: which network; not one with running statistics.
+      params: its parameters.
+      states: interest states.
+      behaviours: what follows each state, then what was sampled instead.
+      weights: of each position; gradients do not flow to them.
+    """
+    flat = (
+        states.reshape(-1, states.shape[-1]),
+        behaviours.reshape(behaviours.shape[0], -1, behaviours.shape[-1]),
+        jax.lax.stop_gradient(weights.reshape(weights.shape[0], -1)),
+    )
+    return _loss(network, params, *flat)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(
+    network: Network,
+    params: Any,
+    states: Float[Array, "P H"],
+    behaviours: Float[Array, "K P D"],
+    weights: Float[Array, "K P"],
+) -> Float[Array, ""]:
+    return _of_block(network, params, states, behaviours, weights)
+
+
+def _of_block(
+    network: Network, params: Any, states: jax.Array, behaviours: jax.Array, weights: jax.Array
+) -> jax.Array:
+    module = AuxiliaryNetwork(*network, parent=None)  # type: ignore[arg-type]
+    logits = module.apply(
+        {"params": params},
+        states[None],
+        behaviours[:, None],
+        jnp.ones((1, len(states)), bool),
+        train=True,
+    )
+    assert isinstance(logits, jax.Array)
+    real, sampled = jax.nn.softplus(-logits[0, 0]), jax.nn.softplus(logits[1:, 0])
+    return (weights[0] * real).sum() + (weights[1:] * sampled).sum()
+
+
+def _with_gradients(
+    network: Network, block: int, params: Any, *arrays: jax.Array
+) -> tuple[jax.Array, tuple]:
+    """The loss and its gradients for parameters, states and behaviours."""
+    both = functools.partial(_of_block, network)
+    differentiated = jax.value_and_grad(both, argnums=(0, 1, 2))
+    states, behaviours, weights = arrays
+    positions = len(states)
+    count = -(-positions // block)
+    if count <= 1:
+        return differentiated(params, *arrays)
+    size = -(-positions // count)
+
+    def split(array: jax.Array, axis: int) -> jax.Array:
+        widths = [(0, 0)] * array.ndim
+        widths[axis] = (0, count * size - positions)
+        whole = jnp.pad(array, widths)
+        shape = (*array.shape[:axis], count, size, *array.shape[axis + 1 :])
+        return jnp.moveaxis(whole.reshape(shape), axis, 0)
+
+    def one(totals: tuple, parts: tuple) -> tuple[tuple, tuple]:
+        loss, (d_params, d_states, d_behaviours) = differentiated(params, *parts)
+        return jax.tree.map(jnp.add, totals, (loss, d_params)), (d_states, d_behaviours)
+
+    start = (jnp.zeros((), states.dtype), jax.tree.map(jnp.zeros_like, params))
+    parts = (split(states, 0), split(behaviours, 1), split(weights, 1))
+    (loss, d_params), (d_states, d_behaviours) = jax.lax.scan(one, start, parts)
+    d_states = d_states.reshape(-1, states.shape[-1])[:positions]
+    joined = jnp.moveaxis(d_behaviours, 0, 1)
+    d_behaviours = joined.reshape(len(behaviours), -1, behaviours.shape[-1])[:, :positions]
+    return loss, (d_params, d_states, d_behaviours)
+
+
+def _forward(network: Network, *arguments: Any) -> tuple[jax.Array, tuple]:
+    by_platform: Callable[..., Any] = functools.partial(
+        jax.lax.platform_dependent,
+        cpu=functools.partial(_with_gradients, network, CPU_BLOCK),
+        default=functools.partial(_with_gradients, network, BLOCK),
+    )
+    loss, gradients = by_platform(*arguments)
+    return loss, (gradients, arguments[-1])
+
+
+def _backward(network: Network, saved: tuple, d_loss: jax.Array) -> tuple[Any, ...]:
+    gradients, weights = saved
+    return (*jax.tree.map(lambda array: d_loss * array, gradients), jnp.zeros_like(weights))
+
+
+_loss.defvjp(_forward, _backward)

@@ -1,0 +1,54 @@
+"""What TensorBoard finds in a run folder."""
+
+import struct
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionStartInfo
+from tensorboardX.record_writer import masked_crc32c
+
+
+def events(folder: Path) -> list[Event]:
+    """Every event on disk, file by file in order of name, as TensorBoard reads them."""
+    found = []
+    for file in sorted((folder / "tensorboard").iterdir()):
+        assert "tfevents" in file.name
+        data = file.read_bytes()
+        while data:
+            header, (size,) = data[:8], struct.unpack("<Q", data[:8])
+            assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(header)
+            body = data[12 : 12 + size]
+            assert struct.unpack("<I", data[12 + size : 16 + size])[0] == masked_crc32c(body)
+            found.append(Event.FromString(body))
+            data = data[16 + size :]
+    return found
+
+
+def every_scalar(folder: Path) -> list[tuple[str, float]]:
+    """Tag and value of every scalar, in order."""
+    return [
+        (value.tag, value.simple_value)
+        for event in events(folder)
+        for value in event.summary.value
+        if value.HasField("simple_value")
+    ]
+
+
+def scalars(folder: Path) -> dict[tuple[str, int], float]:
+    """The last value by tag and step."""
+    return {
+        (value.tag, event.step): value.simple_value
+        for event in events(folder)
+        for value in event.summary.value
+        if value.HasField("simple_value")
+    }
+
+
+def hparams(folder: Path) -> list[SessionStartInfo]:
+    """The rows that the HPARAMS tab gets."""
+    return [
+        HParamsPluginData.FromString(value.metadata.plugin_data.content).session_start_info
+        for event in events(folder)
+        for value in event.summary.value
+        if value.tag == "_hparams_/session_start_info"
+    ]

@@ -1,0 +1,227 @@
+"""Ranking: scores of an evaluation, raw ids, remembered users, few compilations."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small_dataset
+import untrained_run
+
+import dien_jax
+from dien_jax.config import FAMILY
+from dien_jax.errors import UserError
+from dien_jax.evaluate import evaluation_loader, predict
+from dien_jax.ranker import CANDIDATE_BUCKETS, Ranker
+from dien_jax.step import device_tables, make_predict_step
+from dien_jax.trained import load_trained
+
+PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
+CONTEXT = {"device": "desk", "query": ["q", "s"]}
+COMPILED: list[str] = []
+TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
+"""Of probabilities: a few roundings of float32 in logits of a few units."""
+
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_dataset.write(tmp_path_factory.mktemp("data") / "small")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data)
+
+
+@pytest.fixture(scope="module")
+def ranker(run) -> Ranker:
+    return dien_jax.Ranker(run)
+
+
+def same(found, expected) -> None:
+    assert found.ids == expected.ids
+    np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        *((name, {}) for name in FAMILY),
+        ("dien", {"attention": "bilinear", "form": "authors", "pooling": "sum"}),
+        ("dien", {"batch_norm": "frozen", "pooling": "padded_sum", "classifier": "softmax"}),
+    ],
+)
+def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> None:
+    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=(), **changes)
+    trained = load_trained(run)
+    config, dataset = trained.run.config, trained.dataset
+    expected = predict(
+        make_predict_step(config, dataset.schema),
+        trained.params,
+        trained.batch_stats,
+        device_tables(dataset, config),
+        evaluation_loader(dataset, "train", config),
+    )
+    assert np.ptp(expected) > 1e-3
+    ranker, examples = Ranker(run), dataset.splits["train"]
+    users, items = dataset.vocabulary("user"), dataset.vocabulary("item")
+    devices, queries = dataset.vocabulary("device"), dataset.vocabulary("query")
+    offsets = examples.context["query"].offsets
+    found = []
+    for row in range(len(expected)):
+        start = dataset.event_offsets[examples.sequence[row]]
+        history = dataset.event_item[start : examples.history_end[row]]
+        query = examples.context["query"].values[offsets[row] : offsets[row + 1]]
+        ranking = ranker.rank(
+            [items[k] for k in history],
+            [items[examples.item[row]]],
+            user=users[examples.user[row]],
+            context={
+                "device": devices[examples.context["device"].values[row]],
+                "query": [queries[k] or "never seen" for k in query],
+            },
+        )
+        found.append(ranking.scores[0])
+        assert ranking.unknown_candidates == (examples.item[row] == 0)
+    np.testing.assert_allclose(found, expected, **TOLERANCE)
+
+
+def test_candidates_come_back_sorted_each_with_its_score(ranker) -> None:
+    candidates = [PEAR, SLASH, ODD, "new", PEAR]
+    ranking = ranker.rank([PEAR, ODD], candidates, "Ann", CONTEXT)
+    assert sorted(ranking.ids) == sorted(candidates)
+    assert (np.diff(ranking.scores) <= 0).all()
+    assert ranking.scores.dtype == np.float32
+    alone = {one: ranker.rank([PEAR, ODD], [one], "Ann", CONTEXT).scores[0] for one in candidates}
+    assert len(set(alone.values())) == 4
+    np.testing.assert_allclose(ranking.scores, [alone[one] for one in ranking.ids], **TOLERANCE)
+    assert ranker.rank([PEAR], [], "Ann", CONTEXT).ids == []
+
+
+def test_more_candidates_than_the_largest_bucket(ranker) -> None:
+    many = [PEAR, SLASH, ODD] * 200
+    assert len(many) > CANDIDATE_BUCKETS[-1]
+    ranking = ranker.rank([ODD], many, context=CONTEXT)
+    few = ranker.rank([ODD], many[:3], context=CONTEXT)
+    assert ranking.ids == [one for one in few.ids for _ in range(200)]
+    np.testing.assert_allclose(ranking.scores[::200], few.scores, **TOLERANCE)
+
+
+def test_unknown_ids_take_the_unknown_row_and_are_counted(ranker) -> None:
+    context = {"device": "fridge", "query": "q|?"}
+    ranking = ranker.rank(["?", PEAR, "!"], [PEAR, "?", 17], "Zoe", context)
+    assert (ranking.unknown_history, ranking.unknown_candidates) == (2, 2)
+    assert ranking.unknown_context == 2
+    score = dict(zip(ranking.ids, ranking.scores, strict=True))
+    assert score["?"] == score["17"] != score[PEAR]
+    blank = {"device": None, "query": "?|q"}
+    same(ranker.rank(["", PEAR, "x"], [PEAR, "?", 17], None, blank), ranking)
+
+
+def test_user_and_context_count(ranker) -> None:
+    scores = {
+        ranker.rank([PEAR], [ODD], user, CONTEXT | changes).scores[0]
+        for user, changes in [
+            ("Ann", {}),
+            ("Bob", {}),
+            ("Ann", {"device": "phone"}),
+            ("Ann", {"query": "r"}),
+            ("Ann", {"query": None}),
+        ]
+    }
+    assert len(scores) == 5
+    same(  # as many values as training kept, each once
+        ranker.rank([PEAR], [ODD], "Ann", CONTEXT | {"query": " q|q | s|r"}),
+        ranker.rank([PEAR], [ODD], "Ann", CONTEXT),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((["a"], "pear"), "candidates must be a list of ids, got the text 'pear'"),
+        (("pear", ["a"]), "history must be a list of ids"),
+        ((["a"], ["a"]), "context: expected a value of 'device'"),
+        (
+            (["a"], ["a"], None, CONTEXT | {"devise": "x"}),
+            "no feature 'devise'; did you mean 'device'",
+        ),
+        ((None, ["a"], "Eve", CONTEXT), "user 'Eve' is not remembered"),
+        ((None, ["a"], None, CONTEXT), "user None is not remembered"),
+    ],
+)
+def test_mistakes_are_told(arguments, expected, ranker) -> None:
+    with pytest.raises(UserError, match=expected):
+        ranker.rank(*arguments)
+
+
+def test_long_histories_keep_the_latest_events(ranker) -> None:
+    long = [SLASH, "?", ODD, PEAR, PEAR, ODD, SLASH, PEAR]
+    kept = ranker.rank(long, [PEAR, ODD], context=CONTEXT)
+    same(kept, ranker.rank(long[2:], [PEAR, ODD], context=CONTEXT))
+    assert kept.unknown_history == 0
+    shorter = ranker.rank(long[3:], [PEAR, ODD], context=CONTEXT)
+    assert not np.allclose(kept.scores, shorter.scores, rtol=1e-3)
+
+
+@pytest.mark.parametrize("model", ["dien", "gru_att", "din"])
+def test_remembered_users_score_as_their_history_given_whole(model, data, tmp_path) -> None:
+    ranker = Ranker(untrained_run.write(tmp_path / "run", data, model=model))
+    events, candidates = [PEAR, ODD, "?", SLASH, ODD, PEAR, SLASH, ODD, PEAR], [PEAR, SLASH, ODD]
+    ranker.remember("Ann", [])
+    for count, event in enumerate(events, start=1):  # past every bucket, then past max_history
+        ranker.observe("Ann", event)
+        found = ranker.rank(None, candidates, "Ann", CONTEXT)
+        expected = ranker.rank(events[:count], candidates, "Ann", CONTEXT)
+        same(found, expected)
+        assert found.unknown_history == expected.unknown_history
+    ranker.observe("Ann", ODD)  # twice between two rankings
+    ranker.observe("Ann", SLASH)
+    expected = ranker.rank([*events, ODD, SLASH], candidates, "Ann", CONTEXT)
+    same(ranker.rank(None, candidates, "Ann", CONTEXT), expected)
+
+
+def test_an_event_within_max_history_is_one_step(ranker, monkeypatch) -> None:
+    ranker.remember("Cid", [PEAR, ODD])
+    expected = ranker.rank([PEAR, ODD, SLASH], [PEAR], "Cid", CONTEXT)
+    monkeypatch.setattr(ranker, "_programs", ranker._programs._replace(read=None))
+    ranker.observe("Cid", SLASH)
+    same(ranker.rank(None, [PEAR], "Cid", CONTEXT), expected)
+
+
+def test_least_recently_used_users_are_forgotten(run) -> None:
+    ranker = Ranker(run, max_users=2)
+    for user in ("Ann", "Bob"):
+        ranker.remember(user, [PEAR])
+    ranker.rank(None, [PEAR], "Ann", CONTEXT)
+    ranker.remember("Cid", [PEAR])
+    assert [user in ranker for user in ("Ann", "Bob", "Cid")] == [True, False, True]
+    ranker.observe("Ann", ODD)
+    ranker.remember("Dan", [PEAR])
+    assert [user in ranker for user in ("Ann", "Cid", "Dan")] == [True, False, True]
+    with pytest.raises(UserError, match="'Cid' is not remembered"):
+        ranker.observe("Cid", PEAR)
+    with pytest.raises(ValueError, match="max_users must be at least 1, got 0"):
+        Ranker(run, max_users=0)
+
+
+def test_nothing_is_compiled_after_the_warm_up(run, monkeypatch) -> None:
+    monkeypatch.setattr("dien_jax.ranker.CANDIDATE_BUCKETS", (2, 4))
+    ranker = Ranker(run)
+    before = len(COMPILED)
+    ranker.warm_up()
+    lengths, sizes = len(ranker._buckets), 2
+    assert len(COMPILED) - before == lengths * (2 + sizes)
+    before = len(COMPILED)
+    for length in range(9):
+        for size in (1, 2, 3, 4, 11):
+            ranker.rank([PEAR] * length, [ODD] * size, "Ann", CONTEXT)
+    ranker.remember("Ann", [])
+    for _ in range(9):
+        ranker.observe("Ann", PEAR)
+        ranker.rank(None, [ODD], "Ann", CONTEXT)
+    assert len(COMPILED) == before
