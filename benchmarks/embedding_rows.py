@@ -138,14 +138,12 @@ def measure(
 def panels(rows: Sequence[dict[str, Any]]) -> plots.Curves:
     """The curves of a picture: a panel for each number of steps, a curve for each update."""
     found: plots.Curves = {}
-    for length in dict.fromkeys(row["steps"] for row in rows):
-        lines = found[f"ms a step, T {length}"] = {}
-        for update in dict.fromkeys(row["policy"] for row in rows):
-            of_it = [row for row in rows if (row["steps"], row["policy"]) == (length, update)]
-            lines[update] = (
-                [row["rows"] for row in of_it],
-                [row["median_ms"] for row in of_it],
-            )
+    for steps in dict.fromkeys(row["steps"] for row in rows):
+        of_steps = [row for row in rows if row["steps"] == steps]
+        curves = found.setdefault(f"ms a step of {steps} behaviours", {})
+        for update in dict.fromkeys(row["policy"] for row in of_steps):
+            points = [row for row in of_steps if row["policy"] == update]
+            curves[update] = [row["rows"] for row in points], [row["median_ms"] for row in points]
     return found
 
 
@@ -177,8 +175,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_rows(options.json, rows)
         print(f"written to {options.json}")
     if options.plot:
-        title = "A train step by rows of the item table"
-        plots.curves(options.plot, panels(rows), x="rows", title=title)
+        plots.curves(
+            options.plot,
+            panels(rows),
+            x="rows of the item table",
+            title="Train step by rows of the item table",
+        )
         print(f"drawn to {options.plot}")
 
 

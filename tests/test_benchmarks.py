@@ -10,20 +10,27 @@ import jax
 import numpy as np
 import pytest
 import small_dataset
+import tiny_run
+import untrained_run
 from dien_kernels import assume
 
 from benchmarks import (
     aot_cuda,
     compile_only,
     embedding_rows,
+    history_length,
+    plots,
     ragged,
+    ranking,
     recurrence,
     train_step,
+    train_throughput,
     trials,
 )
 from benchmarks.cases import CASES, Case, history_lengths
 from benchmarks.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
 from dien_jax.config import Config, ModelConfig, TrainConfig, preset
+from dien_jax.dataset import open_dataset
 from dien_jax.settings import with_settings
 
 FIELDS = {
@@ -227,6 +234,67 @@ def test_the_ragged_benchmark_on_a_dataset_folder(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out.startswith("| bucket |")
     with pytest.raises(SystemExit, match="nowhere"):
         ragged.main(["--data", str(tmp_path / "nowhere")])
+
+
+def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> None:
+    data = tiny_run.write_data(tmp_path / "tiny")
+    model = ModelConfig(
+        embedding_size=2, hidden_size=3, layers=(4,), attention_layers=(4,), auxiliary_layers=(4,)
+    )
+    config = Config(model=model, train=TrainConfig(batch_size=24, max_history=8, buckets=(4,)))
+    for mode in ("train", "score"):
+        found = train_throughput.epochs(config, open_dataset(data), mode, count=2, most=None)
+        assert [(steps, examples) for steps, _, _, examples in found] == [(3, 64)] * 2
+        assert all(0 < waited < seconds for _, seconds, waited, _ in found)
+    [first] = train_throughput.epochs(config, open_dataset(data), "train", count=1, most=2)
+    assert first[0] == 2
+    row = train_throughput.row(config, data, "train", "padded", count=1)
+    assert set(row) >= {*FIELDS, *train_throughput.COLUMNS}
+    assert 0 < row["loader_share"] < 1
+
+
+def test_a_row_of_history_lengths_has_every_field() -> None:
+    model = ModelConfig(
+        embedding_size=2, hidden_size=3, layers=(4,), attention_layers=(4,), auxiliary_layers=(4,)
+    )
+    config = Config(model=model, train=TrainConfig(batch_size=4))
+    row = history_length.of_length(config, 11, 4)
+    assert set(row) >= {*FIELDS, *history_length.COLUMNS}
+    assert (row["steps"], row["case"]) == (11, "B 4 T 11")
+
+
+def test_curves_are_drawn(tmp_path) -> None:
+    plots.curves(
+        tmp_path / "new" / "curves.png",
+        {"ms": {"a": ([1, 10], [2.0, 3.0]), "b": ([1, 10], [1.0, 1.5])}},
+        x="rows",
+        title="Some",
+    )
+    assert (tmp_path / "new" / "curves.png").stat().st_size > 5_000
+
+
+def test_the_ranking_benchmark_compares_with_rows_of_their_own(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    pytest.importorskip("matplotlib")
+    run = untrained_run.write(tmp_path / "run", small_dataset.write(tmp_path / "data"))
+    monkeypatch.setattr(ranking, "cold_start", lambda *arguments: [])
+    files = tmp_path / "rows.json", tmp_path / "rows.png"
+    flags = ["--run", str(run), "--candidates", "1", "4", "--histories", "9", "--repeats", "2"]
+    ranking.main([*flags, "--json", str(files[0]), "--plot", str(files[1])])
+    rows = json.loads(files[0].read_text())
+    found = {(row["candidates"], row["policy"]) for row in rows}
+    assert found == set(itertools.product((1, 4), ("rows", "ranker", "remembered")))
+    for row in rows:
+        assert set(row) >= FIELDS - {"samples_per_second", "peak_mb"}
+        assert (row["times_as_fast"] == 1) or row["policy"] != "rows"
+        assert row["min_ms"] <= row["median_ms"] <= row["p99_ms"]
+    assert files[1].stat().st_size > 5_000
+    monkeypatch.setattr(ranking, "TOLERANCE", -1.0)
+    with pytest.raises(SystemExit, match="1, 9, rows: scores differ by"):
+        ranking.main(flags)
+    with pytest.raises(SystemExit, match="nowhere does not exist"):
+        ranking.main(["--run", str(tmp_path / "nowhere")])
 
 
 def test_every_trial_is_a_valid_configuration() -> None:

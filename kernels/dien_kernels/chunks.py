@@ -185,9 +185,6 @@ def _backward(
             0, needed, lambda number, carry: chunk(needed - 1 - number, carry), start
         )
     d_initial, d_x, d_offset, d_slope, d_weights = found
-    if plan.sharding is not None:
-        rows = plan.sharding.spec[0] if len(plan.sharding.spec) else None
-        d_weights = d_weights if rows is None else jax.lax.psum(d_weights, rows)
     return Histories(d_x[:, :steps], d_offset[:steps], d_slope[:steps], None, d_weights, d_initial)
 
 

@@ -102,7 +102,10 @@ def shards(sharding: NamedSharding) -> int:
 
 
 def sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
-    """``call`` on each device's own rows: XLA does not split a kernel by itself."""
+    """``call`` on each device's own rows: XLA does not split a kernel by itself.
+
+    Results without rows are sums over rows, here over those of all devices.
+    """
     sharding = plan.sharding
     if sharding is None:
         return call
@@ -111,10 +114,13 @@ def sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Calla
     def spec(axis: int, _: Any = None) -> PartitionSpec:
         return PartitionSpec() if axis < 0 else PartitionSpec(*[None] * axis, rows)
 
+    def total(axis: int, array: jax.Array) -> jax.Array:
+        return jax.lax.psum(array, rows) if axis < 0 and rows is not None else array
+
     def split(*parts: Any) -> Any:
         shapes = jax.eval_shape(call, *parts)
         return jax.shard_map(
-            call,
+            lambda *own: _zipped(total, results, call(*own)),
             mesh=sharding.mesh,
             in_specs=_zipped(spec, arguments, parts),
             out_specs=_zipped(spec, results, shapes),
