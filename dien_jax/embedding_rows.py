@@ -14,7 +14,7 @@ slots to the bit. So an optimiser is lazy by what it is given, and these two are
 - Adam (``lazy_adam``). Against dense Adam, the moments of a row do not decay while nothing looks
   it up, and the row does not go on moving by them. Bias correction is by steps taken, not by how
   often a row was looked up, as in the LazyAdam optimiser of TensorFlow Addons. Where every row is
-  looked up, the step is dense Adam's.
+  looked up, the step is dense Adam's, to rounding.
 - Adagrad with one accumulator a row (``rowwise_adagrad``). A row without gradient would not move
   in the dense one either, so taking rows changes nothing.
 
