@@ -122,8 +122,9 @@ def reproduce(arguments: Arguments) -> None:
       UserError: when a flag, data, a run folder or OUT is at fault. Interrupted, NotFiniteError:
         see :meth:`dien_jax.loop.Trainer.run`.
     """
-    _check(arguments)
-    rows = settings()[arguments.table]
+    tables = settings()
+    rows = tables[arguments.table]
+    _check(arguments, rows)
     datasets = [open_dataset(folder) for folder in arguments.data]
     tasks = [
         Task(dataset, row, seed, rows[row])
@@ -141,11 +142,11 @@ def reproduce(arguments: Arguments) -> None:
         f"table {arguments.table!r}: {len(tasks)} runs, {len(tasks) - len(missing)} of them done; "
         f"{_estimate(missing, known)}"
     )
-    tables = {table: list(each) for table, each in settings().items()}
 
     def write() -> None:
         known.update(_known(arguments.out))  # of a command beside this one
-        write_tables(arguments.out, list(known.values()), tables, PREDICTIONS_FILE)
+        names = {table: list(each) for table, each in tables.items()}
+        write_tables(arguments.out, list(known.values()), names, PREDICTIONS_FILE)
 
     for number, task in enumerate(missing):
         _say(
@@ -168,14 +169,13 @@ def _known(out: Path) -> dict[tuple[str, str, str], dict[str, str]]:
     }
 
 
-def _check(arguments: Arguments) -> None:
+def _check(arguments: Arguments, known: dict[str, Frozen]) -> None:
     """Refuses what cannot be meant."""
     if arguments.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {arguments.seeds}")
     names = [folder.absolute().name for folder in arguments.data]
     if len(set(names)) < len(names):
         raise UserError(f"--data folders must have different names, got {', '.join(names)}")
-    known = settings()[arguments.table]
     for row in arguments.rows:
         if row not in known:
             raise UserError(
