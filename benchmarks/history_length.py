@@ -25,7 +25,7 @@ STEPS = (50, 100, 200, 500, 1000)
 def of_length(config: Config, steps: int, repeats: int) -> dict:
     """The row of one length, measured in this process."""
     train = dataclasses.replace(config.train, max_history=steps, buckets=())
-    row = full_length(dataclasses.replace(config, train=train), repeats=repeats)
+    (row,) = full_length(dataclasses.replace(config, train=train), repeats=repeats)
     return row | {"benchmark": "history_length", "steps": steps}
 
 

@@ -99,9 +99,9 @@ def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
     if name == "dien":
         kernel, inputs = get("f1gru/kernel"), norm("bn1gru")
         hidden = get("gru1/candidate/kernel").shape[1]
+        params["auxiliary_norm_state"] = {key: value[:hidden] for key, value in inputs.items()}
+        params["auxiliary_norm_behaviour"] = {key: value[hidden:] for key, value in inputs.items()}
         params["auxiliary"] = {
-            "norm_state": {key: value[:hidden] for key, value in inputs.items()},
-            "norm_behaviour": {key: value[hidden:] for key, value in inputs.items()},
             "state": {"kernel": kernel[:hidden], "bias": get("f1gru/bias")},
             "behaviour": {"kernel": kernel[hidden:]},
             "layer_1": dense("f2gru"),

@@ -26,10 +26,9 @@ BLOCK = 65_536
 
 
 class Network(NamedTuple):
-    """The attributes of an :class:`AuxiliaryNetwork` whose outputs do not depend on the batch."""
+    """The attributes of an :class:`AuxiliaryNetwork`."""
 
     layers: tuple[int, ...]
-    batch_norm: str
     columns: int
 
 
@@ -46,7 +45,7 @@ def weighted_loss(
     ``weights[k] softplus(l[k])``. See :func:`dien_jax.losses.auxiliary_weights`.
 
     Args:
-      network: which network; not one with running statistics.
+      network: which network.
       params: its parameters.
       states: interest states.
       behaviours: what follows each state, then what was sampled instead.
@@ -74,16 +73,10 @@ def _loss(
 def _of_block(
     network: Network, params: Any, states: jax.Array, behaviours: jax.Array, weights: jax.Array
 ) -> jax.Array:
-    module = AuxiliaryNetwork(*network, parent=None)  # type: ignore[arg-type]
-    logits = module.apply(
-        {"params": params},
-        states[None],
-        behaviours[:, None],
-        jnp.ones((1, len(states)), bool),
-        train=True,
-    )
+    module = AuxiliaryNetwork(*network, parent=None)
+    logits = module.apply({"params": params}, states, behaviours)
     assert isinstance(logits, jax.Array)
-    real, sampled = jax.nn.softplus(-logits[0, 0]), jax.nn.softplus(logits[1:, 0])
+    real, sampled = jax.nn.softplus(-logits[0]), jax.nn.softplus(logits[1:])
     return (weights[0] * real).sum() + (weights[1:] * sampled).sum()
 
 

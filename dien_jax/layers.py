@@ -351,28 +351,17 @@ class AuxiliaryNetwork(nn.Module):
 
     Attributes:
       layers: hidden layer sizes.
-      batch_norm: of the input, see :class:`BatchNorm`.
       columns: of the last layer: 1, or a softmax's 2.
     """
 
     layers: Sequence[int] = (100, 50)
-    batch_norm: Literal["none", "running", "frozen"] = "none"
     columns: int = 1
 
     @nn.compact
     def __call__(
-        self,
-        states: Float[Array, "B T H"],
-        behaviours: Float[Array, "K B T D"],
-        live: Bool[Array, "B T"],
-        *,
-        train: bool,
-    ) -> Float[Array, "K B T"]:
-        """Logits of K candidate behaviours a step; ``live`` as in :class:`BatchNorm`."""
-        every = jnp.broadcast_to(live[None], behaviours.shape[:-1])
-        states = BatchNorm(self.batch_norm, name="norm_state")(states, live, train=train)
-        norm = BatchNorm(self.batch_norm, name="norm_behaviour")
-        behaviours = norm(behaviours, every, train=train)
+        self, states: Float[Array, "*R H"], behaviours: Float[Array, "K *R D"]
+    ) -> Float[Array, "K *R"]:
+        """Logits of K candidate behaviours for each state."""
         of_state = nn.Dense(self.layers[0], name="state")(states)
         of_behaviour = nn.Dense(self.layers[0], use_bias=False, name="behaviour")(behaviours)
         value = sigmoid(of_state[None] + of_behaviour)

@@ -23,13 +23,14 @@ from dien_jax.layers import (
     GRU,
     MLP,
     AuxiliaryNetwork,
+    BatchNorm,
     BilinearAttention,
     FeatureEmbeddings,
     MLPAttention,
     as_logit,
     gather,
 )
-from dien_jax.losses import auxiliary_loss, auxiliary_positions, auxiliary_weights
+from dien_jax.losses import auxiliary_positions, auxiliary_weights
 from dien_jax.schema import Batch, FeatureTables, FeatureValues, Schema
 
 _EVOLUTIONS = {"gru_attention": GRU, "aigru": AIGRU, "agru": AGRU, "augru": AUGRU}
@@ -95,7 +96,9 @@ class InterestModel(nn.Module):
         if config.evolution in _EVOLUTIONS:
             self.evolution = _EVOLUTIONS[config.evolution](*recurrence)
         if config.auxiliary_weight:
-            self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, config.batch_norm, columns)
+            self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, columns)
+            self.auxiliary_norm_state = BatchNorm(config.batch_norm)
+            self.auxiliary_norm_behaviour = BatchNorm(config.batch_norm)
         self.mlp = MLP(
             config.layers,
             config.activation,
@@ -256,16 +259,11 @@ class InterestModel(nn.Module):
         sampled = self.embed_items(jnp.moveaxis(negatives, -1, 0), tables)
         behaviours = jnp.concatenate([history[None, :, 1:], sampled])
         valid = negatives != following[..., None]
-        if self.config.batch_norm == "running" or self.is_initializing():
-            logits = self.auxiliary(states[:, :-1], behaviours, positions, train=train)
-            return auxiliary_loss(
-                logits[0],
-                jnp.moveaxis(logits[1:], 0, -1),
-                positions,
-                valid,
-                mean=self.config.auxiliary_mean,
-                weights=weights,
-            )
+        every = jnp.broadcast_to(positions[None], behaviours.shape[:-1])
+        before = self.auxiliary_norm_state(states[:, :-1], positions, train=train)
+        behaviours = self.auxiliary_norm_behaviour(behaviours, every, train=train)
+        if self.is_initializing():
+            self.auxiliary(before, behaviours)
         of_real, of_sampled = auxiliary_weights(
             positions, valid, mean=self.config.auxiliary_mean, weights=weights
         )
@@ -273,7 +271,7 @@ class InterestModel(nn.Module):
         return weighted_loss(
             network,
             self.auxiliary.variables["params"],
-            states[:, :-1],
+            before,
             behaviours,
             jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)]),
         )

@@ -14,9 +14,9 @@ B, S, H, D, N = 5, 6, 4, 3, 2
 
 
 @pytest.mark.parametrize("block", [7, 10, 1000])
-@pytest.mark.parametrize(("norm", "columns"), [("none", 1), ("frozen", 2)])
+@pytest.mark.parametrize("columns", [1, 2])
 @pytest.mark.parametrize("mean", ["live", "all"])
-def test_value_and_gradients_do_not_depend_on_blocks(monkeypatch, block, norm, columns, mean):
+def test_value_and_gradients_do_not_depend_on_blocks(monkeypatch, block, columns, mean):
     """Blocks that divide the thirty positions, that do not, and a single one."""
     monkeypatch.setattr(auxiliary, "CPU_BLOCK", block)
     rng = np.random.default_rng(0)
@@ -26,12 +26,12 @@ def test_value_and_gradients_do_not_depend_on_blocks(monkeypatch, block, norm, c
     valid = jnp.asarray(rng.random((B, S, N)) < 0.8)
     rows = jnp.array([1.0, 1, 1, 0, 1])
     positions = positions & (rows > 0)[:, None]
-    network = Network((8, 5), norm, columns)
+    network = Network((8, 5), columns)
     module = AuxiliaryNetwork(*network)
-    params = module.init(jax.random.key(0), states, behaviours, positions, train=True)["params"]
+    params = module.init(jax.random.key(0), states, behaviours)["params"]
 
     def plain(params, states, behaviours):
-        logits = module.apply({"params": params}, states, behaviours, positions, train=True)
+        logits = module.apply({"params": params}, states, behaviours)
         sampled = jnp.moveaxis(logits[1:], 0, -1)
         return 3 * auxiliary_loss(logits[0], sampled, positions, valid, mean=mean, weights=rows)
 
@@ -50,11 +50,11 @@ def test_value_and_gradients_do_not_depend_on_blocks(monkeypatch, block, norm, c
 def test_no_activation_of_all_positions_is_kept():
     """The compiled program has room for one block's activations, not for everyone's."""
     positions, width = 20 * auxiliary.CPU_BLOCK, 100
-    network = Network((width, 50), "none", 1)
+    network = Network((width, 50), 1)
     shapes = ((1, positions, 8), (2, 1, positions, 8), (2, 1, positions))
     states, behaviours, weights = (jnp.zeros(shape) for shape in shapes)
     params = AuxiliaryNetwork(*network).init(
-        jax.random.key(0), states[:, :1], behaviours[:, :, :1], jnp.ones((1, 1), bool), train=True
+        jax.random.key(0), states[:, :1], behaviours[:, :, :1]
     )["params"]
     step = jax.jit(jax.grad(lambda *a: weighted_loss(network, *a, weights), (0, 1, 2)))
     memory = step.lower(params, states, behaviours).compile().memory_analysis()

@@ -46,11 +46,11 @@ TINY, TINY_RAGGED = Case(2, 3, 4), Case(3, 9, 4, ragged=True)
 
 def test_a_row_of_the_train_step_has_every_field(tmp_path, capsys) -> None:
     config = Config(train=TrainConfig(batch_size=4, max_history=3))
-    row = train_step.full_length(config, repeats=4)
+    (row,) = train_step.full_length(config, repeats=4)
     assert set(row) >= FIELDS
     assert row["samples_per_second"] == pytest.approx(4000 / row["median_ms"])
     print_rows([row], train_step.COLUMNS)
-    assert capsys.readouterr().out.startswith("| case | policy |")
+    assert capsys.readouterr().out.startswith("| case | system | policy |")
     write_rows(tmp_path / "new" / "rows.json", [row])
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == [row]
 
@@ -78,7 +78,7 @@ def test_the_embedding_rows_benchmark_writes_table_rows_and_picture(
     assert 3 * table < more["lazy_adam"] < 3.2 * table + 3 * features
     assert more["dense"] > more["lazy_adam"] + 0.9 * table
     assert files[1].read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out.startswith("| case | policy |")
+    assert capsys.readouterr().out.startswith("| case | system | policy |")
     with pytest.raises(SystemExit):
         embedding_rows.main(["--rows", "0"])
     assert "--rows must be at least 1, got 0" in capsys.readouterr().err
