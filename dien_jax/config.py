@@ -70,7 +70,7 @@ class ModelConfig:
     """Activation of the final MLP."""
     dice_statistics: Literal["running", "batch"] = "running"
     """``batch`` normalises by the batch's own rows, when scoring too."""
-    batch_norm: Literal["none", "running", "frozen"] = "none"
+    batch_norm: Literal["none", "running", "frozen"] = "running"
     """Normalisation of the MLP's and auxiliary network's input; ``frozen`` only scales."""
     dropout: float = 0.0
     """Share of hidden MLP units dropped in training."""

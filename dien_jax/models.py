@@ -259,9 +259,11 @@ class InterestModel(nn.Module):
         sampled = self.embed_items(jnp.moveaxis(negatives, -1, 0), tables)
         behaviours = jnp.concatenate([history[None, :, 1:], sampled])
         valid = negatives != following[..., None]
-        every = jnp.broadcast_to(positions[None], behaviours.shape[:-1])
+        counted = jnp.concatenate([jnp.ones_like(valid[..., :1]), valid], -1) & positions[..., None]
         before = self.auxiliary_norm_state(states[:, :-1], positions, train=train)
-        behaviours = self.auxiliary_norm_behaviour(behaviours, every, train=train)
+        behaviours = self.auxiliary_norm_behaviour(
+            behaviours, jnp.moveaxis(counted, -1, 0), train=train
+        )
         if self.is_initializing():
             self.auxiliary(before, behaviours)
         of_real, of_sampled = auxiliary_weights(

@@ -246,11 +246,13 @@ def test_a_step_that_looks_up_every_row_is_dense_adams() -> None:
     """Several steps, as moments of all rows then decay alike.
 
     The operations are the same in the same order; XLA may fuse a product and a sum into one
-    rounding in one program and not in the other, which was at most 3e-8 in what is below 1.
+    rounding in one program and not in the other, which was at most 3e-8 in what is below 1. No
+    normalisation, which makes more of such differences in the gradients from step to step.
     """
+    plain = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, batch_norm="none"))
     batches = [everything(seed) for seed in range(3)]
-    _, dense, _ = after(with_update("dense"), batches)
-    _, lazy, _ = after(with_update("lazy_adam"), batches)
+    _, dense, _ = after(with_update("dense", plain), batches)
+    _, lazy, _ = after(with_update("lazy_adam", plain), batches)
     assert lazy.keys() == dense.keys()
     for path, leaf in lazy.items():
         np.testing.assert_allclose(leaf, dense[path], rtol=1e-6, atol=1e-7, err_msg=str(path))
