@@ -104,7 +104,7 @@ def _with_gradients(
         loss, (d_params, d_states, d_behaviours) = differentiated(params, *parts)
         return jax.tree.map(jnp.add, totals, (loss, d_params)), (d_states, d_behaviours)
 
-    start = (jnp.zeros((), states.dtype), jax.tree.map(jnp.zeros_like, params))
+    start = (jnp.zeros((), weights.dtype), jax.tree.map(jnp.zeros_like, params))
     parts = (split(states, 0), split(behaviours, 1), split(weights, 1))
     (loss, d_params), (d_states, d_behaviours) = jax.lax.scan(one, start, parts)
     d_states = d_states.reshape(-1, states.shape[-1])[:positions]
@@ -125,7 +125,8 @@ def _forward(network: Network, *arguments: Any) -> tuple[jax.Array, tuple]:
 
 def _backward(network: Network, saved: tuple, d_loss: jax.Array) -> tuple[Any, ...]:
     gradients, weights = saved
-    return (*jax.tree.map(lambda array: d_loss * array, gradients), jnp.zeros_like(weights))
+    scaled = jax.tree.map(lambda array: d_loss.astype(array.dtype) * array, gradients)
+    return (*scaled, jnp.zeros_like(weights))
 
 
 _loss.defvjp(_forward, _backward)

@@ -47,6 +47,9 @@ class ModelConfig:
     """Implementation of the recurrences; see kernels/README.md."""
     recurrence_precision: Literal["highest", "high", "default"] = "highest"
     """Of the recurrences' matmuls: true float32, or the faster ones of a GPU's or TPU's units."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """What networks compute in, and what recurrences read and give; parameters, recurrent states,
+    softmax, statistics and losses are float32 either way."""
     attention: Literal["mlp", "bilinear"] = "mlp"
     """The authors' program scores by an MLP, the paper by a bilinear form."""
     attention_layers: LAYER_SIZES = (80, 40)

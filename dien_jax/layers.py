@@ -1,6 +1,7 @@
 """Flax Linen modules that own weights: embeddings, recurrences, attention, auxiliary net, MLP.
 
-Each works alone; see docs/modules.md for taking one into other code.
+Each works alone; see docs/modules.md for taking one into other code. Parameters are float32; a
+module computes in the dtype of its input, softmax, statistics and logits in float32.
 
 Dimensions: B batch, T steps, D width of an item's embedding, H hidden, Q width of the query.
 """
@@ -186,7 +187,8 @@ class AIGRU(_Recurrence):
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
         """States of every step and the last one."""
         weights = self.weights(x.shape[-1])
-        return gru(x * attention[..., None], weights, **self.options(lengths))
+        scaled = x * attention.astype(x.dtype)[..., None]
+        return gru(scaled, weights, **self.options(lengths))
 
 
 def masked_softmax(scores: Float[Array, "B T"], lengths: Int[Array, " B"]) -> Float[Array, "B T"]:
@@ -206,7 +208,7 @@ class PReLU(nn.Module):
     def __call__(self, x: Float[Array, "B H"]) -> Float[Array, "B H"]:
         """Element-wise."""
         alpha = self.param("alpha", nn.initializers.constant(0.1), (x.shape[-1],))
-        return jnp.where(x > 0, x, alpha[None, :] * x)
+        return jnp.where(x > 0, x, alpha.astype(x.dtype)[None, :] * x)
 
 
 class MLPAttention(nn.Module):
@@ -239,17 +241,19 @@ class MLPAttention(nn.Module):
         hidden = states.shape[-1]
         query = candidate
         if self.projects_query:
-            query = PReLU(name="query_activation")(nn.Dense(hidden, name="query")(candidate))
+            projected = nn.Dense(hidden, dtype=candidate.dtype, name="query")(candidate)
+            query = PReLU(name="query_activation")(projected)
         first = self.layers[0]
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), (4 * hidden, first))
         bias = self.param("bias", nn.initializers.zeros, (first,))
-        of_query, of_state, of_difference, of_product = jnp.split(kernel, 4)
-        per_row = query @ (of_query + of_difference) + bias[None, :]
+        of_query, of_state, of_difference, of_product = jnp.split(kernel.astype(states.dtype), 4)
+        per_row = query @ (of_query + of_difference) + bias.astype(states.dtype)[None, :]
         per_step = states @ (of_state - of_difference) + (states * query[:, None]) @ of_product
         value = sigmoid(per_step + per_row[:, None])
         for index, size in enumerate(self.layers[1:], start=1):
-            value = sigmoid(nn.Dense(size, name=f"layer_{index}")(value))
-        return masked_softmax(nn.Dense(1, name="score")(value)[..., 0], lengths)
+            value = sigmoid(nn.Dense(size, dtype=value.dtype, name=f"layer_{index}")(value))
+        scores = nn.Dense(1, dtype=value.dtype, name="score")(value)[..., 0]
+        return masked_softmax(scores.astype(jnp.float32), lengths)
 
 
 class BilinearAttention(nn.Module):
@@ -266,8 +270,11 @@ class BilinearAttention(nn.Module):
         lengths: Int[Array, " B"],
     ) -> Float[Array, "B T"]:
         """Weights that sum to 1 over the live steps of each row, or are all 0 at length 0."""
-        turned = nn.Dense(states.shape[-1], use_bias=False, name="form")(candidate)
-        return masked_softmax(jnp.einsum("bth,bh->bt", states, turned), lengths)
+        turned = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="form")(
+            candidate
+        )
+        scores = jnp.einsum("bth,bh->bt", states, turned)
+        return masked_softmax(scores.astype(jnp.float32), lengths)
 
 
 class BatchNorm(nn.Module):
@@ -292,12 +299,13 @@ class BatchNorm(nn.Module):
             norm = nn.BatchNorm(
                 use_running_average=not train, momentum=0.99, epsilon=BATCH_NORM_EPSILON
             )
-            return norm(x, mask=live[..., None] if train else None)
+            mask = live[..., None] if train else None
+            return norm(x.astype(jnp.float32), mask=mask).astype(x.dtype)
         gamma = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         beta = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         shape = (1,) * (x.ndim - 1) + (-1,)
-        scaled = x * (gamma / jnp.sqrt(1 + BATCH_NORM_EPSILON)).reshape(shape)
-        return scaled + beta.reshape(shape)
+        gamma = (gamma / jnp.sqrt(1 + BATCH_NORM_EPSILON)).astype(x.dtype)
+        return x * gamma.reshape(shape) + beta.astype(x.dtype).reshape(shape)
 
 
 class Dice(nn.Module):
@@ -318,7 +326,7 @@ class Dice(nn.Module):
         self, x: Float[Array, "B H"], live: Bool[Array, " B"], *, train: bool
     ) -> Float[Array, "B H"]:
         """Element-wise; ``live`` says which rows statistics may see."""
-        alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],))
+        alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
         if self.statistics == "running":
             norm = nn.BatchNorm(
                 use_running_average=not train,
@@ -327,7 +335,8 @@ class Dice(nn.Module):
                 use_bias=False,
                 use_scale=False,
             )
-            normed = norm(x, mask=live[:, None] if train else None)
+            mask = live[:, None] if train else None
+            normed = norm(x.astype(jnp.float32), mask=mask).astype(x.dtype)
         else:
             weight = live.astype(x.dtype)[:, None]
             rows = jnp.maximum(weight.sum(), 1)
@@ -362,12 +371,16 @@ class AuxiliaryNetwork(nn.Module):
         self, states: Float[Array, "*R H"], behaviours: Float[Array, "K *R D"]
     ) -> Float[Array, "K *R"]:
         """Logits of K candidate behaviours for each state."""
-        of_state = nn.Dense(self.layers[0], name="state")(states)
-        of_behaviour = nn.Dense(self.layers[0], use_bias=False, name="behaviour")(behaviours)
+        dtype = states.dtype
+        of_state = nn.Dense(self.layers[0], dtype=dtype, name="state")(states)
+        of_behaviour = nn.Dense(self.layers[0], use_bias=False, dtype=dtype, name="behaviour")(
+            behaviours
+        )
         value = sigmoid(of_state[None] + of_behaviour)
         for index, size in enumerate(self.layers[1:], start=1):
-            value = sigmoid(nn.Dense(size, name=f"layer_{index}")(value))
-        return as_logit(nn.Dense(self.columns, name="score")(value))
+            value = sigmoid(nn.Dense(size, dtype=dtype, name=f"layer_{index}")(value))
+        scores = nn.Dense(self.columns, dtype=dtype, name="score")(value)
+        return as_logit(scores.astype(jnp.float32))
 
 
 class MLP(nn.Module):
@@ -396,11 +409,11 @@ class MLP(nn.Module):
         """Logits; ``live`` says which rows are real. Training with dropout needs its key."""
         x = BatchNorm(self.batch_norm, name="norm")(x, live, train=train)
         for index, size in enumerate(self.layers):
-            x = nn.Dense(size, name=f"layer_{index}")(x)
+            x = nn.Dense(size, dtype=x.dtype, name=f"layer_{index}")(x)
             if self.activation == "dice":
                 x = Dice(self.dice_statistics, name=f"activation_{index}")(x, live, train=train)
             else:
                 x = PReLU(name=f"activation_{index}")(x)
             if self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return as_logit(nn.Dense(self.columns, name="logit")(x))
+        return as_logit(nn.Dense(self.columns, dtype=x.dtype, name="logit")(x).astype(jnp.float32))

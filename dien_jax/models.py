@@ -11,6 +11,7 @@ H hidden.
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -149,9 +150,9 @@ class InterestModel(nn.Module):
         if negatives is not None and self.config.auxiliary_weight and steps > 1:
             auxiliary = self._auxiliary_loss(batch, tables, history, states, negatives, train)
 
-        looked_up = jnp.where(live, history, 0)
+        looked_up = (jnp.where(live, history, 0), candidate, user)
         rows = jnp.maximum(lengths.sum() + 2 * lengths.shape[0], 1).astype(logits.dtype)
-        squares = (looked_up**2).sum() + (candidate**2).sum() + (user**2).sum()
+        squares = sum((part.astype(logits.dtype) ** 2).sum() for part in looked_up)
         return ModelOutput(logits, auxiliary, attention, states, final_state, squares / rows)
 
     def evolve(
@@ -167,21 +168,25 @@ class InterestModel(nn.Module):
             states, _ = self.evolution(states, lengths)
         attention = self.attention(candidate, states, lengths)
         if self.config.evolution in ("attention", "gru_attention"):
-            return attention, (attention[..., None] * states).sum(1)
+            weighted = attention.astype(states.dtype)[..., None] * states
+            return attention, weighted.sum(1)
         _, final_state = self.evolution(states, attention, lengths)
         return attention, final_state
 
     def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
         """The features of items, embedded and concatenated."""
-        return self.item_embeddings(gather(ids, tables.item, "item"))
+        return self._cast(self.item_embeddings(gather(ids, tables.item, "item")))
 
     def embed_users(self, ids: Int[Array, " B"], tables: FeatureTables) -> Float[Array, "B U"]:
         """The features of users, embedded and concatenated."""
-        return self.user_embeddings(gather(ids, tables.user, "user"))
+        return self._cast(self.user_embeddings(gather(ids, tables.user, "user")))
 
     def embed_context(self, values: dict[str, FeatureValues]) -> Float[Array, "B C"]:
         """The context features, embedded and concatenated; the schema must have some."""
-        return self.context_embeddings(values)
+        return self._cast(self.context_embeddings(values))
+
+    def _cast(self, embedded: jax.Array) -> jax.Array:
+        return embedded.astype(self.config.compute)
 
     def click_logits(
         self,
@@ -200,7 +205,8 @@ class InterestModel(nn.Module):
         parts += [part for part in (final_state, context) if part is not None]
         logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
         if self.config.wide:
-            logits = logits + as_logit(self.linear(jnp.concatenate(crossed, axis=-1)))
+            wide = self.linear(jnp.concatenate(crossed, axis=-1).astype(jnp.float32))
+            logits = logits + as_logit(wide)
         return logits
 
     def read(

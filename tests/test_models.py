@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dien_jax.config import AUTHORS, Config, ModelConfig, member
@@ -303,3 +304,28 @@ def test_the_authors_choices_are_all_in_their_preset() -> None:
     assert (theirs.auxiliary_mean, theirs.auxiliary_weight) == ("all", 1.0)
     assert (AUTHORS.train.order, AUTHORS.optim.schedule) == ("sorted", "halving")
     assert ours.dice_statistics == "running"
+
+
+@pytest.mark.parametrize("name", ["wide_deep", "din", "gru_att", "aigru", "dien"])
+def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> None:
+    """Products take bfloat16; parameters, gradients, statistics, attention and losses do not."""
+    config = dataclasses.replace(member(name, SMALL), batch_norm="running")
+    half = dataclasses.replace(config, compute="bfloat16")
+    variables, batch = trained_looking(config), batch_of()
+    negatives = np.random.default_rng(2).integers(1, ITEMS, (6, 4, 1)).astype(np.int32)
+    arguments = (variables["params"], variables["batch_stats"], batch, negatives)
+    (loss, _), gradients = train_forward(config)(*arguments)
+    (half_loss, statistics), half_gradients = train_forward(half)(*arguments)
+    for leaf in jax.tree.leaves((half_loss, statistics, half_gradients)):
+        assert leaf.dtype == jnp.float32
+    np.testing.assert_allclose(half_loss, loss, rtol=0.05)
+    norm = optax.tree.norm(jax.tree.map(jnp.subtract, half_gradients, gradients))
+    assert 0 < norm < 0.1 * optax.tree.norm(gradients)  # 8 bits, a few roundings deep
+    np.testing.assert_allclose(
+        scorer(half)(variables, batch), scorer(config)(variables, batch), atol=0.02
+    )
+    program = train_forward(half).lower(*arguments).as_text()
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
+    of_networks = [line for line in products if "bf16" in line]
+    # Those of recurrences, of three gates each way, and of Wide&Deep's linear part are float32.
+    assert len(of_networks) > len(products) / 2 if name in ("wide_deep", "din") else of_networks
