@@ -272,7 +272,7 @@ def _run(
         initial_state = jnp.zeros((batch, hidden), single)
     operands = (
         x.astype(single),
-        None if attention is None else jnp.where(live, attention.astype(single), 0),
+        None if attention is None else jnp.where(live, attention.astype(single), single(0)),
         jax.tree.map(lambda part: part.astype(single), weights),
         lengths,
         initial_state.astype(single),
