@@ -99,12 +99,8 @@ def test_every_member_of_the_family_exports(model, changes, data, tmp_path) -> N
 
 def test_a_file_ranks_as_its_run(run, exported) -> None:
     ours, theirs = dien_jax.Ranker(run), dien_jax.ExportedRanker(exported)
-    same(
-        theirs.rank(
-            ["?", PEAR, "!"], [PEAR, "?", ODD], "Zoe", {"device": "fridge", "query": "q|?"}
-        ),
-        ours.rank(["?", PEAR, "!"], [PEAR, "?", ODD], "Zoe", {"device": "fridge", "query": "q|?"}),
-    )
+    unknown = (["?", PEAR, "!"], [PEAR, "?", ODD], "Zoe", {"device": "fridge", "query": "q|?"})
+    same(theirs.rank(*unknown), ours.rank(*unknown))
     many = [PEAR, SLASH, ODD] * 200  # more than one turn, and a program of its own
     same(theirs.rank([ODD], many, "Ann", CONTEXT), ours.rank([ODD], many, "Ann", CONTEXT))
     events = [PEAR, ODD, "?", SLASH, ODD, PEAR, SLASH]  # past every bucket, then past max_history
@@ -160,7 +156,7 @@ def test_one_function_takes_a_run_folder_or_a_file(run, exported, tmp_path) -> N
         dien_jax.load_ranker(tmp_path / "nothing")
     with pytest.raises(UserError, match="is an exported model, which needs no data"):
         dien_jax.load_ranker(exported, tmp_path)
-    with pytest.raises(UserError, match="is not a file; expected what python -m dien_jax.export"):
+    with pytest.raises(UserError, match="is not a file; expected what python"):
         dien_jax.ExportedRanker(tmp_path)
     with pytest.raises(ValueError, match="max_users must be at least 1, got 0"):
         dien_jax.ExportedRanker(exported, max_users=0)
@@ -198,9 +194,7 @@ def test_files_that_are_cut_damaged_or_foreign_are_refused(exported, tmp_path) -
     whole, file = exported.read_bytes(), tmp_path / "model.dien"
     for content in (b"", b"hello", whole[:-1000], whole[: len(whole) // 2]):
         file.write_bytes(content)
-        with pytest.raises(
-            UserError, match="model.dien.*another kind of file, or one that was cut"
-        ):
+        with pytest.raises(UserError, match=r"model\.dien.*another kind of file, or one that"):
             dien_jax.load_ranker(file)
     with zipfile.ZipFile(exported) as archive:
         places = [info.header_offset for info in archive.infolist() if info.file_size > 100]
@@ -208,11 +202,11 @@ def test_files_that_are_cut_damaged_or_foreign_are_refused(exported, tmp_path) -
         damaged = bytearray(whole)
         damaged[place + 120] ^= 0xFF
         file.write_bytes(damaged)
-        with pytest.raises(UserError, match="model.dien: damaged"):
+        with pytest.raises(UserError, match=r"model\.dien: damaged"):
             dien_jax.load_ranker(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a.txt", "a")
-    with pytest.raises(UserError, match=r"model.dien: not what .* wrote: no manifest.json inside"):
+    with pytest.raises(UserError, match=r"model\.dien: not what .* wrote: no manifest.json inside"):
         dien_jax.load_ranker(file)
 
 
