@@ -99,7 +99,7 @@ def test_chunks_cover_all_steps():
 
 
 def test_steps_and_rows_may_be_symbolic():
-    """As in an export: one program, of which lengths and number of chunks are known when it runs."""
+    """As in an export: one program for any number of rows and of chunks."""
     x, attention, weights, lengths, _ = operands("augru", batch=5)
 
     def last(x, attention, lengths):
