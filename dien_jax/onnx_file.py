@@ -114,11 +114,15 @@ def _named(inputs: Any) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the converter and its libraries say of themselves."""
+    """Without what the converter and its libraries say of themselves, nor strict types in them."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

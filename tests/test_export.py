@@ -26,7 +26,6 @@ PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 PAGE = Path(__file__).parent.parent / "docs" / "export.md"
-CHEAP = ("base_model", "din")
 VARIANTS = {
     "dien": {"attention": "bilinear", "form": "authors", "pooling": "padded_sum"},
     "agru": {"batch_norm": "running", "dice_statistics": "batch", "classifier": "softmax"},
@@ -40,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory) -> Path:
-    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data)
+    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data, buckets=(3,))
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +82,11 @@ def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> 
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
-        *((name, {}) for name in CHEAP),
+        ("din", {}),
         *(
             pytest.param(name, {}, marks=pytest.mark.slow)
             for name in FAMILY
-            if name not in (*CHEAP, "dien")
+            if name not in ("base_model", "din", "dien")  # two of them in other tests
         ),
         *(pytest.param(*variant, marks=pytest.mark.slow) for variant in VARIANTS.items()),
     ],
@@ -259,7 +258,8 @@ file = "model.dien"
 """
 
 
-def test_the_page_runs_and_its_middle_without_this_package(tmp_path) -> None:
+def test_the_page_runs_and_its_middle_without_this_package(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "check_artifact", lambda *_: {})  # other tests have that
     folder = tmp_path / "folder"
     folder.mkdir()
     log = tmp_path / "log.csv"
