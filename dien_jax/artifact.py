@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax import export
 
@@ -122,10 +123,7 @@ def read_artifact(file: Path) -> Artifact:
             vocabularies = {
                 name: _vocabulary(archive, name, schema) for name in input_features(schema)
             }
-            programs = {
-                name: export.deserialize(bytearray(archive.read(_PROGRAMS.format(name))))
-                for name in manifest["programs"]
-            }
+            programs = {name: _program(archive, name) for name in manifest["programs"]}
             weights = {name: _array(archive, name) for name in manifest["weights"]}
     return Artifact(manifest, schema, vocabularies, weights, programs)
 
@@ -173,6 +171,12 @@ def _read_manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     return manifest
 
 
+def _program(archive: zipfile.ZipFile, name: str) -> export.Exported:
+    program = export.deserialize(bytearray(archive.read(_PROGRAMS.format(name))))
+    program.mlir_module()  # of a newer StableHLO, it would fail only when it is first called
+    return program
+
+
 def _vocabulary(archive: zipfile.ZipFile, name: str, schema: Schema) -> list[str]:
     sizes = {one.name: one.size for one in (*schema.item, *schema.user, *schema.context)}
     values = json.loads(archive.read(_VOCABULARIES.format(name)))
@@ -193,4 +197,7 @@ def _told(file: Path) -> Iterator[None]:
         yield
     except Exception as error:  # zipfile, numpy and jax raise every kind
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"{file}: damaged, or not readable by this JAX: {reason}") from error
+        raise UserError(
+            f"{file}: damaged, or not readable by JAX {jax.__version__} (the manifest tells which "
+            f"wrote it): {reason}"
+        ) from error
