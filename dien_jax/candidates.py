@@ -3,7 +3,8 @@
 The modules of :mod:`dien_jax.layers` take a history for every candidate. Here the states are
 there once, and whatever depends on them alone is computed once: their share of attention's first
 layer, and their projections into the gates. The same parameters give the same figures, to
-float32 rounding; tests hold each member of the family to it.
+float32 rounding; tests hold each member of the family to it. Sizes may be symbolic, as in
+:mod:`dien_jax.export`.
 
 Attention's MLP is where most of the time goes: T N rows pass its layers. With ``sigmoid(x) =
 (tanh(x / 2) + 1) / 2`` the halves and the ones go into the next layer's weights, as does a bias
@@ -66,16 +67,17 @@ def attention_scores(
         alpha = params["query_activation"]["alpha"][None]
         query = jnp.where(query > 0, query, alpha * query)
     score = functools.partial(_mlp_scores, params, _with_ones(states))
-    if len(query) <= CHUNK:
+    rows = query.shape[0]
+    if rows <= CHUNK:
         return score(query)
     scores = jax.lax.map(score, query.reshape(-1, CHUNK, query.shape[1]))
-    return scores.reshape(len(query), -1)
+    return scores.reshape(rows, -1)
 
 
 def _mlp_scores(
     params: Any, states: Float[Array, "T G"], query: Float[Array, "N H"]
 ) -> Float[Array, "N T"]:
-    steps, rows = len(states), len(query)
+    steps, rows = states.shape[0], query.shape[0]
     of_query, of_state, of_difference, of_product = jnp.split(params["kernel"], 4)
     per_row = query @ (of_query + of_difference) + params["bias"][None]
     # [N, G, K]: the first layer as the states see it, a matrix for each candidate.
@@ -138,7 +140,7 @@ def last_states(
             strength = 1 - u if authors else u
         return h + strength * (c - h)
 
-    start = jnp.zeros((config.hidden_size, len(attention)), states.dtype)
+    start = jnp.zeros((config.hidden_size, attention.shape[0]), states.dtype)
     return jax.lax.fori_loop(0, length, step, start).T
 
 

@@ -125,13 +125,7 @@ def read_schema(file: Path, meta: dict[str, Any]) -> tuple[Schema, dict[str, int
       UserError: when something is missing or makes no sense.
     """
     try:
-        schema = Schema(
-            **{
-                group: tuple(_read_feature(entry) for entry in meta["schema"][group])
-                for group in ("item", "user", "context")
-            }
-        )
-        check_names(schema)
+        schema = schema_from_json(meta["schema"])
         counts = {
             name: _whole(meta["counts"][name], f"counts.{name}")
             for name in ("sequences", "events", "groups", *SPLITS)
@@ -141,6 +135,20 @@ def read_schema(file: Path, meta: dict[str, Any]) -> tuple[Schema, dict[str, int
     except (TypeError, ValueError) as error:
         raise UserError(f"{file}: {error}") from error
     return schema, counts
+
+
+def schema_from_json(values: Any) -> Schema:
+    """The schema that :func:`schema_to_json` turned into ``values``.
+
+    Raises:
+      KeyError: for a group that is missing.
+      TypeError: for values of the wrong type.
+      ValueError: for a feature that cannot be.
+    """
+    groups = ("item", "user", "context")
+    schema = Schema(**{name: tuple(_read_feature(one) for one in values[name]) for name in groups})
+    check_names(schema)
+    return schema
 
 
 def _read_feature(entry: Any) -> Feature:

@@ -28,7 +28,7 @@ from dien_jax.errors import UserError
 from dien_jax.models import InterestModel
 from dien_jax.raw_values import SEPARATOR, Vocabularies
 from dien_jax.schema import UNKNOWN, FeatureTables, FeatureValues, Schema
-from dien_jax.trained import load_trained
+from dien_jax.trained import Trained, load_trained
 
 CANDIDATE_BUCKETS = (8, 32, 128, 512)
 """Numbers of candidates that programs are compiled for; more candidates go in turns of 512."""
@@ -72,8 +72,28 @@ class _Reading:
     interests: Interests | None
 
 
-class Ranker:
-    """Ranks candidates with the best checkpoint of a run.
+class RankedModel(NamedTuple):
+    """What a ranker works with.
+
+    Attributes:
+      schema: of the model.
+      max_history: events kept of a history.
+      buckets: lengths that histories are padded to, the last one ``max_history``.
+      vocabularies: rows of raw ids.
+      arguments: the first arguments of every program, on the device.
+      programs: of the model.
+    """
+
+    schema: Schema
+    max_history: int
+    buckets: tuple[int, ...]
+    vocabularies: Vocabularies
+    arguments: tuple[Any, ...]
+    programs: "Programs"
+
+
+class BaseRanker:
+    """Ranks candidates with a model, wherever that is from.
 
     Histories keep their latest ``max_history`` events and are padded to the run's buckets,
     candidates to ``CANDIDATE_BUCKETS``: each pair of sizes is compiled when it is first met, or by
@@ -90,37 +110,18 @@ class Ranker:
     ranked together, ``model.pooling`` ``padded_sum`` counts the padding of the history's bucket.
 
     Args:
-      run_folder: made by ``dien_jax.train``.
-      data: its dataset folder, where that has moved; of which vocabularies and features are read.
+      model: to rank with.
       max_users: remembered users; of more, those least recently used are forgotten.
-      separator: between the values of a multi-valued context feature that comes as one text.
 
     Raises:
-      UserError: when the run, its checkpoint or the data is at fault.
       ValueError: for ``max_users`` below 1.
     """
 
-    def __init__(
-        self,
-        run_folder: str | Path,
-        data: str | Path | None = None,
-        *,
-        max_users: int = 1000,
-        separator: str = SEPARATOR,
-    ) -> None:
+    def __init__(self, model: RankedModel, max_users: int = 1000) -> None:
         if max_users < 1:
             raise ValueError(f"max_users must be at least 1, got {max_users}")
-        trained = load_trained(Path(run_folder), None if data is None else Path(data))
-        train, dataset = trained.run.config.train, trained.dataset
-        self._schema = dataset.schema
-        self._max_history = train.max_history
-        shorter = (edge for edge in train.buckets if edge < train.max_history)
-        self._buckets = (*shorter, train.max_history)
-        self._vocabularies = Vocabularies(dataset, separator)
-        variables = {"params": trained.params, "batch_stats": trained.batch_stats}
-        tables = FeatureTables(dataset.item_tables(), dataset.user_tables())
-        self._model = jax.device_put((variables, tables))
-        self._programs = make_programs(trained.run.config, dataset.schema)
+        self._schema, self._max_history, self._buckets = model[:3]
+        self._vocabularies, self._model, self._programs = model[3:]
         self._max_users = max_users
         self._users: OrderedDict[str, _Reading] = OrderedDict()
         self._lock = threading.Lock()
@@ -281,8 +282,55 @@ class Ranker:
         return scores[: len(candidates)]
 
 
+class Ranker(BaseRanker):
+    """Ranks candidates with the best checkpoint of a run; see :class:`BaseRanker`.
+
+    Args:
+      run_folder: made by ``dien_jax.train``.
+      data: its dataset folder, where that has moved; of which vocabularies and features are read.
+      max_users: remembered users; of more, those least recently used are forgotten.
+      separator: between the values of a multi-valued context feature that comes as one text.
+
+    Raises:
+      UserError: when the run, its checkpoint or the data is at fault.
+      ValueError: for ``max_users`` below 1.
+    """
+
+    def __init__(
+        self,
+        run_folder: str | Path,
+        data: str | Path | None = None,
+        *,
+        max_users: int = 1000,
+        separator: str = SEPARATOR,
+    ) -> None:
+        trained = load_trained(Path(run_folder), None if data is None else Path(data))
+        super().__init__(ranked_model(trained, separator), max_users)
+
+
+def ranked_model(trained: Trained, separator: str = SEPARATOR) -> RankedModel:
+    """A trained model as a ranker takes it."""
+    config, dataset = trained.run.config, trained.dataset
+    variables = {"params": trained.params, "batch_stats": trained.batch_stats}
+    tables = FeatureTables(dataset.item_tables(), dataset.user_tables())
+    return RankedModel(
+        dataset.schema,
+        config.train.max_history,
+        history_buckets(config),
+        Vocabularies(dataset, separator),
+        jax.device_put((variables, tables)),
+        make_programs(config, dataset.schema),
+    )
+
+
+def history_buckets(config: Config) -> tuple[int, ...]:
+    """Lengths that histories are padded to, ``max_history`` the last."""
+    train = config.train
+    return (*(edge for edge in train.buckets if edge < train.max_history), train.max_history)
+
+
 class Programs(NamedTuple):
-    """The jitted parts of ranking; each takes the variables and tables first."""
+    """The jitted parts of ranking; each takes the model's arguments first."""
 
     read: Any
     extend: Any
@@ -334,7 +382,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         count: jax.Array,
     ) -> jax.Array:
         length = jnp.asarray(length, jnp.int32)
-        size, steps = len(items), len(history)
+        size, steps = items.shape[0], history.shape[0]
         embedded = apply(variables, "embed_items", jnp.asarray(history)[None], tables)
         live = (jnp.arange(steps, dtype=jnp.int32) < length)[None, :, None]
         pooled = apply(variables, "pool", embedded, live, length[None])

@@ -6,18 +6,30 @@ An id that has no row is the unknown one's, 0, and is counted.
 import datetime
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from dien_jax.config import suggestion
-from dien_jax.dataset import Column, Dataset
+from dien_jax.dataset import Column
 from dien_jax.errors import UserError
-from dien_jax.schema import UNKNOWN, Feature
+from dien_jax.schema import UNKNOWN, Feature, Schema
 
 SEPARATOR = "|"
 """Between the values of a multi-valued cell, as in ``dien_jax.prepare``."""
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
+
+
+@runtime_checkable
+class RawValues(Protocol):
+    """What raw values are read by: a dataset folder, or a file that holds as much of one."""
+
+    @property
+    def schema(self) -> Schema:
+        """The features."""
+
+    def vocabulary(self, feature: str) -> list[str]:
+        """Raw values of a categorical or multi-valued feature; entry k is that of row k."""
 
 
 class Vocabularies:
@@ -28,18 +40,18 @@ class Vocabularies:
       context: the context features.
 
     Args:
-      dataset: the dataset whose vocabularies are read, once.
+      values: whose vocabularies are read, once.
       separator: between the values of a multi-valued feature, where it comes as one text.
     """
 
-    def __init__(self, dataset: Dataset, separator: str = SEPARATOR) -> None:
+    def __init__(self, values: RawValues, separator: str = SEPARATOR) -> None:
         self._separator = separator
-        self.items = dataset.vocabulary("item")
-        self.context = dataset.schema.context
+        self.items = values.vocabulary("item")
+        self.context = values.schema.context
         self._item_rows = _rows(self.items)
-        self._user_rows = _rows(dataset.vocabulary("user"))
+        self._user_rows = _rows(values.vocabulary("user"))
         self._context_rows = {
-            feature.name: _rows(dataset.vocabulary(feature.name))
+            feature.name: _rows(values.vocabulary(feature.name))
             for feature in self.context
             if feature.size is not None
         }

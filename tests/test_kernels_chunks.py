@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from dien_kernels import chunks, fused, xla
+from dien_kernels import augru, chunks, fused, xla
+from jax import export
 from recurrences import CASES, assert_agree, assert_padding_changes_nothing, evaluate, operands
 
 fresh = evaluate.__wrapped__
@@ -95,3 +96,24 @@ def test_chunks_cover_all_steps():
         assert size <= 3
         assert (count - 1) * size < steps <= count * size
         assert int(chunks._needed(jnp.full(2, steps), count, size)) == count
+
+
+def test_steps_and_rows_may_be_symbolic():
+    """As in an export: one program for any number of rows and of chunks."""
+    x, attention, weights, lengths, _ = operands("augru", batch=5)
+
+    def last(x, attention, lengths):
+        return augru(x, attention, weights, lengths=lengths, implementation="xla")[1]
+
+    rows, steps = export.symbolic_shape("b, t")
+    shapes = [
+        jax.ShapeDtypeStruct((rows, steps, x.shape[2]), x.dtype),
+        jax.ShapeDtypeStruct((rows, steps), x.dtype),
+        jax.ShapeDtypeStruct((rows,), lengths.dtype),
+    ]
+    exported = export.export(jax.jit(last))(*shapes)
+    for size in (1, 3, 4, 7):
+        arrays = (x[:, :size], attention[:, :size])
+        shorter = jnp.minimum(lengths, size)
+        _, expected = augru(*arrays, weights, lengths=shorter, implementation="reference")
+        assert_agree(jax.jit(exported.call)(*arrays, shorter), expected, 1e-5)

@@ -270,9 +270,11 @@ def _run(
     live = jnp.arange(steps, dtype=lengths.dtype)[None, :] < lengths[:, None]
     if initial_state is None:
         initial_state = jnp.zeros((batch, hidden), single)
+    # The zero is typed: a converter to other formats may take a bare one for a double.
+    zero = jnp.zeros((), single)
     operands = (
         x.astype(single),
-        None if attention is None else jnp.where(live, attention.astype(single), 0),
+        None if attention is None else jnp.where(live, attention.astype(single), zero),
         jax.tree.map(lambda part: part.astype(single), weights),
         lengths,
         initial_state.astype(single),

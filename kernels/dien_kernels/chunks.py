@@ -74,8 +74,10 @@ run.defvjp(_run_forward, _run_backward)
 
 
 def _cut(steps: int) -> tuple[int, int]:
-    """How many chunks, and the steps of each."""
+    """How many chunks, and the steps of each; of a symbolic number, as in an export, both too."""
     count = -(-steps // LONGEST_CHUNK)
+    if not isinstance(steps, int):  # symbolic, as in jax.export
+        return count, LONGEST_CHUNK
     return count, -(-steps // count)
 
 
