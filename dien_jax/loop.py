@@ -158,6 +158,29 @@ class Trainer:
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: list[dict[str, float]] = []
 
+    def start_from(self, params: Any, batch_stats: Any) -> None:
+        """Puts given parameters in place of the fresh ones, and saves them as those of step 0.
+
+        Args:
+          params: arrays of the shapes that the fresh ones have.
+          batch_stats: running statistics, alike.
+
+        Raises:
+          UserError: when the run folder cannot be written.
+        """
+
+        def put(value: Any, fresh: jax.Array) -> jax.Array:
+            if value.shape != fresh.shape or value.dtype != fresh.dtype:
+                raise ValueError(f"expected {fresh.dtype}{fresh.shape}, got {value.shape}")
+            return jax.device_put(value, fresh.sharding)
+
+        state = self.state
+        self.state = state._replace(
+            params=jax.tree.map(put, params, state.params),
+            batch_stats=jax.tree.map(put, batch_stats, state.batch_stats),
+        )
+        self._save(best=False)
+
     def run(self, reporter: Reporter) -> dict[str, Any]:
         """Trains to the end and measures the best checkpoint; the test set is used then only.
 

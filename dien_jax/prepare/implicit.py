@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from dien_jax.dataset import Dataset
 from dien_jax.dataset_text import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.prepare import splits
-from dien_jax.prepare.clock import time_borders
+from dien_jax.prepare.clock import time_borders, train_from
+from dien_jax.prepare.extending import known
 from dien_jax.prepare.features import keep
 from dien_jax.prepare.folder import History, Rows, Trained, write_folder
 from dien_jax.prepare.interactions import ImplicitOptions
@@ -27,6 +29,7 @@ def write_interactions(
     separator: str,
     max_values: int,
     source: dict[str, Any],
+    extended: Dataset | None = None,
 ) -> list[str]:
     """Splits events, draws negatives and writes the dataset folder; see its ``prepare``."""
     offsets = events.offsets
@@ -42,8 +45,11 @@ def write_interactions(
         items=np.bincount(events.item[seen], minlength=events.num_items),
         users=np.bincount(sequence[targets["train"]], minlength=len(offsets) - 1),
     )
-    items = keep(trained.items, options.min_count)
-    users = keep(trained.users, options.min_count)
+    num_items, num_users = events.num_items, len(offsets) - 1
+    known_items = known(workspace, extended, "item", events.items, num_items)
+    known_users = known(workspace, extended, "user", events.users, num_users)
+    items = keep(trained.items, options.min_count, known_items)
+    users = keep(trained.users, options.min_count, known_users)
     item = items.row_of[events.item]
     popularity = np.bincount(item[seen], minlength=len(items.values) + 1)
     examples, missing = {}, 0
@@ -88,6 +94,7 @@ def write_interactions(
             "negative_distribution": options.negative_distribution,
             "allow_own_negatives": options.allow_own_negatives,
         },
+        extended=extended,
     )
     return [
         *events.report,
@@ -109,7 +116,12 @@ def _split(
         return splits.by_user(events.offsets, seed=options.seed, **shares), {**split, **shares}
     borders = time_borders(options, events.timestamp, events.clock)
     split |= {"valid_from": borders.valid, "test_from": borders.test}
-    return splits.by_time(events.timestamp, events.offsets, borders), split
+    targets = splits.by_time(events.timestamp, events.offsets, borders)
+    begin = train_from(options, borders, events.clock)
+    if begin is not None:
+        split["train_from"] = begin
+        targets["train"] = targets["train"][events.timestamp[targets["train"]] >= begin]
+    return targets, split
 
 
 def _notes(options: LogOptions, events: Events, targets: dict[str, np.ndarray]) -> list[str]:
