@@ -61,8 +61,8 @@ def grouped_bars(file: Path, panels: Panels, title: str, *, unit: str = "ms") ->
     figure.savefig(file, format="png", dpi=150)
 
 
-def curves(file: Path, panels: Curves, *, x: str, title: str) -> None:
-    """Lines with a mark at each value, one panel beside the other, both axes logarithmic."""
+def curves(file: Path, panels: Curves, *, x: str, title: str, logarithmic: bool = True) -> None:
+    """Lines with a mark at each value, one panel beside the other, axes of one kind."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
@@ -74,8 +74,9 @@ def curves(file: Path, panels: Curves, *, x: str, title: str) -> None:
             for place, value in zip(places, values, strict=True):
                 axes.annotate(_short(value), (place, value), textcoords="offset points",
                               xytext=(0, 6), ha="center", fontsize="x-small")  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        if logarithmic:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
         axes.margins(y=0.15)
         axes.set_xlabel(x)
         axes.set_ylabel(panel)
