@@ -26,6 +26,7 @@ from dien_jax.evaluate import evaluation_loader, measure, predict
 from dien_jax.report import Listener, Reporter
 from dien_jax.run_folder import Run
 from dien_jax.step import (
+    TrainState,
     create_state,
     device_tables,
     learning_rate,
@@ -158,12 +159,11 @@ class Trainer:
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: list[dict[str, float]] = []
 
-    def start_from(self, params: Any, batch_stats: Any) -> None:
-        """Puts given parameters in place of the fresh ones, and saves them as those of step 0.
+    def start_from(self, state: TrainState) -> None:
+        """Puts a given state in place of the fresh one, and saves it as that of step 0.
 
         Args:
-          params: arrays of the shapes that the fresh ones have.
-          batch_stats: running statistics, alike.
+          state: arrays of the shapes and types that the fresh one has.
 
         Raises:
           UserError: when the run folder cannot be written.
@@ -174,11 +174,7 @@ class Trainer:
                 raise ValueError(f"expected {fresh.dtype}{fresh.shape}, got {value.shape}")
             return jax.device_put(value, fresh.sharding)
 
-        state = self.state
-        self.state = state._replace(
-            params=jax.tree.map(put, params, state.params),
-            batch_stats=jax.tree.map(put, batch_stats, state.batch_stats),
-        )
+        self.state = jax.tree.map(put, state, self.state)
         self._save(best=False)
 
     def run(self, reporter: Reporter) -> dict[str, Any]:

@@ -56,8 +56,7 @@ from dien_jax.run_folder import (
     write_json,
 )
 from dien_jax.settings import DEFAULT_PRESET, flat_settings, read_preset_file
-from dien_jax.trained import Trained
-from dien_jax.warm_start import described, grown, load_warm_start
+from dien_jax.warm_start import Source, grown, load_source
 
 _COMMAND = "python -m dien_jax.train"
 
@@ -74,7 +73,7 @@ class Arguments:
     warm_start: Path | None = None
     """Run folder to start from: trained parameters take the place of fresh ones, rows of ids by
     id, on data whose vocabularies may have grown. Without a preset its settings are the
-    defaults. The optimiser starts anew."""
+    defaults."""
     data: Path | None = None
     """Dataset folder. Without it the run uses simulated data, made once into the cache folder."""
     run_dir: Path | None = None
@@ -148,10 +147,10 @@ def start(arguments: Arguments) -> dict[str, Any]:
     if arguments.model.auxiliary_distribution == "shown":
         shown_negatives(dataset)
     config = Config(arguments.model, arguments.optim, arguments.train)
-    trained = told = None
+    source = told = None
     if arguments.warm_start is not None:
-        trained = load_warm_start(arguments.warm_start, dataset, config)
-        told = {"run": str(arguments.warm_start.absolute()), "step": trained.step}
+        source = load_source(arguments.warm_start, dataset, config)
+        told = {"run": str(arguments.warm_start.absolute()), "step": source.step}
     run = Run.create(
         preset=arguments.preset,
         seed=arguments.seed,
@@ -166,7 +165,7 @@ def start(arguments: Arguments) -> dict[str, Any]:
         name = arguments.preset if file is None else file.stem
         folder = Path("runs") / f"{name}-{dataset.path.absolute().name}-{now}"
     run.save(folder)
-    return _train(run, dataset, folder, trained)
+    return _train(run, dataset, folder, source)
 
 
 def resume(folder: Path) -> dict[str, Any]:
@@ -195,9 +194,9 @@ def resume(folder: Path) -> dict[str, Any]:
 
 
 def _train(
-    run: Run, dataset: Dataset, folder: Path, trained: Trained | None = None
+    run: Run, dataset: Dataset, folder: Path, source: Source | None = None
 ) -> dict[str, Any]:
-    """Trains, or goes on; ``trained`` is what the run starts from, if that is loaded already."""
+    """Trains, or goes on; ``source`` is what the run starts from, if that is loaded already."""
     if run.config.train.deterministic:  # read when JAX first looks for devices, so not too late
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
@@ -218,7 +217,7 @@ def _train(
             f"{trainer.steps_per_epoch:,} steps; run folder {folder}"
         )
         if run.warm_start is not None and not begun:
-            _start_from(run, dataset, trainer, trained)
+            _start_from(run, dataset, trainer, source)
         if progress.step:
             _say(f"going on from the checkpoint of step {progress.step:,}")
         try:
@@ -259,24 +258,24 @@ def _train(
     return result
 
 
-def _start_from(run: Run, dataset: Dataset, trainer: Trainer, trained: Trained | None) -> None:
-    """Gives the trainer the parameters of another run; from then on they are its own checkpoint.
+def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | None) -> None:
+    """Gives the trainer what another run has learned; from then on that is its own checkpoint.
 
     Raises:
-      UserError: when a run that was killed before that finds them changed or gone.
+      UserError: when a run that was killed before that finds it changed or gone.
     """
     assert run.warm_start is not None
     folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
-    if trained is None:
-        trained = load_warm_start(folder, dataset, run.config)
-    if trained.step != step:
+    if source is None:
+        source = load_source(folder, dataset, run.config)
+    if source.step != step:
         raise UserError(
             f"--warm-start {folder}: this run began from its checkpoint of step {step}, but its "
-            f"best one is now that of step {trained.step}; start anew"
+            f"best one is now that of step {source.step}; start anew"
         )
-    found = grown(trained, dataset)
-    trainer.start_from(found.params, found.batch_stats)
-    _say(f"starting from {folder}, step {step:,}; {described(found.new_rows)}")
+    found = grown(source, dataset, trainer.state)
+    trainer.start_from(found.state)
+    _say(f"starting from {folder}, step {step:,}; {found}")
 
 
 def _check_splits(dataset: Dataset) -> None:

@@ -22,10 +22,12 @@ from dien_jax.step import create_state, device_tables, make_predict_step
 from dien_jax.trained import load_trained
 from dien_jax.warm_start import (
     NEW,
+    Grown,
     _check_features,
     grown,
     grown_table,
-    load_warm_start,
+    load_source,
+    mean_row,
     trained_rows,
 )
 
@@ -106,6 +108,21 @@ def tiny(tmp_path_factory):
         yield Tiny(old, new, run, warm)
 
 
+def started(tiny: Tiny, **optim: Any) -> Grown:
+    """What a run on the grown data starts from, some of its optimiser's settings changed."""
+    config = Run.load(tiny.run).config
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **optim))
+    fresh = create_state(config, tiny.new.schema, tiny_run.STEPS_PER_EPOCH, 5)
+    return grown(load_source(tiny.run, tiny.new, config), tiny.new, fresh)
+
+
+def same_bits(ours: Any, theirs: Any) -> bool:
+    """Whether two trees hold the same arrays."""
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(ours)] == [
+        np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(theirs)
+    ]
+
+
 def scores(params: Any, batch_stats: Any, dataset: Dataset, config: Config) -> np.ndarray:
     """Of the training split, whose users are known."""
     return predict(
@@ -126,63 +143,74 @@ def test_rows_are_told_by_value_and_the_unknown_row_stays():
     assert trained_rows(["?", "a"], ["", "?", "a"]).tolist() == [0, NEW, 1]
 
 
-def test_a_new_row_starts_from_its_kind_or_from_all():
+def test_tables_grow_by_rows_that_start_as_told():
     table = np.array([[9, 9], [1, 0], [3, 0], [0, 6]], np.float32)
-    source = np.array([0, 3, 1, NEW, 2, NEW, NEW])
-    kinds = np.array([0, 2, 1, 1, 1, 0, 3])
-    found = grown_table(table, source, kinds)
-    assert found[[0, 1, 2, 4]].tolist() == table[[0, 3, 1, 2]].tolist()
-    assert found[3].tolist() == [2, 0], "the mean of the two of its kind"
-    mean = pytest.approx([4 / 3, 2])
-    assert found[5].tolist() == mean, "its kind is unknown"
-    assert found[6].tolist() == mean, "no trained row is of its kind"
-    assert grown_table(table, source, None)[3].tolist() == mean
-    only_unknown = grown_table(table, np.array([0, NEW]), None)
-    assert only_unknown.tolist() == [[9, 9], [9, 9]]
+    found = grown_table(table, np.array([0, 3, 1, NEW, 2]), np.array([5, 7]))
+    assert found.tolist() == [[9, 9], [0, 6], [1, 0], [5, 7], [3, 0]]
+    assert grown_table(table[:, 0], np.array([0, NEW, 2]), 0.0).tolist() == [9, 0, 3]
+    assert mean_row(table, None).tolist() == pytest.approx([4 / 3, 2])
+    assert mean_row(table, np.array([1, 1, 0])).tolist() == [2, 0]
+    assert mean_row(table[:1], None).tolist() == [9, 9], "there is no other"
 
 
 def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
     trained = load_trained(tiny.run)
-    found = grown(trained, tiny.new)
+    found = started(tiny)
+    params = found.state.params
     assert found.new_rows == {"item": 2, "category": 1, "user": 2}
     for group, name in (("item", "item"), ("item", "category"), ("user", "user")):
-        before = dict(
-            zip(tiny.old.vocabulary(name), trained.params[f"{group}_embeddings"][name], strict=True)
-        )
-        now = dict(
-            zip(tiny.new.vocabulary(name), found.params[f"{group}_embeddings"][name], strict=True)
-        )
+        table = np.asarray(trained.params[f"{group}_embeddings"][name])
+        before = dict(zip(tiny.old.vocabulary(name), table, strict=True))
+        now = dict(zip(tiny.new.vocabulary(name), params[f"{group}_embeddings"][name], strict=True))
         for value in set(before) & set(now):
-            assert now[value].tobytes() == np.asarray(before[value]).tobytes()
+            assert now[value].tobytes() == before[value].tobytes()
         if name == "user":
             assert now["v1"].tobytes() == now["v2"].tobytes() == now[""].tobytes()
+        if name == "category":
+            assert now["brand new"] == pytest.approx(table[1:].mean(0), rel=1e-5)
         if name == "item":
-            alike = [
-                before[item]
-                for item, kind in zip(
-                    tiny.old.vocabulary("item"), tiny.old.items["category"].values, strict=True
-                )
-                if tiny.old.vocabulary("category")[kind] == "y" and item in now
-            ]
-            assert now["n1"] == pytest.approx(np.mean(alike, axis=0), rel=1e-5)
-    rest = {"item_embeddings", "user_embeddings"}
-    for name in set(trained.params) - rest:
-        for ours, theirs in zip(
-            jax.tree.leaves(found.params[name]), jax.tree.leaves(trained.params[name]), strict=True
-        ):
-            assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
-    statistics = jax.tree.leaves(found.batch_stats)
-    assert len(statistics) >= 4  # BatchNorm and Dice
-    for ours, theirs in zip(statistics, jax.tree.leaves(trained.batch_stats), strict=True):
-        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+            weights = 1 / np.maximum(tiny.old.popularity[1:, None], 1)
+            mean = (table[1:] * weights).sum(0) / weights.sum()
+            assert now["n1"] == pytest.approx(mean, rel=1e-5)
+    for name in set(trained.params) - {"item_embeddings", "user_embeddings"}:
+        assert same_bits(params[name], trained.params[name])
+    assert len(jax.tree.leaves(found.state.batch_stats)) >= 4  # BatchNorm and Dice
+    assert same_bits(found.state.batch_stats, trained.batch_stats)
+    assert int(found.state.step) == 0
+
+
+def test_the_optimiser_goes_on_and_its_slots_follow_their_rows(tiny):
+    found = started(tiny)
+    assert found.keeps_optimizer
+    _, before, _ = tiny_run.saved_states(tiny.run)["best"]
+    old, new = before.optimizer_state[0], found.state.optimizer_state[0]
+    assert int(new.count) == int(old.count) > 0
+    assert int(found.state.optimizer_state[1].count) == 0, "the schedule starts anew"
+    assert same_bits(new.nu["mlp"], old.nu["mlp"])
+    items = tiny.new.vocabulary("item")
+    for slots, trained in ((new.mu, old.mu), (new.nu, old.nu)):
+        table = np.asarray(slots["item_embeddings"]["item"])
+        assert not table[[items.index(item) for item in NEW_ITEMS]].any()
+        for row, item in enumerate(tiny.old.vocabulary("item")):
+            if row and item != GONE:
+                expected = np.asarray(trained["item_embeddings"]["item"][row])
+                assert table[items.index(item)].tobytes() == expected.tobytes()
+
+
+def test_another_optimiser_starts_anew(tiny):
+    found = started(tiny, name="adamw")
+    assert not found.keeps_optimizer
+    assert "the optimiser is another and starts anew" in str(found)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(found.state.optimizer_state))
+    assert started(tiny, learning_rate=0.5).keeps_optimizer
 
 
 def test_before_training_scores_are_those_of_the_run(tiny):
     trained = load_trained(tiny.run)
     config = trained.run.config
-    found = grown(trained, tiny.new)
+    state = started(tiny).state
     before = scores(trained.params, trained.batch_stats, tiny.old, config)
-    after = scores(found.params, found.batch_stats, tiny.new, config)
+    after = scores(state.params, state.batch_stats, tiny.new, config)
     gone = tiny.old.vocabulary("item").index(GONE)
     starts, examples = tiny.old.event_offsets, tiny.old.splits["train"]
     knows_all = np.array(
@@ -203,12 +231,12 @@ def test_before_training_scores_are_those_of_the_run(tiny):
 
 def test_the_run_tells_what_it_started_from_and_trains(tiny):
     told = Run.load(tiny.warm).warm_start
-    assert told == {"run": str(tiny.run), "step": load_trained(tiny.run).step}
+    best = read_json(tiny.run / "result.json")["best_step"]
+    assert told == {"run": str(tiny.run), "step": best}
     assert Run.load(tiny.run).warm_start is None
     result = read_json(tiny.warm / "result.json")
     assert result["steps"] == tiny_run.STEPS_PER_EPOCH
-    start = grown(load_trained(tiny.run), tiny.new).params
-    ended = load_trained(tiny.warm).params
+    start, ended = started(tiny).state.params, load_trained(tiny.warm).params
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), start, ended)
     assert 0 < max(jax.tree.leaves(moved)) < 0.2, "four steps of Adam at 0.02 from the start"
 
@@ -259,14 +287,11 @@ def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(
             assert train.main([*flags(tiny.new.path, folder, start), *more]) == 130
         step, state = state_of(folder, tiny.new)
         assert step == 0
-        expected = grown(load_trained(start), tiny.new)
-        for ours, theirs in zip(
-            jax.tree.leaves((state.params, state.batch_stats)),
-            jax.tree.leaves((expected.params, expected.batch_stats)),
-            strict=True,
-        ):
-            assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.optimizer_state))
+        expected = started(tiny).state
+        assert same_bits(state.params, expected.params)
+        assert same_bits(state.batch_stats, expected.batch_stats)
+        if update == "dense":
+            assert same_bits(state.optimizer_state, expected.optimizer_state)
         shutil.rmtree(start)
         assert train.main(["--resume", str(folder)]) == 0
         step, state = state_of(folder, tiny.new)
@@ -316,7 +341,7 @@ def test_a_model_that_differs_is_refused_by_its_setting(tiny, changes, expected)
     config = Run.load(tiny.run).config
     changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
     with pytest.raises(UserError) as refused:
-        load_warm_start(tiny.run, tiny.new, changed)
+        load_source(tiny.run, tiny.new, changed)
     assert str(refused.value).startswith(f"--warm-start {tiny.run}: ")
     assert expected in str(refused.value)
 
@@ -325,18 +350,18 @@ def test_what_no_parameter_depends_on_may_differ(tiny):
     config = Run.load(tiny.run).config
     free = {"dropout": 0.5, "auxiliary_weight": 0.25, "auxiliary_negatives": 3}
     changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **free))
-    assert load_warm_start(tiny.run, tiny.new, changed).step > 0
+    assert load_source(tiny.run, tiny.new, changed).step > 0
 
 
 def test_data_of_other_features_is_refused(tiny):
     number = Feature("price", "numeric", mean=1.0, deviation=2.0)
     with_price = Schema((*tiny.old.schema.item, number), tiny.old.schema.user)
     with pytest.raises(UserError, match=r"must have the item features of the run, item \(categ"):
-        _check_features(Path("run"), with_price, tiny.new)
+        _check_features(with_price, tiny.new)
     otherwise = dataclasses.replace(number, mean=1.5)
     changed = Schema((*tiny.old.schema.item, otherwise), tiny.old.schema.user)
     with pytest.raises(UserError, match="must standardise 'price' as the run's data does, with"):
-        _check_features(Path("run"), with_price, dataclasses.replace(tiny.new, schema=changed))
+        _check_features(with_price, dataclasses.replace(tiny.new, schema=changed))
 
 
 def test_a_mistake_is_one_message_and_makes_no_run_folder(tiny, tmp_path, capfd):
