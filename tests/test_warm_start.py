@@ -241,6 +241,13 @@ def test_the_run_tells_what_it_started_from_and_trains(tiny):
     assert 0 < max(jax.tree.leaves(moved)) < 0.2, "four steps of Adam at 0.02 from the start"
 
 
+def test_a_start_that_does_not_tell_its_run_is_refused(tiny, tmp_path):
+    text = (tiny.warm / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"step": ', '"steps": '))
+    with pytest.raises(UserError, match="expected 'warm_start' to tell 'run' and 'step', found"):
+        Run.load(tmp_path)
+
+
 def test_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(tiny):
     of_run = train.parse(["--warm-start", str(tiny.run)])
     assert of_run.model == Run.load(tiny.run).config.model
