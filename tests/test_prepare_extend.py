@@ -24,7 +24,7 @@ ITEMS = {
     "i8": "c2,d,9",
     "i9": "c9,z|b|a,7",
 }
-OLD = [("ann", "i1 i2 i3 i1 i2 i8"), ("bob", "i2 i3 i1 i2 i8"), ("dan", "i1 i2 i3")]
+OLD = [("ann", "i1 i2 i3 i1 i2 i8"), ("bob", "i2 i3 i1 i2 i8"), ("dan", "i1 i2 i3 i1")]
 NEW = [("eve", "i9 i2 i3 i9 i2 i3"), ("bob", "i2 i3 i9 i2 i3"), ("ann", "i2 i3 i9 i9")]
 FEATURES = ("category", "tags:multivalued", "price:numeric")
 
