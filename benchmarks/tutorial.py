@@ -81,8 +81,8 @@ def measure(page: dict[str, Any], *, users: int, epochs: int, seeds: int) -> lis
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the page, train, print the table, write what was asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--users", type=int, default=4000, help="simulated users")
-    parser.add_argument("--epochs", type=int, default=8, help="of each training")
+    parser.add_argument("--users", type=int, default=2000, help="simulated users")
+    parser.add_argument("--epochs", type=int, default=6, help="of each training")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each model")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     options = parser.parse_args(arguments)

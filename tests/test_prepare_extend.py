@@ -194,6 +194,11 @@ def test_training_starts_at_the_given_time_with_whole_histories(tmp_path):
     examples = late.splits["train"]
     starts = late.event_offsets[examples.sequence]
     assert (late.event_timestamp[starts] == 0).all(), "histories reach back before the time"
+    of_both = [
+        dict(zip(dataset.vocabulary("item"), dataset.popularity.tolist(), strict=True))
+        for dataset in (whole, late)
+    ]
+    assert of_both[0] == of_both[1], "popularity is of the whole past"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def write_interactions(
 ) -> list[str]:
     """Splits events, draws negatives and writes the dataset folder; see its ``prepare``."""
     offsets = events.offsets
-    targets, split = _split(options, events)
+    targets, split, past = _split(options, events)
     if not len(targets["train"]):
         raise UserError(
             f"no training examples: --split {options.split} leaves none of the "
@@ -51,7 +51,8 @@ def write_interactions(
     items = keep(trained.items, options.min_count, known_items)
     users = keep(trained.users, options.min_count, known_users)
     item = items.row_of[events.item]
-    popularity = np.bincount(item[seen], minlength=len(items.values) + 1)
+    before = splits.training_events(past, offsets)
+    popularity = np.bincount(item[before], minlength=len(items.values) + 1)
     examples, missing = {}, 0
     with stage("drawing negatives"):
         for number, name in enumerate(SPLITS):
@@ -106,22 +107,28 @@ def write_interactions(
 
 def _split(
     options: ImplicitOptions, events: Events
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The target events of every split, and what ``meta.json`` says about them."""
+) -> tuple[dict[str, np.ndarray], dict[str, Any], np.ndarray]:
+    """The target events of every split, and what ``meta.json`` says about them.
+
+    The third are the training targets as they were without ``--train-from``: popularity is that of
+    the whole past, or negatives would be drawn from the few items of whoever was there lately.
+    """
     split: dict[str, Any] = {"policy": options.split, "seed": options.seed}
     if options.split == "last-event":
-        return splits.last_event(events.offsets), split
+        targets = splits.last_event(events.offsets)
+        return targets, split, targets["train"]
     if options.split == "by-user":
         shares = {"valid_share": options.valid_share, "test_share": options.test_share}
-        return splits.by_user(events.offsets, seed=options.seed, **shares), {**split, **shares}
+        targets = splits.by_user(events.offsets, seed=options.seed, **shares)
+        return targets, {**split, **shares}, targets["train"]
     borders = time_borders(options, events.timestamp, events.clock)
     split |= {"valid_from": borders.valid, "test_from": borders.test}
     targets = splits.by_time(events.timestamp, events.offsets, borders)
-    begin = train_from(options, borders, events.clock)
+    past, begin = targets["train"], train_from(options, borders, events.clock)
     if begin is not None:
         split["train_from"] = begin
-        targets["train"] = targets["train"][events.timestamp[targets["train"]] >= begin]
-    return targets, split
+        targets["train"] = past[events.timestamp[past] >= begin]
+    return targets, split, past
 
 
 def _notes(options: LogOptions, events: Events, targets: dict[str, np.ndarray]) -> list[str]:

@@ -5,7 +5,7 @@ times, so what was shown together never sees each other's clicks; it may be empt
 and one time (a request) always fall into one split:
 
 - ``by-time``: rows before, between and after two times; rows before ``--train-from`` are in no
-  split, and only their clicks appear, in histories.
+  split: their clicks appear in histories and in popularity.
 - ``by-user``: all rows of a user go to the user's split.
 - ``last-event``: per user, the rows of the last time test, those of the time before it validate
   and earlier ones train.
@@ -133,7 +133,9 @@ def prepare(
         item = items.row_of[events.item]
         click = np.flatnonzero(label)
         clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
-        popularity = np.bincount(item[click][training[click]], minlength=len(items.values) + 1)
+        popularity = np.bincount(
+            item[click][sides[click] <= splits.TRAIN], minlength=len(items.values) + 1
+        )
         negatives = shown_negatives(
             item, label, splits.request_starts(events.timestamp, offsets), len(items.values) + 1
         )

@@ -4,7 +4,8 @@ An example is an event and its history everything before it in time, ties in the
 :mod:`dien_jax.prepare.splits` for who has which examples. A user's first event has no history and
 is no example, so a user with a single event has none at all and only appears in ``groups.txt``
 and the events. Popularity, vocabularies and rows of users come from training events, which are
-those that a training example holds as its target or in its history.
+those that a training example holds as its target or in its history; with ``--train-from``
+popularity counts what was before too.
 """
 
 from dataclasses import dataclass

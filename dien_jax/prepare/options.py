@@ -36,7 +36,8 @@ class LogOptions:
     test_from: str | None = None
     """by-time: when the test starts."""
     train_from: str | None = None
-    """by-time: when training examples start; what is earlier only appears in histories."""
+    """by-time: when training examples start; what is earlier only appears in histories, and in
+    the popularity of items."""
     min_count: int = 1
     """Ids and values that occur less often than this in training share the unknown row."""
     seed: int = 0
