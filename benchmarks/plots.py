@@ -68,9 +68,11 @@ def curves(file: Path, panels: Curves, *, x: str, title: str, logarithmic: bool 
     figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
     figure.suptitle(title, fontsize="medium")
     every = figure.subplots(1, len(panels), squeeze=False)[0]
+    names = dict.fromkeys(name for lines in panels.values() for name in lines)
+    colours = {name: f"C{number}" for number, name in enumerate(names)}
     for axes, (panel, lines) in zip(every, panels.items(), strict=True):
         for name, (places, values) in lines.items():
-            axes.plot(places, values, marker="o", label=name)
+            axes.plot(places, values, marker="o", label=name, color=colours[name])
             for place, value in zip(places, values, strict=True):
                 axes.annotate(_short(value), (place, value), textcoords="offset points",
                               xytext=(0, 6), ha="center", fontsize="x-small")  # fmt: skip
