@@ -48,7 +48,8 @@ EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "augru": _of_kernels(AUGRU),
 }
 """The recurrence of each ``config.evolution`` that has one. A cell of your own goes in under a name
-of its own: a module called like :class:`AUGRU`; docs/tutorial.md has one, and settings that may name it."""
+of its own: a module called like :class:`AUGRU`. docs/tutorial.md has one, and settings that may
+name it."""
 
 
 class ModelOutput(NamedTuple):
