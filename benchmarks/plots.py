@@ -61,21 +61,24 @@ def grouped_bars(file: Path, panels: Panels, title: str, *, unit: str = "ms") ->
     figure.savefig(file, format="png", dpi=150)
 
 
-def curves(file: Path, panels: Curves, *, x: str, title: str) -> None:
-    """Lines with a mark at each value, one panel beside the other, both axes logarithmic."""
+def curves(file: Path, panels: Curves, *, x: str, title: str, logarithmic: bool = True) -> None:
+    """Lines with a mark at each value, one panel beside the other, axes of one kind."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
     figure.suptitle(title, fontsize="medium")
     every = figure.subplots(1, len(panels), squeeze=False)[0]
+    names = dict.fromkeys(name for lines in panels.values() for name in lines)
+    colours = {name: f"C{number}" for number, name in enumerate(names)}
     for axes, (panel, lines) in zip(every, panels.items(), strict=True):
         for name, (places, values) in lines.items():
-            axes.plot(places, values, marker="o", label=name)
+            axes.plot(places, values, marker="o", label=name, color=colours[name])
             for place, value in zip(places, values, strict=True):
                 axes.annotate(_short(value), (place, value), textcoords="offset points",
                               xytext=(0, 6), ha="center", fontsize="x-small")  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        if logarithmic:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
         axes.margins(y=0.15)
         axes.set_xlabel(x)
         axes.set_ylabel(panel)

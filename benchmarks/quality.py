@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,14 +54,14 @@ def prepared(
     return folder
 
 
-def finished(preset: str, data: Path, run: Path, seed: int) -> dict:
+def finished(preset: str, data: Path, run: Path, seed: int, settings: Sequence[str] = ()) -> dict:
     """The result of one run, trained or continued where it is not there."""
     if not (run / "result.json").exists():
         if (run / "config.json").exists():
             status = train(["--resume", str(run)])
         else:
             flags = ["--data", str(data), "--run-dir", str(run), "--seed", str(seed)]
-            status = train([preset, *flags])
+            status = train([preset, *flags, *settings])
         if status:
             sys.exit(status)
     return json.loads((run / "result.json").read_text())

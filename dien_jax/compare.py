@@ -29,7 +29,7 @@ from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.evaluate import best_scores
 from dien_jax.prepare.progress import say, stage
-from dien_jax.run_folder import CONFIG_FILE, RESULT_FILE, atomic_path, data_digest
+from dien_jax.run_folder import CONFIG_FILE, RESULT_FILE, WARM_START, atomic_path, data_digest
 from dien_jax.settings import flat_settings
 from dien_jax.statistics import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 
@@ -146,7 +146,10 @@ def _seed_table(groups: Sequence[Group]) -> str:
 
 
 def _settings_table(groups: Sequence[Group]) -> str:
-    settings = [flat_settings(group.members[0].run.config) for group in groups]
+    runs = [group.members[0].run for group in groups]
+    settings = [
+        flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")} for run in runs
+    ]
     rows = [
         [name, *(_setting(values[name]) for values in settings)]
         for name in settings[0]
@@ -245,6 +248,8 @@ def _metric(metrics: dict[str, Any] | None, name: str) -> str:
 def _setting(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if isinstance(value, str):
+        return value
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 

@@ -63,7 +63,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of the same settings on the same data, which differ by seed at most.
+    """Runs of the same settings, data and start, which differ by seed at most.
 
     Attributes:
       name: that of its only run, or what the names of its runs begin with and ``*``.
@@ -109,10 +109,11 @@ def load_members(folders: Sequence[Path]) -> list[Member]:
 
 
 def grouped(members: Sequence[Member]) -> list[Group]:
-    """The runs by settings and data, in the order in which these first come."""
-    found: dict[tuple[Any, str], list[Member]] = {}
+    """The runs by settings, data and start, in the order in which these first come."""
+    found: dict[tuple[Any, str, str], list[Member]] = {}
     for member in members:
-        found.setdefault((member.run.config, member.run.data_digest), []).append(member)
+        run = member.run
+        found.setdefault((run.config, run.data_digest, str(run.warm_start)), []).append(member)
     groups = []
     for each in found.values():
         name = each[0].name

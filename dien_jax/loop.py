@@ -26,6 +26,7 @@ from dien_jax.evaluate import evaluation_loader, measure, predict
 from dien_jax.report import Listener, Reporter
 from dien_jax.run_folder import Run
 from dien_jax.step import (
+    TrainState,
     create_state,
     device_tables,
     learning_rate,
@@ -157,6 +158,24 @@ class Trainer:
         self._lengths_seen: set[int] = set()
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: list[dict[str, float]] = []
+
+    def start_from(self, state: TrainState) -> None:
+        """Puts a given state in place of the fresh one, and saves it as that of step 0.
+
+        Args:
+          state: arrays of the shapes and types that the fresh one has.
+
+        Raises:
+          UserError: when the run folder cannot be written.
+        """
+
+        def put(value: Any, fresh: jax.Array) -> jax.Array:
+            if value.shape != fresh.shape or value.dtype != fresh.dtype:
+                raise ValueError(f"expected {fresh.dtype}{fresh.shape}, got {value.shape}")
+            return jax.device_put(value, fresh.sharding)
+
+        self.state = jax.tree.map(put, state, self.state)
+        self._save(best=False)
 
     def run(self, reporter: Reporter) -> dict[str, Any]:
         """Trains to the end and measures the best checkpoint; the test set is used then only.

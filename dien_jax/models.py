@@ -8,6 +8,7 @@ Dimensions: B examples, T steps, S = T - 1, N auxiliary negatives a step, D item
 H hidden.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -34,7 +35,23 @@ from dien_jax.layers import (
 from dien_jax.losses import auxiliary_positions, auxiliary_weights
 from dien_jax.schema import Batch, FeatureTables, FeatureValues, Schema
 
-_EVOLUTIONS = {"gru_attention": GRU, "aigru": AIGRU, "agru": AGRU, "augru": AUGRU}
+
+def _of_kernels(cell: type[nn.Module]) -> Callable[[ModelConfig], nn.Module]:
+    """What makes a recurrence of ``dien_kernels`` as the configuration has it."""
+    return lambda config: cell(
+        config.hidden_size, config.form, config.recurrence, config.recurrence_precision
+    )
+
+
+EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "gru_attention": _of_kernels(GRU),
+    "aigru": _of_kernels(AIGRU),
+    "agru": _of_kernels(AGRU),
+    "augru": _of_kernels(AUGRU),
+}
+"""The recurrence of each ``config.evolution`` that has one. A cell of your own goes in under a name
+of its own: a module called like :class:`AUGRU`. docs/tutorial.md has one, and settings that may
+name it."""
 
 
 class ModelOutput(NamedTuple):
@@ -74,19 +91,13 @@ class InterestModel(nn.Module):
     def setup(self) -> None:
         """Create the parts."""
         config, schema = self.config, self.schema
-        recurrence = (
-            config.hidden_size,
-            config.form,
-            config.recurrence,
-            config.recurrence_precision,
-        )
         columns = 2 if config.classifier == "softmax" else 1
         self.item_embeddings = FeatureEmbeddings(schema.item, config.embedding_size)
         self.user_embeddings = FeatureEmbeddings(schema.user, config.embedding_size)
         if schema.context:
             self.context_embeddings = FeatureEmbeddings(schema.context, config.embedding_size)
         if config.extractor == "gru":
-            self.extractor = GRU(*recurrence)
+            self.extractor = _of_kernels(GRU)(config)
         if config.evolution != "none":
             # Embeddings are as wide as the candidate, which then needs no projection.
             self.attention: nn.Module = (
@@ -94,8 +105,8 @@ class InterestModel(nn.Module):
                 if config.attention == "mlp"
                 else BilinearAttention()
             )
-        if config.evolution in _EVOLUTIONS:
-            self.evolution = _EVOLUTIONS[config.evolution](*recurrence)
+        if config.evolution in EVOLUTIONS:
+            self.evolution = EVOLUTIONS[config.evolution](config)
         if config.auxiliary_weight:
             self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, columns)
             self.auxiliary_norm_state = BatchNorm(config.batch_norm)

@@ -29,6 +29,8 @@ CHECKPOINTS_FOLDER = "checkpoints"
 RESULT_FILE = "result.json"
 RUN_FIELDS = frozenset({"seed", "data", "data_digest", "schema", "versions"})
 """What ``config.json`` tells of its run beside the preset and the settings."""
+WARM_START = "warm_start"
+"""What it tells too of a run that did not start from fresh parameters."""
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -44,6 +46,8 @@ class Run:
       schema: its features as ``meta.json`` has them, which an evaluation must find again.
       config: all settings.
       versions: of Python and of the packages that decide the outcome.
+      warm_start: the run whose trained parameters this one started from: ``run``, the absolute
+        path of its folder, and ``step``, of its checkpoint; None for fresh parameters.
     """
 
     preset: str
@@ -53,9 +57,18 @@ class Run:
     schema: dict[str, Any]
     config: Config
     versions: dict[str, str]
+    warm_start: dict[str, Any] | None = None
 
     @classmethod
-    def create(cls, *, preset: str, seed: int, dataset: Dataset, config: Config) -> "Run":
+    def create(
+        cls,
+        *,
+        preset: str,
+        seed: int,
+        dataset: Dataset,
+        config: Config,
+        warm_start: dict[str, Any] | None = None,
+    ) -> "Run":
         """The run about to start.
 
         Raises:
@@ -71,6 +84,7 @@ class Run:
             schema=schema_to_json(dataset.schema),
             config=config,
             versions=versions(),
+            warm_start=warm_start,
         )
 
     def save(self, folder: Path) -> None:
@@ -81,6 +95,8 @@ class Run:
         """
         values = dataclasses.asdict(self)
         settings = values.pop("config")
+        if self.warm_start is None:
+            del values[WARM_START]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
@@ -115,6 +131,8 @@ class Run:
                     f"{file}: expected {name!r} of type {kind.__name__}, found {values.get(name)!r}"
                 )
         known = {name: values.pop(name) for name in types}
+        known[WARM_START] = values.pop(WARM_START, None)
+        _check_warm_start(file, known[WARM_START])
         try:
             return cls(**known, config=Config.from_dict(values))
         except UserError as error:
@@ -153,6 +171,15 @@ class Run:
                 f"{dataset.path} has changed since this run began (its meta.json differs); a run "
                 f"can only resume on the same data"
             )
+
+
+def _check_warm_start(file: Path, found: Any) -> None:
+    expected = {"run": str, "step": int}
+    if found is not None and not (
+        isinstance(found, dict)
+        and all(isinstance(found.get(name), kind) for name, kind in expected.items())
+    ):
+        raise UserError(f"{file}: expected {WARM_START!r} to tell 'run' and 'step', found {found}")
 
 
 def versions() -> dict[str, str]:

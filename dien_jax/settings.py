@@ -15,7 +15,7 @@ from typing import Any
 
 from dien_jax.config import Config, preset
 from dien_jax.errors import UserError
-from dien_jax.run_folder import RUN_FIELDS, read_json, write_json
+from dien_jax.run_folder import RUN_FIELDS, WARM_START, read_json, write_json
 
 DEFAULT_PRESET = "dien"
 
@@ -56,7 +56,8 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
     given = read_json(file)
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
-        given = {key: value for key, value in given.items() if key not in RUN_FIELDS}
+        told = RUN_FIELDS | {WARM_START}
+        given = {key: value for key, value in given.items() if key not in told}
     try:
         if not isinstance(name, str):
             raise UserError(f"preset must be a name, got {name!r}")

@@ -2,6 +2,7 @@
 
     python -m dien_jax.train [PRESET] [--data DIR] [--run-dir DIR] [--seed N] [--model.* ...]
     python -m dien_jax.train --preset-file FILE [...]
+    python -m dien_jax.train --warm-start RUN_DIR --data DIR [...]
     python -m dien_jax.train --resume RUN_DIR
 
 Without arguments it trains on built-in simulated data. Progress goes to standard error; standard
@@ -55,6 +56,7 @@ from dien_jax.run_folder import (
     write_json,
 )
 from dien_jax.settings import DEFAULT_PRESET, flat_settings, read_preset_file
+from dien_jax.warm_start import Source, grown, load_source
 
 _COMMAND = "python -m dien_jax.train"
 
@@ -68,6 +70,10 @@ class Arguments:
     preset_file: Path | None = None
     """Settings to start from in place of a named preset: JSON with the groups below, whole or in
     part, over the preset that its "preset" names. A run's config.json is such a file."""
+    warm_start: Path | None = None
+    """Run folder to start from: trained parameters take the place of fresh ones, rows of ids by
+    id, on data whose vocabularies may have grown. Without a preset its settings are the
+    defaults."""
     data: Path | None = None
     """Dataset folder. Without it the run uses simulated data, made once into the cache folder."""
     run_dir: Path | None = None
@@ -85,7 +91,8 @@ class Arguments:
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Flags over the settings of the preset, which comes first, or of the preset file.
+    """Flags over the settings of the preset, which comes first, of the preset file or, without
+    either, of the run to start from.
 
     Raises:
       UserError: for an unknown preset, or one elsewhere or beside a file, for what is wrong in the
@@ -94,13 +101,16 @@ def parse(argv: Sequence[str]) -> Arguments:
     """
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET
-    file = _preset_file(argv)
+    file, warm_start = _path(argv, "--preset-file"), _path(argv, "--warm-start")
     if file is not None and named:
         raise UserError(f"give a preset or --preset-file, not both; found {name!r} and {file}")
-    if file is None:
-        config = preset(name)
-    else:
+    if file is not None:
         name, config = read_preset_file(file)
+    elif warm_start is not None and not named:
+        run = Run.load(warm_start)
+        name, config = run.preset, run.config
+    else:
+        config = preset(name)
     arguments = tyro.cli(
         Arguments,
         default=Arguments(name, model=config.model, optim=config.optim, train=config.train),
@@ -117,11 +127,12 @@ def parse(argv: Sequence[str]) -> Arguments:
     return arguments
 
 
-def _preset_file(argv: Sequence[str]) -> Path | None:
-    """The value of ``--preset-file``, which decides what the other flags' defaults are."""
+def _path(argv: Sequence[str], flag: str) -> Path | None:
+    """The value of a flag that decides what the other flags' defaults are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset-file", "--preset_file", nargs="?", type=Path)
-    return parser.parse_known_args(argv)[0].preset_file
+    name = flag[2:].replace("-", "_")
+    parser.add_argument(flag, f"--{name}", nargs="?", type=Path, dest=name)
+    return getattr(parser.parse_known_args(argv)[0], name)
 
 
 def start(arguments: Arguments) -> dict[str, Any]:
@@ -135,11 +146,17 @@ def start(arguments: Arguments) -> dict[str, Any]:
     _check_splits(dataset)
     if arguments.model.auxiliary_distribution == "shown":
         shown_negatives(dataset)
+    config = Config(arguments.model, arguments.optim, arguments.train)
+    source = told = None
+    if arguments.warm_start is not None:
+        source = load_source(arguments.warm_start, dataset, config)
+        told = {"run": str(arguments.warm_start.absolute()), "step": source.step}
     run = Run.create(
         preset=arguments.preset,
         seed=arguments.seed,
         dataset=dataset,
-        config=Config(arguments.model, arguments.optim, arguments.train),
+        config=config,
+        warm_start=told,
     )
     folder = arguments.run_dir
     if folder is None:
@@ -148,7 +165,7 @@ def start(arguments: Arguments) -> dict[str, Any]:
         name = arguments.preset if file is None else file.stem
         folder = Path("runs") / f"{name}-{dataset.path.absolute().name}-{now}"
     run.save(folder)
-    return _train(run, dataset, folder)
+    return _train(run, dataset, folder, source)
 
 
 def resume(folder: Path) -> dict[str, Any]:
@@ -176,7 +193,10 @@ def resume(folder: Path) -> dict[str, Any]:
     return _train(run, dataset, folder)
 
 
-def _train(run: Run, dataset: Dataset, folder: Path) -> dict[str, Any]:
+def _train(
+    run: Run, dataset: Dataset, folder: Path, source: Source | None = None
+) -> dict[str, Any]:
+    """Trains, or goes on; ``source`` is what the run starts from, if that is loaded already."""
     if run.config.train.deterministic:  # read when JAX first looks for devices, so not too late
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
@@ -187,6 +207,7 @@ def _train(run: Run, dataset: Dataset, folder: Path) -> dict[str, Any]:
     )
     with _stop_signals() as stop:
         checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
+        begun = checkpoints.latest_step() is not None
         trainer = Trainer(run, dataset, checkpoints, lambda: stop.number)
         progress, settings = trainer.progress, run.config.train
         device = jax.devices()[0].device_kind
@@ -195,6 +216,8 @@ def _train(run: Run, dataset: Dataset, folder: Path) -> dict[str, Any]:
             f"{parameters:,} parameters on {device}; at most {settings.epochs} epochs of "
             f"{trainer.steps_per_epoch:,} steps; run folder {folder}"
         )
+        if run.warm_start is not None and not begun:
+            _start_from(run, dataset, trainer, source)
         if progress.step:
             _say(f"going on from the checkpoint of step {progress.step:,}")
         try:
@@ -233,6 +256,26 @@ def _train(run: Run, dataset: Dataset, folder: Path) -> dict[str, Any]:
     _say(f"finished; results and checkpoints are in {folder}")
     print(_table(result, _baselines(dataset)))
     return result
+
+
+def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | None) -> None:
+    """Gives the trainer what another run has learned; from then on that is its own checkpoint.
+
+    Raises:
+      UserError: when a run that was killed before that finds it changed or gone.
+    """
+    assert run.warm_start is not None
+    folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
+    if source is None:
+        source = load_source(folder, dataset, run.config)
+    if source.step != step:
+        raise UserError(
+            f"--warm-start {folder}: this run began from its checkpoint of step {step}, but its "
+            f"best one is now that of step {source.step}; start anew"
+        )
+    found = grown(source, dataset, trainer.state)
+    trainer.start_from(found.state)
+    _say(f"starting from {folder}, step {step:,}; {found}")
 
 
 def _check_splits(dataset: Dataset) -> None:

@@ -49,6 +49,16 @@ def restore(folder: Path, run: Run, dataset: Dataset) -> Trained:
     Raises:
       UserError: when the data does not fit the run, or no checkpoint can be read.
     """
+    _, state = restore_state(folder, run, dataset)
+    return Trained(run, dataset, state.params, state.batch_stats)
+
+
+def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
+    """The step of the best checkpoint, and the whole state of training then.
+
+    Raises:
+      UserError: as :func:`restore`.
+    """
     run.check_schema(dataset)
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
@@ -58,7 +68,7 @@ def restore(folder: Path, run: Run, dataset: Dataset) -> Trained:
             f"python -m dien_jax.train --resume {folder}"
         )
     state, _ = checkpoints.restore(best_step, _blank_state(run, dataset))
-    return Trained(run, dataset, state.params, state.batch_stats)
+    return best_step, state
 
 
 def _blank_state(run: Run, dataset: Dataset) -> TrainState:

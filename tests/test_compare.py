@@ -122,6 +122,17 @@ def test_settings_that_differ_are_listed_and_no_others(runs, capfd, scored):
     assert [row.split() for row in rows[1:]] == [["optim.learning_rate", "0.02", "0.005"]]
 
 
+def test_a_run_that_started_from_another_is_no_seed_of_one_that_did_not(
+    runs, tmp_path, capfd, scored
+):
+    start = {"run": "/Runs/First", "step": 4}
+    warm = copied(runs / "0.02-0", tmp_path / "warm", warm_start=start, seed=1)
+    shown, _ = output([runs / "0.02-0", warm], capfd)
+    assert "mean ± deviation" not in shown
+    rows = shown[shown.index("settings that differ") :].splitlines()
+    assert rows[1].split() == ["warm_start", "none", "/Runs/First"]
+
+
 @pytest.mark.parametrize("split", ["test", "valid"])
 def test_differences_are_those_of_the_scores(split, runs, capfd, scored):
     folders = [runs / "0.02-0", runs / "0.005-1"]

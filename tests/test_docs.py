@@ -11,7 +11,10 @@ from dien_jax.prepare.amazon_sets import SETS
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["docs/modules.md", "docs/ranking.md", "kernels/README.md"])
+PAGES = ["docs/modules.md", "docs/ranking.md", "docs/tutorial.md", "kernels/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_code_blocks_run(page: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks

@@ -63,10 +63,12 @@ def test_written_file_reads_back(tmp_path) -> None:
     assert read_preset_file(tmp_path / "best.json") == ("authors", config)
 
 
-def test_config_of_a_run_is_a_preset_file(tmp_path) -> None:
+@pytest.mark.parametrize("warm_start", [None, {"run": "/runs/first", "step": 4}])
+def test_config_of_a_run_is_a_preset_file(warm_start, tmp_path) -> None:
     config = with_settings(PRESETS["authors"], {"train.epochs": 7})
-    run = Run("authors", 5, "/data", "0", {"item": []}, config, {"jax": "0"})
+    run = Run("authors", 5, "/data", "0", {"item": []}, config, {"jax": "0"}, warm_start)
     run.save(tmp_path)
+    assert Run.load(tmp_path) == run
     assert set(json.loads((tmp_path / "config.json").read_text())) > RUN_FIELDS
     assert read_preset_file(tmp_path / "config.json") == ("authors", config)
 

@@ -67,3 +67,19 @@ def time_borders(options: LogOptions, timestamp: np.ndarray, clock: Clock) -> sp
     )
     splits.check_borders(borders)
     return borders
+
+
+def train_from(options: LogOptions, borders: splits.Borders, clock: Clock) -> int | None:
+    """When training examples start; None where nothing says so.
+
+    Raises:
+      UserError: when the time cannot be read, or does not lie before validation.
+    """
+    if options.train_from is None:
+        return None
+    begin = clock.read("--train-from", options.train_from)
+    if begin >= borders.valid:
+        raise UserError(
+            f"--train-from must lie before validation, which starts at {borders.valid}, got {begin}"
+        )
+    return begin

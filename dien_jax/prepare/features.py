@@ -1,5 +1,7 @@
 """Ids and feature values as rows of vocabularies, counted in training and nowhere else.
 
+Where a folder is extended, its rows come first and stay, however often training sees them.
+
 Dimensions: n rows that a feature describes (items, users or impressions), V values of a
 vocabulary, the unknown one included.
 """
@@ -12,23 +14,35 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.dataset import Column
+from dien_jax.dataset import Column, Dataset
+from dien_jax.prepare.extending import Known, before, known
 from dien_jax.prepare.options import FeatureColumn
 from dien_jax.prepare.workspace import Workspace
 from dien_jax.schema import Feature
 
 
 class Kept(NamedTuple):
-    """Which of many values have a row of their own, the most frequent first.
+    """Which of many values have a row of their own: known ones, then the most frequent first.
 
     Attributes:
-      values: int64 ``[V - 1]``: row k + 1 is that of value ``values[k]``.
+      values: int64 ``[V - 1]``: row k + 1 is that of value ``values[k]``, -1 for a known value
+        that the log lacks.
       row_of: int32 ``[n + 1]``: the row of each of n values, 0 for one too rare; the last entry,
         which is 0, is what -1 (no value) finds.
+      known: the raw values of the first rows, those of the folder that is extended.
     """
 
     values: np.ndarray
     row_of: np.ndarray
+    known: list[str]
+
+    def sources(self, count: int) -> np.ndarray:
+        """For each row which of ``count`` values it is of, -1 for the unknown one.
+
+        A known row that the log lacks counts on: ``count`` plus its place in the folder extended.
+        """
+        rows = np.arange(1, len(self.values) + 1)
+        return np.append(-1, np.where(self.values < 0, count + rows, self.values))
 
 
 class Encoded(NamedTuple):
@@ -47,24 +61,31 @@ class Encoded(NamedTuple):
     kept: Kept | None
 
 
-def keep(counts: np.ndarray, min_count: int) -> Kept:
-    """Gives a row to every value that occurs ``min_count`` times; equal counts stay in order.
+def keep(counts: np.ndarray, min_count: int, known: Known) -> Kept:
+    """Gives a row to every new value that occurs ``min_count`` times; equal counts stay in order.
 
     Args:
       counts: ``[n]``, how often each value occurs in training.
       min_count: at least 1.
+      known: which of the values have a row already.
     """
     order = np.argsort(-counts, kind="stable")
-    values = order[counts[order] >= min_count]
-    row_of = np.zeros(len(counts) + 1, np.int32)
-    row_of[values] = np.arange(1, len(values) + 1)
-    return Kept(values, row_of)
+    new = order[(counts[order] >= min_count) & (known.row_of[order] == 0)]
+    here = np.flatnonzero(known.row_of)
+    values = np.full(len(known.vocabulary) + len(new), -1, np.int64)
+    values[known.row_of[here] - 1] = here
+    values[len(known.vocabulary) :] = new
+    row_of = np.append(known.row_of, np.int32(0))
+    row_of[new] = np.arange(len(known.vocabulary) + 1, len(values) + 1)
+    return Kept(values, row_of, known.vocabulary)
 
 
 def raw_values(workspace: Workspace, values: Table, kept: Kept) -> Iterator[str]:
     """The vocabulary: an empty text for the unknown row, then the kept values by row."""
     yield ""
-    chosen = pa.table({"position": kept.values, "row": np.arange(len(kept.values))})
+    yield from kept.known
+    new = kept.values[len(kept.known) :]
+    chosen = pa.table({"position": new, "row": np.arange(len(new))})
     joined = values.join(workspace.store("chosen", chosen), "position")
     yield from workspace.strings(joined.order_by("row"), "raw")
 
@@ -79,11 +100,13 @@ def encode(
     min_count: int,
     separator: str,
     max_values: int,
+    extended: Dataset | None,
 ) -> list[Encoded]:
     """The features of all rows of a table.
 
     Values are counted over the training events (impressions) of the rows that have them. Numbers
-    are standardised with the mean and deviation of the rows that have any, each counted once.
+    are standardised with the mean and deviation of the rows that have any, each counted once, or
+    those of the folder that is extended.
 
     Args:
       workspace: where the values are numbered.
@@ -94,18 +117,23 @@ def encode(
       min_count: values that occur less often in training share the unknown row.
       separator: between the values of a multi-valued cell.
       max_values: how many of them are kept, the first ones.
+      extended: the folder whose vocabularies go on, if any.
     """
     encoded = []
     for column in columns:
         values = table.select("position", raw=table[column.alias])
         if column.kind == "numeric":
-            encoded.append(_numeric(workspace, values, rows, column.name, trained))
+            encoded.append(_numeric(workspace, values, rows, column.name, trained, extended))
         elif column.kind == "categorical":
-            encoded.append(_categorical(workspace, values, rows, column.name, trained, min_count))
+            encoded.append(
+                _categorical(workspace, values, rows, column.name, trained, min_count, extended)
+            )
         else:
             pieces = _pieces(values, separator)
             encoded.append(
-                _multivalued(workspace, pieces, column.name, trained, min_count, max_values)
+                _multivalued(
+                    workspace, pieces, column.name, trained, min_count, max_values, extended
+                )
             )
     return encoded
 
@@ -124,26 +152,41 @@ def take(column: Column, rows: np.ndarray) -> Column:
 
 
 def _numeric(
-    workspace: Workspace, values: Table, rows: int, name: str, trained: np.ndarray
+    workspace: Workspace,
+    values: Table,
+    rows: int,
+    name: str,
+    trained: np.ndarray,
+    extended: Dataset | None,
 ) -> Encoded:
     numbers = workspace.arrays(values.order_by("position"), rows, {"raw": np.float64})["raw"]
     known = numbers[(trained > 0) & ~np.isnan(numbers)]
     mean = float(known.mean()) if len(known) else 0.0
     deviation = float(known.std()) if len(known) else 1.0
     deviation = deviation if deviation > 1e-9 * abs(mean) else 1.0
-    standard = np.nan_to_num((numbers - mean) / deviation, nan=0.0).astype(np.float32)
-    feature = Feature(name, "numeric", mean=mean, deviation=deviation)
-    return Encoded(feature, Column(standard, None), None, None)
+    feature = before(extended, name) or Feature(name, "numeric", mean=mean, deviation=deviation)
+    assert feature.mean is not None
+    assert feature.deviation is not None
+    standard = (numbers - feature.mean) / feature.deviation
+    column = Column(np.nan_to_num(standard, nan=0.0).astype(np.float32), None)
+    return Encoded(feature, column, None, None)
 
 
 def _categorical(
-    workspace: Workspace, values: Table, rows: int, name: str, trained: np.ndarray, min_count: int
+    workspace: Workspace,
+    values: Table,
+    rows: int,
+    name: str,
+    trained: np.ndarray,
+    min_count: int,
+    extended: Dataset | None,
 ) -> Encoded:
-    known = values.filter(values.raw.notnull()).mutate(rank=0)
-    numbered, count = _number(workspace, known, name)
+    present = values.filter(values.raw.notnull()).mutate(rank=0)
+    numbered, count = _number(workspace, present, name)
     joined = values.left_join(numbered.select(raw="raw", code="position"), "raw")
     codes = workspace.arrays(joined.order_by("position"), rows, {"code": np.int32})["code"]
-    kept = keep(np.bincount(codes + 1, trained, count + 1)[1:], min_count)
+    of_values = np.bincount(codes + 1, trained, count + 1)[1:]
+    kept = keep(of_values, min_count, known(workspace, extended, name, numbered, count))
     feature = Feature(name, "categorical", size=len(kept.values) + 1)
     return Encoded(feature, Column(kept.row_of[codes], None), numbered, kept)
 
@@ -155,6 +198,7 @@ def _multivalued(
     trained: np.ndarray,
     min_count: int,
     max_values: int,
+    extended: Dataset | None,
 ) -> Encoded:
     pieces = workspace.store(f"pieces of {name}", pieces)
     numbered, count = _number(workspace, pieces, name)
@@ -165,7 +209,8 @@ def _multivalued(
         {"position": np.int64, "code": np.int32},
     )
     position, codes = arrays["position"], arrays["code"]
-    kept = keep(np.bincount(codes, trained[position], count), min_count)
+    of_values = np.bincount(codes, trained[position], count)
+    kept = keep(of_values, min_count, known(workspace, extended, name, numbered, count))
     values = kept.row_of[codes]
     size = len(kept.values) + 1
     first = np.sort(np.unique(position * size + values, return_index=True)[1])
@@ -174,7 +219,9 @@ def _multivalued(
     in_time = np.arange(len(values)) - offsets[position] < max_values
     position, values = position[in_time], values[in_time]
     offsets = np.searchsorted(position, np.arange(len(trained) + 1)).astype(np.int64)
-    most = max(int(np.diff(offsets).max(initial=0)), 1)
+    feature = before(extended, name)
+    least = 1 if feature is None or feature.max_values is None else feature.max_values
+    most = max(int(np.diff(offsets).max(initial=0)), least)
     feature = Feature(name, "multivalued", size=size, max_values=most)
     return Encoded(feature, Column(values, offsets), numbered, kept)
 

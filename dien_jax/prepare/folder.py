@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.dataset import Column
+from dien_jax.dataset import Column, Dataset
 from dien_jax.dataset_text import SPLITS
 from dien_jax.dataset_writer import DatasetWriter
+from dien_jax.prepare.extending import chained
 from dien_jax.prepare.features import Encoded, Kept, encode, raw_values, take
 from dien_jax.prepare.options import FeatureColumn, LogOptions
 from dien_jax.prepare.progress import stage
@@ -84,6 +85,7 @@ def write_folder(
     examples: dict[str, Rows],
     source: dict[str, Any],
     split: dict[str, Any],
+    extended: Dataset | None,
 ) -> list[str]:
     """Writes the dataset folder.
 
@@ -101,6 +103,7 @@ def write_folder(
       examples: by split.
       source: what ``meta.json`` says of the log.
       split: what it says of the splits.
+      extended: the folder that this one extends, if any.
 
     Returns:
       lines that say what was written.
@@ -123,6 +126,7 @@ def write_folder(
                 min_count=options.min_count,
                 separator=separator,
                 max_values=max_values,
+                extended=extended,
             )
     schema = Schema(
         item=(_id("item", items), *(entry.feature for entry in encoded["item"])),
@@ -140,9 +144,13 @@ def write_folder(
                 values = raw_values(workspace, entry.values, entry.kept)
                 writer.vocabulary(entry.feature.name, values)
         for entry in encoded["item"]:
-            writer.items(entry.feature.name, *take(entry.column, np.append(-1, items.values)))
+            name = entry.feature.name
+            column = chained(entry.column, None if extended is None else extended.items[name])
+            writer.items(name, *take(column, items.sources(events.num_items)))
         for entry in encoded["user"]:
-            writer.users(entry.feature.name, *take(entry.column, np.append(-1, users.values)))
+            name = entry.feature.name
+            column = chained(entry.column, None if extended is None else extended.users[name])
+            writer.users(name, *take(column, users.sources(len(events.offsets) - 1)))
         writer.groups(workspace.strings(events.users.order_by("position"), "raw"))
         writer.events(history.item, history.timestamp, history.offsets, history.negatives)
         writer.popularity(history.popularity)
@@ -165,14 +173,30 @@ def write_folder(
         f"{len(events.item):,} rows of {len(events.offsets) - 1:,} users and "
         f"{events.num_items:,} items, times {events.timestamp.min()} to {events.timestamp.max()} "
         f"({events.clock.unit})",
-        f"{len(items.values):,} items and {len(users.values):,} users occur in training "
-        f"({options.min_count} times or more) and have a row of their own",
+        *_describe_rows(options.min_count, items, users, extended),
         *(_describe(name, examples[name], history.offsets) for name in SPLITS),
     ]
 
 
 def _id(name: str, kept: Kept) -> Feature:
     return Feature(name, "categorical", size=len(kept.values) + 1)
+
+
+def _describe_rows(min_count: int, items: Kept, users: Kept, extended: Dataset | None) -> list[str]:
+    """How many items and users have rows, and since when."""
+    new = [len(kept.values) - len(kept.known) for kept in (items, users)]
+    if extended is None:
+        return [
+            f"{new[0]:,} items and {new[1]:,} users occur in training ({min_count} times or more) "
+            f"and have a row of their own"
+        ]
+    away = [np.count_nonzero(kept.values < 0) for kept in (items, users)]
+    return [
+        f"{len(items.known):,} items and {len(users.known):,} users keep their rows of "
+        f"{extended.path}, {away[0]:,} and {away[1]:,} of them without an event here",
+        f"{new[0]:,} items and {new[1]:,} users are new in training ({min_count} times or more) "
+        f"and get rows after those",
+    ]
 
 
 def _describe(name: str, rows: Rows, offsets: np.ndarray) -> str:

@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from dien_jax.dataset import Dataset
 from dien_jax.dataset_text import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.prepare import splits
-from dien_jax.prepare.clock import time_borders
+from dien_jax.prepare.clock import time_borders, train_from
+from dien_jax.prepare.extending import known
 from dien_jax.prepare.features import keep
 from dien_jax.prepare.folder import History, Rows, Trained, write_folder
 from dien_jax.prepare.interactions import ImplicitOptions
@@ -27,10 +29,11 @@ def write_interactions(
     separator: str,
     max_values: int,
     source: dict[str, Any],
+    extended: Dataset | None = None,
 ) -> list[str]:
     """Splits events, draws negatives and writes the dataset folder; see its ``prepare``."""
     offsets = events.offsets
-    targets, split = _split(options, events)
+    targets, split, past = _split(options, events)
     if not len(targets["train"]):
         raise UserError(
             f"no training examples: --split {options.split} leaves none of the "
@@ -42,10 +45,14 @@ def write_interactions(
         items=np.bincount(events.item[seen], minlength=events.num_items),
         users=np.bincount(sequence[targets["train"]], minlength=len(offsets) - 1),
     )
-    items = keep(trained.items, options.min_count)
-    users = keep(trained.users, options.min_count)
+    num_items, num_users = events.num_items, len(offsets) - 1
+    known_items = known(workspace, extended, "item", events.items, num_items)
+    known_users = known(workspace, extended, "user", events.users, num_users)
+    items = keep(trained.items, options.min_count, known_items)
+    users = keep(trained.users, options.min_count, known_users)
     item = items.row_of[events.item]
-    popularity = np.bincount(item[seen], minlength=len(items.values) + 1)
+    before = splits.training_events(past, offsets)
+    popularity = np.bincount(item[before], minlength=len(items.values) + 1)
     examples, missing = {}, 0
     with stage("drawing negatives"):
         for number, name in enumerate(SPLITS):
@@ -88,6 +95,7 @@ def write_interactions(
             "negative_distribution": options.negative_distribution,
             "allow_own_negatives": options.allow_own_negatives,
         },
+        extended=extended,
     )
     return [
         *events.report,
@@ -99,17 +107,28 @@ def write_interactions(
 
 def _split(
     options: ImplicitOptions, events: Events
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The target events of every split, and what ``meta.json`` says about them."""
+) -> tuple[dict[str, np.ndarray], dict[str, Any], np.ndarray]:
+    """The target events of every split, and what ``meta.json`` says about them.
+
+    The third are the training targets as they were without ``--train-from``: popularity is that of
+    the whole past, or negatives would be drawn from the few items of whoever was there lately.
+    """
     split: dict[str, Any] = {"policy": options.split, "seed": options.seed}
     if options.split == "last-event":
-        return splits.last_event(events.offsets), split
+        targets = splits.last_event(events.offsets)
+        return targets, split, targets["train"]
     if options.split == "by-user":
         shares = {"valid_share": options.valid_share, "test_share": options.test_share}
-        return splits.by_user(events.offsets, seed=options.seed, **shares), {**split, **shares}
+        targets = splits.by_user(events.offsets, seed=options.seed, **shares)
+        return targets, {**split, **shares}, targets["train"]
     borders = time_borders(options, events.timestamp, events.clock)
     split |= {"valid_from": borders.valid, "test_from": borders.test}
-    return splits.by_time(events.timestamp, events.offsets, borders), split
+    targets = splits.by_time(events.timestamp, events.offsets, borders)
+    past, begin = targets["train"], train_from(options, borders, events.clock)
+    if begin is not None:
+        split["train_from"] = begin
+        targets["train"] = past[events.timestamp[past] >= begin]
+    return targets, split, past
 
 
 def _notes(options: LogOptions, events: Events, targets: dict[str, np.ndarray]) -> list[str]:

@@ -4,7 +4,8 @@ Every row is an example with its own label. Its history is the user's clicks of 
 times, so what was shown together never sees each other's clicks; it may be empty. Rows of one user
 and one time (a request) always fall into one split:
 
-- ``by-time``: rows before, between and after two times.
+- ``by-time``: rows before, between and after two times; rows before ``--train-from`` are in no
+  split: their clicks appear in histories and in popularity.
 - ``by-user``: all rows of a user go to the user's split.
 - ``last-event``: per user, the rows of the last time test, those of the time before it validate
   and earlier ones train.
@@ -25,7 +26,7 @@ from dien_jax.dataset import Column
 from dien_jax.dataset_text import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.prepare import splits
-from dien_jax.prepare.clock import Clock, time_borders
+from dien_jax.prepare.clock import Clock, time_borders, train_from
 from dien_jax.prepare.extra import require_data_extra
 from dien_jax.prepare.lines import sha256
 from dien_jax.prepare.options import (
@@ -60,6 +61,10 @@ class ImpressionsOptions(ColumnOptions):
         """All columns that are read, the label among them."""
         return super().wanted() | {"label": LogColumn(self.label, "--label")}
 
+    def agreed(self) -> dict[str, Any]:
+        """Those of every log in columns, and the label's column."""
+        return super().agreed() | {"label": self.label}
+
 
 def prepare(
     options: ImpressionsOptions,
@@ -82,6 +87,7 @@ def prepare(
         nothing is left to train on, or the folder cannot be written.
     """
     require_data_extra()
+    from dien_jax.prepare.extending import described_source, known, open_extended
     from dien_jax.prepare.features import keep
     from dien_jax.prepare.folder import History, Rows, Trained, write_folder
     from dien_jax.prepare.reading import Log, read_log
@@ -90,6 +96,7 @@ def prepare(
     from dien_jax.prepare.workspace import Workspace
 
     say(f"from impressions in {options.file}: {options.describe()}")
+    extended = open_extended(options, "impressions")
     with Workspace(options.out, options.memory_limit) as workspace:
 
         def read_rows(careful: bool) -> Log:
@@ -119,12 +126,16 @@ def prepare(
             users=np.bincount(sequence[training], minlength=len(offsets) - 1),
             rows=training.astype(np.int64),
         )
-        items = keep(trained.items, options.min_count)
-        users = keep(trained.users, options.min_count)
+        known_items = known(workspace, extended, "item", events.items, events.num_items)
+        known_users = known(workspace, extended, "user", events.users, len(offsets) - 1)
+        items = keep(trained.items, options.min_count, known_items)
+        users = keep(trained.users, options.min_count, known_users)
         item = items.row_of[events.item]
         click = np.flatnonzero(label)
         clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
-        popularity = np.bincount(item[click][training[click]], minlength=len(items.values) + 1)
+        popularity = np.bincount(
+            item[click][sides[click] <= splits.TRAIN], minlength=len(items.values) + 1
+        )
         negatives = shown_negatives(
             item, label, splits.request_starts(events.timestamp, offsets), len(items.values) + 1
         )
@@ -152,8 +163,9 @@ def prepare(
             ),
             examples=examples,
             source=source
-            or {"name": "impressions", "files": {options.file.name: sha256(options.file)}},
+            or described_source("impressions", options, sha256(options.file), extended),
             split=split,
+            extended=extended,
         )
     return [*events.report, *report, _describe(negatives)]
 
@@ -188,4 +200,9 @@ def _sides(
         return sides[sequence], split | shares
     borders = time_borders(options, timestamp, clock)
     split |= {"valid_from": borders.valid, "test_from": borders.test}
-    return splits.time_sides(timestamp, borders), split
+    sides = splits.time_sides(timestamp, borders)
+    begin = train_from(options, borders, clock)
+    if begin is not None:
+        split["train_from"] = begin
+        sides[timestamp < begin] = splits.NO_SIDE
+    return sides, split

@@ -4,10 +4,12 @@ An example is an event and its history everything before it in time, ties in the
 :mod:`dien_jax.prepare.splits` for who has which examples. A user's first event has no history and
 is no example, so a user with a single event has none at all and only appears in ``groups.txt``
 and the events. Popularity, vocabularies and rows of users come from training events, which are
-those that a training example holds as its target or in its history.
+those that a training example holds as its target or in its history; with ``--train-from``
+popularity counts what was before too.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from dien_jax.errors import UserError
 from dien_jax.prepare.extra import require_data_extra
@@ -39,6 +41,11 @@ class ImplicitOptions(LogOptions):
         how = "by popularity" if self.negative_distribution == "popularity" else "uniformly drawn"
         return f"{super().describe()}, {self.negatives} negative{plural} a positive, {how}"
 
+    def agreed(self) -> dict[str, Any]:
+        """Those of every log, and how negatives are drawn."""
+        names = ("negatives", "negative_distribution", "allow_own_negatives")
+        return super().agreed() | {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, kw_only=True)
 class InteractionsOptions(ImplicitOptions, ColumnOptions):
@@ -59,12 +66,14 @@ def prepare(options: InteractionsOptions) -> list[str]:
         nothing is left to train on, or the folder cannot be written.
     """
     require_data_extra()
+    from dien_jax.prepare.extending import described_source, open_extended
     from dien_jax.prepare.implicit import write_interactions
     from dien_jax.prepare.reading import Log, read_log
     from dien_jax.prepare.tables import load_events
     from dien_jax.prepare.workspace import Workspace
 
     say(f"from interactions in {options.file}: {options.describe()}")
+    extended = open_extended(options, "interactions")
     with Workspace(options.out, options.memory_limit) as workspace:
 
         def read(careful: bool) -> Log:
@@ -86,5 +95,6 @@ def prepare(options: InteractionsOptions) -> list[str]:
             features,
             separator=options.separator,
             max_values=options.max_values,
-            source={"name": "interactions", "files": {options.file.name: sha256(options.file)}},
+            source=described_source("interactions", options, sha256(options.file), extended),
+            extended=extended,
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dien_jax.config import suggestion
 from dien_jax.dataset_text import EXAMPLE_COLUMNS, PROBABILITY
@@ -35,6 +35,9 @@ class LogOptions:
     """by-time: when validation starts, as a time of the log or an ISO date; instead of shares."""
     test_from: str | None = None
     """by-time: when the test starts."""
+    train_from: str | None = None
+    """by-time: when training examples start; what is earlier only appears in histories, and in
+    the popularity of items."""
     min_count: int = 1
     """Ids and values that occur less often than this in training share the unknown row."""
     seed: int = 0
@@ -52,6 +55,8 @@ class LogOptions:
             raise UserError("--valid-from and --test-from must be given together")
         if self.valid_from is not None and self.split != "by-time":
             raise UserError(f"--valid-from needs --split by-time, got --split {self.split}")
+        if self.train_from is not None and self.split != "by-time":
+            raise UserError(f"--train-from needs --split by-time, got --split {self.split}")
         for flag, value, least in (("--min-count", self.min_count, 1), ("--seed", self.seed, 0)):
             if value < least:
                 raise UserError(f"{flag} must be at least {least}, got {value}")
@@ -62,11 +67,16 @@ class LogOptions:
         """The split in words, with the numbers that matter to it."""
         if self.split == "last-event":
             return "last-event split"
+        begins = "" if self.train_from is None else f", training from {self.train_from}"
         if self.valid_from is not None:
-            return f"by-time split, validation from {self.valid_from}, test from {self.test_from}"
-        return (
-            f"{self.split} split, {self.valid_share:.0%} validation and {self.test_share:.0%} test"
-        )
+            held_out = f"validation from {self.valid_from}, test from {self.test_from}"
+            return f"by-time split{begins}, {held_out}"
+        shares = f"{self.valid_share:.0%} validation and {self.test_share:.0%} test"
+        return f"{self.split} split{begins}, {shares}"
+
+    def agreed(self) -> dict[str, Any]:
+        """Settings, by field, that a folder and the one that it extends must have alike."""
+        return {"split": self.split, "min_count": self.min_count}
 
 
 class FeatureColumn(NamedTuple):
@@ -164,6 +174,8 @@ class ColumnOptions(LogOptions):
     """What stands between the values of a multi-valued column."""
     max_values: int = 20
     """Values kept of a multi-valued column, the first ones."""
+    extend: Path | None = None
+    """Dataset folder whose vocabularies go on: its ids keep their rows, new ones come after."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,6 +198,11 @@ class ColumnOptions(LogOptions):
         }
         check_names([*features["item"], *features["user"], *features["context"]])
         return features
+
+    def agreed(self) -> dict[str, Any]:
+        """Those of every log, and how its columns are read."""
+        names = ("user", "item", "timestamp", "separator", "max_values")
+        return super().agreed() | {name: getattr(self, name) for name in names}
 
     def context_columns(self) -> list[FeatureColumn]:
         """The context feature columns: none, unless a source has flags for them."""

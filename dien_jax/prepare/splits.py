@@ -20,6 +20,8 @@ from dien_jax.dataset_text import SPLITS
 from dien_jax.errors import UserError
 
 TRAIN, VALID, TEST = range(3)
+NO_SIDE = -1
+"""Of a row that is no example."""
 
 
 class Borders(NamedTuple):

@@ -1,0 +1,105 @@
+"""The comparison of docs/tutorial.md at full size: its own code, on more users and seeds.
+
+    python -m benchmarks.tutorial [--users N] [--epochs E] [--seeds S] [--json FILE]
+
+Runs the code blocks of the page, so what is measured is what the page shows, and then trains each
+of its models with each seed on simulated users.
+"""
+
+import argparse
+import re
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import print_rows, surroundings, write_rows
+from dien_jax.compiled import keep_compiled
+from dien_jax.dataset import open_dataset
+from dien_jax.prepare import synthetic
+from dien_jax.statistics import paired_seeds
+
+PAGE = Path(__file__).parent.parent / "docs" / "tutorial.md"
+BASELINE = "dien"
+COLUMNS = ("policy", "test_auc", "test_sd", "seeds", "less_dien", "less_dien_interval",
+           "best_epochs", "parameters", "seconds_an_epoch")  # fmt: skip
+
+
+def run_page() -> dict[str, Any]:
+    """What the code blocks of the page define."""
+    namespace: dict[str, Any] = {"__name__": "docs/tutorial.md"}
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)):
+        exec(compile(block, f"{PAGE.name}[{number}]", "exec"), namespace)
+    return namespace
+
+
+def measure(page: dict[str, Any], *, users: int, epochs: int, seeds: int) -> list[dict[str, Any]]:
+    """A row for each model of the page."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "data"
+        synthetic.prepare(synthetic.SyntheticOptions(out=folder, users=users))
+        dataset = open_dataset(folder)
+        best_possible = dataset.meta["best_possible"]["test"]["auc"]
+        for seed in range(seeds):
+            for name, model in page["models"].items():
+                result = page["trained"](model, dataset, epochs=epochs, seed=seed)
+                found.setdefault(name, []).append(result)
+                print(f"{name}, seed {seed}: {result}", file=sys.stderr, flush=True)
+    rows = []
+    for name, results in found.items():
+        scores = [result["test_auc"] for result in results]
+        baseline = [result["test_auc"] for result in found[BASELINE]]
+        less = paired_seeds(scores, baseline)
+        rows.append(
+            {
+                "benchmark": "tutorial",
+                "case": f"{users:,} simulated users",
+                "system": "dien_jax",
+                "policy": name,
+                "seeds": seeds,
+                "epochs": epochs,
+                "valid_auc": statistics.mean(result["valid_auc"] for result in results),
+                "test_auc": statistics.mean(scores),
+                "test_sd": statistics.stdev(scores) if seeds > 1 else None,
+                "less_dien": None if less is None else less.value,
+                "less_dien_interval": None if less is None else [less.low, less.high],
+                "best_possible": best_possible,
+                "best_epochs": [result["best_epoch"] for result in results],
+                "parameters": results[0]["parameters"],
+                "seconds_an_epoch": statistics.median(
+                    result["seconds_an_epoch"] for result in results
+                ),
+                **surroundings(),
+            }
+        )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the page, train, print the table, write what was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--users", type=int, default=2000, help="simulated users")
+    parser.add_argument("--epochs", type=int, default=6, help="of each training")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each model")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    options = parser.parse_args(arguments)
+    for name in ("epochs", "seeds"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.users < 20:
+        parser.error(f"--users must be at least 20, got {options.users}")
+    keep_compiled()
+    rows = measure(run_page(), users=options.users, epochs=options.epochs, seeds=options.seeds)
+    print_rows(rows, COLUMNS)
+    print(f"\nbest possible test AUC {rows[0]['best_possible']:.4f}")
+    print(f"{rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['versions']}")
+    if options.json:
+        write_rows(options.json, rows)
+        print(f"written to {options.json}")
+
+
+if __name__ == "__main__":
+    main()
