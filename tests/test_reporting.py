@@ -10,9 +10,9 @@ import pytest
 from tensorboard_files import events, hparams, scalars
 from tensorboardX.proto.event_pb2 import SessionLog
 
-from dien_jax import report
+from dien_jax import reporting
 from dien_jax.errors import UserError
-from dien_jax.report import Reporter, cut_back, draw_curves, read_evaluations, write_hparams
+from dien_jax.reporting import Reporter, cut_back, draw_curves, read_evaluations, write_hparams
 
 
 def record(step, auc=0.7):
@@ -37,7 +37,7 @@ def tell(reporter, step):
 def clock(monkeypatch):
     """The time, in seconds, as the report sees it."""
     now = [1000.0]
-    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: now[0])
     return now
 
 

@@ -12,10 +12,10 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from rich.console import Console
@@ -28,6 +28,9 @@ from tensorboardX.summary import histogram, hparams, scalar
 
 from dien_jax.errors import UserError
 from dien_jax.run_folder import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -324,11 +327,24 @@ def draw_curves(folder: Path) -> Path | None:
       UserError: when the picture cannot be written, or ``metrics.jsonl`` is damaged.
     """
     records = read_evaluations(folder)
+    figure = curves_figure(records) if records else None
+    if figure is None:
+        return None
+    file = folder / CURVES_FILE
+    with _writing(file), atomic_path(file) as partial:
+        figure.savefig(partial, format="png")
+    return file
+
+
+def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
+    """Losses and AUC over steps; None where matplotlib is not installed.
+
+    Args:
+      records: lines of ``metrics.jsonl``, at least one.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return None
-    if not records:
         return None
     figure = Figure(figsize=(10, 4), layout="constrained")
     curves = {
@@ -350,10 +366,7 @@ def draw_curves(folder: Path) -> Path | None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    file = folder / CURVES_FILE
-    with _writing(file), atomic_path(file) as partial:
-        figure.savefig(partial, format="png")
-    return file
+    return figure
 
 
 @contextlib.contextmanager
