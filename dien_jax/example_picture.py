@@ -27,11 +27,16 @@ def heading(example: Example) -> list[str]:
     """Which example it is, what the model says and what happened: two lines."""
     of_category = f" ({example.candidate.category})" if example.candidate.category else ""
     named = "" if example.split is None else f"{example.split} example {example.number}: "
-    happened = {None: "", 0: ", not clicked", 1: ", clicked"}[example.label]
     return [
         f"{named}user {example.user}, item {example.candidate.item}{of_category}",
-        f"click probability {example.probability:.4f}{happened}",
+        verdict(example),
     ]
+
+
+def verdict(example: Example) -> str:
+    """What the model says and what happened."""
+    happened = {None: "", 0: ", not clicked", 1: ", clicked"}[example.label]
+    return f"click probability {example.probability:.4f}{happened}"
 
 
 def history_line(example: Example, feature: str | None) -> str:
@@ -129,7 +134,8 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
         axes.barh(places, values, color=colours, height=0.75)
         axes.set_title(MEASURES[name], fontsize="small", loc="left")
         axes.set_xlim(0, float(values.max(initial=0)) * 1.05 or 1 if name in RELATIVE else 1)
-        axes.locator_params(axis="x", nbins=4)
+        axes.locator_params(axis="x", nbins=3)
+        axes.set_axisbelow(True)
         axes.grid(axis="x", alpha=0.3)
     for axes in panels:
         axes.axhline(count - 0.5, color="0.5", lw=0.8)
@@ -138,18 +144,22 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
         axes.spines[["top", "right"]].set_visible(False)
     if not names:
         panels[0].set_xticks([])
+        panels[0].text(0.5, 0.5, "no attention and no gates", transform=panels[0].transAxes,
+                       ha="center", color="0.4")  # fmt: skip
     panels[0].set_ylim(count + 0.5, -0.5)
     panels[0].set_yticks([*places, count], labels, parse_math=False)
     for label, behaviour in zip(panels[0].get_yticklabels(), behaviours, strict=False):
-        label.set_color("C1" if behaviour.is_alike else "black")
+        label.set_color("#a85b00" if behaviour.is_alike else "black")
     panels[0].get_yticklabels()[-1].set_weight("bold")
     alike = feature is not None and any(b.is_alike for b in behaviours)
     below = f"orange: behaviours of the candidate's {feature}" if alike else ""
     older = f"{example.older:,} older behaviours left out" if example.older else ""
-    title = [shortened(line, 40 + 28 * columns) for line in heading(example)]
+    named = "" if example.split is None else f"{example.split} example {example.number}, "
+    title = [f"{named}user {shortened(example.user, ITEM_WIDTH)}", verdict(example)]
     figure.suptitle("\n".join(title), fontsize="medium", parse_math=False)
-    figure.supxlabel("; ".join(filter(None, ("last row: the candidate", below, older))),
-                     fontsize="small", parse_math=False)  # fmt: skip
+    notes = list(filter(None, ("last row: the candidate", below, older)))
+    figure.supxlabel(("; " if columns > 1 else "\n").join(notes), fontsize="small",
+                     parse_math=False)  # fmt: skip
     return figure
 
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -57,14 +57,16 @@ class Arguments:
     """Show all events of a user in the data folder, beside the candidate that --item names."""
     item: str | None = None
     """Raw id of the candidate."""
-    context: dict[str, str] = field(default_factory=dict)
+    context: Annotated[dict[str, str], tyro.conf.arg(metavar="NAME VALUE [NAME VALUE ...]")] = (
+        field(default_factory=dict)
+    )
     """Context features of --user and --item, by name; those left out count as missing."""
-    features: bool = False
+    features: tyro.conf.FlagCreatePairsOff[bool] = False
     """Measure how much AUC every input is worth: what is lost when it is exchanged at random
     among the examples of the split."""
     permutations: int = 5
     """How often --features exchanges each input."""
-    embedding_map: bool = False
+    embedding_map: tyro.conf.FlagCreatePairsOff[bool] = False
     """Draw the most frequent items by their embeddings' first two principal components."""
     split: Literal["valid", "test", "train"] = "valid"
     """Whose examples."""

@@ -36,6 +36,7 @@ from dien_jax.prepare.progress import stage
 from dien_jax.report_figures import auc_by_part, curves, image, reliability
 from dien_jax.report_page import article, page, paragraph, table
 from dien_jax.run_folder import atomic_file
+from dien_jax.schema import UNKNOWN
 from dien_jax.settings import flat_settings
 from dien_jax.trained import Trained, restore
 
@@ -176,7 +177,8 @@ def _part_sections(
     examples = dataset.splits[split]
     starts = np.asarray(dataset.event_offsets)[examples.sequence]
     lengths = breakdown.history_lengths(np.asarray(examples.history_end), starts, most)
-    popularity = np.asarray(dataset.popularity)[examples.item]
+    item = np.asarray(examples.item)
+    popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
     return [
         (
             "AUC by length of history",
@@ -184,7 +186,10 @@ def _part_sections(
         ),
         (
             "AUC by popularity of the item",
-            _parts(breakdown.by_size(labels, scores, popularity), "training events of the item"),
+            _parts(
+                breakdown.by_size(labels, scores, popularity),
+                "training events of the item (0: unknown)",
+            ),
         ),
     ]
 
