@@ -117,20 +117,25 @@ def _gap(labels: np.ndarray, scores: np.ndarray, parts: np.ndarray) -> float:
     return float(np.abs(np.bincount(parts, scores - labels)).sum() / len(scores))
 
 
-def by_size(labels: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> list[PartAuc]:
+def by_size(
+    labels: np.ndarray, scores: np.ndarray, sizes: np.ndarray, factor: int = 2
+) -> list[PartAuc]:
     """AUC of examples by a count, in parts whose bounds double: 0, 1, 2-3, 4-7 and so on.
 
     Args:
       labels: ``[n]``, 0 or 1.
       scores: ``[n]``.
       sizes: integers ``[n]``, 0 or more.
+      factor: from bound to bound; 4 gives 0, 1-3, 4-15 and so on.
     """
-    # The number of binary digits: 0 of 0, 1 of 1, 2 of 2 and 3, 3 of 4 to 7.
-    digits = np.frexp(np.asarray(sizes, np.float64))[1]
+    bounds = [1]
+    while bounds[-1] <= sizes.max(initial=0):
+        bounds.append(bounds[-1] * factor)
+    places = np.searchsorted(bounds, sizes, side="right")  # 0 of 0, 1 from 1 on
     found = []
-    for digit in np.unique(digits).tolist():
-        inside = digits == digit
-        low, high = (0, 0) if digit == 0 else (2 ** (digit - 1), 2**digit - 1)
+    for place in np.unique(places).tolist():
+        inside = places == place
+        low, high = (0, 0) if place == 0 else (bounds[place - 1], bounds[place] - 1)
         name = f"{low:,}" if low == high else f"{low:,}-{high:,}"
         part, of_part = labels[inside], scores[inside]
         # Against a constant, whose AUC is 0.5 whatever the examples, the error is that of the AUC.

@@ -33,7 +33,7 @@ from dien_jax.inside import EXPLANATIONS, MEASURES, Example, Inspector, lacking
 from dien_jax.metrics import example_losses
 from dien_jax.pictures import writing
 from dien_jax.prepare.progress import stage
-from dien_jax.report_figures import auc_by_part, curves, image, reliability
+from dien_jax.report_figures import FEWEST, auc_by_part, curves, image, reliability
 from dien_jax.report_page import article, page, paragraph, table
 from dien_jax.run_folder import atomic_file
 from dien_jax.schema import UNKNOWN
@@ -187,7 +187,7 @@ def _part_sections(
         (
             "AUC by popularity of the item",
             _parts(
-                breakdown.by_size(labels, scores, popularity),
+                breakdown.by_size(labels, scores, popularity, 4),
                 "training events of the item (0: unknown)",
             ),
         ),
@@ -209,7 +209,11 @@ def _parts(parts: Sequence[PartAuc], title: str) -> str:
         lambda: auc_by_part(parts, title), f"AUC by {title}: {breakdown.describe_parts(parts)}"
     )
     header = [title, "examples", "clicks", "AUC", "standard error"]
-    numbers = table(header, rows, "Standard errors are DeLong's; lines in the picture are 1.96")
+    caption = (
+        f"Standard errors are DeLong's. The picture has 1.96 of them either way, and leaves out "
+        f"parts of fewer than {FEWEST} examples of either label."
+    )
+    numbers = table(header, rows, caption)
     return f"<div class='pair'><div>{picture}</div>{numbers}</div>"
 
 

@@ -13,6 +13,9 @@ from dien_jax.reporting import curves_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FEWEST = 10
+"""Of either label: an AUC of fewer says nothing, and its normal interval less."""
+
 _COMMON: dict[str, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -91,27 +94,27 @@ def reliability(found: Calibration) -> "Figure":
 
 
 def auc_by_part(parts: Sequence[PartAuc], title: str) -> "Figure":
-    """AUC of each part with two standard errors, and how many examples it has."""
+    """AUC of each part with 1.96 standard errors either way, and how many examples it has."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
-    shown = [
-        (place, part.auc, 1.96 * (part.standard_error or 0))
-        for place, part in enumerate(parts)
-        if part.auc is not None
-    ]
-    if shown:
-        places, areas, margins = zip(*shown, strict=True)
-        axes.errorbar(places, areas, yerr=margins, fmt="o", capsize=3)
+    shown = [part for part in parts if min(part.clicks, part.examples - part.clicks) >= FEWEST]
+    for place, part in enumerate(shown):
+        assert part.auc is not None
+        margin = 1.96 * (part.standard_error or 0)
+        axes.errorbar(place, part.auc, yerr=margin, fmt="o", capsize=3, color="C0")
     axes.axhline(0.5, color="0.5", lw=1, ls="--")
+    few = len(shown) <= 7
     axes.set_xticks(
-        range(len(parts)),
-        [f"{part.name}\nn = {part.examples:,}" for part in parts],
-        fontsize="x-small" if len(parts) <= 8 else "xx-small",
-        rotation=0 if len(parts) <= 8 else 45,
+        range(len(shown)),
+        [f"{part.name}\nn = {part.examples:,}" for part in shown],
+        fontsize="x-small",
+        rotation=0 if few else 45,
     )
-    axes.set_xlim(-0.5, len(parts) - 0.5)
+    axes.set_xlim(-0.5, max(len(shown), 1) - 0.5)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 1.02))
     axes.set(xlabel=title, ylabel="AUC")
     axes.grid(axis="y", alpha=0.3)
     return figure

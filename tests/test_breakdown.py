@@ -52,6 +52,8 @@ def test_parts_double_and_hold_every_example():
     assert parts[0].auc is None
     assert parts[2].auc == auc(LABELS[2:4], SCORES[2:4])
     assert parts[2].standard_error is None  # one of each label
+    wider = by_size(LABELS, SCORES, sizes, 4)
+    assert [part.name for part in wider] == ["0", "1-3", "4-15", "64-255"]
 
 
 def test_standard_error_of_a_part_is_delongs():
@@ -71,6 +73,6 @@ def test_picks_are_the_most_wrong_and_the_most_right():
     assert found.misses == [7, 1]
     assert found.hits == [2, 4]
     assert found.rejections == [0, 5]
-    assert set(found.typical) == {4, 5}  # losses of log(1 / 0.55), the others lie further off
+    assert set(pick(LABELS[:7], SCORES[:7], 2).typical) == {4, 5}  # the fourth loss of seven
     assert largest_losses(LABELS, SCORES, 3) in ([6, 7, 3], [7, 6, 3], [6, 7, 1], [7, 6, 1])
     assert pick(LABELS[:1], SCORES[:1], 2).misses == []
