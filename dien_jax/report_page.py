@@ -40,14 +40,18 @@ article { background: var(--card); padding: .6rem 1rem; margin: .8rem 0; border-
 article h4 { margin: 0; overflow-wrap: anywhere; }
 article table { font-size: .8rem; }
 article th, article td { border: 0; padding: .05rem .8rem .05rem 0; }
-.bar { display: flex; align-items: center; gap: .4rem; width: 9.5rem; }
-.bar i { flex: none; height: .8em; width: calc(var(--share) * 6rem); background: var(--bar);
+article td.id { min-width: 7.5rem; overflow-wrap: break-word; }
+.bar { --full: 5rem; display: flex; align-items: center; gap: .4rem;
+  width: calc(var(--full) + 3.2rem); }
+.bar i { flex: none; height: .8em; width: calc(var(--share) * var(--full)); background: var(--bar);
   print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 tr.alike .bar i { background: var(--alike); }
 code { font-size: .85em; overflow-wrap: anywhere; }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
+@media print { :root { font-size: 9pt; } nav { display: none; }
+  body { max-width: none; padding: 0; font-size: 1rem; }
   article, tr, picture { break-inside: avoid; } h2, h3, h4 { break-after: avoid; }
-  article { border: 1px solid var(--line); } .wide { overflow: visible; } }
+  article { border: 1px solid var(--line); } article table { font-size: .85rem; }
+  .bar { --full: 2rem; } .pair > * { flex-basis: 18rem; } .wide { overflow: visible; } }
 """
 
 
