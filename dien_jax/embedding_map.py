@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 MOST_ITEMS = 2000
 """Items that are drawn, the most frequent in training."""
-COLOURS = 10
-"""Categories that have a colour of their own."""
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "black")
+"""Of the commonest categories, one each; all others are grey."""
 
 
 class EmbeddingMap(NamedTuple):
@@ -120,9 +120,11 @@ def draw_map(found: EmbeddingMap) -> "Figure":
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     axes = figure.subplots()
     size = 24 if len(found.points) < 500 else 11
-    own = dict(list(found.groups.items())[:COLOURS])
+    own = dict(list(found.groups.items())[: len(COLOURS)])
     rest = np.setdiff1d(np.arange(len(found.points)), np.concatenate([[], *own.values()]))
-    shown = [(name, places, f"C{k}") for k, (name, places) in enumerate(own.items())]
+    shown = [
+        (name, places, colour) for (name, places), colour in zip(own.items(), COLOURS, strict=False)
+    ]
     if len(rest):
         others = len(found.groups) - len(own)
         name = f"{others} other values" if others else "all items"

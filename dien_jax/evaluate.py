@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
 
 
+@runtime_checkable
 class Batches(Protocol):
     """What is scored, in the order of its padding: a :class:`Loader`, or what stands for one."""
 

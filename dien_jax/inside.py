@@ -134,6 +134,18 @@ def make_look_step(config: Config, schema: Schema) -> Callable[[Any, Any, Tables
     return jax.jit(look)
 
 
+def measures_of(model: ModelConfig) -> list[str]:
+    """Which of :data:`MEASURES` a model has."""
+    gated = ("gru_attention", "aigru", "augru")
+    has = {
+        "extractor_gate": model.extractor == "gru",
+        "attention": model.evolution != "none",
+        "update_gate": model.evolution in gated,
+        "update": model.evolution == "augru",
+    }
+    return [name for name in MEASURES if has[name]]
+
+
 def lacking(model: ModelConfig) -> list[str]:
     """What a model does not have of what could be looked at, one sentence each."""
     name = member_name(model)

@@ -29,7 +29,7 @@ from dien_jax.config import preset
 from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.evaluate import check_examples, trained_scores
-from dien_jax.inside import EXPLANATIONS, MEASURES, Example, Inspector, lacking
+from dien_jax.inside import EXPLANATIONS, MEASURES, Example, Inspector, lacking, measures_of
 from dien_jax.metrics import example_losses
 from dien_jax.pictures import writing
 from dien_jax.prepare.progress import stage
@@ -111,7 +111,7 @@ def _run_section(member: Member, trained: Trained) -> str:
         "data": str(trained.dataset.path),
         "seed": str(run.seed),
         "best step": f"{member.best_step:,}" if member.best_step else _ABSENT,
-        **{f"version of {name}": str(version) for name, version in run.versions.items()},
+        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
     }
     if result is not None:
         facts["device"] = str(result.get("device", _ABSENT))
@@ -137,7 +137,9 @@ def _curves_section(member: Member) -> str:
     if not records:
         return paragraph("There is no evaluation yet.")
     best = member.best
-    words = f"Losses and validation AUC over steps; {len(records)} evaluations"
+    words = (
+        f"Losses and validation AUC over steps; {len(records)} evaluation{'s' * (len(records) > 1)}"
+    )
     if best is not None and best["valid"].get("auc") is not None:
         words += f", the best AUC {best['valid']['auc']:.4f} at step {best['step']:,}"
     return image(lambda: curves(records), words) + paragraph(f"{words}.", note=True)
@@ -236,13 +238,15 @@ def _example_sections(
 
 
 def _legend(trained: Trained) -> str:
-    lines = [f"{MEASURES[name]}: {text}." for name, text in EXPLANATIONS.items()]
-    lines += [f"{line}." for line in lacking(trained.run.config.model)]
-    intro = paragraph(
-        "Gates are means over units. Bars of attention and update are relative to the largest of "
-        "their history."
-    )
-    return intro + "".join(f"<p>{line}</p>" for line in lines)
+    model = trained.run.config.model
+    lines = [f"{MEASURES[name]}: {EXPLANATIONS[name]}." for name in measures_of(model)]
+    if lines:
+        lines.append(
+            "Gates are means over units. Bars of attention and update are relative to the largest "
+            "of their history."
+        )
+    lines += [f"{line}." for line in lacking(model)]
+    return "".join(map(paragraph, lines))
 
 
 def _slowest(inspector: Inspector, trained: Trained, arguments: Arguments) -> str:

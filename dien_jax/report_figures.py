@@ -75,7 +75,11 @@ def reliability(found: Calibration) -> "Figure":
     filled = [part for part in found.bins if part.examples]
     above.plot([0, 1], [0, 1], ls="--", lw=1, color="0.5", label="perfectly calibrated")
     above.plot(
-        [part.score for part in filled], [part.clicks for part in filled], marker="o", label="model"
+        [part.score for part in filled],
+        [part.clicks for part in filled],
+        marker="o",
+        label="model",
+        clip_on=False,
     )
     above.set(ylabel="share clicked", xlim=(0, 1), ylim=(0, 1))
     above.legend(loc="upper left", fontsize="small")

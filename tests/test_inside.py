@@ -11,7 +11,7 @@ import untrained_run
 from dien_jax.config import AUTHORS, FAMILY, member
 from dien_jax.dataset import open_dataset
 from dien_jax.evaluate import trained_scores
-from dien_jax.inside import UNKNOWN_NAME, Inspector, Names, lacking, printable
+from dien_jax.inside import UNKNOWN_NAME, Inspector, Names, lacking, measures_of, printable
 from dien_jax.step import create_state, device_tables, example_batch, make_train_step
 from dien_jax.trained import load_trained
 
@@ -102,6 +102,7 @@ def test_every_member_shows_what_it_has_and_says_what_it_lacks(data, tmp_path, m
     for example in examples:
         assert example.probability == pytest.approx(float(scores[example.number]), abs=1e-6)
         assert set(example.measures) == MEASURES[model]
+        assert list(example.measures) == measures_of(made.run.config.model)
         for values in example.measures.values():
             assert values.shape == (len(example.behaviours),)
     said = " ".join(lacking(made.run.config.model))
