@@ -26,14 +26,14 @@ PEAR = small_dataset.ITEMS[1]
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    return untrained_run.write(folder / "run", tiny_run.write_data(folder / "data"))
+    return untrained_run.write(folder / "run", tiny_run.write_data(folder / "data"), buckets=())
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     data = small_dataset.write(folder / "data", timestamp=small_dataset.ints(5, 7, 7, 3, 9))
-    return untrained_run.write(folder / "run", data)
+    return untrained_run.write(folder / "run", data, model="din", buckets=())
 
 
 def shown(capfd, *arguments: object) -> tuple[str, str]:

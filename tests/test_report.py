@@ -1,6 +1,7 @@
 """The report on a run: one page that needs nothing else and says what is so."""
 
 import base64
+import json
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -13,10 +14,12 @@ import tiny_run
 import untrained_run
 from long_example import long_example
 
-from dien_jax import report, train
+from dien_jax import report
 from dien_jax.evaluate import trained_scores
 from dien_jax.metrics import example_losses
 from dien_jax.report_page import article
+from dien_jax.reporting import METRICS_FILE
+from dien_jax.run_folder import RESULT_FILE, write_json
 from dien_jax.trained import load_trained
 
 SCRIPT = "<script>alert('i')</script>&\"quote\""
@@ -56,9 +59,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     items = (data / "vocab" / "item.txt").read_text().split("\n")
     items[2] = items[5] = SCRIPT
     (data / "vocab" / "item.txt").write_text("\n".join(items))
-    with tiny_run.compilation_cache():
-        assert train.main([*tiny_run.flags(data, folder / "run"), "--train.epochs=2"]) == 0
-    return folder / "run"
+    run = untrained_run.write(folder / "run", data, buckets=())
+    metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 24}
+    records = [
+        {"step": step, "epoch": step / 4, "train": {"loss": 1 / step}, "valid": metrics}
+        for step in (1, 2)
+    ]
+    (run / METRICS_FILE).write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    result = {"best_step": 1, "valid": metrics, "test": metrics, "train_examples_per_second": 9.0}
+    write_json(run / RESULT_FILE, result)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +130,15 @@ def test_figures_are_those_of_the_run(run, content):
     assert "train example" in text  # slowest to learn
 
 
-def test_other_split_and_place_are_taken(run, tmp_path, capfd):
+def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monkeypatch, capfd):
+    data = tiny_run.write_data(tmp_path / "data", test=1)
+    run = untrained_run.write(tmp_path / "run", data, model="wide_deep", buckets=())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     out = tmp_path / "page.html"
     assert report.main([str(run), "--split", "test", "--out", str(out)]) == 0
     assert capfd.readouterr().out == f"{out}\n"
-    assert "test split of" in out.read_text()
-
-
-def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monkeypatch):
-    data = tiny_run.write_data(tmp_path / "data", valid=1)
-    run = untrained_run.write(tmp_path / "run", data, model="wide_deep")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    text = " ".join(Page(report.write_report(report.Arguments(run)).read_text()).text)
+    text = " ".join(Page(out.read_text()).text)
+    assert "test split of" in text
     assert "The run is unfinished" in text
     assert "There is no evaluation yet" in text
     assert "matplotlib is not installed" in text
@@ -156,7 +163,7 @@ def test_mistakes_are_refused(run, flags, message, capfd):
 
 def test_split_without_examples_is_refused(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 9})
-    run = untrained_run.write(tmp_path / "run", data)
+    run = untrained_run.write(tmp_path / "run", data, model="wide_deep", buckets=())
     assert report.main([str(run)]) == 2
     assert "has no valid examples to score" in capfd.readouterr().err
     assert not (run / "report.html").exists()
