@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import small_dataset
 import tiny_run
-import untrained_run
+from random_model import trained
 
 from dien_jax import importance
 from dien_jax.dataset import Column, open_dataset
@@ -17,14 +17,11 @@ from dien_jax.evaluate import trained_scores
 from dien_jax.importance import Input, exchanged_scores, inputs_of, make_exchanged_step
 from dien_jax.metrics import auc
 from dien_jax.step import device_tables
-from dien_jax.trained import load_trained
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory):
-    data = small_dataset.write(tmp_path_factory.mktemp("data") / "small")
-    folder = tmp_path_factory.mktemp("runs") / "din"
-    return load_trained(untrained_run.write(folder, data, model="din", buckets=()))
+    return trained(small_dataset.write(tmp_path_factory.mktemp("data") / "small"), "din")
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +32,21 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 compiled = functools.cache(make_exchanged_step)
 
 
-def exchanged(trained, split: str, each: Input, seed: int = 4) -> np.ndarray:
-    config, dataset = trained.run.config, trained.dataset
+def exchanged(model, split: str, each: Input, seed: int = 4) -> np.ndarray:
+    config, dataset = model.run.config, model.dataset
     step, tables = compiled(config, dataset.schema), device_tables(dataset, config)
-    return exchanged_scores(trained, tables, step, split, each, np.random.default_rng(seed))
+    return exchanged_scores(model, tables, step, split, each, np.random.default_rng(seed))
 
 
-def moved_scores(trained, split: str, *columns: str, seed: int = 4) -> np.ndarray:
+def moved_scores(model, split: str, *columns: str, seed: int = 4) -> np.ndarray:
     """Scores of a dataset whose examples have these columns of other examples."""
-    dataset = trained.dataset
+    dataset = model.dataset
     examples = dataset.splits[split]
     order = np.random.default_rng(seed).permutation(len(examples.label))
     assert (order != np.arange(len(order))).any()
     values = {name: getattr(examples.take(order), name) for name in columns}
     moved = dataclasses.replace(dataset, splits={split: examples._replace(**values)})
-    return trained_scores(trained._replace(dataset=moved), split)
+    return trained_scores(model._replace(dataset=moved), split)
 
 
 def test_every_feature_is_an_input(small):
@@ -74,20 +71,18 @@ def test_nothing_exchanged_leaves_the_scores(small):
     np.testing.assert_allclose(scores, trained_scores(small, "train"), atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["dien", "wide_deep"])
-def test_whole_inputs_are_those_of_other_examples(tiny_data, tmp_path, model):
-    trained = load_trained(
-        untrained_run.write(tmp_path / "run", tiny_data, model=model, buckets=())
-    )
-    candidate, _, _, user, history, _ = inputs_of(trained.dataset.schema)
+@pytest.mark.parametrize("name", ["aigru", "wide_deep"])
+def test_whole_inputs_are_those_of_other_examples(tiny_data, name):
+    model = trained(tiny_data, name)
+    candidate, _, _, user, history, _ = inputs_of(model.dataset.schema)
     for each, columns in (
         (candidate, ("item",)),
         (user, ("user",)),
         (history, ("sequence", "history_end")),
     ):
-        expected = moved_scores(trained, "train", *columns)
-        np.testing.assert_allclose(exchanged(trained, "train", each), expected, atol=1e-6)
-        assert not np.allclose(expected, trained_scores(trained, "train"))
+        expected = moved_scores(model, "train", *columns)
+        np.testing.assert_allclose(exchanged(model, "train", each), expected, atol=1e-6)
+        assert not np.allclose(expected, trained_scores(model, "train"))
 
 
 def test_whole_context_is_that_of_other_examples(small):
@@ -108,24 +103,20 @@ def test_one_feature_is_exchanged_and_the_others_stay(small):
     assert not np.allclose(alone, exchanged(small, "train", Input("tags", item=("tags",))))
 
 
-def test_order_is_worth_nothing_to_a_model_that_does_not_see_it(tiny_data, tmp_path):
-    for model, sees in (("pnn", False), ("aigru", True)):
-        trained = load_trained(
-            untrained_run.write(tmp_path / model, tiny_data, model=model, buckets=())
-        )
-        scores = exchanged(trained, "train", Input("order", history="order"))
-        same = np.allclose(scores, trained_scores(trained, "train"), atol=1e-5)
+def test_order_is_worth_nothing_to_a_model_that_does_not_see_it(tiny_data):
+    for name, sees in (("wide_deep", False), ("aigru", True)):
+        model = trained(tiny_data, name)
+        scores = exchanged(model, "train", Input("order", history="order"))
+        same = np.allclose(scores, trained_scores(model, "train"), atol=1e-5)
         assert same != sees
 
 
-def test_figures_are_those_of_the_scores(tiny_data, tmp_path, capfd):
-    trained = load_trained(
-        untrained_run.write(tmp_path / "run", tiny_data, model="din", buckets=())
-    )
-    found = importance.importance(trained, "valid", 2)
+def test_figures_are_those_of_the_scores(tiny_data, capfd):
+    model = trained(tiny_data, "wide_deep")
+    found = importance.importance(model, "valid", 2)
     assert capfd.readouterr().out == ""
-    labels = np.asarray(trained.dataset.splits["valid"].label)
-    assert found.auc == auc(labels, trained_scores(trained, "valid"))
+    labels = np.asarray(model.dataset.splits["valid"].label)
+    assert found.auc == auc(labels, trained_scores(model, "valid"))
     drops = [each.drop.value for each in found.inputs]
     assert drops == sorted(drops, reverse=True)
     named = {each.input: each for each in found.inputs}
@@ -142,9 +133,9 @@ def test_figures_are_those_of_the_scores(tiny_data, tmp_path, capfd):
 
 def test_split_of_one_label_is_refused(tmp_path):
     data = tiny_run.write_data(tmp_path / "data", valid=1)
-    trained = load_trained(untrained_run.write(tmp_path / "run", data))
+    model = trained(data, "wide_deep")
     with pytest.raises(UserError, match="valid split has 24 clicks among 24 examples"):
-        importance.importance(trained, "valid", 1)
+        importance.importance(model, "valid", 1)
 
 
 def test_examples_are_taken_with_all_their_columns(small):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tiny_run
 import untrained_run
+from random_model import trained
 
 from dien_jax.config import FAMILY, member
 from dien_jax.dataset import open_dataset
 from dien_jax.evaluate import trained_scores
 from dien_jax.inside import UNKNOWN_NAME, Inspector, Names, lacking, measures_of, printable
 from dien_jax.step import create_state, device_tables, example_batch, make_train_step
-from dien_jax.trained import load_trained
 
 MEASURES = {
     "base_model": set(),
@@ -27,16 +27,13 @@ MEASURES = {
     "dien": {"extractor_gate", "attention", "update_gate", "update"},
 }
 NUMBERS = [3, 0, 17]
+BATCH_MATES = {"dice_statistics": "batch", "pooling": "padded_sum"}
+"""Settings by which a score depends on the batch."""
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
-
-
-def trained(data: Path, folder: Path, model: str, **changes: object):
-    run = untrained_run.write(folder / "run", data, model=model, buckets=(), **changes)
-    return load_trained(run)
 
 
 def sigmoid(value: np.ndarray) -> np.ndarray:
@@ -66,10 +63,10 @@ def gates(weights, inputs: np.ndarray, attention: np.ndarray | None, form: str):
 
 
 @pytest.mark.parametrize(
-    ("model", "form"), [("dien", "paper"), ("dien", "authors"), ("aigru", "paper")]
+    ("model", "form"), [("augru", "paper"), ("augru", "authors"), ("aigru", "paper")]
 )
-def test_gates_are_those_of_the_equations(data, tmp_path, model, form):
-    made = trained(data, tmp_path, model, form=form)
+def test_gates_are_those_of_the_equations(data, model, form):
+    made = trained(data, model, form=form, **BATCH_MATES)
     params, dataset = made.params, made.dataset
     tables = params["item_embeddings"]
     for example in Inspector(made).examples("valid", NUMBERS):
@@ -94,9 +91,9 @@ def test_gates_are_those_of_the_equations(data, tmp_path, model, form):
         assert attention.sum() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("model", ["wide_deep", "din", "gru_att", "agru"])
-def test_members_show_what_they_have(data, tmp_path, model):
-    made = trained(data, tmp_path, model)
+@pytest.mark.parametrize("model", ["wide_deep", "din", "agru"])
+def test_members_show_what_they_have(data, model):
+    made = trained(data, model)
     examples = Inspector(made).examples("valid", NUMBERS)
     assert [example.number for example in examples] == NUMBERS
     for example in examples:
@@ -116,16 +113,16 @@ def test_every_member_says_what_it_lacks():
     assert lacking(member("dien", untrained_run.SMALL)) == []
 
 
-def test_score_is_that_of_evaluation_where_batch_mates_matter(data, tmp_path):
-    made = trained(data, tmp_path, "dien", dice_statistics="batch", pooling="padded_sum")
+def test_score_is_that_of_evaluation_where_batch_mates_matter(data):
+    made = trained(data, "augru", form="paper", **BATCH_MATES)
     scores = trained_scores(made, "valid")
     examples = Inspector(made).examples("valid", NUMBERS)
     found = [example.probability for example in examples]
     np.testing.assert_allclose(found, scores[NUMBERS], atol=1e-6)
 
 
-def test_raw_ids_and_categories_are_shown(data, tmp_path):
-    made = trained(data, tmp_path, "din")
+def test_raw_ids_and_categories_are_shown(data):
+    made = trained(data, "din")
     split = made.dataset.splits["valid"]
     [example] = Inspector(made).examples("valid", [3])
     assert example.user == f"u{split.group[3]}"
@@ -146,8 +143,8 @@ def test_unknown_items_and_what_cannot_be_printed_are_readable(data):
     assert printable("a\nb\x1b[31m\ud800 é語") == "a\\u000ab\\u001b[31m\\ud800 é語"
 
 
-def test_looking_leaves_the_train_step_as_it_is(data, tmp_path):
-    made = trained(data, tmp_path, "augru")
+def test_looking_leaves_the_train_step_as_it_is(data):
+    made = trained(data, "augru", form="paper", **BATCH_MATES)
     config, schema = made.run.config, tiny_run.SCHEMA
     state = jax.eval_shape(lambda: create_state(config, schema, 1, seed=0))
     tables = device_tables(made.dataset, config)

@@ -161,12 +161,12 @@ def test_mistakes_are_refused(run, flags, message, capfd):
     assert message in output.err
 
 
-def test_split_without_examples_is_refused(tmp_path, capfd):
+def test_split_without_examples_is_refused(run, tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 9})
-    run = untrained_run.write(tmp_path / "run", data, model="wide_deep", buckets=())
-    assert report.main([str(run)]) == 2
+    out = tmp_path / "page.html"
+    assert report.main([str(run), "--data", str(data), "--out", str(out)]) == 2
     assert "has no valid examples to score" in capfd.readouterr().err
-    assert not (run / "report.html").exists()
+    assert not out.exists()
 
 
 def test_of_a_long_history_what_has_most_attention_is_shown():
