@@ -109,7 +109,7 @@ def auc_by_part(parts: Sequence[PartAuc], title: str) -> "Figure":
         margin = 1.96 * (part.standard_error or 0)
         axes.errorbar(place, part.auc, yerr=margin, fmt="o", capsize=3, color="C0")
     axes.axhline(0.5, color="0.5", lw=1, ls="--")
-    few = len(shown) <= 7
+    few = len(shown) <= 8
     axes.set_xticks(
         range(len(shown)),
         [f"{part.name}\nn = {part.examples:,}" for part in shown],
