@@ -321,10 +321,15 @@ def as_table(found: Importance) -> str:
         deviation = f"{np.std(each.aucs, ddof=1):.4f}" if permutations > 1 else "-"
         note = "  the same in all examples" if each.is_constant else ""
         lines.append(
-            f"{each.input:{width}}  {drop.value:+8.4f}  {drop.low:+.4f} to {drop.high:+.4f}  "
+            f"{each.input:{width}}  {_signed(drop.value):>8}  {_signed(drop.low)} to "
+            f"{_signed(drop.high)}  "
             f"{deviation:>9}{note}"
         )
     return "\n".join(lines)
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 4) + 0.0:+.4f}"  # 0 has no sign to speak of
 
 
 def write_importance(found: Importance, trained: Trained, file: Path) -> None:
