@@ -26,7 +26,8 @@ PEAR = small_dataset.ITEMS[1]
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    return untrained_run.write(folder / "run", tiny_run.write_data(folder / "data"), buckets=())
+    data = tiny_run.write_data(folder / "data")
+    return untrained_run.write(folder / "run", data, model="din", buckets=())
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,8 @@ def test_example_is_told_with_raw_ids_and_drawn(tiny, tmp_path, capfd):
     item = run.dataset.vocabulary("item")[split.item[3]]
     assert text.startswith(f"valid example 3: user u{split.group[3]}, item {item} (")
     assert "click probability 0." in text
-    assert "extractor gate" in text
+    assert "attention: weight of a behaviour" in text
+    assert "din has attention but no recurrence" in text
     assert told.splitlines()[-1] == f"picture: {picture}"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["example.png"]

@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     items = (data / "vocab" / "item.txt").read_text().split("\n")
     items[2] = items[5] = SCRIPT
     (data / "vocab" / "item.txt").write_text("\n".join(items))
-    run = untrained_run.write(folder / "run", data, buckets=())
+    run = untrained_run.write(folder / "run", data, model="din", buckets=())
     metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 24}
     records = [
         {"step": step, "epoch": step / 4, "train": {"loss": 1 / step}, "valid": metrics}
