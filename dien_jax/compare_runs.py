@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dien_jax.errors import UserError
-from dien_jax.report import read_evaluations
+from dien_jax.reporting import read_evaluations
 from dien_jax.run_folder import RESULT_FILE, Run, read_json
 
 

@@ -55,6 +55,15 @@ class Column(NamedTuple):
     values: np.ndarray
     offsets: np.ndarray | None
 
+    def take(self, rows: np.ndarray) -> "Column":
+        """The column over some rows, integers ``[R]``, in their order."""
+        if self.offsets is None:
+            return Column(self.values[rows], None)
+        first, count = self.offsets[rows], np.diff(self.offsets)[rows]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
+        places = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], count)
+        return Column(self.values[places], offsets)
+
 
 class Examples(NamedTuple):
     """The n examples of one split, in the source's order.
@@ -78,6 +87,13 @@ class Examples(NamedTuple):
     label: np.ndarray
     context: dict[str, Column]
     probability: np.ndarray | None
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        """Some of the examples, integers ``[R]``, in their order."""
+        columns = {name: getattr(self, name)[rows] for name in EXAMPLE_COLUMNS}
+        context = {name: column.take(rows) for name, column in self.context.items()}
+        probability = None if self.probability is None else self.probability[rows]
+        return Examples(**columns, context=context, probability=probability)
 
 
 @dataclass(frozen=True)

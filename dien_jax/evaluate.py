@@ -9,11 +9,11 @@ import csv
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
 import jax
 import numpy as np
@@ -27,10 +27,26 @@ from dien_jax.errors import UserError
 from dien_jax.metrics import evaluate_scores
 from dien_jax.run_folder import Run, atomic_file
 from dien_jax.step import device_tables, make_predict_step
-from dien_jax.trained import restore
+from dien_jax.trained import Trained, restore
 
 _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """What is scored, in the order of its padding: a :class:`Loader`, or what stands for one."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches."""
+
+    def rows(self, epoch: int, step: int) -> np.ndarray:
+        """Which examples the real rows of a batch are."""
+
+    def epoch(self, epoch: int) -> Generator[Any, None, None]:
+        """The batches, in the order of the steps."""
+
 
 Predict = Callable[[Any, Any, Any, Any], jax.Array]
 """(params, batch_stats, tables, batch) to scores ``[B]``, as ``make_predict_step`` returns it."""
@@ -41,7 +57,7 @@ def predict(
     params: Any,
     batch_stats: Any,
     tables: Any,
-    loader: Loader,
+    loader: Batches,
     before_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Click probabilities of every example of a split.
@@ -125,20 +141,35 @@ def best_scores(folder: Path, run: Run, dataset: Dataset, split: str) -> np.ndar
         read.
     """
     trained = restore(folder, run, dataset)
+    check_examples(dataset, split)
     examples = len(dataset.splits[split].label)
-    if not examples:
-        raise UserError(f"{dataset.path} has no {split} examples to score")
     print(
         f"scoring {examples:,} {split} examples of {dataset.path} by {folder}",
         file=sys.stderr,
         flush=True,
     )
+    return trained_scores(trained, split)
+
+
+def check_examples(dataset: Dataset, split: str) -> None:
+    """Refuses a split without examples.
+
+    Raises:
+      UserError: naming the data and the split.
+    """
+    if not len(dataset.splits[split].label):
+        raise UserError(f"{dataset.path} has no {split} examples to score")
+
+
+def trained_scores(trained: Trained, split: str) -> np.ndarray:
+    """Click probabilities of a split, float32 ``[n]``, in the order of its examples."""
+    config, dataset = trained.run.config, trained.dataset
     return predict(
-        make_predict_step(run.config, dataset.schema),
+        make_predict_step(config, dataset.schema),
         trained.params,
         trained.batch_stats,
-        device_tables(dataset, run.config),
-        evaluation_loader(dataset, split, run.config),
+        device_tables(dataset, config),
+        evaluation_loader(dataset, split, config),
     )
 
 

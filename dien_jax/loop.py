@@ -23,7 +23,7 @@ from dien_jax.checkpoint import Checkpoints
 from dien_jax.dataset import Dataset
 from dien_jax.errors import UserError
 from dien_jax.evaluate import evaluation_loader, measure, predict
-from dien_jax.report import Listener, Reporter
+from dien_jax.reporting import Listener, Reporter
 from dien_jax.run_folder import Run
 from dien_jax.step import (
     TrainState,

@@ -42,6 +42,8 @@ from dien_jax.schema import UNKNOWN
 from dien_jax.step import device_tables, make_predict_step
 from dien_jax.trained import load_trained
 
+_REMEDY = "give each row its own in a column 'history' (--history)"
+
 BATCHES_OF_A_PIECE = 64
 """Within a piece rows are sorted by length of history, which saves padding."""
 
@@ -89,13 +91,17 @@ class Columns(NamedTuple):
 class UserEvents:
     """The events of raw users in a dataset folder.
 
+    Args:
+      dataset: the folder.
+      remedy: what to do instead where it has several histories of one user.
+
     Raises:
       UserError: when the folder has several histories of one user.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, remedy: str = _REMEDY) -> None:
         self._dataset = dataset
-        sequences = _user_sequences(dataset)
+        sequences = _user_sequences(dataset, remedy)
         self._sequences = {
             raw: int(sequences[group])
             for group, raw in enumerate(dataset.groups())
@@ -105,6 +111,10 @@ class UserEvents:
         latest = dataset.event_timestamp[offsets[1:][np.diff(offsets) > 0] - 1].max(initial=0)
         unit = "milliseconds" if latest > LIKELY_MILLISECONDS else "seconds"
         self._clock = Clock(iso=False, unit=unit)
+
+    def __contains__(self, user: str) -> bool:
+        """Whether the folder has a history of a raw user, empty or not."""
+        return user in self._sequences
 
     def find(self, user: str, time: int | None) -> tuple[int, int]:
         """Sequence of a user, and where among all events the history before ``time`` ends."""
@@ -133,7 +143,7 @@ class UserEvents:
         return time
 
 
-def _user_sequences(dataset: Dataset) -> np.ndarray:
+def _user_sequences(dataset: Dataset, remedy: str) -> np.ndarray:
     """The sequence of each group, int64, -1 for a group without."""
     groups = int(dataset.meta["counts"]["groups"])
     sequences = np.full(groups, -1)
@@ -143,10 +153,7 @@ def _user_sequences(dataset: Dataset) -> np.ndarray:
             new = sequences[group] < 0
             sequences[group[new]] = sequence[new]
             if (sequences[group] != sequence).any():
-                raise UserError(
-                    f"{dataset.path} has several histories of one user; give each row its own in "
-                    f"a column 'history' (--history)"
-                )
+                raise UserError(f"{dataset.path} has several histories of one user; {remedy}")
     known = np.flatnonzero(sequences >= 0)
     if len(dataset.event_offsets) - 1 == groups and (sequences[known] == known).all():
         return np.arange(groups)  # users without an example among them

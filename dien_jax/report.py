@@ -1,370 +1,350 @@
-"""What a run tells: the console, ``metrics.jsonl``, TensorBoard and curves.
+"""A report on a run, one HTML file: the command line ``python -m dien_jax.report``.
 
-    RUN/metrics.jsonl    one JSON object per evaluation
-    RUN/tensorboard/     scalars and histograms by step; settings and final metrics at the end
-    RUN/curves.png       losses and AUC by step, where matplotlib is installed
+    python -m dien_jax.report RUN [--split valid] [--out FILE.html] [--data DIR]
 
-Everything said goes to standard error. A run that goes on from a checkpoint takes back what was
-told of the steps after it.
+The page has the run's settings and figures, its curves, calibration, AUC by length of history and
+by popularity of the item, and examples: those that the best checkpoint gets most wrong and most
+right, typical ones, and the training examples that it has learned least, each with its history
+beside attention and gates. It needs nothing beside itself. Standard output carries its path.
+Exit status: 0, or 2 for a mistake in flags or files.
 """
 
-import contextlib
-import json
-import os
-import time
-from collections.abc import Iterator, Mapping
+import dataclasses
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import histogram, hparams, scalar
+import tyro
 
+from dien_jax import breakdown
+from dien_jax.breakdown import PartAuc
+from dien_jax.compare_runs import Member, load_members
+from dien_jax.compiled import keep_compiled
+from dien_jax.config import preset
+from dien_jax.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.run_folder import atomic_path
+from dien_jax.evaluate import check_examples, trained_scores
+from dien_jax.inside import EXPLANATIONS, MEASURES, Example, Inspector, lacking, measures_of
+from dien_jax.metrics import example_losses
+from dien_jax.pictures import writing
+from dien_jax.prepare.progress import stage
+from dien_jax.report_figures import FEWEST, auc_by_part, curves, image, reliability
+from dien_jax.report_page import article, page, paragraph, table
+from dien_jax.run_folder import atomic_file
+from dien_jax.schema import UNKNOWN
+from dien_jax.settings import flat_settings
+from dien_jax.trained import Trained, restore
 
-METRICS_FILE = "metrics.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
-CURVES_FILE = "curves.png"
-HPARAMS_FILE = "events.out.tfevents.9999999999.hparams"
-"""A name after those of all other files, which start with the second they were made in."""
+REPORT_FILE = "report.html"
+LISTED = 10
+"""Examples of each kind in a table."""
+SHOWN = 2
+"""Of those, how many are shown with their histories."""
+TRAINING_EXAMPLES = 20_000
+"""Of a larger training split as many are drawn, to find those that are learned least."""
 
-SECONDS_BETWEEN_LINES = 5.0
-"""Least time between lines of progress where there is no terminal, and TensorBoard flushes."""
-
-HISTOGRAM_BINS = 64
-
-_PROGRESS_METRICS = {"loss": "loss", "auxiliary_loss": "auxiliary loss"}
-_EVALUATION_METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
-
-
-@runtime_checkable
-class Listener(Protocol):
-    """Told now and then how training goes."""
-
-    def progress(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        examples_per_second: float | None,
-        learning_rate: float,
-    ) -> None:
-        """See :meth:`Reporter.progress`."""
+_METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "examples": "examples"}
+_ABSENT = "-"
 
 
-class Reporter:
-    """Tells how one run goes, from its start, or its restored step, to :meth:`close`.
+@dataclass(frozen=True)
+class Arguments:
+    """Write one self-contained HTML file about a run and what its best checkpoint gets wrong."""
 
-    A context manager. On a terminal a bar shows how far the run is; elsewhere a line says so
-    every few seconds.
+    run_dir: tyro.conf.Positional[Path]
+    """Run folder that dien_jax.train made."""
+    split: Literal["valid", "test"] = "valid"
+    """Which examples to look at; to choose between models look at valid."""
+    out: Path | None = None
+    """File to write; report.html in the run folder when not given."""
+    data: Path | None = None
+    """Dataset folder, where it has moved; the run's own when not given."""
 
-    Args:
-      folder: the run folder.
-      total_steps: steps at most.
-      restored_step: step of the checkpoint that the run goes on from; 0 for a fresh run.
-      evaluated_step: the last evaluation before that checkpoint was saved; later lines of
-        ``metrics.jsonl`` are dropped.
+
+def write_report(arguments: Arguments) -> Path:
+    """Writes the report; returns its path.
 
     Raises:
-      UserError: when the folder cannot be written (so do the methods), or ``metrics.jsonl`` is
-        damaged.
+      UserError: when the run, its checkpoint or the data is at fault, the split is empty or the
+        file cannot be written.
     """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        total_steps: int,
-        restored_step: int = 0,
-        evaluated_step: int = 0,
-    ) -> None:
-        self._folder = folder
-        self._total_steps = total_steps
-        self._console = Console(
-            stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True
-        )
-        self._bar: Progress | None = None
-        self._first: tuple[int, float] | None = None
-        self._told_at = -SECONDS_BETWEEN_LINES
-        cut_back(folder, evaluated_step)
-        board = folder / TENSORBOARD_FOLDER
-        with _writing(board):
-            board.mkdir(parents=True, exist_ok=True)
-            # TensorBoard reads the files of a folder in order of their names, which start with
-            # the second they were made in.
-            self._board = EventsWriter(str(board / "events"), f".{time.time_ns():020d}")
-        if restored_step:
-            start = SessionLog(status=SessionLog.START)
-            self._event(restored_step + 1, session_log=start)
-
-    def __enter__(self) -> "Reporter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def say(self, text: str) -> None:
-        """One line, above the bar if there is one."""
-        self._console.print(text)
-
-    def progress(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        examples_per_second: float | None,
-        learning_rate: float,
-    ) -> None:
-        """Tells where training is.
-
-        Args:
-          step: steps done.
-          metrics: of training since the last call; ``loss`` and ``auxiliary_loss`` are shown, all
-            go to TensorBoard.
-          examples_per_second: None while that is unknown.
-          learning_rate: of the last step.
-        """
-        scalars = {**metrics, "learning_rate": learning_rate}
-        if examples_per_second is not None:
-            scalars["examples_per_second"] = examples_per_second
-        for name, value in scalars.items():
-            self._event(step, summary=scalar(f"train/{name}", value))
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (step, now)
-        parts = [f"step {step:,} of {self._total_steps:,}"]
-        parts += [
-            f"{text} {metrics[name]:.4f}"
-            for name, text in _PROGRESS_METRICS.items()
-            if name in metrics
-        ]
-        if examples_per_second is not None:
-            parts.append(f"{examples_per_second:,.0f} examples/s")
-        first_step, first_time = self._first
-        if step > first_step:  # evaluations are in the pace, the first compilation is not
-            pace = (now - first_time) / (step - first_step)
-            parts.append(f"{_clock(pace * (self._total_steps - step))} left")
-        due = now - self._told_at >= SECONDS_BETWEEN_LINES
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._move_bar(step, ", ".join(parts))
-        elif due:
-            self.say(", ".join(parts))
-        if due:
-            self._told_at = now
-            self._flush()
-
-    def evaluation(self, record: Mapping[str, Any]) -> None:
-        """Tells what an evaluation found, on disk before this returns.
-
-        Args:
-          record: ``step``, ``epoch``, ``train`` and ``valid`` (metrics by name, None where
-            undefined), and whatever else ``metrics.jsonl`` shall hold.
-
-        Raises:
-          ValueError: for a number that is not finite.
-        """
-        line = json.dumps(record, allow_nan=False) + "\n"
-        file = self._folder / METRICS_FILE
-        with _writing(file), file.open("ab") as stream:
-            stream.write(line.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        for name, value in record["valid"].items():
-            if isinstance(value, float):
-                self._event(record["step"], summary=scalar(f"valid/{name}", value))
-        self._flush()
-        parts = [f"training loss {record['train']['loss']:.4f}"] if record["train"] else []
-        parts += [
-            f"validation {text} {record['valid'][name]:.4f}"
-            for name, text in _EVALUATION_METRICS.items()
-            if record["valid"].get(name) is not None
-        ]
-        self.say(f"step {record['step']:,}, epoch {record['epoch']:.2f}: {', '.join(parts)}")
-
-    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Distributions for TensorBoard.
-
-        Args:
-          step: steps done.
-          values: by name, floats of any shape. Those that are not finite are left out, and so is
-            an array without any other.
-        """
-        for name, array in values.items():
-            finite = array[np.isfinite(array)].astype(np.float64)
-            if finite.size:
-                self._event(step, summary=histogram(name, finite, HISTOGRAM_BINS))
-
-    def close(self) -> None:
-        """Takes the bar down and closes the files."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-        with _writing(self._folder / TENSORBOARD_FOLDER):
-            self._board.close()
-
-    def _event(self, step: int, **content: Any) -> None:
-        with _writing(self._folder / TENSORBOARD_FOLDER):
-            self._board.write_event(Event(wall_time=time.time(), step=step, **content))
-
-    def _flush(self) -> None:
-        with _writing(self._folder / TENSORBOARD_FOLDER):
-            self._board.flush()
-
-    def _move_bar(self, step: int, text: str) -> None:
-        if self._bar is None:
-            self._bar = Progress(
-                BarColumn(bar_width=12),
-                TextColumn("{task.description}", table_column=Column(no_wrap=False)),
-                console=self._console,
-                redirect_stdout=False,
-                refresh_per_second=4,
-            )
-            self._bar.start()
-            self._console.show_cursor(True)  # a process that is killed could not give it back
-            self._bar.add_task(text, total=self._total_steps)
-        self._bar.update(self._bar.task_ids[0], completed=step, description=text)
+    out = arguments.out or arguments.run_dir / REPORT_FILE
+    [member] = load_members([arguments.run_dir])
+    _check_out(out)
+    run, split = member.run, arguments.split
+    dataset = open_dataset(Path(run.data) if arguments.data is None else arguments.data)
+    check_examples(dataset, split)
+    trained = restore(arguments.run_dir, run, dataset)
+    with stage(f"scoring {len(dataset.splits[split].label):,} {split} examples"):
+        scores = trained_scores(trained, split)
+    labels = np.asarray(dataset.splits[split].label)
+    sections = [("Run", _run_section(member, trained)), ("Curves", _curves_section(member))]
+    sections.append(("Calibration", _calibration_section(labels, scores, split)))
+    sections += _part_sections(trained, split, labels, scores)
+    with stage("looking at examples"):
+        sections += _example_sections(trained, split, labels, scores, arguments)
+    sections.append(("Settings", _settings_section(member)))
+    subtitle = f"{split} split of {dataset.path}, {len(labels):,} examples"
+    with writing(out), atomic_file(out) as stream:
+        stream.write(page(f"Report on {member.name}", subtitle, sections))
+    return out
 
 
-def cut_back(folder: Path, step: int) -> None:
-    """Drops the evaluations after ``step``, and a last line that was cut short.
-
-    Raises:
-      UserError: when ``metrics.jsonl`` is damaged or cannot be written.
-    """
-    file = folder / METRICS_FILE
-    records = read_evaluations(folder)
-    kept = "".join(json.dumps(record) + "\n" for record in records if record["step"] <= step)
-    if file.exists() and file.read_bytes() != kept.encode():
-        with _writing(file), atomic_path(file) as partial:
-            partial.write_bytes(kept.encode())
+def _check_out(out: Path) -> None:
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out must name an .html file, got {out}")
+    if out.is_dir():
+        raise UserError(f"--out {out} cannot be written: it is a folder")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out} cannot be written: there is no folder {out.parent}")
 
 
-def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """What ``metrics.jsonl`` holds, oldest first; a last line that was cut short is ignored.
-
-    Raises:
-      UserError: when another line is not an evaluation, or the file cannot be read.
-    """
-    file = folder / METRICS_FILE
-    try:
-        lines = file.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            found = line[:60].decode(errors="replace")
-            raise UserError(
-                f"{file}, line {number}: expected the JSON object of an evaluation, found {found!r}"
-            )
-        records.append(record)
-    return records
-
-
-def write_hparams(
-    folder: Path, step: int, settings: Mapping[str, Any], metrics: Mapping[str, float | None]
-) -> None:
-    """Puts a finished run among the rows of TensorBoard's HPARAMS tab.
-
-    In one file that is replaced whole: a run that ends twice, killed in between, is one row.
-
-    Args:
-      folder: the run folder.
-      step: of the best checkpoint.
-      settings: by name; a tuple becomes text, and None is left out.
-      metrics: of the best checkpoint, by tag; None, which is undefined, is left out.
-
-    Raises:
-      UserError: when the file cannot be written.
-    """
-    defined = {tag: value for tag, value in metrics.items() if value is not None}
-    described = {
-        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
-        for name, value in settings.items()
+def _run_section(member: Member, trained: Trained) -> str:
+    run, result = member.run, member.result
+    facts = {
+        "preset": run.preset,
+        "data": str(trained.dataset.path),
+        "seed": str(run.seed),
+        "best step": f"{member.best_step:,}" if member.best_step else _ABSENT,
+        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
     }
-    summaries = [*hparams(described, defined), *(scalar(tag, defined[tag]) for tag in defined)]
-    now = time.time()
-    events = [Event(wall_time=now, file_version="brain.Event:2")]
-    events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
-    file = folder / TENSORBOARD_FOLDER / HPARAMS_FILE
-    with _writing(file), atomic_path(file) as partial:
-        writer = RecordWriter(str(partial))
-        try:
-            for event in events:
-                writer.write(event.SerializeToString())
-        finally:
-            writer.close()
+    if result is not None:
+        facts["device"] = str(result.get("device", _ABSENT))
+        facts["training examples a second"] = f"{member.speed:,.0f}" if member.speed else _ABSENT
+    rows = []
+    for split in ("valid", "test"):
+        metrics = member.metrics(split)
+        if metrics is not None:
+            rows.append([split, *(_figure(metrics.get(name)) for name in _METRICS)])
+    note = "" if result is not None else paragraph("The run is unfinished: the best so far.")
+    figures = table(["split", *_METRICS.values()], rows, "Metrics of the best checkpoint")
+    return note + figures + table(["", ""], list(map(list, facts.items())), "The run", left=2)
 
 
-def draw_curves(folder: Path) -> Path | None:
-    """Draws losses and AUC over steps from ``metrics.jsonl`` to ``curves.png``.
+def _figure(value: Any) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
-    Returns:
-      The picture; None where matplotlib is not installed or nothing was evaluated.
 
-    Raises:
-      UserError: when the picture cannot be written, or ``metrics.jsonl`` is damaged.
-    """
-    records = read_evaluations(folder)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
+def _curves_section(member: Member) -> str:
+    records = member.evaluations
     if not records:
-        return None
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    curves = {
-        "loss": {
-            "training loss": ("train", "loss"),
-            "training click loss": ("train", "click_loss"),
-            "training auxiliary loss": ("train", "auxiliary_loss"),
-            "validation log loss": ("valid", "logloss"),
-        },
-        "AUC": {"validation AUC": ("valid", "auc"), "validation GAUC": ("valid", "gauc")},
-    }
-    for axes, (title, lines) in zip(figure.subplots(1, 2), curves.items(), strict=True):
-        for label, (group, name) in lines.items():
-            points = [(record["step"], record.get(group, {}).get(name)) for record in records]
-            points = [point for point in points if point[1] is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker=".", label=label)
-        axes.set(xlabel="step", ylabel=title)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    file = folder / CURVES_FILE
-    with _writing(file), atomic_path(file) as partial:
-        figure.savefig(partial, format="png")
-    return file
+        return paragraph("There is no evaluation yet.")
+    best = member.best
+    words = (
+        f"Losses and validation AUC over steps; {len(records)} evaluation{'s' * (len(records) > 1)}"
+    )
+    if best is not None and best["valid"].get("auc") is not None:
+        words += f", the best AUC {best['valid']['auc']:.4f} at step {best['step']:,}"
+    return image(lambda: curves(records), words) + paragraph(f"{words}.", note=True)
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _calibration_section(labels: np.ndarray, scores: np.ndarray, split: str) -> str:
+    found = breakdown.calibration(labels, scores)
+    words = (
+        f"The model gives {scores.mean():.4f} on average, {labels.mean():.4f} of the {split} "
+        f"examples are clicked. Expected calibration error {found.error:.4f} over "
+        f"{breakdown.BINS} bins of equal width, {found.error_equal_counts:.4f} over as many of "
+        f"equal counts."
+    )
+    rows = [
+        [
+            f"{part.low:.1f} to {part.high:.1f}",
+            f"{part.examples:,}",
+            _ABSENT if part.score is None else f"{part.score:.4f}",
+            _ABSENT if part.clicks is None else f"{part.clicks:.4f}",
+        ]
+        for part in found.bins
+    ]
+    picture = image(
+        lambda: reliability(found),
+        "Reliability diagram: share clicked over click probability, and examples by click "
+        "probability; the table has the numbers",
+    )
+    header = ["click probability", "examples", "mean", "share clicked"]
+    numbers = table(header, rows, "Bins of the reliability diagram")
+    return f"{paragraph(words)}<div class='pair'><div>{picture}</div>{numbers}</div>"
+
+
+def _part_sections(
+    trained: Trained, split: str, labels: np.ndarray, scores: np.ndarray
+) -> list[tuple[str, str]]:
+    dataset, most = trained.dataset, trained.run.config.train.max_history
+    examples = dataset.splits[split]
+    starts = np.asarray(dataset.event_offsets)[examples.sequence]
+    lengths = breakdown.history_lengths(np.asarray(examples.history_end), starts, most)
+    item = np.asarray(examples.item)
+    popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
+    return [
+        (
+            "AUC by length of history",
+            _parts(breakdown.by_size(labels, scores, lengths), "behaviours that the model sees"),
+        ),
+        (
+            "AUC by popularity of the item",
+            _parts(
+                breakdown.by_size(labels, scores, popularity, 4),
+                "training events of the item (0: unknown)",
+            ),
+        ),
+    ]
+
+
+def _parts(parts: Sequence[PartAuc], title: str) -> str:
+    rows = [
+        [
+            part.name,
+            f"{part.examples:,}",
+            f"{part.clicks:,}",
+            "undefined" if part.auc is None else f"{part.auc:.4f}",
+            _ABSENT if part.standard_error is None else f"{part.standard_error:.4f}",
+        ]
+        for part in parts
+    ]
+    picture = image(
+        lambda: auc_by_part(parts, title), f"AUC by {title}: {breakdown.describe_parts(parts)}"
+    )
+    header = [title, "examples", "clicks", "AUC", "standard error"]
+    caption = (
+        f"Standard errors are DeLong's. The picture has 1.96 of them either way, and leaves out "
+        f"parts of fewer than {FEWEST} examples of either label."
+    )
+    numbers = table(header, rows, caption)
+    return f"<div class='pair'><div>{picture}</div>{numbers}</div>"
+
+
+def _example_sections(
+    trained: Trained, split: str, labels: np.ndarray, scores: np.ndarray, arguments: Arguments
+) -> list[tuple[str, str]]:
+    picks = breakdown.pick(labels, scores, LISTED)
+    of_split = _Group(Inspector(trained), trained.dataset, split, labels, scores, arguments)
+    wrong = of_split.show(picks.false_alarms, "Not clicked, but sure of a click")
+    wrong += of_split.show(picks.misses, "Clicked, but sure of none")
+    right = of_split.show(picks.hits, "Clicked, and sure of it")
+    right += of_split.show(picks.rejections, "Not clicked, and sure of that")
+    right += of_split.show(picks.typical, "Typical: of median loss")
+    return [
+        ("How to read the examples", _legend(trained)),
+        ("Most confidently wrong", wrong),
+        ("Slowest to learn", _slowest(of_split.inspector, trained, arguments)),
+        ("Right, and typical", right),
+    ]
+
+
+def _legend(trained: Trained) -> str:
+    model = trained.run.config.model
+    lines = [f"{MEASURES[name]}: {EXPLANATIONS[name]}." for name in measures_of(model)]
+    if lines:
+        lines.append(
+            "Gates are means over units. Bars of attention and update are relative to the largest "
+            "of their history."
+        )
+    lines += [f"{line}." for line in lacking(model)]
+    return "".join(map(paragraph, lines))
+
+
+def _slowest(inspector: Inspector, trained: Trained, arguments: Arguments) -> str:
+    dataset = trained.dataset
+    examples = dataset.splits["train"]
+    count = len(examples.label)
+    if not count:
+        return paragraph("There are no training examples.")
+    numbers = np.arange(count)
+    words = "Training examples that still have the largest loss under the best checkpoint"
+    if count > TRAINING_EXAMPLES:
+        drawn = np.random.default_rng(0).choice(count, TRAINING_EXAMPLES, replace=False)
+        numbers = np.sort(drawn)
+        words += f", of {TRAINING_EXAMPLES:,} drawn from {count:,}"
+    part = dataclasses.replace(dataset, splits={"train": examples.take(numbers)})
+    scores = trained_scores(trained._replace(dataset=part), "train")
+    labels = np.asarray(part.splits["train"].label)
+    group = _Group(inspector, part, "train", labels, scores, arguments, numbers)
+    return group.show(breakdown.largest_losses(labels, scores, LISTED), words)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Scored examples that some are shown of; ``numbers`` are those in the whole split."""
+
+    inspector: Inspector
+    dataset: Dataset
+    split: str
+    labels: np.ndarray
+    scores: np.ndarray
+    arguments: Arguments
+    numbers: np.ndarray | None = None
+
+    def show(self, picked: Sequence[int], title: str) -> str:
+        """A table of examples, and the first of them with their histories."""
+        if not picked:
+            return ""
+        names, examples = self.inspector.names, self.dataset.splits[self.split]
+        losses = example_losses(self.labels[list(picked)], self.scores[list(picked)])
+        starts = np.asarray(self.dataset.event_offsets)[examples.sequence[list(picked)]]
+        lengths = examples.history_end[list(picked)] - starts
+        rows = [
+            [
+                names.user(int(examples.group[row])),
+                names.item(int(examples.item[row])),
+                f"{self._number(row)}",
+                f"{self.scores[row]:.4f}",
+                f"{loss:.3f}",
+                f"{length:,}",
+                f"{self.dataset.popularity[examples.item[row]]:,}",
+            ]
+            for row, loss, length in zip(picked, losses.tolist(), lengths.tolist(), strict=True)
+        ]
+        header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
+        found = f"<h3>{title}</h3>" + table(header, rows, f"{len(rows)} {self.split} examples", 2)
+        shown = self.inspector.examples(self.split, picked[:SHOWN], self.dataset)
+        return found + "".join(map(self._article, shown))
+
+    def _article(self, example: Example) -> str:
+        number = self._number(example.number)
+        command = f"python -m dien_jax.explain {shlex.quote(str(self.arguments.run_dir))}"
+        if self.arguments.data is not None:
+            command += f" --data {shlex.quote(str(self.arguments.data))}"
+        command += f" --split {self.split} --example {number}"
+        named = dataclasses.replace(example, number=number)
+        return article(named, self.inspector.names.feature, command)
+
+    def _number(self, row: int) -> int:
+        return row if self.numbers is None else int(self.numbers[row])
+
+
+def _settings_section(member: Member) -> str:
+    settings = flat_settings(member.run.config)
+    usual = flat_settings(preset(member.run.preset))
+    rows = [
+        [name, _setting(value), "" if value == usual[name] else _setting(usual[name])]
+        for name, value in settings.items()
+    ]
+    return table(["setting", "value", "preset's, where it differs"], rows, "All settings", left=3)
+
+
+def _setting(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.report")
+    keep_compiled()
     try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        print(write_report(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+if __name__ == "__main__":
+    sys.exit(main())

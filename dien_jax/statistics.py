@@ -60,7 +60,8 @@ def delong(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray) -> Diff
     Args:
       labels: ``[n]``, 0 or 1.
       scores: ``[n]``, higher for a likelier click.
-      baseline: ``[n]``, the other model's.
+      baseline: ``[n]``, the other model's; or ``[K, n]``, of a model that draws its scores, whose
+        mean AUC over the K draws is meant: an example's V and W are means over them.
 
     Returns:
       The difference; None without two clicks and two others.
@@ -68,20 +69,21 @@ def delong(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray) -> Diff
     Raises:
       ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
     """
-    first, second = auc(labels, scores), auc(labels, baseline)
     labels, scores = checked(labels, scores)
+    draws = [checked(labels, draw)[1] for draw in np.atleast_2d(baseline)]
     clicks = int(labels.sum())
     others = labels.size - clicks
-    if first is None or second is None or min(clicks, others) < 2:
+    if min(clicks, others) < 2:
         return None
+    areas = [area for draw in draws if (area := auc(labels, draw)) is not None]
+    value = (auc(labels, scores) or 0.0) - math.fsum(areas) / len(areas)
+    of_draws = zip(*(_placements(labels, draw) for draw in draws), strict=True)
     of_clicks, of_others = (
-        one - other
-        for one, other in zip(
-            _placements(labels, scores), _placements(labels, np.asarray(baseline)), strict=True
-        )
+        one - np.mean(of_each, axis=0)
+        for one, of_each in zip(_placements(labels, scores), of_draws, strict=True)
     )
     variance = of_clicks.var(ddof=1) / clicks + of_others.var(ddof=1) / others
-    value, error = first - second, math.sqrt(variance)
+    error = math.sqrt(variance)
     margin = _NORMAL_QUANTILE * error
     p_value = 1.0 if value == 0 else 0.0
     if error:

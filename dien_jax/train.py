@@ -45,7 +45,7 @@ from dien_jax.errors import UserError
 from dien_jax.loop import Interrupted, NotFiniteError, Trainer
 from dien_jax.metrics import auc
 from dien_jax.prepare import synthetic
-from dien_jax.report import Reporter, draw_curves, write_hparams
+from dien_jax.reporting import Reporter, draw_curves, write_hparams
 from dien_jax.run_folder import (
     CHECKPOINTS_FOLDER,
     RESULT_FILE,

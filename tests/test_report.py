@@ -1,313 +1,178 @@
-"""What a run tells: console, metrics.jsonl, TensorBoard and curves."""
+"""The report on a run: one page that needs nothing else and says what is so."""
 
-import io
+import base64
 import json
-import resource
+import re
 import sys
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard_files import events, hparams, scalars
-from tensorboardX.proto.event_pb2 import SessionLog
+import tiny_run
+import untrained_run
+from long_example import long_example
 
 from dien_jax import report
-from dien_jax.errors import UserError
-from dien_jax.report import Reporter, cut_back, draw_curves, read_evaluations, write_hparams
+from dien_jax.evaluate import trained_scores
+from dien_jax.metrics import example_losses
+from dien_jax.report_page import article
+from dien_jax.reporting import METRICS_FILE
+from dien_jax.run_folder import RESULT_FILE, write_json
+from dien_jax.trained import load_trained
+
+SCRIPT = "<script>alert('i')</script>&\"quote\""
+VOID = {"meta", "img", "source"}
 
 
-def record(step, auc=0.7):
-    return {
-        "step": step,
-        "epoch": step / 100,
-        "train": {"loss": 0.6, "click_loss": 0.4, "auxiliary_loss": 0.2, "accuracy": 0.7},
-        "valid": {"auc": auc, "gauc": None, "logloss": 0.5, "accuracy": 0.75, "examples": 9},
-    }
+class Page(HTMLParser):
+    """Elements with their attributes, texts, and whether every element is closed."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
 
 
-def tell(reporter, step):
-    reporter.progress(
-        step,
-        {"loss": 0.61234, "click_loss": 0.4, "auxiliary_loss": 0.21, "accuracy": 0.7},
-        examples_per_second=11203.4,
-        learning_rate=1e-3,
-    )
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The time, in seconds, as the report sees it."""
-    now = [1000.0]
-    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, clock):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
-        for step in range(10, 110, 10):
-            tell(reporter, step)
-            clock[0] += 1.0
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert output.err.splitlines() == [
-        "step 10 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s",
-        "step 60 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s, 0:01:34 left",
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    data = tiny_run.write_data(folder / "data")
+    items = (data / "vocab" / "item.txt").read_text().split("\n")
+    items[2] = items[5] = SCRIPT
+    (data / "vocab" / "item.txt").write_text("\n".join(items))
+    run = untrained_run.write(folder / "run", data, model="din", buckets=())
+    metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 24}
+    records = [
+        {"step": step, "epoch": step / 4, "train": {"loss": 1 / step}, "valid": metrics}
+        for step in (1, 2)
     ]
+    (run / METRICS_FILE).write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    result = {"best_step": 1, "valid": metrics, "test": metrics, "train_examples_per_second": 9.0}
+    write_json(run / RESULT_FILE, result)
+    return run
 
 
-def test_speed_that_is_not_known_is_not_told(tmp_path, capfd):
-    with Reporter(tmp_path, total_steps=10) as reporter:
-        reporter.progress(1, {"loss": 0.5}, examples_per_second=None, learning_rate=0.1)
-    assert capfd.readouterr().err == "step 1 of 10, loss 0.5000\n"
-    assert scalars(tmp_path) == {
-        ("train/loss", 1): pytest.approx(0.5),
-        ("train/learning_rate", 1): pytest.approx(0.1),
-    }
+@pytest.fixture(scope="module")
+def content(run) -> str:
+    file = report.write_report(report.Arguments(run))
+    assert file == run / "report.html"
+    return file.read_text()
 
 
-def test_terminal_gets_a_bar_and_keeps_its_cursor(tmp_path, monkeypatch, capfd):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    reporter = Reporter(tmp_path, total_steps=1000)
-    tell(reporter, 10)
-    tell(reporter, 500)
-    shown = terminal.getvalue()
-    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")  # a kill now would leave it
-    reporter.say("one [line] above :smile:")
-    reporter.evaluation(record(500))
-    reporter.close()
-    shown = terminal.getvalue()
-    assert "step 500 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s, 0:" in shown
-    assert "one [line] above :smile:" in shown
-    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
-    assert capfd.readouterr() == ("", "")
+def test_page_is_whole_and_needs_nothing_else(content):
+    page = Page(content)
+    assert page.open == []
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "srcset", "href"):
+            assert attributes.get(name, "#").startswith(("data:", "#"))
+    assert not re.search(r"https?://|@import|url\(", re.sub(r"base64,[^']*", "", content))
+    [policy] = [meta for meta in page.all("meta") if "http-equiv" in meta]
+    assert "default-src 'none'" in policy["content"]
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in ids]
 
 
-def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
-        reporter.evaluation(record(100))
-        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line) for line in lines] == [record(100)]
-        assert ("valid/auc", 100) in scalars(tmp_path)  # flushed too
-        reporter.evaluation(record(200, auc=None))
-    assert read_evaluations(tmp_path) == [record(100), record(200, auc=None)]
-    assert capfd.readouterr().err.splitlines() == [
-        "step 100, epoch 1.00: training loss 0.6000, validation AUC 0.7000, "
-        "validation log loss 0.5000",
-        "step 200, epoch 2.00: training loss 0.6000, validation log loss 0.5000",
-    ]
+def test_ids_are_text_whatever_they_hold(content):
+    assert "<script" not in content
+    assert SCRIPT in "\n".join(Page(content).text)
 
 
-def test_evaluation_without_training_metrics_is_told(tmp_path):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
-        reporter.evaluation({**record(100), "train": {}})
-    assert draw_curves(tmp_path) is not None
+def test_pictures_have_words_and_a_dark_version(content):
+    pytest.importorskip("matplotlib")
+    page = Page(content)
+    assert len(page.all("img")) == len(page.all("source")) == 4
+    for source, image in zip(page.all("source"), page.all("img"), strict=True):
+        assert len(image["alt"]) > 40
+        assert "dark" in source["media"]
+        assert source["srcset"] != image["src"]
+        for address in (source["srcset"], image["src"]):
+            drawn = base64.b64decode(address.partition("base64,")[2])
+            assert ET.fromstring(drawn).tag.endswith("svg")
+    assert "prefers-color-scheme: dark" in content
+    assert "@media print" in content
 
 
-def test_metrics_that_are_not_finite_never_reach_the_file(tmp_path):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
-        reporter.evaluation(record(100))
-        with pytest.raises(ValueError, match="JSON"):
-            reporter.evaluation(record(200, auc=float("nan")))
-    assert read_evaluations(tmp_path) == [record(100)]
+def test_figures_are_those_of_the_run(run, content):
+    trained = load_trained(run)
+    scores = trained_scores(trained, "valid")
+    labels = np.asarray(trained.dataset.splits["valid"].label)
+    text = " ".join(Page(content).text)
+    assert f"{scores.mean():.4f} on average, {labels.mean():.4f}" in text
+    worst = int(np.argmax(np.where(labels == 0, scores, -1)))
+    loss = example_losses(labels[[worst]], scores[[worst]])[0]
+    users = trained.dataset.groups()
+    first = text.partition("Not clicked, but sure of a click")[2]
+    assert first.index(f" {users[trained.dataset.splits['valid'].group[worst]]} ") < 200
+    assert f"{scores[worst]:.4f}" in first[:300]
+    assert f"{loss:.3f}" in first[:300]
+    assert f"--split valid --example {worst}" in first
+    assert "train.epochs" in text
+    assert "train example" in text  # slowest to learn
 
 
-def test_tensorboard_gets_every_scalar(tmp_path):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
-        tell(reporter, 10)
-        reporter.evaluation(record(100))
-    expected = {
-        ("train/loss", 10): 0.61234,
-        ("train/click_loss", 10): 0.4,
-        ("train/auxiliary_loss", 10): 0.21,
-        ("train/accuracy", 10): 0.7,
-        ("train/learning_rate", 10): 1e-3,
-        ("train/examples_per_second", 10): 11203.4,
-        ("valid/auc", 100): 0.7,
-        ("valid/logloss", 100): 0.5,
-        ("valid/accuracy", 100): 0.75,
-    }
-    assert scalars(tmp_path) == {key: pytest.approx(value) for key, value in expected.items()}
+def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monkeypatch, capfd):
+    data = tiny_run.write_data(tmp_path / "data", test=1)
+    run = untrained_run.write(tmp_path / "run", data, model="wide_deep", buckets=())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    out = tmp_path / "page.html"
+    assert report.main([str(run), "--split", "test", "--out", str(out)]) == 0
+    assert capfd.readouterr().out == f"{out}\n"
+    text = " ".join(Page(out.read_text()).text)
+    assert "test split of" in text
+    assert "The run is unfinished" in text
+    assert "There is no evaluation yet" in text
+    assert "matplotlib is not installed" in text
+    assert "wide_deep has no attention" in text
+    assert "undefined" in text  # AUC of one label
 
 
 @pytest.mark.parametrize(
-    "array",
+    ("flags", "message"),
     [
-        np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32),
-        np.full((3, 4), 0.25, np.float32),
-        np.zeros(1, np.float32),
-        np.array([1e-30, 1e30], np.float32),
+        (("--out", "report.txt"), "--out must name an .html file, got report.txt"),
+        (("--out", "nowhere/report.html"), "there is no folder nowhere"),
+        (("--data", "nowhere"), "dataset folder nowhere does not exist"),
     ],
 )
-def test_histogram_counts_every_value(tmp_path, array):
-    with Reporter(tmp_path, total_steps=10) as reporter:
-        reporter.histograms(5, {"attention": array})
-    found = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
-    [(step, value)] = found
-    assert (step, value.tag) == (5, "attention")
-    assert value.histo.num == sum(value.histo.bucket) == array.size
-    assert value.histo.min == array.min()
-    assert value.histo.max == array.max()
-    assert value.histo.sum == pytest.approx(array.astype(np.float64).sum())
+def test_mistakes_are_refused(run, flags, message, capfd):
+    assert report.main([str(run), *flags]) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert message in output.err
 
 
-def test_histogram_leaves_out_what_is_not_finite(tmp_path):
-    values = {
-        "some": np.array([0.5, np.nan, np.inf], np.float32),
-        "none": np.full(3, np.nan, np.float32),
-        "empty": np.zeros((0, 4), np.float32),
-    }
-    with Reporter(tmp_path, total_steps=10) as reporter:
-        reporter.histograms(5, values)
-    found = [value for event in events(tmp_path) for value in event.summary.value]
-    assert [(value.tag, value.histo.num) for value in found] == [("some", 1)]
+def test_split_without_examples_is_refused(run, tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "data", sizes={"train": 9})
+    out = tmp_path / "page.html"
+    assert report.main([str(run), "--data", str(data), "--out", str(out)]) == 2
+    assert "has no valid examples to score" in capfd.readouterr().err
+    assert not out.exists()
 
 
-def test_resumed_run_takes_back_what_was_told_of_later_steps(tmp_path):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
-        for step in (100, 200, 300):
-            tell(reporter, step)
-            reporter.evaluation(record(step))
-    with Reporter(tmp_path, total_steps=1000, restored_step=250, evaluated_step=200) as reporter:
-        assert read_evaluations(tmp_path) == [record(100), record(200)]
-        reporter.evaluation(record(300, auc=0.8))
-    assert read_evaluations(tmp_path)[-1] == record(300, auc=0.8)
-    found = events(tmp_path)
-    [restart] = [
-        number for number, event in enumerate(found) if event.session_log.status == SessionLog.START
-    ]
-    assert found[restart].step == 251  # TensorBoard drops the events from that step on
-    assert [event.step for event in found[:restart] if event.HasField("summary")][-1] == 300
-    assert [event.step for event in found[restart:] if event.HasField("summary")] == [300] * 3
-
-
-def test_fresh_run_purges_nothing(tmp_path):
-    Reporter(tmp_path, total_steps=1000).close()
-    assert not any(event.HasField("session_log") for event in events(tmp_path))
-
-
-@pytest.mark.parametrize("torn", ["", '{"step": 300, "ep', '{"step": 300}', "\x00\x00"])
-def test_cut_drops_later_lines_and_a_torn_one(tmp_path, torn):
-    file = tmp_path / "metrics.jsonl"
-    lines = [json.dumps(record(step)) + "\n" for step in (100, 200)]
-    file.write_text("".join(lines) + torn)
-    assert read_evaluations(tmp_path) == [record(100), record(200)]
-    cut_back(tmp_path, 200)
-    assert file.read_text() == "".join(lines)
-    cut_back(tmp_path, 199)
-    assert file.read_text() == lines[0]
-    cut_back(tmp_path, 0)
-    assert file.read_text() == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
-
-
-def test_cut_of_nothing_makes_no_file(tmp_path):
-    cut_back(tmp_path, 0)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("damage", ["rubbish", "[1]", '{"epoch": 1}', '{"step": "1"}', "", "\xff"])
-def test_damaged_line_is_refused_by_number(tmp_path, damage):
-    content = f"{json.dumps(record(100))}\n{damage}\n{json.dumps(record(300))}\n"
-    (tmp_path / "metrics.jsonl").write_text(content, encoding="latin-1")
-    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: expected the JSON object"):
-        cut_back(tmp_path, 100)
-    assert (tmp_path / "metrics.jsonl").read_text(encoding="latin-1") == content
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "metrics.jsonl", "curves.png"])
-def test_path_that_cannot_be_written_is_named(tmp_path, name):
-    def go():
-        with Reporter(tmp_path, total_steps=10) as reporter:
-            reporter.evaluation(record(5))
-        draw_curves(tmp_path)
-
-    if name == "tensorboard":
-        (tmp_path / name).write_text("")
-    else:
-        (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"{name}: cannot be (written|read): "):
-        go()
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_full_disk_is_told_and_the_run_can_go_on_from_before(tmp_path):
-    reporter = Reporter(tmp_path, total_steps=1000)
-    reporter.evaluation(record(100))
-    size = (tmp_path / "metrics.jsonl").stat().st_size
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
-    try:
-        with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written: File too large"):
-            reporter.evaluation(record(200))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    reporter.close()
-    Reporter(tmp_path, total_steps=1000, restored_step=100, evaluated_step=100).close()
-    assert read_evaluations(tmp_path) == [record(100)]
-
-
-def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
-    with Reporter(tmp_path, total_steps=10) as reporter:
-        reporter.evaluation(record(5))
-        for dropout in (0.1, 0.2):
-            settings = {"model.dropout": dropout, "model.layers": (8, 4), "clip": None, "on": True}
-            write_hparams(tmp_path, 5, settings, {"final/test_auc": 0.75, "final/test_gauc": None})
-    [row] = hparams(tmp_path)
-    assert set(row.hparams) == {"model.dropout", "model.layers", "on"}
-    assert row.hparams["model.dropout"].number_value == 0.2
-    assert row.hparams["model.layers"].string_value == "8,4"
-    found = events(tmp_path)
-    assert [value.tag for event in found[-4:] for value in event.summary.value] == [
-        *(f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")),
-        "final/test_auc",
-    ]
-    assert scalars(tmp_path)["final/test_auc", 5] == 0.75
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
-
-
-def test_hyperparameters_that_cannot_be_written_are_told(tmp_path):
-    with pytest.raises(UserError, match=r"hparams: cannot be written: No such file"):
-        write_hparams(tmp_path, 5, {}, {})
-
-
-def test_curves_are_drawn_from_the_evaluations(tmp_path):
-    pytest.importorskip("matplotlib")
-    with Reporter(tmp_path, total_steps=1000) as reporter:
-        for step in (100, 200):
-            reporter.evaluation(record(step, auc=None if step == 100 else 0.7))
-    (tmp_path / "curves.png").write_text("older")
-    assert draw_curves(tmp_path) == tmp_path / "curves.png"
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_no_curves_without_evaluations_or_matplotlib(tmp_path, monkeypatch):
-    assert draw_curves(tmp_path) is None
-    with Reporter(tmp_path, total_steps=1000) as reporter:
-        reporter.evaluation(record(100))
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert draw_curves(tmp_path) is None
-    assert not (tmp_path / "curves.png").exists()
-
-
-def test_curves_that_fail_leave_the_older_ones(tmp_path, monkeypatch):
-    figure = pytest.importorskip("matplotlib.figure")
-    with Reporter(tmp_path, total_steps=1000) as reporter:
-        reporter.evaluation(record(100))
-    (tmp_path / "curves.png").write_text("older")
-
-    def failing(self, path, **_):
-        path.write_bytes(b"\x89PNG, the first half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(figure.Figure, "savefig", failing)
-    with pytest.raises(UserError, match=r"curves.png: cannot be written: No space left"):
-        draw_curves(tmp_path)
-    assert (tmp_path / "curves.png").read_text() == "older"
-    assert not list(tmp_path.glob(".*"))
+def test_of_a_long_history_what_has_most_attention_is_shown():
+    example = long_example(100)
+    page = Page(article(example, "category", "look"))
+    shown = [text for text in page.text if text.startswith("an-item-of-a-very")]
+    assert shown == [f"an-item-of-a-very-long-name-{place:03}" for place in range(76, 100)]
+    attention = example.measures["attention"]
+    assert f"the others have {attention[:76].sum():.1%}" in " ".join(page.text)
