@@ -21,12 +21,14 @@ class Trained(NamedTuple):
       dataset: the data that its ids and features are from.
       params: its parameters.
       batch_stats: its running statistics.
+      step: of the checkpoint.
     """
 
     run: Run
     dataset: Dataset
     params: Any
     batch_stats: Any
+    step: int
 
 
 def load_trained(run_dir: Path, data: Path | None = None) -> Trained:
@@ -58,7 +60,7 @@ def restore(folder: Path, run: Run, dataset: Dataset) -> Trained:
             f"python -m dien_jax.train --resume {folder}"
         )
     state, _ = checkpoints.restore(best_step, _blank_state(run, dataset))
-    return Trained(run, dataset, state.params, state.batch_stats)
+    return Trained(run, dataset, state.params, state.batch_stats, best_step)
 
 
 def _blank_state(run: Run, dataset: Dataset) -> TrainState:
