@@ -13,7 +13,7 @@ Dimensions: N candidates, T steps, H state.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,7 +243,12 @@ class Ranker:
         with self._lock:
             self._users = adopted
 
-    def warm_up(self, users: int = 1, candidates: int = CANDIDATE_BUCKETS[-1]) -> None:
+    def warm_up(
+        self,
+        users: int = 1,
+        candidates: int = CANDIDATE_BUCKETS[-1],
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
         """Compiles every program, so that no call has to wait for it.
 
         Takes half a second or so for each combination of a length of histories, a number of
@@ -255,18 +260,21 @@ class Ranker:
             ``USER_BUCKETS`` has being the same as its last.
           candidates: as many as a request will have, more than ``CANDIDATE_BUCKETS`` has being
             the same as its last.
+          progress: is called with the share that is done, from 0 to 1, now and then.
         """
         columns, _ = self._vocabularies.context_columns(
             dict.fromkeys(feature.name for feature in self.schema.context)
         )
         context = padded_columns(self.schema.context, columns, np.zeros(1, np.int64))
-        for bucket in self._buckets:
+        sizes = CANDIDATE_BUCKETS[: _bucket_place(candidates) + 1]
+        for number, bucket in enumerate(self._buckets):
             unread = _Reading(np.zeros(bucket, np.int32), None)
             for count in self._user_counts(1, users):
                 read = self._readings([unread] * count)
             assert read[0].interests is not None
             self._extended(read[0].interests, UNKNOWN, bucket - 1)
-            for size in CANDIDATE_BUCKETS[: _bucket_place(candidates) + 1]:
+            for place, size in enumerate(sizes):
+                progress((number + place / len(sizes)) / len(self._buckets))
                 rows, user = np.zeros(size, np.int32), np.full(1, UNKNOWN, np.int32)
                 for count in self._user_counts(size, users):
                     self._scores([_Task(rows, user, context, read[0], 0)] * count)

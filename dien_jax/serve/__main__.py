@@ -27,7 +27,8 @@ TOKEN = "DIEN_JAX_TOKEN"
 """Environment variable of the bearer token."""
 LEAST_TOKEN = 16
 """Characters of a token, at least."""
-_JOIN_SECONDS = 2.0
+_JOIN_SECONDS = 5.0
+"""For a model that is being loaded or compiled; then it is left behind."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Arguments:
     """What stands between the values of a multi-valued context feature that comes as one text."""
     poll_seconds: float = 30.0
     """Between two looks for a newer checkpoint; 0 waits for SIGHUP."""
-    drain_seconds: float = 30.0
+    drain_seconds: int = 30
     """What requests may still take after SIGTERM."""
     log_requests: bool = False
     """Log each request as a line of JSON."""
@@ -76,14 +77,13 @@ def checked(arguments: Arguments) -> str | None:
     Raises:
       UserError: for a flag, or the token, that cannot be.
     """
-    for name in ("queue", "max_batch", "max_candidates", "max_history", "max_body", "max_users"):
+    for name in ("queue", "max_batch", "max_candidates", "max_history", "max_body", "max_users",
+                 "drain_seconds"):  # fmt: skip
         if getattr(arguments, name) < 1:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} must be at least 1, got {getattr(arguments, name)}")
-    for name in ("poll_seconds", "drain_seconds"):
-        value = getattr(arguments, name)
-        if not 0 <= value < threading.TIMEOUT_MAX:
-            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
+    if not 0 <= arguments.poll_seconds < threading.TIMEOUT_MAX:
+        raise UserError(f"--poll-seconds must be 0 or more, got {arguments.poll_seconds}")
     if not 0 <= arguments.port <= 65535:
         raise UserError(f"--port must be 0 to 65535, got {arguments.port}")
     if not arguments.separator:
@@ -131,6 +131,7 @@ def serve(arguments: Arguments) -> int:
     token = checked(arguments)
     try:
         import uvicorn
+        from prometheus_client import disable_created_metrics
 
         from dien_jax.serve.app import Application
         from dien_jax.serve.figures import Figures
@@ -145,6 +146,7 @@ def serve(arguments: Arguments) -> int:
         def capture_signals(self) -> Iterator[None]:
             yield  # they are handled below
 
+    disable_created_metrics()  # a time beside each counter, which nobody reads
     limits = Limits(arguments.max_body, arguments.max_candidates, arguments.max_history)
     source = Source(arguments.run, arguments.data, arguments.max_users, arguments.separator)
     figures, most = Figures(), arguments.max_batch
@@ -161,7 +163,7 @@ def serve(arguments: Arguments) -> int:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=max(round(arguments.drain_seconds), 1),
+                timeout_graceful_shutdown=arguments.drain_seconds,
             )
         )
         signals: list[int] = []
@@ -203,7 +205,7 @@ def serve(arguments: Arguments) -> int:
         logging.getLogger("dien_jax.serve").error("no warm-up", exc_info=problems[0])
         return 1
     if application.cut_off:
-        say(f"{application.cut_off} requests were cut off after {arguments.drain_seconds:g} s")
+        say(f"{application.cut_off} requests were cut off after {arguments.drain_seconds} s")
         return 1
     say("all requests have had their answers")
     return 128 + signal.SIGINT if signal.SIGINT in signals else 0
@@ -231,5 +233,5 @@ if __name__ == "__main__":
     status = main()
     if any(thread.name == "models" for thread in threading.enumerate()):
         sys.stderr.flush()
-        os._exit(status)  # it is compiling, which cannot be interrupted
+        os._exit(status)  # a thread in the midst of a compilation would not survive the usual way
     sys.exit(status)

@@ -145,11 +145,11 @@ class Application:
         self, request: Request, kind: str, ask: Callable[[Any], Future]
     ) -> Response:
         """Reads a request, asks the batcher and waits for its answer, or tells what is wrong."""
-        if not self._models.ready:
+        if not self._models.warm:
             return _failed(503, "not ready", headers={"Retry-After": "1"})
         try:
             body = await self._body(request)
-            wanted = msgspec.json.decode(body, type=getattr(self._models.current.messages, kind))
+            wanted = getattr(self._models.current.messages, kind).decode(body)
             return _json(await asyncio.wrap_future(ask(wanted)))
         except ClientDisconnect:
             return Response(status_code=_CLOSED)

@@ -66,15 +66,15 @@ class Status(msgspec.Struct):
 
 
 class Messages(NamedTuple):
-    """The types of the three requests of a model; fields as in ``Ranker``'s methods."""
+    """Readers of the three requests of a model; fields as in ``Ranker``'s methods."""
 
-    rank: type
-    remember: type
-    observe: type
+    rank: msgspec.json.Decoder
+    remember: msgspec.json.Decoder
+    observe: msgspec.json.Decoder
 
 
 def messages(schema: Schema, limits: Limits) -> Messages:
-    """The types of a model's requests."""
+    """Readers of a model's requests."""
     history = Annotated[list[Id], msgspec.Meta(max_length=limits.history)]
     candidates = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=limits.candidates)]
     names = {f"f{place}": feature.name for place, feature in enumerate(schema.context)}
@@ -91,8 +91,8 @@ def messages(schema: Schema, limits: Limits) -> Messages:
     if not schema.context:
         of_rank += [("context", context | None, None)]
 
-    def struct(name: str, fields: list[Any]) -> type:
-        return msgspec.defstruct(name, fields, forbid_unknown_fields=True)
+    def struct(name: str, fields: list[Any]) -> msgspec.json.Decoder:
+        return msgspec.json.Decoder(msgspec.defstruct(name, fields, forbid_unknown_fields=True))
 
     return Messages(
         struct("Rank", of_rank),

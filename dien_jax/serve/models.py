@@ -24,6 +24,10 @@ class NotRememberedError(UserError):
     """Nothing is remembered of a user."""
 
 
+class _EndedError(Exception):
+    """The server ends, and a warm-up with it."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where models come from.
@@ -92,7 +96,7 @@ class Models:
 
     Attributes:
       current: the model.
-      ready: whether it is warm.
+      warm: whether it is ranked with.
 
     Raises:
       UserError: when there is no model that can be read.
@@ -106,19 +110,20 @@ class Models:
         self._wanted = threading.Event()
         self._ended = False
         self._complaint = ""
-        self.ready = False
+        self.warm = False
         self.current = self._load()
         figures.remembered.set_function(lambda: len(self.current.ranker))
         figures.step.set(self.current.ranker.step)
 
     def rank(self, requests: Sequence[RankRequest]) -> list[Ranked | UserError]:
         """Outcomes for the batcher."""
-        ranker, outcomes = self.current.ranker, []
+        ranker = self.current.ranker
+        outcomes: list[Ranked | UserError] = []
         unknown, labels = Counter[str](), ("history", "candidate", "context")
         for request, outcome in zip(requests, ranker.rank_many(requests), strict=True):
             if isinstance(outcome, UserError):
                 forgotten = request.history is None and request.user not in ranker
-                outcomes.append(NotRememberedError(str(outcome)) if forgotten else outcome)
+                outcomes.append(_not_remembered(request.user) if forgotten else outcome)
                 continue
             unknown.update(dict(zip(labels, outcome[2:], strict=True)))
             self._figures.candidates.inc(len(outcome.ids))
@@ -141,7 +146,7 @@ class Models:
         """
         ranker = self.current.ranker
         if user not in ranker:
-            raise NotRememberedError(f"user {str(user)[:100]!r} is not remembered")
+            raise _not_remembered(user)
         ranker.observe(user, event)
         return Remembered(str(user), len(ranker))
 
@@ -162,12 +167,12 @@ class Models:
         def work() -> None:
             try:
                 self._warm(self.current)
+            except _EndedError:
+                return
             except BaseException as error:
                 failed(error)
                 return
-            if self._ended:
-                return
-            self.ready = True
+            self.warm = True
             self._figures.ready.set(1)
             ready()
             while not self._ended:
@@ -180,13 +185,18 @@ class Models:
         thread.start()
         return thread
 
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self.warm and not self._ended
+
     def reload(self) -> None:
         """Has the model loaded anew, soon, whether or not it seems to be another."""
         self._wanted.set()
 
     def end(self) -> None:
-        """No more requests are ranked, and no more models looked for."""
-        self._ended, self.ready = True, False
+        """No longer ready, and no more models looked for; requests are still ranked."""
+        self._ended = True
         self._figures.ready.set(0)
         self._wanted.set()
 
@@ -202,6 +212,8 @@ class Models:
             newer = self._load()
             self._warm(newer)
             batcher.call(lambda: self._replace(newer), bounded=False).result()
+        except _EndedError:
+            return False
         except Exception as error:
             self._figures.reloads.labels("failed").inc()
             if str(error) != self._complaint:
@@ -216,14 +228,30 @@ class Models:
 
     def _load(self) -> Model:
         version = self._source.version()
-        ranker = self._source.load()
+        with stage(f"loading {self._source.path}"):
+            ranker = self._source.load()
         return Model(ranker, version, messages(ranker.schema, self._limits))
 
     def _warm(self, model: Model) -> None:
-        with stage("compiling what requests may need"):
-            model.ranker.warm_up(users=self._most, candidates=self._limits.candidates)
+        with stage("compiling what requests may need") as current:
+
+            def progress(share: float) -> None:
+                current.share, current.note = share, f"{share:.0%}"
+                if self._ended:
+                    raise _EndedError
+
+            limits = self._limits
+            model.ranker.warm_up(self._most, limits.candidates, progress)
+            progress(1.0)
 
     def _replace(self, newer: Model) -> None:
         newer.ranker.adopt(self.current.ranker)
         self.current = newer
         self._figures.step.set(newer.ranker.step)
+
+
+def _not_remembered(user: str | int | None) -> NotRememberedError:
+    return NotRememberedError(
+        f"user {str(user)[:100]!r} is not remembered, or no longer: send the history, with the "
+        f"request or to /v1/remember"
+    )

@@ -35,7 +35,7 @@ def document(messages: Messages, limits: Limits, *, token: bool) -> dict[str, An
       limits: of requests.
       token: whether requests need one.
     """
-    types = [*messages, Ranked, Remembered, Failure, Status]
+    types = [*(reader.type for reader in messages), Ranked, Remembered, Failure, Status]
     _, schemas = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
 
     def failures(*statuses: str) -> dict[str, Any]:
