@@ -88,9 +88,8 @@ class Server:
 
     def figure(self, name: str, **labels: str) -> float:
         """A figure as /metrics gives it."""
-        wanted = name + ("{" + ",".join(f'{k}="{v}"' for k, v in labels.items()) + "}") * bool(
-            labels
-        )
+        if labels:
+            name += "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
         lines = self.figures.text().decode().splitlines()
         return float(next(line.split()[-1] for line in lines if line.split()[0] == name))
 
