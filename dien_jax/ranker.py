@@ -220,7 +220,8 @@ class Ranker:
         """Whether a user is remembered."""
         return str(user) in self._users
 
-    def __len__(self) -> int:
+    @property
+    def remembered_users(self) -> int:
         """How many users are remembered."""
         return len(self._users)
 
@@ -382,7 +383,7 @@ class Ranker:
         groups = list(
             together(
                 turns,
-                lambda turn: (self._bucket(len(tasks[turn[0]].reading.rows)), size(turn)),
+                lambda turn: (self._bucket(len(tasks[turn[0]].reading.rows)), size(turn), turn[1]),
                 lambda turn: self._user_counts(size(turn)),
             )
         )

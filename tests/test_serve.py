@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import threading
 import time
@@ -456,3 +457,27 @@ def test_the_types_of_every_kind_of_feature() -> None:
     assert reader.decode(b'{"candidates": [1]}').context is None
     assert reader.decode(b'{"candidates": [1], "context": {}}').candidates == [1]
     assert "<h1>" in page(document(messages(bare, LIMITS), LIMITS, token=False))
+
+
+def test_schemathesis_finds_nothing(server) -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
+    from hypothesis import HealthCheck, given, settings
+
+    described = schemathesis.openapi.from_asgi("/openapi.json", server.application.app)
+    modes = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+    operations = [found.ok() for found in described.get_all_operations()]
+    assert len(operations) == 6
+    for operation in operations:
+        for mode in modes:
+            if mode == modes[1] and operation.method == "get":
+                continue  # they take nothing that could be wrong
+
+            @given(case=operation.as_strategy(generation_mode=mode))
+            @settings(
+                max_examples=int(os.environ.get("SCHEMATHESIS_EXAMPLES", "10")),
+                database=None, deadline=None, suppress_health_check=list(HealthCheck),
+            )  # fmt: skip
+            def holds(case) -> None:
+                case.call_and_validate()
+
+            holds()

@@ -112,7 +112,7 @@ class Models:
         self._complaint = ""
         self.warm = False
         self.current = self._load()
-        figures.remembered.set_function(lambda: len(self.current.ranker))
+        figures.remembered.set_function(lambda: self.current.ranker.remembered_users)
         figures.step.set(self.current.ranker.step)
 
     def rank(self, requests: Sequence[RankRequest]) -> list[Ranked | UserError]:
@@ -136,7 +136,7 @@ class Models:
         """See :meth:`dien_jax.ranker.Ranker.remember`; for the batcher's thread."""
         ranker = self.current.ranker
         ranker.remember(user, history)
-        return Remembered(str(user), len(ranker))
+        return Remembered(str(user), ranker.remembered_users)
 
     def observe(self, user: str | int, event: str | int) -> Remembered:
         """See :meth:`dien_jax.ranker.Ranker.observe`; for the batcher's thread.
@@ -148,7 +148,7 @@ class Models:
         if user not in ranker:
             raise _not_remembered(user)
         ranker.observe(user, event)
-        return Remembered(str(user), len(ranker))
+        return Remembered(str(user), ranker.remembered_users)
 
     def start(
         self,
