@@ -55,7 +55,7 @@ class Server:
     def __init__(self, run: Path, *, capacity: int = 50, token: str | None = None) -> None:
         self.figures = Figures()
         source = Source(run, max_users=3)
-        self.models = Models(source, LIMITS, MOST, 0, self.figures)
+        self.models = Models(source, LIMITS, MOST, 0.0, self.figures)
         self.batcher = Batcher(self.models.rank, capacity=capacity, most=MOST, figures=self.figures)
         self.application = Application(self.models, self.batcher, LIMITS, self.figures, token=token)
 
