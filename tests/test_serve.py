@@ -39,7 +39,7 @@ PEAR, SLASH = small_dataset.ITEMS[1:3]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
 TOKEN = "0123456789abcdef"
 LIMITS = Limits(body=2000, candidates=8, history=9)
-MOST = 4
+MOST = 2
 COMPILED: list[str] = []
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 """Of probabilities: a few roundings of float32."""
@@ -106,7 +106,7 @@ class Server:
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("served")
     data = small_dataset.write(folder / "data")
-    return untrained_run.write(folder / "run", data, model="din", buckets=(2,))
+    return untrained_run.write(folder / "run", data, model="din", buckets=())
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def ranker(run) -> Ranker:
 
 
 def rank_body(**changes: Any) -> dict[str, Any]:
-    body = {"history": [PEAR], "candidates": [SLASH, PEAR, 17], "user": "Ann", "context": CONTEXT}
+    body = {"history": [PEAR], "candidates": [SLASH, PEAR, 17.0], "user": "Ann", "context": CONTEXT}
     return {name: value for name, value in (body | changes).items() if value is not ...}
 
 
@@ -145,7 +145,8 @@ def bodies() -> list[dict[str, Any]]:
 
 
 def of_ranker(ranker: Ranker, body: dict[str, Any]) -> Any:
-    return ranker.rank(body["history"], body["candidates"], body["user"], body["context"])
+    candidates = [17 if one == 17 else one for one in body["candidates"]]
+    return ranker.rank(body["history"], candidates, body["user"], body["context"])
 
 
 def test_answers_are_the_rankers_and_nothing_is_compiled_for_them(server, ranker) -> None:
@@ -172,7 +173,7 @@ def test_requests_that_wait_are_ranked_together(server, ranker) -> None:
     answers = server.talk(*posts, release)[:-1]
     for body, answer in zip(wanted * 3, answers, strict=True):
         same(answer, of_ranker(ranker, body))
-    assert server.figure("dien_batch_size_count") == batches + 2  # of at most four
+    assert server.figure("dien_batch_size_count") == batches + 6 / MOST
     assert server.figure("dien_batch_size_sum") == requests + 6
     assert len(COMPILED) == before
 
@@ -207,7 +208,7 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "field", "error"),
     [
-        ("rank", rank_body(candidates=[PEAR, 1.5]), 422, "candidates[1]", "got 'float'"),
+        ("rank", rank_body(candidates=[PEAR, 1.5]), 422, "candidates[1]", "multiple of 1"),
         ("rank", rank_body(candidates=[]), 422, "candidates", "length >= 1"),
         ("rank", rank_body(candidates=[PEAR] * 9), 422, "candidates", "length <= 8"),
         ("rank", rank_body(history=[PEAR] * 10), 422, "history", "length <= 9"),
@@ -411,15 +412,16 @@ def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
     assert server.figure("dien_reloads_total", result="ok") == 1
 
     save_step(copy, 3)
-    (broken,) = (copy / CHECKPOINTS_FOLDER / "3").rglob("manifest.ocdbt") or [None]
-    kept = broken.read_bytes()
-    broken.write_bytes(b"")
+    kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
+    for file in kept:
+        file.write_bytes(b"")
     for _ in range(2):
         assert not server.models.look(server.batcher)
     assert caplog.text.count("kept the model: cannot read the checkpoint") == 1
     assert server.figure("dien_reloads_total", result="failed") == 2
     assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 2
-    broken.write_bytes(kept)
+    for file, content in kept.items():
+        file.write_bytes(content)
     server.models.reload()  # as SIGHUP does
     until = time.monotonic() + 60
     while server.get("/readyz").json()["checkpoint_step"] != 3 and time.monotonic() < until:

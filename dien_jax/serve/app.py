@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dien_jax.errors import UserError
 from dien_jax.serve.batching import Batcher, QueueFullError
 from dien_jax.serve.figures import Figures
-from dien_jax.serve.messages import Failure, Limits, Status, failure
+from dien_jax.serve.messages import Failure, Limits, Status, as_ids, failure
 from dien_jax.serve.models import Models, NotRememberedError
 from dien_jax.serve.openapi import document, page
 from dien_jax.user_batches import RankRequest
@@ -76,7 +76,7 @@ class Application:
         self._guarded = frozenset(path for path in handlers if path.startswith("/v1/"))
         self._guarded |= {"/metrics"}
         routes = [Route(path, call, methods=[verb]) for path, (verb, call) in handlers.items()]
-        told: dict[Any, Any] = {HTTPException: _told}
+        told: dict[Any, Any] = {HTTPException: _told, Exception: _broken}
         self.app: ASGIApp = self._watched(Starlette(routes=routes, exception_handlers=told))
 
     def _watched(self, app: ASGIApp) -> ASGIApp:
@@ -102,8 +102,6 @@ class Application:
                 raise
             except Exception:
                 LOG.exception("%s %s failed", scope["method"], path)
-                if not status:
-                    await _failed(500, "the server is at fault")(scope, receive, sending)
             finally:
                 seconds = time.perf_counter() - start
                 self._figures.requests.labels(path, str(status)).inc()
@@ -167,22 +165,24 @@ class Application:
     async def _rank(self, request: Request) -> Response:
         def ask(wanted: Any) -> Future:
             context = msgspec.to_builtins(wanted.context) if wanted.context else {}
-            parts = RankRequest(wanted.history, wanted.candidates, wanted.user, context)
+            history = None if wanted.history is None else as_ids(wanted.history)
+            user = None if wanted.user is None else as_ids([wanted.user])[0]
+            parts = RankRequest(history, as_ids(wanted.candidates), user, context)
             return self._batcher.rank(parts)
 
         return await self._answered(request, "rank", ask)
 
     async def _remember(self, request: Request) -> Response:
         def ask(wanted: Any) -> Future:
-            remember = self._models.remember
-            return self._batcher.call(lambda: remember(wanted.user, wanted.history))
+            (user,), history = as_ids([wanted.user]), as_ids(wanted.history)
+            return self._batcher.call(lambda: self._models.remember(user, history))
 
         return await self._answered(request, "remember", ask)
 
     async def _observe(self, request: Request) -> Response:
         def ask(wanted: Any) -> Future:
-            observe = self._models.observe
-            return self._batcher.call(lambda: observe(wanted.user, wanted.event))
+            user, event = as_ids([wanted.user, wanted.event])
+            return self._batcher.call(lambda: self._models.observe(user, event))
 
         return await self._answered(request, "observe", ask)
 
@@ -230,3 +230,7 @@ def _unauthorised() -> Response:
 async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _failed(error.status_code, error.detail, headers=error.headers)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return _failed(500, "the server is at fault")

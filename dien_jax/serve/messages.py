@@ -12,7 +12,8 @@ import msgspec
 from dien_jax.raw_values import LARGEST_NUMBER
 from dien_jax.schema import Feature, Schema
 
-Id = str | int
+Id = str | int | Annotated[float, msgspec.Meta(multiple_of=1)]
+"""A text or a whole number, which JSON may have as 3.0 too: see :func:`as_ids`."""
 _CELL = str | int | float | bool
 _AT = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
 _NAMED = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`")
@@ -107,6 +108,13 @@ def _cell_type(feature: Feature) -> Any:
     if feature.kind == "multivalued":
         return list[_CELL] | str | None
     return _CELL | None
+
+
+def as_ids(ids: list[Any]) -> list[str | int]:
+    """Ids as they are in logs, where 3.0 is 3."""
+    if float not in map(type, ids):
+        return ids
+    return [int(one) if isinstance(one, float) else one for one in ids]
 
 
 def failure(error: msgspec.ValidationError) -> Failure:
