@@ -239,14 +239,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             ),
             (["--queue", str(SMALL_QUEUE)], [("overload", max(most, 8 * SMALL_QUEUE))]),
         ]
-        rows = []
+        rows: list[dict[str, Any]] = []
         for flags, loads in servers:
+            start = time.perf_counter()
             with serving(run, *shared, *flags) as (server, port):
+                print(f"ready after {time.perf_counter() - start:.1f} s", flush=True)
                 answers, _ = asyncio.run(load(port, requests[:1], 1, 0.2))
                 check(answers[0], wanted[0], ranker)
                 for policy, connections in loads:
                     row = measure(server, port, policy, requests, connections, options.seconds)
                     rows.append(row)
+                    print(", ".join(f"{name} {row[name]}" for name in COLUMNS), flush=True)
                 if loads[0][0] == "reload":
                     wait_for_reload(port)
         print_rows(rows, COLUMNS)
