@@ -54,14 +54,24 @@ class Answer(NamedTuple):
 
 
 @contextmanager
-def serving(run: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
+def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
     """A server, and its port, once it is ready; must end well.
+
+    Args:
+      run: the run folder.
+      cache: where compiled programs are kept, unless the environment says so.
+      flags: of the server.
 
     Raises:
       SystemExit: when it does not start, or does not end with status 0.
     """
     command = [sys.executable, "-m", "dien_jax.serve", str(run), "--port", "0", *flags]
-    environment = {name: value for name, value in os.environ.items() if name != "DIEN_JAX_TOKEN"}
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **os.environ,
+    }
+    environment.pop("DIEN_JAX_TOKEN", None)
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert server.stderr is not None
     try:
@@ -229,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         wanted = bodies(ranker, items, options.candidates, options.history)
         requests = [request(body) for body in wanted]
         most = max(options.connections)
+        cache = Path(folder) / "compiled"
         shared = ["--max-candidates", str(options.candidates), "--poll-seconds", "0"]
         servers: list[tuple[list[str], list[tuple[str, int]]]] = [
             (["--queue", str(QUEUE)], [("together", many) for many in options.connections]),
@@ -242,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows: list[dict[str, Any]] = []
         for flags, loads in servers:
             start = time.perf_counter()
-            with serving(run, *shared, *flags) as (server, port):
+            with serving(run, cache, *shared, *flags) as (server, port):
                 print(f"ready after {time.perf_counter() - start:.1f} s", flush=True)
                 answers, _ = asyncio.run(load(port, requests[:1], 1, 0.2))
                 check(answers[0], wanted[0], ranker)
