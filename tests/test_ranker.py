@@ -297,7 +297,8 @@ def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
     assert [user in newer for user in ("Bob", "Cid", "Dan")] == [True, False, True]
 
 
-def test_nothing_is_compiled_after_the_warm_up(run, monkeypatch) -> None:
+def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> None:
+    run = untrained_run.write(tmp_path / "run", data, buckets=(4,))
     monkeypatch.setattr("dien_jax.ranker.CANDIDATE_BUCKETS", (2, 4))
     make_programs.cache_clear()  # which rankers of one model share
     ranker = Ranker(run)
