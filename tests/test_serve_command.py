@@ -1,5 +1,6 @@
 """The server's command line: mistakes told in a line, requests answered before it ends."""
 
+import asyncio
 import json
 import os
 import re
@@ -67,6 +68,26 @@ def test_a_port_in_use_is_told(tmp_path, capsys) -> None:
         assert command.main([str(tmp_path), "--port", port]) == 2
     told = capsys.readouterr().err
     assert f"cannot listen at --host 127.0.0.1 --port {port}: Address already in use" in told
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    async def accepted() -> int:
+        options: list[int] = []
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            options.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = command.bound("127.0.0.1", 0)
+        async with await asyncio.start_server(answer, sock=listener):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        return options[0]
+
+    assert asyncio.run(accepted()) == 1
 
 
 def test_a_run_without_a_checkpoint_is_told(run, tmp_path, capsys) -> None:
