@@ -69,6 +69,15 @@ class Checkpoints:
         best = self._best()
         return best[0] if best else None
 
+    def best_path(self) -> Path | None:
+        """Where the last checkpoint that was saved as best lies; None without any.
+
+        Raises:
+          UserError: when a checkpoint cannot be read.
+        """
+        best = self._best()
+        return self._path(best) if best else None
+
     def save(self, step: int, state: TrainState, host: dict[str, Any], *, best: bool) -> None:
         """Saves a checkpoint, then removes those that are neither the latest nor the best.
 

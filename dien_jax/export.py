@@ -115,6 +115,7 @@ def _write(file: Path, trained: Trained) -> None:
         "recurrence": RECURRENCE,
         "preset": run.preset,
         "seed": run.seed,
+        "step": trained.step,
         "settings": dataclasses.asdict(run.config),
         "schema": run.schema,
         "max_history": run.config.train.max_history,

@@ -38,6 +38,7 @@ def exported_model(artifact: Artifact, separator: str = SEPARATOR) -> RankedMode
     """An exported model as a ranker takes it."""
     return RankedModel(
         artifact.schema,
+        artifact.manifest["step"],
         artifact.manifest["max_history"],
         tuple(artifact.manifest["history_buckets"]),
         Vocabularies(artifact, separator),

@@ -24,7 +24,7 @@ from jax import export
 from dien_jax.candidates import CHUNK
 from dien_jax.config import Config
 from dien_jax.models import InterestModel, ModelOutput
-from dien_jax.ranker import Interests, Programs, make_programs
+from dien_jax.rank_programs import Interests, Programs, make_programs
 from dien_jax.schema import Batch, Feature, FeatureTables, FeatureValues, MultiValued, Schema
 from dien_jax.trained import Trained
 

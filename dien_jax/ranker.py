@@ -5,30 +5,36 @@
 
 A history is embedded and read by the interest extractor once; then one batch of candidates goes
 through attention, interest evolution and the click network (:mod:`dien_jax.candidates`). Scores
-are those of ``python -m dien_jax.evaluate``, to float32 rounding.
+are those of ``python -m dien_jax.evaluate``, to float32 rounding. Users whose histories and
+candidates have the same padded sizes can share a call (:mod:`dien_jax.user_batches`).
 
 Dimensions: N candidates, T steps, H state.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dien_jax.candidates import evolve
 from dien_jax.config import Config
-from dien_jax.dataset import Column, padded_columns
+from dien_jax.dataset import padded_columns
 from dien_jax.errors import UserError
-from dien_jax.models import InterestModel
+from dien_jax.rank_programs import Interests, Programs, make_programs
 from dien_jax.raw_values import SEPARATOR, Vocabularies
 from dien_jax.schema import UNKNOWN, FeatureTables, FeatureValues, Schema
 from dien_jax.trained import Trained, load_trained
+from dien_jax.user_batches import (
+    USER_BUCKETS,
+    RankRequest,
+    stacked,
+    together,
+    user_counts,
+)
 
 CANDIDATE_BUCKETS = (8, 32, 128, 512)
 """Numbers of candidates that programs are compiled for; more candidates go in turns of 512."""
@@ -52,18 +58,6 @@ class Ranking(NamedTuple):
     unknown_context: int
 
 
-class Interests(NamedTuple):
-    """What is known of a history without a candidate.
-
-    Attributes:
-      states: ``[T, H]``, what attention weighs.
-      last: ``[1, H]`` each, last states of the recurrences over the history.
-    """
-
-    states: jax.Array
-    last: tuple[jax.Array, ...]
-
-
 @dataclass(frozen=True)
 class _Reading:
     """A history: its kept rows, and its interests where they are known."""
@@ -72,11 +66,23 @@ class _Reading:
     interests: Interests | None
 
 
+@dataclass
+class _Task:
+    """A request as the programs take it; ``user`` is a row, ``context`` has one."""
+
+    candidates: np.ndarray
+    user: np.ndarray
+    context: dict[str, FeatureValues]
+    reading: _Reading
+    unknown_context: int
+
+
 class RankedModel(NamedTuple):
     """What a ranker works with.
 
     Attributes:
       schema: of the model.
+      step: of the checkpoint.
       max_history: events kept of a history.
       buckets: lengths that histories are padded to, the last one ``max_history``.
       vocabularies: rows of raw ids.
@@ -85,11 +91,12 @@ class RankedModel(NamedTuple):
     """
 
     schema: Schema
+    step: int
     max_history: int
     buckets: tuple[int, ...]
     vocabularies: Vocabularies
     arguments: tuple[Any, ...]
-    programs: "Programs"
+    programs: Programs
 
 
 class BaseRanker:
@@ -113,6 +120,10 @@ class BaseRanker:
       model: to rank with.
       max_users: remembered users; of more, those least recently used are forgotten.
 
+    Attributes:
+      step: of the checkpoint.
+      schema: the features that it was trained on.
+
     Raises:
       ValueError: for ``max_users`` below 1.
     """
@@ -120,8 +131,8 @@ class BaseRanker:
     def __init__(self, model: RankedModel, max_users: int = 1000) -> None:
         if max_users < 1:
             raise ValueError(f"max_users must be at least 1, got {max_users}")
-        self._schema, self._max_history, self._buckets = model[:3]
-        self._vocabularies, self._model, self._programs = model[3:]
+        self.schema, self.step, self._max_history, self._buckets = model[:4]
+        self._vocabularies, self._model, self._programs = model[4:]
         self._max_users = max_users
         self._users: OrderedDict[str, _Reading] = OrderedDict()
         self._lock = threading.Lock()
@@ -150,24 +161,33 @@ class BaseRanker:
           UserError: for a context feature that is missing, does not exist or is not a number, or
             for ``history=None`` and a user who is not remembered.
         """
-        _check_sequence("candidates", candidates)
-        if history is None:
-            reading = self._recall(user)
-        else:
-            _check_sequence("history", history)
-            reading = self._read(history)
-        columns, unknown_context = self._vocabularies.context_columns(context or {})
-        rows = self._vocabularies.item_rows(candidates)
-        scores = self._scores(reading, rows, self._vocabularies.user_row(user), columns)
-        order = np.argsort(-scores, kind="stable")
-        ids = [str(candidate) for candidate in candidates]
-        return Ranking(
-            ids=[ids[place] for place in order],
-            scores=scores[order],
-            unknown_history=int(np.count_nonzero(reading.rows == UNKNOWN)),
-            unknown_candidates=int(np.count_nonzero(rows == UNKNOWN)),
-            unknown_context=unknown_context,
-        )
+        (outcome,) = self.rank_many([RankRequest(history, candidates, user, context)])
+        if isinstance(outcome, UserError):
+            raise outcome
+        return outcome
+
+    def rank_many(self, requests: Sequence[RankRequest]) -> list[Ranking | UserError]:
+        """What :meth:`rank` gives for each of several requests, to float32 rounding.
+
+        Those whose padded sizes are the same share calls of the programs. A request that cannot be
+        ranked for has its error in place of a ranking; the others do not depend on it.
+        """
+        outcomes: list[Any] = []
+        tasks: list[_Task] = []
+        users: list[str | int | None] = []
+        for request in requests:
+            try:
+                outcomes.append(self._task(request))
+                tasks.append(outcomes[-1])
+                users.append(request.user)
+            except UserError as error:
+                outcomes.append(error)
+        self._read_all(tasks, users)
+        scores = iter(self._scores(tasks))
+        for place, outcome in enumerate(outcomes):
+            if isinstance(outcome, _Task):
+                outcomes[place] = _ranking(requests[place].candidates, outcome, next(scores))
+        return outcomes
 
     def remember(self, user: str | int, history: Sequence[str | int]) -> None:
         """Reads a user's history, oldest first, and keeps what came of it, in place of any other.
@@ -177,7 +197,8 @@ class BaseRanker:
           history: raw item ids; empty for a user who has done nothing yet.
         """
         _check_sequence("history", history)
-        self._keep(str(user), self._read(history))
+        (reading,) = self._readings([self._unread(history)])
+        self._keep(str(user), reading)
 
     def observe(self, user: str | int, event: str | int) -> None:
         """Adds an event to the end of a remembered history.
@@ -202,28 +223,88 @@ class BaseRanker:
         """Whether a user is remembered."""
         return str(user) in self._users
 
-    def warm_up(self) -> None:
+    @property
+    def remembered_users(self) -> int:
+        """How many users are remembered."""
+        return len(self._users)
+
+    def adopt(self, other: "BaseRanker") -> None:
+        """Remembers whom another ranker remembers, in its place: for a newer checkpoint of a run.
+
+        Histories are taken over as the events that the other knew, by their raw ids, and are read
+        anew, each when it is next ranked for. They replace those that are remembered here.
+        """
+        ours, theirs = self._vocabularies, other._vocabularies
+        same = ours.items == theirs.items
+        with other._lock:
+            readings = list(other._users.items())[-self._max_users :]
+        adopted: OrderedDict[str, _Reading] = OrderedDict()
+        for user, reading in readings:
+            rows = reading.rows[max(len(reading.rows) - self._max_history, 0) :]
+            if not same:
+                rows = ours.item_rows([theirs.items[row] if row else "" for row in rows])
+            adopted[user] = _Reading(rows, None)
+        with self._lock:
+            self._users = adopted
+
+    def warm_up(
+        self,
+        users: int = 1,
+        candidates: int = CANDIDATE_BUCKETS[-1],
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
         """Compiles every program, so that no call has to wait for it.
 
-        Takes a second or so for each pair of a length of histories and a number of candidates;
-        :func:`dien_jax.compiled.keep_compiled` keeps them on disk for the next process.
+        Takes half a second or so for each combination of a length of histories, a number of
+        candidates and a number of users; :func:`dien_jax.compiled.keep_compiled` keeps them on
+        disk for the next process.
+
+        Args:
+          users: as many as :meth:`rank_many` will be given at once, more than
+            ``USER_BUCKETS`` has being the same as its last.
+          candidates: as many as a request will have, more than ``CANDIDATE_BUCKETS`` has being
+            the same as its last.
+          progress: is called with the share that is done, from 0 to 1, now and then.
         """
         columns, _ = self._vocabularies.context_columns(
-            dict.fromkeys(feature.name for feature in self._schema.context)
+            dict.fromkeys(feature.name for feature in self.schema.context)
         )
-        for bucket in self._buckets:
-            reading = self._read_rows(np.zeros(bucket, np.int32))
-            assert reading.interests is not None
-            self._extended(reading.interests, UNKNOWN, bucket - 1)
-            for size in CANDIDATE_BUCKETS:
-                self._scores(reading, np.zeros(size, np.int32), UNKNOWN, columns)
+        context = padded_columns(self.schema.context, columns, np.zeros(1, np.int64))
+        sizes = CANDIDATE_BUCKETS[: _bucket_place(candidates) + 1]
+        for number, bucket in enumerate(self._buckets):
+            unread = _Reading(np.zeros(bucket, np.int32), None)
+            for count in self._user_counts(1, users):
+                read = self._readings([unread] * count)
+            assert read[0].interests is not None
+            self._extended(read[0].interests, UNKNOWN, bucket - 1)
+            for place, size in enumerate(sizes):
+                progress((number + place / len(sizes)) / len(self._buckets))
+                rows, user = np.zeros(size, np.int32), np.full(1, UNKNOWN, np.int32)
+                for count in self._user_counts(size, users):
+                    self._scores([_Task(rows, user, context, read[0], 0)] * count)
 
-    def _read(self, history: Sequence[str | int]) -> _Reading:
+    def _user_counts(self, candidates: int, most: int = USER_BUCKETS[-1]) -> list[int]:
+        return user_counts(candidates, most) if self._programs.score_many else [1]
+
+    def _task(self, request: RankRequest) -> _Task:
+        _check_sequence("candidates", request.candidates)
+        if request.history is None:
+            reading = self._recall(request.user)
+        else:
+            _check_sequence("history", request.history)
+            reading = self._unread(request.history)
+        columns, unknown_context = self._vocabularies.context_columns(request.context or {})
+        return _Task(
+            self._vocabularies.item_rows(request.candidates),
+            np.full(1, self._vocabularies.user_row(request.user), np.int32),
+            padded_columns(self.schema.context, columns, np.zeros(1, np.int64)),
+            reading,
+            unknown_context,
+        )
+
+    def _unread(self, history: Sequence[str | int]) -> _Reading:
         kept = history[max(len(history) - self._max_history, 0) :]
-        return self._read_rows(self._vocabularies.item_rows(kept))
-
-    def _read_rows(self, rows: np.ndarray) -> _Reading:
-        return _Reading(rows, self._programs.read(*self._model, self._padded(rows), len(rows)))
+        return _Reading(self._vocabularies.item_rows(kept), None)
 
     def _recall(self, user: str | int | None) -> _Reading:
         with self._lock:
@@ -231,13 +312,36 @@ class BaseRanker:
             if reading is None:
                 raise _not_remembered(user)
             self._users.move_to_end(str(user))
-        if reading.interests is not None:
-            return reading
-        anew = self._read_rows(reading.rows)
-        with self._lock:
-            if self._users.get(str(user)) is reading:
-                self._users[str(user)] = anew
-        return anew
+        return reading
+
+    def _read_all(self, tasks: Sequence[_Task], users: Sequence[str | int | None]) -> None:
+        """Reads the histories of tasks that have not been; what is remembered keeps it."""
+        places = [place for place, task in enumerate(tasks) if task.reading.interests is None]
+        found = self._readings([tasks[place].reading for place in places])
+        for place, anew in zip(places, found, strict=True):
+            with self._lock:
+                if self._users.get(str(users[place])) is tasks[place].reading:
+                    self._users[str(users[place])] = anew
+            tasks[place].reading = anew
+
+    def _readings(self, unread: Sequence[_Reading]) -> list[_Reading]:
+        """Histories with their interests."""
+        found: list[Any] = [None] * len(unread)
+        for places in together(
+            range(len(unread)),
+            lambda place: self._bucket(len(unread[place].rows)),
+            lambda _: self._user_counts(1),
+        ):
+            histories = [self._padded(unread[place].rows) for place in places]
+            lengths = [len(unread[place].rows) for place in places]
+            if len(places) == 1:
+                read = [self._programs.read(*self._model, histories[0], lengths[0])]
+            else:
+                stacks = np.stack(histories), np.array(lengths, np.int32)
+                read = self._programs.read_many(*self._model, *stacks)
+            for place, interests in zip(places, read, strict=True):
+                found[place] = _Reading(unread[place].rows, interests)
+        return found
 
     def _keep(self, user: str, reading: _Reading) -> None:
         with self._lock:
@@ -250,7 +354,7 @@ class BaseRanker:
         """The interests after one more event; ``length`` are the events before it."""
         states, bucket = interests.states, self._bucket(length + 1)
         if bucket > len(states):
-            padding = np.zeros((bucket - len(states), states.shape[1]), np.float32)
+            padding = np.zeros((bucket - len(states), states.shape[1]), states.dtype)
             wider = np.concatenate([np.asarray(states), padding])
             states = jax.device_put(wider, states.sharding)  # or programs would compile again
         interests = Interests(states, interests.last)
@@ -264,22 +368,53 @@ class BaseRanker:
         padded[: len(rows)] = rows
         return padded
 
-    def _scores(
-        self, reading: _Reading, candidates: np.ndarray, user: int, columns: dict[str, Column]
-    ) -> np.ndarray:
-        """Click probabilities of rows of candidates, float32 ``[N]``."""
-        context = padded_columns(self._schema.context, columns, np.zeros(1, np.int64))
-        history, length = self._padded(reading.rows), len(reading.rows)
-        most, turns = CANDIDATE_BUCKETS[-1], []
-        for start in range(0, len(candidates), most):
-            part = candidates[start : start + most]
-            size = next(size for size in CANDIDATE_BUCKETS if size >= len(part))
+    def _scores(self, tasks: Sequence[_Task]) -> list[np.ndarray]:
+        """Click probabilities of each task's candidates, float32 ``[N]``."""
+        turns = [
+            (place, start)
+            for place, task in enumerate(tasks)
+            for start in range(0, len(task.candidates), CANDIDATE_BUCKETS[-1])
+        ]
+
+        def part(turn: tuple[int, int]) -> np.ndarray:
+            place, start = turn
+            return tasks[place].candidates[start : start + CANDIDATE_BUCKETS[-1]]
+
+        def size(turn: tuple[int, int]) -> int:
+            return CANDIDATE_BUCKETS[_bucket_place(len(part(turn)))]
+
+        groups = list(
+            together(
+                turns,
+                lambda turn: (self._bucket(len(tasks[turn[0]].reading.rows)), size(turn), turn[1]),
+                lambda turn: self._user_counts(size(turn)),
+            )
+        )
+        calls = [
+            self._score([(tasks[turn[0]], part(turn)) for turn in group], size(group[0]))
+            for group in groups
+        ]
+        found = [np.zeros(len(task.candidates), np.float32) for task in tasks]
+        for group, scores in zip(groups, jax.device_get(calls), strict=True):
+            for (place, start), row in zip(group, np.atleast_2d(scores), strict=True):
+                count = len(part((place, start)))
+                found[place][start : start + count] = row[:count]
+        return found
+
+    def _score(self, members: Sequence[tuple[_Task, np.ndarray]], size: int) -> jax.Array:
+        """Scores of padded candidates: ``[size]`` for one member, ``[U, size]`` for more."""
+        arguments = []
+        for task, candidates in members:
             items = np.zeros(size, np.int32)
-            items[: len(part)] = part
-            shared = (reading.interests, history, length, np.full(1, user, np.int32), context)
-            turns.append(self._programs.score(*self._model, *shared, items, len(part)))
-        scores = np.concatenate([np.zeros(0, np.float32), *jax.device_get(turns)])
-        return scores[: len(candidates)]
+            items[: len(candidates)] = candidates
+            rows = task.reading.rows
+            history, length = self._padded(rows), np.int32(len(rows))
+            count = np.int32(len(candidates))
+            arguments.append((history, length, task.user, task.context, items, count))
+        interests = tuple(task.reading.interests for task, _ in members)
+        if len(members) == 1:
+            return self._programs.score(*self._model, interests[0], *arguments[0])
+        return self._programs.score_many(*self._model, interests, *stacked(arguments))
 
 
 class Ranker(BaseRanker):
@@ -315,6 +450,7 @@ def ranked_model(trained: Trained, separator: str = SEPARATOR) -> RankedModel:
     tables = FeatureTables(dataset.item_tables(), dataset.user_tables())
     return RankedModel(
         dataset.schema,
+        trained.step,
         config.train.max_history,
         history_buckets(config),
         Vocabularies(dataset, separator),
@@ -329,85 +465,22 @@ def history_buckets(config: Config) -> tuple[int, ...]:
     return (*(edge for edge in train.buckets if edge < train.max_history), train.max_history)
 
 
-class Programs(NamedTuple):
-    """The jitted parts of ranking; each takes the model's arguments first."""
+def _ranking(candidates: Sequence[str | int], task: _Task, scores: np.ndarray) -> Ranking:
+    order = np.argsort(-scores, kind="stable")
+    ids = [str(candidate) for candidate in candidates]
+    return Ranking(
+        ids=[ids[place] for place in order],
+        scores=scores[order],
+        unknown_history=int(np.count_nonzero(task.reading.rows == UNKNOWN)),
+        unknown_candidates=int(np.count_nonzero(task.candidates == UNKNOWN)),
+        unknown_context=task.unknown_context,
+    )
 
-    read: Any
-    extend: Any
-    score: Any
 
-
-def make_programs(config: Config, schema: Schema) -> Programs:
-    """The programs of a model.
-
-    ``read(variables, tables, history [T], length) -> Interests``,
-    ``extend(variables, tables, interests, item, length) -> Interests`` and
-    ``score(variables, tables, interests, history [T], length, user [1], context, items [N],
-    count) -> [N]``, click probabilities of the first ``count`` items.
-    """
-    model = InterestModel(config.model, schema)
-
-    def apply(variables: Any, method: str, *arguments: Any) -> Any:
-        return model.apply(variables, *arguments, method=method)
-
-    def read(
-        variables: Any, tables: FeatureTables, history: jax.Array, length: jax.Array
-    ) -> Interests:
-        embedded = apply(variables, "embed_items", jnp.asarray(history)[None], tables)
-        states, last = apply(variables, "read", embedded, jnp.asarray(length, jnp.int32)[None])
-        return Interests(states[0], last)
-
-    def extend(
-        variables: Any,
-        tables: FeatureTables,
-        interests: Interests,
-        item: jax.Array,
-        length: jax.Array,
-    ) -> Interests:
-        embedded = apply(variables, "embed_items", jnp.asarray(item)[None, None], tables)
-        one = jnp.ones(1, jnp.int32)
-        state, last = apply(variables, "read", embedded, one, interests.last)
-        states = jax.lax.dynamic_update_slice_in_dim(interests.states, state[0], length, 0)
-        return Interests(states, last)
-
-    def score(
-        variables: Any,
-        tables: FeatureTables,
-        interests: Interests,
-        history: jax.Array,
-        length: jax.Array,
-        user: jax.Array,
-        context: dict[str, FeatureValues],
-        items: jax.Array,
-        count: jax.Array,
-    ) -> jax.Array:
-        length = jnp.asarray(length, jnp.int32)
-        size, steps = items.shape[0], history.shape[0]
-        embedded = apply(variables, "embed_items", jnp.asarray(history)[None], tables)
-        live = (jnp.arange(steps, dtype=jnp.int32) < length)[None, :, None]
-        pooled = apply(variables, "pool", embedded, live, length[None])
-        candidates = apply(variables, "embed_items", jnp.asarray(items), tables)
-        final = evolve(config.model, variables["params"], candidates, interests.states, length)
-
-        def repeated(row: jax.Array) -> jax.Array:
-            return jnp.broadcast_to(row, (size, row.shape[1]))
-
-        of_context = None
-        if schema.context:
-            of_context = repeated(apply(variables, "embed_context", context))
-        logits = apply(
-            variables,
-            "click_logits",
-            repeated(apply(variables, "embed_users", jnp.asarray(user), tables)),
-            candidates,
-            repeated(pooled),
-            final,
-            of_context,
-            jnp.arange(size) < count,
-        )
-        return jax.nn.sigmoid(logits)
-
-    return Programs(jax.jit(read), jax.jit(extend), jax.jit(score))
+def _bucket_place(candidates: int) -> int:
+    """Which of ``CANDIDATE_BUCKETS`` holds so many: the last, in turns, where none does."""
+    fitting = (place for place, size in enumerate(CANDIDATE_BUCKETS) if size >= candidates)
+    return next(fitting, len(CANDIDATE_BUCKETS) - 1)
 
 
 def _check_sequence(name: str, ids: Any) -> None:

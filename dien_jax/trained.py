@@ -21,12 +21,14 @@ class Trained(NamedTuple):
       dataset: the data that its ids and features are from.
       params: its parameters.
       batch_stats: its running statistics.
+      step: of the checkpoint.
     """
 
     run: Run
     dataset: Dataset
     params: Any
     batch_stats: Any
+    step: int
 
 
 def load_trained(run_dir: Path, data: Path | None = None) -> Trained:
@@ -49,8 +51,8 @@ def restore(folder: Path, run: Run, dataset: Dataset) -> Trained:
     Raises:
       UserError: when the data does not fit the run, or no checkpoint can be read.
     """
-    _, state = restore_state(folder, run, dataset)
-    return Trained(run, dataset, state.params, state.batch_stats)
+    step, state = restore_state(folder, run, dataset)
+    return Trained(run, dataset, state.params, state.batch_stats, step)
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:

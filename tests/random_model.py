@@ -32,4 +32,4 @@ def trained(data: Path, model: str, **changes: object) -> Trained:
 
     params = jax.tree.map(drawn, state.params)
     batch_stats = jax.tree.map(lambda leaf: abs(drawn(leaf)) + 0.5, state.batch_stats)
-    return Trained(run, dataset, params, batch_stats)
+    return Trained(run, dataset, params, batch_stats, step=0)

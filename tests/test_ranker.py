@@ -12,9 +12,11 @@ import dien_jax
 from dien_jax.config import FAMILY
 from dien_jax.errors import UserError
 from dien_jax.evaluate import evaluation_loader, predict
+from dien_jax.rank_programs import make_programs
 from dien_jax.ranker import CANDIDATE_BUCKETS, Ranker
 from dien_jax.step import device_tables, make_predict_step
 from dien_jax.trained import load_trained
+from dien_jax.user_batches import RankRequest, together, user_counts
 
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
@@ -209,13 +211,106 @@ def test_least_recently_used_users_are_forgotten(run) -> None:
         Ranker(run, max_users=0)
 
 
-def test_nothing_is_compiled_after_the_warm_up(run, monkeypatch) -> None:
+def test_users_ranked_together_score_as_each_alone(run) -> None:
+    ranker = Ranker(run)
+    ranker.remember("Ann", [PEAR, ODD])
+    ranker.remember("Bob", [SLASH] * 6)
+    ranker.observe("Bob", PEAR)  # past max_history: to be read anew, together with the others
+    desk, phone = CONTEXT, {"device": "phone", "query": None}
+    requests = [
+        RankRequest([PEAR, ODD], [PEAR, SLASH], "Ann", desk),
+        RankRequest([], [ODD] * 3, None, phone),
+        RankRequest(None, [SLASH, "?"], "Ann", phone),
+        RankRequest(None, [ODD], "Bob", desk),
+        RankRequest([SLASH] * 4, [PEAR, ODD, SLASH] * 200, "Bob", desk),
+        RankRequest(None, [ODD], "Eve", desk),
+        RankRequest([ODD], [SLASH, PEAR], "Bob", desk),
+        RankRequest(["?", SLASH], [], "Bob", desk),
+        RankRequest([SLASH, ODD], [ODD, PEAR], "Bob", phone),
+        RankRequest([PEAR], [ODD], "Ann", {"device": "desk"}),
+        RankRequest([PEAR, SLASH] * 3, [ODD, PEAR], "Ann", phone),
+    ]
+    calls = {"read_many": 0, "score_many": 0}
+
+    def counted(name):
+        def call(*arguments):
+            calls[name] += 1
+            return getattr(programs, name)(*arguments)
+
+        return call
+
+    programs = ranker._programs
+    ranker._programs = programs._replace(**{name: counted(name) for name in calls})
+    outcomes = ranker.rank_many(requests)
+    assert min(calls.values()) > 1
+    ranker._programs = programs
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if isinstance(outcome, UserError):
+            with pytest.raises(UserError) as alone:
+                ranker.rank(*request)
+            assert str(outcome) == str(alone.value)
+        else:
+            expected = ranker.rank(*request)
+            same(outcome, expected)
+            assert outcome[2:] == expected[2:]
+    assert [isinstance(outcome, UserError) for outcome in outcomes].index(True) == 5
+    assert "value of 'query'" in str(outcomes[9])
+    # Without programs for several users each has calls of its own.
+    ranker._programs = programs._replace(read_many=None, score_many=None)
+    for outcome, expected in zip(ranker.rank_many(requests), outcomes, strict=True):
+        if not isinstance(expected, UserError):
+            same(outcome, expected)
+    assert ranker.rank_many([]) == []
+
+
+def test_groups_are_as_large_as_programs_are_and_never_padded() -> None:
+    members = [*range(0, 22, 2), *range(1, 6, 2)]
+    groups = list(together(members, lambda one: one % 2, lambda _: user_counts(8)))
+    assert [len(group) for group in groups] == [8, 2, 1, 2, 1]
+    assert sorted(member for group in groups for member in group) == sorted(members)
+    assert groups[0] == list(range(0, 16, 2))
+    assert [user_counts(size) for size in (1, 128, 512, 5000)] == [
+        [1, 2, 4, 8], [1, 2, 4, 8], [1, 2], [1],
+    ]  # fmt: skip
+    assert user_counts(8, most=3) == [1, 2]
+
+
+def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
+    older, newer = Ranker(run, max_users=3), Ranker(run, max_users=2)
+    for user, history in (("Ann", [PEAR]), ("Bob", [ODD] * 9), ("Cid", ["?", SLASH])):
+        older.remember(user, history)
+    older.rank(None, [PEAR], "Bob", CONTEXT)
+    newer.remember("Eve", [])
+    newer.adopt(older)
+    assert [user in newer for user in ("Ann", "Bob", "Cid", "Eve")] == [False, True, True, False]
+    assert (older.remembered_users, newer.remembered_users) == (3, 2)
+    newer.observe("Cid", PEAR)
+    same(
+        newer.rank(None, [PEAR, ODD], "Cid", CONTEXT),
+        newer.rank(["?", SLASH, PEAR], [PEAR, ODD], "Cid", CONTEXT),
+    )
+    newer._vocabularies.items[1:3] = [SLASH, PEAR]  # other rows for the same raw ids
+    newer._vocabularies._item_rows |= {SLASH: 1, PEAR: 2}
+    newer.adopt(older)
+    assert newer._users["Cid"].rows.tolist() == [0, 1]
+    newer.remember("Dan", [])
+    assert [user in newer for user in ("Bob", "Cid", "Dan")] == [True, False, True]
+
+
+def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> None:
+    run = untrained_run.write(tmp_path / "run", data, buckets=(4,))
     monkeypatch.setattr("dien_jax.ranker.CANDIDATE_BUCKETS", (2, 4))
+    make_programs.cache_clear()  # which rankers of one model share
     ranker = Ranker(run)
     before = len(COMPILED)
     ranker.warm_up()
     lengths, sizes = len(ranker._buckets), 2
     assert len(COMPILED) - before == lengths * (2 + sizes)
+    before = len(COMPILED)
+    ranker.rank([PEAR], [ODD] * 11, "Ann", CONTEXT)  # in turns
+    assert len(COMPILED) == before
+    ranker.warm_up(users=3)
+    assert len(COMPILED) - before == lengths * (1 + sizes)  # of 2 users
     before = len(COMPILED)
     for length in range(9):
         for size in (1, 2, 3, 4, 11):
@@ -224,4 +319,9 @@ def test_nothing_is_compiled_after_the_warm_up(run, monkeypatch) -> None:
     for _ in range(9):
         ranker.observe("Ann", PEAR)
         ranker.rank(None, [ODD], "Ann", CONTEXT)
+    for users in range(4):
+        ranker.rank_many([RankRequest([ODD] * users, [PEAR] * 3, None, CONTEXT)] * users)
+        ranker.rank_many([RankRequest(None, [PEAR], "Ann", CONTEXT)] * users)
+        ranker.observe("Ann", PEAR)
+    Ranker(run).warm_up(users=3)
     assert len(COMPILED) == before

@@ -1,0 +1,290 @@
+"""Load on ``python -m dien_jax.serve``: requests a second, latency, what is beyond the limit.
+
+    python -m benchmarks.serving [--preset NAME] [--run RUN] [--json FILE]
+
+A server is started on this machine's loopback and asked by so many connections at once, each
+sending its next request when it has the answer to the one before. ``together`` ranks what waits in
+batches, ``one by one`` has ``--max-batch 1``; ``reload`` has the model loaded anew in the midst of
+it, ``overload`` fewer places in the queue than connections. Every answer is counted; the benchmark
+fails where one is missing or of a status that it should not have, and where scores are not those of
+:class:`dien_jax.Ranker`. Client and server share the processors.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.ranking import made_run
+from benchmarks.timing import print_rows, surroundings, write_rows
+from dien_jax.config import PRESETS
+from dien_jax.errors import UserError
+from dien_jax.ranker import Ranker
+from dien_jax.trained import load_trained
+
+COLUMNS = (
+    "policy", "connections", "requests_per_second", "median_ms", "p99_ms", "batch_size",
+    "answered", "refused",
+)  # fmt: skip
+QUEUE, SMALL_QUEUE = 256, 4
+READY_SECONDS = 600.0
+TOLERANCE = 1e-5
+"""Of probabilities."""
+
+
+class Answer(NamedTuple):
+    """One answer: its status, seconds, whether it told when to come back, and its body."""
+
+    status: int
+    seconds: float
+    retry_after: bool
+    body: bytes
+
+
+@contextmanager
+def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A server, and its port, once it is ready; must end well.
+
+    Args:
+      run: the run folder.
+      cache: where compiled programs are kept, unless the environment says so.
+      flags: of the server.
+
+    Raises:
+      SystemExit: when it does not start, or does not end with status 0.
+    """
+    command = [sys.executable, "-m", "dien_jax.serve", str(run), "--port", "0", *flags]
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **os.environ,
+    }
+    environment.pop("DIEN_JAX_TOKEN", None)
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert server.stderr is not None
+    try:
+        told = []
+        for line in server.stderr:
+            told.append(line)
+            if " at http://" in line:
+                break
+        else:
+            raise SystemExit(f"the server did not start:\n{''.join(told)}")
+        yield server, int(line.rpartition(":")[2])
+        server.send_signal(signal.SIGTERM)
+        rest = server.stderr.read()
+        if server.wait(READY_SECONDS):
+            raise SystemExit(f"the server ended with status {server.returncode}:\n{rest}")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def request(body: dict[str, Any]) -> bytes:
+    """A whole HTTP request for /v1/rank."""
+    content = json.dumps(body).encode()
+    head = "POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+async def asked(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes
+) -> Answer:
+    """Sends a request on a kept connection and waits for its answer."""
+    start = time.perf_counter()
+    writer.write(content)
+    first, *fields = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+    headers = dict(field.partition(b": ")[::2] for field in fields)
+    body = await reader.readexactly(int(headers[b"content-length"]))
+    status = int(first.split()[1])
+    return Answer(status, time.perf_counter() - start, b"retry-after" in headers, body)
+
+
+async def load(
+    port: int, requests: Sequence[bytes], connections: int, seconds: float
+) -> tuple[list[Answer], float]:
+    """Answers to as many connections, for about so long, and how long it was."""
+    answers: list[Answer] = []
+    start = time.perf_counter()
+
+    async def one(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() - start < seconds:
+            number += connections
+            answers.append(await asked(reader, writer, requests[number % len(requests)]))
+        writer.close()
+        await writer.wait_closed()
+
+    await asyncio.gather(*(one(number) for number in range(connections)))
+    return answers, time.perf_counter() - start
+
+
+def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) -> list[dict]:
+    """Requests for 64 users whose histories are up to ``history`` long."""
+    rng = np.random.default_rng(candidates + history)
+
+    def drawn(count: int) -> list[str]:
+        return [items[row] for row in rng.integers(1, len(items), count)]
+
+    context = {feature.name: None for feature in ranker.schema.context}
+    return [
+        {
+            "history": drawn(int(rng.integers(0, history + 1))),
+            "candidates": drawn(candidates),
+            "context": context,
+        }
+        for _ in range(64)
+    ]
+
+
+def figure(port: int, name: str) -> float:
+    """A figure of /metrics."""
+
+    async def fetch() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        content = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+        answer = await asked(reader, writer, content)
+        writer.close()
+        return answer.body
+
+    lines = asyncio.run(fetch()).decode().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+def check(answer: Answer, body: dict, ranker: Ranker) -> None:
+    """Refuses scores that are not the ranker's.
+
+    Raises:
+      SystemExit: when they differ.
+    """
+    expected = ranker.rank(body["history"], body["candidates"], None, body["context"])
+    found = json.loads(answer.body)
+    deviation = float(np.abs(np.subtract(found["scores"], expected.scores)).max())
+    if not deviation < TOLERANCE:
+        raise SystemExit(f"scores differ by {deviation} from the ranker's")
+
+
+def measure(
+    server: subprocess.Popen,
+    port: int,
+    policy: str,
+    requests: Sequence[bytes],
+    connections: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """A row: one load on one server.
+
+    Raises:
+      SystemExit: for an answer that should not be.
+    """
+    before = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
+
+    async def run() -> tuple[list[Answer], float]:
+        if policy == "reload":
+            asyncio.get_running_loop().call_later(seconds / 4, server.send_signal, signal.SIGHUP)
+        return await load(port, requests, connections, seconds)
+
+    answers, passed = asyncio.run(run())
+    statuses = Counter(answer.status for answer in answers)
+    allowed = {200, 429} if policy == "overload" else {200}
+    if set(statuses) - allowed or (policy == "overload" and set(statuses) != allowed):
+        raise SystemExit(f"{policy}, {connections} connections: statuses {dict(statuses)}")
+    if any(answer.status == 429 and not answer.retry_after for answer in answers):
+        raise SystemExit("a 429 without Retry-After")
+    after = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
+    times = [1e3 * answer.seconds for answer in answers if answer.status == 200]
+    return {
+        "benchmark": "serving",
+        "policy": policy,
+        "connections": connections,
+        "requests_per_second": len(times) / passed,
+        "median_ms": float(np.median(times)),
+        "p99_ms": float(np.percentile(times, 99)),
+        "batch_size": (after[0] - before[0]) / (after[1] - before[1]),
+        "answered": statuses[200],
+        "refused": statuses[429],
+        **surroundings(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", default="dien", choices=PRESETS)
+    parser.add_argument("--run", type=Path, help="run folder to serve, instead of --preset")
+    parser.add_argument("--candidates", type=int, default=50)
+    parser.add_argument("--history", type=int, default=50, help="events of the longest history")
+    parser.add_argument("--connections", type=int, nargs="+", default=(1, 4, 16, 64))
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="dien_jax-serving-") as folder:
+        try:
+            run = options.run or made_run(Path(folder), options.preset)
+            ranker, items = Ranker(run), load_trained(run).dataset.vocabulary("item")
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from error
+        wanted = bodies(ranker, items, options.candidates, options.history)
+        requests = [request(body) for body in wanted]
+        most = max(options.connections)
+        cache = Path(folder) / "compiled"
+        shared = ["--max-candidates", str(options.candidates), "--poll-seconds", "0"]
+        servers: list[tuple[list[str], list[tuple[str, int]]]] = [
+            (["--queue", str(QUEUE)], [("together", many) for many in options.connections]),
+            (["--queue", str(QUEUE)], [("reload", most)]),
+            (
+                ["--queue", str(QUEUE), "--max-batch", "1"],
+                [("one by one", many) for many in options.connections],
+            ),
+            (["--queue", str(SMALL_QUEUE)], [("overload", max(most, 8 * SMALL_QUEUE))]),
+        ]
+        rows: list[dict[str, Any]] = []
+        for flags, loads in servers:
+            start = time.perf_counter()
+            with serving(run, cache, *shared, *flags) as (server, port):
+                print(f"ready after {time.perf_counter() - start:.1f} s", flush=True)
+                answers, _ = asyncio.run(load(port, requests[:1], 1, 0.2))
+                check(answers[0], wanted[0], ranker)
+                for policy, connections in loads:
+                    row = measure(server, port, policy, requests, connections, options.seconds)
+                    rows.append(row)
+                    print(", ".join(f"{name} {row[name]}" for name in COLUMNS), flush=True)
+                if loads[0][0] == "reload":
+                    wait_for_reload(port)
+        print_rows(rows, COLUMNS)
+    print(
+        f"\n{options.candidates} candidates, histories up to {options.history}; "
+        f"{rows[-1]['device']}, {rows[-1]['threads']} threads, {rows[-1]['versions']}"
+    )
+    if options.json:
+        write_rows(options.json, rows)
+        print(f"written to {options.json}")
+
+
+def wait_for_reload(port: int) -> None:
+    """Waits until a model has replaced another.
+
+    Raises:
+      SystemExit: when none does.
+    """
+    until = time.monotonic() + 60
+    while not figure(port, 'dien_reloads_total{result="ok"}'):
+        if time.monotonic() > until:
+            raise SystemExit("no model was loaded anew")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()
