@@ -26,6 +26,7 @@ import numpy as np
 import tyro
 
 from dien_jax.artifact import input_features, read_artifact, require_flatbuffers, write_artifact
+from dien_jax.base_ranker import BaseRanker
 from dien_jax.compiled import keep_compiled
 from dien_jax.errors import UserError
 from dien_jax.exported_ranker import exported_model
@@ -38,7 +39,7 @@ from dien_jax.portable import (
     plain_context,
 )
 from dien_jax.prepare.progress import say, stage
-from dien_jax.ranker import BaseRanker, history_buckets, ranked_model
+from dien_jax.ranker import history_buckets, ranked_model
 from dien_jax.run_folder import atomic_path, versions
 from dien_jax.schema import Batch, Feature, MultiValued
 from dien_jax.step import device_tables, make_predict_step

@@ -9,11 +9,12 @@ import small_dataset
 import untrained_run
 
 import dien_jax
+from dien_jax.base_ranker import CANDIDATE_BUCKETS
 from dien_jax.config import FAMILY
 from dien_jax.errors import UserError
 from dien_jax.evaluate import evaluation_loader, predict
 from dien_jax.rank_programs import make_programs
-from dien_jax.ranker import CANDIDATE_BUCKETS, Ranker
+from dien_jax.ranker import Ranker
 from dien_jax.step import device_tables, make_predict_step
 from dien_jax.trained import load_trained
 from dien_jax.user_batches import RankRequest, together, user_counts
@@ -299,7 +300,7 @@ def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
 
 def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> None:
     run = untrained_run.write(tmp_path / "run", data, buckets=(4,))
-    monkeypatch.setattr("dien_jax.ranker.CANDIDATE_BUCKETS", (2, 4))
+    monkeypatch.setattr("dien_jax.base_ranker.CANDIDATE_BUCKETS", (2, 4))
     make_programs.cache_clear()  # which rankers of one model share
     ranker = Ranker(run)
     before = len(COMPILED)

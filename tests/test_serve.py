@@ -18,12 +18,14 @@ import pytest
 import small_dataset
 import untrained_run
 
+from dien_jax import export
 from dien_jax.checkpoint import Checkpoints
 from dien_jax.dataset import open_dataset
 from dien_jax.ranker import Ranker
 from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.schema import Feature, Schema
 from dien_jax.step import create_state
+from dien_jax.user_batches import RankRequest
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
@@ -486,3 +488,21 @@ def test_schemathesis_finds_nothing(server) -> None:
                 case.call_and_validate()
 
             holds()
+
+
+def test_an_exported_file_is_served_as_its_run(run, tmp_path) -> None:
+    pytest.importorskip("flatbuffers")
+    file = tmp_path / "model.dien"
+    assert export.main([str(run), "--out", str(file)]) == 0
+    of_run, of_file = Source(run), Source(file)
+    requests = 2 * [RankRequest([PEAR, "nobody knows it"], [SLASH, PEAR], "u1", CONTEXT)
+    expected, found = (
+        source.load().rank_many([request, request])[1] for source in (of_run, of_file)
+    )
+    assert found.ids == expected.ids
+    np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
+    assert found[2:] == expected[2:]
+    assert of_file.load().step == of_run.load().step
+    before = of_file.version()
+    os.utime(file, ns=(1, 1))
+    assert of_file.version() != before

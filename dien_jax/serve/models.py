@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dien_jax.base_ranker import BaseRanker
 from dien_jax.checkpoint import Checkpoints
 from dien_jax.errors import UserError
-from dien_jax.prepare.progress import stage
 from dien_jax.exported_ranker import load_ranker
-from dien_jax.ranker import BaseRanker
+from dien_jax.prepare.progress import stage
 from dien_jax.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
 from dien_jax.serve.batching import Batcher
 from dien_jax.serve.figures import Figures
@@ -37,7 +37,7 @@ class Source:
       path: the run folder, or a file that ``python -m dien_jax.export`` wrote.
       data: the run's dataset folder, where that has moved.
       max_users: remembered users.
-      separator: see :class:`dien_jax.ranker.Ranker`.
+      separator: see :class:`dien_jax.Ranker`.
     """
 
     path: Path
@@ -51,9 +51,7 @@ class Source:
         Raises:
           UserError: when it cannot be read.
         """
-        return load_ranker(
-            self.path, self.data, max_users=self.max_users, separator=self.separator
-        )
+        return load_ranker(self.path, self.data, max_users=self.max_users, separator=self.separator)
 
     def version(self) -> str:
         """Tells that model from any other, without reading it.
