@@ -495,10 +495,8 @@ def test_an_exported_file_is_served_as_its_run(run, tmp_path) -> None:
     file = tmp_path / "model.dien"
     assert export.main([str(run), "--out", str(file)]) == 0
     of_run, of_file = Source(run), Source(file)
-    requests = 2 * [RankRequest([PEAR, "nobody knows it"], [SLASH, PEAR], "u1", CONTEXT)
-    expected, found = (
-        source.load().rank_many([request, request])[1] for source in (of_run, of_file)
-    )
+    requests = 2 * [RankRequest([PEAR, "nobody knows it"], [SLASH, PEAR], "u1", CONTEXT)]
+    expected, found = (source.load().rank_many(requests)[1] for source in (of_run, of_file))
     assert found.ids == expected.ids
     np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
     assert found[2:] == expected[2:]
