@@ -21,6 +21,8 @@ from dien_jax.schema import Feature, FeatureValues, MultiValued
 
 BATCH_NORM_EPSILON = 1e-3
 """Added to the variance, as in the paper's program."""
+BATCH_NORM_MOMENTUM = 0.99
+"""Of running statistics."""
 
 
 @jax.custom_vjp
@@ -281,9 +283,14 @@ class BatchNorm(nn.Module):
     """Batch normalisation that sees live entries only, or none at all.
 
     Attributes:
-      kind: ``"running"`` normalises by the statistics of live entries, running ones in
-        evaluation; ``"frozen"`` is ``gamma x / sqrt(1 + epsilon) + beta``, what remains of
-        batch normalisation when its statistics are never trained; ``"none"`` does nothing.
+      kind: ``"running"`` is ``gamma (x - mean) / sqrt(variance + epsilon) + beta`` with the mean
+        and variance of live entries in training, and their running means in evaluation, which
+        a batch without live entries leaves as they are (a column that does not vary becomes
+        beta); ``"frozen"`` is
+        ``gamma x / sqrt(1 + epsilon) + beta``, what remains when statistics are never trained;
+        ``"none"`` does nothing.
+
+    Source: Ioffe and Szegedy, 2015 (arXiv:1502.03167).
     """
 
     kind: Literal["none", "running", "frozen"]
@@ -295,17 +302,38 @@ class BatchNorm(nn.Module):
         """Normalised columns; ``live`` says which rows of ``x`` statistics may see."""
         if self.kind == "none":
             return x
-        if self.kind == "running":
-            norm = nn.BatchNorm(
-                use_running_average=not train, momentum=0.99, epsilon=BATCH_NORM_EPSILON
-            )
-            mask = live[..., None] if train else None
-            return norm(x.astype(jnp.float32), mask=mask).astype(x.dtype)
-        gamma = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        beta = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        gamma = (gamma / jnp.sqrt(1 + BATCH_NORM_EPSILON)).astype(x.dtype)
-        return x * gamma.reshape(shape) + beta.astype(x.dtype).reshape(shape)
+        width = x.shape[-1]
+        # One row, as broadcasting between ranks is refused in tests.
+        row = (1,) * (x.ndim - 1) + (width,)
+        gamma = self.param("scale", nn.initializers.ones, (width,)).reshape(row)
+        beta = self.param("bias", nn.initializers.zeros, (width,)).reshape(row)
+        values = x.astype(jnp.float32)
+        if self.kind == "frozen":
+            scaled = values * (gamma / jnp.sqrt(1 + BATCH_NORM_EPSILON)) + beta
+            return scaled.astype(x.dtype)
+        kept_mean = self.variable("batch_stats", "mean", jnp.zeros, width)
+        kept_variance = self.variable("batch_stats", "var", jnp.ones, width)
+        mean, variance = kept_mean.value.reshape(row), kept_variance.value.reshape(row)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            weight = live.astype(jnp.float32)[..., None]
+            count = weight.sum()
+
+            def average(terms: jax.Array) -> jax.Array:
+                return (weight * terms).sum(axes, keepdims=True) / jnp.maximum(count, 1)
+
+            mean = average(values)
+            variance = average((values - mean) ** 2)
+            if not self.is_initializing():
+                for kept, value in ((kept_mean, mean), (kept_variance, variance)):
+                    moved = BATCH_NORM_MOMENTUM * kept.value
+                    moved += (1 - BATCH_NORM_MOMENTUM) * value.reshape(width)
+                    kept.value = jnp.where(count > 0, moved, kept.value)
+        scale = jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
+        # What deviates by a millionth of its mean is the same in all rows, as of one user, but for
+        # rounding, which the scale would make a gradient of.
+        normed = (values - mean) * jnp.where(variance > 1e-12 * mean**2, scale, 0)
+        return (normed * gamma + beta).astype(x.dtype)
 
 
 class Dice(nn.Module):

@@ -32,7 +32,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 RECURRENCE: Implementation = "xla"
 """Implementation of the recurrences in every program."""
 _TRAINING_ONLY = "auxiliary"
-"""Network that no score needs."""
+"""What the names of parts begin with that no score needs."""
 
 Weights = dict[str, Any]
 """Parameters, running statistics and feature tables, by names such as ``params/mlp/logit/bias``."""
@@ -243,7 +243,7 @@ def structured(context: dict[str, Any]) -> dict[str, FeatureValues]:
 
 
 def _scoring(variables: Any) -> dict[str, Any]:
-    return {name: value for name, value in variables.items() if name != _TRAINING_ONLY}
+    return {name: value for name, value in variables.items() if not name.startswith(_TRAINING_ONLY)}
 
 
 def _with_recurrence(trained: Trained, recurrence: Implementation) -> Config:

@@ -329,3 +329,31 @@ def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> Non
     of_networks = [line for line in products if "bf16" in line]
     # Those of recurrences, of three gates each way, and of Wide&Deep's linear part are float32.
     assert len(of_networks) > len(products) / 2 if name in ("wide_deep", "din") else of_networks
+
+
+def test_a_column_that_is_the_same_in_all_rows_has_no_gradient() -> None:
+    """As of one user: rounding must not be taken for variance."""
+    norm, live = BatchNorm("running"), jnp.ones(64, bool)
+    varied = jnp.linspace(-1, 1, 64)
+    variables = norm.init(jax.random.key(0), jnp.ones((64, 2)), live, train=True)
+
+    def loss(same: jax.Array, other: jax.Array) -> jax.Array:
+        x = jnp.stack([jnp.broadcast_to(same, 64), other], axis=1)
+        normed, _ = norm.apply(variables, x, live, train=True, mutable=["batch_stats"])
+        return 1000 * (normed * (varied + 0.3)[:, None]).sum()
+
+    of_same, of_other = jax.jit(jax.grad(loss, (0, 1)))(jnp.float32(0.7), varied**3)
+    assert of_same == 0
+    assert np.abs(of_other).max() > 1
+
+
+def test_statistics_stay_where_no_row_is_live() -> None:
+    norm, x = BatchNorm("running"), jnp.arange(6.0).reshape(3, 2)
+    dead = jnp.zeros(3, bool)
+    variables = norm.init(jax.random.key(0), x, dead, train=True)
+    normed, changed = norm.apply(variables, x, dead, train=True, mutable=["batch_stats"])
+    assert np.isfinite(normed).all()
+    for before, after in zip(
+        jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(changed), strict=True
+    ):
+        np.testing.assert_array_equal(after, before)
