@@ -199,6 +199,7 @@ def main() -> None:
         peers = {train_peers.NAME: train_peers}
     rows = full_length(config, repeats=options.repeats, peers=peers)
     for data in options.data:
+        print(f"{rows[-1]['case']} is done, now {data.name}", file=sys.stderr, flush=True)
         rows += real_lengths(config, data, padded=False, batches=None, peers=peers)
         rows += real_lengths(config, data, padded=True, batches=options.padded_steps, peers=peers)
     print_rows(rows, COLUMNS)

@@ -59,6 +59,32 @@ def weighted_loss(
     return _loss(network, params, *flat)
 
 
+def normalising(
+    params: Any,
+    of_state: tuple[Float[Array, " H"], Float[Array, " H"]],
+    of_behaviour: tuple[Float[Array, " D"], Float[Array, " D"]],
+) -> Any:
+    """Parameters of a network that scales and shifts what it reads, then is as before.
+
+    The first layer is linear in both, so no normalised copy of all positions is made.
+
+    Args:
+      params: of an :class:`AuxiliaryNetwork`.
+      of_state: scale and shift of the columns of states.
+      of_behaviour: scale and shift of the columns of behaviours.
+    """
+    state, behaviour = params["state"], params["behaviour"]
+    shifted = of_state[1] @ state["kernel"] + of_behaviour[1] @ behaviour["kernel"]
+    return {
+        **params,
+        "state": {
+            "kernel": of_state[0][:, None] * state["kernel"],
+            "bias": state["bias"] + shifted,
+        },
+        "behaviour": {"kernel": of_behaviour[0][:, None] * behaviour["kernel"]},
+    }
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(
     network: Network,

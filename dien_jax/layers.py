@@ -280,7 +280,9 @@ class BilinearAttention(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation that sees live entries only, or none at all.
+    """Batch normalisation as a scale and a shift of columns, by what is live, or none at all.
+
+    What comes next may take them into its weights; :func:`rescaled` applies them.
 
     Attributes:
       kind: ``"running"`` is ``gamma (x - mean) / sqrt(variance + epsilon) + beta`` with the mean
@@ -298,42 +300,52 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "*R D"], live: Bool[Array, "*R"], *, train: bool
-    ) -> Float[Array, "*R D"]:
-        """Normalised columns; ``live`` says which rows of ``x`` statistics may see."""
-        if self.kind == "none":
-            return x
+    ) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+        """Scale and shift of each column; ``live`` says which rows of ``x`` statistics may see."""
         width = x.shape[-1]
-        # One row, as broadcasting between ranks is refused in tests.
-        row = (1,) * (x.ndim - 1) + (width,)
-        gamma = self.param("scale", nn.initializers.ones, (width,)).reshape(row)
-        beta = self.param("bias", nn.initializers.zeros, (width,)).reshape(row)
-        values = x.astype(jnp.float32)
+        if self.kind == "none":
+            return jnp.ones(width), jnp.zeros(width)
+        gamma = self.param("scale", nn.initializers.ones, (width,))
+        beta = self.param("bias", nn.initializers.zeros, (width,))
         if self.kind == "frozen":
-            scaled = values * (gamma / jnp.sqrt(1 + BATCH_NORM_EPSILON)) + beta
-            return scaled.astype(x.dtype)
+            return gamma / jnp.sqrt(1 + BATCH_NORM_EPSILON), beta
         kept_mean = self.variable("batch_stats", "mean", jnp.zeros, width)
         kept_variance = self.variable("batch_stats", "var", jnp.ones, width)
-        mean, variance = kept_mean.value.reshape(row), kept_variance.value.reshape(row)
+        mean, variance = kept_mean.value, kept_variance.value
         if train:
-            axes = tuple(range(x.ndim - 1))
-            weight = live.astype(jnp.float32)[..., None]
-            count = weight.sum()
-
-            def average(terms: jax.Array) -> jax.Array:
-                return (weight * terms).sum(axes, keepdims=True) / jnp.maximum(count, 1)
-
-            mean = average(values)
-            variance = average((values - mean) ** 2)
+            count, mean, variance = _moments(x.astype(jnp.float32), live)
             if not self.is_initializing():
                 for kept, value in ((kept_mean, mean), (kept_variance, variance)):
-                    moved = BATCH_NORM_MOMENTUM * kept.value
-                    moved += (1 - BATCH_NORM_MOMENTUM) * value.reshape(width)
+                    moved = BATCH_NORM_MOMENTUM * kept.value + (1 - BATCH_NORM_MOMENTUM) * value
                     kept.value = jnp.where(count > 0, moved, kept.value)
-        scale = jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
+        scale = gamma * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
         # What deviates by a millionth of its mean is the same in all rows, as of one user, but for
         # rounding, which the scale would make a gradient of.
-        normed = (values - mean) * jnp.where(variance > 1e-12 * mean**2, scale, 0)
-        return (normed * gamma + beta).astype(x.dtype)
+        scale = jnp.where(variance > 1e-12 * mean**2, scale, 0)
+        return scale, beta - mean * scale
+
+
+def _moments(
+    x: Float[Array, "*R D"], live: Bool[Array, "*R"]
+) -> tuple[Float[Array, ""], Float[Array, " D"], Float[Array, " D"]]:
+    """How many rows are live, and the mean and variance of their columns; 0 where none is."""
+    axes = tuple(range(x.ndim - 1))
+    weight = live.astype(x.dtype)[..., None]
+    count = weight.sum()
+
+    def average(terms: jax.Array) -> jax.Array:
+        return (weight * terms).sum(axes) / jnp.maximum(count, 1)
+
+    mean = average(x)
+    return count, mean, average((x - mean.reshape((1,) * len(axes) + (-1,))) ** 2)
+
+
+def rescaled(
+    x: Float[Array, "*R D"], scale: Float[Array, " D"], shift: Float[Array, " D"]
+) -> Float[Array, "*R D"]:
+    """``scale x + shift`` by columns."""
+    row = (1,) * (x.ndim - 1) + (-1,)
+    return (x.astype(jnp.float32) * scale.reshape(row) + shift.reshape(row)).astype(x.dtype)
 
 
 class Dice(nn.Module):
@@ -435,7 +447,8 @@ class MLP(nn.Module):
         self, x: Float[Array, "B D"], live: Bool[Array, " B"], *, train: bool
     ) -> Float[Array, " B"]:
         """Logits; ``live`` says which rows are real. Training with dropout needs its key."""
-        x = BatchNorm(self.batch_norm, name="norm")(x, live, train=train)
+        if self.batch_norm != "none":
+            x = rescaled(x, *BatchNorm(self.batch_norm, name="norm")(x, live, train=train))
         for index, size in enumerate(self.layers):
             x = nn.Dense(size, dtype=x.dtype, name=f"layer_{index}")(x)
             if self.activation == "dice":

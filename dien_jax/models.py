@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dien_jax.auxiliary import Network, weighted_loss
+from dien_jax.auxiliary import Network, normalising, weighted_loss
 from dien_jax.config import ModelConfig
 from dien_jax.layers import (
     AGRU,
@@ -277,19 +277,25 @@ class InterestModel(nn.Module):
         behaviours = jnp.concatenate([history[None, :, 1:], sampled])
         valid = negatives != following[..., None]
         counted = jnp.concatenate([jnp.ones_like(valid[..., :1]), valid], -1) & positions[..., None]
-        before = self.auxiliary_norm_state(states[:, :-1], positions, train=train)
-        behaviours = self.auxiliary_norm_behaviour(
-            behaviours, jnp.moveaxis(counted, -1, 0), train=train
-        )
+        before = states[:, :-1]
         if self.is_initializing():
             self.auxiliary(before, behaviours)
+        params = self.auxiliary.variables["params"]
+        if self.config.batch_norm != "none":
+            params = normalising(
+                params,
+                self.auxiliary_norm_state(before, positions, train=train),
+                self.auxiliary_norm_behaviour(
+                    behaviours, jnp.moveaxis(counted, -1, 0), train=train
+                ),
+            )
         of_real, of_sampled = auxiliary_weights(
             positions, valid, mean=self.config.auxiliary_mean, weights=weights
         )
         network = Network(*(getattr(self.auxiliary, name) for name in Network._fields))
         return weighted_loss(
             network,
-            self.auxiliary.variables["params"],
+            params,
             before,
             behaviours,
             jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)]),

@@ -1,10 +1,13 @@
 """The benchmarks measure what they say, on sizes that take no time."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import sys
 from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,6 +21,7 @@ from benchmarks import (
     aot_cuda,
     compile_only,
     embedding_rows,
+    first_step,
     history_length,
     plots,
     ragged,
@@ -46,13 +50,41 @@ TINY, TINY_RAGGED = Case(2, 3, 4), Case(3, 9, 4, ragged=True)
 
 def test_a_row_of_the_train_step_has_every_field(tmp_path, capsys) -> None:
     config = Config(train=TrainConfig(batch_size=4, max_history=3))
-    (row,) = train_step.full_length(config, repeats=4)
+    called = []
+
+    def steps_of(config, schema, category, batches):
+        return [functools.partial(called.append, batch.history.shape) for batch in batches]
+
+    other = SimpleNamespace(steps_of=steps_of, VERSIONS={"other": "1"})
+    row, theirs = train_step.full_length(config, repeats=4, peers={"other": other})
     assert set(row) >= FIELDS
     assert row["samples_per_second"] == pytest.approx(4000 / row["median_ms"])
+    assert (theirs["system"], theirs["versions"]["other"]) == ("other", "1")
+    assert "other" not in row["versions"]
+    assert len(called) > 4
+    assert set(called) == {(4, 3)}
     print_rows([row], train_step.COLUMNS)
     assert capsys.readouterr().out.startswith("| case | system | policy |")
     write_rows(tmp_path / "new" / "rows.json", [row])
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == [row]
+
+
+def test_the_first_step_is_timed_with_an_empty_and_a_full_cache(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    caches: list[Path] = []
+
+    def timed(data, preset, cache):
+        caches.append(cache)
+        return 1000.0 * len(caches)
+
+    monkeypatch.setattr(first_step, "milliseconds_to_first_step", timed)
+    file = tmp_path / "rows.json"
+    first_step.main([str(tmp_path), "--repeats", "2", "--json", str(file)])
+    empty, full = json.loads(file.read_text())
+    assert (empty["median_ms"], full["median_ms"]) == (2000, 3000)
+    assert caches[0] == caches[1] != caches[2] == caches[3]
+    assert capsys.readouterr().out.startswith("| case | system | policy |")
 
 
 def test_the_embedding_rows_benchmark_writes_table_rows_and_picture(

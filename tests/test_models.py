@@ -16,6 +16,7 @@ from dien_jax.layers import (
     Dice,
     FeatureEmbeddings,
     MLPAttention,
+    rescaled,
     sigmoid,
 )
 from dien_jax.models import InterestModel
@@ -280,7 +281,7 @@ def test_frozen_batch_norm_only_scales() -> None:
     x = jnp.array([[1.0, -2.0]])
     module = BatchNorm("frozen")
     variables = module.init(jax.random.key(0), x, jnp.array([True]), train=True)
-    found = module.apply(variables, x, jnp.array([True]), train=True)
+    found = rescaled(x, *module.apply(variables, x, jnp.array([True]), train=True))
     np.testing.assert_allclose(found, x / np.sqrt(1.001), rtol=1e-6)
 
 
@@ -339,7 +340,8 @@ def test_a_column_that_is_the_same_in_all_rows_has_no_gradient() -> None:
 
     def loss(same: jax.Array, other: jax.Array) -> jax.Array:
         x = jnp.stack([jnp.broadcast_to(same, 64), other], axis=1)
-        normed, _ = norm.apply(variables, x, live, train=True, mutable=["batch_stats"])
+        affine, _ = norm.apply(variables, x, live, train=True, mutable=["batch_stats"])
+        normed = rescaled(x, *affine)
         return 1000 * (normed * (varied + 0.3)[:, None]).sum()
 
     of_same, of_other = jax.jit(jax.grad(loss, (0, 1)))(jnp.float32(0.7), varied**3)
@@ -351,8 +353,8 @@ def test_statistics_stay_where_no_row_is_live() -> None:
     norm, x = BatchNorm("running"), jnp.arange(6.0).reshape(3, 2)
     dead = jnp.zeros(3, bool)
     variables = norm.init(jax.random.key(0), x, dead, train=True)
-    normed, changed = norm.apply(variables, x, dead, train=True, mutable=["batch_stats"])
-    assert np.isfinite(normed).all()
+    affine, changed = norm.apply(variables, x, dead, train=True, mutable=["batch_stats"])
+    assert np.isfinite(affine).all()
     for before, after in zip(
         jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(changed), strict=True
     ):
