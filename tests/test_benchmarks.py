@@ -33,7 +33,7 @@ from benchmarks import (
 )
 from benchmarks.cases import CASES, Case, history_lengths
 from benchmarks.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
-from dien_jax.config import Config, ModelConfig, TrainConfig, preset
+from dien_jax.config import Config, ModelConfig, TrainConfig, member, preset
 from dien_jax.dataset import open_dataset
 from dien_jax.settings import with_settings
 
@@ -270,9 +270,7 @@ def test_the_ragged_benchmark_on_a_dataset_folder(tmp_path, monkeypatch, capsys)
 
 def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> None:
     data = tiny_run.write_data(tmp_path / "tiny")
-    model = ModelConfig(
-        embedding_size=2, hidden_size=3, layers=(4,), attention_layers=(4,), auxiliary_layers=(4,)
-    )
+    model = member("base_model", ModelConfig(embedding_size=2, layers=(4,)))
     config = Config(model=model, train=TrainConfig(batch_size=24, max_history=8, buckets=(4,)))
     for mode in ("train", "score"):
         found = train_throughput.epochs(config, open_dataset(data), mode, count=2, most=None)
@@ -286,9 +284,7 @@ def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> N
 
 
 def test_a_row_of_history_lengths_has_every_field() -> None:
-    model = ModelConfig(
-        embedding_size=2, hidden_size=3, layers=(4,), attention_layers=(4,), auxiliary_layers=(4,)
-    )
+    model = member("base_model", ModelConfig(embedding_size=2, layers=(4,)))
     config = Config(model=model, train=TrainConfig(batch_size=4))
     row = history_length.of_length(config, 11, 4)
     assert set(row) >= {*FIELDS, *history_length.COLUMNS}

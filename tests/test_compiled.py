@@ -24,6 +24,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 assert train.main(sys.argv[1:]) == 0
 print(counts["hit"], counts["miss"], jax.config.jax_compilation_cache_dir)
 """
+LIGHT = ("--model.evolution=none", "--model.auxiliary-weight=0")
 
 
 def run(data: Path, folder: Path, *flags: str, **variables: str) -> tuple[int, int, str]:
@@ -31,7 +32,7 @@ def run(data: Path, folder: Path, *flags: str, **variables: str) -> tuple[int, i
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(
         [sys.executable, "-c", LOADED, "--data", str(data), "--run-dir", str(folder), *SETTINGS,
-         "--train.epochs=1", *flags],
+         "--train.epochs=1", *LIGHT, *flags],
         env=environment | {"XDG_CACHE_HOME": str(data.parent / "cache")} | variables,
         capture_output=True,
         text=True,

@@ -6,8 +6,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from untrained_run import random_state
 
 from dien_jax.config import AUTHORS, Config, ModelConfig, member
 from dien_jax.layers import (
@@ -92,18 +92,9 @@ def padded(batch: Batch, steps: int, rubbish: int) -> Batch:
 
 @functools.cache
 def trained_looking(config: ModelConfig) -> dict:
-    """Variables moved off their initial values, so that nothing hides."""
-    model = InterestModel(config, SCHEMA)
-    key = jax.random.key(0)
-    negatives = jnp.ones((6, 4, config.auxiliary_negatives), jnp.int32)
-    variables = jax.jit(model.init)({"params": key}, batch_of(), tables(), negatives)
-    leaves, tree = jax.tree.flatten(variables)
-    rng = np.random.default_rng(0)
-    moved = [
-        leaf + jnp.asarray(np.abs(rng.normal(scale=0.3, size=leaf.shape)), jnp.float32)
-        for leaf in leaves
-    ]
-    return jax.tree.unflatten(tree, moved)
+    """Variables off their initial values, so that nothing hides."""
+    state = random_state(Config(model=config), SCHEMA)
+    return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 @functools.cache
@@ -131,7 +122,7 @@ def test_score_does_not_depend_on_batch_mates_or_padding(config: ModelConfig) ->
     order = np.array([3, 0, 5, 1, 4, 2])
     shuffled = score(variables, rows(batch, order))
     np.testing.assert_allclose(shuffled, scores[order], atol=1e-6)
-    for part in (slice(0, 2), slice(2, 6)):
+    for part in (slice(0, 3), slice(3, 6)):
         np.testing.assert_allclose(score(variables, rows(batch, part)), scores[part], atol=1e-6)
     longer = score(variables, padded(batch, 3, rubbish=7))
     np.testing.assert_allclose(longer, scores, atol=1e-6)
@@ -208,17 +199,18 @@ def test_attention_sums_to_one_over_live_steps_and_is_zero_without_any(attention
     candidate = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
     states = jnp.asarray(rng.normal(size=(3, 5, 6)), jnp.float32)
     lengths = jnp.array([5, 2, 0])
-    params = attention.init(jax.random.key(0), candidate, states, lengths)
-    weights = np.asarray(attention.apply(params, candidate, states, lengths))
+    params = jax.jit(attention.init)(jax.random.key(0), candidate, states, lengths)
+    apply = jax.jit(attention.apply)
+    weights = np.asarray(apply(params, candidate, states, lengths))
     np.testing.assert_allclose(weights.sum(1), [1, 1, 0], atol=1e-6)
     assert (weights[1, 2:] == 0).all()
     assert (weights[2] == 0).all()
 
     def total(states):
-        return (attention.apply(params, candidate, states, lengths) ** 2).sum()
+        return (apply(params, candidate, states, lengths) ** 2).sum()
 
-    assert np.isfinite(jax.grad(total)(states)).all()
-    large = attention.apply(params, 1e4 * candidate, 1e4 * states, lengths)
+    assert np.isfinite(jax.jit(jax.grad(total))(states)).all()
+    large = apply(params, 1e4 * candidate, 1e4 * states, lengths)
     assert np.isfinite(large).all()
 
 
@@ -307,7 +299,7 @@ def test_the_authors_choices_are_all_in_their_preset() -> None:
     assert ours.dice_statistics == "running"
 
 
-@pytest.mark.parametrize("name", ["wide_deep", "din", "gru_att", "aigru", "dien"])
+@pytest.mark.parametrize("name", ["wide_deep", "gru_att", "dien"])
 def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> None:
     """Products take bfloat16; parameters, gradients, statistics, attention and losses do not."""
     config = dataclasses.replace(member(name, SMALL), batch_norm="running")
@@ -320,8 +312,12 @@ def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> Non
     for leaf in jax.tree.leaves((half_loss, statistics, half_gradients)):
         assert leaf.dtype == jnp.float32
     np.testing.assert_allclose(half_loss, loss, rtol=0.05)
-    norm = optax.tree.norm(jax.tree.map(jnp.subtract, half_gradients, gradients))
-    assert 0 < norm < 0.1 * optax.tree.norm(gradients)  # 8 bits, a few roundings deep
+    whole, rounded = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+        for tree in (gradients, half_gradients)
+    )
+    deviation = np.linalg.norm(rounded - whole)
+    assert 0 < deviation < 0.1 * np.linalg.norm(whole)  # 8 bits, a few roundings deep
     np.testing.assert_allclose(
         scorer(half)(variables, batch), scorer(config)(variables, batch), atol=0.02
     )
@@ -329,7 +325,7 @@ def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> Non
     products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
     of_networks = [line for line in products if "bf16" in line]
     # Those of recurrences, of three gates each way, and of Wide&Deep's linear part are float32.
-    assert len(of_networks) > len(products) / 2 if name in ("wide_deep", "din") else of_networks
+    assert len(of_networks) > len(products) / 2 if name == "wide_deep" else of_networks
 
 
 def test_a_column_that_is_the_same_in_all_rows_has_no_gradient() -> None:

@@ -1,16 +1,16 @@
-"""Run folders whose best checkpoint holds random parameters: all of a trained one but the time."""
+"""States and run folders of random parameters: all of trained ones but the time."""
 
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.checkpoint import Checkpoints
 from dien_jax.config import Config, ModelConfig, TrainConfig, member
 from dien_jax.dataset import open_dataset
 from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run
-from dien_jax.step import create_state
+from dien_jax.schema import Schema
+from dien_jax.step import TrainState, create_state
 
 SMALL = ModelConfig(
     embedding_size=3,
@@ -19,6 +19,25 @@ SMALL = ModelConfig(
     auxiliary_layers=(5,),
     layers=(6, 4),
 )
+
+
+def random_state(config: Config, schema: Schema) -> TrainState:
+    """Parameters and statistics that no initial value has, and nothing compiled to draw them."""
+    like = jax.eval_shape(lambda: create_state(config, schema, 1, seed=0))
+    random = np.random.default_rng(0)
+
+    def drawn(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.device_put(np.float32(random.normal(size=leaf.shape) / 2))
+
+    return TrainState(
+        params=jax.tree.map(drawn, like.params),
+        batch_stats=jax.tree.map(lambda leaf: abs(drawn(leaf)) + 0.5, like.batch_stats),
+        optimizer_state=jax.tree.map(
+            lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), like.optimizer_state
+        ),
+        step=jax.device_put(np.int32(0)),
+        key=jax.random.key(0),
+    )
 
 
 def write(
@@ -35,15 +54,6 @@ def write(
     config = Config(model=ModelConfig(**(vars(settings) | changes)), train=train)
     dataset = open_dataset(data)
     Run.create(preset=model, seed=0, dataset=dataset, config=config).save(folder)
-    state = create_state(config, dataset.schema, 1, seed=0)
-    rng = np.random.default_rng(0)
-
-    def moved(leaf: jax.Array) -> jax.Array:
-        return leaf + jnp.asarray(rng.normal(size=leaf.shape) / 2, jnp.float32)
-
-    state = state._replace(
-        params=jax.tree.map(moved, state.params),
-        batch_stats=jax.tree.map(lambda leaf: jnp.abs(moved(leaf)), state.batch_stats),
-    )
+    state = random_state(config, dataset.schema)
     Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, state, {}, best=True)
     return folder
