@@ -24,7 +24,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 assert train.main(sys.argv[1:]) == 0
 print(counts["hit"], counts["miss"], jax.config.jax_compilation_cache_dir)
 """
-LIGHT = ("--model.evolution=none", "--model.auxiliary-weight=0")
+LIGHT = ("--model.extractor=none", "--model.evolution=none", "--model.auxiliary-weight=0")
 
 
 def run(data: Path, folder: Path, *flags: str, **variables: str) -> tuple[int, int, str]:

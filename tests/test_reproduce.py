@@ -112,6 +112,7 @@ def test_what_is_done_is_not_done_again(tiny, tmp_path, capfd) -> None:
 def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd) -> None:
     data, _, patch = tiny
     out, start = tmp_path / "out", train.start
+    command = [*flags(data, out), "--rows", "din"]
     stops = iter([False, True])
 
     def stopped(arguments):
@@ -127,12 +128,12 @@ def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd)
 
     with patch.context() as inner:
         inner.setattr(train, "start", stopped)
-        assert reproduce.main(flags(data, out)) == 128 + 15
+        assert reproduce.main(command) == 128 + 15
     assert "run the same command again" in capfd.readouterr().err
-    assert [line["row"] for line in read_results(out / "results.csv")] == ["din"]
-    assert reproduce.main(flags(data, out)) == 0
-    assert "4 runs, 1 of them done; about" in capfd.readouterr().err
-    assert len(read_results(out / "results.csv")) == 4
+    assert [line["seed"] for line in read_results(out / "results.csv")] == ["0"]
+    assert reproduce.main(command) == 0
+    assert "2 runs, 1 of them done; about" in capfd.readouterr().err
+    assert len(read_results(out / "results.csv")) == 2
 
 
 def test_a_run_of_other_settings_is_not_gone_on_with(tiny, tmp_path, capfd) -> None:

@@ -106,7 +106,7 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     assert losses != others
 
 
-@pytest.mark.parametrize("name", ["base_model", "wide_deep", "din", "gru_att"])
+@pytest.mark.parametrize("name", ["wide_deep", "gru_att"])
 def test_what_dien_is_compared_with_learns(name: str) -> None:
     config = dataclasses.replace(CONFIG, model=member(name, MODEL))
     _, losses = run(config, 150)
@@ -286,11 +286,10 @@ def test_unknown_users_train_the_row_that_held_out_users_share(share, known_move
     np.testing.assert_array_equal(moved, [share > 0, False, False, known_moves, False])
 
 
-def test_presets_make_a_step() -> None:
-    for name in ("dien", "authors"):
-        config = preset(name)
-        small = dataclasses.replace(config.model, embedding_size=2, hidden_size=3)
-        config = dataclasses.replace(config, model=small, train=TrainConfig(batch_size=4))
-        state = create_state(config, SCHEMA, 10, seed=0)
-        _, metrics = make_train_step(config, SCHEMA, 10)(state, tables(), batch_of(3, 4))
-        assert np.isfinite(metrics["loss"])
+def test_the_authors_preset_makes_a_step() -> None:
+    config = preset("authors")
+    small = dataclasses.replace(config.model, embedding_size=2, hidden_size=3)
+    config = dataclasses.replace(config, model=small, train=TrainConfig(batch_size=4))
+    state = create_state(config, SCHEMA, 10, seed=0)
+    _, metrics = make_train_step(config, SCHEMA, 10)(state, tables(), batch_of(3, 4))
+    assert np.isfinite(metrics["loss"])

@@ -103,7 +103,7 @@ def test_search_trains_and_leaves_a_preset_file_that_training_takes(
     monkeypatch.setattr(
         loop, "measure", lambda *arguments: splits.append(arguments[1]) or measure(*arguments)
     )
-    fixed = {"evolution": "none", "auxiliary_weight": 0.0}
+    fixed = {"extractor": "none", "evolution": "none", "auxiliary_weight": 0.0}
     fixed |= {"hidden_size": 4, "embedding_size": 4, "layers": [8]}
     space = {f"model.{name}": [value] for name, value in fixed.items()}
     space |= {"train.batch_size": [16], "train.max_history": [8], "train.buckets": [[8]]}
