@@ -13,14 +13,14 @@ from dien_jax.compiled import keep_compiled
 
 LOADED = """
 import sys, jax
-from dien_jax import train
+from dien_jax import compiled, train
+compiled.LEAST_SECONDS = 0.0  # however fast this machine compiles
 counts = {"hit": 0, "miss": 0}
 def note(event, **_):
     for name in counts:
         counts[name] += event.startswith(f"/jax/compilation_cache/cache_{name}")
 jax.monitoring.register_event_listener(note)
 jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 assert train.main(sys.argv[1:]) == 0
 print(counts["hit"], counts["miss"], jax.config.jax_compilation_cache_dir)
 """
