@@ -25,7 +25,6 @@ from dien_jax.layers import (
     GRU,
     MLP,
     AuxiliaryNetwork,
-    BatchNorm,
     BilinearAttention,
     FeatureEmbeddings,
     MLPAttention,
@@ -33,6 +32,7 @@ from dien_jax.layers import (
     gather,
 )
 from dien_jax.losses import auxiliary_positions, auxiliary_weights
+from dien_jax.normalisation import BatchNorm
 from dien_jax.schema import Batch, FeatureTables, FeatureValues, Schema
 
 

@@ -10,16 +10,9 @@ import pytest
 from untrained_run import random_state
 
 from dien_jax.config import AUTHORS, Config, ModelConfig, member
-from dien_jax.layers import (
-    BatchNorm,
-    BilinearAttention,
-    Dice,
-    FeatureEmbeddings,
-    MLPAttention,
-    rescaled,
-    sigmoid,
-)
+from dien_jax.layers import BilinearAttention, FeatureEmbeddings, MLPAttention, sigmoid
 from dien_jax.models import InterestModel
+from dien_jax.normalisation import BatchNorm, Dice, rescaled
 from dien_jax.schema import Batch, Feature, FeatureTables, MultiValued, Schema
 
 ITEMS, USERS = 30, 7
