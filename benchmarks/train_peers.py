@@ -1,130 +1,87 @@
-"""DeepCTR-Torch's DIEN on the same batches, for ``python -m benchmarks.train_step --peers``.
+"""Other programs' DIEN for ``python -m benchmarks.train_step --peers``: which ones, on what.
 
-Parts and sizes are ours as far as it has them: AUGRU, auxiliary loss, attention (80, 40), MLP
-(200, 80) with PReLU (its Dice refuses the shape), dense Adam, no penalty on embeddings. It wants
-its auxiliary negatives in the batch; they are drawn beforehand. It has one history length a model,
-so there is a model for every length, all of them with the first one's parameters: length buckets
-are our policy applied to it.
+Each has a module with ``VERSIONS`` and ``steps_of``, which says what differs from ours. All train
+on the same arrays, with as many threads as JAX has. They want their auxiliary negatives in the
+batch; these are drawn beforehand.
 """
 
-import functools
-import os
-from collections.abc import Callable
-from importlib.metadata import version
-from typing import Any
+import importlib
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat, build_input_features
-from deepctr_torch.models import DIEN
 
-from dien_jax.config import Config
 from dien_jax.schema import Batch, Schema
 
-NAME = "deepctr-torch"
-VERSIONS = {package: version(package) for package in (NAME, "torch")}
+PEERS = {
+    "deepctr-torch": "benchmarks.train_peers_deepctr",
+    "recbole": "benchmarks.train_peers_recbole",
+}
+"""The module of each package."""
+Peers = dict[str, ModuleType]
+"""Peers by the name of their package."""
 
 
-class DeepCtrTorch:
-    """A model and its optimiser; :meth:`step` trains on a batch made by :meth:`prepare`."""
+class Arrays(NamedTuple):
+    """The examples of a batch, filler rows left out: B of them, histories of T steps."""
 
-    def __init__(self, config: Config, schema: Schema, category: np.ndarray) -> None:
-        """``category`` is that of each item, ``[items]``."""
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-        self._config, self._category = config, category
-        self._sizes = {
-            "user": schema.user[0].size,
-            "item": schema.item[0].size,
-            "category": schema.item[1].size,
-        }
-        self._rng = np.random.default_rng(0)
-        self._models: dict[int, Any] = {}
-        self._optimizer: torch.optim.Optimizer | None = None
-
-    def _columns(self, steps: int) -> list[Any]:
-        dimension = self._config.model.embedding_size
-        columns: list[Any] = [
-            SparseFeat(name, size, embedding_dim=dimension) for name, size in self._sizes.items()
-        ]
-        for kind in ("hist_", "neg_hist_"):
-            for name in ("item", "category"):
-                feature = SparseFeat(
-                    kind + name, self._sizes[name], embedding_dim=dimension, embedding_name=name
-                )
-                # One column of lengths serves all four.
-                length = "seq_length" if kind == "hist_" else None
-                columns.append(VarLenSparseFeat(feature, maxlen=steps, length_name=length))
-        return columns
-
-    def _model(self, steps: int) -> Any:
-        if steps in self._models:
-            return self._models[steps]
-        config = self._config.model
-        model = DIEN(
-            self._columns(steps),
-            ["item", "category"],
-            gru_type="AUGRU",
-            use_negsampling=True,
-            alpha=config.auxiliary_weight,
-            dnn_hidden_units=config.layers,
-            dnn_activation="prelu",
-            att_hidden_units=config.attention_layers,
-            att_activation="sigmoid",
-            l2_reg_embedding=0,
-        ).train()
-        if self._optimizer is None:
-            rate = self._config.optim.learning_rate
-            self._optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-        else:
-            first = next(iter(self._models.values()))
-            for name, module in first.named_children():
-                setattr(model, name, module)
-        self._models[steps] = model
-        return model
-
-    def prepare(self, batch: Batch) -> tuple[int, torch.Tensor, torch.Tensor]:
-        """Its history length, inputs ``[B, F]`` and labels ``[B]``; filler rows are left out."""
-        real = np.asarray(batch.weight) > 0
-        history, item = np.asarray(batch.history)[real], np.asarray(batch.item)[real]
-        steps = history.shape[1]
-        # Packing takes no empty history.
-        lengths = np.maximum(np.asarray(batch.lengths)[real], 1)
-        negatives = self._rng.integers(1, self._sizes["item"], history.shape)
-        values = {
-            "user": np.asarray(batch.user)[real],
-            "item": item,
-            "category": self._category[item],
-            "hist_item": history,
-            "hist_category": self._category[history],
-            "neg_hist_item": negatives,
-            "neg_hist_category": self._category[negatives],
-            "seq_length": lengths,
-        }
-        names = build_input_features(self._columns(steps))
-        inputs = np.concatenate([values[name].reshape(len(item), -1) for name in names], 1)
-        label = np.asarray(batch.label)[real]
-        return steps, torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(label)
-
-    def step(self, steps: int, inputs: torch.Tensor, label: torch.Tensor) -> float:
-        """One update, as in its own training loop."""
-        model = self._model(steps)
-        assert self._optimizer is not None
-        probability = model(inputs).squeeze(-1)
-        self._optimizer.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy(probability, label, reduction="sum")
-        total = (loss + model.get_regularization_loss() + model.aux_loss).sum()
-        total.backward()
-        self._optimizer.step()
-        return float(total.detach())
+    history: np.ndarray  # [B, T]
+    negatives: np.ndarray  # [B, T]
+    lengths: np.ndarray  # [B]
+    item: np.ndarray  # [B]
+    user: np.ndarray  # [B]
+    label: np.ndarray  # [B]
 
 
-def steps_of(
-    config: Config, schema: Schema, category: np.ndarray, batches: list[Batch]
-) -> list[Callable[[], float]]:
-    """A call for each batch."""
-    found = [feature.name for feature in (*schema.item, *schema.user, *schema.context)]
+def installed() -> Peers:
+    """The peers that are installed; stderr names those that are not."""
+    missing = [package for package in PEERS if not _is_installed(package)]
+    if len(missing) == len(PEERS):
+        raise SystemExit(f"--peers needs one of the packages {', '.join(PEERS)}: none is installed")
+    for package in missing:
+        print(f"{package} is not installed: left out", file=sys.stderr)
+    return {
+        package: importlib.import_module(module)
+        for package, module in PEERS.items()
+        if package not in missing
+    }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def table_sizes(schema: Schema) -> dict[str, int]:
+    """Rows of the embeddings of item, category and user, the only features that peers are fed."""
+    features = (*schema.item, *schema.user, *schema.context)
+    found = [feature.name for feature in features]
     if found != ["item", "category", "user"]:
         raise SystemExit(f"--peers: expected features item, category and user, found {found}")
-    peer = DeepCtrTorch(config, schema, category)
-    prepared = [peer.prepare(batch) for batch in batches]
-    return [functools.partial(peer.step, *arguments) for arguments in prepared]
+    return {feature.name: feature.size for feature in features if feature.size is not None}
+
+
+def arrays_of(batches: list[Batch], items: int) -> list[Arrays]:
+    """What every peer trains on, the same at each call; negatives are of ``items`` ids, not 0."""
+    rng = np.random.default_rng(0)
+    found = []
+    for batch in batches:
+        real = np.asarray(batch.weight) > 0
+        history = np.asarray(batch.history)[real]
+        found.append(
+            Arrays(
+                history=history,
+                negatives=rng.integers(1, items, history.shape),
+                # Packing takes no empty history.
+                lengths=np.maximum(np.asarray(batch.lengths)[real], 1),
+                item=np.asarray(batch.item)[real],
+                user=np.asarray(batch.user)[real],
+                label=np.asarray(batch.label)[real],
+            )
+        )
+    return found

@@ -4,8 +4,9 @@
 
 The first case is the paper's size (batch 128, 100 steps, embeddings of 18, states of 36) on made
 ids. With ``--data`` the steps of one epoch on a dataset folder follow, batches assembled
-beforehand: once in length buckets, once padded to the full length. With ``--peers`` another
-program trains on the same batches by turns (``benchmarks/train_peers.py``, needs deepctr-torch).
+beforehand: once in length buckets, once padded to the full length. With ``--peers`` other programs
+train on the same batches by turns: DeepCTR-Torch and RecBole, where installed, see
+``benchmarks/train_peers.py``.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from benchmarks.timing import (
     surroundings,
     write_rows,
 )
+from benchmarks.train_peers import Peers, installed
 from dien_jax.batches import Loader
 from dien_jax.config import PRESETS, Config, preset
 from dien_jax.dataset import open_dataset
@@ -46,8 +47,6 @@ COLUMNS = (
     "case", "system", "policy", "threads", "median_ms", "spread_ms", "samples_per_second",
     "peak_mb",
 )  # fmt: skip
-Peers = dict[str, ModuleType]
-"""Other programs by name, as modules with ``steps_of`` and ``VERSIONS``."""
 
 
 def peak_megabytes() -> float:
@@ -186,17 +185,13 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, nargs="+", default=[], help="dataset folders, for real lengths"
     )
-    parser.add_argument("--peers", action="store_true", help="time DeepCTR-Torch's DIEN too")
+    parser.add_argument("--peers", action="store_true", help="time other programs' DIEN too")
     parser.add_argument("--repeats", type=int, default=40, help="timed steps at full length")
     parser.add_argument("--padded-steps", type=int, default=40, help="timed steps when padded")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     options = parser.parse_args()
     config = preset(options.preset)
-    peers: Peers = {}
-    if options.peers:
-        from benchmarks import train_peers
-
-        peers = {train_peers.NAME: train_peers}
+    peers = installed() if options.peers else {}
     rows = full_length(config, repeats=options.repeats, peers=peers)
     for data in options.data:
         print(f"{rows[-1]['case']} is done, now {data.name}", file=sys.stderr, flush=True)
