@@ -49,7 +49,8 @@ TINY, TINY_RAGGED = Case(2, 3, 4), Case(3, 9, 4, ragged=True)
 
 
 def test_a_row_of_the_train_step_has_every_field(tmp_path, capsys) -> None:
-    config = Config(train=TrainConfig(batch_size=4, max_history=3))
+    model = preset("base_model").model
+    config = Config(model, train=TrainConfig(batch_size=4, max_history=3))
     called = []
 
     def steps_of(config, schema, category, batches):
@@ -91,7 +92,7 @@ def test_the_embedding_rows_benchmark_writes_table_rows_and_picture(
     tmp_path, monkeypatch, capsys
 ) -> None:
     pytest.importorskip("matplotlib")
-    small = dataclasses.replace(preset("pnn").model, embedding_size=2)
+    small = dataclasses.replace(preset("base_model").model, embedding_size=2)
     config = Config(small, train=TrainConfig(batch_size=4))
     monkeypatch.setattr(embedding_rows, "Config", lambda: config)
     files = tmp_path / "rows.json", tmp_path / "rows.png"
@@ -196,6 +197,7 @@ def test_peers_without_pytorch_are_a_clear_error(tiny, monkeypatch) -> None:
         recurrence.main(["--peers"])
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 @pytest.mark.parametrize("case", [TINY, TINY_RAGGED], ids=["full", "ragged"])
 @pytest.mark.parametrize("form", ["paper", "authors"])
 @pytest.mark.parametrize("cell", recurrence.CELLS)
