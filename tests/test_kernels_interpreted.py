@@ -110,8 +110,9 @@ def tolerance(kernel, dtype, batch, steps, hidden):
 def check(kernel, cell, form, batch, steps, hidden, live, dtype):
     skip_where_it_cannot_run(kernel)
     biased = form == "paper"
-    # With operands of 8 bits, sums of many terms must not lie where gates are steep or flat.
-    scale = min(0.5, 2 * hidden**-0.5) if kernel == "mosaic_gpu" else 0.5
+    # Larger recurrent weights make a chaotic recurrence: of H 128 and 100 steps at a scale of 0.5
+    # float32 and float64 NumPy have nothing in common; at 2 / sqrt(H) they agree to 3e-7.
+    scale = min(0.5, 2 * hidden**-0.5)
     arrays = operands(
         cell, batch=batch, steps=steps, hidden=hidden, biased=biased, live=live, scale=scale
     )
