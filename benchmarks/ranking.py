@@ -26,12 +26,12 @@ import numpy as np
 
 from benchmarks import plots
 from benchmarks.timing import interleaved_milliseconds, print_rows, surroundings, write_rows
-from dien_jax.base_ranker import CANDIDATE_BUCKETS
 from dien_jax.checkpoint import Checkpoints
 from dien_jax.config import PRESETS, preset
 from dien_jax.dataset import open_dataset
 from dien_jax.dataset_writer import DatasetWriter
 from dien_jax.errors import UserError
+from dien_jax.rank_calls import CANDIDATE_BUCKETS
 from dien_jax.ranker import Ranker
 from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.schema import Feature, Schema

@@ -29,7 +29,7 @@ from benchmarks.train_peers import Arrays, arrays_of, table_sizes
 from dien_jax.config import Config
 from dien_jax.schema import Batch, Schema
 
-# Importing its models turns this on for the process, which makes every PyTorch step 4 times slower.
+# Importing its models turns this on for the process, which slows PyTorch's steps several times.
 torch.autograd.set_detect_anomaly(False)
 
 VERSIONS = {package: version(package) for package in ("recbole", "torch")}

@@ -9,9 +9,10 @@ from pathlib import Path
 import jax
 
 from dien_jax.artifact import Artifact, read_artifact
-from dien_jax.base_ranker import BaseRanker, RankedModel
+from dien_jax.base_ranker import BaseRanker
 from dien_jax.errors import UserError
 from dien_jax.portable import ranking_programs
+from dien_jax.rank_calls import RankedModel
 from dien_jax.ranker import Ranker
 from dien_jax.raw_values import SEPARATOR, Vocabularies
 

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from dien_jax.checkpoint import Checkpoints
 from dien_jax.dataset import Dataset
 from dien_jax.errors import UserError
 from dien_jax.evaluate import evaluation_loader, measure, predict
+from dien_jax.progress import EXAMPLES, Progress, add, means
 from dien_jax.reporting import Listener, Reporter
 from dien_jax.run_folder import Run
 from dien_jax.step import (
@@ -41,9 +41,6 @@ SAVE_SECONDS = 600.0
 HISTOGRAM_ROWS = 65_536
 """Rows at most, evenly apart, that the histogram of an embedding table is drawn of."""
 
-_EXAMPLES = "weight"
-"""The training metric that counts the real rows of a batch; the others are means over them."""
-
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """A signal asked the run to stop; its state is saved.
@@ -59,33 +56,6 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
 
 class NotFiniteError(Exception):
     """Training diverged. The message says where, and what to try."""
-
-
-@dataclass
-class Progress:
-    """What a checkpoint holds beside the train state; numbers that JSON keeps exactly.
-
-    Attributes:
-      step: steps taken.
-      evaluated_step: step of the last evaluation; 0 before the first.
-      best_step: step of the best evaluation; 0 before the first.
-      best_score: what that reached, higher is better; None before the first.
-      worse_evaluations: evaluations since the best one.
-      totals: training metrics since the last evaluation, summed over examples.
-      timed_examples: examples of the steps that were timed.
-      timed_seconds: how long those took.
-      wall_seconds: time since the start, over all processes of the run.
-    """
-
-    step: int = 0
-    evaluated_step: int = 0
-    best_step: int = 0
-    best_score: float | None = None
-    worse_evaluations: int = 0
-    totals: dict[str, float] = field(default_factory=dict)
-    timed_examples: float = 0.0
-    timed_seconds: float = 0.0
-    wall_seconds: float = 0.0
 
 
 class Trainer:
@@ -295,21 +265,21 @@ class Trainer:
         self._unreported += rows
         totals = self.progress.totals
         for row in rows:
-            _add(totals, row)
+            add(totals, row)
         if self._timed_from is not None:
             self.progress.timed_seconds += now - self._timed_from
-            self.progress.timed_examples += sum(row[_EXAMPLES] for row in rows)
+            self.progress.timed_examples += sum(row[EXAMPLES] for row in rows)
         self._timed_from = now
 
     def _report(self, listener: Listener) -> None:
         totals: dict[str, float] = {}
         for row in self._unreported:
-            _add(totals, row)
+            add(totals, row)
         self._unreported.clear()
         step = self.progress.step
         listener.progress(
             step,
-            _means(totals),
+            means(totals),
             examples_per_second=self._speed(),
             learning_rate=float(self._learning_rate(step - 1)),
         )
@@ -328,7 +298,7 @@ class Trainer:
         record = {
             "step": progress.step,
             "epoch": progress.step / self.steps_per_epoch,
-            "train": _means(progress.totals),
+            "train": means(progress.totals),
             "valid": metrics,
         }
         progress.totals = {}
@@ -410,15 +380,3 @@ class Trainer:
 def _all_finite(tree: Any) -> jax.Array:
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
-
-
-def _add(totals: dict[str, float], row: dict[str, float]) -> None:
-    """Adds one batch's metrics to sums over examples."""
-    for name, value in row.items():
-        share = value if name == _EXAMPLES else value * row[_EXAMPLES]
-        totals[name] = totals.get(name, 0.0) + share
-
-
-def _means(totals: dict[str, float]) -> dict[str, float]:
-    """Means over examples, of sums by :func:`_add`."""
-    return {name: value / totals[_EXAMPLES] for name, value in totals.items() if name != _EXAMPLES}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import jax
 
-from dien_jax.base_ranker import BaseRanker, RankedModel
+from dien_jax.base_ranker import BaseRanker
 from dien_jax.config import Config
+from dien_jax.rank_calls import RankedModel
 from dien_jax.rank_programs import make_programs
 from dien_jax.raw_values import SEPARATOR, Vocabularies
 from dien_jax.schema import FeatureTables

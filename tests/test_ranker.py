@@ -9,9 +9,10 @@ import small_dataset
 import untrained_run
 
 import dien_jax
-from dien_jax.base_ranker import CANDIDATE_BUCKETS
+from dien_jax.config import FAMILY
 from dien_jax.errors import UserError
 from dien_jax.evaluate import evaluation_loader, predict
+from dien_jax.rank_calls import CANDIDATE_BUCKETS
 from dien_jax.rank_programs import make_programs
 from dien_jax.ranker import Ranker
 from dien_jax.step import device_tables, make_predict_step
@@ -52,7 +53,7 @@ def same(found, expected) -> None:
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
-        *((name, {}) for name in ("wide_deep", "pnn", "din", "gru_att", "agru", "dien")),
+        *((name, {}) for name in FAMILY),
         ("dien", {"attention": "bilinear", "form": "authors", "pooling": "sum"}),
         ("dien", {"batch_norm": "frozen", "pooling": "padded_sum", "classifier": "softmax"}),
     ],
@@ -190,7 +191,7 @@ def test_remembered_users_score_as_their_history_given_whole(model, data, tmp_pa
 def test_an_event_within_max_history_is_one_step(ranker, monkeypatch) -> None:
     ranker.remember("Cid", [PEAR, ODD])
     expected = ranker.rank([PEAR, ODD, SLASH], [PEAR], "Cid", CONTEXT)
-    monkeypatch.setattr(ranker, "_programs", ranker._programs._replace(read=None))
+    monkeypatch.setattr(ranker._calls, "programs", ranker._calls.programs._replace(read=None))
     ranker.observe("Cid", SLASH)
     same(ranker.rank(None, [PEAR], "Cid", CONTEXT), expected)
 
@@ -239,11 +240,11 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
 
         return call
 
-    programs = ranker._programs
-    ranker._programs = programs._replace(**{name: counted(name) for name in calls})
+    programs = ranker._calls.programs
+    ranker._calls.programs = programs._replace(**{name: counted(name) for name in calls})
     outcomes = ranker.rank_many(requests)
     assert min(calls.values()) > 1
-    ranker._programs = programs
+    ranker._calls.programs = programs
     for request, outcome in zip(requests, outcomes, strict=True):
         if isinstance(outcome, UserError):
             with pytest.raises(UserError) as alone:
@@ -256,7 +257,7 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
     assert [isinstance(outcome, UserError) for outcome in outcomes].index(True) == 5
     assert "value of 'query'" in str(outcomes[9])
     # Without programs for several users each has calls of its own.
-    ranker._programs = programs._replace(read_many=None, score_many=None)
+    ranker._calls.programs = programs._replace(read_many=None, score_many=None)
     for outcome, expected in zip(ranker.rank_many(requests), outcomes, strict=True):
         if not isinstance(expected, UserError):
             same(outcome, expected)
@@ -299,12 +300,12 @@ def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
 
 def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> None:
     run = untrained_run.write(tmp_path / "run", data, buckets=(4,))
-    monkeypatch.setattr("dien_jax.base_ranker.CANDIDATE_BUCKETS", (2, 4))
+    monkeypatch.setattr("dien_jax.rank_calls.CANDIDATE_BUCKETS", (2, 4))
     make_programs.cache_clear()  # which rankers of one model share
     ranker = Ranker(run)
     before = len(COMPILED)
     ranker.warm_up()
-    lengths, sizes = len(ranker._buckets), 2
+    lengths, sizes = len(ranker._calls.buckets), 2
     assert len(COMPILED) - before == lengths * (2 + sizes)
     before = len(COMPILED)
     ranker.rank([PEAR], [ODD] * 11, "Ann", CONTEXT)  # in turns

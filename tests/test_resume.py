@@ -202,10 +202,15 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert_ends_alike(folder, whole)
 
 
-def test_run_on_shown_negatives_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("update", "settings"),
+    [("lazy_adam", ["--model.auxiliary-distribution=shown"]), ("rowwise_adagrad", LIGHT)],
+    ids=["lazy_adam-shown", "rowwise_adagrad"],
+)
+def test_run_that_updates_rows_ends_as_one_never_stopped(update, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 8)  # items and users, but not categories
     data = tiny_run.write_data(tmp_path / "data", shown=True)
-    settings = ["--model.auxiliary-distribution=shown", "--optim.embedding-update=lazy_adam"]
+    settings = [*settings, f"--optim.embedding-update={update}"]
     settings += ["--optim.clip-norm=1", "--train.epochs=1"]
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert train.main([*flags(data, whole), *settings]) == 0

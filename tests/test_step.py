@@ -106,7 +106,7 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     assert losses != others
 
 
-@pytest.mark.parametrize("name", ["wide_deep", "gru_att"])
+@pytest.mark.parametrize("name", ["base_model", "wide_deep", "din", "gru_att"])
 def test_what_dien_is_compared_with_learns(name: str) -> None:
     config = dataclasses.replace(CONFIG, model=member(name, MODEL))
     _, losses = run(config, 150)
