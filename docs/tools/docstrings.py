@@ -1,0 +1,43 @@
+"""Griffe extension: reads the reStructuredText that the project's docstrings use.
+
+Docstrings name other objects by roles, as in ``:func:`gru` ``, and introduce equations and code by
+a double colon. Both are turned into Markdown: a role into a link where the object is documented and
+into code where it is not, the double colon into a single one.
+"""
+
+import re
+from typing import Any
+
+import griffe
+
+_ROLE = re.compile(r":(?:py:)?(?:mod|class|func|meth|data|attr|exc):`~?([^`]+)`")
+_LITERAL = re.compile(r"(?<=\S)::$", re.MULTILINE)
+
+
+class Roles(griffe.Extension):
+    """Rewrites docstrings once all objects of a package are known."""
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
+        """Rewrite every docstring of the package."""
+        self._rewrite(pkg, set())
+
+    def _rewrite(self, owner: griffe.Object, seen: set[str]) -> None:
+        if owner.path in seen:
+            return
+        seen.add(owner.path)
+        if owner.docstring is not None:
+            text = _ROLE.sub(lambda role: _linked(owner, role[1]), owner.docstring.value)
+            owner.docstring.value = _LITERAL.sub(":", text)
+        for member in owner.members.values():
+            if isinstance(member, griffe.Object):
+                self._rewrite(member, seen)
+
+
+def _linked(owner: griffe.Object, name: str) -> str:
+    """The name as code, linked where the page of its object exists."""
+    try:
+        first, dot, rest = name.partition(".")
+        path = owner.resolve(first) + dot + rest
+    except griffe.NameResolutionError:
+        path = name
+    return f'<autoref identifier="{path}" optional><code>{name}</code></autoref>'

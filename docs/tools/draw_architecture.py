@@ -1,0 +1,163 @@
+"""Draws the pictures of ``docs/architecture.md``: ``python docs/tools/draw_architecture.py``.
+
+The layers are those of the contract "Imports go down" in ``pyproject.toml``, so the picture shows
+the rule that import-linter checks. ``--check`` writes nothing and fails where a picture is stale.
+"""
+
+import sys
+import tomllib
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+CONTRACT = "Imports go down"
+KERNELS = "dien_kernels"
+
+CAPTIONS = {
+    "server": "HTTP: routes, queue, reload",
+    "inspection": "explanations and the report",
+    "experiments": "comparison, search, tables",
+    "training": "one run, from start to result",
+    "inference": "ranking, exported files",
+    "runs": "the run folder: checkpoints, scores",
+    "steps": "jitted functions: train, score, rank",
+    "model": "Flax modules, equations",
+    "preparation": "logs to dataset folders",
+    "config": "settings and presets",
+    "data": "dataset folder, loader, batches",
+    "metrics": "scores, intervals, diagnostics",
+    "utils": "files, console, plots",
+    "errors": "UserError",
+    "_version": "the version",
+    KERNELS: "GRU, AGRU, AUGRU; imports jax alone",
+}
+"""One line for each package; every package of the contract needs one."""
+
+PATH = [
+    ("config", "settings"),
+    ("prepare", "log to folder"),
+    ("dataset", "mapped arrays"),
+    ("loader", "batches"),
+    ("model", "click logits"),
+    ("step", "one update"),
+    ("train", "run folder"),
+    ("rank", "sorted items"),
+]
+"""The way of the data: stage, and its product."""
+
+INK, LINE, PAPER = "#1f2937", "#94a3b8", "#ffffff"
+FILLS = {"command": "#fef3c7", "layer": "#e0e7ff", "ground": "#e5e7eb", "kernels": "#d1fae5"}
+WIDTH, MARGIN, GAP = 920, 20, 14
+
+
+def layers() -> list[list[str]]:
+    """The contract's layers from the top down, each a list of modules."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (contract,) = (contract for contract in contracts if contract["name"] == CONTRACT)
+    return [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
+
+
+def box(x: float, y: float, width: float, height: float, fill: str) -> str:
+    """A rounded rectangle."""
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6" '
+        f'fill="{FILLS[fill]}" stroke="{LINE}"/>'
+    )
+
+
+def text(x: float, y: float, content: str, size: int, *, bold: bool = False) -> str:
+    """A centred line of text."""
+    weight = ' font-weight="600"' if bold else ""
+    return f'<text x="{x:g}" y="{y:g}" font-size="{size}"{weight}>{escape(content)}</text>'
+
+
+def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
+    """A line with a head at its end."""
+    return (
+        f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{INK}" '
+        'stroke-width="1.5" marker-end="url(#head)"/>'
+    )
+
+
+def picture(title: str, height: float, parts: Sequence[str]) -> str:
+    """The SVG file; its paper is white, so that it can be read on dark pages too."""
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" '
+            f'font-family="system-ui, sans-serif" fill="{INK}" text-anchor="middle" role="img">',
+            f"<title>{escape(title)}</title>",
+            '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+            'markerHeight="7" orient="auto">'
+            f'<path d="M0 0 8 4 0 8z" fill="{INK}"/></marker></defs>',
+            f'<rect width="{WIDTH}" height="{height:g}" rx="8" fill="{PAPER}"/>',
+            *parts,
+            "</svg>\n",
+        ]
+    )
+
+
+def draw_layers() -> str:
+    """The floors of ``dien_jax``, commands on top, with ``dien_kernels`` to the side of them."""
+    commands, *floors = layers()
+    parts, y, inner = [], float(MARGIN), WIDTH - 2 * MARGIN - 3 * GAP
+    height = 58.0
+    parts.append(box(MARGIN, y, inner, height, "command"))
+    parts.append(text(MARGIN + inner / 2, y + 24, "commands", 15, bold=True))
+    parts.append(text(MARGIN + inner / 2, y + 44, " · ".join(commands), 13))
+    for floor in floors:
+        y += height + GAP
+        fill = "ground" if floor is floors[-1] else "layer"
+        modules = [*floor, KERNELS] if "model" in floor else floor
+        width = (inner - GAP * (len(modules) - 1)) / len(modules)
+        for index, name in enumerate(modules):
+            x = MARGIN + index * (width + GAP)
+            parts.append(box(x, y, width, height, "kernels" if name == KERNELS else fill))
+            parts.append(text(x + width / 2, y + 24, name, 15, bold=True))
+            parts.append(text(x + width / 2, y + 44, CAPTIONS[name], 13))
+    bottom = y + height
+    x = WIDTH - MARGIN
+    parts.append(arrow(x, MARGIN, x, bottom))
+    middle = (MARGIN + bottom) / 2
+    label = text(0, 0, "imports", 13)
+    parts.append(f'<g transform="translate({x - 14:g} {middle:g}) rotate(90)">{label}</g>')
+    return picture("The layers of dien_jax: imports go down", bottom + MARGIN, parts)
+
+
+def draw_path() -> str:
+    """The stages from settings and a log to a ranking, from left to right."""
+    between = 20.0
+    width = (WIDTH - 2 * MARGIN - between * (len(PATH) - 1)) / len(PATH)
+    height, parts = 58.0, []
+    for index, (name, product) in enumerate(PATH):
+        x = MARGIN + index * (width + between)
+        parts.append(box(x, MARGIN, width, height, "layer"))
+        parts.append(text(x + width / 2, MARGIN + 24, name, 15, bold=True))
+        parts.append(text(x + width / 2, MARGIN + 44, product, 11))
+        if index:
+            middle = MARGIN + height / 2
+            parts.append(arrow(x - between + 2, middle, x - 2, middle))
+    return picture("The way of the data", height + 2 * MARGIN, parts)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pictures, or check them; returns the exit status."""
+    drawn = {DOCS / "architecture.svg": draw_layers(), DOCS / "data-path.svg": draw_path()}
+    if "--check" not in arguments:
+        for file, content in drawn.items():
+            file.write_text(content, encoding="utf-8")
+        return 0
+    stale = [
+        file
+        for file, content in drawn.items()
+        if not file.exists() or file.read_text(encoding="utf-8") != content
+    ]
+    for file in stale:
+        print(f"{file.relative_to(ROOT)} is stale: python docs/tools/draw_architecture.py")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""MkDocs hook: links in pages are written as they work in the repository, and work on the site too.
+
+Three pages of the site are outside ``docs/``; ``OUTSIDE`` gives each its address. A relative link,
+from any page, is resolved by the place of the page's file in the repository. If the target is
+
+- a file of the site, it becomes a link to that file's address;
+- another file of the repository, it becomes a link into ``repo_url``; as long as the project has
+  none, only the text of the link is kept;
+- missing, MkDocs reports it, and a strict build fails.
+"""
+
+import os
+import posixpath
+import urllib.parse
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import markdown
+from markdown.treeprocessors import Treeprocessor
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parent.parent.parent
+OUTSIDE = {
+    "kernels/README.md": "kernels.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+"""Pages outside ``docs/``: path in the repository to path on the site."""
+STARTS = {"README.md": "index.md"}
+"""Files that are no pages, and the page that stands for each."""
+
+
+class _Links(Treeprocessor):
+    """Rewrites the links of the page that is being rendered."""
+
+    page: Page
+    addresses: dict[Path, str]
+    repository: str | None
+
+    def run(self, root: ElementTree.Element) -> None:
+        """Rewrite every relative link and image below ``root``."""
+        for element in root.iter():
+            for name in ("href", "src"):
+                value = element.get(name)
+                if value is not None:
+                    self._rewrite(element, name, value)
+
+    def _rewrite(self, element: ElementTree.Element, name: str, value: str) -> None:
+        link = urllib.parse.urlsplit(value)
+        if link.scheme or link.netloc or not link.path or link.path.startswith("/"):
+            return
+        source = Path(self.page.file.abs_src_path or "").parent
+        target = Path(os.path.normpath(source / urllib.parse.unquote(link.path)))
+        address = self.addresses.get(target)
+        if address is not None:
+            start = posixpath.dirname(self.page.file.src_uri)
+            path = urllib.parse.quote(posixpath.relpath(address, start))
+            element.set(name, link._replace(path=path).geturl())
+        elif name == "href" and target.exists() and target.is_relative_to(ROOT):
+            if self.repository:
+                path = urllib.parse.quote(target.relative_to(ROOT).as_posix())
+                element.set(name, f"{self.repository.rstrip('/')}/blob/HEAD/{path}")
+            else:
+                element.tag = "span"
+                del element.attrib[name]
+
+
+class _Extension(markdown.Extension):
+    """Runs ``links`` after links are elements, and before MkDocs checks them."""
+
+    def __init__(self, links: _Links) -> None:
+        super().__init__()
+        self.links = links
+
+    def extendMarkdown(self, md: markdown.Markdown) -> None:  # noqa: N802 - Markdown's name
+        """Register the treeprocessor: inline patterns have priority 20, MkDocs's links 0."""
+        self.links.md = md
+        md.treeprocessors.register(self.links, "repository_links", 10)
+
+
+_LINKS = _Links()
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the Markdown extension."""
+    _LINKS.repository = config.repo_url
+    # MkDocs hands the list to Markdown, which takes instances as well as names.
+    config.markdown_extensions.append(_Extension(_LINKS))
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages outside ``docs/``, and note the address of every file of the site."""
+    for source, address in OUTSIDE.items():
+        files.append(File.generated(config, address, abs_src_path=str(ROOT / source)))
+    _LINKS.addresses = {
+        Path(file.abs_src_path): file.src_uri for file in files if file.abs_src_path is not None
+    }
+    _LINKS.addresses |= {ROOT / source: page for source, page in STARTS.items()}
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Note which page is rendered next."""
+    _LINKS.page = page
+    return markdown
