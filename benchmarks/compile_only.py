@@ -30,14 +30,18 @@ from dien_kernels.api import Precision
 from dien_kernels.choice import KERNELS, backend
 from dien_kernels.reference import Cell, Form
 
-from benchmarks import aot_cuda, aot_tpu
-from benchmarks.cases import Case
+from benchmarks.aot import cuda as aot_cuda
+from benchmarks.aot import tpu as aot_tpu
+from benchmarks.common.cases import Case
+from benchmarks.common.timing import print_rows, write_rows
 from benchmarks.recurrence import CELLS, MODES, computation, operands
-from benchmarks.timing import print_rows, write_rows
-from dien_jax.config import Config, preset
-from dien_jax.sampling import make_sampler
-from dien_jax.schema import Feature, FeatureTables, Schema
-from dien_jax.step import Tables, create_state, example_batch, make_train_step
+from dien_jax.config.presets import preset
+from dien_jax.config.settings import Config
+from dien_jax.data.batch import example_batch
+from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.steps.negatives import make_sampler
+from dien_jax.steps.state import Tables, create_state
+from dien_jax.steps.train import make_train_step
 
 DEVICES = {
     "tpu-v5e": Device("tpu", "TPU v5 lite"),

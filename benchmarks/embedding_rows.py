@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import plots
-from benchmarks.timing import (
+from benchmarks.common import plots
+from benchmarks.common.timing import (
     interleaved_milliseconds,
     print_rows,
     quartile_spread,
@@ -27,11 +27,13 @@ from benchmarks.timing import (
     write_rows,
 )
 from benchmarks.train_step import CATEGORIES, USERS
-from dien_jax.config import Config, OptimConfig
-from dien_jax.sampling import Sampler
-from dien_jax.schema import Batch, Feature, FeatureTables, Schema
-from dien_jax.settings import with_settings
-from dien_jax.step import Tables, TrainState, create_state, make_train_step
+from dien_jax.config.preset_files import with_settings
+from dien_jax.config.settings import Config, OptimConfig
+from dien_jax.data.batch import Batch
+from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.steps.negatives import Sampler
+from dien_jax.steps.state import Tables, TrainState, create_state
+from dien_jax.steps.train import make_train_step
 
 ROWS, STEPS = (10**4, 10**6, 10**7), (100, 16)
 UPDATES: tuple[str, ...] = get_args(get_type_hints(OptimConfig)["embedding_update"])

@@ -16,8 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.timing import print_rows, surroundings, write_rows
-from dien_jax.config import PRESETS
+from benchmarks.common.timing import print_rows, surroundings, write_rows
+from dien_jax.config.presets import PRESETS
 
 COLUMNS = ("case", "system", "policy", "threads", "median_ms", "spread_ms")
 

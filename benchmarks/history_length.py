@@ -14,10 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import plots
-from benchmarks.timing import print_rows, write_rows
+from benchmarks.common import plots
+from benchmarks.common.timing import print_rows, write_rows
 from benchmarks.train_step import COLUMNS, full_length
-from dien_jax.config import PRESETS, Config, preset
+from dien_jax.config.presets import PRESETS, preset
+from dien_jax.config.settings import Config
 
 STEPS = (50, 100, 200, 500, 1000)
 

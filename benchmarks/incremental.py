@@ -29,19 +29,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import plots
+from benchmarks.common import plots
+from benchmarks.common.timing import print_rows, surroundings, write_rows
 from benchmarks.quality import finished
-from benchmarks.timing import print_rows, surroundings, write_rows
-from dien_jax.compiled import keep_compiled
-from dien_jax.dataset import Dataset, open_dataset
-from dien_jax.evaluate import evaluation_loader, measure, predict
-from dien_jax.prepare import interactions
-from dien_jax.run_folder import atomic_path
-from dien_jax.schema import UNKNOWN
-from dien_jax.statistics import delong
-from dien_jax.step import device_tables, make_predict_step
-from dien_jax.trained import load_trained
-from dien_jax.warm_start import NEW, trained_rows
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.schema import UNKNOWN
+from dien_jax.metrics.intervals import delong
+from dien_jax.preparation.sources import interactions
+from dien_jax.runs.scoring import evaluation_loader, measure, predict
+from dien_jax.runs.trained import load_trained
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import device_tables
+from dien_jax.training.warm_start import NEW, trained_rows
+from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.files import atomic_path
 
 SETTINGS = ("--train.max-history=64", "--train.buckets=16")
 """Of every run: two lengths, so that little of the time goes into compiling."""

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.timing import print_rows, surroundings, write_rows
-from dien_jax.prepare import authors
+from benchmarks.common.timing import print_rows, surroundings, write_rows
+from dien_jax.preparation.sources import authors
 from dien_jax.train import main as train
 
 

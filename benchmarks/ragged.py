@@ -4,8 +4,8 @@
 
 Histories are gathered by length bucket, as the loader gathers them, and one batch of each bucket
 runs twice: padded to the full length, and cut to its bucket. Lengths are those of a dataset
-folder's training examples, or made ones (``benchmarks.cases.history_lengths``). Where the time of
-the padded batch is near that of the cut one, the implementation stops at the live steps by itself.
+folder's training examples, or made ones (``benchmarks.common.cases.history_lengths``). Where the
+time of the padded batch is near that of the cut one, the implementation stops at the live steps.
 """
 
 import argparse
@@ -20,18 +20,18 @@ from dien_kernels import explain
 from dien_kernels.api import Precision
 from dien_kernels.choice import Implementation
 
-from benchmarks import plots
-from benchmarks.cases import Case, history_lengths
-from benchmarks.recurrence import MODES, computation, deviation, operands, too_far
-from benchmarks.timing import (
+from benchmarks.common import plots
+from benchmarks.common.cases import Case, history_lengths
+from benchmarks.common.timing import (
     interleaved_milliseconds,
     print_rows,
     quartile_spread,
     surroundings,
     write_rows,
 )
-from dien_jax.config import TrainConfig
-from dien_jax.dataset import open_dataset
+from benchmarks.recurrence import MODES, computation, deviation, operands, too_far
+from dien_jax.config.settings import TrainConfig
+from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 
 CASE = Case(128, 100, 36)

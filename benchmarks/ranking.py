@@ -24,19 +24,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import plots
-from benchmarks.timing import interleaved_milliseconds, print_rows, surroundings, write_rows
-from dien_jax.base_ranker import CANDIDATE_BUCKETS
-from dien_jax.checkpoint import Checkpoints
-from dien_jax.config import PRESETS, preset
-from dien_jax.dataset import open_dataset
-from dien_jax.dataset_writer import DatasetWriter
+from benchmarks.common import plots
+from benchmarks.common.timing import interleaved_milliseconds, print_rows, surroundings, write_rows
+from dien_jax.config.presets import PRESETS, preset
+from dien_jax.data.batch import example_batch
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
-from dien_jax.ranker import Ranker
-from dien_jax.run_folder import CHECKPOINTS_FOLDER, Run
-from dien_jax.schema import Feature, Schema
-from dien_jax.step import create_state, device_tables, example_batch, make_predict_step
-from dien_jax.trained import load_trained
+from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
+from dien_jax.inference.ranker import Ranker
+from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
+from dien_jax.runs.trained import load_trained
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import create_state, device_tables
 
 CANDIDATES = (1, 50, 500, 2000)
 HISTORIES = (10, 50, 100)

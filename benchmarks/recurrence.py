@@ -24,9 +24,9 @@ from dien_kernels.api import Precision
 from dien_kernels.choice import KERNELS, Implementation, require
 from dien_kernels.reference import Form
 
-from benchmarks import plots
-from benchmarks.cases import CASES, Case
-from benchmarks.timing import (
+from benchmarks.common import plots
+from benchmarks.common.cases import CASES, Case
+from benchmarks.common.timing import (
     interleaved_milliseconds,
     print_rows,
     quartile_spread,
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_peers: Callable[..., dict[str, Contender]] | None = None
     if options.peers:
         try:
-            from benchmarks.peers import contenders as make_peers
+            from benchmarks.peers.torch_rnn import contenders as make_peers
         except ModuleNotFoundError as error:
             raise SystemExit(f"--peers needs PyTorch: pip install torch ({error})") from error
     if options.plot:

@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.common.timing import print_rows, surroundings, write_rows
 from benchmarks.ranking import made_run
-from benchmarks.timing import print_rows, surroundings, write_rows
-from dien_jax.config import PRESETS
+from dien_jax.config.presets import PRESETS
 from dien_jax.errors import UserError
-from dien_jax.ranker import Ranker
-from dien_jax.trained import load_trained
+from dien_jax.inference.ranker import Ranker
+from dien_jax.runs.trained import load_trained
 
 COLUMNS = (
     "policy", "connections", "requests_per_second", "median_ms", "p99_ms", "batch_size",

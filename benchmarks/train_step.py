@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import (
+from benchmarks.common.timing import (
     PAUSE,
     interleaved_milliseconds,
     print_rows,
@@ -31,13 +31,16 @@ from benchmarks.timing import (
     surroundings,
     write_rows,
 )
-from benchmarks.train_peers import Peers, installed
-from dien_jax.batches import Loader
-from dien_jax.config import PRESETS, Config, preset
-from dien_jax.dataset import open_dataset
-from dien_jax.sampling import make_sampler
-from dien_jax.schema import Batch, Feature, FeatureTables, Schema
-from dien_jax.step import Tables, create_state, device_tables, make_train_step
+from benchmarks.peers import Peers, installed
+from dien_jax.config.presets import PRESETS, preset
+from dien_jax.config.settings import Config
+from dien_jax.data.batch import Batch
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.loader import Loader
+from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.steps.negatives import make_sampler
+from dien_jax.steps.state import Tables, create_state, device_tables
+from dien_jax.steps.train import make_train_step
 
 OURS = "dien_jax"
 EPOCHS = 5

@@ -19,13 +19,16 @@ from typing import Any
 
 import jax
 
-from benchmarks import plots
-from benchmarks.timing import print_rows, quartile_spread, surroundings, write_rows
+from benchmarks.common import plots
+from benchmarks.common.timing import print_rows, quartile_spread, surroundings, write_rows
 from benchmarks.train_step import peak_megabytes
-from dien_jax.batches import Loader
-from dien_jax.config import PRESETS, Config, preset
-from dien_jax.dataset import Dataset, open_dataset
-from dien_jax.step import create_state, device_tables, make_predict_step, make_train_step
+from dien_jax.config.presets import PRESETS, preset
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.loader import Loader
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import create_state, device_tables
+from dien_jax.steps.train import make_train_step
 
 COLUMNS = (
     "case", "mode", "policy", "batch", "threads", "median_ms", "spread_ms", "samples_per_second",

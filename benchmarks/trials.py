@@ -13,15 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.timing import print_rows
 from benchmarks.quality import prepared
-from benchmarks.timing import print_rows
-from dien_jax.batches import Loader
-from dien_jax.config import Config, preset
-from dien_jax.dataset import open_dataset
-from dien_jax.evaluate import evaluation_loader, predict
-from dien_jax.metrics import auc
-from dien_jax.settings import with_settings
-from dien_jax.step import create_state, device_tables, make_predict_step, make_train_step
+from dien_jax.config.preset_files import with_settings
+from dien_jax.config.presets import preset
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.loader import Loader
+from dien_jax.metrics.scores import auc
+from dien_jax.runs.scoring import evaluation_loader, predict
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import create_state, device_tables
+from dien_jax.steps.train import make_train_step
 
 TRIALS = Path(__file__).with_name("trials.json")
 

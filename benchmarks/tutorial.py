@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import print_rows, surroundings, write_rows
-from dien_jax.compiled import keep_compiled
-from dien_jax.dataset import open_dataset
-from dien_jax.prepare import synthetic
-from dien_jax.statistics import paired_seeds
+from benchmarks.common.timing import print_rows, surroundings, write_rows
+from dien_jax.data.dataset import open_dataset
+from dien_jax.metrics.intervals import paired_seeds
+from dien_jax.preparation.sources import synthetic
+from dien_jax.utils.compile_cache import keep_compiled
 
 PAGE = Path(__file__).parent.parent / "docs" / "tutorial.md"
 BASELINE = "dien"

@@ -4,15 +4,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dien_jax.exported_ranker import ExportedRanker, load_ranker
-    from dien_jax.ranker import Ranker
+    from dien_jax.inference.ranker import ExportedRanker, Ranker, load_ranker
 
 __version__ = "0.1.0"
 __all__ = ["ExportedRanker", "Ranker", "__version__", "load_ranker"]
 _MODULES = {
-    "ExportedRanker": "dien_jax.exported_ranker",
-    "Ranker": "dien_jax.ranker",
-    "load_ranker": "dien_jax.exported_ranker",
+    "ExportedRanker": "dien_jax.inference.loaded_model",
+    "Ranker": "dien_jax.inference.run_ranker",
+    "load_ranker": "dien_jax.inference.loaded_model",
 }
 
 

@@ -22,16 +22,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from dien_jax.compare_curves import draw_comparison
-from dien_jax.compare_runs import Group, Member, grouped, load_members
-from dien_jax.compiled import keep_compiled
-from dien_jax.dataset import Dataset, open_dataset
+from dien_jax.config.preset_files import WARM_START, flat_settings
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.evaluate import best_scores
-from dien_jax.prepare.progress import say, stage
-from dien_jax.run_folder import CONFIG_FILE, RESULT_FILE, WARM_START, atomic_path, data_digest
-from dien_jax.settings import flat_settings
-from dien_jax.statistics import RESAMPLES, Difference, bootstrap, delong, paired_seeds
+from dien_jax.experiments.curves import draw_comparison
+from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
+from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
+from dien_jax.runs.scoring import best_scores
+from dien_jax.runs.summary import Group, Member, grouped, load_members
+from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.console import say, stage
+from dien_jax.utils.files import atomic_path
 
 METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
 _ABSENT = "-"

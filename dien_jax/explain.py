@@ -14,31 +14,24 @@ Exit status: 0, or 2 for a mistake in flags or files.
 import dataclasses
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 
-from dien_jax.compiled import keep_compiled
-from dien_jax.config import suggestion
-from dien_jax.dataset import Dataset, Examples
-from dien_jax.embedding_map import describe_map, draw_map, embedding_map
 from dien_jax.errors import UserError
-from dien_jax.example_picture import as_text, draw_example, explained
-from dien_jax.importance import as_table, draw_importance, importance, write_importance
-from dien_jax.inside import Example, Inspector, lacking, printable
-from dien_jax.pictures import check_picture, save_picture, writing
-from dien_jax.predict import UserEvents
-from dien_jax.prepare.progress import say
-from dien_jax.raw_values import Vocabularies
-from dien_jax.schema import UNKNOWN
-from dien_jax.trained import Trained, load_trained
-
-_NAMED = 3
-"""How many ids an error message names."""
+from dien_jax.inspection.example_view import as_text, draw_example, explained
+from dien_jax.inspection.examples import Example, Inspector
+from dien_jax.inspection.gates import lacking
+from dien_jax.inspection.importance import as_table, draw_importance, importance, write_importance
+from dien_jax.inspection.item_map import describe_map, draw_map, embedding_map
+from dien_jax.inspection.requests import request
+from dien_jax.runs.trained import Trained, load_trained
+from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.console import say
+from dien_jax.utils.plots import check_picture, save_picture, writing
 
 
 @dataclass(frozen=True)
@@ -150,64 +143,6 @@ def _print_example(example: Example, feature: str | None, trained: Trained) -> N
     lines += explained(example) + lacking(trained.run.config.model)
     for line in lines:
         print(line.encode(encoding, "backslashreplace").decode(encoding).rstrip())
-
-
-def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) -> Dataset:
-    """The dataset with one test example: a candidate after all events of a user.
-
-    Args:
-      dataset: whose events they are.
-      user: raw id.
-      item: raw id.
-      context: values of context features by name; of those left out, a missing one.
-
-    Raises:
-      UserError: for a user, an item or a context feature that does not exist, or where users have
-        several histories.
-    """
-    vocabularies = Vocabularies(dataset)
-    events = UserEvents(dataset, "look at one of its examples, with --example")
-    groups = dataset.groups()
-    if user not in events:
-        raise _absent("--user", user, groups, groups, dataset)
-    [row] = vocabularies.item_rows([item])
-    if row == UNKNOWN:
-        known = vocabularies.items[1:]
-        order = np.argsort(-dataset.popularity[1:], kind="stable")
-        raise _absent("--item", item, known, [known[k] for k in order[:_NAMED]], dataset)
-    missing = [f.name for f in dataset.schema.context if f.name not in context]
-    if missing:
-        say(f"context: {', '.join(missing)} counts as missing; --context NAME VALUE gives a value")
-    columns, unknown = vocabularies.context_columns({**dict.fromkeys(missing), **context})
-    if unknown:
-        say(f"{unknown} of the context values training did not know")
-    user_row = vocabularies.user_row(user)
-    if user_row == UNKNOWN and dataset.schema.num_users > 1:
-        say(f"user {user} is not among the training users, so the model takes it for unknown")
-    sequence, end = events.find(user, None)
-    example = Examples(
-        sequence=np.array([sequence], np.int32),
-        history_end=np.array([end], np.int64),
-        user=np.array([user_row], np.int32),
-        group=np.array([groups.index(user)], np.int32),
-        item=np.array([row], np.int32),
-        label=np.zeros(1, np.int8),
-        context=columns,
-        probability=None,
-    )
-    return dataclasses.replace(dataset, splits={"test": example})
-
-
-def _absent(
-    flag: str, value: str, known: Sequence[str], named: Sequence[str], dataset: Dataset
-) -> UserError:
-    what = f"{flag.removeprefix('--')}s"
-    near = suggestion(value, known) if len(known) <= 100_000 else ""  # slow beyond
-    first = ", ".join(repr(printable(raw)) for raw in named[:_NAMED])
-    return UserError(
-        f"{flag} {value!r} does not exist in {dataset.path}{near}; it has {len(known):,} {what}"
-        + (f", {first} among them" if first else "")
-    )
 
 
 def _explain_features(trained: Trained, arguments: Arguments) -> None:

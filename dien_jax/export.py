@@ -2,9 +2,10 @@
 
     python -m dien_jax.export RUN --out model.dien [--onnx model.onnx]
 
-The file (:mod:`dien_jax.artifact`) holds the weights of the run's best checkpoint, its
-vocabularies and its programs by ``jax.export`` (:mod:`dien_jax.portable`), for CPU, NVIDIA GPU and
-TPU at once, batch and history of any size. :class:`dien_jax.ExportedRanker` ranks with it,
+The file (:mod:`dien_jax.inference.archive`) holds the weights of the run's best checkpoint, its
+vocabularies and its programs by ``jax.export``
+(:mod:`dien_jax.inference.exported_programs`), for CPU, NVIDIA GPU and TPU at once,
+batch and history of any size. :class:`dien_jax.ExportedRanker` ranks with it,
 docs/export.md reads it with jax and numpy alone. Before it gets its name the file is read back and
 scores made-up requests, which must agree with the run's own.
 
@@ -15,43 +16,31 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import tyro
 
-from dien_jax.artifact import input_features, read_artifact, require_flatbuffers, write_artifact
-from dien_jax.base_ranker import BaseRanker
-from dien_jax.compiled import keep_compiled
 from dien_jax.errors import UserError
-from dien_jax.exported_ranker import exported_model
-from dien_jax.onnx_file import onnx_model, onnx_scores, require_onnx
-from dien_jax.portable import (
+from dien_jax.inference.archive import input_features, write_artifact
+from dien_jax.inference.export import _told, check_artifact, check_onnx
+from dien_jax.inference.exported_programs import (
     PLATFORMS,
     RECURRENCE,
     described,
     make_exports,
-    plain_context,
 )
-from dien_jax.prepare.progress import say, stage
-from dien_jax.ranker import history_buckets, ranked_model
-from dien_jax.run_folder import atomic_path, versions
-from dien_jax.schema import Batch, Feature, MultiValued
-from dien_jax.step import device_tables, make_predict_step
-from dien_jax.trained import Trained, load_trained
-
-CHECKED_ROWS = 8
-CHECKED_CANDIDATES = 40
-"""More than one program takes at once, where there are as many items."""
-TOLERANCE = {"cpu": 1e-5}
-"""Largest difference of two probabilities: a few roundings of float32."""
-TOLERANCE_ELSEWHERE = 5e-3
-"""Where matmuls round their operands to fewer bits."""
+from dien_jax.inference.loaded_model import history_buckets
+from dien_jax.inference.onnx import onnx_model, require_onnx
+from dien_jax.runs.folder import versions
+from dien_jax.runs.trained import Trained, load_trained
+from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.console import say, stage
+from dien_jax.utils.extras import require_flatbuffers
 
 
 @dataclass(frozen=True)
@@ -134,139 +123,11 @@ def _write(file: Path, trained: Trained) -> None:
     write_artifact(file, manifest, programs, weights, vocabularies)
 
 
-def check_artifact(file: Path, trained: Trained) -> dict[str, Any]:
-    """Compares scores of a file with those of the run it was made of, on made-up requests.
-
-    Returns:
-      How many ``checked_rows`` and ``checked_candidates``, and their ``largest_difference``.
-
-    Raises:
-      UserError: when the file cannot be read, or scores differ by more than roundings.
-    """
-    artifact = read_artifact(file)
-    batch = made_up(trained)
-    score_rows = jax.jit(artifact.programs["score_rows"].call)
-    model = exported_model(artifact)
-    found = np.asarray(score_rows(*model.arguments, inputs_of(batch)))
-    differences = [np.abs(found - scores_of_run(trained, batch)).max()]
-
-    own, exported = BaseRanker(ranked_model(trained)), BaseRanker(model)
-    dataset, length = trained.dataset, int(batch.lengths[-1])
-    items, users = dataset.vocabulary("item"), dataset.vocabulary("user")
-    history = [items[row] for row in np.asarray(batch.history)[-1, :length]]
-    candidates = items[-CHECKED_CANDIDATES:]
-    context = {feature.name: _made_up_value(trained, feature) for feature in dataset.schema.context}
-    for ranker in (own, exported):
-        ranker.remember("", history[:-1])
-        ranker.observe("", history[-1])
-    for past, user, count in ((history, users[-1], len(candidates)), (None, "", 1)):
-        requested = (past, candidates[:count], user, context)
-        wanted, got = (one.rank(*requested) for one in (own, exported))
-        scores = dict(zip(got.ids, got.scores, strict=True))
-        differences += [
-            abs(scores[name] - score) for name, score in zip(wanted.ids, wanted.scores, strict=True)
-        ]
-    return {
-        "checked_rows": CHECKED_ROWS,
-        "checked_candidates": len(candidates),
-        "largest_difference": _agreed("the file's scores", max(map(float, differences))),
-    }
-
-
-def check_onnx(file: Path, trained: Trained) -> float:
-    """The largest difference of an ONNX file's scores to those of the run, on made-up requests.
-
-    Raises:
-      UserError: when scores differ by more than roundings.
-    """
-    batch = made_up(trained)
-    found = onnx_scores(file, inputs_of(batch))
-    difference = float(np.abs(found - scores_of_run(trained, batch)).max())
-    return _agreed("the ONNX file's scores", difference)
-
-
-def made_up(trained: Trained) -> Batch:
-    """Some requests: histories of every length from none to the run's longest, any ids."""
-    schema, longest = trained.dataset.schema, trained.run.config.train.max_history
-    rng = np.random.default_rng(0)
-    lengths = np.linspace(0, longest, CHECKED_ROWS).astype(np.int32)
-
-    def rows(size: int | None, *shape: int) -> np.ndarray:
-        return rng.integers(0, size, shape).astype(np.int32)
-
-    def values(feature: Feature) -> Any:
-        if feature.kind == "numeric":
-            return rng.normal(size=CHECKED_ROWS).astype(np.float32)
-        if feature.kind == "categorical":
-            return rows(feature.size, CHECKED_ROWS)
-        assert feature.max_values is not None
-        several = rows(feature.size, CHECKED_ROWS, feature.max_values)
-        return MultiValued(several, rows(feature.max_values + 1, CHECKED_ROWS))
-
-    live = np.arange(longest) < lengths[:, None]
-    one = np.ones(CHECKED_ROWS, np.float32)
-    return Batch(
-        history=np.where(live, rows(schema.num_items, CHECKED_ROWS, longest), 0).astype(np.int32),
-        lengths=lengths,
-        item=rows(schema.num_items, CHECKED_ROWS),
-        user=rows(schema.num_users, CHECKED_ROWS),
-        label=one,
-        weight=one,
-        context={feature.name: values(feature) for feature in schema.context},
-    )
-
-
-def inputs_of(batch: Batch) -> dict[str, Any]:
-    """What ``score_rows`` reads of a batch."""
-    return {
-        "history": batch.history,
-        "lengths": batch.lengths,
-        "item": batch.item,
-        "user": batch.user,
-        "context": plain_context(batch.context),
-    }
-
-
-def scores_of_run(trained: Trained, batch: Batch) -> np.ndarray:
-    """Scores ``[B]`` as ``python -m dien_jax.evaluate`` has them."""
-    config, dataset = trained.run.config, trained.dataset
-    step = make_predict_step(config, dataset.schema)
-    tables = device_tables(dataset, config)
-    return np.asarray(step(trained.params, trained.batch_stats, tables, batch))
-
-
-def _made_up_value(trained: Trained, feature: Feature) -> Any:
-    if feature.kind == "numeric":
-        return feature.mean
-    values = trained.dataset.vocabulary(feature.name)
-    return values[-1] if feature.kind == "categorical" else values[-2:]
-
-
-def _agreed(what: str, difference: float) -> float:
-    most = TOLERANCE.get(jax.default_backend(), TOLERANCE_ELSEWHERE)
-    if not difference <= most:  # NaN is no agreement either
-        raise UserError(
-            f"{what} differ from the run's by {difference:.2g}, expected at most {most:.2g}; "
-            f"nothing was written"
-        )
-    return difference
-
-
 def _check_out(flag: str, file: Path) -> None:
     if file.is_dir():
         raise UserError(f"{flag} {file} is a folder; expected the name of a file")
     if not file.absolute().parent.is_dir():
         raise UserError(f"{flag} {file}: there is no folder {file.parent}; make it first")
-
-
-@contextmanager
-def _told(flag: str, file: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``file`` in the end."""
-    try:
-        with atomic_path(file) as partial:
-            yield partial
-    except OSError as error:
-        raise UserError(f"{flag} {file} cannot be written: {error.strerror or error}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,8 +20,7 @@ import json
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -30,19 +29,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
-from dien_jax.compiled import keep_compiled
-from dien_jax.dataset import Dataset, Examples, chunks
+from dien_jax.data.dataset import Dataset, Examples
+from dien_jax.data.schema import UNKNOWN
+from dien_jax.data.user_events import UserEvents, _misread, _told
+from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
 from dien_jax.errors import UserError
-from dien_jax.evaluate import evaluation_loader, predict
-from dien_jax.prepare.clock import LIKELY_MILLISECONDS, Clock
-from dien_jax.prepare.progress import Stage, say, stage
-from dien_jax.raw_values import SEPARATOR, Vocabularies, as_text
-from dien_jax.request_tables import Piece, RequestTable, find_column, open_requests
-from dien_jax.schema import UNKNOWN
-from dien_jax.step import device_tables, make_predict_step
-from dien_jax.trained import load_trained
-
-_REMEDY = "give each row its own in a column 'history' (--history)"
+from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
+from dien_jax.runs.scoring import evaluation_loader, predict
+from dien_jax.runs.trained import load_trained
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import device_tables
+from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.console import Stage, say, stage
 
 BATCHES_OF_A_PIECE = 64
 """Within a piece rows are sorted by length of history, which saves padding."""
@@ -86,78 +84,6 @@ class Columns(NamedTuple):
     item: str
     history: str | None
     timestamp: str | None
-
-
-class UserEvents:
-    """The events of raw users in a dataset folder.
-
-    Args:
-      dataset: the folder.
-      remedy: what to do instead where it has several histories of one user.
-
-    Raises:
-      UserError: when the folder has several histories of one user.
-    """
-
-    def __init__(self, dataset: Dataset, remedy: str = _REMEDY) -> None:
-        self._dataset = dataset
-        sequences = _user_sequences(dataset, remedy)
-        self._sequences = {
-            raw: int(sequences[group])
-            for group, raw in enumerate(dataset.groups())
-            if sequences[group] >= 0
-        }
-        offsets = np.asarray(dataset.event_offsets)
-        latest = dataset.event_timestamp[offsets[1:][np.diff(offsets) > 0] - 1].max(initial=0)
-        unit = "milliseconds" if latest > LIKELY_MILLISECONDS else "seconds"
-        self._clock = Clock(iso=False, unit=unit)
-
-    def __contains__(self, user: str) -> bool:
-        """Whether the folder has a history of a raw user, empty or not."""
-        return user in self._sequences
-
-    def find(self, user: str, time: int | None) -> tuple[int, int]:
-        """Sequence of a user, and where among all events the history before ``time`` ends."""
-        offsets = self._dataset.event_offsets
-        sequence = self._sequences.get(user)
-        if sequence is None:
-            return 0, 0  # the start of the first sequence: no event
-        start, stop = int(offsets[sequence]), int(offsets[sequence + 1])
-        if time is None:
-            return sequence, stop
-        before = np.searchsorted(self._dataset.event_timestamp[start:stop], time)
-        return sequence, start + int(before)
-
-    def time(self, cell: Any) -> int:
-        """The time in a cell, as the folder has times.
-
-        Raises:
-          UserError: saying what was found.
-        """
-        text = as_text(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
-        if not text:
-            raise UserError("it is empty")
-        time = self._clock.read("a time", text)
-        if not 0 <= time <= self._clock.limit:
-            raise UserError(f"{text!r} lies before 1970, or beyond 9999 in {self._clock.unit}")
-        return time
-
-
-def _user_sequences(dataset: Dataset, remedy: str) -> np.ndarray:
-    """The sequence of each group, int64, -1 for a group without."""
-    groups = int(dataset.meta["counts"]["groups"])
-    sequences = np.full(groups, -1)
-    for examples in dataset.splits.values():
-        for part in chunks(len(examples.group)):
-            group, sequence = examples.group[part], examples.sequence[part]
-            new = sequences[group] < 0
-            sequences[group[new]] = sequence[new]
-            if (sequences[group] != sequence).any():
-                raise UserError(f"{dataset.path} has several histories of one user; {remedy}")
-    known = np.flatnonzero(sequences >= 0)
-    if len(dataset.event_offsets) - 1 == groups and (sequences[known] == known).all():
-        return np.arange(groups)  # users without an example among them
-    return sequences
 
 
 def predict_table(arguments: Arguments) -> dict[str, int]:
@@ -309,23 +235,9 @@ def _blame(table: RequestTable, piece: Piece, column: str, cells: list[Any], rea
             raise _misread(table, piece, row, column, str(error)) from error
 
 
-def _misread(table: RequestTable, piece: Piece, row: int, column: str, reason: str) -> UserError:
-    place = piece.places[row]
-    where = f"{table.file}:{place}" if table.unit == "line" else f"{table.file}: row {place}"
-    return UserError(f"{where}: column {column!r}: {reason}")
-
-
 def _progress(current: Stage, done: int, total: int | None) -> None:
     current.note = f"{done:,} rows" if total is None else f"{done:,} of {total:,} rows"
     current.share = done / total if total else None
-
-
-@contextmanager
-def _told(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

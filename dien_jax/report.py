@@ -21,24 +21,25 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from dien_jax import breakdown
-from dien_jax.breakdown import PartAuc
-from dien_jax.compare_runs import Member, load_members
-from dien_jax.compiled import keep_compiled
-from dien_jax.config import preset
-from dien_jax.dataset import Dataset, open_dataset
+from dien_jax.config.preset_files import flat_settings
+from dien_jax.config.presets import preset
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
-from dien_jax.evaluate import check_examples, trained_scores
-from dien_jax.inside import EXPLANATIONS, MEASURES, Example, Inspector, lacking, measures_of
-from dien_jax.metrics import example_losses
-from dien_jax.pictures import writing
-from dien_jax.prepare.progress import stage
-from dien_jax.report_figures import FEWEST, auc_by_part, curves, image, reliability
-from dien_jax.report_page import article, page, paragraph, table
-from dien_jax.run_folder import atomic_file
-from dien_jax.schema import UNKNOWN
-from dien_jax.settings import flat_settings
-from dien_jax.trained import Trained, restore
+from dien_jax.inspection.examples import Example, Inspector
+from dien_jax.inspection.gates import EXPLANATIONS, MEASURES, lacking, measures_of
+from dien_jax.inspection.report_figures import FEWEST, auc_by_part, curves, image, reliability
+from dien_jax.inspection.report_page import article, page, paragraph, table
+from dien_jax.metrics import diagnostics as breakdown
+from dien_jax.metrics.diagnostics import PartAuc
+from dien_jax.metrics.scores import example_losses
+from dien_jax.runs.scoring import check_examples, trained_scores
+from dien_jax.runs.summary import Member, load_members
+from dien_jax.runs.trained import Trained, restore
+from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.console import stage
+from dien_jax.utils.files import atomic_file
+from dien_jax.utils.plots import writing
 
 REPORT_FILE = "report.html"
 LISTED = 10

@@ -9,7 +9,7 @@ commands with other data or rows may share an OUT:
 
     OUT/runs/DATA/ROW/SEED/     run folders, with test-predictions.csv
     OUT/results.csv             one line a run; a copy of it in another OUT counts as done there
-    OUT/results.md, *.png       the tables, see dien_jax.result_tables
+    OUT/results.md, *.png       the tables, see dien_jax.experiments.result_tables
 
 Exit status as of ``python -m dien_jax.train``.
 """
@@ -29,15 +29,16 @@ import jax
 import tyro
 
 from dien_jax import evaluate, train
-from dien_jax.compiled import keep_compiled
-from dien_jax.config import Config, suggestion
-from dien_jax.dataset import Dataset, open_dataset
-from dien_jax.errors import UserError
-from dien_jax.loop import Interrupted, NotFiniteError
-from dien_jax.result_tables import RESULTS_FILE, folder_of, read_results, write_tables
-from dien_jax.run_folder import CONFIG_FILE, Run, read_json
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError, suggestion
+from dien_jax.experiments.result_tables import RESULTS_FILE, folder_of, read_results, write_tables
+from dien_jax.runs.folder import CONFIG_FILE, Run
+from dien_jax.training.loop import Interrupted, NotFiniteError
+from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.files import read_json
 
-SETTINGS = Path(__file__).with_name("reproduce.json")
+SETTINGS = Path(__file__).parent / "experiments" / "reproduction.json"
 PREDICTIONS_FILE = "test-predictions.csv"
 _FIRST_GUESS = 60.0, 8000.0, 6
 """Seconds a run besides training, examples a second and epochs, until a run has been timed."""
@@ -120,7 +121,7 @@ def reproduce(arguments: Arguments) -> None:
 
     Raises:
       UserError: when a flag, data, a run folder or OUT is at fault. Interrupted, NotFiniteError:
-        see :meth:`dien_jax.loop.Trainer.run`.
+        see :meth:`dien_jax.training.loop.Trainer.run`.
     """
     tables = settings()
     rows = tables[arguments.table]

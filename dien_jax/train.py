@@ -16,47 +16,33 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
 import numpy as np
 import tyro
 
-from dien_jax.batches import shown_negatives
-from dien_jax.checkpoint import Checkpoints
-from dien_jax.compiled import keep_compiled
-from dien_jax.config import (
-    PRESETS,
-    Config,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    member_name,
-    preset,
-)
-from dien_jax.dataset import Dataset, open_dataset
-from dien_jax.dataset_text import FORMAT_VERSION
+from dien_jax.config.preset_files import DEFAULT_PRESET, flat_settings, read_preset_file
+from dien_jax.config.presets import PRESETS, member_name, preset
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.loader import shown_negatives
+from dien_jax.data.metadata import FORMAT_VERSION
 from dien_jax.errors import UserError
-from dien_jax.loop import Interrupted, NotFiniteError, Trainer
-from dien_jax.metrics import auc
-from dien_jax.prepare import synthetic
-from dien_jax.reporting import Reporter, draw_curves, write_hparams
-from dien_jax.run_folder import (
-    CHECKPOINTS_FOLDER,
-    RESULT_FILE,
-    Run,
-    read_json,
-    user_cache,
-    versions,
-    write_json,
-)
-from dien_jax.settings import DEFAULT_PRESET, flat_settings, read_preset_file
-from dien_jax.warm_start import Source, grown, load_source
+from dien_jax.metrics.scores import auc
+from dien_jax.preparation.sources import synthetic
+from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, RESULT_FILE, Run, versions
+from dien_jax.training.curves import draw_curves
+from dien_jax.training.loop import Interrupted, NotFiniteError, Trainer
+from dien_jax.training.reporter import Reporter, write_hparams
+from dien_jax.training.run import _check_splits, _say, _start_from, _stop_signals
+from dien_jax.training.warm_start import Source, load_source
+from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.files import read_json, user_cache, write_json
 
 _COMMAND = "python -m dien_jax.train"
 
@@ -258,39 +244,6 @@ def _train(
     return result
 
 
-def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | None) -> None:
-    """Gives the trainer what another run has learned; from then on that is its own checkpoint.
-
-    Raises:
-      UserError: when a run that was killed before that finds it changed or gone.
-    """
-    assert run.warm_start is not None
-    folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
-    if source is None:
-        source = load_source(folder, dataset, run.config)
-    if source.step != step:
-        raise UserError(
-            f"--warm-start {folder}: this run began from its checkpoint of step {step}, but its "
-            f"best one is now that of step {source.step}; start anew"
-        )
-    found = grown(source, dataset, trainer.state)
-    trainer.start_from(found.state)
-    _say(f"starting from {folder}, step {step:,}; {found}")
-
-
-def _check_splits(dataset: Dataset) -> None:
-    """Refuses data that cannot be trained or validated on; tells what cannot be measured."""
-    for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
-        if not len(dataset.splits[split].label):
-            raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
-    for split in ("valid", "test"):
-        found = np.unique(dataset.splits[split].label)
-        if len(found) < 2:
-            what = f"label {found[0]} only" if len(found) else "no examples"
-            instead = "; the best checkpoint is chosen by log loss" if split == "valid" else ""
-            _say(f"warning: the {split} split has {what}, so it has no AUC{instead}")
-
-
 def _simulated_data() -> Path:
     """The built-in data, made by the first run that wants it."""
     generator = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
@@ -329,37 +282,6 @@ def _number(metrics: dict[str, Any], name: str) -> str:
     if name not in metrics:
         return ""
     return "none" if metrics[name] is None else f"{metrics[name]:.4f}"
-
-
-@dataclass
-class _Stop:
-    """Which signal asked the run to stop, if one did."""
-
-    number: int | None = None
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Notes the first SIGINT or SIGTERM; a second one ends the process at once."""
-    stop = _Stop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-        stop.number = number
-        os.write(2, b"\nstopping once the state is saved; again to stop at once\n")
-
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

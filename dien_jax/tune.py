@@ -32,15 +32,23 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import tyro
 
-from dien_jax.compiled import keep_compiled
-from dien_jax.config import PRESETS, Config, preset
-from dien_jax.dataset import Dataset, open_dataset
+from dien_jax.config.preset_files import DEFAULT_PRESET, with_settings, write_preset_file
+from dien_jax.config.presets import PRESETS, preset
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.loop import NotFiniteError, Trainer
-from dien_jax.run_folder import Run, data_digest, read_json, write_json
-from dien_jax.settings import DEFAULT_PRESET, with_settings, write_preset_file
-from dien_jax.tune_report import Teller, draw_history, searched_settings, summary
-from dien_jax.tune_space import Space, chosen_settings, read_space, space_to_json, suggest
+from dien_jax.experiments.search_report import Teller, draw_history, searched_settings, summary
+from dien_jax.experiments.search_space import (
+    Space,
+    chosen_settings,
+    read_space,
+    space_to_json,
+    suggest,
+)
+from dien_jax.runs.folder import Run
+from dien_jax.training.loop import NotFiniteError, Trainer
+from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
     import optuna

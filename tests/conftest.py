@@ -14,7 +14,7 @@ import jax
 import pytest
 from jax._src import compiler
 
-OPTIMISED = {"test_golden", "test_kernels"}
+OPTIMISED = {"test_golden", "test_implementations"}
 """Modules that hold figures to a tolerance: they run what users run."""
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 IS_OWNER = CACHE not in os.environ
@@ -39,7 +39,7 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compiles in a fraction of the time, to slower programs, in children too."""
-    if request.module.__name__ in OPTIMISED:
+    if request.module.__name__.rpartition(".")[2] in OPTIMISED:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:

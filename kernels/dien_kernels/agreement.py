@@ -105,7 +105,7 @@ def _key(
     backend: Backend, cell: Cell, form: Form, precision: jax.lax.Precision, device: Device
 ) -> str:
     """Names the kernel, the device and every version that the outcome depends on."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     client = get_backend()
     versions = [jax.__version__, jax.lib.__version__, client.platform_version]

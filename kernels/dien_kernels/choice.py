@@ -57,7 +57,7 @@ class Choice:
 
 def backend(name: str) -> Backend:
     """The implementation's two launches and their limits."""
-    module = importlib.import_module(f"dien_kernels.{name}")
+    module = importlib.import_module(f"dien_kernels.backends.{name}")
     found = module.BACKEND
     assert isinstance(found, Backend)
     return found

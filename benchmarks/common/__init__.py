@@ -1,0 +1,1 @@
+"""Shared parts of the benchmarks: cases, timing and plots."""

@@ -1,0 +1,88 @@
+"""Other programs' DIEN for ``python -m benchmarks.train_step --peers``: which ones, on what.
+
+Each has a module with ``VERSIONS`` and ``steps_of``, which says what differs from ours. All train
+on the same arrays, with as many threads as JAX has. They want their auxiliary negatives in the
+batch; these are drawn beforehand.
+"""
+
+import importlib
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from dien_jax.data.batch import Batch
+from dien_jax.data.schema import Schema
+
+PEERS = {
+    "deepctr-torch": "benchmarks.peers.deepctr",
+    "recbole": "benchmarks.peers.recbole",
+}
+"""The module of each package."""
+Peers = dict[str, ModuleType]
+"""Peers by the name of their package."""
+
+
+class Arrays(NamedTuple):
+    """The examples of a batch, filler rows left out: B of them, histories of T steps."""
+
+    history: np.ndarray  # [B, T]
+    negatives: np.ndarray  # [B, T]
+    lengths: np.ndarray  # [B]
+    item: np.ndarray  # [B]
+    user: np.ndarray  # [B]
+    label: np.ndarray  # [B]
+
+
+def installed() -> Peers:
+    """The peers that are installed; stderr names those that are not."""
+    missing = [package for package in PEERS if not _is_installed(package)]
+    if len(missing) == len(PEERS):
+        raise SystemExit(f"--peers needs one of the packages {', '.join(PEERS)}: none is installed")
+    for package in missing:
+        print(f"{package} is not installed: left out", file=sys.stderr)
+    return {
+        package: importlib.import_module(module)
+        for package, module in PEERS.items()
+        if package not in missing
+    }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def table_sizes(schema: Schema) -> dict[str, int]:
+    """Rows of the embeddings of item, category and user, the only features that peers are fed."""
+    features = (*schema.item, *schema.user, *schema.context)
+    found = [feature.name for feature in features]
+    if found != ["item", "category", "user"]:
+        raise SystemExit(f"--peers: expected features item, category and user, found {found}")
+    return {feature.name: feature.size for feature in features if feature.size is not None}
+
+
+def arrays_of(batches: list[Batch], items: int) -> list[Arrays]:
+    """What every peer trains on, the same at each call; negatives are of ``items`` ids, not 0."""
+    rng = np.random.default_rng(0)
+    found = []
+    for batch in batches:
+        real = np.asarray(batch.weight) > 0
+        history = np.asarray(batch.history)[real]
+        found.append(
+            Arrays(
+                history=history,
+                negatives=rng.integers(1, items, history.shape),
+                # Packing takes no empty history.
+                lengths=np.maximum(np.asarray(batch.lengths)[real], 1),
+                item=np.asarray(batch.item)[real],
+                user=np.asarray(batch.user)[real],
+                label=np.asarray(batch.label)[real],
+            )
+        )
+    return found

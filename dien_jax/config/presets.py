@@ -1,0 +1,81 @@
+"""Named settings: the paper's table of models and the choices of the authors' program"""
+
+import dataclasses
+from typing import Any
+
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.errors import UserError, suggestion
+
+AUTHORS = Config(
+    model=ModelConfig(
+        form="authors",
+        auxiliary_weight=1.0,
+        auxiliary_mean="all",
+        pooling="padded_sum",
+        activation="dice",
+        dice_statistics="batch",
+        batch_norm="frozen",
+        classifier="softmax",
+    ),
+    optim=OptimConfig(name="adam", learning_rate=1e-3, schedule="halving"),
+    train=TrainConfig(batch_size=128, epochs=3, patience=0, order="sorted", unknown_users=0.0),
+)
+"""What the paper's authors' program does, to the extent that it can be said in settings."""
+FAMILY: dict[str, dict[str, Any]] = {
+    "base_model": {"extractor": "none", "evolution": "none", "product": False},
+    "wide_deep": {"extractor": "none", "evolution": "none", "product": False, "wide": True},
+    "pnn": {"extractor": "none", "evolution": "none"},
+    "din": {"extractor": "none", "evolution": "attention"},
+    "gru_att": {"evolution": "gru_attention"},
+    "aigru": {"evolution": "aigru"},
+    "agru": {"evolution": "agru"},
+    "augru": {"evolution": "augru"},
+    "dien": {"evolution": "augru"},
+}
+"""The rows of the paper's table: what each model has in place of DIEN's parts."""
+
+
+def member(name: str, base: ModelConfig) -> ModelConfig:
+    """The model of the paper's table of that name, everything else being as in ``base``.
+
+    As in the authors' program, models without attention have PReLU. All but DIEN leave out the
+    auxiliary loss.
+    """
+    parts = dict(FAMILY[name])
+    if parts["evolution"] == "none":
+        parts["activation"] = "prelu"
+    if name != "dien":
+        parts["auxiliary_weight"] = 0.0
+    return dataclasses.replace(base, **parts)
+
+
+def member_name(model: ModelConfig) -> str:
+    """Which row of the paper's table the model is, or ``"custom"``."""
+    for name, parts in FAMILY.items():
+        has_auxiliary_loss = name == "dien"
+        whole = dataclasses.replace(ModelConfig(auxiliary_weight=0.0), **parts)
+        if bool(model.auxiliary_weight) == has_auxiliary_loss and all(
+            getattr(model, part) == getattr(whole, part)
+            for part in ("extractor", "evolution", "product", "wide")
+        ):
+            return name
+    return "custom"
+
+
+PRESETS: dict[str, Config] = {
+    **{name: Config(model=member(name, ModelConfig())) for name in FAMILY},
+    "authors": AUTHORS,
+}
+
+
+def preset(name: str) -> Config:
+    """The named settings.
+
+    Raises:
+      UserError: for a name that is not in ``PRESETS``, with the nearest one that is.
+    """
+    if name not in PRESETS:
+        raise UserError(
+            f"unknown preset {name!r}{suggestion(name, PRESETS)} (presets: {', '.join(PRESETS)})"
+        )
+    return PRESETS[name]

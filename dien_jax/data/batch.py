@@ -1,0 +1,54 @@
+"""One padded batch of examples"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dien_jax.data.schema import Array, FeatureValues, MultiValued, Schema
+
+
+class Batch(NamedTuple):
+    """One batch of examples. Rows of weight 0 are filler and count nowhere.
+
+    Attributes:
+      history: int32 ``[B, T]``, item ids, oldest first; entries at or past ``lengths`` are 0.
+      lengths: int32 ``[B]``, live steps of each history, 0 to T.
+      item: int32 ``[B]``, the candidate.
+      user: int32 ``[B]``, 0 for a user without a trained row.
+      label: float32 ``[B]``, 1 for a click.
+      weight: float32 ``[B]``, 1 for a real example, 0 for filler.
+      context: the context features, each with leading dimension B.
+      shown: int32 ``[B, T - 1, N]``, items that were shown at behaviours 1 to T - 1 and not
+        clicked, -1 where there are none; None unless ``auxiliary_distribution`` is ``shown``.
+    """
+
+    history: Array
+    lengths: Array
+    item: Array
+    user: Array
+    label: Array
+    weight: Array
+    context: dict[str, FeatureValues]
+    shown: Array | None = None
+
+
+def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Batch:
+    """A batch of filler in the shapes that a dataset of this schema gives."""
+
+    def values(kind: str, max_values: int | None) -> Any:
+        if kind == "numeric":
+            return np.zeros(batch_size, np.float32)
+        ids = np.zeros(batch_size, np.int32)
+        if kind == "categorical":
+            return ids
+        return MultiValued(np.zeros((batch_size, max_values or 1), np.int32), ids)
+
+    return Batch(
+        history=np.zeros((batch_size, steps), np.int32),
+        lengths=np.zeros(batch_size, np.int32),
+        item=np.zeros(batch_size, np.int32),
+        user=np.zeros(batch_size, np.int32),
+        label=np.zeros(batch_size, np.float32),
+        weight=np.zeros(batch_size, np.float32),
+        context={f.name: values(f.kind, f.max_values) for f in schema.context},
+    )

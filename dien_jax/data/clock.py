@@ -1,0 +1,48 @@
+"""The unit of a log's times"""
+
+import re
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from dien_jax.errors import UserError
+
+END_OF_9999 = 253402300799
+"""The last second of the year 9999, since 1970."""
+LIKELY_MILLISECONDS = 10**11
+"""Whole-number times are taken for milliseconds when most of them are larger: as seconds that
+would be after the year 5138, as milliseconds it is after March 1973."""
+
+
+class Clock(NamedTuple):
+    """How the timestamps of a log are written.
+
+    Attributes:
+      iso: ISO dates rather than whole numbers.
+      unit: ``seconds`` or ``milliseconds``; ISO dates become milliseconds.
+    """
+
+    iso: bool
+    unit: str
+
+    @property
+    def limit(self) -> int:
+        """The largest time that is believed."""
+        return END_OF_9999 if self.unit == "seconds" else END_OF_9999 * 1000 + 999
+
+    def read(self, flag: str, text: str) -> int:
+        """A time from the command line: a whole number as in the log, or an ISO date in UTC.
+
+        Raises:
+          UserError: when it is neither.
+        """
+        if re.fullmatch(r"\d+", text):
+            return int(text)
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise UserError(
+                f"{flag} must be a whole number or an ISO date, got {text!r}"
+            ) from error
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return round(moment.timestamp() * (1 if self.unit == "seconds" else 1000))

@@ -1,0 +1,361 @@
+"""The dataset folder: what a prepared log looks like on disk, and opening it.
+
+    DATA/meta.json                    format version, schema, counts, source files, split policy
+    DATA/vocab/<feature>.txt          line k is the raw value of index k; line 0 is the unknown one
+    DATA/{items,users}/<feature>/     values.npy, and offsets.npy when multi-valued
+    DATA/events/{item,timestamp}/     values.npy, grouped by sequence, oldest first
+    DATA/events/negatives/            optional: values.npy and offsets.npy, items that were shown
+                                      at an event and not clicked
+    DATA/events/offsets.npy           int64 [sequences + 1]
+    DATA/popularity.npy               int64 [items], training events of each item
+    DATA/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued
+    DATA/groups.txt                   raw user ids
+
+The history of an example is ``events[offsets[sequence] : history_end]``, so examples share their
+histories. Lines of text files are escaped by :func:`escape`. Arrays are memory-mapped; opening
+checks, in bounded memory, everything that would fail silently later: a gather on an accelerator
+clamps an id out of range instead of refusing it.
+
+``DatasetWriter`` in :mod:`dien_jax.data.writer` writes such folders.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dien_jax.data.metadata import (
+    EXAMPLE_COLUMNS,
+    PROBABILITY,
+    SPLITS,
+    check_lines,
+    read_lines,
+    read_meta,
+    read_schema,
+)
+from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
+from dien_jax.errors import UserError
+
+CHUNK_ROWS = 1 << 20
+"""Rows that are checked or written at a time."""
+
+
+class Column(NamedTuple):
+    """Values of one feature over rows.
+
+    Attributes:
+      values: int32 (categorical, multi-valued) or float32 (numeric); ``[rows]``, or all values of
+        all rows in turn when multi-valued.
+      offsets: int64 ``[rows + 1]`` when multi-valued: row k has ``values[offsets[k] :
+        offsets[k + 1]]``; None otherwise.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray | None
+
+    def take(self, rows: np.ndarray) -> "Column":
+        """The column over some rows, integers ``[R]``, in their order."""
+        if self.offsets is None:
+            return Column(self.values[rows], None)
+        first, count = self.offsets[rows], np.diff(self.offsets)[rows]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
+        places = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], count)
+        return Column(self.values[places], offsets)
+
+
+class Examples(NamedTuple):
+    """The n examples of one split, in the source's order.
+
+    Attributes:
+      sequence: int32 ``[n]``, whose events the history is taken from.
+      history_end: int64 ``[n]``, one past the last event of the history, over all events.
+      user: int32 ``[n]``, 0 for a user without a trained row.
+      group: int32 ``[n]``, index into ``groups.txt``.
+      item: int32 ``[n]``, the candidate.
+      label: int8 ``[n]``, 1 for a click, else 0.
+      context: the context features.
+      probability: float32 ``[n]``, the true click probability, or None where nobody knows it.
+    """
+
+    sequence: np.ndarray
+    history_end: np.ndarray
+    user: np.ndarray
+    group: np.ndarray
+    item: np.ndarray
+    label: np.ndarray
+    context: dict[str, Column]
+    probability: np.ndarray | None
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        """Some of the examples, integers ``[R]``, in their order."""
+        columns = {name: getattr(self, name)[rows] for name in EXAMPLE_COLUMNS}
+        context = {name: column.take(rows) for name, column in self.context.items()}
+        probability = None if self.probability is None else self.probability[rows]
+        return Examples(**columns, context=context, probability=probability)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset folder; its arrays are read-only memory maps.
+
+    Attributes:
+      path: the folder.
+      schema: features of items, users and requests.
+      meta: ``meta.json`` as parsed.
+      items: the item features after the id; row k describes item k.
+      users: the user features after the id; row k describes user k.
+      event_item: int32 ``[events]``.
+      event_timestamp: int64 ``[events]``, never falling within a sequence.
+      event_offsets: int64 ``[sequences + 1]``.
+      popularity: int64 ``[items]``, training events of each item.
+      splits: the examples of ``train``, ``valid`` and ``test``; a split can be empty.
+      event_negatives: items that were shown at each event and not clicked, over all events; None
+        where the log does not tell.
+    """
+
+    path: Path
+    schema: Schema
+    meta: dict[str, Any]
+    items: dict[str, Column]
+    users: dict[str, Column]
+    event_item: np.ndarray
+    event_timestamp: np.ndarray
+    event_offsets: np.ndarray
+    popularity: np.ndarray
+    splits: dict[str, Examples]
+    event_negatives: Column | None = None
+
+    def vocabulary(self, feature: str) -> list[str]:
+        """Raw values of a categorical or multi-valued feature; entry k is that of index k."""
+        return read_lines(self.path / "vocab" / f"{feature}.txt")
+
+    def groups(self) -> list[str]:
+        """Raw user ids; entry k is that of group k."""
+        return read_lines(self.path / "groups.txt")
+
+    def item_tables(self) -> dict[str, FeatureValues]:
+        """The item features after the id over all items, multi-valued ones padded."""
+        return padded_columns(self.schema.item[1:], self.items, None)
+
+    def user_tables(self) -> dict[str, FeatureValues]:
+        """The user features after the id over all users, multi-valued ones padded."""
+        return padded_columns(self.schema.user[1:], self.users, None)
+
+    def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
+        """The context features of some examples.
+
+        Args:
+          split: ``train``, ``valid`` or ``test``.
+          rows: integers ``[B]``, which examples of the split.
+        """
+        return padded_columns(self.schema.context, self.splits[split].context, rows)
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Opens a dataset folder, memory-mapped, and checks all of it.
+
+    Raises:
+      UserError: when the folder is missing, is not a dataset folder or has another format version;
+        when a file is missing or damaged; when sizes disagree, an id is out of range, offsets
+        fall, timestamps fall within a sequence, a label is not 0 or 1, a history reaches outside
+        its sequence, or a number is not finite. The message names the file.
+    """
+    path = Path(path)
+    meta = read_meta(path)
+    schema, counts = read_schema(path / "meta.json", meta)
+    for feature in (*schema.item, *schema.user, *schema.context):
+        if feature.size is not None:
+            check_lines(path / "vocab" / f"{feature.name}.txt", feature.size)
+    check_lines(path / "groups.txt", counts["groups"])
+
+    offsets = _offsets(path / "events" / "offsets.npy", counts["sequences"], counts["events"])
+    event_item = _integers(path / "events" / "item", np.int32, counts["events"], schema.num_items)
+    timestamp = _integers(path / "events" / "timestamp", np.int64, counts["events"], None)
+    _check_order(path / "events" / "timestamp" / "values.npy", timestamp, offsets)
+    negatives = path / "events" / "negatives"
+    popularity = _load(path / "popularity.npy", np.int64, schema.num_items)
+    _check(path / "popularity.npy", popularity, lambda part: part >= 0, "a count of 0 or more")
+    return Dataset(
+        path=path,
+        schema=schema,
+        meta=meta,
+        items=_columns(path / "items", schema.item[1:], schema.num_items),
+        users=_columns(path / "users", schema.user[1:], schema.num_users),
+        event_item=event_item,
+        event_timestamp=timestamp,
+        event_offsets=offsets,
+        popularity=popularity,
+        splits={
+            split: _examples(path / "examples" / split, schema, counts, counts[split], offsets)
+            for split in SPLITS
+        },
+        event_negatives=(
+            _multivalued(negatives, schema.num_items, counts["events"])
+            if negatives.exists()
+            else None
+        ),
+    )
+
+
+def chunks(rows: int) -> Iterator[slice]:
+    """Slices of ``CHUNK_ROWS`` rows that cover ``rows`` of them."""
+    for start in range(0, rows, CHUNK_ROWS):
+        yield slice(start, min(start + CHUNK_ROWS, rows))
+
+
+def _load(file: Path, dtype: type[np.generic], rows: int | None) -> np.ndarray:
+    try:
+        array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing") from None
+    except Exception as error:  # numpy raises every kind of exception for a damaged header
+        raise UserError(f"{file}: damaged, or not a .npy file: {error}") from error
+    if array.dtype != np.dtype(dtype) or array.ndim != 1:
+        raise UserError(
+            f"{file}: expected one dimension of {np.dtype(dtype)}, "
+            f"found shape {array.shape} of {array.dtype}"
+        )
+    if rows is not None and len(array) != rows:
+        raise UserError(f"{file}: expected {rows} entries, found {len(array)}")
+    return array
+
+
+def _check(
+    file: Path, values: np.ndarray, valid: Callable[[np.ndarray], np.ndarray], expected: str
+) -> None:
+    for part in chunks(len(values)):
+        good = valid(values[part])
+        if not good.all():
+            row = part.start + int(np.argmin(good))
+            raise UserError(f"{file}: entry {row} should be {expected}, found {values[row]}")
+
+
+def _integers(
+    folder: Path, dtype: type[np.generic], rows: int | None, size: int | None
+) -> np.ndarray:
+    file = folder / "values.npy"
+    values = _load(file, dtype, rows)
+    if size is not None:
+        _check(
+            file,
+            values,
+            lambda part: (part >= 0) & (part < size),
+            f"at least 0 and below {size}",
+        )
+    return values
+
+
+def _offsets(file: Path, rows: int, total: int) -> np.ndarray:
+    offsets = _load(file, np.int64, rows + 1)
+    if offsets[0] != 0 or offsets[-1] != total:
+        raise UserError(
+            f"{file}: expected offsets from 0 to {total}, found {offsets[0]} to {offsets[-1]}"
+        )
+    for part in chunks(rows):
+        bounds = offsets[part.start : part.stop + 1]
+        good = bounds[1:] >= bounds[:-1]
+        if not good.all():
+            row = part.start + int(np.argmin(good))
+            raise UserError(
+                f"{file}: offsets must not fall, found {offsets[row]} then {offsets[row + 1]} "
+                f"at entry {row}"
+            )
+    return offsets
+
+
+def _columns(folder: Path, features: tuple[Feature, ...], rows: int) -> dict[str, Column]:
+    return {feature.name: _column(folder / feature.name, feature, rows) for feature in features}
+
+
+def _column(folder: Path, feature: Feature, rows: int) -> Column:
+    if feature.kind == "numeric":
+        values = _load(folder / "values.npy", np.float32, rows)
+        _check(folder / "values.npy", values, np.isfinite, "a finite number")
+        return Column(values, None)
+    if feature.kind == "categorical":
+        return Column(_integers(folder, np.int32, rows, feature.size), None)
+    assert feature.size is not None
+    return _multivalued(folder, feature.size, rows)
+
+
+def _multivalued(folder: Path, size: int, rows: int) -> Column:
+    values = _integers(folder, np.int32, None, size)
+    return Column(values, _offsets(folder / "offsets.npy", rows, len(values)))
+
+
+def _check_order(file: Path, timestamp: np.ndarray, offsets: np.ndarray) -> None:
+    for part in chunks(len(timestamp)):
+        times = timestamp[part.start : part.stop + 1]
+        falls = part.start + 1 + np.flatnonzero(times[1:] < times[:-1])
+        starts = offsets[np.searchsorted(offsets, falls)] == falls
+        if not starts.all():
+            row = int(falls[np.argmin(starts)])
+            raise UserError(
+                f"{file}: events of a sequence must be oldest first, found {timestamp[row - 1]} "
+                f"then {timestamp[row]} at entry {row}"
+            )
+
+
+def _examples(
+    folder: Path, schema: Schema, counts: dict[str, int], rows: int, offsets: np.ndarray
+) -> Examples:
+    sizes = {
+        "sequence": counts["sequences"],
+        "history_end": counts["events"] + 1,
+        "user": schema.num_users,
+        "group": counts["groups"],
+        "item": schema.num_items,
+        "label": 2,
+    }
+    columns = {
+        name: _integers(folder / name, dtype, rows, sizes[name])
+        for name, dtype in EXAMPLE_COLUMNS.items()
+    }
+    for part in chunks(rows):
+        sequence, end = columns["sequence"][part], columns["history_end"][part]
+        start, stop = offsets[sequence], offsets[sequence + 1]
+        good = (start <= end) & (end <= stop)
+        if not good.all():
+            row = int(np.argmin(good))
+            raise UserError(
+                f"{folder / 'history_end' / 'values.npy'}: entry {part.start + row} should be "
+                f"within its sequence, {start[row]} to {stop[row]}, found {end[row]}"
+            )
+    probability = None
+    file = folder / PROBABILITY / "values.npy"
+    if file.exists():
+        probability = _load(file, np.float32, rows)
+        _check(file, probability, lambda p: (p >= 0) & (p <= 1), "a probability")
+    context = _columns(folder, schema.context, rows)
+    return Examples(**columns, context=context, probability=probability)
+
+
+def padded_columns(
+    features: tuple[Feature, ...], columns: dict[str, Column], rows: np.ndarray | None
+) -> dict[str, FeatureValues]:
+    """The values of features over some rows, or over all when None, multi-valued ones padded."""
+    return {
+        feature.name: _padded_column(feature, columns[feature.name], rows) for feature in features
+    }
+
+
+def _padded_column(feature: Feature, column: Column, rows: np.ndarray | None) -> FeatureValues:
+    if column.offsets is None:
+        return np.array(column.values) if rows is None else column.values[rows]
+    first = column.offsets[:-1] if rows is None else column.offsets[rows]
+    last = column.offsets[1:] if rows is None else column.offsets[np.asarray(rows) + 1]
+    assert feature.max_values is not None
+    count = np.minimum(last - first, feature.max_values).astype(np.int32)
+    slots = np.arange(feature.max_values)
+    live = slots < count[:, None]
+    values = np.zeros(live.shape, np.int32)
+    values[live] = column.values[(first[:, None] + slots)[live]]
+    return MultiValued(values, count)
+
+
+def data_digest(dataset: Dataset) -> str:
+    """Tells a dataset folder from any other: sha256 of its ``meta.json``."""
+    return hashlib.sha256((dataset.path / "meta.json").read_bytes()).hexdigest()

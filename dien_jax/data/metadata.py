@@ -1,0 +1,206 @@
+"""The text files of a dataset folder: ``meta.json``, vocabularies and groups."""
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.errors import UserError
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid", "test")
+EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
+    "sequence": np.int32,
+    "history_end": np.int64,
+    "user": np.int32,
+    "group": np.int32,
+    "item": np.int32,
+    "label": np.int8,
+}
+"""The columns that every split has, context features apart."""
+PROBABILITY = "probability"
+KINDS = ("categorical", "multivalued", "numeric")
+
+
+_ESCAPED = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ESCAPE = re.compile(r"\\(\\|u([0-9a-f]{4})|.|$)")
+
+
+def escape(value: str) -> str:
+    r"""``value`` on one line: ``\`` becomes ``\\``, a control character ``\uXXXX`` (hexadecimal).
+
+    Line separators and lone surrogates count as control characters. :func:`unescape` undoes it.
+    """
+    return _ESCAPED.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", value)
+
+
+def unescape(line: str) -> str:
+    """The value that :func:`escape` turned into ``line``.
+
+    Raises:
+      ValueError: when ``line`` has a backslash that starts no escape.
+    """
+    return _ESCAPE.sub(_unescape_match, line) if "\\" in line else line
+
+
+def _unescape_match(match: re.Match[str]) -> str:
+    if match[2] is not None:
+        return chr(int(match[2], 16))
+    if match[1] != "\\":
+        raise ValueError(f"{match[0]!r} is not an escape")
+    return "\\"
+
+
+def read_lines(path: Path) -> list[str]:
+    """The unescaped lines of a text file of a dataset folder.
+
+    Raises:
+      UserError: when the file is missing, is not UTF-8 or has an escape that does not exist.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+        return [unescape(line) for line in lines[:-1]]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as lines of text: {error}") from error
+
+
+def check_lines(file: Path, expected: int) -> None:
+    """Counts the lines of a text file without reading it into memory.
+
+    Raises:
+      UserError: when there are not ``expected`` of them, each with its end.
+    """
+    found, last = 0, b"\n"
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                found += block.count(b"\n")
+                last = block[-1:]
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    if found != expected or last != b"\n":
+        cut = "" if last == b"\n" else " and a last one without its end"
+        raise UserError(f"{file}: expected {expected} lines, found {found}{cut}")
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """``meta.json`` of a dataset folder, as parsed.
+
+    Raises:
+      UserError: when there is none, it is not JSON, or it has another format version.
+    """
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise UserError(f"dataset folder {path} {what}")
+    file = path / "meta.json"
+    if not file.is_file():
+        raise UserError(f"{path} is not a dataset folder: it has no meta.json")
+    try:
+        meta = json.loads(file.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: expected JSON: {error}") from error
+    version = meta.get("format_version") if isinstance(meta, dict) else None
+    if version is None:
+        raise UserError(f"{file}: expected an object with a format_version; not a dataset folder")
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise UserError(
+            f"{file}: the dataset has format version {version!r}, this program reads version "
+            f"{FORMAT_VERSION}; prepare the data again"
+        )
+    return dict(meta)
+
+
+def read_schema(file: Path, meta: dict[str, Any]) -> tuple[Schema, dict[str, int]]:
+    """The schema and the counts in ``meta.json``.
+
+    Returns:
+      The schema; how many ``sequences``, ``events``, ``groups`` and examples of each split.
+
+    Raises:
+      UserError: when something is missing or makes no sense.
+    """
+    try:
+        schema = schema_from_json(meta["schema"])
+        counts = {
+            name: _whole(meta["counts"][name], f"counts.{name}")
+            for name in ("sequences", "events", "groups", *SPLITS)
+        }
+    except KeyError as error:
+        raise UserError(f"{file}: has no {error.args[0]!r}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: {error}") from error
+    return schema, counts
+
+
+def schema_from_json(values: Any) -> Schema:
+    """The schema that :func:`schema_to_json` turned into ``values``.
+
+    Raises:
+      KeyError: for a group that is missing.
+      TypeError: for values of the wrong type.
+      ValueError: for a feature that cannot be.
+    """
+    groups = ("item", "user", "context")
+    schema = Schema(**{name: tuple(_read_feature(one) for one in values[name]) for name in groups})
+    check_names(schema)
+    return schema
+
+
+def _read_feature(entry: Any) -> Feature:
+    """Checks types before the dataclass does, which trusts its annotations."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise ValueError(f"expected a feature with a name, found {entry!r}")
+    where = f"feature {entry['name']!r}"
+    known = {field.name for field in dataclasses.fields(Feature)}
+    if unknown := sorted(entry.keys() - known):
+        raise ValueError(f"{where}: expected {', '.join(sorted(known))}, found {unknown[0]!r}")
+    if entry.get("kind") not in KINDS:
+        raise ValueError(f"{where}: kind must be one of {', '.join(KINDS)}")
+    for name in ("size", "max_values"):
+        if name in entry:
+            _whole(entry[name], f"{where}: {name}")
+    for name in ("mean", "deviation"):
+        value = entry.get(name, 1.0)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{where}: {name} must be a finite number, found {value!r}")
+    if entry.get("deviation", 1.0) <= 0:
+        raise ValueError(f"{where}: deviation must be above 0, found {entry['deviation']}")
+    floats = {name: float(entry[name]) for name in ("mean", "deviation") if name in entry}
+    return Feature(**(entry | floats))
+
+
+def _whole(value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} must be a whole number, 0 or more, found {value!r}")
+    return value
+
+
+def check_names(schema: Schema) -> None:
+    """Refuses a schema whose features would share a file.
+
+    Raises:
+      ValueError: when two features have one name, or a context feature has a column's name.
+    """
+    names = [feature.name for feature in (*schema.item, *schema.user, *schema.context)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two features are named {twice[0]!r}; names must differ")
+    taken = {*EXAMPLE_COLUMNS, PROBABILITY} & {feature.name for feature in schema.context}
+    if taken:
+        raise ValueError(f"a context feature cannot be named {min(taken)!r}")
+
+
+def schema_to_json(schema: Schema) -> dict[str, list[dict[str, Any]]]:
+    """The schema as ``meta.json`` has it: a list of features by group, None left out."""
+    return {
+        group: [
+            {name: value for name, value in feature.items() if value is not None}
+            for feature in features
+        ]
+        for group, features in dataclasses.asdict(schema).items()
+    }

@@ -1,0 +1,196 @@
+"""What tuning searches: which settings, and over which values.
+
+A space file is a JSON object of settings by flat name. A list gives choices, one of them alone
+fixes a setting; an object gives a range of numbers, whole ones where the setting is whole:
+
+    {
+      "optim.learning_rate": {"low": 0.0001, "high": 0.01, "log": true},
+      "model.hidden_size": {"low": 16, "high": 96, "step": 16},
+      "model.layers": [[200, 80], [400, 100]],
+      "train.epochs": [10]
+    }
+
+``log`` draws evenly by ratio instead of by difference, ``step`` only multiples of it above ``low``.
+"""
+
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dien_jax.config.preset_files import flat_settings, with_settings
+from dien_jax.config.settings import Config
+from dien_jax.errors import UserError, suggestion
+from dien_jax.utils.files import read_json
+
+if TYPE_CHECKING:
+    import optuna
+
+_RANGE_KEYS = ("low", "high", "log", "step")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of some values, as JSON has them."""
+
+    values: tuple[Any, ...]
+
+    def suggest(self, trial: "optuna.Trial", name: str) -> Any:
+        """The value of a trial."""
+        texts = [json.dumps(value) for value in self.values]  # a list is no choice to Optuna
+        return json.loads(trial.suggest_categorical(name, texts))
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number from ``low`` to ``high``, both included; a whole one if the setting is."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+    whole: bool = False
+
+    @property
+    def values(self) -> tuple[int | float, int | float]:
+        """Its ends, as settings take them."""
+        return self.low, self.high
+
+    def suggest(self, trial: "optuna.Trial", name: str) -> Any:
+        """The value of a trial."""
+        if not self.whole:
+            return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        step = 1 if self.step is None else int(self.step)
+        return trial.suggest_int(name, int(self.low), int(self.high), step=step, log=self.log)
+
+
+Space = dict[str, Choices | Range]
+
+
+def default_space(base: Config) -> Space:
+    """What is searched without a space file: nothing that the preset's model does not have."""
+    space: Space = {
+        "optim.learning_rate": Range(1e-4, 1e-2, log=True),
+        "optim.name": Choices(("adamw",)),  # which alone decays weights
+        "optim.weight_decay": Range(1e-6, 1e-1, log=True),
+        "model.embedding_size": Range(8, 64, log=True, whole=True),
+        "model.dropout": Range(0.0, 0.5),
+        "train.batch_size": Choices((64, 128, 256, 512)),
+    }
+    if base.model.extractor == "gru":
+        space["model.hidden_size"] = Range(16, 128, log=True, whole=True)
+    if base.model.auxiliary_weight > 0:
+        space["model.auxiliary_weight"] = Range(0.1, 5.0, log=True)
+    return space
+
+
+def read_space(file: Path | None, base: Config) -> Space:
+    """The space in a file, or the default one, checked against the settings it starts from.
+
+    Raises:
+      UserError: naming the file and the setting: one that does not exist (with the nearest that
+        does), a range that is none, or values that the settings refuse.
+    """
+    if file is None:
+        return default_space(base)
+    try:
+        space = {name: _dimension(name, text, base) for name, text in read_json(file).items()}
+        if not space:
+            raise UserError("expected settings to search, found none")
+        _check_values(space, base)
+    except UserError as error:
+        raise error if str(error).startswith(str(file)) else UserError(f"{file}: {error}") from None
+    return space
+
+
+def suggest(space: Space, trial: "optuna.Trial") -> dict[str, Any]:
+    """The settings of a trial by flat name."""
+    return {name: dimension.suggest(trial, name) for name, dimension in space.items()}
+
+
+def chosen_settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by flat name, of what Optuna keeps of a trial, where choices are JSON text."""
+    return {
+        name: json.loads(value) if isinstance(value, str) else value
+        for name, value in params.items()
+    }
+
+
+def space_to_json(space: Space) -> dict[str, Any]:
+    """The space as a space file has it."""
+    return {
+        name: list(each.values)
+        if isinstance(each, Choices)
+        else {"low": each.low, "high": each.high, "log": each.log, "step": each.step}
+        for name, each in space.items()
+    }
+
+
+def _dimension(name: str, given: Any, base: Config) -> Choices | Range:
+    known = flat_settings(base)
+    if name not in known:
+        raise UserError(f"unknown setting {name!r}{suggestion(name, known)}")
+    if isinstance(given, list):
+        if not given:
+            raise UserError(f"{name}: expected one or more choices, found none")
+        return Choices(tuple(given))
+    if not isinstance(given, dict):
+        raise UserError(
+            f'{name}: expected a list of choices or a range like {{"low": 1, "high": 9}}, found '
+            f"{given!r}"
+        )
+    for key in given:
+        if key not in _RANGE_KEYS:
+            raise UserError(
+                f"{name}: a range has {', '.join(_RANGE_KEYS)}, found {key!r}"
+                f"{suggestion(key, _RANGE_KEYS)}"
+            )
+    for key in ("low", "high", *(["step"] if given.get("step") is not None else [])):
+        if not _is_number(given.get(key)):
+            raise UserError(f"{name}: expected {key!r} to be a number, found {given.get(key)!r}")
+    low, high, step, log = given["low"], given["high"], given.get("step"), given.get("log", False)
+    if not isinstance(log, bool):
+        raise UserError(f"{name}: expected 'log' to be true or false, found {log!r}")
+    if not low < high:
+        raise UserError(f"{name}: 'low' must be below 'high', got {low} and {high}")
+    if log and low <= 0:
+        raise UserError(f"{name}: 'low' must be above 0 with 'log', got {low}")
+    if log and step is not None:
+        raise UserError(f"{name}: 'log' and 'step' exclude each other")
+    if step is not None and not 0 < step <= high - low:
+        raise UserError(f"{name}: 'step' must be above 0 and at most 'high' - 'low', got {step}")
+    if step is not None and abs((high - low) / step - round((high - low) / step)) > 1e-9:
+        raise UserError(f"{name}: 'high' must be a number of steps above 'low', got {high}")
+    whole = _is_whole(name)
+    numbers = [each for each in (low, high, step) if each is not None]
+    if whole and not all(isinstance(each, int) for each in numbers):
+        raise UserError(f"{name}: is a whole number, got {', '.join(map(str, numbers))}")
+    return Range(low, high, log, step, whole)
+
+
+def _check_values(space: Space, base: Config) -> None:
+    """Tries every choice and both ends of every range, all else at its first value."""
+    first = {name: dimension.values[0] for name, dimension in space.items()}
+    for name, dimension in space.items():
+        for value in dimension.values:
+            with_settings(base, first | {name: value})
+
+
+def _is_whole(name: str) -> bool:
+    """Whether a numeric setting is a whole one.
+
+    Raises:
+      UserError: for a setting that is no number.
+    """
+    group, _, setting = name.partition(".")
+    hint = typing.get_type_hints(typing.get_type_hints(Config)[group])[setting]
+    kinds = typing.get_args(hint) or (hint,)
+    if not {int, float} & set(kinds) or typing.get_origin(hint) is tuple:
+        raise UserError(f"{name}: is no number; give a list of choices, not a range")
+    return int in kinds
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

@@ -1,0 +1,1 @@
+"""Inspection of trained models: gates and attention, feature importance, maps and reports."""

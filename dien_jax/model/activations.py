@@ -1,0 +1,84 @@
+"""Activations of the networks: the logistic function, PReLU and Dice."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class Dice(nn.Module):
+    """``(alpha (1 - p) + p) x`` with p the sigmoid of the normalised x, one alpha a unit.
+
+    Attributes:
+      statistics: ``"running"`` uses the statistics of real rows in training and running ones
+        when scoring, so that a score never depends on its batch mates; ``"batch"`` uses the
+        batch's own at all times, as the paper's authors' program does.
+
+    Source: Zhou et al., KDD 2018 (arXiv:1706.06978).
+    """
+
+    statistics: Literal["running", "batch"] = "running"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H"], live: Bool[Array, " B"], *, train: bool
+    ) -> Float[Array, "B H"]:
+        """Element-wise; ``live`` says which rows statistics may see."""
+        alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
+        if self.statistics == "running":
+            norm = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.99,
+                epsilon=1e-5,
+                use_bias=False,
+                use_scale=False,
+            )
+            mask = live[:, None] if train else None
+            normed = norm(x.astype(jnp.float32), mask=mask).astype(x.dtype)
+        else:
+            weight = live.astype(x.dtype)[:, None]
+            rows = jnp.maximum(weight.sum(), 1)
+            centred = x - (x * weight).sum(0, keepdims=True) / rows
+            variance = (centred * centred * weight).sum(0, keepdims=True) / rows
+            normed = centred / (jnp.sqrt(variance + 1e-9) + 1e-9)
+        p = jax.nn.sigmoid(normed)
+        return (alpha[None, :] * (1 - p) + p) * x
+
+
+@jax.custom_vjp
+def sigmoid(value: jax.Array) -> jax.Array:
+    """The logistic function, evaluated once and kept for its derivative.
+
+    XLA's CPU fusion would evaluate the plain one again in every consumer. Reverse-mode
+    derivatives only.
+    """
+    return jax.lax.optimization_barrier(0.5 * jnp.tanh(0.5 * value) + 0.5)
+
+
+def _sigmoid_forward(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    result = sigmoid(value)
+    return result, result
+
+
+def _sigmoid_backward(result: jax.Array, d_result: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.optimization_barrier(d_result * result * (1 - result)),)
+
+
+sigmoid.defvjp(_sigmoid_forward, _sigmoid_backward)
+
+
+class PReLU(nn.Module):
+    """``x`` where it is positive, ``alpha x`` elsewhere, one alpha a unit, 0.1 at first."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H"]) -> Float[Array, "B H"]:
+        """Element-wise."""
+        alpha = self.param("alpha", nn.initializers.constant(0.1), (x.shape[-1],))
+        return jnp.where(x > 0, x, alpha.astype(x.dtype)[None, :] * x)
+
+
+def as_logit(scores: Float[Array, "*R C"]) -> Float[Array, "*R"]:
+    """One linear column, or the difference of a softmax's two."""
+    return scores[..., 0] if scores.shape[-1] == 1 else scores[..., 0] - scores[..., 1]

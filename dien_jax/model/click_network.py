@@ -1,0 +1,48 @@
+"""The click network"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dien_jax.model.activations import Dice, PReLU, as_logit
+from dien_jax.model.batch_norm import BatchNorm, rescaled
+
+
+class MLP(nn.Module):
+    """The click network: normalisation, hidden layers with PReLU or Dice, one logit.
+
+    Attributes:
+      layers: hidden layer sizes.
+      activation: ``"prelu"`` or ``"dice"``.
+      dice_statistics: see :class:`Dice`.
+      batch_norm: of the input, see :class:`BatchNorm`.
+      dropout: share of hidden units dropped in training.
+      columns: of the last layer: 1, or a softmax's 2.
+    """
+
+    layers: Sequence[int] = (200, 80)
+    activation: Literal["prelu", "dice"] = "dice"
+    dice_statistics: Literal["running", "batch"] = "running"
+    batch_norm: Literal["none", "running", "frozen"] = "none"
+    dropout: float = 0.0
+    columns: int = 1
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B D"], live: Bool[Array, " B"], *, train: bool
+    ) -> Float[Array, " B"]:
+        """Logits; ``live`` says which rows are real. Training with dropout needs its key."""
+        if self.batch_norm != "none":
+            x = rescaled(x, *BatchNorm(self.batch_norm, name="norm")(x, live, train=train))
+        for index, size in enumerate(self.layers):
+            x = nn.Dense(size, dtype=x.dtype, name=f"layer_{index}")(x)
+            if self.activation == "dice":
+                x = Dice(self.dice_statistics, name=f"activation_{index}")(x, live, train=train)
+            else:
+                x = PReLU(name=f"activation_{index}")(x)
+            if self.dropout:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return as_logit(nn.Dense(self.columns, dtype=x.dtype, name="logit")(x).astype(jnp.float32))

@@ -1,0 +1,52 @@
+"""Embeddings of categorical, multi-valued and numeric features"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dien_jax.data.schema import Feature, FeatureValues, MultiValued
+
+
+class FeatureEmbeddings(nn.Module):
+    """Embeds the values of several features and concatenates them, in the order of the schema.
+
+    A categorical value is a row of its table, a multi-valued one the mean of its live values'
+    rows (zeros without any), a numeric one that number times a learned vector.
+
+    Attributes:
+      features: what to embed.
+      size: columns of each embedding; the result has ``len(features) * size``.
+    """
+
+    features: tuple[Feature, ...]
+    size: int
+
+    @nn.compact
+    def __call__(self, values: dict[str, FeatureValues]) -> Float[Array, "... D"]:
+        """Embeddings of the values of every feature, whose leading dimensions agree."""
+        return jnp.concatenate([self._embed(f, values[f.name]) for f in self.features], axis=-1)
+
+    def _embed(self, feature: Feature, value: FeatureValues) -> Float[Array, "... E"]:
+        # Deviation sqrt(2 / (rows + columns)), as in the paper's program: what few values share,
+        # categories say, starts larger than what is rare.
+        initial = nn.initializers.glorot_uniform()
+        if feature.kind == "numeric":
+            direction = self.param(feature.name, initial, (1, self.size))[0]
+            number = jnp.asarray(value)[..., None]
+            return number * direction.reshape((1,) * (number.ndim - 1) + (-1,))
+        table = self.param(feature.name, initial, (feature.size, self.size))
+        if not isinstance(value, MultiValued):
+            return table[value]
+        kept = value.values.shape[-1]
+        count = jnp.asarray(value.count)[..., None]
+        slots = jnp.arange(kept, dtype=count.dtype).reshape((1,) * (count.ndim - 1) + (-1,))
+        live = (slots < count).astype(table.dtype)
+        total = (table[value.values] * live[..., None]).sum(-2)
+        return total / jnp.maximum(count, 1).astype(table.dtype)
+
+
+def gather(ids: Int[Array, "..."], tables: dict[str, FeatureValues], name: str) -> dict:
+    """Feature values of the rows ``ids``: the id itself under ``name``, the rest from tables."""
+    rows = jax.tree.map(lambda table: jnp.asarray(table)[ids], tables)
+    return {name: ids, **rows}

@@ -1,0 +1,133 @@
+"""Recurrences as Flax modules that own weights; :mod:`dien_kernels` computes them"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from dien_kernels import Weights, agru, augru, gru
+from dien_kernels.api import Implementation, Precision
+from dien_kernels.reference import Form
+from jaxtyping import Array, Float, Int
+
+from dien_jax.config.settings import ModelConfig
+
+
+def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """Draws each gate's matrix of ``[rows, gates, H]`` on its own."""
+
+    def make(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        keys = jax.random.split(key, shape[1])
+        parts = [initial(part, (shape[0], shape[2]), dtype) for part in keys]
+        return jnp.stack(parts, axis=1)
+
+    return make
+
+
+class _Recurrence(nn.Module):
+    """What the recurrent modules share.
+
+    Attributes:
+      hidden_size: H.
+      form: ``"paper"`` or ``"authors"``; the latter's gate biases start at 1.
+      implementation: of the recurrence.
+      precision: of its matmuls.
+    """
+
+    hidden_size: int
+    form: Form = "paper"
+    implementation: Implementation = "auto"
+    precision: Precision = "highest"
+
+    def weights(self, depth: int, gates: int = 3) -> Weights:
+        """The parameters, for inputs of ``depth`` columns."""
+        gate_bias = 1.0 if self.form == "authors" else 0.0
+
+        def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+            return jnp.full(shape, gate_bias, dtype).at[-1].set(0)
+
+        hidden = self.hidden_size
+        of_input = _gate_by_gate(nn.initializers.glorot_uniform())
+        of_state = _gate_by_gate(nn.initializers.orthogonal())
+        return Weights(
+            self.param("input", of_input, (depth, gates, hidden)),
+            self.param("recurrent", of_state, (hidden, gates, hidden)),
+            self.param("bias", bias, (gates, hidden)),
+        )
+
+    def options(self, lengths: Int[Array, " B"]) -> dict:
+        """Keyword arguments of every function of ``dien_kernels``."""
+        return {
+            "lengths": lengths,
+            "form": self.form,
+            "implementation": self.implementation,
+            "precision": self.precision,
+        }
+
+
+class GRU(_Recurrence):
+    """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        lengths: Int[Array, " B"],
+        initial_state: Float[Array, "B H"] | None = None,
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """States of every step and the last one, from ``initial_state`` or zeros on."""
+        options = self.options(lengths)
+        return gru(x, self.weights(x.shape[-1]), initial_state=initial_state, **options)
+
+
+class AGRU(_Recurrence):
+    """A GRU with attention in place of the update gate; see :func:`dien_kernels.agru`."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """States of every step and the last one."""
+        return agru(x, attention, self.weights(x.shape[-1], gates=2), **self.options(lengths))
+
+
+class AUGRU(_Recurrence):
+    """A GRU whose update gate is scaled by attention; see :func:`dien_kernels.augru`."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """States of every step and the last one."""
+        return augru(x, attention, self.weights(x.shape[-1]), **self.options(lengths))
+
+
+class AIGRU(_Recurrence):
+    """A GRU over inputs scaled by attention: ``gru(a_t x_t)``."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """States of every step and the last one."""
+        weights = self.weights(x.shape[-1])
+        scaled = x * attention.astype(x.dtype)[..., None]
+        return gru(scaled, weights, **self.options(lengths))
+
+
+def _of_kernels(cell: type[nn.Module]) -> Callable[[ModelConfig], nn.Module]:
+    """What makes a recurrence of ``dien_kernels`` as the configuration has it."""
+    return lambda config: cell(
+        config.hidden_size, config.form, config.recurrence, config.recurrence_precision
+    )
+
+
+EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "gru_attention": _of_kernels(GRU),
+    "aigru": _of_kernels(AIGRU),
+    "agru": _of_kernels(AGRU),
+    "augru": _of_kernels(AUGRU),
+}
+"""The recurrence of each ``config.evolution`` that has one. A cell of your own goes in under a name
+of its own: a module called like :class:`AUGRU`. docs/tutorial.md has one, and settings that may
+name it."""

@@ -1,0 +1,1 @@
+"""From events to a dataset folder: events -> splits -> negatives -> features -> write."""

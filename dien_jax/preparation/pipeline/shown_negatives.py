@@ -1,0 +1,35 @@
+"""What users were shown with their clicks, and did not click."""
+
+import numpy as np
+
+from dien_jax.data.dataset import Column
+from dien_jax.preparation.pipeline.features import take
+
+
+def shown_negatives(
+    item: np.ndarray, label: np.ndarray, starts: np.ndarray, num_items: int
+) -> Column:
+    """The items that the request of each click showed and of which no row was clicked.
+
+    Each item once, by rising id, without the unknown one; so the clicks of one request have the
+    same negatives, and none of them is among these.
+
+    Args:
+      item: int32 ``[R]``, row of the item of each impression, 0 for the unknown one.
+      label: int8 ``[R]``, 1 for a click.
+      starts: bool ``[R]``, see :func:`dien_jax.preparation.pipeline.splits.request_starts`.
+      num_items: rows of items, the unknown one included.
+
+    Returns:
+      over the clicks, in order.
+    """
+    request = np.cumsum(starts) - 1
+    clicked = label == 1
+    keys = request * num_items + item
+    has_click = np.zeros(int(starts.sum()), bool)
+    has_click[request[clicked]] = True
+    passed = np.unique(keys[has_click[request] & ~clicked & (item > 0)])
+    passed = np.setdiff1d(passed, np.unique(keys[clicked]), assume_unique=True)
+    owner, values = np.divmod(passed, num_items)
+    offsets = np.searchsorted(owner, np.arange(len(has_click) + 1))
+    return take(Column(values.astype(np.int32), offsets), request[clicked])

@@ -1,0 +1,1 @@
+"""Sources of data, one file each: their options, and how each is read into events."""

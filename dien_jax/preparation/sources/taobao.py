@@ -1,0 +1,145 @@
+"""Taobao UserBehavior (Alibaba, Tianchi): lines ``user,item,category,behaviour,timestamp``.
+
+An event is a behaviour: ``pv`` (the page of an item was viewed, so it was clicked), ``cart``,
+``fav`` or ``buy``. By default only views are events: they are the clicks that a click model
+predicts, and the other three mostly repeat an item that was just viewed. The log covers nine days,
+2017-11-25 to 2017-12-03 in China; some of its times lie outside, and such lines are malformed. What
+follows is the same as for any log of :mod:`dien_jax.preparation.sources.interactions`.
+
+The set is behind a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/649,
+and its form were read on 2026-11-25 in datasets/Taobao/readme.md of PaddlePaddle/PaddleRec@949e772
+and in descriptions that repeat the page; the page itself has not been tried yet.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dien_jax.errors import UserError
+from dien_jax.preparation.options import FeatureColumn, ImplicitOptions, LogColumn, SplitPolicy
+from dien_jax.preparation.reading.download import given
+from dien_jax.utils.console import say, stage
+from dien_jax.utils.extras import require_data_extra
+from dien_jax.utils.text_files import EXAMPLES, BadLines
+
+if TYPE_CHECKING:
+    from ibis.expr.types import Table
+
+    from dien_jax.preparation.reading.workspace import Workspace
+
+Behaviour = Literal["pv", "cart", "fav", "buy"]
+BEHAVIOURS: tuple[Behaviour, ...] = ("pv", "cart", "fav", "buy")
+PAGE = "https://tianchi.aliyun.com/dataset/649"
+TERMS = (
+    "Taobao UserBehavior by Alibaba, for research, under the terms that its page shows after the "
+    f"login: {PAGE}"
+)
+FIRST_SECOND = 1511539200
+"""2017-11-25 00:00 in China (UTC+8)."""
+END = 1512316800
+"""2017-12-04 00:00 there."""
+COLUMNS = ("user", "item", "category", "behaviour", "timestamp")
+CATEGORY = FeatureColumn("category", "categorical", "--from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaobaoOptions(ImplicitOptions):
+    """Taobao UserBehavior, got by hand; what users did not view is drawn."""
+
+    source: Path
+    """UserBehavior.csv, unpacked or gzip, from https://tianchi.aliyun.com/dataset/649 (login)."""
+    behaviours: tuple[Behaviour, ...] = ("pv",)
+    """What is an event: pv (a view, that is a click), cart, fav, buy; several may be given."""
+    split: SplitPolicy = "by-time"
+    """What is held out: whole users, each user's last two events, or the latest events."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.behaviours:
+            raise UserError(f"--behaviours must name at least one of {', '.join(BEHAVIOURS)}")
+
+
+def prepare(options: TaobaoOptions) -> list[str]:
+    """Makes a dataset folder of behaviours.
+
+    Returns:
+      lines that say what was made.
+
+    Raises:
+      UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
+        nothing is left to train on, or the folder cannot be written.
+    """
+    require_data_extra()
+    from dien_jax.preparation.pipeline.events import load_events
+    from dien_jax.preparation.pipeline.from_interactions import write_interactions
+    from dien_jax.preparation.reading.log_files import Log, read_columns
+    from dien_jax.preparation.reading.workspace import Workspace
+
+    file = options.source
+    say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.describe()}")
+    say(TERMS)
+    wanted = {name: LogColumn(name, "--from") for name in COLUMNS}
+    wanted[CATEGORY.alias] = wanted.pop("category")
+    report: list[str] = []
+    with Workspace(options.out, options.memory_limit) as workspace:
+
+        def read(careful: bool) -> Log:
+            with stage(f"reading {file}{' line by line' if careful else ''}"):
+                return read_columns(workspace, file, wanted, columns=COLUMNS, careful=careful)
+
+        found = given(file)
+        features = {"item": [CATEGORY], "user": [], "context": []}
+        events = load_events(
+            workspace,
+            read,
+            features=features,
+            has_label=False,
+            max_bad_share=options.max_bad_share,
+            narrow=lambda clean: _narrow(workspace, options, clean, report),
+        )
+        source = {
+            "name": "taobao",
+            "files": {file.name: found.sha256},
+            "behaviours": list(options.behaviours),
+        }
+        written = write_interactions(
+            workspace, options, events, features, separator="", max_values=1, source=source
+        )
+    return [*report, *written]
+
+
+def _narrow(
+    workspace: "Workspace", options: TaobaoOptions, clean: "Table", report: list[str]
+) -> "Table":
+    """The chosen behaviours of the nine days; says in ``report`` what was left out.
+
+    Raises:
+      UserError: when too many lines have another behaviour or time.
+    """
+    import ibis
+
+    file, time = options.source, clean.time
+    behaviour = clean.behaviour.fill_null("")
+    who = ibis.literal("user ") + clean.user + ", item " + clean.item + ": "
+    reason = ibis.cases(
+        (~behaviour.isin(BEHAVIOURS), who + "the behaviour is '" + behaviour + "'"),
+        (
+            (time < FIRST_SECOND) | (time >= END),
+            who + "the timestamp " + time.cast("string") + " lies outside the nine days",
+        ),
+        else_=ibis.null("string"),
+    )
+    checked = clean.mutate(reason=reason)
+    wrong, good = checked.filter(checked.reason.notnull()), checked.filter(checked.reason.isnull())
+    bad = BadLines()
+    bad.count = workspace.count(wrong)
+    first = wrong.order_by("line").limit(EXAMPLES)
+    bad.examples = [f"{file}: {text}" for text in workspace.strings(first, "reason")]
+    report += bad.check(workspace.count(clean), options.max_bad_share)
+    counts = workspace.numbers(
+        good.aggregate(**{name: (good.behaviour == name).sum() for name in BEHAVIOURS})
+    )
+    unused = [f"{counts[name]:,} {name}" for name in BEHAVIOURS if name not in options.behaviours]
+    if unused:
+        report.append(f"no events, by --behaviours: {', '.join(unused)}")
+    return good.filter(good.behaviour.isin(options.behaviours)).select(*clean.columns)

@@ -1,0 +1,136 @@
+"""The command line ``python -m dien_jax.prepare SOURCE ... --out DIR``.
+
+Standard output gets the summary, standard error what is being done. Exit status: 0 when the
+folder was made, 2 for a mistake in flags or files, 130 after Ctrl-C; then nothing is left behind.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dien_jax.errors import UserError, suggestion
+from dien_jax.preparation.sources import (
+    alimama,
+    amazon,
+    authors,
+    impressions,
+    interactions,
+    movielens,
+    synthetic,
+    taobao,
+)
+from dien_jax.utils.console import say, stage
+
+COMMAND = "python -m dien_jax.prepare"
+File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+From = tyro.conf.arg(name="from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interactions(interactions.InteractionsOptions):
+    __doc__ = interactions.InteractionsOptions.__doc__
+    file: File
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impressions(impressions.ImpressionsOptions):
+    __doc__ = impressions.ImpressionsOptions.__doc__
+    file: File
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authors(authors.AuthorsOptions):
+    __doc__ = authors.AuthorsOptions.__doc__
+    folder: Folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movielens(movielens.MovielensOptions):
+    __doc__ = movielens.MovielensOptions.__doc__
+    source: Annotated[Path | None, From] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taobao(taobao.TaobaoOptions):
+    __doc__ = taobao.TaobaoOptions.__doc__
+    source: Annotated[Path, From]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alimama(alimama.AlimamaOptions):
+    __doc__ = alimama.AlimamaOptions.__doc__
+    source: Annotated[Path, From]
+
+
+def _in_one_stage(prepare: Callable[[Any], list[str]], name: str) -> Callable[[Any], list[str]]:
+    """Shows the progress of a source that has no stages of its own."""
+
+    def staged(options: Any) -> list[str]:
+        with stage(name):
+            return prepare(options)
+
+    return staged
+
+
+SOURCES: dict[str, tuple[type, Callable[[Any], list[str]]]] = {
+    "interactions": (Interactions, interactions.prepare),
+    "impressions": (Impressions, impressions.prepare),
+    "amazon": (amazon.AmazonOptions, amazon.prepare),
+    "movielens": (Movielens, movielens.prepare),
+    "taobao": (Taobao, taobao.prepare),
+    "alimama": (Alimama, alimama.prepare),
+    "authors": (Authors, _in_one_stage(authors.prepare, "reading and writing")),
+    "synthetic": (synthetic.SyntheticOptions, _in_one_stage(synthetic.prepare, "simulating")),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    try:
+        if not name:
+            raise UserError(f"which source?\n{_overview()}")
+        if name not in SOURCES:
+            near = suggestion(name, SOURCES)
+            raise UserError(f"unknown source {name!r}{near} (sources: {', '.join(SOURCES)})")
+        kind, prepare = SOURCES[name]
+        options: Any = tyro.cli(kind, args=rest, prog=f"{COMMAND} {name}")
+        say(f"making the dataset folder {options.out} by {name!r}")
+        for line in prepare(options):
+            print(line)
+        print(f"dataset folder: {options.out}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _overview() -> str:
+    """What there is, for ``--help`` without a source."""
+    sources = [f"  {name:14}{kind.__doc__}" for name, (kind, _) in SOURCES.items()]
+    return "\n".join(
+        [
+            f"usage: {COMMAND} SOURCE [...] --out DIR",
+            "",
+            "Make a dataset folder, which python -m dien_jax.train reads, from:",
+            *sources,
+            "",
+            f"Flags of a source: {COMMAND} SOURCE --help",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""Raw logs in, dataset folders out; one file a source."""

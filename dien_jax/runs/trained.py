@@ -1,0 +1,85 @@
+"""What training left: the best checkpoint of a run folder, beside the data it was trained on."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError
+from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
+from dien_jax.steps.state import TrainState, create_state
+
+
+class Trained(NamedTuple):
+    """A trained model.
+
+    Attributes:
+      run: what ``config.json`` of its run folder holds.
+      dataset: the data that its ids and features are from.
+      params: its parameters.
+      batch_stats: its running statistics.
+      step: of the checkpoint.
+    """
+
+    run: Run
+    dataset: Dataset
+    params: Any
+    batch_stats: Any
+    step: int
+
+
+def load_trained(run_dir: Path, data: Path | None = None) -> Trained:
+    """The best checkpoint of a run.
+
+    Args:
+      run_dir: the run folder.
+      data: the dataset folder; the run's own when None.
+
+    Raises:
+      UserError: when the run, its checkpoint or the data is at fault.
+    """
+    run = Run.load(run_dir)
+    return restore(run_dir, run, open_dataset(Path(run.data) if data is None else data))
+
+
+def restore(folder: Path, run: Run, dataset: Dataset) -> Trained:
+    """The best checkpoint of a run that was read before, beside data of its schema.
+
+    Raises:
+      UserError: when the data does not fit the run, or no checkpoint can be read.
+    """
+    step, state = restore_state(folder, run, dataset)
+    return Trained(run, dataset, state.params, state.batch_stats, step)
+
+
+def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
+    """The step of the best checkpoint, and the whole state of training then.
+
+    Raises:
+      UserError: as :func:`restore`.
+    """
+    run.check_schema(dataset)
+    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
+    best_step = checkpoints.best_step()
+    if best_step is None:
+        raise UserError(
+            f"{folder} has no evaluated checkpoint yet; continue the run with "
+            f"python -m dien_jax.train --resume {folder}"
+        )
+    state, _ = checkpoints.restore(best_step, _blank_state(run, dataset))
+    return best_step, state
+
+
+def _blank_state(run: Run, dataset: Dataset) -> TrainState:
+    """A state of the run's shapes: initialising one would compile for seconds."""
+    shapes = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
+
+    def blank(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
+
+    return cast(TrainState, jax.tree.map(blank, shapes))

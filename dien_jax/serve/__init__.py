@@ -1,1 +1,0 @@
-"""Ranking over HTTP: ``python -m dien_jax.serve``."""

@@ -1,0 +1,80 @@
+"""Optimizers and learning-rate schedules, through optax"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from dien_jax.config.settings import Config, OptimConfig
+from dien_jax.data.schema import Schema
+from dien_jax.steps.embedding_rows import (
+    large_tables,
+    scale_by_rowwise_adagrad,
+    table_of,
+)
+
+
+def learning_rate(config: OptimConfig, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+    """The learning rate at each step, warm-up included."""
+    peak = config.learning_rate
+    if config.schedule == "halving":
+        schedule = optax.exponential_decay(peak, steps_per_epoch, 0.5, staircase=True)
+    elif config.schedule == "cosine":
+        total = steps_per_epoch * epochs
+        schedule = optax.cosine_decay_schedule(peak, max(total - config.warmup_steps, 1))
+    else:
+        schedule = optax.constant_schedule(peak)
+    if not config.warmup_steps:
+        return schedule
+    rise = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([rise, schedule], [config.warmup_steps])
+
+
+def make_optimizer(
+    config: Config, schema: Schema, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """Adam or AdamW with the configured schedule, clipping and decay.
+
+    Large embedding tables have row-wise Adagrad instead where ``embedding_update`` says so.
+    """
+    optim = config.optim
+    schedule = learning_rate(optim, steps_per_epoch, config.train.epochs)
+    if optim.name == "adam":
+        update = optax.adam(schedule)
+    else:
+        update = optax.adamw(schedule, weight_decay=optim.weight_decay, mask=_decayed)
+    if optim.embedding_update == "rowwise_adagrad":
+        of_tables = dataclasses.replace(optim, learning_rate=optim.embedding_learning_rate)
+        of_rows = optax.chain(
+            scale_by_rowwise_adagrad(),
+            optax.scale_by_learning_rate(
+                learning_rate(of_tables, steps_per_epoch, config.train.epochs)
+            ),
+        )
+        large = large_tables(schema)
+
+        def kinds(params: Any) -> Any:
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: "table" if table_of(path) in large else "rest", params
+            )
+
+        update = optax.partition({"table": of_rows, "rest": update}, kinds)
+    if optim.clip_norm is not None:
+        update = optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)
+
+    def lenient(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        # Optax raises floats to an int32 count, which strict dtype promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            return update.update(gradients, state, params)
+
+    return optax.GradientTransformation(update.init, lenient)
+
+
+def _decayed(params: Any) -> Any:
+    """Weight decay touches matrices, but neither embeddings nor vectors."""
+
+    def decays(path: tuple, leaf: jax.Array) -> bool:
+        return leaf.ndim > 1 and not str(path[0].key).endswith("_embeddings")
+
+    return jax.tree_util.tree_map_with_path(decays, params)

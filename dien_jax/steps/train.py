@@ -1,0 +1,142 @@
+"""The training step: one jitted, donated, pure function of state, tables and batch.
+
+    sample auxiliary negatives -> forward -> both losses -> gradients -> optimiser update
+
+With ``optim.embedding_update`` other than ``dense``, all but the sampling works on the rows that
+the batch looks up; see :mod:`dien_jax.steps.embedding_rows`.
+
+Randomness is ``fold_in(state.key, state.step)``, so a step depends on nothing but its arguments.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dien_jax.config.settings import Config
+from dien_jax.data.batch import Batch
+from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
+from dien_jax.model.interest import InterestModel
+from dien_jax.steps.embedding_rows import (
+    Table,
+    large_tables,
+    look_up,
+    put_rows,
+    take_rows,
+)
+from dien_jax.steps.losses import click_loss, halved_click_loss
+from dien_jax.steps.negatives import Sampler, auxiliary_negatives
+from dien_jax.steps.optimizer import make_optimizer
+from dien_jax.steps.state import Tables, TrainState
+
+Metrics = dict[str, jax.Array]
+
+
+def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
+    """``loss(params, batch_stats, tables, batch, key) -> (loss, (batch_stats, metrics))``."""
+    of_drawn = _loss_of_drawn(config, schema)
+
+    def loss(
+        params: Any, batch_stats: Any, tables: Tables, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        batch, negatives, dropout_key = _draw(config, tables.sampler, batch, key)
+        return of_drawn(params, batch_stats, tables.features, batch, negatives, dropout_key)
+
+    return loss
+
+
+def _draw(
+    config: Config, sampler: Sampler, batch: Batch, key: jax.Array
+) -> tuple[Batch, jax.Array | None, jax.Array]:
+    """The batch with some users unknown, the auxiliary negatives, and the key of dropout."""
+    sample_key, dropout_key, user_key = jax.random.split(key, 3)
+    negatives = None
+    if config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1:
+        negatives = auxiliary_negatives(
+            sampler, sample_key, jnp.asarray(batch.history), config.model.auxiliary_negatives
+        )
+        if config.model.auxiliary_distribution == "shown":
+            if batch.shown is None:
+                raise ValueError("auxiliary_distribution 'shown' needs batch.shown, got None")
+            shown = jnp.asarray(batch.shown)
+            negatives = jnp.where(shown >= 0, shown, negatives)
+    if config.train.unknown_users:
+        user = jnp.asarray(batch.user)
+        unknown = jax.random.bernoulli(user_key, config.train.unknown_users, user.shape)
+        batch = batch._replace(user=jnp.where(unknown, UNKNOWN, user))
+    return batch, negatives, dropout_key
+
+
+def _loss_of_drawn(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
+    """``loss(params, batch_stats, features, batch, negatives, dropout_key)``."""
+    model = InterestModel(config.model, schema)
+    of_clicks = halved_click_loss if config.model.classifier == "softmax" else click_loss
+
+    def loss(
+        params: Any,
+        batch_stats: Any,
+        features: FeatureTables,
+        batch: Batch,
+        negatives: jax.Array | None,
+        dropout_key: jax.Array,
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        labels, weights = jnp.asarray(batch.label), jnp.asarray(batch.weight)
+        output, changed = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch,
+            features,
+            negatives,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+        click = of_clicks(output.logits, labels, weights)
+        total = click + config.model.auxiliary_weight * output.auxiliary_loss
+        if config.optim.embedding_l2:
+            total = total + config.optim.embedding_l2 * output.embedding_norm
+        hits = (output.logits > 0) == (labels > 0.5)
+        real = jnp.maximum(weights.sum(), 1)
+        metrics = {
+            "loss": total,
+            "click_loss": click,
+            "auxiliary_loss": output.auxiliary_loss,
+            "accuracy": (hits.astype(jnp.float32) * weights).sum() / real,
+            "weight": weights.sum(),
+        }
+        return total, (changed.get("batch_stats", batch_stats), metrics)
+
+    return loss
+
+
+def make_train_step(
+    config: Config, schema: Schema, steps_per_epoch: int
+) -> Callable[[TrainState, Tables, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step. It donates the state: the one passed in must not be used again.
+
+    Metrics are device scalars: ``loss`` (with weights and penalty), ``click_loss``,
+    ``auxiliary_loss`` (unweighted), ``accuracy`` at a probability of one half, ``weight`` (real
+    rows of the batch) and ``gradient_norm``; means are over real rows.
+    """
+    optimizer = make_optimizer(config, schema, steps_per_epoch)
+    is_dense = config.optim.embedding_update == "dense"
+    compact = frozenset[Table]() if is_dense else large_tables(schema)
+
+    def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        batch, negatives, dropout_key = _draw(config, tables.sampler, batch, key)
+        found = look_up(schema, compact, tables.features, batch, negatives)
+        whole = (state.params, state.optimizer_state)
+        params, optimizer_state = take_rows(whole, found.rows)
+        loss = _loss_of_drawn(config, found.schema)
+        gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(
+            params, state.batch_stats, found.features, found.batch, found.negatives, dropout_key
+        )
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        params = optax.apply_updates(params, updates)
+        params, optimizer_state = put_rows(whole, (params, optimizer_state), found.rows)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        return TrainState(params, batch_stats, optimizer_state, state.step + 1, state.key), metrics
+
+    return jax.jit(train_step, donate_argnums=0)

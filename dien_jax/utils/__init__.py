@@ -1,0 +1,1 @@
+"""Tools that know nothing of click models: files, console, plots, extras, compile cache."""

@@ -1,0 +1,60 @@
+"""JSON files, files that appear whole or not at all, and the user's cache folder"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from dien_jax.errors import UserError
+
+
+def user_cache() -> Path:
+    """Where this user's downloads, simulated data and compiled programs are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dien_jax"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      UserError: when it cannot be read, or holds anything else.
+    """
+    try:
+        values = json.loads(file.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: expected JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Writes an object as indented JSON, all of it or nothing.
+
+    Raises:
+      OSError: when the file cannot be written. ValueError: for NaN or an infinity.
+    """
+    with atomic_file(file) as stream:
+        stream.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_path(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``file`` when the block ends and vanishes if it raises."""
+    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_file(file: Path) -> Iterator[TextIO]:
+    """A text file that replaces ``file`` when the block ends, or vanishes when it raises."""
+    with atomic_path(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,1 @@
+"""Implementations of the recurrences, one file each."""

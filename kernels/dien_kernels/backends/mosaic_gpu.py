@@ -1,0 +1,393 @@
+"""The recurrences as two kernels for Hopper's tensor cores, in Pallas Mosaic GPU.
+
+One warpgroup carries 64 rows of the batch through all steps. The state, backward its gradient,
+stays in registers in the layout that ``wgmma`` reads and writes; the recurrent weights stay in
+shared memory, in bfloat16. What a step reads arrives by asynchronous copies in a ring of tiles
+while earlier steps compute, and what it gives leaves through tiles of its own.
+
+A block of rows ends at its own longest history. From there on it only stores the last state, or
+backward adds up the gradients of the states.
+
+What a launch reads and gives, and the equations, are in :mod:`dien_kernels.contract`. Arrays are
+``[T, B, H]``; R, C and chunks are explained in :mod:`dien_kernels.backends.mosaic_gpu_parts`.
+
+Interpretation runs these bodies with a plain matmul in place of ``wgmma``, whose left operand it
+cannot take from registers. It proves the arithmetic and the order of copies and waits. It proves
+nothing about layouts, swizzles, memory fences, or the hardware's approximate ``tanh``.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from dien_kernels.backends.mosaic_gpu_parts import (
+    LIMIT,
+    ROWS,
+    Chunks,
+    Output,
+    Place,
+    Ring,
+    across,
+    bytes_of,
+    columns,
+    cut,
+    deepest,
+    down,
+    emit,
+    emit_again,
+    gate_groups,
+    gate_names,
+    latest,
+    matmul,
+    operand,
+    padded_hidden,
+    rounded,
+    sigmoid,
+    zeros,
+)
+from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
+
+NOTHING = Gates(None, None, None)
+
+
+def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -> None:
+    """64 rows through time."""
+    operands, matrices, longest = reads
+    states, kept = gives
+    weights, stage, left = memory["weights"], memory["stage"], memory["left"]
+    steps, _, hidden = states.shape
+    place = Place.of_block(hidden)
+    live = longest[jax.lax.axis_index("block")]
+
+    def for_reset(t: Any, chunk: int) -> list:
+        return [place.tile(operands.inputs.reset, t, chunk)]
+
+    def for_rest(t: Any, chunk: int) -> list:
+        rows, inputs = place.rows, operands.inputs
+        sources = [operands.offset.at[t, rows], place.tile(inputs.candidate, t, chunk)]
+        if plan.has_update:
+            sources += [operands.slope.at[t, rows], place.tile(inputs.update, t, chunk)]
+        return sources
+
+    # In the authors' form the reset gate of all columns comes before any candidate.
+    resets = Ring.of(memory["first"], for_reset, live, place.chunks)
+    rest = Ring.of(memory["second"], for_rest, live, place.chunks)
+    resets.start()
+    rest.start()
+    _fetch(matrices, weights, memory["arrived"])
+    if plan.form == "paper":
+        _fetch({"bias": operands.bias}, memory["bias"], memory["arrived"])
+
+    def half(name: str, value: jax.Array, chunk: int) -> jax.Array:
+        return rounded(place, left[name], chunk, value)
+
+    def through(name: str, value: Any, chunk: int, *starts: jax.Array) -> Chunks:
+        """A chunk of the columns of some gates: starts plus an operand times their weights."""
+        matrix = weights[name].at[pl.ds(chunk * hidden, hidden)]
+        start = jnp.concatenate(starts, 1)
+        return cut(matmul(plan.interpret, start, [(value, matrix)]), place.width)
+
+    def output(name: str, value: jax.Array, chunk: int) -> list[Output]:
+        array = states if name == "states" else getattr(kept, name, None)
+        if array is None:
+            return []
+        return [Output(stage[name], value, lambda t: place.tile(array, t, chunk))]
+
+    def resets_first(t: jax.Array, before: Chunks, h: Any) -> Any:
+        """The state that the reset gate lets through, as an operand, in the authors' form."""
+        parts = []
+        for chunk in range(place.chunks):
+            (r,) = map(sigmoid, through("reset", h, chunk, *resets.take(t, chunk)))
+            parts.append(half("masked", r * before[chunk], chunk))
+            emit(t, output("reset", r, chunk))
+        return operand(left["masked"], parts)
+
+    def step(t: jax.Array, before: Chunks) -> Chunks:
+        h = operand(left["state"], [half("state", part, n) for n, part in enumerate(before)])
+        if plan.form == "authors":
+            masked = resets_first(t, before, h)
+        after: Chunks = ()
+        for chunk in range(place.chunks):
+            offset, x_candidate, *update = rest.take(t, chunk)
+            outputs = []
+            if plan.form == "authors":
+                (candidate,) = through("candidate", masked, chunk, x_candidate)
+                gates = list(through("update", h, chunk, update[1])) if plan.has_update else []
+            else:
+                bias = down(memory["bias"]["bias"].at[place.columns(chunk)])
+                starts = bias, *resets.take(t, chunk), *update[1:]
+                product, r, *gates = through("all", h, chunk, *starts)
+                r = sigmoid(r)
+                candidate = x_candidate + r * product
+                outputs += output("reset", r, chunk) + output("product", product, chunk)
+            c = jnp.tanh(candidate)
+            z = across(offset, place.width)
+            if plan.has_update:
+                u = sigmoid(gates[0])
+                z = z + across(update[0], place.width) * u
+                outputs += output("update", u, chunk)
+            after += (before[chunk] + z * (c - before[chunk]),)
+            outputs += output("candidate", c, chunk) + output("states", after[-1], chunk)
+            emit(t, outputs)
+        return after
+
+    last = jax.lax.fori_loop(0, live, step, place.load(operands.initial))
+    nothing = zeros(ROWS, place.width)
+    for chunk, part in enumerate(last):
+        outputs = output("states", part, chunk)
+        for name in Kept._fields:
+            outputs += output(name, nothing, chunk)
+        emit_again(live, steps, outputs)
+    plgpu.wait_smem_to_gmem(0)
+
+
+def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -> None:
+    """64 rows back through time. The recurrent matrices are transposed."""
+    operands, matrices, longest, before_all, kept, d_states = reads
+    weights, stage, left = memory["weights"], memory["stage"], memory["left"]
+    steps, _, hidden = d_states.shape
+    place = Place.of_block(hidden)
+    live = longest[jax.lax.axis_index("block")]
+
+    def for_all(i: Any, chunk: int) -> list:
+        t, rows = live - 1 - i, place.rows
+        wide = [d_states, before_all, kept.candidate]
+        if plan.form == "paper":
+            wide += [kept.reset, kept.product]
+        sources = [operands.offset.at[t, rows], *(place.tile(a, t, chunk) for a in wide)]
+        if plan.has_update:
+            sources += [operands.slope.at[t, rows], place.tile(kept.update, t, chunk)]
+        return sources
+
+    def for_reset(i: Any, chunk: int) -> list:
+        t = live - 1 - i
+        return [place.tile(before_all, t, chunk), place.tile(kept.reset, t, chunk)]
+
+    everything = Ring.of(memory["first"], for_all, live, place.chunks)
+    everything.start()
+    if plan.form == "authors":
+        resets = Ring.of(memory["second"], for_reset, live, place.chunks)
+        resets.start()
+    _fetch(matrices, weights, memory["arrived"])
+
+    def output(name: str, value: jax.Array, chunk: int) -> Output:
+        array = getattr(gives.inputs, name)
+        return Output(stage[name], value, lambda t: place.tile(array, t, chunk))
+
+    def row_outputs(d_offset: jax.Array, d_slope: jax.Array) -> list[Output]:
+        rows = place.rows
+        outputs = [Output(stage["offset"], d_offset, lambda t: gives.offset.at[t, rows])]
+        if plan.has_update:
+            outputs.append(Output(stage["slope"], d_slope, lambda t: gives.slope.at[t, rows]))
+        return outputs
+
+    def through(parts: dict[str, list[jax.Array]], *names: str) -> list[tuple[Any, Any]]:
+        """Terms of a matmul: what the gradients of some gates give to the state before."""
+        return [(operand(left[name], parts[name]), weights[name]) for name in names]
+
+    def resets_last(
+        i: jax.Array, d_masked: Chunks, d_before: list, parts: dict[str, list[jax.Array]]
+    ) -> None:
+        """The authors' form, in which the reset gate's gradient comes through all of U_c."""
+        for chunk, d_part in enumerate(d_masked):
+            before, r = resets.take(i, chunk)
+            d_before[chunk] += d_part * r
+            d_reset = d_part * before * r * (1 - r)
+            parts["reset"].append(rounded(place, left["reset"], chunk, d_reset))
+            emit(live - 1 - i, [output("reset", d_reset, chunk)])
+
+    def step(i: jax.Array, dh: Chunks) -> Chunks:
+        d_offset, d_slope = zeros(ROWS), zeros(ROWS)
+        d_before: list[jax.Array] = []
+        parts: dict[str, list[jax.Array]] = {name: [] for name in weights}
+        for chunk in range(place.chunks):
+            offset, d_state, before, c, *more = everything.take(i, chunk)
+            d_after = dh[chunk] + d_state
+            z = across(offset, place.width)
+            d_z = d_after * (c - before)
+            d_offset += d_z.sum(1)
+            inputs = {}
+            if plan.has_update:
+                slope, u = across(more[-2], place.width), more[-1]
+                z = z + slope * u
+                d_slope += (d_z * u).sum(1)
+                inputs["update"] = d_z * slope * u * (1 - u)
+            d_before.append(d_after * (1 - z))
+            inputs["candidate"] = d_after * z * (1 - c * c)
+            d_product = inputs["candidate"]
+            if plan.form == "paper":
+                r, product = more[:2]
+                d_product = d_product * r
+                inputs["reset"] = d_product * product * (1 - r)
+            for name, value in (inputs | {"candidate": d_product}).items():
+                parts[name].append(rounded(place, left[name], chunk, value))
+            outputs = [output(name, value, chunk) for name, value in inputs.items()]
+            if chunk == place.chunks - 1:
+                outputs += row_outputs(d_offset, d_slope)
+            emit(live - 1 - i, outputs)
+        names = list(weights)
+        if plan.form == "authors":
+            names.remove("candidate")
+            start = zeros(ROWS, hidden)
+            d_masked = matmul(plan.interpret, start, through(parts, "candidate"))
+            resets_last(i, cut(d_masked, place.width), d_before, parts)
+        start = jnp.concatenate(d_before, 1)
+        return cut(matmul(plan.interpret, start, through(parts, *names)), place.width)
+
+    def dead_step(i: jax.Array, carry: tuple[Chunks, Chunks]) -> tuple[Chunks, Chunks]:
+        dh, d_state = carry
+        following = place.load(d_states.at[jnp.maximum(steps - 2 - i, 0)])
+        return tuple(a + b for a, b in zip(dh, d_state, strict=True)), following
+
+    nothing = zeros(ROWS, place.width)
+    for chunk in range(place.chunks):
+        outputs = [output(name, nothing, chunk) for name in weights]
+        emit_again(live, steps, outputs + row_outputs(zeros(ROWS), zeros(ROWS)))
+    start = (nothing,) * place.chunks, place.load(d_states.at[steps - 1])
+    dh, _ = jax.lax.fori_loop(0, steps - live, dead_step, start)
+    dh = jax.lax.fori_loop(0, live, step, dh)
+    for chunk, part in enumerate(dh):
+        to_initial = functools.partial(_initial, gives.initial, place, chunk)
+        emit(0, [Output(stage["candidate"], part, to_initial)])
+    plgpu.wait_smem_to_gmem(0)
+
+
+def _initial(array: Any, place: Place, chunk: int, _: Any) -> Any:
+    return array.at[place.rows, place.columns(chunk)]
+
+
+def _fetch(arrays: dict[str, Any], places: dict[str, Any], arrived: Any) -> None:
+    """Into shared memory, once for all steps."""
+    for name, place in places.items():
+        plgpu.copy_gmem_to_smem(arrays[name], place, arrived)
+        plgpu.barrier_wait(arrived)
+
+
+def _stacked(plan: Plan, recurrent: Gates) -> dict[str, jax.Array]:
+    """Forward weights: for each chunk of columns, those of a group's gates side by side."""
+    hidden = recurrent.reset.shape[0]
+    width = columns(hidden)
+
+    def stack(names: tuple[str, ...]) -> jax.Array:
+        matrices = [getattr(recurrent, name).reshape(hidden, -1, width) for name in names]
+        chunks = jnp.concatenate(matrices, 2).swapaxes(0, 1)
+        return chunks.reshape(-1, len(names) * width).astype(jnp.bfloat16)
+
+    return {group: stack(names) for group, names in gate_groups(plan).items()}
+
+
+def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> Any:
+    """One launch: a block for every 64 rows."""
+    hidden = reads[0].initial.shape[1]
+    flat_reads, reads_tree = jax.tree.flatten(reads)
+    flat_gives, gives_tree = jax.tree.flatten(gives)
+
+    def kernel(*references: Any, **memory: Any) -> None:
+        first, second = references[: len(flat_reads)], references[len(flat_reads) :]
+        body(
+            plan,
+            jax.tree.unflatten(reads_tree, first),
+            jax.tree.unflatten(gives_tree, second),
+            memory,
+        )
+
+    out = plgpu.kernel(
+        kernel,
+        out_type=tuple(flat_gives),
+        scratch_types=deepest(plan, hidden, kind),
+        grid=(reads[0].lengths.shape[0] // ROWS,),
+        grid_names=("block",),
+        compiler_params=plgpu.CompilerParams(
+            # Both are as good as the operands, which have 8 bits.
+            approx_math=True,
+            # The barriers that are needed are in the bodies.
+            unsafe_no_auto_barriers=True,
+        ),
+        interpret=latest.InterpretGPUParams() if plan.interpret else None,
+        kernel_name=f"recurrence_{kind}",
+    )(*flat_reads)
+    return jax.tree.unflatten(gives_tree, out)
+
+
+def _longest(operands: Operands) -> jax.Array:
+    """Steps after which all rows of a block are dead, ``[B / 64]``."""
+    return operands.lengths.reshape(-1, ROWS).max(1)
+
+
+def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
+    """States of all steps, and the gates where they are to be kept."""
+    like = operands.inputs.candidate
+    wide = jax.ShapeDtypeStruct(like.shape, like.dtype)
+    kept = Kept(
+        wide,
+        wide if plan.has_update else None,
+        wide,
+        wide if plan.form == "paper" else None,
+    )
+    matrices = _stacked(plan, operands.recurrent)
+    reads = operands._replace(recurrent=NOTHING), matrices, _longest(operands)
+    gives = (wide, kept if keep else None)
+    return _launch(plan, _forward_body, "keep" if keep else "forward", reads, gives)
+
+
+def backward(
+    plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
+) -> Gradients:
+    """The gradients of the projected inputs, of the coefficients and of the initial state."""
+    matrices = {
+        name: getattr(operands.recurrent, name).T.astype(jnp.bfloat16) for name in gate_names(plan)
+    }
+    before = jnp.concatenate([operands.initial[None], states[:-1]])
+    # Without the projected inputs, which then need not outlive the forward launch.
+    needed = operands._replace(inputs=NOTHING, recurrent=NOTHING)
+    reads = needed, matrices, _longest(operands), before, kept, d_states
+    wide, row, initial = (
+        jax.ShapeDtypeStruct(array.shape, array.dtype)
+        for array in (states, operands.offset, operands.initial)
+    )
+    update = plan.has_update
+    gives = Gradients(
+        Gates(wide, wide if update else None, wide), row, row if update else None, initial
+    )
+    gradients = _launch(plan, _backward_body, "backward", reads, gives)
+    if update:
+        return gradients
+    return gradients._replace(slope=jnp.zeros_like(operands.slope))
+
+
+def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
+    """There is one choice: the rows of a ``wgmma`` and the warps that issue it."""
+    del plan, rows, steps, hidden
+    return Blocks(ROWS)
+
+
+def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
+    """Raises for what the kernels cannot do."""
+    del rows, steps
+    if jax.__version_info__ < (0, 11):
+        raise NotImplementedError(
+            f"mosaic_gpu: needs JAX 0.11 or newer, whose Pallas Mosaic GPU loads and stores by"
+            f" layout, compiled and interpreted; this is {jax.__version__}"
+        )
+    if plan.precision != jax.lax.Precision.DEFAULT:
+        raise NotImplementedError(
+            f"mosaic_gpu: precision {plan.precision.name} of the recurrent matmuls; Hopper's"
+            " tensor cores round operands to bfloat16, which is precision DEFAULT"
+        )
+    if blocks != Blocks(ROWS):
+        raise ValueError(f"blocks: expected {Blocks(ROWS)}, got {blocks}")
+    for kind in ("keep", "backward"):
+        needed = bytes_of(deepest(plan, hidden, kind))
+        if needed > LIMIT:
+            raise NotImplementedError(
+                f"mosaic_gpu: {hidden} hidden units (padded) need {needed} bytes of shared memory,"
+                f" expected at most {LIMIT}"
+            )
+
+
+BACKEND = Backend("mosaic_gpu", "tbh", forward, backward, padded_hidden, blocks, check)

@@ -1,0 +1,135 @@
+"""The benchmark of training on: what it trains on what, and whom it tests on which examples."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import tiny_run
+
+from benchmarks import incremental, tutorial
+from dien_jax.data.dataset import open_dataset
+from dien_jax.runs.folder import Run
+
+TINY = (
+    *("--model.embedding-size=2", "--model.layers=4", "--model.extractor=none"),
+    *("--model.evolution=none", "--model.auxiliary-weight=0", "--train.batch-size=64"),
+    *("--train.max-history=4", "--train.buckets=4", "--train.epochs=1", "--train.log-every=1"),
+)
+FIRST = datetime(2013, 1, 1, tzinfo=UTC).timestamp()
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory) -> Path:
+    """Users who choose something every other day for five weeks; a new item each week."""
+    rng = np.random.default_rng(0)
+    file = tmp_path_factory.mktemp("log") / "log.csv"
+    rows = [
+        f"u{user},i{(item := rng.integers(0, 8 + day // 7))},c{item % 3},{FIRST + 86400 * day:.0f}"
+        for user in range(20)
+        for day in range(user % 2, 35, 2)
+    ]
+    file.write_text("user,item,category,timestamp\n" + "\n".join(rows) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def done(log, tmp_path_factory) -> Path:
+    """What the benchmark leaves."""
+    pytest.importorskip("matplotlib")
+    out = tmp_path_factory.mktemp("incremental")
+    with pytest.MonkeyPatch.context() as patch, tiny_run.compilation_cache():
+        patch.setattr(incremental, "SETTINGS", TINY)
+        patch.setattr(incremental, "keep_compiled", lambda: None)
+        incremental.main(
+            [
+                *(str(log), "--out", str(out / "work"), "--from", "2013-01-22", "--periods", "1"),
+                *("--json", str(out / "rows.json"), "--plot", str(out / "rows.png")),
+            ]
+        )
+    return out
+
+
+def test_rows_tell_of_each_model_and_day(done):
+    rows = json.loads((done / "rows.json").read_text())
+    models, differences = rows[:-2], rows[-2:]
+    assert [(row["policy"], row["day"]) for row in models] == [
+        ("never updated", "2013-01-22"),
+        ("never updated", "2013-01-29"),
+        ("warm start", "2013-01-29"),
+        ("from scratch", "2013-01-29"),
+    ]
+    never, warm, scratch = models[1:]
+    assert never["test_examples"] == warm["test_examples"] == scratch["test_examples"] > 0
+    assert never["train_examples"] == 0
+    assert 0 < warm["train_examples"] < scratch["train_examples"]
+    assert warm["unknown_items"] <= never["unknown_items"]
+    assert {row["case"] for row in differences} == {
+        "warm start less never updated",
+        "warm start less from scratch",
+    }
+    for row, other in zip(differences, (never, scratch), strict=True):
+        assert row["auc"] == pytest.approx(warm["auc"] - other["auc"])
+    assert (done / "rows.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_update_trains_on_what_is_new_and_no_test_event_was_seen(done):
+    work = done / "work"
+    base, update = (open_dataset(work / "new" / number) for number in "01")
+
+    def days(dataset, split: str) -> set[int]:
+        positive = dataset.splits[split].label == 1
+        times = dataset.event_timestamp[dataset.splits[split].history_end[positive]]
+        return set(((times - FIRST) // 86400).astype(int).tolist())
+
+    assert days(base, "train") == set(range(2, 14))
+    assert days(base, "valid") == days(update, "train") == set(range(14, 21))
+    assert days(base, "test") == days(update, "valid") == set(range(21, 28))
+    assert days(update, "test") == set(range(28, 35))
+    assert days(open_dataset(work / "whole" / "1"), "train") == set(range(2, 21))
+    assert update.vocabulary("item")[: base.schema.num_items] == base.vocabulary("item")
+    run = Run.load(work / "runs" / "warm-start-1")
+    assert run.warm_start is not None
+    assert run.warm_start["run"] == str(work / "runs" / "warm-start-0")
+
+
+def test_a_model_is_tested_in_terms_of_what_it_knew(done):
+    work = done / "work"
+    base, update = (open_dataset(work / "new" / number) for number in "01")
+    seen = incremental.in_terms_of(update, base)
+    items, known = update.vocabulary("item"), base.vocabulary("item")
+    for now, then in zip(update.splits["test"].item, seen.splits["test"].item, strict=True):
+        assert known[then] == (items[now] if items[now] in known else "")
+    assert (seen.splits["test"].label == update.splits["test"].label).all()
+    assert seen.schema == base.schema
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--from", "soon"], "--from must be a day such as 2013-03-01, got 'soon'"),
+        (["--from", "2013-01-22", "--periods", "0"], "--periods must be at least 1, got 0"),
+    ],
+)
+def test_wrong_flags_are_refused(log, flags, expected, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        incremental.main([str(log), "--out", "out", *flags])
+    assert stopped.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_the_tutorials_table_is_of_its_own_models(monkeypatch):
+    scores = {"dien": [0.7, 0.72], "mine": [0.71, 0.74]}
+
+    def trained(model, dataset, *, epochs, seed):
+        assert len(dataset.splits["test"].label) == 4 * 8
+        found = {"valid_auc": 0.5, "test_auc": scores[model][seed], "best_epoch": epochs}
+        return found | {"parameters": 3, "seconds_an_epoch": 1.5}
+
+    page = {"models": {name: name for name in scores}, "trained": trained}
+    dien, mine = tutorial.measure(page, users=40, epochs=2, seeds=2)
+    assert (dien["policy"], dien["test_auc"], dien["less_dien"]) == ("dien", pytest.approx(0.71), 0)
+    assert mine["less_dien"] == pytest.approx(0.015)
+    assert mine["less_dien_interval"][0] < 0.015 < mine["less_dien_interval"][1]
+    assert mine["best_epochs"] == [2, 2]

@@ -1,0 +1,192 @@
+"""The command line of preparing: help, mistakes, exit status, and what is left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.tiny_logs import write
+
+from dien_jax.data.dataset import open_dataset
+from dien_jax.preparation.pipeline import events as tables
+from dien_jax.preparation.pipeline import from_interactions as implicit
+from dien_jax.preparation.reading import workspace
+from dien_jax.prepare import SOURCES, main
+
+LOG = "user,item,timestamp\n" + "".join(
+    f"u{user},i{(time + user) % 9},{time}\n" for user in range(5) for time in range(5)
+)
+
+
+def arguments(tmp_path: Path, *more: str) -> list[str]:
+    file = write(tmp_path, LOG)
+    return ["interactions", str(file), "--out", str(tmp_path / "data"), *more]
+
+
+def squeeze(text: str) -> str:
+    """Text without the frames and line breaks of the help."""
+    return " ".join(text.replace("│", " ").split())
+
+
+def test_the_summary_goes_to_standard_output_and_progress_to_standard_error(tmp_path, capsys):
+    assert main(arguments(tmp_path, "--split", "by-user")) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "25 rows of 5 users and 9 items, times 0 to 4 (seconds)"
+    assert lines[-1] == f"dataset folder: {tmp_path / 'data'}"
+    assert err.startswith(f"making the dataset folder {tmp_path / 'data'} by 'interactions'\n")
+    assert "by-user split, 10% validation and 10% test, 1 negative a positive" in err
+    assert "reading" in err
+    assert "writing" in err
+    assert open_dataset(tmp_path / "data").meta["split"]["policy"] == "by-user"
+
+
+def test_simulated_data_come_by_the_same_command(tmp_path, capsys):
+    flags = ["--users", "40", "--items", "200", "--categories", "5"]
+    assert main(["synthetic", "--out", str(tmp_path / "data"), *flags]) == 0
+    assert len(open_dataset(tmp_path / "data").groups()) == 40
+    assert capsys.readouterr().out.endswith(f"dataset folder: {tmp_path / 'data'}\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["authors", "{tmp}/nowhere", "--out", "{tmp}/data"], "nowhere"),
+        (["amazon", "--reviews", "{tmp}/r", "--meta", "{tmp}/m", "--out", "{tmp}/data"], "/r: can"),
+        (["movielens", "--name", "1m", "--from", "{tmp}/m", "--out", "{tmp}/data"], "/m: can"),
+        (["taobao", "--from", "{tmp}/t.csv", "--out", "{tmp}/data"], "/t.csv: cannot be read"),
+        (["alimama", "--from", "{tmp}/no", "--out", "{tmp}/data"], "/no: expected a folder with"),
+        (["impressions", "{tmp}/i.csv", "--out", "{tmp}/data"], "/i.csv: cannot be read"),
+        (["interactions", "{tmp}/i.csv", "--out", "{tmp}"], "exists already"),
+    ],
+)
+def test_a_mistake_in_files_is_one_message_and_status_2(tmp_path, capsys, argv, message):
+    assert main([word.format(tmp=tmp_path) for word in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert message in error
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_without_a_source_lists_the_sources(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "usage: python -m dien_jax.prepare SOURCE [...] --out DIR" in out
+    for name, (kind, _) in SOURCES.items():
+        assert f"  {name}" in out
+        assert kind.__doc__ in out
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_help_of_a_source_explains_every_flag(source, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([source, "--help"])
+    assert stopped.value.code == 0
+    out = squeeze(capsys.readouterr().out)
+    kind, _ = SOURCES[source]
+    assert squeeze(kind.__doc__) in out
+    for field in kind.__dataclass_fields__:
+        if field not in ("file", "folder"):
+            flag = "from" if field == "source" else field
+            assert f"--{flag.replace('_', '-')}" in out
+    assert ("FILE" in out) == (source in ("interactions", "impressions"))
+
+
+def test_no_source_is_told_with_the_list(capsys):
+    assert main([]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: which source?")
+    assert "interactions" in err
+
+
+def test_an_unknown_source_is_told_with_the_nearest(capsys):
+    assert main(["interaction", "log.csv"]) == 2
+    err = capsys.readouterr().err
+    assert "error: unknown source 'interaction'; did you mean 'interactions'?" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "messages"),
+    [
+        (["--splitt", "by-user"], ["--splitt", "--split {by-user,last-event,by-time}"]),
+        (["--split", "by-luck"], ["by-luck", "by-user"]),
+        (["--seed", "one"], ["--seed"]),
+        (["--negatives", "0"], ["--negatives must be at least 1, got 0"]),
+        (["--valid-share", "2"], ["--valid-share must be at least 0 and below 1, got 2.0"]),
+        (["--item-features", "a:numbr"], ["got 'numbr'; did you mean 'numeric'?"]),
+    ],
+)
+def test_a_mistake_in_flags_is_told_and_status_2(tmp_path, capsys, more, messages):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(tmp_path, *more))
+    assert stopped.value.code == 2
+    err = squeeze(capsys.readouterr().err)
+    for message in messages:
+        assert message in err
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("Query interrupted")])
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [(tables, "_check"), (implicit, "draw_negatives"), (implicit, "write_folder")],
+)
+def test_ctrl_c_leaves_nothing_behind(tmp_path, capsys, monkeypatch, module, function, error):
+    def interrupted(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(module, function, interrupted)
+    argv = ["interactions", str(write(tmp_path, LOG)), "--out", str(tmp_path / "a" / "b")]
+    assert main(argv) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("interrupted; nothing was written\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_a_full_disk_is_one_message(tmp_path, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(implicit, "draw_negatives", full)
+    assert main(arguments(tmp_path)) == 2
+    err = capsys.readouterr().err
+    assert f"error: cannot write dataset folder {tmp_path / 'data'}: No space left on device" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize("module", ["ibis", "duckdb", "pyarrow"])
+@pytest.mark.parametrize("source", sorted(SOURCES.keys() - {"authors", "synthetic"}))
+def test_without_the_extra_it_says_what_to_install(tmp_path, capsys, monkeypatch, source, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    file = str(write(tmp_path, LOG))
+    files = {
+        "amazon": ["--reviews", file, "--meta", file],
+        "movielens": ["--name", "1m", "--from", file],
+        "taobao": ["--from", file],
+        "alimama": ["--from", file],
+    }
+    assert main([source, *files.get(source, [file]), "--out", str(tmp_path / "data")]) == 2
+    err = capsys.readouterr().err
+    assert f"error: preparing logs needs the extra 'data' ({module} is not installed)" in err
+    assert "pip install 'dien_jax[data]'" in err
+
+
+def test_sources_can_be_listed_without_the_extra():
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['ibis', 'duckdb', 'pyarrow', 'pandas']));"
+        "from dien_jax.prepare import main; sys.exit(main(['--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert b"interactions" in done.stdout
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
+    gone = tmp_path / ".data.partial-work-999999999"
+    gone.mkdir()
+    (gone / "work.duckdb").write_bytes(b"")
+    assert main(arguments(tmp_path)) == 0
+    assert not gone.exists()
+    assert workspace.Workspace(tmp_path / "data", "1GB").folder.name.startswith(".data.partial-")

@@ -1,0 +1,515 @@
+"""The training command line: flags, the run folder, stopping, and what it refuses."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import tiny_run
+from support.tiny_run import flags
+
+from dien_jax import train
+from dien_jax.config.presets import PRESETS
+from dien_jax.data.dataset import open_dataset
+from dien_jax.errors import UserError
+from dien_jax.metrics.scores import auc
+from dien_jax.preparation.sources import synthetic
+from dien_jax.steps.state import TrainState
+from dien_jax.training import loop
+from dien_jax.utils.files import read_json
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache():
+    with tiny_run.compilation_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@dataclasses.dataclass
+class Finished:
+    """A finished run and what it said."""
+
+    folder: Path
+    output: str
+    progress: str
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Finished:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as output,
+        contextlib.redirect_stderr(io.StringIO()) as progress,
+    ):
+        assert train.main(flags(data, folder)) == 0
+    return Finished(
+        folder, output.getvalue(), progress.getvalue(), read_json(folder / "result.json")
+    )
+
+
+def refusal(arguments: list[str], capfd, status: int = 2) -> str:
+    """What the command line says when it refuses; nothing on standard output, no traceback."""
+    assert train.main(arguments) == status
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    return output.err
+
+
+def wrap_step(monkeypatch, change) -> None:
+    """``change(state, metrics)`` after each step."""
+    make = loop.make_train_step
+
+    def make_changed(*arguments):
+        step = make(*arguments)
+        return lambda *of_step: change(*step(*of_step))
+
+    monkeypatch.setattr(loop, "make_train_step", make_changed)
+
+
+# Flags
+
+
+def test_preset_gives_the_defaults_and_flags_override_them():
+    arguments = train.parse(["authors", "--optim.learning-rate", "0.5", "--train.buckets", "3"])
+    expected = PRESETS["authors"]
+    assert arguments.model == expected.model
+    assert arguments.optim == dataclasses.replace(expected.optim, learning_rate=0.5)
+    assert arguments.train == dataclasses.replace(expected.train, buckets=(3,))
+
+
+def test_preset_file_gives_the_defaults_and_flags_override_them(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"preset": "authors", "model": {"dropout": 0.5}, "train": {"epochs": 9}}')
+    expected = PRESETS["authors"]
+    for flag in ([f"--preset-file={file}"], ["--preset-file", str(file)]):
+        arguments = train.parse(["--seed=4", *flag, "--train.epochs", "5"])
+        assert arguments.preset == "authors"
+        assert arguments.model == dataclasses.replace(expected.model, dropout=0.5)
+        assert arguments.optim == expected.optim
+        assert arguments.train == dataclasses.replace(expected.train, epochs=5)
+
+
+def test_help_with_a_preset_file_shows_its_settings(tmp_path, capfd):
+    file = tmp_path / "mine.json"
+    file.write_text('{"model": {"embedding_size": 77}}')
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(["--preset-file", str(file), "--help"])
+    assert stopped.value.code == 0
+    assert "(default: 77)" in capfd.readouterr().out
+
+
+def test_preset_file_is_refused_beside_a_preset_and_with_its_mistakes(tmp_path, capfd):
+    file = tmp_path / "mine.json"
+    file.write_text('{"model": {"hiden_size": 3}}')
+    found = refusal(["--preset-file", str(file)], capfd)
+    assert f"{file}: unknown setting 'model.hiden_size'; did you mean 'hidden_size'" in found
+    file.write_text("{}")
+    beside = refusal(["authors", "--preset-file", str(file)], capfd)
+    assert f"give a preset or --preset-file, not both; found 'authors' and {file}" in beside
+    assert "exclude each other" in refusal(["--preset-file", str(file), "authors"], capfd)
+    missing = tmp_path / "none.json"
+    assert f"{missing}: expected JSON" in refusal(["--preset-file", str(missing)], capfd)
+
+
+def test_help_lists_every_setting(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(["--help"])
+    assert stopped.value.code == 0
+    shown = capfd.readouterr().out
+    for group in dataclasses.fields(train.Arguments)[-3:]:
+        for setting in dataclasses.fields(getattr(PRESETS["dien"], group.name)):
+            assert f"--{group.name}.{setting.name.replace('_', '-')}" in shown
+    assert "(default: 18)" in shown
+    assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
+
+
+def test_unknown_preset_is_refused_with_the_nearest_one(capfd):
+    assert "did you mean 'authors'" in refusal(["autors"], capfd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model.hiden-size", "3"], "--model.hidden-size"),
+        (["--resum", "runs/x"], "--resume"),
+        (["--optim.name", "sgd"], "adamw"),
+        (["--model.hidden-size", "0"], "model.hidden_size must be at least 1, got 0"),
+        (["--seed", "one"], "--seed"),
+    ],
+)
+def test_wrong_flag_is_refused_with_what_was_expected(arguments, expected, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments)
+    assert stopped.value.code == 2
+    output = capfd.readouterr()
+    assert expected in " ".join(output.err.replace("│", "").split())
+    assert output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--seed", "3", "authors"], "preset comes before all flags"),
+        (["--resume", "runs/x", "--seed", "0"], "--resume takes no other flag"),
+        (["--resume", "/does/not/exist"], "run folder /does/not/exist does not exist"),
+        (["--data", "/does/not/exist"], "/does/not/exist does not exist"),
+    ],
+)
+def test_mistake_is_refused_in_one_message(arguments, expected, capfd):
+    assert expected in refusal(arguments, capfd)
+
+
+def test_seed_out_of_range_is_refused(data, tmp_path, capfd):
+    arguments = [*flags(data, tmp_path / "run"), "--seed=-1"]
+    assert "--seed must be 0 to 4294967295, got -1" in refusal(arguments, capfd)
+
+
+def test_shown_negatives_of_data_that_has_none_are_refused(data, tmp_path, capfd):
+    arguments = [*flags(data, tmp_path / "run"), "--model.auxiliary-distribution=shown"]
+    said = refusal(arguments, capfd)
+    assert "model.auxiliary_distribution 'shown'" in said
+    assert f"{data} has no events/negatives" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_without_a_run_is_refused(tmp_path, capfd):
+    assert "is not a run folder" in refusal(["--resume", str(tmp_path)], capfd)
+
+
+def test_damaged_settings_are_refused(data, tmp_path, capfd):
+    (tmp_path / "config.json").write_text("{")
+    assert "expected JSON" in refusal(["--resume", str(tmp_path)], capfd)
+    (tmp_path / "config.json").write_text('{"preset": "dien", "seed": 0.5}')
+    assert "'seed' of type int, found 0.5" in refusal(["--resume", str(tmp_path)], capfd)
+
+
+# The run folder
+
+
+def test_result_has_the_documented_fields(finished):
+    result = finished.result
+    assert set(result) == {
+        *("model", "preset", "data", "seed", "steps", "epochs", "best_step", "valid", "test"),
+        *("train_examples_per_second", "wall_seconds", "device", "versions"),
+    }
+    assert (result["steps"], result["epochs"]) == (12, 3)
+    assert result["preset"] == "dien"
+    assert result["train_examples_per_second"] > 0
+    for split in ("valid", "test"):
+        assert {"auc", "gauc", "gauc_left_out", "logloss", "examples"} <= set(result[split])
+        assert result[split]["examples"] == tiny_run.SIZES[split]
+
+
+def test_best_checkpoint_is_that_of_the_best_evaluation(finished):
+    records = tiny_run.evaluations(finished.folder)
+    assert [record["step"] for record in records] == [4, 8, 12]
+    best = max(records, key=lambda record: record["valid"]["auc"])
+    assert finished.result["best_step"] == best["step"]
+    assert finished.result["valid"] == best["valid"]
+
+
+def test_training_metrics_are_means_over_all_examples_since_the_last_evaluation(
+    tmp_path, monkeypatch
+):
+    seen: list[dict[str, float]] = []
+
+    def note(state, metrics):
+        seen.append({name: float(value) for name, value in metrics.items()})
+        return state, metrics
+
+    wrap_step(monkeypatch, note)
+    data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {"train": 53})
+    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
+    [record] = tiny_run.evaluations(tmp_path / "run")
+    assert [row["weight"] for row in seen] == [16, 16, 16, 5]
+    for name in ("loss", "click_loss", "auxiliary_loss", "accuracy"):
+        expected = sum(row[name] * row["weight"] for row in seen) / 53
+        assert record["train"][name] == pytest.approx(expected, rel=1e-12)
+
+
+def test_speed_leaves_out_steps_that_compile(finished):
+    _, _, progress = tiny_run.saved_states(finished.folder)["latest"]
+    assert progress["timed_examples"] == 64 * 3 - 16
+
+
+def test_console_says_what_it_does_first_and_where_results_are_last(finished, data):
+    lines = finished.progress.splitlines()
+    assert lines[0].startswith(f"train preset dien on {data}: 64 training, 24 validation and 20")
+    assert "parameters on cpu" in lines[1]
+    assert str(finished.folder) in lines[1]
+    assert str(finished.folder) in lines[-1]
+
+
+def test_output_compares_the_test_set_with_popularity(finished, data):
+    dataset = open_dataset(data)
+    test = dataset.splits["test"]
+    popularity = auc(np.asarray(test.label), dataset.popularity[test.item])
+    rows = {line[:24].strip(): line.split() for line in finished.output.splitlines()}
+    assert rows["test"][1] == f"{finished.result['test']['auc']:.4f}"
+    assert rows["test, popularity"][-1] == f"{popularity:.4f}"
+    assert "test, best possible" not in rows
+
+
+def test_histograms_of_large_tables_are_of_rows_evenly_apart(data, tmp_path, monkeypatch):
+    shapes = {}
+    monkeypatch.setattr(loop, "HISTOGRAM_ROWS", 5)
+    monkeypatch.setattr(
+        loop.Reporter,
+        "histograms",
+        lambda _, step, values: shapes.update({k: v.shape for k, v in values.items()}),
+    )
+    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
+    assert shapes["item_embeddings/item"] == (4, 4)  # every third of 12
+    assert shapes["user_embeddings/user"] == (5, 4)  # every seventh of 31
+    assert shapes["item_embeddings/category"] == (4, 4)  # all
+
+
+def test_tensorboard_and_curves_are_written(finished):
+    assert any((finished.folder / "tensorboard").iterdir())
+    assert (finished.folder / "curves.png").stat().st_size > 0
+
+
+def test_hyperparameters_are_one_row_for_tensorboard(finished):
+    rows = tensorboard.hparams(finished.folder)
+    assert len(rows) == 1
+    found = rows[0].hparams
+    expected = {"preset": "dien", "data": "tiny", "model.layers": "8", "model.evolution": "augru"}
+    assert {name: found[name].string_value for name in expected} == expected
+    numbers = {"seed": 0, "optim.learning_rate": 0.02, "model.hidden_size": 4}
+    assert {name: found[name].number_value for name in numbers} == numbers
+    assert found["train.deterministic"].bool_value is False
+    assert "optim.clip_norm" not in found
+    scalars = tensorboard.scalars(finished.folder)
+    for split in ("valid", "test"):
+        for name in ("auc", "gauc", "logloss"):
+            value = finished.result[split][name]
+            key = (f"final/{split}_{name}", finished.result["best_step"])
+            assert scalars[key] == pytest.approx(value)
+
+
+def test_run_that_ended_twice_is_one_row_for_tensorboard(data, tmp_path, monkeypatch, capfd):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_json", stop_there)
+        message = refusal([*flags(data, tmp_path / "run"), "--train.epochs=1"], capfd)
+    assert "stopped by the test" in message
+    assert train.main(["--resume", str(tmp_path / "run")]) == 0
+    assert len(tensorboard.hparams(tmp_path / "run")) == 1
+    tags = [tag for tag, _ in tensorboard.every_scalar(tmp_path / "run")]
+    assert sum(tag.startswith("final/") for tag in tags) == len(
+        {tag for tag in tags if tag.startswith("final/")}
+    )
+
+
+def test_folder_in_use_is_refused_with_how_to_continue(finished, data, capfd):
+    before = sorted(finished.folder.rglob("*"))
+    message = refusal(flags(data, finished.folder), capfd)
+    assert f"is not empty; choose another folder, or --resume {finished.folder}" in message
+    assert sorted(finished.folder.rglob("*")) == before
+
+
+def test_unwritable_run_folder_is_refused(data, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    message = refusal(flags(data, tmp_path / "file" / "run"), capfd)
+    assert f"--run-dir {tmp_path / 'file' / 'run'} cannot be written" in message
+
+
+def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "Trainer", stop_there)
+    refusal(["authors", "--data", str(data)], capfd)
+    [folder] = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"authors-tiny-\d{8}T\d{6}Z", folder.name)
+    (tmp_path / "mine.json").write_text('{"preset": "authors"}')
+    refusal(["--preset-file", "mine.json", "--data", str(data)], capfd)
+    [folder] = (tmp_path / "runs").glob("mine-*")
+    assert re.fullmatch(r"mine-tiny-\d{8}T\d{6}Z", folder.name)
+    assert read_json(folder / "config.json")["preset"] == "authors"
+
+
+def stop_there(*arguments):
+    raise UserError("stopped by the test")
+
+
+def test_deterministic_flag_reaches_xla_beside_others(data, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_hlo_as_text=false")
+    monkeypatch.setattr(train, "Trainer", stop_there)
+    refusal([*flags(data, tmp_path / "run"), "--train.deterministic"], capfd)
+    expected = "--xla_dump_hlo_as_text=false --xla_gpu_deterministic_ops=true"
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+# Stopping and choosing
+
+
+def test_run_stops_when_patience_is_out_and_keeps_the_best(data, tmp_path, monkeypatch):
+    scores = iter([0.6, 0.7, 0.65, 0.7])  # equal is not better
+    measure = loop.measure
+    splits = []
+
+    def scripted(dataset, split, predicted):
+        splits.append(split)
+        found = measure(dataset, split, predicted)
+        return found | ({"auc": next(scores, 0.0)} if split == "valid" else {})
+
+    monkeypatch.setattr(loop, "measure", scripted)
+    impatient = ["--train.patience=2", "--train.evaluate-every=2"]
+    assert train.main([*flags(data, tmp_path / "run"), *impatient]) == 0
+    result = read_json(tmp_path / "run" / "result.json")
+    assert (result["steps"], result["best_step"], result["epochs"]) == (8, 4, 2)
+    assert splits == ["valid"] * 5 + ["test"]  # the test set once, at the end
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8"]
+
+
+def test_last_step_is_evaluated_though_no_evaluation_falls_on_it(data, tmp_path):
+    odd = ["--train.evaluate-every=5", "--train.epochs=2"]
+    assert train.main([*flags(data, tmp_path / "run"), *odd]) == 0
+    assert [line["step"] for line in tiny_run.evaluations(tmp_path / "run")] == [5, 8]
+
+
+def test_validation_of_one_label_has_no_auc_and_log_loss_chooses(tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "tiny", valid=1)
+    assert train.main(flags(data, tmp_path / "run")) == 0
+    output = capfd.readouterr()
+    assert "the valid split has label 1 only, so it has no AUC" in output.err
+    assert "none" in output.out
+    records = tiny_run.evaluations(tmp_path / "run")
+    result = read_json(tmp_path / "run" / "result.json")
+    best = min(records, key=lambda record: record["valid"]["logloss"])
+    assert result["best_step"] == best["step"]
+    assert result["valid"]["auc"] is None
+    assert result["valid"]["gauc"] is None
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_data_without_examples_to_train_or_validate_on_is_refused(split, tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {split: 0})
+    message = refusal(flags(data, tmp_path / "run"), capfd)
+    assert f"{data} has no {split} examples" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_without_a_test_set_trains(tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {"test": 0})
+    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
+    assert "the test split has no examples" in capfd.readouterr().err
+    assert read_json(tmp_path / "run" / "result.json")["test"]["auc"] is None
+
+
+# Divergence
+
+
+def test_loss_that_is_not_finite_stops_the_run_at_its_step(data, tmp_path, monkeypatch, capfd):
+    def spoil(state, metrics):
+        return state, metrics | {"loss": jnp.where(state.step == 7, jnp.inf, metrics["loss"])}
+
+    wrap_step(monkeypatch, spoil)
+    arguments = [*flags(data, tmp_path / "run"), "--train.log-every=100"]
+    message = refusal(arguments, capfd, status=1)
+    assert "the loss is not finite at step 7 (" in message
+    assert "lower --optim.learning-rate (now 0.02) or clipping by --optim.clip-norm" in message
+    assert "the checkpoint of step 4 is kept" in message
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_parameters_that_are_not_finite_are_never_saved(data, tmp_path, monkeypatch, capfd):
+    def spoil(state, metrics):
+        poison = jnp.where(state.step == 4, jnp.nan, 0.0)
+        return state._replace(params=jax.tree.map(lambda p: p + poison, state.params)), metrics
+
+    with jax.numpy_rank_promotion("allow"):
+        wrap_step(monkeypatch, spoil)
+        message = refusal(flags(data, tmp_path / "run"), capfd, status=1)
+    assert "is not finite after step 4" in message
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_advice_names_the_clipping_in_force(data, tmp_path, monkeypatch, capfd):
+    names = ("loss", "click_loss", "auxiliary_loss", "gradient_norm", "weight")
+    diverged = dict.fromkeys(names, np.float32(np.nan))
+    monkeypatch.setattr(loop, "make_train_step", lambda *_: lambda state, *_: (state, diverged))
+    message = refusal([*flags(data, tmp_path / "run"), "--optim.clip-norm=9"], capfd, status=1)
+    assert "the loss is not finite at step 1 (" in message
+    assert "a lower --optim.clip-norm (now 9)" in message
+    assert "is kept" not in message
+
+
+def test_parameters_out_of_bounds_make_the_loss_infinite_and_stop_the_run(
+    data, tmp_path, monkeypatch, capfd
+):
+    create = loop.create_state
+
+    def create_huge(*arguments):
+        state = create(*arguments)
+        return state._replace(params=jax.tree.map(lambda leaf: leaf * 1e30, state.params))
+
+    monkeypatch.setattr(loop, "create_state", create_huge)
+    message = refusal(flags(data, tmp_path / "run"), capfd, status=1)
+    assert "the loss is not finite at step 1 (" in message
+
+
+# Built-in data
+
+
+class FakeTrainer:
+    """A run that is over at once."""
+
+    steps_per_epoch = total_steps = 1
+
+    def __init__(self, *arguments):
+        self.progress, self.state = loop.Progress(), TrainState({}, {}, {}, None, None)
+
+    def run(self, reporter):
+        metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 1}
+        return {"best_step": 1, "valid": metrics, "test": metrics}
+
+
+def test_without_data_users_are_simulated_once_and_the_best_possible_score_is_told(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    options = functools.partial(synthetic.SyntheticOptions, users=80, items=60, categories=4)
+    monkeypatch.setattr(synthetic, "SyntheticOptions", options)
+    monkeypatch.setattr(train, "Trainer", FakeTrainer)
+    assert train.main(["--run-dir", "run"]) == 0
+    output = capfd.readouterr()
+    assert "simulating users" in output.err
+    rows = {line[:24].strip(): line.split() for line in output.out.splitlines()}
+    [folder] = (tmp_path / "cache" / "dien_jax").glob("*/simulated")
+    assert read_json(tmp_path / "run" / "result.json")["data"] == str(folder)
+    best = open_dataset(folder).meta["best_possible"]["test"]["auc"]
+    assert rows["test"][1:4] == ["0.7500", "none", "0.5000"]
+    assert rows["test, best possible"][-1] == f"{best:.4f}"
+    assert 0 < float(rows["test, popularity"][-1]) < 1
+
+    monkeypatch.setattr(synthetic, "prepare", stop_there)
+    assert train.main(["--run-dir", "again"]) == 0
+    assert "simulating users" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_command_without_arguments_learns_what_popularity_does_not_know(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert train.main([]) == 0
+    rows = {line[:24].strip(): line.split() for line in capfd.readouterr().out.splitlines()}
+    reached, best = float(rows["test"][1]), float(rows["test, best possible"][-1])
+    assert float(rows["test, popularity"][-1]) + 0.1 < reached < best

@@ -1,0 +1,102 @@
+"""Settings by flat name, and files of settings in place of a preset."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from dien_jax.config.preset_files import (
+    RUN_FIELDS,
+    flat_settings,
+    read_preset_file,
+    with_settings,
+    write_preset_file,
+)
+from dien_jax.config.presets import PRESETS
+from dien_jax.config.settings import Config
+from dien_jax.errors import UserError
+from dien_jax.runs.folder import Run
+
+
+def written(tmp_path: Path, values: object) -> Path:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(values))
+    return file
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_flat_settings_build_the_same_configuration(name: str) -> None:
+    flat = flat_settings(PRESETS[name])
+    assert flat["model.hidden_size"] == PRESETS[name].model.hidden_size
+    assert with_settings(Config(), flat) == PRESETS[name]
+
+
+def test_changes_leave_the_other_settings_as_they_were() -> None:
+    config = with_settings(PRESETS["authors"], {"model.layers": [8, 4], "optim.clip_norm": 1})
+    expected = PRESETS["authors"]
+    assert config.model == dataclasses.replace(expected.model, layers=(8, 4))
+    assert config.optim == dataclasses.replace(expected.optim, clip_norm=1.0)
+    assert config.train == expected.train
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.hiden_size", r"unknown setting 'model.hiden_size'; did you mean 'hidden_size'"),
+        ("modle.hidden_size", r"unknown setting 'modle'; did you mean 'model'"),
+        ("dropout", r"unknown setting 'dropout'"),
+    ],
+)
+def test_change_of_a_setting_that_does_not_exist_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        with_settings(Config(), {name: 3})
+
+
+def test_file_in_part_is_completed_by_the_preset_it_names(tmp_path) -> None:
+    file = written(tmp_path, {"preset": "authors", "model": {"dropout": 0.5, "layers": [8]}})
+    model = dataclasses.replace(PRESETS["authors"].model, dropout=0.5, layers=(8,))
+    expected = dataclasses.replace(PRESETS["authors"], model=model)
+    assert read_preset_file(file) == ("authors", expected)
+
+
+def test_file_that_names_no_preset_starts_from_dien(tmp_path) -> None:
+    assert read_preset_file(written(tmp_path, {})) == ("dien", PRESETS["dien"])
+
+
+def test_written_file_reads_back(tmp_path) -> None:
+    config = with_settings(PRESETS["authors"], {"optim.learning_rate": 1 / 3})
+    write_preset_file(tmp_path / "best.json", "authors", config)
+    assert read_preset_file(tmp_path / "best.json") == ("authors", config)
+
+
+@pytest.mark.parametrize("warm_start", [None, {"run": "/runs/first", "step": 4}])
+def test_config_of_a_run_is_a_preset_file(warm_start, tmp_path) -> None:
+    config = with_settings(PRESETS["authors"], {"train.epochs": 7})
+    run = Run("authors", 5, "/data", "0", {"item": []}, config, {"jax": "0"}, warm_start)
+    run.save(tmp_path)
+    assert Run.load(tmp_path) == run
+    assert set(json.loads((tmp_path / "config.json").read_text())) > RUN_FIELDS
+    assert read_preset_file(tmp_path / "config.json") == ("authors", config)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"hiden_size": 3}}, "unknown setting 'model.hiden_size'; did you mean 'hidden"),
+        ({"optm": {}}, "unknown setting 'optm'; did you mean 'optim'"),
+        ({"seed": 3}, "unknown setting 'seed'"),
+        ({"optim": 3}, "optim must be an object, got 3"),
+        ({"optim": {"learning_rate": "fast"}}, "optim.learning_rate must be of type float"),
+        ({"optim": {"weight_decay": 0.1}}, "optim.weight_decay must be 0 unless optim.name"),
+        ({"preset": "author"}, "unknown preset 'author'; did you mean 'authors'"),
+        ({"preset": ["dien"]}, "preset must be a name, got "),
+        ([], "expected a JSON object, found list"),
+    ],
+)
+def test_mistake_is_told_with_the_file(values, message, tmp_path) -> None:
+    file = written(tmp_path, values)
+    with pytest.raises(UserError) as raised:
+        read_preset_file(file)
+    assert str(raised.value).startswith(f"{file}: ")
+    assert message in str(raised.value)

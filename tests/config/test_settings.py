@@ -1,0 +1,77 @@
+"""Settings check themselves, survive JSON, and say what is wrong by name."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dien_jax.config.presets import AUTHORS, FAMILY, PRESETS, member, member_name, preset
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.errors import UserError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_survive_json(name: str) -> None:
+    assert Config.from_dict(json.loads(PRESETS[name].to_json())) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"hiden_size": 3}}, r"unknown setting 'model.hiden_size'; did you mean 'hidden"),
+        ({"modle": {}}, r"unknown setting 'modle'; did you mean 'model'"),
+        ({"model": {"evolution": "agrue"}}, r"model.evolution must be one of none.*did you mean"),
+        ({"model": {"hidden_size": "36"}}, r"model.hidden_size must be of type int, got '36'"),
+        ({"model": {"hidden_size": True}}, r"model.hidden_size must be of type int, got True"),
+        ({"model": {"layers": 3}}, r"model.layers must be a list, got 3"),
+        ({"model": []}, r"model must be an object, got \[\]"),
+        ({"optim": {"clip_norm": 0.0}}, r"optim.clip_norm must be above 0, got 0.0"),
+    ],
+)
+def test_a_wrong_setting_is_named(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Config.from_dict(values)
+
+
+def test_shown_negatives_are_wanted_only_where_an_auxiliary_loss_uses_them() -> None:
+    assert ModelConfig(auxiliary_negatives=3).shown_negatives == 0
+    shown = ModelConfig(auxiliary_negatives=3, auxiliary_distribution="shown")
+    assert shown.shown_negatives == 3
+    assert dataclasses.replace(shown, auxiliary_weight=0.0).shown_negatives == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ModelConfig(hidden_size=0), r"model.hidden_size must be at least 1, got 0"),
+        (lambda: ModelConfig(layers=()), r"model.layers must be one or more layer sizes"),
+        (lambda: ModelConfig(auxiliary_weight=-1.0), r"model.auxiliary_weight must be 0 or more"),
+        (lambda: ModelConfig(extractor="none"), r"model.auxiliary_weight must be 0 unless"),
+        (lambda: ModelConfig(dropout=1.0), r"model.dropout must be in \[0, 1\)"),
+        (lambda: OptimConfig(learning_rate=float("nan")), r"optim.learning_rate must be above 0"),
+        (lambda: OptimConfig(weight_decay=0.1), r"optim.weight_decay must be 0 unless"),
+        (lambda: TrainConfig(batch_size=0), r"train.batch_size must be at least 1"),
+        (lambda: TrainConfig(unknown_users=1.5), r"train.unknown_users must be in \[0, 1\]"),
+        (lambda: TrainConfig(patience=-1), r"train.patience must be 0 or more"),
+        (lambda: TrainConfig(buckets=(8, 4)), r"train.buckets must be rising lengths"),
+    ],
+)
+def test_an_impossible_value_is_refused(make, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_row_of_the_papers_table_is_called_by_its_name(name: str) -> None:
+    assert member_name(PRESETS[name].model) == member_name(member(name, AUTHORS.model)) == name
+
+
+def test_what_is_no_row_of_the_papers_table_is_called_custom() -> None:
+    assert member_name(ModelConfig(auxiliary_weight=3.0)) == "dien"
+    assert member_name(ModelConfig(evolution="aigru", product=False)) == "custom"
+    assert member_name(ModelConfig(evolution="gru_attention")) == "custom"
+
+
+def test_an_unknown_preset_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown preset 'author'; did you mean 'authors'"):
+        preset("author")

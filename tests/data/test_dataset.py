@@ -1,0 +1,344 @@
+"""The dataset folder: what is written is read back, and damage is refused with its place."""
+
+import doctest
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.small_dataset import ITEMS, SCHEMA, ints, write
+
+from dien_jax.data import dataset
+from dien_jax.data import metadata as dataset_text
+from dien_jax.data import writer as dataset_writer
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.metadata import escape, unescape
+from dien_jax.data.schema import MultiValued
+from dien_jax.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write(tmp_path / "data")
+
+
+def rewrite(file: Path, change: Callable[[np.ndarray], Any]) -> None:
+    np.save(file, change(np.load(file)))
+
+
+def test_what_is_written_is_read_back(folder: Path) -> None:
+    data = open_dataset(str(folder))
+    assert isinstance(data, Dataset)
+    assert data.schema == SCHEMA
+    assert data.meta["source"]["name"] == "test"
+    assert data.meta["split"] == {"policy": "by-user"}
+    assert data.meta["extra"] == [1, 2]
+    assert data.event_item.tolist() == [1, 2, 2, 3, 0]
+    assert data.event_timestamp.tolist() == [5, 7, 7, -3, 9]
+    assert data.event_offsets.tolist() == [0, 3, 3, 5]
+    assert data.event_negatives is not None
+    assert data.event_negatives.values.tolist() == [2, 3, 1]
+    assert data.event_negatives.values.dtype == np.int32
+    assert data.event_negatives.offsets is not None
+    assert data.event_negatives.offsets.tolist() == [0, 2, 2, 2, 3, 3]
+    assert data.popularity.tolist() == [1, 1, 2, 1]
+    train = data.splits["train"]
+    assert train.sequence.tolist() == [0, 0, 1, 2]
+    assert train.history_end.tolist() == [2, 3, 3, 3]
+    assert train.user.tolist() == [1, 1, 2, 0]
+    assert train.group.tolist() == [0, 0, 1, 2]
+    assert train.item.tolist() == [2, 3, 1, 0]
+    assert train.label.tolist() == [1, 0, 1, 0]
+    assert train.probability is not None
+    assert train.probability.tolist() == [0.5, 0.25, 1, 0]
+    assert data.vocabulary("item") == ITEMS
+    assert data.vocabulary("user") == ["", "Ann", "Bob"]
+    assert data.groups() == ["Ann", "Bob", "Cid"]
+    assert [str(array.dtype) for array in (*train[:6], train.probability, data.popularity)] == [
+        "int32", "int64", "int32", "int32", "int32", "int8", "float32", "int64",
+    ]  # fmt: skip
+
+
+def test_splits_that_were_not_written_are_empty(folder: Path) -> None:
+    valid = open_dataset(folder).splits["valid"]
+    assert [len(column) for column in valid[:6]] == [0] * 6
+    assert valid.probability is None
+    values = open_dataset(folder).context_rows("valid", ints())["query"]
+    assert isinstance(values, MultiValued)
+    assert values.values.shape == (0, 2)
+
+
+def test_what_was_shown_and_not_clicked_may_be_unknown(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", negatives=None)
+    assert open_dataset(folder).event_negatives is None
+    assert not (folder / "events" / "negatives").exists()
+
+
+def test_arrays_are_mapped_and_read_only(folder: Path) -> None:
+    data = open_dataset(folder)
+    assert data.event_negatives is not None
+    for array in (data.event_item, *data.event_negatives):
+        assert array is not None
+        assert isinstance(array.base, np.memmap)
+        assert not array.flags.writeable
+
+
+def test_tables_pad_and_cut_multivalued_features(folder: Path) -> None:
+    data = open_dataset(folder)
+    tables = data.item_tables()
+    assert list(tables) == ["category", "tags", "price"]
+    assert np.asarray(tables["category"]).tolist() == [0, 1, 1, 2]
+    np.testing.assert_array_equal(np.asarray(tables["price"]), np.float32([0, 1.5, -2, 0.25]))
+    tags = tables["tags"]
+    assert isinstance(tags, MultiValued)
+    assert np.asarray(tags.values).tolist() == [[0, 0], [1, 2], [0, 0], [4, 0]]
+    assert np.asarray(tags.count).tolist() == [0, 2, 0, 1]
+    assert {np.asarray(tags.values).dtype, np.asarray(tags.count).dtype} == {np.dtype("int32")}
+    words = data.user_tables()["words"]
+    assert isinstance(words, MultiValued)
+    assert np.asarray(words.values).tolist() == [[0, 0, 0]] * 3
+
+
+def test_context_is_taken_for_the_rows_asked_for(folder: Path) -> None:
+    context = open_dataset(folder).context_rows("train", ints(2, 0, 0, 3))
+    assert np.asarray(context["device"]).tolist() == [2, 0, 0, 1]
+    query = context["query"]
+    assert isinstance(query, MultiValued)
+    assert np.asarray(query.values).tolist() == [[0, 0], [1, 2], [1, 2], [0, 0]]
+    assert np.asarray(query.count).tolist() == [1, 2, 2, 0]
+
+
+def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a"), write(tmp_path / "b")
+    files = sorted(file.relative_to(first) for file in first.rglob("*") if file.is_file())
+    assert len(files) > 30
+    for file in files:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+
+
+def test_small_chunks_give_the_same_folder_and_find_the_same_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write(tmp_path / "a")
+    monkeypatch.setattr(dataset, "CHUNK_ROWS", 2)
+    parts = write(tmp_path / "b")
+    open_dataset(parts)
+    for file in (file for file in whole.rglob("*") if file.is_file()):
+        assert file.read_bytes() == (parts / file.relative_to(whole)).read_bytes(), file
+    rewrite(parts / "events/timestamp/values.npy", lambda t: t * [1, 1, 0, 1, 1])
+    with pytest.raises(UserError, match="found 7 then 0 at entry 2"):
+        open_dataset(parts)
+    rewrite(parts / "events/timestamp/values.npy", lambda t: ints(1, 2, 3, 2, 1))
+    with pytest.raises(UserError, match="found 2 then 1 at entry 4"):
+        open_dataset(parts)
+
+
+@given(st.text(st.characters(codec=None)))
+def test_escaping_is_reversible_and_leaves_one_printable_line(value: str) -> None:
+    line = escape(value)
+    assert unescape(line) == value
+    assert len(line.splitlines()) <= 1
+    line.encode("utf-8")
+
+
+@pytest.mark.parametrize("line", ["\\", "a\\n", "\\u12", "\\uD800 \\x", "\\u 123"])
+def test_unknown_escape_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="is not an escape"):
+        unescape(line)
+
+
+INT = np.int32
+FAULTS: list[tuple[str, Callable[[np.ndarray], Any], str]] = [
+    ("events/item", lambda v: v + 1, "entry 3 should be at least 0 and below 4, found 4"),
+    ("events/item", lambda v: v - 1, "entry 4 should be at least 0 and below 4, found -1"),
+    ("events/item", lambda v: v[:-1], "expected 5 entries, found 4"),
+    ("events/timestamp", lambda v: v[:-1], "expected 5 entries, found 4"),
+    ("events/timestamp", lambda v: v[[1, 0, 2, 3, 4]], "oldest first, found 7 then 5 at entry 1"),
+    ("events/negatives", lambda v: v + 1, "entry 1 should be at least 0 and below 4, found 4"),
+    ("events/negatives", lambda v: v - 2, "entry 2 should be at least 0 and below 4, found -1"),
+    ("events/negatives", lambda v: v.astype(np.int64), "one dimension of int32, .* of int64"),
+    ("items/category", lambda v: v * 2, "entry 3 should be at least 0 and below 3, found 4"),
+    ("items/price", lambda v: v[1:], "expected 4 entries, found 3"),
+    ("items/price", lambda v: v + np.float32("inf"), "entry 0 should be a finite number"),
+    ("items/price", lambda v: v * np.float32("nan"), "entry 0 should be a finite number"),
+    ("examples/train/sequence", lambda v: v + 2, "entry 2 should be at least 0 and below 3"),
+    ("examples/train/history_end", lambda v: v - 1, "entry 2 .* sequence, 3 to 3, found 2"),
+    ("examples/train/history_end", lambda v: v + ints(1, 1, 0, 0), "entry 1 .*, 0 to 3, found 4"),
+    ("examples/train/history_end", lambda v: v * 2**60, "found 2305843009213693952"),
+    ("examples/train/label", lambda v: v * np.int8(2), "entry 0 .* below 2, found 2"),
+    ("examples/train/user", lambda v: v + INT(1), "entry 2 .* below 3, found 3"),
+    ("examples/train/user", lambda v: v[:2], "expected 4 entries, found 2"),
+    ("examples/train/group", lambda v: v - INT(1), "entry 0 .* below 3, found -1"),
+    ("examples/train/item", lambda v: v + INT(1), "entry 1 .* below 4, found 4"),
+    ("examples/train/device", lambda v: v + INT(1), "entry 2 .* below 3, found 3"),
+    ("examples/train/query", lambda v: v + INT(1), "entry 2 .* below 4, found 4"),
+    ("examples/train/probability", lambda v: v * np.float32(2), "entry 2 .* probability, found 2"),
+    ("examples/train/item", lambda v: v.astype(np.int64), "one dimension of int32, .* of int64"),
+    ("examples/train/item", lambda v: v[:, None], "one dimension of int32, found shape .4, 1."),
+    ("examples/train/item", lambda v: v.astype(">i4"), "expected one dimension of int32"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), FAULTS)
+def test_values_that_would_fail_silently_later_are_refused(
+    folder: Path, name: str, change: Callable[[np.ndarray], Any], message: str
+) -> None:
+    rewrite(folder / name / "values.npy", change)
+    with pytest.raises(UserError, match=message) as error:
+        open_dataset(folder)
+    assert str(folder / name / "values.npy") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("events/offsets.npy", lambda v: v[[0, 2, 1, 3]] + ints(0, 1, 0, 0), "must not fall"),
+        ("events/offsets.npy", lambda v: v + 1, "expected offsets from 0 to 5, found 1 to 6"),
+        ("events/offsets.npy", lambda v: v[:-1], "expected 4 entries, found 3"),
+        ("items/tags/offsets.npy", lambda v: v[[0, 2, 1, 3, 4]], "must not fall, found 3 then 0"),
+        ("items/tags/offsets.npy", lambda v: v[[0, 1, 2, 3, 3]], "expected offsets from 0 to 4"),
+        ("events/negatives/offsets.npy", lambda v: np.minimum(v, 2), "from 0 to 3, found 0 to 2"),
+        ("events/negatives/offsets.npy", lambda v: v[1:], "expected 6 entries, found 5"),
+        ("events/negatives/offsets.npy", lambda v: v[[0, 1, 0, 3, 4, 5]], "not fall, found 2 then"),
+        ("popularity.npy", lambda v: -v, "entry 0 should be a count of 0 or more, found -1"),
+        ("popularity.npy", lambda v: v[1:], "expected 4 entries, found 3"),
+    ],
+)  # fmt: skip
+def test_bad_offsets_and_counts_are_refused(
+    folder: Path, file: str, change: Callable[[np.ndarray], Any], message: str
+) -> None:
+    rewrite(folder / file, change)
+    with pytest.raises(UserError, match=message) as error:
+        open_dataset(folder)
+    assert str(folder / file) in str(error.value)
+
+
+def test_every_file_is_needed(folder: Path) -> None:
+    optional = folder / "examples" / "train" / "probability" / "values.npy"
+    for file in {file for file in folder.rglob("*") if file.is_file()} - {optional}:
+        moved = file.rename(file.with_name("moved"))
+        with pytest.raises(UserError, match=file.name):
+            open_dataset(folder)
+        moved.rename(file)
+    open_dataset(folder)
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damaged_files_open_or_are_refused_but_never_crash(folder: Path, data: Any) -> None:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    file = data.draw(st.sampled_from(files))
+    whole = file.read_bytes()
+    damaged = bytearray(whole[: data.draw(st.integers(0, len(whole)))])
+    for _ in range(data.draw(st.integers(0, 3)) if damaged else 0):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(damaged)
+    try:
+        opened = open_dataset(folder)
+        opened.item_tables()
+        opened.context_rows("train", ints(0, 1, 2, 3))
+        for name in ("item", "tags", "user", "device"):
+            opened.vocabulary(name)
+    except UserError:
+        pass
+    finally:
+        file.write_bytes(whole)
+
+
+def edit_meta(folder: Path, *keys: Any, value: Any) -> None:
+    file = folder / "meta.json"
+    meta = json.loads(file.read_text())
+    inner = meta
+    for key in keys[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    file.write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (["format_version"], 7, "version 7, this program reads version 1; prepare the data"),
+        (["format_version"], "one", "format version 'one', this program reads version 1"),
+        (["format_version"], True, "format version True"),
+        (["format_version"], None, "expected an object with a format_version"),
+        (["counts"], None, "has no 'counts'"),
+        (["counts", "events"], 6, "expected offsets from 0 to 6, found 0 to 5"),
+        (["counts", "train"], 3, "expected 3 entries, found 4"),
+        (["counts", "train"], -1, "counts.train must be a whole number, 0 or more, found -1"),
+        (["counts", "groups"], 2.5, "counts.groups must be a whole number, 0 or more, found 2.5"),
+        (["schema", "item"], None, "has no 'item'"),
+        (["schema", "item", 0, "size"], 3, "expected 3 lines, found 4"),
+        (["schema", "item", 0, "size"], "3", "size must be a whole number, 0 or more, found '3'"),
+        (["schema", "item", 0, "size"], 4.0, "size must be a whole number"),
+        (["schema", "item", 1, "kind"], "colour", "feature 'category': kind must be one of"),
+        (["schema", "item", 1, "kind"], ["numeric"], "feature 'category': kind must be one of"),
+        (["schema", "item", 1, "name"], 3, "expected a feature with a name, found"),
+        (["schema", "item", 1], "category", "expected a feature with a name, found 'category'"),
+        (["schema", "item", 1, "size"], None, "a categorical feature does not have size=None"),
+        (["schema", "item", 1, "colour"], 3, "'category': expected .* found 'colour'"),
+        (["schema", "item", 3, "deviation"], 0, "deviation must be above 0, found 0"),
+        (["schema", "item", 3, "mean"], float("nan"), "mean must be a finite number, found nan"),
+        (["schema", "context", 0, "name"], "price", "two features are named 'price'"),
+        (["schema", "context", 0, "name"], "label", "context feature cannot be named 'label'"),
+    ],
+)  # fmt: skip
+def test_meta_that_makes_no_sense_is_refused(
+    folder: Path, keys: list[Any], value: Any, message: str
+) -> None:
+    edit_meta(folder, *keys, value=value)
+    with pytest.raises(UserError, match=message):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("text", [b"", b"\x80\x03}", b"[1]", b"null", b"[" * 100_000, b'{"a": 1}'])
+def test_meta_that_is_rubbish_is_refused(folder: Path, text: bytes) -> None:
+    (folder / "meta.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"meta\.json: expected"):
+        open_dataset(folder)
+
+
+def test_what_is_not_a_dataset_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent does not exist"):
+        open_dataset(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"not a dataset folder: it has no meta\.json"):
+        open_dataset(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file is not a folder"):
+        open_dataset(tmp_path / "file")
+
+
+@pytest.mark.parametrize("text", [b"\xff\n\n\n\n", b"\\x\n\n\n\n"])
+def test_vocabulary_that_is_not_text_is_refused_when_read(folder: Path, text: bytes) -> None:
+    (folder / "vocab/item.txt").write_bytes(text)
+    with pytest.raises(UserError, match=r"item\.txt: cannot be read as lines of text"):
+        open_dataset(folder).vocabulary("item")
+
+
+def test_cut_vocabulary_is_refused(folder: Path) -> None:
+    (folder / "groups.txt").write_bytes(b"Ann\nBob\nCi")
+    with pytest.raises(
+        UserError, match=r"expected 3 lines, found 2 and a last one without its end"
+    ):
+        open_dataset(folder)
+
+
+def test_folder_can_be_copied(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(folder)
+    assert open_dataset(tmp_path / "copy").vocabulary("item") == ITEMS
+
+
+@pytest.mark.parametrize("module", [dataset, dataset_text, dataset_writer])
+def test_examples_in_docstrings_run(module: Any) -> None:
+    assert doctest.testmod(module).failed == 0

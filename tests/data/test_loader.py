@@ -1,0 +1,420 @@
+"""The batch loader: every example once, right histories, few shapes, repeatable, no leaks."""
+
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dien_jax.data.dataset import Column, Dataset, Examples
+from dien_jax.data.loader import SORT_BUFFER, Loader
+from dien_jax.data.schema import Feature, MultiValued, Schema
+from dien_jax.errors import UserError
+
+ORDERS = ("shuffled", "sorted", "evaluation")
+BUCKETS = (2, 4, 8)
+SCHEMA = Schema(
+    item=(Feature("item", "categorical", size=1000),),
+    user=(Feature("user", "categorical", size=1000),),
+    context=(
+        Feature("device", "categorical", size=5),
+        Feature("price", "numeric", mean=0.0, deviation=1.0),
+        Feature("tags", "multivalued", size=9, max_values=3),
+    ),
+)
+
+
+def make_dataset(history_lengths, negatives=None):
+    """One sequence an example; event k is of item k + 1, so that items tell positions."""
+    count = len(history_lengths)
+    sequence_lengths = np.array(history_lengths, np.int64) + 1  # one event after the history
+    offsets = np.concatenate([[0], np.cumsum(sequence_lengths)]).astype(np.int64)
+    rows = np.arange(count, dtype=np.int32)
+    tags = rows % 5
+    examples = Examples(
+        sequence=rows[::-1].copy(),
+        history_end=(offsets[1:] - 1)[::-1].copy(),
+        user=rows + 1,
+        group=rows,
+        item=rows + 2,
+        label=(rows % 2).astype(np.int8),
+        context={
+            "device": Column(rows % 5, None),
+            "price": Column(rows.astype(np.float32) + 0.5, None),
+            "tags": Column(
+                np.repeat(rows % 9, tags), np.concatenate([[0], np.cumsum(tags)]).astype(np.int64)
+            ),
+        },
+        probability=None,
+    )
+    return Dataset(
+        path=Path("data"),
+        schema=SCHEMA,
+        meta={},
+        items={},
+        users={},
+        event_item=np.arange(1, offsets[-1] + 1, dtype=np.int32),
+        event_timestamp=np.zeros(offsets[-1], np.int64),
+        event_offsets=offsets,
+        popularity=np.zeros(1000, np.int64),
+        splits={"train": examples},
+        event_negatives=negatives,
+    )
+
+
+def make_loader(
+    history_lengths,
+    batch_size=4,
+    order="shuffled",
+    seed=0,
+    max_history=12,
+    shown=0,
+    sizes=(3, 0, 1, 2, 7),
+):
+    """Event k was shown with ``sizes[k % len(sizes)]`` others, of ids 10 k, 10 k + 1 and so on."""
+    events = sum(history_lengths) + len(history_lengths)
+    counts = np.resize(sizes, events)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    values = (np.repeat(10 * np.arange(events), counts) + places).astype(np.int32)
+    return Loader(
+        make_dataset(history_lengths, Column(values, offsets)),
+        "train",
+        batch_size=batch_size,
+        buckets=BUCKETS,
+        max_history=max_history,
+        seed=seed,
+        order=order,
+        shown=shown,
+    )
+
+
+def random_lengths(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 20, count).tolist()
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    history_lengths=st.lists(st.integers(0, 20), max_size=60),
+    batch_size=st.integers(1, 9),
+    order=st.sampled_from(ORDERS),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_shows_every_example_once(history_lengths, batch_size, order, seed, epoch):
+    loader = make_loader(history_lengths, batch_size, order, seed)
+    steps = loader.steps_per_epoch
+    assert steps == -(-len(history_lengths) // batch_size)
+    seen = [loader.rows(epoch, step) for step in range(steps)]
+    assert sorted(np.concatenate([*seen, []]).tolist()) == list(range(len(history_lengths)))
+    # Filler has nowhere to be but in the last batch.
+    assert all(len(rows) == batch_size for rows in seen[:-1])
+    for step, rows in enumerate(seen):
+        batch = loader.batch(epoch, step)
+        assert batch.history.shape[1] in loader.lengths
+        real = np.arange(batch_size) < len(rows)
+        np.testing.assert_array_equal(batch.weight, real.astype(np.float32))
+        np.testing.assert_array_equal(batch.user[real], rows + 1)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_batch_holds_what_the_dataset_says_of_its_rows(order):
+    history_lengths = random_lengths(50)
+    dataset = make_dataset(history_lengths)
+    loader = Loader(
+        dataset, "train", batch_size=8, buckets=BUCKETS, max_history=12, seed=1, order=order
+    )
+    examples = dataset.splits["train"]
+    tags = examples.context["tags"]
+    for step, batch in enumerate(loader.epoch(2)):
+        rows = loader.rows(2, step)
+        longest = 0
+        for position, row in enumerate(rows):
+            start = dataset.event_offsets[examples.sequence[row]]
+            history = dataset.event_item[start : examples.history_end[row]][-12:]
+            longest = max(longest, len(history))
+            assert batch.lengths[position] == len(history)
+            assert batch.history[position, : len(history)].tolist() == history.tolist()
+            assert not batch.history[position, len(history) :].any()
+            assert batch.item[position] == examples.item[row]
+            assert batch.label[position] == examples.label[row]
+            assert batch.context["device"][position] == row % 5
+            assert batch.context["price"][position] == row + 0.5
+            own_tags = tags.values[tags.offsets[row] : tags.offsets[row + 1]][:3]
+            found = batch.context["tags"]
+            assert isinstance(found, MultiValued)
+            assert found.values[position, : found.count[position]].tolist() == own_tags.tolist()
+        assert batch.history.shape == (8, next(edge for edge in (2, 4, 8, 12) if edge >= longest))
+        assert [array.dtype for array in batch[:6]] == [np.int32] * 4 + [np.float32] * 2
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_filler_is_zero_throughout(order):
+    loader = make_loader([3, 1, 4, 1, 5], batch_size=4, order=order)
+    batch = loader.batch(0, 1)
+    assert batch.weight.tolist() == [1, 0, 0, 0]
+    for array in (*batch[:6], *batch.context["tags"], batch.context["price"]):
+        assert len(array) == 4
+        assert not array[1:].any()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_batch_does_not_depend_on_what_was_read_before(order):
+    history_lengths = random_lengths(70)
+    straight = make_loader(history_lengths, order=order)
+    expected = {
+        (epoch, step): batch
+        for epoch in range(3)
+        for step, batch in enumerate(straight.epoch(epoch))
+    }
+    jumping = make_loader(history_lengths, order=order)
+    keys = list(expected)
+    np.random.default_rng(0).shuffle(keys)
+    for epoch, step in keys:
+        assert_equal(jumping.batch(epoch, step), expected[epoch, step])
+    for step, batch in enumerate(jumping.epoch(1, start=5), start=5):
+        assert_equal(batch, expected[1, step])
+    assert step == straight.steps_per_epoch - 1
+
+
+def test_shuffled_order_depends_on_seed_and_epoch():
+    history_lengths = random_lengths(70)
+
+    def order(seed, epoch):
+        loader = make_loader(history_lengths, seed=seed)
+        return np.concatenate([loader.rows(epoch, k) for k in range(loader.steps_per_epoch)])
+
+    assert order(0, 0).tolist() == order(0, 0).tolist()
+    orders = {tuple(order(seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers():
+    history_lengths = random_lengths(400)
+    loader = make_loader(history_lengths, batch_size=8)
+    mixed = 0
+    padded = []
+    for batch in loader.epoch(0):
+        length = batch.history.shape[1]
+        below = max((edge for edge in (0, *loader.lengths) if edge < length), default=0)
+        mixed += bool((batch.lengths[batch.weight == 1] <= below).any() and below)
+        padded.append(length)
+    assert mixed <= len(loader.lengths) - 1
+    assert padded != sorted(padded)  # long and short batches alternate in training
+
+
+def test_sorted_batches_are_cut_from_the_files_order_within_buffers():
+    history_lengths = random_lengths(2 * SORT_BUFFER * 4 + 7)
+    loader = make_loader(history_lengths, order="sorted", max_history=20)
+    lengths = np.array(history_lengths)[::-1]  # the helper hands sequences out backwards
+    span = SORT_BUFFER * 4
+    buffers = [
+        range(start, min(start + span, len(lengths))) for start in range(0, len(lengths), span)
+    ]
+    # Both sorts are stable.
+    order = [row for rows in buffers for row in sorted(rows, key=lambda row: -lengths[row])]
+    expected = [order[start : start + 4] for start in range(0, len(order), 4)]
+
+    def batches(epoch):
+        return [loader.rows(epoch, step).tolist() for step in range(loader.steps_per_epoch)]
+
+    first, second = batches(0), batches(1)
+    assert sorted(first) == sorted(second) == sorted(expected)
+    assert first != second != expected
+    assert first[-1] == second[-1] == expected[-1]  # the one with filler
+
+
+def test_evaluation_order_pads_least():
+    history_lengths = random_lengths(61)
+    loader = make_loader(history_lengths, order="evaluation", max_history=20)
+    rows = np.concatenate([loader.rows(0, k) for k in range(loader.steps_per_epoch)])
+    lengths = np.array(history_lengths)[::-1][rows]
+    assert lengths.tolist() == sorted(history_lengths, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("history_lengths", "max_history", "expected"),
+    [
+        ([0, 1, 2], 12, (2,)),
+        ([0, 3], 12, (2, 4)),
+        ([9], 12, (2, 4, 8, 12)),
+        ([50], 12, (2, 4, 8, 12)),
+        ([50], 8, (2, 4, 8)),
+        ([50], 1, (1,)),
+        ([], 12, (2,)),
+    ],
+)
+def test_padded_lengths_are_the_buckets_that_histories_reach(
+    history_lengths, max_history, expected
+):
+    assert make_loader(history_lengths, max_history=max_history).lengths == expected
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_histories_of_length_0_and_1(order):
+    loader = make_loader([0, 1, 0], order=order)
+    batch = loader.batch(0, 0)
+    assert batch.history.shape == (4, 2)
+    assert sorted(batch.lengths.tolist()) == [0, 0, 0, 1]
+    assert (batch.history != 0).sum() == 1
+
+
+def test_split_without_a_single_event():
+    dataset = make_dataset([0, 0])
+    empty = Dataset(
+        **{
+            **vars(dataset),
+            "event_item": np.zeros(0, np.int32),
+            "event_offsets": np.zeros(3, np.int64),
+            "splits": {
+                "train": dataset.splits["train"]._replace(history_end=np.zeros(2, np.int64))
+            },
+        }
+    )
+    loader = Loader(empty, "train", batch_size=2, buckets=BUCKETS, max_history=12)
+    assert not loader.batch(0, 0).history.any()
+
+
+def test_empty_split_has_no_steps():
+    loader = make_loader([])
+    assert loader.steps_per_epoch == 0
+    assert list(loader.epoch(0)) == []
+
+
+def test_batches_share_no_memory():
+    loader = make_loader([3] * 8)
+    first = loader.batch(0, 0)
+    kept = [array.copy() for array in first[:6]]
+    for array in loader.batch(0, 0)[:6]:
+        array[...] = 77
+    for array, copy in zip(first[:6], kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_negatives_are_items_shown_at_the_very_event(count):
+    loader = make_loader(random_lengths(70), order="sorted", shown=count)
+    distinct = 0
+    for batch in loader.epoch(0):
+        steps = batch.history.shape[1]
+        assert batch.shown.shape == (4, steps - 1, count)
+        assert batch.shown.dtype == np.int32
+        event = batch.history[:, 1:] - 1
+        live = np.arange(1, steps) < batch.lengths[:, None]
+        size = np.where(live, np.take([3, 0, 1, 2, 7], event % 5), 0)
+        assert (batch.shown[size == 0] == -1).all()
+        shown, own = batch.shown[size > 0], event[size > 0]
+        np.testing.assert_array_equal(shown // 10, np.repeat(own[:, None], count, 1))
+        assert (shown % 10 < size[size > 0][:, None]).all()
+        for drawn in batch.shown[size >= count]:
+            assert len(set(drawn.tolist())) == count
+            distinct += 1
+    assert distinct > 100
+
+
+@pytest.mark.parametrize(("size", "count"), [(5, 1), (5, 2), (5, 5), (2, 3)])
+def test_each_of_the_items_shown_is_drawn_alike(size, count):
+    loader = make_loader([12] * 64, batch_size=64, shown=count, sizes=(size,))
+    drawn = np.concatenate([loader.batch(epoch, 0).shown.ravel() for epoch in range(8)]) % 10
+    share = np.bincount(drawn, minlength=size) / len(drawn)
+    error = 4 * np.sqrt(0.25 / len(drawn)) if count < 5 else 0  # all of them, else at random
+    np.testing.assert_allclose(share, 1 / size, atol=error)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "sorted"])
+def test_negatives_are_a_function_of_seed_epoch_and_step(order):
+    history_lengths = random_lengths(70)
+    expected = {
+        (epoch, step): batch
+        for epoch in range(2)
+        for step, batch in enumerate(
+            make_loader(history_lengths, order=order, shown=2).epoch(epoch)
+        )
+    }
+    resumed = make_loader(history_lengths, order=order, shown=2)
+    for step, batch in enumerate(resumed.epoch(1, start=5), start=5):
+        assert_equal(batch, expected[1, step])
+    for epoch, step in list(expected)[::-3]:
+        assert_equal(resumed.batch(epoch, step), expected[epoch, step])
+    of_one_row = make_loader([12] * 8, batch_size=1, order=order, shown=1, sizes=(9,))
+    by_row = {}
+    for epoch in range(2):
+        for step in range(8):
+            [row] = of_one_row.rows(epoch, step)
+            by_row[row, epoch] = (of_one_row.batch(epoch, step).shown % 10).ravel().tolist()
+    other_seed = make_loader([12] * 8, batch_size=1, order=order, seed=1, shown=1, sizes=(9,))
+    by_row["seed"] = (other_seed.batch(0, 0).shown % 10).ravel().tolist()
+    assert len({tuple(drawn) for drawn in by_row.values()}) == 17
+
+
+def test_a_batch_has_no_negatives_unless_asked_and_is_else_the_same():
+    with_negatives = make_loader(random_lengths(70), shown=3)
+    without = make_loader(random_lengths(70))
+    for step, batch in enumerate(without.epoch(1)):
+        assert batch.shown is None
+        assert_equal(batch, with_negatives.batch(1, step)._replace(shown=None))
+
+
+def test_events_without_a_single_negative_draw_none():
+    batch = make_loader([3] * 4, shown=2, sizes=(0,)).batch(0, 0)
+    np.testing.assert_array_equal(batch.shown, np.full((4, 3, 2), -1))
+
+
+def test_histories_of_one_padded_step_have_no_place_for_negatives():
+    assert make_loader([3] * 4, max_history=1, shown=2).batch(0, 0).shown.shape == (4, 0, 2)
+
+
+def test_negatives_that_the_dataset_does_not_tell_are_refused():
+    with pytest.raises(
+        UserError, match=r"model\.auxiliary_distribution 'shown' .* data has no events/negatives"
+    ):
+        Loader(make_dataset([3]), "train", batch_size=1, buckets=(), max_history=3, shown=1)
+
+
+def test_step_outside_the_epoch_is_refused():
+    loader = make_loader([3] * 8)
+    for step in (-1, 2):
+        with pytest.raises(IndexError, match=r"step must be in \[0, 2\)"):
+            loader.batch(0, step)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_history"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        make_loader([3], **{name: 0})
+
+
+def test_exception_in_the_thread_reaches_the_reader(monkeypatch):
+    loader = make_loader(random_lengths(100))
+    batch = loader.batch
+
+    def failing(epoch, step):
+        if step == 3:
+            raise OSError("disk gone")
+        return batch(epoch, step)
+
+    monkeypatch.setattr(loader, "batch", failing)
+    threads = threading.active_count()
+    seen = []
+    with pytest.raises(OSError, match="disk gone"):
+        seen.extend(loader.epoch(0))
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("read", [0, 1, 5, 25])
+def test_iterator_that_is_dropped_ends_its_thread(read):
+    loader = make_loader(random_lengths(100))
+    threads = threading.active_count()
+    iterator = loader.epoch(0)
+    for _ in range(read):
+        next(iterator)
+    assert threading.active_count() <= threads + 1
+    iterator.close()
+    assert threading.active_count() == threads

@@ -1,0 +1,59 @@
+"""Raw ids and values are read as the logs were."""
+
+import datetime
+
+import numpy as np
+import pytest
+from support import small_dataset
+
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.schema import Feature
+from dien_jax.data.vocabularies import Vocabularies, as_text
+from dien_jax.errors import UserError
+
+PRICE = Feature("price", "numeric", mean=10.0, deviation=2.5)
+
+
+@pytest.fixture(scope="module")
+def vocabularies(tmp_path_factory) -> Vocabularies:
+    return Vocabularies(open_dataset(small_dataset.write(tmp_path_factory.mktemp("d") / "small")))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("x", "x"),
+        (None, ""),
+        (float("nan"), ""),
+        (7, "7"),
+        (np.int64(7), "7"),
+        (2.5, "2.5"),
+        (True, "1"),
+        (datetime.date(2024, 1, 31), "2024-01-31"),
+        (datetime.datetime(2024, 1, 31, 12), "2024-01-31T12:00:00"),
+    ],
+)
+def test_values_are_text_as_a_log_has_them(value, text) -> None:
+    assert as_text(value) == text
+
+
+def test_numbers_are_standardised_and_missing_ones_are_the_mean(vocabularies) -> None:
+    cells = ["12.5", 5, None, "", "nan", "NaN", 1e1]
+    column, unknown = vocabularies.encode(PRICE, cells)
+    np.testing.assert_array_equal(column.values, np.float32([1, -2, 0, 0, 0, 0, 0]))
+    assert (column.values.dtype, column.offsets, unknown) == (np.float32, None, 0)
+
+
+@pytest.mark.parametrize("cell", ["x", "1_000", "1e39", "inf"])
+def test_what_is_no_number_is_refused(cell, vocabularies) -> None:
+    with pytest.raises(UserError, match=f"'{cell}' is "):
+        vocabularies.encode(PRICE, ["1", cell])
+
+
+def test_values_of_a_cell_count_once_and_as_many_as_training_kept(vocabularies) -> None:
+    query = small_dataset.SCHEMA.context[1]
+    column, unknown = vocabularies.encode(query, ["s| q|s|r", None, ["?", "!", "q"], "||"])
+    assert column.offsets is not None
+    assert column.values.tolist() == [3, 1, 0, 1]
+    assert column.offsets.tolist() == [0, 2, 2, 4, 4]
+    assert unknown == 2

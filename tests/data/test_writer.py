@@ -1,0 +1,116 @@
+"""Writing a dataset folder: misuse, full disks and crashes leave nothing behind."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.small_dataset import SCHEMA, ints, leftovers, write
+
+from dien_jax.data.dataset import Column, open_dataset
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.writer import DatasetWriter
+from dien_jax.errors import UserError
+
+
+def test_an_existing_target_is_refused_and_kept(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data")
+    with pytest.raises(UserError, match=r"data exists already; choose another folder"):
+        write(folder)
+    open_dataset(folder)
+    assert leftovers(folder.parent) == ["data"]
+
+
+def test_nothing_is_left_when_preparing_fails(tmp_path: Path) -> None:
+    def fail() -> Iterator[str]:
+        yield "first"
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        DatasetWriter(tmp_path / "data", schema=SCHEMA, source={}, split={}) as writer,
+    ):
+        writer.groups(fail())
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": ints(1, 0, 1, 2)}, "not a dataset: .*entry 3 should be"),
+        ({"label": ints(1, 0, 1)}, "sequence: expected 3 rows, got 4"),
+        ({"user": ints(1, 1, 2, 2**32)}, "values do not fit int32"),
+        ({"user": np.zeros(4)}, r"expected int32, got \(4,\) float64"),
+        ({"offsets": ints(0, 3, 2, 5)}, "offsets must not fall"),
+        ({"timestamp": ints(9, 8, 7, 6, 5)}, "oldest first"),
+        ({"timestamp": ints(1)}, "timestamp: expected 5 rows, got 1"),
+        ({"negatives": Column(ints(1), ints(0, 1))}, "negatives: expected 5 rows, got 1"),
+        ({"negatives": Column(ints(1), None)}, "negatives/offsets.npy: expected int64"),
+        ({"negatives": Column(ints(4), ints(0, 1, 1, 1, 1, 1))}, "not a dataset: .*below 4"),
+        ({"context": None}, "context feature 'device' is missing"),
+        ({"context": {"colour": Column(ints(), None)}}, "no such feature here: 'colour'"),
+        ({"context": {"device": Column(ints(0, 0, 0, 0), ints(0, 1, 2, 3, 4))}}, "offsets are for"),
+    ],
+)
+def test_misuse_of_the_writer_is_refused_and_leaves_nothing(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "data", **change)
+    assert leftovers(tmp_path) == []
+
+
+def test_incomplete_folder_is_never_left_behind(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    with (
+        pytest.raises(ValueError, match="has no 'groups'"),
+        DatasetWriter(path, schema=SCHEMA, source={}, split={}) as writer,
+    ):
+        writer.events(ints(), ints(), ints(0))
+    assert leftovers(tmp_path) == []
+
+
+def test_features_that_share_a_file_are_refused(tmp_path: Path) -> None:
+    for context in ("price", "label"):
+        schema = Schema(SCHEMA.item, SCHEMA.user, (Feature(context, "categorical", size=1),))
+        with pytest.raises(ValueError, match=context):
+            DatasetWriter(tmp_path / "data", schema=schema, source={}, split={})
+
+
+def test_unwritable_place_is_told_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write dataset folder .*file/data: "):
+        write(tmp_path / "file" / "data")
+
+
+def test_missing_parents_are_made(tmp_path: Path) -> None:
+    open_dataset(write(tmp_path / "a" / "b" / "data"))
+
+
+def test_full_disk_is_told_by_its_path_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: writing fails with an OSError too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    large = np.zeros(1 << 20, np.int64)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write dataset folder .*data: File too large"):
+            write(tmp_path / "data", timestamp=large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert leftovers(tmp_path) == []
+
+
+def test_leftovers_of_killed_processes_are_removed_and_those_at_work_left(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".data.partial-{dead.pid}", f".data.partial-{os.getppid()}", ".data.partial-x"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "data")
+    assert leftovers(tmp_path) == sorted(
+        [f".data.partial-{os.getppid()}", ".data.partial-x", "data"]
+    )

@@ -1,0 +1,34 @@
+"""The code in the documentation runs, block after block, as a reader would paste it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dien_jax.preparation.sources import alimama, movielens, taobao
+from dien_jax.preparation.sources.amazon_catalogue import SETS
+
+ROOT = Path(__file__).parents[2]
+
+
+PAGES = ["docs/modules.md", "docs/ranking.md", "docs/tutorial.md", "kernels/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_run(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert blocks
+    namespace: dict = {"__name__": page}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{page}[{number}]", "exec"), namespace)
+
+
+def test_the_page_on_data_has_every_address_of_the_code() -> None:
+    text = (ROOT / "docs/data.md").read_text()
+    addresses = [
+        published.reviews.partition("{}")[0].rsplit("/", 2)[0] for published in SETS.values()
+    ]
+    for address in [*addresses, movielens.FOLDER, alimama.PAGE, taobao.PAGE]:
+        assert address in text
+    for published in SETS.values():
+        assert published.terms.rpartition(" ")[2] in text

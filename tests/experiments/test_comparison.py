@@ -1,0 +1,319 @@
+"""Runs side by side: what is said of them, what is left out, and what is refused."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import tiny_run
+from support.tiny_run import flags
+
+from dien_jax import compare, train
+from dien_jax.data.dataset import data_digest, open_dataset
+from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
+from dien_jax.runs.folder import Run
+from dien_jax.utils.files import read_json
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache():
+    with tiny_run.compilation_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, and copies that pretend another seed, learning rate and outcome."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = tiny_run.write_data(folder / "tiny")
+    assert train.main([*flags(data, folder / "0.02-0"), "--train.epochs=1"]) == 0
+    settings = read_json(folder / "0.02-0" / "config.json")
+    for number, (rate, seed) in enumerate([(0.02, 1), (0.005, 0), (0.005, 1)], start=1):
+        optim = settings["optim"] | {"learning_rate": rate}
+        run = copied(folder / "0.02-0", folder / f"{rate}-{seed}", optim=optim, seed=seed)
+        result = read_json(run / "result.json") | {"best_step": 4 * number}
+        for split in ("valid", "test"):
+            for metric in ("auc", "gauc", "logloss"):
+                result[split][metric] = 0.5 + 0.01 * number**2
+        (run / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def copied(run: Path, to: Path, **config: object) -> Path:
+    """A run folder with something else in its ``config.json``."""
+    shutil.copytree(run, to)
+    (to / "config.json").write_text(json.dumps(read_json(run / "config.json") | config))
+    return to
+
+
+@pytest.fixture
+def scored(monkeypatch) -> list[Path]:
+    """The runs that were scored: by random numbers of their own, the model left out."""
+    folders: list[Path] = []
+
+    def scores(folder, run, dataset, split):
+        folders.append(folder)
+        seed = [ord(letter) for letter in f"{folder.name} {split} {run.seed}"]
+        return np.random.default_rng(seed).random(len(dataset.splits[split].label), np.float32)
+
+    monkeypatch.setattr(compare, "best_scores", scores)
+    return folders
+
+
+def output(arguments: list, capfd) -> tuple[str, str]:
+    capfd.readouterr()
+    assert compare.main([str(argument) for argument in arguments]) == 0
+    return capfd.readouterr()
+
+
+def refusal(arguments: list, capfd) -> str:
+    capfd.readouterr()
+    assert compare.main([str(argument) for argument in arguments]) == 2
+    found = capfd.readouterr()
+    assert "Traceback" not in found.err
+    return found.err
+
+
+def line(text: str, start: str) -> list[str]:
+    """The words of the one line that starts so."""
+    [found] = [each for each in text.splitlines() if each.startswith(start)]
+    return found.split()
+
+
+def test_each_run_has_a_line_with_its_figures(runs, capfd, scored):
+    shown, _ = output([runs / "0.02-0", runs / "0.02-1"], capfd)
+    table = shown[: shown.index("\n\n")]
+    for seed in ("0", "1"):
+        result = read_json(runs / f"0.02-{seed}" / "result.json")
+        expected = [f"0.02-{seed}", "dien", "tiny", seed, str(result["best_step"])]
+        for split in ("valid", "test"):
+            expected += [f"{result[split][name]:.4f}" for name in ("auc", "gauc", "logloss")]
+        assert line(table, f"0.02-{seed} ")[:11] == expected
+        assert line(table, f"0.02-{seed} ")[11] == f"{result['train_examples_per_second']:,.0f}"
+    assert "all settings are the same" in shown
+
+
+def test_runs_that_differ_by_seed_give_a_mean_and_groups_are_compared_over_seeds(
+    runs, capfd, scored
+):
+    folders = [runs / f"{rate}-{seed}" for rate in ("0.02", "0.005") for seed in (0, 1)]
+    shown, _ = output(folders, capfd)
+    values = {
+        rate: [read_json(runs / f"{rate}-{s}" / "result.json")["test"]["auc"] for s in (0, 1)]
+        for rate in ("0.02", "0.005")
+    }
+    table = shown[shown.index("mean ± deviation") : shown.index("settings that differ")]
+    for rate, found in values.items():
+        words = line(table, f"{rate}-*  ")
+        assert words[1] == "2"
+        assert words[11:14] == [f"{np.mean(found):.4f}", "±", f"{np.std(found, ddof=1):.4f}"]
+    expected = paired_seeds(values["0.005"], values["0.02"])
+    rows = shown[shown.index("mean difference to 0.02-* over seeds") :].splitlines()
+    words = rows[1].split()
+    assert words[:4] == ["0.005-*", "AUC", "2", f"{expected.value:+.4f}"]
+    assert words[4:7] == [f"{expected.low:+.4f}", "to", f"{expected.high:+.4f}"]
+
+
+def test_settings_that_differ_are_listed_and_no_others(runs, capfd, scored):
+    shown, _ = output([runs / "0.02-0", runs / "0.005-0"], capfd)
+    start = shown.index("settings that differ")
+    rows = shown[start : shown.index("\n\n", start)].splitlines()
+    assert [row.split() for row in rows[1:]] == [["optim.learning_rate", "0.02", "0.005"]]
+
+
+def test_a_run_that_started_from_another_is_no_seed_of_one_that_did_not(
+    runs, tmp_path, capfd, scored
+):
+    start = {"run": "/Runs/First", "step": 4}
+    warm = copied(runs / "0.02-0", tmp_path / "warm", warm_start=start, seed=1)
+    shown, _ = output([runs / "0.02-0", warm], capfd)
+    assert "mean ± deviation" not in shown
+    rows = shown[shown.index("settings that differ") :].splitlines()
+    assert rows[1].split() == ["warm_start", "none", "/Runs/First"]
+
+
+@pytest.mark.parametrize("split", ["test", "valid"])
+def test_differences_are_those_of_the_scores(split, runs, capfd, scored):
+    folders = [runs / "0.02-0", runs / "0.005-1"]
+    shown, _ = output([*folders, "--split", split], capfd)
+    dataset = open_dataset(runs / "tiny")
+    examples = dataset.splits[split]
+    first, second = (compare.best_scores(each, Run.load(each), dataset, split) for each in folders)
+    exact = delong(examples.label, second, first)
+    drawn = bootstrap(examples.label, second, first, examples.group)
+    start = shown.index(f"{split}, difference to 0.02-0")
+    rows = [each.split() for each in shown[start:].splitlines()[1:4]]
+    for row, (name, text) in zip(rows, compare.METRICS.items(), strict=True):
+        value, _, low, high, _ = drawn[name]
+        expected = ["0.005-1", *text.split(), f"{value:+.4f}", f"{low:+.4f}", "to", f"{high:+.4f}"]
+        if name == "auc":
+            expected += [f"{exact.low:+.4f}", "to", f"{exact.high:+.4f}", f"{exact.p_value:.4f}"]
+        assert row == expected
+
+
+def test_run_does_not_differ_from_its_copy(runs, tmp_path, capfd):
+    shown, said = output([runs / "0.02-0", copied(runs / "0.02-0", tmp_path / "copy")], capfd)
+    nothing = ["+0.0000", "+0.0000", "to", "+0.0000"]
+    assert [row.split() for row in shown.splitlines()[-4:-1]] == [
+        ["copy", "AUC", *nothing, *nothing[1:], "1.0000"],
+        ["copy", "GAUC", *nothing],
+        ["copy", "log", "loss", *nothing],
+    ]
+    assert f"scoring 20 test examples of {runs / 'tiny'} by {tmp_path / 'copy'}" in said
+
+
+def test_scores_are_computed_once_and_kept_outside_the_runs(runs, tmp_path, capfd, scored):
+    arguments = [runs / "0.02-0", runs / "0.005-0", "--out", tmp_path / "new" / "out"]
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
+    first, _ = output(arguments, capfd)
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
+    names = sorted(path.name for path in (tmp_path / "new" / "out").iterdir())
+    assert [name.rpartition("-")[0] for name in names] == [
+        *("", "predictions-test-0.005-0", "predictions-test-0.02-0")
+    ]
+    assert len(scored) == 2
+    assert output(arguments, capfd)[0] == first
+    assert len(scored) == 2
+
+
+def test_run_trained_anew_in_its_place_is_scored_anew(runs, tmp_path, capfd, scored):
+    other = copied(runs / "0.005-0", tmp_path / "run")
+    arguments = [runs / "0.02-0", other, "--out", tmp_path / "out"]
+    output(arguments, capfd)
+    shutil.rmtree(other)
+    copied(runs / "0.02-1", other)
+    output(arguments, capfd)
+    assert scored == [runs / "0.02-0", other, other]
+
+
+def test_damaged_scores_are_refused_by_name(runs, tmp_path, capfd, scored):
+    arguments = [runs / "0.02-0", runs / "0.005-0", "--out", tmp_path]
+    output(arguments, capfd)
+    [kept] = tmp_path.glob("predictions-test-0.005-0-*.npy")
+    kept.write_bytes(kept.read_bytes()[:50])
+    assert f"{kept} cannot be read; remove it" in refusal(arguments, capfd)
+    np.save(kept, np.zeros(3, np.float32))
+    assert f"{kept} has (3,) scores" in refusal(arguments, capfd)
+
+
+def test_curves_are_drawn_of_every_run(runs, tmp_path, capfd, scored, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    save = figure.Figure.savefig
+    monkeypatch.setattr(
+        figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
+    )
+    folders = [runs / "0.02-0", runs / "0.02-1", runs / "0.005-0"]
+    output([*folders, "--out", tmp_path], capfd)
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    [legend] = drawn[0].legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["0.02-* (2 runs)", "0.005-0", "best checkpoint"]
+    curves = [each for each in drawn[0].axes[1].lines if each.get_linestyle() != "None"]
+    expected = [tiny_run.evaluations(folder)[0]["valid"]["auc"] for folder in folders]
+    assert [each.get_ydata()[0] for each in curves] == expected
+
+
+def test_comparison_works_without_matplotlib(runs, tmp_path, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    output([runs / "0.02-0", "--out", tmp_path], capfd)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unfinished_run_is_shown_by_its_evaluations_and_has_no_test_figures(
+    runs, tmp_path, capfd, scored
+):
+    other = copied(runs / "0.005-0", tmp_path / "other")
+    (other / "result.json").unlink()
+    shown, said = output([runs / "0.02-0", other], capfd)
+    [record] = tiny_run.evaluations(other)
+    words = line(shown, "other (unfinished)")
+    assert words[5:7] == ["4", f"{record['valid']['auc']:.4f}"]
+    assert words[9:] == ["-"] * 4
+    assert "other is unfinished: its best evaluation so far is shown, and no test" in said
+    assert "difference to" not in shown
+    (other / "metrics.jsonl").unlink()
+    shown, said = output([other, runs / "0.02-0"], capfd)
+    assert line(shown, "other (unfinished)")[5:] == ["-"] * 8
+    assert "no paired differences: the first run, other, is unfinished" in said
+
+
+def test_runs_on_other_data_are_in_the_table_but_not_in_the_pairs(runs, tmp_path, capfd, scored):
+    other = copied(runs / "0.005-0", tmp_path / "other", data="/else/where", data_digest="0")
+    shown, said = output([runs / "0.02-0", other, runs / "0.005-1"], capfd)
+    assert line(shown[: shown.index("\n\n")], "other ")[2] == "where"
+    assert "no paired difference of other to 0.02-0: it was trained on other data" in said
+    pairs = shown[shown.index("test, difference to 0.02-0") :]
+    assert "other" not in pairs
+    assert "0.005-1" in pairs
+
+
+def test_data_can_have_moved_but_must_be_the_same(runs, tmp_path, capfd, scored):
+    first, other = (
+        copied(runs / name, tmp_path / name, data="/gone") for name in ("0.02-0", "0.005-0")
+    )
+    assert "/gone does not exist" in refusal([first, other], capfd)
+    shown, _ = output([first, other, "--data", runs / "tiny"], capfd)
+    assert "difference to 0.02-0" in shown
+    data = shutil.copytree(runs / "tiny", tmp_path / "data")
+    (data / "meta.json").write_text((data / "meta.json").read_text() + "\n")
+    message = refusal([first, other, "--data", data], capfd)
+    assert f"{data} is not the data that 0.02-0 was trained on" in message
+
+
+def test_folders_of_one_name_are_told_apart_by_what_is_above(runs, tmp_path, capfd, scored):
+    first = copied(runs / "0.02-0", tmp_path / "a" / "run")
+    other = copied(runs / "0.005-0", tmp_path / "b" / "run")
+    shown, _ = output([first, other], capfd)
+    assert line(shown, "a/run  ")[0] == "a/run"
+
+
+def test_undefined_metrics_are_said_to_be_so(runs, tmp_path, capfd, scored):
+    data = tiny_run.write_data(tmp_path / "tiny", test=1)
+    digest = data_digest(open_dataset(data))
+    folders = [
+        copied(runs / name, tmp_path / name, data=str(data), data_digest=digest)
+        for name in ("0.02-0", "0.005-0")
+    ]
+    result = read_json(folders[0] / "result.json")
+    result["test"] |= {"auc": None, "gauc": None}
+    (folders[0] / "result.json").write_text(
+        json.dumps(result | {"train_examples_per_second": None})
+    )
+    shown, _ = output(folders, capfd)
+    assert line(shown, "0.02-0  ")[8:10] == ["none", "none"]
+    assert line(shown, "0.02-0  ")[11] == "-"
+    rows = [each.split()[1:3] for each in shown.splitlines()[-4:-2]]
+    assert rows == [["AUC", "undefined"], ["GAUC", "undefined"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "which runs?"),
+        (["nowhere"], "run folder nowhere does not exist"),
+        (["."], ". is not a run folder: it has no config.json"),
+        (["{run}", "{run}"], "0.02-0 is given twice"),
+        (["{run}", "--out", "{run}/config.json"], "config.json cannot be written"),
+    ],
+)
+def test_mistake_is_refused_in_one_message(arguments, expected, runs, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    arguments = [each.format(run=runs / "0.02-0") for each in arguments]
+    assert expected in refusal(arguments, capfd)
+
+
+def test_damaged_result_is_refused_by_name(runs, tmp_path, capfd, scored):
+    other = copied(runs / "0.02-0", tmp_path / "run")
+    (other / "result.json").write_text('{"best_step": "4"}')
+    assert f"{other}/result.json: expected the 'best_step' of a run, found '4'" in refusal(
+        [other], capfd
+    )
+
+
+def test_unknown_split_is_refused(runs, capfd, scored):
+    with pytest.raises(SystemExit) as stopped:
+        compare.main([str(runs / "0.02-0"), "--split", "train"])
+    assert stopped.value.code == 2

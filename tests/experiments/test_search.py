@@ -1,0 +1,421 @@
+"""Tuning: what is searched, what is kept, and that a killed search goes on as if it had not been.
+
+Most trials here are scripted: a function of the learning rate takes the place of training.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from support import tiny_run
+
+from dien_jax import train, tune
+from dien_jax.config.preset_files import read_preset_file, with_settings
+from dien_jax.config.presets import PRESETS
+from dien_jax.errors import UserError
+from dien_jax.experiments import search_report as tune_report
+from dien_jax.experiments import search_space as tune_space
+from dien_jax.experiments.search_space import Choices, Range, read_space
+from dien_jax.training import loop
+from dien_jax.training.loop import NotFiniteError
+from dien_jax.utils.files import read_json
+
+optuna = pytest.importorskip("optuna")
+
+RATE = {"optim.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture
+def command(data, tmp_path) -> list[str]:
+    """A search of the learning rate."""
+    (tmp_path / "space.json").write_text(json.dumps(RATE))
+    return ["--data", str(data), "--out", str(tmp_path / "out"), f"--space={tmp_path}/space.json"]
+
+
+class Scripted:
+    """A trainer whose AUC rises to what the learning rate is worth: most at its peak."""
+
+    trained: list[float]
+    peak = 0.01
+    diverges_above = math.inf
+    dies_at: int | None = None
+
+    def __init__(self, run, dataset, checkpoints):
+        assert checkpoints is None
+        self._rate = run.config.optim.learning_rate
+        self.finished = False
+
+    def evaluations(self, listener):
+        self.trained.append(self._rate)
+        for epoch in range(1, EPOCHS + 1):
+            if len(self.trained) == self.dies_at and epoch == 2:
+                raise KeyboardInterrupt
+            if epoch == 2 and self._rate > self.diverges_above:
+                raise NotFiniteError("the loss is not finite")
+            self.finished = epoch == EPOCHS
+            listener.progress(epoch, {"loss": 0.5}, examples_per_second=10.0, learning_rate=0.1)
+            value = 0.9 - 0.1 * abs(math.log10(self._rate / self.peak)) - 0.1 / epoch
+            yield {"epoch": float(epoch), "valid": {"auc": value}}
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> type[Scripted]:
+    kind = type("Scripted", (Scripted,), {"trained": []})
+    monkeypatch.setattr(tune, "Trainer", kind)
+    return kind
+
+
+def trials(out: Path) -> list[tuple]:
+    """Parameters, intermediate values and state of every trial that counts, read with Optuna."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{out}/study.db")
+    found = optuna.load_study(study_name="tune", storage=storage).get_trials()
+    storage.remove_session()
+    storage.engine.dispose()
+    return [
+        (each.params, each.intermediate_values, each.state.name)
+        for each in found
+        if each.state.name != "FAIL"
+    ]
+
+
+def refusal(arguments: list[str], capfd) -> str:
+    capfd.readouterr()
+    assert tune.main(arguments) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    return output.err
+
+
+# A search
+
+
+def test_search_trains_and_leaves_a_preset_file_that_training_takes(
+    data, tmp_path, capfd, monkeypatch
+):
+    splits = []
+    measure = loop.measure
+    monkeypatch.setattr(
+        loop, "measure", lambda *arguments: splits.append(arguments[1]) or measure(*arguments)
+    )
+    fixed = {"extractor": "none", "evolution": "none", "auxiliary_weight": 0.0}
+    fixed |= {"hidden_size": 4, "embedding_size": 4, "layers": [8]}
+    space = {f"model.{name}": [value] for name, value in fixed.items()}
+    space |= {"train.batch_size": [16], "train.max_history": [8], "train.buckets": [[8]]}
+    space |= {"train.epochs": [2], "optim.learning_rate": [0.02, 0.005]}
+    (tmp_path / "space.json").write_text(json.dumps(space))
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--trials=3"]
+    with tiny_run.compilation_cache():
+        assert tune.main([*arguments, "--space", str(tmp_path / "space.json")]) == 0
+        output = capfd.readouterr()
+        assert splits == ["valid"] * 6  # two evaluations a trial; never the test split
+        found = trials(tmp_path / "out")
+        assert [state for *_, state in found] == ["COMPLETE"] * 3
+        best = max(found, key=lambda trial: max(trial[1].values()))
+        file = tmp_path / "out" / "best.json"
+        name, config = read_preset_file(file)
+        rate = json.loads(best[0]["optim.learning_rate"])
+        changes = {key: values[0] for key, values in space.items()}
+        expected = with_settings(PRESETS["dien"], changes | {"optim.learning_rate": rate})
+        assert (name, config) == ("dien", expected)
+        assert f"validation AUC {max(best[1].values()):.4f}" in output.out
+        assert f"  optim.learning_rate  {rate:g}\n" in output.out
+        assert "train.batch_size" not in output.out  # it was not searched
+        last = output.out.splitlines()[-1].split()
+        assert last[:3] == ["python", "-m", "dien_jax.train"]
+        assert train.main([*last[3:], "--run-dir", str(tmp_path / "run")]) == 0
+        result = read_json(tmp_path / "run" / "result.json")
+        assert result["valid"]["auc"] == max(best[1].values())
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_estimators_learn_from_the_trials_before_and_random_draws_do_not(
+    sampler, command, scripted, tmp_path, capfd, monkeypatch
+):
+    drawn = {}
+    for peak in (0.001, 0.1):
+        monkeypatch.setattr(scripted, "peak", peak)
+        scripted.trained.clear()
+        out = f"--out={tmp_path / str(peak)}"
+        assert tune.main([*command, out, "--trials=20", f"--sampler={sampler}"]) == 0
+        drawn[peak] = [math.log10(rate) for rate in scripted.trained]
+        best = read_preset_file(tmp_path / str(peak) / "best.json")[1].optim.learning_rate
+        assert best == min(scripted.trained, key=lambda rate: abs(math.log10(rate / peak)))
+    assert drawn[0.001][:10] == drawn[0.1][:10]
+    if sampler == "random":
+        assert drawn[0.001] == drawn[0.1]
+    else:
+        assert sum(drawn[0.1][10:]) / 10 - sum(drawn[0.001][10:]) / 10 > 0.5
+
+
+def test_trial_that_is_behind_is_pruned_and_none_at_its_last_evaluation(command, scripted, capfd):
+    assert tune.main([*command, "--trials=15", "--sampler=random"]) == 0
+    found = trials(Path(command[3]))
+    pruned = [values for _, values, state in found if state == "PRUNED"]
+    assert pruned
+    assert all(len(values) < EPOCHS for values in pruned)
+    assert [state for *_, state in found[: tune.TRIALS_BEFORE_PRUNING]] == ["COMPLETE"] * 5
+    output = capfd.readouterr()
+    assert f"best of 15 trials, {len(pruned)} pruned: trial " in output.out
+    assert "pruned after 2 epochs; best 0." in output.err
+
+
+def test_search_that_was_stopped_goes_on_as_one_that_was_not(
+    command, scripted, tmp_path, capfd, monkeypatch
+):
+    whole = [*command, "--trials=14"]
+    assert tune.main(whole) == 0
+    expected = list(scripted.trained)
+    scripted.trained.clear()
+    elsewhere = [*command, f"--out={tmp_path / 'other'}", "--trials=14"]
+    monkeypatch.setattr(scripted, "dies_at", 12)
+    assert tune.main(elsewhere) == 130
+    assert "the same command goes on" in capfd.readouterr().err
+    monkeypatch.setattr(scripted, "dies_at", None)
+    assert tune.main(elsewhere) == 0
+    assert "11 trials of" in capfd.readouterr().err
+    assert scripted.trained == [*expected[:12], *expected[11:]]
+    assert trials(tmp_path / "other") == trials(Path(command[3]))
+    best = (tmp_path / "other" / "best.json").read_bytes()
+    assert best == (Path(command[3]) / "best.json").read_bytes()
+
+
+def test_finished_search_trains_nothing_and_more_trials_add_to_it(command, scripted, capfd):
+    assert tune.main([*command, "--trials=3"]) == 0
+    first = capfd.readouterr().out
+    assert tune.main([*command, "--trials=3"]) == 0
+    assert capfd.readouterr().out == first
+    assert len(scripted.trained) == 3
+    assert tune.main([*command, "--trials=5"]) == 0
+    assert len(scripted.trained) == 5
+
+
+def test_seed_and_sampler_decide_what_is_drawn(command, scripted, tmp_path, capfd):
+    drawn = []
+    for number, flags in enumerate((["--seed=0"], ["--seed=0"], ["--seed=1"])):
+        scripted.trained.clear()
+        assert tune.main([*command, f"--out={tmp_path / str(number)}", "--trials=3", *flags]) == 0
+        drawn.append(list(scripted.trained))
+    assert drawn[0] == drawn[1]
+    assert not set(drawn[0]) & set(drawn[2])
+
+
+def test_diverged_trial_counts_and_is_never_the_best(command, scripted, capfd, monkeypatch):
+    monkeypatch.setattr(scripted, "diverges_above", 0.01)
+    assert tune.main([*command, "--trials=8"]) == 0
+    diverged = sum(rate > 0.01 for rate in scripted.trained)
+    output = capfd.readouterr()
+    assert output.err.count("diverged after 1 epochs") == diverged > 0
+    assert f"{diverged} diverged: trial " in output.out
+    assert read_preset_file(Path(command[3]) / "best.json")[1].optim.learning_rate <= 0.01
+
+
+def test_search_where_all_diverges_says_so(command, scripted, capfd, monkeypatch):
+    monkeypatch.setattr(scripted, "diverges_above", 0.0)
+    assert tune.main([*command, "--trials=2"]) == 1
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "error: every trial diverged" in output.err
+    assert not (Path(command[3]) / "best.json").exists()
+
+
+def test_history_is_drawn_where_matplotlib_is(command, scripted, capfd, monkeypatch):
+    pytest.importorskip("matplotlib")
+    picture = Path(command[3]) / "history.png"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.figure", None)
+        assert tune.main([*command, "--trials=2"]) == 0
+    assert not picture.exists()
+    assert tune.main([*command, "--trials=2"]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"history: {picture}" in capfd.readouterr().err
+
+
+def test_progress_is_told_by_lines_where_there_is_no_terminal(
+    command, scripted, capfd, monkeypatch
+):
+    monkeypatch.setattr(tune_report, "SECONDS_BETWEEN_LINES", 0.0)
+    assert tune.main([*command, "--trials=1"]) == 0
+    [rate] = scripted.trained
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == f"trial 1 of 1: optim.learning_rate {rate:.4g}"
+    assert lines[1] == "  trial 1 of 1, step 1, loss 0.5000, 10 examples/s"
+    assert lines[2].startswith("  trial 1 of 1, epoch 1.00: validation AUC 0.")
+    assert lines[7].startswith("trial 1 of 1: validation AUC 0.")
+
+
+# Spaces
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_default_space_fits_every_preset(name):
+    space = tune_space.default_space(PRESETS[name])
+    tune_space._check_values(space, PRESETS[name])
+
+
+def test_default_space_has_nothing_that_the_model_has_not():
+    base = with_settings(PRESETS["dien"], {"model.auxiliary_weight": 0})
+    assert "model.auxiliary_weight" in tune_space.default_space(PRESETS["dien"])
+    assert "model.auxiliary_weight" not in tune_space.default_space(base)
+    assert "model.hidden_size" in tune_space.default_space(base)
+    assert "model.hidden_size" not in tune_space.default_space(PRESETS["din"])
+
+
+def test_space_file_replaces_the_default_space(tmp_path):
+    file = tmp_path / "space.json"
+    given = {
+        "model.hidden_size": {"low": 8, "high": 24, "step": 8},
+        "model.dropout": {"low": 0, "high": 0.5},
+        "model.layers": [[200, 80], [16]],
+        "optim.clip_norm": [None, 1.0],
+    }
+    file.write_text(json.dumps(given))
+    space = read_space(file, PRESETS["dien"])
+    assert space == {
+        "model.hidden_size": Range(8, 24, step=8, whole=True),
+        "model.dropout": Range(0, 0.5),
+        "model.layers": Choices(([200, 80], [16])),
+        "optim.clip_norm": Choices((None, 1.0)),
+    }
+    drawn = []
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        drawn.append(tune_space.suggest(space, study.ask()))
+        with_settings(PRESETS["dien"], drawn[-1])
+    assert {each["model.hidden_size"] for each in drawn} == {8, 16, 24}
+    assert {str(each["model.layers"]) for each in drawn} == {"[200, 80]", "[16]"}
+    assert {each["optim.clip_norm"] for each in drawn} == {None, 1.0}
+    assert all(0 <= each["model.dropout"] <= 0.5 for each in drawn)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"model.hiden_size": [3]}, "unknown setting 'model.hiden_size'; did you mean 'model.hidd"),
+        ({"model.dropout": 0.5}, "model.dropout: expected a list of choices or a range"),
+        ({"model.dropout": []}, "model.dropout: expected one or more choices"),
+        ({"model.dropout": {"low": 0, "hihg": 1}}, "found 'hihg'; did you mean 'high'"),
+        ({"model.dropout": {"low": 0}}, "model.dropout: expected 'high' to be a number"),
+        ({"model.dropout": {"low": 0.5, "high": 0.5}}, "'low' must be below 'high'"),
+        ({"model.dropout": {"low": 0, "high": 0.5, "log": True}}, "'low' must be above 0 with"),
+        ({"model.dropout": {"low": 0, "high": 0.5, "log": 1}}, "expected 'log' to be true or fa"),
+        ({"model.dropout": {"low": 0, "high": 0.5, "step": 0.2}}, "a number of steps above 'low'"),
+        ({"model.dropout": {"low": 0, "high": 0.5, "step": 0}}, "'step' must be above 0"),
+        ({"model.hidden_size": {"low": 1.5, "high": 3}}, "model.hidden_size: is a whole number"),
+        ({"model.layers": {"low": 1, "high": 3}}, "model.layers: is no number; give a list"),
+        ({"model.evolution": ["augrue"]}, "model.evolution must be one of"),
+        ({"model.dropout": {"low": 0, "high": 1}}, r"model.dropout must be in [0, 1)"),
+        ({"model.hidden_size": [8, 0]}, "model.hidden_size must be at least 1, got 0"),
+        ({"optim.weight_decay": [0.0, 0.1]}, "optim.weight_decay must be 0 unless"),
+        ({}, "expected settings to search, found none"),
+        ([], "expected a JSON object, found list"),
+    ],
+)
+def test_mistake_in_a_space_is_told_with_its_file(space, message, tmp_path):
+    file = tmp_path / "space.json"
+    file.write_text(json.dumps(space))
+    with pytest.raises(UserError) as raised:
+        read_space(file, PRESETS["dien"])
+    assert str(raised.value).startswith(f"{file}: ")
+    assert str(raised.value).count(str(file)) == 1
+    assert message in str(raised.value)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["--sampler=random"], "begun with --sampler tpe, found random"),
+        (["--seed=1"], "begun with --seed 0, found 1"),
+        (["--space={other}"], "begun with other space"),
+    ],
+)
+def test_other_command_in_the_same_folder_is_refused(
+    changes, expected, command, scripted, tmp_path, capfd
+):
+    (tmp_path / "other.json").write_text('{"model.dropout": [0.1]}')
+    assert tune.main([*command, "--trials=1"]) == 0
+    changes = [each.format(other=tmp_path / "other.json") for each in changes]
+    assert expected in refusal([*command, *changes], capfd)
+    assert "begun with --preset dien, found authors" in refusal(["authors", *command], capfd)
+    assert len(scripted.trained) == 1
+
+
+def test_data_prepared_anew_is_refused(command, scripted, tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "data")
+    command = ["--data", str(data), *command[2:], "--trials=1"]
+    assert tune.main(command) == 0
+    (data / "meta.json").write_text((data / "meta.json").read_text() + "\n")
+    assert "begun with other data" in refusal(command, capfd)
+
+
+def test_folder_of_something_else_is_refused(command, tmp_path, capfd):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "letter.txt").touch()
+    assert "is not empty, and holds no study" in refusal(command, capfd)
+    (tmp_path / "out" / "letter.txt").unlink()
+    (tmp_path / "out").rmdir()
+    (tmp_path / "out").touch()
+    assert f"--out {tmp_path / 'out'} cannot be written" in refusal(command, capfd)
+
+
+def test_folder_in_use_is_refused(command, scripted, capfd):
+    assert tune.main([*command, "--trials=1"]) == 0
+    with tune._alone(Path(command[3])):
+        assert "is in use by another process" in refusal([*command, "--trials=2"], capfd)
+
+
+def test_damaged_study_is_refused(command, scripted, capfd):
+    assert tune.main([*command, "--trials=1"]) == 0
+    file = Path(command[3]) / "study.db"
+    file.write_text("this was a study")
+    assert f"{file}: cannot be used: " in refusal(command, capfd)
+
+
+def test_missing_extra_is_told_with_what_to_install(command, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert "pip install 'dien_jax[tune]'" in refusal(command, capfd)
+
+
+def test_validation_of_one_label_has_no_auc_to_tune_by(command, tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "data", valid=1)
+    message = refusal(["--data", str(data), *command[2:]], capfd)
+    assert "the valid split has label 1 only, so there is no AUC to tune by" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["--trials=0"], "--trials must be at least 1, got 0"),
+        (["--seed=-1"], "--seed must be 0 to 4294967295, got -1"),
+        (["--data=/does/not/exist"], "/does/not/exist does not exist"),
+        (["--space=/does/not/exist"], "/does/not/exist: expected JSON"),
+    ],
+)
+def test_wrong_value_is_refused_before_anything_is_made(changes, expected, command, capfd):
+    assert expected in refusal([*command, *changes], capfd)
+    assert not Path(command[3]).exists()
+
+
+def test_unknown_preset_is_refused_with_the_nearest(command, capfd):
+    assert "did you mean 'authors'" in refusal(["autors", *command], capfd)
+
+
+def test_help_tells_the_format_of_a_space(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        tune.main(["--help"])
+    assert stopped.value.code == 0
+    shown = " ".join(capfd.readouterr().out.replace("│", "").split())
+    assert '"optim.learning_rate", each with a range {"low": 1e-4' in shown
+    assert f"Presets: {', '.join(PRESETS)}" in " ".join(shown.split())

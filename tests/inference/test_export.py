@@ -1,0 +1,310 @@
+"""The file of an exported model: scores of its run, with this package and without, and damage."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from support import small_dataset, untrained_run
+
+import dien_jax
+from dien_jax import export
+from dien_jax import prepare as prepare_command
+from dien_jax.config.presets import FAMILY
+from dien_jax.errors import UserError
+from dien_jax.inference import archive as artifact
+from dien_jax.runs.trained import load_trained
+
+PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
+CONTEXT = {"device": "desk", "query": ["q", "s"]}
+TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+VARIANTS = {
+    "dien": {"attention": "bilinear", "form": "authors", "pooling": "padded_sum"},
+    "agru": {"batch_norm": "running", "dice_statistics": "batch", "classifier": "softmax"},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_dataset.write(tmp_path_factory.mktemp("data") / "small")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data, buckets=(3,))
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("exported") / "model.dien"
+    assert export.main([str(run), "--out", str(file)]) == 0
+    return file
+
+
+def refused(arguments: list, capsys) -> str:
+    """What the command says when it ends with the status of a user's mistake."""
+    assert export.main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+def same(found, expected) -> None:
+    assert found.ids == expected.ids
+    assert found[2:] == expected[2:]
+    np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
+
+
+def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> None:
+    run = untrained_run.write(tmp_path / "run", data, model="base_model", buckets=())
+    file = tmp_path / "out" / "model.dien"
+    file.parent.mkdir()
+    file.write_text("old")
+    assert export.main([str(run), "--out", str(file)]) == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["file"] == str(file)
+    assert told["bytes"] == file.stat().st_size > 10_000
+    assert (told["checked_rows"], told["checked_candidates"]) == (8, 4)
+    assert told["largest_difference"] < 1e-6
+    assert f"model: {file} (0." in captured.err
+    assert small_dataset.leftovers(file.parent) == ["model.dien"]
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("din", {}),
+        *(
+            pytest.param(name, {}, marks=pytest.mark.slow)
+            for name in FAMILY
+            if name not in ("base_model", "din", "dien")  # two of them in other tests
+        ),
+        *(pytest.param(*variant, marks=pytest.mark.slow) for variant in VARIANTS.items()),
+    ],
+)
+def test_every_member_of_the_family_exports(model, changes, data, tmp_path) -> None:
+    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=(), **changes)
+    assert export.main([str(run), "--out", str(tmp_path / "model")]) == 0
+
+
+def test_a_file_ranks_as_its_run(run, exported) -> None:
+    ours, theirs = dien_jax.Ranker(run), dien_jax.ExportedRanker(exported)
+    unknown = (["?", PEAR, "!"], [PEAR, "?", ODD], "Zoe", {"device": "fridge", "query": "q|?"})
+    same(theirs.rank(*unknown), ours.rank(*unknown))
+    many = [PEAR, SLASH, ODD] * 200  # more than one turn, and a program of its own
+    same(theirs.rank([ODD], many, "Ann", CONTEXT), ours.rank([ODD], many, "Ann", CONTEXT))
+    events = [PEAR, ODD, "?", SLASH, ODD, PEAR, SLASH]  # past every bucket, then past max_history
+    theirs.remember("Ann", [])
+    for event in events:
+        theirs.observe("Ann", event)
+    same(
+        theirs.rank(None, [PEAR, SLASH, ODD], "Ann", CONTEXT),
+        ours.rank(events, [PEAR, SLASH, ODD], "Ann", CONTEXT),
+    )
+    with pytest.raises(UserError, match="no feature 'devise'; did you mean 'device'"):
+        theirs.rank([PEAR], [ODD], None, CONTEXT | {"devise": "x"})
+
+
+def test_rows_and_steps_are_of_any_number(run, exported) -> None:
+    trained, model = load_trained(run), artifact.read_artifact(exported)
+    program = model.programs["score_rows"]
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    batch = export.made_up(trained)
+    longer = np.concatenate([batch.history, np.zeros((8, 17), np.int32)], axis=1)
+    inputs = export.inputs_of(batch._replace(history=longer))  # a second chunk of the recurrence
+    three = jax.tree.map(lambda array: array[:3], inputs)
+    expected = export.scores_of_run(trained, batch)[:3]
+    found = jax.jit(program.call)(model.weights, three)
+    np.testing.assert_allclose(found, expected, **TOLERANCE)
+    assert len(set(expected.tolist())) == 3
+
+
+def test_weights_are_there_once_and_the_auxiliary_network_is_not(run, exported) -> None:
+    with zipfile.ZipFile(exported) as archive:
+        names = archive.namelist()
+        manifest = json.loads(archive.read("manifest.json"))
+    params = load_trained(run).params
+    kept = {k: v for k, v in params.items() if not k.startswith("auxiliary")}
+    assert "auxiliary" in params
+    assert sum(name.startswith("weights/params/") for name in names) == len(jax.tree.leaves(kept))
+    assert "vocabularies/category.json" not in names  # rows of items bring theirs
+    described = manifest["programs"]["score_rows"]["inputs"]
+    assert described["history"] == {"dtype": "int32", "shape": ["b", "t"]}
+    assert described["context"]["query"]["values"] == {"dtype": "int32", "shape": ["b", 2]}
+    assert manifest["max_history"] == 6
+    assert manifest["settings"]["model"]["evolution"] == "augru"
+
+
+def test_one_function_takes_a_run_folder_or_a_file(run, exported, tmp_path) -> None:
+    assert type(dien_jax.load_ranker(run)) is dien_jax.Ranker
+    ranker = dien_jax.load_ranker(str(exported), max_users=1)
+    assert type(ranker) is dien_jax.ExportedRanker
+    ranker.remember("Ann", [PEAR])
+    ranker.remember("Bob", [PEAR])
+    assert "Ann" not in ranker
+    with pytest.raises(UserError, match="nothing does not exist; expected a run folder, or a file"):
+        dien_jax.load_ranker(tmp_path / "nothing")
+    with pytest.raises(UserError, match="is an exported model, which needs no data"):
+        dien_jax.load_ranker(exported, tmp_path)
+    with pytest.raises(UserError, match="is not a file; expected what python"):
+        dien_jax.ExportedRanker(tmp_path)
+    with pytest.raises(ValueError, match="max_users must be at least 1, got 0"):
+        dien_jax.ExportedRanker(exported, max_users=0)
+
+
+def rewritten(exported: Path, file: Path, **changes: object) -> Path:
+    """A copy whose manifest says something else."""
+    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "manifest.json":
+                content = json.dumps(json.loads(content) | changes).encode()
+            new.writestr(name, content)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"format_version": 2}, "format version 2, this dien_jax reads version 1"),
+        ({"format": "other"}, "should have format 'dien_jax.export'"),
+        ({"calling_convention_version": 99}, "calling convention 99, written by JAX .*this JAX re"),
+        ({"programs": {"missing": {}}}, "damaged.*missing"),
+        ({"weights": {"params/none": {}}}, "damaged.*params/none"),
+        ({"schema": {"item": []}}, "damaged.*user"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(changes, expected, exported, tmp_path) -> None:
+    file = rewritten(exported, tmp_path / "other.dien", **changes)
+    with pytest.raises(UserError, match=f"other.dien.*{expected}"):
+        dien_jax.load_ranker(file)
+
+
+def test_files_that_are_cut_damaged_or_foreign_are_refused(exported, tmp_path) -> None:
+    whole, file = exported.read_bytes(), tmp_path / "model.dien"
+    for content in (b"", b"hello", whole[:-1000], whole[: len(whole) // 2]):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.dien.*another kind of file, or one that"):
+            dien_jax.load_ranker(file)
+    with zipfile.ZipFile(exported) as archive:
+        places = [info.header_offset for info in archive.infolist() if info.file_size > 100]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place + 120] ^= 0xFF
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"model\.dien: damaged"):
+            dien_jax.load_ranker(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.txt", "a")
+    with pytest.raises(UserError, match=r"model\.dien: not what .* wrote: no manifest.json inside"):
+        dien_jax.load_ranker(file)
+
+
+def test_mistakes_on_the_command_line_are_told(data, run, tmp_path, capsys) -> None:
+    out = tmp_path / "model.dien"
+    assert "there is no folder" in refused([run, "--out", tmp_path / "no" / "m"], capsys)
+    assert "is a folder; expected the name of a file" in refused([run, "--out", tmp_path], capsys)
+    assert "does not exist" in refused([tmp_path / "none", "--out", out], capsys)
+    assert "are both" in refused([run, "--out", out, "--onnx", out], capsys)
+    fresh = untrained_run.write(tmp_path / "fresh", data)
+    for checkpoint in (fresh / "checkpoints").iterdir():
+        checkpoint.rename(tmp_path / "elsewhere")
+    assert "no evaluated checkpoint yet" in refused([fresh, "--out", out], capsys)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "flags"), [("flatbuffers", []), ("jax2onnx", ["--onnx", "model.onnx"])]
+)
+def test_what_is_not_installed_is_told(missing, flags, run, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.chdir(tmp_path)
+    told = refused([run, "--out", "model.dien", *flags], capsys)
+    extra = "onnx" if flags else "export"
+    assert f"({missing} is not installed): pip install 'dien_jax[{extra}]'" in told
+    assert small_dataset.leftovers(tmp_path) == []
+
+
+def test_scores_that_differ_leave_nothing(run, tmp_path, monkeypatch, capsys) -> None:
+    file = tmp_path / "model.dien"
+    file.write_text("old")
+    own = export.scores_of_run
+    monkeypatch.setattr(export, "scores_of_run", lambda *given: own(*given) + 1e-3)
+    told = refused([run, "--out", file], capsys)
+    assert "the file's scores differ from the run's by 0.001, expected at most 1e-05" in told
+    assert file.read_text() == "old"
+    assert small_dataset.leftovers(tmp_path) == ["model.dien"]
+
+
+ALONE = """
+import sys
+
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("dien_jax", "dien_kernels", "flax"):
+            raise ImportError(f"{name} is not to be imported here")
+
+sys.meta_path.insert(0, Refusal())
+file = "model.dien"
+"""
+
+
+def test_the_page_runs_and_its_middle_without_this_package(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "check_artifact", lambda *_: {})  # other tests have that
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    log = tmp_path / "log.csv"
+    log.write_text(
+        "user,item,timestamp,label,device\n"
+        "Ann,pear,1,1,phone\nAnn,fig,2,0,phone\nBob,fig,3,1,desk\n"
+        "Ann,fig,4,1,desk\nBob,pear,5,1,phone\nBob,plum,6,0,desk\n"
+    )
+    flags = ["--context-features", "device", "--valid-share", "0.2", "--test-share", "0.2"]
+    data = tmp_path / "data"
+    assert prepare_command.main(["impressions", str(log), "--out", str(data), *flags]) == 0
+    run = untrained_run.write(tmp_path / "run", data, buckets=())
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    namespace = {"__name__": "page", "run": run, "folder": folder}
+    for number, block in enumerate(blocks[:2]):
+        exec(compile(block, f"{PAGE.name}[{number}]", "exec"), namespace)
+
+    tell = "\nprint(json.dumps([scores.tolist(), ranked.tolist()]))\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE + "\n".join(blocks[2:]) + tell],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    scores, ranked = json.loads(done.stdout)
+
+    ranker = dien_jax.Ranker(run)
+    first = ranker.rank(["pear", "fig"], ["fig", "pear", "kiwi"], "Ann", {"device": "phone"})
+    second = ranker.rank([], ["plum"], "Zoe", {"device": "desk"})
+    of_item = dict(zip(first.ids, first.scores, strict=True))
+    np.testing.assert_allclose(ranked, [of_item["fig"], of_item["pear"], of_item["kiwi"]], 2e-5)
+    np.testing.assert_allclose(scores, [of_item["fig"], second.scores[0]], 2e-5)
+    same(namespace["ranking"], first)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax2onnx") is None, reason="the extra 'onnx'")
+@pytest.mark.parametrize("model", ["din", "dien"])
+def test_onnx_scores_are_those_of_the_run(model, data, tmp_path, capsys) -> None:
+    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=())
+    file = tmp_path / "model.onnx"
+    flags = ["--out", str(tmp_path / "model.dien"), "--onnx", str(file)]
+    assert export.main([str(run), *flags]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["onnx_bytes"] == file.stat().st_size
+    assert told["onnx_largest_difference"] < 1e-5

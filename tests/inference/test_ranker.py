@@ -1,0 +1,328 @@
+"""Ranking: scores of an evaluation, raw ids, remembered users, few compilations."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from support import small_dataset, untrained_run
+
+import dien_jax
+from dien_jax.config.presets import FAMILY
+from dien_jax.errors import UserError
+from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
+from dien_jax.inference.ranker import Ranker
+from dien_jax.inference.requests import RankRequest, together, user_counts
+from dien_jax.runs.scoring import evaluation_loader, predict
+from dien_jax.runs.trained import load_trained
+from dien_jax.steps.rank import make_programs
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import device_tables
+
+PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
+CONTEXT = {"device": "desk", "query": ["q", "s"]}
+COMPILED: list[str] = []
+TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
+"""Of probabilities: a few roundings of float32 in logits of a few units."""
+
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_dataset.write(tmp_path_factory.mktemp("data") / "small")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data)
+
+
+@pytest.fixture(scope="module")
+def ranker(run) -> Ranker:
+    return dien_jax.Ranker(run)
+
+
+def same(found, expected) -> None:
+    assert found.ids == expected.ids
+    np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        *((name, {}) for name in FAMILY),
+        ("dien", {"attention": "bilinear", "form": "authors", "pooling": "sum"}),
+        ("dien", {"batch_norm": "frozen", "pooling": "padded_sum", "classifier": "softmax"}),
+    ],
+)
+def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> None:
+    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=(), **changes)
+    trained = load_trained(run)
+    config, dataset = trained.run.config, trained.dataset
+    expected = predict(
+        make_predict_step(config, dataset.schema),
+        trained.params,
+        trained.batch_stats,
+        device_tables(dataset, config),
+        evaluation_loader(dataset, "train", config),
+    )
+    assert np.ptp(expected) > 1e-3
+    ranker, examples = Ranker(run), dataset.splits["train"]
+    users, items = dataset.vocabulary("user"), dataset.vocabulary("item")
+    devices, queries = dataset.vocabulary("device"), dataset.vocabulary("query")
+    offsets = examples.context["query"].offsets
+    found = []
+    for row in range(len(expected)):
+        start = dataset.event_offsets[examples.sequence[row]]
+        history = dataset.event_item[start : examples.history_end[row]]
+        query = examples.context["query"].values[offsets[row] : offsets[row + 1]]
+        ranking = ranker.rank(
+            [items[k] for k in history],
+            [items[examples.item[row]]],
+            user=users[examples.user[row]],
+            context={
+                "device": devices[examples.context["device"].values[row]],
+                "query": [queries[k] or "never seen" for k in query],
+            },
+        )
+        found.append(ranking.scores[0])
+        assert ranking.unknown_candidates == (examples.item[row] == 0)
+    np.testing.assert_allclose(found, expected, **TOLERANCE)
+
+
+def test_candidates_come_back_sorted_each_with_its_score(ranker) -> None:
+    candidates = [PEAR, SLASH, ODD, "new", PEAR]
+    ranking = ranker.rank([PEAR, ODD], candidates, "Ann", CONTEXT)
+    assert sorted(ranking.ids) == sorted(candidates)
+    assert (np.diff(ranking.scores) <= 0).all()
+    assert ranking.scores.dtype == np.float32
+    alone = {one: ranker.rank([PEAR, ODD], [one], "Ann", CONTEXT).scores[0] for one in candidates}
+    assert len(set(alone.values())) == 4
+    np.testing.assert_allclose(ranking.scores, [alone[one] for one in ranking.ids], **TOLERANCE)
+    assert ranker.rank([PEAR], [], "Ann", CONTEXT).ids == []
+
+
+def test_more_candidates_than_the_largest_bucket(ranker) -> None:
+    many = [PEAR, SLASH, ODD] * 200
+    assert len(many) > CANDIDATE_BUCKETS[-1]
+    ranking = ranker.rank([ODD], many, context=CONTEXT)
+    few = ranker.rank([ODD], many[:3], context=CONTEXT)
+    assert ranking.ids == [one for one in few.ids for _ in range(200)]
+    np.testing.assert_allclose(ranking.scores[::200], few.scores, **TOLERANCE)
+
+
+def test_unknown_ids_take_the_unknown_row_and_are_counted(ranker) -> None:
+    context = {"device": "fridge", "query": "q|?"}
+    ranking = ranker.rank(["?", PEAR, "!"], [PEAR, "?", 17], "Zoe", context)
+    assert (ranking.unknown_history, ranking.unknown_candidates) == (2, 2)
+    assert ranking.unknown_context == 2
+    score = dict(zip(ranking.ids, ranking.scores, strict=True))
+    assert score["?"] == score["17"] != score[PEAR]
+    blank = {"device": None, "query": "?|q"}
+    same(ranker.rank(["", PEAR, "x"], [PEAR, "?", 17], None, blank), ranking)
+
+
+def test_user_and_context_count(ranker) -> None:
+    scores = {
+        ranker.rank([PEAR], [ODD], user, CONTEXT | changes).scores[0]
+        for user, changes in [
+            ("Ann", {}),
+            ("Bob", {}),
+            ("Ann", {"device": "phone"}),
+            ("Ann", {"query": "r"}),
+            ("Ann", {"query": None}),
+        ]
+    }
+    assert len(scores) == 5
+    same(  # as many values as training kept, each once
+        ranker.rank([PEAR], [ODD], "Ann", CONTEXT | {"query": " q|q | s|r"}),
+        ranker.rank([PEAR], [ODD], "Ann", CONTEXT),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((["a"], "pear"), "candidates must be a list of ids, got the text 'pear'"),
+        (("pear", ["a"]), "history must be a list of ids"),
+        ((["a"], ["a"]), "context: expected a value of 'device'"),
+        (
+            (["a"], ["a"], None, CONTEXT | {"devise": "x"}),
+            "no feature 'devise'; did you mean 'device'",
+        ),
+        ((None, ["a"], "Eve", CONTEXT), "user 'Eve' is not remembered"),
+        ((None, ["a"], None, CONTEXT), "user None is not remembered"),
+    ],
+)
+def test_mistakes_are_told(arguments, expected, ranker) -> None:
+    with pytest.raises(UserError, match=expected):
+        ranker.rank(*arguments)
+
+
+def test_long_histories_keep_the_latest_events(ranker) -> None:
+    long = [SLASH, "?", ODD, PEAR, PEAR, ODD, SLASH, PEAR]
+    kept = ranker.rank(long, [PEAR, ODD], context=CONTEXT)
+    same(kept, ranker.rank(long[2:], [PEAR, ODD], context=CONTEXT))
+    assert kept.unknown_history == 0
+    shorter = ranker.rank(long[3:], [PEAR, ODD], context=CONTEXT)
+    assert not np.allclose(kept.scores, shorter.scores, rtol=1e-3)
+
+
+@pytest.mark.parametrize("model", ["dien", "gru_att", "din"])
+def test_remembered_users_score_as_their_history_given_whole(model, data, tmp_path) -> None:
+    ranker = Ranker(untrained_run.write(tmp_path / "run", data, model=model))
+    events, candidates = [PEAR, ODD, "?", SLASH, ODD, PEAR, SLASH, ODD, PEAR], [PEAR, SLASH, ODD]
+    ranker.remember("Ann", [])
+    for count, event in enumerate(events, start=1):  # past every bucket, then past max_history
+        ranker.observe("Ann", event)
+        found = ranker.rank(None, candidates, "Ann", CONTEXT)
+        expected = ranker.rank(events[:count], candidates, "Ann", CONTEXT)
+        same(found, expected)
+        assert found.unknown_history == expected.unknown_history
+    ranker.observe("Ann", ODD)  # twice between two rankings
+    ranker.observe("Ann", SLASH)
+    expected = ranker.rank([*events, ODD, SLASH], candidates, "Ann", CONTEXT)
+    same(ranker.rank(None, candidates, "Ann", CONTEXT), expected)
+
+
+def test_an_event_within_max_history_is_one_step(ranker, monkeypatch) -> None:
+    ranker.remember("Cid", [PEAR, ODD])
+    expected = ranker.rank([PEAR, ODD, SLASH], [PEAR], "Cid", CONTEXT)
+    monkeypatch.setattr(ranker._calls, "programs", ranker._calls.programs._replace(read=None))
+    ranker.observe("Cid", SLASH)
+    same(ranker.rank(None, [PEAR], "Cid", CONTEXT), expected)
+
+
+def test_least_recently_used_users_are_forgotten(run) -> None:
+    ranker = Ranker(run, max_users=2)
+    for user in ("Ann", "Bob"):
+        ranker.remember(user, [PEAR])
+    ranker.rank(None, [PEAR], "Ann", CONTEXT)
+    ranker.remember("Cid", [PEAR])
+    assert [user in ranker for user in ("Ann", "Bob", "Cid")] == [True, False, True]
+    ranker.observe("Ann", ODD)
+    ranker.remember("Dan", [PEAR])
+    assert [user in ranker for user in ("Ann", "Cid", "Dan")] == [True, False, True]
+    with pytest.raises(UserError, match="'Cid' is not remembered"):
+        ranker.observe("Cid", PEAR)
+    with pytest.raises(ValueError, match="max_users must be at least 1, got 0"):
+        Ranker(run, max_users=0)
+
+
+def test_users_ranked_together_score_as_each_alone(run) -> None:
+    ranker = Ranker(run)
+    ranker.remember("Ann", [PEAR, ODD])
+    ranker.remember("Bob", [SLASH] * 6)
+    ranker.observe("Bob", PEAR)  # past max_history: to be read anew, together with the others
+    desk, phone = CONTEXT, {"device": "phone", "query": None}
+    requests = [
+        RankRequest([PEAR, ODD], [PEAR, SLASH], "Ann", desk),
+        RankRequest([], [ODD] * 3, None, phone),
+        RankRequest(None, [SLASH, "?"], "Ann", phone),
+        RankRequest(None, [ODD], "Bob", desk),
+        RankRequest([SLASH] * 4, [PEAR, ODD, SLASH] * 200, "Bob", desk),
+        RankRequest(None, [ODD], "Eve", desk),
+        RankRequest([ODD], [SLASH, PEAR], "Bob", desk),
+        RankRequest(["?", SLASH], [], "Bob", desk),
+        RankRequest([SLASH, ODD], [ODD, PEAR], "Bob", phone),
+        RankRequest([PEAR], [ODD], "Ann", {"device": "desk"}),
+        RankRequest([PEAR, SLASH] * 3, [ODD, PEAR], "Ann", phone),
+    ]
+    calls = {"read_many": 0, "score_many": 0}
+
+    def counted(name):
+        def call(*arguments):
+            calls[name] += 1
+            return getattr(programs, name)(*arguments)
+
+        return call
+
+    programs = ranker._calls.programs
+    ranker._calls.programs = programs._replace(**{name: counted(name) for name in calls})
+    outcomes = ranker.rank_many(requests)
+    assert min(calls.values()) > 1
+    ranker._calls.programs = programs
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if isinstance(outcome, UserError):
+            with pytest.raises(UserError) as alone:
+                ranker.rank(*request)
+            assert str(outcome) == str(alone.value)
+        else:
+            expected = ranker.rank(*request)
+            same(outcome, expected)
+            assert outcome[2:] == expected[2:]
+    assert [isinstance(outcome, UserError) for outcome in outcomes].index(True) == 5
+    assert "value of 'query'" in str(outcomes[9])
+    # Without programs for several users each has calls of its own.
+    ranker._calls.programs = programs._replace(read_many=None, score_many=None)
+    for outcome, expected in zip(ranker.rank_many(requests), outcomes, strict=True):
+        if not isinstance(expected, UserError):
+            same(outcome, expected)
+    assert ranker.rank_many([]) == []
+
+
+def test_groups_are_as_large_as_programs_are_and_never_padded() -> None:
+    members = [*range(0, 22, 2), *range(1, 6, 2)]
+    groups = list(together(members, lambda one: one % 2, lambda _: user_counts(8)))
+    assert [len(group) for group in groups] == [8, 2, 1, 2, 1]
+    assert sorted(member for group in groups for member in group) == sorted(members)
+    assert groups[0] == list(range(0, 16, 2))
+    assert [user_counts(size) for size in (1, 128, 512, 5000)] == [
+        [1, 2, 4, 8], [1, 2, 4, 8], [1, 2], [1],
+    ]  # fmt: skip
+    assert user_counts(8, most=3) == [1, 2]
+
+
+def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
+    older, newer = Ranker(run, max_users=3), Ranker(run, max_users=2)
+    for user, history in (("Ann", [PEAR]), ("Bob", [ODD] * 9), ("Cid", ["?", SLASH])):
+        older.remember(user, history)
+    older.rank(None, [PEAR], "Bob", CONTEXT)
+    newer.remember("Eve", [])
+    newer.adopt(older)
+    assert [user in newer for user in ("Ann", "Bob", "Cid", "Eve")] == [False, True, True, False]
+    assert (older.remembered_users, newer.remembered_users) == (3, 2)
+    newer.observe("Cid", PEAR)
+    same(
+        newer.rank(None, [PEAR, ODD], "Cid", CONTEXT),
+        newer.rank(["?", SLASH, PEAR], [PEAR, ODD], "Cid", CONTEXT),
+    )
+    newer._vocabularies.items[1:3] = [SLASH, PEAR]  # other rows for the same raw ids
+    newer._vocabularies._item_rows |= {SLASH: 1, PEAR: 2}
+    newer.adopt(older)
+    assert newer._users["Cid"].rows.tolist() == [0, 1]
+    newer.remember("Dan", [])
+    assert [user in newer for user in ("Bob", "Cid", "Dan")] == [True, False, True]
+
+
+def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> None:
+    run = untrained_run.write(tmp_path / "run", data, buckets=(4,))
+    monkeypatch.setattr("dien_jax.inference.rank_calls.CANDIDATE_BUCKETS", (2, 4))
+    make_programs.cache_clear()  # which rankers of one model share
+    ranker = Ranker(run)
+    before = len(COMPILED)
+    ranker.warm_up()
+    lengths, sizes = len(ranker._calls.buckets), 2
+    assert len(COMPILED) - before == lengths * (2 + sizes)
+    before = len(COMPILED)
+    ranker.rank([PEAR], [ODD] * 11, "Ann", CONTEXT)  # in turns
+    assert len(COMPILED) == before
+    ranker.warm_up(users=3)
+    assert len(COMPILED) - before == lengths * (1 + sizes)  # of 2 users
+    before = len(COMPILED)
+    for length in range(9):
+        for size in (1, 2, 3, 4, 11):
+            ranker.rank([PEAR] * length, [ODD] * size, "Ann", CONTEXT)
+    ranker.remember("Ann", [])
+    for _ in range(9):
+        ranker.observe("Ann", PEAR)
+        ranker.rank(None, [ODD], "Ann", CONTEXT)
+    for users in range(4):
+        ranker.rank_many([RankRequest([ODD] * users, [PEAR] * 3, None, CONTEXT)] * users)
+        ranker.rank_many([RankRequest(None, [PEAR], "Ann", CONTEXT)] * users)
+        ranker.observe("Ann", PEAR)
+    Ranker(run).warm_up(users=3)
+    assert len(COMPILED) == before

@@ -1,0 +1,220 @@
+"""Scoring tables of requests, and the command line that does."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import small_dataset, untrained_run
+
+from dien_jax import predict
+from dien_jax.data.dataset import open_dataset
+from dien_jax.inference.ranker import Ranker
+
+PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
+HEADER = ("user", "item", "timestamp", "device", "query", "note")
+ROWS = [
+    ("Ann", SLASH, "7", "desk", "q|s", "first"),
+    ("Bob", PEAR, "100", "phone", "", 'a "quoted",\nnote'),
+    ("Ann", PEAR, "8", "", "r", ""),
+    ("", "new", "1970-01-01T00:00:06", "fridge", "?", ""),
+    ("Cid", PEAR, "9", "desk", "q", ""),
+]
+HISTORIES = [[PEAR], [], [PEAR, SLASH, SLASH], [], ["i3"]]
+"""Of ROWS, by the data folder: Ann's events are at 5, 7 and 7, Cid's at -3 and 9."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    timestamp = small_dataset.ints(5, 7, 7, 3, 9)
+    return small_dataset.write(tmp_path_factory.mktemp("data") / "small", timestamp=timestamp)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data)
+
+
+@pytest.fixture(scope="module")
+def ranker(run) -> Ranker:
+    return Ranker(run)
+
+
+def table(file: Path, rows=ROWS, header=HEADER) -> Path:
+    opened = gzip.open if file.suffix == ".gz" else open
+    with opened(file, "wt", encoding="utf-8", errors="surrogatepass", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t" if ".tsv" in file.name else ",")
+        writer.writerows([header, *rows])
+    return file
+
+
+def read(file: Path) -> list[list[str]]:
+    opened = gzip.open if file.suffix == ".gz" else open
+    with opened(file, "rt", encoding="utf-8", newline="") as stream:
+        return list(csv.reader(stream, delimiter="\t" if ".tsv" in file.name else ","))
+
+
+def expected_scores(ranker: Ranker, histories, rows=ROWS) -> list[float]:
+    return [
+        ranker.rank(history, [item], user, {"device": device, "query": query}).scores[0]
+        for history, (user, item, _, device, query, _) in zip(histories, rows, strict=True)
+    ]
+
+
+def histories(times=True) -> list[list[str]]:
+    of_ann, of_cid = [PEAR, SLASH, SLASH], [ODD, ""]
+    if times:
+        return [of_ann[:1], [], of_ann, [], of_cid[:1]]
+    return [of_ann, [], of_ann, [], of_cid]
+
+
+def close(found, expected) -> None:
+    np.testing.assert_allclose(np.asarray(found, np.float32), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "times"), [("a.csv", True), ("a.tsv.gz", False)])
+def test_histories_come_from_the_data_folder(name, times, run, ranker, tmp_path, capfd) -> None:
+    kept = [column for column in range(6) if times or column != 2]
+    rows = [[row[column] for column in kept] for row in ROWS]
+    file = table(tmp_path / name, rows, [HEADER[column] for column in kept])
+    out = tmp_path / ("out" + name[1:])
+    assert predict.main([str(run), "--input", str(file), "--out", str(out)]) == 0
+    header, *found = read(out)
+    assert header == [*(HEADER[column] for column in kept), "score"]
+    assert [row[:-1] for row in found] == rows
+    scores = [float(row[-1]) for row in found]
+    close(scores, expected_scores(ranker, histories(times)))
+    output = capfd.readouterr()
+    assert json.loads(output.out) == {
+        "rows": 5,
+        "unknown_users": 2,
+        "unknown_items": 1,
+        "unknown_history": 0,
+        "unknown_context": 2,
+        "empty_histories": 2,
+    }
+    told = "before column 'timestamp'" if times else "all of each user's events"
+    assert told in output.err
+    assert "1 rows of items that training did not know" in output.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, out.name])
+
+
+@pytest.mark.parametrize("batches", [1, 64])
+def test_a_column_of_histories_comes_first(
+    batches, run, ranker, tmp_path, monkeypatch, capfd
+) -> None:
+    monkeypatch.setattr(predict, "BATCHES_OF_A_PIECE", batches)
+    given = [[PEAR, SLASH], [], [SLASH] * 9, ["?", SLASH], [PEAR]]
+    rows = [(*row, ";".join(history)) for row, history in zip(ROWS, given, strict=True)]
+    file = table(tmp_path / "a.csv", rows, (*HEADER, "past"))
+    out = tmp_path / "out.csv"
+    flags = ["--history", "past", "--separator", ";", "--item", "item"]
+    assert predict.main([str(run), "--input", str(file), "--out", str(out), *flags]) == 0
+    plain = [row if row[4] != "q|s" else (*row[:4], None, row[5]) for row in ROWS]
+    scores = [float(row[-1]) for row in read(out)[1:]]
+    # Another separator than "|" makes one unknown value of "q|s".
+    plain[0] = (*ROWS[0][:4], ["q|s"], ROWS[0][5])
+    close(scores, expected_scores(ranker, given, plain))
+    counts = json.loads(capfd.readouterr().out)
+    assert (counts["unknown_history"], counts["empty_histories"]) == (1, 1)
+
+
+def test_parquet_keeps_its_types(run, ranker, tmp_path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {
+        name: list(cells) for name, cells in zip(HEADER, zip(*ROWS, strict=True), strict=True)
+    }
+    columns["timestamp"] = [7, 100, 8, 6, 9]
+    columns["item"] = [PEAR] * 5
+    columns["query"] = [["q", "s"], None, ["r"], ["?"], ["q"]]
+    columns["count"] = [1, 2, 3, None, 5]
+    whole = pa.table(columns)
+    pq.write_table(whole, tmp_path / "a.parquet")
+    out = tmp_path / "out.parquet"
+    assert predict.main([str(run), "--input", str(tmp_path / "a.parquet"), "--out", str(out)]) == 0
+    found = pq.read_table(out)
+    assert found.drop_columns("score") == whole
+    assert found.schema.field("score").type == pa.float32()
+    rows = [(row[0], PEAR, *row[2:]) for row in ROWS]
+    close(found["score"].to_pylist(), expected_scores(ranker, histories(), rows))
+
+
+def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
+    out = file.parent / "out.csv"
+    arguments = [str(run), "--input", str(file), "--out", str(out), *flags]
+    assert predict.main(arguments) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    return output.err
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("user,item,device,query\n", "a.csv holds no rows"),
+        ("", "a.csv: the file is empty"),
+        ("user,itme,device,query\nAnn,x,,\n", "no column 'item' (--item); did you mean 'itme'?"),
+        ("user,item,query\nAnn,x,\n", "no column 'device' (a context feature of the run)"),
+        ("user,item,device,query,score\n", "has a column 'score' already"),
+        ("user,item,item,device,query\n", "has two columns 'item'"),
+        ("user,item,device,query\nAnn,x,,\nAnn,x,\n", "a.csv:3: expected 4 columns, found 3"),
+        ("user,item,device,query\nAnn,,,\n", "a.csv:2: column 'item': the item is empty"),
+        (
+            'user,item,timestamp,device,query\nAnn,"x\ny",7,,\nAnn,x,noon,,\n',
+            "a.csv:4: column 'timestamp': a time must be a whole number or an ISO date, got 'noon'",
+        ),
+        (
+            "user,item,timestamp,device,query\nAnn,x,,,\n",
+            "a.csv:2: column 'timestamp': it is empty",
+        ),
+        (
+            "user,item,timestamp,device,query\nAnn,x,1700000000000,,\n",
+            "a.csv:2: column 'timestamp': '1700000000000' lies before 1970, or beyond 9999 in sec",
+        ),
+        ('user,item,device,query\nAnn,"x,,\n', "a.csv:2: unexpected end of data"),
+        ("user,item,device,query\nAnn,\0,,\n", "a.csv:2: holds a NUL byte"),
+    ],
+)
+def test_mistakes_in_a_table_name_file_line_and_column(
+    content, expected, run, tmp_path, capfd
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(content)
+    assert expected in refusal(run, file, capfd)
+
+
+def test_mistaken_flags_are_told(run, tmp_path, capfd) -> None:
+    file = table(tmp_path / "a.csv")
+    assert "no column 'past' (--history)" in refusal(run, file, capfd, "--history", "past")
+    assert "--separator must not be empty" in refusal(run, file, capfd, "--separator", "")
+    wrong = ["--out", str(tmp_path / "out.parquet")]
+    assert "is text, and so is what is written; name it .csv" in refusal(run, file, capfd, *wrong)
+    missing = ["--out", str(tmp_path / "missing" / "out.csv")]
+    assert "out.csv cannot be written: No such file" in refusal(run, file, capfd, *missing)
+    assert "nowhere.csv: cannot be read" in refusal(
+        run, file, capfd, "--input", str(tmp_path / "nowhere.csv")
+    )
+    assert predict.main([str(file), "--input", str(file), "--out", "x.csv"]) == 2
+    assert "is not a folder" in capfd.readouterr().err
+
+
+def test_several_histories_of_a_user_need_a_column(run, tmp_path, capfd) -> None:
+    group = small_dataset.ints(0, 0, 0, 2)
+    data = small_dataset.write(tmp_path / "data" / "small", group=group)
+    (tmp_path / "table").mkdir()
+    file = table(tmp_path / "table" / "a.csv")
+    message = refusal(run, file, capfd, "--data", str(data))
+    assert "has several histories of one user; give each row its own in a column" in message
+
+
+def test_users_without_an_example_have_a_history(data) -> None:
+    dataset = open_dataset(data)
+    events = predict.UserEvents(dataset)
+    assert events.find("Ann", None) == (0, 3)
+    assert events.find("Bob", 100) == (1, 3)
+    assert events.find("Eve", None) == (0, 0)
+    assert events.find("Cid", 9) == (2, 4)

@@ -1,0 +1,163 @@
+"""What a model makes of single examples: attention, gates, and what a model does not have."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from support import tiny_run, untrained_run
+from support.random_model import trained
+
+from dien_jax.config.presets import FAMILY, member
+from dien_jax.data.batch import example_batch
+from dien_jax.data.dataset import open_dataset
+from dien_jax.inspection.examples import UNKNOWN_NAME, Inspector, Names, printable
+from dien_jax.inspection.gates import lacking, measures_of
+from dien_jax.runs.scoring import trained_scores
+from dien_jax.steps.state import create_state, device_tables
+from dien_jax.steps.train import make_train_step
+
+MEASURES = {
+    "base_model": set(),
+    "wide_deep": set(),
+    "pnn": set(),
+    "din": {"attention"},
+    "gru_att": {"extractor_gate", "attention", "update_gate"},
+    "aigru": {"extractor_gate", "attention", "update_gate"},
+    "agru": {"extractor_gate", "attention"},
+    "augru": {"extractor_gate", "attention", "update_gate", "update"},
+    "dien": {"extractor_gate", "attention", "update_gate", "update"},
+}
+NUMBERS = [3, 0, 17]
+BATCH_MATES = {"dice_statistics": "batch", "pooling": "padded_sum"}
+"""Settings by which a score depends on the batch."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+def sigmoid(value: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-value))
+
+
+def gates(weights, inputs: np.ndarray, attention: np.ndarray | None, form: str):
+    """By the equations, one step after the other: states, gates alone and with attention."""
+    kernel, recurrent = np.float64(weights["input"]), np.float64(weights["recurrent"])
+    h = np.zeros(kernel.shape[2])
+    states, alone, whole = [], [], []
+    for step, x in enumerate(inputs):
+        r, u, c = (x @ kernel[:, gate] + np.float64(weights["bias"])[gate] for gate in range(3))
+        r, u = sigmoid(r + h @ recurrent[:, 0]), sigmoid(u + h @ recurrent[:, 1])
+        if form == "paper":
+            c = np.tanh(c + r * (h @ recurrent[:, 2]))
+        else:
+            c = np.tanh(c + (r * h) @ recurrent[:, 2])
+        alone.append(u if form == "paper" else 1 - u)
+        scaled = u
+        if attention is not None:
+            scaled = attention[step] * u if form == "paper" else (1 - attention[step]) * u
+        whole.append(scaled if form == "paper" else 1 - scaled)
+        h = (1 - whole[-1]) * h + whole[-1] * c
+        states.append(h)
+    return np.array(states), np.mean(alone, axis=1), np.mean(whole, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "form"), [("augru", "paper"), ("augru", "authors"), ("aigru", "paper")]
+)
+def test_gates_are_those_of_the_equations(data, model, form):
+    made = trained(data, model, form=form, **BATCH_MATES)
+    params, dataset = made.params, made.dataset
+    tables = params["item_embeddings"]
+    for example in Inspector(made).examples("valid", NUMBERS):
+        split = dataset.splits["valid"]
+        end, start = (
+            split.history_end[example.number],
+            dataset.event_offsets[split.sequence[example.number]],
+        )
+        rows = dataset.event_item[max(start, end - 6) : end]
+        assert example.older == max(0, end - start - 6)
+        category = dataset.items["category"].values[rows]
+        history = np.concatenate([tables["item"][rows], tables["category"][category]], axis=-1)
+        states, extractor, _ = gates(params["extractor"], np.float64(history), None, form)
+        attention = example.measures["attention"]
+        if model == "aigru":
+            _, alone, _ = gates(params["evolution"], states * attention[:, None], None, form)
+        else:
+            _, alone, whole = gates(params["evolution"], states, attention, form)
+            np.testing.assert_allclose(example.measures["update"], whole, atol=1e-5)
+        np.testing.assert_allclose(example.measures["extractor_gate"], extractor, atol=1e-5)
+        np.testing.assert_allclose(example.measures["update_gate"], alone, atol=1e-5)
+        assert attention.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", ["wide_deep", "din", "agru"])
+def test_members_show_what_they_have(data, model):
+    made = trained(data, model)
+    examples = Inspector(made).examples("valid", NUMBERS)
+    assert [example.number for example in examples] == NUMBERS
+    for example in examples:
+        assert list(example.measures) == measures_of(made.run.config.model)
+        for values in example.measures.values():
+            assert values.shape == (len(example.behaviours),)
+
+
+def test_every_member_says_what_it_lacks():
+    assert set(MEASURES) == set(FAMILY)
+    for name, has in MEASURES.items():
+        model = member(name, untrained_run.SMALL)
+        assert set(measures_of(model)) == has
+        said = " ".join(lacking(model))
+        assert ("no attention" in said) == ("attention" not in has)
+        assert ("gate" in said) == ("update_gate" not in has)
+    assert lacking(member("dien", untrained_run.SMALL)) == []
+
+
+def test_score_is_that_of_evaluation_where_batch_mates_matter(data):
+    made = trained(data, "augru", form="paper", **BATCH_MATES)
+    scores = trained_scores(made, "valid")
+    examples = Inspector(made).examples("valid", NUMBERS)
+    found = [example.probability for example in examples]
+    np.testing.assert_allclose(found, scores[NUMBERS], atol=1e-6)
+
+
+def test_raw_ids_and_categories_are_shown(data):
+    made = trained(data, "din")
+    split = made.dataset.splits["valid"]
+    [example] = Inspector(made).examples("valid", [3])
+    assert example.user == f"u{split.group[3]}"
+    assert example.label == split.label[3]
+    assert example.candidate.item == made.dataset.vocabulary("item")[split.item[3]]
+    names = dict(zip(("", "x", "y", "z"), range(4), strict=True))
+    assert example.candidate.category in (UNKNOWN_NAME, "x", "y", "z")
+    for behaviour in example.behaviours:
+        alike = behaviour.category == example.candidate.category and behaviour.category in names
+        assert behaviour.is_alike == alike
+
+
+def test_unknown_items_and_what_cannot_be_printed_are_readable(data):
+    names = Names(open_dataset(data))
+    assert names.item(0) == UNKNOWN_NAME
+    assert names.feature == "category"
+    assert not names.behaviour(0, 0).is_alike  # both unknown, which is no category
+    assert printable("a\nb\x1b[31m\ud800 é語") == "a\\u000ab\\u001b[31m\\ud800 é語"
+
+
+def test_looking_leaves_the_train_step_as_it_is(data):
+    made = trained(data, "augru", form="paper", **BATCH_MATES)
+    config, schema = made.run.config, tiny_run.SCHEMA
+    state = jax.eval_shape(lambda: create_state(config, schema, 1, seed=0))
+    tables = device_tables(made.dataset, config)
+    batch = example_batch(schema, batch_size=2, steps=4)
+
+    def lowered() -> str:
+        return make_train_step(config, schema, 1).lower(state, tables, batch).as_text()
+
+    before = lowered()
+    assert "while" in before
+    Inspector(made).examples("valid", NUMBERS)
+    assert lowered() == before
+    outputs = jax.eval_shape(make_train_step(config, schema, 1), state, tables, batch)
+    assert jax.tree.structure(outputs[0]) == jax.tree.structure(state)  # nothing was sown

@@ -1,0 +1,178 @@
+"""The report on a run: one page that needs nothing else and says what is so."""
+
+import base64
+import json
+import re
+import sys
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import tiny_run, untrained_run
+from support.long_example import long_example
+
+from dien_jax import report
+from dien_jax.inspection.report_page import article
+from dien_jax.metrics.scores import example_losses
+from dien_jax.runs.evaluations import METRICS_FILE
+from dien_jax.runs.folder import RESULT_FILE
+from dien_jax.runs.scoring import trained_scores
+from dien_jax.runs.trained import load_trained
+from dien_jax.utils.files import write_json
+
+SCRIPT = "<script>alert('i')</script>&\"quote\""
+VOID = {"meta", "img", "source"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, texts, and whether every element is closed."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    data = tiny_run.write_data(folder / "data")
+    items = (data / "vocab" / "item.txt").read_text().split("\n")
+    items[2] = items[5] = SCRIPT
+    (data / "vocab" / "item.txt").write_text("\n".join(items))
+    run = untrained_run.write(folder / "run", data, model="din", buckets=())
+    metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 24}
+    records = [
+        {"step": step, "epoch": step / 4, "train": {"loss": 1 / step}, "valid": metrics}
+        for step in (1, 2)
+    ]
+    (run / METRICS_FILE).write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    result = {"best_step": 1, "valid": metrics, "test": metrics, "train_examples_per_second": 9.0}
+    write_json(run / RESULT_FILE, result)
+    return run
+
+
+@pytest.fixture(scope="module")
+def content(run) -> str:
+    file = report.write_report(report.Arguments(run))
+    assert file == run / "report.html"
+    return file.read_text()
+
+
+def test_page_is_whole_and_needs_nothing_else(content):
+    page = Page(content)
+    assert page.open == []
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "srcset", "href"):
+            assert attributes.get(name, "#").startswith(("data:", "#"))
+    assert not re.search(r"https?://|@import|url\(", re.sub(r"base64,[^']*", "", content))
+    [policy] = [meta for meta in page.all("meta") if "http-equiv" in meta]
+    assert "default-src 'none'" in policy["content"]
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in ids]
+
+
+def test_ids_are_text_whatever_they_hold(content):
+    assert "<script" not in content
+    assert SCRIPT in "\n".join(Page(content).text)
+
+
+def test_pictures_have_words_and_a_dark_version(content):
+    pytest.importorskip("matplotlib")
+    page = Page(content)
+    assert len(page.all("img")) == len(page.all("source")) == 4
+    for source, image in zip(page.all("source"), page.all("img"), strict=True):
+        assert len(image["alt"]) > 40
+        assert "dark" in source["media"]
+        assert source["srcset"] != image["src"]
+        for address in (source["srcset"], image["src"]):
+            drawn = base64.b64decode(address.partition("base64,")[2])
+            assert ET.fromstring(drawn).tag.endswith("svg")
+    assert "prefers-color-scheme: dark" in content
+    assert "@media print" in content
+
+
+def test_figures_are_those_of_the_run(run, content):
+    trained = load_trained(run)
+    scores = trained_scores(trained, "valid")
+    labels = np.asarray(trained.dataset.splits["valid"].label)
+    text = " ".join(Page(content).text)
+    assert f"{scores.mean():.4f} on average, {labels.mean():.4f}" in text
+    worst = int(np.argmax(np.where(labels == 0, scores, -1)))
+    loss = example_losses(labels[[worst]], scores[[worst]])[0]
+    users = trained.dataset.groups()
+    first = text.partition("Not clicked, but sure of a click")[2]
+    assert first.index(f" {users[trained.dataset.splits['valid'].group[worst]]} ") < 200
+    assert f"{scores[worst]:.4f}" in first[:300]
+    assert f"{loss:.3f}" in first[:300]
+    assert f"--split valid --example {worst}" in first
+    assert "train.epochs" in text
+    assert "train example" in text  # slowest to learn
+
+
+def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monkeypatch, capfd):
+    data = tiny_run.write_data(tmp_path / "data", test=1)
+    run = untrained_run.write(tmp_path / "run", data, model="wide_deep", buckets=())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    out = tmp_path / "page.html"
+    assert report.main([str(run), "--split", "test", "--out", str(out)]) == 0
+    assert capfd.readouterr().out == f"{out}\n"
+    text = " ".join(Page(out.read_text()).text)
+    assert "test split of" in text
+    assert "The run is unfinished" in text
+    assert "There is no evaluation yet" in text
+    assert "matplotlib is not installed" in text
+    assert "wide_deep has no attention" in text
+    assert "undefined" in text  # AUC of one label
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--out", "report.txt"), "--out must name an .html file, got report.txt"),
+        (("--out", "nowhere/report.html"), "there is no folder nowhere"),
+        (("--data", "nowhere"), "dataset folder nowhere does not exist"),
+    ],
+)
+def test_mistakes_are_refused(run, flags, message, capfd):
+    assert report.main([str(run), *flags]) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert message in output.err
+
+
+def test_split_without_examples_is_refused(run, tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "data", sizes={"train": 9})
+    out = tmp_path / "page.html"
+    assert report.main([str(run), "--data", str(data), "--out", str(out)]) == 2
+    assert "has no valid examples to score" in capfd.readouterr().err
+    assert not out.exists()
+
+
+def test_of_a_long_history_what_has_most_attention_is_shown():
+    example = long_example(100)
+    page = Page(article(example, "category", "look"))
+    shown = [text for text in page.text if text.startswith("an-item-of-a-very")]
+    assert shown == [f"an-item-of-a-very-long-name-{place:03}" for place in range(76, 100)]
+    attention = example.measures["attention"]
+    assert f"the others have {attention[:76].sum():.1%}" in " ".join(page.text)

@@ -1,0 +1,186 @@
+"""Which implementation runs where, and the check that a kernel passes before "auto" takes it."""
+
+import dataclasses
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import pytest
+from dien_kernels import Device, agreement, assume, augru, choice, devices, explain, interpreted
+from dien_kernels.backends import xla
+from dien_kernels.contract import Blocks
+from support.recurrences import assert_agree, evaluate, operands
+
+V5E = Device("tpu", "TPU v5 lite")
+H100 = Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0))
+A100 = Device("gpu", "NVIDIA A100-SXM4-80GB", (8, 0))
+V100 = Device("gpu", "Tesla V100-SXM2-16GB", (7, 0))
+MI300 = Device("gpu", "AMD Instinct MI300X")
+CPU = Device("cpu", "cpu")
+SHAPE = {"batch": 128, "steps": 100, "hidden": 36}
+
+
+@pytest.fixture(autouse=True)
+def fresh_memory(tmp_path, monkeypatch):
+    """Outcomes in a folder of the test's own, and none remembered."""
+    monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
+    monkeypatch.setattr(choice, "_warned", set())
+    agreement.outcome.cache_clear()
+    yield
+    agreement.outcome.cache_clear()
+
+
+def test_the_device_at_hand_is_described():
+    device = devices.current()
+    assert (device.platform, device.attached) == ("cpu", True)
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert devices.current() == device
+    with assume(H100):
+        assert devices.current() == dataclasses.replace(H100, attached=False)
+    assert devices.current() == device
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("mosaic_tpu", [V5E]), ("mosaic_gpu", [H100]), ("triton", [H100, A100])],
+)
+def test_a_named_kernel_runs_on_its_devices_only(name, fits):
+    for device in (V5E, H100, A100, V100, MI300, CPU):
+        with assume(device):
+            if device in fits:
+                choice.require(name)
+                continue
+            with pytest.raises(NotImplementedError, match=f"'{name}' needs .*'{device.kind}'"):
+                choice.require(name)
+
+
+def test_a_named_kernel_never_falls_back():
+    x, attention, weights, lengths, _ = operands("augru")
+    with pytest.raises(NotImplementedError, match="'triton' needs an NVIDIA GPU"):
+        augru(x, attention, weights, lengths=lengths, implementation="triton")
+
+
+def test_auto_says_what_it_took():
+    found = explain("augru", **SHAPE)
+    assert (found.implementation, found.reason) == ("xla", "no kernel is written for this cpu")
+    with assume(V5E):
+        found = explain("augru", **SHAPE)
+    assert found.implementation == "xla"
+    assert "mosaic_tpu: it has not been run" in found.reason
+    with pytest.raises(ValueError, match="precision: expected one of"):
+        explain("augru", **SHAPE, precision="double")
+
+
+@pytest.fixture
+def tpu_here(monkeypatch):
+    """A device that claims to be a TPU, where kernels are interpreted."""
+    monkeypatch.setattr(devices, "current", lambda: V5E)
+    with interpreted():
+        yield
+
+
+def take(monkeypatch, **changes):
+    """Makes the mosaic_tpu of the table another implementation: the XLA one, changed."""
+    stand_in = dataclasses.replace(
+        xla.BACKEND, name="mosaic_tpu", blocks=lambda *_: Blocks(rows=1), **changes
+    )
+    monkeypatch.setattr(choice, "backend", lambda name: stand_in)
+    return stand_in
+
+
+@pytest.mark.parametrize("cell", ["gru", "agru", "augru"])
+@pytest.mark.parametrize("form", ["paper", "authors"])
+def test_a_kernel_that_agrees_is_taken(cell, form, monkeypatch, tpu_here, tmp_path):
+    take(monkeypatch)
+    found = explain(cell, **SHAPE, form=form)
+    assert found.implementation == "mosaic_tpu"
+    assert found.reason == "it agrees with the oracle on this TPU v5 lite"
+    (file,) = tmp_path.iterdir()
+    kept = json.loads(file.read_text())
+    assert 0 <= kept["deviation"] < 1e-5
+    assert kept["error"] is None
+
+
+def test_an_outcome_is_remembered_on_disk(monkeypatch, tpu_here):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(1)
+        return xla.BACKEND.forward(*arguments)
+
+    take(monkeypatch, forward=counted)
+    explain("augru", **SHAPE)
+    assert calls
+    agreement.outcome.cache_clear()  # as in the next process
+    calls.clear()
+    assert explain("augru", **SHAPE).implementation == "mosaic_tpu"
+    assert not calls
+
+
+def test_a_file_that_is_not_an_outcome_is_made_anew(monkeypatch, tpu_here, tmp_path):
+    take(monkeypatch)
+    explain("augru", **SHAPE)
+    (file,) = tmp_path.iterdir()
+    file.write_text("{")
+    agreement.outcome.cache_clear()
+    assert explain("augru", **SHAPE).implementation == "mosaic_tpu"
+    assert json.loads(file.read_text())["error"] is None
+
+
+def test_a_kernel_that_deviates_is_left_with_one_warning(monkeypatch, tpu_here):
+    def wrong(plan, *arguments):
+        gradients = xla.BACKEND.backward(plan, *arguments)
+        return gradients._replace(initial=1.01 * gradients.initial)
+
+    take(monkeypatch, backward=wrong)
+    with pytest.warns(RuntimeWarning, match=r"by XLA instead of mosaic_tpu: it deviates .* delete"):
+        found = explain("augru", **SHAPE)
+    assert found.implementation == "xla"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert explain("augru", **SHAPE) == found
+
+
+def test_a_kernel_that_fails_is_left_with_its_error(monkeypatch, tpu_here):
+    def broken(*_):
+        raise RuntimeError("Mosaic failed to compile\nat length")
+
+    take(monkeypatch, forward=broken)
+    with pytest.warns(RuntimeWarning, match=r"it failed on this device \(RuntimeError: Mosaic"):
+        assert explain("gru", **SHAPE).implementation == "xla"
+
+
+def test_a_deviation_that_is_not_a_number_is_no_agreement(monkeypatch, tpu_here):
+    def empty(plan, *arguments):
+        states, kept = xla.BACKEND.forward(plan, *arguments)
+        return states * jnp.nan, kept
+
+    take(monkeypatch, forward=empty)
+    with pytest.warns(RuntimeWarning, match="deviates from the oracle by inf"):
+        assert explain("gru", **SHAPE).implementation == "xla"
+
+
+def test_an_unwritable_folder_only_costs_the_memory(monkeypatch, tpu_here, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    monkeypatch.setenv("DIEN_KERNELS_CACHE", str(blocker / "folder"))
+    take(monkeypatch)
+    assert explain("augru", **SHAPE).implementation == "mosaic_tpu"
+
+
+def test_the_check_runs_outside_of_what_is_traced(monkeypatch, tpu_here):
+    """The first call of all may well be inside jit and grad."""
+    take(monkeypatch)
+    arrays = operands("augru")
+    found = evaluate.__wrapped__("augru", "paper", "auto")(*arrays)
+    assert_agree(found, evaluate("augru", "paper", "reference")(*arrays), 1e-5)
+
+
+def test_the_real_kernel_passes_its_check_interpreted(tpu_here, monkeypatch):
+    monkeypatch.setattr(agreement, "BATCH", 3)
+    from dien_kernels import fused
+
+    run = fused.run
+    monkeypatch.setattr(fused, "run", lambda *a, **k: run(*a, **{**k, "interpret": True}))
+    assert explain("augru", **SHAPE).implementation == "mosaic_tpu"

@@ -1,0 +1,78 @@
+"""The kernels' own tests where nothing is installed but jax and pytest."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+SUITE = ("test_implementations.py", "test_choice.py")
+
+RUN = """
+import sys
+sys.path[:0] = sys.argv[1:4]
+import importlib.util
+for name in ("flax", "optax", "orbax", "jaxtyping", "hypothesis", "dien_jax"):
+    assert importlib.util.find_spec(name) is None, name
+import pytest
+options = ["-q", "-c", "/dev/null", "--noconftest", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*options, *sys.argv[4:]]))
+"""
+
+
+def requirements(*names: str) -> set[str]:
+    """The distributions themselves and all that they need, without extras."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        found.add(name)
+        for line in importlib.metadata.requires(name) or ():
+            needed, _, marker = line.partition(";")
+            if "extra" not in marker:
+                waiting.append(re.match(r"[\w.-]+", needed.strip()).group())
+        found = {each for each in found if is_installed(each)}
+        waiting = [each for each in waiting if is_installed(each)]
+    return found
+
+
+def is_installed(name: str) -> bool:
+    """Requirements for other Pythons and systems are not."""
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def test_the_suite_passes_with_jax_and_pytest_alone(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in requirements("jax", "jaxlib", "pytest"):
+        distribution = importlib.metadata.distribution(name)
+        root = Path(str(distribution.locate_file("")))
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(root / top)
+    paths = [str(site), str(TESTS.parent / "kernels"), str(TESTS)]
+    suite = [str(TESTS / "kernels" / name) for name in SUITE]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            RUN,
+            *paths,
+            *(str(TESTS / "kernels" / name) for name in SUITE),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

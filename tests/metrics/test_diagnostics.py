@@ -1,0 +1,78 @@
+"""Calibration, AUC by part, and the examples that are picked."""
+
+import numpy as np
+import pytest
+
+from dien_jax.metrics.diagnostics import by_size, calibration, largest_losses, pick
+from dien_jax.metrics.scores import auc
+
+LABELS = np.array([0, 1, 1, 0, 1, 0, 0, 1], np.int8)
+SCORES = np.array([0.05, 0.1, 0.95, 0.9, 0.55, 0.45, 1.0, 0.0], np.float32)
+
+
+def test_calibration_counts_every_example_once():
+    found = calibration(LABELS, SCORES, bins=2)
+    low, high = found.bins
+    assert (low.examples, high.examples) == (4, 4)
+    assert (low.low, low.high, high.high) == (0, 0.5, 1)
+    assert low.clicks == high.clicks == 0.5
+    assert low.score == pytest.approx((0.05 + 0.1 + 0.45 + 0.0) / 4)
+    gap = 0.5 * abs(low.score - 0.5) + 0.5 * abs(high.score - 0.5)
+    assert found.error == pytest.approx(gap)
+
+
+def test_calibrated_scores_have_a_small_error_and_shifted_ones_a_large_one():
+    random = np.random.default_rng(0)
+    scores = random.random(20_000)
+    labels = (random.random(20_000) < scores).astype(np.int8)
+    found = calibration(labels, scores)
+    assert found.error < 0.02
+    assert found.error_equal_counts < 0.02
+    assert calibration(labels, scores**2).error > 0.1
+    assert sum(part.examples for part in found.bins) == 20_000
+
+
+def test_equal_counts_see_what_one_wide_bin_hides():
+    scores = np.repeat([0.01, 0.09], 1000)
+    labels = np.zeros(2000, np.int8)
+    labels[::20] = 1  # one in twenty of either
+    found = calibration(labels, scores)
+    assert [part.examples for part in found.bins] == [2000] + 9 * [0]
+    assert found.bins[1].score is None
+    assert found.error == pytest.approx(0, abs=1e-9)
+    assert found.error_equal_counts == pytest.approx(0.04)
+
+
+def test_parts_double_and_hold_every_example():
+    sizes = np.array([0, 1, 2, 3, 4, 7, 8, 100])
+    parts = by_size(LABELS, SCORES, sizes)
+    names = ["0", "1", "2-3", "4-7", "8-15", "64-127"]
+    assert [part.name for part in parts] == names
+    assert [part.examples for part in parts] == [1, 1, 2, 2, 1, 1]
+    assert parts[0].auc is None
+    assert parts[2].auc == auc(LABELS[2:4], SCORES[2:4])
+    assert parts[2].standard_error is None  # one of each label
+    wider = by_size(LABELS, SCORES, sizes, 4)
+    assert [part.name for part in wider] == ["0", "1-3", "4-15", "64-255"]
+
+
+def test_standard_error_of_a_part_is_delongs():
+    random = np.random.default_rng(1)
+    labels = (random.random(400) < 0.4).astype(np.int8)
+    scores = random.random(400) + labels
+    [part] = by_size(labels, scores, np.ones(400, int))
+    clicks, others = scores[labels == 1], scores[labels == 0]
+    wins = clicks[:, None] > others[None]
+    variance = wins.mean(1).var(ddof=1) / len(clicks) + wins.mean(0).var(ddof=1) / len(others)
+    assert part.standard_error == pytest.approx(np.sqrt(variance))
+
+
+def test_picks_are_the_most_wrong_and_the_most_right():
+    found = pick(LABELS, SCORES, 2)
+    assert found.false_alarms == [6, 3]
+    assert found.misses == [7, 1]
+    assert found.hits == [2, 4]
+    assert found.rejections == [0, 5]
+    assert set(pick(LABELS[:7], SCORES[:7], 2).typical) == {4, 5}  # the fourth loss of seven
+    assert largest_losses(LABELS, SCORES, 3) in ([6, 7, 3], [7, 6, 3], [6, 7, 1], [7, 6, 1])
+    assert pick(LABELS[:1], SCORES[:1], 2).misses == []

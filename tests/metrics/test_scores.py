@@ -1,0 +1,165 @@
+"""Metrics against their definitions, spelled out pair by pair and example by example."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dien_jax.errors import UserError
+from dien_jax.metrics.scores import LOGLOSS_EPSILON, accuracy, auc, evaluate_scores, gauc, logloss
+
+# Few distinct scores, so that ties are common; extremes, so that ranking is all that counts.
+SCORES = st.sampled_from([0.0, -0.0, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, 1.0])
+ANY_SCORES = SCORES | st.floats(allow_nan=False, width=32)
+
+
+def arrays(scores=ANY_SCORES):
+    return st.integers(0, 60).flatmap(
+        lambda size: st.tuples(
+            hnp.arrays(np.int8, size, elements=st.integers(0, 1)),
+            hnp.arrays(np.float64, size, elements=scores),
+            hnp.arrays(np.int32, size, elements=st.integers(-2, 5)),
+        )
+    )
+
+
+def auc_by_pairs(labels, scores):
+    clicks, others = scores[labels == 1], scores[labels == 0]
+    if not clicks.size or not others.size:
+        return None
+    wins = (clicks[:, None] > others[None, :]).sum()
+    ties = (clicks[:, None] == others[None, :]).sum()
+    return (2 * int(wins) + int(ties)) / (2 * clicks.size * others.size)
+
+
+@given(arrays())
+def test_auc_is_the_share_of_pairs_in_order_with_ties_halved(case):
+    labels, scores, _ = case
+    assert auc(labels, scores) == auc_by_pairs(labels, scores)
+
+
+@given(arrays())
+def test_gauc_is_the_weighted_mean_of_the_users_aucs(case):
+    labels, scores, groups = case
+    total, weight, left_out = 0.0, 0, 0
+    for group in set(groups.tolist()):
+        own = groups == group
+        value = auc_by_pairs(labels[own], scores[own])
+        if value is None:
+            left_out += 1
+        else:
+            total += value * int(own.sum())
+            weight += int(own.sum())
+    result = gauc(labels, scores, groups)
+    assert result.left_out == left_out
+    assert result.users == len(set(groups.tolist())) - left_out
+    if weight:
+        assert result.value == pytest.approx(total / weight, abs=1e-12)
+    else:
+        assert result.value is None
+
+
+@given(arrays(SCORES))
+def test_logloss_and_accuracy_are_means_over_examples(case):
+    labels, scores, _ = case
+    if not labels.size:
+        assert logloss(labels, scores) is None
+        assert accuracy(labels, scores) is None
+        return
+    losses, right = [], []
+    for label, score in zip(labels.tolist(), scores.tolist(), strict=True):
+        probability = min(max(score, LOGLOSS_EPSILON), 1 - LOGLOSS_EPSILON)
+        losses.append(-math.log(probability if label else 1 - probability))
+        right.append((score > 0.5) == bool(label))
+    assert logloss(labels, scores) == pytest.approx(sum(losses) / len(losses), abs=1e-12)
+    assert accuracy(labels, scores) == sum(right) / len(right)
+
+
+@given(arrays(), st.randoms(use_true_random=False))
+def test_metrics_do_not_depend_on_the_order_of_examples(case, random):
+    labels, scores, groups = case
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    shuffled = np.array(order, int)
+    assert auc(labels, scores) == auc(labels[shuffled], scores[shuffled])
+    first = gauc(labels, scores, groups)
+    assert first == gauc(labels[shuffled], scores[shuffled], groups[shuffled])
+
+
+def test_constant_score_has_auc_one_half():
+    assert auc(np.array([0, 1, 1, 0, 1]), np.full(5, 0.3, np.float32)) == 0.5
+
+
+@pytest.mark.parametrize("labels", [[], [1], [0, 0, 0], [1, 1]])
+def test_auc_needs_both_labels(labels):
+    labels = np.array(labels, np.int8)
+    assert auc(labels, np.zeros(len(labels))) is None
+    assert gauc(labels, np.zeros(len(labels)), np.zeros(len(labels), int)).value is None
+
+
+def test_auc_of_float32_scores_keeps_neighbours_apart():
+    low = np.float32(0.9)
+    scores = np.array([low, np.nextafter(low, np.float32(1))], np.float32)
+    assert auc(np.array([0, 1]), scores) == 1.0
+
+
+def test_auc_is_exact_where_pairs_exceed_what_float32_counts():
+    size = 200_000
+    labels = np.zeros(size, np.int8)
+    labels[size // 2 :] = 1
+    scores = np.arange(size, dtype=np.float32)
+    scores[[0, -1]] = scores[[-1, 0]]  # one click below all, one other example above all
+    pairs = (size // 2) ** 2
+    assert auc(labels, scores) == (pairs - (size - 1)) / pairs
+
+
+def test_logloss_of_a_certain_mistake_is_finite():
+    assert logloss(np.array([1]), np.array([0.0])) == -math.log(LOGLOSS_EPSILON)
+
+
+def test_evaluate_scores_names_every_metric():
+    labels = np.array([1, 0, 1, 0, 1])
+    scores = np.array([0.9, 0.1, 0.4, 0.6, 0.7], np.float32)
+    result = evaluate_scores(labels, scores, np.array([3, 3, 5, 5, 7]))
+    assert result == {
+        "auc": 5 / 6,
+        "gauc": 0.5,
+        "logloss": logloss(labels, scores),
+        "accuracy": 0.6,
+        "examples": 5,
+        "gauc_users": 2,
+        "gauc_left_out": 1,
+    }
+
+
+def test_evaluate_scores_of_no_examples_is_none_not_nan():
+    empty = np.zeros(0)
+    result = evaluate_scores(empty, empty, empty)
+    assert result["examples"] == 0
+    assert [result[name] for name in ("auc", "gauc", "logloss", "accuracy")] == [None] * 4
+
+
+def test_nan_score_is_refused_with_its_position():
+    with pytest.raises(UserError, match=r"1 of 3 scores .* the first that of example 1"):
+        auc(np.array([0, 1, 1]), np.array([0.5, np.nan, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([0, 2], [0.1, 0.2], "labels must be 0 or 1"),
+        ([0, 1], [0.1], "one length"),
+        ([[0, 1]], [[0.1, 0.2]], r"\[n\]"),
+    ],
+)
+def test_wrong_arguments_are_refused(labels, scores, message):
+    with pytest.raises(ValueError, match=message):
+        auc(np.array(labels), np.array(scores))
+
+
+def test_logloss_refuses_scores_that_are_no_probabilities():
+    with pytest.raises(ValueError, match="probabilities"):
+        logloss(np.array([0, 1]), np.array([-0.5, 2.0]))

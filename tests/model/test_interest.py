@@ -1,0 +1,354 @@
+"""What the model promises about scores, padding, statistics and empty histories."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.untrained_run import random_state
+
+from dien_jax.config.presets import AUTHORS, member
+from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.data.batch import Batch
+from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
+from dien_jax.model.activations import Dice, sigmoid
+from dien_jax.model.attention import BilinearAttention, MLPAttention
+from dien_jax.model.batch_norm import BatchNorm, rescaled
+from dien_jax.model.embeddings import FeatureEmbeddings
+from dien_jax.model.interest import InterestModel
+
+ITEMS, USERS = 30, 7
+SCHEMA = Schema(
+    item=(
+        Feature("item", "categorical", ITEMS),
+        Feature("category", "categorical", 5),
+        Feature("tags", "multivalued", 6, 3),
+        Feature("price", "numeric", mean=1.0, deviation=2.0),
+    ),
+    user=(
+        Feature("user", "categorical", USERS),
+        Feature("age", "numeric", mean=0.0, deviation=1.0),
+    ),
+    context=(Feature("hour", "categorical", 24), Feature("queries", "multivalued", 9, 2)),
+)
+SMALL = ModelConfig(
+    embedding_size=3,
+    hidden_size=4,
+    attention_layers=(5, 3),
+    auxiliary_layers=(5, 3),
+    layers=(6, 4),
+)
+
+
+def tables() -> FeatureTables:
+    rng = np.random.default_rng(1)
+    item = {
+        "category": rng.integers(0, 5, ITEMS).astype(np.int32),
+        "tags": MultiValued(
+            rng.integers(0, 6, (ITEMS, 3)).astype(np.int32),
+            rng.integers(0, 4, ITEMS).astype(np.int32),
+        ),
+        "price": rng.normal(size=ITEMS).astype(np.float32),
+    }
+    user = {"age": rng.normal(size=USERS).astype(np.float32)}
+    return jax.tree.map(jnp.asarray, FeatureTables(item, user))
+
+
+def batch_of(size=6, steps=5, seed=0) -> Batch:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, steps + 1, size).astype(np.int32)
+    lengths[:3] = (0, 1, steps)[: min(3, size)]
+    live = np.arange(steps)[None] < lengths[:, None]
+    return Batch(
+        history=np.where(live, rng.integers(1, ITEMS, (size, steps)), 0).astype(np.int32),
+        lengths=lengths,
+        item=rng.integers(1, ITEMS, size).astype(np.int32),
+        user=rng.integers(0, USERS, size).astype(np.int32),
+        label=rng.integers(0, 2, size).astype(np.float32),
+        weight=np.ones(size, np.float32),
+        context={
+            "hour": rng.integers(0, 24, size).astype(np.int32),
+            "queries": MultiValued(
+                rng.integers(0, 9, (size, 2)).astype(np.int32),
+                rng.integers(0, 3, size).astype(np.int32),
+            ),
+        },
+    )
+
+
+def rows(batch: Batch, index) -> Batch:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[index], batch)
+
+
+def padded(batch: Batch, steps: int, rubbish: int) -> Batch:
+    extra = np.full((len(batch.item), steps), rubbish, np.int32)
+    return batch._replace(history=np.concatenate([batch.history, extra], 1))
+
+
+@functools.cache
+def trained_looking(config: ModelConfig) -> dict:
+    """Variables off their initial values, so that nothing hides."""
+    state = random_state(Config(model=config), SCHEMA)
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+@functools.cache
+def scorer(config: ModelConfig):
+    model = InterestModel(config, SCHEMA)
+    return jax.jit(lambda v, batch: jax.nn.sigmoid(model.apply(v, batch, tables()).logits))
+
+
+OURS = [
+    dataclasses.replace(SMALL, **changes)
+    for changes in (
+        {},
+        {"evolution": "aigru", "activation": "prelu", "pooling": "sum"},
+        {"evolution": "agru", "attention": "bilinear", "batch_norm": "running"},
+        {"evolution": "attention", "attention": "bilinear"},
+    )
+] + [member(name, SMALL) for name in ("wide_deep", "pnn", "din", "gru_att")]
+
+
+@pytest.mark.parametrize("config", OURS)
+def test_score_does_not_depend_on_batch_mates_or_padding(config: ModelConfig) -> None:
+    variables, score, batch = trained_looking(config), scorer(config), batch_of()
+    scores = np.asarray(score(variables, batch))
+    assert np.ptp(scores) > 1e-3  # rows do differ
+    order = np.array([3, 0, 5, 1, 4, 2])
+    shuffled = score(variables, rows(batch, order))
+    np.testing.assert_allclose(shuffled, scores[order], atol=1e-6)
+    for part in (slice(0, 3), slice(3, 6)):
+        np.testing.assert_allclose(score(variables, rows(batch, part)), scores[part], atol=1e-6)
+    longer = score(variables, padded(batch, 3, rubbish=7))
+    np.testing.assert_allclose(longer, scores, atol=1e-6)
+
+
+def test_the_authors_scores_do_depend_on_padding() -> None:
+    """So the test above can fail; their history sum counts padding."""
+    config = dataclasses.replace(SMALL, form="authors", pooling="padded_sum")
+    variables, batch = trained_looking(config), batch_of()
+    scores = scorer(config)(variables, batch)
+    longer = scorer(config)(variables, padded(batch, 3, rubbish=7))
+    assert np.abs(longer - scores).max() > 1e-4
+
+
+@functools.cache
+def train_forward(config: ModelConfig):
+    model = InterestModel(config, SCHEMA)
+
+    def loss(params, statistics, batch, negatives):
+        output, changed = model.apply(
+            {"params": params, "batch_stats": statistics},
+            batch,
+            tables(),
+            negatives,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        real = jnp.where(jnp.asarray(batch.weight) > 0, output.logits, 0)
+        return (real**2).sum() + output.auxiliary_loss, changed["batch_stats"]
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def test_training_statistics_see_live_positions_of_real_rows_only() -> None:
+    config = dataclasses.replace(SMALL, batch_norm="running")
+    variables = trained_looking(config)
+    run = functools.partial(train_forward(config), variables["params"], variables["batch_stats"])
+    batch = batch_of()
+    negatives = np.random.default_rng(2).integers(1, ITEMS, (6, 4, 1)).astype(np.int32)
+    (loss, statistics), gradients = run(batch, negatives)
+    before = jax.tree.leaves(variables["batch_stats"])
+    assert all(
+        np.abs(a - b).max() > 0 for a, b in zip(before, jax.tree.leaves(statistics), strict=True)
+    )
+
+    filler = rows(batch_of(seed=9), slice(0, 2))._replace(weight=np.zeros(2, np.float32))
+    both = jax.tree.map(lambda a, b: np.concatenate([a, b]), padded(batch, 3, 7),
+                        padded(filler, 3, 8))  # fmt: skip
+    more = np.pad(negatives, ((0, 2), (0, 3), (0, 0)), constant_values=9)
+    (loss_again, statistics_again), gradients_again = run(both, more)
+    for want, got in zip(
+        jax.tree.leaves((loss, statistics, gradients)),
+        jax.tree.leaves((loss_again, statistics_again, gradients_again)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_histories_of_length_zero_and_one_train(steps: int) -> None:
+    variables, batch = trained_looking(SMALL), batch_of(size=4, steps=steps)
+    batch = batch._replace(lengths=np.minimum(batch.lengths, 1))
+    negatives = np.ones((4, steps - 1, 1), np.int32)
+    (loss, _), gradients = train_forward(SMALL)(
+        variables["params"], variables["batch_stats"], batch, negatives
+    )
+    assert np.isfinite(loss)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("attention", [MLPAttention((4, 3)), BilinearAttention()])
+def test_attention_sums_to_one_over_live_steps_and_is_zero_without_any(attention) -> None:
+    rng = np.random.default_rng(0)
+    candidate = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
+    states = jnp.asarray(rng.normal(size=(3, 5, 6)), jnp.float32)
+    lengths = jnp.array([5, 2, 0])
+    params = jax.jit(attention.init)(jax.random.key(0), candidate, states, lengths)
+    apply = jax.jit(attention.apply)
+    weights = np.asarray(apply(params, candidate, states, lengths))
+    np.testing.assert_allclose(weights.sum(1), [1, 1, 0], atol=1e-6)
+    assert (weights[1, 2:] == 0).all()
+    assert (weights[2] == 0).all()
+
+    def total(states):
+        return (apply(params, candidate, states, lengths) ** 2).sum()
+
+    assert np.isfinite(jax.jit(jax.grad(total))(states)).all()
+    large = apply(params, 1e4 * candidate, 1e4 * states, lengths)
+    assert np.isfinite(large).all()
+
+
+def test_mlp_attention_is_the_mlp_of_the_concatenation() -> None:
+    """The split first layer equals [q, h, q - h, q o h] times the whole kernel."""
+    rng = np.random.default_rng(0)
+    candidate = jnp.asarray(rng.normal(size=(2, 4)), jnp.float32)
+    states = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+    lengths = jnp.array([3, 2])
+    module = MLPAttention((7, 5))
+    params = module.init(jax.random.key(3), candidate, states, lengths)["params"]
+    q = candidate @ params["query"]["kernel"] + params["query"]["bias"][None]
+    q = jnp.broadcast_to(jnp.where(q > 0, q, 0.1 * q)[:, None], states.shape)
+    whole = jnp.concatenate([q, states, q - states, q * states], -1)
+    value = jax.nn.sigmoid(whole @ params["kernel"] + params["bias"][None, None])
+    value = jax.nn.sigmoid(value @ params["layer_1"]["kernel"])
+    scores = (value @ params["score"]["kernel"])[..., 0]
+    expected = jax.nn.softmax(jnp.where(jnp.arange(3)[None] < lengths[:, None], scores, -1e9))
+    found = module.apply({"params": params}, candidate, states, lengths)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_features_of_every_kind_are_embedded() -> None:
+    features = (
+        Feature("category", "categorical", 4),
+        Feature("tags", "multivalued", 5, 3),
+        Feature("price", "numeric", mean=0.0, deviation=1.0),
+    )
+    module = FeatureEmbeddings(features, 2)
+    values = {
+        "category": jnp.array([1, 3]),
+        "tags": MultiValued(jnp.array([[1, 2, 4], [3, 3, 3]]), jnp.array([2, 0])),
+        "price": jnp.array([1.5, 0.0]),
+    }
+    params = module.init(jax.random.key(0), values)["params"]
+    found = module.apply({"params": params}, values)
+    rows_of = params["tags"]
+    expected = [
+        [*params["category"][1], *((rows_of[1] + rows_of[2]) / 2), *(1.5 * params["price"][0])],
+        [*params["category"][3], 0, 0, 0, 0],
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_dice_uses_running_statistics_when_scoring() -> None:
+    module = Dice()
+    x = jnp.array([[1.0, 5.0], [3.0, -1.0], [99.0, 99.0]])
+    live = jnp.array([True, True, False])
+    variables = module.init(jax.random.key(0), x, live, train=True)
+    _, changed = module.apply(variables, x, live, train=True, mutable=["batch_stats"])
+    (statistics,) = changed["batch_stats"].values()
+    np.testing.assert_allclose(statistics["mean"], [0.02, 0.02], rtol=1e-5)  # .01 of (2, 2)
+    variables = {**variables, **changed}
+    alone = module.apply(variables, x[:1], live[:1], train=False)
+    together = module.apply(variables, x, live, train=False)
+    np.testing.assert_allclose(alone[0], together[0], rtol=1e-6)
+
+
+def test_frozen_batch_norm_only_scales() -> None:
+    x = jnp.array([[1.0, -2.0]])
+    module = BatchNorm("frozen")
+    variables = module.init(jax.random.key(0), x, jnp.array([True]), train=True)
+    found = rescaled(x, *module.apply(variables, x, jnp.array([True]), train=True))
+    np.testing.assert_allclose(found, x / np.sqrt(1.001), rtol=1e-6)
+
+
+def test_pinned_sigmoid_is_the_logistic_function() -> None:
+    x = jnp.linspace(-30, 30, 101)
+    np.testing.assert_allclose(sigmoid(x), jax.nn.sigmoid(x), atol=1e-6)
+    slope = jax.vmap(jax.grad(lambda v: sigmoid(v)))(x)
+    np.testing.assert_allclose(slope, jax.vmap(jax.grad(jax.nn.sigmoid))(x), atol=1e-6)
+
+
+def test_a_model_without_auxiliary_loss_has_no_auxiliary_network() -> None:
+    params = trained_looking(dataclasses.replace(SMALL, auxiliary_weight=0.0))["params"]
+    assert "auxiliary" not in params
+    assert "auxiliary" in trained_looking(SMALL)["params"]
+
+
+def test_the_authors_choices_are_all_in_their_preset() -> None:
+    ours, theirs = Config().model, AUTHORS.model
+    assert (theirs.form, theirs.pooling, theirs.batch_norm) == ("authors", "padded_sum", "frozen")
+    assert (theirs.dice_statistics, theirs.classifier) == ("batch", "softmax")
+    assert (theirs.auxiliary_mean, theirs.auxiliary_weight) == ("all", 1.0)
+    assert (AUTHORS.train.order, AUTHORS.optim.schedule) == ("sorted", "halving")
+    assert ours.dice_statistics == "running"
+
+
+@pytest.mark.parametrize("name", ["wide_deep", "dien"])
+def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> None:
+    """Products take bfloat16; parameters, gradients, statistics, attention and losses do not."""
+    config = dataclasses.replace(member(name, SMALL), batch_norm="running")
+    half = dataclasses.replace(config, compute="bfloat16")
+    variables, batch = trained_looking(config), batch_of()
+    negatives = np.random.default_rng(2).integers(1, ITEMS, (6, 4, 1)).astype(np.int32)
+    arguments = (variables["params"], variables["batch_stats"], batch, negatives)
+    (loss, _), gradients = train_forward(config)(*arguments)
+    (half_loss, statistics), half_gradients = train_forward(half)(*arguments)
+    for leaf in jax.tree.leaves((half_loss, statistics, half_gradients)):
+        assert leaf.dtype == jnp.float32
+    np.testing.assert_allclose(half_loss, loss, rtol=0.05)
+    whole, rounded = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+        for tree in (gradients, half_gradients)
+    )
+    deviation = np.linalg.norm(rounded - whole)
+    assert 0 < deviation < 0.1 * np.linalg.norm(whole)  # 8 bits, a few roundings deep
+    np.testing.assert_allclose(
+        scorer(half)(variables, batch), scorer(config)(variables, batch), atol=0.02
+    )
+    program = train_forward(half).lower(*arguments).as_text()
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
+    of_networks = [line for line in products if "bf16" in line]
+    # Those of recurrences, of three gates each way, and of Wide&Deep's linear part are float32.
+    assert len(of_networks) > len(products) / 2 if name == "wide_deep" else of_networks
+
+
+def test_a_column_that_is_the_same_in_all_rows_has_no_gradient() -> None:
+    """As of one user: rounding must not be taken for variance."""
+    norm, live = BatchNorm("running"), jnp.ones(64, bool)
+    varied = jnp.linspace(-1, 1, 64)
+    variables = norm.init(jax.random.key(0), jnp.ones((64, 2)), live, train=True)
+
+    def loss(same: jax.Array, other: jax.Array) -> jax.Array:
+        x = jnp.stack([jnp.broadcast_to(same, 64), other], axis=1)
+        affine, _ = norm.apply(variables, x, live, train=True, mutable=["batch_stats"])
+        normed = rescaled(x, *affine)
+        return 1000 * (normed * (varied + 0.3)[:, None]).sum()
+
+    of_same, of_other = jax.jit(jax.grad(loss, (0, 1)))(jnp.float32(0.7), varied**3)
+    assert of_same == 0
+    assert np.abs(of_other).max() > 1
+
+
+def test_statistics_stay_where_no_row_is_live() -> None:
+    norm, x = BatchNorm("running"), jnp.arange(6.0).reshape(3, 2)
+    dead = jnp.zeros(3, bool)
+    variables = norm.init(jax.random.key(0), x, dead, train=True)
+    affine, changed = norm.apply(variables, x, dead, train=True, mutable=["batch_stats"])
+    assert np.isfinite(affine).all()
+    for before, after in zip(
+        jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(changed), strict=True
+    ):
+        np.testing.assert_array_equal(after, before)

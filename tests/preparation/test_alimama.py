@@ -1,0 +1,140 @@
+"""Ali_Display_Ad_Click: three files become impressions with features."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError
+from dien_jax.preparation.sources.alimama import AlimamaOptions, prepare
+
+DAY, FIRST = 86_400, 1_494_000_000
+"""2017-05-06 00:00 in China."""
+SAMPLES = "user,time_stamp,adgroup_id,pid,nonclk,clk\n" + "".join(
+    f"{user},{FIRST + DAY * day + user},{ad},430{ad % 2},{1 - clk},{clk}\n"
+    for user in (1, 2, 3)
+    for day in range(8)
+    for ad, clk in ((10 + day % 3, 1), (20, 0))
+)
+ADS = (
+    "adgroup_id,cate_id,campaign_id,customer,brand,price\n"
+    "10,6406,83237,1,95471,170.0\n11,6406,83237,1,NULL,30.0\n12,7,5,2,95471,100.0\n"
+)
+PROFILES = (
+    "userid,cms_segid,cms_group_id,final_gender_code,age_level,pvalue_level,shopping_level,"
+    "occupation,new_user_class_level \n1,0,5,2,5,,3,0,3\n2,6,1,1,4,2,1,1,\n"
+)
+FILES = {"raw_sample.csv": SAMPLES, "ad_feature.csv": ADS, "user_profile.csv": PROFILES}
+
+
+def write(folder: Path, **changes: str | None) -> Path:
+    for name, text in {**FILES, **{f"{key}.csv": text for key, text in changes.items()}}.items():
+        if text is not None:
+            (folder / name).write_text(text)
+    return folder
+
+
+def make(folder: Path, **changes) -> tuple[Dataset, list[str]]:
+    options = AlimamaOptions(**{"source": folder, "out": folder / "data", **changes})
+    summary = prepare(options)
+    return open_dataset(options.out), summary
+
+
+def values(dataset: Dataset, group: str, key: str, name: str) -> dict[str, str]:
+    names, column = dataset.vocabulary(name), getattr(dataset, group)[name]
+    return {
+        raw: names[column.values[row]] for row, raw in enumerate(dataset.vocabulary(key)) if raw
+    }
+
+
+def test_impressions_carry_the_features_of_ads_users_and_places(tmp_path):
+    dataset, summary = make(write(tmp_path))
+    brand = values(dataset, "items", "item", "brand")
+    assert brand == {"10": "95471", "11": "", "12": "95471", "20": ""}
+    assert values(dataset, "items", "item", "cate_id")["12"] == "7"
+    price = dataset.items["price"].values
+    rows = {raw: row for row, raw in enumerate(dataset.vocabulary("item"))}
+    assert price[rows["10"]] > price[rows["12"]] > price[rows["11"]]
+    assert price[rows["20"]] == 0.0, "missing"
+    assert values(dataset, "users", "user", "new_user_class_level") == {"1": "3", "2": "", "3": ""}
+    assert values(dataset, "users", "user", "pvalue_level")["2"] == "2"
+    assert "1 items of the impressions are not in ad_feature.csv" in summary
+    assert "1 users of the impressions are not in user_profile.csv" in summary
+    train = dataset.splits["train"]
+    places = dataset.vocabulary("pid")
+    items = dataset.vocabulary("item")
+    assert {
+        (items[item], places[place])
+        for item, place in zip(train.item, train.context["pid"].values, strict=True)
+    } == {("10", "4300"), ("11", "4301"), ("12", "4300"), ("20", "4300")}
+
+
+def test_labels_are_clicks_and_the_last_days_are_held_out(tmp_path):
+    dataset, _ = make(write(tmp_path))
+    assert {name: len(examples.label) for name, examples in dataset.splits.items()} == {
+        "train": 36,
+        "valid": 6,
+        "test": 6,
+    }
+    assert all(examples.label.mean() == 0.5 for examples in dataset.splits.values())
+    test = dataset.splits["test"]
+    assert (test.history_end - dataset.event_offsets[test.sequence] == 7).all()
+    assert dataset.meta["split"]["test_from"] == FIRST + 7 * DAY
+    assert dataset.meta["source"]["name"] == "alimama"
+    assert sorted(dataset.meta["source"]["files"]) == sorted(FILES)
+
+
+def test_another_split_needs_no_times(tmp_path):
+    dataset, _ = make(write(tmp_path), split="last-event")
+    assert dataset.meta["split"]["policy"] == "last-event"
+
+
+def test_a_time_beside_another_split_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--valid-from needs --split by-time"):
+        AlimamaOptions(source=tmp_path, out=tmp_path, split="by-user", valid_from="3")
+
+
+def test_gzip_is_read_and_an_ad_that_is_described_twice_is_shown_once(tmp_path):
+    write(tmp_path, ad_feature=ADS + "10,9,9,9,9,9.0\n")
+    for name in FILES:
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+        (tmp_path / name).unlink()
+    dataset, _ = make(tmp_path)
+    assert sum(len(examples.label) for examples in dataset.splits.values()) == 48
+    assert values(dataset, "items", "item", "cate_id")["10"] == "6406"
+
+
+def test_malformed_lines_of_every_file_are_told(tmp_path):
+    folder = write(
+        tmp_path,
+        raw_sample=SAMPLES + "1,1494000000,10,4300,0,2\n",
+        ad_feature=ADS + "13,1\n",
+        user_profile=PROFILES + "9\n",
+    )
+    _, summary = make(folder, max_bad_share=0.5)
+    told = "\n".join(summary)
+    assert f"{folder / 'raw_sample.csv'}:50: label '2' is not 0 or 1" in told
+    assert f"{folder / 'ad_feature.csv'}:5: expected 6 columns, found 2" in told
+    assert f"{folder / 'user_profile.csv'}:4: expected 9 columns, found 1" in told
+    assert told.count("are not in ad_feature.csv") == 1
+
+
+def test_a_missing_file_is_told(tmp_path):
+    write(tmp_path, ad_feature=None)
+    with pytest.raises(
+        UserError, match=r"expected a folder with ad_feature.csv or ad_feature.csv.g"
+    ):
+        make(tmp_path)
+    (tmp_path / "ad_feature.csv.tar.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"unpack ad_feature\.csv\.tar\.gz first"):
+        make(tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_missing_column_is_told(tmp_path):
+    write(tmp_path, ad_feature=ADS.replace("brand", "brnad"))
+    with pytest.raises(
+        UserError, match=r"ad_feature.csv has no column 'brand' \(--from\); did you"
+    ):
+        make(tmp_path)

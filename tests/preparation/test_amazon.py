@@ -1,0 +1,341 @@
+"""Raw Amazon files of three years: lines, categories, the five-core, and files by name."""
+
+import gzip
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.tiny_logs import events_of, real_data, write
+from support.web import web_server, whole
+
+from dien_jax.data.dataset import open_dataset
+from dien_jax.errors import UserError
+from dien_jax.preparation.sources.amazon import AmazonOptions, prepare
+from dien_jax.preparation.sources.amazon_catalogue import SETS, remote_files
+
+
+def review(user: str, item: str, time: object) -> str:
+    return json.dumps({"reviewerID": user, "asin": item, "overall": 5.0, "unixReviewTime": time})
+
+
+REVIEWS = [
+    review(f"u{user}", f"B{(user + time) % 7}", time) for user in range(4) for time in range(5)
+]
+META = [
+    "{'asin': 'B0', 'title': \"it's\", 'categories': [['Music', 'Strings'], ['Gifts']]}",
+    "{'asin': 'B1', 'categories': [['Music']], 'price': 1.5}",
+    "{'asin': 'B2', 'categories': []}",
+    "{'asin': 'B3'}",
+    "{'asin': 'B9', 'categories': [['Never reviewed']]}",
+]
+
+
+def files(tmp_path: Path, reviews=REVIEWS, meta=META) -> dict[str, Path]:
+    return {
+        "reviews": write(tmp_path, "\n".join(reviews) + "\n", "reviews_X.json"),
+        "meta": write(tmp_path, "\n".join(meta) + "\n", "meta_X.json"),
+    }
+
+
+def make(paths: dict[str, Path], **changes):
+    out = paths["reviews"].parent / "data"
+    summary = prepare(AmazonOptions(**{"out": out, "split": "last-event", **paths, **changes}))
+    return open_dataset(changes.get("out", out)), summary
+
+
+def categories(dataset) -> dict[str, str]:
+    names = dataset.vocabulary("category")
+    return {
+        item: names[dataset.items["category"].values[row]]
+        for row, item in enumerate(dataset.vocabulary("item"))
+    }
+
+
+def test_the_category_is_the_last_of_the_first_path_or_the_default(tmp_path):
+    dataset, summary = make(files(tmp_path))
+    assert events_of(dataset)["u0"] == ["B0", "B1", "B2", "B3", "B4"]
+    found = categories(dataset)
+    assert (found["B0"], found["B1"]) == ("Strings", "Music")
+    assert {found[item] for item in ("B2", "B3", "B4", "B5")} == {"default_cat"}
+    assert "Never reviewed" not in dataset.vocabulary("category")
+    assert any("5 of 7 items have no category in meta_X.json" in line for line in summary)
+    assert dataset.meta["source"]["name"] == "amazon"
+    assert sorted(dataset.meta["source"]["files"]) == ["meta_X.json", "reviews_X.json"]
+
+
+def test_an_item_with_two_meta_lines_takes_the_first_category(tmp_path):
+    meta = ["{'asin': 'B0'}", *META[:1], "{'asin': 'B0', 'categories': [['Later']]}"]
+    assert categories(make(files(tmp_path, meta=meta))[0])["B0"] == "Strings"
+
+
+def test_gzip_gives_the_same(tmp_path):
+    paths = files(tmp_path)
+    plain, _ = make(paths)
+    (tmp_path / "zipped").mkdir()
+    zipped = {
+        name: write(tmp_path / "zipped", gzip.compress(path.read_bytes()), path.name + ".gz")
+        for name, path in paths.items()
+    }
+    dataset, _ = make(zipped)
+    assert events_of(dataset) == events_of(plain)
+    assert categories(dataset) == categories(plain)
+
+
+def test_the_authors_split_is_the_default(tmp_path):
+    assert AmazonOptions(out=tmp_path, reviews=tmp_path, meta=tmp_path).split == "by-user"
+
+
+def test_the_five_core_is_iterated_until_every_user_and_item_has_five(tmp_path):
+    core = [review(f"u{user}", f"B{item}", item) for user in range(5) for item in range(5)]
+    # three of the five reviews of B9 go, then B9 goes, and then u8 has four left
+    chain = [review("u8", item, 1) for item in ("B0", "B1", "B2", "B3", "B9")]
+    rare = [review(f"u{user}", "B9", 2) for user in (0, 5, 6, 7)]
+    dataset, _ = make(files(tmp_path, core + chain + rare), five_core=True)
+    assert sorted(dataset.groups()) == [f"u{user}" for user in range(5)]
+    assert {item for items in events_of(dataset).values() for item in items} == {
+        "", "B0", "B1", "B2"
+    }  # fmt: skip
+    lengths = np.diff(dataset.event_offsets)
+    assert (lengths == 5).all()
+
+
+def test_nothing_left_of_the_five_core_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"reviews_X.json: nothing is left to prepare"):
+        make(files(tmp_path, REVIEWS[:3]), five_core=True)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{'asin': 'B0'}", "not JSON"),
+        ("[1, 2]", "expected an object, found '[1, 2]'"),
+        ('{"asin": "B0", "unixReviewTime": 1}', "'reviewerID' should be text"),
+        ('{"reviewerID": "u", "asin": null, "unixReviewTime": 1}', "'asin' should be text"),
+        ('{"reviewerID": "u\\ud800", "asin": "B", "unixReviewTime": 1}', "surrogates not allowed"),
+        (review("u", "B0", -3), "timestamp '-3' is negative"),
+        (review("u", "B0", "soon"), "timestamp 'soon' is not a whole number"),
+        (review("", "B0", 3), "the user is empty"),
+    ],
+)
+def test_malformed_reviews_are_told_by_line(tmp_path, line, reason):
+    paths = files(tmp_path, [*REVIEWS[:6], line, *REVIEWS[6:]])
+    _, summary = make(paths, max_bad_share=0.1)
+    assert "1 of 21 lines are malformed and were left out:" in summary
+    (shown,) = [text for text in summary if f"{paths['reviews']}:7: " in text]
+    assert reason in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("__import__('os').mkdir('hacked')", "not a Python literal"),
+        ('{"asin": "B0", "price": null}', "not a Python literal"),
+        ("[" * 5000, "not a Python literal"),
+        ("{'asin': 'B0'", "not a Python literal"),
+        ("{'title': 'no id'}", "'asin' should be text"),
+        ("('asin', 'B0')", "expected a dict"),
+        ("{'asin': 'B0', 'categories': ['flat']}", "'categories' should be a list of lists"),
+    ],
+)
+def test_malformed_meta_lines_are_told_by_line_and_never_run(tmp_path, monkeypatch, line, reason):
+    monkeypatch.chdir(tmp_path)
+    paths = files(tmp_path, meta=[*META[1:], line, META[0]])
+    dataset, summary = make(paths, max_bad_share=0.2)
+    (shown,) = [text for text in summary if f"{paths['meta']}:5: " in text]
+    assert reason in shown
+    assert categories(dataset)["B0"] == "Strings"
+    assert not (tmp_path / "hacked").exists()
+    with pytest.raises(UserError, match="1 of 6 lines are malformed, more than the allowed share"):
+        make(paths, out=tmp_path / "other")
+
+
+def test_escapes_that_python_frowns_on_are_read(tmp_path):
+    meta = [r"{'asin': 'B0', 'title': '100\% \d', 'categories': [['Strings']]}"]
+    assert categories(make(files(tmp_path, meta=meta))[0])["B0"] == "Strings"
+
+
+@pytest.mark.parametrize("name", ["reviews", "meta"])
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [(b"", "the file is empty"), (gzip.compress(b"{}\n" * 50, mtime=0)[:-9], "cut off or damaged")],
+)
+def test_an_empty_or_cut_file_is_refused(tmp_path, name, content, match):
+    paths = files(tmp_path)
+    paths[name].write_bytes(content)
+    with pytest.raises(UserError, match=f"{paths[name].name}: .*{match}"):
+        make(paths)
+    paths[name].unlink()
+    with pytest.raises(UserError, match=f"{paths[name].name}: cannot be read: No such file"):
+        make(paths)
+    assert not (tmp_path / "data").exists()
+
+
+def review_2023(user: str, item: str, time: int) -> str:
+    review = {"user_id": user, "asin": "other", "parent_asin": item, "timestamp": time}
+    return json.dumps({"rating": 5.0, "text": "Unicode: é", **review})
+
+
+def product(**fields: object) -> str:
+    return json.dumps(fields)
+
+
+META_2018 = [
+    product(asin="B0", category=["Books", "Literature & Fiction", "Poetry"], price=None),
+    product(asin="B1", category=["Books"]),
+    product(asin="B2", category=[]),
+    product(asin="B3"),
+    product(asin="B4", category="Books"),
+]
+META_2023 = [
+    product(parent_asin="B0", main_category="Books", categories=["Books", "Poetry"]),
+    product(parent_asin="B1", main_category="Books", categories=[]),
+    product(parent_asin="B2", main_category=None, categories=[]),
+    product(parent_asin="B3"),
+    product(asin="B4", main_category="Books"),
+]
+
+
+@pytest.mark.parametrize(
+    ("year", "reviews", "meta", "problem"),
+    [
+        (2018, REVIEWS, META_2018, "'category' should be a list, found 'Books'"),
+        (
+            2023,
+            [review_2023(f"u{n}", f"B{(n + t) % 7}", 1_600_000_000_123 + t)
+             for n in range(4) for t in range(5)],
+            META_2023,
+            "'parent_asin' should be text or a number, found None",
+        ),
+    ],
+)  # fmt: skip
+def test_later_years_have_json_products_with_one_path(tmp_path, year, reviews, meta, problem):
+    dataset, summary = make(files(tmp_path, reviews, meta), year=year, max_bad_share=0.2)
+    assert events_of(dataset)["u0"] == ["B0", "B1", "B2", "B3", "B4"]
+    found = categories(dataset)
+    assert (found["B0"], found["B1"]) == ("Poetry", "Books")
+    assert {found[item] for item in ("B2", "B3", "B4", "B5")} == {"default_cat"}
+    (shown,) = [line for line in summary if f"{tmp_path / 'meta_X.json'}:5: " in line]
+    assert problem in shown
+    assert dataset.meta["source"]["year"] == year
+    unit = "milliseconds" if year == 2023 else "seconds"
+    assert any(unit in line for line in summary)
+
+
+@pytest.mark.parametrize(
+    ("name", "year", "reviews", "meta"),
+    [
+        (
+            "books",
+            2014,
+            "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_Books.json.gz",
+            "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/meta_Books.json.gz",
+        ),
+        (
+            "Amazon Fashion",
+            2018,
+            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFiles/"
+            "AMAZON_FASHION.json.gz",
+            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/metaFiles2/"
+            "meta_AMAZON_FASHION.json.gz",
+        ),
+        (
+            "Patio, Lawn & Garden",
+            2023,
+            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/review_categories/"
+            "Patio_Lawn_and_Garden.jsonl.gz",
+            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/meta_categories/"
+            "meta_Patio_Lawn_and_Garden.jsonl.gz",
+        ),
+    ],
+)
+def test_a_category_is_found_whatever_its_punctuation(name, year, reviews, meta):
+    found = remote_files(name, year)
+    assert [remote.url for remote in found] == [reviews, meta]
+    assert {remote.folder for remote in found} == {f"amazon/{year}"}
+
+
+def test_every_year_has_the_categories_of_its_page():
+    assert [len(set(SETS[year].categories)) for year in (2014, 2018, 2023)] == [24, 29, 34]
+
+
+def test_a_wrong_category_is_told_with_the_nearest_and_the_list(tmp_path):
+    with pytest.raises(UserError) as caught:
+        AmazonOptions(out=tmp_path, name="electronic", year=2018)
+    message = str(caught.value)
+    assert "--name electronic: the reviews of 2018 have no such category" in message
+    assert "did you mean 'electronics'? (categories: all_beauty, amazon_fashion," in message
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({}, "give --name CATEGORY to download, or both --reviews and --meta"),
+        ({"reviews": Path("r")}, "or both --reviews and --meta"),
+        ({"name": "books", "meta": Path("m")}, "--name downloads the files that --reviews and"),
+    ],
+)
+def test_files_are_either_downloaded_or_named(tmp_path, given, match):
+    with pytest.raises(UserError, match=match):
+        AmazonOptions(out=tmp_path, **given)
+
+
+def test_a_category_is_downloaded_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    contents = {
+        "/reviews_Baby.json.gz": gzip.compress("\n".join(REVIEWS).encode()),
+        "/meta_Baby.json.gz": gzip.compress("\n".join(META).encode()),
+    }
+
+    def serve(web, handler):
+        web.content = contents[handler.path]
+        whole(web, handler)
+
+    with web_server() as web:
+        here = SETS[2014]._replace(
+            reviews=web.url + "/reviews_{}.json.gz", meta=web.url + "/meta_{}.json.gz"
+        )
+        monkeypatch.setitem(SETS, 2014, here)
+        web.plan = [serve, serve]
+        options = AmazonOptions(out=tmp_path / "data", name="baby", split="last-event")
+        prepare(options)
+        prepare(replace(options, out=tmp_path / "again"))
+        assert web.paths == list(contents), "fetched once"
+    dataset = open_dataset(tmp_path / "data")
+    assert events_of(dataset)["u0"] == ["B0", "B1", "B2", "B3", "B4"]
+    assert categories(dataset)["B0"] == "Strings"
+    assert dataset.meta["source"]["files"] == {
+        path[1:]: hashlib.sha256(content).hexdigest() for path, content in contents.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("five_core", [False, True])
+def test_the_books_sample_prepares(tmp_path, five_core):
+    paths = {
+        "reviews": real_data("amazon_raw", "reviews_Books_sample.json.gz"),
+        "meta": real_data("amazon_raw", "meta_Books_sample.json.gz"),
+    }
+    dataset, summary = make(
+        paths, out=tmp_path / "data", split="by-user", five_core=five_core, max_bad_share=0.0
+    )
+    print(*summary, sep="\n")
+    if not five_core:
+        assert len(dataset.event_item) == 66_991
+        assert len(dataset.groups()) == 37_692
+
+
+@pytest.mark.slow
+def test_the_instruments_sample_has_items_without_meta(tmp_path):
+    paths = {
+        "reviews": real_data("amazon_raw", "reviews_Musical_Instruments_top100.json"),
+        "meta": real_data("amazon_raw", "meta_Musical_Instruments_top100.json"),
+    }
+    _, summary = make(
+        paths, out=tmp_path / "data", split="by-user", valid_share=0.0, test_share=0.0
+    )
+    assert any("7 of 8 items have no category" in line for line in summary)

@@ -1,0 +1,416 @@
+"""The authors' prepared files: what becomes of their rows, and what is refused."""
+
+import gzip
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError
+from dien_jax.preparation.sources.authors import AuthorsOptions, prepare, read_vocabulary
+from dien_jax.utils.text_files import GZIP_MAGIC
+
+USERS = {"Ann": 0, "Bob": 1, "Cid": 2, "Dan": 3}
+ITEMS = {"default_mid": 0, "pear": 1, "fig": 2, "saw": 3}
+CATEGORIES = {"default_cat": 0, "fruit": 1, "tool": 2}
+CATEGORY_OF = {"pear": "fruit", "fig": "fruit", "saw": "tool"}
+TRAIN = [
+    (1, "Ann", "fig", ["pear", "saw"]),
+    (0, "Ann", "saw", ["pear", "saw"]),
+    (1, "Bob", "pear", ["saw"]),
+    (0, "Bob", "kiwi", ["saw"]),
+    (1, "Cid", "saw", ["kiwi", "fig", "fig"]),
+    (0, "Cid", "fig", ["kiwi", "fig", "fig"]),
+    (1, "Dan", "pear", []),
+    (0, "Dan", "fig", []),
+]
+TEST = [(1, "Eve", "saw", ["pear", "fig"]), (0, "Eve", "pear", ["pear", "fig"])]
+
+
+def line(label: int, user: str, item: str, history: list[str]) -> str:
+    kinds = [CATEGORY_OF.get(event, "nuts") for event in history]
+    fields = [str(label), user, item, CATEGORY_OF.get(item, "nuts")]
+    return "\t".join([*fields, "\x02".join(history), "\x02".join(kinds)]) + "\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "local_train_splitByUser").write_text("".join(line(*row) for row in TRAIN))
+    (folder / "local_test_splitByUser").write_text("".join(line(*row) for row in TEST))
+    (folder / "item-info").write_text(
+        "pear\ttool\nfig\tfruit\nplum\tfruit\nsaw\ttool\npear\tfruit\n"
+    )
+    for name, index in (("uid", USERS), ("mid", ITEMS), ("cat", CATEGORIES)):
+        (folder / f"{name}_voc.pkl").write_bytes(pickle.dumps(index, protocol=2))
+    return folder
+
+
+def run(folder: Path, out: str = "out", **options: Any) -> tuple[Dataset, list[str]]:
+    target = folder.parent / out
+    report = prepare(AuthorsOptions(folder, target, **options))
+    return open_dataset(target), report
+
+
+def rows(data: Dataset, split: str) -> list[tuple[Any, ...]]:
+    """Examples with raw values: label, group, user, item, history."""
+    groups, items, users = data.groups(), data.vocabulary("item"), data.vocabulary("user")
+    found = data.splits[split]
+    return [
+        (
+            int(found.label[row]),
+            groups[found.group[row]],
+            users[found.user[row]],
+            items[found.item[row]],
+            [
+                items[event]
+                for event in data.event_item[
+                    data.event_offsets[found.sequence[row]] : found.history_end[row]
+                ]
+            ],
+        )
+        for row in range(len(found.label))
+    ]
+
+
+def known(item: str) -> str:
+    return item if item in ITEMS else "default_mid"
+
+
+def test_rows_keep_order_labels_candidates_and_histories(folder: Path) -> None:
+    data, report = run(folder, valid_share=0.0)
+    assert rows(data, "train") == [
+        (label, user, user, known(item), [known(event) for event in history])
+        for label, user, item, history in TRAIN
+    ]
+    assert rows(data, "valid") == []
+    assert rows(data, "test") == [(label, "Eve", "", item, past) for label, _, item, past in TEST]
+    assert report[0] == (
+        "8 examples of 4 users for train, 0 examples of 0 users for valid, "
+        "2 examples of 1 users for test; 8 events in 5 histories"
+    )
+
+
+def test_rows_of_a_user_share_their_history(folder: Path) -> None:
+    data, _ = run(folder, valid_share=0.0)
+    assert data.splits["train"].sequence.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert data.splits["test"].sequence.tolist() == [4, 4]
+    assert data.event_offsets.tolist() == [0, 2, 3, 6, 6, 8]
+    assert data.event_timestamp.tolist() == [0, 1, 0, 0, 1, 2, 0, 1]
+
+
+def test_items_keep_their_indices_and_get_their_category(folder: Path) -> None:
+    data, _ = run(folder)
+    assert data.vocabulary("item") == list(ITEMS)
+    assert data.vocabulary("category") == list(CATEGORIES)
+    assert data.items["category"].values.tolist() == [0, 1, 1, 2]
+
+
+def test_users_of_the_training_split_alone_have_rows(folder: Path) -> None:
+    data, _ = run(folder, valid_share=0.25)
+    valid = {row[1] for row in rows(data, "valid")}
+    assert len(valid) == 1
+    trained = [user for user in USERS if user not in valid]
+    assert data.vocabulary("user") == ["", *trained]
+    assert {(row[1], row[2]) for row in rows(data, "train")} == {(user, user) for user in trained}
+    for split in ("valid", "test"):
+        assert set(data.splits[split].user.tolist()) == {0}
+    assert [row[1] for row in rows(data, "valid")] == [*valid, *valid]
+
+
+def test_kept_indices_are_those_of_the_vocabulary(folder: Path) -> None:
+    data, _ = run(folder, valid_share=0.25, keep_indices=True)
+    assert data.vocabulary("user") == list(USERS)
+    for split in ("train", "valid"):
+        for row, user in zip(rows(data, split), data.splits[split].user, strict=True):
+            assert user == USERS[row[1]]
+    assert data.splits["test"].user.tolist() == [0, 0]
+
+
+def test_seed_decides_which_users_are_set_aside(folder: Path) -> None:
+    drawn = set()
+    for seed in range(10):
+        first = prepare_and_list_valid(folder, f"a{seed}", seed)
+        assert first == prepare_and_list_valid(folder, f"b{seed}", seed)
+        drawn.add(first)
+    assert len(drawn) > 1
+
+
+def prepare_and_list_valid(folder: Path, name: str, seed: int) -> tuple[int, ...]:
+    out = folder.parent / name
+    prepare(AuthorsOptions(folder, out, valid_share=0.5, seed=seed))
+    return tuple(open_dataset(out).splits["valid"].group.tolist())
+
+
+def test_popularity_counts_each_training_event_once(folder: Path) -> None:
+    data, _ = run(folder, valid_share=0.0)
+    history = {"pear": 1, "saw": 2, "default_mid": 1, "fig": 2}
+    positives = {"fig": 1, "pear": 2, "saw": 1}
+    assert data.popularity.tolist() == [history.get(i, 0) + positives.get(i, 0) for i in ITEMS]
+
+
+def test_popularity_leaves_out_validation_users(folder: Path) -> None:
+    data, _ = run(folder, valid_share=0.5)
+    expected = dict.fromkeys(ITEMS, 0)
+    for label, _, _, item, history in rows(data, "train"):
+        for event in [*history, item] if label else []:
+            expected[event] += 1
+    assert data.popularity.tolist() == list(expected.values())
+
+
+def test_gzip_files_give_the_same_folder(folder: Path) -> None:
+    data, report = run(folder)
+    packed = folder.parent / "packed"
+    packed.mkdir()
+    for file in folder.iterdir():
+        (packed / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    other = folder.parent / "other"
+    assert prepare(AuthorsOptions(packed, other)) == report
+    for file in data.path.rglob("*.npy"):
+        assert file.read_bytes() == (other / file.relative_to(data.path)).read_bytes()
+    hashes = open_dataset(other).meta["source"]["files"]
+    assert sorted(hashes) == sorted(file.name for file in packed.iterdir())
+    assert all(len(value) == 64 for value in hashes.values())
+
+
+def test_what_the_vocabularies_lack_is_reported(folder: Path) -> None:
+    _, report = run(folder)
+    assert report[1:] == [
+        "warning: 1 events of an item that mid_voc.pkl lacks",
+        "warning: 1 examples of an item that mid_voc.pkl lacks",
+    ]
+
+
+def test_disagreeing_categories_and_shared_users_are_reported(folder: Path) -> None:
+    (folder / "item-info").write_text("pear\ttool\nfig\tfruit\n")
+    with (folder / "local_test_splitByUser").open("a") as stream:
+        stream.write(line(1, "Ann", "saw", ["fig"]))
+    data, report = run(folder, valid_share=0.0)
+    assert "warning: 4 events of another category than the item's in item-info" in report
+    assert "warning: 1 test users with training examples" in report
+    assert data.vocabulary("user")[data.splits["test"].user[-1]] == "Ann"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_every_protocol_are_read(tmp_path: Path, protocol: int) -> None:
+    file = tmp_path / "voc.pkl"
+    index = {"caf\u00e9": 1, "b": 0} | {f"item{number}": number for number in range(2, 300)}
+    file.write_bytes(pickle.dumps(index, protocol=protocol))
+    assert read_vocabulary(file) == index
+    file.write_bytes(gzip.compress(file.read_bytes()))
+    assert file.read_bytes().startswith(GZIP_MAGIC)
+    assert read_vocabulary(file) == index
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"(dp0\nS'A1'\np1\nI1\nsS'caf\\xc3\\xa9'\np2\nL0L\ns.",
+        b"\x80\x02}q\x00(U\x02A1q\x01K\x01U\x05caf\xc3\xa9q\x02\x8a\x00u.",
+    ],
+    ids=["text", "binary"],
+)
+def test_byte_strings_of_python_2_are_read_as_utf8(tmp_path: Path, written: bytes) -> None:
+    file = tmp_path / "voc.pkl"
+    file.write_bytes(written)
+    assert read_vocabulary(file) == {"A1": 1, "caf\u00e9": 0}
+
+
+class Malicious:
+    """Makes a file when it is unpickled without care."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.target),))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_malicious_pickle_is_refused_and_runs_nothing(folder: Path, protocol: int) -> None:
+    target = folder.parent / "owned"
+    attack = pickle.dumps({"a": 0, "b": Malicious(target)}, protocol=protocol)
+    (folder / "uid_voc.pkl").write_bytes(attack)
+    with pytest.raises(
+        UserError, match=r"uid_voc\.pkl: .* asks for \w+\.mkdir, and code in a data"
+    ):
+        run(folder)
+    assert not target.exists()
+    assert not (folder.parent / "out").exists()
+    pickle.load(io.BytesIO(attack))
+    assert target.exists(), "the attack would have worked"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([("a", 0)], "found list"),
+        ({}, "found an empty dict"),
+        ({"a": 0.0}, "found an entry of str to float"),
+        ({"a": False}, "found an entry of str to bool"),
+        ({b"a": 0}, "found an entry of bytes to int|asks for"),
+        ({0: 0}, "found an entry of int to int"),
+        ({"a": {"b": 0}}, "found an entry of str to dict"),
+        ({"a": 0, "b": 0}, "each of the numbers 0 to 1 once"),
+        ({"a": 1, "b": 2}, "each of the numbers 0 to 1 once"),
+        ({"a": -1, "b": 0}, "each of the numbers 0 to 1 once"),
+        ({"a": 0, "b": 10**5000}, "each of the numbers 0 to 1 once"),
+    ],
+)
+def test_pickle_of_anything_else_is_refused(tmp_path: Path, value: Any, message: str) -> None:
+    file = tmp_path / "voc.pkl"
+    for protocol in (2, 4):
+        file.write_bytes(pickle.dumps(value, protocol=protocol))
+        with pytest.raises(UserError, match=rf"voc\.pkl: .*({message})"):
+            read_vocabulary(file)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:-5],
+        lambda whole: bytes(100),
+        lambda whole: b"\xff" * 100,
+        lambda whole: gzip.compress(whole)[:-9],
+        lambda whole: b"not a pickle\n",
+        lambda whole: b"\x80\x02}(U\x01aK\x00I\n",
+    ],
+)
+def test_damaged_pickle_is_refused(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+    file = folder / "cat_voc.pkl"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=r"cat_voc\.pkl: "):
+        run(folder)
+
+
+def test_index_0_must_be_the_unknown_item(folder: Path) -> None:
+    (folder / "mid_voc.pkl").write_bytes(pickle.dumps({"pear": 0, "default_mid": 1}))
+    with pytest.raises(UserError, match="expected index 0 to be 'default_mid', found 'pear'"):
+        run(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\tAnn\tfig\n", "expected 6 fields, found 3"),
+        ("yes\tAnn\tfig\tc\tpear\tc\n", "expected the label 0 or 1, found 'yes'"),
+        ("1\tAnn\tfig\tc\tpear\x02saw\tc\n", "history of 2 items but 1 categories"),
+        ("1\tZoe\tfig\tc\tpear\tc", ""),
+    ],
+)
+def test_malformed_rows_are_told_by_file_and_line(folder: Path, text: str, message: str) -> None:
+    with (folder / "local_train_splitByUser").open("a") as stream:
+        stream.write(text)
+    if not message:
+        run(folder)
+        return
+    with pytest.raises(UserError, match=rf"1 of 16 .*\n  .*splitByUser:9: {message}"):
+        run(folder)
+    data, report = run(folder, max_bad_share=0.1, valid_share=0.0)
+    assert report[-2] == "1 of 16 lines are malformed and were left out:"
+    assert report[-1].endswith(f"local_train_splitByUser:9: {message}")
+    assert len(rows(data, "train")) == len(TRAIN)
+
+
+def test_malformed_item_info_is_told_by_file_and_line(folder: Path) -> None:
+    (folder / "item-info").write_text("pear fruit\nfig\tfruit\nsaw\ttool\n")
+    with pytest.raises(UserError, match=r"item-info:1: expected 2 fields, found 1"):
+        run(folder)
+
+
+def test_file_of_rubbish_is_refused(folder: Path) -> None:
+    file = folder / "local_test_splitByUser"
+    file.write_bytes(np.random.default_rng(0).bytes(5000))
+    with pytest.raises(UserError, match=r"lines are malformed, more than the allowed share"):
+        run(folder)
+    with pytest.raises(UserError, match=r"local_test_splitByUser: no examples are left for the te"):
+        run(folder, max_bad_share=1.0)
+
+
+@pytest.mark.parametrize("name", ["local_train_splitByUser", "item-info"])
+def test_empty_missing_and_cut_files_are_refused(folder: Path, name: str) -> None:
+    file = folder / name
+    whole = file.read_bytes()
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{name}: the file is empty"):
+        run(folder)
+    file.write_bytes(gzip.compress(whole * 100)[:-20])
+    with pytest.raises(UserError, match=f"{name}: the gzip stream is cut off"):
+        run(folder)
+    file.unlink()
+    with pytest.raises(UserError, match=rf"files has neither {name} nor {name}\.gz"):
+        run(folder)
+    assert not (folder.parent / "out").exists()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_absurd_share_is_refused(folder: Path, share: float) -> None:
+    with pytest.raises(UserError, match="--valid-share must be at least 0 and below 1"):
+        run(folder, valid_share=share)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_absurd_bad_share_is_refused(folder: Path, share: float) -> None:
+    with pytest.raises(UserError, match="--max-bad-share must be from 0 to 1"):
+        run(folder, max_bad_share=share)
+
+
+def test_missing_folder_and_existing_target_are_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="absent: expected the folder that holds local_train_split"):
+        prepare(AuthorsOptions(folder.parent / "absent", folder.parent / "out"))
+    with pytest.raises(UserError, match="files exists already"):
+        prepare(AuthorsOptions(folder, folder))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DIEN_JAX_DATA" not in os.environ, reason="DIEN_JAX_DATA names no folder")
+@pytest.mark.parametrize(
+    ("name", "train", "test", "events"),
+    [("beauty", 40_254, 4_472, 198_502), ("toys", 34_942, 3_882, 167_597),
+     ("sports", 64_078, 7_118, 296_337)],
+)  # fmt: skip
+def test_real_files(tmp_path: Path, name: str, train: int, test: int, events: int) -> None:
+    folder = Path(os.environ["DIEN_JAX_DATA"]) / "authors_format" / name
+    report = prepare(AuthorsOptions(folder, tmp_path / "out"))
+    assert len(report) == 1, "no line is odd"
+    data = open_dataset(tmp_path / "out")
+    sizes = {split: len(rows.label) for split, rows in data.splits.items()}
+    assert (sizes["train"] + sizes["valid"], sizes["test"]) == (train, test)
+    assert sizes["valid"] == 2 * round(0.1 * train / 2)
+    for rows in data.splits.values():
+        assert rows.label.mean() == 0.5
+    assert data.schema.num_users == sizes["train"] // 2 + 1
+    assert not (set(data.splits["train"].group) & set(data.splits["valid"].group))
+    # Histories were cut at 100 events and hold all but each user's last event.
+    users = (train + test) // 2
+    assert len(data.event_item) <= events - users
+    assert np.diff(data.event_offsets).max() == 100
+
+
+def test_every_event_of_a_training_history_can_be_an_example(folder: Path) -> None:
+    given, _ = run(folder, valid_share=0.0)
+    more, _ = run(folder, valid_share=0.0, every_event=True, out="more")
+    train = rows(more, "train")
+    assert train[: len(TRAIN)] == rows(given, "train")
+    added = train[len(TRAIN) :]
+    positives = [row[1:] for row in added if row[0]]
+    assert positives == [
+        ("Ann", "Ann", "saw", ["pear"]),
+        ("Cid", "Cid", "fig", ["default_mid"]),
+        ("Cid", "Cid", "fig", ["default_mid", "fig"]),
+    ]
+    negatives = [row[1:] for row in added if not row[0]]
+    assert [row[0] for row in negatives] == ["Ann", "Cid", "Cid"]
+    own = {"Ann": {"pear", "saw"}, "Cid": {"fig"}}
+    for group, _, item, _ in negatives:
+        assert item not in own[group] | {"default_mid"}
+    for split in ("valid", "test"):
+        assert rows(more, split) == rows(given, split)

@@ -1,0 +1,263 @@
+"""Folders that extend another: ids keep their rows, and what must be alike is demanded."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.small_dataset import leftovers
+from support.small_dataset import write as write_other
+from support.tiny_logs import write
+
+from dien_jax import prepare as command
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError
+from dien_jax.preparation.sources import impressions, interactions
+
+HEADER = "user,item,timestamp,category,tags,price\n"
+ITEMS = {
+    "i1": "c1,a|b,1",
+    "i2": "c2,b,2",
+    "i3": "c1,,3",
+    "i8": "c2,d,9",
+    "i9": "c9,z|b|a,7",
+}
+OLD = [("ann", "i1 i2 i3 i1 i2 i8"), ("bob", "i2 i3 i1 i2 i8"), ("dan", "i1 i2 i3 i1")]
+NEW = [("eve", "i9 i2 i3 i9 i2 i3"), ("bob", "i2 i3 i9 i2 i3"), ("ann", "i2 i3 i9 i9")]
+FEATURES = ("category", "tags:multivalued", "price:numeric")
+
+
+def lines(events: list[tuple[str, str]], start: int) -> str:
+    rows = [
+        f"{user},{item},{start + time},{ITEMS[item]}\n"
+        for user, items in events
+        for time, item in enumerate(items.split())
+    ]
+    return HEADER + "".join(rows)
+
+
+def options(file: Path, out: Path, **changes) -> interactions.InteractionsOptions:
+    return interactions.InteractionsOptions(
+        **{"file": file, "out": out, "item_features": FEATURES, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Dataset, Dataset, list[str]]:
+    """A folder, the one that extends it, and what preparing that said."""
+    folder = tmp_path_factory.mktemp("extend")
+    interactions.prepare(options(write(folder, lines(OLD, 0), "old.csv"), folder / "old"))
+    log = write(folder, lines(NEW, 100), "new.csv")
+    said = interactions.prepare(options(log, folder / "new", extend=folder / "old"))
+    return open_dataset(folder / "old"), open_dataset(folder / "new"), said
+
+
+def test_old_ids_and_values_keep_their_rows_and_new_ones_come_after(folders):
+    old, new, said = folders
+    assert {"i1", "i2", "i3"} <= set(old.vocabulary("item"))
+    for name, added in {
+        "item": ["i9"],
+        "user": ["eve"],
+        "category": ["c9"],
+        "tags": ["z"],
+    }.items():
+        assert new.vocabulary(name) == [*old.vocabulary(name), *added]
+    assert "3 items and 3 users keep their rows of" in " ".join(said)
+    assert "1 and 1 of them without an event here" in " ".join(said)  # i1, dan
+    assert "1 items and 1 users are new in training" in " ".join(said)
+
+
+def test_events_and_examples_are_in_terms_of_the_rows(folders):
+    _, new, _ = folders
+    items, users = new.vocabulary("item"), new.vocabulary("user")
+    first = new.event_item[: new.event_offsets[1]]
+    assert [items[row] for row in first] == ["i9", "i2", "i3", "i9", "i2", "i3"]
+    for examples in new.splits.values():
+        for user, group in zip(examples.user, examples.group, strict=True):
+            assert users[user] == new.groups()[group]
+    assert new.popularity[items.index("i1")] == 0, "no event of it is in the new log"
+    assert new.popularity[items.index("i9")] > 0
+
+
+def test_rows_that_the_log_lacks_keep_their_features_and_numbers_their_standard(folders):
+    old, new, _ = folders
+    items = new.vocabulary("item")
+    for name, feature in (("category", "c1"), ("tags", "a b")):
+        column, vocabulary = new.items[name], new.vocabulary(name)
+        row = items.index("i1")
+        found = (
+            column.values[row : row + 1]
+            if column.offsets is None
+            else column.values[column.offsets[row] : column.offsets[row + 1]]
+        )
+        assert [vocabulary[value] for value in found] == feature.split()
+    price = next(feature for feature in new.schema.item if feature.name == "price")
+    assert price == next(feature for feature in old.schema.item if feature.name == "price")
+    numbers = new.items["price"].values * price.deviation + price.mean
+    for item, expected in (("i1", 1), ("i2", 2), ("i9", 7)):
+        assert numbers[items.index(item)] == pytest.approx(expected, rel=1e-6)
+    assert (old.schema.item[2].max_values, new.schema.item[2].max_values) == (2, 3)
+
+
+def test_meta_tells_what_was_extended(folders):
+    old, new, _ = folders
+    told = new.meta["source"]["extends"]
+    assert told["folder"] == str(old.path)
+    assert len(told["meta"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"item_features": ("category", "price:numeric")},
+            "--item-features must be those of that folder, category:categorical "
+            "tags:multivalued price:numeric, got category:categorical price:numeric",
+        ),
+        (
+            {"user_features": ("tags:multivalued",), "item_features": ("category",)},
+            "--item-features must be",
+        ),
+        ({"timestamp": "price"}, "--timestamp must be that of that folder, 'timestamp', got"),
+        ({"split": "by-user"}, "--split must be that of that folder, 'last-event', got 'by-user'"),
+        ({"min_count": 2}, "--min-count must be that of that folder, 1, got 2"),
+        ({"negatives": 2}, "--negatives must be"),
+        ({"max_values": 2}, "--max-values must be"),
+    ],
+)
+def test_what_differs_is_refused_by_its_flag(folders, tmp_path, changes, expected):
+    old, _, _ = folders
+    log = write(tmp_path, lines(NEW, 100))
+    with pytest.raises(UserError) as refused:
+        interactions.prepare(options(log, tmp_path / "new", extend=old.path, **changes))
+    assert str(refused.value).startswith(f"--extend {old.path}: ")
+    assert expected in str(refused.value)
+    assert leftovers(tmp_path) == ["log.csv"]
+
+
+def test_folders_that_cannot_be_extended_are_refused(folders, tmp_path):
+    old, _, _ = folders
+    log = write(tmp_path, lines(NEW, 100))
+
+    def refusal(folder: Path) -> str:
+        with pytest.raises(UserError) as refused:
+            interactions.prepare(options(log, tmp_path / "new", extend=folder))
+        return str(refused.value)
+
+    missing = tmp_path / "missing"
+    assert f"--extend: dataset folder {missing} does not exist" in refusal(missing)
+    other = write_other(tmp_path / "other")
+    assert "expected a folder made by prepare interactions, found one made by 'test'" in refusal(
+        other
+    )
+    earlier = tmp_path / "earlier"
+    shutil.copytree(old.path, earlier)
+    meta = json.loads((earlier / "meta.json").read_text())
+    del meta["source"]["settings"]
+    (earlier / "meta.json").write_text(json.dumps(meta))
+    assert "does not tell the settings it was made with; prepare it again" in refusal(earlier)
+
+
+def test_min_count_holds_for_new_ids_only(folders, tmp_path):
+    log = write(tmp_path, lines(OLD, 0), "old.csv")
+    interactions.prepare(options(log, tmp_path / "old", min_count=2))
+    rare = [*NEW, ("fay", "i8 i2 i3 i3")]
+    log = write(tmp_path, lines(rare, 100), "new.csv")
+    interactions.prepare(options(log, tmp_path / "new", min_count=2, extend=tmp_path / "old"))
+    old, new = open_dataset(tmp_path / "old"), open_dataset(tmp_path / "new")
+    assert "i8" not in new.vocabulary("item")
+    assert new.vocabulary("item")[: len(old.vocabulary("item"))] == old.vocabulary("item")
+    counts = np.bincount(new.event_item, minlength=len(new.vocabulary("item")))
+    assert counts[0] >= 1, "i8 is unknown"
+
+
+# Training examples from a time on
+
+
+def test_training_starts_at_the_given_time_with_whole_histories(tmp_path):
+    log = write(tmp_path, lines(OLD, 0))
+    borders = {"split": "by-time", "valid_from": "4", "test_from": "5"}
+    interactions.prepare(options(log, tmp_path / "all", **borders))
+    interactions.prepare(options(log, tmp_path / "late", train_from="2", **borders))
+    whole, late = open_dataset(tmp_path / "all"), open_dataset(tmp_path / "late")
+    assert late.meta["split"]["train_from"] == 2
+
+    def times(dataset: Dataset, split: str) -> set[int]:
+        return set(dataset.event_timestamp[dataset.splits[split].history_end].tolist())
+
+    assert times(whole, "train") == {1, 2, 3}
+    assert times(late, "train") == {2, 3}
+    for split in ("valid", "test"):
+        assert times(late, split) == times(whole, split)
+    examples = late.splits["train"]
+    starts = late.event_offsets[examples.sequence]
+    assert (late.event_timestamp[starts] == 0).all(), "histories reach back before the time"
+    of_both = [
+        dict(zip(dataset.vocabulary("item"), dataset.popularity.tolist(), strict=True))
+        for dataset in (whole, late)
+    ]
+    assert of_both[0] == of_both[1], "popularity is of the whole past"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train_from": "4"}, "--train-from must lie before validation, which starts at 4, got 4"),
+        ({"train_from": "soon"}, "--train-from must be a whole number or an ISO date"),
+    ],
+)
+def test_a_start_of_training_that_makes_no_sense_is_refused(tmp_path, changes, expected):
+    log = write(tmp_path, lines(OLD, 0))
+    borders = {"split": "by-time", "valid_from": "4", "test_from": "5"}
+    with pytest.raises(UserError, match=expected):
+        interactions.prepare(options(log, tmp_path / "data", **borders, **changes))
+    assert leftovers(tmp_path) == ["log.csv"]
+
+
+def test_a_start_of_training_needs_a_split_by_time(tmp_path):
+    with pytest.raises(UserError, match="--train-from needs --split by-time, got --split last"):
+        options(tmp_path / "log.csv", tmp_path / "data", train_from="2")
+
+
+# Impressions
+
+
+def test_impressions_extend_their_context_features_too(tmp_path, capsys):
+    header = "user,item,label,slot,timestamp\n"
+
+    def rows(users: str, slots: str, start: int) -> str:
+        return header + "".join(
+            f"{user},i{(3 * time + place) % 8},{int(place == time % 2)},{slot},{start + time}\n"
+            for user in users.split()
+            for time in range(5)
+            for place, slot in enumerate(slots.split())
+        )
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    log = write(tmp_path, rows("ann bob", "s0 s1", 0), "old.csv")
+    impressions.prepare(
+        impressions.ImpressionsOptions(
+            file=log, out=old, context_features=("slot",), valid_from="3", test_from="4"
+        )
+    )
+    log = write(tmp_path, rows("bob cat", "s5 s1", 10), "new.csv")
+    flags = ["--context-features", "slot", "--valid-from", "13", "--test-from", "14"]
+    flags += ["--extend", str(old), "--train-from", "11"]
+    assert command.main(["impressions", str(log), "--out", str(new), *flags]) == 0
+    assert "keep their rows of" in capsys.readouterr().out
+    before, after = open_dataset(old), open_dataset(new)
+    assert after.vocabulary("slot") == [*before.vocabulary("slot"), "s5"]
+    assert after.vocabulary("user") == [*before.vocabulary("user"), "cat"]
+    assert len(after.splits["train"].label) == 2 * 2 * 2  # users, times, places
+    clicks = after.splits["train"].history_end - after.event_offsets[after.splits["train"].sequence]
+    assert sorted(set(clicks.tolist())) == [1, 2], "earlier clicks are in histories"
+    wrong = dataclasses.replace(
+        impressions.ImpressionsOptions(
+            file=log, out=tmp_path / "x", context_features=("slot",), extend=old
+        ),
+        label="slot",
+    )
+    with pytest.raises(UserError, match="--label must be that of that folder, 'label', got 'slot'"):
+        impressions.prepare(wrong)

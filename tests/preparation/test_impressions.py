@@ -1,0 +1,305 @@
+"""Impression logs: whose clicks a row sees, and which split it falls into."""
+
+import gzip
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny_logs import events_of, real_data, write
+
+from dien_jax.data.dataset import open_dataset
+from dien_jax.errors import UserError
+from dien_jax.preparation.pipeline.shown_negatives import shown_negatives
+from dien_jax.preparation.pipeline.splits import request_starts
+from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
+
+HEADER = "user,item,label,slot,timestamp\n"
+LOG = HEADER + "".join(
+    f"{user},i{(3 * time + place) % 8},{int(place == time % 3)},s{place},{time}\n"
+    for user in ("ann", "bob", "cat")
+    for time in range(5)
+    for place in range(3)
+)
+
+
+def options(file: Path, **changes) -> ImpressionsOptions:
+    return ImpressionsOptions(**{"file": file, "out": file.parent / "data", **changes})
+
+
+def make(file: Path, **changes):
+    chosen = options(file, **changes)
+    summary = prepare(chosen)
+    return open_dataset(chosen.out), summary
+
+
+def rows(dataset, split: str) -> list[tuple[str, str, int, list[int]]]:
+    """User, item, label and the times of the history of every example."""
+    examples, items, groups = dataset.splits[split], dataset.vocabulary("item"), dataset.groups()
+    return [
+        (
+            groups[examples.group[row]],
+            items[examples.item[row]],
+            int(examples.label[row]),
+            dataset.event_timestamp[
+                dataset.event_offsets[examples.sequence[row]] : examples.history_end[row]
+            ].tolist(),
+        )
+        for row in range(len(examples.label))
+    ]
+
+
+def test_a_row_sees_the_clicks_of_strictly_smaller_times(tmp_path):
+    dataset, summary = make(write(tmp_path, LOG), valid_from="3", test_from="4")
+    ann = [row for row in rows(dataset, "train") if row[0] == "ann"]
+    assert [row[3] for row in ann] == [[]] * 3 + [[0]] * 3 + [[0, 1]] * 3
+    assert [row[2] for row in ann] == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert [row[3] for row in rows(dataset, "test")] == [[0, 1, 2, 3]] * 9
+    assert events_of(dataset)["ann"][:3] == ["i0", "i4", "i0"]
+    assert dataset.popularity.sum() == 9, "clicks of training rows"
+    assert any(line.startswith("train: 27 examples of 3 users, 9 positive") for line in summary)
+    assert any("9 empty" in line for line in summary)
+
+
+def test_a_users_first_click_has_an_empty_history_and_users_without_clicks_stay(tmp_path):
+    file = write(tmp_path, HEADER + "a,x,1,s,1\nb,x,0,s,1\nb,y,0,s,5\na,y,0,s,5\n")
+    dataset, _ = make(file, valid_from="2", test_from="2")
+    assert np.diff(dataset.event_offsets).tolist() == [1, 0]
+    assert rows(dataset, "train") == [("a", "x", 1, []), ("b", "x", 0, [])]
+    assert rows(dataset, "test") == [("a", "", 0, [1]), ("b", "", 0, [])]
+
+
+def test_last_event_holds_out_whole_requests(tmp_path):
+    dataset, _ = make(write(tmp_path, LOG), split="last-event")
+    assert {name: len(examples.label) for name, examples in dataset.splits.items()} == {
+        "train": 27,
+        "valid": 9,
+        "test": 9,
+    }
+    assert all(len(row[3]) == 4 for row in rows(dataset, "test"))
+
+
+def test_by_user_holds_out_all_rows_of_a_user(tmp_path):
+    dataset, _ = make(write(tmp_path, LOG), split="by-user", valid_share=0.3, test_share=0.3)
+    users = [{row[0] for row in rows(dataset, name)} for name in ("train", "valid", "test")]
+    assert [len(group) for group in users] == [1, 1, 1]
+    assert len(set.union(*users)) == 3
+    assert dataset.vocabulary("user") == ["", *users[0]]
+
+
+def test_a_time_that_straddles_the_border_goes_to_the_later_side(tmp_path):
+    dataset, _ = make(write(tmp_path, LOG), valid_share=0.0, test_share=0.25)
+    assert dataset.meta["split"]["test_from"] == 3
+    assert len(dataset.splits["test"].label) == 18
+    assert len(dataset.splits["valid"].label) == 0
+
+
+def test_context_features_follow_their_rows(tmp_path):
+    header = "user,item,label,slot,price,tags,timestamp\n"
+    lines = ["a,x,0,top,10,p|q,1", "a,y,1,low,30,,1", "b,x,0,top,,q,2", "b,y,0,new,70,z|q,9"]
+    dataset, _ = make(
+        write(tmp_path, header + "\n".join(lines)),
+        context_features=("slot", "price:numeric", "tags:multivalued"),
+        valid_from="5",
+        test_from="8",
+    )
+    assert dataset.vocabulary("slot") == ["", "top", "low"]
+    assert dataset.vocabulary("tags") == ["", "q", "p"]
+    train, test = dataset.splits["train"].context, dataset.splits["test"].context
+    assert train["slot"].values.tolist() == [1, 2, 1]
+    assert train["price"].values.tolist() == [-1.0, 1.0, 0.0]
+    assert train["tags"].values.tolist() == [2, 1, 1]
+    assert train["tags"].offsets.tolist() == [0, 2, 2, 3]
+    assert test["slot"].values.tolist() == [0]
+    assert test["price"].values.tolist() == [5.0]
+    assert test["tags"].values.tolist() == [0, 1]
+    price = dataset.schema.context[1]
+    assert (price.mean, price.deviation) == (20.0, 10.0)
+
+
+def test_min_count_counts_training_rows(tmp_path):
+    lines = "a,x,0,s,1\na,x,0,s,2\na,y,1,s,3\nb,z,1,s,4\n"
+    dataset, _ = make(write(tmp_path, HEADER + lines), min_count=2, valid_from="5", test_from="5")
+    assert dataset.vocabulary("item") == ["", "x"]
+    assert dataset.vocabulary("user") == ["", "a"]
+    assert dataset.popularity.tolist() == [2, 0]
+
+
+SHOWN = (
+    HEADER
+    + """\
+a,x,1,s,1
+a,z,0,s,1
+a,y,0,s,1
+a,z,0,s,1
+a,x,0,s,1
+b,w,1,s,1
+b,x,0,s,1
+b,z,0,s,2
+a,y,0,s,2
+a,x,1,s,2
+a,z,0,s,2
+a,y,1,s,2
+a,z,1,s,3
+b,new,0,s,4
+b,w,0,s,4
+b,x,1,s,4
+"""
+)
+
+
+def negatives_of(dataset):
+    """User, time and raw item of every event, and the raw items beside it."""
+    items, (values, offsets) = dataset.vocabulary("item"), dataset.event_negatives
+    users = np.repeat(dataset.groups(), np.diff(dataset.event_offsets))
+    return [
+        (user, time, items[item], [items[k] for k in values[offsets[event] : offsets[event + 1]]])
+        for event, (user, time, item) in enumerate(
+            zip(users.tolist(), dataset.event_timestamp, dataset.event_item, strict=True)
+        )
+    ]
+
+
+def test_a_click_comes_with_what_its_request_showed_and_nobody_clicked(tmp_path):
+    dataset, summary = make(write(tmp_path, SHOWN), valid_from="4", test_from="4")
+    assert dataset.vocabulary("item") == ["", "z", "x", "y", "w"]  # by training rows
+    assert negatives_of(dataset) == [
+        ("a", 1, "x", ["z", "y"]),
+        ("a", 2, "x", ["z"]),
+        ("a", 2, "y", ["z"]),
+        ("a", 3, "z", []),
+        ("b", 1, "w", ["x"]),
+        ("b", 4, "x", ["w"]),  # no "new", which training does not know
+    ]
+    assert any("5 of 6 clicks have items that were shown" in line for line in summary)
+    assert any("not clicked, 1.2 on average" in line for line in summary)
+
+
+def test_items_too_rare_for_a_row_are_no_negatives(tmp_path):
+    dataset, _ = make(write(tmp_path, SHOWN), valid_from="4", test_from="4", min_count=4)
+    assert dataset.vocabulary("item") == ["", "z", "x"]
+    assert [(item, shown) for _, _, item, shown in negatives_of(dataset)] == [
+        ("x", ["z"]),
+        ("x", ["z"]),
+        ("", ["z"]),
+        ("z", []),
+        ("", ["x"]),
+        ("x", []),
+    ]
+
+
+def test_without_anything_passed_over_there_is_no_column(tmp_path):
+    lines = "a,x,1,s,1\na,y,1,s,1\na,y,0,s,2\nb,x,0,s,1\nb,y,1,s,3\n"
+    dataset, summary = make(write(tmp_path, HEADER + lines), valid_from="9", test_from="9")
+    assert dataset.event_negatives is None
+    assert not (dataset.path / "events" / "negatives").exists()
+    assert summary[-1] == "no click has an item that was shown at the same time and not clicked"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 3), st.integers(0, 4), st.integers(0, 1)),
+    ).map(lambda log: sorted(log, key=lambda row: row[:2]))
+)
+def test_negatives_are_those_of_a_plain_search(log):
+    user, time, item, label = np.array(log, np.int64).reshape(-1, 4).T
+    offsets = np.searchsorted(user, np.arange(3))
+    found = shown_negatives(
+        item.astype(np.int32), label.astype(np.int8), request_starts(time, offsets), 5
+    )
+    assert [found.values[start:end].tolist() for start, end in pairwise(found.offsets)] == [
+        sorted(
+            {i for u, t, i, c in log if (u, t, c) == (*request, 0)}
+            - {i for u, t, i, c in log if (u, t, c) == (*request, 1)}
+            - {0}
+        )
+        for *request, _, clicked in log
+        if clicked
+    ]
+
+
+@pytest.mark.parametrize("label", ["2", "0.5", "yes", ""])
+def test_a_label_other_than_0_and_1_is_malformed(tmp_path, label):
+    file = write(tmp_path, LOG + f"ann,i1,{label},s0,9\n")
+    with pytest.raises(UserError) as caught:
+        prepare(options(file, max_bad_share=0.01))
+    assert f"{file}:47: label '{label}' is not 0 or 1" in str(caught.value)
+
+
+def test_labels_may_be_written_as_numbers_with_a_point(tmp_path):
+    dataset, _ = make(write(tmp_path, LOG.replace(",1,s", ",1.0,s")))
+    assert len(dataset.event_item) == 15
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"label": "click"}, r"no column 'click' \(--label\)"),
+        ({"context_features": ("hour",)}, r"no column 'hour' \(--context-features\)"),
+        ({"valid_from": "0", "test_from": "1"}, "no training examples: --split by-time leaves"),
+    ],
+)
+def test_what_cannot_be_prepared_is_told(tmp_path, changes, match):
+    with pytest.raises(UserError, match=match):
+        prepare(options(write(tmp_path, LOG), **changes))
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize("name", ["label", "sequence", "probability"])
+def test_a_context_feature_cannot_take_the_name_of_a_column(tmp_path, name):
+    with pytest.raises(UserError, match="that name is taken by a column of every example"):
+        options(tmp_path / "log.csv", context_features=(name,))
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(0, 1), st.integers(0, 4)
+        ),
+        min_size=6,
+    ),
+    st.sampled_from(["by-user", "last-event", "by-time"]),
+)
+def test_no_row_sees_its_own_request_or_later(tmp_path_factory, log, split):
+    tmp_path = tmp_path_factory.mktemp("log")
+    file = write(tmp_path, HEADER + "".join(f"{u},{i},{c},s{t},{t}\n" for u, i, c, t in log))
+    try:
+        dataset, _ = make(file, split=split, context_features=("slot",))
+    except UserError:
+        assert not (tmp_path / "data").exists()
+        return
+    clicks = {user: [t for u, _, c, t in log if u == user and c] for user in "ab"}
+    found = 0
+    for name, examples in dataset.splits.items():
+        slots = dataset.vocabulary("slot")
+        for row, (user, _, _, history) in enumerate(rows(dataset, name)):
+            slot = slots[examples.context["slot"].values[row]]
+            if slot:
+                time = int(slot[1:])
+                assert history == sorted(t for t in clicks[user] if t < time)
+            found += 1
+    assert found == len(log)
+    for start, end in pairwise(dataset.event_offsets):
+        assert (np.diff(dataset.event_timestamp[start:end]) >= 0).all()
+
+
+@pytest.mark.slow
+def test_taobao_prepares_with_purchases_as_clicks(tmp_path):
+    source = real_data("taobao", "UserBehavior_2h.csv.gz")
+    with gzip.open(source, "rt") as lines:
+        text = "".join(
+            line.replace(",pv,", ",0,").replace(",buy,", ",1,").replace(",cart,", ",1,")
+            for line in lines
+            if ",fav," not in line
+        )
+    dataset, summary = make(
+        write(tmp_path, text),
+        columns=("user", "item", "category", "label", "timestamp"),
+        item_features=("category",),
+    )
+    assert len(dataset.groups()) > 50_000
+    assert not any("malformed" in line for line in summary)

@@ -1,0 +1,245 @@
+"""MovieLens archives in the form of each release: ratings, genres, users, and by name."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+from support.tiny_logs import events_of
+from support.web import status, web_server
+
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError
+from dien_jax.preparation.reading import download
+from dien_jax.preparation.sources import movielens
+from dien_jax.preparation.sources.movielens import MovielensOptions, prepare
+from dien_jax.prepare import main
+
+RATINGS = [
+    (user, 1 + (user + time) % 5, 1 + time % 5, 10 * time)
+    for user in (1, 2, 3)
+    for time in range(5)
+]
+"""User, movie, rating and time; user 1 rates movies 2, 3, 4, 5, 1 with 1, 2, 3, 4, 5."""
+
+FILES_100K = {
+    "u.data": "".join(f"{u}\t{m}\t{r}\t{t}\n" for u, m, r, t in RATINGS),
+    "u.genre": "unknown|0\nAction|1\nComedy|2\nDrama|3\n\n",
+    "u.item": "".join(
+        f"{movie}|Café {movie} (1995)|01-Jan-1995||http://x/|{flags}\n"
+        for movie, flags in enumerate(["0|1|1|0", "0|0|0|1", "1|0|0|0", "0|1|0|0", "0|0|1|1"], 1)
+    ),
+    "u.user": "1|7|M|student|85711\n2|53|F|other|94043\n3|18|M|writer|32067\n",
+    "README": "not read",
+}
+FILES_1M = {
+    "ratings.dat": "".join(f"{u}::{m}::{r}::{t}\n" for u, m, r, t in RATINGS),
+    "movies.dat": "1::Toy::Story (1995)::Action|Comedy\n2::É (1996)::Drama\n3::C::Film-Noir\n"
+    "4::D::Action\n",
+    "users.dat": "1::M::1::10::48067\n2::F::50::16::70072\n3::M::18::20::55117\n",
+}
+FILES_CSV = {
+    "ratings.csv": "userId,movieId,rating,timestamp\n"
+    + "".join(f"{u},{m},{r - 0.5},{t}\n" for u, m, r, t in RATINGS),
+    "movies.csv": "movieId,title,genres\n"
+    '1,"American President, The (1995)",Comedy|Drama|Romance\n'
+    "2,Nada (1995),(no genres listed)\n"
+    '3,"Quote ""this"" (1995)",IMAX\n',
+    "tags.csv": "not read",
+}
+
+
+def archive(tmp_path: Path, name: str, files: dict[str, str], **changes: str | None) -> Path:
+    file = tmp_path / f"ml-{name}.zip"
+    encoding = "latin-1" if name in ("100k", "1m") else "utf-8"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for member, text in {**files, **changes}.items():
+            if text is not None:
+                packed.writestr(f"ml-{name}/{member}", text.encode(encoding))
+    return file
+
+
+def make(tmp_path: Path, name: str, files: dict[str, str], **changes) -> tuple[Dataset, list[str]]:
+    file = archive(tmp_path, name, files)
+    options = MovielensOptions(
+        **{"out": tmp_path / "data", "name": name, "source": file, **changes}
+    )
+    summary = prepare(options)
+    return open_dataset(options.out), summary
+
+
+def genres(dataset: Dataset) -> dict[str, list[str]]:
+    column, names = dataset.items["genres"], dataset.vocabulary("genres")
+    return {
+        movie: [names[k] for k in column.values[column.offsets[row] : column.offsets[row + 1]]]
+        for row, movie in enumerate(dataset.vocabulary("item"))
+    }
+
+
+def users(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    return {
+        user: tuple(
+            dataset.vocabulary(name)[dataset.users[name].values[row]]
+            for name in ("gender", "age_group", "occupation")
+        )
+        for row, user in enumerate(dataset.vocabulary("user"))
+        if user
+    }
+
+
+def test_100k_has_flags_for_genres_and_users_by_age(tmp_path):
+    dataset, _ = make(tmp_path, "100k", FILES_100K)
+    assert events_of(dataset)["1"][:3] == ["2", "3", "4"]
+    found = genres(dataset)
+    assert (found["2"], found["3"], found["4"]) == (["Drama"], [], ["Action"])
+    assert users(dataset) == {
+        "1": ("M", "1", "student"),
+        "2": ("F", "50", "other"),
+        "3": ("M", "18", "writer"),
+    }
+
+
+def test_1m_has_double_colons_latin_1_and_users(tmp_path):
+    dataset, _ = make(tmp_path, "1m", FILES_1M)
+    found = genres(dataset)
+    assert (found["2"], found["3"], found["4"]) == (["Drama"], ["Film-Noir"], ["Action"])
+    assert found["5"] == [], "not among the movies"
+    assert users(dataset)["2"] == ("F", "50", "16")
+    assert [len(items) for items in events_of(dataset).values()] == [5, 5, 5], "all are events"
+    assert dataset.meta["split"]["policy"] == "last-event"
+    source = dataset.meta["source"]
+    assert (source["name"], source["set"], source["min_rating"]) == ("movielens", "1m", None)
+    digest = hashlib.sha256((tmp_path / "ml-1m.zip").read_bytes()).hexdigest()
+    assert source["files"] == {"ml-1m.zip": digest}
+
+
+@pytest.mark.parametrize("name", ["20m", "32m"])
+def test_later_sets_are_csv_with_quoted_titles_and_no_users(tmp_path, name):
+    dataset, _ = make(tmp_path, name, FILES_CSV, split="by-time", valid_share=0.0, test_share=0.2)
+    found = genres(dataset)
+    assert (found["1"], found["2"], found["3"]) == (["Comedy", "Drama", "Romance"], [], ["IMAX"])
+    assert [feature.name for feature in dataset.schema.user] == ["user"]
+
+
+def test_min_rating_keeps_ratings_from_there_on(tmp_path):
+    dataset, summary = make(tmp_path, "1m", FILES_1M, min_rating=3.0, split="by-user")
+    assert {user: len(items) for user, items in events_of(dataset).items()} == {
+        "1": 3, "2": 3, "3": 3
+    }  # fmt: skip
+    assert "6 of 15 ratings are below --min-rating 3 and were left out" in summary
+    assert dataset.meta["source"]["min_rating"] == 3
+
+
+@pytest.mark.parametrize("least", [0.0, 5.5, -1.0])
+def test_a_min_rating_that_no_rating_has_is_refused(tmp_path, least):
+    with pytest.raises(UserError, match="--min-rating must be above 0 and at most 5"):
+        MovielensOptions(out=tmp_path, name="1m", min_rating=least)
+
+
+MALFORMED = {
+    "ratings.dat": {
+        "1::2::3": "expected 4 values, found 3",
+        "1::2::good::30": "could not convert string to float: 'good'",
+        "1::2::nan::30": "the rating 'nan' is not a number",
+        "1::2::3::soon": "timestamp 'soon' is not a whole number",
+    },
+    "movies.dat": {"9::A movie": "expected 3 values, found 2"},
+    "users.dat": {"1::M::1": "expected 5 values, found 3"},
+}
+
+
+def test_malformed_lines_are_told_by_archive_file_and_number(tmp_path):
+    changed = {
+        member: text + "".join(f"{line}\n" for line in MALFORMED[member])
+        for member, text in FILES_1M.items()
+    }
+    dataset, summary = make(tmp_path, "1m", changed, max_bad_share=0.3)
+    assert len(dataset.event_item) == len(RATINGS)
+    for member, lines in MALFORMED.items():
+        for number, reason in enumerate(lines.values(), FILES_1M[member].count("\n") + 1):
+            shown = f"{tmp_path}/ml-1m.zip/ml-1m/{member}:{number}: "
+            assert any(shown in line and reason in line for line in summary), reason
+
+
+def test_flags_other_than_0_and_1_are_malformed(tmp_path):
+    changed = {**FILES_100K, "u.item": FILES_100K["u.item"].replace("0|0|0|1", "0|0|2|1")}
+    _, summary = make(tmp_path, "100k", changed, max_bad_share=0.3)
+    assert any("u.item:2: the genres should be flags of 0 and 1" in line for line in summary)
+
+
+def test_the_archive_of_another_set_is_told(tmp_path):
+    file = archive(tmp_path, "100k", FILES_100K)
+    with pytest.raises(UserError, match=r"holds no ml-1m/ratings.dat; its files are ml-100k/u"):
+        prepare(MovielensOptions(out=tmp_path / "data", name="1m", source=file))
+    assert not (tmp_path / "data").exists()
+
+
+def test_another_header_is_told(tmp_path):
+    changed = {**FILES_CSV, "ratings.csv": "user,movie\n1,2\n"}
+    with pytest.raises(
+        UserError, match=r"ratings\.csv:1: expected 'userId,movieId,rating,timestamp'"
+    ):
+        make(tmp_path, "20m", changed)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"text", "the archive is cut off or damaged after line 0"),
+        (None, "cannot be read: No such"),
+    ],
+)
+def test_what_is_no_archive_is_told(tmp_path, content, match):
+    file = tmp_path / "ml-1m.zip"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=match):
+        prepare(MovielensOptions(out=tmp_path / "data", name="1m", source=file))
+
+
+def test_a_damaged_archive_is_told(tmp_path):
+    file = archive(tmp_path, "1m", {**FILES_1M, "ratings.dat": FILES_1M["ratings.dat"] * 200})
+    content = bytearray(file.read_bytes())
+    content[60] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"ml-1m/ratings.dat: the archive is cut off or damaged"):
+        prepare(MovielensOptions(out=tmp_path / "data", name="1m", source=file))
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(download, "PATIENCE", download.Patience(0.3, 2, 0.01))
+    with web_server() as server:
+        monkeypatch.setattr(movielens, "FOLDER", server.url)
+        yield server
+
+
+def test_a_set_is_downloaded_by_name(tmp_path, web, capsys):
+    web.content = archive(tmp_path, "1m", FILES_1M).read_bytes()
+    assert main(["movielens", "--name", "1m", "--out", str(tmp_path / "data")]) == 0
+    assert web.paths == ["/ml-1m.zip"]
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == f"dataset folder: {tmp_path / 'data'}"
+    assert "MovieLens by GroupLens" in err
+    assert f"{web.url}/ml-1m-README.txt" in err
+    found = tmp_path / "cache" / "dien_jax" / "downloads" / "movielens" / "ml-1m.zip"
+    assert found.read_bytes() == web.content
+    dataset = open_dataset(tmp_path / "data")
+    assert dataset.meta["source"]["files"]["ml-1m.zip"] == hashlib.sha256(web.content).hexdigest()
+
+
+def test_a_failed_download_is_one_message_and_leaves_no_dataset(tmp_path, web, capsys):
+    web.plan = [status(404)]
+    assert main(["movielens", "--name", "32m", "--out", str(tmp_path / "data")]) == 2
+    err = capsys.readouterr().err
+    assert f"error: {web.url}/ml-32m.zip: the server answered 404 Not Found" in err
+    assert "https://grouplens.org/datasets/movielens/" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_nothing_is_downloaded_for_a_folder_that_exists(tmp_path, web, capsys):
+    (tmp_path / "data").mkdir()
+    assert main(["movielens", "--name", "1m", "--out", str(tmp_path / "data")]) == 2
+    assert web.requests == []

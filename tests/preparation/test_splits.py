@@ -1,0 +1,182 @@
+"""Splits: which events are examples of which split, and that none of them looks ahead."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dien_jax.data.metadata import SPLITS
+from dien_jax.errors import UserError
+from dien_jax.preparation.pipeline import splits
+
+
+@st.composite
+def logs(draw):
+    """Timestamps grouped by sequence, with many ties, and the sequences' offsets."""
+    sequences = draw(st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=8))
+    offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
+    timestamp = np.array([t for times in sequences for t in sorted(times)], np.int64)
+    return timestamp, offsets
+
+
+def arrays(*sequences):
+    offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
+    return np.array([t for times in sequences for t in times], np.int64), offsets
+
+
+def history(target, offsets):
+    start = offsets[splits.sequence_of(np.array([target]), offsets)[0]]
+    return np.arange(start, target)
+
+
+def as_lists(targets):
+    return {name: events.tolist() for name, events in targets.items()}
+
+
+@given(logs(), st.integers(0, 3), st.sampled_from([(0.1, 0.1), (0.3, 0.3), (0.0, 0.5)]))
+def test_no_history_holds_an_event_later_than_its_target(log, seed, shares):
+    timestamp, offsets = log
+    valid_share, test_share = shares
+    borders = splits.time_borders(timestamp, valid_share=valid_share, test_share=test_share)
+    policies = (
+        splits.by_user(offsets, valid_share=valid_share, test_share=test_share, seed=seed),
+        splits.last_event(offsets),
+        splits.by_time(timestamp, offsets, borders),
+    )
+    for policy in policies:
+        targets = np.concatenate([policy[name] for name in SPLITS])
+        assert len(np.unique(targets)) == len(targets)
+        for target in targets:
+            before = history(target, offsets)
+            assert len(before) >= 1
+            assert (timestamp[before] <= timestamp[target]).all()
+
+
+@given(logs(), st.integers(0, 7), st.integers(0, 7))
+def test_by_time_never_puts_an_event_of_a_later_side_into_a_history(log, first, second):
+    timestamp, offsets = log
+    borders = splits.Borders(min(first, second), max(first, second))
+    policy = splits.by_time(timestamp, offsets, borders)
+    for split, border in (("train", borders.valid), ("valid", borders.test)):
+        for target in policy[split]:
+            assert timestamp[target] < border
+            assert (timestamp[history(target, offsets)] < border).all()
+    assert (timestamp[policy["valid"]] >= borders.valid).all()
+    assert (timestamp[policy["test"]] >= borders.test).all()
+    examples = sum(len(events) for events in policy.values())
+    assert examples == sum(max(length - 1, 0) for length in np.diff(offsets))
+
+
+@given(logs())
+def test_last_event_never_trains_on_a_users_last_two_events(log):
+    _, offsets = log
+    policy = splits.last_event(offsets)
+    trained = splits.training_events(policy["train"], offsets)
+    for start, end in pairwise(offsets):
+        assert not trained[max(start, end - 2) : end].any()
+        if end - start >= 4:
+            assert trained[start : end - 2].all()
+
+
+@given(logs(), st.integers(0, 3))
+def test_by_user_leaves_every_event_of_a_held_out_user_out_of_training(log, seed):
+    _, offsets = log
+    policy = splits.by_user(offsets, valid_share=0.3, test_share=0.3, seed=seed)
+    trained = splits.training_events(policy["train"], offsets)
+    for split in SPLITS:
+        for target in policy[split]:
+            sequence = splits.sequence_of(np.array([target]), offsets)[0]
+            assert target == offsets[sequence + 1] - 1
+            events = slice(offsets[sequence], offsets[sequence + 1])
+            assert (trained[events] == (split == "train")).all()
+
+
+@given(logs(), st.data())
+def test_impression_histories_hold_exactly_the_clicks_strictly_before(log, data):
+    timestamp, offsets = log
+    rows = len(timestamp)
+    label = np.array(data.draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows)), np.int8)
+    ends = splits.click_histories(timestamp, label, offsets)
+    clicks = np.flatnonzero(label)
+    click_offsets = np.concatenate([[0], np.cumsum(label)])[offsets]
+    for sequence, (start, end) in enumerate(pairwise(offsets)):
+        for row in range(start, end):
+            seen = clicks[click_offsets[sequence] : ends[row]]
+            expected = [c for c in clicks if start <= c < end and timestamp[c] < timestamp[row]]
+            assert seen.tolist() == expected
+
+
+@given(logs())
+def test_last_time_keeps_the_rows_of_one_request_together(log):
+    timestamp, offsets = log
+    sides = splits.last_time_sides(timestamp, offsets)
+    for start, end in pairwise(offsets):
+        times = sorted(set(timestamp[start:end].tolist()))
+        for row in range(start, end):
+            from_end = len(times) - 1 - times.index(timestamp[row])
+            assert sides[row] == max(2 - from_end, 0)
+
+
+def test_last_event_gives_short_users_the_later_splits_first():
+    _, offsets = arrays([1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [])
+    assert as_lists(splits.last_event(offsets)) == {
+        "train": [7],
+        "valid": [4, 8],
+        "test": [2, 5, 9],
+    }
+
+
+def test_by_user_splits_users_by_the_given_shares_and_only_those_with_a_history():
+    _, offsets = arrays(*([[1, 2, 3]] * 10), *([[1]] * 5))
+    policy = splits.by_user(offsets, valid_share=0.2, test_share=0.3, seed=0)
+    assert {name: len(events) for name, events in policy.items()} == {
+        "train": 5,
+        "valid": 2,
+        "test": 3,
+    }
+
+
+def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another():
+    _, offsets = arrays(*([[1, 2]] * 100))
+    drawn = [
+        as_lists(splits.by_user(offsets, valid_share=0.2, test_share=0.2, seed=seed))
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+
+
+def test_time_borders_leave_the_last_shares_and_keep_ties_on_the_later_side():
+    even = np.arange(10, dtype=np.int64)
+    assert splits.time_borders(even, valid_share=0.2, test_share=0.1) == (7, 9)
+    tied = np.array([1, 2, 3, 4, 5, 6, 7, 7, 7, 9], np.int64)
+    assert splits.time_borders(tied, valid_share=0.2, test_share=0.2) == (7, 7)
+    assert splits.time_borders(even, valid_share=0.0, test_share=0.0) == (10, 10)
+
+
+def test_tied_last_events_are_told():
+    timestamp, offsets = arrays([1, 2, 3], [1, 2, 2], [1, 1, 2], [5])
+    policy = splits.last_event(offsets)
+    assert splits.tied_targets(policy["test"], timestamp, offsets).tolist() == [1]
+    assert splits.tied_targets(policy["valid"], timestamp, offsets).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("valid_share", "test_share", "message"),
+    [
+        (-0.1, 0.1, "--valid-share must be at least 0 and below 1, got -0.1"),
+        (0.1, 1.0, "--test-share must be at least 0 and below 1, got 1.0"),
+        (0.5, 0.5, "leave something to train on"),
+        (float("nan"), 0.1, "--valid-share must be"),
+    ],
+)
+def test_shares_that_leave_nothing_are_refused(valid_share, test_share, message):
+    with pytest.raises(UserError, match=message):
+        splits.check_shares(valid_share, test_share)
+
+
+def test_borders_the_wrong_way_round_are_refused():
+    with pytest.raises(UserError, match="--test-from must not lie before --valid-from"):
+        splits.check_borders(splits.Borders(5, 4))

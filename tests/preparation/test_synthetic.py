@@ -1,0 +1,252 @@
+"""Simulated users: what is known about them holds, and order matters."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.schema import MultiValued
+from dien_jax.errors import UserError
+from dien_jax.metrics.scores import auc, logloss
+from dien_jax.preparation.sources import synthetic
+from dien_jax.preparation.sources.simulation import (
+    JUMP,
+    NOISE,
+    SKIP,
+    Simulated,
+    World,
+    make_world,
+    simulate,
+)
+from dien_jax.preparation.sources.synthetic import SyntheticOptions, prepare
+
+
+def make(out: Path, **options: Any) -> Dataset:
+    prepare(SyntheticOptions(out, **({"users": 2000} | options)))
+    return open_dataset(out)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make(tmp_path_factory.mktemp("synthetic") / "data")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return make_world(400, 20, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def simulated(world: World) -> Simulated:
+    return simulate(world, 1500, 4, np.random.default_rng(1))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_seed_alone_decides_the_folder(tmp_path: Path) -> None:
+    first = contents(make(tmp_path / "a", users=200).path)
+    assert first == contents(make(tmp_path / "b", users=200).path)
+    other = contents(make(tmp_path / "c", users=200, seed=1).path)
+    for name in ("events/item/values.npy", "examples/train/label/values.npy"):
+        assert first[name] != other[name]
+
+
+def test_sizes_are_those_asked_for(tmp_path: Path) -> None:
+    data = make(tmp_path / "a", users=150, items=77, categories=5, examples_per_user=3)
+    assert data.schema.num_items == 78
+    assert data.schema.item[1].size == 6
+    assert [len(rows.label) for rows in data.splits.values()] == [360, 45, 45]
+    assert len(data.event_offsets) == 151
+
+
+def test_smallest_sizes_work(tmp_path: Path) -> None:
+    make(tmp_path / "a", users=20, items=48, categories=4, examples_per_user=1)
+
+
+def test_users_are_simulated_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "CHUNK_USERS", 64)
+    data = make(tmp_path / "a", users=150)
+    groups = np.concatenate([rows.group for rows in data.splits.values()])
+    assert np.bincount(groups).tolist() == [8] * 150
+
+
+def test_best_possible_scores_are_those_of_the_true_probabilities(data: Dataset) -> None:
+    for split in ("valid", "test"):
+        rows = data.splits[split]
+        assert rows.probability is not None
+        best = data.meta["best_possible"][split]
+        assert best["auc"] == auc(rows.label, rows.probability)
+        assert best["logloss"] == logloss(rows.label, rows.probability)
+        assert 0.85 < best["auc"] < 0.94
+
+
+def test_labels_are_drawn_from_the_true_probabilities(simulated: Simulated) -> None:
+    order = np.argsort(simulated.probability)
+    for part in np.array_split(order, 10):
+        chance = simulated.probability[part].astype(np.float64)
+        spread = np.sqrt((chance * (1 - chance)).sum())
+        assert abs(simulated.label[part].sum() - chance.sum()) < 4 * spread
+
+
+def test_popularity_alone_says_little(data: Dataset) -> None:
+    rows = data.splits["train"]
+    score = auc(rows.label, data.popularity[rows.item])
+    assert score is not None
+    assert 0.45 < score < 0.62
+
+
+def test_popularity_is_heavy_tailed_and_counts_training_users_only(data: Dataset) -> None:
+    users = np.unique(data.splits["train"].sequence)
+    counts = np.zeros(data.schema.num_items, np.int64)
+    for user in users:
+        events = data.event_item[data.event_offsets[user] : data.event_offsets[user + 1]]
+        counts += np.bincount(events, minlength=len(counts))
+    assert data.popularity.tolist() == counts.tolist()
+    ranked = np.sort(counts)[::-1]
+    assert ranked[:40].sum() > 0.33 * counts.sum()
+    assert ranked[0] > 10 * np.median(counts)
+
+
+def test_users_are_split_whole_and_held_out_ones_have_no_row(data: Dataset) -> None:
+    groups = {split: set(rows.group.tolist()) for split, rows in data.splits.items()}
+    assert [len(groups[split]) for split in ("train", "valid", "test")] == [1600, 200, 200]
+    assert not groups["train"] & groups["valid"]
+    assert not groups["train"] & groups["test"]
+    assert not groups["valid"] & groups["test"]
+    for split in ("valid", "test"):
+        assert not data.splits[split].user.any()
+
+
+def test_unknown_user_is_trained(data: Dataset) -> None:
+    train = data.splits["train"]
+    assert 0.05 < (train.user == 0).mean() < 0.15
+    names, users = data.groups(), data.vocabulary("user")
+    assert all(
+        user == 0 or users[user] == names[group]
+        for user, group in zip(train.user, train.group, strict=True)
+    )
+
+
+def test_histories_are_of_all_lengths(simulated: Simulated) -> None:
+    assert (simulated.length == 0).mean() > 0.01
+    assert (simulated.length == 1).mean() > 0.01
+    assert 14 <= np.median(simulated.length) <= 20
+    assert simulated.length.max() == 100
+    assert simulated.history.max() == 100
+    assert (simulated.history <= simulated.length[simulated.user]).all()
+    assert (simulated.history.reshape(-1, 4)[:, -1] == simulated.length).all()
+
+
+def test_every_kind_of_feature_is_there(data: Dataset) -> None:
+    schema = data.schema
+    names = [feature.name for feature in (*schema.item, *schema.user, *schema.context)]
+    assert names == ["item", "category", "tags", "price", "user", "segment", "slot"]
+    tables = data.item_tables()
+    tags = tables["tags"]
+    assert isinstance(tags, MultiValued)
+    assert set(np.asarray(tags.count).tolist()) == {0, 1, 2, 3}
+    for values, count in zip(np.asarray(tags.values), np.asarray(tags.count), strict=True):
+        assert len(set(values[:count].tolist())) == count, "tags of an item differ"
+    price = np.asarray(tables["price"])
+    assert price[0] == 0
+    known = price[price != 0]
+    assert 2 < len(price) - len(known) < 25
+    assert abs(known.mean()) < 1e-5
+    assert abs(known.std() - 1) < 1e-3
+    assert set(np.unique(data.users["segment"].values[1:]).tolist()) == {1, 2, 3}
+    slots = np.asarray(data.context_rows("test", np.arange(100))["slot"])
+    assert set(slots.tolist()) == {1, 2, 3}
+
+
+def test_slot_and_price_move_clicks(world: World, simulated: Simulated) -> None:
+    top, bottom = (simulated.probability[simulated.slot == slot].mean() for slot in (0, 2))
+    assert top > bottom + 0.05
+    budget = simulated.segment[simulated.user] == 0
+    price = world.price[simulated.item]
+    dear, cheap = (
+        simulated.probability[budget & chosen].mean() for chosen in (price > 30, price < 15)
+    )
+    assert cheap > dear + 0.05
+
+
+def sequences(simulated: Simulated) -> list[np.ndarray]:
+    return np.split(simulated.event_item, np.cumsum(simulated.length)[:-1])
+
+
+def test_interests_stay_and_evolve_along_their_paths(world: World, simulated: Simulated) -> None:
+    stayed, strides = [], []
+    for events in sequences(simulated):
+        category, place = world.category[events], world.place[events]
+        same = category[1:] == category[:-1]
+        stayed.append(same)
+        step = (place[1:] - place[:-1])[same] % world.places[category[1:][same]]
+        strides.append(step)
+    share = np.concatenate(stayed).mean()
+    assert abs(share - (1 - JUMP) * (1 - NOISE) ** 2) < 0.03
+    stride = np.bincount(np.concatenate(strides))
+    assert stride[1] / stride.sum() == pytest.approx(1 - SKIP, abs=0.03)
+    assert stride[2] / stride.sum() == pytest.approx(SKIP, abs=0.03)
+
+
+def read_in_order(world: World, simulated: Simulated, row: int, events: np.ndarray) -> float:
+    """Scores a candidate by the last event of its category: is it just ahead, and is that now?"""
+    item = simulated.item[row]
+    same = events[world.category[events] == world.category[item]]
+    if not len(same):
+        return -2.0
+    ahead = (world.place[item] - world.place[same[-1]]) % world.places[world.category[item]]
+    return float((same[-1] == events[-1]) + 1.5 * (ahead in (1, 2)))
+
+
+def test_order_of_the_history_matters(world: World, simulated: Simulated) -> None:
+    rng = np.random.default_rng(0)
+    past = sequences(simulated)
+    rows = range(len(simulated.label))
+    histories = [past[simulated.user[row]][: simulated.history[row]] for row in rows]
+    ordered = auc(
+        simulated.label, np.array([read_in_order(world, simulated, r, histories[r]) for r in rows])
+    )
+    shuffled = auc(
+        simulated.label,
+        np.array([read_in_order(world, simulated, r, rng.permutation(histories[r])) for r in rows]),
+    )
+    assert ordered is not None
+    assert shuffled is not None
+    assert ordered > 0.8
+    assert ordered > shuffled + 0.08
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"users": 19}, "--users must be at least 20, got 19"),
+        ({"categories": 3}, "--categories must be at least 4, got 3"),
+        ({"items": 100}, "--items must be at least 240, got 100"),
+        ({"examples_per_user": 0}, "--examples-per-user must be at least 1, got 0"),
+        ({"seed": -1}, "--seed must be at least 0, got -1"),
+    ],
+)
+def test_sizes_that_make_no_world_are_refused(
+    tmp_path: Path, options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        SyntheticOptions(tmp_path / "a", **options)
+
+
+def test_existing_target_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        prepare(SyntheticOptions(tmp_path))
+
+
+def test_report_tells_the_best_possible_auc(tmp_path: Path) -> None:
+    report = prepare(SyntheticOptions(tmp_path / "a", users=100))
+    best = open_dataset(tmp_path / "a").meta["best_possible"]["test"]["auc"]
+    assert report[-1] == f"best possible test AUC: {best:.4f}"

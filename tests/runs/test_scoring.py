@@ -1,0 +1,203 @@
+"""Scoring a split, and the command line that does."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import tiny_run
+from support.tiny_run import flags
+
+from dien_jax import evaluate, train
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.loader import Loader
+from dien_jax.metrics.scores import auc
+from dien_jax.training import loop
+from dien_jax.utils.files import read_json
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache():
+    with tiny_run.compilation_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert train.main(flags(data, folder)) == 0
+    return folder
+
+
+def refusal(arguments: list[str], capfd) -> str:
+    assert evaluate.main(arguments) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    return output.err
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_scores_come_in_the_order_of_the_examples(data, batch_size):
+    dataset = open_dataset(data)
+    loader = Loader(
+        dataset,
+        "train",
+        batch_size=batch_size,
+        buckets=(2, 4),
+        max_history=8,
+        order="evaluation",
+    )
+
+    def candidate_and_length(params, batch_stats, tables, batch):
+        return batch.item + batch.lengths / np.float32(16)
+
+    scores = evaluate.predict(candidate_and_length, None, None, None, loader)
+    examples = dataset.splits["train"]
+    lengths = examples.history_end - dataset.event_offsets[examples.sequence]
+    np.testing.assert_array_equal(scores, examples.item + lengths / 16)
+    assert scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_output_is_one_object_with_the_metrics_of_the_result(split, run, capfd):
+    assert evaluate.main([str(run), "--split", split]) == 0
+    output = capfd.readouterr().out
+    assert output.count("\n") == 1
+    assert json.loads(output) == read_json(run / "result.json")[split]
+
+
+def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(run, data, tmp_path, capfd):
+    file = tmp_path / "predictions.csv"
+    assert evaluate.main([str(run), "--predictions", str(file)]) == 0
+    found = json.loads(capfd.readouterr().out)
+    with file.open(newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == ["user", "item", "label", "score"]
+    dataset = open_dataset(data)
+    test = dataset.splits["test"]
+    users, items = dataset.groups(), dataset.vocabulary("item")
+    assert [row[0] for row in rows] == [users[group] for group in test.group]
+    assert [row[1] for row in rows] == [items[item] for item in test.item]
+    assert 'a "quoted", item' in {row[1] for row in rows}
+    labels = np.array([int(row[2]) for row in rows])
+    scores = np.array([float(row[3]) for row in rows]).astype(np.float32)
+    assert auc(labels, scores) == found["auc"]
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+
+
+def test_data_can_have_moved(run, data, tmp_path, capfd):
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert evaluate.main([str(run), "--data", str(moved)]) == 0
+    assert json.loads(capfd.readouterr().out) == read_json(run / "result.json")["test"]
+
+
+def test_evaluation_leaves_the_run_as_it_was(run, capfd):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert evaluate.main([str(run)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_unwritable_predictions_are_refused_before_any_scoring(run, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(evaluate, "predict", None)
+    missing = tmp_path / "missing" / "predictions.csv"
+    message = refusal([str(run), "--predictions", str(missing)], capfd)
+    assert f"{missing} cannot be written: No such file or directory" in message
+
+
+def test_predictions_that_failed_leave_nothing(run, tmp_path, capfd, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluate, "write_predictions", full)
+    file = tmp_path / "predictions.csv"
+    assert "No space left" in refusal([str(run), "--predictions", str(file)], capfd)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoint_of_other_settings_is_refused(run, tmp_path, capfd):
+    folder = shutil.copytree(run, tmp_path / "run")
+    settings = read_json(folder / "config.json")
+    settings["model"]["hidden_size"] = 5
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert "does not fit the configuration" in refusal([str(folder)], capfd)
+
+
+def test_setting_that_does_not_exist_is_refused_with_the_nearest(run, tmp_path, capfd):
+    (tmp_path / "config.json").write_text(
+        (run / "config.json").read_text().replace('"hidden_size"', '"hiden_size"')
+    )
+    message = refusal([str(tmp_path)], capfd)
+    assert "unknown setting 'model.hiden_size'; did you mean 'hidden_size'?" in message
+
+
+def test_data_of_another_schema_is_refused(run, tmp_path, capfd, monkeypatch):
+    schema = tiny_run.SCHEMA
+    monkeypatch.setattr(tiny_run, "SCHEMA", type(schema)(item=schema.item[:1], user=schema.user))
+    monkeypatch.setattr(tiny_run.DatasetWriter, "items", lambda *arguments: None)
+    vocabulary = tiny_run.DatasetWriter.vocabulary
+    monkeypatch.setattr(
+        tiny_run.DatasetWriter,
+        "vocabulary",
+        lambda writer, name, lines: name == "category" or vocabulary(writer, name, lines),
+    )
+    other = tiny_run.write_data(tmp_path / "other")
+    message = refusal([str(run), "--data", str(other)], capfd)
+    assert f"{other} does not fit the run: expected the item features item, category" in message
+
+
+def test_split_of_one_label_gives_null_and_a_warning(run, tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "tiny", test=0)
+    assert evaluate.main([str(run), "--data", str(data)]) == 0
+    output = capfd.readouterr()
+    found = json.loads(output.out)
+    assert (found["auc"], found["gauc"]) == (None, None)
+    assert found["logloss"] > 0
+    assert "warning: the test split has one label only" in output.err
+
+
+def test_split_without_examples_is_refused(run, tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {"test": 0})
+    assert "has no test examples to score" in refusal([str(run), "--data", str(data)], capfd)
+
+
+def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
+    data, tmp_path, capfd, monkeypatch
+):
+    def stop(*arguments):
+        raise loop.NotFiniteError("stopped by the test")
+
+    monkeypatch.setattr(loop.Trainer, "_step", stop)
+    assert train.main(flags(data, tmp_path / "run")) == 1
+    capfd.readouterr()
+    message = refusal([str(tmp_path / "run")], capfd)
+    assert "has no evaluated checkpoint yet" in message
+    assert f"python -m dien_jax.train --resume {tmp_path / 'run'}" in message
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path, capfd):
+    assert "is not a run folder" in refusal([str(tmp_path)], capfd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["runs/x", "--split", "tset"], "test"),
+        (["runs/x", "--prediction", "x.csv"], "--predictions"),
+        ([], "Required options"),
+    ],
+)
+def test_wrong_flag_is_refused_with_what_was_expected(arguments, expected, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(arguments)
+    assert stopped.value.code == 2
+    output = capfd.readouterr()
+    assert expected in output.err
+    assert output.out == ""

@@ -1,0 +1,173 @@
+"""The server's command line: mistakes told in a line, requests answered before it ends."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from support import small_dataset, untrained_run
+
+from dien_jax.data.schema import Feature, Schema
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+
+from dien_jax import serve as command
+from dien_jax.server.messages import Limits, messages
+
+ROOT = Path(__file__).parents[2]
+PEAR = small_dataset.ITEMS[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    data = small_dataset.write(folder / "data")
+    return untrained_run.write(folder / "run", data, model="din", buckets=())
+
+
+@pytest.mark.parametrize(
+    ("flags", "token", "expected"),
+    [
+        (["--queue", "0"], None, "--queue must be at least 1, got 0"),
+        (["--max-candidates", "0"], None, "--max-candidates must be at least 1, got 0"),
+        (["--drain-seconds", "0"], None, "--drain-seconds must be at least 1, got 0"),
+        (["--poll-seconds", "-1"], None, "--poll-seconds must be 0 or more, got -1.0"),
+        (["--poll-seconds", "nan"], None, "--poll-seconds must be 0 or more, got nan"),
+        (["--port", "65536"], None, "--port must be 0 to 65535, got 65536"),
+        (["--separator", ""], None, "--separator must not be empty"),
+        ([], "", "DIEN_JAX_TOKEN must be at least 16 printable ASCII characters"),
+        ([], "0123456789abcdé", "got 15 characters (unset it to serve without a token)"),
+        (["--host", "256.1.1.1"], None, "cannot listen at --host 256.1.1.1 --port 0"),
+        ([], None, "nowhere does not exist"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(flags, token, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv(command.TOKEN, raising=False)
+    if token is not None:
+        monkeypatch.setenv(command.TOKEN, token)
+    assert command.main([str(tmp_path / "nowhere"), "--port", "0", *flags]) == 2
+    told = capsys.readouterr().err
+    assert expected in told
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+
+
+def test_a_port_in_use_is_told(tmp_path, capsys) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert command.main([str(tmp_path), "--port", port]) == 2
+    told = capsys.readouterr().err
+    assert f"cannot listen at --host 127.0.0.1 --port {port}: Address already in use" in told
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    async def accepted() -> int:
+        options: list[int] = []
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            options.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = command.bound("127.0.0.1", 0)
+        async with await asyncio.start_server(answer, sock=listener):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        return options[0]
+
+    assert asyncio.run(accepted()) == 1
+
+
+def test_a_run_without_a_checkpoint_is_told(run, tmp_path, capsys) -> None:
+    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    assert command.main([str(tmp_path), "--port", "0"]) == 2
+    assert "has no evaluated checkpoint yet" in capsys.readouterr().err
+
+
+def test_sigterm_ends_it_when_every_request_has_its_answer(run) -> None:
+    flags = ["--port", "0", "--max-candidates", "1", "--max-batch", "1", "--log-requests"]
+    environment = {name: value for name, value in os.environ.items() if name != command.TOKEN}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "dien_jax.serve", str(run), *flags],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        assert server.stderr is not None
+        line = next((line for line in server.stderr if " at http://" in line), "")
+        port = int(line.rpartition(":")[2])
+        assert line.startswith(f"checkpoint 1 of {run} at http://127.0.0.1:")
+        context = {"device": None, "query": None}
+        body = json.dumps({"candidates": [PEAR], "history": [], "context": context}).encode()
+        head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head += "Content-Type: application/json\r\n\r\n"
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=60) as begun,
+            begun.makefile("rb") as answers,
+        ):
+            begun.sendall(head.encode() + body)
+            assert _answer(answers)[0] == 200
+            begun.sendall(head.encode() + body[:5])  # under way when the signal comes
+            server.send_signal(signal.SIGTERM)
+            until = time.monotonic() + 60
+            while _accepts(port) and time.monotonic() < until:
+                time.sleep(0.01)
+            begun.sendall(body[5:])
+            status, content = _answer(answers)
+            assert (status, content["ids"]) == (200, [PEAR])
+            assert answers.read() == b""
+        out, told = server.communicate(timeout=60)
+    finally:
+        server.kill()
+        server.communicate()
+    assert (server.returncode, out) == (0, "")
+    assert told.endswith("all requests have had their answers\n")
+    lines = [json.loads(line.partition("INFO ")[2]) for line in told.splitlines() if "INFO" in line]
+    assert [(line["path"], line["status"]) for line in lines] == [("/v1/rank", 200)] * 2
+
+
+def _answer(answers: BinaryIO) -> tuple[int, dict]:
+    """Status and body of the next answer on a connection."""
+    status, length = int(answers.readline().split()[1]), 0
+    while (line := answers.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split()[1])
+    return status, json.loads(answers.read(length))
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_the_page_on_serving_is_right() -> None:
+    text = (ROOT / "docs/serving.md").read_text()
+    flags = {f"--{name.replace('_', '-')}" for name in vars(command.Arguments(Path())) if name}
+    assert set(re.findall(r"`(--[a-z-]+)", text)) <= flags
+    schema = Schema(
+        (Feature("item", "categorical", size=4),),
+        (Feature("user", "categorical", size=3),),
+        (Feature("device", "categorical", size=3),),
+    )
+    readers = messages(schema, Limits())
+    blocks = re.findall(r"-d '(\{.*?\})'", text, re.DOTALL)
+    paths = re.findall(r"/v1/([a-z]+) ", text)
+    assert len(blocks) >= 3
+    for path, block in zip(paths, blocks, strict=False):
+        getattr(readers, path).decode(block.encode())

@@ -1,0 +1,371 @@
+"""Rows that a batch looks up learn as in dense Adam or Adagrad; the others do not change a bit."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.data.batch import Batch
+from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
+from dien_jax.steps import embedding_rows
+from dien_jax.steps.embedding_rows import ADAGRAD_EPSILON, distinct, large_tables, places, table_of
+from dien_jax.steps.negatives import make_sampler
+from dien_jax.steps.optimizer import make_optimizer
+from dien_jax.steps.state import Tables, TrainState, create_state
+from dien_jax.steps.train import make_loss, make_train_step
+
+ITEMS, USERS, SIZE, STEPS = 60, 40, 8, 4
+NEGATIVE = 37
+"""The one item that auxiliary negatives are, where there are any."""
+SCHEMA = Schema(
+    item=(
+        Feature("item", "categorical", ITEMS),
+        Feature("category", "categorical", 12),
+        Feature("tags", "multivalued", 30, max_values=3),
+        Feature("price", "numeric", mean=0.0, deviation=1.0),
+    ),
+    user=(
+        Feature("user", "categorical", USERS),
+        Feature("city", "categorical", 9),
+        Feature("likes", "multivalued", 20, max_values=2),
+    ),
+    context=(
+        Feature("device", "categorical", 7),
+        Feature("words", "multivalued", 25, max_values=4),
+        Feature("hour", "numeric", mean=0.0, deviation=1.0),
+    ),
+)
+TABLES = {
+    (f"{group}_embeddings", feature.name)
+    for group in ("item", "user", "context")
+    for feature in getattr(SCHEMA, group)
+    if feature.kind != "numeric"
+}
+CONFIG = Config(
+    model=ModelConfig(  # little of it, to compile in little time
+        embedding_size=3,
+        extractor="none",
+        evolution="none",
+        activation="prelu",
+        batch_norm="none",
+        auxiliary_weight=0.0,
+        layers=(6,),
+    ),
+    optim=OptimConfig(learning_rate=0.05, embedding_learning_rate=0.1),
+    train=TrainConfig(unknown_users=0.0),
+)
+LAZY = ("lazy_adam", "rowwise_adagrad")
+step_of = functools.cache(lambda config: make_train_step(config, SCHEMA, 10))
+
+
+@pytest.fixture(autouse=True)
+def every_table_is_large(monkeypatch) -> None:
+    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
+
+
+first_state = functools.cache(lambda: create_state(CONFIG, SCHEMA, 10, seed=0))
+
+
+def fresh(config: Config) -> TrainState:
+    """One that may be donated."""
+    if config.model != CONFIG.model:
+        return create_state(config, SCHEMA, 10, seed=0)
+    state = jax.tree.map(lambda leaf: leaf.copy(), first_state())
+    optimizer = make_optimizer(config, SCHEMA, 10)
+    return state._replace(optimizer_state=optimizer.init(state.params))
+
+
+def several(rng: np.random.Generator, size: int, rows: int, most: int) -> MultiValued:
+    """Up to ``most`` values each, padded with 0."""
+    count = rng.integers(0, most + 1, rows).astype(np.int32)
+    values = rng.integers(1, size, (rows, most)).astype(np.int32)
+    return MultiValued(np.where(np.arange(most) < count[:, None], values, 0), count)
+
+
+def tables() -> Tables:
+    rng = np.random.default_rng(0)
+    features = FeatureTables(
+        {
+            "category": rng.integers(0, 12, ITEMS).astype(np.int32),
+            "tags": several(rng, 30, ITEMS, 3),
+            "price": rng.normal(size=ITEMS).astype(np.float32),
+        },
+        {
+            "city": rng.integers(0, 9, USERS).astype(np.int32),
+            "likes": several(rng, 20, USERS, 2),
+        },
+    )
+    sampler = make_sampler(np.eye(ITEMS)[NEGATIVE], "popularity")
+    return Tables(jax.tree.map(jnp.asarray, features), sampler)
+
+
+def batch_of(seed: int, size: int = SIZE, steps: int = STEPS) -> Batch:
+    """Items and users of the lower half of their tables only, the first history without an end."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, steps + 1, size).astype(np.int32)
+    lengths[0] = steps
+    history = rng.integers(1, ITEMS // 2, (size, steps)).astype(np.int32)
+    return Batch(
+        history=np.where(np.arange(steps) < lengths[:, None], history, 0),
+        lengths=lengths,
+        item=rng.integers(1, ITEMS // 2, size).astype(np.int32),
+        user=rng.integers(0, USERS // 2, size).astype(np.int32),
+        label=rng.integers(0, 2, size).astype(np.float32),
+        weight=np.ones(size, np.float32),
+        context={
+            "device": rng.integers(0, 4, size).astype(np.int32),
+            "words": several(rng, 12, size, 4),
+            "hour": rng.normal(size=size).astype(np.float32),
+        },
+    )
+
+
+def rows_looked_up(batch: Batch) -> dict[tuple[str, str], set[int]]:
+    """By the schema, in NumPy."""
+    items = {*batch.history.flat, *batch.item}
+    users = set(batch.user)
+    of_items, of_users = tables().features
+
+    def of(column, rows) -> set[int]:
+        values = np.asarray(column.values if isinstance(column, MultiValued) else column)
+        return {int(value) for row in rows for value in np.ravel(values[int(row)])}
+
+    every = range(SIZE)
+    return {
+        ("item_embeddings", "item"): {int(item) for item in items},
+        ("item_embeddings", "category"): of(of_items["category"], items),
+        ("item_embeddings", "tags"): of(of_items["tags"], items),
+        ("user_embeddings", "user"): {int(user) for user in users},
+        ("user_embeddings", "city"): of(of_users["city"], users),
+        ("user_embeddings", "likes"): of(of_users["likes"], users),
+        ("context_embeddings", "device"): of(batch.context["device"], every),
+        ("context_embeddings", "words"): of(batch.context["words"], every),
+    }
+
+
+def with_update(update: str, config: Config = CONFIG, **optim) -> Config:
+    changed = dataclasses.replace(config.optim, embedding_update=update, **optim)
+    return dataclasses.replace(config, optim=changed)
+
+
+def leaves(state) -> dict[tuple, np.ndarray]:
+    """Parameters and the optimiser's state by path, copied off arrays that will be donated."""
+    tree = (state.params, state.optimizer_state)
+    return {path: np.array(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def after(config: Config, batches: list[Batch]):
+    """Leaves before the last step, leaves after it, and its metrics."""
+    step, state = step_of(config), fresh(config)
+    for batch in batches:
+        before = leaves(state)
+        state, metrics = step(state, tables(), batch)
+    return before, leaves(state), metrics
+
+
+def test_distinct_rows_are_found_once_and_filler_is_dropped() -> None:
+    ids = jnp.array([[7, 3], [3, 9], [7, 7]], jnp.int32)
+    rows = distinct(ids, 10)
+    np.testing.assert_array_equal(rows.read, [3, 7, 9, 3, 3, 3])
+    np.testing.assert_array_equal(rows.write, [3, 7, 9, 13, 14, 15])
+    np.testing.assert_array_equal(places(rows, ids), [[1, 0], [0, 2], [1, 1]])
+    few = distinct(jnp.array([1, 0, 1, 0, 1], jnp.int32), 3)
+    np.testing.assert_array_equal(few.write, [0, 1, 5])
+
+
+def test_tables_are_large_by_their_rows(monkeypatch) -> None:
+    assert large_tables(SCHEMA) == TABLES
+    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 39)
+    assert large_tables(SCHEMA) == {("item_embeddings", "item"), ("user_embeddings", "user")}
+    tags = Feature("tags", "multivalued", 50, max_values=3)
+    item, user = Feature("item", "categorical", 20), Feature("user", "categorical", 9)
+    few = Schema(item=(item, tags), user=(user,))
+    assert large_tables(few) == {("item_embeddings", "item"), ("item_embeddings", "tags")}
+
+
+@pytest.mark.parametrize("update", LAZY)
+def test_rows_that_nothing_looks_up_keep_every_bit(update) -> None:
+    batches = [batch_of(0), batch_of(1)]
+    before, now, _ = after(with_update(update), batches)
+    looked_up, found = rows_looked_up(batches[-1]), 0
+    for path, leaf in now.items():
+        name = table_of(path)
+        if name not in looked_up:
+            continue
+        found += 1
+        moved = (leaf != before[path]).reshape(len(leaf), -1).any(1)
+        assert 0 < moved.sum() < len(moved)
+        assert set(np.flatnonzero(moved)) <= looked_up[name]
+        if name[1] in ("item", "user", "device"):  # no padding among them
+            assert set(np.flatnonzero(moved)) >= looked_up[name] - {0}
+    assert found == len(TABLES) * (3 if update == "lazy_adam" else 2)
+
+
+def test_rows_that_are_looked_up_take_the_first_steps_of_dense_adam() -> None:
+    """So the gradients of an id that occurs more than once are summed, and the norm is that of all.
+
+    The sums are the same; what XLA fuses them with is not, hence the last bits.
+    """
+    optim = {"name": "adamw", "weight_decay": 0.1, "embedding_l2": 1.0, "clip_norm": 0.05}
+    optim |= {"schedule": "cosine", "warmup_steps": 3}
+    batch = batch_of(0)
+    _, dense, dense_metrics = after(with_update("dense", **optim), [batch, batch])
+    _, lazy, metrics = after(with_update("lazy_adam", **optim), [batch, batch])
+    for name, value in dense_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
+    looked_up = rows_looked_up(batch)
+    assert lazy.keys() == dense.keys()
+    for path, leaf in lazy.items():
+        expected = dense[path]
+        rows = sorted(looked_up.get(table_of(path), ()))
+        rows = rows if rows else ...
+        np.testing.assert_allclose(leaf[rows], expected[rows], rtol=2e-4, atol=1e-6)
+
+
+def everything(seed: int) -> Batch:
+    """Looks up every row of every table."""
+    batch = batch_of(seed, ITEMS)
+    order = np.random.default_rng(seed).permutation(ITEMS).astype(np.int32)
+    words = np.arange(ITEMS * 4).reshape(ITEMS, 4).astype(np.int32) % 25
+    return batch._replace(
+        item=order,
+        user=order % USERS,
+        context=batch.context
+        | {"device": order % 7, "words": MultiValued(words, np.full(ITEMS, 4, np.int32))},
+    )
+
+
+def test_a_step_that_looks_up_every_row_is_dense_adams() -> None:
+    """Several steps, as moments of all rows then decay alike.
+
+    The operations are the same in the same order; XLA may fuse a product and a sum into one
+    rounding in one program and not in the other, which was at most 3e-8 in what is below 1. No
+    normalisation, which makes more of such differences in the gradients from step to step.
+    """
+    batches = [everything(seed) for seed in range(3)]
+    _, dense, _ = after(with_update("dense"), batches)
+    _, lazy, _ = after(with_update("lazy_adam"), batches)
+    assert lazy.keys() == dense.keys()
+    for path, leaf in lazy.items():
+        np.testing.assert_allclose(leaf, dense[path], rtol=1e-6, atol=1e-7, err_msg=str(path))
+
+
+def test_adagrad_by_row_is_what_its_equations_say() -> None:
+    config = with_update("rowwise_adagrad")
+    batches = [batch_of(0), batch_of(1)]
+    step, state = step_of(config), fresh(config)
+    slope = jax.jit(jax.grad(make_loss(config, SCHEMA), has_aux=True))
+    squares: dict[tuple[str, str], np.ndarray] = {}
+    for number, batch in enumerate(batches):
+        key = jax.random.fold_in(state.key, number)
+        gradients, _ = slope(state.params, state.batch_stats, tables(), batch, key)
+        expected = {}
+        for group, name in TABLES:
+            gradient = np.asarray(gradients[group][name])
+            total = squares.get((group, name), 0) + (gradient**2).mean(1)
+            squares[group, name] = total
+            scale = 0.1 / (np.sqrt(total) + ADAGRAD_EPSILON)
+            expected[group, name] = np.array(state.params[group][name]) - gradient * scale[:, None]
+        state, _ = step(state, tables(), batch)
+        for (group, name), table in expected.items():
+            np.testing.assert_allclose(state.params[group][name], table, rtol=1e-3, atol=1e-5)
+    found = {table_of(path): leaf for path, leaf in leaves(state).items() if leaf.ndim == 1}
+    for name, total in squares.items():
+        np.testing.assert_allclose(found[name], total, rtol=1e-3, atol=1e-12)
+
+
+def test_small_tables_keep_the_optimiser_of_everything_else(monkeypatch) -> None:
+    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 50)  # item ids alone are more
+    batches = [batch_of(0), batch_of(1)]
+    config = with_update("lazy_adam", clip_norm=1.0)  # not one that another test has a step of
+    before, now, _ = after(config, batches)
+    slots = [path for path in now if table_of(path) == ("user_embeddings", "user")]
+    assert len(slots) == 3
+    other = sorted(set(batches[0].user) - set(batches[1].user) - {0})
+    for path in slots:  # moments decay, and rows move by them
+        assert (now[path][other] != before[path][other]).all()
+    config = with_update("rowwise_adagrad", clip_norm=1.0)
+    state = jax.eval_shape(lambda: create_state(config, SCHEMA, 10, seed=0))
+    paths = jax.tree_util.tree_flatten_with_path(state.optimizer_state)[0]
+    found = {
+        name: [leaf.shape for path, leaf in paths if table_of(path) == name] for name in TABLES
+    }
+    assert found.pop(("item_embeddings", "item")) == [(ITEMS,)]
+    assert all(len(set(shapes)) == 1 and len(shapes) == 2 for shapes in found.values())
+
+
+def test_auxiliary_negatives_are_looked_up() -> None:
+    model = ModelConfig(
+        embedding_size=3,
+        hidden_size=4,
+        evolution="none",
+        auxiliary_layers=(4,),
+        auxiliary_distribution="shown",
+        layers=(6,),
+    )
+    config = with_update("lazy_adam", dataclasses.replace(CONFIG, model=model))
+    shown = np.full((SIZE, STEPS - 1, 1), -1, np.int32)
+    shown[0, 1] = 51  # item NEGATIVE fills in elsewhere
+    before, now, _ = after(config, [batch_of(0)._replace(shown=shown)])
+    [path] = [path for path in now if table_of(path)[1] == "item" and path[0].idx == 0]
+    moved = (now[path] != before[path]).any(1)
+    assert moved[[NEGATIVE, 51]].all()
+    assert set(np.flatnonzero(moved[ITEMS // 2 :]) + ITEMS // 2) == {NEGATIVE, 51}
+
+
+ROWS, WIDTH = 300_000, 4
+TABLE_BYTES = ROWS * WIDTH * 4
+
+
+def compiled_for_many_rows(update: str) -> jax.stages.Compiled:
+    """The step on a table of ``ROWS`` items, from shapes alone."""
+    item = (Feature("item", "categorical", ROWS), Feature("tags", "multivalued", 9, max_values=2))
+    schema = Schema(item=item, user=(Feature("user", "categorical", 5),))
+    model = dataclasses.replace(CONFIG.model, embedding_size=WIDTH)
+    config = with_update(update, dataclasses.replace(CONFIG, model=model), clip_norm=1.0)
+    state = jax.eval_shape(lambda: create_state(config, schema, 10, seed=0))
+    tags = MultiValued(
+        jax.ShapeDtypeStruct((ROWS, 2), jnp.int32), jax.ShapeDtypeStruct((ROWS,), jnp.int32)
+    )
+    sampler = jax.eval_shape(lambda: make_sampler(np.ones(4), "uniform"))
+    sampler = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((ROWS,), leaf.dtype), sampler)
+    arrays = Tables(FeatureTables({"tags": tags}, {}), sampler)
+    step = make_train_step(config, schema, 10)
+    return step.lower(state, arrays, batch_of(0)._replace(context={})).compile()
+
+
+@pytest.mark.parametrize("update", ["dense", *LAZY])
+def test_a_step_makes_nothing_of_the_size_of_a_table(update) -> None:
+    """Tables and slots are updated in place; dense Adam shows what the figure is otherwise."""
+    memory = compiled_for_many_rows(update).memory_analysis()
+    assert memory.alias_size_in_bytes > TABLE_BYTES
+    if update == "dense":
+        assert memory.temp_size_in_bytes > TABLE_BYTES
+    else:
+        assert memory.temp_size_in_bytes < TABLE_BYTES / 20
+
+
+@pytest.mark.parametrize("update", LAZY)
+def test_one_compilation_whatever_is_looked_up(update) -> None:
+    config = with_update(update)
+    step, state = make_train_step(config, SCHEMA, 10), fresh(config)
+    same = jax.tree.map(np.zeros_like, batch_of(0))._replace(weight=np.ones(SIZE, np.float32))
+    for batch in (batch_of(0), same, batch_of(1)):
+        state, metrics = step(state, tables(), batch)
+        assert np.isfinite(metrics["loss"])
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("update", LAZY)
+def test_the_loss_falls(update) -> None:
+    config = with_update(update)
+    step, state = step_of(config), fresh(config)
+    losses = []
+    for number in range(60):
+        state, metrics = step(state, tables(), batch_of(number % 3))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-9:]) < 0.8 * np.mean(losses[:9])

@@ -1,0 +1,67 @@
+"""Auxiliary negatives: the table holds the distribution, and draws avoid the positive."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dien_jax.steps.negatives import auxiliary_negatives, draw, make_sampler
+
+
+def distribution_of(sampler) -> np.ndarray:
+    """The probability of every item, read off the table."""
+    keep, alias = np.asarray(sampler.keep, np.float64), np.asarray(sampler.alias)
+    mass = keep.copy()
+    np.add.at(mass, alias, 1 - keep)
+    return mass / len(keep)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=40).filter(lambda c: sum(c[1:]) > 0))
+def test_table_holds_the_popularity_exactly(counts: list[int]) -> None:
+    known = np.array([0, *counts[1:]], np.float64)
+    found = distribution_of(make_sampler(np.array(counts), "popularity"))
+    np.testing.assert_allclose(found, known / known.sum(), atol=1e-6)
+
+
+def test_uniform_draws_every_known_item_alike() -> None:
+    found = distribution_of(make_sampler(np.array([9, 0, 5, 1]), "uniform"))
+    np.testing.assert_allclose(found, [0, 1 / 3, 1 / 3, 1 / 3], atol=1e-6)
+
+
+def test_draws_follow_the_table() -> None:
+    sampler = make_sampler(np.array([0, 1, 2, 5]), "popularity")
+    drawn = np.asarray(draw(sampler, jax.random.key(0), (100_000,)))
+    share = np.bincount(drawn, minlength=4) / drawn.size
+    np.testing.assert_allclose(share, [0, 1 / 8, 2 / 8, 5 / 8], atol=0.006)  # 4 standard errors
+
+
+def test_an_empty_popularity_draws_the_unknown_item_or_any() -> None:
+    assert distribution_of(make_sampler(np.array([0]), "popularity")) == [1]
+    np.testing.assert_allclose(distribution_of(make_sampler(np.zeros(4, int), "popularity")), 0.25)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_negatives_seldom_equal_their_positive(count: int) -> None:
+    sampler = make_sampler(np.array([0, 1, 1]), "popularity")
+    history = jnp.asarray(np.random.default_rng(0).integers(1, 3, (50, 41)), jnp.int32)
+    found = auxiliary_negatives(sampler, jax.random.key(1), history, count)
+    assert found.shape == (50, 40, count)
+    share = (np.asarray(found) == np.asarray(history)[:, 1:, None]).mean()
+    assert 0.2 < share < 0.3  # one half a draw, drawn twice
+    rare = auxiliary_negatives(make_sampler(np.arange(1000), "uniform"), jax.random.key(1),
+                               history, count)  # fmt: skip
+    assert (np.asarray(rare) == np.asarray(history)[:, 1:, None]).mean() < 1e-3
+
+
+def test_negatives_are_a_function_of_the_key() -> None:
+    sampler = make_sampler(np.arange(50), "popularity")
+    history = jnp.ones((4, 6), jnp.int32)
+    first, again, other = (
+        np.asarray(auxiliary_negatives(sampler, jax.random.key(seed), history, 2))
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()

@@ -1,0 +1,245 @@
+"""The jitted step: compiled once a shape, donated, repeatable, and it learns."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.small_model import CONFIG, LIGHT, MODEL, SCHEMA, batch_of, tables
+from support.untrained_run import random_state
+
+from dien_jax.config.presets import member, preset
+from dien_jax.config.settings import Config, OptimConfig, TrainConfig
+from dien_jax.data.batch import Batch
+from dien_jax.model.interest import InterestModel
+from dien_jax.steps.negatives import make_sampler
+from dien_jax.steps.optimizer import learning_rate, make_optimizer
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import Tables, create_state
+from dien_jax.steps.train import make_loss, make_train_step
+
+
+def test_one_compilation_a_history_length() -> None:
+    step, arrays = make_train_step(LIGHT, SCHEMA, 10), tables()
+    state = create_state(LIGHT, SCHEMA, 10, seed=0)
+    for steps, seed in ((4, 0), (8, 1), (4, 2), (8, 3), (4, 4)):
+        state, _ = step(state, arrays, batch_of(steps, seed=seed))
+    assert step._cache_size() == 2
+    assert state.step == 5
+
+
+def test_the_state_is_donated() -> None:
+    step, state = make_train_step(LIGHT, SCHEMA, 10), create_state(LIGHT, SCHEMA, 10, seed=0)
+    before = state.params["item_embeddings"]["item"]
+    step(state, tables(), batch_of(4))
+    assert before.is_deleted()
+
+
+def run(config: Config, steps: int, seed: int = 0):
+    step, state = make_train_step(config, SCHEMA, 10), create_state(config, SCHEMA, 10, seed)
+    losses = []
+    for number in range(steps):
+        state, metrics = step(state, tables(), batch_of(4, 64, number))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def test_a_run_is_a_function_of_its_seed() -> None:
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.3))
+    first, losses = run(config, 3)
+    again, losses_again = run(config, 3)
+    assert losses == losses_again
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+    _, others = run(config, 3, seed=1)
+    assert losses != others
+
+
+@pytest.mark.parametrize("name", ["base_model", "wide_deep", "din", "gru_att"])
+def test_what_dien_is_compared_with_learns(name: str) -> None:
+    config = dataclasses.replace(CONFIG, model=member(name, MODEL))
+    _, losses = run(config, 150)
+    assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evolution": "aigru", "attention": "bilinear", "activation": "prelu"},
+        {"evolution": "agru", "auxiliary_negatives": 3, "batch_norm": "running", "dropout": 0.1},
+        {"form": "authors", "auxiliary_mean": "all", "classifier": "softmax"},
+    ],
+)
+def test_the_loss_falls(changes: dict) -> None:
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, **changes))
+    _, losses = run(config, 150)
+    assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
+
+
+def test_filler_rows_change_nothing() -> None:
+    step, batch = make_train_step(CONFIG, SCHEMA, 10), batch_of(4)
+    filler = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:3]]), batch)
+    filler.weight[16:] = 0
+    filler.label[16:] = 1 - filler.label[16:]
+    without_auxiliary = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(MODEL, auxiliary_weight=0.0)
+    )
+    step = make_train_step(without_auxiliary, SCHEMA, 10)
+    results = [
+        step(create_state(without_auxiliary, SCHEMA, 10, seed=0), tables(), each)
+        for each in (batch, filler)
+    ]
+    (first, metrics), (second, metrics_again) = results
+    assert metrics["weight"] == metrics_again["weight"] == 16
+    for name in ("loss", "accuracy", "gradient_norm"):
+        np.testing.assert_allclose(metrics[name], metrics_again[name], rtol=1e-5)
+    for want, got in zip(
+        jax.tree.leaves(first.batch_stats), jax.tree.leaves(second.batch_stats), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_predictions_are_probabilities() -> None:
+    state = create_state(CONFIG, SCHEMA, 10, seed=0)
+    scores = make_predict_step(CONFIG, SCHEMA)(
+        state.params, state.batch_stats, tables(), batch_of(4)
+    )
+    assert scores.shape == (16,)
+    assert ((scores > 0) & (scores < 1)).all()
+
+
+def shown_config(count: int = 1) -> Config:
+    model = dataclasses.replace(MODEL, auxiliary_distribution="shown", auxiliary_negatives=count)
+    return dataclasses.replace(CONFIG, model=model)
+
+
+def auxiliary_loss_of(config: Config, batch: Batch, arrays: Tables) -> float:
+    """What the step says of a fresh state."""
+    state = create_state(config, SCHEMA, 10, seed=0)
+    _, (_, metrics) = jax.jit(make_loss(config, SCHEMA))(
+        state.params, state.batch_stats, arrays, batch, jax.random.key(1)
+    )
+    return float(metrics["auxiliary_loss"])
+
+
+def test_shown_items_are_the_negatives_and_popularity_fills_in() -> None:
+    """Popularity draws nothing but item 7; items 8 to 10 were shown at two positions of three."""
+    config, batch = shown_config(2), batch_of(5)
+    rng = np.random.default_rng(0)
+    shown = rng.integers(8, 11, (16, 4, 2)).astype(np.int32)
+    shown[rng.random((16, 4)) < 1 / 3] = -1
+    arrays = tables()._replace(sampler=make_sampler(np.eye(20)[7], "popularity"))
+    state = create_state(config, SCHEMA, 10, seed=0)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    model = InterestModel(config.model, SCHEMA)
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+
+    def expected(negatives: np.ndarray) -> float:
+        output, _ = apply(variables, batch_of(5), arrays.features, jnp.asarray(negatives))
+        return float(output.auxiliary_loss)
+
+    batch = batch._replace(shown=shown)
+    found = auxiliary_loss_of(config, batch, arrays)
+    np.testing.assert_allclose(found, expected(np.where(shown < 0, 7, shown)), rtol=1e-5)
+    assert abs(found - expected(np.full_like(shown, 7))) > 1e-4
+    by_popularity = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, auxiliary_distribution="popularity")
+    )
+    found = auxiliary_loss_of(by_popularity, batch, arrays)
+    np.testing.assert_allclose(found, expected(np.full_like(shown, 7)), rtol=1e-5)
+
+
+def test_a_shown_item_equal_to_the_positive_is_masked() -> None:
+    batch = batch_of(5)
+    one = np.random.default_rng(0).integers(1, 20, (16, 4, 1)).astype(np.int32)
+    two = np.concatenate([one, np.asarray(batch.history)[:, 1:, None]], 2)
+    losses = [
+        auxiliary_loss_of(shown_config(shown.shape[2]), batch._replace(shown=shown), tables())
+        for shown in (one, two)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_shown_items_compile_once_whether_there_are_any_or_none() -> None:
+    config = shown_config()
+    step, state = make_train_step(config, SCHEMA, 10), create_state(config, SCHEMA, 10, seed=0)
+    for item in (1, -1, 3):
+        shown = np.full((16, 3, 1), item, np.int32)
+        state, _ = step(state, tables(), batch_of(4)._replace(shown=shown))
+    assert step._cache_size() == 1
+
+
+def test_a_step_on_shown_items_refuses_batches_without_them() -> None:
+    with pytest.raises(ValueError, match=r"needs batch\.shown, got None"):
+        auxiliary_loss_of(shown_config(), batch_of(4), tables())
+
+
+def test_schedules() -> None:
+    def rates(steps, **changes):
+        schedule = learning_rate(OptimConfig(learning_rate=0.8, **changes), 10, 3)
+        return [round(float(schedule(step)), 6) for step in steps]
+
+    assert rates([0, 9, 29]) == [0.8, 0.8, 0.8]
+    assert rates([0, 9, 10, 20], schedule="halving") == [0.8, 0.8, 0.4, 0.2]
+    assert rates([0, 15, 30], schedule="cosine") == [0.8, 0.4, 0.0]
+    assert rates([0, 1, 4, 9], warmup_steps=4) == [0.0, 0.2, 0.8, 0.8]
+
+
+def test_weight_decay_spares_embeddings_and_vectors() -> None:
+    config = Config(model=MODEL, optim=OptimConfig(name="adamw", weight_decay=0.5))
+    params = random_state(config, SCHEMA).params
+    optimizer = make_optimizer(config, SCHEMA, 10)
+
+    @jax.jit
+    def updates_of(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optimizer.update(zeros, optimizer.init(params), params)[0]
+
+    updates = updates_of(params)
+
+    def size(tree) -> float:
+        return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+    assert size(updates["mlp"]["layer_0"]["kernel"]) > 0
+    assert size(updates["extractor"]["recurrent"]) > 0
+    assert size(updates["item_embeddings"]) == 0
+    assert size(updates["mlp"]["layer_0"]["bias"]) == 0
+
+
+def test_embedding_l2_pulls_on_looked_up_rows_only() -> None:
+    """Users 0 to 4 have a row each; the batch looks up number 3."""
+    batch = batch_of(4)._replace(user=np.full(16, 3, np.int32))
+    slopes = []
+    for penalty in (0.0, 10.0):
+        config = dataclasses.replace(LIGHT, optim=OptimConfig(embedding_l2=penalty))
+        state = create_state(config, SCHEMA, 10, seed=0)
+        gradients, _ = jax.jit(jax.grad(make_loss(config, SCHEMA), has_aux=True))(
+            state.params, state.batch_stats, tables(), batch, jax.random.key(0)
+        )
+        slopes.append(np.asarray(gradients["user_embeddings"]["user"]))
+    rows = np.abs(slopes[1] - slopes[0]).max(1) > 0
+    np.testing.assert_array_equal(rows, [False, False, False, True, False])
+
+
+@pytest.mark.parametrize(("share", "known_moves"), [(0.0, True), (0.5, True), (1.0, False)])
+def test_unknown_users_train_the_row_that_held_out_users_share(share, known_moves) -> None:
+    train = dataclasses.replace(CONFIG.train, unknown_users=share)
+    # Without BatchNorm: it takes out what all rows share, and here they share their user.
+    model = dataclasses.replace(LIGHT.model, batch_norm="none")
+    config = dataclasses.replace(LIGHT, model=model, train=train)
+    state = create_state(config, SCHEMA, 10, seed=0)
+    before = np.asarray(state.params["user_embeddings"]["user"])
+    batch = batch_of(4, 64)._replace(user=np.full(64, 3, np.int32))
+    state, _ = make_train_step(config, SCHEMA, 10)(state, tables(), batch)
+    moved = np.abs(np.asarray(state.params["user_embeddings"]["user"]) - before).max(1) > 0
+    np.testing.assert_array_equal(moved, [share > 0, False, False, known_moves, False])
+
+
+def test_the_authors_preset_makes_a_step() -> None:
+    config = preset("authors")
+    small = dataclasses.replace(config.model, embedding_size=2, hidden_size=3)
+    config = dataclasses.replace(config, model=small, train=TrainConfig(batch_size=4))
+    state = create_state(config, SCHEMA, 10, seed=0)
+    _, metrics = make_train_step(config, SCHEMA, 10)(state, tables(), batch_of(3, 4))
+    assert np.isfinite(metrics["loss"])

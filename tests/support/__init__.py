@@ -1,0 +1,1 @@
+"""Helpers of the tests: small logs, datasets, runs, servers and models."""

@@ -1,0 +1,60 @@
+"""States and run folders of random parameters: all of trained ones but the time."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dien_jax.config.presets import member
+from dien_jax.config.settings import Config, ModelConfig, TrainConfig
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.schema import Schema
+from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
+from dien_jax.steps.state import TrainState, create_state
+
+SMALL = ModelConfig(
+    embedding_size=3,
+    hidden_size=4,
+    attention_layers=(5, 3),
+    auxiliary_layers=(5,),
+    layers=(6, 4),
+)
+
+
+def random_state(config: Config, schema: Schema) -> TrainState:
+    """Parameters and statistics that no initial value has, and nothing compiled to draw them."""
+    like = jax.eval_shape(lambda: create_state(config, schema, 1, seed=0))
+    random = np.random.default_rng(0)
+
+    def drawn(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.device_put(np.float32(random.normal(size=leaf.shape) / 2))
+
+    return TrainState(
+        params=jax.tree.map(drawn, like.params),
+        batch_stats=jax.tree.map(lambda leaf: abs(drawn(leaf)) + 0.5, like.batch_stats),
+        optimizer_state=jax.tree.map(
+            lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), like.optimizer_state
+        ),
+        step=jax.device_put(np.int32(0)),
+        key=jax.random.key(0),
+    )
+
+
+def write(
+    folder: Path,
+    data: Path,
+    *,
+    model: str = "dien",
+    buckets: tuple[int, ...] = (2, 4),
+    **changes: object,
+) -> Path:
+    """A run folder of a member of the family, some fields of its model changed."""
+    train = TrainConfig(batch_size=3, max_history=6, buckets=buckets)
+    settings = member(model, SMALL)
+    config = Config(model=ModelConfig(**(vars(settings) | changes)), train=train)
+    dataset = open_dataset(data)
+    Run.create(preset=model, seed=0, dataset=dataset, config=config).save(folder)
+    state = random_state(config, dataset.schema)
+    Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, state, {}, best=True)
+    return folder

@@ -1,0 +1,315 @@
+"""What a run tells: console, metrics.jsonl, TensorBoard and curves."""
+
+import io
+import json
+import resource
+import sys
+
+import numpy as np
+import pytest
+from support.tensorboard_files import events, hparams, scalars
+from tensorboardX.proto.event_pb2 import SessionLog
+
+from dien_jax.errors import UserError
+from dien_jax.runs.evaluations import cut_back, read_evaluations
+from dien_jax.training import reporter as reporting
+from dien_jax.training.curves import draw_curves
+from dien_jax.training.reporter import Reporter, write_hparams
+
+
+def record(step, auc=0.7):
+    return {
+        "step": step,
+        "epoch": step / 100,
+        "train": {"loss": 0.6, "click_loss": 0.4, "auxiliary_loss": 0.2, "accuracy": 0.7},
+        "valid": {"auc": auc, "gauc": None, "logloss": 0.5, "accuracy": 0.75, "examples": 9},
+    }
+
+
+def tell(reporter, step):
+    reporter.progress(
+        step,
+        {"loss": 0.61234, "click_loss": 0.4, "auxiliary_loss": 0.21, "accuracy": 0.7},
+        examples_per_second=11203.4,
+        learning_rate=1e-3,
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, in seconds, as the report sees it."""
+    now = [1000.0]
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, clock):
+    with Reporter(tmp_path, total_steps=1000) as reporter:
+        for step in range(10, 110, 10):
+            tell(reporter, step)
+            clock[0] += 1.0
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        "step 10 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s",
+        "step 60 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s, 0:01:34 left",
+    ]
+
+
+def test_speed_that_is_not_known_is_not_told(tmp_path, capfd):
+    with Reporter(tmp_path, total_steps=10) as reporter:
+        reporter.progress(1, {"loss": 0.5}, examples_per_second=None, learning_rate=0.1)
+    assert capfd.readouterr().err == "step 1 of 10, loss 0.5000\n"
+    assert scalars(tmp_path) == {
+        ("train/loss", 1): pytest.approx(0.5),
+        ("train/learning_rate", 1): pytest.approx(0.1),
+    }
+
+
+def test_terminal_gets_a_bar_and_keeps_its_cursor(tmp_path, monkeypatch, capfd):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    reporter = Reporter(tmp_path, total_steps=1000)
+    tell(reporter, 10)
+    tell(reporter, 500)
+    shown = terminal.getvalue()
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")  # a kill now would leave it
+    reporter.say("one [line] above :smile:")
+    reporter.evaluation(record(500))
+    reporter.close()
+    shown = terminal.getvalue()
+    assert "step 500 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s, 0:" in shown
+    assert "one [line] above :smile:" in shown
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
+    with Reporter(tmp_path, total_steps=1000) as reporter:
+        reporter.evaluation(record(100))
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == [record(100)]
+        assert ("valid/auc", 100) in scalars(tmp_path)  # flushed too
+        reporter.evaluation(record(200, auc=None))
+    assert read_evaluations(tmp_path) == [record(100), record(200, auc=None)]
+    assert capfd.readouterr().err.splitlines() == [
+        "step 100, epoch 1.00: training loss 0.6000, validation AUC 0.7000, "
+        "validation log loss 0.5000",
+        "step 200, epoch 2.00: training loss 0.6000, validation log loss 0.5000",
+    ]
+
+
+def test_evaluation_without_training_metrics_is_told(tmp_path):
+    with Reporter(tmp_path, total_steps=1000) as reporter:
+        reporter.evaluation({**record(100), "train": {}})
+    assert draw_curves(tmp_path) is not None
+
+
+def test_metrics_that_are_not_finite_never_reach_the_file(tmp_path):
+    with Reporter(tmp_path, total_steps=1000) as reporter:
+        reporter.evaluation(record(100))
+        with pytest.raises(ValueError, match="JSON"):
+            reporter.evaluation(record(200, auc=float("nan")))
+    assert read_evaluations(tmp_path) == [record(100)]
+
+
+def test_tensorboard_gets_every_scalar(tmp_path):
+    with Reporter(tmp_path, total_steps=1000) as reporter:
+        tell(reporter, 10)
+        reporter.evaluation(record(100))
+    expected = {
+        ("train/loss", 10): 0.61234,
+        ("train/click_loss", 10): 0.4,
+        ("train/auxiliary_loss", 10): 0.21,
+        ("train/accuracy", 10): 0.7,
+        ("train/learning_rate", 10): 1e-3,
+        ("train/examples_per_second", 10): 11203.4,
+        ("valid/auc", 100): 0.7,
+        ("valid/logloss", 100): 0.5,
+        ("valid/accuracy", 100): 0.75,
+    }
+    assert scalars(tmp_path) == {key: pytest.approx(value) for key, value in expected.items()}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32),
+        np.full((3, 4), 0.25, np.float32),
+        np.zeros(1, np.float32),
+        np.array([1e-30, 1e30], np.float32),
+    ],
+)
+def test_histogram_counts_every_value(tmp_path, array):
+    with Reporter(tmp_path, total_steps=10) as reporter:
+        reporter.histograms(5, {"attention": array})
+    found = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
+    [(step, value)] = found
+    assert (step, value.tag) == (5, "attention")
+    assert value.histo.num == sum(value.histo.bucket) == array.size
+    assert value.histo.min == array.min()
+    assert value.histo.max == array.max()
+    assert value.histo.sum == pytest.approx(array.astype(np.float64).sum())
+
+
+def test_histogram_leaves_out_what_is_not_finite(tmp_path):
+    values = {
+        "some": np.array([0.5, np.nan, np.inf], np.float32),
+        "none": np.full(3, np.nan, np.float32),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+    with Reporter(tmp_path, total_steps=10) as reporter:
+        reporter.histograms(5, values)
+    found = [value for event in events(tmp_path) for value in event.summary.value]
+    assert [(value.tag, value.histo.num) for value in found] == [("some", 1)]
+
+
+def test_resumed_run_takes_back_what_was_told_of_later_steps(tmp_path):
+    with Reporter(tmp_path, total_steps=1000) as reporter:
+        for step in (100, 200, 300):
+            tell(reporter, step)
+            reporter.evaluation(record(step))
+    with Reporter(tmp_path, total_steps=1000, restored_step=250, evaluated_step=200) as reporter:
+        assert read_evaluations(tmp_path) == [record(100), record(200)]
+        reporter.evaluation(record(300, auc=0.8))
+    assert read_evaluations(tmp_path)[-1] == record(300, auc=0.8)
+    found = events(tmp_path)
+    [restart] = [
+        number for number, event in enumerate(found) if event.session_log.status == SessionLog.START
+    ]
+    assert found[restart].step == 251  # TensorBoard drops the events from that step on
+    assert [event.step for event in found[:restart] if event.HasField("summary")][-1] == 300
+    assert [event.step for event in found[restart:] if event.HasField("summary")] == [300] * 3
+
+
+def test_fresh_run_purges_nothing(tmp_path):
+    Reporter(tmp_path, total_steps=1000).close()
+    assert not any(event.HasField("session_log") for event in events(tmp_path))
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 300, "ep', '{"step": 300}', "\x00\x00"])
+def test_cut_drops_later_lines_and_a_torn_one(tmp_path, torn):
+    file = tmp_path / "metrics.jsonl"
+    lines = [json.dumps(record(step)) + "\n" for step in (100, 200)]
+    file.write_text("".join(lines) + torn)
+    assert read_evaluations(tmp_path) == [record(100), record(200)]
+    cut_back(tmp_path, 200)
+    assert file.read_text() == "".join(lines)
+    cut_back(tmp_path, 199)
+    assert file.read_text() == lines[0]
+    cut_back(tmp_path, 0)
+    assert file.read_text() == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_cut_of_nothing_makes_no_file(tmp_path):
+    cut_back(tmp_path, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "[1]", '{"epoch": 1}', '{"step": "1"}', "", "\xff"])
+def test_damaged_line_is_refused_by_number(tmp_path, damage):
+    content = f"{json.dumps(record(100))}\n{damage}\n{json.dumps(record(300))}\n"
+    (tmp_path / "metrics.jsonl").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: expected the JSON object"):
+        cut_back(tmp_path, 100)
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="latin-1") == content
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "metrics.jsonl", "curves.png"])
+def test_path_that_cannot_be_written_is_named(tmp_path, name):
+    def go():
+        with Reporter(tmp_path, total_steps=10) as reporter:
+            reporter.evaluation(record(5))
+        draw_curves(tmp_path)
+
+    if name == "tensorboard":
+        (tmp_path / name).write_text("")
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: cannot be (written|read): "):
+        go()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_full_disk_is_told_and_the_run_can_go_on_from_before(tmp_path):
+    reporter = Reporter(tmp_path, total_steps=1000)
+    reporter.evaluation(record(100))
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written: File too large"):
+            reporter.evaluation(record(200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    reporter.close()
+    Reporter(tmp_path, total_steps=1000, restored_step=100, evaluated_step=100).close()
+    assert read_evaluations(tmp_path) == [record(100)]
+
+
+def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
+    with Reporter(tmp_path, total_steps=10) as reporter:
+        reporter.evaluation(record(5))
+        for dropout in (0.1, 0.2):
+            settings = {"model.dropout": dropout, "model.layers": (8, 4), "clip": None, "on": True}
+            write_hparams(tmp_path, 5, settings, {"final/test_auc": 0.75, "final/test_gauc": None})
+    [row] = hparams(tmp_path)
+    assert set(row.hparams) == {"model.dropout", "model.layers", "on"}
+    assert row.hparams["model.dropout"].number_value == 0.2
+    assert row.hparams["model.layers"].string_value == "8,4"
+    found = events(tmp_path)
+    assert [value.tag for event in found[-4:] for value in event.summary.value] == [
+        *(f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")),
+        "final/test_auc",
+    ]
+    assert scalars(tmp_path)["final/test_auc", 5] == 0.75
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
+def test_hyperparameters_that_cannot_be_written_are_told(tmp_path):
+    with pytest.raises(UserError, match=r"hparams: cannot be written: No such file"):
+        write_hparams(tmp_path, 5, {}, {})
+
+
+def test_curves_are_drawn_from_the_evaluations(tmp_path):
+    pytest.importorskip("matplotlib")
+    with Reporter(tmp_path, total_steps=1000) as reporter:
+        for step in (100, 200):
+            reporter.evaluation(record(step, auc=None if step == 100 else 0.7))
+    (tmp_path / "curves.png").write_text("older")
+    assert draw_curves(tmp_path) == tmp_path / "curves.png"
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_no_curves_without_evaluations_or_matplotlib(tmp_path, monkeypatch):
+    assert draw_curves(tmp_path) is None
+    with Reporter(tmp_path, total_steps=1000) as reporter:
+        reporter.evaluation(record(100))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert draw_curves(tmp_path) is None
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_curves_that_fail_leave_the_older_ones(tmp_path, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+    with Reporter(tmp_path, total_steps=1000) as reporter:
+        reporter.evaluation(record(100))
+    (tmp_path / "curves.png").write_text("older")
+
+    def failing(self, path, **_):
+        path.write_bytes(b"\x89PNG, the first half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure.Figure, "savefig", failing)
+    with pytest.raises(UserError, match=r"curves.png: cannot be written: No space left"):
+        draw_curves(tmp_path)
+    assert (tmp_path / "curves.png").read_text() == "older"
+    assert not list(tmp_path.glob(".*"))

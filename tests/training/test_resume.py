@@ -1,0 +1,263 @@
+"""A run that was killed and resumed ends as one that was never stopped, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import tiny_run
+from support.tiny_run import flags
+
+from dien_jax import train
+from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.folder import RESULT_FILE
+from dien_jax.steps import embedding_rows
+from dien_jax.training import loop
+from dien_jax.utils.files import read_json
+
+DIES = """
+import os, signal, sys
+from dien_jax import loop, train
+from dien_jax.runs.checkpoints import Checkpoints
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
+
+def after(calls, function, action, *, then_call):
+    # ``function``, but at that call ``action`` comes in its place, or while it is still at work
+    count = 0
+    def wrapped(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == calls and then_call:
+            function(*args, **kwargs)
+        if count == calls:
+            action()
+        return function(*args, **kwargs)
+    return wrapped
+
+{patch}
+sys.exit(train.main(sys.argv[1:]))
+"""
+IN_STEP = """
+make = loop.make_train_step
+loop.make_train_step = lambda *args: after({step}, make(*args), {action}, then_call=True)
+"""
+IN_SAVE = """
+os.rename = after({call}, os.rename, die, then_call=False)
+"""
+BEFORE_SAVE = """
+loop.SAVE_SECONDS = -1.0
+Checkpoints.save = after({call}, Checkpoints.save, die, then_call=False)
+"""
+BEFORE_EVALUATION = """
+loop.Trainer._evaluate = after({call}, loop.Trainer._evaluate, die, then_call=False)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache():
+    with tiny_run.compilation_cache() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory, compilation_cache) -> Path:
+    """A run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train.main(flags(data, folder)) == 0
+    return folder
+
+
+LIGHT = ["--model.extractor=none", "--model.evolution=none", "--model.auxiliary-weight=0"]
+LIGHT += ["--model.dropout=0.1"]
+"""To be started six times: no recurrence, and dropout for what is drawn in a step."""
+
+
+def run_child(patch: str, arguments: list[str], environment: dict[str, str]):
+    return subprocess.run(
+        [sys.executable, "-c", DIES.format(patch=patch), *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def steps_saved(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def assert_ends_alike(folder: Path, whole: Path) -> None:
+    """States, metrics and results agree to the last bit, but for how long things took."""
+    ours, theirs = tiny_run.saved_states(folder), tiny_run.saved_states(whole)
+    for name, (step, state, progress) in theirs.items():
+        assert ours[name][0] == step
+        assert tiny_run.bits(ours[name][1]) == tiny_run.bits(state)
+        for key, value in progress.items():
+            assert key.endswith("seconds") or key.startswith("timed") or ours[name][2][key] == value
+    assert tiny_run.evaluations(folder) == tiny_run.evaluations(whole)
+    result, expected = read_json(folder / RESULT_FILE), read_json(whole / RESULT_FILE)
+    for clock in ("train_examples_per_second", "wall_seconds"):
+        assert result.pop(clock) > 0
+        assert expected.pop(clock) > 0
+    assert result == expected
+
+
+def test_run_killed_again_and_again_ends_as_one_never_stopped(data, tmp_path, compilation_cache):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert train.main([*flags(data, whole), *LIGHT]) == 0
+    resume = ["--resume", str(folder)]
+
+    # in the second step, before there is any checkpoint
+    patch = IN_STEP.format(step=2, action="die")
+    killed = run_child(patch, [*flags(data, folder), *LIGHT], compilation_cache)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert steps_saved(folder) == []
+
+    # in the save after the first evaluation: all is written, but not in its place
+    killed = run_child(IN_SAVE.format(call=1), resume, compilation_cache)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    [partial] = steps_saved(folder)
+    assert partial.startswith("4.")
+    assert len(tiny_run.evaluations(folder)) == 1
+
+    # between the second evaluation and its save, the sixth; steps 4 and 8 are saved before
+    killed = run_child(BEFORE_SAVE.format(call=6), resume, compilation_cache)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert steps_saved(folder) == ["4-1", "8"]
+    assert [line["step"] for line in tiny_run.evaluations(folder)] == [4, 8]
+
+    # between that save of step 8 and the evaluation that is due, the line above taken back
+    killed = run_child(BEFORE_EVALUATION.format(call=1), resume, compilation_cache)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert steps_saved(folder) == ["4-1", "8"]
+    assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
+
+    # in a step of the last epoch
+    patch = IN_STEP.format(step=3, action="die")
+    killed = run_child(patch, resume, compilation_cache)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (folder / RESULT_FILE).exists()
+
+    assert train.main(resume) == 0
+    assert_ends_alike(folder, whole)
+
+
+def test_second_signal_ends_the_process_at_once(data, tmp_path, compilation_cache):
+    folder = tmp_path / "run"
+    twice = "lambda: [os.kill(os.getpid(), n) for n in (signal.SIGINT, signal.SIGTERM)]"
+    patch = IN_STEP.format(step=3, action=twice)
+    stopped = run_child(patch, flags(data, folder), compilation_cache)
+    assert stopped.returncode == -signal.SIGTERM, stopped.stderr
+    assert "again to stop at once" in stopped.stderr
+    assert steps_saved(folder) == []
+
+
+def signal_at_call(monkeypatch, owner, name: str, calls: int, number: int) -> None:
+    """The process signals itself at one call of ``owner.name``."""
+    function, count = getattr(owner, name), 0
+
+    def wrapped(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == calls:
+            os.kill(os.getpid(), number)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped(
+    data, whole, tmp_path, monkeypatch, capfd
+):
+    folder = tmp_path / "run"
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    # in the middle of an epoch
+    with monkeypatch.context() as patch:
+        signal_at_call(patch, loop.Trainer, "_step", 6, signal.SIGINT)
+        assert train.main(flags(data, folder)) == 128 + signal.SIGINT
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert f"step 6 is saved. Go on with: python -m dien_jax.train --resume {folder}" in output.err
+    assert "Traceback" not in output.err
+    assert steps_saved(folder) == ["4", "6"]
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    # in the evaluation of step 8: saved before it, evaluated on resumption
+    with monkeypatch.context() as patch:
+        signal_at_call(patch, loop, "predict", 1, signal.SIGTERM)
+        assert train.main(["--resume", str(folder)]) == 128 + signal.SIGTERM
+    assert steps_saved(folder) == ["4", "8"]
+    assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
+
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_ends_alike(folder, whole)
+
+
+@pytest.mark.parametrize(
+    ("update", "settings"),
+    [("lazy_adam", ["--model.auxiliary-distribution=shown"]), ("rowwise_adagrad", LIGHT)],
+    ids=["lazy_adam-shown", "rowwise_adagrad"],
+)
+def test_run_that_updates_rows_ends_as_one_never_stopped(update, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 8)  # items and users, but not categories
+    data = tiny_run.write_data(tmp_path / "data", shown=True)
+    settings = [*settings, f"--optim.embedding-update={update}"]
+    settings += ["--optim.clip-norm=1", "--train.epochs=1"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert train.main([*flags(data, whole), *settings]) == 0
+    with monkeypatch.context() as patch:
+        signal_at_call(patch, loop.Trainer, "_step", 2, signal.SIGINT)
+        assert train.main([*flags(data, folder), *settings]) == 128 + signal.SIGINT
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_ends_alike(folder, whole)
+
+
+def test_signal_before_the_first_step_loses_nothing(data, tmp_path, monkeypatch, capfd):
+    folder = tmp_path / "run"
+    signal_at_call(monkeypatch, loop, "create_state", 1, signal.SIGTERM)
+    assert train.main(flags(data, folder)) == 128 + signal.SIGTERM
+    assert "nothing is lost" in capfd.readouterr().err
+    assert steps_saved(folder) == []
+
+
+def test_resume_of_a_finished_run_says_so_and_prints_the_result(whole, capfd, monkeypatch):
+    monkeypatch.setattr(train, "open_dataset", None)  # nothing but the result is looked at
+    assert train.main(["--resume", str(whole)]) == 0
+    output = capfd.readouterr()
+    assert "is finished" in output.err
+    assert f"{read_json(whole / RESULT_FILE)['test']['auc']:.4f}" in output.out
+
+
+def test_resume_refuses_data_prepared_anew(data, whole, tmp_path, monkeypatch, capfd):
+    folder, moved = tmp_path / "run", tmp_path / "data"
+    signal_at_call(monkeypatch, loop, "create_state", 1, signal.SIGTERM)
+    tiny_run.write_data(moved)
+    assert train.main(flags(moved, folder)) == 128 + signal.SIGTERM
+    (moved / "meta.json").write_text((moved / "meta.json").read_text() + "\n")
+    assert train.main(["--resume", str(folder)]) == 2
+    assert "has changed since this run began" in capfd.readouterr().err
+
+
+def test_checkpoint_saves_often_where_an_epoch_is_long(data, tmp_path, monkeypatch):
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(
+        Checkpoints,
+        "save",
+        lambda self, step, *args, **kwargs: (saved.append(step), save(self, step, *args, **kwargs)),
+    )
+    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
+    assert saved == [2, 4, 4]  # every log_every steps, and after the evaluation

@@ -1,0 +1,414 @@
+"""Training from where another run ended: rows follow their ids, and nothing fits by accident."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from support import tiny_run
+
+from dien_jax import train
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.writer import DatasetWriter
+from dien_jax.errors import UserError
+from dien_jax.runs.folder import Run
+from dien_jax.runs.scoring import evaluation_loader, predict
+from dien_jax.runs.trained import load_trained
+from dien_jax.steps.embedding_rows import table_of
+from dien_jax.steps.optimizer import make_optimizer
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import create_state, device_tables
+from dien_jax.training import loop
+from dien_jax.training.warm_start import (
+    NEW,
+    Grown,
+    _check_features,
+    _check_settings,
+    _grown_slots,
+    grown,
+    grown_table,
+    load_source,
+    mean_row,
+    trained_rows,
+)
+from dien_jax.utils.files import read_json
+
+NEW_ITEMS = {"n1": "y", "n2": "brand new"}
+"""Items that only the grown folder has, and their categories."""
+GONE = "i4"
+"""An item that only the first folder has."""
+SMALL = (
+    *("--model.extractor=none", "--model.evolution=none", "--model.auxiliary-weight=0"),
+    "--model.batch-norm=running",
+)
+"""A model that compiles in no time and has statistics of both kinds."""
+
+
+def write_grown(path: Path, before: Dataset) -> Path:
+    """The tiny data under vocabularies in another order, with some values more and one less."""
+    rng = np.random.default_rng(1)
+    vocabularies, rows = {}, {}
+    more = {"item": list(NEW_ITEMS), "category": ["brand new"], "user": ["v1", "v2"]}
+    for name, added in more.items():
+        known = before.vocabulary(name)
+        kept = [value for value in known[1:] if value != GONE]
+        vocabularies[name] = ["", *rng.permutation([*kept, *added]).tolist()]
+        places = {value: row for row, value in enumerate(vocabularies[name])}
+        rows[name] = np.array([places.get(value, 0) for value in known])
+    features = {
+        name: Feature(name, "categorical", size=len(values))
+        for name, values in vocabularies.items()
+    }
+    schema = Schema((features["item"], features["category"]), (features["user"],))
+    of_item = dict(zip(before.vocabulary("item"), before.items["category"].values, strict=True))
+    categories = {
+        item: before.vocabulary("category")[value] for item, value in of_item.items()
+    } | NEW_ITEMS
+    places = {value: row for row, value in enumerate(vocabularies["category"])}
+    with DatasetWriter(
+        path, schema=schema, source={"name": "tiny", "files": {}}, split={"policy": "by-user"}
+    ) as writer:
+        for name, values in vocabularies.items():
+            writer.vocabulary(name, values)
+        writer.items("category", [places[categories[item]] for item in vocabularies["item"]])
+        writer.groups(before.groups())
+        writer.events(rows["item"][before.event_item], before.event_timestamp, before.event_offsets)
+        popularity = np.zeros(len(vocabularies["item"]), np.int64)
+        np.add.at(popularity, rows["item"], before.popularity)
+        writer.popularity(popularity)
+        for split, examples in before.splits.items():
+            writer.examples(
+                split,
+                sequence=examples.sequence,
+                history_end=examples.history_end,
+                user=rows["user"][examples.user],
+                group=examples.group,
+                item=rows["item"][examples.item],
+                label=examples.label,
+            )
+    return path
+
+
+class Tiny(NamedTuple):
+    """Two folders, a run on the first, and one on the second that started from it."""
+
+    old: Dataset
+    new: Dataset
+    run: Path
+    warm: Path
+
+
+def flags(data: Path, folder: Path, start: Path) -> list[str]:
+    """The model's settings are those of the run to start from."""
+    return [*tiny_run.flags(data, folder), "--train.epochs=1", "--warm-start", str(start)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("warm")
+    with tiny_run.compilation_cache():
+        old = open_dataset(tiny_run.write_data(folder / "old"))
+        new = open_dataset(write_grown(folder / "new", old))
+        run, warm = folder / "run", folder / "warm"
+        assert train.main([*tiny_run.flags(old.path, run), "--train.epochs=2", *SMALL]) == 0
+        assert train.main(flags(new.path, warm, run)) == 0
+        yield Tiny(old, new, run, warm)
+
+
+def started(tiny: Tiny, **optim: Any) -> Grown:
+    """What a run on the grown data starts from, some of its optimiser's settings changed."""
+    config = Run.load(tiny.run).config
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **optim))
+    fresh = create_state(config, tiny.new.schema, tiny_run.STEPS_PER_EPOCH, 5)
+    return grown(load_source(tiny.run, tiny.new, config), tiny.new, fresh)
+
+
+def same_bits(ours: Any, theirs: Any) -> bool:
+    """Whether two trees hold the same arrays."""
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(ours)] == [
+        np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(theirs)
+    ]
+
+
+def scores(params: Any, batch_stats: Any, dataset: Dataset, config: Config) -> np.ndarray:
+    """Of the training split, whose users are known."""
+    return predict(
+        make_predict_step(config, dataset.schema),
+        params,
+        batch_stats,
+        device_tables(dataset, config),
+        evaluation_loader(dataset, "train", config),
+    )
+
+
+# Rows
+
+
+def test_rows_are_told_by_value_and_the_unknown_row_stays():
+    rows = trained_rows(["", "a", "b", "c"], ["", "c", "x", "a"])
+    assert rows.tolist() == [0, 3, NEW, 1]
+    assert trained_rows(["?", "a"], ["", "?", "a"]).tolist() == [0, NEW, 1]
+
+
+def test_tables_grow_by_rows_that_start_as_told():
+    table = np.array([[9, 9], [1, 0], [3, 0], [0, 6]], np.float32)
+    found = grown_table(table, np.array([0, 3, 1, NEW, 2]), np.array([5, 7]))
+    assert found.tolist() == [[9, 9], [0, 6], [1, 0], [5, 7], [3, 0]]
+    assert grown_table(table[:, 0], np.array([0, NEW, 2]), 0.0).tolist() == [9, 0, 3]
+    assert mean_row(table, None).tolist() == pytest.approx([4 / 3, 2])
+    assert mean_row(table, np.array([1, 1, 0])).tolist() == [2, 0]
+    assert mean_row(table[:1], None).tolist() == [9, 9], "there is no other"
+
+
+def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
+    trained = load_trained(tiny.run)
+    found = started(tiny)
+    params = found.state.params
+    assert found.new_rows == {"item": 2, "category": 1, "user": 2}
+    for group, name in (("item", "item"), ("item", "category"), ("user", "user")):
+        table = np.asarray(trained.params[f"{group}_embeddings"][name])
+        before = dict(zip(tiny.old.vocabulary(name), table, strict=True))
+        now = dict(zip(tiny.new.vocabulary(name), params[f"{group}_embeddings"][name], strict=True))
+        for value in set(before) & set(now):
+            assert now[value].tobytes() == before[value].tobytes()
+        if name == "user":
+            assert now["v1"].tobytes() == now["v2"].tobytes() == now[""].tobytes()
+        if name == "category":
+            assert now["brand new"] == pytest.approx(table[1:].mean(0), rel=1e-5)
+        if name == "item":
+            weights = 1 / np.maximum(tiny.old.popularity[1:, None], 1)
+            mean = (table[1:] * weights).sum(0) / weights.sum()
+            assert now["n1"] == pytest.approx(mean, rel=1e-5)
+    for name in set(trained.params) - {"item_embeddings", "user_embeddings"}:
+        assert same_bits(params[name], trained.params[name])
+    assert len(jax.tree.leaves(found.state.batch_stats)) >= 4  # BatchNorm and Dice
+    assert same_bits(found.state.batch_stats, trained.batch_stats)
+    assert int(found.state.step) == 0
+
+
+def test_the_optimiser_goes_on_and_its_slots_follow_their_rows(tiny):
+    found = started(tiny)
+    assert found.keeps_optimizer
+    _, before, _ = tiny_run.saved_states(tiny.run)["best"]
+    old, new = before.optimizer_state[0], found.state.optimizer_state[0]
+    assert int(new.count) == int(old.count) > 0
+    assert int(found.state.optimizer_state[1].count) == 0, "the schedule starts anew"
+    assert same_bits(new.nu["mlp"], old.nu["mlp"])
+    items = tiny.new.vocabulary("item")
+    for slots, trained in ((new.mu, old.mu), (new.nu, old.nu)):
+        table = np.asarray(slots["item_embeddings"]["item"])
+        assert not table[[items.index(item) for item in NEW_ITEMS]].any()
+        for row, item in enumerate(tiny.old.vocabulary("item")):
+            if row and item != GONE:
+                expected = np.asarray(trained["item_embeddings"]["item"][row])
+                assert table[items.index(item)].tobytes() == expected.tobytes()
+
+
+def test_accumulators_of_rows_follow_them(monkeypatch):
+    monkeypatch.setattr("dien_jax.steps.embedding_rows.DENSE_ROWS", 0)
+    config = Config(optim=OptimConfig(embedding_update="rowwise_adagrad"))
+    table, item = np.ones((3, 2), np.float32), Feature("item", "categorical", size=3)
+    schema = Schema((item,), (Feature("user", "categorical", size=2),))
+    params = {"item_embeddings": {"item": table}, "mlp": {"kernel": table}}
+    state = make_optimizer(config, schema, 1).init(params)
+    path = "item_embeddings", "item"
+
+    def told(tree: Any) -> list[np.ndarray]:
+        """The accumulators of the table."""
+        leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+        return [np.asarray(leaf) for where, leaf in leaves if table_of(where) == path]
+
+    state = jax.tree_util.tree_map_with_path(
+        lambda where, leaf: np.array([1, 2, 3], np.float32) if table_of(where) == path else leaf,
+        state,
+    )
+    found = _grown_slots(state, {path: np.array([0, 2, NEW, 1])})
+    assert [accumulators.tolist() for accumulators in told(found)] == [[1, 3, 0, 2]]
+
+
+def test_another_optimiser_starts_anew(tiny):
+    found = started(tiny, name="adamw")
+    assert not found.keeps_optimizer
+    assert "the optimiser is another and starts anew" in str(found)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(found.state.optimizer_state))
+    assert started(tiny, learning_rate=0.5).keeps_optimizer
+
+
+def test_before_training_scores_are_those_of_the_run(tiny):
+    trained = load_trained(tiny.run)
+    config = trained.run.config
+    state = started(tiny).state
+    before = scores(trained.params, trained.batch_stats, tiny.old, config)
+    after = scores(state.params, state.batch_stats, tiny.new, config)
+    gone = tiny.old.vocabulary("item").index(GONE)
+    starts, examples = tiny.old.event_offsets, tiny.old.splits["train"]
+    knows_all = np.array(
+        [
+            gone not in [item, *tiny.old.event_item[starts[sequence] : end]]
+            for item, sequence, end in zip(
+                examples.item, examples.sequence, examples.history_end, strict=True
+            )
+        ]
+    )
+    assert knows_all.sum() > 20
+    assert (~knows_all).any()
+    assert after[knows_all] == pytest.approx(before[knows_all], abs=1e-6)
+
+
+# The run
+
+
+def test_the_run_tells_what_it_started_from_and_trains(tiny):
+    told = Run.load(tiny.warm).warm_start
+    best = read_json(tiny.run / "result.json")["best_step"]
+    assert told == {"run": str(tiny.run), "step": best}
+    assert Run.load(tiny.run).warm_start is None
+    result = read_json(tiny.warm / "result.json")
+    assert result["steps"] == tiny_run.STEPS_PER_EPOCH
+    start, ended = started(tiny).state.params, load_trained(tiny.warm).params
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), start, ended)
+    assert 0 < max(jax.tree.leaves(moved)) < 0.2, "four steps of Adam at 0.02 from the start"
+
+
+def test_a_start_that_does_not_tell_its_run_is_refused(tiny, tmp_path):
+    text = (tiny.warm / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"step": ', '"steps": '))
+    with pytest.raises(UserError, match="expected 'warm_start' to tell 'run' and 'step', found"):
+        Run.load(tmp_path)
+
+
+def test_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(tiny):
+    of_run = train.parse(["--warm-start", str(tiny.run)])
+    assert of_run.model == Run.load(tiny.run).config.model
+    assert of_run.train.batch_size == 16
+    named = train.parse(["din", f"--warm-start={tiny.run}"])
+    assert named.model.hidden_size == ModelConfig().hidden_size
+    assert named.warm_start == tiny.run
+
+
+def state_of(folder: Path, dataset: Dataset):
+    """The latest checkpoint of a run on the grown data."""
+    run = Run.load(folder)
+    like = create_state(run.config, dataset.schema, tiny_run.STEPS_PER_EPOCH, run.seed)
+    checkpoints = loop.Checkpoints(folder / "checkpoints", read_only=True)
+    step = checkpoints.latest_step()
+    assert step is not None
+    return step, checkpoints.restore(step, like)[0]
+
+
+def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(tiny, tmp_path, monkeypatch):
+    start, folder = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(tiny.run, start)
+    make = loop.make_train_step
+
+    def dies(*arguments):
+        step, taken = make(*arguments), []
+
+        def counted(*of_step):
+            taken.append(1)
+            if len(taken) == 3:
+                raise KeyboardInterrupt
+            return step(*of_step)
+
+        return counted
+
+    with tiny_run.compilation_cache():
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "make_train_step", dies)
+            assert train.main(flags(tiny.new.path, folder, start)) == 130
+        step, state = state_of(folder, tiny.new)
+        assert step == 0
+        expected = started(tiny).state
+        for name in ("params", "batch_stats", "optimizer_state"):
+            assert same_bits(getattr(state, name), getattr(expected, name))
+        shutil.rmtree(start)
+        assert train.main(["--resume", str(folder)]) == 0
+        step, state = state_of(folder, tiny.new)
+        assert step == tiny_run.STEPS_PER_EPOCH
+        assert tiny_run.bits(state) == tiny_run.bits(state_of(tiny.warm, tiny.new)[1])
+
+
+def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
+    tiny, tmp_path, monkeypatch, capfd
+):
+    folder = tmp_path / "run"
+    arguments = flags(tiny.new.path, folder, tiny.run)
+
+    def dies(*arguments):
+        raise KeyboardInterrupt
+
+    with tiny_run.compilation_cache():
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Trainer, "start_from", dies)
+            assert train.main(arguments) == 130
+        again = tmp_path / "again"
+        shutil.copytree(folder, again)
+        assert train.main(["--resume", str(folder)]) == 0
+        ours, theirs = state_of(folder, tiny.new)[1], state_of(tiny.warm, tiny.new)[1]
+        assert tiny_run.bits(ours) == tiny_run.bits(theirs)
+        capfd.readouterr()
+        text = (again / "config.json").read_text()
+        (again / "config.json").write_text(text.replace('"step": ', '"step": 9'))
+        assert train.main(["--resume", str(again)]) == 2
+    assert "began from its checkpoint of step 9" in capfd.readouterr().err
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"embedding_size": 5}, "model.embedding_size must be that of the run, 18, got 5"),
+        ({"form": "authors"}, "model.form must be that of the run, 'paper', got 'authors'"),
+        ({"layers": (8, 4)}, "model.layers must be that of the run, (200, 80), got (8, 4)"),
+        ({"auxiliary_weight": 0.0}, "model.auxiliary_weight must be above 0, as in the run (1)"),
+    ],
+)
+def test_a_model_that_differs_is_refused_by_its_setting(changes, expected):
+    with pytest.raises(UserError) as refused:
+        _check_settings(ModelConfig(), ModelConfig(**changes))
+    assert expected in str(refused.value)
+
+
+def test_what_no_parameter_depends_on_may_differ():
+    _check_settings(
+        ModelConfig(), ModelConfig(dropout=0.5, auxiliary_weight=0.25, auxiliary_negatives=3)
+    )
+
+
+def test_data_of_other_features_is_refused(tiny):
+    number = Feature("price", "numeric", mean=1.0, deviation=2.0)
+    with_price = Schema((*tiny.old.schema.item, number), tiny.old.schema.user)
+    with pytest.raises(UserError, match=r"must have the item features of the run, item \(categ"):
+        _check_features(with_price, tiny.new)
+    otherwise = dataclasses.replace(number, mean=1.5)
+    changed = Schema((*tiny.old.schema.item, otherwise), tiny.old.schema.user)
+    with pytest.raises(UserError, match="must standardise 'price' as the run's data does, with"):
+        _check_features(with_price, dataclasses.replace(tiny.new, schema=changed))
+
+
+def test_a_mistake_is_one_message_and_makes_no_run_folder(tiny, tmp_path, capfd):
+    def refusal(start: Path, *more: str) -> str:
+        arguments = [*flags(tiny.new.path, tmp_path / "run", start), *more]
+        assert train.main(arguments) == 2
+        output = capfd.readouterr()
+        assert output.out == ""
+        assert "Traceback" not in output.err
+        assert not (tmp_path / "run").exists()
+        return output.err
+
+    assert "does not exist" in refusal(tmp_path / "missing")
+    differs = f"--warm-start {tiny.run}: model.batch_norm must be that of the run, 'running', got"
+    assert differs in refusal(tiny.run, "--model.batch-norm=none")
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny.run, changed)
+    text = (changed / "config.json").read_text()
+    digest = Run.load(changed).data_digest
+    (changed / "config.json").write_text(text.replace(digest, "0" * 64))
+    assert "has changed since (meta.json differs)" in refusal(changed)

@@ -1,0 +1,67 @@
+"""Compiled programs are kept for the next process, unless the user decided otherwise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from support.tiny_run import SETTINGS, write_data
+
+from dien_jax.utils.compile_cache import keep_compiled
+
+LOADED = """
+import sys, jax
+from dien_jax import compiled, train
+compiled.LEAST_SECONDS = 0.0  # however fast this machine compiles
+counts = {"hit": 0, "miss": 0}
+def note(event, **_):
+    for name in counts:
+        counts[name] += event.startswith(f"/jax/compilation_cache/cache_{name}")
+jax.monitoring.register_event_listener(note)
+jax.config.update("jax_disable_most_optimizations", True)
+assert train.main(sys.argv[1:]) == 0
+print(counts["hit"], counts["miss"], jax.config.jax_compilation_cache_dir)
+"""
+LIGHT = ("--model.extractor=none", "--model.evolution=none", "--model.auxiliary-weight=0")
+
+
+def run(data: Path, folder: Path, *flags: str, **variables: str) -> tuple[int, int, str]:
+    """Cache hits, misses and folder of one process that trains."""
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, "--data", str(data), "--run-dir", str(folder), *SETTINGS,
+         "--train.epochs=1", *LIGHT, *flags],
+        env=environment | {"XDG_CACHE_HOME": str(data.parent / "cache")} | variables,
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    hits, misses, where = done.stdout.splitlines()[-1].split(maxsplit=2)
+    return int(hits), int(misses), where
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_data(tmp_path / "data")
+
+
+def test_a_second_process_loads_what_the_first_compiled(data: Path, tmp_path: Path) -> None:
+    hits, misses, where = run(data, tmp_path / "first")
+    assert not hits
+    assert misses
+    assert Path(where).parent == data.parent / "cache" / "dien_jax" / "compiled"
+    assert run(data, tmp_path / "second") == (misses, 0, where)
+
+
+def test_the_flag_turns_it_off(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path / "off", "--no-compile-cache") == (0, 0, "None")
+    assert not (data.parent / "cache" / "dien_jax").exists()
+
+
+def test_a_folder_that_the_user_chose_stays() -> None:
+    before = jax.config.values["jax_compilation_cache_dir"]
+    assert before is not None
+    keep_compiled()
+    assert jax.config.values["jax_compilation_cache_dir"] == before
