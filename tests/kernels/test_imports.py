@@ -68,7 +68,7 @@ def test_the_suite_passes_with_jax_and_pytest_alone(tmp_path: Path) -> None:
             "-c",
             RUN,
             *paths,
-            *(str(TESTS / "kernels" / name) for name in SUITE),
+            *suite,
         ],
         capture_output=True,
         text=True,
