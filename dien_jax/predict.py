@@ -17,7 +17,6 @@ pieces, so memory does not grow with it. Standard output carries one JSON object
 
 import dataclasses
 import json
-import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ from dien_jax.runs.scoring import evaluation_loader, predict
 from dien_jax.runs.trained import load_trained
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import Stage, say, stage
 
 BATCHES_OF_A_PIECE = 64
@@ -240,17 +239,8 @@ def _progress(current: Stage, done: int, total: int | None) -> None:
     current.share = done / total if total else None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    keep_compiled()
-    try:
-        arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.predict")
-        counts = predict_table(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+def _predict(arguments: Arguments) -> None:
+    counts = predict_table(arguments)
     say(f"scores: {arguments.out}")
     for name, what in {
         "unknown_users": "rows of users",
@@ -263,7 +253,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if counts["empty_histories"]:
         say(f"{counts['empty_histories']:,} rows without any history")
     print(json.dumps(counts))
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.predict"), _predict
+    )
 
 
 if __name__ == "__main__":
