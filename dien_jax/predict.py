@@ -30,9 +30,9 @@ import tyro
 
 from dien_jax.data.dataset import Dataset, Examples
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.data.user_events import UserEvents, _misread, _told
+from dien_jax.data.user_events import UserEvents
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
 from dien_jax.runs.scoring import evaluation_loader, predict
 from dien_jax.runs.trained import load_trained
@@ -119,7 +119,7 @@ def predict_table(arguments: Arguments) -> dict[str, int]:
     )
     size = BATCHES_OF_A_PIECE * config.train.batch_size
     with (
-        _told(arguments.out),
+        writing(arguments.out, "--out"),
         stage(f"scoring {arguments.input}") as current,
         table.writing(arguments.out) as write,
     ):
@@ -232,6 +232,12 @@ def _blame(table: RequestTable, piece: Piece, column: str, cells: list[Any], rea
             read(cell)
         except UserError as error:
             raise _misread(table, piece, row, column, str(error)) from error
+
+
+def _misread(table: RequestTable, piece: Piece, row: int, column: str, reason: str) -> UserError:
+    place = piece.places[row]
+    where = f"{table.file}:{place}" if table.unit == "line" else f"{table.file}: row {place}"
+    return UserError(f"{where}: column {column!r}: {reason}")
 
 
 def _progress(current: Stage, done: int, total: int | None) -> None:
