@@ -41,7 +41,7 @@ from dien_jax.runs.trained import load_trained
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
 from dien_jax.training.warm_start import NEW, trained_rows
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.compile_cache import enable_compile_cache
 from dien_jax.utils.files import atomic_path
 
 SETTINGS = ("--train.max-history=64", "--train.buckets=16")
@@ -306,7 +306,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, print the tables, write what was asked for."""
     options = parsed(arguments)
-    keep_compiled()
+    enable_compile_cache()
     rows = measured(options)
     models = [r for r in rows if "policy" in r]
     print_rows(models, COLUMNS)

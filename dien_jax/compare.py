@@ -12,7 +12,6 @@ mistake in flags or files.
 """
 
 import hashlib
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong,
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.runs.scoring import best_scores
 from dien_jax.runs.summary import Group, Member, grouped, load_members
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import atomic_path
 
@@ -280,17 +279,10 @@ def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.compare")
-    keep_compiled()
-    try:
-        compare(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.compare"), compare
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Exit status: 0, or 2 for a mistake in flags or files.
 """
 
 import dataclasses
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from dien_jax.inspection.importance import as_table, draw_importance, importance
 from dien_jax.inspection.item_map import describe_map, draw_map, embedding_map
 from dien_jax.inspection.requests import request
 from dien_jax.runs.trained import Trained, load_trained
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say
 from dien_jax.utils.plots import check_picture, save_picture, writing
 
@@ -166,17 +165,10 @@ def _explain_embeddings(trained: Trained, arguments: Arguments) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.explain")
-    keep_compiled()
-    try:
-        explain(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.explain"), explain
+    )
 
 
 if __name__ == "__main__":

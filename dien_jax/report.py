@@ -11,7 +11,6 @@ Exit status: 0, or 2 for a mistake in flags or files.
 
 import dataclasses
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from dien_jax.metrics.scores import example_losses
 from dien_jax.runs.scoring import check_examples, trained_scores
 from dien_jax.runs.summary import Member, load_members
 from dien_jax.runs.trained import Trained, restore
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import atomic_file
 from dien_jax.utils.plots import writing
@@ -334,17 +333,11 @@ def _setting(value: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.report")
-    keep_compiled()
-    try:
-        print(write_report(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.report"),
+        lambda arguments: print(write_report(arguments)),
+    )
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ class BaseRanker:
         """Compiles every program, so that no call has to wait for it.
 
         Takes half a second or so for each combination of a length of histories, a number of
-        candidates and a number of users; :func:`dien_jax.utils.compile_cache.keep_compiled`
+        candidates and a number of users; :func:`dien_jax.utils.compile_cache.enable_compile_cache`
         keeps them on disk for the next process.
 
         Args:
