@@ -27,7 +27,7 @@ from dien_jax.errors import UserError
 from dien_jax.experiments.curves import draw_comparison
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
-from dien_jax.runs.scoring import best_scores
+from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say, stage
@@ -216,7 +216,7 @@ def _pair_table(first: RunSummary, others: Sequence[RunSummary], arguments: Argu
 def _scores(member: RunSummary, dataset: Dataset, split: str, out: Path | None) -> np.ndarray:
     """Scores of a split, from the ``out`` folder if they are there, kept in it if there is one."""
     if out is None:
-        return best_scores(member.folder, member.run, dataset, split)
+        return score_split(member.folder, split, data=dataset).scores
     digest = hashlib.sha256(str(member.folder.resolve()).encode())
     for name in (CONFIG_FILE, RESULT_FILE):  # which tell when it was trained, and for how long
         digest.update((member.folder / name).read_bytes())
@@ -230,7 +230,7 @@ def _scores(member: RunSummary, dataset: Dataset, split: str, out: Path | None) 
         if kept.shape != dataset.splits[split].label.shape:
             raise UserError(f"{file} has {kept.shape} scores, of other data; remove it")
         return kept
-    scores = best_scores(member.folder, member.run, dataset, split)
+    scores = score_split(member.folder, split, data=dataset).scores
     try:
         with atomic_path(file) as partial, partial.open("wb") as stream:
             np.save(stream, scores)
