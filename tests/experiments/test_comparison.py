@@ -105,7 +105,7 @@ def test_metric_added_to_the_table_is_trained_and_compared_with(runs, tmp_path, 
 
     entry = Metric("brier", "Brier", brier, higher_is_better=False, needs_probabilities=True)
     monkeypatch.setitem(METRICS, "brier", entry)
-    folder = tmp_path / "run"
+    folder = tmp_path / "added"
     assert train.main([*flags(runs / "tiny", folder), "--train.epochs=1"]) == 0
     result, output_of_training = read_json(folder / "result.json"), capfd.readouterr()
     value = f"{result['test']['brier']:.4f}"
@@ -113,9 +113,10 @@ def test_metric_added_to_the_table_is_trained_and_compared_with(runs, tmp_path, 
     assert value in output_of_training.out
     assert f"validation Brier {result['valid']['brier']:.4f}" in output_of_training.err
     shown, _ = output([runs / "0.02-0", folder], capfd)
-    assert line(shown, "run  ")[12] == value
-    [row] = [each for each in shown.splitlines() if each.startswith("run      Brier")]
-    assert row.split()[4] == "to"
+    assert line(shown[: shown.index("\n\n")], "added ")[12] == value
+    [row] = [each.split() for each in shown.splitlines() if each.split()[1:2] == ["Brier"]]
+    assert row[0] == "added"
+    assert row[4] == "to"
 
 
 def test_runs_that_differ_by_seed_give_a_mean_and_groups_are_compared_over_seeds(
