@@ -31,6 +31,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError, suggestion, writing
 from dien_jax.experiments.result_tables import RESULTS_FILE, folder_of, read_results, write_tables
+from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, Run
 from dien_jax.runs.scoring import score_split, write_predictions
 from dien_jax.training.run import fit, resume
@@ -221,7 +222,7 @@ def _line(task: Task, result: dict[str, Any]) -> dict[str, str]:
         **{
             f"{split}_{metric}": result[split][metric]
             for split in ("valid", "test")
-            for metric in ("auc", "gauc", "logloss")
+            for metric in METRICS
         },
         "epochs": round(result["epochs"], 2),
         "best_step": result["best_step"],

@@ -26,6 +26,7 @@ from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConf
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.metadata import FORMAT_VERSION
 from dien_jax.errors import UserError
+from dien_jax.metrics.scores import METRICS
 from dien_jax.preparation.sources import synthetic
 from dien_jax.runs.folder import Run
 from dien_jax.training.run import RunResult, default_run_dir, fit, resume
@@ -147,18 +148,13 @@ def _table(result: RunResult) -> str:
         "test": result.test,
         **{f"test, {name}": {"auc": value} for name, value in result.baselines.items()},
     }
-    lines = [f"{'':24}{'AUC':>10}{'GAUC':>10}{'log loss':>10}{'examples':>12}"]
+    labels = "".join(f"{metric.label:>10}" for metric in METRICS.values())
+    lines = [f"{'':24}{labels}{'examples':>12}"]
     for name, metrics in rows.items():
-        cells = [f"{_number(metrics, key):>10}" for key in ("auc", "gauc", "logloss")]
+        cells = [f"{metric.text(metrics):>10}" for metric in METRICS.values()]
         count = f"{metrics['examples']:,}" if "examples" in metrics else ""
         lines.append(f"{name:24}{''.join(cells)}{count:>12}".rstrip())
     return "\n".join(lines)
-
-
-def _number(metrics: dict[str, Any], name: str) -> str:
-    if name not in metrics:
-        return ""
-    return "none" if metrics[name] is None else f"{metrics[name]:.4f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

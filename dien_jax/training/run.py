@@ -17,7 +17,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import shown_negatives
 from dien_jax.errors import Interrupted, UserError, writing
-from dien_jax.metrics.scores import auc
+from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, RESULT_FILE, Run, read_result, versions
 from dien_jax.training.curves import draw_curves
@@ -236,7 +236,7 @@ def _write_result(run: Run, folder: Path, result: dict[str, Any]) -> None:
     final = {
         f"final/{split}_{name}": result[split][name]
         for split in ("valid", "test")
-        for name in ("auc", "gauc", "logloss")
+        for name in METRICS
     }
     hparams = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
     write_hparams(folder, result["best_step"], hparams | flat_settings(run.config), final)
