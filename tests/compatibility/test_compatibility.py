@@ -1,8 +1,8 @@
 """Folders and files written by commit 9d7d61d are still read, and score as they did.
 
-``commit_9d7d61d`` beside this file was made by the code of that commit; make.py documents how. Opened
-arrays have to be equal to the last bit anywhere. Scores have to be where ``environment.json``
-knows the environment (versions of JAX, processor, settings of the compiler), and elsewhere to
+The folder ``commit_9d7d61d`` was made by the code of that commit; make.py documents how. Arrays
+must be equal to the last bit anywhere. Scores must be where ``environment.json`` has recorded the
+environment (versions of JAX, processor, settings of the compiler), and elsewhere to
 ``TOLERANCE``.
 """
 
