@@ -1,13 +1,13 @@
-"""Ranking candidates for one user: latency, beside scoring each candidate as a row of its own.
+"""Latency of ranking candidates for one user, compared with scoring each candidate as a row.
 
     python -m benchmarks.ranking [--preset NAME] [--run DIR] [--json FILE] [--plot FILE]
 
 Every case is a number of candidates and a length of the history. ``ranker`` is given the history,
-``remembered`` has read it before, and ``rows`` puts each candidate through the model beside a copy
-of the history, in batches no larger than an evaluation's; their scores must agree. They take
-turns, so that whatever slows the machine slows all. Without ``--run`` a model of random parameters
-over made ids is ranked with. Cold start is a new process up to its first score, with and without
-the programs that the one before it compiled.
+``remembered`` has read it before, and ``rows`` scores each candidate with its own copy of the
+history, in batches no larger than an evaluation's. Their scores must agree. They are timed in
+turns, so that a slow moment of the machine affects all of them. Without ``--run`` the model has
+random parameters and synthetic ids. Cold start is the time of a new process up to its first score,
+with and without compiled programs on disk.
 """
 
 import argparse
@@ -32,7 +32,8 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
-from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
+from dien_jax.inference.loaded_model import history_buckets
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
@@ -45,7 +46,7 @@ HISTORIES = (10, 50, 100)
 ITEMS, CATEGORIES = 12_102, 196  # as many rows as the beauty set has
 COLUMNS = ("candidates", "history", "policy", "median_ms", "p99_ms", "min_ms", "times_as_fast")
 TOLERANCE = 1e-5
-"""Of probabilities."""
+"""Absolute tolerance on probabilities."""
 
 FIRST_SCORE = """
 import sys
@@ -57,7 +58,7 @@ print(Ranker(sys.argv[1]).rank(items, items, context=context).scores[0])
 
 
 def made_run(folder: Path, name: str) -> Path:
-    """A run folder of random parameters, and its data."""
+    """Write a run folder of random parameters, and its data."""
     schema = Schema(
         item=(
             Feature("item", "categorical", ITEMS),
@@ -82,7 +83,7 @@ def made_run(folder: Path, name: str) -> Path:
 
 
 class Ranked:
-    """One run, ranked with in each of the ways that are compared."""
+    """One run, and the compared ways to rank with it."""
 
     def __init__(self, run: Path) -> None:
         trained = load_run(run)
@@ -95,7 +96,7 @@ class Ranked:
         self._model: Any = jax.device_put((trained.params, trained.batch_stats, tables))
 
     def calls(self, candidates: int, history: int) -> dict[str, Callable[[], np.ndarray]]:
-        """Functions that score the same candidates: float32, in their order."""
+        """Return functions that score the same candidates: float32, in their order."""
         rng = np.random.default_rng(candidates + history)
         items = rng.integers(1, len(self.items), candidates, dtype=np.int32)
         events = rng.integers(1, len(self.items), history, dtype=np.int32)
@@ -107,8 +108,8 @@ class Ranked:
             user = "remembered" if given is None else None
             ranking = self.ranker.rank(given, raw, user, self.context)
             scores = np.empty(candidates, np.float32)
-            scores[[place[one] for one in ranking.ids]] = ranking.scores
-            return scores[[place[one] for one in raw]]
+            scores[[place[item] for item in ranking.ids]] = ranking.scores
+            return scores[[place[item] for item in raw]]
 
         return {
             "rows": lambda: self._rows(items, events),
@@ -118,31 +119,30 @@ class Ranked:
 
     def _rows(self, items: np.ndarray, events: np.ndarray) -> np.ndarray:
         train = self.config.train
-        edges = [*(edge for edge in train.buckets if edge < train.max_history), train.max_history]
         kept = events[-train.max_history :]
-        steps = next(edge for edge in edges if edge >= len(kept))
+        steps = next(edge for edge in history_buckets(self.config) if edge >= len(kept))
         size = next(size for size in (*CANDIDATE_BUCKETS, len(items)) if size >= len(items))
         size = min(size, train.batch_size)
         blank = example_batch(self.schema, batch_size=size, steps=steps)
         history = np.zeros((size, steps), np.int32)
         history[:, : len(kept)] = kept
         params, batch_stats, tables = self._model
-        turns = []
+        batches = []
         for start in range(0, len(items), size):
             part = items[start : start + size]
             item, weight = np.zeros(size, np.int32), np.zeros(size, np.float32)
             item[: len(part)], weight[: len(part)] = part, 1
             lengths = np.full(size, len(kept), np.int32)
             batch = blank._replace(history=history, lengths=lengths, item=item, weight=weight)
-            turns.append(self._step(params, batch_stats, tables, batch))
-        return np.concatenate(jax.device_get(turns))[: len(items)]
+            batches.append(self._step(params, batch_stats, tables, batch))
+        return np.concatenate(jax.device_get(batches))[: len(items)]
 
 
 def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> list[dict]:
-    """The rows of one case.
+    """Return the rows of one case.
 
     Raises:
-      SystemExit: when the ways disagree about a score.
+      SystemExit: when two ways give different scores.
     """
     calls = ranked.calls(candidates, history)
     expected = calls["rows"]()
@@ -151,7 +151,7 @@ def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> l
         if not deviation < TOLERANCE:
             raise SystemExit(f"{candidates}, {history}, {name}: scores differ by {deviation}")
     times = interleaved_milliseconds(calls, repeats=repeats)
-    median = {name: statistics.median(of_one) for name, of_one in times.items()}
+    median = {name: statistics.median(values) for name, values in times.items()}
     return [
         {
             "benchmark": "ranking",
@@ -161,17 +161,17 @@ def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> l
             "candidates": candidates,
             "history": history,
             "median_ms": median[name],
-            "p99_ms": float(np.percentile(of_one, 99)),
-            "min_ms": min(of_one),
+            "p99_ms": float(np.percentile(values, 99)),
+            "min_ms": min(values),
             "times_as_fast": median["rows"] / median[name],
             **surroundings(),
         }
-        for name, of_one in times.items()
+        for name, values in times.items()
     ]
 
 
 def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
-    """A new process up to its first score, twice: the second finds what the first compiled."""
+    """Time a new process up to its first score, twice; the second reuses compiled programs."""
     items, names = " ".join(ranked.items[1:9]), " ".join(ranked.context)
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -182,28 +182,28 @@ def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
         start = time.perf_counter()
         command = [sys.executable, "-c", FIRST_SCORE, str(run), items, names]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-        passed = 1e3 * (time.perf_counter() - start)
+        elapsed = 1e3 * (time.perf_counter() - start)
         row: dict[str, Any] = {"benchmark": "ranking", "case": policy, "system": "dien_jax"}
         row |= {"policy": policy, "candidates": 8, "history": 8, "times_as_fast": 1.0}
-        rows.append(row | dict.fromkeys(("median_ms", "p99_ms", "min_ms"), passed))
+        rows.append(row | dict.fromkeys(("median_ms", "p99_ms", "min_ms"), elapsed))
         rows[-1] |= surroundings()
     return rows
 
 
 def panels(rows: Sequence[dict]) -> plots.Panels:
-    """Medians for the picture: a panel a length of history, a group a number of candidates."""
-    found: plots.Panels = {}
+    """Return medians to draw, by length of history and number of candidates."""
+    medians: plots.Panels = {}
     for row in rows:
         if row["policy"] in ("rows", "ranker", "remembered"):
-            panel = found.setdefault(f"history of {row['history']}", {})
+            panel = medians.setdefault(f"history of {row['history']}", {})
             panel.setdefault(f"{row['candidates']} candidates", {})[row["policy"]] = row[
                 "median_ms"
             ]
-    return found
+    return medians
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure and print; write the requested files."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--run", type=Path, help="run folder to rank with, instead of --preset")

@@ -4,14 +4,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dien_jax.inference.ranker import ExportedRanker, Ranker, load_ranker
+    from dien_jax.inference.ranker import Ranker, Ranking
+    from dien_jax.inference.requests import RankRequest
 
 __version__ = "0.1.0"
-__all__ = ["ExportedRanker", "Ranker", "__version__", "load_ranker"]
+__all__ = ["RankRequest", "Ranker", "Ranking", "__version__"]
 _MODULES = {
-    "ExportedRanker": "dien_jax.inference.loaded_model",
-    "Ranker": "dien_jax.inference.run_ranker",
-    "load_ranker": "dien_jax.inference.loaded_model",
+    "RankRequest": "dien_jax.inference.requests",
+    "Ranker": "dien_jax.inference.ranker",
+    "Ranking": "dien_jax.inference.ranker",
 }
 
 

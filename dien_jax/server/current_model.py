@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dien_jax.errors import UserError
-from dien_jax.inference.ranker import BaseRanker, load_ranker
+from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.requests import RankRequest
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
@@ -44,13 +44,13 @@ class Source:
     max_users: int = 1000
     separator: str = "|"
 
-    def load(self) -> BaseRanker:
+    def load(self) -> Ranker:
         """The model that is there now.
 
         Raises:
           UserError: when it cannot be read.
         """
-        return load_ranker(self.path, self.data, max_users=self.max_users, separator=self.separator)
+        return Ranker(self.path, self.data, max_users=self.max_users, separator=self.separator)
 
     def version(self) -> str:
         """Tells that model from any other, without reading it.
@@ -82,7 +82,7 @@ class Model:
       messages: the types of its requests.
     """
 
-    ranker: BaseRanker
+    ranker: Ranker
     version: str
     messages: Messages
 
