@@ -32,6 +32,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError, suggestion
 from dien_jax.experiments.result_tables import RESULTS_FILE, folder_of, read_results, write_tables
+from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, Run
 from dien_jax.utils.command import run_command
 from dien_jax.utils.files import read_json
@@ -221,7 +222,7 @@ def _line(task: Task, result: dict[str, Any]) -> dict[str, str]:
         **{
             f"{split}_{metric}": result[split][metric]
             for split in ("valid", "test")
-            for metric in ("auc", "gauc", "logloss")
+            for metric in METRICS
         },
         "epochs": round(result["epochs"], 2),
         "best_step": result["best_step"],

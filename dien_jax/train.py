@@ -31,7 +31,7 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import shown_negatives
 from dien_jax.data.metadata import FORMAT_VERSION
 from dien_jax.errors import Interrupted, UserError
-from dien_jax.metrics.scores import auc
+from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, RESULT_FILE, Run, versions
@@ -229,7 +229,7 @@ def _train(
         final = {
             f"final/{split}_{name}": outcome[split][name]
             for split in ("valid", "test")
-            for name in ("auc", "gauc", "logloss")
+            for name in METRICS
         }
         described = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
         write_hparams(folder, outcome["best_step"], described | flat_settings(run.config), final)
@@ -269,18 +269,13 @@ def _table(result: dict[str, Any], baselines: dict[str, float | None]) -> str:
         "test": result["test"],
         **{f"test, {name}": {"auc": value} for name, value in baselines.items()},
     }
-    lines = [f"{'':24}{'AUC':>10}{'GAUC':>10}{'log loss':>10}{'examples':>12}"]
+    labels = "".join(f"{metric.label:>10}" for metric in METRICS.values())
+    lines = [f"{'':24}{labels}{'examples':>12}"]
     for name, metrics in rows.items():
-        cells = [f"{_number(metrics, key):>10}" for key in ("auc", "gauc", "logloss")]
+        cells = [f"{metric.text(metrics):>10}" for metric in METRICS.values()]
         count = f"{metrics['examples']:,}" if "examples" in metrics else ""
         lines.append(f"{name:24}{''.join(cells)}{count:>12}".rstrip())
     return "\n".join(lines)
-
-
-def _number(metrics: dict[str, Any], name: str) -> str:
-    if name not in metrics:
-        return ""
-    return "none" if metrics[name] is None else f"{metrics[name]:.4f}"
 
 
 def _train_or_resume(arguments: Arguments) -> None:

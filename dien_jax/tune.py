@@ -35,7 +35,13 @@ from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import NotFiniteError, UserError
-from dien_jax.experiments.search_report import Teller, draw_history, searched_settings, summary
+from dien_jax.experiments.search_report import (
+    OBJECTIVE,
+    Teller,
+    draw_history,
+    searched_settings,
+    summary,
+)
 from dien_jax.experiments.search_space import (
     Space,
     chosen_settings,
@@ -162,7 +168,7 @@ def _train(trial: "optuna.Trial", run: Run, dataset: Dataset, teller: Teller) ->
     best = None
     try:
         for number, record in enumerate(trainer.evaluations(teller), start=1):
-            value = record["valid"]["auc"]
+            value = record["valid"][OBJECTIVE.name]
             best = value if best is None else max(best, value)
             teller.evaluation(record)
             trial.set_user_attr("epochs", record["epoch"])
@@ -281,7 +287,7 @@ def _study(out: Path) -> Iterator["optuna.Study"]:
         yield optuna.create_study(
             storage=storage,
             study_name="tune",
-            direction="maximize",
+            direction="maximize" if OBJECTIVE.higher_is_better else "minimize",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(
                 n_startup_trials=TRIALS_BEFORE_PRUNING, n_warmup_steps=2

@@ -11,10 +11,14 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from dien_jax.experiments.search_space import chosen_settings
+from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.files import atomic_path
 
 if TYPE_CHECKING:
     import optuna
+
+OBJECTIVE = METRICS["auc"]
+"""The validation metric that trials are compared by."""
 
 HISTORY_FILE = "history.png"
 
@@ -84,7 +88,7 @@ class Teller:
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """An evaluation of the trial, as ``metrics.jsonl`` would hold it."""
         text = f"{self._now}, epoch {record['epoch']:.2f}: "
-        text += f"validation AUC {record['valid']['auc']:.4f}"
+        text += f"validation {OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
         self._tell(text, every=0.0)
 
     def _tell(self, text: str, *, every: float) -> None:
@@ -120,7 +124,7 @@ def summary(
     return "\n".join(
         [
             f"best of {len(finished)} trials{counts}: trial {finished.index(best) + 1}, "
-            f"validation AUC {best.value:.4f}",
+            f"validation {OBJECTIVE.label} {best.value:.4f}",
             *(f"  {name:{width}}  {value}" for name, value in settings.items()),
         ]
     )
@@ -177,7 +181,7 @@ def draw_history(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -
             axes.scatter(
                 numbers, values, s=30, facecolors=face, edgecolors="C0", label=label, zorder=2
             )
-    axes.set(xlabel="trial", ylabel="best validation AUC")
+    axes.set(xlabel="trial", ylabel=f"best validation {OBJECTIVE.label}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -194,4 +198,4 @@ def _outcome(trial: "optuna.trial.FrozenTrial") -> str:
         return f"diverged after {epochs}"
     if trial.state.name == "PRUNED":
         return f"pruned after {epochs}"
-    return f"validation AUC {trial.value:.4f} after {epochs}"
+    return f"validation {OBJECTIVE.label} {trial.value:.4f} after {epochs}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dien_jax.errors import UserError
+from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.evaluations import read_evaluations
 from dien_jax.runs.folder import RESULT_FILE, Run
 from dien_jax.utils.files import read_json
@@ -35,10 +36,7 @@ class RunSummary:
         """The best evaluation so far, as training chooses it; None before the first."""
         best, best_score = None, None
         for record in self.evaluations:
-            metrics = record.get("valid", {})
-            score = metrics.get("auc")
-            if score is None and metrics.get("logloss") is not None:
-                score = -metrics["logloss"]
+            score = selection_score(record.get("valid", {}))
             if score is not None and (best_score is None or score > best_score):
                 best, best_score = record, score
         return best
