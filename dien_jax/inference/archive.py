@@ -40,15 +40,7 @@ _EXPECTED = "a file written by python -m dien_jax.export"
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """The content of an exported file.
-
-    Attributes:
-      manifest: ``manifest.json`` as parsed.
-      schema: features of the model.
-      vocabularies: raw values by feature.
-      weights: arrays by name.
-      programs: programs by name.
-    """
+    """The content of an exported file, by feature, array and program."""
 
     manifest: dict[str, Any]
     schema: Schema
@@ -73,11 +65,7 @@ def write_archive(
     weights: dict[str, np.ndarray],
     vocabularies: dict[str, list[str]],
 ) -> None:
-    """Write an exported file; format and version are added to ``manifest``.
-
-    Raises:
-      OSError: when the file cannot be written.
-    """
+    """Write an exported file; format and version are added to ``manifest``."""
     manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
     entries = {_MANIFEST: json.dumps(manifest, indent=2, allow_nan=False).encode()}
     for name, program in programs.items():
@@ -95,11 +83,11 @@ def write_archive(
 
 
 def read_archive(file: Path) -> ExportedModel:
-    """Read and check an exported file.
+    """Read an exported file.
 
     Raises:
-      UserError: when it is missing, another kind of file, cut short, damaged, of a newer format, or
-        has programs that this JAX cannot read.
+      UserError: when it is missing, of another kind, cut short, damaged, or too new for this
+        package or this JAX.
     """
     if not file.is_file():
         problem = "is not a file" if file.exists() else "does not exist"
@@ -116,13 +104,25 @@ def read_archive(file: Path) -> ExportedModel:
         require("export", "an exported model")
         with _reading(file):
             schema = schema_from_json(manifest["schema"])
-            return ExportedModel(
-                manifest,
-                schema,
-                vocabularies={n: _vocabulary(archive, n, schema) for n in input_features(schema)},
-                weights={name: _weight(archive, name) for name in manifest["weights"]},
-                programs={name: _program(archive, name) for name in manifest["programs"]},
-            )
+            vocabularies = {
+                name: json.loads(archive.read(_VOCABULARY.format(name)))
+                for name in input_features(schema)
+            }
+            sizes = {f.name: f.size for f in (*schema.item, *schema.user, *schema.context)}
+            for name, values in vocabularies.items():
+                if len(values) != sizes[name]:
+                    raise ValueError(f"{name!r} has {len(values)} values, not {sizes[name]}")
+            weights = {}
+            for name in manifest["weights"]:
+                with archive.open(_WEIGHT.format(name)) as stream:
+                    weights[name] = np.lib.format.read_array(stream, allow_pickle=False)
+            programs = {
+                name: export.deserialize(bytearray(archive.read(_PROGRAM.format(name))))
+                for name in manifest["programs"]
+            }
+            for program in programs.values():
+                program.mlir_module()  # a newer StableHLO would otherwise fail at the first call
+    return ExportedModel(manifest, schema, vocabularies, weights, programs)
 
 
 def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -149,25 +149,6 @@ def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
             f"version nearer to that"
         )
     return manifest
-
-
-def _program(archive: zipfile.ZipFile, name: str) -> export.Exported:
-    program = export.deserialize(bytearray(archive.read(_PROGRAM.format(name))))
-    program.mlir_module()  # a newer StableHLO would otherwise fail at the first call
-    return program
-
-
-def _vocabulary(archive: zipfile.ZipFile, name: str, schema: Schema) -> list[str]:
-    sizes = {f.name: f.size for f in (*schema.item, *schema.user, *schema.context)}
-    values = json.loads(archive.read(_VOCABULARY.format(name)))
-    if len(values) != sizes[name]:
-        raise ValueError(f"expected {sizes[name]} values of {name!r}, found {len(values)}")
-    return values
-
-
-def _weight(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(_WEIGHT.format(name)) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 @contextmanager

@@ -18,14 +18,7 @@ from dien_jax.steps.rank import Programs, make_programs
 class LoadedModel(NamedTuple):
     """Everything that a ranker needs of a model.
 
-    Attributes:
-      schema: features that the model was trained on.
-      step: training step of the checkpoint.
-      max_history: maximum number of events kept of a history.
-      history_buckets: padded lengths of histories, in rising order up to ``max_history``.
-      vocabularies: rows of raw ids and values.
-      arguments: first arguments of every program, on the device.
-      programs: jitted programs of the model.
+    ``arguments`` are the first arguments of every program, on the device.
     """
 
     schema: Schema

@@ -52,7 +52,7 @@ class Ranker:
     """Score and sort candidates with a trained model.
 
     >>> from dien_jax import Ranker
-    >>> ranker = Ranker("runs/first", max_users=100)
+    >>> ranker = Ranker("runs/first")
     >>> context = {feature.name: None for feature in ranker.schema.context}
     >>> ranker.remember("Ann", ["item 1", "item 7"])
     >>> ranker.observe("Ann", "item 3")
@@ -213,16 +213,13 @@ class Ranker:
     ) -> None:
         """Compile every program, so that no later call waits for compilation.
 
-        This takes about half a second for each combination of a history length, a number of
-        candidates and a number of users. Call
+        This takes about half a second for each combination of padded sizes. Call
         :func:`dien_jax.utils.compile_cache.enable_compile_cache` first to keep the programs on
         disk for the next process.
 
         Args:
-          users: maximum number of requests of one :meth:`rank_many`; numbers above the last of
-            ``USER_BUCKETS`` need no more programs.
-          candidates: maximum number of candidates of a request; numbers above the last of
-            ``CANDIDATE_BUCKETS`` need no more programs.
+          users: maximum number of requests of one :meth:`rank_many`; 8 covers any number.
+          candidates: maximum number of candidates of a request; 512 covers any number.
           progress: called now and then with the share that is done, from 0 to 1.
         """
         blank = dict.fromkeys(feature.name for feature in self.schema.context)

@@ -176,11 +176,7 @@ RequestTable = TextTable | ParquetTable
 
 
 def open_requests(file: Path) -> RequestTable:
-    """Open a CSV, TSV or Parquet table, recognised by its content; text may be gzip.
-
-    Raises:
-      UserError: when it is missing, empty or damaged, repeats a column, or has a column ``score``.
-    """
+    """Open a CSV, TSV or Parquet table, recognised by its content; text may be gzip."""
     try:
         with open_bytes(file) as stream:
             is_parquet = stream.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
