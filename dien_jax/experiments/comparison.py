@@ -14,7 +14,7 @@ from dien_jax.experiments.curves import draw_comparison
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
-from dien_jax.runs.scoring import best_scores
+from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import atomic_path
@@ -216,7 +216,7 @@ def _pair_table(
 def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> np.ndarray:
     """Return the scores of a split; read and write them in the ``out`` folder if there is one."""
     if out is None:
-        return best_scores(run.folder, run.run, dataset, split)
+        return score_split(run.folder, split, data=dataset).scores
     digest = hashlib.sha256(str(run.folder.resolve()).encode())
     for name in (CONFIG_FILE, RESULT_FILE):  # they change if another run is trained in the folder
         digest.update((run.folder / name).read_bytes())
@@ -230,7 +230,7 @@ def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> 
         if scores.shape != dataset.splits[split].label.shape:
             raise UserError(f"{file} has {scores.shape} scores, of other data; remove it")
         return scores
-    scores = best_scores(run.folder, run.run, dataset, split)
+    scores = score_split(run.folder, split, data=dataset).scores
     with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
         np.save(stream, scores)
     return scores

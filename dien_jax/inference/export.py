@@ -152,7 +152,7 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     history = [items[row] for row in np.asarray(batch.history)[-1, :length]]
     candidates = items[-CHECKED_CANDIDATES:]
     context = {feature.name: _raw_value(trained, feature) for feature in dataset.schema.context}
-    rankers = Ranker(LoadedModel.from_run(trained)), Ranker(model)
+    rankers = Ranker(trained), Ranker(model)
     for ranker in rankers:
         ranker.remember("", history[:-1])
         ranker.observe("", history[-1])

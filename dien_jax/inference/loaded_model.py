@@ -60,8 +60,13 @@ class LoadedModel(NamedTuple):
         )
 
 
-def load_model(path: Path, data: Path | None, separator: str) -> LoadedModel:
+def load_model(
+    path: str | Path | TrainedModel, data: str | Path | None, separator: str
+) -> LoadedModel:
     """Load the best checkpoint of a run folder, or an exported file; see :class:`Ranker`."""
+    if isinstance(path, TrainedModel):
+        return LoadedModel.from_run(path, separator)
+    path = Path(path)
     if path.is_dir():
         return LoadedModel.from_run(load_run(path, data), separator)
     if not path.exists():

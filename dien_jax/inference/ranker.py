@@ -21,6 +21,7 @@ from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, BucketedProg
 from dien_jax.inference.loaded_model import LoadedModel, load_model
 from dien_jax.inference.remembered import RememberedUsers
 from dien_jax.inference.requests import EncodedRequest, History, RankRequest
+from dien_jax.runs.trained import TrainedModel
 
 
 class Ranking(NamedTuple):
@@ -74,8 +75,8 @@ class Ranker:
     ``model.pooling`` ``padded_sum`` counts the padding of the history's bucket.
 
     Args:
-      path: run folder of ``dien_jax.train`` (its best checkpoint is used), file of
-        ``dien_jax.export``, or a model that is already loaded.
+      path: run folder (its best checkpoint is used), exported file, or a model that is already
+        loaded, for example by :func:`dien_jax.load_run`.
       data: dataset folder of the run; None for the one that it was trained on.
       max_users: maximum number of remembered users; the least recently used are evicted.
       separator: separator between the values of a multi-valued context feature given as one text.
@@ -92,17 +93,16 @@ class Ranker:
 
     def __init__(
         self,
-        path: str | Path | LoadedModel,
+        path: str | Path | TrainedModel | LoadedModel,
         data: str | Path | None = None,
         *,
         max_users: int = 1000,
         separator: str = SEPARATOR,
     ) -> None:
         self._users = RememberedUsers(max_users)
-        if not isinstance(path, LoadedModel):
-            path = load_model(Path(path), None if data is None else Path(data), separator)
-        self.schema, self.step, self._max_history = path.schema, path.step, path.max_history
-        self._vocabularies, self._programs = path.vocabularies, BucketedPrograms(path)
+        model = path if isinstance(path, LoadedModel) else load_model(path, data, separator)
+        self.schema, self.step, self._max_history = model.schema, model.step, model.max_history
+        self._vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
 
     def rank(
         self,

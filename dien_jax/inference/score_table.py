@@ -28,7 +28,7 @@ from dien_jax.data.user_events import UserEvents
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
-from dien_jax.runs.scoring import evaluation_loader, predict
+from dien_jax.runs.scoring import evaluation_loader, score_batches
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
@@ -162,7 +162,7 @@ def _scorer(trained: TrainedModel) -> Callable[[Dataset], np.ndarray]:
 
     def score(requests: Dataset) -> np.ndarray:
         loader = evaluation_loader(requests, "test", config)
-        return predict(step, trained.params, trained.batch_stats, tables, loader)
+        return score_batches(step, trained.params, trained.batch_stats, tables, loader)
 
     return score
 

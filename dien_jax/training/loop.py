@@ -23,7 +23,7 @@ from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import evaluation_loader, measure, predict
+from dien_jax.runs.scoring import evaluation_loader, measure, score_batches
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import TrainState, create_state, device_tables
@@ -286,7 +286,7 @@ class Trainer:
         return record
 
     def _scores(self, loader: Loader, params: Any, batch_stats: Any) -> np.ndarray:
-        return predict(
+        return score_batches(
             self._predict_step,
             params,
             batch_stats,

@@ -16,6 +16,7 @@ from dien_jax.experiments import comparison
 from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS, Metric
 from dien_jax.runs.folder import Run
+from dien_jax.runs.scoring import SplitScores
 from dien_jax.utils.files import read_json
 
 
@@ -55,12 +56,14 @@ def scored(monkeypatch) -> list[Path]:
     """The runs that were scored: by random numbers of their own, the model left out."""
     folders: list[Path] = []
 
-    def scores(folder, run, dataset, split):
+    def scores(folder, split, data):
         folders.append(folder)
-        seed = [ord(letter) for letter in f"{folder.name} {split} {run.seed}"]
-        return np.random.default_rng(seed).random(len(dataset.splits[split].label), np.float32)
+        seed = [ord(letter) for letter in f"{folder.name} {split} {Run.load(folder).seed}"]
+        labels = data.splits[split].label
+        scores = np.random.default_rng(seed).random(len(labels), np.float32)
+        return SplitScores(labels, scores, data.splits[split].group)
 
-    monkeypatch.setattr(comparison, "best_scores", scores)
+    monkeypatch.setattr(comparison, "score_split", scores)
     return folders
 
 
@@ -164,9 +167,7 @@ def test_differences_are_those_of_the_scores(split, runs, capfd, scored):
     shown, _ = output([*folders, "--split", split], capfd)
     dataset = open_dataset(runs / "tiny")
     examples = dataset.splits[split]
-    first, second = (
-        comparison.best_scores(each, Run.load(each), dataset, split) for each in folders
-    )
+    first, second = (comparison.score_split(each, split, dataset).scores for each in folders)
     exact = delong(examples.label, second, first)
     drawn = bootstrap(examples.label, second, first, examples.group)
     start = shown.index(f"{split}, difference to 0.02-0")
@@ -194,7 +195,7 @@ def test_run_does_not_differ_from_its_copy(runs, tmp_path, capfd):
         ["copy", "GAUC", *nothing],
         ["copy", "log", "loss", *nothing],
     ]
-    assert f"scoring 20 test examples of {runs / 'tiny'} by {tmp_path / 'copy'}" in said
+    assert f"scoring 20 test examples of {runs / 'tiny'} with {tmp_path / 'copy'}" in said
 
 
 def test_scores_are_computed_once_and_kept_outside_the_runs(runs, tmp_path, capfd, scored):
