@@ -80,7 +80,7 @@ def export_run(
         if onnx.absolute() == out.absolute():
             raise UserError(f"--out and --onnx are both {out}; give them different names")
         require_onnx()
-    trained = load_run(run_dir, None if data is None else Path(data))
+    trained = load_run(run_dir, data)
     report: dict[str, Any] = {}
     with ExitStack() as files:
         files.enter_context(writing(out, "--out"))

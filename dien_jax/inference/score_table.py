@@ -117,7 +117,7 @@ def score_requests(
         history=_optional(requests, columns.history, "history"),
         timestamp=_optional(requests, columns.timestamp, "timestamp"),
     )
-    trained = load_run(Path(run_dir), None if data is None else Path(data))
+    trained = load_run(run_dir, data)
     for feature in trained.dataset.schema.context:
         find_column(requests, feature.name, "a context feature of the run")
     say(f"histories: {_described(columns, trained.dataset)}")
