@@ -12,7 +12,6 @@ mistake in flags, files or settings, and 128 + n when signal n stopped it.
 
 import argparse
 import datetime
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -29,10 +28,9 @@ from dien_jax.config.presets import PRESETS, member_name, preset
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import shown_negatives
-from dien_jax.data.metadata import FORMAT_VERSION
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import auc
-from dien_jax.preparation.sources import synthetic
+from dien_jax.preparation.sources.synthetic import built_in_data
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, RESULT_FILE, Run, versions
 from dien_jax.training.curves import draw_curves
@@ -41,7 +39,7 @@ from dien_jax.training.reporter import Reporter, write_hparams
 from dien_jax.training.run import _check_splits, _say, _start_from, _stop_signals
 from dien_jax.training.warm_start import Source, load_source
 from dien_jax.utils.command import run_command
-from dien_jax.utils.files import read_json, user_cache, write_json
+from dien_jax.utils.files import read_json, write_json
 
 _COMMAND = "python -m dien_jax.train"
 
@@ -127,7 +125,7 @@ def start(arguments: Arguments) -> dict[str, Any]:
       UserError, Interrupted, NotFiniteError: see :meth:`Trainer.run`; a run folder is made only
         once data and settings have been found to be in order.
     """
-    dataset = open_dataset(_simulated_data() if arguments.data is None else arguments.data)
+    dataset = open_dataset(built_in_data() if arguments.data is None else arguments.data)
     _check_splits(dataset)
     if arguments.model.auxiliary_distribution == "shown":
         shown_negatives(dataset)
@@ -241,16 +239,6 @@ def _train(
     _say(f"finished; results and checkpoints are in {folder}")
     print(_table(result, _baselines(dataset)))
     return result
-
-
-def _simulated_data() -> Path:
-    """The built-in data, made by the first run that wants it."""
-    generator = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
-    folder = user_cache() / f"format-{FORMAT_VERSION}-{generator}" / "simulated"
-    if not folder.exists():
-        _say(f"no --data given: simulating users into {folder}")
-        synthetic.prepare(synthetic.SyntheticOptions(out=folder))
-    return folder
 
 
 def _baselines(dataset: Dataset) -> dict[str, float | None]:

@@ -169,7 +169,7 @@ def test_an_empty_or_cut_file_is_refused(tmp_path, name, content, match):
     with pytest.raises(UserError, match=f"{paths[name].name}: .*{match}"):
         make(paths)
     paths[name].unlink()
-    with pytest.raises(UserError, match=f"{paths[name].name}: cannot be read: No such file"):
+    with pytest.raises(UserError, match=f"{paths[name].name} cannot be read: No such file"):
         make(paths)
     assert not (tmp_path / "data").exists()
 
