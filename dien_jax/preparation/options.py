@@ -75,17 +75,11 @@ class LogOptions:
 
 
 class FeatureColumn(NamedTuple):
-    """A column of the log that becomes a feature.
+    """A column of the log that becomes a feature."""
 
-    Attributes:
-      name: name of the column and of the feature.
-      kind: how its values are read.
-      flag: command-line flag that named it.
-    """
-
-    name: str
-    kind: Kind
-    flag: str
+    name: str  # name of the column and of the feature
+    kind: Kind  # how its values are read
+    flag: str  # command-line flag that named it
 
     @property
     def alias(self) -> str:
@@ -94,21 +88,13 @@ class FeatureColumn(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Feature columns of a log.
+    """Feature columns of a log."""
 
-    Attributes:
-      item: columns that describe the item.
-      user: columns that describe the user.
-      context: columns that describe the request.
-      separator: separator between the values of a multi-valued cell.
-      max_values: number of values kept of a multi-valued cell, the first ones.
-    """
-
-    item: tuple[FeatureColumn, ...] = ()
-    user: tuple[FeatureColumn, ...] = ()
-    context: tuple[FeatureColumn, ...] = ()
-    separator: str = "|"
-    max_values: int = 20
+    item: tuple[FeatureColumn, ...] = ()  # columns that describe the item
+    user: tuple[FeatureColumn, ...] = ()  # columns that describe the user
+    context: tuple[FeatureColumn, ...] = ()  # columns that describe the request
+    separator: str = "|"  # separator between the values of a multi-valued cell
+    max_values: int = 20  # number of values kept of a multi-valued cell, the first ones
 
     @property
     def groups(self) -> dict[str, tuple[FeatureColumn, ...]]:
@@ -146,15 +132,10 @@ def feature_columns(flag: str, texts: tuple[str, ...]) -> tuple[FeatureColumn, .
 
 
 class LogColumn(NamedTuple):
-    """A column to read from a log.
+    """A column to read from a log."""
 
-    Attributes:
-      name: name of the column in the log.
-      flag: command-line flag that named it.
-    """
-
-    name: str
-    flag: str
+    name: str  # name of the column in the log
+    flag: str  # command-line flag that named it
 
 
 @dataclass(frozen=True, kw_only=True)

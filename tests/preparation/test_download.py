@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import web as webs
 from support.web import Web, cut, page, rude, stall, status, web_server, whole
 
 from dien_jax.errors import UserError

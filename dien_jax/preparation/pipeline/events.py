@@ -35,32 +35,19 @@ class Events(NamedTuple):
     """Events of a log, grouped by sequence (one a user), oldest first, ties in the log's order.
 
     Dimensions: E rows, S users.
-
-    Attributes:
-      item: int32 ``[E]``, number of the item.
-      timestamp: int64 ``[E]``.
-      label: int8 ``[E]``, or None for a log of interactions.
-      offsets: int64 ``[S + 1]``.
-      features: the feature columns.
-      users: table ``position`` (the sequence), ``raw`` and user features.
-      items: table ``position`` (the item's number), ``raw`` and item features.
-      contexts: table ``position`` (the row) and context features.
-      num_items: rows of ``items``.
-      clock: how the log's times are written.
-      report: lines about malformed rows, for the user.
     """
 
-    item: np.ndarray
-    timestamp: np.ndarray
-    label: np.ndarray | None
-    offsets: np.ndarray
-    features: Features
-    users: Table
-    items: Table
-    contexts: Table
-    num_items: int
-    clock: Clock
-    report: list[str]
+    item: np.ndarray  # int32 [E], number of the item
+    timestamp: np.ndarray  # int64 [E]
+    label: np.ndarray | None  # int8 [E], or None for a log of interactions
+    offsets: np.ndarray  # int64 [S + 1]
+    features: Features  # the feature columns
+    users: Table  # table position (the sequence), raw and user features
+    items: Table  # table position (the item's number), raw and item features
+    contexts: Table  # table position (the row) and context features
+    num_items: int  # rows of items
+    clock: Clock  # how the log's times are written
+    report: list[str]  # lines about malformed rows, for the user
 
     @property
     def num_users(self) -> int:

@@ -22,15 +22,10 @@ SETTINGS = "settings"
 
 
 class Known(NamedTuple):
-    """Rows that n values of the log have already.
+    """Rows that n values of the log have already."""
 
-    Attributes:
-      vocabulary: the raw values of these rows, by row, without that of the unknown one.
-      row_of: int32 ``[n]``, the row of each value; 0 where it is new.
-    """
-
-    vocabulary: list[str]
-    row_of: np.ndarray
+    vocabulary: list[str]  # the raw values of these rows, by row, without that of the unknown one
+    row_of: np.ndarray  # int32 [n], the row of each value; 0 where it is new
 
 
 def open_extended(options: ColumnOptions, source: str) -> Dataset | None:

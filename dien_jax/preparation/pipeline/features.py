@@ -23,21 +23,15 @@ from dien_jax.preparation.reading.workspace import Workspace
 
 
 class Vocabulary(NamedTuple):
-    """The values that have a row of their own: known ones, then the most frequent first.
+    """The values that have a row of their own: known ones, then the most frequent first."""
 
-    Attributes:
-      source: table ``position`` and ``raw`` of all n raw values.
-      values: int64 ``[V - 1]``: row k + 1 belongs to value ``values[k]``, -1 for a known value
-        that the log lacks.
-      row_of: int32 ``[n + 1]``: the row of each of n values, 0 for one too rare. The last entry
-        is 0 too, so that -1 (no value) maps to the unknown row.
-      known: raw values of the first rows, those of the extended folder.
-    """
-
-    source: Table
+    source: Table  # table position and raw of all n raw values
+    # int64 [V - 1]: row k + 1 belongs to value values[k], -1 for a known value that the log lacks
     values: np.ndarray
+    # int32 [n + 1]: the row of each of n values, 0 for one too rare. The last entry is 0 too, so
+    # that -1 (no value) maps to the unknown row
     row_of: np.ndarray
-    known: list[str]
+    known: list[str]  # raw values of the first rows, those of the extended folder
 
     @property
     def size(self) -> int:
@@ -63,17 +57,11 @@ class Vocabulary(NamedTuple):
 
 
 class EncodedFeature(NamedTuple):
-    """A feature over n rows.
+    """A feature over n rows."""
 
-    Attributes:
-      feature: its entry in the schema.
-      column: its values.
-      vocabulary: its raw values, or None for numbers.
-    """
-
-    feature: Feature
-    column: Column
-    vocabulary: Vocabulary | None
+    feature: Feature  # its entry in the schema
+    column: Column  # its values
+    vocabulary: Vocabulary | None  # its raw values, or None for numbers
 
 
 class Encoder:

@@ -10,15 +10,10 @@ from dien_jax.preparation.options import LogOptions, check_shares
 
 
 class Borders(NamedTuple):
-    """The two times that cut a log.
+    """The two times that cut a log."""
 
-    Attributes:
-      valid: the first time of the validation split; everything earlier is training.
-      test: the first time of the test split.
-    """
-
-    valid: int
-    test: int
+    valid: int  # the first time of the validation split; everything earlier is training
+    test: int  # the first time of the test split
 
 
 def resolve_times(

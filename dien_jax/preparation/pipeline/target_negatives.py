@@ -17,17 +17,11 @@ CHUNK_POSITIVES = 1 << 18
 
 
 class Negatives(NamedTuple):
-    """Drawn negatives, those of one positive together.
+    """Drawn negatives, those of one positive together."""
 
-    Attributes:
-      positive: int64 ``[M]``, non-decreasing: the positive that each negative belongs to.
-      item: int32 ``[M]``.
-      missing: negatives that were given up; ``M + missing`` is the number asked for.
-    """
-
-    positive: np.ndarray
-    item: np.ndarray
-    missing: int
+    positive: np.ndarray  # int64 [M], non-decreasing: the positive that each negative belongs to
+    item: np.ndarray  # int32 [M]
+    missing: int  # negatives that were given up; M + missing is the number asked for
 
 
 @dataclass(frozen=True)

@@ -20,77 +20,47 @@ from dien_jax.utils.console import stage
 
 
 class SplitExamples(NamedTuple):
-    """Examples of one split.
+    """Examples of one split."""
 
-    Attributes:
-      sequence: int32 ``[n]``, the user's sequence.
-      history_end: int64 ``[n]``, where the history ends among the events.
-      item: int32 ``[n]``, row of the candidate.
-      label: int8 ``[n]``.
-      row: int64 ``[n]``, row of the log that the context comes from, or None without one.
-    """
-
-    sequence: np.ndarray
-    history_end: np.ndarray
-    item: np.ndarray
-    label: np.ndarray
+    sequence: np.ndarray  # int32 [n], the user's sequence
+    history_end: np.ndarray  # int64 [n], where the history ends among the events
+    item: np.ndarray  # int32 [n], row of the candidate
+    label: np.ndarray  # int8 [n]
+    # int64 [n], row of the log that the context comes from, or None without one
     row: np.ndarray | None = None
 
 
 class History(NamedTuple):
-    """Events that histories are made of.
+    """Events that histories are made of."""
 
-    Attributes:
-      item: int32 ``[E]``, row of the item.
-      timestamp: int64 ``[E]``.
-      offsets: int64 ``[S + 1]``.
-      popularity: int64 ``[V]``, training events of each item.
-      negatives: rows of the items that were shown at each event and not clicked, or None.
-    """
-
-    item: np.ndarray
-    timestamp: np.ndarray
-    offsets: np.ndarray
-    popularity: np.ndarray
+    item: np.ndarray  # int32 [E], row of the item
+    timestamp: np.ndarray  # int64 [E]
+    offsets: np.ndarray  # int64 [S + 1]
+    popularity: np.ndarray  # int64 [V], training events of each item
+    # rows of the items that were shown at each event and not clicked, or None
     negatives: Column | None = None
 
 
 class TrainingCounts(NamedTuple):
-    """Occurrences in training, from which vocabularies are made.
+    """Occurrences in training, from which vocabularies are made."""
 
-    Attributes:
-      item: int64, by number of the item.
-      user: int64, by sequence.
-      context: int64, by row of the log: 1 for a training impression; None without context.
-    """
-
-    item: np.ndarray
-    user: np.ndarray
+    item: np.ndarray  # int64, by number of the item
+    user: np.ndarray  # int64, by sequence
+    # int64, by row of the log: 1 for a training impression; None without context
     context: np.ndarray | None = None
 
 
 class PreparedLog(NamedTuple):
-    """A log that is split and ready to be written.
+    """A log that is split and ready to be written."""
 
-    Attributes:
-      events: the log as it was read.
-      counts: what training sees.
-      items: the items that have a row.
-      users: the users that have a row.
-      history: the events of the folder.
-      examples: the examples by split.
-      source: description of the log for ``meta.json``.
-      split: description of the split for ``meta.json``.
-    """
-
-    events: Events
-    counts: TrainingCounts
-    items: Vocabulary
-    users: Vocabulary
-    history: History
-    examples: dict[str, SplitExamples]
-    source: dict[str, Any]
-    split: dict[str, Any]
+    events: Events  # the log as it was read
+    counts: TrainingCounts  # what training sees
+    items: Vocabulary  # the items that have a row
+    users: Vocabulary  # the users that have a row
+    history: History  # the events of the folder
+    examples: dict[str, SplitExamples]  # the examples by split
+    source: dict[str, Any]  # description of the log for meta.json
+    split: dict[str, Any]  # description of the split for meta.json
 
 
 def write_folder(out: Path, encoder: Encoder, log: PreparedLog) -> list[str]:

@@ -39,38 +39,24 @@ LONGEST_PAUSE = 60.0
 
 
 class Patience(NamedTuple):
-    """Limits on waiting for a server.
+    """Limits on waiting for a server."""
 
-    Attributes:
-      stall_seconds: time without a single byte after which a connection is closed.
-      attempts: consecutive attempts without progress after which the download fails.
-      pause_seconds: pause before the second attempt; doubled before each later one.
-    """
-
-    stall_seconds: float = 60.0
-    attempts: int = 5
-    pause_seconds: float = 2.0
+    stall_seconds: float = 60.0  # time without a single byte after which a connection is closed
+    attempts: int = 5  # consecutive attempts without progress after which the download fails
+    pause_seconds: float = 2.0  # pause before the second attempt; doubled before each later one
 
 
 PATIENCE = Patience()
 
 
 class Remote(NamedTuple):
-    """A file that is published on the web.
+    """A file that is published on the web."""
 
-    Attributes:
-      url: its address.
-      folder: subfolder of the cache.
-      terms: terms of use, in words and with an address.
-      page: web page on which people find it.
-      by_hand: flags that name the file once it was fetched by hand.
-    """
-
-    url: str
-    folder: str
-    terms: str
-    page: str
-    by_hand: str
+    url: str  # its address
+    folder: str  # subfolder of the cache
+    terms: str  # terms of use, in words and with an address
+    page: str  # web page on which people find it
+    by_hand: str  # flags that name the file once it was fetched by hand
 
     @property
     def name(self) -> str:

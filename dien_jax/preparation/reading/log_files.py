@@ -37,20 +37,14 @@ END = (0, "")
 
 
 class Log(NamedTuple):
-    """A log in the database.
+    """A log in the database."""
 
-    Attributes:
-      file: the file it was read from.
-      rows: the requested columns as text, NULL where empty, and ``line``, rising in the log's
-        order.
-      bad: the malformed lines that are not among ``rows``.
-      reread: reads the log again, so that ``line`` is the line (row, in Parquet) of the file, from
-        1; None where it is that already.
-    """
-
-    file: Path
+    file: Path  # the file it was read from
+    # the requested columns as text, NULL where empty, and line, rising in the log's order
     rows: Table
-    bad: BadLines
+    bad: BadLines  # the malformed lines that are not among rows
+    # reads the log again, so that line is the line (row, in Parquet) of the file, from 1; None
+    # where it is that already
     reread: "Callable[[], Log] | None" = None
 
     def check(self, workspace: Workspace, max_bad_share: float) -> list[str]:

@@ -24,21 +24,13 @@ Year = Literal[2014, 2018, 2023]
 
 
 class AmazonSet(NamedTuple):
-    """The reviews of one year.
+    """The reviews of one year."""
 
-    Attributes:
-      reviews: address of a category's reviews.
-      meta: address of a category's products.
-      page: web page on which people find both.
-      terms: terms of use.
-      categories: names of the categories in the addresses.
-    """
-
-    reviews: str
-    meta: str
-    page: str
-    terms: str
-    categories: tuple[str, ...]
+    reviews: str  # address of a category's reviews
+    meta: str  # address of a category's products
+    page: str  # web page on which people find both
+    terms: str  # terms of use
+    categories: tuple[str, ...]  # names of the categories in the addresses
 
 
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"

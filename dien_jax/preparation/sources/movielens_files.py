@@ -38,17 +38,11 @@ COLUMNS = {
 
 
 class Member(NamedTuple):
-    """A file in an archive.
+    """A file in an archive."""
 
-    Attributes:
-      name: its name.
-      parse: returns the values of a line.
-      header: its first line, if that is a header.
-    """
-
-    name: str
-    parse: Callable[[str], list[str]]
-    header: str = ""
+    name: str  # its name
+    parse: Callable[[str], list[str]]  # returns the values of a line
+    header: str = ""  # its first line, if that is a header
 
 
 def read_archive(workspace: Workspace, file: Path, name: Name) -> dict[str, Log]:
