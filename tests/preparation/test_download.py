@@ -80,7 +80,7 @@ def test_what_came_before_a_stall_or_a_cut_is_kept_and_the_rest_fetched(web, tro
 
 def test_progress_starts_the_count_of_attempts_anew(web):
     web.plan = [status(500), status(500), cut(100), status(500), status(500), cut(100)]
-    with pytest.raises(UserError, match="3 consecutive attempts"):
+    with pytest.raises(UserError, match="no progress in 3 consecutive attempts"):
         fetch(remote(web), QUICK)
     web.plan, web.requests[:] = [status(500), cut(100), status(500), cut(100)], []
     fetch(remote(web), QUICK)
@@ -169,7 +169,7 @@ def test_a_passing_error_is_tried_again(web, codes):
 
 def test_an_error_that_does_not_pass_ends_the_download(web, folder):
     web.plan = [status(500)] * 9
-    with pytest.raises(UserError, match=r"answered 500 .*; 3 consecutive attempts"):
+    with pytest.raises(UserError, match=r"answered 500 .*; no progress in 3 consecutive attempts"):
         fetch(remote(web), QUICK)
     assert len(web.requests) == QUICK.attempts
     assert names(folder) == []
@@ -177,7 +177,9 @@ def test_an_error_that_does_not_pass_ends_the_download(web, folder):
 
 def test_a_server_that_says_nothing_at_all_is_given_up(web):
     web.plan = [lambda server, handler: server.over.wait()] * 2
-    with pytest.raises(UserError, match="sent nothing for too long; 2 attempts"):
+    with pytest.raises(
+        UserError, match="sent nothing for too long; no progress in 2 consecutive attempts"
+    ):
         fetch(remote(web), QUICK._replace(attempts=2))
 
 
