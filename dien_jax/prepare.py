@@ -1,4 +1,4 @@
-"""The command ``python -m dien_jax.prepare SOURCE ... --out DIR``.
+"""Make a dataset folder from a log or a published data set.
 
 Standard output gets the summary, standard error the progress. Exit status: 0 when the folder was
 made, 2 for a mistake in flags or files, 130 after Ctrl-C; then nothing is left behind.
