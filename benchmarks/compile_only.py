@@ -21,13 +21,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 from dien_kernels import Device, assume, fused
 from dien_kernels.api import Precision
-from dien_kernels.choice import KERNELS, backend
+from dien_kernels.choice import KERNELS, Implementation, backend
+from dien_kernels.contract import Plan, Shape
 from dien_kernels.reference import Cell, Form
 
 from benchmarks.aot import cuda as aot_cuda
@@ -219,24 +220,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def kernels_for(target: str) -> list[str]:
+def kernels_for(target: str) -> list[Implementation]:
     """Every kernel that runs on the target."""
     return [name for name, kernel in KERNELS.items() if kernel.fits(DEVICES[target])]
 
 
-def refusal(kernel: str, case: Case, cell: str, form: Form, precision: str) -> str | None:
-    """Why a kernel is not written for a shape or a precision, in its own words, or None."""
-    exact = jax.lax.Precision[precision.upper()]
+def refusal(
+    kernel: Implementation, case: Case, cell: Cell, form: Form, precision: str
+) -> str | None:
+    """Return the kernel's reason to refuse a shape or a precision, or None."""
     try:
-        fused.make_plan(
-            backend(kernel),
-            cast(Cell, cell),
-            form,
-            exact,
-            rows=case.batch,
-            steps=case.steps,
-            hidden=case.hidden,
-        )
+        plan = Plan(cell, form, jax.lax.Precision[precision.upper()])
+        shape = Shape(case.batch, case.steps, case.hidden)
+        fused.with_blocks(plan, backend(kernel), shape)
     except (ValueError, NotImplementedError) as error:
         return str(error)
     return None

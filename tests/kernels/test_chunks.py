@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import pytest
 from dien_kernels import augru, chunks, fused
 from dien_kernels.backends import xla
+from dien_kernels.contract import Plan
+from dien_kernels.reference import Inputs
 from jax import export
 from support.recurrences import (
     CASES,
@@ -62,10 +64,9 @@ def test_only_chunks_with_live_steps_run(longest, expected):
     lengths = jnp.minimum(lengths, longest)
 
     def loss(x):
-        highest = jax.lax.Precision.HIGHEST
-        return fused.run(
-            backend, "augru", "paper", x, attention, weights, lengths, initial, highest
-        )[0].sum()
+        plan = Plan("augru", "paper", jax.lax.Precision.HIGHEST)
+        inputs = Inputs(x, attention, weights, lengths, initial)
+        return fused.run(backend, plan, inputs)[0].sum()
 
     jax.block_until_ready(jax.jit(jax.grad(loss))(x))
     jax.effects_barrier()
