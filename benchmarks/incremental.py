@@ -15,7 +15,6 @@ positives and negatives. Finished runs are kept in OUT: run a killed command aga
 """
 
 import argparse
-import contextlib
 import csv
 import dataclasses
 import gzip
@@ -32,20 +31,23 @@ import numpy as np
 from benchmarks.common import plots
 from benchmarks.common.report import make_parser, parse, print_rows, report
 from benchmarks.common.timing import surroundings
-from benchmarks.quality import finished
+from dien_jax.config.preset_files import with_settings
+from dien_jax.config.presets import preset
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.metrics.intervals import delong
 from dien_jax.preparation.sources import interactions
+from dien_jax.runs.folder import CONFIG_FILE
 from dien_jax.runs.scoring import evaluation_loader, measure, score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
+from dien_jax.training.run import RunResult, fit, resume
 from dien_jax.training.warm_start import NEW, trained_rows
 from dien_jax.utils.compile_cache import enable_compile_cache
 from dien_jax.utils.files import atomic_path
 
-SETTINGS = ("--train.max-history=64", "--train.buckets=16")
+SETTINGS: dict[str, Any] = {"train.max_history": 64, "train.buckets": [16]}
 """Settings of every run: two lengths, so that little of the time is compilation."""
 NEVER, WARM, SCRATCH = "never updated", "warm start", "from scratch"
 COLUMNS = (
@@ -113,13 +115,12 @@ def prepared(log: Path, out: Path, period: Period, extend: Path | None) -> Path:
     return out
 
 
-def trained(data: Path, run: Path, warm_start: Path | None = None) -> dict[str, Any]:
+def trained(data: Path, run: Path, warm_start: Path | None = None) -> RunResult:
     """Return the result of a run, trained if it is not finished."""
-    flags = list(SETTINGS)
-    if warm_start is not None:
-        flags += ["--warm-start", str(warm_start)]
-    with contextlib.redirect_stdout(sys.stderr):
-        return finished("dien", data, run, 0, flags)
+    if (run / CONFIG_FILE).exists():
+        return resume(run)
+    config = with_settings(preset("dien"), SETTINGS)
+    return fit(config, data=data, run_dir=run, preset="dien", warm_start=warm_start)
 
 
 def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
@@ -160,7 +161,7 @@ def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
 
 
 def row(
-    policy: str, period: Period, run: Path, dataset: Dataset, result: dict[str, Any] | None
+    policy: str, period: Period, run: Path, dataset: Dataset, result: RunResult | None
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Return the row and scores of one model on one test split.
 
@@ -170,10 +171,9 @@ def row(
     metrics = measure(dataset, "test", predictions)
     trained_on, seconds = 0, None
     if result is not None:
-        data = open_dataset(result["data"])
-        trained_on = len(data.splits["train"].label)
-        speed = result["train_examples_per_second"]
-        seconds = trained_on * result["epochs"] / speed if speed else None
+        trained_on = len(open_dataset(Path(result.data)).splits["train"].label)
+        speed = result.train_examples_per_second
+        seconds = trained_on * result.epochs / speed if speed else None
     return {
         "benchmark": "incremental",
         "case": f"{period.days} days from {period.before(0)}",
@@ -187,9 +187,9 @@ def row(
         "test_examples": metrics["examples"],
         "unknown_items": unknown,
         "train_examples": trained_on,
-        "epochs": 0.0 if result is None else result["epochs"],
+        "epochs": 0.0 if result is None else result.epochs,
         "train_seconds": seconds,
-        "wall_seconds": 0.0 if result is None else result["wall_seconds"],
+        "wall_seconds": 0.0 if result is None else result.wall_seconds,
         **surroundings(),
     }, predictions
 
@@ -240,7 +240,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         before, run = run, out / "runs" / f"{WARM} {number}".replace(" ", "-")
         result = trained(data, run, before)
         base = base or run
-        models: dict[str, tuple[Path, dict[str, Any] | None]] = {
+        models: dict[str, tuple[Path, RunResult | None]] = {
             NEVER: (base, None if number else result)
         }
         if number:

@@ -39,7 +39,7 @@ def test_values_and_gradients_are_the_oracles(cell, form, biased, longest):
 
 
 def test_dead_steps_change_nothing_to_the_bit(monkeypatch):
-    monkeypatch.setattr("recurrences.evaluate", fresh)
+    monkeypatch.setattr("support.recurrences.evaluate", fresh)
     assert_padding_changes_nothing("augru", "xla")
 
 
