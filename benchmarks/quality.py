@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.common.timing import print_rows, surroundings, write_rows
+from benchmarks.common.report import print_rows, write_rows
+from benchmarks.common.timing import surroundings
 from dien_jax.preparation.sources import authors
 from dien_jax.train import main as train
 

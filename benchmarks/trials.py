@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common.timing import print_rows
+from benchmarks.common.report import print_rows
 from benchmarks.quality import prepared
 from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import preset

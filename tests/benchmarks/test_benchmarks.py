@@ -30,7 +30,8 @@ from benchmarks import (
 from benchmarks.aot import cuda as aot_cuda
 from benchmarks.common import plots
 from benchmarks.common.cases import CASES, Case, history_lengths
-from benchmarks.common.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
+from benchmarks.common.report import print_rows, write_rows
+from benchmarks.common.timing import WARM_UP, interleaved_milliseconds
 from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import member, preset
 from dien_jax.config.settings import Config, ModelConfig, TrainConfig

@@ -82,15 +82,8 @@ def write_grown(path: Path, before: Dataset) -> Path:
         np.add.at(popularity, rows["item"], before.popularity)
         writer.popularity(popularity)
         for split, examples in before.splits.items():
-            writer.examples(
-                split,
-                sequence=examples.sequence,
-                history_end=examples.history_end,
-                user=rows["user"][examples.user],
-                group=examples.group,
-                item=rows["item"][examples.item],
-                label=examples.label,
-            )
+            users, items = rows["user"][examples.user], rows["item"][examples.item]
+            writer.examples(split, examples._replace(user=users, item=items, context={}))
     return path
 
 
