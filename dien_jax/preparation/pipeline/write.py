@@ -64,11 +64,7 @@ class PreparedLog(NamedTuple):
 
 
 def write_folder(out: Path, encoder: Encoder, log: PreparedLog) -> list[str]:
-    """Write the dataset folder.
-
-    Returns:
-      lines that summarise what was written.
-    """
+    """Write the dataset folder, and return lines that summarise it."""
     events, extended = log.events, encoder.extended
     tables = {"item": events.items, "user": events.users, "context": events.contexts}
     encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}

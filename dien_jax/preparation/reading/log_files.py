@@ -88,7 +88,7 @@ def read_columns(
       wanted: the columns to read, by their name in ``rows``.
       columns: names of all columns, for CSV without a header.
       separator: joins the values of a Parquet list.
-      careful: read CSV line by line in any case.
+      careful: whether to read CSV line by line in any case.
       hint: end of the message about a CSV file that lacks a column.
 
     Raises:

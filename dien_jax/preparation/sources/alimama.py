@@ -90,14 +90,11 @@ class AlimamaOptions(LogOptions):
 
 
 def prepare(options: AlimamaOptions) -> list[str]:
-    """Make a dataset folder from impressions of ads.
-
-    Returns:
-      lines that summarise it.
+    """Make a dataset folder from impressions of ads, and return lines that summarise it.
 
     Raises:
-      UserError: when the extra ``data`` is missing, a file is missing, cannot be read or is too
-        malformed, nothing is left to train on, or the folder cannot be written.
+      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
+        left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
@@ -135,7 +132,7 @@ def _read(
     report: list[str] = []
     descriptions = {}
     for key, column, file in (("item", "adgroup_id", ads), ("user", "userid", profiles)):
-        names = [name for name, _, _ in FEATURES.groups[key]]
+        names = [feature.name for feature in FEATURES.groups[key]]
         wanted = {name: LogColumn(name, "--from") for name in names}
         log = read_columns(workspace, file, {key: LogColumn(column, "--from"), **wanted})
         report += log.check(workspace, max_bad_share)

@@ -6,13 +6,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dien_jax.preparation.options import (
-    ColumnOptions,
-    FeatureColumn,
-    LogColumn,
-    SplitPolicy,
-    feature_columns,
-)
+from dien_jax.preparation.options import ColumnOptions, LogColumn, SplitPolicy, feature_columns
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
 
@@ -29,7 +23,7 @@ class ImpressionsOptions(ColumnOptions):
     context_features: tuple[str, ...] = ()
     """Columns that describe the request: NAME, NAME:multivalued or NAME:numeric."""
 
-    def context_columns(self) -> tuple[FeatureColumn, ...]:
+    def context_columns(self) -> tuple[LogColumn, ...]:
         """Return the context feature columns."""
         return feature_columns("--context-features", self.context_features)
 
@@ -43,14 +37,11 @@ class ImpressionsOptions(ColumnOptions):
 
 
 def prepare(options: ImpressionsOptions) -> list[str]:
-    """Make a dataset folder from a log of impressions.
-
-    Returns:
-      lines that summarise it.
+    """Make a dataset folder from a log of impressions, and return lines that summarise it.
 
     Raises:
-      UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
-        nothing is left to train on, or the folder cannot be written.
+      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
+        left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events

@@ -20,14 +20,11 @@ class InteractionsOptions(ImplicitOptions, ColumnOptions):
 
 
 def prepare(options: InteractionsOptions) -> list[str]:
-    """Make a dataset folder from a log of interactions.
-
-    Returns:
-      lines that summarise it.
+    """Make a dataset folder from a log of interactions, and return lines that summarise it.
 
     Raises:
-      UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
-        nothing is left to train on, or the folder cannot be written.
+      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
+        left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
