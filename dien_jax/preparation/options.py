@@ -1,5 +1,6 @@
 """Options that all sources of logs share, and the feature columns that they name."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,7 @@ class LogOptions:
     out: Path
     """Dataset folder to create. It must not exist."""
     split: SplitPolicy
-    """How examples are divided into training, validation and test. Histories never contain later
+    """Split of the examples into training, validation and test. Histories never contain later
     events."""
     valid_share: float = 0.1
     """Share held out for validation: of the users (by-user) or of the rows (by-time)."""
@@ -103,7 +104,7 @@ class Features(NamedTuple):
         return (*self.item, *self.user, *self.context)
 
 
-def feature_columns(flag: str, texts: tuple[str, ...]) -> tuple[LogColumn, ...]:
+def feature_columns(flag: str, texts: Iterable[str]) -> tuple[LogColumn, ...]:
     """Parse ``column`` or ``column:kind``; the default kind is categorical."""
     columns = []
     for text in texts:

@@ -23,7 +23,7 @@ from dien_jax.preparation.reading.workspace import Workspace
 
 
 class Vocabulary(NamedTuple):
-    """The values that have a row of their own: known ones, then the most frequent first."""
+    """Values that have a row of their own: known ones, then the most frequent first."""
 
     source: Table  # table position and raw of all n raw values
     # int64 [V - 1]: row k + 1 belongs to value values[k], -1 for a known value that the log lacks
@@ -65,7 +65,7 @@ class EncodedFeature(NamedTuple):
 
 
 class Encoder:
-    """Encodes raw ids and feature values as rows of vocabularies.
+    """Encoder of raw ids and feature values as rows of vocabularies.
 
     Args:
       workspace: database that numbers the values.

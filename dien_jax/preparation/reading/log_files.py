@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ibis.expr.types import StringColumn, Table, Value
 
 from dien_jax.errors import UserError, suggestion
-from dien_jax.preparation.options import ColumnOptions, LogColumn
+from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace, quoted
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines
@@ -54,18 +54,6 @@ class Log(NamedTuple):
           UserError: when it is larger than ``max_bad_share``.
         """
         return self.bad.check(workspace.count(self.rows) + self.bad.count, max_bad_share)
-
-
-def read_log(workspace: Workspace, options: ColumnOptions) -> Log:
-    """Read the log that the options name; see :func:`read_columns`."""
-    return read_columns(
-        workspace,
-        options.file,
-        options.log_columns(),
-        columns=options.columns,
-        separator=options.separator,
-        hint=" (a CSV file without a header needs --columns)",
-    )
 
 
 def read_columns(

@@ -77,7 +77,7 @@ class State(NamedTuple):
     """The interests of users, and where on their paths the users are, at R impressions."""
 
     interests: np.ndarray  # int64 [R, MOST_INTERESTS], categories
-    count: np.ndarray  # int64 [R], number of real interests
+    num_interests: np.ndarray  # int64 [R], how many of them are real
     current: np.ndarray  # int64 [R], position of the current interest
     place: np.ndarray  # int64 [R, MOST_INTERESTS], place on the path of each interest
 
@@ -228,7 +228,7 @@ def _candidates(world: World, state: State, rng: np.random.Generator) -> np.ndar
     """Draw the items to show: int64 ``[R]``."""
     rows = np.arange(len(state.current))
     kind = rng.choice(len(CANDIDATES), len(rows), p=list(CANDIDATES.values()))
-    other = (state.current + rng.integers(1, state.count)) % state.count
+    other = (state.current + rng.integers(1, state.num_interests)) % state.num_interests
     interest = np.where(kind < 2, state.current, other)
     ahead = 1 + (rng.random(len(rows)) < SKIP)
     elsewhere = np.where(rng.random(len(rows)) < 0.5, -rng.integers(0, 5, len(rows)),
@@ -249,7 +249,7 @@ def _candidates(world: World, state: State, rng: np.random.Generator) -> np.ndar
 def _match(world: World, state: State, item: np.ndarray) -> np.ndarray:
     """Return how well items fit the state of their users: logits ``[R]``."""
     category = world.category[item]
-    is_real = np.arange(MOST_INTERESTS) < state.count[:, None]
+    is_real = np.arange(MOST_INTERESTS) < state.num_interests[:, None]
     is_interest = (state.interests == category[:, None]) & is_real
     interest = np.argmax(is_interest, axis=1)
     place = state.place[np.arange(len(item)), interest]
