@@ -8,7 +8,7 @@ Each module of :mod:`dien_jax.preparation.sources` has options and a function ``
 >>> out = Path(tempfile.mkdtemp()) / "data"
 >>> options = synthetic.SyntheticOptions(out=out, users=40, items=60, categories=4)
 >>> synthetic.prepare(options)[0]
-'40 simulated users with 779 events; examples: 256 for train, 32 for valid, 32 for test'
+'40 simulated users with 918 events; examples: 256 for train, 32 for valid, 32 for test'
 
 Plain NumPy and DuckDB: the model, its parameters and its optimizer do not enter.
 """
