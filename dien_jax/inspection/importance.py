@@ -31,7 +31,7 @@ from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.interest import InterestModel, RowEmbeddings
 from dien_jax.runs.scoring import check_examples, evaluation_loader, predict, trained_scores
 from dien_jax.runs.trained import Trained
 from dien_jax.steps.state import Tables, device_tables
@@ -270,26 +270,17 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
             is_theirs = jnp.repeat(jnp.asarray(exchanged[group]), config.model.embedding_size)
             return jnp.where(is_theirs[None], theirs, ours)
 
+        ours, theirs = (module.embed_rows(part, features) for part in (batch, other))
+        rows = RowEmbeddings(
+            mixed("item", ours.candidate, theirs.candidate),
+            mixed("user", ours.user, theirs.user),
+            None if ours.context is None else mixed("context", ours.context, theirs.context),
+        )
         lengths = jnp.asarray(batch.lengths)
         history = module.embed_items(jnp.asarray(batch.history), features)
-        candidate = mixed(
-            "item", *(module.embed_items(jnp.asarray(one.item), features) for one in (batch, other))
-        )
-        user = mixed(
-            "user", *(module.embed_users(jnp.asarray(one.user), features) for one in (batch, other))
-        )
-        context = None
-        if schema.context:
-            contexts = (module.embed_context(one.context) for one in (batch, other))
-            context = mixed("context", *contexts)
-        states = (
-            module.extractor(history, lengths)[0] if config.model.extractor == "gru" else history
-        )
-        _, final_state = module.evolve(candidate, states, lengths)
-        steps = jnp.arange(history.shape[1], dtype=lengths.dtype)
-        pooled = module.pool(history, (steps[None] < lengths[:, None])[..., None], lengths)
+        encoded = module.encode_history(history, lengths)
         real = jnp.asarray(batch.weight) > 0
-        return module.click_logits(user, candidate, pooled, final_state, context, real)
+        return module.score(encoded.states, history, lengths, rows, real).logits
 
     def score(
         params: Any,

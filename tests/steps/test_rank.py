@@ -9,9 +9,8 @@ from dien_jax.config.presets import member
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import Feature, FeatureTables, Schema
-from dien_jax.model.attention import CHUNK
 from dien_jax.model.interest import InterestModel
-from dien_jax.steps.rank import evolve
+from dien_jax.model.shared_history import CHUNK
 
 SCHEMA = Schema(
     item=(Feature("item", "categorical", 9), Feature("category", "categorical", 4)),
