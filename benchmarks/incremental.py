@@ -37,11 +37,11 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.metrics.intervals import delong
 from dien_jax.preparation.sources import interactions
 from dien_jax.runs.scoring import evaluation_loader, measure, predict
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
 from dien_jax.training.warm_start import NEW, trained_rows
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.compile_cache import enable_compile_cache
 from dien_jax.utils.files import atomic_path
 
 SETTINGS = ("--train.max-history=64", "--train.buckets=16")
@@ -145,7 +145,7 @@ def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
 
 def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
     """What a run gives the test split, and how many candidates are unknown to it."""
-    model = load_trained(run)
+    model = load_run(run)
     config, schema = model.run.config, model.dataset.schema
     test = in_terms_of(dataset, model.dataset)
     found = predict(
@@ -306,7 +306,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, print the tables, write what was asked for."""
     options = parsed(arguments)
-    keep_compiled()
+    enable_compile_cache()
     rows = measured(options)
     models = [r for r in rows if "policy" in r]
     print_rows(models, COLUMNS)

@@ -19,7 +19,7 @@ from benchmarks.common.timing import print_rows, surroundings, write_rows
 from dien_jax.data.dataset import open_dataset
 from dien_jax.metrics.intervals import paired_seeds
 from dien_jax.preparation.sources import synthetic
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.compile_cache import enable_compile_cache
 
 PAGE = Path(__file__).parent.parent / "docs" / "tutorial.md"
 BASELINE = "dien"
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     if options.users < 20:
         parser.error(f"--users must be at least 20, got {options.users}")
-    keep_compiled()
+    enable_compile_cache()
     rows = measure(run_page(), users=options.users, epochs=options.epochs, seeds=options.seeds)
     print_rows(rows, COLUMNS)
     print(f"\nbest possible test AUC {rows[0]['best_possible']:.4f}")

@@ -12,7 +12,6 @@ mistake in flags or files.
 """
 
 import hashlib
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from dien_jax.experiments.curves import draw_comparison
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.runs.scoring import best_scores
-from dien_jax.runs.summary import Group, Member, grouped, load_members
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import atomic_path
 
@@ -61,14 +60,14 @@ def compare(arguments: Arguments) -> None:
     """
     if not arguments.runs:
         raise UserError("which runs? Give one or more run folders")
-    members = load_members(arguments.runs)
+    members = load_summaries(arguments.runs)
     for member in members:
         if member.result is None:
             say(
                 f"{member.name} is unfinished: its best evaluation so far is shown, and no test "
                 f"figures; go on with python -m dien_jax.train --resume {member.folder}"
             )
-    groups = grouped(members)
+    groups = seed_groups(members)
     print(_run_table(members))
     several = [group for group in groups if len(group.finished) > 1]
     if several:
@@ -90,7 +89,7 @@ def compare(arguments: Arguments) -> None:
         print(f"\n{_pair_table(members[0], pairs, arguments)}")
 
 
-def _comparable(members: Sequence[Member]) -> list[Member]:
+def _comparable(members: Sequence[RunSummary]) -> list[RunSummary]:
     """The runs whose scores can be compared with the first's; says why others cannot."""
     first, *others = members
     if others and first.result is None:
@@ -108,7 +107,7 @@ def _comparable(members: Sequence[Member]) -> list[Member]:
     return found
 
 
-def _run_table(members: Sequence[Member]) -> str:
+def _run_table(members: Sequence[RunSummary]) -> str:
     rows = [
         ["", "", "", "", "", "validation", "", "", "test", "", "", ""],
         ["run", "preset", "data", "seed", "best step", *METRICS.values(), *METRICS.values(),
@@ -128,7 +127,7 @@ def _run_table(members: Sequence[Member]) -> str:
     return _aligned(rows, left=3)
 
 
-def _seed_table(groups: Sequence[Group]) -> str:
+def _seed_table(groups: Sequence[SeedGroup]) -> str:
     rows = [
         ["", "", "validation", "", "", "test", "", ""],
         ["runs", "seeds", *METRICS.values(), *METRICS.values()],
@@ -146,7 +145,7 @@ def _seed_table(groups: Sequence[Group]) -> str:
     return _aligned(rows, left=1)
 
 
-def _settings_table(groups: Sequence[Group]) -> str:
+def _settings_table(groups: Sequence[SeedGroup]) -> str:
     runs = [group.members[0].run for group in groups]
     settings = [
         flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")} for run in runs
@@ -161,7 +160,7 @@ def _settings_table(groups: Sequence[Group]) -> str:
     return _aligned([["settings that differ", *(group.name for group in groups)], *rows], left=1)
 
 
-def _seed_differences(groups: Sequence[Group], split: str) -> str:
+def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
     """Mean differences to the first group over the seeds that both have, where two are."""
     first, *others = groups
     rows = []
@@ -180,7 +179,7 @@ def _seed_differences(groups: Sequence[Group], split: str) -> str:
     return _aligned([[title, "", "seeds", "difference", "95% (t)", "p"], *rows], left=2)
 
 
-def _pair_table(first: Member, others: Sequence[Member], arguments: Arguments) -> str:
+def _pair_table(first: RunSummary, others: Sequence[RunSummary], arguments: Arguments) -> str:
     split, out = arguments.split, arguments.out
     dataset = open_dataset(Path(first.run.data) if arguments.data is None else arguments.data)
     if data_digest(dataset) != first.run.data_digest:
@@ -214,7 +213,7 @@ def _pair_table(first: Member, others: Sequence[Member], arguments: Arguments) -
     )
 
 
-def _scores(member: Member, dataset: Dataset, split: str, out: Path | None) -> np.ndarray:
+def _scores(member: RunSummary, dataset: Dataset, split: str, out: Path | None) -> np.ndarray:
     """Scores of a split, from the ``out`` folder if they are there, kept in it if there is one."""
     if out is None:
         return best_scores(member.folder, member.run, dataset, split)
@@ -280,17 +279,10 @@ def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.compare")
-    keep_compiled()
-    try:
-        compare(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.compare"), compare
+    )
 
 
 if __name__ == "__main__":

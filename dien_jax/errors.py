@@ -1,19 +1,67 @@
-"""The one exception that means the user, not the program, has to change something."""
+"""Errors that a person can act on, and the contexts that raise them."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in a file, a flag or a setting, told in one message that a user can act on.
+    """A mistake in a file, a flag or a setting, described in one message that a user can act on.
 
-    The message names the file, line or flag, says what was expected and what was found.
-    Command lines print it after ``error:`` on standard error and exit with status 2, without a
-    traceback; library users catch it as a ``ValueError``.
+    The message names the file, line or flag, what was expected and what was found. Commands print
+    it after ``error:`` on standard error and exit with status 2, without a traceback; library
+    users catch it as a ``ValueError``.
+
+    >>> from dien_jax import UserError, preset
+    >>> try:
+    ...     preset("dein")
+    ... except UserError as error:
+    ...     print(str(error)[:43])
+    unknown preset 'dein'; did you mean 'dien'?
     """
 
 
+class NotFiniteError(Exception):
+    """Training diverged. The message says where, and what to try."""
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """A signal asked a run to stop; its state is saved.
+
+    Args:
+      number: number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the known name nearest to ``name``, or nothing."""
+    """Return ``"; did you mean 'x'?"`` for the known name nearest to ``name``, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+@contextlib.contextmanager
+def writing(path: Path, flag: str = "") -> Iterator[None]:
+    """Turn an ``OSError`` of the block into a :class:`UserError`: "FLAG PATH cannot be written"."""
+    with _naming(path, flag, "written"):
+        yield
+
+
+@contextlib.contextmanager
+def reading(path: Path, flag: str = "") -> Iterator[None]:
+    """Turn an ``OSError`` of the block into a :class:`UserError`: "FLAG PATH cannot be read"."""
+    with _naming(path, flag, "read"):
+        yield
+
+
+@contextlib.contextmanager
+def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        name = f"{flag} {path}" if flag else str(path)
+        raise UserError(f"{name} cannot be {verb}: {error.strerror or error}") from error

@@ -6,7 +6,6 @@ Standard output carries one JSON object: the metrics of the split under the run'
 """
 
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import best_scores, measure, write_predictions
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.command import run_command
 from dien_jax.utils.files import atomic_file
 
 
@@ -62,18 +61,15 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
     return metrics
 
 
+def _print_metrics(arguments: Arguments) -> None:
+    print(json.dumps(evaluate(arguments), allow_nan=False))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.evaluate")
-    keep_compiled()
-    try:
-        print(json.dumps(evaluate(arguments), allow_nan=False))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.evaluate"), _print_metrics
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Exit status: 0, or 2 for a mistake in flags or files.
 """
 
 import dataclasses
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,8 +27,8 @@ from dien_jax.inspection.gates import lacking
 from dien_jax.inspection.importance import as_table, draw_importance, importance, write_importance
 from dien_jax.inspection.item_map import describe_map, draw_map, embedding_map
 from dien_jax.inspection.requests import request
-from dien_jax.runs.trained import Trained, load_trained
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.runs.trained import TrainedModel, load_run
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say
 from dien_jax.utils.plots import check_picture, save_picture, writing
 
@@ -79,7 +78,7 @@ def explain(arguments: Arguments) -> None:
     _check(arguments)
     if arguments.out is not None:
         check_picture(arguments.out)
-    trained = load_trained(arguments.run_dir, arguments.data)
+    trained = load_run(arguments.run_dir, arguments.data)
     if arguments.features:
         _explain_features(trained, arguments)
     elif arguments.embedding_map:
@@ -112,7 +111,7 @@ def _check(arguments: Arguments) -> None:
         raise UserError("--embedding-map draws a picture; say where to with --out FILE.png")
 
 
-def _explain_example(trained: Trained, arguments: Arguments) -> None:
+def _explain_example(trained: TrainedModel, arguments: Arguments) -> None:
     dataset, config = trained.dataset, trained.run.config
     if arguments.example is not None:
         count = len(dataset.splits[arguments.split].label)
@@ -137,7 +136,7 @@ def _explain_example(trained: Trained, arguments: Arguments) -> None:
         say(f"picture: {arguments.out}")
 
 
-def _print_example(example: Example, feature: str | None, trained: Trained) -> None:
+def _print_example(example: Example, feature: str | None, trained: TrainedModel) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     lines = [*as_text(example, feature, encoding), ""]
     lines += explained(example) + lacking(trained.run.config.model)
@@ -145,7 +144,7 @@ def _print_example(example: Example, feature: str | None, trained: Trained) -> N
         print(line.encode(encoding, "backslashreplace").decode(encoding).rstrip())
 
 
-def _explain_features(trained: Trained, arguments: Arguments) -> None:
+def _explain_features(trained: TrainedModel, arguments: Arguments) -> None:
     found = importance(trained, arguments.split, arguments.permutations)
     print(as_table(found))
     if arguments.out is not None:
@@ -156,7 +155,7 @@ def _explain_features(trained: Trained, arguments: Arguments) -> None:
         say(f"figures: {file}\npicture: {arguments.out}")
 
 
-def _explain_embeddings(trained: Trained, arguments: Arguments) -> None:
+def _explain_embeddings(trained: TrainedModel, arguments: Arguments) -> None:
     assert arguments.out is not None
     found = embedding_map(trained)
     for line in describe_map(found):
@@ -166,17 +165,10 @@ def _explain_embeddings(trained: Trained, arguments: Arguments) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.explain")
-    keep_compiled()
-    try:
-        explain(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.explain"), explain
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Standard output carries one JSON object: what was written, how large it is, what
 
 import dataclasses
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -37,10 +36,10 @@ from dien_jax.inference.exported_programs import (
 from dien_jax.inference.loaded_model import history_buckets
 from dien_jax.inference.onnx import onnx_model, require_onnx
 from dien_jax.runs.folder import versions
-from dien_jax.runs.trained import Trained, load_trained
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.runs.trained import TrainedModel, load_run
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.extras import require_flatbuffers
+from dien_jax.utils.extras import require
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,13 @@ def export_run(arguments: Arguments) -> dict[str, Any]:
         missing, or scores differ.
     """
     _check_out("--out", arguments.out)
-    require_flatbuffers()
+    require("export", "an exported model")
     if arguments.onnx is not None:
         _check_out("--onnx", arguments.onnx)
         if arguments.onnx.absolute() == arguments.out.absolute():
             raise UserError(f"--out and --onnx are both {arguments.out}; give each its own name")
         require_onnx()
-    trained = load_trained(arguments.run_dir, arguments.data)
+    trained = load_run(arguments.run_dir, arguments.data)
     told: dict[str, Any] = {}
     with ExitStack() as files:
         partial = files.enter_context(_told("--out", arguments.out))
@@ -95,7 +94,7 @@ def export_run(arguments: Arguments) -> dict[str, Any]:
     return told
 
 
-def _write(file: Path, trained: Trained) -> None:
+def _write(file: Path, trained: TrainedModel) -> None:
     run, dataset = trained.run, trained.dataset
     weights, programs = make_exports(trained)
     manifest = {
@@ -130,22 +129,19 @@ def _check_out(flag: str, file: Path) -> None:
         raise UserError(f"{flag} {file}: there is no folder {file.parent}; make it first")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    keep_compiled()
-    try:
-        arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.export")
-        told = export_run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+def _export(arguments: Arguments) -> None:
+    told = export_run(arguments)
     say(f"model: {told['file']} ({told['bytes'] / 1e6:.1f} MB)")
     if "onnx" in told:
         say(f"ONNX: {told['onnx']} ({told['onnx_bytes'] / 1e6:.1f} MB)")
     print(json.dumps(told))
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.export"), _export
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ pieces, so memory does not grow with it. Standard output carries one JSON object
 
 import dataclasses
 import json
-import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -31,15 +30,15 @@ import tyro
 
 from dien_jax.data.dataset import Dataset, Examples
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.data.user_events import UserEvents, _misread, _told
+from dien_jax.data.user_events import UserEvents
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
 from dien_jax.runs.scoring import evaluation_loader, predict
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import Stage, say, stage
 
 BATCHES_OF_A_PIECE = 64
@@ -102,7 +101,7 @@ def predict_table(arguments: Arguments) -> dict[str, int]:
         _optional(table, arguments.history, "history"),
         _optional(table, arguments.timestamp, "timestamp"),
     )
-    trained = load_trained(arguments.run_dir, arguments.data)
+    trained = load_run(arguments.run_dir, arguments.data)
     config, dataset = trained.run.config, trained.dataset
     for feature in dataset.schema.context:
         find_column(table, feature.name, "a context feature of the run")
@@ -120,7 +119,7 @@ def predict_table(arguments: Arguments) -> dict[str, int]:
     )
     size = BATCHES_OF_A_PIECE * config.train.batch_size
     with (
-        _told(arguments.out),
+        writing(arguments.out, "--out"),
         stage(f"scoring {arguments.input}") as current,
         table.writing(arguments.out) as write,
     ):
@@ -235,22 +234,19 @@ def _blame(table: RequestTable, piece: Piece, column: str, cells: list[Any], rea
             raise _misread(table, piece, row, column, str(error)) from error
 
 
+def _misread(table: RequestTable, piece: Piece, row: int, column: str, reason: str) -> UserError:
+    place = piece.places[row]
+    where = f"{table.file}:{place}" if table.unit == "line" else f"{table.file}: row {place}"
+    return UserError(f"{where}: column {column!r}: {reason}")
+
+
 def _progress(current: Stage, done: int, total: int | None) -> None:
     current.note = f"{done:,} rows" if total is None else f"{done:,} of {total:,} rows"
     current.share = done / total if total else None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    keep_compiled()
-    try:
-        arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.predict")
-        counts = predict_table(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+def _predict(arguments: Arguments) -> None:
+    counts = predict_table(arguments)
     say(f"scores: {arguments.out}")
     for name, what in {
         "unknown_users": "rows of users",
@@ -263,7 +259,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if counts["empty_histories"]:
         say(f"{counts['empty_histories']:,} rows without any history")
     print(json.dumps(counts))
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.predict"), _predict
+    )
 
 
 if __name__ == "__main__":

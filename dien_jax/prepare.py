@@ -4,7 +4,6 @@ Standard output gets the summary, standard error what is being done. Exit status
 folder was made, 2 for a mistake in flags or files, 130 after Ctrl-C; then nothing is left behind.
 """
 
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from dien_jax.preparation.sources import (
     synthetic,
     taobao,
 )
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say, stage
 
 COMMAND = "python -m dien_jax.prepare"
@@ -91,30 +91,31 @@ SOURCES: dict[str, tuple[type, Callable[[Any], list[str]]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    """Run the command; return its exit status."""
+    name, *flags = (sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help"):
         print(_overview())
         return 0
-    try:
+
+    def parse() -> tuple[Any, Any]:
         if not name:
             raise UserError(f"which source?\n{_overview()}")
         if name not in SOURCES:
             near = suggestion(name, SOURCES)
             raise UserError(f"unknown source {name!r}{near} (sources: {', '.join(SOURCES)})")
         kind, prepare = SOURCES[name]
-        options: Any = tyro.cli(kind, args=rest, prog=f"{COMMAND} {name}")
+        return prepare, tyro.cli(kind, args=flags, prog=f"{COMMAND} {name}")
+
+    def run(parsed: tuple[Any, Any]) -> None:
+        prepare, options = parsed
         say(f"making the dataset folder {options.out} by {name!r}")
         for line in prepare(options):
             print(line)
         print(f"dataset folder: {options.out}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 128 + signal.SIGINT
-    return 0
+
+    return run_command(
+        parse, run, compiles=False, when_interrupted="interrupted; nothing was written"
+    )
 
 
 def _overview() -> str:

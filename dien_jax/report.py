@@ -11,7 +11,6 @@ Exit status: 0, or 2 for a mistake in flags or files.
 
 import dataclasses
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,9 +33,9 @@ from dien_jax.metrics import diagnostics as breakdown
 from dien_jax.metrics.diagnostics import PartAuc
 from dien_jax.metrics.scores import example_losses
 from dien_jax.runs.scoring import check_examples, trained_scores
-from dien_jax.runs.summary import Member, load_members
-from dien_jax.runs.trained import Trained, restore
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.runs.summary import RunSummary, load_summaries
+from dien_jax.runs.trained import TrainedModel, restore
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import atomic_file
 from dien_jax.utils.plots import writing
@@ -75,7 +74,7 @@ def write_report(arguments: Arguments) -> Path:
         file cannot be written.
     """
     out = arguments.out or arguments.run_dir / REPORT_FILE
-    [member] = load_members([arguments.run_dir])
+    [member] = load_summaries([arguments.run_dir])
     _check_out(out)
     run, split = member.run, arguments.split
     dataset = open_dataset(Path(run.data) if arguments.data is None else arguments.data)
@@ -105,7 +104,7 @@ def _check_out(out: Path) -> None:
         raise UserError(f"--out {out} cannot be written: there is no folder {out.parent}")
 
 
-def _run_section(member: Member, trained: Trained) -> str:
+def _run_section(member: RunSummary, trained: TrainedModel) -> str:
     run, result = member.run, member.result
     facts = {
         "preset": run.preset,
@@ -133,7 +132,7 @@ def _figure(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
-def _curves_section(member: Member) -> str:
+def _curves_section(member: RunSummary) -> str:
     records = member.evaluations
     if not records:
         return paragraph("There is no evaluation yet.")
@@ -174,7 +173,7 @@ def _calibration_section(labels: np.ndarray, scores: np.ndarray, split: str) -> 
 
 
 def _part_sections(
-    trained: Trained, split: str, labels: np.ndarray, scores: np.ndarray
+    trained: TrainedModel, split: str, labels: np.ndarray, scores: np.ndarray
 ) -> list[tuple[str, str]]:
     dataset, most = trained.dataset, trained.run.config.train.max_history
     examples = dataset.splits[split]
@@ -221,7 +220,7 @@ def _parts(parts: Sequence[PartAuc], title: str) -> str:
 
 
 def _example_sections(
-    trained: Trained, split: str, labels: np.ndarray, scores: np.ndarray, arguments: Arguments
+    trained: TrainedModel, split: str, labels: np.ndarray, scores: np.ndarray, arguments: Arguments
 ) -> list[tuple[str, str]]:
     picks = breakdown.pick(labels, scores, LISTED)
     of_split = _Group(Inspector(trained), trained.dataset, split, labels, scores, arguments)
@@ -238,7 +237,7 @@ def _example_sections(
     ]
 
 
-def _legend(trained: Trained) -> str:
+def _legend(trained: TrainedModel) -> str:
     model = trained.run.config.model
     lines = [f"{MEASURES[name]}: {EXPLANATIONS[name]}." for name in measures_of(model)]
     if lines:
@@ -250,7 +249,7 @@ def _legend(trained: Trained) -> str:
     return "".join(map(paragraph, lines))
 
 
-def _slowest(inspector: Inspector, trained: Trained, arguments: Arguments) -> str:
+def _slowest(inspector: Inspector, trained: TrainedModel, arguments: Arguments) -> str:
     dataset = trained.dataset
     examples = dataset.splits["train"]
     count = len(examples.label)
@@ -319,7 +318,7 @@ class _Group:
         return row if self.numbers is None else int(self.numbers[row])
 
 
-def _settings_section(member: Member) -> str:
+def _settings_section(member: RunSummary) -> str:
     settings = flat_settings(member.run.config)
     usual = flat_settings(preset(member.run.preset))
     rows = [
@@ -334,17 +333,11 @@ def _setting(value: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.report")
-    keep_compiled()
-    try:
-        print(write_report(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.report"),
+        lambda arguments: print(write_report(arguments)),
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ Exit status as of ``python -m dien_jax.train``.
 import contextlib
 import hashlib
 import json
-import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -34,8 +33,7 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError, suggestion
 from dien_jax.experiments.result_tables import RESULTS_FILE, folder_of, read_results, write_tables
 from dien_jax.runs.folder import CONFIG_FILE, Run
-from dien_jax.training.loop import Interrupted, NotFiniteError
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.command import run_command
 from dien_jax.utils.files import read_json
 
 SETTINGS = Path(__file__).parent / "experiments" / "reproduction.json"
@@ -256,23 +254,12 @@ def _say(text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    try:
-        arguments = tyro.cli(Arguments, args=argv, prog="python -m dien_jax.reproduce")
-        keep_compiled()
-        reproduce(arguments)
-    except UserError as error:
-        _say(f"error: {error}")
-        return 2
-    except NotFiniteError as error:
-        _say(f"error: {error}")
-        return 1
-    except Interrupted as stop:
-        _say("stopped; run the same command again to go on")
-        return 128 + stop.number
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.reproduce"),
+        reproduce,
+        when_interrupted="Stopped. Run the same command again to resume.",
+    )
 
 
 if __name__ == "__main__":

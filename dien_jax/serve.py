@@ -20,7 +20,7 @@ import tyro
 
 from dien_jax.errors import UserError
 from dien_jax.server.run import bound
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say
 
 TOKEN = "DIEN_JAX_TOKEN"
@@ -189,21 +189,16 @@ def serve(arguments: Arguments) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    keep_compiled()
+    """Run the command; return its exit status."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name, level in (("dien_jax.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-    try:
-        return serve(tyro.cli(Arguments, args=argv, prog="python -m dien_jax.serve"))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.serve"), serve
+    )
 
 
 if __name__ == "__main__":

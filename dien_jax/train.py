@@ -14,7 +14,6 @@ import argparse
 import datetime
 import hashlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,17 +30,17 @@ from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConf
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import shown_negatives
 from dien_jax.data.metadata import FORMAT_VERSION
-from dien_jax.errors import UserError
+from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, RESULT_FILE, Run, versions
 from dien_jax.training.curves import draw_curves
-from dien_jax.training.loop import Interrupted, NotFiniteError, Trainer
+from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import Reporter, write_hparams
 from dien_jax.training.run import _check_splits, _say, _start_from, _stop_signals
 from dien_jax.training.warm_start import Source, load_source
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.utils.command import run_command
 from dien_jax.utils.files import read_json, user_cache, write_json
 
 _COMMAND = "python -m dien_jax.train"
@@ -284,27 +283,16 @@ def _number(metrics: dict[str, Any], name: str) -> str:
     return "none" if metrics[name] is None else f"{metrics[name]:.4f}"
 
 
+def _train_or_resume(arguments: Arguments) -> None:
+    if arguments.resume is None:
+        start(arguments)
+    else:
+        resume(arguments.resume)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        if arguments.compile_cache:
-            keep_compiled()
-        if arguments.resume is None:
-            start(arguments)
-        else:
-            resume(arguments.resume)
-    except UserError as error:
-        _say(f"error: {error}")
-        return 2
-    except NotFiniteError as error:
-        _say(f"error: {error}")
-        return 1
-    except Interrupted as stop:
-        return 128 + stop.number
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    """Run the command; return its exit status."""
+    return run_command(lambda: parse(sys.argv[1:] if argv is None else argv), _train_or_resume)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,8 @@ error. Exit status: 0, 1 when every trial diverged, 2 for a mistake, 130 after C
 """
 
 import fcntl
-import importlib
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +34,7 @@ from dien_jax.config.preset_files import DEFAULT_PRESET, with_settings, write_pr
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
-from dien_jax.errors import UserError
+from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.experiments.search_report import Teller, draw_history, searched_settings, summary
 from dien_jax.experiments.search_space import (
     Space,
@@ -46,8 +44,9 @@ from dien_jax.experiments.search_space import (
     suggest,
 )
 from dien_jax.runs.folder import Run
-from dien_jax.training.loop import NotFiniteError, Trainer
-from dien_jax.utils.compile_cache import keep_compiled
+from dien_jax.training.loop import Trainer
+from dien_jax.utils.command import run_command
+from dien_jax.utils.extras import require
 from dien_jax.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def tune(arguments: Arguments) -> int:
       UserError: when flags, data, space or the ``--out`` folder are at fault, or Optuna is not
         installed.
     """
-    _require_optuna()
+    require("tune", "tuning")
     base = preset(arguments.preset)
     if arguments.trials < 1:
         raise UserError(f"--trials must be at least 1, got {arguments.trials}")
@@ -297,32 +296,18 @@ def _study(out: Path) -> Iterator["optuna.Study"]:
             storage.remove_session()
 
 
-def _require_optuna() -> None:
-    try:
-        importlib.import_module("optuna")
-    except ImportError as error:
-        raise UserError(
-            "tuning needs the extra 'tune' (optuna is not installed): pip install 'dien_jax[tune]'"
-        ) from error
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = tyro.cli(
-        Arguments,
-        args=argv,
-        prog="python -m dien_jax.tune",
-        description=f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}.",
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(
+            Arguments,
+            args=argv,
+            prog="python -m dien_jax.tune",
+            description=f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}.",
+        ),
+        tune,
+        when_interrupted="Stopped. Run the same command again to resume.",
     )
-    keep_compiled()
-    try:
-        return tune(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

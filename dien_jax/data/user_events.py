@@ -1,8 +1,5 @@
-"""Each user's events in order of time"""
+"""The events of raw users, in order of time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +8,6 @@ from dien_jax.data.clock import LIKELY_MILLISECONDS, Clock
 from dien_jax.data.dataset import Dataset, chunks
 from dien_jax.data.vocabularies import as_text
 from dien_jax.errors import UserError
-from dien_jax.inference.request_tables import Piece, RequestTable
 
 _REMEDY = "give each row its own in a column 'history' (--history)"
 
@@ -86,17 +82,3 @@ def _user_sequences(dataset: Dataset, remedy: str) -> np.ndarray:
     if len(dataset.event_offsets) - 1 == groups and (sequences[known] == known).all():
         return np.arange(groups)  # users without an example among them
     return sequences
-
-
-def _misread(table: RequestTable, piece: Piece, row: int, column: str, reason: str) -> UserError:
-    place = piece.places[row]
-    where = f"{table.file}:{place}" if table.unit == "line" else f"{table.file}: row {place}"
-    return UserError(f"{where}: column {column!r}: {reason}")
-
-
-@contextmanager
-def _told(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dien_jax.runs.summary import Group
+from dien_jax.runs.summary import SeedGroup
 from dien_jax.utils.files import atomic_path
 
 PICTURE_FILE = "compare.png"
@@ -19,7 +19,7 @@ _COLOURS = 10
 _RING: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.5, "linestyle": "none"}
 
 
-def draw_comparison(groups: Sequence[Group], folder: Path) -> Path | None:
+def draw_comparison(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
     """Draws training loss, validation AUC and log loss of every run over epochs.
 
     Runs that differ by seed only share a colour. A ring marks the evaluation whose checkpoint is

@@ -25,7 +25,7 @@ from jax import export
 from dien_jax.data.metadata import schema_from_json
 from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError
-from dien_jax.utils.extras import require_flatbuffers
+from dien_jax.utils.extras import require
 
 FORMAT = "dien_jax.export"
 FORMAT_VERSION = 1
@@ -79,7 +79,7 @@ def write_artifact(
       UserError: without what ``jax.export`` serialises with.
       OSError: when the file cannot be written.
     """
-    require_flatbuffers()
+    require("export", "an exported model")
     manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
     texts = {
         _MANIFEST: json.dumps(manifest, indent=2, allow_nan=False).encode(),
@@ -118,7 +118,7 @@ def read_artifact(file: Path) -> Artifact:
         ) from error
     with archive:
         manifest = _read_manifest(file, archive)
-        require_flatbuffers()
+        require("export", "an exported model")
         with _told(file):
             schema = schema_from_json(manifest["schema"])
             vocabularies = {

@@ -20,7 +20,8 @@ import numpy as np
 
 from dien_jax.errors import UserError
 from dien_jax.inference.exported_programs import row_inputs, row_scores
-from dien_jax.runs.trained import Trained
+from dien_jax.runs.trained import TrainedModel
+from dien_jax.utils.extras import require
 
 MOST_BYTES = 2**31 - 1
 """Of one ONNX message."""
@@ -34,18 +35,11 @@ def require_onnx() -> None:
     Raises:
       UserError: naming what is missing, and what to install.
     """
-    for name in ("jax2onnx", "onnxruntime"):
-        try:
-            with _quiet():
-                importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(
-                f"--onnx needs the extra 'onnx' ({name} is not installed): "
-                "pip install 'dien_jax[onnx]'"
-            ) from error
+    with _quiet():
+        require("onnx", "--onnx")
 
 
-def onnx_model(trained: Trained) -> bytes:
+def onnx_model(trained: TrainedModel) -> bytes:
     """A model that takes rows and gives ``score``, float32 ``[B]``.
 
     Raises:

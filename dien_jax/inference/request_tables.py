@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dien_jax.errors import UserError, suggestion
-from dien_jax.utils.extras import require_data_extra
+from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path
 from dien_jax.utils.text_files import BadLines, open_bytes, read_lines
 
@@ -140,7 +140,7 @@ class ParquetTable:
     """
 
     def __init__(self, file: Path) -> None:
-        require_data_extra("reading Parquet")
+        require("data", "reading Parquet")
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -16,7 +16,7 @@ from dien_jax.data.loader import Loader
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.runs.folder import Run
-from dien_jax.runs.trained import Trained, restore
+from dien_jax.runs.trained import TrainedModel, restore
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
 
@@ -152,7 +152,7 @@ def check_examples(dataset: Dataset, split: str) -> None:
         raise UserError(f"{dataset.path} has no {split} examples to score")
 
 
-def trained_scores(trained: Trained, split: str) -> np.ndarray:
+def trained_scores(trained: TrainedModel, split: str) -> np.ndarray:
     """Click probabilities of a split, float32 ``[n]``, in the order of its examples."""
     config, dataset = trained.run.config, trained.dataset
     return predict(

@@ -13,7 +13,7 @@ from dien_jax.utils.files import read_json
 
 
 @dataclass(frozen=True)
-class Member:
+class RunSummary:
     """One run of a comparison.
 
     Attributes:
@@ -63,7 +63,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Runs of the same settings, data and start, which differ by seed at most.
 
     Attributes:
@@ -72,12 +72,12 @@ class Group:
     """
 
     name: str
-    members: tuple[Member, ...]
+    members: tuple[RunSummary, ...]
 
     @property
-    def finished(self) -> dict[int, Member]:
+    def finished(self) -> dict[int, RunSummary]:
         """The first finished run of each seed."""
-        found: dict[int, Member] = {}
+        found: dict[int, RunSummary] = {}
         for member in self.members:
             if member.result is not None:
                 found.setdefault(member.run.seed, member)
@@ -93,7 +93,7 @@ class Group:
         return found
 
 
-def load_members(folders: Sequence[Path]) -> list[Member]:
+def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
     """Reads run folders.
 
     Raises:
@@ -104,14 +104,14 @@ def load_members(folders: Sequence[Path]) -> list[Member]:
         if path in resolved[:number]:
             raise UserError(f"run folder {folders[number]} is given twice")
     return [
-        Member(name, folder, Run.load(folder), read_evaluations(folder), _result(folder))
+        RunSummary(name, folder, Run.load(folder), read_evaluations(folder), _result(folder))
         for name, folder in zip(_names(resolved), folders, strict=True)
     ]
 
 
-def grouped(members: Sequence[Member]) -> list[Group]:
+def seed_groups(members: Sequence[RunSummary]) -> list[SeedGroup]:
     """The runs by settings, data and start, in the order in which these first come."""
-    found: dict[tuple[Any, str, str], list[Member]] = {}
+    found: dict[tuple[Any, str, str], list[RunSummary]] = {}
     for member in members:
         run = member.run
         found.setdefault((run.config, run.data_digest, str(run.warm_start)), []).append(member)
@@ -123,7 +123,7 @@ def grouped(members: Sequence[Member]) -> list[Group]:
             others = [member for member in members if member not in each]
             unclear = not start or any(member.name.startswith(start) for member in others)
             name = f"{name} +{len(each) - 1}" if unclear else f"{start}*"
-        groups.append(Group(name, tuple(each)))
+        groups.append(SeedGroup(name, tuple(each)))
     return groups
 
 

@@ -13,7 +13,7 @@ from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.steps.state import TrainState, create_state
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
     """A trained model.
 
     Attributes:
@@ -31,7 +31,7 @@ class Trained(NamedTuple):
     step: int
 
 
-def load_trained(run_dir: Path, data: Path | None = None) -> Trained:
+def load_run(run_dir: Path, data: Path | None = None) -> TrainedModel:
     """The best checkpoint of a run.
 
     Args:
@@ -45,14 +45,14 @@ def load_trained(run_dir: Path, data: Path | None = None) -> Trained:
     return restore(run_dir, run, open_dataset(Path(run.data) if data is None else data))
 
 
-def restore(folder: Path, run: Run, dataset: Dataset) -> Trained:
+def restore(folder: Path, run: Run, dataset: Dataset) -> TrainedModel:
     """The best checkpoint of a run that was read before, beside data of its schema.
 
     Raises:
       UserError: when the data does not fit the run, or no checkpoint can be read.
     """
     step, state = restore_state(folder, run, dataset)
-    return Trained(run, dataset, state.params, state.batch_stats, step)
+    return TrainedModel(run, dataset, state.params, state.batch_stats, step)
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:

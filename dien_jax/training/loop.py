@@ -19,7 +19,7 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
-from dien_jax.errors import UserError
+from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import evaluation_loader, measure, predict
@@ -35,22 +35,6 @@ SAVE_SECONDS = 600.0
 
 HISTOGRAM_ROWS = 65_536
 """Rows at most, evenly apart, that the histogram of an embedding table is drawn of."""
-
-
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """A signal asked the run to stop; its state is saved.
-
-    Args:
-      number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by signal {number}")
-        self.number = number
-
-
-class NotFiniteError(Exception):
-    """Training diverged. The message says where, and what to try."""
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""What JAX compiled, kept on disk, so that the next process loads it."""
+"""JAX's persistent compile cache, in the user's cache folder."""
 
 import hashlib
 import platform
@@ -9,15 +9,15 @@ import jax
 from dien_jax.utils.files import user_cache
 
 LEAST_SECONDS = 0.3
-"""What compiled faster is not worth a file."""
+"""Programs that compile faster than this are not cached."""
 
 
-def keep_compiled() -> None:
-    """Turns JAX's persistent cache on, in the user's cache folder.
+def enable_compile_cache() -> None:
+    """Keep compiled programs on disk, so that the next process loads them.
 
-    A folder that the user chose (``JAX_COMPILATION_CACHE_DIR``) stays, and so does a cache that
-    was turned off (``JAX_ENABLE_COMPILATION_CACHE=false``). Each kind of processor has a folder of
-    its own, as a home folder may be shared between machines that run different instructions.
+    A folder given by ``JAX_COMPILATION_CACHE_DIR`` is kept, and a cache turned off by
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` stays off. Each kind of processor has its own folder:
+    a home folder may be shared by machines with different instruction sets.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = user_cache() / "compiled" / _processor()

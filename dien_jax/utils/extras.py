@@ -1,39 +1,35 @@
-"""What sources of logs need beyond the package's own dependencies."""
+"""Optional dependencies, by the extra of the package that installs them."""
 
 import importlib
 
 from dien_jax.errors import UserError
 
+EXTRAS = {
+    "data": ("ibis", "duckdb", "pyarrow"),
+    "export": ("flatbuffers",),
+    "onnx": ("jax2onnx", "onnxruntime"),
+    "plot": ("matplotlib",),
+    "serve": ("msgspec", "prometheus_client", "starlette", "uvicorn"),
+    "tune": ("optuna",),
+}
+"""The modules that each extra brings."""
 
-def require_data_extra(work: str = "preparing logs") -> None:
-    """Checks that the extra ``data`` is there, before a module that imports it is.
+
+def require(extra: str, work: str) -> None:
+    """Check that an extra is installed, before a module that needs it is imported.
 
     Args:
-      work: what needs it.
+      extra: a name in ``EXTRAS``.
+      work: the subject of the error message, e.g. ``"--out"`` or ``"exporting"``.
 
     Raises:
-      UserError: naming what is missing, and what to install.
+      UserError: naming the module that is missing, and the command that installs it.
     """
-    for name in ("ibis", "duckdb", "pyarrow"):
+    for module in EXTRAS[extra]:
         try:
-            importlib.import_module(name)
+            importlib.import_module(module)
         except ImportError as error:
             raise UserError(
-                f"{work} needs the extra 'data' ({name} is not installed): "
-                "pip install 'dien_jax[data]'"
+                f"{work} needs the extra {extra!r} ({module} is not installed): "
+                f"pip install 'dien_jax[{extra}]'"
             ) from error
-
-
-def require_flatbuffers() -> None:
-    """Checks that what ``jax.export`` serialises with is there.
-
-    Raises:
-      UserError: saying what to install.
-    """
-    try:
-        import flatbuffers  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "exported models need the extra 'export' (flatbuffers is not installed): "
-            "pip install 'dien_jax[export]'"
-        ) from error

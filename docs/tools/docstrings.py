@@ -3,6 +3,9 @@
 Docstrings name other objects by roles, as in ``:func:`gru` ``, and introduce equations and code by
 a double colon. Both are turned into Markdown: a role into a link where the object is documented and
 into code where it is not, the double colon into a single one.
+
+A public name without a docstring is missing from the API reference; it is reported, and a strict
+build fails.
 """
 
 import re
@@ -10,6 +13,7 @@ from typing import Any
 
 import griffe
 
+_LOG = griffe.get_logger("docs.tools.docstrings")
 _ROLE = re.compile(r":(?:py:)?(?:mod|class|func|meth|data|attr|exc):`~?([^`]+)`")
 _LITERAL = re.compile(r"(?<=\S)::$", re.MULTILINE)
 
@@ -18,8 +22,10 @@ class Roles(griffe.Extension):
     """Rewrites docstrings once all objects of a package are known."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
-        """Rewrite every docstring of the package."""
+        """Rewrite every docstring of the package, and report those that are missing."""
         self._rewrite(pkg, set())
+        for module in (pkg, *pkg.modules.values()):
+            _report_missing(module)
 
     def _rewrite(self, owner: griffe.Object, seen: set[str]) -> None:
         if owner.path in seen:
@@ -41,3 +47,19 @@ def _linked(owner: griffe.Object, name: str) -> str:
     except griffe.NameResolutionError:
         path = name
     return f'<autoref identifier="{path}" optional><code>{name}</code></autoref>'
+
+
+def _report_missing(package: griffe.Module) -> None:
+    """Warn of names in the ``__all__`` of a package that have no docstring."""
+    if not package.is_init_module:
+        return
+    for name in package.exports or ():
+        member = package.members.get(str(name))
+        if member is None or member.name.startswith("_"):
+            continue
+        try:
+            documented = member.has_docstring
+        except griffe.AliasResolutionError:  # of a package that is not loaded
+            continue
+        if not documented:
+            _LOG.warning("%s is public and has no docstring", member.path)

@@ -41,7 +41,7 @@ def done(log, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("incremental")
     with pytest.MonkeyPatch.context() as patch, tiny_run.compilation_cache():
         patch.setattr(incremental, "SETTINGS", TINY)
-        patch.setattr(incremental, "keep_compiled", lambda: None)
+        patch.setattr(incremental, "enable_compile_cache", lambda: None)
         incremental.main(
             [
                 *(str(log), "--out", str(out / "work"), "--from", "2013-01-22", "--periods", "1"),

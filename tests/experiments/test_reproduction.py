@@ -13,9 +13,8 @@ from support.tiny_run import SETTINGS, compilation_cache, write_data
 from dien_jax import reproduce, train
 from dien_jax.config.presets import FAMILY, PRESETS, member
 from dien_jax.config.settings import Config
-from dien_jax.errors import UserError
+from dien_jax.errors import Interrupted, UserError
 from dien_jax.experiments.result_tables import read_results, write_tables
-from dien_jax.training.loop import Interrupted
 
 ROWS = ("din", "dien")
 
@@ -38,7 +37,7 @@ def tiny(tmp_path_factory):
     data = write_data(folder / "tiny")
     with pytest.MonkeyPatch.context() as patch, compilation_cache():
         patch.setattr(reproduce, "settings", tiny_settings)
-        patch.setattr(reproduce, "keep_compiled", lambda: None)
+        patch.setattr(reproduce, "enable_compile_cache", lambda: None)
         assert reproduce.main(flags(data, folder / "out")) == 0
         yield data, folder / "out", patch
 

@@ -14,12 +14,11 @@ from support import tiny_run
 from dien_jax import train, tune
 from dien_jax.config.preset_files import read_preset_file, with_settings
 from dien_jax.config.presets import PRESETS
-from dien_jax.errors import UserError
+from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.experiments import search_report as tune_report
 from dien_jax.experiments import search_space as tune_space
 from dien_jax.experiments.search_space import Choices, Range, read_space
 from dien_jax.training import loop
-from dien_jax.training.loop import NotFiniteError
 from dien_jax.utils.files import read_json
 
 optuna = pytest.importorskip("optuna")
@@ -178,7 +177,7 @@ def test_search_that_was_stopped_goes_on_as_one_that_was_not(
     elsewhere = [*command, f"--out={tmp_path / 'other'}", "--trials=14"]
     monkeypatch.setattr(scripted, "dies_at", 12)
     assert tune.main(elsewhere) == 130
-    assert "the same command goes on" in capfd.readouterr().err
+    assert "Run the same command again" in capfd.readouterr().err
     monkeypatch.setattr(scripted, "dies_at", None)
     assert tune.main(elsewhere) == 0
     assert "11 trials of" in capfd.readouterr().err

@@ -13,6 +13,7 @@ from support.tiny_run import flags
 from dien_jax import evaluate, train
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
+from dien_jax.errors import NotFiniteError
 from dien_jax.metrics.scores import auc
 from dien_jax.training import loop
 from dien_jax.utils.files import read_json
@@ -172,7 +173,7 @@ def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
     data, tmp_path, capfd, monkeypatch
 ):
     def stop(*arguments):
-        raise loop.NotFiniteError("stopped by the test")
+        raise NotFiniteError("stopped by the test")
 
     monkeypatch.setattr(loop.Trainer, "_step", stop)
     assert train.main(flags(data, tmp_path / "run")) == 1

@@ -3,7 +3,7 @@
 Queries are Ibis expressions over tables whose columns are known here; Ibis only writes the SQL,
 so nothing depends on which releases of its and DuckDB's Python interfaces suit each other.
 Importing this module needs the extra ``data``; sources import it when they start to work, after
-:func:`dien_jax.utils.extras.require_data_extra`.
+:func:`dien_jax.utils.extras.require`.
 """
 
 import contextlib

@@ -26,7 +26,7 @@ from dien_jax.preparation.reading.download import given
 from dien_jax.preparation.sources import impressions
 from dien_jax.preparation.sources.impressions import ImpressionsOptions
 from dien_jax.utils.console import say
-from dien_jax.utils.extras import require_data_extra
+from dien_jax.utils.extras import require
 
 if TYPE_CHECKING:
     from ibis.expr.types import Table
@@ -88,7 +88,7 @@ def prepare(options: AlimamaOptions) -> list[str]:
       UserError: when the extra ``data`` is missing, a file is missing, cannot be read or is too
         malformed, nothing is left to train on, or the folder cannot be written.
     """
-    require_data_extra()
+    require("data", "preparing logs")
     say(TERMS)
     samples, ads, profiles = (_file(options.source, name) for name in FILES)
     log = ImpressionsOptions(

@@ -14,7 +14,7 @@ from dien_jax.preparation.options import FeatureColumn, ImplicitOptions, SplitPo
 from dien_jax.preparation.reading.download import Found, fetch, given
 from dien_jax.preparation.sources.amazon_catalogue import Year, find_category, remote_files
 from dien_jax.utils.console import say
-from dien_jax.utils.extras import require_data_extra
+from dien_jax.utils.extras import require
 
 CATEGORY = FeatureColumn("category", "categorical", "--meta")
 DEFAULT_CATEGORY = "default_cat"
@@ -71,7 +71,7 @@ def prepare(options: AmazonOptions) -> list[str]:
       UserError: when the extra ``data`` is missing, a file cannot be downloaded or read or is too
         malformed, nothing is left to train on, or the folder cannot be written.
     """
-    require_data_extra()
+    require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
     from dien_jax.preparation.reading.log_files import Log

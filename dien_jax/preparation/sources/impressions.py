@@ -36,7 +36,7 @@ from dien_jax.preparation.options import (
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.split_times import time_borders, train_from
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.extras import require_data_extra
+from dien_jax.utils.extras import require
 from dien_jax.utils.text_files import sha256
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def prepare(
       UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
         nothing is left to train on, or the folder cannot be written.
     """
-    require_data_extra()
+    require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.extending import described_source, known, open_extended
     from dien_jax.preparation.pipeline.features import keep

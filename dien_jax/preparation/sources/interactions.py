@@ -16,7 +16,7 @@ from dien_jax.preparation.options import (
     SplitPolicy,
 )
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.extras import require_data_extra
+from dien_jax.utils.extras import require
 from dien_jax.utils.text_files import sha256
 
 
@@ -38,7 +38,7 @@ def prepare(options: InteractionsOptions) -> list[str]:
       UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
         nothing is left to train on, or the folder cannot be written.
     """
-    require_data_extra()
+    require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.extending import described_source, open_extended
     from dien_jax.preparation.pipeline.from_interactions import write_interactions

@@ -16,7 +16,7 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.options import FeatureColumn, ImplicitOptions, SplitPolicy
 from dien_jax.preparation.reading.download import Remote, fetch, given
 from dien_jax.utils.console import say
-from dien_jax.utils.extras import require_data_extra
+from dien_jax.utils.extras import require
 
 Name = Literal["100k", "1m", "20m", "25m", "32m"]
 FOLDER = "https://files.grouplens.org/datasets/movielens"
@@ -78,7 +78,7 @@ def prepare(options: MovielensOptions) -> list[str]:
         is another one or too malformed, nothing is left to train on, or the folder cannot be
         written.
     """
-    require_data_extra()
+    require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
     from dien_jax.preparation.reading.log_files import Log

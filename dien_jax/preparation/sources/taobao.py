@@ -19,7 +19,7 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.options import FeatureColumn, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import given
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.extras import require_data_extra
+from dien_jax.utils.extras import require
 from dien_jax.utils.text_files import EXAMPLES, BadLines
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
       UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
         nothing is left to train on, or the folder cannot be written.
     """
-    require_data_extra()
+    require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
     from dien_jax.preparation.reading.log_files import Log, read_columns

@@ -1,0 +1,49 @@
+"""The one way to start a command: compile cache, user errors and signals become an exit status."""
+
+import signal
+from collections.abc import Callable
+from typing import TypeVar
+
+from dien_jax.errors import Interrupted, NotFiniteError, UserError
+from dien_jax.utils.console import say
+
+Options = TypeVar("Options")
+
+
+def run_command(
+    parse: Callable[[], Options],
+    run: Callable[[Options], int | None],
+    *,
+    compiles: bool = True,
+    when_interrupted: str = "",
+) -> int:
+    """Parse flags, run a command, and return its exit status.
+
+    Args:
+      parse: returns the options; may raise :class:`UserError`.
+      run: does the work; returns an exit status other than 0 if it has one.
+      compiles: whether to enable the compile cache first, unless the options have a
+        ``compile_cache`` that is False.
+      when_interrupted: printed when Ctrl-C ends the command.
+
+    Returns:
+      0 for success, 1 when training diverged, 2 for a mistake in flags, files or settings, and
+      128 + n when signal n stopped the command.
+    """
+    try:
+        options = parse()
+        if compiles and getattr(options, "compile_cache", True):
+            from dien_jax.utils.compile_cache import enable_compile_cache
+
+            enable_compile_cache()
+        return run(options) or 0
+    except UserError as error:
+        say(f"error: {error}")
+        return 2
+    except NotFiniteError as error:
+        say(f"error: {error}")
+        return 1
+    except (Interrupted, KeyboardInterrupt) as stop:
+        if when_interrupted:
+            say(when_interrupted)
+        return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)

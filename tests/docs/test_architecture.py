@@ -1,0 +1,29 @@
+"""The architecture page names files that exist, and its pictures show the contract."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/architecture.md"
+
+
+def test_every_path_on_the_page_exists() -> None:
+    paths = re.findall(r"`([\w.-]+/[\w./-]*|\w+\.py)`", PAGE.read_text(encoding="utf-8"))
+    assert len(paths) > 50
+    places = (ROOT, ROOT / "dien_jax", ROOT / "kernels/dien_kernels")
+    missing = [path for path in paths if not any((place / path).exists() for place in places)]
+    assert not missing
+
+
+def test_pictures_show_the_contract() -> None:
+    command = [sys.executable, str(ROOT / "docs/tools/draw_architecture.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_layer_has_a_page_of_the_api_reference() -> None:
+    layers = {path.parent.name for path in (ROOT / "dien_jax").glob("*/__init__.py")}
+    pages = {path.stem for path in (ROOT / "docs/api").glob("*.md")}
+    assert pages == layers | {"index", "dien_kernels"}
