@@ -34,7 +34,7 @@ from dien_jax.data.user_events import UserEvents
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
-from dien_jax.runs.scoring import evaluation_loader, predict
+from dien_jax.runs.scoring import evaluation_loader, score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
@@ -125,7 +125,7 @@ def predict_table(arguments: Arguments) -> dict[str, int]:
     ):
         for piece in table.pieces(size):
             requests = _encoded(table, piece, columns, dataset, vocabularies, events, counts)
-            scores = predict(
+            scores = score_batches(
                 step,
                 trained.params,
                 trained.batch_stats,

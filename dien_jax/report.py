@@ -29,9 +29,9 @@ from dien_jax.inspection.examples import Example, Inspector
 from dien_jax.inspection.gates import EXPLANATIONS, MEASURES, lacking, measures_of
 from dien_jax.inspection.report_figures import FEWEST, auc_by_part, curves, image, reliability
 from dien_jax.inspection.report_page import article, page, paragraph, table
-from dien_jax.metrics import diagnostics as breakdown
+from dien_jax.metrics import diagnostics
 from dien_jax.metrics.diagnostics import PartAuc
-from dien_jax.metrics.scores import example_losses
+from dien_jax.metrics.scores import METRICS, example_losses
 from dien_jax.runs.scoring import check_examples, trained_scores
 from dien_jax.runs.summary import RunSummary, load_summaries
 from dien_jax.runs.trained import TrainedModel, restore
@@ -48,7 +48,6 @@ SHOWN = 2
 TRAINING_EXAMPLES = 20_000
 """Of a larger training split as many are drawn, to find those that are learned least."""
 
-_METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "examples": "examples"}
 _ABSENT = "-"
 
 
@@ -120,9 +119,11 @@ def _run_section(member: RunSummary, trained: TrainedModel) -> str:
     for split in ("valid", "test"):
         metrics = member.metrics(split)
         if metrics is not None:
-            rows.append([split, *(_figure(metrics.get(name)) for name in _METRICS)])
+            names = (*METRICS, "examples")
+            rows.append([split, *(_figure(metrics.get(name)) for name in names)])
     note = "" if result is not None else paragraph("The run is unfinished: the best so far.")
-    figures = table(["split", *_METRICS.values()], rows, "Metrics of the best checkpoint")
+    labels = [metric.label for metric in METRICS.values()]
+    figures = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
     return note + figures + table(["", ""], list(map(list, facts.items())), "The run", left=2)
 
 
@@ -146,11 +147,11 @@ def _curves_section(member: RunSummary) -> str:
 
 
 def _calibration_section(labels: np.ndarray, scores: np.ndarray, split: str) -> str:
-    found = breakdown.calibration(labels, scores)
+    found = diagnostics.calibration(labels, scores)
     words = (
         f"The model gives {scores.mean():.4f} on average, {labels.mean():.4f} of the {split} "
         f"examples are clicked. Expected calibration error {found.error:.4f} over "
-        f"{breakdown.BINS} bins of equal width, {found.error_equal_counts:.4f} over as many of "
+        f"{diagnostics.BINS} bins of equal width, {found.error_equal_counts:.4f} over as many of "
         f"equal counts."
     )
     rows = [
@@ -178,18 +179,20 @@ def _part_sections(
     dataset, most = trained.dataset, trained.run.config.train.max_history
     examples = dataset.splits[split]
     starts = np.asarray(dataset.event_offsets)[examples.sequence]
-    lengths = breakdown.history_lengths(np.asarray(examples.history_end), starts, most)
+    lengths = diagnostics.history_lengths(np.asarray(examples.history_end), starts, most)
     item = np.asarray(examples.item)
     popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
     return [
         (
             "AUC by length of history",
-            _parts(breakdown.by_size(labels, scores, lengths), "behaviours that the model sees"),
+            _parts(
+                diagnostics.auc_by_size(labels, scores, lengths), "behaviours that the model sees"
+            ),
         ),
         (
             "AUC by popularity of the item",
             _parts(
-                breakdown.by_size(labels, scores, popularity, 4),
+                diagnostics.auc_by_size(labels, scores, popularity, 4),
                 "training events of the item (0: unknown)",
             ),
         ),
@@ -208,7 +211,7 @@ def _parts(parts: Sequence[PartAuc], title: str) -> str:
         for part in parts
     ]
     picture = image(
-        lambda: auc_by_part(parts, title), f"AUC by {title}: {breakdown.describe_parts(parts)}"
+        lambda: auc_by_part(parts, title), f"AUC by {title}: {diagnostics.describe_parts(parts)}"
     )
     header = [title, "examples", "clicks", "AUC", "standard error"]
     caption = (
@@ -222,7 +225,7 @@ def _parts(parts: Sequence[PartAuc], title: str) -> str:
 def _example_sections(
     trained: TrainedModel, split: str, labels: np.ndarray, scores: np.ndarray, arguments: Arguments
 ) -> list[tuple[str, str]]:
-    picks = breakdown.pick(labels, scores, LISTED)
+    picks = diagnostics.pick(labels, scores, LISTED)
     of_split = _Group(Inspector(trained), trained.dataset, split, labels, scores, arguments)
     wrong = of_split.show(picks.false_alarms, "Not clicked, but sure of a click")
     wrong += of_split.show(picks.misses, "Clicked, but sure of none")
@@ -265,7 +268,7 @@ def _slowest(inspector: Inspector, trained: TrainedModel, arguments: Arguments) 
     scores = trained_scores(trained._replace(dataset=part), "train")
     labels = np.asarray(part.splits["train"].label)
     group = _Group(inspector, part, "train", labels, scores, arguments, numbers)
-    return group.show(breakdown.largest_losses(labels, scores, LISTED), words)
+    return group.show(diagnostics.largest_losses(labels, scores, LISTED), words)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dien_jax.metrics.scores import METRICS, SELECTION
 from dien_jax.runs.summary import SeedGroup
 from dien_jax.utils.files import atomic_path
 
@@ -11,8 +12,7 @@ PICTURE_FILE = "compare.png"
 
 _PANELS = {
     "training click loss": ("train", "click_loss"),
-    "validation AUC": ("valid", "auc"),
-    "validation log loss": ("valid", "logloss"),
+    **{f"validation {METRICS[name].label}": ("valid", name) for name in SELECTION},
 }
 _STYLES = ("-", "--", ":", "-.")
 _COLOURS = 10

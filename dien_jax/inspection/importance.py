@@ -32,7 +32,7 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc
 from dien_jax.model.interest import InterestModel, RowEmbeddings
-from dien_jax.runs.scoring import check_examples, evaluation_loader, predict, trained_scores
+from dien_jax.runs.scoring import check_examples, evaluation_loader, score_batches, trained_scores
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.state import Tables, device_tables
 from dien_jax.utils.console import stage
@@ -248,7 +248,7 @@ def exchanged_scores(
         return step(params, batch_stats, tables, *pair, exchanged)
 
     pairs = _Exchanged(first, second, random if each.history == "order" else None)
-    return predict(predict_step, trained.params, trained.batch_stats, tables, pairs)
+    return score_batches(predict_step, trained.params, trained.batch_stats, tables, pairs)
 
 
 def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:

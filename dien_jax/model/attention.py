@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ModelConfig
+from dien_jax.config.settings import ADDED_CHOICES, ModelConfig
 from dien_jax.model.activations import PReLU, sigmoid
 from dien_jax.model.shared_history import in_chunks
 
@@ -174,3 +174,4 @@ ATTENTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 """The attention of each ``config.attention``. Add one of your own under a new name: a module that
 is called as :class:`MLPAttention`. docs/tutorial.md adds a recurrence the same way."""
+ADDED_CHOICES["attention"] = ATTENTIONS

@@ -12,7 +12,6 @@ Dimensions: B examples, N candidates of one history, T steps, S = T - 1, K auxil
 step, D item embedding, U user embedding, C context embedding, H state.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -23,7 +22,6 @@ from jaxtyping import Array, Bool, Float, Int
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, FeatureValues, Schema
-from dien_jax.errors import UserError, suggestion
 from dien_jax.model import shared_history
 from dien_jax.model.activations import as_logit
 from dien_jax.model.attention import ATTENTIONS
@@ -123,10 +121,8 @@ class InterestModel(nn.Module):
         if config.extractor == "gru":
             self.extractor = make_recurrence(GRU, config)
         if config.evolution != "none":
-            _require_known("attention", config.attention, ATTENTIONS)
             self.attention = ATTENTIONS[config.attention](config)
         if config.evolution not in ("none", "attention"):
-            _require_known("evolution", config.evolution, ("none", "attention", *EVOLUTIONS))
             self.evolution = EVOLUTIONS[config.evolution](config)
         if config.auxiliary_weight:
             self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, columns)
@@ -381,10 +377,3 @@ class InterestModel(nn.Module):
 
 def _live(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "B T 1"]:
     return (jnp.arange(steps, dtype=lengths.dtype)[None, :] < lengths[:, None])[..., None]
-
-
-def _require_known(setting: str, name: str, known: Iterable[str]) -> None:
-    names = tuple(known)
-    if name not in names:
-        near = suggestion(name, names)
-        raise UserError(f"model.{setting} must be one of {', '.join(names)}{near}, got {name!r}")

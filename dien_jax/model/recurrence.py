@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dien_kernels import Form, Implementation, Precision, Weights, agru, augru, gru
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ModelConfig
+from dien_jax.config.settings import ADDED_CHOICES, ModelConfig
 
 
 def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
@@ -161,3 +161,4 @@ EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 """The recurrence of each ``config.evolution`` that has one. Add a cell of your own under a new
 name: a module that is called as :class:`AUGRU`. docs/tutorial.md does."""
+ADDED_CHOICES["evolution"] = EVOLUTIONS

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dien_jax.errors import UserError
+from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.evaluations import read_evaluations
-from dien_jax.runs.folder import RESULT_FILE, Run
-from dien_jax.utils.files import read_json
+from dien_jax.runs.folder import Run, read_result
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,7 @@ class RunSummary:
         """The best evaluation so far, as training chooses it; None before the first."""
         best, best_score = None, None
         for record in self.evaluations:
-            metrics = record.get("valid", {})
-            score = metrics.get("auc")
-            if score is None and metrics.get("logloss") is not None:
-                score = -metrics["logloss"]
+            score = selection_score(record.get("valid", {}))
             if score is not None and (best_score is None or score > best_score):
                 best, best_score = record, score
         return best
@@ -104,7 +101,7 @@ def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
         if path in resolved[:number]:
             raise UserError(f"run folder {folders[number]} is given twice")
     return [
-        RunSummary(name, folder, Run.load(folder), read_evaluations(folder), _result(folder))
+        RunSummary(name, folder, Run.load(folder), read_evaluations(folder), read_result(folder))
         for name, folder in zip(_names(resolved), folders, strict=True)
     ]
 
@@ -125,19 +122,6 @@ def seed_groups(members: Sequence[RunSummary]) -> list[SeedGroup]:
             name = f"{name} +{len(each) - 1}" if unclear else f"{start}*"
         groups.append(SeedGroup(name, tuple(each)))
     return groups
-
-
-def _result(folder: Path) -> dict[str, Any] | None:
-    file = folder / RESULT_FILE
-    if not file.exists():
-        return None
-    result = read_json(file)
-    kinds = {"best_step": int, "valid": dict, "test": dict,
-             "train_examples_per_second": float | int | None}  # fmt: skip
-    for name, kind in kinds.items():
-        if name not in result or not isinstance(result[name], kind):
-            raise UserError(f"{file}: expected the {name!r} of a run, found {result.get(name)!r}")
-    return result
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -31,18 +31,26 @@ class TrainedModel(NamedTuple):
     step: int
 
 
-def load_run(run_dir: Path, data: Path | None = None) -> TrainedModel:
-    """The best checkpoint of a run.
+def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> TrainedModel:
+    """Load the best checkpoint of a run.
+
+    >>> from dien_jax import load_run
+    >>> model = load_run("runs/first")
+    >>> model.run.preset, sorted(model.params)[:2]
+    ('dien', ['attention', 'auxiliary'])
 
     Args:
       run_dir: the run folder.
-      data: the dataset folder; the run's own when None.
+      data: dataset folder, or an open one; the run's own by default.
 
     Raises:
-      UserError: when the run, its checkpoint or the data is at fault.
+      UserError: when the run, its checkpoint or the data cannot be read or do not fit.
     """
-    run = Run.load(run_dir)
-    return restore(run_dir, run, open_dataset(Path(run.data) if data is None else data))
+    folder = Path(run_dir)
+    run = Run.load(folder)
+    if not isinstance(data, Dataset):
+        data = open_dataset(Path(run.data if data is None else data))
+    return restore(folder, run, data)
 
 
 def restore(folder: Path, run: Run, dataset: Dataset) -> TrainedModel:

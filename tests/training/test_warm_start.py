@@ -17,7 +17,7 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import evaluation_loader, predict
+from dien_jax.runs.scoring import evaluation_loader, score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.embedding_rows import table_of
 from dien_jax.steps.optimizer import make_optimizer
@@ -137,7 +137,7 @@ def same_bits(ours: Any, theirs: Any) -> bool:
 
 def scores(params: Any, batch_stats: Any, dataset: Dataset, config: Config) -> np.ndarray:
     """Of the training split, whose users are known."""
-    return predict(
+    return score_batches(
         make_predict_step(config, dataset.schema),
         params,
         batch_stats,
