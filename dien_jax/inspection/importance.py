@@ -266,7 +266,9 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
         other: Batch,
         exchanged: dict[str, jax.Array],
     ) -> jax.Array:
-        def mixed(group: str, ours: jax.Array, theirs: jax.Array) -> jax.Array:
+        def mixed(group: str, ours: Any, theirs: Any) -> Any:
+            if ours is None:  # no context features
+                return None
             is_theirs = jnp.repeat(jnp.asarray(exchanged[group]), config.model.embedding_size)
             return jnp.where(is_theirs[None], theirs, ours)
 
@@ -274,7 +276,7 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
         rows = RowEmbeddings(
             mixed("item", ours.candidate, theirs.candidate),
             mixed("user", ours.user, theirs.user),
-            None if ours.context is None else mixed("context", ours.context, theirs.context),
+            mixed("context", ours.context, theirs.context),
         )
         lengths = jnp.asarray(batch.lengths)
         history = module.embed_items(jnp.asarray(batch.history), features)
