@@ -21,8 +21,8 @@ Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augr
 Attention = Literal["mlp", "bilinear"]
 
 ADDED_CHOICES: dict[str, Collection[str]] = {}
-"""Further names that ``evolution`` and ``attention`` may have. :mod:`dien_jax.model` puts its tables
-in here, to which users add modules of their own."""
+"""Further names that ``evolution`` and ``attention`` may have. :mod:`dien_jax.model` puts its
+tables in here, to which users add modules of their own."""
 
 
 def _require(condition: bool, name: str, expected: str, found: object) -> None:
