@@ -51,7 +51,7 @@ def named_weights(
     tree = {
         "params": _scoring(trained.params),
         "batch_stats": _scoring(trained.batch_stats),
-        "tables": FeatureTables(dataset.item_tables(), dataset.user_tables()),
+        "tables": dataset.feature_tables(),
     }
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     arrays = {
