@@ -19,11 +19,11 @@ from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
-from dien_jax.data.loader import Loader
+from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.metrics.scores import auc
-from dien_jax.runs.scoring import evaluation_loader, score_batches
+from dien_jax.runs.scoring import score_batches
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import create_state, device_tables
+from dien_jax.steps.state import create_state, training_tables
 from dien_jax.steps.train import make_train_step
 
 TRIALS = Path(__file__).with_name("trials.json")
@@ -32,18 +32,10 @@ TRIALS = Path(__file__).with_name("trials.json")
 def best_validation_auc(config: Config, data: Path, *, seed: int = 0) -> tuple[float, int]:
     """The best validation AUC and its epoch, counted from 1; early stopping as configured."""
     dataset = open_dataset(data)
-    loader = Loader(
-        dataset,
-        "train",
-        batch_size=config.train.batch_size,
-        buckets=config.train.buckets,
-        max_history=config.train.max_history,
-        seed=seed,
-        order=config.train.order,
-        shown=config.model.shown_negatives,
-    )
-    validation = evaluation_loader(dataset, "valid", config)
-    tables = device_tables(dataset, config)
+    shown = config.model.shown_per_step
+    loader = Loader(dataset, "train", config.train, seed=seed, shown_per_step=shown)
+    validation = evaluation_loader(dataset, "valid", config.train)
+    tables = training_tables(dataset, config)
     state = create_state(config, dataset.schema, loader.steps_per_epoch, seed)
     train_step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
     predict_step = make_predict_step(config, dataset.schema)
@@ -52,7 +44,9 @@ def best_validation_auc(config: Config, data: Path, *, seed: int = 0) -> tuple[f
     for epoch in range(config.train.epochs):
         for batch in loader.epoch(epoch):
             state, _ = train_step(state, tables, batch)
-        found = score_batches(predict_step, state.params, state.batch_stats, tables, validation)
+        found = score_batches(
+            predict_step, state.params, state.batch_stats, tables.features, validation
+        )
         scores.append(auc(labels, found) or 0.5)
         if 0 < config.train.patience <= epoch - int(np.argmax(scores)):
             break

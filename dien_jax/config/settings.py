@@ -8,19 +8,31 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dien_kernels.choice import Implementation
+from dien_kernels import Form, Implementation, Precision
 
 from dien_jax.errors import UserError, suggestion
 
 LAYER_SIZES = tuple[int, ...]
+Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
+Attention = Literal["mlp", "bilinear"]
+
+ADDED_CHOICES: dict[str, Collection[str]] = {}
+"""Further names that ``evolution`` and ``attention`` may have. :mod:`dien_jax.model` puts its
+tables in here, to which users add modules of their own."""
 
 
 def _require(condition: bool, name: str, expected: str, found: object) -> None:
     if not condition:
         raise UserError(f"{name} must be {expected}, got {found!r}")
+
+
+def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    near = suggestion(value, choices) if isinstance(value, str) else ""
+    _require(value in choices, name, f"one of {', '.join(choices)}{near}", value)
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class ModelConfig:
     """Width of the interest states, extractor and evolution alike."""
     extractor: Literal["none", "gru"] = "gru"
     """What interests are: the states of a GRU over the history, or its embeddings as they are."""
-    evolution: Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"] = "augru"
+    evolution: Evolution | str = "augru"
     """What becomes of interests: nothing, their sum weighted by attention, that of a second GRU's
     states, or the last state of a recurrence with attention on its input (aigru), in place of its
     update gate (agru) or on it (augru)."""
@@ -41,16 +53,16 @@ class ModelConfig:
     """Whether candidate o pooled history enters the MLP, as in PNN."""
     wide: bool = False
     """Whether a linear part of [candidate, history, product] joins the logit, as in Wide&Deep."""
-    form: Literal["paper", "authors"] = "paper"
+    form: Form = "paper"
     """Which of the two published definitions of the gates; see kernels/README.md."""
     recurrence: Implementation = "auto"
     """Implementation of the recurrences; see kernels/README.md."""
-    recurrence_precision: Literal["highest", "high", "default"] = "highest"
+    recurrence_precision: Precision = "highest"
     """Of the recurrences' matmuls: true float32, or the faster ones of a GPU's or TPU's units."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """What networks compute in, and what recurrences read and give; parameters, recurrent states,
     softmax, statistics and losses are float32 either way."""
-    attention: Literal["mlp", "bilinear"] = "mlp"
+    attention: Attention | str = "mlp"
     """The authors' program scores by an MLP, the paper by a bilinear form."""
     attention_layers: LAYER_SIZES = (80, 40)
     """Hidden layers of the attention MLP."""
@@ -102,10 +114,13 @@ class ModelConfig:
             weight,
         )
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
+        for name, choices in (("attention", Attention), ("evolution", Evolution)):
+            known = dict.fromkeys([*typing.get_args(choices), *ADDED_CHOICES.get(name, ())])
+            _require_choice(f"model.{name}", getattr(self, name), known)
 
     @property
-    def shown_negatives(self) -> int:
-        """Items a step that batches must bring along, of those shown and not clicked."""
+    def shown_per_step(self) -> int:
+        """Items shown and not clicked that a batch must hold for each step."""
         used = self.auxiliary_distribution == "shown" and self.auxiliary_weight > 0
         return self.auxiliary_negatives if used else 0
 
@@ -239,14 +254,14 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return _build(typing.cast(type, hint), value, name + ".")
     origin = typing.get_origin(hint)
     if origin is Literal:
-        choices = typing.get_args(hint)
-        near = suggestion(value, choices) if isinstance(value, str) else ""
-        _require(value in choices, name, f"one of {', '.join(choices)}{near}", value)
+        _require_choice(name, value, typing.get_args(hint))
         return value
     if origin is tuple:
         _require(isinstance(value, list | tuple), name, "a list", value)
         return tuple(_convert(typing.get_args(hint)[0], entry, name) for entry in value)
     if origin in (typing.Union, types.UnionType):
+        if str in typing.get_args(hint):  # one of an open set of names, which __post_init__ checks
+            return _convert(str, value, name)
         return None if value is None else _convert(typing.get_args(hint)[0], value, name)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

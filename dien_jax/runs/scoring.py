@@ -10,18 +10,17 @@ from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
 import jax
 import numpy as np
 
-from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import Loader
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import Stage, stage
 
 Predict = Callable[[Any, Any, Any, Any], jax.Array]
-"""(params, batch_stats, tables, batch) to scores ``[B]``, as ``make_predict_step`` returns it."""
+"""(params, batch_stats, features, batch) to scores ``[B]``, as ``make_predict_step`` returns it."""
 
 
 _IN_FLIGHT = 16
@@ -36,7 +35,7 @@ class Batches(Protocol):
     def steps_per_epoch(self) -> int:
         """How many batches."""
 
-    def rows(self, epoch: int, step: int) -> np.ndarray:
+    def example_indices(self, epoch: int, step: int) -> np.ndarray:
         """Which examples the real rows of a batch are."""
 
     def epoch(self, epoch: int) -> Generator[Any, None, None]:
@@ -47,7 +46,7 @@ def score_batches(
     predict_step: Predict,
     params: Any,
     batch_stats: Any,
-    tables: Any,
+    features: Any,
     loader: Batches,
     before_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
@@ -57,41 +56,28 @@ def score_batches(
       predict_step: as ``make_predict_step`` returns it.
       params: the model's parameters.
       batch_stats: its running statistics.
-      tables: item and user features on the device.
+      features: of items and users, on the device.
       loader: the split, in order ``evaluation``.
       before_batch: called before each batch; what it raises ends the scoring.
 
     Returns:
       float32 ``[n]``, in the order of the split's examples.
     """
-    rows = [loader.rows(0, step) for step in range(loader.steps_per_epoch)]
-    scores = np.empty(sum(map(len, rows)), np.float32)
+    indices = [loader.example_indices(0, step) for step in range(loader.steps_per_epoch)]
+    scores = np.empty(sum(map(len, indices)), np.float32)
     pending: list[jax.Array] = []
     with closing(loader.epoch(0)) as batches:
         for step, batch in enumerate(batches):
             before_batch()
-            pending.append(predict_step(params, batch_stats, tables, batch))
+            pending.append(predict_step(params, batch_stats, features, batch))
             if len(pending) == _IN_FLIGHT or step + 1 == loader.steps_per_epoch:
                 first = step + 1 - len(pending)
                 for of_batch, values in zip(
-                    rows[first : step + 1], jax.device_get(pending), strict=True
+                    indices[first : step + 1], jax.device_get(pending), strict=True
                 ):
                     scores[of_batch] = values[: len(of_batch)]
                 pending.clear()
     return scores
-
-
-def evaluation_loader(dataset: Dataset, split: str, config: Config) -> Loader:
-    """Every example of a split once, in the order that wastes least padding."""
-    train = config.train
-    return Loader(
-        dataset,
-        split,
-        batch_size=train.batch_size,
-        buckets=train.buckets,
-        max_history=train.max_history,
-        order="evaluation",
-    )
 
 
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
@@ -187,7 +173,7 @@ def check_examples(dataset: Dataset, split: str) -> None:
 def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
     """Return click probabilities of a split, float32 ``[n]``, and show how far they are."""
     config, dataset = trained.run.config, trained.dataset
-    loader = evaluation_loader(dataset, split, config)
+    loader = evaluation_loader(dataset, split, config.train)
     batches = itertools.count()
 
     def count() -> None:
@@ -198,7 +184,7 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
         make_predict_step(config, dataset.schema),
         trained.params,
         trained.batch_stats,
-        device_tables(dataset, config),
+        feature_tables(dataset),
         loader,
         count,
     )

@@ -18,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import Loader
+from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import evaluation_loader, measure, score_batches
+from dien_jax.runs.scoring import measure, score_batches
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
-from dien_jax.steps.state import TrainState, create_state, device_tables
+from dien_jax.steps.state import TrainState, create_state, training_tables
 from dien_jax.steps.train import make_train_step
 from dien_jax.training.progress import EXAMPLES, Progress, add, means
 from dien_jax.training.reporter import Listener, Reporter
@@ -72,19 +72,12 @@ class Trainer:
         self._dataset, self._config = dataset, config
         self._checkpoints, self._stop_signal = checkpoints, stop_signal
         self._loader = Loader(
-            dataset,
-            "train",
-            batch_size=train.batch_size,
-            buckets=train.buckets,
-            max_history=train.max_history,
-            seed=run.seed,
-            order=train.order,
-            shown=config.model.shown_negatives,
+            dataset, "train", train, seed=run.seed, shown_per_step=config.model.shown_per_step
         )
         self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs
-        self._validation = evaluation_loader(dataset, "valid", config)
-        self._tables = device_tables(dataset, config)
+        self._validation = evaluation_loader(dataset, "valid", train)
+        self._tables = training_tables(dataset, config)
         self._train_step = make_train_step(config, schema, self.steps_per_epoch)
         self._predict_step = make_predict_step(config, schema)
         self._summary_step = make_summary_step(config, schema)
@@ -148,7 +141,7 @@ class Trainer:
         best, _ = self._checkpoints.restore(self.progress.best_step, self.state)
         measured = {}
         for split in ("valid", "test"):
-            loader = evaluation_loader(self._dataset, split, self._config)
+            loader = evaluation_loader(self._dataset, split, self._config.train)
             scores = self._scores(loader, best.params, best.batch_stats)
             measured[split] = measure(self._dataset, split, scores)
         progress = self.progress
@@ -290,7 +283,7 @@ class Trainer:
             self._predict_step,
             params,
             batch_stats,
-            self._tables,
+            self._tables.features,
             loader,
             self._stop_if_asked,
         )
@@ -299,7 +292,7 @@ class Trainer:
         """What histograms show: embeddings, and for one validation batch states and attention."""
         params, batch = self.state.params, self._validation.batch(0, 0)
         summary = jax.device_get(
-            self._summary_step(params, self.state.batch_stats, self._tables, batch)
+            self._summary_step(params, self.state.batch_stats, self._tables.features, batch)
         )
         live = np.arange(batch.history.shape[1]) < np.asarray(batch.lengths)[:, None]
         real = np.asarray(batch.weight) > 0
