@@ -328,7 +328,7 @@ def test_the_ranking_benchmark_compares_with_rows_of_their_own(
 
 
 def test_every_trial_is_a_valid_configuration() -> None:
-    for trial in json.loads(trials.TRIALS.read_text()).values():
+    for trial in trials.TRIALS.values():
         config = with_settings(preset(trial["preset"]), trial["settings"])
         assert dataclasses.is_dataclass(config)
         assert trial["examples"] in ("as given", "every event")
