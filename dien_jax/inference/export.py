@@ -30,7 +30,7 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import versions
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import stage
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path
@@ -212,8 +212,7 @@ def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Return scores ``[B]`` as computed by ``python -m dien_jax.evaluate``."""
     config, dataset = trained.run.config, trained.dataset
     step = make_predict_step(config, dataset.schema)
-    tables = device_tables(dataset, config)
-    return np.asarray(step(trained.params, trained.batch_stats, tables, batch))
+    return np.asarray(step(trained.params, trained.batch_stats, feature_tables(dataset), batch))
 
 
 def _raw_value(trained: TrainedModel, feature: Feature) -> Any:

@@ -23,15 +23,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dien_jax.data.dataset import Dataset, Examples
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.user_events import UserEvents
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
-from dien_jax.runs.scoring import evaluation_loader, score_batches
+from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
 
 BATCHES_PER_PIECE = 64
@@ -158,10 +159,10 @@ def _described(columns: RequestColumns, dataset: Dataset) -> str:
 def _scorer(trained: TrainedModel) -> Callable[[Dataset], np.ndarray]:
     """Return a function that scores the test examples of a dataset, compiled once."""
     config, dataset = trained.run.config, trained.dataset
-    step, tables = make_predict_step(config, dataset.schema), device_tables(dataset, config)
+    step, tables = make_predict_step(config, dataset.schema), feature_tables(dataset)
 
     def score(requests: Dataset) -> np.ndarray:
-        loader = evaluation_loader(requests, "test", config)
+        loader = evaluation_loader(requests, "test", config.train)
         return score_batches(step, trained.params, trained.batch_stats, tables, loader)
 
     return score
