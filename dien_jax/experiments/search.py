@@ -166,7 +166,7 @@ def _train(
     better = max if OBJECTIVE.higher_is_better else min
     best = None
     try:
-        for number, record in enumerate(trainer.evaluations(reporter), start=1):
+        for number, record in enumerate(trainer.evaluations(reporter.progress), start=1):
             value = record["valid"][OBJECTIVE.name]
             best = value if best is None else better(best, value)
             reporter.evaluation(record)

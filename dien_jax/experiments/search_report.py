@@ -1,18 +1,16 @@
 """Report of a search: progress on the console, the best trial as text, and plots."""
 
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
 
 from dien_jax.experiments.search_space import chosen_settings
 from dien_jax.metrics.scores import METRICS
+from dien_jax.training.progress import StepReport
+from dien_jax.utils.console import ProgressLine
 from dien_jax.utils.files import atomic_path
 
 if TYPE_CHECKING:
@@ -36,61 +34,31 @@ class SearchReporter:
 
     def __init__(self, trials: int) -> None:
         self._trials = trials
-        self._console = Console(
-            stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True
-        )
-        self._bar = Progress(
-            BarColumn(bar_width=12),
-            TextColumn("{task.description}", table_column=Column(no_wrap=False), markup=False),
-            console=self._console,
-            redirect_stdout=False,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=trials)
+        self._line = ProgressLine(every=SECONDS_BETWEEN_LINES)
         self._trial = ""
-        self._printed_at = time.monotonic()
+        self._share = 0.0
 
     def __enter__(self) -> "SearchReporter":
-        self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        self._line.close()
 
     def start(self, number: int, settings: Mapping[str, str]) -> None:
         """Report the start of a trial, counted from 1."""
         self._trial = f"trial {number} of {self._trials}"
-        self._bar.update(self._task, completed=number - 1, description=self._trial)
+        self._share = (number - 1) / self._trials
         chosen = (f"{name} {value}" for name, value in settings.items())
-        self._console.print(f"{self._trial}: {', '.join(chosen)}")
+        self._line.say(f"{self._trial}: {', '.join(chosen)}")
 
-    def progress(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        examples_per_second: float | None,
-        learning_rate: float,
-    ) -> None:
-        """Report progress between two evaluations; see :meth:`Reporter.progress`."""
-        text = f"{self._trial}, step {step:,}, loss {metrics['loss']:.4f}"
-        if examples_per_second is not None:
-            text += f", {examples_per_second:,.0f} examples/s"
-        self._report(text, every=SECONDS_BETWEEN_LINES)
+    def progress(self, report: StepReport) -> None:
+        """Report progress between two evaluations."""
+        self._line.update(f"  {self._trial}, {report}", self._share)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Report an evaluation, a line of ``metrics.jsonl``."""
-        text = f"{self._trial}, epoch {record['epoch']:.2f}: "
-        text += f"validation {OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
-        self._report(text, every=0.0)
-
-    def _report(self, text: str, *, every: float) -> None:
-        self._bar.update(self._task, description=text)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._printed_at >= every:
-            self._printed_at = now
-            self._console.print(f"  {text}")
+        value = f"{OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
+        self._line.say(f"  {self._trial}, epoch {record['epoch']:.2f}: validation {value}")
 
     def end(
         self,
@@ -105,7 +73,7 @@ class SearchReporter:
         text = f"{self._trial}: {outcome} after {trial.user_attrs.get('epochs', 0):g} epochs"
         if best is not None:
             text += f"; best {best.value:.4f}, trial {finished.index(best) + 1}"
-        self._console.print(text)
+        self._line.say(text)
 
 
 def summary(
