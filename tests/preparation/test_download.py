@@ -177,9 +177,7 @@ def test_an_error_that_does_not_pass_ends_the_download(web, folder):
 
 def test_a_server_that_says_nothing_at_all_is_given_up(web):
     web.plan = [lambda server, handler: server.over.wait()] * 2
-    with pytest.raises(
-        UserError, match="too long; no progress in 2 consecutive"
-    ):
+    with pytest.raises(UserError, match="too long; no progress in 2 consecutive"):
         fetch(remote(web), QUICK._replace(attempts=2))
 
 
