@@ -137,9 +137,9 @@ def reproduce_table(
       Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
 
     >>> from pathlib import Path
-    >>> reproduce_table([Path("data")], Path("table"), rows=["diem"])
+    >>> reproduce_table([Path("data")], Path("table"), seeds=0)
     Traceback (most recent call last):
-    dien_jax.errors.UserError: --rows 'diem' is not a row of the table 'family'; did you mean ...
+    dien_jax.errors.UserError: --seeds must be at least 1, got 0
     """
     tables = paper_tables()
     known = tables[table].rows

@@ -98,7 +98,7 @@ class SearchResult(NamedTuple):
     plots: list[Path]
 
 
-def search(options: SearchOptions) -> SearchResult:
+def run_search(options: SearchOptions) -> SearchResult:
     """Run the trials that the study lacks.
 
     A study that was stopped continues with the trials that it would have drawn next.
@@ -108,14 +108,14 @@ def search(options: SearchOptions) -> SearchResult:
         installed.
 
     >>> from pathlib import Path
-    >>> search(SearchOptions(data=Path("data"), out=Path("study"), trials=0))
+    >>> run_search(SearchOptions(data=Path("data"), out=Path("study"), trials=0))
     Traceback (most recent call last):
     dien_jax.errors.UserError: --trials must be at least 1, got 0
     """
-    require("tune", "tuning")
-    base = preset(options.preset)
     if options.trials < 1:
         raise UserError(f"--trials must be at least 1, got {options.trials}")
+    require("tune", "tuning")
+    base = preset(options.preset)
     space = read_space(options.space, base)
     dataset = open_dataset(options.data)
     _check_splits(dataset)
