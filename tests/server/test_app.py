@@ -1,4 +1,4 @@
-"""Serving over HTTP: answers are the ranker's, mistakes are told, nothing is dropped."""
+"""Serving over HTTP: responses equal the ranker's, errors name fields, no request is dropped."""
 
 import asyncio
 import dataclasses
@@ -32,19 +32,20 @@ pytest.importorskip("starlette")
 from dien_jax.server import app as serve_app  # noqa: E402
 from dien_jax.server.app import Application  # noqa: E402
 from dien_jax.server.batching import Batcher  # noqa: E402
-from dien_jax.server.current_model import Models, Source  # noqa: E402
-from dien_jax.server.messages import Limits, messages  # noqa: E402
+from dien_jax.server.current_model import CurrentModel, model_version  # noqa: E402
+from dien_jax.server.messages import request_decoders  # noqa: E402
 from dien_jax.server.openapi import document, page  # noqa: E402
-from dien_jax.server.prometheus import Figures  # noqa: E402
+from dien_jax.server.options import ServerOptions  # noqa: E402
+from dien_jax.server.prometheus import Metrics  # noqa: E402
 
 PEAR, SLASH = small_dataset.ITEMS[1:3]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
 TOKEN = "0123456789abcdef"
-LIMITS = Limits(body=2000, candidates=8, history=9)
-MOST = 2
+LIMITS = {"max_body": 2000, "max_candidates": 8, "max_history": 9}
+MAX_BATCH = 2
 COMPILED: list[str] = []
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
-"""Of probabilities: a few roundings of float32."""
+"""Tolerance on probabilities: a few roundings of float32."""
 
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
@@ -52,32 +53,36 @@ jax.monitoring.register_event_duration_secs_listener(
 
 
 class Server:
-    """All parts of a server but its port."""
+    """All parts of a server except its socket."""
 
     def __init__(self, run: Path, *, capacity: int = 50, token: str | None = None) -> None:
-        self.figures = Figures()
-        source = Source(run, max_users=3)
-        self.models = Models(source, LIMITS, MOST, 0.0, self.figures)
-        self.batcher = Batcher(self.models.rank, capacity=capacity, most=MOST, figures=self.figures)
-        self.application = Application(self.models, self.batcher, LIMITS, self.figures, token=token)
+        self.metrics = Metrics()
+        self.options = ServerOptions(
+            run, max_users=3, max_batch=MAX_BATCH, poll_seconds=0.0, queue=capacity, **LIMITS
+        )
+        self.current = CurrentModel(self.options, self.metrics)
+        self.batcher = Batcher(self.current.rank, self.metrics, self.options)
+        self.application = Application(
+            self.options, self.current, self.batcher, self.metrics, token
+        )
 
     def warm(self) -> "Server":
         ready, failures = threading.Event(), []
-        self.thread = self.models.start(self.batcher, ready.set, failures.append)
+        self.thread = self.current.start(self.batcher, ready.set, failures.append)
         assert ready.wait(120)
         assert not failures
         return self
 
     def end(self) -> None:
-        self.models.end()
+        self.current.stop()
         self.batcher.close()
         self.thread.join()
 
     def talk(self, *calls: Callable[[Any], Awaitable[Any]]) -> list[Any]:
-        """What calls give that are made at the same time, each with a client."""
+        """Make calls concurrently, with one client; return their results."""
 
         async def all_of_them() -> list[Any]:
-            transport = httpx.ASGITransport(app=self.application.app)
+            transport = httpx.ASGITransport(app=self.application)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 return await asyncio.gather(*(call(client) for call in calls))
 
@@ -89,17 +94,17 @@ class Server:
     def post(self, path: str, body: Any, **more: Any) -> Any:
         return self.talk(lambda client: client.post(path, json=body, **more))[0]
 
-    def figure(self, name: str, **labels: str) -> float:
-        """A figure as /metrics gives it."""
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the value of a metric in /metrics."""
         if labels:
             name += "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
-        lines = self.figures.text().decode().splitlines()
+        lines = self.metrics.text().decode().splitlines()
         return float(next(line.split()[-1] for line in lines if line.split()[0] == name))
 
     def hold(self) -> threading.Event:
-        """Makes requests wait until the event is set."""
+        """Make requests wait until the event is set."""
         go, begun = threading.Event(), threading.Event()
-        self.batcher.call(lambda: (begun.set(), go.wait(30)))
+        self.batcher.submit(lambda: (begun.set(), go.wait(30)))
         assert begun.wait(30)
         return go
 
@@ -138,7 +143,7 @@ def same(answer, expected) -> None:
 
 
 def bodies() -> list[dict[str, Any]]:
-    """Requests of every padded size that the limits allow."""
+    """Return requests of every padded size that the limits allow."""
     return [
         rank_body(history=[PEAR, "?", SLASH] * (length // 3 + 1), candidates=[PEAR, SLASH] * count)
         for length in range(0, 7, 3)
@@ -162,12 +167,12 @@ def test_answers_are_the_rankers_and_nothing_is_compiled_for_them(server, ranker
 
 def test_requests_that_wait_are_ranked_together(server, ranker) -> None:
     before, wanted = len(COMPILED), [rank_body(candidates=[PEAR, SLASH][: n + 1]) for n in (0, 1)]
-    batches = server.figure("dien_batch_size_count")
-    requests = server.figure("dien_batch_size_sum")
+    batches = server.metric("dien_batch_size_count")
+    requests = server.metric("dien_batch_size_sum")
     go = server.hold()
 
     async def release(client) -> None:
-        while server.figure("dien_queue_depth") < 6:
+        while server.metric("dien_queue_depth") < 6:
             await asyncio.sleep(0.01)
         go.set()
 
@@ -175,8 +180,8 @@ def test_requests_that_wait_are_ranked_together(server, ranker) -> None:
     answers = server.talk(*posts, release)[:-1]
     for body, answer in zip(wanted * 3, answers, strict=True):
         same(answer, of_ranker(ranker, body))
-    assert server.figure("dien_batch_size_count") == batches + 6 / MOST
-    assert server.figure("dien_batch_size_sum") == requests + 6
+    assert server.metric("dien_batch_size_count") == batches + 6 / MAX_BATCH
+    assert server.metric("dien_batch_size_sum") == requests + 6
     assert len(COMPILED) == before
 
 
@@ -185,7 +190,7 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
     go = small.hold()
 
     async def late(client) -> Any:
-        while small.figure("dien_queue_depth") < 3:
+        while small.metric("dien_queue_depth") < 3:
             await asyncio.sleep(0.01)
         refused = [
             await client.post("/v1/rank", json=rank_body()),
@@ -203,7 +208,7 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
         assert int(answer.headers["Retry-After"]) >= 1
         assert answer.json()["error"].startswith("the queue is full; try again in")
     assert small.post("/v1/rank", rank_body()).status_code == 200
-    assert small.figure("dien_requests_total", path="/v1/rank", status="429") == 1
+    assert small.metric("dien_requests_total", path="/v1/rank", status="429") == 1
     small.end()
 
 
@@ -222,7 +227,7 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
         ("rank", rank_body(context={"device": 1}), 422, "context.query", "missing"),
         ("rank", rank_body(context=CONTEXT | {"x": 1}), 422, "context.x", "unknown field"),
         ("rank", rank_body(context=CONTEXT | {"device": {}}), 422, "context.device", "'object'"),
-        ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered, or no longer"),
+        ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered: send the history"),
         ("rank", rank_body(history=None, user=None), 404, "user", "'None' is not remembered"),
         ("rank", [1], 422, None, "Expected 'object', got 'array'"),
         ("observe", {"user": "Eve", "event": PEAR}, 404, "user", "/v1/remember"),
@@ -254,14 +259,14 @@ def test_what_is_no_request_is_refused(server, monkeypatch) -> None:
         )
     )
     assert answer.status_code == 200
-    assert posted(whole, "text/plain") == (415, "expected application/json, found text/plain")
-    assert posted(b" " * 2001) == (413, "the body has more than 2,000 bytes")
+    assert posted(whole, "text/plain") == (415, "expected application/json, got text/plain")
+    assert posted(b" " * 2001) == (413, "the body exceeds 2,000 bytes")
     assert posted(chunks(21))[0] == 413
     assert posted(whole[:-1]) == (400, "the body is not JSON: Input data was truncated")
     assert posted(b'{"candidates": ["\xff"]}')[0] == 400
     assert posted(b"")[0] == 400
     monkeypatch.setattr(serve_app, "BODY_SECONDS", 0.05)
-    assert posted(chunks(9, 0.02)) == (408, "no whole body after 0 s")
+    assert posted(chunks(9, 0.02)) == (408, "no complete body after 0 s")
     answer = server.get("/v1/rank")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
     answer = server.get("/nowhere")
@@ -280,7 +285,7 @@ def test_users_are_remembered_and_forgotten(server, ranker) -> None:
         same(ranked("Ann"), of_ranker(ranker, rank_body(history=history)))
     for user in (1, 2, 3):
         server.post("/v1/remember", {"user": user, "history": []})
-    assert server.figure("dien_remembered_users") == 3
+    assert server.metric("dien_remembered_users") == 3
     assert ranked("Ann").status_code == 404
     assert ranked("3").status_code == 200
 
@@ -297,7 +302,7 @@ def test_a_request_that_fails_leaves_its_batch_alone(server, ranker, monkeypatch
     go = server.hold()
 
     async def release(client) -> None:
-        while server.figure("dien_queue_depth") < 3:
+        while server.metric("dien_queue_depth") < 3:
             await asyncio.sleep(0.01)
         go.set()
 
@@ -307,7 +312,7 @@ def test_a_request_that_fails_leaves_its_batch_alone(server, ranker, monkeypatch
     same(first, of_ranker(ranker, wanted[0]))
     same(third, of_ranker(ranker, wanted[2]))
     assert second.status_code == 500
-    assert second.json() == {"error": "the server is at fault", "field": None}
+    assert second.json() == {"error": "internal server error", "field": None}
     assert "RuntimeError: boom" in caplog.text
     assert server.get("/healthz").json()["status"] == "ok"
 
@@ -338,10 +343,10 @@ def test_ready_only_when_warm_and_not_at_the_end(run) -> None:
     assert server.get("/healthz").status_code == 200
     server.warm()
     assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 1}
-    assert server.figure("dien_ready") == 1
-    server.models.end()
+    assert server.metric("dien_ready") == 1
+    server.current.stop()
     assert server.get("/readyz").status_code == 503
-    assert server.figure("dien_ready") == 0
+    assert server.metric("dien_ready") == 0
     assert server.post("/v1/rank", rank_body()).status_code == 200  # it was on its way
     server.end()
     assert server.get("/healthz").status_code == 503
@@ -350,14 +355,14 @@ def test_ready_only_when_warm_and_not_at_the_end(run) -> None:
 def test_figures(server) -> None:
     def unknown() -> list[float]:
         kinds = ("history", "candidate", "context")
-        return [server.figure("dien_unknown_ids_total", kind=kind) for kind in kinds]
+        return [server.metric("dien_unknown_ids_total", kind=kind) for kind in kinds]
 
-    before, candidates = unknown(), server.figure("dien_candidates_total")
+    before, candidates = unknown(), server.metric("dien_candidates_total")
     body = rank_body(history=["?", PEAR, "!"], context={"device": "fridge", "query": "q|?"})
     assert server.post("/v1/rank", body).status_code == 200
     assert np.subtract(unknown(), before).tolist() == [2, 1, 2]
-    assert server.figure("dien_candidates_total") == candidates + 3
-    assert server.figure("dien_checkpoint_step") == 1
+    assert server.metric("dien_candidates_total") == candidates + 3
+    assert server.metric("dien_checkpoint_step") == 1
     answer = server.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain")
     for name in ("request_seconds", "queue_seconds", "batch_seconds"):
@@ -381,14 +386,14 @@ def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
     server = Server(copy).warm()
     server.post("/v1/remember", {"user": "Ann", "history": [PEAR, "?"]})
     remembered = rank_body(history=...)
-    assert not server.models.look(server.batcher)
+    assert not server.current.update(server.batcher)
     before = len(COMPILED)
     save_step(copy, 2)
     compiled = len(COMPILED) - before  # by the making of parameters
     replaced = threading.Event()
 
     def replace() -> None:
-        assert server.models.look(server.batcher)
+        assert server.current.update(server.batcher)
         replaced.set()
 
     thread = threading.Thread(target=replace)
@@ -411,20 +416,20 @@ def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
     same(server.post("/v1/rank", remembered), of_ranker(newer, rank_body(history=[PEAR, "?"])))
     assert len(COMPILED) == before + compiled  # programs are those of the model before
     assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 2}
-    assert server.figure("dien_reloads_total", result="ok") == 1
+    assert server.metric("dien_reloads_total", result="ok") == 1
 
     save_step(copy, 3)
     kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
     for file in kept:
         file.write_bytes(b"")
     for _ in range(2):
-        assert not server.models.look(server.batcher)
-    assert caplog.text.count("kept the model: cannot read the checkpoint") == 1
-    assert server.figure("dien_reloads_total", result="failed") == 2
+        assert not server.current.update(server.batcher)
+    assert caplog.text.count("reload failed, model kept: cannot read the checkpoint") == 1
+    assert server.metric("dien_reloads_total", result="failed") == 2
     assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 2
     for file, content in kept.items():
         file.write_bytes(content)
-    server.models.reload()  # as SIGHUP does
+    server.current.request_reload()  # as SIGHUP does
     until = time.monotonic() + 60
     while server.get("/readyz").json()["checkpoint_step"] != 3 and time.monotonic() < until:
         time.sleep(0.02)
@@ -437,7 +442,7 @@ def test_the_description_has_the_models_features_and_needs_nothing_else(server) 
     schemas = found["components"]["schemas"]
     references = set(json.dumps(found).split('"#/components/schemas/')[1:])
     assert {text.partition('"')[0] for text in references} <= set(schemas)
-    assert schemas["Rank"]["properties"]["candidates"]["maxItems"] == LIMITS.candidates
+    assert schemas["Rank"]["properties"]["candidates"]["maxItems"] == LIMITS["max_candidates"]
     assert schemas["Context"]["required"] == ["device", "query"]
     html = server.get("/docs").text
     assert html.count("<h2>") == len(found["paths"]) + 1
@@ -450,26 +455,28 @@ def test_the_types_of_every_kind_of_feature() -> None:
         (Feature("user", "categorical", size=3),),
         (Feature("price-class", "numeric", mean=1.0, deviation=2.0),),
     )
-    reader = messages(schema, LIMITS).rank
+    options = ServerOptions(Path("run"), **LIMITS)
+    reader = request_decoders(schema, options)["rank"]
     body = b'{"candidates": [1], "context": {"price-class": %s}}'
     assert reader.decode(body % b"1.5").context.f0 == 1.5
     for wrong, error in ((b'"1.5"', "got `str`"), (b"1e39", "<= 3.4")):
         with pytest.raises(ValueError, match=error):
             reader.decode(body % wrong)
     bare = Schema(schema.item, schema.user)
-    reader = messages(bare, LIMITS).rank
+    decoders = request_decoders(bare, options)
+    reader = decoders["rank"]
     assert reader.decode(b'{"candidates": [1]}').context is None
     assert reader.decode(b'{"candidates": [1], "context": {}}').candidates == [1]
-    assert "<h1>" in page(document(messages(bare, LIMITS), LIMITS, token=False))
+    assert "<h1>" in page(document(decoders, options, token=False))
 
 
 def test_schemathesis_finds_nothing(server) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
     from hypothesis import HealthCheck, given, settings
 
-    limits = dataclasses.replace(LIMITS, body=2**20)  # which the document does not put as a schema
-    application = Application(server.models, server.batcher, limits, server.figures)
-    described = schemathesis.openapi.from_asgi("/openapi.json", application.app)
+    options = dataclasses.replace(server.options, max_body=2**20)  # no schema can express it
+    application = Application(options, server.current, server.batcher, server.metrics)
+    described = schemathesis.openapi.from_asgi("/openapi.json", application)
     modes = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
     operations = [found.ok() for found in described.get_all_operations()]
     assert len(operations) == 6
@@ -493,13 +500,15 @@ def test_an_exported_file_is_served_as_its_run(run, tmp_path) -> None:
     pytest.importorskip("flatbuffers")
     file = tmp_path / "model.dien"
     assert export.main([str(run), "--out", str(file)]) == 0
-    of_run, of_file = Source(run), Source(file)
+    of_run, of_file = (
+        CurrentModel(ServerOptions(path), Metrics()).served.ranker for path in (run, file)
+    )
     requests = 2 * [RankRequest([PEAR, "nobody knows it"], [SLASH, PEAR], "u1", CONTEXT)]
-    expected, found = (source.load().rank_many(requests)[1] for source in (of_run, of_file))
+    expected, found = (ranker.rank_many(requests)[1] for ranker in (of_run, of_file))
     assert found.ids == expected.ids
     np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
     assert found[2:] == expected[2:]
-    assert of_file.load().step == of_run.load().step
-    before = of_file.version()
+    assert of_file.step == of_run.step
+    before = model_version(file)
     os.utime(file, ns=(1, 1))
-    assert of_file.version() != before
+    assert model_version(file) != before
