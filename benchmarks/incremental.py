@@ -36,8 +36,8 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.metrics.intervals import delong
 from dien_jax.preparation.sources import interactions
-from dien_jax.runs.scoring import evaluation_loader, measure, predict
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.scoring import evaluation_loader, measure, score_batches
+from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
 from dien_jax.training.warm_start import NEW, trained_rows
@@ -145,10 +145,10 @@ def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
 
 def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
     """What a run gives the test split, and how many candidates are unknown to it."""
-    model = load_trained(run)
+    model = load_run(run)
     config, schema = model.run.config, model.dataset.schema
     test = in_terms_of(dataset, model.dataset)
-    found = predict(
+    found = score_batches(
         make_predict_step(config, schema),
         model.params,
         model.batch_stats,

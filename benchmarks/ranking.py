@@ -36,7 +36,7 @@ from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import create_state, device_tables
 
@@ -85,7 +85,7 @@ class Ranked:
     """One run, ranked with in each of the ways that are compared."""
 
     def __init__(self, run: Path) -> None:
-        trained = load_trained(run)
+        trained = load_run(run)
         self.config, self.schema = trained.run.config, trained.dataset.schema
         self.ranker = Ranker(run)
         self.items = trained.dataset.vocabulary("item")

@@ -32,7 +32,7 @@ from benchmarks.ranking import made_run
 from dien_jax.config.presets import PRESETS
 from dien_jax.errors import UserError
 from dien_jax.inference.ranker import Ranker
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.trained import load_run
 
 COLUMNS = (
     "policy", "connections", "requests_per_second", "median_ms", "p99_ms", "batch_size",
@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="dien_jax-serving-") as folder:
         try:
             run = options.run or made_run(Path(folder), options.preset)
-            ranker, items = Ranker(run), load_trained(run).dataset.vocabulary("item")
+            ranker, items = Ranker(run), load_run(run).dataset.vocabulary("item")
         except UserError as error:
             raise SystemExit(f"error: {error}") from error
         wanted = bodies(ranker, items, options.candidates, options.history)

@@ -21,7 +21,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
 from dien_jax.metrics.scores import auc
-from dien_jax.runs.scoring import evaluation_loader, predict
+from dien_jax.runs.scoring import evaluation_loader, score_batches
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import create_state, device_tables
 from dien_jax.steps.train import make_train_step
@@ -52,7 +52,7 @@ def best_validation_auc(config: Config, data: Path, *, seed: int = 0) -> tuple[f
     for epoch in range(config.train.epochs):
         for batch in loader.epoch(epoch):
             state, _ = train_step(state, tables, batch)
-        found = predict(predict_step, state.params, state.batch_stats, tables, validation)
+        found = score_batches(predict_step, state.params, state.batch_stats, tables, validation)
         scores.append(auc(labels, found) or 0.5)
         if 0 < config.train.patience <= epoch - int(np.argmax(scores)):
             break

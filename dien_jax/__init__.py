@@ -1,22 +1,93 @@
-"""Click models over behaviour histories: DIEN and its family, in JAX."""
+"""Click models over behaviour histories: DIEN and its family, in JAX.
+
+    import dien_jax
+
+    result = dien_jax.fit(dien_jax.preset("dien"), data="data", run_dir="runs/first")
+    print(result.test["auc"])
+
+Every file in this folder is a command (``python -m dien_jax`` lists them), every folder a layer of
+the library. Names below are imported when they are first used: ``import dien_jax`` imports no JAX.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from dien_jax.inference.ranker import ExportedRanker, Ranker, load_ranker
+from dien_jax._version import __version__
+from dien_jax.errors import UserError
 
-__version__ = "0.1.0"
-__all__ = ["ExportedRanker", "Ranker", "__version__", "load_ranker"]
+if TYPE_CHECKING:
+    from dien_jax.config.presets import PRESETS, preset
+    from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+    from dien_jax.data.batch import Batch
+    from dien_jax.data.dataset import Dataset, open_dataset
+    from dien_jax.data.loader import Loader
+    from dien_jax.data.schema import Feature, Schema
+    from dien_jax.data.writer import DatasetWriter
+    from dien_jax.inference.ranker import Ranker, Ranking
+    from dien_jax.inference.requests import RankRequest
+    from dien_jax.metrics.scores import auc, gauc, logloss
+    from dien_jax.model.interest import InterestModel
+    from dien_jax.runs.scoring import score_split
+    from dien_jax.runs.trained import load_run
+    from dien_jax.training.run import RunResult, fit, resume
+
 _MODULES = {
-    "ExportedRanker": "dien_jax.inference.loaded_model",
-    "Ranker": "dien_jax.inference.run_ranker",
-    "load_ranker": "dien_jax.inference.loaded_model",
+    "config.presets": ("PRESETS", "preset"),
+    "config.settings": ("Config", "ModelConfig", "OptimConfig", "TrainConfig"),
+    "data.batch": ("Batch",),
+    "data.dataset": ("Dataset", "open_dataset"),
+    "data.loader": ("Loader",),
+    "data.schema": ("Feature", "Schema"),
+    "data.writer": ("DatasetWriter",),
+    "inference.ranker": ("Ranker", "Ranking"),
+    "inference.requests": ("RankRequest",),
+    "metrics.scores": ("auc", "gauc", "logloss"),
+    "model.interest": ("InterestModel",),
+    "runs.scoring": ("score_split",),
+    "runs.trained": ("load_run",),
+    "training.run": ("RunResult", "fit", "resume"),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "PRESETS",
+    "Batch",
+    "Config",
+    "Dataset",
+    "DatasetWriter",
+    "Feature",
+    "InterestModel",
+    "Loader",
+    "ModelConfig",
+    "OptimConfig",
+    "RankRequest",
+    "Ranker",
+    "Ranking",
+    "RunResult",
+    "Schema",
+    "TrainConfig",
+    "UserError",
+    "__version__",
+    "auc",
+    "fit",
+    "gauc",
+    "load_run",
+    "logloss",
+    "open_dataset",
+    "preset",
+    "resume",
+    "score_split",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for when it is first: a command's ``--help`` should not wait."""
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name when it is first used."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
-from dien_jax.data.dataset import open_dataset
-from dien_jax.errors import UserError
-from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import best_scores, measure, write_predictions
+from dien_jax.errors import writing
+from dien_jax.runs.scoring import score_split, write_predictions
+from dien_jax.runs.trained import load_run
 from dien_jax.utils.command import run_command
+from dien_jax.utils.console import say
 from dien_jax.utils.files import atomic_file
 
 
@@ -37,38 +37,27 @@ class Arguments:
     """CSV file to write: user, item, label and score of every example, with raw ids."""
 
 
-def evaluate(arguments: Arguments) -> dict[str, Any]:
-    """Metrics of a split under the best checkpoint of a run, and a file of predictions if asked.
-
-    Raises:
-      UserError: when the run, its checkpoint, the data or the file of predictions is at fault.
-    """
-    run = Run.load(arguments.run_dir)
-    dataset = open_dataset(Path(run.data) if arguments.data is None else arguments.data)
-    split = arguments.split
-    try:
-        with atomic_file(arguments.predictions) if arguments.predictions else nullcontext() as file:
-            scores = best_scores(arguments.run_dir, run, dataset, split)
-            if file is not None:
-                write_predictions(file, dataset, split, scores)
-    except OSError as error:
-        raise UserError(f"{arguments.predictions} cannot be written: {error.strerror}") from error
-    if arguments.predictions:
-        print(f"predictions: {arguments.predictions}", file=sys.stderr)
-    metrics = measure(dataset, split, scores)
+def evaluate(arguments: Arguments) -> None:
+    """Print the metrics of a split, and write its predictions if a file is given."""
+    file, split = arguments.predictions, arguments.split
+    target = nullcontext() if file is None else atomic_file(file)
+    with nullcontext() if file is None else writing(file, "--predictions"), target as stream:
+        model = load_run(arguments.run_dir, arguments.data)
+        scored = score_split(model, split)
+        if stream is not None:
+            write_predictions(stream, model.dataset, split, scored.scores)
+    if file is not None:
+        say(f"predictions: {file}")
+    metrics = scored.metrics()
     if metrics["auc"] is None:
-        print(f"warning: the {split} split has one label only, so no AUC", file=sys.stderr)
-    return metrics
-
-
-def _print_metrics(arguments: Arguments) -> None:
-    print(json.dumps(evaluate(arguments), allow_nan=False))
+        say(f"warning: the {split} split has one label only, so no AUC")
+    print(json.dumps(metrics, allow_nan=False))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     return run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.evaluate"), _print_metrics
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.evaluate"), evaluate
     )
 
 

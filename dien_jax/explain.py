@@ -27,7 +27,7 @@ from dien_jax.inspection.gates import lacking
 from dien_jax.inspection.importance import as_table, draw_importance, importance, write_importance
 from dien_jax.inspection.item_map import describe_map, draw_map, embedding_map
 from dien_jax.inspection.requests import request
-from dien_jax.runs.trained import Trained, load_trained
+from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say
 from dien_jax.utils.plots import check_picture, save_picture, writing
@@ -78,7 +78,7 @@ def explain(arguments: Arguments) -> None:
     _check(arguments)
     if arguments.out is not None:
         check_picture(arguments.out)
-    trained = load_trained(arguments.run_dir, arguments.data)
+    trained = load_run(arguments.run_dir, arguments.data)
     if arguments.features:
         _explain_features(trained, arguments)
     elif arguments.embedding_map:
@@ -111,7 +111,7 @@ def _check(arguments: Arguments) -> None:
         raise UserError("--embedding-map draws a picture; say where to with --out FILE.png")
 
 
-def _explain_example(trained: Trained, arguments: Arguments) -> None:
+def _explain_example(trained: TrainedModel, arguments: Arguments) -> None:
     dataset, config = trained.dataset, trained.run.config
     if arguments.example is not None:
         count = len(dataset.splits[arguments.split].label)
@@ -136,7 +136,7 @@ def _explain_example(trained: Trained, arguments: Arguments) -> None:
         say(f"picture: {arguments.out}")
 
 
-def _print_example(example: Example, feature: str | None, trained: Trained) -> None:
+def _print_example(example: Example, feature: str | None, trained: TrainedModel) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     lines = [*as_text(example, feature, encoding), ""]
     lines += explained(example) + lacking(trained.run.config.model)
@@ -144,7 +144,7 @@ def _print_example(example: Example, feature: str | None, trained: Trained) -> N
         print(line.encode(encoding, "backslashreplace").decode(encoding).rstrip())
 
 
-def _explain_features(trained: Trained, arguments: Arguments) -> None:
+def _explain_features(trained: TrainedModel, arguments: Arguments) -> None:
     found = importance(trained, arguments.split, arguments.permutations)
     print(as_table(found))
     if arguments.out is not None:
@@ -155,7 +155,7 @@ def _explain_features(trained: Trained, arguments: Arguments) -> None:
         say(f"figures: {file}\npicture: {arguments.out}")
 
 
-def _explain_embeddings(trained: Trained, arguments: Arguments) -> None:
+def _explain_embeddings(trained: TrainedModel, arguments: Arguments) -> None:
     assert arguments.out is not None
     found = embedding_map(trained)
     for line in describe_map(found):

@@ -36,7 +36,7 @@ from dien_jax.inference.exported_programs import (
 from dien_jax.inference.loaded_model import history_buckets
 from dien_jax.inference.onnx import onnx_model, require_onnx
 from dien_jax.runs.folder import versions
-from dien_jax.runs.trained import Trained, load_trained
+from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.extras import require
@@ -76,7 +76,7 @@ def export_run(arguments: Arguments) -> dict[str, Any]:
         if arguments.onnx.absolute() == arguments.out.absolute():
             raise UserError(f"--out and --onnx are both {arguments.out}; give each its own name")
         require_onnx()
-    trained = load_trained(arguments.run_dir, arguments.data)
+    trained = load_run(arguments.run_dir, arguments.data)
     told: dict[str, Any] = {}
     with ExitStack() as files:
         partial = files.enter_context(_told("--out", arguments.out))
@@ -94,7 +94,7 @@ def export_run(arguments: Arguments) -> dict[str, Any]:
     return told
 
 
-def _write(file: Path, trained: Trained) -> None:
+def _write(file: Path, trained: TrainedModel) -> None:
     run, dataset = trained.run, trained.dataset
     weights, programs = make_exports(trained)
     manifest = {

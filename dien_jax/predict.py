@@ -34,8 +34,8 @@ from dien_jax.data.user_events import UserEvents
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
-from dien_jax.runs.scoring import evaluation_loader, predict
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.scoring import evaluation_loader, score_batches
+from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
 from dien_jax.utils.command import run_command
@@ -101,7 +101,7 @@ def predict_table(arguments: Arguments) -> dict[str, int]:
         _optional(table, arguments.history, "history"),
         _optional(table, arguments.timestamp, "timestamp"),
     )
-    trained = load_trained(arguments.run_dir, arguments.data)
+    trained = load_run(arguments.run_dir, arguments.data)
     config, dataset = trained.run.config, trained.dataset
     for feature in dataset.schema.context:
         find_column(table, feature.name, "a context feature of the run")
@@ -125,7 +125,7 @@ def predict_table(arguments: Arguments) -> dict[str, int]:
     ):
         for piece in table.pieces(size):
             requests = _encoded(table, piece, columns, dataset, vocabularies, events, counts)
-            scores = predict(
+            scores = score_batches(
                 step,
                 trained.params,
                 trained.batch_stats,

@@ -29,12 +29,12 @@ from dien_jax.inspection.examples import Example, Inspector
 from dien_jax.inspection.gates import EXPLANATIONS, MEASURES, lacking, measures_of
 from dien_jax.inspection.report_figures import FEWEST, auc_by_part, curves, image, reliability
 from dien_jax.inspection.report_page import article, page, paragraph, table
-from dien_jax.metrics import diagnostics as breakdown
+from dien_jax.metrics import diagnostics
 from dien_jax.metrics.diagnostics import PartAuc
-from dien_jax.metrics.scores import example_losses
+from dien_jax.metrics.scores import METRICS, example_losses
 from dien_jax.runs.scoring import check_examples, trained_scores
-from dien_jax.runs.summary import Member, load_members
-from dien_jax.runs.trained import Trained, restore
+from dien_jax.runs.summary import RunSummary, load_summaries
+from dien_jax.runs.trained import TrainedModel, restore
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import atomic_file
@@ -48,7 +48,6 @@ SHOWN = 2
 TRAINING_EXAMPLES = 20_000
 """Of a larger training split as many are drawn, to find those that are learned least."""
 
-_METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "examples": "examples"}
 _ABSENT = "-"
 
 
@@ -74,7 +73,7 @@ def write_report(arguments: Arguments) -> Path:
         file cannot be written.
     """
     out = arguments.out or arguments.run_dir / REPORT_FILE
-    [member] = load_members([arguments.run_dir])
+    [member] = load_summaries([arguments.run_dir])
     _check_out(out)
     run, split = member.run, arguments.split
     dataset = open_dataset(Path(run.data) if arguments.data is None else arguments.data)
@@ -104,7 +103,7 @@ def _check_out(out: Path) -> None:
         raise UserError(f"--out {out} cannot be written: there is no folder {out.parent}")
 
 
-def _run_section(member: Member, trained: Trained) -> str:
+def _run_section(member: RunSummary, trained: TrainedModel) -> str:
     run, result = member.run, member.result
     facts = {
         "preset": run.preset,
@@ -120,9 +119,11 @@ def _run_section(member: Member, trained: Trained) -> str:
     for split in ("valid", "test"):
         metrics = member.metrics(split)
         if metrics is not None:
-            rows.append([split, *(_figure(metrics.get(name)) for name in _METRICS)])
+            names = (*METRICS, "examples")
+            rows.append([split, *(_figure(metrics.get(name)) for name in names)])
     note = "" if result is not None else paragraph("The run is unfinished: the best so far.")
-    figures = table(["split", *_METRICS.values()], rows, "Metrics of the best checkpoint")
+    labels = [metric.label for metric in METRICS.values()]
+    figures = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
     return note + figures + table(["", ""], list(map(list, facts.items())), "The run", left=2)
 
 
@@ -132,7 +133,7 @@ def _figure(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
-def _curves_section(member: Member) -> str:
+def _curves_section(member: RunSummary) -> str:
     records = member.evaluations
     if not records:
         return paragraph("There is no evaluation yet.")
@@ -146,11 +147,11 @@ def _curves_section(member: Member) -> str:
 
 
 def _calibration_section(labels: np.ndarray, scores: np.ndarray, split: str) -> str:
-    found = breakdown.calibration(labels, scores)
+    found = diagnostics.calibration(labels, scores)
     words = (
         f"The model gives {scores.mean():.4f} on average, {labels.mean():.4f} of the {split} "
         f"examples are clicked. Expected calibration error {found.error:.4f} over "
-        f"{breakdown.BINS} bins of equal width, {found.error_equal_counts:.4f} over as many of "
+        f"{diagnostics.BINS} bins of equal width, {found.error_equal_counts:.4f} over as many of "
         f"equal counts."
     )
     rows = [
@@ -173,23 +174,25 @@ def _calibration_section(labels: np.ndarray, scores: np.ndarray, split: str) -> 
 
 
 def _part_sections(
-    trained: Trained, split: str, labels: np.ndarray, scores: np.ndarray
+    trained: TrainedModel, split: str, labels: np.ndarray, scores: np.ndarray
 ) -> list[tuple[str, str]]:
     dataset, most = trained.dataset, trained.run.config.train.max_history
     examples = dataset.splits[split]
     starts = np.asarray(dataset.event_offsets)[examples.sequence]
-    lengths = breakdown.history_lengths(np.asarray(examples.history_end), starts, most)
+    lengths = diagnostics.history_lengths(np.asarray(examples.history_end), starts, most)
     item = np.asarray(examples.item)
     popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
     return [
         (
             "AUC by length of history",
-            _parts(breakdown.by_size(labels, scores, lengths), "behaviours that the model sees"),
+            _parts(
+                diagnostics.auc_by_size(labels, scores, lengths), "behaviours that the model sees"
+            ),
         ),
         (
             "AUC by popularity of the item",
             _parts(
-                breakdown.by_size(labels, scores, popularity, 4),
+                diagnostics.auc_by_size(labels, scores, popularity, 4),
                 "training events of the item (0: unknown)",
             ),
         ),
@@ -208,7 +211,7 @@ def _parts(parts: Sequence[PartAuc], title: str) -> str:
         for part in parts
     ]
     picture = image(
-        lambda: auc_by_part(parts, title), f"AUC by {title}: {breakdown.describe_parts(parts)}"
+        lambda: auc_by_part(parts, title), f"AUC by {title}: {diagnostics.describe_parts(parts)}"
     )
     header = [title, "examples", "clicks", "AUC", "standard error"]
     caption = (
@@ -220,9 +223,9 @@ def _parts(parts: Sequence[PartAuc], title: str) -> str:
 
 
 def _example_sections(
-    trained: Trained, split: str, labels: np.ndarray, scores: np.ndarray, arguments: Arguments
+    trained: TrainedModel, split: str, labels: np.ndarray, scores: np.ndarray, arguments: Arguments
 ) -> list[tuple[str, str]]:
-    picks = breakdown.pick(labels, scores, LISTED)
+    picks = diagnostics.pick(labels, scores, LISTED)
     of_split = _Group(Inspector(trained), trained.dataset, split, labels, scores, arguments)
     wrong = of_split.show(picks.false_alarms, "Not clicked, but sure of a click")
     wrong += of_split.show(picks.misses, "Clicked, but sure of none")
@@ -237,7 +240,7 @@ def _example_sections(
     ]
 
 
-def _legend(trained: Trained) -> str:
+def _legend(trained: TrainedModel) -> str:
     model = trained.run.config.model
     lines = [f"{MEASURES[name]}: {EXPLANATIONS[name]}." for name in measures_of(model)]
     if lines:
@@ -249,7 +252,7 @@ def _legend(trained: Trained) -> str:
     return "".join(map(paragraph, lines))
 
 
-def _slowest(inspector: Inspector, trained: Trained, arguments: Arguments) -> str:
+def _slowest(inspector: Inspector, trained: TrainedModel, arguments: Arguments) -> str:
     dataset = trained.dataset
     examples = dataset.splits["train"]
     count = len(examples.label)
@@ -265,7 +268,7 @@ def _slowest(inspector: Inspector, trained: Trained, arguments: Arguments) -> st
     scores = trained_scores(trained._replace(dataset=part), "train")
     labels = np.asarray(part.splits["train"].label)
     group = _Group(inspector, part, "train", labels, scores, arguments, numbers)
-    return group.show(breakdown.largest_losses(labels, scores, LISTED), words)
+    return group.show(diagnostics.largest_losses(labels, scores, LISTED), words)
 
 
 @dataclass(frozen=True)
@@ -318,7 +321,7 @@ class _Group:
         return row if self.numbers is None else int(self.numbers[row])
 
 
-def _settings_section(member: Member) -> str:
+def _settings_section(member: RunSummary) -> str:
     settings = flat_settings(member.run.config)
     usual = flat_settings(preset(member.run.preset))
     rows = [

@@ -14,7 +14,7 @@ commands with other data or rows may share an OUT:
 Exit status as of ``python -m dien_jax.train``.
 """
 
-import contextlib
+import dataclasses
 import hashlib
 import json
 import statistics
@@ -27,14 +27,16 @@ from typing import Any, Literal, NamedTuple
 import jax
 import tyro
 
-from dien_jax import evaluate, train
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import UserError, suggestion, writing
 from dien_jax.experiments.result_tables import RESULTS_FILE, folder_of, read_results, write_tables
+from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, Run
-from dien_jax.utils.command import run_command
-from dien_jax.utils.files import read_json
+from dien_jax.runs.scoring import score_split, write_predictions
+from dien_jax.training.run import fit, resume
+from dien_jax.utils.command import run_command, stop_signals
+from dien_jax.utils.files import atomic_file, read_json
 
 SETTINGS = Path(__file__).parent / "experiments" / "reproduction.json"
 PREDICTIONS_FILE = "test-predictions.csv"
@@ -186,29 +188,28 @@ def _check(arguments: Arguments, known: dict[str, Frozen]) -> None:
 def _finished(task: Task, out: Path) -> dict[str, Any]:
     """The result of one run, which is trained or continued where it is not there."""
     folder = task.folder(out)
-    with contextlib.redirect_stdout(sys.stderr):
+    with stop_signals() as stop_signal:
         if (folder / CONFIG_FILE).exists():
             run = Run.load(folder)
             run.check_same_data(task.dataset)
             if run.config != task.settings.config:
                 raise UserError(f"{folder} was begun with other settings; choose another --out")
-            result = train.resume(folder)
+            result = resume(folder, stop_signal=stop_signal)
         else:
-            result = train.start(
-                train.Arguments(
-                    preset=task.row,
-                    data=task.dataset.path,
-                    run_dir=folder,
-                    seed=task.seed,
-                    model=task.settings.config.model,
-                    optim=task.settings.config.optim,
-                    train=task.settings.config.train,
-                )
+            result = fit(
+                task.settings.config,
+                data=task.dataset,
+                run_dir=folder,
+                seed=task.seed,
+                preset=task.row,
+                stop_signal=stop_signal,
             )
-        predictions = folder / PREDICTIONS_FILE
-        if not predictions.exists():
-            evaluate.evaluate(evaluate.Arguments(folder, task.dataset.path, "test", predictions))
-    return result
+    file = folder / PREDICTIONS_FILE
+    if not file.exists():
+        scores = score_split(folder, "test", data=task.dataset).scores
+        with writing(file), atomic_file(file) as stream:
+            write_predictions(stream, task.dataset, "test", scores)
+    return dataclasses.asdict(result)
 
 
 def _line(task: Task, result: dict[str, Any]) -> dict[str, str]:
@@ -221,7 +222,7 @@ def _line(task: Task, result: dict[str, Any]) -> dict[str, str]:
         **{
             f"{split}_{metric}": result[split][metric]
             for split in ("valid", "test")
-            for metric in ("auc", "gauc", "logloss")
+            for metric in METRICS
         },
         "epochs": round(result["epochs"], 2),
         "best_step": result["best_step"],

@@ -1,4 +1,9 @@
-"""Settings of a run: dataclasses checked at construction, named presets and preset files.
+"""Settings of a run: dataclasses that check themselves, named presets and preset files.
 
-Nothing here reads data, compiles, or knows command-line flags.
+Nothing here reads data, compiles or knows command-line flags.
 """
+
+from dien_jax.config.presets import PRESETS, preset
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+
+__all__ = ["PRESETS", "Config", "ModelConfig", "OptimConfig", "TrainConfig", "preset"]

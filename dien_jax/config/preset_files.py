@@ -13,7 +13,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dien_jax.config.presets import preset
+from dien_jax.config.presets import DEFAULT_PRESET, preset
 from dien_jax.config.settings import Config
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json, write_json
@@ -22,9 +22,6 @@ RUN_FIELDS = frozenset({"seed", "data", "data_digest", "schema", "versions"})
 """What ``config.json`` tells of its run beside the preset and the settings."""
 WARM_START = "warm_start"
 """What it tells too of a run that did not start from fresh parameters."""
-
-
-DEFAULT_PRESET = "dien"
 
 
 def flat_settings(config: Config) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.errors import UserError, suggestion
 
+DEFAULT_PRESET = "dien"
+
 AUTHORS = Config(
     model=ModelConfig(
         form="authors",
@@ -79,3 +81,15 @@ def preset(name: str) -> Config:
             f"unknown preset {name!r}{suggestion(name, PRESETS)} (presets: {', '.join(PRESETS)})"
         )
     return PRESETS[name]
+
+
+def nearest_preset(config: Config) -> str:
+    """Return the preset that settings equal or, failing that, the row of the paper's table.
+
+    Settings of no row count as ``"dien"``.
+    """
+    for name, values in PRESETS.items():
+        if values == config:
+            return name
+    name = member_name(config.model)
+    return name if name in PRESETS else DEFAULT_PRESET

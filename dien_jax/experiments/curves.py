@@ -4,22 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dien_jax.runs.summary import Group
+from dien_jax.metrics.scores import METRICS, SELECTION
+from dien_jax.runs.summary import SeedGroup
 from dien_jax.utils.files import atomic_path
 
 PICTURE_FILE = "compare.png"
 
 _PANELS = {
     "training click loss": ("train", "click_loss"),
-    "validation AUC": ("valid", "auc"),
-    "validation log loss": ("valid", "logloss"),
+    **{f"validation {METRICS[name].label}": ("valid", name) for name in SELECTION},
 }
 _STYLES = ("-", "--", ":", "-.")
 _COLOURS = 10
 _RING: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.5, "linestyle": "none"}
 
 
-def draw_comparison(groups: Sequence[Group], folder: Path) -> Path | None:
+def draw_comparison(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
     """Draws training loss, validation AUC and log loss of every run over epochs.
 
     Runs that differ by seed only share a colour. A ring marks the evaluation whose checkpoint is

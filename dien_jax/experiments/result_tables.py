@@ -21,6 +21,7 @@ import numpy as np
 
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import delong, paired_seeds
+from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.files import atomic_file, atomic_path
 
 RESULTS_FILE = "results.csv"
@@ -28,8 +29,6 @@ BASELINES = ("din", "dien")
 Line = dict[str, str]
 """One run; the keys are the columns of ``results.csv``."""
 
-_COLUMNS = ("row", "n", "test AUC", "GAUC", "log loss", "validation AUC", "AUC less DIN's",
-            "AUC less DIEN's")  # fmt: skip
 _REQUIRED = ("data", "row", "seed", "test_auc", "settings", "data_digest", "seconds")
 
 
@@ -79,8 +78,12 @@ def write_tables(
             _add_test_error(line, name, lines, out, predictions)
     try:
         with atomic_file(out / RESULTS_FILE) as stream:
-            writer = csv.DictWriter(stream, list(dict.fromkeys(k for line in lines for k in line)),
-                                    lineterminator="\n", restval="")  # fmt: skip
+            writer = csv.DictWriter(
+                stream,
+                list(dict.fromkeys(k for line in lines for k in line)),
+                lineterminator="\n",
+                restval="",
+            )
             writer.writeheader()
             writer.writerows(lines)
         with atomic_file(out / "results.md") as stream:
@@ -136,6 +139,15 @@ def _by_row(lines: Sequence[Line], data: str) -> dict[str, dict[str, Line]]:
 
 def _markdown(lines: Sequence[Line], tables: Mapping[str, Sequence[str]]) -> list[str]:
     out = []
+    first, *others = METRICS.values()
+    columns = [
+        "row",
+        "n",
+        f"test {first.label}",
+        *(metric.label for metric in others),
+        f"validation {first.label}",
+        *(f"AUC less {name.upper()}'s" for name in BASELINES),
+    ]
     for table, rows in tables.items():
         for data in dict.fromkeys(line["data"] for line in lines):
             runs = _by_row(lines, data)
@@ -145,13 +157,13 @@ def _markdown(lines: Sequence[Line], tables: Mapping[str, Sequence[str]]) -> lis
             out += [
                 f"### {table}: {data}",
                 "",
-                f"| {' | '.join(_COLUMNS)} |",
-                "|---" * len(_COLUMNS) + "|",
+                f"| {' | '.join(columns)} |",
+                "|---" * len(columns) + "|",
             ]
             for row in present:
                 seeds = list(runs[row].values())
                 cells = [row, str(len(seeds))]
-                for column in ("test_auc", "test_gauc", "test_logloss", "valid_auc"):
+                for column in (*(f"test_{name}" for name in METRICS), f"valid_{first.name}"):
                     cells.append(_mean_and_deviation(_values(seeds, column)))
                 cells += [_difference(runs, row, baseline) for baseline in BASELINES]
                 out.append("| " + " | ".join(cells) + " |")
@@ -164,7 +176,7 @@ def _markdown(lines: Sequence[Line], tables: Mapping[str, Sequence[str]]) -> lis
         "standard error over seeds (± standard error of the test split, DeLong).",
         "",
         *where,
-    ]  # fmt: skip
+    ]
     return out
 
 
@@ -224,8 +236,15 @@ def _draw(file: Path, title: str, rows: Sequence[str], lines: Sequence[Line]) ->
             scores = _values(list(runs[row].values()), "test_auc")
             axis.plot(scores, [place] * len(scores), "o", color="tab:blue", alpha=0.35, ms=4)
             deviation = statistics.stdev(scores) if len(scores) > 1 else 0
-            axis.errorbar(statistics.mean(scores), place, xerr=deviation, fmt="D", color="tab:blue",
-                          ms=5, capsize=3)  # fmt: skip
+            axis.errorbar(
+                statistics.mean(scores),
+                place,
+                xerr=deviation,
+                fmt="D",
+                color="tab:blue",
+                ms=5,
+                capsize=3,
+            )
         for baseline, colour in zip(BASELINES, ("tab:orange", "tab:green"), strict=True):
             if baseline in present:
                 mean = statistics.mean(_values(list(runs[baseline].values()), "test_auc"))

@@ -1,34 +1,37 @@
-"""What tuning tells: progress on the console, the best trial, and the history in a picture."""
+"""Report of a search: progress on the console, the best trial as text, and plots."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from dien_jax.experiments.search_space import chosen_settings
+from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.files import atomic_path
 
 if TYPE_CHECKING:
     import optuna
 
-HISTORY_FILE = "history.png"
+OBJECTIVE = METRICS["auc"]
+"""The validation metric that trials are compared by."""
 
 SECONDS_BETWEEN_LINES = 30.0
-"""Least time between lines of progress within an epoch, where there is no terminal."""
+"""Least time between progress lines within an epoch, without a terminal."""
 
 
-class Teller:
-    """Tells on standard error how tuning goes: a bar on a terminal, lines elsewhere.
+class SearchReporter:
+    """Report the progress of a search on standard error: a bar on a terminal, lines elsewhere.
 
     A context manager.
 
     Args:
-      trials: how many there are to be.
+      trials: total number of trials.
     """
 
     def __init__(self, trials: int) -> None:
@@ -45,27 +48,22 @@ class Teller:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("", total=trials)
-        self._now = ""
-        self._told_at = time.monotonic()
+        self._trial = ""
+        self._printed_at = time.monotonic()
 
-    def __enter__(self) -> "Teller":
+    def __enter__(self) -> "SearchReporter":
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def start(self, number: int, settings: Mapping[str, str]) -> None:
-        """A trial begins, counted from 1."""
-        self._now = f"trial {number} of {self._trials}"
-        self._bar.update(self._task, completed=number - 1, description=self._now)
+        """Report the start of a trial, counted from 1."""
+        self._trial = f"trial {number} of {self._trials}"
+        self._bar.update(self._task, completed=number - 1, description=self._trial)
         chosen = (f"{name} {value}" for name, value in settings.items())
-        self._console.print(f"{self._now}: {', '.join(chosen)}")
+        self._console.print(f"{self._trial}: {', '.join(chosen)}")
 
     def progress(
         self,
@@ -75,23 +73,23 @@ class Teller:
         examples_per_second: float | None,
         learning_rate: float,
     ) -> None:
-        """Where the trial is between two evaluations; see :meth:`Reporter.progress`."""
-        text = f"{self._now}, step {step:,}, loss {metrics['loss']:.4f}"
+        """Report progress between two evaluations; see :meth:`Reporter.progress`."""
+        text = f"{self._trial}, step {step:,}, loss {metrics['loss']:.4f}"
         if examples_per_second is not None:
             text += f", {examples_per_second:,.0f} examples/s"
-        self._tell(text, every=SECONDS_BETWEEN_LINES)
+        self._report(text, every=SECONDS_BETWEEN_LINES)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
-        """An evaluation of the trial, as ``metrics.jsonl`` would hold it."""
-        text = f"{self._now}, epoch {record['epoch']:.2f}: "
-        text += f"validation AUC {record['valid']['auc']:.4f}"
-        self._tell(text, every=0.0)
+        """Report an evaluation, a line of ``metrics.jsonl``."""
+        text = f"{self._trial}, epoch {record['epoch']:.2f}: "
+        text += f"validation {OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
+        self._report(text, every=0.0)
 
-    def _tell(self, text: str, *, every: float) -> None:
+    def _report(self, text: str, *, every: float) -> None:
         self._bar.update(self._task, description=text)
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._told_at >= every:
-            self._told_at = now
+        if not self._console.is_terminal and now - self._printed_at >= every:
+            self._printed_at = now
             self._console.print(f"  {text}")
 
     def end(
@@ -99,8 +97,12 @@ class Teller:
         finished: Sequence["optuna.trial.FrozenTrial"],
         best: "optuna.trial.FrozenTrial | None",
     ) -> None:
-        """The last of the finished trials is over."""
-        text = f"{self._now}: {_outcome(finished[-1])}"
+        """Report the end of the last of the finished trials."""
+        trial = finished[-1]
+        outcome = f"validation {OBJECTIVE.label} {trial.value or 0:.4f}"
+        if trial.state.name == "PRUNED":
+            outcome = "diverged" if "diverged" in trial.user_attrs else "pruned"
+        text = f"{self._trial}: {outcome} after {trial.user_attrs.get('epochs', 0):g} epochs"
         if best is not None:
             text += f"; best {best.value:.4f}, trial {finished.index(best) + 1}"
         self._console.print(text)
@@ -109,89 +111,91 @@ class Teller:
 def summary(
     finished: Sequence["optuna.trial.FrozenTrial"], best: "optuna.trial.FrozenTrial"
 ) -> str:
-    """The best trial and its settings, for standard output."""
+    """Return the best trial and its settings as text."""
     diverged = sum("diverged" in trial.user_attrs for trial in finished)
     pruned = sum(trial.state.name == "PRUNED" for trial in finished) - diverged
     counts = "".join(
-        f", {count} {what}" for count, what in ((pruned, "pruned"), (diverged, "diverged")) if count
+        f", {count} {kind}" for count, kind in ((pruned, "pruned"), (diverged, "diverged")) if count
     )
     settings = searched_settings(best)
     width = max(map(len, settings), default=0)
     return "\n".join(
         [
             f"best of {len(finished)} trials{counts}: trial {finished.index(best) + 1}, "
-            f"validation AUC {best.value:.4f}",
+            f"validation {OBJECTIVE.label} {best.value:.4f}",
             *(f"  {name:{width}}  {value}" for name, value in settings.items()),
         ]
     )
 
 
 def searched_settings(trial: "optuna.Trial | optuna.trial.FrozenTrial") -> dict[str, str]:
-    """What was drawn for a trial, as text; settings that the space fixes are left out."""
-    found = {}
+    """Return the settings drawn for a trial as text, without those that the space fixes."""
+    settings = {}
     for name, value in chosen_settings(trial.params).items():
         if not trial.distributions[name].single():
             text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            found[name] = text.replace(" ", "")
-    return found
+            settings[name] = text.replace(" ", "")
+    return settings
 
 
-def draw_history(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -> Path | None:
-    """Draws the validation AUC of each trial, and the best so far, to ``history.png``.
+def draw_plots(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -> list[Path]:
+    """Draw Optuna's plots of a study: history, objective over each setting, and importances.
 
-    A pruned trial is drawn at the best it had reached.
+    A pruned trial is in the history at the best value it reached.
 
     Returns:
-      The picture; None where matplotlib is not installed or no trial got as far as a value.
+      The files; none without matplotlib or before the first evaluation, and the history alone
+      before the second completed trial.
 
     Raises:
-      OSError: when it cannot be written.
+      OSError: if a file cannot be written.
     """
     try:
+        from matplotlib import pyplot
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
-        return None
-    reached = [
-        (number, max(trial.intermediate_values.values()), trial.state.name == "COMPLETE")
-        for number, trial in enumerate(finished, start=1)
-        if trial.intermediate_values
-    ]
-    if not reached:
-        return None
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    best, best_line = None, []
-    for number, value, complete in reached:
-        if complete and (best is None or value > best):
-            best = value
-        if best is not None:
-            best_line.append((number, best))
-    if best_line:
-        numbers, values = zip(*[*best_line, (len(finished), best)], strict=True)
-        axes.step(numbers, values, where="post", color="C1", label="best so far", zorder=1)
-    for complete, label, face in ((True, "trained to the end", "C0"), (False, "pruned", "none")):
-        points = [(number, value) for number, value, each in reached if each is complete]
-        if points:
-            numbers, values = zip(*points, strict=True)
-            axes.scatter(
-                numbers, values, s=30, facecolors=face, edgecolors="C0", label=label, zorder=2
+        return []
+    if not any(trial.intermediate_values for trial in finished):
+        return []
+    import optuna
+    from optuna.visualization import matplotlib as plots
+
+    study = optuna.create_study(direction=direction())  # in memory, numbered as on the console
+    study.add_trials(finished)
+    label = f"validation {OBJECTIVE.label}"
+    figures: dict[str, Figure] = {}
+    with warnings.catch_warnings(), pyplot.rc_context():
+        warnings.simplefilter("ignore")  # Optuna's, that these functions are experimental
+        axes = plots.plot_optimization_history(study, target_name=label)
+        pruned = [
+            (number, max(trial.intermediate_values.values()))
+            for number, trial in enumerate(finished)
+            if trial.state.name == "PRUNED" and trial.intermediate_values
+        ]
+        if pruned:
+            axes.scatter(*zip(*pruned, strict=True), facecolors="none", edgecolors="tab:blue",
+                         label="pruned")  # fmt: skip
+        axes.legend()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_formatter(lambda number, _: f"{number + 1:.0f}")
+        figures["history.png"] = axes.figure
+        names = list(searched_settings(finished[0]))
+        if names and sum(trial.state.name == "COMPLETE" for trial in finished) > 1:
+            axes = plots.plot_slice(study, params=names, target_name=label)
+            figures["settings.png"] = np.atleast_1d(axes).flat[0].figure
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            axes = plots.plot_param_importances(
+                study, params=names, evaluator=evaluator, target_name=label
             )
-    axes.set(xlabel="trial", ylabel="best validation AUC")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
-    file = folder / HISTORY_FILE
-    with atomic_path(file) as partial:
-        figure.savefig(partial, format="png", dpi=120)
-    return file
+            figures["importances.png"] = axes.figure
+        for name, figure in figures.items():
+            with atomic_path(folder / name) as partial:
+                figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
+            pyplot.close(figure)
+    return [folder / name for name in figures]
 
 
-def _outcome(trial: "optuna.trial.FrozenTrial") -> str:
-    epochs = f"{trial.user_attrs.get('epochs', 0):g} epochs"
-    if "diverged" in trial.user_attrs:
-        return f"diverged after {epochs}"
-    if trial.state.name == "PRUNED":
-        return f"pruned after {epochs}"
-    return f"validation AUC {trial.value:.4f} after {epochs}"
+def direction() -> str:
+    """Return the direction of the objective, as Optuna names it."""
+    return "maximize" if OBJECTIVE.higher_is_better else "minimize"

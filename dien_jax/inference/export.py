@@ -16,7 +16,7 @@ from dien_jax.inference.exported_programs import plain_context
 from dien_jax.inference.loaded_model import exported_model, ranked_model
 from dien_jax.inference.onnx import onnx_scores
 from dien_jax.inference.ranker import BaseRanker
-from dien_jax.runs.trained import Trained
+from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
 from dien_jax.utils.files import atomic_path
@@ -30,7 +30,7 @@ TOLERANCE_ELSEWHERE = 5e-3
 """Where matmuls round their operands to fewer bits."""
 
 
-def check_artifact(file: Path, trained: Trained) -> dict[str, Any]:
+def check_artifact(file: Path, trained: TrainedModel) -> dict[str, Any]:
     """Compares scores of a file with those of the run it was made of, on made-up requests.
 
     Returns:
@@ -69,7 +69,7 @@ def check_artifact(file: Path, trained: Trained) -> dict[str, Any]:
     }
 
 
-def check_onnx(file: Path, trained: Trained) -> float:
+def check_onnx(file: Path, trained: TrainedModel) -> float:
     """The largest difference of an ONNX file's scores to those of the run, on made-up requests.
 
     Raises:
@@ -81,7 +81,7 @@ def check_onnx(file: Path, trained: Trained) -> float:
     return _agreed("the ONNX file's scores", difference)
 
 
-def made_up(trained: Trained) -> Batch:
+def made_up(trained: TrainedModel) -> Batch:
     """Some requests: histories of every length from none to the run's longest, any ids."""
     schema, longest = trained.dataset.schema, trained.run.config.train.max_history
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
     }
 
 
-def scores_of_run(trained: Trained, batch: Batch) -> np.ndarray:
+def scores_of_run(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Scores ``[B]`` as ``python -m dien_jax.evaluate`` has them."""
     config, dataset = trained.run.config, trained.dataset
     step = make_predict_step(config, dataset.schema)
@@ -131,7 +131,7 @@ def scores_of_run(trained: Trained, batch: Batch) -> np.ndarray:
     return np.asarray(step(trained.params, trained.batch_stats, tables, batch))
 
 
-def _made_up_value(trained: Trained, feature: Feature) -> Any:
+def _made_up_value(trained: TrainedModel, feature: Feature) -> Any:
     if feature.kind == "numeric":
         return feature.mean
     values = trained.dataset.vocabulary(feature.name)

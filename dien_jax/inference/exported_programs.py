@@ -26,7 +26,7 @@ from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
 from dien_jax.model.attention import CHUNK
 from dien_jax.model.interest import InterestModel, ModelOutput
-from dien_jax.runs.trained import Trained
+from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.rank import Interests, Programs, make_programs
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -40,7 +40,7 @@ Weights = dict[str, Any]
 
 
 def named_weights(
-    trained: Trained,
+    trained: TrainedModel,
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights], tuple[Any, FeatureTables]]]:
     """All that a model's scores depend on, by name.
 
@@ -69,7 +69,7 @@ def named_weights(
 
 
 def row_scores(
-    trained: Trained, recurrence: Implementation
+    trained: TrainedModel, recurrence: Implementation
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights, dict[str, Any]], jax.Array]]:
     """The weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function.
 
@@ -110,7 +110,7 @@ def row_inputs(schema: Schema, rows: Any, steps: Any) -> dict[str, Any]:
     }
 
 
-def make_exports(trained: Trained) -> tuple[dict[str, np.ndarray], dict[str, export.Exported]]:
+def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str, export.Exported]]:
     """The weights of a model, and its programs by name."""
     schema = trained.dataset.schema
     arrays, rebuild = named_weights(trained)
@@ -247,7 +247,7 @@ def _scoring(variables: Any) -> dict[str, Any]:
     return {name: value for name, value in variables.items() if not name.startswith(_TRAINING_ONLY)}
 
 
-def _with_recurrence(trained: Trained, recurrence: Implementation) -> Config:
+def _with_recurrence(trained: TrainedModel, recurrence: Implementation) -> Config:
     config = trained.run.config
     model = dataclasses.replace(config.model, recurrence=recurrence)
     return dataclasses.replace(config, model=model)

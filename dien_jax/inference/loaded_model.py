@@ -13,7 +13,7 @@ from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
 from dien_jax.inference.archive import Artifact
 from dien_jax.inference.exported_programs import ranking_programs
-from dien_jax.runs.trained import Trained
+from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.rank import Programs, make_programs
 
 
@@ -52,7 +52,7 @@ def exported_model(artifact: Artifact, separator: str = SEPARATOR) -> RankedMode
     )
 
 
-def ranked_model(trained: Trained, separator: str = SEPARATOR) -> RankedModel:
+def ranked_model(trained: TrainedModel, separator: str = SEPARATOR) -> RankedModel:
     """A trained model as a ranker takes it."""
     config, dataset = trained.run.config, trained.dataset
     variables = {"params": trained.params, "batch_stats": trained.batch_stats}

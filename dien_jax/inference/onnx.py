@@ -20,7 +20,7 @@ import numpy as np
 
 from dien_jax.errors import UserError
 from dien_jax.inference.exported_programs import row_inputs, row_scores
-from dien_jax.runs.trained import Trained
+from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.extras import require
 
 MOST_BYTES = 2**31 - 1
@@ -39,7 +39,7 @@ def require_onnx() -> None:
         require("onnx", "--onnx")
 
 
-def onnx_model(trained: Trained) -> bytes:
+def onnx_model(trained: TrainedModel) -> bytes:
     """A model that takes rows and gives ``score``, float32 ``[B]``.
 
     Raises:

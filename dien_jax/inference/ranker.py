@@ -24,7 +24,7 @@ from dien_jax.inference.archive import read_artifact
 from dien_jax.inference.loaded_model import RankedModel, exported_model, ranked_model
 from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS, Calls, Reading, Task
 from dien_jax.inference.requests import RankRequest
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.trained import load_run
 
 
 class Ranking(NamedTuple):
@@ -313,7 +313,7 @@ class Ranker(BaseRanker):
         max_users: int = 1000,
         separator: str = SEPARATOR,
     ) -> None:
-        trained = load_trained(Path(run_folder), None if data is None else Path(data))
+        trained = load_run(Path(run_folder), None if data is None else Path(data))
         super().__init__(ranked_model(trained, separator), max_users)
 
 

@@ -21,7 +21,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.inspection.gates import MEASURES, Glimpse, make_look_step
 from dien_jax.runs.scoring import evaluation_loader
-from dien_jax.runs.trained import Trained
+from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.state import device_tables
 
 UNKNOWN_NAME = "(unknown)"
@@ -125,7 +125,7 @@ class Inspector:
       trained: the model; examples are those of its dataset, unless another is given.
     """
 
-    def __init__(self, trained: Trained) -> None:
+    def __init__(self, trained: TrainedModel) -> None:
         self._trained = trained
         config, dataset = trained.run.config, trained.dataset
         self._look = make_look_step(config, dataset.schema)

@@ -32,8 +32,8 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc
 from dien_jax.model.interest import InterestModel
-from dien_jax.runs.scoring import check_examples, evaluation_loader, predict, trained_scores
-from dien_jax.runs.trained import Trained
+from dien_jax.runs.scoring import check_examples, evaluation_loader, score_batches, trained_scores
+from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.state import Tables, device_tables
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import write_json
@@ -118,7 +118,7 @@ def inputs_of(schema: Schema) -> list[Input]:
     return [*found, Input("history", history="exchanged"), Input("history order", history="order")]
 
 
-def importance(trained: Trained, split: str, permutations: int) -> Importance:
+def importance(trained: TrainedModel, split: str, permutations: int) -> Importance:
     """Measures every input; says on standard error how far it is.
 
     Args:
@@ -212,7 +212,7 @@ def _shuffled(batch: Batch, random: np.random.Generator) -> np.ndarray:
 
 
 def exchanged_scores(
-    trained: Trained,
+    trained: TrainedModel,
     tables: Tables,
     step: Callable[..., jax.Array],
     split: str,
@@ -248,7 +248,7 @@ def exchanged_scores(
         return step(params, batch_stats, tables, *pair, exchanged)
 
     pairs = _Exchanged(first, second, random if each.history == "order" else None)
-    return predict(predict_step, trained.params, trained.batch_stats, tables, pairs)
+    return score_batches(predict_step, trained.params, trained.batch_stats, tables, pairs)
 
 
 def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:
@@ -333,7 +333,7 @@ def _signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}"  # 0 has no sign to speak of
 
 
-def write_importance(found: Importance, trained: Trained, file: Path) -> None:
+def write_importance(found: Importance, trained: TrainedModel, file: Path) -> None:
     """Writes the figures as JSON.
 
     Raises:

@@ -6,7 +6,7 @@ import numpy as np
 
 from dien_jax.errors import UserError
 from dien_jax.inspection.examples import Names
-from dien_jax.runs.trained import Trained
+from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.plots import shortened
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class EmbeddingMap(NamedTuple):
     by_chance: float
 
 
-def embedding_map(trained: Trained) -> EmbeddingMap:
+def embedding_map(trained: TrainedModel) -> EmbeddingMap:
     """Maps the most frequent items by the vectors of their ids alone.
 
     An item of several categories counts to the first of them.

@@ -117,7 +117,7 @@ def _gap(labels: np.ndarray, scores: np.ndarray, parts: np.ndarray) -> float:
     return float(np.abs(np.bincount(parts, scores - labels)).sum() / len(scores))
 
 
-def by_size(
+def auc_by_size(
     labels: np.ndarray, scores: np.ndarray, sizes: np.ndarray, factor: int = 2
 ) -> list[PartAuc]:
     """AUC of examples by a count, in parts whose bounds double: 0, 1, 2-3, 4-7 and so on.

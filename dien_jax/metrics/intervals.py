@@ -8,13 +8,12 @@ other. Neither says anything about another training seed: :func:`paired_seeds` d
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # with JAX anyway
 
-from dien_jax.metrics.scores import auc, checked, example_losses, gauc, logloss, ranked_pairs
+from dien_jax.metrics.scores import METRICS, Metric, auc, checked
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -125,33 +124,26 @@ def bootstrap(
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    values = {
-        "auc": _difference(auc(labels, scores), auc(labels, baseline)),
-        "gauc": _difference(
-            gauc(labels, scores, groups).value, gauc(labels, baseline, groups).value
-        ),
-        "logloss": _difference(logloss(labels, scores), logloss(labels, baseline)),
-    }
     clicked, scores = checked(labels, scores)
     baseline = np.asarray(baseline)
+    values = {
+        name: _difference(metric(clicked, scores, groups), metric(clicked, baseline, groups))
+        for name, metric in METRICS.items()
+    }
     names, user = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         return dict.fromkeys(values)
-    first, second = _Resampled(clicked, scores, user), _Resampled(clicked, baseline, user)
-    losses = example_losses(clicked, scores) - example_losses(clicked, baseline)
-    sums = np.bincount(user, losses)
-    counts = np.bincount(user)
-    areas = first.user_areas - second.user_areas
-    ranked = np.where(first.user_has_both, counts, 0)
+    differences = {
+        name: _resampled_difference(metric, clicked, scores, baseline, user)
+        for name, metric in METRICS.items()
+    }
     random = np.random.default_rng(seed)
     drawn = {name: np.full(resamples, np.nan) for name in values}
     for number in range(resamples):
         times = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
-        drawn["logloss"][number] = times @ sums / (times @ counts)
-        if (weight := times @ ranked) > 0:
-            drawn["gauc"][number] = (times * ranked) @ areas / weight
-        if (ours := first.auc(times)) is not None and (theirs := second.auc(times)) is not None:
-            drawn["auc"][number] = ours - theirs
+        for name, difference in differences.items():
+            if (value := difference(times)) is not None:
+                drawn[name][number] = value
     return {name: _percentiles(value, drawn[name]) for name, value in values.items()}
 
 
@@ -176,6 +168,8 @@ def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Differen
         )
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         raise ValueError(f"values must be finite, got {ours.tolist()} and {theirs.tolist()}")
+    from scipy.special import stdtr, stdtrit  # 0.1 s; a dependency of JAX
+
     seeds = len(ours)
     if seeds < 2:
         return None
@@ -189,35 +183,47 @@ def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Differen
     return Difference(value, error, value - margin, value + margin, p_value)
 
 
-class _Resampled:
-    """AUCs of one score vector: of each user, and of all examples of users drawn so often.
+def _resampled_difference(
+    metric: Metric, clicked: np.ndarray, scores: np.ndarray, baseline: np.ndarray, user: np.ndarray
+) -> Callable[[np.ndarray], float | None]:
+    """Return the difference of a metric as a function of how often each user is drawn."""
+    if metric.interval == "delong":
+        ours, theirs = _weighted_auc(clicked, scores, user), _weighted_auc(clicked, baseline, user)
+        return lambda times: _difference(ours(times), theirs(times))
+    if metric.user_terms is not None:
+        sums, weights = metric.user_terms(clicked, scores, user)
+        sums = sums - metric.user_terms(clicked, baseline, user)[0]
+        return lambda times: times @ sums / weight if (weight := times @ weights) > 0 else None
 
-    Attributes:
-      user_areas: ``[users]``, the AUC of each user; 0 where that is undefined.
-      user_has_both: ``[users]``, whether it is defined.
-    """
-
-    def __init__(self, clicked: np.ndarray, scores: np.ndarray, user: np.ndarray) -> None:
-        doubled_wins, clicks, others = ranked_pairs(
-            clicked, scores, user, np.lexsort((scores, user))
+    def evaluated(times: np.ndarray) -> float | None:
+        rows = np.repeat(np.arange(len(user)), times[user])
+        return _difference(
+            metric(clicked[rows], scores[rows], user[rows]),
+            metric(clicked[rows], baseline[rows], user[rows]),
         )
-        self.user_has_both = (clicks > 0) & (others > 0)
-        self.user_areas = doubled_wins / np.maximum(2.0 * clicks * others, 1)
-        order = np.argsort(scores)
-        ordered = scores[order]
-        self._ties = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        self._clicked, self._user = clicked[order], user[order]
 
-    def auc(self, times: np.ndarray) -> float | None:
-        """The area where each user counts as often as ``times`` says: integers ``[users]``."""
-        weights = times[self._user]
-        clicks = np.add.reduceat(np.where(self._clicked, weights, 0), self._ties)
-        others = np.add.reduceat(np.where(self._clicked, 0, weights), self._ties)
+    return evaluated
+
+
+def _weighted_auc(
+    clicked: np.ndarray, scores: np.ndarray, user: np.ndarray
+) -> Callable[[np.ndarray], float | None]:
+    """Return the AUC as a function of how often each user counts: integers ``[users]``."""
+    order = np.argsort(scores)
+    ordered, is_click, user = scores[order], clicked[order], user[order]
+    ties = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+
+    def weighted(times: np.ndarray) -> float | None:
+        weights = times[user]
+        clicks = np.add.reduceat(np.where(is_click, weights, 0), ties)
+        others = np.add.reduceat(np.where(is_click, 0, weights), ties)
         pairs = int(clicks.sum()) * int(others.sum())
         if not pairs:
             return None
         below = np.cumsum(others) - others
         return int(clicks @ (2 * below + others)) / (2 * pairs)
+
+    return weighted
 
 
 def _placements(clicked: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,28 +1,33 @@
-"""AUC, GAUC, log loss and accuracy of scored examples, exact and in numpy.
+"""AUC, GAUC, log loss and accuracy of scored examples, exact, and the table of metrics.
 
 Labels are 0 or 1 (1 is a click) and scores any numbers that rank the examples, higher for a
 likelier click; log loss and accuracy need probabilities. All arrays are one-dimensional and of
 one length. Counts are integers and sums float64, so nothing is lost over millions of examples.
 A metric that its examples do not define is None, never 0.5 and never NaN.
+
+To add a metric, write its function and add one entry to ``METRICS``: evaluations, TensorBoard,
+tables, reports, comparisons and studies loop over that table.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from dien_jax.errors import UserError
 
 LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)
-"""Probabilities are kept this far from 0 and 1 in the log loss: float32 resolves no more."""
+"""Least distance of a probability from 0 and 1 in the log loss: float32 resolves no more."""
 
 
 class Gauc(NamedTuple):
     """AUC within each user, averaged over users.
 
     Attributes:
-      value: the mean, each user weighing as many as their examples; None without such users.
-      users: how many users have both labels and are averaged over.
-      left_out: how many users have one label only.
+      value: the mean, weighted by each user's number of examples; None without such users.
+      users: number of users with both labels, the ones averaged over.
+      left_out: number of users with one label only.
     """
 
     value: float | None
@@ -31,10 +36,10 @@ class Gauc(NamedTuple):
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Area under the ROC curve: P(s+ > s-) + P(s+ = s-) / 2.
+    """Return the area under the ROC curve: P(s+ > s-) + P(s+ = s-) / 2.
 
-    Here s+ is the score of a random click and s- that of a random example that is none, so equal
-    scores count half and a constant score gives 0.5. Exact, by sorting, in O(n log n).
+    Here s+ is the score of a random click and s- that of a random non-click, so equal scores count
+    half and a constant score gives 0.5. Exact, by sorting, in O(n log n).
 
     Args:
       labels: ``[n]``, 0 or 1.
@@ -45,6 +50,9 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
     Raises:
       ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
+
+    >>> auc(np.array([1, 0, 1, 0]), np.array([0.9, 0.2, 0.4, 0.4]))
+    0.875
     """
     labels, scores = checked(labels, scores)
     groups = np.zeros(labels.size, np.int8)
@@ -55,7 +63,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Gauc:
-    """AUC within each group (a user), averaged with the groups' example counts as weights.
+    """Return the AUC within each group (a user), averaged by the groups' example counts.
 
     Groups with one label only have no AUC; they are left out and counted. See "Deep Interest
     Network for Click-Through Rate Prediction" (Zhou et al., KDD 2018), section 6.
@@ -67,27 +75,23 @@ def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Gauc:
 
     Raises:
       ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
+
+    >>> users = np.array([1, 1, 2, 2, 3])
+    >>> gauc(np.array([1, 0, 0, 1, 1]), np.array([0.9, 0.2, 0.6, 0.4, 0.5]), users)
+    Gauc(value=0.5, users=2, left_out=1)
     """
-    labels, scores = checked(labels, scores)
-    groups = np.asarray(groups)
-    if groups.shape != labels.shape:
-        raise ValueError(f"groups must have shape {labels.shape}, got {groups.shape}")
-    order = np.lexsort((scores, groups))
-    doubled_wins, clicks, others = ranked_pairs(labels, scores, groups, order)
-    both = (clicks > 0) & (others > 0)
-    users = int(both.sum())
+    areas, examples, defined = _user_aucs(labels, scores, groups)
+    users = int(defined.sum())
     if not users:
-        return Gauc(None, 0, both.size)
-    doubled_wins, clicks, others = doubled_wins[both], clicks[both], others[both]
-    areas = doubled_wins / (2.0 * clicks * others)
-    weights = (clicks + others).astype(np.float64)
-    return Gauc(float(areas @ weights / weights.sum()), users, both.size - users)
+        return Gauc(None, 0, defined.size)
+    weights = examples[defined].astype(np.float64)
+    return Gauc(float(areas[defined] @ weights / weights.sum()), users, defined.size - users)
 
 
 def logloss(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Mean of -log(p) over clicks and -log(1 - p) over the others.
+    """Return the mean of -log(p) over clicks and -log(1 - p) over the others.
 
-    Only against log(0), p is kept in [epsilon, 1 - epsilon] with ``LOGLOSS_EPSILON``: one example
+    To avoid log(0), p is clipped to [epsilon, 1 - epsilon] with ``LOGLOSS_EPSILON``: one example
     adds at most 15.95.
 
     Args:
@@ -100,28 +104,36 @@ def logloss(labels: np.ndarray, scores: np.ndarray) -> float | None:
     Raises:
       ValueError: if shapes differ, a label is neither 0 nor 1 or a score is outside [0, 1];
         UserError: if a score is NaN.
+
+    >>> round(logloss(np.array([1, 0]), np.array([0.9, 0.2])), 4)
+    0.1643
     """
     losses = example_losses(labels, scores)
     return float(losses.mean()) if losses.size else None
 
 
 def example_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """What each example adds to the sum in :func:`logloss`, in nats: float64 ``[n]``.
+    """Return the term of each example in :func:`logloss`, in nats: float64 ``[n]``.
 
     Raises:
       ValueError, UserError: as :func:`logloss`.
     """
     labels, scores = checked(labels, scores)
-    if scores.size and (scores.min() < 0 or scores.max() > 1):
-        raise ValueError(
-            f"scores must be probabilities, got values from {scores.min()} to {scores.max()}"
-        )
+    _check_probabilities(scores)
     probability = np.clip(scores.astype(np.float64), LOGLOSS_EPSILON, 1 - LOGLOSS_EPSILON)
     return -np.log(np.where(labels, probability, 1 - probability))
 
 
+def _check_probabilities(scores: np.ndarray) -> None:
+    scores = np.asarray(scores)
+    if scores.size and (scores.min() < 0 or scores.max() > 1):
+        raise ValueError(
+            f"scores must be probabilities, got values from {scores.min()} to {scores.max()}"
+        )
+
+
 def accuracy(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Share of examples whose score is above one half exactly if they are clicks.
+    """Return the share of examples whose score is above one half exactly if they are clicks.
 
     Args:
       labels: ``[n]``, 0 or 1.
@@ -132,15 +144,142 @@ def accuracy(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
     Raises:
       ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
+
+    >>> accuracy(np.array([1, 0]), np.array([0.9, 0.6]))
+    0.5
     """
     labels, scores = checked(labels, scores)
     return float(((scores > 0.5) == labels).mean()) if labels.size else None
 
 
+def _user_aucs(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each group, in order: its AUC, its examples, and whether the AUC is defined."""
+    labels, scores = checked(labels, scores)
+    groups = np.asarray(groups)
+    if groups.shape != labels.shape:
+        raise ValueError(f"groups must have shape {labels.shape}, got {groups.shape}")
+    order = np.lexsort((scores, groups))
+    doubled_wins, clicks, others = ranked_pairs(labels, scores, groups, order)
+    pairs = clicks * others
+    return doubled_wins / np.maximum(2.0 * pairs, 1), clicks + others, pairs > 0
+
+
+def _gauc_terms(
+    labels: np.ndarray, scores: np.ndarray, user: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    areas, examples, defined = _user_aucs(labels, scores, user)
+    weights = np.where(defined, examples, 0)
+    return weights * areas, weights
+
+
+def _logloss_terms(
+    labels: np.ndarray, scores: np.ndarray, user: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    return np.bincount(user, example_losses(labels, scores)), np.bincount(user)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of the table ``METRICS``.
+
+    Attributes:
+      name: its key in ``result.json``, ``metrics.jsonl`` and TensorBoard tags.
+      label: its name in tables and plots.
+      function: ``(labels, scores, groups)``, each ``[n]``, to the metric; None where undefined.
+      higher_is_better: the direction that is better.
+      needs_probabilities: whether scores outside [0, 1] are refused; other metrics only rank.
+      interval: kind of the 95% interval of a difference between two models: ``"users"`` resamples
+        users; ``"delong"``, for the AUC alone, gives DeLong's beside it.
+      user_terms: ``(labels, scores, user)`` to the numerators and denominators ``[users]`` whose
+        sums over users have the metric as their ratio; ``user`` numbers users from 0. It makes
+        resampling fast; without it the metric is evaluated on each resample.
+    """
+
+    name: str
+    label: str
+    function: Callable[[np.ndarray, np.ndarray, np.ndarray], float | None]
+    higher_is_better: bool
+    needs_probabilities: bool
+    interval: Literal["delong", "users"] = "users"
+    user_terms: (
+        Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None
+    ) = None
+
+    def __call__(self, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float | None:
+        """Return the metric of scored examples; None where they do not define it.
+
+        Raises:
+          ValueError: if scores must be probabilities and are not.
+        """
+        if self.needs_probabilities:
+            _check_probabilities(scores)
+        return self.function(labels, scores, groups)
+
+    def text(self, metrics: Mapping[str, Any], undefined: str = "none", absent: str = "") -> str:
+        """Return the metric's cell in a table, from metrics by name."""
+        if self.name not in metrics:
+            return absent
+        value = metrics[self.name]
+        return undefined if value is None else f"{value:.4f}"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "auc",
+            "AUC",
+            lambda labels, scores, groups: auc(labels, scores),
+            higher_is_better=True,
+            needs_probabilities=False,
+            interval="delong",
+        ),
+        Metric(
+            "gauc",
+            "GAUC",
+            lambda labels, scores, groups: gauc(labels, scores, groups).value,
+            higher_is_better=True,
+            needs_probabilities=False,
+            user_terms=_gauc_terms,
+        ),
+        Metric(
+            "logloss",
+            "log loss",
+            lambda labels, scores, groups: logloss(labels, scores),
+            higher_is_better=False,
+            needs_probabilities=True,
+            user_terms=_logloss_terms,
+        ),
+    )
+}
+"""The metrics that are reported, by name, in the order of tables."""
+
+SELECTION = ("auc", "logloss")
+"""The metrics that choose the best checkpoint: the first that the validation split defines."""
+
+
+def selection_score(metrics: Mapping[str, Any]) -> float | None:
+    """Return the number that is highest for the best checkpoint.
+
+    Args:
+      metrics: of the validation split, by name.
+
+    Returns:
+      The first metric of ``SELECTION`` that is defined, negated where lower is better.
+    """
+    for name in SELECTION:
+        value = metrics.get(name)
+        if value is not None:
+            return value if METRICS[name].higher_is_better else -value
+    return None
+
+
 def evaluate_scores(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
 ) -> dict[str, float | int | None]:
-    """Every metric of one split, named as ``result.json`` and ``metrics.jsonl`` name them.
+    """Return every metric of one split, named as in ``result.json`` and ``metrics.jsonl``.
 
     Args:
       labels: ``[n]``, 0 or 1.
@@ -148,26 +287,32 @@ def evaluate_scores(
       groups: ``[n]``, integers, the user of each example.
 
     Returns:
-      ``auc``, ``gauc``, ``logloss`` and ``accuracy`` (None where undefined), ``examples`` (n),
+      The metrics of ``METRICS`` and ``accuracy`` (None where undefined), ``examples`` (n),
       ``gauc_users`` and ``gauc_left_out`` (users with both labels, and with one).
 
     Raises:
       ValueError, UserError: as :func:`auc`, :func:`gauc` and :func:`logloss`.
+
+    >>> labels, scores = np.array([1, 0, 1]), np.array([0.9, 0.2, 0.1])
+    >>> metrics = evaluate_scores(labels, scores, np.array([7, 7, 8]))
+    >>> metrics["auc"], metrics["gauc"], metrics["gauc_left_out"]
+    (0.5, 1.0, 1)
     """
-    grouped = gauc(labels, scores, groups)
+    values = {name: metric(labels, scores, groups) for name, metric in METRICS.items()}
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    with_click, without_click = np.unique(groups[labels == 1]), np.unique(groups[labels == 0])
+    users = np.intersect1d(with_click, without_click, assume_unique=True).size
     return {
-        "auc": auc(labels, scores),
-        "gauc": grouped.value,
-        "logloss": logloss(labels, scores),
+        **values,
         "accuracy": accuracy(labels, scores),
         "examples": len(labels),
-        "gauc_users": grouped.users,
-        "gauc_left_out": grouped.left_out,
+        "gauc_users": users,
+        "gauc_left_out": with_click.size + without_click.size - 2 * users,
     }
 
 
 def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as bool and scores as they are, both checked.
+    """Check labels and scores; return labels as bool and scores unchanged.
 
     Raises:
       ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
@@ -192,7 +337,7 @@ def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 def ranked_pairs(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ranked pairs of every group, in order of the groups.
+    """Count the ranked pairs of every group, in order of the groups.
 
     Args:
       labels: bool ``[n]``.

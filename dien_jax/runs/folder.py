@@ -70,7 +70,7 @@ class Run:
           UserError: for a seed out of range.
         """
         if not 0 <= seed < 2**32:
-            raise UserError(f"--seed must be 0 to {2**32 - 1}, got {seed}")
+            raise UserError(f"seed must be 0 to {2**32 - 1}, got {seed}")
         return cls(
             preset=preset,
             seed=seed,
@@ -175,6 +175,24 @@ def _check_warm_start(file: Path, found: Any) -> None:
         and all(isinstance(found.get(name), kind) for name, kind in expected.items())
     ):
         raise UserError(f"{file}: expected {WARM_START!r} to tell 'run' and 'step', found {found}")
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return the content of ``result.json``; None for an unfinished run.
+
+    Raises:
+      UserError: when the file is damaged.
+    """
+    file = folder / RESULT_FILE
+    if not file.exists():
+        return None
+    result = read_json(file)
+    kinds = {"best_step": int, "valid": dict, "test": dict,
+             "train_examples_per_second": float | int | None}  # fmt: skip
+    for name, kind in kinds.items():
+        if name not in result or not isinstance(result[name], kind):
+            raise UserError(f"{file}: expected the {name!r} of a run, found {result.get(name)!r}")
+    return result
 
 
 def versions() -> dict[str, str]:

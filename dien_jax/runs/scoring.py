@@ -1,11 +1,11 @@
 """Scores and metrics of a trained model on the examples of a split"""
 
 import csv
-import sys
+import itertools
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol, TextIO, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,10 +15,10 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import evaluate_scores
-from dien_jax.runs.folder import Run
-from dien_jax.runs.trained import Trained, restore
+from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
+from dien_jax.utils.console import Stage, stage
 
 Predict = Callable[[Any, Any, Any, Any], jax.Array]
 """(params, batch_stats, tables, batch) to scores ``[B]``, as ``make_predict_step`` returns it."""
@@ -43,7 +43,7 @@ class Batches(Protocol):
         """The batches, in the order of the steps."""
 
 
-def predict(
+def score_batches(
     predict_step: Predict,
     params: Any,
     batch_stats: Any,
@@ -115,31 +115,63 @@ def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.n
         writer.writerow((users[group], items[item], int(label), f"{score:.9g}"))
 
 
-def best_scores(folder: Path, run: Run, dataset: Dataset, split: str) -> np.ndarray:
-    """Click probabilities of a split under the best checkpoint of a run; says so first.
+class SplitScores(NamedTuple):
+    """Scores of the examples of a split, in their order in the dataset.
+
+    Attributes:
+      labels: int8 ``[n]``, 1 for a click.
+      scores: float32 ``[n]``, click probabilities.
+      groups: int ``[n]``, the user whose GAUC an example counts for.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    groups: np.ndarray
+
+    def metrics(self) -> dict[str, Any]:
+        """Return AUC, GAUC, log loss and others by their names in ``result.json``.
+
+        A metric that is undefined, such as the AUC of one label, is None.
+        """
+        return evaluate_scores(self.labels, self.scores, self.groups)
+
+
+def score_split(
+    model: TrainedModel | str | Path,
+    split: str = "test",
+    *,
+    data: str | Path | Dataset | None = None,
+) -> SplitScores:
+    """Score every example of a split with the best checkpoint of a run.
+
+    >>> from dien_jax import resume, score_split
+    >>> scored = score_split("runs/first", "test")
+    >>> scored.scores.shape == scored.labels.shape
+    True
+    >>> scored.metrics() == resume("runs/first").test
+    True
 
     Args:
-      folder: the run folder.
-      run: what it holds.
-      dataset: the run's own data, or other data of the same schema.
-      split: ``train``, ``valid`` or ``test``.
-
-    Returns:
-      float32 ``[n]``, in the order of the split's examples.
+      model: run folder, or a model that :func:`load_run` loaded.
+      split: ``"train"``, ``"valid"`` or ``"test"``.
+      data: dataset folder or an open one, with a run folder; the run's own by default.
 
     Raises:
-      UserError: when the data does not fit the run, the split is empty, or no checkpoint can be
-        read.
+      UserError: when the run or data cannot be read or do not fit, or the split is empty.
     """
-    trained = restore(folder, run, dataset)
+    source = ""
+    if not isinstance(model, TrainedModel):
+        source = f" with {model}"
+        model = load_run(model, data)
+    elif data is not None:
+        raise UserError("data must be given to load_run, not beside a loaded model")
+    dataset = model.dataset
     check_examples(dataset, split)
-    examples = len(dataset.splits[split].label)
-    print(
-        f"scoring {examples:,} {split} examples of {dataset.path} by {folder}",
-        file=sys.stderr,
-        flush=True,
-    )
-    return trained_scores(trained, split)
+    examples = dataset.splits[split]
+    work = f"scoring {len(examples.label):,} {split} examples of {dataset.path}{source}"
+    with stage(work) as current:
+        scores = trained_scores(model, split, current)
+    return SplitScores(np.asarray(examples.label), scores, np.asarray(examples.group))
 
 
 def check_examples(dataset: Dataset, split: str) -> None:
@@ -152,13 +184,21 @@ def check_examples(dataset: Dataset, split: str) -> None:
         raise UserError(f"{dataset.path} has no {split} examples to score")
 
 
-def trained_scores(trained: Trained, split: str) -> np.ndarray:
-    """Click probabilities of a split, float32 ``[n]``, in the order of its examples."""
+def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
+    """Return click probabilities of a split, float32 ``[n]``, and show how far they are."""
     config, dataset = trained.run.config, trained.dataset
-    return predict(
+    loader = evaluation_loader(dataset, split, config)
+    batches = itertools.count()
+
+    def count() -> None:
+        if current is not None:
+            current.share = next(batches) / loader.steps_per_epoch
+
+    return score_batches(
         make_predict_step(config, dataset.schema),
         trained.params,
         trained.batch_stats,
         device_tables(dataset, config),
-        evaluation_loader(dataset, split, config),
+        loader,
+        count,
     )

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dien_jax.errors import UserError
+from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.evaluations import read_evaluations
-from dien_jax.runs.folder import RESULT_FILE, Run
-from dien_jax.utils.files import read_json
+from dien_jax.runs.folder import Run, read_result
 
 
 @dataclass(frozen=True)
-class Member:
+class RunSummary:
     """One run of a comparison.
 
     Attributes:
@@ -35,10 +35,7 @@ class Member:
         """The best evaluation so far, as training chooses it; None before the first."""
         best, best_score = None, None
         for record in self.evaluations:
-            metrics = record.get("valid", {})
-            score = metrics.get("auc")
-            if score is None and metrics.get("logloss") is not None:
-                score = -metrics["logloss"]
+            score = selection_score(record.get("valid", {}))
             if score is not None and (best_score is None or score > best_score):
                 best, best_score = record, score
         return best
@@ -63,7 +60,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Runs of the same settings, data and start, which differ by seed at most.
 
     Attributes:
@@ -72,12 +69,12 @@ class Group:
     """
 
     name: str
-    members: tuple[Member, ...]
+    members: tuple[RunSummary, ...]
 
     @property
-    def finished(self) -> dict[int, Member]:
+    def finished(self) -> dict[int, RunSummary]:
         """The first finished run of each seed."""
-        found: dict[int, Member] = {}
+        found: dict[int, RunSummary] = {}
         for member in self.members:
             if member.result is not None:
                 found.setdefault(member.run.seed, member)
@@ -93,7 +90,7 @@ class Group:
         return found
 
 
-def load_members(folders: Sequence[Path]) -> list[Member]:
+def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
     """Reads run folders.
 
     Raises:
@@ -104,14 +101,14 @@ def load_members(folders: Sequence[Path]) -> list[Member]:
         if path in resolved[:number]:
             raise UserError(f"run folder {folders[number]} is given twice")
     return [
-        Member(name, folder, Run.load(folder), read_evaluations(folder), _result(folder))
+        RunSummary(name, folder, Run.load(folder), read_evaluations(folder), read_result(folder))
         for name, folder in zip(_names(resolved), folders, strict=True)
     ]
 
 
-def grouped(members: Sequence[Member]) -> list[Group]:
+def seed_groups(members: Sequence[RunSummary]) -> list[SeedGroup]:
     """The runs by settings, data and start, in the order in which these first come."""
-    found: dict[tuple[Any, str, str], list[Member]] = {}
+    found: dict[tuple[Any, str, str], list[RunSummary]] = {}
     for member in members:
         run = member.run
         found.setdefault((run.config, run.data_digest, str(run.warm_start)), []).append(member)
@@ -123,21 +120,8 @@ def grouped(members: Sequence[Member]) -> list[Group]:
             others = [member for member in members if member not in each]
             unclear = not start or any(member.name.startswith(start) for member in others)
             name = f"{name} +{len(each) - 1}" if unclear else f"{start}*"
-        groups.append(Group(name, tuple(each)))
+        groups.append(SeedGroup(name, tuple(each)))
     return groups
-
-
-def _result(folder: Path) -> dict[str, Any] | None:
-    file = folder / RESULT_FILE
-    if not file.exists():
-        return None
-    result = read_json(file)
-    kinds = {"best_step": int, "valid": dict, "test": dict,
-             "train_examples_per_second": float | int | None}  # fmt: skip
-    for name, kind in kinds.items():
-        if name not in result or not isinstance(result[name], kind):
-            raise UserError(f"{file}: expected the {name!r} of a run, found {result.get(name)!r}")
-    return result
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

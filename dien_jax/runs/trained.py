@@ -13,7 +13,7 @@ from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.steps.state import TrainState, create_state
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
     """A trained model.
 
     Attributes:
@@ -31,28 +31,36 @@ class Trained(NamedTuple):
     step: int
 
 
-def load_trained(run_dir: Path, data: Path | None = None) -> Trained:
-    """The best checkpoint of a run.
+def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> TrainedModel:
+    """Load the best checkpoint of a run.
+
+    >>> from dien_jax import load_run
+    >>> model = load_run("runs/first")
+    >>> model.run.preset, sorted(model.params)[:2]
+    ('dien', ['attention', 'auxiliary'])
 
     Args:
       run_dir: the run folder.
-      data: the dataset folder; the run's own when None.
+      data: dataset folder, or an open one; the run's own by default.
 
     Raises:
-      UserError: when the run, its checkpoint or the data is at fault.
+      UserError: when the run, its checkpoint or the data cannot be read or do not fit.
     """
-    run = Run.load(run_dir)
-    return restore(run_dir, run, open_dataset(Path(run.data) if data is None else data))
+    folder = Path(run_dir)
+    run = Run.load(folder)
+    if not isinstance(data, Dataset):
+        data = open_dataset(Path(run.data if data is None else data))
+    return restore(folder, run, data)
 
 
-def restore(folder: Path, run: Run, dataset: Dataset) -> Trained:
+def restore(folder: Path, run: Run, dataset: Dataset) -> TrainedModel:
     """The best checkpoint of a run that was read before, beside data of its schema.
 
     Raises:
       UserError: when the data does not fit the run, or no checkpoint can be read.
     """
     step, state = restore_state(folder, run, dataset)
-    return Trained(run, dataset, state.params, state.batch_stats, step)
+    return TrainedModel(run, dataset, state.params, state.batch_stats, step)
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:

@@ -1,1 +1,8 @@
-"""Training: the run from its first step to its result, its progress and its curves."""
+"""Training runs: the loop, its reports, and starting from another run's parameters.
+
+Flags, signals and the printing of results do not enter: ``dien_jax/train.py`` has them.
+"""
+
+from dien_jax.training.run import RunResult, fit, resume
+
+__all__ = ["RunResult", "fit", "resume"]

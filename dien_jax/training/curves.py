@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.evaluations import _writing, read_evaluations
 from dien_jax.utils.files import atomic_path
 
@@ -43,15 +44,17 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
     except ImportError:
         return None
     figure = Figure(figsize=(10, 4), layout="constrained")
-    curves = {
+    curves: dict[str, dict[str, tuple[str, str]]] = {
         "loss": {
             "training loss": ("train", "loss"),
             "training click loss": ("train", "click_loss"),
             "training auxiliary loss": ("train", "auxiliary_loss"),
-            "validation log loss": ("valid", "logloss"),
         },
-        "AUC": {"validation AUC": ("valid", "auc"), "validation GAUC": ("valid", "gauc")},
+        "AUC": {},
     }
+    for metric in METRICS.values():
+        panel = curves["AUC" if metric.higher_is_better else "loss"]
+        panel[f"validation {metric.label}"] = ("valid", metric.name)
     for axes, (title, lines) in zip(figure.subplots(1, 2), curves.items(), strict=True):
         for label, (group, name) in lines.items():
             points = [(record["step"], record.get(group, {}).get(name)) for record in records]

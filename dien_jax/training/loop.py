@@ -20,9 +20,10 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
+from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import evaluation_loader, measure, predict
+from dien_jax.runs.scoring import evaluation_loader, measure, score_batches
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import TrainState, create_state, device_tables
@@ -268,7 +269,8 @@ class Trainer:
         progress = self.progress
         scores = self._scores(self._validation, self.state.params, self.state.batch_stats)
         metrics = measure(self._dataset, "valid", scores)
-        score = -metrics["logloss"] if metrics["auc"] is None else metrics["auc"]
+        score = selection_score(metrics)
+        assert score is not None  # the split has examples, so the log loss is defined
         better = progress.best_score is None or score > progress.best_score
         if better:
             progress.best_step, progress.best_score = progress.step, score
@@ -284,7 +286,7 @@ class Trainer:
         return record
 
     def _scores(self, loader: Loader, params: Any, batch_stats: Any) -> np.ndarray:
-        return predict(
+        return score_batches(
             self._predict_step,
             params,
             batch_stats,

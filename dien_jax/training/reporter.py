@@ -25,6 +25,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import histogram, hparams, scalar
 
+from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.evaluations import METRICS_FILE, _writing, cut_back
 from dien_jax.utils.files import atomic_path
 
@@ -44,7 +45,6 @@ SECONDS_BETWEEN_LINES = 5.0
 HISTOGRAM_BINS = 64
 
 _PROGRESS_METRICS = {"loss": "loss", "auxiliary_loss": "auxiliary loss"}
-_EVALUATION_METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
 
 
 @runtime_checkable
@@ -190,8 +190,8 @@ class Reporter:
         self._flush()
         parts = [f"training loss {record['train']['loss']:.4f}"] if record["train"] else []
         parts += [
-            f"validation {text} {record['valid'][name]:.4f}"
-            for name, text in _EVALUATION_METRICS.items()
+            f"validation {metric.label} {record['valid'][name]:.4f}"
+            for name, metric in METRICS.items()
             if record["valid"].get(name) is not None
         ]
         self.say(f"step {record['step']:,}, epoch {record['epoch']:.2f}: {', '.join(parts)}")

@@ -1,28 +1,263 @@
-"""A training run, from its first step or its latest checkpoint to its result"""
+"""A training run, from its first step or its latest checkpoint to its result."""
 
+import dataclasses
+import datetime
 import os
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
+import jax
 import numpy as np
 
-from dien_jax.data.dataset import Dataset
-from dien_jax.errors import UserError
-from dien_jax.runs.folder import Run
+from dien_jax.config.preset_files import flat_settings
+from dien_jax.config.presets import member_name, nearest_preset
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.loader import shown_negatives
+from dien_jax.errors import Interrupted, UserError, writing
+from dien_jax.metrics.scores import METRICS, auc
+from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, RESULT_FILE, Run, read_result, versions
+from dien_jax.training.curves import draw_curves
 from dien_jax.training.loop import Trainer
+from dien_jax.training.reporter import Reporter, write_hparams
 from dien_jax.training.warm_start import Source, grown, load_source
+from dien_jax.utils.console import say
+from dien_jax.utils.files import write_json
+
+StopSignal = Callable[[], int | None]
+
+
+def _never() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The result of a finished run: ``result.json`` of its folder.
+
+    >>> from dien_jax import resume
+    >>> result = resume("runs/first")
+    >>> sorted(result.test)[:3]
+    ['accuracy', 'auc', 'calibration']
+
+    Attributes:
+      run_dir: the run folder.
+      model: the row of the paper's table that the model is, or ``"custom"``.
+      preset: the preset that the settings started from.
+      data: path of the dataset folder.
+      seed: random seed.
+      steps: steps taken.
+      epochs: ``steps`` in epochs.
+      best_step: step of the checkpoint with the best validation score, which ``valid`` and
+        ``test`` measure.
+      valid: metrics of the validation split by name; None where undefined.
+      test: metrics of the test split.
+      train_examples_per_second: training speed without compilation and evaluation; None where
+        nothing was timed.
+      wall_seconds: duration, over all processes of the run.
+      device: kind of the device.
+      versions: of Python and the packages that decide the outcome.
+      baselines: test AUC of popularity and, where the data has true probabilities, of these
+        (``"best possible"``). Empty for a run that was finished before.
+    """
+
+    run_dir: Path
+    model: str
+    preset: str
+    data: str
+    seed: int
+    steps: int
+    epochs: float
+    best_step: int
+    valid: dict[str, Any]
+    test: dict[str, Any]
+    train_examples_per_second: float | None
+    wall_seconds: float
+    device: str
+    versions: dict[str, str]
+    baselines: dict[str, float | None] = field(default_factory=dict)
+
+
+def fit(
+    config: Config,
+    *,
+    data: str | Path | Dataset,
+    run_dir: str | Path | None = None,
+    seed: int = 0,
+    preset: str | None = None,
+    warm_start: str | Path | None = None,
+    stop_signal: StopSignal = _never,
+) -> RunResult:
+    """Train a model and return the metrics of its best checkpoint.
+
+    >>> import dataclasses
+    >>> from dien_jax import fit, preset
+    >>> config = preset("din")
+    >>> config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
+    >>> fit(config, data="data", run_dir="runs/din").epochs
+    1.0
+
+    Progress goes to standard error, or to one display of a notebook. A run that is interrupted
+    continues with :func:`resume` from its latest checkpoint, and ends with the same parameters.
+
+    Args:
+      config: all settings.
+      data: dataset folder, or an open one.
+      run_dir: folder to make for the run; ``runs/PRESET-DATA-TIME`` by default.
+      seed: random seed of parameters, example order and negative sampling; 0 to 2**32 - 1.
+      preset: name to record; by default the preset that ``config`` equals or is nearest to.
+      warm_start: run folder whose trained parameters replace fresh ones.
+      stop_signal: asked before each batch; the number of a signal stops the run once its state
+        is saved.
+
+    Returns:
+      Metrics, best step and speed. Parameters: ``load_run(result.run_dir)``.
+
+    Raises:
+      UserError: for data, settings or folders that do not fit; the run folder is made only once
+        data and settings are checked.
+      NotFiniteError: when training diverges. Interrupted: after ``stop_signal``.
+    """
+    dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
+    _check_splits(dataset)
+    if config.model.auxiliary_distribution == "shown":
+        shown_negatives(dataset)
+    preset = nearest_preset(config) if preset is None else preset
+    source = origin = None
+    if warm_start is not None:
+        source = load_source(Path(warm_start), dataset, config)
+        origin = {"run": str(Path(warm_start).absolute()), "step": source.step}
+    run = Run.create(preset=preset, seed=seed, dataset=dataset, config=config, warm_start=origin)
+    folder = default_run_dir(preset, dataset) if run_dir is None else Path(run_dir)
+    run.save(folder)
+    return _train(run, dataset, folder, stop_signal, source)
+
+
+def resume(run_dir: str | Path, *, stop_signal: StopSignal = _never) -> RunResult:
+    """Continue a run from its latest checkpoint; return the result of a finished one.
+
+    >>> from dien_jax import resume
+    >>> resume("runs/first").preset
+    'dien'
+
+    Args:
+      run_dir: the run folder.
+      stop_signal: see :func:`fit`.
+
+    Raises:
+      UserError: when the folder holds no run, or its data is missing or has changed.
+      NotFiniteError, Interrupted: see :func:`fit`.
+    """
+    folder = Path(run_dir)
+    run = Run.load(folder)
+    result = read_result(folder)
+    if result is not None:
+        say(f"{folder} is finished; its result:")
+        return _from_json(folder, result)
+    dataset = open_dataset(run.data)
+    run.check_same_data(dataset)
+    now = versions()
+    for name, version in run.versions.items():
+        if now.get(name) != version:
+            say(
+                f"warning: the run began with {name} {version}, this is {now.get(name)}; the last "
+                f"digits of its parameters may differ from those of an uninterrupted run"
+            )
+    return _train(run, dataset, folder, stop_signal)
+
+
+def default_run_dir(name: str, dataset: Dataset) -> Path:
+    """Return ``runs/NAME-DATA-TIME``, the folder of a run that was given none."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    return Path("runs") / f"{name}-{dataset.path.absolute().name}-{now}"
+
+
+def _train(
+    run: Run,
+    dataset: Dataset,
+    folder: Path,
+    stop_signal: StopSignal,
+    source: Source | None = None,
+) -> RunResult:
+    """Train to the end; ``source`` is the run to start from, if it is loaded already."""
+    if run.config.train.deterministic:  # JAX reads it when it first looks for devices
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    sizes = {split: len(examples.label) for split, examples in dataset.splits.items()}
+    say(
+        f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
+        f"{sizes['valid']:,} validation and {sizes['test']:,} test examples"
+    )
+    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
+    fresh = checkpoints.latest_step() is None
+    trainer = Trainer(run, dataset, checkpoints, stop_signal)
+    progress = trainer.progress
+    device = jax.devices()[0].device_kind
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
+    say(
+        f"{parameters:,} parameters on {device}; at most {run.config.train.epochs} epochs of "
+        f"{trainer.steps_per_epoch:,} steps; run folder {folder}"
+    )
+    if run.warm_start is not None and fresh:
+        _start_from(run, dataset, trainer, source)
+    if progress.step:
+        say(f"resuming from the checkpoint of step {progress.step:,}")
+    try:
+        with Reporter(
+            folder,
+            total_steps=trainer.total_steps,
+            restored_step=progress.step,
+            evaluated_step=progress.evaluated_step,
+        ) as reporter:
+            outcome = trainer.run(reporter)
+    except Interrupted:
+        kept = f"step {progress.step:,} is saved" if progress.step else "nothing is lost"
+        say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}")
+        raise
+    result = {
+        "model": member_name(run.config.model),
+        "preset": run.preset,
+        "data": run.data,
+        "seed": run.seed,
+        **outcome,
+        "device": device,
+        "versions": versions(),
+    }
+    _write_result(run, folder, result)
+    say(f"finished; results and checkpoints are in {folder}")
+    return dataclasses.replace(_from_json(folder, result), baselines=_baselines(dataset))
+
+
+def _write_result(run: Run, folder: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json`` last but for the curves, which can be drawn again."""
+    final = {
+        f"final/{split}_{name}": result[split][name]
+        for split in ("valid", "test")
+        for name in METRICS
+    }
+    hparams = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
+    write_hparams(folder, result["best_step"], hparams | flat_settings(run.config), final)
+    with writing(folder / RESULT_FILE):
+        write_json(folder / RESULT_FILE, result)
+    draw_curves(folder)
+
+
+def _from_json(folder: Path, values: dict[str, Any]) -> RunResult:
+    names = {entry.name for entry in dataclasses.fields(RunResult)} - {"run_dir", "baselines"}
+    missing = sorted(names - set(values))
+    if missing:
+        raise UserError(f"{folder / RESULT_FILE}: expected {missing[0]!r}, which is missing")
+    return RunResult(run_dir=folder, **{name: values[name] for name in names})
 
 
 def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | None) -> None:
-    """Gives the trainer what another run has learned; from then on that is its own checkpoint.
+    """Replace the trainer's fresh state by that of another run, and save it as step 0.
 
     Raises:
-      UserError: when a run that was killed before that finds it changed or gone.
+      UserError: when the other run changed since this one began.
     """
     assert run.warm_start is not None
     folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
@@ -30,53 +265,32 @@ def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | N
         source = load_source(folder, dataset, run.config)
     if source.step != step:
         raise UserError(
-            f"--warm-start {folder}: this run began from its checkpoint of step {step}, but its "
-            f"best one is now that of step {source.step}; start anew"
+            f"warm start from {folder}: this run began from its checkpoint of step {step}, but "
+            f"its best one is now that of step {source.step}; start a new run"
         )
-    found = grown(source, dataset, trainer.state)
-    trainer.start_from(found.state)
-    _say(f"starting from {folder}, step {step:,}; {found}")
+    start = grown(source, dataset, trainer.state)
+    trainer.start_from(start.state)
+    say(f"starting from {folder}, step {step:,}; {start}")
 
 
 def _check_splits(dataset: Dataset) -> None:
-    """Refuses data that cannot be trained or validated on; tells what cannot be measured."""
+    """Refuse data without training or validation examples; warn where AUC is undefined."""
     for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
         if not len(dataset.splits[split].label):
             raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
     for split in ("valid", "test"):
-        found = np.unique(dataset.splits[split].label)
-        if len(found) < 2:
-            what = f"label {found[0]} only" if len(found) else "no examples"
-            instead = "; the best checkpoint is chosen by log loss" if split == "valid" else ""
-            _say(f"warning: the {split} split has {what}, so it has no AUC{instead}")
+        labels = np.unique(dataset.splits[split].label)
+        if len(labels) < 2:
+            content = f"label {labels[0]} only" if len(labels) else "no examples"
+            instead = "; log loss chooses the best checkpoint" if split == "valid" else ""
+            say(f"warning: the {split} split has {content}, so it has no AUC{instead}")
 
 
-@dataclass
-class _Stop:
-    """Which signal asked the run to stop, if one did."""
-
-    number: int | None = None
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Notes the first SIGINT or SIGTERM; a second one ends the process at once."""
-    stop = _Stop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-        stop.number = number
-        os.write(2, b"\nstopping once the state is saved; again to stop at once\n")
-
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _baselines(dataset: Dataset) -> dict[str, float | None]:
+    """AUC on the test split without any history: by popularity, and by true probabilities."""
+    test = dataset.splits["test"]
+    labels = np.asarray(test.label)
+    baselines = {"popularity": auc(labels, dataset.popularity[test.item])}
+    if test.probability is not None:
+        baselines["best possible"] = auc(labels, np.asarray(test.probability))
+    return baselines

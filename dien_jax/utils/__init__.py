@@ -1,1 +1,4 @@
-"""Tools that know nothing of click models: files, console, plots, extras, compile cache."""
+"""Tools without a subject: files, console, plots, compile cache, optional dependencies.
+
+Nothing here knows models, data or settings. Names are private to the project.
+"""

@@ -1,7 +1,10 @@
 """The one way to start a command: compile cache, user errors and signals become an exit status."""
 
+import contextlib
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TypeVar
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
@@ -47,3 +50,27 @@ def run_command(
         if when_interrupted:
             say(when_interrupted)
         return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], int | None]]:
+    """Note the first SIGINT or SIGTERM of a block; a second one ends the process at once.
+
+    Yields:
+      A function that returns the number of the signal, or None before it.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    stopped_by: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_DFL)
+        stopped_by.append(number)
+        os.write(2, b"\nstopping once the state is saved; again to stop at once\n")
+
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield lambda: stopped_by[0] if stopped_by else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import tiny_run
+from support import tensorboard_files, tiny_run
 from support.tiny_run import flags
 
 from dien_jax import train
@@ -24,6 +24,7 @@ from dien_jax.metrics.scores import auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.steps.state import TrainState
 from dien_jax.training import loop
+from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
 
@@ -176,7 +177,7 @@ def test_mistake_is_refused_in_one_message(arguments, expected, capfd):
 
 def test_seed_out_of_range_is_refused(data, tmp_path, capfd):
     arguments = [*flags(data, tmp_path / "run"), "--seed=-1"]
-    assert "--seed must be 0 to 4294967295, got -1" in refusal(arguments, capfd)
+    assert "seed must be 0 to 4294967295, got -1" in refusal(arguments, capfd)
 
 
 def test_shown_negatives_of_data_that_has_none_are_refused(data, tmp_path, capfd):
@@ -285,7 +286,7 @@ def test_tensorboard_and_curves_are_written(finished):
 
 
 def test_hyperparameters_are_one_row_for_tensorboard(finished):
-    rows = tensorboard.hparams(finished.folder)
+    rows = tensorboard_files.hparams(finished.folder)
     assert len(rows) == 1
     found = rows[0].hparams
     expected = {"preset": "dien", "data": "tiny", "model.layers": "8", "model.evolution": "augru"}
@@ -294,7 +295,7 @@ def test_hyperparameters_are_one_row_for_tensorboard(finished):
     assert {name: found[name].number_value for name in numbers} == numbers
     assert found["train.deterministic"].bool_value is False
     assert "optim.clip_norm" not in found
-    scalars = tensorboard.scalars(finished.folder)
+    scalars = tensorboard_files.scalars(finished.folder)
     for split in ("valid", "test"):
         for name in ("auc", "gauc", "logloss"):
             value = finished.result[split][name]
@@ -304,12 +305,12 @@ def test_hyperparameters_are_one_row_for_tensorboard(finished):
 
 def test_run_that_ended_twice_is_one_row_for_tensorboard(data, tmp_path, monkeypatch, capfd):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "write_json", stop_there)
+        patch.setattr(training_run, "write_json", stop_there)
         message = refusal([*flags(data, tmp_path / "run"), "--train.epochs=1"], capfd)
     assert "stopped by the test" in message
     assert train.main(["--resume", str(tmp_path / "run")]) == 0
-    assert len(tensorboard.hparams(tmp_path / "run")) == 1
-    tags = [tag for tag, _ in tensorboard.every_scalar(tmp_path / "run")]
+    assert len(tensorboard_files.hparams(tmp_path / "run")) == 1
+    tags = [tag for tag, _ in tensorboard_files.every_scalar(tmp_path / "run")]
     assert sum(tag.startswith("final/") for tag in tags) == len(
         {tag for tag in tags if tag.startswith("final/")}
     )
@@ -330,7 +331,7 @@ def test_unwritable_run_folder_is_refused(data, tmp_path, capfd):
 
 def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "Trainer", stop_there)
+    monkeypatch.setattr(training_run, "Trainer", stop_there)
     refusal(["authors", "--data", str(data)], capfd)
     [folder] = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"authors-tiny-\d{8}T\d{6}Z", folder.name)
@@ -347,7 +348,7 @@ def stop_there(*arguments):
 
 def test_deterministic_flag_reaches_xla_beside_others(data, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_hlo_as_text=false")
-    monkeypatch.setattr(train, "Trainer", stop_there)
+    monkeypatch.setattr(training_run, "Trainer", stop_there)
     refusal([*flags(data, tmp_path / "run"), "--train.deterministic"], capfd)
     expected = "--xla_dump_hlo_as_text=false --xla_gpu_deterministic_ops=true"
     assert os.environ["XLA_FLAGS"] == expected
@@ -476,7 +477,14 @@ class FakeTrainer:
 
     def run(self, reporter):
         metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 1}
-        return {"best_step": 1, "valid": metrics, "test": metrics}
+        speed = {"train_examples_per_second": None, "wall_seconds": 1.0}
+        return {
+            "steps": 1,
+            "epochs": 1.0,
+            "best_step": 1,
+            "valid": metrics,
+            "test": metrics,
+        } | speed
 
 
 def test_without_data_users_are_simulated_once_and_the_best_possible_score_is_told(
@@ -486,7 +494,7 @@ def test_without_data_users_are_simulated_once_and_the_best_possible_score_is_to
     monkeypatch.chdir(tmp_path)
     options = functools.partial(synthetic.SyntheticOptions, users=80, items=60, categories=4)
     monkeypatch.setattr(synthetic, "SyntheticOptions", options)
-    monkeypatch.setattr(train, "Trainer", FakeTrainer)
+    monkeypatch.setattr(training_run, "Trainer", FakeTrainer)
     assert train.main(["--run-dir", "run"]) == 0
     output = capfd.readouterr()
     assert "simulating users" in output.err

@@ -12,8 +12,11 @@ from support.tiny_run import flags
 
 from dien_jax import compare, train
 from dien_jax.data.dataset import data_digest, open_dataset
+from dien_jax.experiments import comparison
 from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
+from dien_jax.metrics.scores import METRICS, Metric
 from dien_jax.runs.folder import Run
+from dien_jax.runs.scoring import SplitScores
 from dien_jax.utils.files import read_json
 
 
@@ -53,12 +56,14 @@ def scored(monkeypatch) -> list[Path]:
     """The runs that were scored: by random numbers of their own, the model left out."""
     folders: list[Path] = []
 
-    def scores(folder, run, dataset, split):
+    def scores(folder, split, data):
         folders.append(folder)
-        seed = [ord(letter) for letter in f"{folder.name} {split} {run.seed}"]
-        return np.random.default_rng(seed).random(len(dataset.splits[split].label), np.float32)
+        seed = [ord(letter) for letter in f"{folder.name} {split} {Run.load(folder).seed}"]
+        labels = data.splits[split].label
+        scores = np.random.default_rng(seed).random(len(labels), np.float32)
+        return SplitScores(labels, scores, data.splits[split].group)
 
-    monkeypatch.setattr(compare, "best_scores", scores)
+    monkeypatch.setattr(comparison, "score_split", scores)
     return folders
 
 
@@ -93,6 +98,28 @@ def test_each_run_has_a_line_with_its_figures(runs, capfd, scored):
         assert line(table, f"0.02-{seed} ")[:11] == expected
         assert line(table, f"0.02-{seed} ")[11] == f"{result['train_examples_per_second']:,.0f}"
     assert "all settings are the same" in shown
+
+
+def test_metric_added_to_the_table_is_trained_and_compared_with(runs, tmp_path, capfd, monkeypatch):
+    """One entry is all that a metric needs."""
+
+    def brier(labels, scores, groups):
+        return float(np.mean((scores - labels) ** 2))
+
+    entry = Metric("brier", "Brier", brier, higher_is_better=False, needs_probabilities=True)
+    monkeypatch.setitem(METRICS, "brier", entry)
+    folder = tmp_path / "added"
+    assert train.main([*flags(runs / "tiny", folder), "--train.epochs=1"]) == 0
+    result, output_of_training = read_json(folder / "result.json"), capfd.readouterr()
+    value = f"{result['test']['brier']:.4f}"
+    assert "Brier" in output_of_training.out
+    assert value in output_of_training.out
+    assert f"validation Brier {result['valid']['brier']:.4f}" in output_of_training.err
+    shown, _ = output([runs / "0.02-0", folder], capfd)
+    assert line(shown[: shown.index("\n\n")], "added ")[12] == value
+    [row] = [each.split() for each in shown.splitlines() if each.split()[1:2] == ["Brier"]]
+    assert row[0] == "added"
+    assert row[4] == "to"
 
 
 def test_runs_that_differ_by_seed_give_a_mean_and_groups_are_compared_over_seeds(
@@ -140,14 +167,21 @@ def test_differences_are_those_of_the_scores(split, runs, capfd, scored):
     shown, _ = output([*folders, "--split", split], capfd)
     dataset = open_dataset(runs / "tiny")
     examples = dataset.splits[split]
-    first, second = (compare.best_scores(each, Run.load(each), dataset, split) for each in folders)
+    first, second = (comparison.score_split(each, split, dataset).scores for each in folders)
     exact = delong(examples.label, second, first)
     drawn = bootstrap(examples.label, second, first, examples.group)
     start = shown.index(f"{split}, difference to 0.02-0")
     rows = [each.split() for each in shown[start:].splitlines()[1:4]]
-    for row, (name, text) in zip(rows, compare.METRICS.items(), strict=True):
+    for row, (name, metric) in zip(rows, METRICS.items(), strict=True):
         value, _, low, high, _ = drawn[name]
-        expected = ["0.005-1", *text.split(), f"{value:+.4f}", f"{low:+.4f}", "to", f"{high:+.4f}"]
+        expected = [
+            "0.005-1",
+            *metric.label.split(),
+            f"{value:+.4f}",
+            f"{low:+.4f}",
+            "to",
+            f"{high:+.4f}",
+        ]
         if name == "auc":
             expected += [f"{exact.low:+.4f}", "to", f"{exact.high:+.4f}", f"{exact.p_value:.4f}"]
         assert row == expected
@@ -161,7 +195,7 @@ def test_run_does_not_differ_from_its_copy(runs, tmp_path, capfd):
         ["copy", "GAUC", *nothing],
         ["copy", "log", "loss", *nothing],
     ]
-    assert f"scoring 20 test examples of {runs / 'tiny'} by {tmp_path / 'copy'}" in said
+    assert f"scoring 20 test examples of {runs / 'tiny'} with {tmp_path / 'copy'}" in said
 
 
 def test_scores_are_computed_once_and_kept_outside_the_runs(runs, tmp_path, capfd, scored):

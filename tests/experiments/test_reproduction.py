@@ -15,6 +15,8 @@ from dien_jax.config.presets import FAMILY, PRESETS, member
 from dien_jax.config.settings import Config
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.experiments.result_tables import read_results, write_tables
+from dien_jax.runs.folder import Run
+from dien_jax.training.run import fit
 
 ROWS = ("din", "dien")
 
@@ -37,7 +39,6 @@ def tiny(tmp_path_factory):
     data = write_data(folder / "tiny")
     with pytest.MonkeyPatch.context() as patch, compilation_cache():
         patch.setattr(reproduce, "settings", tiny_settings)
-        patch.setattr(reproduce, "enable_compile_cache", lambda: None)
         assert reproduce.main(flags(data, folder / "out")) == 0
         yield data, folder / "out", patch
 
@@ -99,8 +100,8 @@ def test_what_is_done_is_not_done_again(tiny, tmp_path, capfd) -> None:
     copy.mkdir()
     shutil.copy(out / "results.csv", copy)
     with patch.context() as inner:
-        inner.setattr(train, "start", None)
-        inner.setattr(train, "resume", None)
+        inner.setattr(reproduce, "fit", None)
+        inner.setattr(reproduce, "resume", None)
         for folder in (out, copy):
             assert reproduce.main(flags(data, folder)) == 0
             told = capfd.readouterr()
@@ -111,25 +112,21 @@ def test_what_is_done_is_not_done_again(tiny, tmp_path, capfd) -> None:
 
 def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd) -> None:
     data, _, patch = tiny
-    out, start = tmp_path / "out", train.start
+    out = tmp_path / "out"
     command = [*flags(data, out), "--rows", "din"]
     stops = iter([False, True])
 
-    def stopped(arguments):
+    def stopped(config, *, data, run_dir, stop_signal, **options):
         if next(stops):
             # As a signal before the first step: the run folder is there, and nothing is lost.
-            dataset = train.open_dataset(arguments.data)
-            config = Config(arguments.model, arguments.optim, arguments.train)
-            train.Run.create(
-                preset=arguments.preset, seed=arguments.seed, dataset=dataset, config=config
-            ).save(arguments.run_dir)
+            Run.create(config=config, dataset=data, **options).save(run_dir)
             raise Interrupted(15)
-        return start(arguments)
+        return fit(config, data=data, run_dir=run_dir, **options)
 
     with patch.context() as inner:
-        inner.setattr(train, "start", stopped)
+        inner.setattr(reproduce, "fit", stopped)
         assert reproduce.main(command) == 128 + 15
-    assert "run the same command again" in capfd.readouterr().err
+    assert "Run the same command again" in capfd.readouterr().err
     assert [line["seed"] for line in read_results(out / "results.csv")] == ["0"]
     assert reproduce.main(command) == 0
     assert "2 runs, 1 of them done; about" in capfd.readouterr().err

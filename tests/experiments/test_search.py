@@ -8,6 +8,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import tiny_run
 
@@ -15,8 +16,7 @@ from dien_jax import train, tune
 from dien_jax.config.preset_files import read_preset_file, with_settings
 from dien_jax.config.presets import PRESETS
 from dien_jax.errors import NotFiniteError, UserError
-from dien_jax.experiments import search_report as tune_report
-from dien_jax.experiments import search_space as tune_space
+from dien_jax.experiments import search, search_report, search_space
 from dien_jax.experiments.search_space import Choices, Range, read_space
 from dien_jax.training import loop
 from dien_jax.utils.files import read_json
@@ -68,7 +68,7 @@ class Scripted:
 @pytest.fixture
 def scripted(monkeypatch) -> type[Scripted]:
     kind = type("Scripted", (Scripted,), {"trained": []})
-    monkeypatch.setattr(tune, "Trainer", kind)
+    monkeypatch.setattr(search, "Trainer", kind)
     return kind
 
 
@@ -161,7 +161,7 @@ def test_trial_that_is_behind_is_pruned_and_none_at_its_last_evaluation(command,
     pruned = [values for _, values, state in found if state == "PRUNED"]
     assert pruned
     assert all(len(values) < EPOCHS for values in pruned)
-    assert [state for *_, state in found[: tune.TRIALS_BEFORE_PRUNING]] == ["COMPLETE"] * 5
+    assert [state for *_, state in found[: search.TRIALS_BEFORE_PRUNING]] == ["COMPLETE"] * 5
     output = capfd.readouterr()
     assert f"best of 15 trials, {len(pruned)} pruned: trial " in output.out
     assert "pruned after 2 epochs; best 0." in output.err
@@ -226,22 +226,56 @@ def test_search_where_all_diverges_says_so(command, scripted, capfd, monkeypatch
     assert not (Path(command[3]) / "best.json").exists()
 
 
-def test_history_is_drawn_where_matplotlib_is(command, scripted, capfd, monkeypatch):
+def test_plots_are_drawn_where_matplotlib_is(command, scripted, capfd, monkeypatch):
     pytest.importorskip("matplotlib")
-    picture = Path(command[3]) / "history.png"
+    out = Path(command[3])
+    names = ("history.png", "settings.png", "importances.png")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib.figure", None)
         assert tune.main([*command, "--trials=2"]) == 0
-    assert not picture.exists()
+    assert not list(out.glob("*.png"))
+    capfd.readouterr()
     assert tune.main([*command, "--trials=2"]) == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"history: {picture}" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    for name in names:
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+        assert f"plot: {out / name}" in said
+
+
+def test_plots_of_one_trial_or_none_that_was_completed(command, scripted, capfd, monkeypatch):
+    pytest.importorskip("matplotlib")
+    assert tune.main([*command, "--trials=1"]) == 0
+    assert [path.name for path in Path(command[3]).glob("*.png")] == ["history.png"]
+    monkeypatch.setattr(scripted, "diverges_above", 0.0)
+    other = Path(command[3]).with_name("diverged")
+    assert tune.main([*command, f"--out={other}", "--trials=2"]) == 1
+    assert [path.name for path in other.glob("*.png")] == ["history.png"]
+
+
+def test_history_has_pruned_trials_and_counts_from_one(command, scripted, capfd, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    save = figure.Figure.savefig
+    monkeypatch.setattr(
+        figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
+    )
+    assert tune.main([*command, "--trials=15", "--sampler=random"]) == 0
+    [axes] = drawn[0].axes
+    finished = trials(Path(command[3]))
+    shown = {line.get_label(): line.get_offsets() for line in axes.collections}
+    pruned = [
+        (number, max(values.values()))
+        for number, (_, values, state) in enumerate(finished)
+        if state == "PRUNED"
+    ]
+    np.testing.assert_allclose(shown["pruned"], pruned)
+    assert axes.xaxis.get_major_formatter()(0, None) == "1"
 
 
 def test_progress_is_told_by_lines_where_there_is_no_terminal(
     command, scripted, capfd, monkeypatch
 ):
-    monkeypatch.setattr(tune_report, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(search_report, "SECONDS_BETWEEN_LINES", 0.0)
     assert tune.main([*command, "--trials=1"]) == 0
     [rate] = scripted.trained
     lines = capfd.readouterr().err.splitlines()
@@ -256,16 +290,16 @@ def test_progress_is_told_by_lines_where_there_is_no_terminal(
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_default_space_fits_every_preset(name):
-    space = tune_space.default_space(PRESETS[name])
-    tune_space._check_values(space, PRESETS[name])
+    space = search_space.default_space(PRESETS[name])
+    search_space._check_values(space, PRESETS[name])
 
 
 def test_default_space_has_nothing_that_the_model_has_not():
     base = with_settings(PRESETS["dien"], {"model.auxiliary_weight": 0})
-    assert "model.auxiliary_weight" in tune_space.default_space(PRESETS["dien"])
-    assert "model.auxiliary_weight" not in tune_space.default_space(base)
-    assert "model.hidden_size" in tune_space.default_space(base)
-    assert "model.hidden_size" not in tune_space.default_space(PRESETS["din"])
+    assert "model.auxiliary_weight" in search_space.default_space(PRESETS["dien"])
+    assert "model.auxiliary_weight" not in search_space.default_space(base)
+    assert "model.hidden_size" in search_space.default_space(base)
+    assert "model.hidden_size" not in search_space.default_space(PRESETS["din"])
 
 
 def test_space_file_replaces_the_default_space(tmp_path):
@@ -287,7 +321,7 @@ def test_space_file_replaces_the_default_space(tmp_path):
     drawn = []
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
-        drawn.append(tune_space.suggest(space, study.ask()))
+        drawn.append(search_space.suggest(space, study.ask()))
         with_settings(PRESETS["dien"], drawn[-1])
     assert {each["model.hidden_size"] for each in drawn} == {8, 16, 24}
     assert {str(each["model.layers"]) for each in drawn} == {"[200, 80]", "[16]"}
@@ -361,7 +395,7 @@ def test_data_prepared_anew_is_refused(command, scripted, tmp_path, capfd):
 def test_folder_of_something_else_is_refused(command, tmp_path, capfd):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").touch()
-    assert "is not empty, and holds no study" in refusal(command, capfd)
+    assert "is not empty and holds no study" in refusal(command, capfd)
     (tmp_path / "out" / "letter.txt").unlink()
     (tmp_path / "out").rmdir()
     (tmp_path / "out").touch()
@@ -370,7 +404,7 @@ def test_folder_of_something_else_is_refused(command, tmp_path, capfd):
 
 def test_folder_in_use_is_refused(command, scripted, capfd):
     assert tune.main([*command, "--trials=1"]) == 0
-    with tune._alone(Path(command[3])):
+    with search._lock(Path(command[3])):
         assert "is in use by another process" in refusal([*command, "--trials=2"], capfd)
 
 

@@ -20,7 +20,7 @@ from dien_jax import prepare as prepare_command
 from dien_jax.config.presets import FAMILY
 from dien_jax.errors import UserError
 from dien_jax.inference import archive as artifact
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.trained import load_run
 
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
@@ -115,7 +115,7 @@ def test_a_file_ranks_as_its_run(run, exported) -> None:
 
 
 def test_rows_and_steps_are_of_any_number(run, exported) -> None:
-    trained, model = load_trained(run), artifact.read_artifact(exported)
+    trained, model = load_run(run), artifact.read_artifact(exported)
     program = model.programs["score_rows"]
     assert program.platforms == ("cpu", "cuda", "tpu")
     batch = export.made_up(trained)
@@ -132,7 +132,7 @@ def test_weights_are_there_once_and_the_auxiliary_network_is_not(run, exported) 
     with zipfile.ZipFile(exported) as archive:
         names = archive.namelist()
         manifest = json.loads(archive.read("manifest.json"))
-    params = load_trained(run).params
+    params = load_run(run).params
     kept = {k: v for k, v in params.items() if not k.startswith("auxiliary")}
     assert "auxiliary" in params
     assert sum(name.startswith("weights/params/") for name in names) == len(jax.tree.leaves(kept))

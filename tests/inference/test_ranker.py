@@ -13,8 +13,8 @@ from dien_jax.errors import UserError
 from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.requests import RankRequest, together, user_counts
-from dien_jax.runs.scoring import evaluation_loader, predict
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.scoring import evaluation_loader, score_batches
+from dien_jax.runs.trained import load_run
 from dien_jax.steps.rank import make_programs
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
@@ -60,9 +60,9 @@ def same(found, expected) -> None:
 )
 def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> None:
     run = untrained_run.write(tmp_path / "run", data, model=model, buckets=(), **changes)
-    trained = load_trained(run)
+    trained = load_run(run)
     config, dataset = trained.run.config, trained.dataset
-    expected = predict(
+    expected = score_batches(
         make_predict_step(config, dataset.schema),
         trained.params,
         trained.batch_stats,

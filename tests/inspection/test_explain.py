@@ -15,7 +15,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inspection.example_view import as_text, draw_example
 from dien_jax.inspection.item_map import embedding_map
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.trained import load_run
 from dien_jax.utils.plots import padded, save_picture, shortened
 
 PEAR = small_dataset.ITEMS[1]
@@ -54,7 +54,7 @@ def test_example_is_told_with_raw_ids_and_drawn(tiny, tmp_path, capfd):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "example.png"
     text, told = shown(capfd, tiny, "--example", 3, "--out", picture)
-    run = load_trained(tiny)
+    run = load_run(tiny)
     split = run.dataset.splits["valid"]
     item = run.dataset.vocabulary("item")[split.item[3]]
     assert text.startswith(f"valid example 3: user u{split.group[3]}, item {item} (")
@@ -159,7 +159,7 @@ def test_embeddings_are_mapped(name, request, tmp_path, capfd):
 
 
 def test_map_keeps_distances_and_groups_every_item(tiny):
-    trained = load_trained(tiny)
+    trained = load_run(tiny)
     found = embedding_map(trained)
     popularity = open_dataset(trained.dataset.path).popularity
     rows = [row for row in np.argsort(-popularity, kind="stable") if row and popularity[row]]

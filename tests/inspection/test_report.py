@@ -19,7 +19,7 @@ from dien_jax.metrics.scores import example_losses
 from dien_jax.runs.evaluations import METRICS_FILE
 from dien_jax.runs.folder import RESULT_FILE
 from dien_jax.runs.scoring import trained_scores
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.trained import load_run
 from dien_jax.utils.files import write_json
 
 SCRIPT = "<script>alert('i')</script>&\"quote\""
@@ -113,7 +113,7 @@ def test_pictures_have_words_and_a_dark_version(content):
 
 
 def test_figures_are_those_of_the_run(run, content):
-    trained = load_trained(run)
+    trained = load_run(run)
     scores = trained_scores(trained, "valid")
     labels = np.asarray(trained.dataset.splits["valid"].label)
     text = " ".join(Page(content).text)

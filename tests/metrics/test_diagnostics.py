@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dien_jax.metrics.diagnostics import by_size, calibration, largest_losses, pick
+from dien_jax.metrics.diagnostics import auc_by_size, calibration, largest_losses, pick
 from dien_jax.metrics.scores import auc
 
 LABELS = np.array([0, 1, 1, 0, 1, 0, 0, 1], np.int8)
@@ -45,14 +45,14 @@ def test_equal_counts_see_what_one_wide_bin_hides():
 
 def test_parts_double_and_hold_every_example():
     sizes = np.array([0, 1, 2, 3, 4, 7, 8, 100])
-    parts = by_size(LABELS, SCORES, sizes)
+    parts = auc_by_size(LABELS, SCORES, sizes)
     names = ["0", "1", "2-3", "4-7", "8-15", "64-127"]
     assert [part.name for part in parts] == names
     assert [part.examples for part in parts] == [1, 1, 2, 2, 1, 1]
     assert parts[0].auc is None
     assert parts[2].auc == auc(LABELS[2:4], SCORES[2:4])
     assert parts[2].standard_error is None  # one of each label
-    wider = by_size(LABELS, SCORES, sizes, 4)
+    wider = auc_by_size(LABELS, SCORES, sizes, 4)
     assert [part.name for part in wider] == ["0", "1-3", "4-15", "64-255"]
 
 
@@ -60,7 +60,7 @@ def test_standard_error_of_a_part_is_delongs():
     random = np.random.default_rng(1)
     labels = (random.random(400) < 0.4).astype(np.int8)
     scores = random.random(400) + labels
-    [part] = by_size(labels, scores, np.ones(400, int))
+    [part] = auc_by_size(labels, scores, np.ones(400, int))
     clicks, others = scores[labels == 1], scores[labels == 0]
     wins = clicks[:, None] > others[None]
     variance = wins.mean(1).var(ddof=1) / len(clicks) + wins.mean(0).var(ddof=1) / len(others)

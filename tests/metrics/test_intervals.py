@@ -1,5 +1,6 @@
 """Paired comparisons against their definitions, against each other, and where nothing is known."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dien_jax.errors import UserError
-from dien_jax.metrics import intervals as statistics
+from dien_jax.metrics import intervals
 from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
-from dien_jax.metrics.scores import auc, gauc, logloss
+from dien_jax.metrics.scores import METRICS, auc, gauc, logloss
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, 1.0]) | st.floats(
     0, 1, width=32
@@ -133,7 +134,7 @@ def test_a_resample_is_the_metric_of_its_users_examples(monkeypatch):
     labels, scores, baseline, groups = drawn(users=12, each=4)
     scores, baseline = scores.round(1), baseline.round(1)  # ties
     seen = []
-    monkeypatch.setattr(statistics, "_percentiles", lambda value, drawn: seen.append(drawn))
+    monkeypatch.setattr(intervals, "_percentiles", lambda value, drawn: seen.append(drawn))
     bootstrap(labels, scores, baseline, groups + 7, resamples=3, seed=5)
     random = np.random.default_rng(5)
     for number in range(3):
@@ -216,3 +217,14 @@ def test_nan_score_is_refused_in_either_model():
 def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.array([0, 1, 1, 0]))
+
+
+@pytest.mark.parametrize("name", ["gauc", "logloss"])
+def test_terms_by_user_give_the_interval_of_the_metric_itself(name, monkeypatch):
+    random = np.random.default_rng(3)
+    labels, users = random.integers(0, 2, 60), random.integers(0, 12, 60)
+    scores, baseline = random.random((2, 60))
+    plain = dataclasses.replace(METRICS[name], user_terms=None)
+    monkeypatch.setitem(METRICS, "plain", plain)
+    differences = bootstrap(labels, scores, baseline, users, resamples=50)
+    np.testing.assert_allclose(differences["plain"][:4], differences[name][:4], rtol=1e-12)

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dien_jax.errors import UserError
-from dien_jax.metrics.scores import LOGLOSS_EPSILON, accuracy, auc, evaluate_scores, gauc, logloss
+from dien_jax.metrics.scores import (
+    LOGLOSS_EPSILON,
+    METRICS,
+    accuracy,
+    auc,
+    evaluate_scores,
+    gauc,
+    logloss,
+    selection_score,
+)
 
 # Few distinct scores, so that ties are common; extremes, so that ranking is all that counts.
 SCORES = st.sampled_from([0.0, -0.0, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, 1.0])
@@ -133,6 +142,27 @@ def test_evaluate_scores_names_every_metric():
         "gauc_users": 2,
         "gauc_left_out": 1,
     }
+
+
+def test_table_of_metrics_says_what_each_entry_is():
+    labels, groups = np.array([1, 0, 1, 0]), np.array([1, 1, 2, 2])
+    right, wrong = np.array([0.9, 0.1, 0.8, 0.2]), np.array([0.6, 0.4, 0.1, 0.9])
+    for name, metric in METRICS.items():
+        assert metric.name == name
+        assert (metric(labels, right, groups) > metric(labels, wrong, groups)) == (
+            metric.higher_is_better
+        )
+        if metric.needs_probabilities:
+            with pytest.raises(ValueError, match="probabilities"):
+                metric(labels, 10 * right, groups)
+        else:
+            assert metric(labels, 10 * right, groups) == metric(labels, right, groups)
+
+
+def test_checkpoint_is_selected_by_auc_and_without_one_by_log_loss():
+    assert selection_score({"auc": 0.7, "logloss": 0.5}) == 0.7
+    assert selection_score({"auc": None, "logloss": 0.5}) == -0.5
+    assert selection_score({}) is None
 
 
 def test_evaluate_scores_of_no_examples_is_none_not_nan():

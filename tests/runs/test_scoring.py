@@ -15,6 +15,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
 from dien_jax.errors import NotFiniteError
 from dien_jax.metrics.scores import auc
+from dien_jax.runs.scoring import score_batches
 from dien_jax.training import loop
 from dien_jax.utils.files import read_json
 
@@ -60,7 +61,7 @@ def test_scores_come_in_the_order_of_the_examples(data, batch_size):
     def candidate_and_length(params, batch_stats, tables, batch):
         return batch.item + batch.lengths / np.float32(16)
 
-    scores = evaluate.predict(candidate_and_length, None, None, None, loader)
+    scores = score_batches(candidate_and_length, None, None, None, loader)
     examples = dataset.splits["train"]
     lengths = examples.history_end - dataset.event_offsets[examples.sequence]
     np.testing.assert_array_equal(scores, examples.item + lengths / 16)
@@ -107,7 +108,7 @@ def test_evaluation_leaves_the_run_as_it_was(run, capfd):
 
 
 def test_unwritable_predictions_are_refused_before_any_scoring(run, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(evaluate, "predict", None)
+    monkeypatch.setattr(evaluate, "score_split", None)
     missing = tmp_path / "missing" / "predictions.csv"
     message = refusal([str(run), "--predictions", str(missing)], capfd)
     assert f"{missing} cannot be written: No such file or directory" in message

@@ -15,11 +15,13 @@ from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import RESULT_FILE
 from dien_jax.steps import embedding_rows
 from dien_jax.training import loop
+from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
 DIES = """
 import os, signal, sys
-from dien_jax import loop, train
+from dien_jax import train
+from dien_jax.training import loop
 from dien_jax.runs.checkpoints import Checkpoints
 
 def die():
@@ -189,14 +191,14 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
         assert train.main(flags(data, folder)) == 128 + signal.SIGINT
     output = capfd.readouterr()
     assert output.out == ""
-    assert f"step 6 is saved. Go on with: python -m dien_jax.train --resume {folder}" in output.err
+    assert f"step 6 is saved. Resume with: python -m dien_jax.train --resume {folder}" in output.err
     assert "Traceback" not in output.err
     assert steps_saved(folder) == ["4", "6"]
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 
     # in the evaluation of step 8: saved before it, evaluated on resumption
     with monkeypatch.context() as patch:
-        signal_at_call(patch, loop, "predict", 1, signal.SIGTERM)
+        signal_at_call(patch, loop, "score_batches", 1, signal.SIGTERM)
         assert train.main(["--resume", str(folder)]) == 128 + signal.SIGTERM
     assert steps_saved(folder) == ["4", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
@@ -233,7 +235,7 @@ def test_signal_before_the_first_step_loses_nothing(data, tmp_path, monkeypatch,
 
 
 def test_resume_of_a_finished_run_says_so_and_prints_the_result(whole, capfd, monkeypatch):
-    monkeypatch.setattr(train, "open_dataset", None)  # nothing but the result is looked at
+    monkeypatch.setattr(training_run, "open_dataset", None)  # nothing but the result is looked at
     assert train.main(["--resume", str(whole)]) == 0
     output = capfd.readouterr()
     assert "is finished" in output.err

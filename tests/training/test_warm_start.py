@@ -17,8 +17,8 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import evaluation_loader, predict
-from dien_jax.runs.trained import load_trained
+from dien_jax.runs.scoring import evaluation_loader, score_batches
+from dien_jax.runs.trained import load_run
 from dien_jax.steps.embedding_rows import table_of
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.score import make_predict_step
@@ -137,7 +137,7 @@ def same_bits(ours: Any, theirs: Any) -> bool:
 
 def scores(params: Any, batch_stats: Any, dataset: Dataset, config: Config) -> np.ndarray:
     """Of the training split, whose users are known."""
-    return predict(
+    return score_batches(
         make_predict_step(config, dataset.schema),
         params,
         batch_stats,
@@ -166,7 +166,7 @@ def test_tables_grow_by_rows_that_start_as_told():
 
 
 def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
-    trained = load_trained(tiny.run)
+    trained = load_run(tiny.run)
     found = started(tiny)
     params = found.state.params
     assert found.new_rows == {"item": 2, "category": 1, "user": 2}
@@ -240,7 +240,7 @@ def test_another_optimiser_starts_anew(tiny):
 
 
 def test_before_training_scores_are_those_of_the_run(tiny):
-    trained = load_trained(tiny.run)
+    trained = load_run(tiny.run)
     config = trained.run.config
     state = started(tiny).state
     before = scores(trained.params, trained.batch_stats, tiny.old, config)
@@ -270,7 +270,7 @@ def test_the_run_tells_what_it_started_from_and_trains(tiny):
     assert Run.load(tiny.run).warm_start is None
     result = read_json(tiny.warm / "result.json")
     assert result["steps"] == tiny_run.STEPS_PER_EPOCH
-    start, ended = started(tiny).state.params, load_trained(tiny.warm).params
+    start, ended = started(tiny).state.params, load_run(tiny.warm).params
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), start, ended)
     assert 0 < max(jax.tree.leaves(moved)) < 0.2, "four steps of Adam at 0.02 from the start"
 

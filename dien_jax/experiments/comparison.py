@@ -1,0 +1,267 @@
+"""Comparison of runs: tables of their metrics and settings, and differences with intervals."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dien_jax.config.preset_files import WARM_START, flat_settings
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.errors import UserError, writing
+from dien_jax.experiments.curves import draw_comparison
+from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
+from dien_jax.metrics.scores import METRICS
+from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
+from dien_jax.runs.scoring import score_split
+from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
+from dien_jax.utils.console import say, stage
+from dien_jax.utils.files import atomic_path
+
+_ABSENT = "-"
+
+
+def compare_runs(
+    folders: Sequence[Path],
+    *,
+    split: str = "test",
+    out: Path | None = None,
+    data: Path | None = None,
+) -> Iterator[str]:
+    """Compare runs with the first of them.
+
+    Args:
+      folders: run folders.
+      split: ``"test"`` or ``"valid"``, the examples that differences are computed on.
+      out: folder to create for the curves, ``compare.png``, and for the scores of the runs, which
+        are then computed once.
+      data: the dataset folder; that of the first run if None.
+
+    Yields:
+      The sections as text, each a table: the runs; means over runs that differ by seed only; the
+      settings that differ; differences over seeds; differences to the first run. A section
+      without rows is left out.
+
+    Raises:
+      UserError: if a folder is not a run, a run or the data cannot be read, or ``out`` cannot be
+        written.
+
+    >>> from pathlib import Path
+    >>> print(next(compare_runs([Path("runs/first")])).splitlines()[1].split()[:4])
+    ['run', 'preset', 'data', 'seed']
+    """
+    if not folders:
+        raise UserError("which runs? Give one or more run folders")
+    runs = load_summaries(folders)
+    for run in runs:
+        if run.result is None:
+            say(
+                f"{run.name} is unfinished: its best evaluation so far is shown, and no test "
+                f"metrics; resume it with python -m dien_jax.train --resume {run.folder}"
+            )
+    groups = seed_groups(runs)
+    yield _run_table(runs)
+    several = [group for group in groups if len(group.finished) > 1]
+    if several:
+        yield f"mean ± deviation over seeds\n{_seed_table(several)}"
+    if settings := _settings_table(groups):
+        yield settings
+    if out is not None:
+        with writing(out, "--out"):
+            out.mkdir(parents=True, exist_ok=True)
+            picture = draw_comparison(groups, out)
+        if picture is not None:
+            say(f"curves: {picture}")
+    if seeds := _seed_differences(groups, split):
+        yield seeds
+    if others := _comparable(runs):
+        yield _pair_table(runs[0], others, split, out, data)
+
+
+def _comparable(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Return the runs whose scores can be compared with the first's; print why others cannot."""
+    first, *others = runs
+    if others and first.result is None:
+        say(f"no paired differences: the first run, {first.name}, is unfinished")
+        return []
+    comparable = []
+    for run in others:
+        if run.run.data_digest != first.run.data_digest:
+            say(
+                f"no paired difference of {run.name} to {first.name}: it was trained on other "
+                f"data, {run.run.data}, so there are no scores of the same examples"
+            )
+        elif run.result is not None:
+            comparable.append(run)
+    return comparable
+
+
+def _labels() -> list[str]:
+    return [metric.label for metric in METRICS.values()]
+
+
+def _split_header(label: str) -> list[str]:
+    return [label, *[""] * (len(METRICS) - 1)]
+
+
+def _run_table(runs: Sequence[RunSummary]) -> str:
+    rows = [
+        [*[""] * 5, *_split_header("validation"), *_split_header("test"), ""],
+        ["run", "preset", "data", "seed", "best step", *_labels() * 2, "examples/s"],
+    ]
+    for run in runs:
+        metrics = [run.metrics(split) or {} for split in ("valid", "test")]
+        rows.append(
+            [
+                run.name + ("" if run.result else " (unfinished)"),
+                run.run.preset,
+                Path(run.run.data).name,
+                str(run.run.seed),
+                f"{run.best_step:,}" if run.best_step else _ABSENT,
+                *(m.text(values, absent=_ABSENT) for values in metrics for m in METRICS.values()),
+                f"{run.speed:,.0f}" if run.speed else _ABSENT,
+            ]
+        )
+    return _aligned(rows, left=3)
+
+
+def _seed_table(groups: Sequence[SeedGroup]) -> str:
+    rows = [
+        ["", "", *_split_header("validation"), *_split_header("test")],
+        ["runs", "seeds", *_labels() * 2],
+    ]
+    for group in groups:
+        cells = []
+        for split in ("valid", "test"):
+            for name in METRICS:
+                values = list(group.by_seed(split, name).values())
+                complete = len(values) == len(group.finished) and len(values) > 1
+                cells.append(
+                    f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" if complete else _ABSENT
+                )
+        rows.append([group.name, str(len(group.finished)), *cells])
+    return _aligned(rows, left=1)
+
+
+def _settings_table(groups: Sequence[SeedGroup]) -> str:
+    runs = [group.members[0].run for group in groups]
+    settings = [
+        flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")} for run in runs
+    ]
+    rows = [
+        [name, *(_setting(values[name]) for values in settings)]
+        for name in settings[0]
+        if len({repr(values[name]) for values in settings}) > 1
+    ]
+    if not rows:
+        return "all settings are the same" if len(groups[0].members) + len(groups) > 2 else ""
+    return _aligned([["settings that differ", *(group.name for group in groups)], *rows], left=1)
+
+
+def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
+    """Return the mean differences to the first group over the seeds that both have."""
+    first, *others = groups
+    rows = []
+    for group in others:
+        if group.members[0].run.data_digest != first.members[0].run.data_digest:
+            continue
+        for name, metric in METRICS.items():
+            ours, theirs = group.by_seed(split, name), first.by_seed(split, name)
+            seeds = sorted(set(ours) & set(theirs))
+            mean = paired_seeds([ours[s] for s in seeds], [theirs[s] for s in seeds])
+            if mean is not None:
+                rows.append([group.name, metric.label, str(len(seeds)), *_interval(mean), _p(mean)])
+    if not rows:
+        return ""
+    title = f"{split}, mean difference to {first.name} over seeds"
+    return _aligned([[title, "", "seeds", "difference", "95% (t)", "p"], *rows], left=2)
+
+
+def _pair_table(
+    first: RunSummary, others: Sequence[RunSummary], split: str, out: Path | None, data: Path | None
+) -> str:
+    dataset = open_dataset(data or Path(first.run.data))
+    if data_digest(dataset) != first.run.data_digest:
+        raise UserError(
+            f"{dataset.path} is not the data that {first.name} was trained on (its meta.json "
+            f"differs), so scores on it cannot be compared"
+        )
+    examples = dataset.splits[split]
+    labels, users = np.asarray(examples.label), np.asarray(examples.group)
+    baseline = _scores(first, dataset, split, out)
+    rows = []
+    for run in others:
+        scores = _scores(run, dataset, split, out)
+        with stage(f"resampling users for {run.name}"):
+            over_users = bootstrap(labels, scores, baseline, users)
+        over_pairs = delong(labels, scores, baseline)
+        for name, metric in METRICS.items():
+            difference = over_users[name]
+            if difference is None:
+                rows.append([run.name, metric.label, "undefined", "", "", ""])
+                continue
+            exact = metric.interval == "delong" and over_pairs
+            pairs = (_interval(exact)[1], _p(exact)) if exact else ("", "")
+            rows.append([run.name, metric.label, *_interval(difference), *pairs])
+    title = f"{split}, difference to {first.name}"
+    header = [title, "", "difference", "95% (users)", "95% (DeLong)", "p"]
+    return (
+        _aligned([header, *rows], left=2)
+        + f"\n{len(labels):,} examples of {len(np.unique(users)):,} users, who are resampled "
+        f"{RESAMPLES:,} times; DeLong takes examples as independent"
+    )
+
+
+def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> np.ndarray:
+    """Return the scores of a split; read and write them in the ``out`` folder if there is one."""
+    if out is None:
+        return score_split(run.folder, split, data=dataset).scores
+    digest = hashlib.sha256(str(run.folder.resolve()).encode())
+    for name in (CONFIG_FILE, RESULT_FILE):  # they change if another run is trained in the folder
+        digest.update((run.folder / name).read_bytes())
+    name = run.name.replace("/", "-")
+    file = out / f"predictions-{split}-{name}-{digest.hexdigest()[:12]}.npy"
+    if file.exists():
+        try:
+            scores = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{file} cannot be read; remove it: {error}") from error
+        if scores.shape != dataset.splits[split].label.shape:
+            raise UserError(f"{file} has {scores.shape} scores, of other data; remove it")
+        return scores
+    scores = score_split(run.folder, split, data=dataset).scores
+    with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
+        np.save(stream, scores)
+    return scores
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _interval(difference: Difference) -> tuple[str, str]:
+    return f"{difference.value:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"
+
+
+def _p(difference: Difference) -> str:
+    if difference.p_value is None:
+        return ""
+    return "< .0001" if difference.p_value < 1e-4 else f"{difference.p_value:.4f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Align columns: the first ``left`` flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if number < left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,302 @@
+"""Search for settings by a validation metric, with Optuna; trials are resumed from a study.
+
+The test split is never scored. A study folder holds
+
+    OUT/study.db       the trials, Optuna's SQLite storage
+    OUT/tune.json      what is searched: preset, data, space, sampler, seed
+    OUT/best.json      the best settings so far, a preset file
+    OUT/history.png, settings.png, importances.png     plots, if matplotlib is installed
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from dien_jax.config.preset_files import DEFAULT_PRESET, with_settings, write_preset_file
+from dien_jax.config.presets import preset
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.errors import NotFiniteError, UserError, writing
+from dien_jax.experiments.search_report import (
+    OBJECTIVE,
+    SearchReporter,
+    direction,
+    draw_plots,
+    searched_settings,
+    summary,
+)
+from dien_jax.experiments.search_space import (
+    Space,
+    chosen_settings,
+    read_space,
+    space_to_json,
+    suggest,
+)
+from dien_jax.runs.folder import Run
+from dien_jax.training.loop import Trainer
+from dien_jax.utils.console import say
+from dien_jax.utils.extras import require
+from dien_jax.utils.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY_FILE = "study.db"
+SEARCH_FILE = "tune.json"
+BEST_FILE = "best.json"
+_LOCK_FILE = ".lock"
+
+TRIALS_BEFORE_PRUNING = 5
+"""Trials that are trained to their end before any is pruned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Search for settings by validation AUC, with Optuna. The test split is never scored."""
+
+    preset: str = DEFAULT_PRESET
+    """Preset that trials start from. Settings that the space does not name keep its values."""
+    data: Path
+    """Dataset folder."""
+    out: Path
+    """Folder to create for the study. If it holds a study of the same command, that is resumed."""
+    trials: int = 20
+    """Number of finished trials to reach, including those of earlier commands."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """Sampler of settings: tree-structured Parzen estimators, or random search."""
+    space: Path | None = None
+    """JSON file of what to search, in place of the default space: settings like
+    "optim.learning_rate", each with a range {"low": 1e-4, "high": 1e-2, "log": true} or
+    {"low": 16, "high": 96, "step": 16}, or a list of choices; a single choice fixes a setting."""
+    seed: int = 0
+    """Seed of the sampler, and of the training of each trial."""
+
+
+class SearchResult(NamedTuple):
+    """Outcome of a search.
+
+    Attributes:
+      best_file: preset file of the best settings; None if every trial diverged or was pruned.
+      best_value: validation AUC of the best trial.
+      summary: the best trial and its settings, as text.
+      plots: files of the plots that were drawn.
+    """
+
+    best_file: Path | None
+    best_value: float | None
+    summary: str
+    plots: list[Path]
+
+
+def search(options: SearchOptions) -> SearchResult:
+    """Run the trials that the study lacks.
+
+    A study that was stopped continues with the trials that it would have drawn next.
+
+    Raises:
+      UserError: if options, data, space or the ``out`` folder are at fault, or Optuna is not
+        installed.
+
+    >>> from pathlib import Path
+    >>> search(SearchOptions(data=Path("data"), out=Path("study"), trials=0))
+    Traceback (most recent call last):
+    dien_jax.errors.UserError: --trials must be at least 1, got 0
+    """
+    require("tune", "tuning")
+    base = preset(options.preset)
+    if options.trials < 1:
+        raise UserError(f"--trials must be at least 1, got {options.trials}")
+    space = read_space(options.space, base)
+    dataset = open_dataset(options.data)
+    _check_splits(dataset)
+    Run.create(preset=options.preset, seed=options.seed, dataset=dataset, config=base)
+    _begin(options, base, space, dataset)
+    with writing(options.out), _lock(options.out), _study(options.out) as study:
+        _run_trials(study, options, base, space, dataset)
+        finished, best = _finished(study), _write_best(study, options, base)
+        plots = draw_plots(finished, options.out)
+    if best is None:
+        return SearchResult(None, None, "", plots)
+    return SearchResult(options.out / BEST_FILE, best.value, summary(finished, best), plots)
+
+
+def _run_trials(
+    study: "optuna.Study", options: SearchOptions, base: Config, space: Space, dataset: Dataset
+) -> None:
+    import optuna
+
+    for lost in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(lost.number, state=optuna.trial.TrialState.FAIL)
+    done = len(_finished(study))
+    if done:
+        say(f"{done} trials of {options.out} are finished")
+    with SearchReporter(options.trials) as reporter:
+        for number in range(done, options.trials):
+            # The seed depends on (seed, number) alone, so a study that was stopped draws what an
+            # uninterrupted one would have drawn.
+            seed = int(np.random.SeedSequence([options.seed, number]).generate_state(1)[0])
+            samplers = optuna.samplers
+            study.sampler = (
+                samplers.TPESampler(seed=seed)
+                if options.sampler == "tpe"
+                else samplers.RandomSampler(seed=seed)
+            )
+            trial = study.ask()
+            config = with_settings(base, suggest(space, trial))
+            reporter.start(number + 1, searched_settings(trial))
+            run = Run.create(
+                preset=options.preset, seed=options.seed, dataset=dataset, config=config
+            )
+            value = _train(trial, run, dataset, reporter)
+            study.tell(trial, value, optuna.trial.TrialState.PRUNED if value is None else None)
+            reporter.end(_finished(study), _write_best(study, options, base))
+
+
+def _train(
+    trial: "optuna.Trial", run: Run, dataset: Dataset, reporter: SearchReporter
+) -> float | None:
+    """Return the best value of the objective in a trial; None if it was pruned or diverged."""
+    trainer = Trainer(run, dataset, checkpoints=None)
+    better = max if OBJECTIVE.higher_is_better else min
+    best = None
+    try:
+        for number, record in enumerate(trainer.evaluations(reporter), start=1):
+            value = record["valid"][OBJECTIVE.name]
+            best = value if best is None else better(best, value)
+            reporter.evaluation(record)
+            trial.set_user_attr("epochs", record["epoch"])
+            trial.report(value, number)
+            if not trainer.finished and trial.should_prune():
+                return None
+    except NotFiniteError as error:
+        trial.set_user_attr("diverged", str(error))
+        return None
+    return best
+
+
+def _finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    """Return the trials that ended, in order; interrupted ones are left out."""
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def _write_best(
+    study: "optuna.Study", options: SearchOptions, base: Config
+) -> "optuna.trial.FrozenTrial | None":
+    """Write the settings of the best completed trial to ``best.json``, and return the trial."""
+    from optuna.trial import TrialState
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = 1 if OBJECTIVE.higher_is_better else -1
+    best = max(complete, key=lambda trial: (sign * (trial.value or 0.0), -trial.number),
+               default=None)  # fmt: skip
+    if best is not None:
+        config = with_settings(base, chosen_settings(best.params))
+        write_preset_file(options.out / BEST_FILE, options.preset, config)
+    return best
+
+
+def _check_splits(dataset: Dataset) -> None:
+    if not len(dataset.splits["train"].label):
+        raise UserError(f"{dataset.path} has no train examples to train on")
+    labels = np.unique(dataset.splits["valid"].label)
+    if len(labels) < 2:
+        content = f"label {labels[0]} only" if len(labels) else "no examples"
+        raise UserError(
+            f"{dataset.path}: the valid split has {content}, so there is no {OBJECTIVE.label} to "
+            f"tune by"
+        )
+
+
+def _begin(options: SearchOptions, base: Config, space: Space, dataset: Dataset) -> None:
+    """Write ``tune.json``, or check that the folder holds a study of the same options.
+
+    Raises:
+      UserError: for a folder of something else, naming what differs.
+    """
+    description = {
+        "preset": options.preset,
+        "data_digest": data_digest(dataset),
+        "sampler": options.sampler,
+        "seed": options.seed,
+        "space": space_to_json(space),
+        "settings": asdict(base),
+    }
+    out, file = options.out, options.out / SEARCH_FILE
+    with writing(out, "--out"):
+        out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            if any(out.iterdir()):
+                raise UserError(f"--out {out} is not empty and holds no study; choose another")
+            write_json(file, description)
+    begun = read_json(file)
+    for name, value in json.loads(json.dumps(description)).items():
+        if begun.get(name) != value:
+            if name in ("data_digest", "space", "settings"):
+                difference = f"other {name.replace('_digest', '')}"
+            else:
+                difference = f"--{name} {begun.get(name)}, found {value}"
+            raise UserError(
+                f"--out {out} was begun with {difference}; only the same command resumes it "
+                f"(see {file})"
+            )
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """Keep other processes out of the study: they would take its running trial for a lost one.
+
+    Raises:
+      UserError: if another process uses it.
+    """
+    with (out / _LOCK_FILE).open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--out {out} is in use by another process") from error
+        yield
+
+
+@contextmanager
+def _study(out: Path) -> Iterator["optuna.Study"]:
+    """Open the study of a folder, or create it.
+
+    Raises:
+      UserError: if its file cannot be read or written.
+    """
+    import optuna
+    from sqlalchemy import URL
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    file = out / STUDY_FILE
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = None
+    try:
+        url = URL.create("sqlite", database=str(file)).render_as_string()
+        # Without a pool, no connection outlives an error, even inside Optuna.
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+        yield optuna.create_study(
+            storage=storage,
+            study_name="tune",
+            direction=direction(),
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=TRIALS_BEFORE_PRUNING, n_warmup_steps=2
+            ),
+        )
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = error.__cause__ or error
+        raise UserError(f"{file}: cannot be used: {str(reason).splitlines()[0]}") from error
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+        if storage is not None:
+            storage.remove_session()
