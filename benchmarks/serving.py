@@ -1,13 +1,13 @@
-"""Load on ``python -m dien_jax.serve``: requests a second, latency, what is beyond the limit.
+"""Load test of ``python -m dien_jax.serve``: requests per second, latency and refused requests.
 
     python -m benchmarks.serving [--preset NAME] [--run RUN] [--json FILE]
 
-A server is started on this machine's loopback and asked by so many connections at once, each
-sending its next request when it has the answer to the one before. ``together`` ranks what waits in
-batches, ``one by one`` has ``--max-batch 1``; ``reload`` has the model loaded anew in the midst of
-it, ``overload`` fewer places in the queue than connections. Every answer is counted; the benchmark
-fails where one is missing or of a status that it should not have, and where scores are not those of
-:class:`dien_jax.Ranker`. Client and server share the processors.
+The server runs on the loopback interface. Each connection sends its next request when it has the
+answer to the last one. Policy ``together`` ranks waiting requests in batches, ``one by one`` sets
+``--max-batch 1``, ``reload`` reloads the model during the load, and ``overload`` has a queue
+shorter than the number of connections. The benchmark fails if an answer is missing or has an
+unexpected status, or if scores differ from those of :class:`dien_jax.Ranker`. Client and server
+share the processors.
 """
 
 import argparse
@@ -41,11 +41,11 @@ COLUMNS = (
 QUEUE, SMALL_QUEUE = 256, 4
 READY_SECONDS = 600.0
 TOLERANCE = 1e-5
-"""Of probabilities."""
+"""Absolute tolerance on probabilities."""
 
 
 class Answer(NamedTuple):
-    """One answer: its status, seconds, whether it told when to come back, and its body."""
+    """An answer: status, seconds, whether it has ``Retry-After``, and body."""
 
     status: int
     seconds: float
@@ -55,15 +55,15 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
-    """A server, and its port, once it is ready; must end well.
+    """Start a server and yield its process and port once it is ready; stop it afterwards.
 
     Args:
       run: the run folder.
-      cache: where compiled programs are kept, unless the environment says so.
+      cache: folder of compiled programs, unless the environment sets one.
       flags: of the server.
 
     Raises:
-      SystemExit: when it does not start, or does not end with status 0.
+      SystemExit: if the server does not start, or does not stop with status 0.
     """
     command = [sys.executable, "-m", "dien_jax.serve", str(run), "--port", "0", *flags]
     environment = {
@@ -75,34 +75,34 @@ def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Po
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert server.stderr is not None
     try:
-        told = []
+        lines = []
         for line in server.stderr:
-            told.append(line)
+            lines.append(line)
             if " at http://" in line:
                 break
         else:
-            raise SystemExit(f"the server did not start:\n{''.join(told)}")
+            raise SystemExit(f"the server did not start:\n{''.join(lines)}")
         yield server, int(line.rpartition(":")[2])
         server.send_signal(signal.SIGTERM)
         rest = server.stderr.read()
         if server.wait(READY_SECONDS):
-            raise SystemExit(f"the server ended with status {server.returncode}:\n{rest}")
+            raise SystemExit(f"the server exited with status {server.returncode}:\n{rest}")
     finally:
         server.kill()
         server.wait()
 
 
 def request(body: dict[str, Any]) -> bytes:
-    """A whole HTTP request for /v1/rank."""
+    """Return a complete HTTP request for /v1/rank."""
     content = json.dumps(body).encode()
     head = "POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
-async def asked(
+async def exchange(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes
 ) -> Answer:
-    """Sends a request on a kept connection and waits for its answer."""
+    """Send a request on an open connection and wait for the answer."""
     start = time.perf_counter()
     writer.write(content)
     first, *fields = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
@@ -115,24 +115,24 @@ async def asked(
 async def load(
     port: int, requests: Sequence[bytes], connections: int, seconds: float
 ) -> tuple[list[Answer], float]:
-    """Answers to as many connections, for about so long, and how long it was."""
+    """Send requests on several connections for a time; return the answers and the exact time."""
     answers: list[Answer] = []
     start = time.perf_counter()
 
-    async def one(number: int) -> None:
+    async def connection(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() - start < seconds:
             number += connections
-            answers.append(await asked(reader, writer, requests[number % len(requests)]))
+            answers.append(await exchange(reader, writer, requests[number % len(requests)]))
         writer.close()
         await writer.wait_closed()
 
-    await asyncio.gather(*(one(number) for number in range(connections)))
+    await asyncio.gather(*(connection(number) for number in range(connections)))
     return answers, time.perf_counter() - start
 
 
 def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) -> list[dict]:
-    """Requests for 64 users whose histories are up to ``history`` long."""
+    """Return requests for 64 users with histories of up to ``history`` events."""
     rng = np.random.default_rng(candidates + history)
 
     def drawn(count: int) -> list[str]:
@@ -149,13 +149,13 @@ def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) 
     ]
 
 
-def figure(port: int, name: str) -> float:
-    """A figure of /metrics."""
+def metric(port: int, name: str) -> float:
+    """Return the value of a metric in /metrics."""
 
     async def fetch() -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         content = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-        answer = await asked(reader, writer, content)
+        answer = await exchange(reader, writer, content)
         writer.close()
         return answer.body
 
@@ -164,14 +164,14 @@ def figure(port: int, name: str) -> float:
 
 
 def check(answer: Answer, body: dict, ranker: Ranker) -> None:
-    """Refuses scores that are not the ranker's.
+    """Check that scores are those of the ranker.
 
     Raises:
-      SystemExit: when they differ.
+      SystemExit: if they differ.
     """
     expected = ranker.rank(body["history"], body["candidates"], None, body["context"])
-    found = json.loads(answer.body)
-    deviation = float(np.abs(np.subtract(found["scores"], expected.scores)).max())
+    scores = json.loads(answer.body)["scores"]
+    deviation = float(np.abs(np.subtract(scores, expected.scores)).max())
     if not deviation < TOLERANCE:
         raise SystemExit(f"scores differ by {deviation} from the ranker's")
 
@@ -184,12 +184,12 @@ def measure(
     connections: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """A row: one load on one server.
+    """Return the row of one load on one server.
 
     Raises:
-      SystemExit: for an answer that should not be.
+      SystemExit: if an answer has an unexpected status.
     """
-    before = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
+    before = [metric(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
 
     async def run() -> tuple[list[Answer], float]:
         if policy == "reload":
@@ -203,7 +203,7 @@ def measure(
         raise SystemExit(f"{policy}, {connections} connections: statuses {dict(statuses)}")
     if any(answer.status == 429 and not answer.retry_after for answer in answers):
         raise SystemExit("a 429 without Retry-After")
-    after = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
+    after = [metric(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
     times = [1e3 * answer.seconds for answer in answers if answer.status == 200]
     return {
         "benchmark": "serving",
@@ -220,15 +220,17 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure, print the rows and write them to the file of ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--run", type=Path, help="run folder to serve, instead of --preset")
     parser.add_argument("--candidates", type=int, default=50)
-    parser.add_argument("--history", type=int, default=50, help="events of the longest history")
+    parser.add_argument(
+        "--history", type=int, default=50, help="maximum number of events in a history"
+    )
     parser.add_argument("--connections", type=int, nargs="+", default=(1, 4, 16, 64))
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each load")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="dien_jax-serving-") as folder:
         try:
@@ -236,19 +238,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             ranker, items = Ranker(run), load_run(run).dataset.vocabulary("item")
         except UserError as error:
             raise SystemExit(f"error: {error}") from error
-        wanted = bodies(ranker, items, options.candidates, options.history)
-        requests = [request(body) for body in wanted]
-        most = max(options.connections)
+        contents = bodies(ranker, items, options.candidates, options.history)
+        requests = [request(content) for content in contents]
+        max_connections = max(options.connections)
         cache = Path(folder) / "compiled"
         shared = ["--max-candidates", str(options.candidates), "--poll-seconds", "0"]
         servers: list[tuple[list[str], list[tuple[str, int]]]] = [
-            (["--queue", str(QUEUE)], [("together", many) for many in options.connections]),
-            (["--queue", str(QUEUE)], [("reload", most)]),
+            (["--queue", str(QUEUE)], [("together", count) for count in options.connections]),
+            (["--queue", str(QUEUE)], [("reload", max_connections)]),
             (
                 ["--queue", str(QUEUE), "--max-batch", "1"],
-                [("one by one", many) for many in options.connections],
+                [("one by one", count) for count in options.connections],
             ),
-            (["--queue", str(SMALL_QUEUE)], [("overload", max(most, 8 * SMALL_QUEUE))]),
+            (
+                ["--queue", str(SMALL_QUEUE)],
+                [("overload", max(max_connections, 8 * SMALL_QUEUE))],
+            ),
         ]
         rows: list[dict[str, Any]] = []
         for flags, loads in servers:
@@ -256,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             with serving(run, cache, *shared, *flags) as (server, port):
                 print(f"ready after {time.perf_counter() - start:.1f} s", flush=True)
                 answers, _ = asyncio.run(load(port, requests[:1], 1, 0.2))
-                check(answers[0], wanted[0], ranker)
+                check(answers[0], contents[0], ranker)
                 for policy, connections in loads:
                     row = measure(server, port, policy, requests, connections, options.seconds)
                     rows.append(row)
@@ -270,19 +275,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if options.json:
         write_rows(options.json, rows)
-        print(f"written to {options.json}")
+        print(f"wrote {options.json}")
 
 
 def wait_for_reload(port: int) -> None:
-    """Waits until a model has replaced another.
+    """Wait until the reloaded model is in use.
 
     Raises:
-      SystemExit: when none does.
+      SystemExit: if that takes more than a minute.
     """
     until = time.monotonic() + 60
-    while not figure(port, 'dien_reloads_total{result="ok"}'):
+    while not metric(port, 'dien_reloads_total{result="ok"}'):
         if time.monotonic() > until:
-            raise SystemExit("no model was loaded anew")
+            raise SystemExit("the model was not reloaded within 60 s")
         time.sleep(0.1)
 
 

@@ -4,6 +4,7 @@ All messages go to standard error. Exit status: 0 after SIGTERM if all requests 
 some were cut off or the server failed, 2 for a mistake in flags or files, 130 after Ctrl-C.
 """
 
+import atexit
 import logging
 import os
 import sys
@@ -40,14 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-    return run_command(
+    status = run_command(
         lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.serve"), serve
     )
+    if any(thread.name == MODEL_THREAD for thread in threading.enumerate()):
+        atexit.register(os._exit, status)  # an ordinary exit would crash in its compilation
+    return status
 
 
 if __name__ == "__main__":
-    status = main()
-    if any(thread.name == MODEL_THREAD for thread in threading.enumerate()):
-        sys.stderr.flush()
-        os._exit(status)  # the interpreter would crash at its end if the thread still compiles
-    sys.exit(status)
+    sys.exit(main())

@@ -51,12 +51,11 @@ class Application:
     ) -> None:
         self._options, self._current, self._batcher = options, current, batcher
         self._metrics, self._token, self.cut_off = metrics, token, 0
+        post = partial(Route, methods=["POST"])
         routes = [
-            Route("/v1/rank", partial(self._post, "rank", None), methods=["POST"]),
-            Route(
-                "/v1/remember", partial(self._post, "remember", current.remember), methods=["POST"]
-            ),
-            Route("/v1/observe", partial(self._post, "observe", current.observe), methods=["POST"]),
+            post("/v1/rank", partial(self._post, "rank", None)),
+            post("/v1/remember", partial(self._post, "remember", current.remember)),
+            post("/v1/observe", partial(self._post, "observe", current.observe)),
             Route("/healthz", self._health),
             Route("/readyz", self._ready),
             Route("/metrics", self._metrics_text),

@@ -103,15 +103,15 @@ def page(document: dict[str, Any]) -> str:
         f'The same as an OpenAPI document: <a href="/openapi.json">/openapi.json</a>.</p>'
     ]
     for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
-            parts.append(f"<p>{text(operation['summary'])}</p><table>")
-            if "requestBody" in operation:
-                parts.append(f"<tr><td><td>Request<td>{_link(operation['requestBody'])}")
-            for status, response in operation["responses"].items():
-                parts.append(f"<tr><td>{status}<td>{text(response['description'])}")
-                parts.append(f"<td>{_link(response)}")
-            parts.append("</table>")
+        ((method, operation),) = methods.items()
+        parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
+        parts.append(f"<p>{text(operation['summary'])}</p><table>")
+        if "requestBody" in operation:
+            parts.append(f"<tr><td><td>Request<td>{_link(operation['requestBody'])}")
+        for status, response in operation["responses"].items():
+            description = text(response["description"])
+            parts.append(f"<tr><td>{status}<td>{description}<td>{_link(response)}")
+        parts.append("</table>")
     parts.append("<h2>Types</h2>")
     for name, schema in document["components"]["schemas"].items():
         body = text(json.dumps(schema, indent=1, ensure_ascii=False))

@@ -14,9 +14,6 @@ MODEL_THREAD = "current model"
 class ServerOptions:
     """Options of :func:`serve`; each is a flag of ``python -m dien_jax.serve``.
 
-    Raises:
-      UserError: naming the flag, for a value out of range.
-
     >>> from pathlib import Path
     >>> from dien_jax.server import ServerOptions
     >>> ServerOptions(Path("runs/first"), port=0).max_batch
@@ -52,7 +49,8 @@ class ServerOptions:
     log_requests: bool = False
     """Log each request as a line of JSON."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise a :class:`UserError` that names the flag of a value out of range."""
         positive = (
             "queue", "max_batch", "max_candidates", "max_history", "max_body", "max_users",
             "drain_seconds",

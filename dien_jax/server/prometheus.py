@@ -2,14 +2,7 @@
 
 from functools import partial
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+import prometheus_client
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds of the histograms of times."""
@@ -19,11 +12,12 @@ class Metrics:
     """Counters, gauges and histograms of one server, all named ``dien_...``."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        counter = partial(Counter, registry=registry)
-        gauge = partial(Gauge, registry=registry)
-        seconds = partial(Histogram, buckets=SECONDS, registry=registry)
+        self._registry = registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
+        counter = partial(prometheus_client.Counter, registry=registry)
+        gauge = partial(prometheus_client.Gauge, registry=registry)
+        histogram = partial(prometheus_client.Histogram, registry=registry)
+        seconds = partial(histogram, buckets=SECONDS)
         self.requests = counter("dien_requests", "Requests answered.", ("path", "status"))
         self.request_seconds = seconds(
             "dien_request_seconds", "Time from request headers to complete response.", ("path",)
@@ -32,11 +26,8 @@ class Metrics:
             "dien_queue_seconds", "Time that requests waited in the queue."
         )
         self.batch_seconds = seconds("dien_batch_seconds", "Time to rank a batch.")
-        self.batch_size = Histogram(
-            "dien_batch_size",
-            "Requests ranked in one batch.",
-            buckets=(1, 2, 4, 8, 16, 32, 64),
-            registry=registry,
+        self.batch_size = histogram(
+            "dien_batch_size", "Requests ranked in one batch.", buckets=(1, 2, 4, 8, 16, 32, 64)
         )
         self.queue_depth = gauge("dien_queue_depth", "Requests waiting in the queue.")
         self.candidates = counter("dien_candidates", "Candidates ranked.")
@@ -54,4 +45,4 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return prometheus_client.generate_latest(self._registry)

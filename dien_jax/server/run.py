@@ -6,19 +6,11 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from dien_jax.errors import UserError
 from dien_jax.server.options import ServerOptions
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
-
-if TYPE_CHECKING:
-    import uvicorn
-
-    from dien_jax.server.batching import Batcher
-    from dien_jax.server.current_model import CurrentModel
 
 LOG = logging.getLogger(__name__)
 TOKEN_VARIABLE = "DIEN_JAX_TOKEN"
@@ -38,14 +30,16 @@ def serve(options: ServerOptions) -> int:
       0 after SIGTERM, 130 after Ctrl-C, 1 if requests were cut off or the server failed.
 
     Raises:
-      UserError: if the token, the address or the run cannot be used.
+      UserError: if an option, the token, the address or the run cannot be used.
 
     >>> from pathlib import Path
     >>> from dien_jax.server import ServerOptions, serve
     >>> serve(ServerOptions(Path("nowhere"), port=0))
     Traceback (most recent call last):
-    dien_jax.errors.UserError: nowhere does not exist
+    dien_jax.errors.UserError: run folder nowhere does not exist
     """
+    options.check()
+    token = read_token()
     require("serve", "serving")
     import uvicorn
     from prometheus_client import disable_created_metrics
@@ -55,31 +49,55 @@ def serve(options: ServerOptions) -> int:
     from dien_jax.server.current_model import CurrentModel
     from dien_jax.server.prometheus import Metrics
 
-    token, metrics = read_token(), Metrics()
+    metrics = Metrics()
     disable_created_metrics()  # else each counter also exports the time it was created
+    signals: list[int] = []
+    failures: list[BaseException] = []
     with bind(options.host, options.port) as listener:
+        host, port = listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         current = CurrentModel(options, metrics)
         batcher = Batcher(current.rank, metrics, options)
         application = Application(options, current, batcher, metrics, token)
-        config = uvicorn.Config(
-            application,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=options.drain_seconds,
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=options.drain_seconds,
+            )
         )
-        host, port = listener.getsockname()[:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]
         if token is None and host not in ("127.0.0.1", "::1"):
             say(f"warning: {url} accepts requests from anyone; set {TOKEN_VARIABLE}")
 
-        def ready() -> None:
-            say(f"checkpoint {current.served.ranker.step} of {options.run} at {url}")
+        def stop(number: int) -> None:
+            server.force_exit = bool(signals) and number == signal.SIGINT
+            signals.append(number)
+            current.stop()
+            server.should_exit = True
 
-        server = uvicorn.Server(config)
+        async def run() -> None:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stop, number)
+            loop.add_signal_handler(signal.SIGHUP, current.request_reload)
+
+            def failed(error: BaseException) -> None:
+                failures.append(error)
+                loop.call_soon_threadsafe(stop, 0)
+
+            def ready() -> None:
+                say(f"checkpoint {current.served.ranker.step} of {options.run} at {url}")
+
+            thread = current.start(batcher, ready, failed)
+            await server.serve(sockets=[listener])
+            thread.join(_JOIN_SECONDS)
+
         try:
-            signals, failures = asyncio.run(_run(server, listener, current, batcher, ready))
+            asyncio.run(run())
         except OSError as error:
             raise UserError(f"cannot listen on {url}: {error.strerror or error}") from error
         batcher.close()
@@ -133,35 +151,3 @@ def bind(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot listen on --host {host} --port {port}: {reason}") from error
     return listener
-
-
-async def _run(
-    server: "uvicorn.Server",
-    listener: socket.socket,
-    current: "CurrentModel",
-    batcher: "Batcher",
-    ready: Callable[[], None],
-) -> tuple[list[int], list[BaseException]]:
-    """Serve until a signal or a failed warm-up; return the signals and the failure."""
-    signals: list[int] = []
-    failures: list[BaseException] = []
-    loop = asyncio.get_running_loop()
-
-    def stop(number: int) -> None:
-        server.force_exit = bool(signals) and number == signal.SIGINT
-        signals.append(number)
-        current.stop()
-        server.should_exit = True
-
-    def failed(error: BaseException) -> None:
-        failures.append(error)
-        loop.call_soon_threadsafe(stop, 0)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    loop.add_signal_handler(signal.SIGHUP, current.request_reload)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]
-    thread = current.start(batcher, ready, failed)
-    await server.serve(sockets=[listener])
-    thread.join(_JOIN_SECONDS)
-    return signals, failures

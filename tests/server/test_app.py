@@ -78,21 +78,21 @@ class Server:
         self.batcher.close()
         self.thread.join()
 
-    def talk(self, *calls: Callable[[Any], Awaitable[Any]]) -> list[Any]:
+    def run_calls(self, *calls: Callable[[Any], Awaitable[Any]]) -> list[Any]:
         """Make calls concurrently, with one client; return their results."""
 
-        async def all_of_them() -> list[Any]:
+        async def gather() -> list[Any]:
             transport = httpx.ASGITransport(app=self.application)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 return await asyncio.gather(*(call(client) for call in calls))
 
-        return asyncio.run(all_of_them())
+        return asyncio.run(gather())
 
     def get(self, path: str, **more: Any) -> Any:
-        return self.talk(lambda client: client.get(path, **more))[0]
+        return self.run_calls(lambda client: client.get(path, **more))[0]
 
     def post(self, path: str, body: Any, **more: Any) -> Any:
-        return self.talk(lambda client: client.post(path, json=body, **more))[0]
+        return self.run_calls(lambda client: client.post(path, json=body, **more))[0]
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the value of a metric in /metrics."""
@@ -103,9 +103,9 @@ class Server:
 
     def hold(self) -> threading.Event:
         """Make requests wait until the event is set."""
-        go, begun = threading.Event(), threading.Event()
-        self.batcher.submit(lambda: (begun.set(), go.wait(30)))
-        assert begun.wait(30)
+        go, started = threading.Event(), threading.Event()
+        self.batcher.submit(lambda: (started.set(), go.wait(30)))
+        assert started.wait(30)
         return go
 
 
@@ -133,13 +133,13 @@ def rank_body(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (body | changes).items() if value is not ...}
 
 
-def same(answer, expected) -> None:
+def check_ranking(answer, expected) -> None:
     assert answer.status_code == 200, answer.text
-    found = answer.json()
-    assert found["ids"] == expected.ids
-    np.testing.assert_allclose(found["scores"], expected.scores, **TOLERANCE)
+    ranking = answer.json()
+    assert ranking["ids"] == expected.ids
+    np.testing.assert_allclose(ranking["scores"], expected.scores, **TOLERANCE)
     names = ("unknown_history", "unknown_candidates", "unknown_context")
-    assert tuple(found[name] for name in names) == expected[2:]
+    assert tuple(ranking[name] for name in names) == expected[2:]
 
 
 def bodies() -> list[dict[str, Any]]:
@@ -151,24 +151,24 @@ def bodies() -> list[dict[str, Any]]:
     ]
 
 
-def of_ranker(ranker: Ranker, body: dict[str, Any]) -> Any:
-    candidates = [17 if one == 17 else one for one in body["candidates"]]
+def expected_ranking(ranker: Ranker, body: dict[str, Any]) -> Any:
+    candidates = [17 if item == 17 else item for item in body["candidates"]]
     return ranker.rank(body["history"], candidates, body["user"], body["context"])
 
 
-def test_answers_are_the_rankers_and_nothing_is_compiled_for_them(server, ranker) -> None:
-    before, wanted = len(COMPILED), bodies()
-    answers = server.talk(*(lambda c, b=body: c.post("/v1/rank", json=b) for body in wanted))
+def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None:
+    before, requests = len(COMPILED), bodies()
+    answers = server.run_calls(*(lambda c, b=body: c.post("/v1/rank", json=b) for body in requests))
     assert len(COMPILED) == before
-    for body, answer in zip(wanted, answers, strict=True):
-        same(answer, of_ranker(ranker, body))
+    for body, answer in zip(requests, answers, strict=True):
+        check_ranking(answer, expected_ranking(ranker, body))
         assert answer.json()["checkpoint_step"] == 1
 
 
-def test_requests_that_wait_are_ranked_together(server, ranker) -> None:
-    before, wanted = len(COMPILED), [rank_body(candidates=[PEAR, SLASH][: n + 1]) for n in (0, 1)]
+def test_waiting_requests_are_ranked_in_one_batch(server, ranker) -> None:
+    before, requests = len(COMPILED), [rank_body(candidates=[PEAR, SLASH][: n + 1]) for n in (0, 1)]
     batches = server.metric("dien_batch_size_count")
-    requests = server.metric("dien_batch_size_sum")
+    batched = server.metric("dien_batch_size_sum")
     go = server.hold()
 
     async def release(client) -> None:
@@ -176,16 +176,16 @@ def test_requests_that_wait_are_ranked_together(server, ranker) -> None:
             await asyncio.sleep(0.01)
         go.set()
 
-    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in wanted * 3)
-    answers = server.talk(*posts, release)[:-1]
-    for body, answer in zip(wanted * 3, answers, strict=True):
-        same(answer, of_ranker(ranker, body))
+    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in requests * 3)
+    answers = server.run_calls(*posts, release)[:-1]
+    for body, answer in zip(requests * 3, answers, strict=True):
+        check_ranking(answer, expected_ranking(ranker, body))
     assert server.metric("dien_batch_size_count") == batches + 6 / MAX_BATCH
-    assert server.metric("dien_batch_size_sum") == requests + 6
+    assert server.metric("dien_batch_size_sum") == batched + 6
     assert len(COMPILED) == before
 
 
-def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
+def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
     small = Server(run, capacity=3).warm()
     go = small.hold()
 
@@ -199,7 +199,7 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
         go.set()
         return refused
 
-    *answers, refused = small.talk(
+    *answers, refused = small.run_calls(
         *(lambda c: c.post("/v1/rank", json=rank_body()) for _ in range(3)), late
     )
     assert [answer.status_code for answer in answers] == [200] * 3
@@ -235,16 +235,16 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
         ("remember", {"user": None, "history": []}, 422, "user", "got 'null'"),
     ],
 )
-def test_mistakes_name_the_field(path, body, status, field, error, server) -> None:
+def test_errors_name_the_field(path, body, status, field, error, server) -> None:
     answer = server.post(f"/v1/{path}", body)
     assert (answer.status_code, answer.json()["field"]) == (status, field)
     assert error in answer.json()["error"]
 
 
-def test_what_is_no_request_is_refused(server, monkeypatch) -> None:
+def test_malformed_requests_are_refused(server, monkeypatch) -> None:
     def posted(content: Any, kind: str = "application/json", **more: str) -> tuple[int, str]:
         headers = {"Content-Type": kind, **more}
-        (answer,) = server.talk(lambda c: c.post("/v1/rank", content=content, headers=headers))
+        (answer,) = server.run_calls(lambda c: c.post("/v1/rank", content=content, headers=headers))
         return answer.status_code, answer.json()["error"]
 
     async def chunks(count: int, pause: float = 0.0) -> Any:
@@ -253,7 +253,7 @@ def test_what_is_no_request_is_refused(server, monkeypatch) -> None:
             yield b" " * 100
 
     whole = json.dumps(rank_body()).encode()
-    (answer,) = server.talk(
+    (answer,) = server.run_calls(
         lambda c: c.post(
             "/v1/rank", content=whole, headers={"Content-Type": "Application/JSON; charset=utf-8"}
         )
@@ -273,7 +273,7 @@ def test_what_is_no_request_is_refused(server, monkeypatch) -> None:
     assert (answer.status_code, answer.json()["error"]) == (404, "Not Found")
 
 
-def test_users_are_remembered_and_forgotten(server, ranker) -> None:
+def test_users_are_remembered_and_evicted(server, ranker) -> None:
     def ranked(user: Any) -> Any:
         return server.post("/v1/rank", rank_body(history=..., user=user))
 
@@ -282,7 +282,7 @@ def test_users_are_remembered_and_forgotten(server, ranker) -> None:
     for count, event in enumerate([SLASH, "?", 17] * 2):
         assert server.post("/v1/observe", {"user": "Ann", "event": event}).status_code == 200
         history = [PEAR, *([SLASH, "?", 17] * 2)[: count + 1]]
-        same(ranked("Ann"), of_ranker(ranker, rank_body(history=history)))
+        check_ranking(ranked("Ann"), expected_ranking(ranker, rank_body(history=history)))
     for user in (1, 2, 3):
         server.post("/v1/remember", {"user": user, "history": []})
     assert server.metric("dien_remembered_users") == 3
@@ -290,7 +290,7 @@ def test_users_are_remembered_and_forgotten(server, ranker) -> None:
     assert ranked("3").status_code == 200
 
 
-def test_a_request_that_fails_leaves_its_batch_alone(server, ranker, monkeypatch, caplog) -> None:
+def test_a_failing_request_does_not_affect_its_batch(server, ranker, monkeypatch, caplog) -> None:
     real = Ranker.rank_many
 
     def rank_many(self, requests):
@@ -306,18 +306,18 @@ def test_a_request_that_fails_leaves_its_batch_alone(server, ranker, monkeypatch
             await asyncio.sleep(0.01)
         go.set()
 
-    wanted = [rank_body(), rank_body(user="boom"), rank_body(candidates=[PEAR])]
-    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in wanted)
-    first, second, third, _ = server.talk(*posts, release)
-    same(first, of_ranker(ranker, wanted[0]))
-    same(third, of_ranker(ranker, wanted[2]))
+    requests = [rank_body(), rank_body(user="boom"), rank_body(candidates=[PEAR])]
+    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in requests)
+    first, second, third, _ = server.run_calls(*posts, release)
+    check_ranking(first, expected_ranking(ranker, requests[0]))
+    check_ranking(third, expected_ranking(ranker, requests[2]))
     assert second.status_code == 500
     assert second.json() == {"error": "internal server error", "field": None}
     assert "RuntimeError: boom" in caplog.text
     assert server.get("/healthz").json()["status"] == "ok"
 
 
-def test_the_token_guards_ranking_and_figures(run) -> None:
+def test_ranking_and_metrics_require_the_token(run) -> None:
     server = Server(run, token=TOKEN).warm()
     good = {"Authorization": f"Bearer {TOKEN}"}
     for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"}):
@@ -330,13 +330,13 @@ def test_the_token_guards_ranking_and_figures(run) -> None:
     assert server.get("/metrics", headers=good).status_code == 200
     for path in ("/healthz", "/readyz", "/docs"):
         assert server.get(path).status_code == 200
-    found = server.get("/openapi.json").json()
-    assert found["paths"]["/v1/rank"]["post"]["security"] == [{"token": []}]
-    assert "401" in found["paths"]["/metrics"]["get"]["responses"]
+    description = server.get("/openapi.json").json()
+    assert description["paths"]["/v1/rank"]["post"]["security"] == [{"token": []}]
+    assert "401" in description["paths"]["/metrics"]["get"]["responses"]
     server.end()
 
 
-def test_ready_only_when_warm_and_not_at_the_end(run) -> None:
+def test_readiness_before_warm_up_and_after_stop(run) -> None:
     server = Server(run)
     for answer in (server.get("/readyz"), server.post("/v1/rank", rank_body())):
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
@@ -347,12 +347,12 @@ def test_ready_only_when_warm_and_not_at_the_end(run) -> None:
     server.current.stop()
     assert server.get("/readyz").status_code == 503
     assert server.metric("dien_ready") == 0
-    assert server.post("/v1/rank", rank_body()).status_code == 200  # it was on its way
+    assert server.post("/v1/rank", rank_body()).status_code == 200  # already accepted
     server.end()
     assert server.get("/healthz").status_code == 503
 
 
-def test_figures(server) -> None:
+def test_metrics(server) -> None:
     def unknown() -> list[float]:
         kinds = ("history", "candidate", "context")
         return [server.metric("dien_unknown_ids_total", kind=kind) for kind in kinds]
@@ -371,16 +371,14 @@ def test_figures(server) -> None:
 
 
 def save_step(run: Path, step: int) -> None:
-    """A better checkpoint, with parameters of its own."""
-    of_run = Run.load(run)
-    state = create_state(of_run.config, open_dataset(Path(of_run.data)).schema, 1, seed=step)
+    """Save a better checkpoint with different parameters."""
+    loaded = Run.load(run)
+    state = create_state(loaded.config, open_dataset(Path(loaded.data)).schema, 1, seed=step)
     params = jax.tree.map(lambda leaf: leaf + jnp.float32(0.1 * step), state.params)
     Checkpoints(run / CHECKPOINTS_FOLDER).save(step, state._replace(params=params), {}, best=True)
 
 
-def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
-    run, ranker, tmp_path, caplog
-) -> None:
+def test_reload_drops_no_request(run, ranker, tmp_path, caplog) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     server = Server(copy).warm()
@@ -389,7 +387,7 @@ def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
     assert not server.current.update(server.batcher)
     before = len(COMPILED)
     save_step(copy, 2)
-    compiled = len(COMPILED) - before  # by the making of parameters
+    compiled = len(COMPILED) - before  # to create the parameters
     replaced = threading.Event()
 
     def replace() -> None:
@@ -405,16 +403,18 @@ def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
         return answers
 
     thread.start()
-    answers = [answer for some in server.talk(*[hammer] * 3) for answer in some]
+    answers = [answer for some in server.run_calls(*[hammer] * 3) for answer in some]
     thread.join()
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["checkpoint_step"] for answer in answers} == {1, 2}
     newer = Ranker(copy)
     for answer in answers:
         of_step = {1: ranker, 2: newer}[answer.json()["checkpoint_step"]]
-        same(answer, of_ranker(of_step, rank_body()))
-    same(server.post("/v1/rank", remembered), of_ranker(newer, rank_body(history=[PEAR, "?"])))
-    assert len(COMPILED) == before + compiled  # programs are those of the model before
+        check_ranking(answer, expected_ranking(of_step, rank_body()))
+    check_ranking(
+        server.post("/v1/rank", remembered), expected_ranking(newer, rank_body(history=[PEAR, "?"]))
+    )
+    assert len(COMPILED) == before + compiled  # programs of the old model are reused
     assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 2}
     assert server.metric("dien_reloads_total", result="ok") == 1
 
@@ -437,19 +437,19 @@ def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
     server.end()
 
 
-def test_the_description_has_the_models_features_and_needs_nothing_else(server) -> None:
-    found = server.get("/openapi.json").json()
-    schemas = found["components"]["schemas"]
-    references = set(json.dumps(found).split('"#/components/schemas/')[1:])
+def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> None:
+    description = server.get("/openapi.json").json()
+    schemas = description["components"]["schemas"]
+    references = set(json.dumps(description).split('"#/components/schemas/')[1:])
     assert {text.partition('"')[0] for text in references} <= set(schemas)
     assert schemas["Rank"]["properties"]["candidates"]["maxItems"] == LIMITS["max_candidates"]
     assert schemas["Context"]["required"] == ["device", "query"]
     html = server.get("/docs").text
-    assert html.count("<h2>") == len(found["paths"]) + 1
+    assert html.count("<h2>") == len(description["paths"]) + 1
     assert "//" not in html.replace("<!doctype html>", "")
 
 
-def test_the_types_of_every_kind_of_feature() -> None:
+def test_request_types_of_all_feature_kinds() -> None:
     schema = Schema(
         (Feature("item", "categorical", size=4),),
         (Feature("user", "categorical", size=3),),
@@ -470,7 +470,7 @@ def test_the_types_of_every_kind_of_feature() -> None:
     assert "<h1>" in page(document(decoders, options, token=False))
 
 
-def test_schemathesis_finds_nothing(server) -> None:
+def test_requests_generated_from_openapi(server) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
     from hypothesis import HealthCheck, given, settings
 
@@ -478,37 +478,37 @@ def test_schemathesis_finds_nothing(server) -> None:
     application = Application(options, server.current, server.batcher, server.metrics)
     described = schemathesis.openapi.from_asgi("/openapi.json", application)
     modes = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
-    operations = [found.ok() for found in described.get_all_operations()]
+    operations = [result.ok() for result in described.get_all_operations()]
     assert len(operations) == 6
     for operation in operations:
         for mode in modes:
             if mode == modes[1] and operation.method == "get":
-                continue  # they take nothing that could be wrong
+                continue  # a GET has no invalid form
 
             @given(case=operation.as_strategy(generation_mode=mode))
             @settings(
                 max_examples=int(os.environ.get("SCHEMATHESIS_EXAMPLES", "10")),
                 database=None, deadline=None, suppress_health_check=list(HealthCheck),
             )  # fmt: skip
-            def holds(case) -> None:
+            def check_response(case) -> None:
                 case.call_and_validate()
 
-            holds()
+            check_response()
 
 
-def test_an_exported_file_is_served_as_its_run(run, tmp_path) -> None:
+def test_an_exported_file_ranks_like_its_run(run, tmp_path) -> None:
     pytest.importorskip("flatbuffers")
     file = tmp_path / "model.dien"
     assert export.main([str(run), "--out", str(file)]) == 0
-    of_run, of_file = (
+    run_ranker, file_ranker = (
         CurrentModel(ServerOptions(path), Metrics()).served.ranker for path in (run, file)
     )
     requests = 2 * [RankRequest([PEAR, "nobody knows it"], [SLASH, PEAR], "u1", CONTEXT)]
-    expected, found = (ranker.rank_many(requests)[1] for ranker in (of_run, of_file))
-    assert found.ids == expected.ids
-    np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
-    assert found[2:] == expected[2:]
-    assert of_file.step == of_run.step
+    expected, ranking = (ranker.rank_many(requests)[1] for ranker in (run_ranker, file_ranker))
+    assert ranking.ids == expected.ids
+    np.testing.assert_allclose(ranking.scores, expected.scores, **TOLERANCE)
+    assert ranking[2:] == expected[2:]
+    assert file_ranker.step == run_ranker.step
     before = model_version(file)
     os.utime(file, ns=(1, 1))
     assert model_version(file) != before
