@@ -1,4 +1,4 @@
-"""Scores and metrics of a trained model on the examples of a split"""
+"""Scores and metrics of a trained model on the examples of a split."""
 
 import csv
 import itertools
@@ -20,8 +20,7 @@ from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import Stage, stage
 
 Predict = Callable[[Any, Any, Any, Any], jax.Array]
-"""(params, batch_stats, features, batch) to scores ``[B]``, as ``make_predict_step`` returns it."""
-
+"""``(params, batch_stats, features, batch)`` to scores ``[B]``, see ``make_predict_step``."""
 
 _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
@@ -29,17 +28,17 @@ _IN_FLIGHT = 16
 
 @runtime_checkable
 class Batches(Protocol):
-    """What is scored, in the order of its padding: a :class:`Loader`, or what stands for one."""
+    """The batches to score: a :class:`Loader`, or an object with its methods."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches."""
+        """Number of batches."""
 
     def example_indices(self, epoch: int, step: int) -> np.ndarray:
-        """Which examples the real rows of a batch are."""
+        """Return the examples of the real rows of a batch."""
 
     def epoch(self, epoch: int) -> Generator[Any, None, None]:
-        """The batches, in the order of the steps."""
+        """Yield the batches, in the order of the steps."""
 
 
 def score_batches(
@@ -50,18 +49,15 @@ def score_batches(
     loader: Batches,
     before_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Click probabilities of every example of a split.
+    """Return the click probability of every example, float32 ``[n]``, in the split's order.
 
     Args:
-      predict_step: as ``make_predict_step`` returns it.
+      predict_step: see ``make_predict_step``.
       params: the model's parameters.
       batch_stats: its running statistics.
-      features: of items and users, on the device.
+      features: item and user features on the device.
       loader: the split, in order ``evaluation``.
-      before_batch: called before each batch; what it raises ends the scoring.
-
-    Returns:
-      float32 ``[n]``, in the order of the split's examples.
+      before_batch: called before each batch; may raise to stop.
     """
     indices = [loader.example_indices(0, step) for step in range(loader.steps_per_epoch)]
     scores = np.empty(sum(map(len, indices)), np.float32)
@@ -72,24 +68,23 @@ def score_batches(
             pending.append(predict_step(params, batch_stats, features, batch))
             if len(pending) == _IN_FLIGHT or step + 1 == loader.steps_per_epoch:
                 first = step + 1 - len(pending)
-                for of_batch, values in zip(
-                    indices[first : step + 1], jax.device_get(pending), strict=True
-                ):
-                    scores[of_batch] = values[: len(of_batch)]
+                fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
+                for examples, values in fetched:
+                    scores[examples] = values[: len(examples)]
                 pending.clear()
     return scores
 
 
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
-    """The metrics of a split, named as ``result.json`` names them; None where undefined."""
+    """Return the metrics of a split by their names in ``result.json``; None where undefined."""
     examples = dataset.splits[split]
     return evaluate_scores(np.asarray(examples.label), scores, np.asarray(examples.group))
 
 
 def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.ndarray) -> None:
-    """Writes ``user,item,label,score`` with raw ids, one line an example, in the split's order.
+    """Write ``user,item,label,score`` as CSV with raw ids, one line per example.
 
-    Nine digits give a float32 score back exactly.
+    Nine digits restore a float32 score exactly.
     """
     examples = dataset.splits[split]
     users, items = dataset.groups(), dataset.vocabulary("item")
@@ -161,7 +156,7 @@ def score_split(
 
 
 def check_examples(dataset: Dataset, split: str) -> None:
-    """Refuses a split without examples.
+    """Refuse a split without examples.
 
     Raises:
       UserError: naming the data and the split.
