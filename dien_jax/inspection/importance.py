@@ -12,7 +12,6 @@ Source: Breiman, "Random Forests", Machine Learning 45, 2001; Fisher, Rudin and 
 Dimensions: n examples of the split, B rows of a batch, T steps, F features of a group.
 """
 
-import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
