@@ -1,16 +1,14 @@
-"""Load test of ``python -m dien_jax.serve``: requests per second, latency and refused requests.
+"""Load test of ``python -m dien_jax.serve``: requests a second, latency, refusals.
 
     python -m benchmarks.serving [--preset NAME] [--run RUN] [--json FILE]
 
-The server runs on the loopback interface. Each connection sends its next request when it has the
-answer to the last one. Policy ``together`` ranks waiting requests in batches, ``one by one`` sets
-``--max-batch 1``, ``reload`` reloads the model during the load, and ``overload`` has a queue
-shorter than the number of connections. The benchmark fails if an answer is missing or has an
-unexpected status, or if scores differ from those of :class:`dien_jax.Ranker`. Client and server
-share the processors.
+A server runs on this machine's loopback. Each connection sends its next request when it has the
+answer to the last one. ``together`` ranks waiting requests in batches, ``one by one`` has
+``--max-batch 1``, ``reload`` reloads the model under load, and ``overload`` has a queue shorter
+than the number of connections. The benchmark fails where an answer is missing, has an unexpected
+status, or has other scores than :class:`dien_jax.Ranker`. Client and server share the processors.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -27,8 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common.timing import print_rows, surroundings, write_rows
-from benchmarks.ranking import made_run
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import surroundings
+from benchmarks.ranking import TOLERANCE, random_run
 from dien_jax.config.presets import PRESETS
 from dien_jax.errors import UserError
 from dien_jax.inference.ranker import Ranker
@@ -40,12 +39,10 @@ COLUMNS = (
 )  # fmt: skip
 QUEUE, SMALL_QUEUE = 256, 4
 READY_SECONDS = 600.0
-TOLERANCE = 1e-5
-"""Absolute tolerance on probabilities."""
 
 
 class Answer(NamedTuple):
-    """An answer: status, seconds, whether it has ``Retry-After``, and body."""
+    """One answer; ``retry_after`` is True where it has that header."""
 
     status: int
     seconds: float
@@ -55,15 +52,15 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
-    """Start a server and yield its process and port once it is ready; stop it afterwards.
+    """Start a server, wait until it is ready, and yield it and its port.
 
     Args:
       run: the run folder.
-      cache: folder of compiled programs, unless the environment sets one.
-      flags: of the server.
+      cache: folder of compiled programs, unless the environment names another.
+      *flags: flags of the server.
 
     Raises:
-      SystemExit: if the server does not start, or does not stop with status 0.
+      SystemExit: where it does not start, or does not end with status 0.
     """
     command = [sys.executable, "-m", "dien_jax.serve", str(run), "--port", "0", *flags]
     environment = {
@@ -86,23 +83,21 @@ def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Po
         server.send_signal(signal.SIGTERM)
         rest = server.stderr.read()
         if server.wait(READY_SECONDS):
-            raise SystemExit(f"the server exited with status {server.returncode}:\n{rest}")
+            raise SystemExit(f"the server ended with status {server.returncode}:\n{rest}")
     finally:
         server.kill()
         server.wait()
 
 
 def request(body: dict[str, Any]) -> bytes:
-    """Return a complete HTTP request for /v1/rank."""
+    """Return a whole HTTP request for /v1/rank."""
     content = json.dumps(body).encode()
     head = "POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
-async def exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes
-) -> Answer:
-    """Send a request on an open connection and wait for the answer."""
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes) -> Answer:
+    """Send a request on an open connection and wait for its answer."""
     start = time.perf_counter()
     writer.write(content)
     first, *fields = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
@@ -115,7 +110,7 @@ async def exchange(
 async def load(
     port: int, requests: Sequence[bytes], connections: int, seconds: float
 ) -> tuple[list[Answer], float]:
-    """Send requests on several connections for a time; return the answers and the exact time."""
+    """Send requests on some connections for some time; return answers and the time it took."""
     answers: list[Answer] = []
     start = time.perf_counter()
 
@@ -123,7 +118,7 @@ async def load(
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() - start < seconds:
             number += connections
-            answers.append(await exchange(reader, writer, requests[number % len(requests)]))
+            answers.append(await ask(reader, writer, requests[number % len(requests)]))
         writer.close()
         await writer.wait_closed()
 
@@ -132,7 +127,7 @@ async def load(
 
 
 def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) -> list[dict]:
-    """Return requests for 64 users with histories of up to ``history`` events."""
+    """Draw requests for 64 users with histories of up to ``history`` events."""
     rng = np.random.default_rng(candidates + history)
 
     def drawn(count: int) -> list[str]:
@@ -149,13 +144,13 @@ def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) 
     ]
 
 
-def metric(port: int, name: str) -> float:
-    """Return the value of a metric in /metrics."""
+def figure(port: int, name: str) -> float:
+    """Fetch a figure of /metrics."""
 
     async def fetch() -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         content = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-        answer = await exchange(reader, writer, content)
+        answer = await ask(reader, writer, content)
         writer.close()
         return answer.body
 
@@ -164,10 +159,10 @@ def metric(port: int, name: str) -> float:
 
 
 def check(answer: Answer, body: dict, ranker: Ranker) -> None:
-    """Check that scores are those of the ranker.
+    """Compare an answer with the ranker.
 
     Raises:
-      SystemExit: if they differ.
+      SystemExit: where scores differ.
     """
     expected = ranker.rank(body["history"], body["candidates"], None, body["context"])
     scores = json.loads(answer.body)["scores"]
@@ -187,9 +182,9 @@ def measure(
     """Return the row of one load on one server.
 
     Raises:
-      SystemExit: if an answer has an unexpected status.
+      SystemExit: for an unexpected answer.
     """
-    before = [metric(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
+    before = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
 
     async def run() -> tuple[list[Answer], float]:
         if policy == "reload":
@@ -203,7 +198,7 @@ def measure(
         raise SystemExit(f"{policy}, {connections} connections: statuses {dict(statuses)}")
     if any(answer.status == 429 and not answer.retry_after for answer in answers):
         raise SystemExit("a 429 without Retry-After")
-    after = [metric(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
+    after = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
     times = [1e3 * answer.seconds for answer in answers if answer.status == 200]
     return {
         "benchmark": "serving",
@@ -220,40 +215,34 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print the rows and write them to the file of ``--json``."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Measure, print and write the rows."""
+    parser = make_parser(__doc__)
     parser.add_argument("--preset", default="dien", choices=PRESETS)
-    parser.add_argument("--run", type=Path, help="run folder to serve, instead of --preset")
+    parser.add_argument("--run", type=Path, help="run folder to serve instead of --preset")
     parser.add_argument("--candidates", type=int, default=50)
-    parser.add_argument(
-        "--history", type=int, default=50, help="maximum number of events in a history"
-    )
+    parser.add_argument("--history", type=int, default=50, help="longest history")
     parser.add_argument("--connections", type=int, nargs="+", default=(1, 4, 16, 64))
-    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each load")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    options = parser.parse_args(argv)
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of each load")
+    options = parse(parser, argv, connections=1, candidates=1)
     with tempfile.TemporaryDirectory(prefix="dien_jax-serving-") as folder:
         try:
-            run = options.run or made_run(Path(folder), options.preset)
+            run = options.run or random_run(Path(folder), options.preset)
             ranker, items = Ranker(run), load_run(run).dataset.vocabulary("item")
         except UserError as error:
             raise SystemExit(f"error: {error}") from error
-        contents = bodies(ranker, items, options.candidates, options.history)
-        requests = [request(content) for content in contents]
-        max_connections = max(options.connections)
+        requested = bodies(ranker, items, options.candidates, options.history)
+        requests = [request(body) for body in requested]
+        most = max(options.connections)
         cache = Path(folder) / "compiled"
         shared = ["--max-candidates", str(options.candidates), "--poll-seconds", "0"]
         servers: list[tuple[list[str], list[tuple[str, int]]]] = [
-            (["--queue", str(QUEUE)], [("together", count) for count in options.connections]),
-            (["--queue", str(QUEUE)], [("reload", max_connections)]),
+            (["--queue", str(QUEUE)], [("together", many) for many in options.connections]),
+            (["--queue", str(QUEUE)], [("reload", most)]),
             (
                 ["--queue", str(QUEUE), "--max-batch", "1"],
-                [("one by one", count) for count in options.connections],
+                [("one by one", many) for many in options.connections],
             ),
-            (
-                ["--queue", str(SMALL_QUEUE)],
-                [("overload", max(max_connections, 8 * SMALL_QUEUE))],
-            ),
+            (["--queue", str(SMALL_QUEUE)], [("overload", max(most, 8 * SMALL_QUEUE))]),
         ]
         rows: list[dict[str, Any]] = []
         for flags, loads in servers:
@@ -261,33 +250,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             with serving(run, cache, *shared, *flags) as (server, port):
                 print(f"ready after {time.perf_counter() - start:.1f} s", flush=True)
                 answers, _ = asyncio.run(load(port, requests[:1], 1, 0.2))
-                check(answers[0], contents[0], ranker)
+                check(answers[0], requested[0], ranker)
                 for policy, connections in loads:
                     row = measure(server, port, policy, requests, connections, options.seconds)
                     rows.append(row)
                     print(", ".join(f"{name} {row[name]}" for name in COLUMNS), flush=True)
                 if loads[0][0] == "reload":
                     wait_for_reload(port)
-        print_rows(rows, COLUMNS)
-    print(
-        f"\n{options.candidates} candidates, histories up to {options.history}; "
-        f"{rows[-1]['device']}, {rows[-1]['threads']} threads, {rows[-1]['versions']}"
-    )
-    if options.json:
-        write_rows(options.json, rows)
-        print(f"wrote {options.json}")
+    report(options, rows, COLUMNS)
+    print(f"{options.candidates} candidates, histories up to {options.history}")
 
 
 def wait_for_reload(port: int) -> None:
-    """Wait until the reloaded model is in use.
+    """Wait until the model has been reloaded.
 
     Raises:
-      SystemExit: if that takes more than a minute.
+      SystemExit: where it has not after a minute.
     """
     until = time.monotonic() + 60
-    while not metric(port, 'dien_reloads_total{result="ok"}'):
+    while not figure(port, 'dien_reloads_total{result="ok"}'):
         if time.monotonic() > until:
-            raise SystemExit("the model was not reloaded within 60 s")
+            raise SystemExit("the model was not reloaded")
         time.sleep(0.1)
 
 
