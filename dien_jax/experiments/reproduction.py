@@ -33,13 +33,14 @@ from dien_jax.experiments.result_tables import (
     read_results,
     write_tables,
 )
+from dien_jax.experiments.search_report import TrainingLine
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, Run
 from dien_jax.runs.scoring import score_split, write_predictions
 from dien_jax.training.loop import Trainer
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
-from dien_jax.utils.console import say, stage
+from dien_jax.utils.console import ProgressLine, say
 from dien_jax.utils.files import atomic_file, read_json
 
 SETTINGS = Path(__file__).with_name("reproduction.json")
@@ -136,9 +137,9 @@ def reproduce_table(
       Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
 
     >>> from pathlib import Path
-    >>> reproduce_table([Path("data")], Path("table"), rows=["diem"])
+    >>> reproduce_table([Path("data")], Path("table"), seeds=0)
     Traceback (most recent call last):
-    dien_jax.errors.UserError: --rows 'diem' is not a row of the table 'family'; did you mean ...
+    dien_jax.errors.UserError: --seeds must be at least 1, got 0
     """
     tables = paper_tables()
     known = tables[table].rows
@@ -286,8 +287,8 @@ def _train_only(task: _Task) -> dict[str, Any]:
     """Train without a run folder; return the best evaluation and leave the test split alone."""
     run = Run.create(preset=task.row, seed=task.seed, dataset=task.dataset, config=task.config)
     trainer, start = Trainer(run, task.dataset, checkpoints=None), time.perf_counter()
-    with stage(f"{task.data}, {task.row}, seed {task.seed}") as current:
-        records = list(trainer.evaluations(lambda report: setattr(current, "note", str(report))))
+    with ProgressLine() as line:
+        records = list(trainer.evaluations(TrainingLine(line, task.row, 0.0).progress))
     [best] = [record for record in records if record["step"] == trainer.progress.best_step]
     return {
         "valid": best["valid"],

@@ -19,61 +19,41 @@ if TYPE_CHECKING:
 OBJECTIVE = METRICS["auc"]
 """The validation metric that trials are compared by."""
 
-SECONDS_BETWEEN_LINES = 30.0
-"""Least time between progress lines within an epoch, without a terminal."""
 
-
-class SearchReporter:
-    """Report the progress of a search on standard error: a bar on a terminal, lines elsewhere.
-
-    A context manager.
+class TrainingLine:
+    """A listener that shows training in a progress line.
 
     Args:
-      trials: total number of trials.
+      line: the line.
+      name: what is trained.
+      share: the part of the whole work that is done, from 0 to 1.
     """
 
-    def __init__(self, trials: int) -> None:
-        self._trials = trials
-        self._line = ProgressLine(every=SECONDS_BETWEEN_LINES)
-        self._trial = ""
-        self._share = 0.0
-
-    def __enter__(self) -> "SearchReporter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._line.close()
-
-    def start(self, number: int, settings: Mapping[str, str]) -> None:
-        """Report the start of a trial, counted from 1."""
-        self._trial = f"trial {number} of {self._trials}"
-        self._share = (number - 1) / self._trials
-        chosen = (f"{name} {value}" for name, value in settings.items())
-        self._line.say(f"{self._trial}: {', '.join(chosen)}")
+    def __init__(self, line: ProgressLine, name: str, share: float) -> None:
+        self._line, self._name, self._share = line, name, share
 
     def progress(self, report: StepReport) -> None:
-        """Report progress between two evaluations."""
-        self._line.update(f"  {self._trial}, {report}", self._share)
+        """Show a step between evaluations."""
+        self._line.update(f"{self._name}, {report}", self._share)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
-        """Report an evaluation, a line of ``metrics.jsonl``."""
-        value = f"{OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
-        self._line.say(f"  {self._trial}, epoch {record['epoch']:.2f}: validation {value}")
+        """Print the objective of an evaluation, a line of ``metrics.jsonl``."""
+        value = f"validation {OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
+        self._line.say(f"  {self._name}, epoch {record['epoch']:.2f}: {value}")
 
-    def end(
-        self,
-        finished: Sequence["optuna.trial.FrozenTrial"],
-        best: "optuna.trial.FrozenTrial | None",
-    ) -> None:
-        """Report the end of the last of the finished trials."""
-        trial = finished[-1]
-        outcome = f"validation {OBJECTIVE.label} {trial.value or 0:.4f}"
-        if trial.state.name == "PRUNED":
-            outcome = "diverged" if "diverged" in trial.user_attrs else "pruned"
-        text = f"{self._trial}: {outcome} after {trial.user_attrs.get('epochs', 0):g} epochs"
-        if best is not None:
-            text += f"; best {best.value:.4f}, trial {finished.index(best) + 1}"
-        self._line.say(text)
+
+def outcome(
+    finished: Sequence["optuna.trial.FrozenTrial"], best: "optuna.trial.FrozenTrial | None"
+) -> str:
+    """Return the outcome of the last finished trial, and the best one so far, as text."""
+    trial = finished[-1]
+    text = f"validation {OBJECTIVE.label} {trial.value or 0:.4f}"
+    if trial.state.name == "PRUNED":
+        text = "diverged" if "diverged" in trial.user_attrs else "pruned"
+    text += f" after {trial.user_attrs.get('epochs', 0):g} epochs"
+    if best is not None:
+        text += f"; best {best.value:.4f}, trial {finished.index(best) + 1}"
+    return text
 
 
 def summary(
