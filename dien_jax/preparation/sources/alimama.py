@@ -34,7 +34,6 @@ from dien_jax.utils.extras import require
 
 if TYPE_CHECKING:
     from dien_jax.preparation.reading.log_files import Log
-    from dien_jax.preparation.reading.workspace import Workspace
 
 PAGE = "https://tianchi.aliyun.com/dataset/56"
 TERMS = (
@@ -95,7 +94,7 @@ def prepare(options: AlimamaOptions) -> list[str]:
     samples, ads, profiles = (_file(options.source, name) for name in FILES)
     hashes = {file.name: given(file).sha256 for file in (samples, ads, profiles)}
     say(f"from impressions in {samples}: {options.describe()}")
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         log, report = _read(workspace, samples, ads, profiles, options.max_bad_share)
         events = load_events(workspace, log, FEATURES, max_bad_share=options.max_bad_share)
         source = {"name": "alimama", "files": hashes}

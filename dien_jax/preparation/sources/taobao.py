@@ -26,7 +26,6 @@ from dien_jax.utils.text_files import EXAMPLES, BadLines
 if TYPE_CHECKING:
     from ibis.expr.types import Table
 
-    from dien_jax.preparation.reading.workspace import Workspace
 
 Behaviour = Literal["pv", "cart", "fav", "buy"]
 BEHAVIOURS: tuple[Behaviour, ...] = ("pv", "cart", "fav", "buy")
@@ -80,7 +79,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     wanted = {name: LogColumn(name, "--from") for name in COLUMNS if name != CATEGORY.name}
     wanted[CATEGORY.alias] = CATEGORY
     report: list[str] = []
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         digest = given(file).sha256
         events = load_events(
             workspace,
