@@ -34,6 +34,7 @@ from dien_jax.utils.extras import require
 
 if TYPE_CHECKING:
     from dien_jax.preparation.reading.log_files import Log
+    from dien_jax.preparation.reading.workspace import Workspace
 
 PAGE = "https://tianchi.aliyun.com/dataset/56"
 TERMS = (
@@ -88,7 +89,7 @@ def prepare(options: AlimamaOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
 
     say(TERMS)
     samples, ads, profiles = (_file(options.source, name) for name in FILES)

@@ -40,6 +40,7 @@ END = 1512316800
 """2017-12-04 00:00 there."""
 COLUMNS = ("user", "item", "category", "behaviour", "timestamp")
 CATEGORY = LogColumn("category", "--from")
+    from dien_jax.preparation.reading.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
     from dien_jax.preparation.reading.log_files import read_columns
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
 
     file = options.source
     say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.describe()}")
