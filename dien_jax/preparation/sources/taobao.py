@@ -26,6 +26,7 @@ from dien_jax.utils.text_files import EXAMPLES, BadLines
 if TYPE_CHECKING:
     from ibis.expr.types import Table
 
+    from dien_jax.preparation.reading.workspace import Workspace
 
 Behaviour = Literal["pv", "cart", "fav", "buy"]
 BEHAVIOURS: tuple[Behaviour, ...] = ("pv", "cart", "fav", "buy")
@@ -40,7 +41,6 @@ END = 1512316800
 """2017-12-04 00:00 there."""
 COLUMNS = ("user", "item", "category", "behaviour", "timestamp")
 CATEGORY = LogColumn("category", "--from")
-    from dien_jax.preparation.reading.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
