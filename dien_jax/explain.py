@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, writing
 from dien_jax.inspection.example_view import as_text, draw_example, explained
 from dien_jax.inspection.examples import Example, Inspector
 from dien_jax.inspection.gates import lacking
@@ -30,7 +30,7 @@ from dien_jax.inspection.requests import request
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say
-from dien_jax.utils.plots import check_picture, save_picture, writing
+from dien_jax.utils.plots import check_picture, save_picture
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _explain_features(trained: TrainedModel, arguments: Arguments) -> None:
     print(as_table(found))
     if arguments.out is not None:
         file = arguments.out.with_suffix(".json")
-        with writing(file):
+        with writing(file, "--out"):
             write_importance(found, trained, file)
         save_picture(draw_importance(found), arguments.out)
         say(f"figures: {file}\npicture: {arguments.out}")

@@ -24,7 +24,7 @@ from dien_jax.config.preset_files import flat_settings
 from dien_jax.config.presets import preset
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, writing
 from dien_jax.inspection.examples import Example, Inspector
 from dien_jax.inspection.gates import EXPLANATIONS, MEASURES, lacking, measures_of
 from dien_jax.inspection.report_figures import FEWEST, auc_by_part, curves, image, reliability
@@ -38,7 +38,6 @@ from dien_jax.runs.trained import TrainedModel, restore
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import atomic_file
-from dien_jax.utils.plots import writing
 
 REPORT_FILE = "report.html"
 LISTED = 10
@@ -89,7 +88,7 @@ def write_report(arguments: Arguments) -> Path:
         sections += _example_sections(trained, split, labels, scores, arguments)
     sections.append(("Settings", _settings_section(member)))
     subtitle = f"{split} split of {dataset.path}, {len(labels):,} examples"
-    with writing(out), atomic_file(out) as stream:
+    with writing(out, "--out"), atomic_file(out) as stream:
         stream.write(page(f"Report on {member.name}", subtitle, sections))
     return out
 
