@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 OPTIMISED = {"test_golden", "test_implementations"}
 """Modules that hold figures to a tolerance: they run optimised programs, as users do."""
@@ -26,6 +27,19 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+FAST = (
+    "tests/config/",
+    "tests/data/",
+    "tests/metrics/",
+    "tests/preparation/",
+    "tests/commands/test_prepare.py",
+    "tests/docs/test_architecture.py",
+    "tests/docs/test_style.py",
+    "tests/training/test_reporter.py",
+    "tests/test_public_names.py",
+)
+"""Folders and files whose tests are marked ``fast``."""
+
 _compiled: list[str] = []
 """Events of programs that were compiled in this process."""
 
@@ -36,6 +50,14 @@ def _note(event: str, duration: float, **details: object) -> None:
 
 
 jax.monitoring.register_event_duration_secs_listener(_note)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of ``FAST``."""
+    root = Path(__file__).parents[1]
+    for item in items:
+        if item.path.relative_to(root).as_posix().startswith(FAST):
+            item.add_marker("fast")
 
 
 def pytest_unconfigure() -> None:

@@ -163,9 +163,10 @@ def check_arrays(name: str, opened: Any) -> None:
 
 def dataset_arrays(dataset: Dataset) -> dict[str, Any]:
     """All arrays of a dataset."""
+    tables = dataset.feature_tables()
     return {
-        "items": dataset.item_tables(),
-        "users": dataset.user_tables(),
+        "items": tables.item,
+        "users": tables.user,
         "event_item": dataset.event_item,
         "event_timestamp": dataset.event_timestamp,
         "event_offsets": dataset.event_offsets,

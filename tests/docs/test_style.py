@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.fast
-
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("dien_jax", "kernels", "benchmarks", "tests", "docs")
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
