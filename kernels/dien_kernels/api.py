@@ -242,11 +242,9 @@ def _run(
     else:
         module = backend(implementation)
         blocks = blocks if implementation in KERNELS else None
-        plan = dataclasses.replace(
-            fused.with_blocks(plan, module, shape, blocks),
-            interpret=devices.is_interpreted(),
-            sharding=batch_sharding,
-        )
+        plan = fused.with_blocks(plan, module, shape, blocks)
+        interpret = devices.is_interpreted()
+        plan = dataclasses.replace(plan, interpret=interpret, sharding=batch_sharding)
         try:
             states, last = fused.run(module, plan, inputs)
         except TypeError as error:
