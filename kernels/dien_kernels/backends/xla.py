@@ -1,4 +1,4 @@
-"""The recurrences as two scans over ``[T, B, H]`` for any device, see :mod:`dien_kernels.contract`."""
+"""The recurrences as two scans over arrays ``[T, B, H]``; see :mod:`dien_kernels.contract`."""
 
 import functools
 
