@@ -1,6 +1,6 @@
 """GRU, AGRU and AUGRU over masked histories, for JAX: functions that own no parameters.
 
-``gru``, ``agru`` and ``augru`` compute, ``explain`` tells which implementation they choose.
+``gru``, ``agru`` and ``augru`` compute; ``explain`` returns the implementation that they choose.
 Implementations are in ``backends/``. This package imports jax and nothing else.
 """
 
