@@ -29,15 +29,16 @@ import numpy as np
 import tyro
 
 from dien_jax.data.dataset import Dataset, Examples
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.user_events import UserEvents
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
-from dien_jax.runs.scoring import evaluation_loader, score_batches
+from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import Stage, say, stage
 
@@ -108,7 +109,7 @@ def predict_table(arguments: Arguments) -> dict[str, int]:
     vocabularies = Vocabularies(dataset, arguments.separator)
     events = None if columns.history else UserEvents(dataset)
     say(f"histories: {_described(columns, dataset)}")
-    step, tables = make_predict_step(config, dataset.schema), device_tables(dataset, config)
+    step, features = make_predict_step(config, dataset.schema), feature_tables(dataset)
     counts = Counter(
         rows=0,
         unknown_users=0,
@@ -129,8 +130,8 @@ def predict_table(arguments: Arguments) -> dict[str, int]:
                 step,
                 trained.params,
                 trained.batch_stats,
-                tables,
-                evaluation_loader(requests, "test", config),
+                features,
+                evaluation_loader(requests, "test", config.train),
             )
             write(piece, scores)
             _progress(current, counts["rows"], table.rows)

@@ -34,7 +34,7 @@ from dien_jax.data.metadata import (
     read_schema,
     read_values,
 )
-from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
+from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
 from dien_jax.errors import UserError
 
 CHUNK_ROWS = 1 << 20
@@ -145,13 +145,12 @@ class Dataset:
         """Return the raw user ids, by group."""
         return read_values(self.path / "groups.txt")
 
-    def item_tables(self) -> dict[str, FeatureValues]:
-        """The item features after the id over all items, multi-valued ones padded."""
-        return padded_columns(self.schema.item[1:], self.items, None)
-
-    def user_tables(self) -> dict[str, FeatureValues]:
-        """The user features after the id over all users, multi-valued ones padded."""
-        return padded_columns(self.schema.user[1:], self.users, None)
+    def feature_tables(self) -> FeatureTables:
+        """Return the features after the id of all items and users, multi-valued ones padded."""
+        return FeatureTables(
+            padded_columns(self.schema.item[1:], self.items, None),
+            padded_columns(self.schema.user[1:], self.users, None),
+        )
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
         """Return the context features of some examples.

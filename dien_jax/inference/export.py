@@ -18,7 +18,7 @@ from dien_jax.inference.onnx import onnx_scores
 from dien_jax.inference.ranker import BaseRanker
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 from dien_jax.utils.files import atomic_path
 
 CHECKED_ROWS = 8
@@ -127,8 +127,7 @@ def scores_of_run(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Scores ``[B]`` as ``python -m dien_jax.evaluate`` has them."""
     config, dataset = trained.run.config, trained.dataset
     step = make_predict_step(config, dataset.schema)
-    tables = device_tables(dataset, config)
-    return np.asarray(step(trained.params, trained.batch_stats, tables, batch))
+    return np.asarray(step(trained.params, trained.batch_stats, feature_tables(dataset), batch))
 
 
 def _made_up_value(trained: TrainedModel, feature: Feature) -> Any:

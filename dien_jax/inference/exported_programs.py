@@ -18,14 +18,14 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dien_kernels.api import Implementation
+from dien_kernels import Implementation
 from jax import export
 
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
-from dien_jax.model.attention import CHUNK
 from dien_jax.model.interest import InterestModel, ModelOutput
+from dien_jax.model.shared_history import CHUNK
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.rank import Interests, Programs, make_programs
 
@@ -51,7 +51,7 @@ def named_weights(
     tree = {
         "params": _scoring(trained.params),
         "batch_stats": _scoring(trained.batch_stats),
-        "tables": FeatureTables(dataset.item_tables(), dataset.user_tables()),
+        "tables": dataset.feature_tables(),
     }
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     arrays = {

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dien_jax.config.settings import Config
-from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.data.schema import Schema
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
 from dien_jax.inference.archive import Artifact
 from dien_jax.inference.exported_programs import ranking_programs
@@ -56,14 +56,13 @@ def ranked_model(trained: TrainedModel, separator: str = SEPARATOR) -> RankedMod
     """A trained model as a ranker takes it."""
     config, dataset = trained.run.config, trained.dataset
     variables = {"params": trained.params, "batch_stats": trained.batch_stats}
-    tables = FeatureTables(dataset.item_tables(), dataset.user_tables())
     return RankedModel(
         dataset.schema,
         trained.step,
         config.train.max_history,
         history_buckets(config),
         Vocabularies(dataset, separator),
-        jax.device_put((variables, tables)),
+        jax.device_put((variables, dataset.feature_tables())),
         make_programs(config, dataset.schema),
     )
 

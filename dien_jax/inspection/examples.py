@@ -18,11 +18,11 @@ import numpy as np
 
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.inspection.gates import MEASURES, Glimpse, make_look_step
-from dien_jax.runs.scoring import evaluation_loader
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 
 UNKNOWN_NAME = "(unknown)"
 """Shown for a value that training did not know, or knew too seldom to give it a row."""
@@ -129,7 +129,7 @@ class Inspector:
         self._trained = trained
         config, dataset = trained.run.config, trained.dataset
         self._look = make_look_step(config, dataset.schema)
-        self._tables = device_tables(dataset, config)
+        self._features = feature_tables(dataset)
         self.names = Names(dataset)
 
     def examples(
@@ -145,19 +145,19 @@ class Inspector:
           dataset: another with the trained one's vocabularies and item features, or None.
         """
         dataset = dataset or self._trained.dataset
-        loader = evaluation_loader(dataset, split, self._trained.run.config)
+        loader = evaluation_loader(dataset, split, self._trained.run.config.train)
         found: dict[int, Example] = {}
         for step in range(loader.steps_per_epoch):
-            rows = loader.rows(0, step)
-            places = np.flatnonzero(np.isin(rows, numbers))
+            indices = loader.example_indices(0, step)
+            places = np.flatnonzero(np.isin(indices, numbers))
             if not len(places):
                 continue
             batch = loader.batch(0, step)
             glimpse = jax.device_get(
-                self._look(self._trained.params, self._trained.batch_stats, self._tables, batch)
+                self._look(self._trained.params, self._trained.batch_stats, self._features, batch)
             )
             for place in places:
-                number = int(rows[place])
+                number = int(indices[place])
                 found[number] = self._example(dataset, split, number, batch, glimpse, int(place))
         return [found[number] for number in numbers]
 

@@ -13,9 +13,8 @@ from jaxtyping import Array, Float
 from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Schema
+from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.interest import InterestModel
-from dien_jax.steps.state import Tables
 
 MEASURES = {
     "extractor_gate": "extractor gate",
@@ -74,20 +73,22 @@ def update_gates(
     return u if form == "paper" else 1 - u
 
 
-def make_look_step(config: Config, schema: Schema) -> Callable[[Any, Any, Tables, Batch], Glimpse]:
-    """Jitted ``look(params, batch_stats, tables, batch)``."""
+def make_look_step(
+    config: Config, schema: Schema
+) -> Callable[[Any, Any, FeatureTables, Batch], Glimpse]:
+    """Jitted ``look(params, batch_stats, features, batch)``."""
     settings = config.model
     model = InterestModel(settings, schema)
 
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
-    def look(params: Any, batch_stats: Any, tables: Tables, batch: Batch) -> Glimpse:
+    def look(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> Glimpse:
         variables = {"params": params, "batch_stats": batch_stats}
         output, captured = model.apply(
             variables,
             batch,
-            tables.features,
+            features,
             capture_intermediates=is_captured,
             mutable=["intermediates"],
         )
@@ -101,7 +102,7 @@ def make_look_step(config: Config, schema: Schema) -> Callable[[Any, Any, Tables
         interests = output.interest_states
         if settings.extractor == "gru":
             items = jnp.asarray(batch.history)
-            history: Any = model.apply(variables, items, tables.features, method="embed_items")
+            history: Any = model.apply(variables, items, features, method="embed_items")
             extractor = gates("extractor", history).mean(-1)
         if settings.evolution == "gru_attention":
             evolution = gates("evolution", interests).mean(-1)

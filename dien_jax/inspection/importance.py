@@ -26,15 +26,15 @@ import numpy as np
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import Loader
+from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc
-from dien_jax.model.interest import InterestModel
-from dien_jax.runs.scoring import check_examples, evaluation_loader, score_batches, trained_scores
+from dien_jax.model.interest import InterestModel, RowEmbeddings
+from dien_jax.runs.scoring import check_examples, score_batches, trained_scores
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.steps.state import Tables, device_tables
+from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import write_json
 
@@ -139,7 +139,7 @@ def importance(trained: TrainedModel, split: str, permutations: int) -> Importan
             f"what an input is worth takes two or more of either label"
         )
     inputs, measured = inputs_of(dataset.schema), []
-    tables = device_tables(dataset, trained.run.config)
+    features = feature_tables(dataset)
     step = make_exchanged_step(trained.run.config, dataset.schema)
     with stage(f"scoring {len(labels):,} {split} examples") as current:
         whole = trained_scores(trained, split)
@@ -151,7 +151,7 @@ def importance(trained: TrainedModel, split: str, permutations: int) -> Importan
                 current.note = f"{each.name}, permutation {turn + 1} of {permutations}"
                 current.share = (number + turn / permutations) / len(inputs)
                 random = np.random.default_rng((SEED, number, turn))
-                scores[turn] = exchanged_scores(trained, tables, step, split, each, random)
+                scores[turn] = exchanged_scores(trained, features, step, split, each, random)
             drop = delong(labels, whole, scores)
             assert drop is not None
             aucs = [found for row in scores if (found := auc(labels, row)) is not None]
@@ -192,8 +192,8 @@ class _Exchanged:
     def steps_per_epoch(self) -> int:
         return self.ours.steps_per_epoch
 
-    def rows(self, epoch: int, step: int) -> np.ndarray:
-        return self.ours.rows(epoch, step)
+    def example_indices(self, epoch: int, step: int) -> np.ndarray:
+        return self.ours.example_indices(epoch, step)
 
     def epoch(self, epoch: int) -> Generator[tuple[Batch, Batch], None, None]:
         with closing(self.ours.epoch(epoch)) as ours, closing(self.theirs.epoch(epoch)) as theirs:
@@ -213,7 +213,7 @@ def _shuffled(batch: Batch, random: np.random.Generator) -> np.ndarray:
 
 def exchanged_scores(
     trained: TrainedModel,
-    tables: Tables,
+    features: FeatureTables,
     step: Callable[..., jax.Array],
     split: str,
     each: Input,
@@ -223,7 +223,7 @@ def exchanged_scores(
 
     Args:
       trained: the model and its data.
-      tables: its features on the device.
+      features: of its items and users, on the device.
       step: as :func:`make_exchanged_step` gives it.
       split: whose examples.
       each: the input.
@@ -236,7 +236,9 @@ def exchanged_scores(
         ours = ours._replace(sequence=other.sequence, history_end=other.history_end)
     theirs = ours._replace(item=other.item, user=other.user, context=other.context)
     first, second = (
-        evaluation_loader(dataclasses.replace(dataset, splits={split: examples}), split, config)
+        evaluation_loader(
+            dataclasses.replace(dataset, splits={split: examples}), split, config.train
+        )
         for examples in (ours, theirs)  # in one order, which the histories alone decide
     )
     exchanged = {
@@ -244,15 +246,17 @@ def exchanged_scores(
         for group, features in vars(dataset.schema).items()
     }
 
-    def predict_step(params: Any, batch_stats: Any, tables: Tables, pair: Any) -> jax.Array:
-        return step(params, batch_stats, tables, *pair, exchanged)
+    def predict_step(
+        params: Any, batch_stats: Any, features: FeatureTables, pair: Any
+    ) -> jax.Array:
+        return step(params, batch_stats, features, *pair, exchanged)
 
     pairs = _Exchanged(first, second, random if each.history == "order" else None)
-    return score_batches(predict_step, trained.params, trained.batch_stats, tables, pairs)
+    return score_batches(predict_step, trained.params, trained.batch_stats, features, pairs)
 
 
 def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:
-    """Jitted ``score(params, batch_stats, tables, batch, other, exchanged)``, probabilities [B].
+    """Jitted ``score(params, batch_stats, features, batch, other, exchanged)``, probabilities [B].
 
     ``other`` has the histories of ``batch`` and candidates, users and contexts of other examples;
     ``exchanged`` has bool ``[F]`` by group: which of its features are taken from there.
@@ -266,41 +270,34 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
         other: Batch,
         exchanged: dict[str, jax.Array],
     ) -> jax.Array:
-        def mixed(group: str, ours: jax.Array, theirs: jax.Array) -> jax.Array:
+        def mixed(group: str, ours: Any, theirs: Any) -> Any:
+            if ours is None:  # no context features
+                return None
             is_theirs = jnp.repeat(jnp.asarray(exchanged[group]), config.model.embedding_size)
             return jnp.where(is_theirs[None], theirs, ours)
 
+        ours, theirs = (module.embed_rows(part, features) for part in (batch, other))
+        rows = RowEmbeddings(
+            mixed("item", ours.candidate, theirs.candidate),
+            mixed("user", ours.user, theirs.user),
+            mixed("context", ours.context, theirs.context),
+        )
         lengths = jnp.asarray(batch.lengths)
         history = module.embed_items(jnp.asarray(batch.history), features)
-        candidate = mixed(
-            "item", *(module.embed_items(jnp.asarray(one.item), features) for one in (batch, other))
-        )
-        user = mixed(
-            "user", *(module.embed_users(jnp.asarray(one.user), features) for one in (batch, other))
-        )
-        context = None
-        if schema.context:
-            contexts = (module.embed_context(one.context) for one in (batch, other))
-            context = mixed("context", *contexts)
-        states = (
-            module.extractor(history, lengths)[0] if config.model.extractor == "gru" else history
-        )
-        _, final_state = module.evolve(candidate, states, lengths)
-        steps = jnp.arange(history.shape[1], dtype=lengths.dtype)
-        pooled = module.pool(history, (steps[None] < lengths[:, None])[..., None], lengths)
+        encoded = module.encode_history(history, lengths)
         real = jnp.asarray(batch.weight) > 0
-        return module.click_logits(user, candidate, pooled, final_state, context, real)
+        return module.score(encoded.states, history, lengths, rows, real).logits
 
     def score(
         params: Any,
         batch_stats: Any,
-        tables: Tables,
+        features: FeatureTables,
         batch: Batch,
         other: Batch,
         exchanged: dict[str, jax.Array],
     ) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}
-        arguments = (tables.features, batch, other, exchanged)
+        arguments = (features, batch, other, exchanged)
         found: Any = model.apply(variables, *arguments, method=logits)
         return jax.nn.sigmoid(found)
 

@@ -9,15 +9,16 @@ from support import small_dataset, untrained_run
 
 import dien_jax
 from dien_jax.config.presets import FAMILY
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import UserError
 from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.requests import RankRequest, together, user_counts
-from dien_jax.runs.scoring import evaluation_loader, score_batches
+from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.rank import make_programs
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
@@ -66,8 +67,8 @@ def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> No
         make_predict_step(config, dataset.schema),
         trained.params,
         trained.batch_stats,
-        device_tables(dataset, config),
-        evaluation_loader(dataset, "train", config),
+        feature_tables(dataset),
+        evaluation_loader(dataset, "train", config.train),
     )
     assert np.ptp(expected) > 1e-3
     ranker, examples = Ranker(run), dataset.splits["train"]

@@ -153,7 +153,7 @@ def test_every_kind_of_feature_is_there(data: Dataset) -> None:
     schema = data.schema
     names = [feature.name for feature in (*schema.item, *schema.user, *schema.context)]
     assert names == ["item", "category", "tags", "price", "user", "segment", "slot"]
-    tables = data.item_tables()
+    tables = data.feature_tables().item
     tags = tables["tags"]
     assert isinstance(tags, MultiValued)
     assert set(np.asarray(tags.count).tolist()) == {0, 1, 2, 3}

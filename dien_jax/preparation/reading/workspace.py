@@ -33,9 +33,6 @@ class Workspace:
     Args:
       out: the dataset folder to create; it must not exist.
       memory_limit: memory limit of DuckDB, such as ``1GB``.
-
-    Raises:
-      UserError: when ``out`` exists, its parent cannot be written, or the limit is not a size.
     """
 
     def __init__(self, out: Path, memory_limit: str) -> None:
