@@ -240,11 +240,18 @@ def _load_array(file: Path, dtype: type[np.generic], rows: int | None) -> np.nda
 def _check_entries(
     file: Path, values: np.ndarray, valid: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
-    for part in chunks(len(values)):
-        good = valid(values[part])
+    row = _first_bad(len(values), lambda part: valid(values[part]))
+    if row is not None:
+        raise UserError(f"{file}: entry {row} should be {expected}, found {values[row]}")
+
+
+def _first_bad(rows: int, valid: Callable[[slice], np.ndarray]) -> int | None:
+    """Return the first row that is not valid, checking a chunk at a time."""
+    for part in chunks(rows):
+        good = valid(part)
         if not good.all():
-            row = part.start + int(np.argmin(good))
-            raise UserError(f"{file}: entry {row} should be {expected}, found {values[row]}")
+            return part.start + int(np.argmin(good))
+    return None
 
 
 def _integers(
@@ -264,15 +271,12 @@ def _offsets(file: Path, rows: int, total: int) -> np.ndarray:
         raise UserError(
             f"{file}: expected offsets from 0 to {total}, found {offsets[0]} to {offsets[-1]}"
         )
-    for part in chunks(rows):
-        bounds = offsets[part.start : part.stop + 1]
-        good = bounds[1:] >= bounds[:-1]
-        if not good.all():
-            row = part.start + int(np.argmin(good))
-            raise UserError(
-                f"{file}: offsets must not fall, found {offsets[row]} then {offsets[row + 1]} "
-                f"at entry {row}"
-            )
+    row = _first_bad(rows, lambda part: np.diff(offsets[part.start : part.stop + 1]) >= 0)
+    if row is not None:
+        raise UserError(
+            f"{file}: offsets must not fall, found {offsets[row]} then {offsets[row + 1]} "
+            f"at entry {row}"
+        )
     return offsets
 
 
@@ -324,16 +328,19 @@ def _examples(
         name: _integers(folder / name, dtype, rows, sizes[name])
         for name, dtype in EXAMPLE_COLUMNS.items()
     }
-    for part in chunks(rows):
-        sequence, end = columns["sequence"][part], columns["history_end"][part]
-        start, stop = offsets[sequence], offsets[sequence + 1]
-        good = (start <= end) & (end <= stop)
-        if not good.all():
-            row = int(np.argmin(good))
-            raise UserError(
-                f"{folder / 'history_end' / 'values.npy'}: entry {part.start + row} should be "
-                f"within its sequence, {start[row]} to {stop[row]}, found {end[row]}"
-            )
+    sequence, end = columns["sequence"], columns["history_end"]
+    row = _first_bad(
+        rows,
+        lambda part: (
+            (offsets[sequence[part]] <= end[part]) & (end[part] <= offsets[sequence[part] + 1])
+        ),
+    )
+    if row is not None:
+        start, stop = offsets[sequence[row]], offsets[sequence[row] + 1]
+        raise UserError(
+            f"{folder / 'history_end' / 'values.npy'}: entry {row} should be within its sequence, "
+            f"{start} to {stop}, found {end[row]}"
+        )
     probability = None
     file = folder / PROBABILITY / "values.npy"
     if file.exists():

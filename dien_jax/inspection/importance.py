@@ -12,10 +12,9 @@ Source: Breiman, "Random Forests", Machine Learning 45, 2001; Fisher, Rudin and 
 Dimensions: n examples of the split, B rows of a batch, T steps, F features of a group.
 """
 
-import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -236,9 +235,7 @@ def exchanged_scores(
         ours = ours._replace(sequence=other.sequence, history_end=other.history_end)
     theirs = ours._replace(item=other.item, user=other.user, context=other.context)
     first, second = (
-        evaluation_loader(
-            dataclasses.replace(dataset, splits={split: examples}), split, config.train
-        )
+        evaluation_loader(replace(dataset, splits={split: examples}), split, config.train)
         for examples in (ours, theirs)  # in one order, which the histories alone decide
     )
     exchanged = {

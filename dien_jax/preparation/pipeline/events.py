@@ -14,6 +14,7 @@ import numpy as np
 from ibis.expr.types import BooleanColumn, IntegerValue, StringColumn, Table, Value
 
 from dien_jax.data.clock import LIKELY_MILLISECONDS, Clock
+from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.reading.log_files import Log
@@ -21,7 +22,6 @@ from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES
 
-LARGEST_NUMBER = float(np.finfo(np.float32).max)
 SHOWN = 40
 """Characters shown of a malformed value."""
 
