@@ -8,13 +8,7 @@ from dien_jax.steps.negatives import Sampler, auxiliary_negatives, make_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.rank import Interests, Programs, make_programs
 from dien_jax.steps.score import make_predict_step, make_summary_step
-from dien_jax.steps.state import (
-    Tables,
-    TrainState,
-    create_state,
-    feature_tables,
-    training_tables,
-)
+from dien_jax.steps.state import Tables, TrainState, create_state, feature_tables, training_tables
 from dien_jax.steps.train import make_loss, make_train_step
 
 __all__ = [

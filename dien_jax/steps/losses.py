@@ -6,9 +6,7 @@ from jaxtyping import Array, Float
 
 
 def click_loss(
-    logits: Float[Array, " B"],
-    labels: Float[Array, " B"],
-    weights: Float[Array, " B"],
+    logits: Float[Array, " B"], labels: Float[Array, " B"], weights: Float[Array, " B"]
 ) -> Float[Array, ""]:
     """Cross-entropy of click logits, in nats: a mean over rows, weighted.
 
@@ -19,9 +17,7 @@ def click_loss(
 
 
 def halved_click_loss(
-    logits: Float[Array, " B"],
-    labels: Float[Array, " B"],
-    weights: Float[Array, " B"],
+    logits: Float[Array, " B"], labels: Float[Array, " B"], weights: Float[Array, " B"]
 ) -> Float[Array, ""]:
     """The click loss of the paper's authors' program: a mean over rows and over two columns.
 

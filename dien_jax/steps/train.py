@@ -19,13 +19,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
 from dien_jax.model.interest import InterestModel
-from dien_jax.steps.embedding_rows import (
-    Table,
-    large_tables,
-    look_up,
-    put_rows,
-    take_rows,
-)
+from dien_jax.steps.embedding_rows import Table, large_tables, look_up, put_rows, take_rows
 from dien_jax.steps.losses import click_loss, halved_click_loss
 from dien_jax.steps.negatives import Sampler, auxiliary_negatives
 from dien_jax.steps.optimizer import make_optimizer
