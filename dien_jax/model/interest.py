@@ -27,7 +27,6 @@ from dien_jax.model.activations import as_logit
 from dien_jax.model.attention import ATTENTIONS
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
-    Network,
     auxiliary_positions,
     auxiliary_weights,
     normalising,
@@ -362,16 +361,16 @@ class InterestModel(nn.Module):
                     behaviours, jnp.moveaxis(counted, -1, 0), train=train
                 ),
             )
-        of_real, of_sampled = auxiliary_weights(
+        real, sampled = auxiliary_weights(
             positions, valid, mean=self.config.auxiliary_mean, weights=weights
         )
-        network = Network(*(getattr(self.auxiliary, name) for name in Network._fields))
+        network = self.auxiliary.clone(parent=None, name=None)
         return weighted_loss(
             network,
             params,
             before,
             behaviours,
-            jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)]),
+            jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)]),
         )
 
 
