@@ -16,10 +16,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from dien_jax.config.settings import Config
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.intervals import delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
@@ -36,12 +38,15 @@ class Table(NamedTuple):
     """A table of results.
 
     Attributes:
-      rows: the names of its rows, in order.
+      rows: settings by the row's name, in order.
       baselines: the rows that the others are compared with, by the labels that columns use.
+      digests: twelve digits by row that identify its settings in ``results.csv``; by default they
+        are derived from all settings.
     """
 
-    rows: tuple[str, ...]
+    rows: Mapping[str, Config]
     baselines: Mapping[str, str]
+    digests: Mapping[str, str] = MappingProxyType({})
 
 
 def read_results(file: Path) -> list[Line]:
