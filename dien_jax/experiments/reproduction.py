@@ -270,7 +270,7 @@ def _train_only(task: _Task) -> dict[str, Any]:
     run = Run.create(preset=task.row, seed=task.seed, dataset=task.dataset, config=task.config)
     trainer, start = Trainer(run, task.dataset, checkpoints=None), time.perf_counter()
     with ProgressLine() as line:
-        records = list(trainer.evaluations(TrainingLine(line, task.row, 0.0)))
+        records = list(trainer.evaluations(TrainingLine(line, task.row, 0.0).progress))
     [best] = [record for record in records if record["step"] == trainer.progress.best_step]
     return {
         "valid": best["valid"],

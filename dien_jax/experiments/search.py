@@ -173,7 +173,7 @@ def _train(
     better = max if OBJECTIVE.higher_is_better else min
     best = None
     try:
-        for number, record in enumerate(trainer.evaluations(listener), start=1):
+        for number, record in enumerate(trainer.evaluations(listener.progress), start=1):
             value = record["valid"][OBJECTIVE.name]
             best = value if best is None else better(best, value)
             listener.evaluation(record)

@@ -9,6 +9,7 @@ import numpy as np
 
 from dien_jax.experiments.search_space import chosen_settings
 from dien_jax.metrics.scores import METRICS
+from dien_jax.training.progress import StepReport
 from dien_jax.utils.console import ProgressLine
 from dien_jax.utils.files import atomic_path
 
@@ -35,19 +36,9 @@ class TrainingLine:
     def __init__(self, line: ProgressLine, name: str, share: float) -> None:
         self._line, self._name, self._share = line, name, share
 
-    def progress(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        examples_per_second: float | None,
-        learning_rate: float,
-    ) -> None:
-        """See :meth:`dien_jax.training.reporter.Reporter.progress`."""
-        text = f"{self._name}, step {step:,}, loss {metrics['loss']:.4f}"
-        if examples_per_second is not None:
-            text += f", {examples_per_second:,.0f} examples/s"
-        self._line.update(text, self._share)
+    def progress(self, report: StepReport) -> None:
+        """Show a step between evaluations."""
+        self._line.update(f"{self._name}, {report}", self._share)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Print the objective of an evaluation, a line of ``metrics.jsonl``."""

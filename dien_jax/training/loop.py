@@ -28,8 +28,15 @@ from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import TrainState, create_state, training_tables
 from dien_jax.steps.train import make_train_step
-from dien_jax.training.progress import EXAMPLES, Progress, add_metrics, mean_metrics
-from dien_jax.training.reporter import Listener, Reporter
+from dien_jax.training.progress import (
+    EXAMPLES,
+    Listener,
+    Progress,
+    StepReport,
+    add_metrics,
+    mean_metrics,
+)
+from dien_jax.training.reporter import Reporter
 
 SAVE_SECONDS = 600.0
 """Maximum training time that is lost when a run is killed within a long epoch."""
@@ -133,7 +140,7 @@ class Trainer:
         """
         if self._checkpoints is None:
             raise ValueError("run() needs checkpoints: it measures the best one")
-        for record in self.evaluations(reporter):
+        for record in self.evaluations(reporter.progress):
             reporter.evaluation(record)
             reporter.histograms(self.progress.step, self._summary())
             self._save(best=self.progress.best_step == self.progress.step)
@@ -243,11 +250,14 @@ class Trainer:
             add_metrics(totals, row)
         self._unreported.clear()
         step = self.progress.step
-        listener.progress(
-            step,
-            mean_metrics(totals),
-            examples_per_second=self.progress.examples_per_second,
-            learning_rate=float(self._learning_rate(step - 1)),
+        listener(
+            StepReport(
+                step,
+                self.total_steps,
+                mean_metrics(totals),
+                self.progress.examples_per_second,
+                float(self._learning_rate(step - 1)),
+            )
         )
 
     def _evaluate(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Progress of a training run: the part of a checkpoint that is not the train state."""
+"""Progress of a training run: what a checkpoint keeps of it, and what is reported of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 EXAMPLES = "weight"
 """The training metric that counts the real rows of a batch; the others are means over them."""
@@ -36,6 +38,36 @@ class Progress:
     def examples_per_second(self) -> float | None:
         """Training speed; None before a step was timed."""
         return self.timed_examples / self.timed_seconds if self.timed_seconds else None
+
+
+class StepReport(NamedTuple):
+    """Progress between two evaluations, as text for a progress line.
+
+    Attributes:
+      step: steps taken.
+      total_steps: maximum number of steps.
+      metrics: training metrics, means since the last report.
+      examples_per_second: training speed; None while it is unknown.
+      learning_rate: of the last step.
+    """
+
+    step: int
+    total_steps: int
+    metrics: dict[str, float]
+    examples_per_second: float | None
+    learning_rate: float
+
+    def __str__(self) -> str:
+        parts = [f"step {self.step:,} of {self.total_steps:,}"]
+        for name in ("loss", "auxiliary_loss"):
+            if name in self.metrics:
+                parts.append(f"{name.replace('_', ' ')} {self.metrics[name]:.4f}")
+        if self.examples_per_second is not None:
+            parts.append(f"{self.examples_per_second:,.0f} examples/s")
+        return ", ".join(parts)
+
+
+Listener = Callable[[StepReport], None]
 
 
 def add_metrics(totals: dict[str, float], metrics: dict[str, float]) -> None:

@@ -207,10 +207,7 @@ def _train(
         say(f"resuming from the checkpoint of step {progress.step:,}")
     try:
         with Reporter(
-            folder,
-            total_steps=trainer.total_steps,
-            restored_step=progress.step,
-            evaluated_step=progress.evaluated_step,
+            folder, restored_step=progress.step, evaluated_step=progress.evaluated_step
         ) as reporter:
             outcome = trainer.run(reporter)
     except Interrupted:

@@ -19,6 +19,7 @@ from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.experiments import search, search_space
 from dien_jax.experiments.search_space import Choices, Range, read_space
 from dien_jax.training import loop
+from dien_jax.training.progress import StepReport
 from dien_jax.utils.files import read_json
 
 optuna = pytest.importorskip("optuna")
@@ -60,7 +61,7 @@ class Scripted:
             if epoch == 2 and self._rate > self.diverges_above:
                 raise NotFiniteError("the loss is not finite")
             self.finished = epoch == EPOCHS
-            listener.progress(epoch, {"loss": 0.5}, examples_per_second=10.0, learning_rate=0.1)
+            listener(StepReport(epoch, EPOCHS, {"loss": 0.5}, 10.0, 0.1))
             value = 0.9 - 0.1 * abs(math.log10(self._rate / self.peak)) - 0.1 / epoch
             yield {"epoch": float(epoch), "valid": {"auc": value}}
 
@@ -280,7 +281,7 @@ def test_progress_is_told_by_lines_where_there_is_no_terminal(
     [rate] = scripted.trained
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == f"trial 1 of 1: optim.learning_rate {rate:.4g}"
-    assert lines[1] == "trial 1 of 1, step 1, loss 0.5000, 10 examples/s"
+    assert lines[1] == f"trial 1 of 1, step 1 of {EPOCHS}, loss 0.5000, 10 examples/s"
     assert lines[2].startswith("  trial 1 of 1, epoch 1.00: validation AUC 0.")
     assert lines[7].startswith("trial 1 of 1: validation AUC 0.")
 

@@ -6,7 +6,7 @@ from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.pipeline.events import load_events
 from dien_jax.preparation.pipeline.extending import column_source, open_extended
 from dien_jax.preparation.reading.log_files import read_columns
-from dien_jax.preparation.reading.workspace import Workspace
+from dien_jax.preparation.reading.workspace import open_workspace
 from dien_jax.utils.console import say
 
 
@@ -16,7 +16,7 @@ def prepare_columns(
     """Read the log that the options name, and ``write`` the folder with the source's name."""
     say(f"from {name} in {options.file}: {options.describe()}")
     extended = open_extended(options, name)
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         log = read_columns(
             workspace,
             options.file,

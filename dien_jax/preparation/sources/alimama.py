@@ -89,13 +89,13 @@ def prepare(options: AlimamaOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
 
     say(TERMS)
     samples, ads, profiles = (_file(options.source, name) for name in FILES)
     hashes = {file.name: given(file).sha256 for file in (samples, ads, profiles)}
     say(f"from impressions in {samples}: {options.describe()}")
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         log, report = _read(workspace, samples, ads, profiles, options.max_bad_share)
         events = load_events(workspace, log, FEATURES, max_bad_share=options.max_bad_share)
         source = {"name": "alimama", "files": hashes}

@@ -71,13 +71,13 @@ def prepare(options: AmazonOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
     from dien_jax.preparation.sources.amazon_files import five_core, load_products, load_reviews
 
     name = options.reviews if options.name is None else options.name
     core = ", five-core" * options.five_core
     say(f"from Amazon reviews of {options.year}, {name}: {options.describe()}{core}")
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         files = options.files()
         reviews = load_reviews(workspace, files[0].file, options.year)
         meta = load_products(workspace, files[1].file, options.year)

@@ -75,12 +75,12 @@ def prepare(options: MovielensOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
     from dien_jax.preparation.sources.movielens_files import read_archive
 
     least = "" if options.min_rating is None else f" of {options.min_rating:g} and more"
     say(f"from the ratings{least} of MovieLens {options.name}: {options.describe()}")
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         remote = remote_file(options.name)
         file, digest = fetch(remote) if options.source is None else given(options.source)
         tables = read_archive(workspace, file, options.name)

@@ -72,7 +72,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
     from dien_jax.preparation.reading.log_files import read_columns
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
 
     file = options.source
     say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.describe()}")
@@ -80,7 +80,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     wanted = {name: LogColumn(name, "--from") for name in COLUMNS if name != CATEGORY.name}
     wanted[CATEGORY.alias] = CATEGORY
     report: list[str] = []
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         digest = given(file).sha256
         events = load_events(
             workspace,
