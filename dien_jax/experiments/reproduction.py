@@ -227,12 +227,12 @@ def _name(dataset: Dataset) -> str:
 def _known(out: Path, digests: Mapping[str, str]) -> dict[tuple[str, str, str], Line]:
     """Return the lines of ``results.csv`` by :meth:`_Task.key`.
 
-    A row that has another name now, as the frozen ones had in earlier versions, gets it.
+    A row whose name stands for other settings now gets the present name of its own settings.
     """
     names = {digest: row for row, digest in digests.items()}
     known = {}
     for line in read_results(out / RESULTS_FILE):
-        if digests.get(line["row"]) != line["settings"]:
+        if digests.get(line["row"], line["settings"]) != line["settings"]:
             line["row"] = names.get(line["settings"], line["row"])
         known[line["data_digest"], line["settings"], line["seed"]] = line
     return known

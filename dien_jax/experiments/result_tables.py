@@ -17,11 +17,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.config.settings import Config
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.intervals import delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
@@ -38,13 +37,13 @@ class Table(NamedTuple):
     """A table of results.
 
     Attributes:
-      rows: settings by the row's name, in order.
+      rows: what its rows stand for, such as settings, by their names and in order.
       baselines: the rows that the others are compared with, by the labels that columns use.
       digests: twelve digits by row that identify its settings in ``results.csv``; by default they
         are derived from all settings.
     """
 
-    rows: Mapping[str, Config]
+    rows: Mapping[str, Any]
     baselines: Mapping[str, str]
     digests: Mapping[str, str] = MappingProxyType({})
 

@@ -188,6 +188,21 @@ def test_results_of_earlier_row_names_count_under_their_settings(tiny, tmp_path,
     assert rows == ["dien (batch_norm none)"] * 2
 
 
+def test_rows_of_the_same_settings_on_other_data_keep_their_names(tiny, tmp_path) -> None:
+    data, _, _ = tiny
+    other = write_data(tmp_path / "other", sizes={"train": 48, "valid": 24, "test": 20})
+    config = tiny_tables()["family"].rows["din"]
+    tables = {"results": Table(dict.fromkeys(("here", "there")), {})}
+    for row, folder in (("here", data), ("there", other), ("here", data)):
+        run_study(
+            {row: config}, [open_dataset(folder)], [0], tmp_path / "out", test=False, tables=tables
+        )
+    lines = read_results(tmp_path / "out" / "results.csv")
+    assert [(line["row"], line["data"]) for line in lines] == [
+        ("there", "other"), ("here", data.name)
+    ]  # fmt: skip
+
+
 def test_study_without_a_test_split_keeps_no_run_and_scores_no_test(tiny, tmp_path, monkeypatch):
     data, _, _ = tiny
     measured, done = [], []
@@ -270,7 +285,7 @@ def test_differences_are_of_shared_seeds(tmp_path) -> None:
         for row, seeds in scores.items()
         for seed, score in seeds.items()
     ]  # fmt: skip
-    table = Table(dict.fromkeys(ROWS, PRESETS["dien"]), {"DIN": "din", "DIEN": "dien"})
+    table = Table(dict.fromkeys(ROWS), {"DIN": "din", "DIEN": "dien"})
     write_tables(tmp_path, lines, {"family": table}, "none.csv")
     text = (tmp_path / "results.md").read_text()
     assert "| dien | 2 | 0.7450 ± 0.0212 | none | none | none | +0.0350 ± 0.0050 |  |" in text
