@@ -1,12 +1,12 @@
-"""Every kernel and a whole train step, compiled for a device that is not there.
+"""Compile every kernel and a whole train step for a device that is not attached.
 
     python -m benchmarks.compile_only --target tpu-v5e [--quick] [--json FILE]
 
-Shows that each kernel compiles, how often a program launches one, and what it takes: bundles that
-a TPU core executes a time step beside those of XLA's own loop for the same work (the oracle at the
-same precision), or registers, spills and shared memory of an NVIDIA GPU. What a program computes
-is not shown. Ends with status 1 where something does not compile or launches another number of
-kernels than it should, and 2 where the compiler is not installed.
+Shows that each kernel compiles, its number of launches, and its cost: bundles that a TPU core
+executes in a time step, compared with XLA's own loop for the same work (the oracle at the same
+precision), or registers, spills and shared memory of an NVIDIA GPU. Results are not computed. The
+exit status is 1 where something does not compile or has an unexpected number of launches, and 2
+where the compiler is not installed.
 """
 
 import argparse
@@ -21,24 +21,25 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 from dien_kernels import Device, assume, fused
 from dien_kernels.api import Precision
-from dien_kernels.choice import KERNELS, backend
+from dien_kernels.choice import KERNELS, Implementation, backend
+from dien_kernels.contract import Plan, Shape
 from dien_kernels.reference import Cell, Form
 
 from benchmarks.aot import cuda as aot_cuda
 from benchmarks.aot import tpu as aot_tpu
-from benchmarks.common.cases import Case
-from benchmarks.common.timing import print_rows, write_rows
+from benchmarks.common.cases import Case, schema_of
+from benchmarks.common.report import make_parser, parse, print_rows, write_rows
 from benchmarks.recurrence import CELLS, MODES, computation, operands
 from dien_jax.config.presets import preset
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import example_batch
-from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.data.schema import FeatureTables
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state
 from dien_jax.steps.train import make_train_step
@@ -50,7 +51,7 @@ DEVICES = {
     "a100": Device("gpu", "NVIDIA A100-SXM4-80GB", (8, 0)),
 }
 FORWARD = {"recurrence_forward", "recurrence_keep"}
-ITEMS, CATEGORIES, USERS = 1000, 20, 500
+ITEMS = 1000
 SHAPE = ("kernel", "cell", "form", "precision", "hidden", "direction")
 TPU_COLUMNS = (
     "bundles_per_step", "xla_bundles_per_step", "of_xla", "vector_memory_bytes", "launches",
@@ -63,25 +64,24 @@ class Compiled(NamedTuple):
     """A program for an absent device.
 
     Attributes:
-      program: as ``jax.stages.Lowered.compile`` gives it.
-      launches: name of every Pallas kernel that it launches.
-      found: columns of its row that the target has.
+      program: the result of ``jax.stages.Lowered.compile``.
+      launches: names of the Pallas kernels that it launches.
+      columns: columns of its row that depend on the target.
     """
 
     program: jax.stages.Compiled
     launches: list[str]
-    found: dict[str, Any]
+    columns: dict[str, Any]
 
 
 class Compiler:
-    """Compiles for one target."""
+    """A compiler for one target."""
 
     def __init__(self, target: str, folder: Path) -> None:
-        """Readies this process; ``folder`` is where a TPU's compiler leaves its bundles."""
+        """Prepare this process; ``folder`` is for the bundles of a TPU's compiler."""
         self.target, self.device, self._folder = target, DEVICES[target], folder
-        # A process that has no such device must not look for one. JAX reads JAX_PLATFORMS when it
-        # is imported, but chooses its devices later; compilers read the environment when they
-        # start, which is later still.
+        # A process without such a device must not look for one. JAX reads JAX_PLATFORMS at import
+        # and chooses its devices later; compilers read the environment when they start.
         jax.config.update("jax_platforms", "cpu")
         if self.device.platform == "tpu":
             os.environ.update(aot_tpu.surroundings(folder))
@@ -90,11 +90,11 @@ class Compiler:
             aot_cuda.device(target)
 
     def program(self, function: Callable, *arguments: Any, steps: int | None = None) -> Compiled:
-        """``function`` for the target; bundles are counted in loops of ``steps`` steps."""
+        """Compile a function for the target; count bundles in loops of ``steps`` steps."""
         with assume(self.device):
             if self.device.platform == "gpu":
-                made = aot_cuda.compile_for(function, *arguments, target=self.target)  # type: ignore[arg-type]
-                return Compiled(made.compiled, made.launches(), _taken(made.kernels))
+                gpu = aot_cuda.compile_for(function, *arguments, target=self.target)  # type: ignore[arg-type]
+                return Compiled(gpu.compiled, gpu.launches(), _resources(gpu.kernels))
             for path in self._folder.iterdir():
                 path.unlink()
             program = aot_tpu.compile_for(function, *arguments, target=self.target)
@@ -103,17 +103,17 @@ class Compiler:
         except RuntimeError as error:
             _say(f"bundles not counted: {str(error)[:200]}")
             loops = []
-        found = {
+        columns = {
             "bundles_per_step": sum(loop.average for loop in loops) if loops else None,
             "vector_memory_bytes": max((loop.vector_memory for loop in loops), default=0),
         }
-        return Compiled(program, aot_tpu.launches(program), found)
+        return Compiled(program, aot_tpu.launches(program), columns)
 
     def row(self, kernel: str, case: Case, **settings: Any) -> dict[str, Any]:
-        """What a kernel takes, in one direction.
+        """Return the row of a kernel in one direction.
 
         Raises:
-          RuntimeError: for another number of launches than the direction has.
+          RuntimeError: for an unexpected number of launches.
         """
         cell, form, precision = (settings[name] for name in ("cell", "form", "precision"))
         gradients = settings["direction"] != MODES[0]
@@ -124,19 +124,19 @@ class Compiler:
             )
             return self.program(function, *operands(cell, case, form), steps=case.steps)
 
-        made = compiled(kernel)
+        result = compiled(kernel)
         expected = 1 + gradients
-        if len(made.launches) != expected:
-            raise RuntimeError(f"expected {expected} launches, found {made.launches}")
+        if len(result.launches) != expected:
+            raise RuntimeError(f"expected {expected} launches, found {result.launches}")
         row = dict.fromkeys(
             ("registers", "spilled_bytes", "shared_bytes", "bundles_per_step",
              "xla_bundles_per_step", "of_xla", "vector_memory_bytes")
         )  # fmt: skip
-        row |= {"launches": len(made.launches), **made.found}
+        row |= {"launches": len(result.launches), **result.columns}
         if self.device.platform == "tpu":
             if row["bundles_per_step"] is None:
                 raise RuntimeError("the bundles of its time loop could not be counted")
-            row["xla_bundles_per_step"] = compiled("reference").found["bundles_per_step"]
+            row["xla_bundles_per_step"] = compiled("reference").columns["bundles_per_step"]
             if row["bundles_per_step"] and row["xla_bundles_per_step"]:
                 row["of_xla"] = row["bundles_per_step"] / row["xla_bundles_per_step"]
         return {
@@ -150,22 +150,22 @@ class Compiler:
         }
 
     def train_step(self, kernel: str, precision: str) -> dict[str, Any]:
-        """What the whole step of the ``dien`` preset launches and takes.
+        """Return the row of the whole step of the ``dien`` preset.
 
         Raises:
-          RuntimeError: unless it launches two kernels forward and two backward.
+          RuntimeError: unless it has two launches forward and two backward.
         """
         config = preset("dien")
         named: Any = {"recurrence": kernel, "recurrence_precision": precision}
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, **named))
         with assume(self.device):
             step, arguments = step_and_arguments(config)
-        made = self.program(step, *arguments)
-        directions = Counter("forward" if one in FORWARD else one for one in made.launches)
+        result = self.program(step, *arguments)
+        directions = Counter("forward" if name in FORWARD else name for name in result.launches)
         if directions != {"forward": 2, "recurrence_backward": 2}:
-            raise RuntimeError(f"expected two launches in each direction, found {made.launches}")
-        cost: Any = made.program.cost_analysis() or {}
-        memory: Any = made.program.memory_analysis()
+            raise RuntimeError(f"expected two launches in each direction, found {result.launches}")
+        cost: Any = result.program.cost_analysis() or {}
+        memory: Any = result.program.memory_analysis()
         return {
             "benchmark": "compile_only, train step",
             "target": self.target,
@@ -174,7 +174,7 @@ class Compiler:
             "batch": config.train.batch_size,
             "steps": config.train.max_history,
             "launches": ", ".join(
-                f"{count} {name}" for name, count in Counter(made.launches).items()
+                f"{count} {name}" for name, count in Counter(result.launches).items()
             ),
             "gflop": cost["flops"] / 1e9 if "flops" in cost else None,
             "mbytes": cost["bytes accessed"] / 1e6 if "bytes accessed" in cost else None,
@@ -183,8 +183,8 @@ class Compiler:
         }
 
 
-def _taken(kernels: Sequence[aot_cuda.Kernel]) -> dict[str, Any]:
-    """Of a program's recurrence kernels the most that one takes."""
+def _resources(kernels: Sequence[aot_cuda.Kernel]) -> dict[str, Any]:
+    """Return the largest resources of a program's recurrence kernels."""
     ours = [kernel for kernel in kernels if kernel.name.startswith("recurrence")]
     if not ours:
         return {}
@@ -196,9 +196,8 @@ def _taken(kernels: Sequence[aot_cuda.Kernel]) -> dict[str, Any]:
 
 
 def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
-    """A train step on a small vocabulary, and the shapes of its arguments."""
-    item = Feature("item", "categorical", ITEMS), Feature("category", "categorical", CATEGORIES)
-    schema = Schema(item=item, user=(Feature("user", "categorical", USERS),))
+    """Return a train step on a small vocabulary, and the shapes of its arguments."""
+    schema = schema_of(ITEMS, 20, 500)
     features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {})
     sampler = make_sampler(np.ones(ITEMS), config.model.auxiliary_distribution)
     batch = example_batch(
@@ -209,34 +208,29 @@ def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
 
 
 def versions() -> dict[str, str]:
-    """Of what a figure depends on."""
-    found = {"python": platform.python_version()}
+    """Return the versions on which a figure depends."""
+    installed = {"python": platform.python_version()}
     for package in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def kernels_for(target: str) -> list[str]:
-    """Every kernel that runs on the target."""
+def kernels_for(target: str) -> list[Implementation]:
+    """Return every kernel that runs on the target."""
     return [name for name, kernel in KERNELS.items() if kernel.fits(DEVICES[target])]
 
 
-def refusal(kernel: str, case: Case, cell: str, form: Form, precision: str) -> str | None:
-    """Why a kernel is not written for a shape or a precision, in its own words, or None."""
-    exact = jax.lax.Precision[precision.upper()]
+def refusal(
+    kernel: Implementation, case: Case, cell: Cell, form: Form, precision: str
+) -> str | None:
+    """Return the kernel's reason to refuse a shape or a precision, or None."""
     try:
-        fused.make_plan(
-            backend(kernel),
-            cast(Cell, cell),
-            form,
-            exact,
-            rows=case.batch,
-            steps=case.steps,
-            hidden=case.hidden,
-        )
+        plan = Plan(cell, form, jax.lax.Precision[precision.upper()])
+        shape = Shape(case.batch, case.steps, case.hidden)
+        fused.with_blocks(plan, backend(kernel), shape)
     except (ValueError, NotImplementedError) as error:
         return str(error)
     return None
@@ -246,12 +240,12 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _why(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--target", required=True, choices=DEVICES)
     parser.add_argument("--hidden", nargs="+", type=int, default=[36, 128])
     parser.add_argument("--batch", type=int, default=256)
@@ -261,11 +255,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--precisions", nargs="+", default=["highest", "default"], choices=get_args(Precision)
     )
-    parser.add_argument("--quick", action="store_true", help="one shape a kernel")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    options = parser.parse_args(arguments)
-    if min(*options.hidden, options.batch, options.steps) < 1:
-        parser.error("--hidden, --batch and --steps must be at least 1")
+    parser.add_argument("--quick", action="store_true", help="one shape for each kernel")
+    options = parse(parser, arguments, hidden=1, batch=1, steps=1)
     if options.quick:
         options.hidden, options.batch, options.steps = [36], 128, 100
         options.cells, options.forms = ["augru"], ["paper"]
@@ -274,7 +265,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile, print, and write what was asked for."""
+    """Compile, print and write the rows."""
     options = _options(arguments)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -300,20 +291,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _all(
     compiler: Compiler, options: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], list[str]]:
-    """Rows of kernels and of train steps, what is not supported, and what failed."""
+    """Return rows of kernels, rows of train steps, refusals and failures."""
     rows: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     refused: list[str] = []
     failures: list[str] = []
 
     def attempt(
-        into: list[dict[str, Any]], name: str, make: Callable[..., Any], **given: Any
+        table: list[dict[str, Any]], name: str, make: Callable[..., Any], **keywords: Any
     ) -> None:
         start = time.perf_counter()
         try:
-            into.append(make(**given))
-        except Exception as error:  # whatever a compiler raises: the others are still compiled
-            failures.append(f"{name}: {_why(error)}")
+            table.append(make(**keywords))
+        except Exception as error:  # any error of a compiler: the others are still compiled
+            failures.append(f"{name}: {_first_line(error)}")
             _say(f"{name}: failed")
             return
         _say(f"{name}: {time.perf_counter() - start:.0f} s")
@@ -330,9 +321,9 @@ def _all(
             case = Case(options.batch, options.steps, hidden)
             name = f"{kernel}, {cell}, {form}, {precision}, H {hidden}"
             with assume(compiler.device):
-                why_not = refusal(kernel, case, cell, form, precision)
-            if why_not:
-                refused.append(f"{name}: {why_not}")
+                reason = refusal(kernel, case, cell, form, precision)
+            if reason:
+                refused.append(f"{name}: {reason}")
                 continue
             supported.append(precision)
             settings = {"kernel": kernel, "cell": cell, "form": form, "precision": precision}

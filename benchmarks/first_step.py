@@ -2,13 +2,12 @@
 
     python -m benchmarks.first_step DATA [--repeats 3] [--json FILE]
 
-Every time is that of a new process up to the line it prints after one step: imports, the dataset
-folder, parameters, compiling, the step. It is then stopped. The cache is in a folder of its own.
+Each time is that of a new process up to the line that it prints after one step: imports, the
+dataset folder, parameters, compiling, the step. The process is then stopped. The cache has a
+temporary folder.
 """
 
-import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,14 +15,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common.timing import print_rows, surroundings, write_rows
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import timed_row
 from dien_jax.config.presets import PRESETS
 
 COLUMNS = ("case", "system", "policy", "threads", "median_ms", "spread_ms")
 
 
 def milliseconds_to_first_step(data: Path, preset: str, cache: Path) -> float:
-    """Of one process that keeps what it compiles in ``cache``, or finds it there."""
+    """Time one process that keeps compiled programs in ``cache``."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     with tempfile.TemporaryDirectory() as folder:
@@ -38,24 +38,23 @@ def milliseconds_to_first_step(data: Path, preset: str, cache: Path) -> float:
             stderr=subprocess.STDOUT,
         ) as process:
             assert process.stdout is not None
-            said = []
+            lines = []
             for line in process.stdout:
-                said.append(line)
+                lines.append(line)
                 if line.startswith("step 1 "):
-                    found = 1e3 * (time.perf_counter() - start)
+                    passed = 1e3 * (time.perf_counter() - start)
                     process.kill()
-                    return found
-    raise SystemExit("no first step: " + "".join(said))
+                    return passed
+    raise SystemExit("no first step: " + "".join(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print and write what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    """Measure, print and write the rows."""
+    parser = make_parser(__doc__)
     parser.add_argument("data", type=Path, help="dataset folder")
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--repeats", type=int, default=3, help="processes of each kind")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    options = parser.parse_args(argv)
+    options = parse(parser, argv, repeats=1)
     times: dict[str, list[float]] = {"compile cache empty": [], "compile cache full": []}
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as cache:
@@ -63,23 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 times[policy].append(
                     milliseconds_to_first_step(options.data, options.preset, Path(cache))
                 )
-    rows = [
-        {
-            "benchmark": "first_step",
-            "case": options.data.name,
-            "system": "dien_jax",
-            "policy": policy,
-            "median_ms": statistics.median(of_policy),
-            "spread_ms": max(of_policy) - min(of_policy),
-            **surroundings(),
-        }
-        for policy, of_policy in times.items()
-    ]
-    print_rows(rows, COLUMNS)
-    print(f"\n{rows[0]['device']}, {rows[0]['versions']}")
-    if options.json:
-        write_rows(options.json, rows)
-        print(f"written to {options.json}")
+    rows = []
+    for policy, measured in times.items():
+        row = timed_row("first_step", measured, case=options.data.name, policy=policy)
+        rows.append(row | {"spread_ms": max(measured) - min(measured)})
+    report(options, rows, COLUMNS)
 
 
 if __name__ == "__main__":

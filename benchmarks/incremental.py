@@ -1,21 +1,20 @@
-"""Training on what is new, week after week, beside training anew and never training again.
+"""Accuracy and time of weekly updates, compared with training from scratch and with no updates.
 
     python -m benchmarks.incremental LOG --out OUT --from 2013-03-01 [--periods N] [--days D]
 
-LOG has the columns user, item, category and timestamp (real times). Before day d everything is cut
-into periods of D days; the last one validates, and what is before trains:
+LOG has the columns user, item, category and timestamp (real times). Events before day d are divided
+into periods of D days. The last period validates, earlier ones train:
 
-    never updated   one model, trained on everything before the first day, with ids of then
-    warm start      that model, trained on in each period on what is new in it: ``prepare
+    never updated   one model, trained on all events before the first day, with the ids of that day
+    warm start      the same model, trained in each period on its new events: ``prepare
                     interactions --extend --train-from`` and ``train --warm-start``
-    from scratch    trained anew on everything
+    from scratch    a new model in each period, trained on all events
 
-All are tested on the D days from d on, which no training or history of an earlier day holds, on
-the same positives and negatives. A killed command goes on where it was: what is done lies in OUT.
+All are tested on the D days from d on, which no earlier training or history contains, on the same
+positives and negatives. Finished runs are kept in OUT: run a killed command again to resume.
 """
 
 import argparse
-import contextlib
 import csv
 import dataclasses
 import gzip
@@ -30,22 +29,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.common import plots
-from benchmarks.common.timing import print_rows, surroundings, write_rows
-from benchmarks.quality import finished
+from benchmarks.common.report import make_parser, parse, print_rows, report
+from benchmarks.common.timing import surroundings
+from dien_jax.config.preset_files import with_settings
+from dien_jax.config.presets import preset
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.metrics.intervals import delong
 from dien_jax.preparation.sources import interactions
+from dien_jax.runs.folder import CONFIG_FILE
 from dien_jax.runs.scoring import evaluation_loader, measure, score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import device_tables
+from dien_jax.training.run import RunResult, fit, resume
 from dien_jax.training.warm_start import NEW, trained_rows
 from dien_jax.utils.compile_cache import enable_compile_cache
 from dien_jax.utils.files import atomic_path
 
-SETTINGS = ("--train.max-history=64", "--train.buckets=16")
-"""Of every run: two lengths, so that little of the time goes into compiling."""
+SETTINGS: dict[str, Any] = {"train.max_history": 64, "train.buckets": [16]}
+"""Settings of every run: two lengths, so that little of the time is compilation."""
 NEVER, WARM, SCRATCH = "never updated", "warm start", "from scratch"
 COLUMNS = (
     "policy", "day", "auc", "gauc", "logloss", "test_examples", "unknown_items",
@@ -55,12 +58,12 @@ PATTERN = "%Y-%m-%d"
 
 
 class Period(NamedTuple):
-    """One period and what lies before it.
+    """One period.
 
     Attributes:
       number: from 0.
-      day: when the test starts; validation starts ``days`` before.
-      days: how long the test, the validation and a period are.
+      day: start of the test; validation starts ``days`` before.
+      days: length of the test, the validation and a period.
     """
 
     number: int
@@ -68,17 +71,17 @@ class Period(NamedTuple):
     days: int
 
     def before(self, periods: int) -> str:
-        """So many periods before the test starts, as flags have it."""
+        """Return the day some periods before the test starts, as flags expect it."""
         return (self.day - timedelta(days=periods * self.days)).strftime(PATTERN)
 
     @property
     def end(self) -> datetime:
-        """When the test ends."""
+        """The end of the test."""
         return self.day + timedelta(days=self.days)
 
 
 def cut(log: Path, out: Path, end: datetime) -> Path:
-    """The events of a log before a time, as CSV."""
+    """Write the events of a log before a time as CSV."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         opened = gzip.open if log.suffix == ".gz" else open
@@ -95,7 +98,7 @@ def cut(log: Path, out: Path, end: datetime) -> Path:
 
 
 def prepared(log: Path, out: Path, period: Period, extend: Path | None) -> Path:
-    """The dataset folder of a period: all of the log, or what is new since the one it extends."""
+    """Prepare a period: the whole log, or the new events since the folder that it extends."""
     if not out.exists():
         interactions.prepare(
             interactions.InteractionsOptions(
@@ -112,24 +115,23 @@ def prepared(log: Path, out: Path, period: Period, extend: Path | None) -> Path:
     return out
 
 
-def trained(data: Path, run: Path, warm_start: Path | None = None) -> dict[str, Any]:
-    """The result of a run, which is trained unless it is there."""
-    flags = list(SETTINGS)
-    if warm_start is not None:
-        flags += ["--warm-start", str(warm_start)]
-    with contextlib.redirect_stdout(sys.stderr):
-        return finished("dien", data, run, 0, flags)
+def trained(data: Path, run: Path, warm_start: Path | None = None) -> RunResult:
+    """Return the result of a run, trained if it is not finished."""
+    if (run / CONFIG_FILE).exists():
+        return resume(run)
+    config = with_settings(preset("dien"), SETTINGS)
+    return fit(config, data=data, run_dir=run, preset="dien", warm_start=warm_start)
 
 
 def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
-    """The test split with the ids of another folder: what that lacks is unknown.
+    """Return the test split in the ids of another folder, unknown where it lacks a value.
 
-    Neither may have context features.
+    Neither folder may have context features.
     """
     rows = {}
     for name in ("item", "user"):
-        found = trained_rows(known.vocabulary(name), dataset.vocabulary(name))
-        rows[name] = np.where(found == NEW, UNKNOWN, found).astype(np.int32)
+        known_rows = trained_rows(known.vocabulary(name), dataset.vocabulary(name))
+        rows[name] = np.where(known_rows == NEW, UNKNOWN, known_rows).astype(np.int32)
     test = dataset.splits["test"]
     mapped = test._replace(item=rows["item"][test.item], user=rows["user"][test.user])
     return dataclasses.replace(
@@ -144,7 +146,7 @@ def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
 
 
 def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
-    """What a run gives the test split, and how many candidates are unknown to it."""
+    """Score the test split with a run; also count candidates that are unknown to it."""
     model = load_run(run)
     config, schema = model.run.config, model.dataset.schema
     test = in_terms_of(dataset, model.dataset)
@@ -159,17 +161,19 @@ def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
 
 
 def row(
-    policy: str, period: Period, run: Path, dataset: Dataset, result: dict[str, Any] | None
+    policy: str, period: Period, run: Path, dataset: Dataset, result: RunResult | None
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """One model on one test split; ``result`` tells of the training that the period took."""
-    found, unknown = scores(run, dataset)
-    metrics = measure(dataset, "test", found)
+    """Return the row and scores of one model on one test split.
+
+    ``result`` is that of the period's training, None where the period had none.
+    """
+    predictions, unknown = scores(run, dataset)
+    metrics = measure(dataset, "test", predictions)
     trained_on, seconds = 0, None
     if result is not None:
-        data = open_dataset(result["data"])
-        trained_on = len(data.splits["train"].label)
-        speed = result["train_examples_per_second"]
-        seconds = trained_on * result["epochs"] / speed if speed else None
+        trained_on = len(open_dataset(Path(result.data)).splits["train"].label)
+        speed = result.train_examples_per_second
+        seconds = trained_on * result.epochs / speed if speed else None
     return {
         "benchmark": "incremental",
         "case": f"{period.days} days from {period.before(0)}",
@@ -183,28 +187,28 @@ def row(
         "test_examples": metrics["examples"],
         "unknown_items": unknown,
         "train_examples": trained_on,
-        "epochs": 0.0 if result is None else result["epochs"],
+        "epochs": 0.0 if result is None else result.epochs,
         "train_seconds": seconds,
-        "wall_seconds": 0.0 if result is None else result["wall_seconds"],
+        "wall_seconds": 0.0 if result is None else result.wall_seconds,
         **surroundings(),
-    }, found
+    }, predictions
 
 
 def differences(
-    found: Sequence[tuple[Dataset, dict[str, np.ndarray]]],
+    periods: Sequence[tuple[Dataset, dict[str, np.ndarray]]],
 ) -> list[dict[str, Any]]:
-    """Warm start against the others: mean of the AUC's differences over periods.
+    """Return the mean AUC difference over periods of warm start to each other policy.
 
-    Periods are independent, the models of one are not: variances are DeLong's within a period.
+    Periods are independent, the models of one period are not: variances are DeLong's within one.
     """
     rows = []
     for other in (NEVER, SCRATCH):
-        each = [
+        compared = [
             delong(np.asarray(data.splits["test"].label), of_policy[WARM], of_policy[other])
-            for data, of_policy in found
+            for data, of_policy in periods
             if {WARM, other} <= set(of_policy)
         ]
-        known = [difference for difference in each if difference is not None]
+        known = [difference for difference in compared if difference is not None]
         if known:
             variance = sum(difference.standard_error**2 for difference in known)
             rows.append(
@@ -221,10 +225,10 @@ def differences(
 
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Trains what is missing; a row for each model and period, then the differences."""
+    """Train missing runs; return a row for each model and period, then the differences."""
     out = options.out
     rows: list[dict[str, Any]] = []
-    found: list[tuple[Dataset, dict[str, np.ndarray]]] = []
+    periods: list[tuple[Dataset, dict[str, np.ndarray]]] = []
     data: Path | None = None
     run: Path | None = None
     base: Path | None = None
@@ -236,25 +240,26 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         before, run = run, out / "runs" / f"{WARM} {number}".replace(" ", "-")
         result = trained(data, run, before)
         base = base or run
-        models: dict[str, tuple[Path, dict[str, Any] | None]] = {
+        models: dict[str, tuple[Path, RunResult | None]] = {
             NEVER: (base, None if number else result)
         }
         if number:
             models[WARM] = run, result
         if number and number % options.scratch_every == 0:
             whole = prepared(options.log, out / "whole" / str(number), period, None)
-            anew = out / "runs" / f"{SCRATCH} {number}".replace(" ", "-")
-            models[SCRATCH] = anew, trained(whole, anew)
+            scratch = out / "runs" / f"{SCRATCH} {number}".replace(" ", "-")
+            models[SCRATCH] = scratch, trained(whole, scratch)
         dataset, of_policy = open_dataset(data), {}
-        for policy, (folder, told) in models.items():
-            line, of_policy[policy] = row(policy, period, folder, dataset, told)
+        for policy, (folder, training) in models.items():
+            line, of_policy[policy] = row(policy, period, folder, dataset, training)
             rows.append(line)
-        found.append((dataset, of_policy))
-    return [*rows, *differences(found)]
+        periods.append((dataset, of_policy))
+    return [*rows, *differences(periods)]
 
 
 def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """AUC and seconds of training by period."""
+    """Draw AUC and seconds of training by period."""
+    rows = [row for row in rows if "policy" in row]
     panels: plots.Curves = {"test AUC": {}, "seconds of training": {}}
     first = datetime.strptime(rows[0]["day"], PATTERN)
     for policy in (NEVER, WARM, SCRATCH):
@@ -267,58 +272,44 @@ def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
         file,
         panels,
         x=f"days after {rows[0]['day']}",
-        title="Updated, trained anew, left alone",
+        title="Warm start, from scratch, never updated",
         logarithmic=False,
     )
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    """Parse the flags."""
+    parser = make_parser(__doc__, plot="AUC and seconds")
     parser.add_argument("log", type=Path, help="CSV of user, item, category, timestamp (seconds)")
     parser.add_argument("--out", type=Path, required=True, help="dataset and run folders")
     parser.add_argument(
-        "--from", dest="day", required=True, help="first day of the first test, as 2013-03-01"
+        "--from", dest="day", required=True, help="first day of the first test, e.g. 2013-03-01"
     )
     parser.add_argument("--days", type=int, default=7, help="days of a period and of a test")
     parser.add_argument("--periods", type=int, default=8, help="updates")
     parser.add_argument(
         "--scratch-every", type=int, default=1, help="periods between trainings from scratch"
     )
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parser.add_argument("--plot", type=Path, help="draw AUC and seconds to this PNG")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments, days=1, periods=1, scratch_every=1)
     try:
         options.day = datetime.strptime(options.day, PATTERN).replace(tzinfo=UTC)
     except ValueError:
         parser.error(f"--from must be a day such as 2013-03-01, got {options.day!r}")
-    for name in ("days", "periods", "scratch_every"):
-        value = getattr(options, name)
-        if value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if not options.log.is_file():
         parser.error(f"{options.log} is not a file")
-    if options.plot:
-        plots.require()
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is missing, print the tables, write what was asked for."""
+    """Train missing runs; print, write and draw the rows."""
     options = parsed(arguments)
     enable_compile_cache()
     rows = measured(options)
-    models = [r for r in rows if "policy" in r]
-    print_rows(models, COLUMNS)
+    compared = [row for row in rows if "policy" not in row]
+    print_rows([row for row in rows if "policy" in row], COLUMNS)
     print()
-    print_rows([r for r in rows if "policy" not in r], ("case", "periods", "auc", "standard_error"))
-    print(f"\n{rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['versions']}")
-    if options.json:
-        write_rows(options.json, rows)
-        print(f"written to {options.json}")
-    if options.plot:
-        draw(options.plot, models)
-        print(f"drawn to {options.plot}")
+    print_rows(compared, ("case", "periods", "auc", "standard_error"))
+    report(options, rows, (), draw)
 
 
 if __name__ == "__main__":

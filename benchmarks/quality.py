@@ -1,119 +1,104 @@
-"""Test AUC on the authors' prepared files: the presets, mean and deviation over seeds.
+"""Test AUC of presets on the authors' prepared files: mean and deviation over seeds.
 
     python -m benchmarks.quality FOLDER --out OUT [--seeds 3] [--json FILE]
 
-FOLDER holds one folder a dataset, in the format of the DIEN authors' program. Every run selects
-its epoch on training users set aside for validation and opens the test set once. A killed command
-goes on where it was: finished runs are kept in OUT.
+FOLDER holds one folder for each set, in the format of the DIEN authors' program. Every run chooses
+its epoch on training users set aside for validation and opens the test set once. Finished runs are
+kept in OUT: run a killed command again to resume.
 
-Rows: the authors' choices, with a fiftieth of the users set aside, as their program sets none
-aside; our defaults on the same examples (a user's last event, and one sampled) and our defaults
-on every event of the training users' histories (``--every-event``), with a tenth set aside.
+Rows: the authors' settings, with a fiftieth of the users set aside, as their program sets none
+aside; our defaults on the same examples (a user's last event, and a sampled item) and on every
+event of the training users' histories (``--every-event``), with a tenth set aside.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.common.timing import print_rows, surroundings, write_rows
-from dien_jax.preparation.sources import authors
-from dien_jax.train import main as train
+from benchmarks.common.authors_data import prepared_sets
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import surroundings
+from dien_jax.config.presets import preset
+from dien_jax.experiments.reproduction import run_study
+from dien_jax.experiments.result_tables import Table
+from dien_jax.utils.command import run_command
+
+COLUMNS = (
+    "row", "set", "valid_share", "seeds", "valid_auc", "valid_sd", "test_auc", "test_sd",
+    "test_gauc", "test_logloss", "epochs", "samples_per_second",
+)  # fmt: skip
 
 
 class Row(NamedTuple):
-    """A preset, and how the training examples and the validation users are taken."""
+    """A preset, and the choice of training examples and validation users."""
 
-    name: str
     preset: str
     every_event: bool = False
     valid_share: float = 0.1
 
 
-ROWS = (
-    Row("authors, as given", "authors", valid_share=0.02),
-    Row("dien, as given", "dien"),
-    Row("dien, every event", "dien", every_event=True),
-)
+ROWS = {
+    "authors, as given": Row("authors", valid_share=0.02),
+    "dien, as given": Row("dien"),
+    "dien, every event": Row("dien", every_event=True),
+}
 
 
-def prepared(
-    source: Path, out: Path, *, every_event: bool = False, valid_share: float = 0.1
-) -> Path:
-    """The dataset folder of one set, made where it is not there."""
-    name = f"{source.name}{'-every-event' if every_event else ''}-{valid_share:g}"
-    folder = out / "data" / name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        authors.prepare(
-            authors.AuthorsOptions(source, folder, every_event=every_event, valid_share=valid_share)
-        )
-    return folder
+def measure(options: argparse.Namespace, name: str) -> list[dict]:
+    """Train missing runs of a row; return a line of the table for each set."""
+    row, table = ROWS[name], []
+    datasets = prepared_sets(
+        options.folder, options.out, every_event=row.every_event, valid_share=row.valid_share
+    )
+    lines = run_study(
+        {name: preset(row.preset)},
+        list(datasets.values()),
+        range(options.seeds),
+        options.out / "quality",
+        tables={"results": Table(tuple(ROWS), {})},
+    )
+    for source, dataset in datasets.items():
+        runs = [line for line in lines if line["data"] == dataset.path.name]
+
+        def values(column: str, runs: list[dict[str, str]] = runs) -> list[float]:
+            return [float(line[column]) for line in runs]
+
+        line = {"row": name, "set": source, "valid_share": row.valid_share, "seeds": len(runs)}
+        for split in ("valid", "test"):
+            scores = values(f"{split}_auc")
+            line[f"{split}_auc"] = round(statistics.mean(scores), 4)
+            deviation = round(statistics.stdev(scores), 4) if len(scores) > 1 else None
+            line[f"{split}_sd"] = deviation
+        for column in ("test_gauc", "test_logloss"):
+            line[column] = round(statistics.mean(values(column)), 4)
+        line["epochs"] = [round(epochs) for epochs in values("epochs")]
+        line["samples_per_second"] = statistics.median(values("examples_per_second"))
+        table.append({**line, **surroundings()})
+    return table
 
 
-def finished(preset: str, data: Path, run: Path, seed: int, settings: Sequence[str] = ()) -> dict:
-    """The result of one run, trained or continued where it is not there."""
-    if not (run / "result.json").exists():
-        if (run / "config.json").exists():
-            status = train(["--resume", str(run)])
-        else:
-            flags = ["--data", str(data), "--run-dir", str(run), "--seed", str(seed)]
-            status = train([preset, *flags, *settings])
-        if status:
-            sys.exit(status)
-    return json.loads((run / "result.json").read_text())
+def run(options: argparse.Namespace) -> None:
+    """Measure and report the rows."""
+    table = [line for name in options.rows for line in measure(options, name)]
+    report(options, table, COLUMNS)
 
 
-def main() -> None:
-    """Train what is missing, print the table, write what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="one folder a dataset, in the authors' format")
-    parser.add_argument("--out", type=Path, required=True, help="dataset and run folders")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train missing runs; print and write the rows."""
+    parser = make_parser(__doc__)
+    parser.add_argument("folder", type=Path, help="one folder for each set, in the authors' format")
+    parser.add_argument("--out", type=Path, required=True, help="folder of data sets and runs")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", nargs="*", default=[row.name for row in ROWS])
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    options = parser.parse_args()
-    sets = sorted(path for path in options.folder.iterdir() if path.is_dir())
-    table = []
-    for name, preset, every_event, valid_share in ROWS:
-        if name not in options.rows:
-            continue
-        for source in sets:
-            data = prepared(source, options.out, every_event=every_event, valid_share=valid_share)
-            runs = options.out / "runs" / name.replace(", ", "-").replace(" ", "-") / source.name
-            results = [
-                finished(preset, data, runs / str(seed), seed) for seed in range(options.seeds)
-            ]
-            row = {
-                "row": name,
-                "set": source.name,
-                "valid_share": valid_share,
-                "seeds": options.seeds,
-            }
-            for split in ("valid", "test"):
-                scores = [result[split]["auc"] for result in results]
-                row[f"{split}_auc"] = round(statistics.mean(scores), 4)
-                deviation = statistics.stdev(scores) if len(scores) > 1 else None
-                row[f"{split}_sd"] = None if deviation is None else round(deviation, 4)
-            for metric in ("gauc", "logloss"):
-                row[f"test_{metric}"] = round(
-                    statistics.mean(result["test"][metric] for result in results), 4
-                )
-            row["epochs"] = [round(result["epochs"]) for result in results]
-            row["samples_per_second"] = statistics.median(
-                result["train_examples_per_second"] for result in results
-            )
-            table.append({**row, **surroundings()})
-    columns = [key for key in table[0] if key not in ("device", "threads", "versions")]
-    print_rows(table, columns)
-    print(f"\n{table[0]['device']}, {table[0]['threads']} threads, {table[0]['versions']}")
-    if options.json:
-        write_rows(options.json, table)
-        print(f"written to {options.json}")
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
+    return run_command(
+        lambda: parse(parser, arguments, seeds=1),
+        run,
+        when_interrupted="Stopped. Run the same command again to resume.",
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

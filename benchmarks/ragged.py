@@ -1,14 +1,13 @@
-"""Time of the AUGRU, forward and backward, against how much of a batch is live.
+"""Time of the AUGRU, forward and backward, by the live steps of a batch.
 
     python -m benchmarks.ragged [--data DIR] [--json FILE] [--plot FILE.png]
 
-Histories are gathered by length bucket, as the loader gathers them, and one batch of each bucket
-runs twice: padded to the full length, and cut to its bucket. Lengths are those of a dataset
-folder's training examples, or made ones (``benchmarks.common.cases.history_lengths``). Where the
-time of the padded batch is near that of the cut one, the implementation stops at the live steps.
+Histories are grouped by length bucket, as the loader groups them, and one batch of each bucket runs
+twice: padded to the full length, and cut to its bucket. Lengths are those of a dataset folder's
+training examples, or drawn (``benchmarks.common.cases.history_lengths``). Where the padded batch
+takes little longer than the cut one, the implementation stops at the live steps.
 """
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,21 +21,16 @@ from dien_kernels.choice import Implementation
 
 from benchmarks.common import plots
 from benchmarks.common.cases import Case, history_lengths
-from benchmarks.common.timing import (
-    interleaved_milliseconds,
-    print_rows,
-    quartile_spread,
-    surroundings,
-    write_rows,
-)
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import interleaved_milliseconds, quartile_spread, surroundings
 from benchmarks.recurrence import MODES, computation, deviation, operands, too_far
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 
 CASE = Case(128, 100, 36)
-MADE = 40_000
-"""Made histories, of which batches are gathered."""
+DRAWN = 40_000
+"""Drawn histories, from which batches are taken."""
 COLUMNS = (
     "bucket", "live_steps", "longest", "padded_to", "implementation", "median_ms", "spread_ms",
     "us_per_live_step", "max_error",
@@ -44,7 +38,7 @@ COLUMNS = (
 
 
 def training_lengths(folder: Path, longest: int) -> np.ndarray:
-    """Lengths of the histories of a dataset folder's training examples, int32 ``[n]``."""
+    """Return the history lengths of a dataset folder's training examples, int32 ``[n]``."""
     dataset = open_dataset(folder)
     examples = dataset.splits["train"]
     starts = np.asarray(dataset.event_offsets)[examples.sequence]
@@ -52,21 +46,20 @@ def training_lengths(folder: Path, longest: int) -> np.ndarray:
 
 
 def batches(lengths: np.ndarray, buckets: Sequence[int], case: Case) -> dict[int, np.ndarray]:
-    """One batch of lengths, int32 ``[B]``, by the bucket that it is cut to.
+    """Return one batch of lengths, int32 ``[B]``, for each bucket that fills a batch.
 
-    The middle one of a bucket's batches, from an order drawn with a fixed seed; buckets that do
-    not fill a batch have none.
+    It is the middle one of the bucket's batches, in an order drawn with a fixed seed.
     """
     edges = np.array([*(edge for edge in buckets if edge < case.steps), case.steps])
     shuffled = np.random.default_rng(0).permutation(lengths)
     bucket = np.searchsorted(edges, shuffled)
-    found = {}
+    by_bucket = {}
     for number, edge in enumerate(edges.tolist()):
         inside = shuffled[bucket == number]
         if whole := len(inside) // case.batch:
             start = whole // 2 * case.batch
-            found[edge] = inside[start : start + case.batch]
-    return found
+            by_bucket[edge] = inside[start : start + case.batch]
+    return by_bucket
 
 
 def measure(
@@ -74,20 +67,20 @@ def measure(
     by_bucket: dict[int, np.ndarray],
     case: Case,
     *,
-    implementation: str,
+    implementation: Implementation,
     precision: Precision,
     repeats: int,
 ) -> list[dict[str, Any]]:
-    """Two rows a bucket, padded and cut; all take turns."""
+    """Return two rows for each bucket, padded and cut; all take turns."""
     x, attention, weights, _ = operands("augru", case)
     run = computation("augru", implementation, gradients=True, precision=precision)
     oracle = computation("augru", "reference", gradients=True)
     calls, rows, keys = {}, [], []
     for bucket, lengths in by_bucket.items():
         for padded_to in dict.fromkeys((case.steps, bucket)):
-            given = (x[:, :padded_to], attention[:, :padded_to], weights, jnp.asarray(lengths))
+            inputs = (x[:, :padded_to], attention[:, :padded_to], weights, jnp.asarray(lengths))
             keys.append(f"{bucket} {padded_to}")
-            calls[keys[-1]] = lambda given=given: run(*given)
+            calls[keys[-1]] = lambda inputs=inputs: run(*inputs)
             rows.append(
                 {
                     "benchmark": "ragged",
@@ -101,7 +94,7 @@ def measure(
                     "padded_to": padded_to,
                     "live_steps": int(lengths.sum()),
                     "longest": int(lengths.max()),
-                    "max_error": deviation(run(*given), oracle(*given)),
+                    "max_error": deviation(run(*inputs), oracle(*inputs)),
                     **surroundings(),
                 }
             )
@@ -113,7 +106,9 @@ def measure(
     return rows
 
 
-def _chosen(implementation: str, case: Case, steps: int, precision: Precision) -> str:
+def _chosen(
+    implementation: Implementation, case: Case, steps: int, precision: Precision
+) -> Implementation:
     if implementation != "auto":
         return implementation
     choice = explain(
@@ -123,60 +118,48 @@ def _chosen(implementation: str, case: Case, steps: int, precision: Precision) -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, help="dataset folder whose lengths are taken")
+    """Measure, print, write and draw the rows."""
+    parser = make_parser(__doc__, plot="the rows")
+    parser.add_argument("--data", type=Path, help="dataset folder with the lengths to measure")
     parser.add_argument("--implementation", default="auto", choices=get_args(Implementation))
     parser.add_argument("--precision", default="highest", choices=get_args(Precision))
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parser.add_argument("--plot", type=Path, help="draw them here, a .png")
-    options = parser.parse_args(arguments)
-    if options.repeats < 2:
-        parser.error("--repeats must be at least 2, for the spread")
-    if options.plot:
-        plots.require()
+    options = parse(parser, arguments, repeats=2)
     if options.data:
         try:
             lengths = training_lengths(options.data, CASE.steps)
         except UserError as error:
             raise SystemExit(str(error)) from error
     else:
-        lengths = history_lengths(MADE, CASE.steps)
+        lengths = history_lengths(DRAWN, CASE.steps)
     by_bucket = batches(lengths, TrainConfig().buckets, CASE)
     if not by_bucket:
         parser.error(f"{options.data}: no bucket has {CASE.batch} training examples")
     rows = measure(
-        options.data.name if options.data else "made lengths",
+        options.data.name if options.data else "drawn lengths",
         by_bucket,
         CASE,
         implementation=options.implementation,
         precision=options.precision,
         repeats=options.repeats,
     )
-    print_rows(rows, COLUMNS)
-    print(f"\n{rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['versions']}")
-    if options.json:
-        write_rows(options.json, rows)
-        print(f"written to {options.json}")
-    if options.plot:
-        _draw(options.plot, rows)
-        print(f"drawn to {options.plot}")
+    report(options, rows, COLUMNS, draw)
     if failures := too_far(rows):
         raise SystemExit("\n".join(failures))
 
 
-def _draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw bars of each bucket, padded and cut."""
     groups: dict[str, dict[str, float]] = {}
     full = max(row["padded_to"] for row in rows)
     for row in rows:
         group = groups.setdefault(f"up to {row['bucket']}\n{row['live_steps']:,} live steps", {})
         is_full = row["padded_to"] == full
         group[f"padded to {full}" if is_full else "cut to the bucket"] = row["median_ms"]
-    one = rows[0]
-    panel = f"{one['case']}: batches of {CASE.batch}, H {CASE.hidden}, AUGRU {one['mode']}"
-    where = f"{one['implementation']}, precision {one['precision']}, {one['device']}"
-    plots.grouped_bars(file, {panel: groups}, f"{where}, {one['threads']} threads")
+    first = rows[0]
+    panel = f"{first['case']}: batches of {CASE.batch}, H {CASE.hidden}, AUGRU {first['mode']}"
+    where = f"{first['implementation']}, precision {first['precision']}, {first['device']}"
+    plots.grouped_bars(file, {panel: groups}, f"{where}, {first['threads']} threads")
 
 
 if __name__ == "__main__":

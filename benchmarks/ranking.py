@@ -1,16 +1,15 @@
-"""Ranking candidates for one user: latency, beside scoring each candidate as a row of its own.
+"""Latency of ranking candidates for one user, compared with a row of the model for each candidate.
 
     python -m benchmarks.ranking [--preset NAME] [--run DIR] [--json FILE] [--plot FILE]
 
-Every case is a number of candidates and a length of the history. ``ranker`` is given the history,
-``remembered`` has read it before, and ``rows`` puts each candidate through the model beside a copy
-of the history, in batches no larger than an evaluation's; their scores must agree. They take
-turns, so that whatever slows the machine slows all. Without ``--run`` a model of random parameters
-over made ids is ranked with. Cold start is a new process up to its first score, with and without
-the programs that the one before it compiled.
+Each case is a number of candidates and a length of the history. ``ranker`` gets the history with
+the request, ``remembered`` has read it before, and ``rows`` scores each candidate with a copy of
+the history, in batches no larger than an evaluation's. Their scores must agree. They take turns,
+so that a disturbance of the machine slows all of them. Without ``--run`` the model has random
+parameters. Cold start is a new process up to its first score, with an empty and a full compile
+cache.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -25,11 +24,12 @@ import jax
 import numpy as np
 
 from benchmarks.common import plots
-from benchmarks.common.timing import interleaved_milliseconds, print_rows, surroundings, write_rows
+from benchmarks.common.cases import CATEGORIES, ITEMS, schema_of
+from benchmarks.common.report import make_parser, parse, print_row, print_rows, report
+from benchmarks.common.timing import interleaved_milliseconds, surroundings
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.data.batch import example_batch
 from dien_jax.data.dataset import open_dataset
-from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
 from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
@@ -42,10 +42,9 @@ from dien_jax.steps.state import create_state, device_tables
 
 CANDIDATES = (1, 50, 500, 2000)
 HISTORIES = (10, 50, 100)
-ITEMS, CATEGORIES = 12_102, 196  # as many rows as the beauty set has
 COLUMNS = ("candidates", "history", "policy", "median_ms", "p99_ms", "min_ms", "times_as_fast")
 TOLERANCE = 1e-5
-"""Of probabilities."""
+"""Largest difference of probabilities."""
 
 FIRST_SCORE = """
 import sys
@@ -56,17 +55,11 @@ print(Ranker(sys.argv[1]).rank(items, items, context=context).scores[0])
 """
 
 
-def made_run(folder: Path, name: str) -> Path:
-    """A run folder of random parameters, and its data."""
-    schema = Schema(
-        item=(
-            Feature("item", "categorical", ITEMS),
-            Feature("category", "categorical", CATEGORIES),
-        ),
-        user=(Feature("user", "categorical", 2),),
-    )
+def random_run(folder: Path, name: str) -> Path:
+    """Write a run folder of random parameters, and its data."""
+    schema = schema_of(users=2)
     data, run, config = folder / "data", folder / "run", preset(name)
-    with DatasetWriter(data, schema=schema, source={"name": "made"}, split={}) as writer:
+    with DatasetWriter(data, schema=schema, source={"name": "random"}, split={}) as writer:
         writer.vocabulary("item", ["", *(f"i{row}" for row in range(1, ITEMS))])
         writer.vocabulary("category", [str(row) for row in range(CATEGORIES)])
         writer.vocabulary("user", ["", "u"])
@@ -82,7 +75,7 @@ def made_run(folder: Path, name: str) -> Path:
 
 
 class Ranked:
-    """One run, ranked with in each of the ways that are compared."""
+    """One run, and the ways of ranking with it that are compared."""
 
     def __init__(self, run: Path) -> None:
         trained = load_run(run)
@@ -95,7 +88,7 @@ class Ranked:
         self._model: Any = jax.device_put((trained.params, trained.batch_stats, tables))
 
     def calls(self, candidates: int, history: int) -> dict[str, Callable[[], np.ndarray]]:
-        """Functions that score the same candidates: float32, in their order."""
+        """Return functions that score the same candidates: float32, in their order."""
         rng = np.random.default_rng(candidates + history)
         items = rng.integers(1, len(self.items), candidates, dtype=np.int32)
         events = rng.integers(1, len(self.items), history, dtype=np.int32)
@@ -103,12 +96,12 @@ class Ranked:
         place = {item: row for row, item in enumerate(raw)}
         self.ranker.remember("remembered", past)
 
-        def ranked(given: list[str] | None) -> np.ndarray:
-            user = "remembered" if given is None else None
-            ranking = self.ranker.rank(given, raw, user, self.context)
+        def ranked(read: list[str] | None) -> np.ndarray:
+            user = "remembered" if read is None else None
+            ranking = self.ranker.rank(read, raw, user, self.context)
             scores = np.empty(candidates, np.float32)
-            scores[[place[one] for one in ranking.ids]] = ranking.scores
-            return scores[[place[one] for one in raw]]
+            scores[[place[item] for item in ranking.ids]] = ranking.scores
+            return scores[[place[item] for item in raw]]
 
         return {
             "rows": lambda: self._rows(items, events),
@@ -139,10 +132,10 @@ class Ranked:
 
 
 def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> list[dict]:
-    """The rows of one case.
+    """Return the rows of one case.
 
     Raises:
-      SystemExit: when the ways disagree about a score.
+      SystemExit: where the scores differ.
     """
     calls = ranked.calls(candidates, history)
     expected = calls["rows"]()
@@ -151,7 +144,7 @@ def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> l
         if not deviation < TOLERANCE:
             raise SystemExit(f"{candidates}, {history}, {name}: scores differ by {deviation}")
     times = interleaved_milliseconds(calls, repeats=repeats)
-    median = {name: statistics.median(of_one) for name, of_one in times.items()}
+    median = {name: statistics.median(measured) for name, measured in times.items()}
     return [
         {
             "benchmark": "ranking",
@@ -161,17 +154,17 @@ def measure(ranked: Ranked, candidates: int, history: int, *, repeats: int) -> l
             "candidates": candidates,
             "history": history,
             "median_ms": median[name],
-            "p99_ms": float(np.percentile(of_one, 99)),
-            "min_ms": min(of_one),
+            "p99_ms": float(np.percentile(measured, 99)),
+            "min_ms": min(measured),
             "times_as_fast": median["rows"] / median[name],
             **surroundings(),
         }
-        for name, of_one in times.items()
+        for name, measured in times.items()
     ]
 
 
 def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
-    """A new process up to its first score, twice: the second finds what the first compiled."""
+    """Time a new process up to its first score, twice: the second reuses compiled programs."""
     items, names = " ".join(ranked.items[1:9]), " ".join(ranked.context)
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -190,34 +183,29 @@ def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
     return rows
 
 
-def panels(rows: Sequence[dict]) -> plots.Panels:
-    """Medians for the picture: a panel a length of history, a group a number of candidates."""
-    found: plots.Panels = {}
+def draw(file: Path, rows: Sequence[dict]) -> None:
+    """Draw medians: a panel for each length of history, a group for each number of candidates."""
+    panels: plots.Panels = {}
     for row in rows:
         if row["policy"] in ("rows", "ranker", "remembered"):
-            panel = found.setdefault(f"history of {row['history']}", {})
-            panel.setdefault(f"{row['candidates']} candidates", {})[row["policy"]] = row[
-                "median_ms"
-            ]
-    return found
+            panel = panels.setdefault(f"history of {row['history']}", {})
+            bars = panel.setdefault(f"{row['candidates']} candidates", {})
+            bars[row["policy"]] = row["median_ms"]
+    plots.grouped_bars(file, panels, "Ranking for one user")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Measure, print, write and draw the rows."""
+    parser = make_parser(__doc__, plot="the medians")
     parser.add_argument("--preset", default="dien", choices=PRESETS)
-    parser.add_argument("--run", type=Path, help="run folder to rank with, instead of --preset")
+    parser.add_argument("--run", type=Path, help="run folder to rank with instead of --preset")
     parser.add_argument("--candidates", type=int, nargs="+", default=CANDIDATES)
     parser.add_argument("--histories", type=int, nargs="+", default=HISTORIES)
     parser.add_argument("--repeats", type=int, default=100, help="timed rounds of each case")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parser.add_argument("--plot", type=Path, help="draw the medians here, as PNG")
-    options = parser.parse_args(argv)
-    if options.plot:
-        plots.require()
+    options = parse(parser, argv, repeats=2, candidates=1, histories=0)
     with tempfile.TemporaryDirectory(prefix="dien_jax-ranking-") as folder:
         try:
-            run = options.run or made_run(Path(folder), options.preset)
+            run = options.run or random_run(Path(folder), options.preset)
             ranked = Ranked(run)
         except UserError as error:
             raise SystemExit(f"error: {error}") from error
@@ -227,22 +215,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             for candidates in options.candidates:
                 case = measure(ranked, candidates, history, repeats=options.repeats)
                 for row in case:
-                    print(
-                        "| " + " | ".join(_cell(row[name]) for name in COLUMNS) + " |", flush=True
-                    )
+                    print_row(row, COLUMNS)
                 rows += case
-    print(f"\n{rows[-1]['device']}, {rows[-1]['versions']}")
-    if options.json:
-        write_rows(options.json, rows)
-        print(f"written to {options.json}")
-    if options.plot:
-        title = f"Ranking for one user, {options.run or options.preset}"
-        plots.grouped_bars(options.plot, panels(rows), title)
-        print(f"drawn to {options.plot}")
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    report(options, rows, (), draw)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""Implementations of the recurrences against each other, forward and with gradients.
+"""Time of each implementation of the recurrences, forward and with gradients.
 
     python -m benchmarks.recurrence [--cases NAME ...] [--peers] [--json FILE] [--plot FILE.png]
 
-Implementations take turns, round by round, so that their ratios hold on a machine that others use
-too. Every row has the largest deviation from the oracle at the highest precision, of the states or
-of the gradients, in the same run; the program ends with status 1 where one exceeds what
-``dien_kernels.agreement`` allows at the precision. The time is compared with the oracle's at the
-same precision.
+Implementations take turns, round by round, so that their ratios hold on a shared machine. Every row
+has the largest deviation of states or gradients from the oracle at the highest precision, in the
+same run. The exit status is 1 where it exceeds the limit of ``dien_kernels.agreement`` for the
+precision. Times are compared with the oracle's at the same precision.
 """
 
 import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +25,9 @@ from dien_kernels.reference import Form
 
 from benchmarks.common import plots
 from benchmarks.common.cases import CASES, Case
-from benchmarks.common.timing import (
-    interleaved_milliseconds,
-    print_rows,
-    quartile_spread,
-    surroundings,
-    write_rows,
-)
+from benchmarks.common.contender import Contender
+from benchmarks.common.report import make_parser, parse, report, write_rows
+from benchmarks.common.timing import interleaved_milliseconds, quartile_spread, surroundings
 
 CELLS: dict[str, Callable] = {"gru": gru, "agru": agru, "augru": augru}
 MODES = ("forward", "forward + backward")
@@ -41,28 +36,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class Contender(NamedTuple):
-    """One implementation, ready to run.
-
-    Attributes:
-      call: what is timed; it, or waiting for what it returns, takes until all is computed.
-      result: runs it and gives its arrays in the oracle's order and shapes.
-      versions: of packages besides those of every row.
-    """
-
-    call: Callable[[], Any]
-    result: Callable[[], Any]
-    versions: Mapping[str, str] = {}
-
-
 def implementations_here() -> list[str]:
-    """The oracle, XLA, and every kernel written for the device at hand."""
+    """Return the oracle, XLA, and every kernel for the current device."""
     device = devices.current()
     return ["reference", "xla", *(name for name, kernel in KERNELS.items() if kernel.fits(device))]
 
 
 def operands(cell: str, case: Case, form: str = "paper") -> tuple:
-    """Input, attention, weights and lengths of a case, drawn with a fixed seed."""
+    """Draw input, attention, weights and lengths of a case with a fixed seed."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> jax.Array:
@@ -87,36 +68,35 @@ def computation(
     form: str = "paper",
     precision: str = "highest",
 ) -> Callable[..., Any]:
-    """Jitted: the states of live steps, or the gradients of their sum of squares.
+    """Return a jitted function: states of live steps, or gradients of their sum of squares.
 
-    States of dead steps are zeros here: libraries differ in what they leave there.
+    States of dead steps are zeros here: libraries differ in their values.
     """
 
-    def states(x: Any, attention: Any, weights: Any, lengths: Any) -> jax.Array:
+    def live_states(x: Any, attention: Any, weights: Any, lengths: Any) -> jax.Array:
         inputs = (x, weights) if cell == "gru" else (x, attention, weights)
-        found = CELLS[cell](
+        states = CELLS[cell](
             *inputs, lengths=lengths, implementation=implementation, form=form, precision=precision
         )[0]
         live = jnp.arange(x.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
-        return jnp.where(live[..., None], found, 0)
+        return jnp.where(live[..., None], states, 0)
 
     def loss(*arguments: Any) -> jax.Array:
-        return (states(*arguments) ** 2).sum()
+        return (live_states(*arguments) ** 2).sum()
 
     if not gradients:
-        return jax.jit(states)
+        return jax.jit(live_states)
     places = (0, 2) if cell == "gru" else (0, 1, 2)
     return jax.jit(jax.grad(loss, places))
 
 
-def deviation(found: Any, expected: Any) -> float:
-    """The largest, relative to the largest entry of each array; infinite where not finite."""
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+def deviation(results: Any, expected: Any) -> float:
+    """Return the largest deviation over the largest entry of each array; infinite if not finite."""
     largest = 0.0
-    for one, other in pairs:
-        one, other = np.asarray(one), np.asarray(other)
-        assert one.shape == other.shape, (one.shape, other.shape)
-        error = float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-30))
+    for pair in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
+        result, oracle = map(np.asarray, pair)
+        assert result.shape == oracle.shape, (result.shape, oracle.shape)
+        error = float(np.abs(result - oracle).max() / max(np.abs(oracle).max(), 1e-30))
         largest = max(largest, error if np.isfinite(error) else float("inf"))
     return largest
 
@@ -124,27 +104,28 @@ def deviation(found: Any, expected: Any) -> float:
 def contenders(
     cell: str, arguments: tuple, names: Sequence[str], *, gradients: bool, form: str, precision: str
 ) -> dict[str, Contender]:
-    """JAX's implementations by name."""
+    """Return implementations in JAX by name."""
 
-    def one(name: str) -> Contender:
+    def contender(name: str) -> Contender:
         run = computation(cell, name, gradients=gradients, form=form, precision=precision)
         return Contender(lambda: run(*arguments), lambda: run(*arguments))
 
-    return {name: one(name) for name in names}
+    return {name: contender(name) for name in names}
 
 
 def measure(
-    found: Mapping[str, Contender], expected: Any, *, repeats: int, **shared: Any
+    contenders: Mapping[str, Contender], expected: Any, *, repeats: int, **shared: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Exception]]:
-    """Rows of the contenders that ran, the oracle first, and what the others raised."""
+    """Return rows of the contenders that ran, the oracle first, and the errors of the others."""
     errors, raised = {}, {}
-    for name, contender in found.items():
+    for name, contender in contenders.items():
         try:
             errors[name] = deviation(contender.result(), expected)
-        except Exception as error:  # whatever a compiler raises: the others are still measured
+        except Exception as error:  # any error of a compiler: the others are still measured
             raised[name] = error
-    times = interleaved_milliseconds({name: found[name].call for name in errors}, repeats=repeats)
-    medians = {name: statistics.median(of_one) for name, of_one in times.items()}
+    calls = {name: contenders[name].call for name in errors}
+    times = interleaved_milliseconds(calls, repeats=repeats)
+    medians = {name: statistics.median(measured) for name, measured in times.items()}
     around = surroundings()
     rows = [
         {
@@ -156,7 +137,7 @@ def measure(
             "of_reference": medians[name] / medians["reference"],
             "max_error": errors[name],
             **around,
-            "versions": {**around["versions"], **found[name].versions},
+            "versions": {**around["versions"], **contenders[name].versions},
         }
         for name in times
     ]
@@ -164,7 +145,7 @@ def measure(
 
 
 def too_far(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for every row whose deviation exceeds what its precision allows."""
+    """Return a line for every row whose deviation exceeds the tolerance of its precision."""
     lines = []
     for row in rows:
         tolerance = TOLERANCES[jax.lax.Precision[row["precision"].upper()]]
@@ -177,24 +158,20 @@ def too_far(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = make_parser(__doc__, plot="the rows")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
     parser.add_argument(
         "--implementations",
         nargs="+",
         choices=get_args(Implementation),
-        help="besides the oracle; left out: xla and every kernel for the device at hand",
+        help="in addition to the oracle; default: xla and every kernel for the current device",
     )
     parser.add_argument("--form", default="paper", choices=get_args(Form))
     parser.add_argument("--precision", default="highest", choices=get_args(Precision))
-    parser.add_argument("--peers", action="store_true", help="PyTorch's too, see benchmarks.peers")
+    parser.add_argument("--peers", action="store_true", help="add PyTorch's recurrences")
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parser.add_argument("--plot", type=Path, help="draw them here, a .png")
-    options = parser.parse_args(arguments)
-    if options.repeats < 2:
-        parser.error("--repeats must be at least 2, for the spread")
+    options = parse(parser, arguments, repeats=2)
     names = options.implementations or implementations_here()
     for name in set(names) & set(KERNELS):
         try:
@@ -206,7 +183,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure, print, write and draw the rows."""
     options = _options(arguments)
     make_peers: Callable[..., dict[str, Contender]] | None = None
     if options.peers:
@@ -214,50 +191,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from benchmarks.peers.torch_rnn import contenders as make_peers
         except ModuleNotFoundError as error:
             raise SystemExit(f"--peers needs PyTorch: pip install torch ({error})") from error
-    if options.plot:
-        plots.require()
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     refusals: list[str] = []
     for name in options.cases:
         case = CASES[name]
         for cell in options.cells:
-            given = operands(cell, case, options.form)
+            inputs = operands(cell, case, options.form)
             for mode in MODES:
                 settings: dict[str, Any] = {"gradients": mode != MODES[0], "form": options.form}
-                expected = computation(cell, "reference", **settings)(*given)
+                expected = computation(cell, "reference", **settings)(*inputs)
                 settings["precision"] = options.precision
-                found = contenders(cell, given, options.implementations, **settings)
+                measured = contenders(cell, inputs, options.implementations, **settings)
                 if make_peers is not None:
-                    found |= make_peers(cell, given, **settings)
+                    measured |= make_peers(cell, inputs, **settings)
                 shared = {"case": name, "cell": cell, "form": options.form, "mode": mode}
                 shared["precision"] = options.precision
-                more, raised = measure(found, expected, repeats=options.repeats, **shared)
+                more, raised = measure(measured, expected, repeats=options.repeats, **shared)
                 rows += more
-                for implementation, what in raised.items():
-                    why = f"{type(what).__name__}: {what}".splitlines()[0][:300]
-                    line = f"{name}, {cell}, {mode}, {implementation}: not run: {why}"
-                    # A shape that a kernel is not written for is no failure.
-                    refused = isinstance(what, (NotImplementedError, ValueError))
+                for implementation, failure in raised.items():
+                    reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:300]
+                    line = f"{name}, {cell}, {mode}, {implementation}: not run: {reason}"
+                    # A kernel may refuse a shape.
+                    refused = isinstance(failure, (NotImplementedError, ValueError))
                     (refusals if refused else failures).append(line)
         if options.json:
             write_rows(options.json, rows)
-    print_rows(rows, COLUMNS)
+    report(options, rows, COLUMNS, draw)
     if refusals:
         print("\n" + "\n".join(refusals))
-    versions = rows[0]["versions"] | rows[-1]["versions"]
-    print(f"\n{rows[0]['device']}, {rows[0]['threads']} threads, {versions}")
-    if options.json:
-        print(f"written to {options.json}")
-    if options.plot:
-        _draw(options.plot, rows)
-        print(f"drawn to {options.plot}")
     failures += too_far(rows)
     if failures:
         raise SystemExit("\n".join(failures))
 
 
-def _draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw a panel for each case, bars for each implementation."""
     panels: plots.Panels = {}
     for row in rows:
         group = f"{row['cell']}\n{row['mode']}"
@@ -265,9 +234,10 @@ def _draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
         title = f"{row['case']}: B {case.batch}, T {case.steps}, H {case.hidden}"
         bars = panels.setdefault(title, {}).setdefault(group, {})
         bars[row["implementation"]] = row["median_ms"]
-    one = rows[0]
-    where = f"{one['device']}, {one['threads']} threads"
-    plots.grouped_bars(file, panels, f"{one['form']} form, precision {one['precision']}, {where}")
+    first = rows[0]
+    where = f"{first['device']}, {first['threads']} threads"
+    title = f"{first['form']} form, precision {first['precision']}, {where}"
+    plots.grouped_bars(file, panels, title)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""Load on ``python -m dien_jax.serve``: requests a second, latency, what is beyond the limit.
+"""Load test of ``python -m dien_jax.serve``: requests a second, latency, refusals.
 
     python -m benchmarks.serving [--preset NAME] [--run RUN] [--json FILE]
 
-A server is started on this machine's loopback and asked by so many connections at once, each
-sending its next request when it has the answer to the one before. ``together`` ranks what waits in
-batches, ``one by one`` has ``--max-batch 1``; ``reload`` has the model loaded anew in the midst of
-it, ``overload`` fewer places in the queue than connections. Every answer is counted; the benchmark
-fails where one is missing or of a status that it should not have, and where scores are not those of
-:class:`dien_jax.Ranker`. Client and server share the processors.
+A server runs on this machine's loopback. Each connection sends its next request when it has the
+answer to the last one. ``together`` ranks waiting requests in batches, ``one by one`` has
+``--max-batch 1``, ``reload`` reloads the model under load, and ``overload`` has a queue shorter
+than the number of connections. The benchmark fails where an answer is missing, has an unexpected
+status, or has other scores than :class:`dien_jax.Ranker`. Client and server share the processors.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -27,8 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common.timing import print_rows, surroundings, write_rows
-from benchmarks.ranking import made_run
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import surroundings
+from benchmarks.ranking import TOLERANCE, random_run
 from dien_jax.config.presets import PRESETS
 from dien_jax.errors import UserError
 from dien_jax.inference.ranker import Ranker
@@ -40,12 +39,10 @@ COLUMNS = (
 )  # fmt: skip
 QUEUE, SMALL_QUEUE = 256, 4
 READY_SECONDS = 600.0
-TOLERANCE = 1e-5
-"""Of probabilities."""
 
 
 class Answer(NamedTuple):
-    """One answer: its status, seconds, whether it told when to come back, and its body."""
+    """One answer; ``retry_after`` is True where it has that header."""
 
     status: int
     seconds: float
@@ -55,15 +52,15 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, int]]:
-    """A server, and its port, once it is ready; must end well.
+    """Start a server, wait until it is ready, and yield it and its port.
 
     Args:
       run: the run folder.
-      cache: where compiled programs are kept, unless the environment says so.
-      flags: of the server.
+      cache: folder of compiled programs, unless the environment names another.
+      *flags: flags of the server.
 
     Raises:
-      SystemExit: when it does not start, or does not end with status 0.
+      SystemExit: where it does not start, or does not end with status 0.
     """
     command = [sys.executable, "-m", "dien_jax.serve", str(run), "--port", "0", *flags]
     environment = {
@@ -75,13 +72,13 @@ def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Po
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert server.stderr is not None
     try:
-        told = []
+        lines = []
         for line in server.stderr:
-            told.append(line)
+            lines.append(line)
             if " at http://" in line:
                 break
         else:
-            raise SystemExit(f"the server did not start:\n{''.join(told)}")
+            raise SystemExit(f"the server did not start:\n{''.join(lines)}")
         yield server, int(line.rpartition(":")[2])
         server.send_signal(signal.SIGTERM)
         rest = server.stderr.read()
@@ -93,16 +90,14 @@ def serving(run: Path, cache: Path, *flags: str) -> Iterator[tuple[subprocess.Po
 
 
 def request(body: dict[str, Any]) -> bytes:
-    """A whole HTTP request for /v1/rank."""
+    """Return a whole HTTP request for /v1/rank."""
     content = json.dumps(body).encode()
     head = "POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
-async def asked(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes
-) -> Answer:
-    """Sends a request on a kept connection and waits for its answer."""
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes) -> Answer:
+    """Send a request on an open connection and wait for its answer."""
     start = time.perf_counter()
     writer.write(content)
     first, *fields = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
@@ -115,24 +110,24 @@ async def asked(
 async def load(
     port: int, requests: Sequence[bytes], connections: int, seconds: float
 ) -> tuple[list[Answer], float]:
-    """Answers to as many connections, for about so long, and how long it was."""
+    """Send requests on some connections for some time; return answers and the time it took."""
     answers: list[Answer] = []
     start = time.perf_counter()
 
-    async def one(number: int) -> None:
+    async def connection(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() - start < seconds:
             number += connections
-            answers.append(await asked(reader, writer, requests[number % len(requests)]))
+            answers.append(await ask(reader, writer, requests[number % len(requests)]))
         writer.close()
         await writer.wait_closed()
 
-    await asyncio.gather(*(one(number) for number in range(connections)))
+    await asyncio.gather(*(connection(number) for number in range(connections)))
     return answers, time.perf_counter() - start
 
 
 def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) -> list[dict]:
-    """Requests for 64 users whose histories are up to ``history`` long."""
+    """Draw requests for 64 users with histories of up to ``history`` events."""
     rng = np.random.default_rng(candidates + history)
 
     def drawn(count: int) -> list[str]:
@@ -150,12 +145,12 @@ def bodies(ranker: Ranker, items: Sequence[str], candidates: int, history: int) 
 
 
 def figure(port: int, name: str) -> float:
-    """A figure of /metrics."""
+    """Fetch a figure of /metrics."""
 
     async def fetch() -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         content = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-        answer = await asked(reader, writer, content)
+        answer = await ask(reader, writer, content)
         writer.close()
         return answer.body
 
@@ -164,14 +159,14 @@ def figure(port: int, name: str) -> float:
 
 
 def check(answer: Answer, body: dict, ranker: Ranker) -> None:
-    """Refuses scores that are not the ranker's.
+    """Compare an answer with the ranker.
 
     Raises:
-      SystemExit: when they differ.
+      SystemExit: where scores differ.
     """
     expected = ranker.rank(body["history"], body["candidates"], None, body["context"])
-    found = json.loads(answer.body)
-    deviation = float(np.abs(np.subtract(found["scores"], expected.scores)).max())
+    scores = json.loads(answer.body)["scores"]
+    deviation = float(np.abs(np.subtract(scores, expected.scores)).max())
     if not deviation < TOLERANCE:
         raise SystemExit(f"scores differ by {deviation} from the ranker's")
 
@@ -184,10 +179,10 @@ def measure(
     connections: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """A row: one load on one server.
+    """Return the row of one load on one server.
 
     Raises:
-      SystemExit: for an answer that should not be.
+      SystemExit: for an unexpected answer.
     """
     before = [figure(port, f"dien_batch_size_{what}") for what in ("sum", "count")]
 
@@ -220,24 +215,23 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Measure, print and write the rows."""
+    parser = make_parser(__doc__)
     parser.add_argument("--preset", default="dien", choices=PRESETS)
-    parser.add_argument("--run", type=Path, help="run folder to serve, instead of --preset")
+    parser.add_argument("--run", type=Path, help="run folder to serve instead of --preset")
     parser.add_argument("--candidates", type=int, default=50)
-    parser.add_argument("--history", type=int, default=50, help="events of the longest history")
+    parser.add_argument("--history", type=int, default=50, help="longest history")
     parser.add_argument("--connections", type=int, nargs="+", default=(1, 4, 16, 64))
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    options = parser.parse_args(argv)
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of each load")
+    options = parse(parser, argv, connections=1, candidates=1)
     with tempfile.TemporaryDirectory(prefix="dien_jax-serving-") as folder:
         try:
-            run = options.run or made_run(Path(folder), options.preset)
+            run = options.run or random_run(Path(folder), options.preset)
             ranker, items = Ranker(run), load_run(run).dataset.vocabulary("item")
         except UserError as error:
             raise SystemExit(f"error: {error}") from error
-        wanted = bodies(ranker, items, options.candidates, options.history)
-        requests = [request(body) for body in wanted]
+        requested = bodies(ranker, items, options.candidates, options.history)
+        requests = [request(body) for body in requested]
         most = max(options.connections)
         cache = Path(folder) / "compiled"
         shared = ["--max-candidates", str(options.candidates), "--poll-seconds", "0"]
@@ -256,33 +250,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             with serving(run, cache, *shared, *flags) as (server, port):
                 print(f"ready after {time.perf_counter() - start:.1f} s", flush=True)
                 answers, _ = asyncio.run(load(port, requests[:1], 1, 0.2))
-                check(answers[0], wanted[0], ranker)
+                check(answers[0], requested[0], ranker)
                 for policy, connections in loads:
                     row = measure(server, port, policy, requests, connections, options.seconds)
                     rows.append(row)
                     print(", ".join(f"{name} {row[name]}" for name in COLUMNS), flush=True)
                 if loads[0][0] == "reload":
                     wait_for_reload(port)
-        print_rows(rows, COLUMNS)
-    print(
-        f"\n{options.candidates} candidates, histories up to {options.history}; "
-        f"{rows[-1]['device']}, {rows[-1]['threads']} threads, {rows[-1]['versions']}"
-    )
-    if options.json:
-        write_rows(options.json, rows)
-        print(f"written to {options.json}")
+    report(options, rows, COLUMNS)
+    print(f"{options.candidates} candidates, histories up to {options.history}")
 
 
 def wait_for_reload(port: int) -> None:
-    """Waits until a model has replaced another.
+    """Wait until the model has been reloaded.
 
     Raises:
-      SystemExit: when none does.
+      SystemExit: where it has not after a minute.
     """
     until = time.monotonic() + 60
     while not figure(port, 'dien_reloads_total{result="ok"}'):
         if time.monotonic() > until:
-            raise SystemExit("no model was loaded anew")
+            raise SystemExit("the model was not reloaded")
         time.sleep(0.1)
 
 

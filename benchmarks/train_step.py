@@ -1,21 +1,18 @@
-"""The whole train step: every history 100 long, and on real lengths.
+"""Time of the whole train step, with histories of 100 and of real lengths.
 
     python -m benchmarks.train_step [--preset NAME] [--data DIR ...] [--peers] [--json FILE]
 
-The first case is the paper's size (batch 128, 100 steps, embeddings of 18, states of 36) on made
-ids. With ``--data`` the steps of one epoch on a dataset folder follow, batches assembled
-beforehand: once in length buckets, once padded to the full length. With ``--peers`` other programs
-train on the same batches by turns: DeepCTR-Torch and RecBole, where installed, see
-``benchmarks/train_peers.py``.
+The first case has the paper's size (batch 128, 100 steps, embeddings of 18, states of 36) and
+random ids. ``--data`` adds the steps of one epoch on a dataset folder, with batches assembled
+beforehand: once in length buckets, once padded to the full length. ``--peers`` trains other
+programs on the same batches by turns: DeepCTR-Torch and RecBole where installed, see
+:mod:`benchmarks.peers`.
 """
 
-import argparse
 import dataclasses
 import functools
-import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -23,21 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.common.timing import (
-    PAUSE,
-    interleaved_milliseconds,
-    print_rows,
-    quartile_spread,
-    surroundings,
-    write_rows,
-)
+from benchmarks.common.cases import CATEGORIES, ITEMS, random_batch, schema_of
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import interleaved_milliseconds, peak_megabytes, timed_row
 from benchmarks.peers import Peers, installed
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
-from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.data.schema import FeatureTables
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state, device_tables
 from dien_jax.steps.train import make_train_step
@@ -45,72 +37,45 @@ from dien_jax.steps.train import make_train_step
 OURS = "dien_jax"
 EPOCHS = 5
 """Timed epochs, by turns."""
-ITEMS, CATEGORIES, USERS = 12_102, 196, 22_364  # as many rows as the beauty set has
 COLUMNS = (
     "case", "system", "policy", "threads", "median_ms", "spread_ms", "samples_per_second",
     "peak_mb",
 )  # fmt: skip
 
 
-def peak_megabytes() -> float:
-    """The most memory that this process ever had."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1024 if sys.platform != "darwin" else 1024**2)
-
-
 def _rows(
     case: str, policy: str, times: dict[str, list[float]], samples: float, peers: Peers
 ) -> list[dict]:
-    """A line for each system; memory is that of the process, and so of ours alone without peers."""
-    found = []
-    for system, of_system in times.items():
-        row = {
-            "benchmark": "train_step",
+    """Return a row for each system; memory is that of the process, so ours only without peers."""
+    rows = []
+    for system, system_times in times.items():
+        columns = {
             "case": case,
             "system": system,
             "policy": policy,
-            "median_ms": statistics.median(of_system),
-            "spread_ms": quartile_spread(of_system),
-            "samples_per_second": 1e3 * samples / statistics.median(of_system),
+            "samples_per_second": 1e3 * samples / statistics.median(system_times),
             "peak_mb": peak_megabytes(),
-            **surroundings(),
         }
+        row = timed_row("train_step", system_times, **columns)
         if system in peers:
             row["versions"] = {**row["versions"], **peers[system].VERSIONS}
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def full_length(config: Config, *, repeats: int, peers: Peers | None = None) -> list[dict]:
-    """The step at the paper's size, every history as long as it may be."""
+    """Measure the step at the paper's size, with histories of the full length."""
     peers = peers or {}
     batch_size, steps = config.train.batch_size, config.train.max_history
     rng = np.random.default_rng(0)
-    schema = Schema(
-        item=(
-            Feature("item", "categorical", ITEMS),
-            Feature("category", "categorical", CATEGORIES),
-        ),
-        user=(Feature("user", "categorical", USERS),),
-    )
-
-    def ids(size: int, *shape: int) -> np.ndarray:
-        return rng.integers(1, size, shape, dtype=np.int32)
-
-    category = ids(CATEGORIES, ITEMS)
+    schema = schema_of()
+    category = rng.integers(1, CATEGORIES, ITEMS, dtype=np.int32)
+    popularity = rng.integers(1, 1000, ITEMS, dtype=np.int32)
     tables = Tables(
         FeatureTables({"category": jnp.asarray(category)}, {}),
-        make_sampler(ids(1000, ITEMS), config.model.auxiliary_distribution),
+        make_sampler(popularity, config.model.auxiliary_distribution),
     )
-    batch = Batch(
-        history=ids(ITEMS, batch_size, steps),
-        lengths=np.full(batch_size, steps, np.int32),
-        item=ids(ITEMS, batch_size),
-        user=ids(USERS, batch_size),
-        label=ids(2, batch_size).astype(np.float32),
-        weight=np.ones(batch_size, np.float32),
-        context={},
-    )
+    batch = random_batch(rng, batch_size, steps)
     step = make_train_step(config, schema, 100)
     state = create_state(config, schema, 100, seed=0)
 
@@ -134,7 +99,7 @@ def real_lengths(
     batches: int | None,
     peers: Peers | None = None,
 ) -> list[dict]:
-    """The steps of one epoch on a dataset folder, batches assembled beforehand."""
+    """Measure the steps of one epoch on a dataset folder, batches assembled beforehand."""
     dataset = open_dataset(data)
     if padded:
         train = dataclasses.replace(config.train, buckets=())
@@ -169,30 +134,24 @@ def real_lengths(
         category = np.asarray(tables.features.item["category"])
         calls = peer.steps_of(config, dataset.schema, category, prepared)
         epochs[name] = functools.partial(epoch_of, calls)
-    times: dict[str, list[float]] = {name: [] for name in epochs}
-    for _ in range(EPOCHS):
-        for name, run in epochs.items():
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start) / count)
+    epoch_times = interleaved_milliseconds(epochs, repeats=EPOCHS, warm_up=0)
+    times = {name: [time / count for time in measured] for name, measured in epoch_times.items()}
     samples = sum(int(batch.weight.sum()) for batch in prepared)
     policy = "padded" if padded else f"buckets {loader.lengths}"
     return _rows(data.name, policy, times, samples / count, peers)
 
 
-def main() -> None:
-    """Measure, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and write the rows."""
+    parser = make_parser(__doc__)
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument(
-        "--data", type=Path, nargs="+", default=[], help="dataset folders, for real lengths"
+        "--data", type=Path, nargs="+", default=[], help="dataset folders with real lengths"
     )
-    parser.add_argument("--peers", action="store_true", help="time other programs' DIEN too")
+    parser.add_argument("--peers", action="store_true", help="time other programs' DIEN also")
     parser.add_argument("--repeats", type=int, default=40, help="timed steps at full length")
     parser.add_argument("--padded-steps", type=int, default=40, help="timed steps when padded")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    options = parser.parse_args()
+    options = parse(parser, arguments, repeats=2, padded_steps=1)
     config = preset(options.preset)
     peers = installed() if options.peers else {}
     rows = full_length(config, repeats=options.repeats, peers=peers)
@@ -200,11 +159,7 @@ def main() -> None:
         print(f"{rows[-1]['case']} is done, now {data.name}", file=sys.stderr, flush=True)
         rows += real_lengths(config, data, padded=False, batches=None, peers=peers)
         rows += real_lengths(config, data, padded=True, batches=options.padded_steps, peers=peers)
-    print_rows(rows, COLUMNS)
-    print(f"\n{rows[0]['device']}, {rows[0]['versions']}")
-    if options.json:
-        write_rows(options.json, rows)
-        print(f"written to {options.json}")
+    report(options, rows, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Training and scoring on real data, loader included.
+"""Throughput of training and scoring on real data, loader included.
 
     python -m benchmarks.train_throughput DATA [DATA ...] [--batch-sizes 128 1024] [--json FILE]
 
-For each dataset folder and batch size one epoch that compiles, then timed epochs: batches come
-from the loader's thread as in training, and the share of the time that steps waited for them is a
-column. ``padded`` pads every batch to the longest history allowed, as most programs do;
-``buckets`` is what ``python -m dien_jax.train`` does. Scoring runs over the training examples too.
+Each dataset folder and batch size has one epoch that compiles, then timed epochs. Batches come
+from the loader's thread as in training; a column has the share of the time that steps wait for
+them. ``padded`` pads every batch to the longest history allowed, as most programs do; ``buckets``
+is the policy of ``python -m dien_jax.train``. Scoring also runs over the training examples.
 """
 
-import argparse
 import dataclasses
 import statistics
 import time
@@ -20,8 +19,8 @@ from typing import Any
 import jax
 
 from benchmarks.common import plots
-from benchmarks.common.timing import print_rows, quartile_spread, surroundings, write_rows
-from benchmarks.train_step import peak_megabytes
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import peak_megabytes, timed_row
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -35,20 +34,20 @@ COLUMNS = (
     "loader_share", "peak_mb",
 )  # fmt: skip
 PADDED_STEPS = 60
-"""Timed steps where every batch is padded: an epoch would take minutes."""
+"""Timed steps where every batch is padded; a whole epoch would take minutes."""
 
 
 def epochs(
     config: Config, dataset: Dataset, mode: str, *, count: int, most: int | None
 ) -> list[tuple[int, float, float, int]]:
-    """Steps, seconds, seconds of waiting for batches, and examples of timed epochs.
+    """Return steps, seconds, seconds of waiting for batches, and examples of timed epochs.
 
     Args:
       config: the settings.
-      dataset: whose training examples are read.
+      dataset: the source of training examples.
       mode: ``"train"``, or ``"score"``, whose batches are sorted by length.
-      count: timed epochs.
-      most: steps of an epoch at most.
+      count: number of timed epochs.
+      most: limit of the steps of an epoch.
     """
     train = config.train
     loader = Loader(
@@ -65,7 +64,7 @@ def epochs(
         train_step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
     else:
         predict_step = make_predict_step(config, dataset.schema)
-    found = []
+    timed = []
     for epoch in range(count + 1):  # the first one compiles
         start, waited, steps, examples = time.perf_counter(), 0.0, 0, 0
         with closing(loader.epoch(epoch)) as batches:
@@ -83,47 +82,39 @@ def epochs(
                 steps += 1
                 examples += int(batch.weight.sum())
             jax.block_until_ready(last)
-        found.append((steps, time.perf_counter() - start, waited, examples))
-    return found[1:]
+        timed.append((steps, time.perf_counter() - start, waited, examples))
+    return timed[1:]
 
 
 def row(config: Config, data: Path, mode: str, policy: str, *, count: int) -> dict[str, Any]:
-    """One line of the table."""
+    """Return one line of the table."""
     if policy == "padded":
         train = dataclasses.replace(config.train, buckets=())
         config = dataclasses.replace(config, train=train)
     most = PADDED_STEPS if policy == "padded" else None
-    found = epochs(config, open_dataset(data), mode, count=count, most=most)
-    per_step = [1e3 * seconds / steps for steps, seconds, _, _ in found]
-    return {
-        "benchmark": "train_throughput",
+    timed = epochs(config, open_dataset(data), mode, count=count, most=most)
+    step_times = [1e3 * seconds / steps for steps, seconds, _, _ in timed]
+    columns = {
         "case": data.name,
-        "system": "dien_jax",
         "mode": mode,
         "policy": policy,
         "batch": config.train.batch_size,
-        "median_ms": statistics.median(per_step),
-        "spread_ms": quartile_spread(per_step) if len(per_step) > 1 else 0.0,
-        "samples_per_second": statistics.median(n / seconds for _, seconds, _, n in found),
-        "loader_share": statistics.median(waited / seconds for _, seconds, waited, _ in found),
+        "samples_per_second": statistics.median(n / seconds for _, seconds, _, n in timed),
+        "loader_share": statistics.median(waited / seconds for _, seconds, waited, _ in timed),
         "peak_mb": peak_megabytes(),
-        **surroundings(),
     }
+    return timed_row("train_throughput", step_times, **columns)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, draw and write what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    """Measure, print, write and draw the rows."""
+    parser = make_parser(__doc__, plot="examples a second")
     parser.add_argument("data", type=Path, nargs="+", help="dataset folders")
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1024])
     parser.add_argument("--policies", nargs="+", default=["buckets"], choices=["buckets", "padded"])
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    parser.add_argument("--plot", type=Path, help="draw samples a second into this PNG")
-    options = parser.parse_args(argv)
-    if options.plot:
-        plots.require()
+    options = parse(parser, argv, epochs=1, batch_sizes=1)
     base = preset(options.preset)
     rows = []
     for data in options.data:
@@ -134,20 +125,18 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for mode in ("train", "score"):
                     rows.append(row(config, data, mode, policy, count=options.epochs))
                     jax.clear_caches()
-    print_rows(rows, COLUMNS)
-    print(f"\n{rows[0]['device']}, {rows[0]['versions']}")
-    if options.plot:
-        panels: plots.Panels = {}
-        for found in rows:
-            groups = panels.setdefault(found["case"], {})
-            bars = groups.setdefault(f"batch {found['batch']}, {found['policy']}", {})
-            bars[found["mode"]] = found["samples_per_second"]
-        plots.grouped_bars(options.plot, panels, "Examples a second, loader included",
-                           unit="examples a second")  # fmt: skip
-        print(f"drawn in {options.plot}")
-    if options.json:
-        write_rows(options.json, rows)
-        print(f"written to {options.json}")
+    report(options, rows, COLUMNS, draw)
+
+
+def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw examples a second by data, batch size and policy."""
+    panels: plots.Panels = {}
+    for row in rows:
+        groups = panels.setdefault(row["case"], {})
+        bars = groups.setdefault(f"batch {row['batch']}, {row['policy']}", {})
+        bars[row["mode"]] = row["samples_per_second"]
+    unit = "examples a second"
+    plots.grouped_bars(file, panels, "Examples a second, loader included", unit=unit)
 
 
 if __name__ == "__main__":

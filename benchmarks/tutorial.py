@@ -1,12 +1,11 @@
-"""The comparison of docs/tutorial.md at full size: its own code, on more users and seeds.
+"""Test AUC of the models of docs/tutorial.md, on more users and seeds.
 
     python -m benchmarks.tutorial [--users N] [--epochs E] [--seeds S] [--json FILE]
 
-Runs the code blocks of the page, so what is measured is what the page shows, and then trains each
-of its models with each seed on simulated users.
+Runs the code blocks of the page, so that the page's own code is measured, then trains each of its
+models with each seed on simulated users.
 """
 
-import argparse
 import re
 import statistics
 import sys
@@ -15,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.timing import print_rows, surroundings, write_rows
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import surroundings
 from dien_jax.data.dataset import open_dataset
 from dien_jax.metrics.intervals import paired_seeds
 from dien_jax.preparation.sources import synthetic
@@ -28,7 +28,7 @@ COLUMNS = ("policy", "test_auc", "test_sd", "seeds", "less_dien", "less_dien_int
 
 
 def run_page() -> dict[str, Any]:
-    """What the code blocks of the page define."""
+    """Run the code blocks of the page and return their namespace."""
     namespace: dict[str, Any] = {"__name__": "docs/tutorial.md"}
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)):
         exec(compile(block, f"{PAGE.name}[{number}]", "exec"), namespace)
@@ -36,8 +36,8 @@ def run_page() -> dict[str, Any]:
 
 
 def measure(page: dict[str, Any], *, users: int, epochs: int, seeds: int) -> list[dict[str, Any]]:
-    """A row for each model of the page."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Return a row for each model of the page."""
+    results_of: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "data"
         synthetic.prepare(synthetic.SyntheticOptions(out=folder, users=users))
@@ -46,12 +46,12 @@ def measure(page: dict[str, Any], *, users: int, epochs: int, seeds: int) -> lis
         for seed in range(seeds):
             for name, model in page["models"].items():
                 result = page["trained"](model, dataset, epochs=epochs, seed=seed)
-                found.setdefault(name, []).append(result)
+                results_of.setdefault(name, []).append(result)
                 print(f"{name}, seed {seed}: {result}", file=sys.stderr, flush=True)
     rows = []
-    for name, results in found.items():
+    for name, results in results_of.items():
         scores = [result["test_auc"] for result in results]
-        baseline = [result["test_auc"] for result in found[BASELINE]]
+        baseline = [result["test_auc"] for result in results_of[BASELINE]]
         less = paired_seeds(scores, baseline)
         rows.append(
             {
@@ -79,26 +79,16 @@ def measure(page: dict[str, Any], *, users: int, epochs: int, seeds: int) -> lis
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the page, train, print the table, write what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    """Run the page, train, print and write the rows."""
+    parser = make_parser(__doc__)
     parser.add_argument("--users", type=int, default=2000, help="simulated users")
-    parser.add_argument("--epochs", type=int, default=6, help="of each training")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of each training")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each model")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    options = parser.parse_args(arguments)
-    for name in ("epochs", "seeds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
-    if options.users < 20:
-        parser.error(f"--users must be at least 20, got {options.users}")
+    options = parse(parser, arguments, epochs=1, seeds=1, users=20)
     enable_compile_cache()
     rows = measure(run_page(), users=options.users, epochs=options.epochs, seeds=options.seeds)
-    print_rows(rows, COLUMNS)
-    print(f"\nbest possible test AUC {rows[0]['best_possible']:.4f}")
-    print(f"{rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['versions']}")
-    if options.json:
-        write_rows(options.json, rows)
-        print(f"written to {options.json}")
+    report(options, rows, COLUMNS)
+    print(f"best possible test AUC {rows[0]['best_possible']:.4f}")
 
 
 if __name__ == "__main__":

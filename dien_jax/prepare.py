@@ -1,7 +1,7 @@
-"""The command line ``python -m dien_jax.prepare SOURCE ... --out DIR``.
+"""Make a dataset folder from a log or a published data set.
 
-Standard output gets the summary, standard error what is being done. Exit status: 0 when the
-folder was made, 2 for a mistake in flags or files, 130 after Ctrl-C; then nothing is left behind.
+Standard output gets the summary, standard error the progress. Exit status: 0 when the folder was
+made, 2 for a mistake in flags or files, 130 after Ctrl-C; then nothing is left behind.
 """
 
 import sys
@@ -68,16 +68,6 @@ class Alimama(alimama.AlimamaOptions):
     source: Annotated[Path, From]
 
 
-def _in_one_stage(prepare: Callable[[Any], list[str]], name: str) -> Callable[[Any], list[str]]:
-    """Shows the progress of a source that has no stages of its own."""
-
-    def staged(options: Any) -> list[str]:
-        with stage(name):
-            return prepare(options)
-
-    return staged
-
-
 SOURCES: dict[str, tuple[type, Callable[[Any], list[str]]]] = {
     "interactions": (Interactions, interactions.prepare),
     "impressions": (Impressions, impressions.prepare),
@@ -85,8 +75,8 @@ SOURCES: dict[str, tuple[type, Callable[[Any], list[str]]]] = {
     "movielens": (Movielens, movielens.prepare),
     "taobao": (Taobao, taobao.prepare),
     "alimama": (Alimama, alimama.prepare),
-    "authors": (Authors, _in_one_stage(authors.prepare, "reading and writing")),
-    "synthetic": (synthetic.SyntheticOptions, _in_one_stage(synthetic.prepare, "simulating")),
+    "authors": (Authors, stage("reading and writing")(authors.prepare)),
+    "synthetic": (synthetic.SyntheticOptions, stage("simulating")(synthetic.prepare)),
 }
 
 
@@ -108,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run(parsed: tuple[Any, Any]) -> None:
         prepare, options = parsed
-        say(f"making the dataset folder {options.out} by {name!r}")
+        say(f"preparing the dataset folder {options.out} from {name}")
         for line in prepare(options):
             print(line)
         print(f"dataset folder: {options.out}")
@@ -119,13 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _overview() -> str:
-    """What there is, for ``--help`` without a source."""
+    """Return the help without a source."""
     sources = [f"  {name:14}{kind.__doc__}" for name, (kind, _) in SOURCES.items()]
     return "\n".join(
         [
             f"usage: {COMMAND} SOURCE [...] --out DIR",
             "",
-            "Make a dataset folder, which python -m dien_jax.train reads, from:",
+            "Make a dataset folder for python -m dien_jax.train. Sources:",
             *sources,
             "",
             f"Flags of a source: {COMMAND} SOURCE --help",

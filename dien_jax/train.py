@@ -11,7 +11,6 @@ mistake in flags, files or settings, and 128 + n when signal n stopped it.
 """
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,15 +23,12 @@ from dien_jax.config.preset_files import DEFAULT_PRESET, read_preset_file
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
-from dien_jax.data.metadata import FORMAT_VERSION
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
-from dien_jax.preparation.sources import synthetic
+from dien_jax.preparation.sources.synthetic import built_in_data
 from dien_jax.runs.folder import Run
 from dien_jax.training.run import RunResult, default_run_dir, fit, resume
 from dien_jax.utils.command import run_command, stop_signals
-from dien_jax.utils.console import say
-from dien_jax.utils.files import user_cache
 
 _COMMAND = "python -m dien_jax.train"
 
@@ -116,7 +112,7 @@ def run(arguments: Arguments) -> RunResult:
     if arguments.resume is not None:
         with stop_signals() as stop_signal:
             return resume(arguments.resume, stop_signal=stop_signal)
-    dataset = open_dataset(_simulated_data() if arguments.data is None else arguments.data)
+    dataset = open_dataset(built_in_data() if arguments.data is None else arguments.data)
     run_dir = arguments.run_dir
     if run_dir is None and arguments.preset_file is not None:
         run_dir = default_run_dir(arguments.preset_file.stem, dataset)
@@ -130,16 +126,6 @@ def run(arguments: Arguments) -> RunResult:
             warm_start=arguments.warm_start,
             stop_signal=stop_signal,
         )
-
-
-def _simulated_data() -> Path:
-    """The built-in data, made by the first run that wants it."""
-    generator = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
-    folder = user_cache() / f"format-{FORMAT_VERSION}-{generator}" / "simulated"
-    if not folder.exists():
-        say(f"no --data given: simulating users into {folder}")
-        synthetic.prepare(synthetic.SyntheticOptions(out=folder))
-    return folder
 
 
 def _table(result: RunResult) -> str:

@@ -1,8 +1,8 @@
-"""Compiles for NVIDIA GPUs that are not there, and reads what the kernels take.
+"""Compile for NVIDIA GPUs that are not attached, and read the resources of the kernels.
 
 XLA's CUDA compiler needs a description of the device, not the device. The compiled program is the
-one that would run; what it computes is not shown by this. Needs the CUDA plugin of JAX and
-``ptxas``, no CUDA libraries and no driver; with no device, run it under ``JAX_PLATFORMS=cpu``.
+one that would run; it is not executed. Needs the CUDA plugin of JAX and ``ptxas``, no CUDA
+libraries and no driver. Without a device, run it under ``JAX_PLATFORMS=cpu``.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from jax.sharding import AbstractMesh, AxisType, SingleDeviceSharding
 Target = Literal["h100", "a100"]
 
 PACKAGES = "jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12"
-"""Of the same version as JAX, the first two; ``pip install --no-deps`` is enough."""
+"""Required packages, the first two in JAX's version; ``pip install --no-deps`` is enough."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Description:
-    """A device as XLA's ``GpuTargetConfigProto`` has it; where fields differ between targets."""
+    """A device in XLA's ``GpuTargetConfigProto``: fields that differ between targets."""
 
     kind: str
     capability: tuple[int, int]
@@ -44,7 +44,7 @@ class _Description:
     memory_bytes_per_second: int
 
     def text(self) -> str:
-        """The proto, in text form."""
+        """Return the proto in text form."""
         major, minor = self.capability
         return f"""
 gpu_device_info {{
@@ -91,13 +91,13 @@ _TARGETS: dict[Target, _Description] = {
 
 
 class Kernel(NamedTuple):
-    """What one kernel of a compiled program takes.
+    """Resources of one kernel of a compiled program.
 
     Attributes:
       name: its entry in the machine code.
-      registers: of each thread; 255 at most.
-      spilled_stores: bytes of each thread that the compiler writes to memory for want of registers.
-      spilled_loads: bytes that it reads back.
+      registers: registers of a thread, at most 255.
+      spilled_stores: bytes of a thread that are written to memory for lack of registers.
+      spilled_loads: bytes that are read back.
       shared_bytes: shared memory of a block.
     """
 
@@ -112,8 +112,8 @@ class Program(NamedTuple):
     """A program compiled for an absent device.
 
     Attributes:
-      compiled: as ``jax.stages.Lowered.compile`` gives it.
-      kernels: all in its machine code, XLA's own too; of those that XLA's cache had already, only
+      compiled: the result of ``jax.stages.Lowered.compile``.
+      kernels: all in its machine code, XLA's own included; of those already in XLA's cache, only
         Mosaic's.
     """
 
@@ -121,7 +121,7 @@ class Program(NamedTuple):
     kernels: tuple[Kernel, ...]
 
     def launches(self) -> list[str]:
-        """Names of the Pallas kernels that the program calls; a call in a loop counts once."""
+        """Return the names of the Pallas kernels that it calls; a call in a loop counts once."""
         return [name for name, _ in _launches(self.compiled)]
 
 
@@ -133,30 +133,30 @@ _LAUNCH = re.compile(
 
 
 def _launches(compiled: jax.stages.Compiled) -> list[tuple[str, str]]:
-    """Name of each launch, and a hash of its kernel where that is Mosaic's."""
-    found = _LAUNCH.finditer(compiled.as_text() or "")
-    return [(launch["name"], launch["hash"] or "") for launch in found]
+    """Return the name of each launch, and a hash of its kernel if it is Mosaic's."""
+    matches = _LAUNCH.finditer(compiled.as_text() or "")
+    return [(launch["name"], launch["hash"] or "") for launch in matches]
 
 
 _compiled: dict[str, Kernel] = {}
-"""Mosaic's kernels by their hash: it compiles each only once."""
+"""Mosaic's kernels by hash: each is compiled only once."""
 
 
 def _with_known(compiled: jax.stages.Compiled, kernels: list[Kernel]) -> tuple[Kernel, ...]:
-    """The kernels of a program, with those that Mosaic compiled for an earlier one."""
+    """Return the kernels of a program and those that Mosaic compiled for an earlier one."""
     by_name = {kernel.name: kernel for kernel in kernels}
-    for launched, of_kernel in _launches(compiled):
+    for launched, kernel_hash in _launches(compiled):
         name = f"{launched}_mosaic_gpu_kernel"
-        if of_kernel and name in by_name:
-            _compiled.setdefault(of_kernel, by_name[name])
-        elif of_kernel in _compiled:
-            by_name[name] = _compiled[of_kernel]
+        if kernel_hash and name in by_name:
+            _compiled.setdefault(kernel_hash, by_name[name])
+        elif kernel_hash in _compiled:
+            by_name[name] = _compiled[kernel_hash]
     return tuple(by_name[name] for name in sorted(by_name))
 
 
 @functools.cache
 def device(target: Target) -> Any:
-    """The absent device, to place arguments on.
+    """Return the absent device, for the sharding of arguments.
 
     Raises:
       ValueError: for another target.
@@ -164,33 +164,33 @@ def device(target: Target) -> Any:
     """
     if target not in _TARGETS:
         raise ValueError(f"target: expected one of {tuple(_TARGETS)}, got {target!r}")
-    # The plugin refuses to start without CUDA's libraries, which only running needs.
+    # The plugin refuses to start without CUDA's libraries, which only execution needs.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     try:
-        found = topologies.get_topology_desc(
+        topology = topologies.get_topology_desc(
             target, platform="cuda", topology="1x1x1", target_config=_TARGETS[target].text()
         )
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise ModuleNotFoundError(
             f"compiling for {target} needs JAX's CUDA plugin: pip install {PACKAGES} "
-            f"(jax is {jax.__version__}, and the plugin must be too)"
+            f"(in the version of jax, {jax.__version__})"
         ) from error
-    return found.devices[0]
+    return topology.devices[0]
 
 
 def mesh(target: Target) -> AbstractMesh:
-    """Says which device to lower for: Pallas asks it while it chooses instructions."""
+    """Return a mesh of the device to lower for: Pallas chooses instructions by it."""
     described = _TARGETS[target]
     abstract = jax.sharding.AbstractDevice(described.kind, described.cores, "gpu")
     return AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=abstract)
 
 
 def compile_for(function: Callable[..., Any], *arguments: Any, target: Target) -> Program:
-    """Compiles ``function`` for the shapes and types of ``arguments``.
+    """Compile ``function`` for the shapes and types of ``arguments``.
 
     Args:
-      function: jitted, or to be.
-      arguments: trees of arrays or of ``jax.ShapeDtypeStruct``.
+      function: jitted or not.
+      *arguments: trees of arrays or of ``jax.ShapeDtypeStruct``.
       target: the device.
     """
     absent = device(target)
@@ -201,38 +201,38 @@ def compile_for(function: Callable[..., Any], *arguments: Any, target: Target) -
     with jax.sharding.use_abstract_mesh(mesh(target)):
         jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
         lowered = jitted.lower(*placed)
-    # Not before: lowering may import what sets the same variables of the environment.
+    # After lowering, which may import modules that set the same environment variables.
     with tempfile.TemporaryDirectory() as scratch, _dumped(Path(scratch)) as options:
         compiled = lowered.compile(compiler_options=options)
         return Program(compiled, _with_known(compiled, list(_kernels(Path(scratch)))))
 
 
 def _ptxas() -> Path:
-    """The assembler of NVIDIA's package, or the one on the path."""
+    """Return the assembler of NVIDIA's package, or the one on the path."""
     with contextlib.suppress(ModuleNotFoundError):
         for place in importlib.import_module("nvidia").__path__:
-            for found in sorted(Path(place).glob("*/bin/ptxas")):
-                return found
-    anywhere = shutil.which("ptxas")
-    if anywhere is None:
+            for assembler in sorted(Path(place).glob("*/bin/ptxas")):
+                return assembler
+    on_path = shutil.which("ptxas")
+    if on_path is None:
         raise ModuleNotFoundError(f"ptxas is not installed: pip install {PACKAGES}")
-    return Path(anywhere)
+    return Path(on_path)
 
 
 @contextlib.contextmanager
 def _dumped(scratch: Path) -> Iterator[dict[str, Any]]:
-    """Options of XLA's that leave in ``scratch`` what :func:`_kernels` reads.
+    """Yield options that make XLA write the input of :func:`_kernels` to ``scratch``.
 
-    XLA starts ``ptxas`` and keeps what it says to itself: one that also writes it down stands in
-    its place. Mosaic GPU has an assembler of its own, and a dump of its own, which also asks for
-    a disassembly: what stands in for ``nvdisasm`` gives none, and keeps it from complaining.
+    XLA runs ``ptxas`` and discards its output: a wrapper script also writes it to a file. Mosaic
+    GPU has its own assembler and its own dump, which also runs ``nvdisasm``: an empty script takes
+    the place of that.
     """
     stand_in = scratch / "cuda" / "bin" / "ptxas"
     stand_in.parent.mkdir(parents=True)
-    said = scratch / "said"
-    said.mkdir()
+    logs = scratch / "logs"
+    logs.mkdir()
     stand_in.write_text(f"""#!/bin/sh
-log=$(mktemp {shlex.quote(str(said))}/XXXXXX)
+log=$(mktemp {shlex.quote(str(logs))}/XXXXXX)
 {shlex.quote(str(_ptxas()))} -v "$@" 2>"$log"
 code=$?
 cat "$log" >&2
@@ -244,9 +244,9 @@ exit $code
         program.chmod(0o755)
     mosaic = scratch / "mosaic"
     mosaic.mkdir()
-    asked = {"MOSAIC_GPU_DUMP_TO": str(mosaic), "MOSAIC_GPU_CUDA_ROOT": str(scratch / "cuda")}
-    before = {name: os.environ.get(name) for name in asked}
-    os.environ.update(asked)
+    variables = {"MOSAIC_GPU_DUMP_TO": str(mosaic), "MOSAIC_GPU_CUDA_ROOT": str(scratch / "cuda")}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield {
             "xla_gpu_cuda_data_dir": str(scratch / "cuda"),
@@ -270,20 +270,20 @@ _MOSAIC_LAUNCH = re.compile(r"launch_func .*@(\w+) blocks.* dynamic_shared_memor
 
 
 def _kernels(scratch: Path) -> Iterator[Kernel]:
-    """Every kernel once, by the order of names: XLA assembles some twice."""
-    says = list((scratch / "said").iterdir())
-    asked: dict[str, str] = {}  # shared memory that is asked for at launch, which ptxas never sees
+    """Yield every kernel once, ordered by name: XLA assembles some twice."""
+    logs = list((scratch / "logs").iterdir())
+    dynamic: dict[str, str] = {}  # shared memory requested at launch, which ptxas does not see
     for thunks in (scratch / "xla").glob("*thunk_sequence.txt"):
-        asked |= _THUNK.findall(thunks.read_text())
+        dynamic |= _THUNK.findall(thunks.read_text())
     for log in (scratch / "mosaic").glob("*.ptxas"):
-        says.append(log)
-        asked |= _MOSAIC_LAUNCH.findall(log.with_suffix(".mlir-passes.log").read_text())
-    entries = {entry["name"]: entry for log in says for entry in _ENTRY.finditer(log.read_text())}
+        logs.append(log)
+        dynamic |= _MOSAIC_LAUNCH.findall(log.with_suffix(".mlir-passes.log").read_text())
+    entries = {entry["name"]: entry for log in logs for entry in _ENTRY.finditer(log.read_text())}
     for name, entry in sorted(entries.items()):
         yield Kernel(
             name,
             int(entry["registers"]),
             int(entry["stores"]),
             int(entry["loads"]),
-            int(entry["shared"] or 0) + int(asked.get(name, 0)),
+            int(entry["shared"] or 0) + int(dynamic.get(name, 0)),
         )

@@ -1,18 +1,18 @@
-"""Compile for TPUs that are not there, and count what their cores would execute.
+"""Compile for TPUs that are not attached, and count the bundles that their cores would execute.
 
 A TPU core issues one VLIW bundle a cycle, in order, so the bundles that a time step executes are,
 to first order, its cycles. libtpu compiles without a device and writes every scheduled bundle to
 ``*-final_bundles.txt``: one file for the top level, which calls one for each fusion, copy or
-kernel. Their scalar instructions are all that decides what is executed, so :func:`time_loops` runs
-those, branches with their four delay slots included, and counts the bundles that go by.
+kernel. Scalar instructions alone decide which bundles are executed, so :func:`time_loops` runs
+them, branches with their four delay slots included, and counts bundles.
 
-What the counts leave out or take for granted:
+Limits of the counts:
 
 - a bundle may wait for memory, a matrix unit's result or a branch: cycles are at least the bundles;
-- vector instructions are not run, and a scalar that comes out of one is unknown; a forward branch
-  on an unknown is not taken, a backward one raises;
-- every scalar that a Pallas kernel loads is the number of steps, as are the lengths of full
-  histories, and an index that a fusion is given is half of it.
+- vector instructions are not run, and a scalar result of one is unknown; a forward branch on an
+  unknown is not taken, a backward one raises;
+- every scalar that a Pallas kernel loads is taken as the number of steps, as are the lengths of
+  full histories, and an index argument of a fusion as half of it.
 """
 
 import importlib
@@ -37,7 +37,7 @@ DELAY_SLOTS = 4
 
 
 def device(target: str) -> Any:
-    """The first device of a topology that holds the target, a name in ``TARGETS``."""
+    """Return the first device of the target's topology; the target is a name in ``TARGETS``."""
     if target not in TARGETS:
         raise ValueError(f"target: expected one of {tuple(TARGETS)}, got {target!r}")
     if importlib.util.find_spec("libtpu") is None:
@@ -46,10 +46,7 @@ def device(target: str) -> Any:
 
 
 def compile_for(function: Callable, *arguments: Any, target: str) -> jax.stages.Compiled:
-    """``function``, jitted or not, compiled for the target.
-
-    Of arguments only shape and dtype matter.
-    """
+    """Compile ``function``, jitted or not, for the shapes and dtypes of the arguments."""
     sharding = SingleDeviceSharding(device(target))
 
     def abstract(array: Any) -> jax.ShapeDtypeStruct:
@@ -60,7 +57,7 @@ def compile_for(function: Callable, *arguments: Any, target: str) -> jax.stages.
 
 
 def launches(compiled: jax.stages.Compiled) -> list[str]:
-    """Names of the Pallas kernels that a program's text calls; a call in a loop counts once."""
+    """Return the names of the Pallas kernels that a program calls; a call in a loop counts once."""
     return _LAUNCH.findall(compiled.as_text() or "")
 
 
@@ -70,27 +67,27 @@ _LAUNCH = re.compile(
 
 
 def surroundings(folder: Path) -> dict[str, str]:
-    """The environment in which libtpu starts without a TPU, and dumps its bundles to ``folder``."""
+    """Return the environment in which libtpu starts without a TPU and dumps to ``folder``."""
     return {
         "JAX_PLATFORMS": "cpu",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        # Only the dumps that are read: a dump of all takes longer than to compile.
+        # Only the dumps that are read: dumping all takes longer than compiling.
         "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true "
         "--xla_jf_dump_llo_pass_label_regex=^(final_bundles|original|deduplication-map)$",
     }
 
 
 class TimeLoop(NamedTuple):
-    """What a loop over time executes.
+    """Bundles of a loop over time.
 
     Attributes:
-      name: the kernel's, or ``while`` for a loop of XLA's.
-      step: bundles of an ordinary step, all rows: a trip of the loop, or of a kernel's inner one.
-      average: with what surrounds a kernel's inner loop, spread over the steps.
-      operations: bundles a step of each operation that a loop of XLA's calls.
-      vector_memory: bytes of vector memory that a kernel reserves; 0 for a loop of XLA's.
+      name: the kernel's, or ``while`` for a loop of XLA.
+      step: bundles of an ordinary step, all rows: a trip of the loop, or of a kernel's inner loop.
+      average: the same with the code around a kernel's inner loop, spread over the steps.
+      operations: bundles a step of each operation that a loop of XLA calls.
+      vector_memory: bytes of vector memory that a kernel reserves; 0 for a loop of XLA.
     """
 
     name: str
@@ -101,14 +98,14 @@ class TimeLoop(NamedTuple):
 
 
 def time_loops(make: str, target: str, *, steps: int, **keywords: Any) -> list[TimeLoop]:
-    """The loops of ``steps`` steps in a program, in order.
+    """Return the loops of ``steps`` steps in a program, in order.
 
     Args:
       make: ``"module:function"`` that takes the keywords and returns a function and its arguments;
-        libtpu takes its settings when it starts, so the program is compiled in a fresh process.
+        libtpu reads its settings when it starts, so the program is compiled in a new process.
       target: a name in ``TARGETS``.
-      steps: T; loops of XLA's with other trip counts are left out.
-      **keywords: for ``make``, as JSON has them.
+      steps: T; loops of XLA with other trip counts are omitted.
+      **keywords: JSON values for ``make``.
     """
     with tempfile.TemporaryDirectory() as folder:
         code = "from benchmarks.aot.tpu import _compile_named as c; import sys; c(*sys.argv[1:])"
@@ -129,11 +126,11 @@ def _compile_named(make: str, target: str, keywords: str) -> None:
 
 
 def count(folder: Path, steps: int) -> list[TimeLoop]:
-    """The time loops of the one program whose dump is in ``folder``."""
+    """Return the time loops of the one program with a dump in ``folder``."""
     dumps = _Dumps(folder)
     top = dumps.program("TLP")
     runs = top.run(loaded=None, given=None)
-    found = {}
+    loops = {}
     for first, last in top.loops():
         if runs[first] == steps:
             operations: dict[str, float] = {}
@@ -142,7 +139,7 @@ def count(folder: Path, steps: int) -> list[TimeLoop]:
                     bundles = sum(dumps.program(name).run(loaded=None, given=steps // 2))
                     operations[name] = bundles * runs[place] / steps
             step = sum(runs[first : last + 1]) / steps + sum(operations.values())
-            found[first] = TimeLoop("while", step, step, operations, 0)
+            loops[first] = TimeLoop("while", step, step, operations, 0)
     for place, run in enumerate(runs):
         for name, hlo in top.calls(place):
             if run == 1 and " custom-call(" in f" {hlo}":
@@ -151,18 +148,18 @@ def count(folder: Path, steps: int) -> list[TimeLoop]:
                 if inner:
                     first, last = min(inner, key=lambda pair: pair[1] - pair[0])
                     executed = kernel.run(loaded=steps, given=None)
-                    found[place] = TimeLoop(
+                    loops[place] = TimeLoop(
                         name,
                         sum(executed[first : last + 1]) / steps,
                         sum(executed) / steps,
                         {},
                         dumps.vector_memory(name),
                     )
-    return [found[place] for place in sorted(found)]
+    return [loops[place] for place in sorted(loops)]
 
 
 class _Dumps:
-    """The files of one program."""
+    """The dump files of one program."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -203,28 +200,28 @@ class _Program:
         }
 
     def calls(self, place: int) -> list[tuple[str, str]]:
-        """Name and HLO of each operation that a bundle calls."""
+        """Return name and HLO of each operation that a bundle calls."""
         return re.findall(r"inlined_call [^;]*?/\* %(\S+) = (.*?) \*/", self._texts[place])
 
     def loops(self) -> list[tuple[int, int]]:
-        """The first and last bundle of each loop, delay slots included."""
+        """Return the first and last bundle of each loop, delay slots included."""
         return [
             (target, place + DELAY_SLOTS)
             for place, bundle in enumerate(self._bundles)
-            for one in bundle
-            if one.operation == "sbr.rel" and (target := self._target(one)) <= place
+            for instruction in bundle
+            if instruction.operation == "sbr.rel" and (target := self._target(instruction)) <= place
         ]
 
     def multiplies(self, first: int = 0, last: int | None = None) -> bool:
-        """Whether some bundle of a range uses a matrix unit."""
+        """Return True where some bundle of a range uses a matrix unit."""
         return any("vmatmul" in text for text in self._texts[first : last and last + 1])
 
     def run(self, *, loaded: int | None, given: int | None) -> list[int]:
-        """How often each bundle is executed.
+        """Count the executions of each bundle.
 
         Args:
-          loaded: what scalar loads find, but for spilled registers; None is not known.
-          given: the value of scalars that the program is called with; None is not known.
+          loaded: value of scalar loads, except of spilled registers; None when unknown.
+          given: value of the program's scalar arguments; None when unknown.
         """
         runs = [0] * len(self._bundles)
         registers: dict[str, int | None] = {}
@@ -264,8 +261,8 @@ class _Instruction(NamedTuple):
 
 
 def _instructions(text: str) -> list[_Instruction]:
-    """Branches, and what writes a scalar or predicate register or spills one."""
-    found = []
+    """Return branches, and instructions that write or spill a scalar or predicate register."""
+    instructions = []
     for part in re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL).strip("> {}\n").split(";;"):
         match = re.match(r" *%(\w+) = ([\w.]+)(.*)", part.strip(), re.DOTALL)
         if match is None:
@@ -277,16 +274,17 @@ def _instructions(text: str) -> list[_Instruction]:
             rest = rest.replace(guard[0], "")
         operands = tuple(one for one in re.split(r"[,\s]+", rest) if one)
         if operation == "sst" and "_spill" in rest:
-            found.append(_Instruction(operands[0], operation, predicate, otherwise, operands[1:]))
+            spill = _Instruction(operands[0], operation, predicate, otherwise, operands[1:])
+            instructions.append(spill)
         elif operation == "sbr.rel" or (re.match("[sp]", result) and operation != "sphi"):
             # Values that meet in a loop share a register, so that sphi has nothing to do.
             result = _register(result)
-            found.append(_Instruction(result, operation, predicate, otherwise, operands))
-    return found
+            instructions.append(_Instruction(result, operation, predicate, otherwise, operands))
+    return instructions
 
 
 def _register(name: str) -> str:
-    """The physical register of ``%s5898_s26``."""
+    """Return the physical register of a name such as ``%s5898_s26``."""
     return name.rsplit("_", 1)[-1]
 
 
@@ -328,7 +326,7 @@ def _signed(value: int) -> int:
 def _evaluate(
     one: _Instruction, registers: dict[str, int | None], loaded: int | None, given: int | None
 ) -> int | None:
-    """The unsigned result of an instruction, or None."""
+    """Return the unsigned result of an instruction, or None."""
     if one.operation == "sld":
         return registers.get(one.operands[0]) if "_spill" in one.operands[0] else loaded
     if one.operation == "inlined_call_operand.":

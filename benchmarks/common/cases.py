@@ -1,12 +1,18 @@
-"""Named shapes that benchmarks share: batch B, steps T, input and state width."""
+"""Shapes, lengths and data that benchmarks share: batch B, steps T, input and state width."""
 
 from typing import NamedTuple
 
 import numpy as np
 
+from dien_jax.data.batch import Batch
+from dien_jax.data.schema import Feature, Schema
+
+ITEMS, CATEGORIES, USERS = 12_102, 196, 22_364
+"""Rows of the tables of the Amazon beauty set."""
+
 
 class Case(NamedTuple):
-    """One size of a recurrence; histories are T long, or of lengths like real ones when ragged."""
+    """One size of a recurrence; histories are T long, or of realistic lengths when ragged."""
 
     batch: int
     steps: int
@@ -14,7 +20,7 @@ class Case(NamedTuple):
     ragged: bool = False
 
     def lengths(self) -> np.ndarray:
-        """Live steps of each row, int32 ``[B]``."""
+        """Return the live steps of each row, int32 ``[B]``."""
         if self.ragged:
             return history_lengths(self.batch, self.steps)
         return np.full(self.batch, self.steps, np.int32)
@@ -31,12 +37,38 @@ CASES = {
 
 
 def history_lengths(count: int, longest: int) -> np.ndarray:
-    """Lengths as long-tailed as real ones, int32 ``[count]``, drawn with a fixed seed.
+    """Draw lengths as long-tailed as real ones, int32 ``[count]``, with a fixed seed.
 
-    ``min(longest, 4 + floor(y))`` with ``y`` log-normal, its median 1.5 and the standard deviation
-    of its logarithm 1.47: least 4, median 5, mean about 8, a tenth 13 or more, a hundredth about
-    50. Those are the figures of training histories in the Amazon review sets (beauty, sports,
-    toys), where every user has five reviews or more.
+    ``min(longest, 4 + floor(y))`` with ``y`` log-normal, of median 1.5 and log standard deviation
+    1.47: minimum 4, median 5, mean about 8, a tenth 13 or more, a hundredth about 50. These are
+    the figures of training histories in the Amazon review sets (beauty, sports, toys), in which
+    every user has five reviews or more.
     """
     tail = np.random.default_rng(2).lognormal(np.log(1.5), 1.47, count)
     return np.minimum(longest, 4 + np.floor(tail)).astype(np.int32)
+
+
+def schema_of(items: int = ITEMS, categories: int = CATEGORIES, users: int = USERS) -> Schema:
+    """Return a schema of item, category and user with tables of these sizes."""
+    item, category, user = (
+        Feature(name, "categorical", size)
+        for name, size in (("item", items), ("category", categories), ("user", users))
+    )
+    return Schema(item=(item, category), user=(user,))
+
+
+def random_batch(rng: np.random.Generator, size: int, steps: int, items: int = ITEMS) -> Batch:
+    """Draw a batch of full histories, ids uniform and not 0."""
+
+    def ids(rows: int, *shape: int) -> np.ndarray:
+        return rng.integers(1, rows, shape, dtype=np.int32)
+
+    return Batch(
+        history=ids(items, size, steps),
+        lengths=np.full(size, steps, np.int32),
+        item=ids(items, size),
+        user=ids(USERS, size),
+        label=rng.integers(0, 2, size).astype(np.float32),
+        weight=np.ones(size, np.float32),
+        context={},
+    )

@@ -1,28 +1,20 @@
-"""Drawing of benchmark rows; matplotlib is imported when something is drawn."""
+"""Figures of benchmark rows; matplotlib is imported when something is drawn."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 Panels = dict[str, dict[str, dict[str, float]]]
-"""Values by panel, group of bars, and bar."""
+"""Values by panel, group of bars and bar."""
 
 Curves = dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]]
-"""x and y by panel, named for its y, and line."""
+"""x and y by panel (named after its y axis) and line."""
 
 LOG_FROM = 30
-"""Ratio of the longest bar of a panel to its shortest from which the axis is logarithmic."""
-
-
-def require() -> None:
-    """Ends the program with a message where matplotlib is not installed."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise SystemExit(f"--plot needs matplotlib: pip install matplotlib ({error})") from error
+"""Ratio of the longest to the shortest bar of a panel from which the axis is logarithmic."""
 
 
 def grouped_bars(file: Path, panels: Panels, title: str, *, unit: str = "ms") -> None:
-    """Bars in groups, one panel under the other, each bar labelled with its value."""
+    """Draw bars in groups, one panel under the other, each bar labelled with its value."""
     from matplotlib.figure import Figure
 
     names = list(
@@ -62,7 +54,7 @@ def grouped_bars(file: Path, panels: Panels, title: str, *, unit: str = "ms") ->
 
 
 def curves(file: Path, panels: Curves, *, x: str, title: str, logarithmic: bool = True) -> None:
-    """Lines with a mark at each value, one panel beside the other, axes of one kind."""
+    """Draw lines with a mark at each value, panels side by side, axes of one kind."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")

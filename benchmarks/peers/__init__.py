@@ -1,7 +1,7 @@
-"""Other programs' DIEN for ``python -m benchmarks.train_step --peers``: which ones, on what.
+"""Other programs' models: recurrences in PyTorch, and DIEN in DeepCTR-Torch and RecBole.
 
-Each has a module with ``VERSIONS`` and ``steps_of``, which says what differs from ours. All train
-on the same arrays, with as many threads as JAX has. They want their auxiliary negatives in the
+A module of a DIEN has ``VERSIONS`` and ``steps_of``; its docstring lists differences to ours. All
+train on the same arrays, with as many threads as JAX has. They expect auxiliary negatives in the
 batch; these are drawn beforehand.
 """
 
@@ -37,7 +37,7 @@ class Arrays(NamedTuple):
 
 
 def installed() -> Peers:
-    """The peers that are installed; stderr names those that are not."""
+    """Return the installed peers; name the others on stderr."""
     missing = [package for package in PEERS if not _is_installed(package)]
     if len(missing) == len(PEERS):
         raise SystemExit(f"--peers needs one of the packages {', '.join(PEERS)}: none is installed")
@@ -59,30 +59,30 @@ def _is_installed(package: str) -> bool:
 
 
 def table_sizes(schema: Schema) -> dict[str, int]:
-    """Rows of the embeddings of item, category and user, the only features that peers are fed."""
+    """Return the table sizes of item, category and user, the only features that peers get."""
     features = (*schema.item, *schema.user, *schema.context)
-    found = [feature.name for feature in features]
-    if found != ["item", "category", "user"]:
-        raise SystemExit(f"--peers: expected features item, category and user, found {found}")
+    names = [feature.name for feature in features]
+    if names != ["item", "category", "user"]:
+        raise SystemExit(f"--peers: expected features item, category and user, found {names}")
     return {feature.name: feature.size for feature in features if feature.size is not None}
 
 
 def arrays_of(batches: list[Batch], items: int) -> list[Arrays]:
-    """What every peer trains on, the same at each call; negatives are of ``items`` ids, not 0."""
+    """Return the training data of every peer; negatives are drawn from 1 to ``items - 1``."""
     rng = np.random.default_rng(0)
-    found = []
+    arrays = []
     for batch in batches:
         real = np.asarray(batch.weight) > 0
         history = np.asarray(batch.history)[real]
-        found.append(
+        arrays.append(
             Arrays(
                 history=history,
                 negatives=rng.integers(1, items, history.shape),
-                # Packing takes no empty history.
+                # Packing refuses an empty history.
                 lengths=np.maximum(np.asarray(batch.lengths)[real], 1),
                 item=np.asarray(batch.item)[real],
                 user=np.asarray(batch.user)[real],
                 label=np.asarray(batch.label)[real],
             )
         )
-    return found
+    return arrays

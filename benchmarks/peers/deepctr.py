@@ -1,9 +1,9 @@
-"""DeepCTR-Torch's DIEN on the same batches, see ``benchmarks/train_peers.py``.
+"""DeepCTR-Torch's DIEN on the same batches, see :mod:`benchmarks.peers`.
 
-Parts and sizes are ours as far as it has them: AUGRU, auxiliary loss, attention (80, 40), MLP
-(200, 80) with PReLU (its Dice refuses the shape), dense Adam, no penalty on embeddings. It has one
-history length a model, so there is a model for every length, all of them with the first one's
-parameters: length buckets are our policy applied to it.
+Parts and sizes are ours where it has them: AUGRU, auxiliary loss, attention (80, 40), MLP (200, 80)
+with PReLU (its Dice refuses the shape), dense Adam, no penalty on embeddings. A model has one
+history length, so there is a model for every length, all with the first one's parameters: length
+buckets are our policy applied to it.
 """
 
 import functools
@@ -26,10 +26,10 @@ VERSIONS = {package: version(package) for package in ("deepctr-torch", "torch")}
 
 
 class DeepCtrTorch:
-    """A model and its optimiser; :meth:`step` trains on a batch made by :meth:`prepare`."""
+    """A model and its optimizer; :meth:`step` trains on a batch from :meth:`prepare`."""
 
     def __init__(self, config: Config, sizes: dict[str, int], category: np.ndarray) -> None:
-        """``category`` is that of each item, ``[items]``."""
+        """Prepare for the categories of all items, ``[items]``."""
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self._config, self._sizes, self._category = config, sizes, category
         self._models: dict[int, Any] = {}
@@ -77,7 +77,7 @@ class DeepCtrTorch:
         return model
 
     def prepare(self, arrays: Arrays) -> tuple[int, torch.Tensor, torch.Tensor]:
-        """Its history length, inputs ``[B, F]`` and labels ``[B]``."""
+        """Return the history length, inputs ``[B, F]`` and labels ``[B]``."""
         steps = arrays.history.shape[1]
         values = {
             "user": arrays.user,
@@ -109,7 +109,7 @@ class DeepCtrTorch:
 def steps_of(
     config: Config, schema: Schema, category: np.ndarray, batches: list[Batch]
 ) -> list[Callable[[], float]]:
-    """A call for each batch; ``category`` is that of each item, ``[items]``."""
+    """Return a train step for each batch; ``category`` is that of each item, ``[items]``."""
     sizes = table_sizes(schema)
     peer = DeepCtrTorch(config, sizes, category)
     prepared = [peer.prepare(arrays) for arrays in arrays_of(batches, sizes["item"])]

@@ -1,12 +1,12 @@
-"""RecBole's DIEN on the same batches, see ``benchmarks/train_peers.py``.
+"""RecBole's DIEN on the same batches, see :mod:`benchmarks.peers`.
 
-Parts and sizes are ours as far as it has them: AUGRU, auxiliary loss, attention (80, 40), auxiliary
-network (100, 50), MLP (200, 80) with BatchNorm and Dice, dense Adam. Its one list of layer sizes
-serves three networks, so two are made anew, by its classes, with ours. Its auxiliary network has no
-activation between layers, its MLP no pooled history, attention is scaled, one table holds items and
-categories, losses are means. It asks a configuration and a dataset for names, sizes and feature
-tables; stand-ins have just these, and its loaders and trainer have no part. Its attention masks
-positions of one history length; they are cut to each batch's: length buckets are our policy
+Parts and sizes are ours where it has them: AUGRU, auxiliary loss, attention (80, 40), auxiliary
+network (100, 50), MLP (200, 80) with BatchNorm and Dice, dense Adam. Its one list of layer sizes is
+for three networks, so two are replaced by its own classes with our sizes. Its auxiliary network has
+no activation between layers, its MLP no pooled history, attention is scaled, one table holds items
+and categories, losses are means. It reads names, sizes and feature tables from a configuration and
+a dataset; substitutes have just these, and its loaders and trainer are not used. Its attention
+masks positions of one history length, which are cut to each batch: length buckets are our policy
 applied to it.
 """
 
@@ -30,7 +30,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
 
-# Importing its models turns this on for the process, which slows PyTorch's steps several times.
+# Importing its models turns this on, which makes PyTorch's steps several times slower.
 torch.autograd.set_detect_anomaly(False)
 
 VERSIONS = {package: version(package) for package in ("recbole", "torch")}
@@ -42,11 +42,11 @@ NAMES = {
     "ITEM_LIST_LENGTH_FIELD": "lengths",
     "NEG_PREFIX": "negative_",
 }
-"""Of the arrays of a batch, as RecBole's configuration has them."""
+"""Names of the arrays of a batch in RecBole's configuration."""
 
 
 class Features:
-    """A table of features: a column by its name, or all of them."""
+    """A table of features with columns by name."""
 
     def __init__(self, **columns: torch.Tensor) -> None:
         self.interaction = columns
@@ -55,33 +55,33 @@ class Features:
         return self.interaction[name]
 
     def to(self, device: str) -> "Features":
-        """Itself: all is on the processor."""
+        """Return itself: all is on the CPU."""
         return self
 
 
 class Dataset:
-    """What the model asks of a dataset."""
+    """The part of a dataset that the model reads."""
 
     def __init__(self, sizes: dict[str, int], category: np.ndarray) -> None:
         self.field2type = dict.fromkeys(sizes, FeatureType.TOKEN)
         self._sizes, self._category = sizes, category
 
     def num(self, name: str) -> int:
-        """Ids of a feature, 0 included."""
+        """Return the number of ids of a feature, 0 included."""
         return self._sizes[name]
 
     def get_user_feature(self) -> Features:
-        """Features of each user."""
+        """Return the features of all users."""
         return Features(user=torch.arange(self._sizes["user"]))
 
     def get_item_feature(self) -> Features:
-        """Features of each item."""
+        """Return the features of all items."""
         item = torch.arange(self._sizes["item"])
         return Features(item=item, category=torch.from_numpy(self._category.astype(np.int64)))
 
 
 class RecBole:
-    """A model and its optimiser; :meth:`step` trains on a batch made by :func:`interaction`."""
+    """A model and its optimizer; :meth:`step` trains on a batch from :func:`interaction`."""
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -110,7 +110,7 @@ class RecBole:
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=rate)
 
     def step(self, batch: dict[str, torch.Tensor]) -> float:
-        """One update, as in its own trainer."""
+        """Run one update, as its own trainer does."""
         steps = batch["item_list"].shape[1]
         self._model.interest_evolution.attention_layer.mask_mat = self._positions[:, :steps]
         self._optimizer.zero_grad()
@@ -121,7 +121,7 @@ class RecBole:
 
 
 def interaction(arrays: Arrays) -> dict[str, torch.Tensor]:
-    """A batch by the names of :data:`NAMES`."""
+    """Return a batch under the names of :data:`NAMES`."""
     ids = {
         "user": arrays.user,
         "item": arrays.item,
@@ -129,14 +129,14 @@ def interaction(arrays: Arrays) -> dict[str, torch.Tensor]:
         "negative_item_list": arrays.negatives,
         "lengths": arrays.lengths,
     }
-    found = {name: torch.from_numpy(values.astype(np.int64)) for name, values in ids.items()}
-    return {**found, "label": torch.from_numpy(arrays.label)}
+    batch = {name: torch.from_numpy(values.astype(np.int64)) for name, values in ids.items()}
+    return {**batch, "label": torch.from_numpy(arrays.label)}
 
 
 def steps_of(
     config: Config, schema: Schema, category: np.ndarray, batches: list[Batch]
 ) -> list[Callable[[], float]]:
-    """A call for each batch; ``category`` is that of each item, ``[items]``."""
+    """Return a train step for each batch; ``category`` is that of each item, ``[items]``."""
     sizes = table_sizes(schema)
     peer = RecBole(config, Dataset(sizes, category))
     prepared = [interaction(arrays) for arrays in arrays_of(batches, sizes["item"])]

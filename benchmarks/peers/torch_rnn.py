@@ -1,13 +1,12 @@
 """PyTorch's recurrences on the same arrays, for ``python -m benchmarks.recurrence --peers``.
 
-Which ones: ``torch.nn.GRU``, which is cuDNN's on an NVIDIA GPU, as one padded batch and, where
-lengths differ, packed too; and an AUGRU as TorchScript, a loop over steps with the input
-projections of all gates outside it as one matmul. There is no ``nn.GRU`` in the authors' form, and
-no AGRU. They run on JAX's device with as many threads as JAX has.
+``torch.nn.GRU``, which uses cuDNN on an NVIDIA GPU, runs as one padded batch and, where lengths
+differ, also packed. An AUGRU in TorchScript loops over steps, with the input projections of all
+gates in one matmul outside of the loop. The authors' form has no ``nn.GRU``, and there is no AGRU.
+They run on JAX's device with as many threads as JAX has.
 
 ``nn.GRU`` has ``h' = (1 - z) o n + z o h`` and ``n = tanh(x W + b + r o (h U + d))``: the paper's
-form with ``z = 1 - u``, so the weights of that gate are negated on the way in, and their gradients
-on the way out.
+form with ``z = 1 - u``, so the weights of that gate and their gradients are negated.
 
 Dimensions: B batch, T steps, D input, H hidden. Gates are ordered reset, update, candidate.
 """
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.recurrence import Contender
+from benchmarks.common.contender import Contender
 
 Tensors = list[torch.Tensor]
 
@@ -29,11 +28,11 @@ Tensors = list[torch.Tensor]
 def contenders(
     cell: str, arguments: tuple, *, gradients: bool, form: str, precision: str
 ) -> dict[str, Contender]:
-    """PyTorch's implementations of a cell by name; none for some.
+    """Return PyTorch's implementations of a cell by name, if any.
 
     Args:
       cell: ``"gru"``, ``"agru"`` or ``"augru"``.
-      arguments: input, attention, weights and lengths, as JAX has them.
+      arguments: input, attention, weights and lengths, as JAX arrays.
       gradients: False for states of live steps, True for the gradients of their sum of squares.
       form: ``"paper"`` or ``"authors"``.
       precision: ``"highest"`` is float32; below that a GPU may use TF32, as XLA does.
@@ -46,19 +45,20 @@ def contenders(
         torch.tensor(np.asarray(array), device=device) for array in jax.tree.leaves(arguments)
     )
     is_ragged = int(lengths.min()) < x.shape[1]
-    found: dict[str, Contender] = {}
+    by_name: dict[str, Contender] = {}
     if cell == "gru" and form == "paper":
-        found["torch nn.GRU"] = _gru(x, weights, lengths, is_ragged, gradients, packed=False)
+        by_name["torch nn.GRU"] = _gru(x, weights, lengths, is_ragged, gradients, packed=False)
         if is_ragged:
             packed = _gru(x, weights, lengths, is_ragged, gradients, packed=True)
-            found["torch nn.GRU, packed"] = packed
+            by_name["torch nn.GRU, packed"] = packed
     if cell == "augru":
-        found["torch script"] = _augru(x, attention, weights, lengths, is_ragged, gradients, form)
-    return found
+        script = _augru(x, attention, weights, lengths, is_ragged, gradients, form)
+        by_name["torch script"] = script
+    return by_name
 
 
 def _device() -> torch.device:
-    """The torch device that JAX's default one is."""
+    """Return JAX's default device as a torch device."""
     platform = jax.devices()[0].platform
     if platform == "cpu":
         return torch.device("cpu")
@@ -74,34 +74,34 @@ def _contender(
     gradients: bool,
     as_jax: Callable[[Tensors], Tensors],
 ) -> Contender:
-    """States of live steps, or the gradients of their sum of squares for ``inputs``.
+    """Return states of live steps, or gradients of their sum of squares for ``inputs``.
 
-    ``live`` is None where every step is; ``as_jax`` gives the gradients in the oracle's order.
+    ``live`` is None where every step is live; ``as_jax`` puts gradients into the oracle's order.
     """
 
     def live_states() -> torch.Tensor:
-        found = states()
-        return found if live is None else found * live
+        every = states()
+        return every if live is None else every * live
 
     def call() -> Tensors:
         if gradients:
-            found = list(torch.autograd.grad((live_states() ** 2).sum(), inputs))
+            results = list(torch.autograd.grad((live_states() ** 2).sum(), inputs))
         else:
             with torch.no_grad():
-                found = [live_states()]
-        if found[0].is_cuda:
+                results = [live_states()]
+        if results[0].is_cuda:
             torch.cuda.synchronize()
-        return found
+        return results
 
     def result() -> list[np.ndarray]:
-        found = call()
-        return [part.cpu().numpy() for part in (as_jax(found) if gradients else found)]
+        results = call()
+        return [part.cpu().numpy() for part in (as_jax(results) if gradients else results)]
 
     return Contender(call, result, {"torch": torch.__version__})
 
 
 def _mask(lengths: torch.Tensor, steps: int) -> torch.Tensor:
-    """Which steps are live, ``[B, T]``, 1 or 0."""
+    """Return 1 for live steps and 0 for dead ones, ``[B, T]``."""
     return (torch.arange(steps, device=lengths.device)[None] < lengths[:, None]).float()
 
 
@@ -114,7 +114,7 @@ def _gru(
     *,
     packed: bool,
 ) -> Contender:
-    """``torch.nn.GRU`` with the given weights, the recurrent bias among them."""
+    """Return ``torch.nn.GRU`` with the given weights, the recurrent bias included."""
     steps, depth = x.shape[1:]
     kernel, recurrent, bias, recurrent_bias = weights
     hidden = recurrent.shape[0]
@@ -129,7 +129,7 @@ def _gru(
     }
     module.load_state_dict(loaded)
     x = x.clone().requires_grad_(gradients)
-    on_cpu = lengths.cpu().long()  # where packing wants them
+    on_cpu = lengths.cpu().long()  # as packing requires
 
     def states() -> torch.Tensor:
         if not packed:
@@ -137,8 +137,8 @@ def _gru(
         ragged = pack_padded_sequence(x, on_cpu, batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(module(ragged)[0], batch_first=True, total_length=steps)[0]
 
-    def as_jax(found: Tensors) -> Tensors:
-        d_x, d_input, d_recurrent, d_bias, d_recurrent_bias = found
+    def as_jax(results: Tensors) -> Tensors:
+        d_x, d_input, d_recurrent, d_bias, d_recurrent_bias = results
         return [
             d_x,
             d_input.T.reshape(depth, 3, hidden) * sign,
@@ -162,23 +162,23 @@ def augru_loop(
     bias: torch.Tensor,
     is_authors: bool,
 ) -> torch.Tensor:
-    """States ``[T, B, H]`` from a zero one, for TorchScript.
+    """Return states ``[T, B, H]`` from a zero initial state, for TorchScript.
 
     One step is ``h' = h + z o (c - h)`` with ``z = offset + slope o u``, which is 0 at a dead step.
 
     Args:
       gates: projected inputs with their biases, ``[T, B, 3 H]``.
-      offset: ``[T, B, 1]``; slope too.
-      slope: see offset.
+      offset: ``[T, B, 1]``.
+      slope: ``[T, B, 1]``.
       recurrent: ``[H, 3 H]``.
-      bias: ``[H]``, of the candidate's product in the paper's form.
+      bias: ``[H]``, added to the candidate's product in the paper's form.
       is_authors: the reset gate multiplies before the candidate's matmul, not after.
     """
     hidden = recurrent.shape[0]
     first, last = recurrent[:, : 2 * hidden], recurrent[:, 2 * hidden :]
     h = torch.zeros_like(gates[0, :, :hidden])
     states: list[torch.Tensor] = []
-    # Unbound once: the derivative of an index by step is an array of all steps.
+    # Unbound once: the derivative of an indexed step is an array of all steps.
     steps = zip(gates.unbind(0), offset.unbind(0), slope.unbind(0))  # noqa: B905 TorchScript has none
     for inputs, base, factor in steps:
         x_r, x_u, x_c = inputs.chunk(3, 1)
@@ -202,7 +202,7 @@ def _augru(
     gradients: bool,
     form: str,
 ) -> Contender:
-    """The loop as TorchScript, in either form."""
+    """Return the loop as TorchScript, in either form."""
     with warnings.catch_warnings():  # deprecated for torch.compile, which unrolls loops over time
         warnings.simplefilter("ignore", DeprecationWarning)
         loop = torch.jit.script(augru_loop)
@@ -216,7 +216,7 @@ def _augru(
             offset, slope = live, (attention - 1) * live
         else:
             offset, slope = torch.zeros_like(live), attention * live
-        found = loop(
+        by_time = loop(
             gates,
             offset.T[..., None],
             slope.T[..., None],
@@ -224,7 +224,7 @@ def _augru(
             recurrent_bias[0] if recurrent_bias else torch.zeros_like(bias[0]),
             form == "authors",
         )
-        return found.transpose(0, 1)
+        return by_time.transpose(0, 1)
 
     mask = live[..., None] if is_ragged else None
-    return _contender(states, inputs, mask, gradients, lambda found: found)
+    return _contender(states, inputs, mask, gradients, lambda results: results)

@@ -1,12 +1,11 @@
-"""Settings by flat name, like ``model.dropout``, and files of settings that stand for a preset.
+"""Preset files, and settings by flat name, such as ``model.dropout``.
 
-A preset file holds the groups of :class:`dien_jax.config.settings.Config`, whole or in part.
-Settings that it leaves out are those of the preset it names, ``dien`` where it names none:
+A preset file holds the groups of :class:`dien_jax.config.settings.Config`, completely or in part.
+Settings that it leaves out come from the preset that it names, by default ``dien``:
 
     {"preset": "dien", "model": {"dropout": 0.2}, "optim": {"learning_rate": 0.002}}
 
-``config.json`` of a run folder is one too: data, seed and what else it tells of its run are not
-settings, and are passed over.
+``config.json`` of a run folder is a preset file too; its other fields are ignored.
 """
 
 import dataclasses
@@ -19,13 +18,13 @@ from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json, write_json
 
 RUN_FIELDS = frozenset({"seed", "data", "data_digest", "schema", "versions"})
-"""What ``config.json`` tells of its run beside the preset and the settings."""
+"""Fields of ``config.json`` besides the preset and the settings."""
 WARM_START = "warm_start"
-"""What it tells too of a run that did not start from fresh parameters."""
+"""One more, in a run that did not start from fresh parameters."""
 
 
 def flat_settings(config: Config) -> dict[str, Any]:
-    """Every setting by its flat name, in the order of the dataclasses."""
+    """Return every setting by its flat name, in the order of the dataclasses."""
     return {
         f"{group}.{name}": value
         for group, values in dataclasses.asdict(config).items()
@@ -34,14 +33,14 @@ def flat_settings(config: Config) -> dict[str, Any]:
 
 
 def with_settings(config: Config, changes: dict[str, Any]) -> Config:
-    """The settings with some of them changed.
+    """Return settings with some of them changed.
 
     Args:
-      config: what to start from.
-      changes: values, as JSON has them, by flat name.
+      config: settings to start from.
+      changes: JSON values by flat name.
 
     Raises:
-      UserError: for a name that does not exist or a value that cannot be.
+      UserError: for an unknown name or an invalid value.
     """
     values = dataclasses.asdict(config)
     for name, value in changes.items():
@@ -51,17 +50,15 @@ def with_settings(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def read_preset_file(file: Path) -> tuple[str, Config]:
-    """The preset that a file of settings starts from, and all settings.
+    """Read a preset file; return the preset that it starts from, and all settings.
 
     Raises:
-      UserError: naming the file, and the setting that does not exist (with the nearest one that
-        does) or has a value that cannot be.
+      UserError: naming the file and the setting that is unknown (with the nearest one) or invalid.
     """
     given = read_json(file)
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
-        told = RUN_FIELDS | {WARM_START}
-        given = {key: value for key, value in given.items() if key not in told}
+        given = {key: given[key] for key in given if key not in RUN_FIELDS | {WARM_START}}
     try:
         if not isinstance(name, str):
             raise UserError(f"preset must be a name, got {name!r}")
@@ -75,7 +72,7 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
 
 
 def write_preset_file(file: Path, name: str, config: Config) -> None:
-    """Writes a preset file that holds every setting.
+    """Write a preset file with every setting.
 
     Raises:
       OSError: when the file cannot be written.

@@ -1,4 +1,4 @@
-"""Named settings: the paper's table of models and the choices of the authors' program"""
+"""Presets: the paper's table of models, and the choices of the authors' program."""
 
 import dataclasses
 from typing import Any
@@ -22,7 +22,7 @@ AUTHORS = Config(
     optim=OptimConfig(name="adam", learning_rate=1e-3, schedule="halving"),
     train=TrainConfig(batch_size=128, epochs=3, patience=0, order="sorted", unknown_users=0.0),
 )
-"""What the paper's authors' program does, to the extent that it can be said in settings."""
+"""The program of the paper's authors, as far as settings can express it."""
 FAMILY: dict[str, dict[str, Any]] = {
     "base_model": {"extractor": "none", "evolution": "none", "product": False},
     "wide_deep": {"extractor": "none", "evolution": "none", "product": False, "wide": True},
@@ -34,13 +34,13 @@ FAMILY: dict[str, dict[str, Any]] = {
     "augru": {"evolution": "augru"},
     "dien": {"evolution": "augru"},
 }
-"""The rows of the paper's table: what each model has in place of DIEN's parts."""
+"""The rows of the paper's table: the parts in which each model differs from DIEN."""
 
 
 def member(name: str, base: ModelConfig) -> ModelConfig:
-    """The model of the paper's table of that name, everything else being as in ``base``.
+    """Return a model of the paper's table, with everything else as in ``base``.
 
-    As in the authors' program, models without attention have PReLU. All but DIEN leave out the
+    As in the authors' program, models without attention use PReLU. All but DIEN leave out the
     auxiliary loss.
     """
     parts = dict(FAMILY[name])
@@ -52,7 +52,7 @@ def member(name: str, base: ModelConfig) -> ModelConfig:
 
 
 def member_name(model: ModelConfig) -> str:
-    """Which row of the paper's table the model is, or ``"custom"``."""
+    """Return the row of the paper's table that a model is, or ``"custom"``."""
     for name, parts in FAMILY.items():
         has_auxiliary_loss = name == "dien"
         whole = dataclasses.replace(ModelConfig(auxiliary_weight=0.0), **parts)
@@ -71,10 +71,14 @@ PRESETS: dict[str, Config] = {
 
 
 def preset(name: str) -> Config:
-    """The named settings.
+    """Return the settings of a preset.
+
+    >>> from dien_jax import preset
+    >>> preset("din").model.evolution
+    'attention'
 
     Raises:
-      UserError: for a name that is not in ``PRESETS``, with the nearest one that is.
+      UserError: for a name that is not in ``PRESETS``, with the nearest one.
     """
     if name not in PRESETS:
         raise UserError(

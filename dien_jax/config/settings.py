@@ -11,6 +11,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dien_kernels.choice import Implementation
+
 from dien_jax.errors import UserError, suggestion
 
 LAYER_SIZES = tuple[int, ...]
@@ -41,7 +43,7 @@ class ModelConfig:
     """Whether a linear part of [candidate, history, product] joins the logit, as in Wide&Deep."""
     form: Literal["paper", "authors"] = "paper"
     """Which of the two published definitions of the gates; see kernels/README.md."""
-    recurrence: Literal["auto", "reference", "xla", "mosaic_tpu", "mosaic_gpu", "triton"] = "auto"
+    recurrence: Implementation = "auto"
     """Implementation of the recurrences; see kernels/README.md."""
     recurrence_precision: Literal["highest", "high", "default"] = "highest"
     """Of the recurrences' matmuls: true float32, or the faster ones of a GPU's or TPU's units."""

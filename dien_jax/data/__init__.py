@@ -1,4 +1,25 @@
-"""Datasets: schema, dataset folders, vocabularies, and the loader that makes padded batches.
+"""Datasets: schema, dataset folders, vocabularies, and the loader of padded batches.
 
 Plain NumPy: Flax, Optax and Orbax do not enter, nor does anything that knows the model.
 """
+
+from dien_jax.data.batch import Batch, example_batch
+from dien_jax.data.dataset import Column, Dataset, Examples, open_dataset
+from dien_jax.data.loader import Loader
+from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
+from dien_jax.data.writer import DatasetWriter
+
+__all__ = [
+    "Batch",
+    "Column",
+    "Dataset",
+    "DatasetWriter",
+    "Examples",
+    "Feature",
+    "FeatureTables",
+    "Loader",
+    "MultiValued",
+    "Schema",
+    "example_batch",
+    "open_dataset",
+]

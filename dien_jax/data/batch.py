@@ -1,4 +1,4 @@
-"""One padded batch of examples"""
+"""Padded batches of examples."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,12 @@ from dien_jax.data.schema import Array, FeatureValues, MultiValued, Schema
 
 
 class Batch(NamedTuple):
-    """One batch of examples. Rows of weight 0 are filler and count nowhere.
+    """One batch of examples. Rows of weight 0 are padding and count nowhere.
+
+    >>> from dien_jax.data import example_batch, open_dataset
+    >>> example_batch(open_dataset("data").schema, batch_size=4, steps=10).history.shape
+    (4, 10)
+
 
     Attributes:
       history: int32 ``[B, T]``, item ids, oldest first; entries at or past ``lengths`` are 0.
@@ -16,10 +21,10 @@ class Batch(NamedTuple):
       item: int32 ``[B]``, the candidate.
       user: int32 ``[B]``, 0 for a user without a trained row.
       label: float32 ``[B]``, 1 for a click.
-      weight: float32 ``[B]``, 1 for a real example, 0 for filler.
+      weight: float32 ``[B]``, 1 for a real example, 0 for padding.
       context: the context features, each with leading dimension B.
-      shown: int32 ``[B, T - 1, N]``, items that were shown at behaviours 1 to T - 1 and not
-        clicked, -1 where there are none; None unless ``auxiliary_distribution`` is ``shown``.
+      shown: int32 ``[B, T - 1, N]``, items that were shown with behaviours 1 to T - 1 and
+        not clicked, -1 where there are none; None unless ``auxiliary_distribution`` is ``shown``.
     """
 
     history: Array
@@ -33,7 +38,7 @@ class Batch(NamedTuple):
 
 
 def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Batch:
-    """A batch of filler in the shapes that a dataset of this schema gives."""
+    """Return a batch of padding in the shapes of a dataset of this schema."""
 
     def values(kind: str, max_values: int | None) -> Any:
         if kind == "numeric":

@@ -1,4 +1,4 @@
-"""The unit of a log's times"""
+"""Form and unit of the times of a log."""
 
 import re
 from datetime import UTC, datetime
@@ -9,15 +9,15 @@ from dien_jax.errors import UserError
 END_OF_9999 = 253402300799
 """The last second of the year 9999, since 1970."""
 LIKELY_MILLISECONDS = 10**11
-"""Whole-number times are taken for milliseconds when most of them are larger: as seconds that
-would be after the year 5138, as milliseconds it is after March 1973."""
+"""Whole-number times are milliseconds when most of them are larger. As seconds this would be after
+the year 5138; as milliseconds it is after March 1973."""
 
 
 class Clock(NamedTuple):
-    """How the timestamps of a log are written.
+    """Form of the timestamps of a log.
 
     Attributes:
-      iso: ISO dates rather than whole numbers.
+      iso: whether they are ISO dates rather than whole numbers.
       unit: ``seconds`` or ``milliseconds``; ISO dates become milliseconds.
     """
 
@@ -26,11 +26,11 @@ class Clock(NamedTuple):
 
     @property
     def limit(self) -> int:
-        """The largest time that is believed."""
+        """The largest valid time, in the unit of the clock."""
         return END_OF_9999 if self.unit == "seconds" else END_OF_9999 * 1000 + 999
 
     def read(self, flag: str, text: str) -> int:
-        """A time from the command line: a whole number as in the log, or an ISO date in UTC.
+        """Parse a time of the command line: a whole number as in the log, or an ISO date in UTC.
 
         Raises:
           UserError: when it is neither.

@@ -1,22 +1,20 @@
-"""The dataset folder: what a prepared log looks like on disk, and opening it.
+"""The dataset folder: its files, and opening it.
 
     DATA/meta.json                    format version, schema, counts, source files, split policy
     DATA/vocab/<feature>.txt          line k is the raw value of index k; line 0 is the unknown one
     DATA/{items,users}/<feature>/     values.npy, and offsets.npy when multi-valued
     DATA/events/{item,timestamp}/     values.npy, grouped by sequence, oldest first
     DATA/events/negatives/            optional: values.npy and offsets.npy, items that were shown
-                                      at an event and not clicked
+                                      with an event and not clicked
     DATA/events/offsets.npy           int64 [sequences + 1]
     DATA/popularity.npy               int64 [items], training events of each item
     DATA/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued
     DATA/groups.txt                   raw user ids
 
 The history of an example is ``events[offsets[sequence] : history_end]``, so examples share their
-histories. Lines of text files are escaped by :func:`escape`. Arrays are memory-mapped; opening
-checks, in bounded memory, everything that would fail silently later: a gather on an accelerator
-clamps an id out of range instead of refusing it.
-
-``DatasetWriter`` in :mod:`dien_jax.data.writer` writes such folders.
+histories. Lines of text files are escaped by :func:`dien_jax.data.metadata.escape`. Arrays are
+memory-mapped. Opening checks, in bounded memory, everything that would fail silently later: a
+gather on an accelerator clamps an id out of range instead of refusing it.
 """
 
 import hashlib
@@ -32,23 +30,23 @@ from dien_jax.data.metadata import (
     PROBABILITY,
     SPLITS,
     check_lines,
-    read_lines,
     read_meta,
     read_schema,
+    read_values,
 )
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
 from dien_jax.errors import UserError
 
 CHUNK_ROWS = 1 << 20
-"""Rows that are checked or written at a time."""
+"""Rows checked or written at a time."""
 
 
 class Column(NamedTuple):
-    """Values of one feature over rows.
+    """Values of one feature over some rows.
 
     Attributes:
-      values: int32 (categorical, multi-valued) or float32 (numeric); ``[rows]``, or all values of
-        all rows in turn when multi-valued.
+      values: int32 (categorical, multi-valued) or float32 (numeric): ``[rows]``, or the values of
+        all rows in sequence when multi-valued.
       offsets: int64 ``[rows + 1]`` when multi-valued: row k has ``values[offsets[k] :
         offsets[k + 1]]``; None otherwise.
     """
@@ -57,10 +55,14 @@ class Column(NamedTuple):
     offsets: np.ndarray | None
 
     def take(self, rows: np.ndarray) -> "Column":
-        """The column over some rows, integers ``[R]``, in their order."""
+        """Return some rows, integers ``[R]``; row -1 is missing: value 0, or no values."""
+        missing = rows < 0
         if self.offsets is None:
-            return Column(self.values[rows], None)
-        first, count = self.offsets[rows], np.diff(self.offsets)[rows]
+            values = self.values[rows]
+            values[missing] = 0
+            return Column(values, None)
+        first = np.where(missing, 0, self.offsets[rows])
+        count = np.where(missing, 0, self.offsets[rows + 1] - self.offsets[rows])
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
         places = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], count)
         return Column(self.values[places], offsets)
@@ -70,14 +72,14 @@ class Examples(NamedTuple):
     """The n examples of one split, in the source's order.
 
     Attributes:
-      sequence: int32 ``[n]``, whose events the history is taken from.
+      sequence: int32 ``[n]``, the sequence of events that contains the history.
       history_end: int64 ``[n]``, one past the last event of the history, over all events.
       user: int32 ``[n]``, 0 for a user without a trained row.
       group: int32 ``[n]``, index into ``groups.txt``.
       item: int32 ``[n]``, the candidate.
       label: int8 ``[n]``, 1 for a click, else 0.
       context: the context features.
-      probability: float32 ``[n]``, the true click probability, or None where nobody knows it.
+      probability: float32 ``[n]``, the true click probability, or None where it is unknown.
     """
 
     sequence: np.ndarray
@@ -86,11 +88,11 @@ class Examples(NamedTuple):
     group: np.ndarray
     item: np.ndarray
     label: np.ndarray
-    context: dict[str, Column]
-    probability: np.ndarray | None
+    context: dict[str, Column] = {}  # noqa: RUF012 - never changed
+    probability: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Examples":
-        """Some of the examples, integers ``[R]``, in their order."""
+        """Return some of the examples, integers ``[R]``, in the given order."""
         columns = {name: getattr(self, name)[rows] for name in EXAMPLE_COLUMNS}
         context = {name: column.take(rows) for name, column in self.context.items()}
         probability = None if self.probability is None else self.probability[rows]
@@ -101,19 +103,26 @@ class Examples(NamedTuple):
 class Dataset:
     """An opened dataset folder; its arrays are read-only memory maps.
 
+    >>> from dien_jax.data import open_dataset
+    >>> dataset = open_dataset("data")
+    >>> sorted(dataset.splits)
+    ['test', 'train', 'valid']
+    >>> len(dataset.vocabulary("item")) == dataset.schema.num_items
+    True
+
     Attributes:
       path: the folder.
       schema: features of items, users and requests.
       meta: ``meta.json`` as parsed.
-      items: the item features after the id; row k describes item k.
-      users: the user features after the id; row k describes user k.
+      items: item features after the id; row k describes item k.
+      users: user features after the id; row k describes user k.
       event_item: int32 ``[events]``.
-      event_timestamp: int64 ``[events]``, never falling within a sequence.
+      event_timestamp: int64 ``[events]``, non-decreasing within a sequence.
       event_offsets: int64 ``[sequences + 1]``.
       popularity: int64 ``[items]``, training events of each item.
       splits: the examples of ``train``, ``valid`` and ``test``; a split can be empty.
-      event_negatives: items that were shown at each event and not clicked, over all events; None
-        where the log does not tell.
+      event_negatives: items that were shown with each event and not clicked, over all events;
+        None where the log does not record them.
     """
 
     path: Path
@@ -129,12 +138,12 @@ class Dataset:
     event_negatives: Column | None = None
 
     def vocabulary(self, feature: str) -> list[str]:
-        """Raw values of a categorical or multi-valued feature; entry k is that of index k."""
-        return read_lines(self.path / "vocab" / f"{feature}.txt")
+        """Return the raw values of a categorical or multi-valued feature, by index."""
+        return read_values(self.path / "vocab" / f"{feature}.txt")
 
     def groups(self) -> list[str]:
-        """Raw user ids; entry k is that of group k."""
-        return read_lines(self.path / "groups.txt")
+        """Return the raw user ids, by group."""
+        return read_values(self.path / "groups.txt")
 
     def item_tables(self) -> dict[str, FeatureValues]:
         """The item features after the id over all items, multi-valued ones padded."""
@@ -145,23 +154,27 @@ class Dataset:
         return padded_columns(self.schema.user[1:], self.users, None)
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
-        """The context features of some examples.
+        """Return the context features of some examples.
 
         Args:
           split: ``train``, ``valid`` or ``test``.
-          rows: integers ``[B]``, which examples of the split.
+          rows: integers ``[B]``, indices of examples of the split.
         """
         return padded_columns(self.schema.context, self.splits[split].context, rows)
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Opens a dataset folder, memory-mapped, and checks all of it.
+    """Open a dataset folder, memory-mapped, and check all of it.
+
+    >>> from dien_jax.data import open_dataset
+    >>> open_dataset("data").path.name
+    'data'
 
     Raises:
       UserError: when the folder is missing, is not a dataset folder or has another format version;
-        when a file is missing or damaged; when sizes disagree, an id is out of range, offsets
-        fall, timestamps fall within a sequence, a label is not 0 or 1, a history reaches outside
-        its sequence, or a number is not finite. The message names the file.
+        when a file is missing or damaged; when sizes disagree, an id is out of range, offsets or
+        timestamps decrease, a label is not 0 or 1, a history reaches outside its sequence, or a
+        number is not finite. The message names the file.
     """
     path = Path(path)
     meta = read_meta(path)
@@ -176,8 +189,10 @@ def open_dataset(path: str | Path) -> Dataset:
     timestamp = _integers(path / "events" / "timestamp", np.int64, counts["events"], None)
     _check_order(path / "events" / "timestamp" / "values.npy", timestamp, offsets)
     negatives = path / "events" / "negatives"
-    popularity = _load(path / "popularity.npy", np.int64, schema.num_items)
-    _check(path / "popularity.npy", popularity, lambda part: part >= 0, "a count of 0 or more")
+    popularity = _load_array(path / "popularity.npy", np.int64, schema.num_items)
+    _check_entries(
+        path / "popularity.npy", popularity, lambda part: part >= 0, "a count of 0 or more"
+    )
     return Dataset(
         path=path,
         schema=schema,
@@ -201,17 +216,17 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def chunks(rows: int) -> Iterator[slice]:
-    """Slices of ``CHUNK_ROWS`` rows that cover ``rows`` of them."""
+    """Yield slices of ``CHUNK_ROWS`` rows that cover ``rows`` rows."""
     for start in range(0, rows, CHUNK_ROWS):
         yield slice(start, min(start + CHUNK_ROWS, rows))
 
 
-def _load(file: Path, dtype: type[np.generic], rows: int | None) -> np.ndarray:
+def _load_array(file: Path, dtype: type[np.generic], rows: int | None) -> np.ndarray:
     try:
         array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
     except FileNotFoundError:
         raise UserError(f"{file} is missing") from None
-    except Exception as error:  # numpy raises every kind of exception for a damaged header
+    except Exception as error:  # NumPy raises every kind of exception for a damaged header
         raise UserError(f"{file}: damaged, or not a .npy file: {error}") from error
     if array.dtype != np.dtype(dtype) or array.ndim != 1:
         raise UserError(
@@ -223,7 +238,7 @@ def _load(file: Path, dtype: type[np.generic], rows: int | None) -> np.ndarray:
     return array
 
 
-def _check(
+def _check_entries(
     file: Path, values: np.ndarray, valid: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
     for part in chunks(len(values)):
@@ -237,19 +252,15 @@ def _integers(
     folder: Path, dtype: type[np.generic], rows: int | None, size: int | None
 ) -> np.ndarray:
     file = folder / "values.npy"
-    values = _load(file, dtype, rows)
+    values = _load_array(file, dtype, rows)
     if size is not None:
-        _check(
-            file,
-            values,
-            lambda part: (part >= 0) & (part < size),
-            f"at least 0 and below {size}",
-        )
+        expected = f"at least 0 and below {size}"
+        _check_entries(file, values, lambda part: (part >= 0) & (part < size), expected)
     return values
 
 
 def _offsets(file: Path, rows: int, total: int) -> np.ndarray:
-    offsets = _load(file, np.int64, rows + 1)
+    offsets = _load_array(file, np.int64, rows + 1)
     if offsets[0] != 0 or offsets[-1] != total:
         raise UserError(
             f"{file}: expected offsets from 0 to {total}, found {offsets[0]} to {offsets[-1]}"
@@ -272,8 +283,8 @@ def _columns(folder: Path, features: tuple[Feature, ...], rows: int) -> dict[str
 
 def _column(folder: Path, feature: Feature, rows: int) -> Column:
     if feature.kind == "numeric":
-        values = _load(folder / "values.npy", np.float32, rows)
-        _check(folder / "values.npy", values, np.isfinite, "a finite number")
+        values = _load_array(folder / "values.npy", np.float32, rows)
+        _check_entries(folder / "values.npy", values, np.isfinite, "a finite number")
         return Column(values, None)
     if feature.kind == "categorical":
         return Column(_integers(folder, np.int32, rows, feature.size), None)
@@ -327,8 +338,8 @@ def _examples(
     probability = None
     file = folder / PROBABILITY / "values.npy"
     if file.exists():
-        probability = _load(file, np.float32, rows)
-        _check(file, probability, lambda p: (p >= 0) & (p <= 1), "a probability")
+        probability = _load_array(file, np.float32, rows)
+        _check_entries(file, probability, lambda p: (p >= 0) & (p <= 1), "a probability")
     context = _columns(folder, schema.context, rows)
     return Examples(**columns, context=context, probability=probability)
 
@@ -336,7 +347,7 @@ def _examples(
 def padded_columns(
     features: tuple[Feature, ...], columns: dict[str, Column], rows: np.ndarray | None
 ) -> dict[str, FeatureValues]:
-    """The values of features over some rows, or over all when None, multi-valued ones padded."""
+    """Return the values of features over some rows, or over all, multi-valued ones padded."""
     return {
         feature.name: _padded_column(feature, columns[feature.name], rows) for feature in features
     }
@@ -357,5 +368,5 @@ def _padded_column(feature: Feature, column: Column, rows: np.ndarray | None) ->
 
 
 def data_digest(dataset: Dataset) -> str:
-    """Tells a dataset folder from any other: sha256 of its ``meta.json``."""
+    """Return the sha256 of a folder's ``meta.json``, which identifies its content."""
     return hashlib.sha256((dataset.path / "meta.json").read_bytes()).hexdigest()

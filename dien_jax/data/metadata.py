@@ -1,7 +1,6 @@
-"""The text files of a dataset folder: ``meta.json``, vocabularies and groups."""
+"""Text files of a dataset folder: ``meta.json``, vocabularies and groups."""
 
 import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.schema import Feature, Schema
-from dien_jax.errors import UserError
+from dien_jax.data.schema import KINDS, Feature, Schema
+from dien_jax.errors import UserError, reading
+from dien_jax.utils.files import read_json
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -22,17 +22,15 @@ EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
     "item": np.int32,
     "label": np.int8,
 }
-"""The columns that every split has, context features apart."""
+"""Columns of every split, without the context features."""
 PROBABILITY = "probability"
-KINDS = ("categorical", "multivalued", "numeric")
-
 
 _ESCAPED = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(\\|u([0-9a-f]{4})|.|$)")
 
 
 def escape(value: str) -> str:
-    r"""``value`` on one line: ``\`` becomes ``\\``, a control character ``\uXXXX`` (hexadecimal).
+    r"""Escape ``value`` to one line: ``\`` to ``\\``, a control character to ``\uXXXX``.
 
     Line separators and lone surrogates count as control characters. :func:`unescape` undoes it.
     """
@@ -40,10 +38,10 @@ def escape(value: str) -> str:
 
 
 def unescape(line: str) -> str:
-    """The value that :func:`escape` turned into ``line``.
+    """Undo :func:`escape`.
 
     Raises:
-      ValueError: when ``line`` has a backslash that starts no escape.
+      ValueError: for a backslash that starts no escape.
     """
     return _ESCAPE.sub(_unescape_match, line) if "\\" in line else line
 
@@ -56,8 +54,8 @@ def _unescape_match(match: re.Match[str]) -> str:
     return "\\"
 
 
-def read_lines(path: Path) -> list[str]:
-    """The unescaped lines of a text file of a dataset folder.
+def read_values(path: Path) -> list[str]:
+    """Read the unescaped lines of a text file of a dataset folder.
 
     Raises:
       UserError: when the file is missing, is not UTF-8 or has an escape that does not exist.
@@ -70,41 +68,36 @@ def read_lines(path: Path) -> list[str]:
 
 
 def check_lines(file: Path, expected: int) -> None:
-    """Counts the lines of a text file without reading it into memory.
+    """Check the number of lines of a text file without loading it into memory.
 
     Raises:
-      UserError: when there are not ``expected`` of them, each with its end.
+      UserError: when it is not ``expected``, or the last line has no end.
     """
-    found, last = 0, b"\n"
-    try:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                found += block.count(b"\n")
-                last = block[-1:]
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    if found != expected or last != b"\n":
+    count, last = 0, b"\n"
+    with reading(file), file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            count += block.count(b"\n")
+            last = block[-1:]
+    if count != expected or last != b"\n":
         cut = "" if last == b"\n" else " and a last one without its end"
-        raise UserError(f"{file}: expected {expected} lines, found {found}{cut}")
+        raise UserError(f"{file}: expected {expected} lines, found {count}{cut}")
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """``meta.json`` of a dataset folder, as parsed.
+    """Read ``meta.json`` of a dataset folder.
 
     Raises:
-      UserError: when there is none, it is not JSON, or it has another format version.
+      UserError: when it is missing, is not JSON, or has another format version.
     """
     if not path.is_dir():
-        what = "is not a folder" if path.exists() else "does not exist"
-        raise UserError(f"dataset folder {path} {what}")
+        raise UserError(
+            f"dataset folder {path} {'is not a folder' if path.exists() else 'does not exist'}"
+        )
     file = path / "meta.json"
     if not file.is_file():
         raise UserError(f"{path} is not a dataset folder: it has no meta.json")
-    try:
-        meta = json.loads(file.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: expected JSON: {error}") from error
-    version = meta.get("format_version") if isinstance(meta, dict) else None
+    meta = read_json(file)
+    version = meta.get("format_version")
     if version is None:
         raise UserError(f"{file}: expected an object with a format_version; not a dataset folder")
     if version != FORMAT_VERSION or isinstance(version, bool):
@@ -112,17 +105,17 @@ def read_meta(path: Path) -> dict[str, Any]:
             f"{file}: the dataset has format version {version!r}, this program reads version "
             f"{FORMAT_VERSION}; prepare the data again"
         )
-    return dict(meta)
+    return meta
 
 
 def read_schema(file: Path, meta: dict[str, Any]) -> tuple[Schema, dict[str, int]]:
-    """The schema and the counts in ``meta.json``.
+    """Parse the schema and the counts of ``meta.json``.
 
     Returns:
-      The schema; how many ``sequences``, ``events``, ``groups`` and examples of each split.
+      the schema, and the numbers of ``sequences``, ``events``, ``groups`` and examples by split.
 
     Raises:
-      UserError: when something is missing or makes no sense.
+      UserError: when an entry is missing or invalid.
     """
     try:
         schema = schema_from_json(meta["schema"])
@@ -138,21 +131,21 @@ def read_schema(file: Path, meta: dict[str, Any]) -> tuple[Schema, dict[str, int
 
 
 def schema_from_json(values: Any) -> Schema:
-    """The schema that :func:`schema_to_json` turned into ``values``.
+    """Undo :func:`schema_to_json`.
 
     Raises:
-      KeyError: for a group that is missing.
+      KeyError: for a missing group.
       TypeError: for values of the wrong type.
-      ValueError: for a feature that cannot be.
+      ValueError: for an invalid feature.
     """
     groups = ("item", "user", "context")
-    schema = Schema(**{name: tuple(_read_feature(one) for one in values[name]) for name in groups})
+    schema = Schema(**{name: tuple(map(_read_feature, values[name])) for name in groups})
     check_names(schema)
     return schema
 
 
 def _read_feature(entry: Any) -> Feature:
-    """Checks types before the dataclass does, which trusts its annotations."""
+    """Parse a feature; check the types, which the dataclass does not."""
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise ValueError(f"expected a feature with a name, found {entry!r}")
     where = f"feature {entry['name']!r}"
@@ -181,10 +174,10 @@ def _whole(value: Any, name: str) -> int:
 
 
 def check_names(schema: Schema) -> None:
-    """Refuses a schema whose features would share a file.
+    """Refuse a schema whose features would share a file.
 
     Raises:
-      ValueError: when two features have one name, or a context feature has a column's name.
+      ValueError: when two features share a name, or a context feature has the name of a column.
     """
     names = [feature.name for feature in (*schema.item, *schema.user, *schema.context)]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -196,7 +189,7 @@ def check_names(schema: Schema) -> None:
 
 
 def schema_to_json(schema: Schema) -> dict[str, list[dict[str, Any]]]:
-    """The schema as ``meta.json`` has it: a list of features by group, None left out."""
+    """Return the schema in the form of ``meta.json``: lists of features by group, without None."""
     return {
         group: [
             {name: value for name, value in feature.items() if value is not None}

@@ -1,40 +1,49 @@
-"""Which features items, users and requests have, and how their values look as arrays.
+"""Features of items, users and requests, and the arrays of their values.
 
-Nothing here knows about files or about Flax: the dataset folder stores these values, the batches
-carry them and the embedding layers read them.
+The dataset folder stores these values, batches carry them and embedding layers read them.
 
 Dimensions: B examples, N rows of a table, K values that a multi-valued feature keeps.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
 
 Array = jax.Array | np.ndarray
-"""A host array before it travels to the device, a device array after."""
+"""A NumPy array on the host, or a JAX array on the device."""
 
 UNKNOWN = 0
-"""Row of every vocabulary that stands for a value unseen, or too rare, in training."""
+"""Row of every vocabulary for values that are unseen, or too rare, in training."""
+
+Kind = Literal["categorical", "multivalued", "numeric"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
 class Feature:
     """One column of the item, user or context schema.
 
+    >>> from dien_jax.data import Feature
+    >>> Feature("category", "categorical", size=20).kind
+    'categorical'
+
     Attributes:
       name: letters, digits, ``_`` and ``-``; also the folder and vocabulary name.
       kind: ``categorical`` (one id), ``multivalued`` (a set of ids, mean-pooled) or ``numeric``
         (a float, standardised with the training rows' mean and deviation).
       size: rows of the vocabulary, the unknown row 0 included; None for numeric features.
-      max_values: the number of values kept of a multi-valued feature; None otherwise.
-      mean: mean of the training rows of a numeric feature; None otherwise.
-      deviation: their standard deviation, never 0; None otherwise.
+      max_values: maximum number of values of a multi-valued feature; None otherwise.
+      mean: mean of a numeric feature over the training rows; None otherwise.
+      deviation: its standard deviation over the training rows, never 0; None otherwise.
+
+    Raises:
+      ValueError: for a name, kind or combination of attributes that no feature can have.
     """
 
     name: str
-    kind: Literal["categorical", "multivalued", "numeric"]
+    kind: Kind
     size: int | None = None
     max_values: int | None = None
     mean: float | None = None
@@ -54,20 +63,26 @@ class Feature:
             raise ValueError(
                 f"feature {self.name!r}: kind must be one of {sorted(expected)}, got {self.kind!r}"
             )
-        found = (self.size is not None, self.max_values is not None, self.mean is not None)
-        if found != expected[self.kind] or (self.mean is None) != (self.deviation is None):
+        given = (self.size is not None, self.max_values is not None, self.mean is not None)
+        if given != expected[self.kind] or (self.mean is None) != (self.deviation is None):
             raise ValueError(
                 f"feature {self.name!r}: a {self.kind} feature does not have size={self.size}, "
                 f"max_values={self.max_values}, mean={self.mean}, deviation={self.deviation}"
             )
-        for what, value in (("size", self.size), ("max_values", self.max_values)):
+        for name, value in (("size", self.size), ("max_values", self.max_values)):
             if value is not None and value < 1:
-                raise ValueError(f"feature {self.name!r}: {what} must be at least 1, got {value}")
+                raise ValueError(f"feature {self.name!r}: {name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The features of a dataset, the ids themselves first.
+    """Features of a dataset, the ids themselves first.
+
+    >>> from dien_jax.data import Feature, Schema
+    >>> item = Feature("item", "categorical", size=400)
+    >>> user = Feature("user", "categorical", size=80)
+    >>> Schema(item=(item,), user=(user,)).num_items
+    400
 
     ``item[0]`` is the item id and is named ``item``, ``user[0]`` the user id and is named
     ``user``; both are categorical, and row k of every item (user) table describes id k.
@@ -92,13 +107,13 @@ class Schema:
 
     @property
     def num_items(self) -> int:
-        """Rows of the item table, the unknown item included."""
+        """Number of rows of the item table, the unknown item included."""
         assert self.item[0].size is not None
         return self.item[0].size
 
     @property
     def num_users(self) -> int:
-        """Rows of the user table, the unknown user included."""
+        """Number of rows of the user table, the unknown user included."""
         assert self.user[0].size is not None
         return self.user[0].size
 
@@ -108,11 +123,11 @@ class MultiValued(NamedTuple):
 
     Attributes:
       values: int32 ``[..., K]``; entries at or past ``count`` are ignored.
-      count: int32 ``[...]``, how many of the K are real; 0 pools to a zero vector.
+      count: int32 ``[...]``, number of real values among the K; 0 pools to a zero vector.
     """
 
     values: Array
-    count: Array  # type: ignore[assignment]  # hides tuple.count, which nobody calls
+    count: Array  # type: ignore[assignment]  # hides tuple.count, which is never called
 
 
 FeatureValues = Array | MultiValued
@@ -120,11 +135,11 @@ FeatureValues = Array | MultiValued
 
 
 class FeatureTables(NamedTuple):
-    """What is known of every item and user, kept on the device and gathered there by id.
+    """Features of every item and user, kept on the device and gathered there by id.
 
     Attributes:
-      item: for each item feature after the id, its values over all N items.
-      user: for each user feature after the id, its values over all N users.
+      item: values of each item feature after the id, over all N items.
+      user: values of each user feature after the id, over all N users.
     """
 
     item: dict[str, FeatureValues]

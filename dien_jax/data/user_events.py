@@ -13,11 +13,11 @@ _REMEDY = "give each row its own in a column 'history' (--history)"
 
 
 class UserEvents:
-    """The events of raw users in a dataset folder.
+    """Look-up of the events of raw users in a dataset folder.
 
     Args:
       dataset: the folder.
-      remedy: what to do instead where it has several histories of one user.
+      remedy: advice for a folder that has several histories of one user.
 
     Raises:
       UserError: when the folder has several histories of one user.
@@ -37,15 +37,15 @@ class UserEvents:
         self._clock = Clock(iso=False, unit=unit)
 
     def __contains__(self, user: str) -> bool:
-        """Whether the folder has a history of a raw user, empty or not."""
+        """Return whether the folder has a history of a raw user, which may be empty."""
         return user in self._sequences
 
     def find(self, user: str, time: int | None) -> tuple[int, int]:
-        """Sequence of a user, and where among all events the history before ``time`` ends."""
+        """Return a user's sequence, and where in all events the history before ``time`` ends."""
         offsets = self._dataset.event_offsets
         sequence = self._sequences.get(user)
         if sequence is None:
-            return 0, 0  # the start of the first sequence: no event
+            return 0, 0  # an empty history
         start, stop = int(offsets[sequence]), int(offsets[sequence + 1])
         if time is None:
             return sequence, stop
@@ -53,10 +53,10 @@ class UserEvents:
         return sequence, start + int(before)
 
     def time(self, cell: Any) -> int:
-        """The time in a cell, as the folder has times.
+        """Parse the time in a cell, in the folder's unit.
 
         Raises:
-          UserError: saying what was found.
+          UserError: when it is not a time; the message shows the cell.
         """
         text = as_text(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
         if not text:
@@ -68,7 +68,7 @@ class UserEvents:
 
 
 def _user_sequences(dataset: Dataset, remedy: str) -> np.ndarray:
-    """The sequence of each group, int64, -1 for a group without."""
+    """Return the sequence of each group, int64, -1 for a group without one."""
     groups = int(dataset.meta["counts"]["groups"])
     sequences = np.full(groups, -1)
     for examples in dataset.splits.values():
@@ -80,5 +80,5 @@ def _user_sequences(dataset: Dataset, remedy: str) -> np.ndarray:
                 raise UserError(f"{dataset.path} has several histories of one user; {remedy}")
     known = np.flatnonzero(sequences >= 0)
     if len(dataset.event_offsets) - 1 == groups and (sequences[known] == known).all():
-        return np.arange(groups)  # users without an example among them
+        return np.arange(groups)  # includes users without an example
     return sequences

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.dataset import Column, chunks, open_dataset
+from dien_jax.data.dataset import Column, Examples, chunks, open_dataset
 from dien_jax.data.metadata import (
     EXAMPLE_COLUMNS,
     FORMAT_VERSION,
@@ -22,47 +22,44 @@ from dien_jax.data.metadata import (
     schema_to_json,
 )
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, writing
 
 
 class DatasetWriter:
-    """Writes the folder that :func:`dien_jax.data.dataset.open_dataset` opens.
+    """Writes the folder that :func:`dien_jax.data.open_dataset` opens.
 
-    A context manager. Files go into a hidden sibling of ``path``, which is checked as on opening
-    and renamed to ``path`` when the block ends, or removed when it raises. Arrays may be memory
-    maps: they are converted and written some rows at a time. Splits that were not written are
-    empty.
+    A context manager. Files are written to a hidden sibling of ``path``. When the block ends, the
+    sibling is checked as on opening and renamed to ``path``; when the block raises, it is removed.
+    Arrays may be memory maps: they are converted and written a chunk at a time. Splits that were
+    not written are empty.
 
-    Example:
-      >>> import tempfile
-      >>> from dien_jax.data.dataset import open_dataset
-      >>> schema = Schema(
-      ...     item=(Feature("item", "categorical", size=3),),
-      ...     user=(Feature("user", "categorical", size=2),),
-      ... )
-      >>> path = Path(tempfile.mkdtemp()) / "data"
-      >>> with DatasetWriter(path, schema=schema, source={"name": "toy"}, split={}) as writer:
-      ...     writer.vocabulary("item", ["", "pear", "fig"])
-      ...     writer.vocabulary("user", ["", "Ann"])
-      ...     writer.groups(["Ann"])
-      ...     writer.events(item=[1, 1, 2], timestamp=[10, 20, 20], offsets=[0, 3])
-      ...     writer.popularity([0, 2, 1])
-      ...     writer.examples("train", sequence=[0, 0], history_end=[2, 2], user=[1, 1],
-      ...                     group=[0, 0], item=[2, 1], label=[1, 0])
-      >>> open_dataset(path).splits["train"].item.tolist()
-      [2, 1]
+    >>> import tempfile
+    >>> from dien_jax.data import DatasetWriter, Examples, Feature, Schema, open_dataset
+    >>> item, user = Feature("item", "categorical", size=3), Feature("user", "categorical", size=2)
+    >>> path = Path(tempfile.mkdtemp()) / "data"
+    >>> schema = Schema(item=(item,), user=(user,))
+    >>> with DatasetWriter(path, schema=schema, source={"name": "toy"}, split={}) as writer:
+    ...     writer.vocabulary("item", ["", "pear", "fig"])
+    ...     writer.vocabulary("user", ["", "Ann"])
+    ...     writer.groups(["Ann"])
+    ...     writer.events(item=[1, 1, 2], timestamp=[10, 20, 20], offsets=[0, 3])
+    ...     writer.popularity([0, 2, 1])
+    ...     writer.examples("train", Examples(sequence=[0, 0], history_end=[2, 2], user=[1, 1],
+    ...                                       group=[0, 0], item=[2, 1], label=[1, 0]))
+    >>> open_dataset(path).splits["train"].item.tolist()
+    [2, 1]
 
     Args:
-      path: the folder to make; must not exist. Missing parents are made.
+      path: the folder to create; must not exist. Missing parents are created.
       schema: the features.
-      source: what the data came from: ``name`` and ``files`` (name to sha256), and what else a
-        reader of ``meta.json`` may want to know.
-      split: how the splits were made: ``policy``, ``seed`` and the like.
+      source: origin of the data for ``meta.json``: ``name``, ``files`` (name to sha256), and
+        further entries.
+      split: description of the splits for ``meta.json``: ``policy``, ``seed`` and the like.
 
     Raises:
-      UserError: when ``path`` exists or cannot be written, the disk being full among the reasons.
+      UserError: when ``path`` exists or cannot be written, for example because the disk is full.
       ValueError: on misuse: a feature that the schema lacks, arrays of unequal lengths, values
-        outside their type, or a folder that would not open.
+        outside their type, or content that :func:`open_dataset` would refuse.
     """
 
     def __init__(
@@ -78,7 +75,7 @@ class DatasetWriter:
         self._partial = self.path.absolute().with_name(f".{name}.partial-{os.getpid()}")
 
     def __enter__(self) -> "DatasetWriter":
-        with _writing(self.path):
+        with writing(self.path, "dataset folder"):
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.path.absolute())
             self._partial.mkdir()
@@ -97,38 +94,38 @@ class DatasetWriter:
             shutil.rmtree(self._partial, ignore_errors=True)
 
     def vocabulary(self, feature: str, values: Iterable[str]) -> None:
-        """Raw values of a categorical or multi-valued feature, that of the unknown row first."""
+        """Write the raw values of a categorical or multi-valued feature, the unknown one first."""
         known = (*self._schema.item, *self._schema.user, *self._schema.context)
-        expected = _find(feature, known).size
+        expected = _find_feature(feature, known).size
         if expected is None:
             raise ValueError(f"numeric feature {feature!r} has no vocabulary")
         written = self._lines(f"vocab/{feature}.txt", values)
         _require_rows(f"vocabulary of {feature!r}", written, expected)
 
     def groups(self, raw_ids: Iterable[str]) -> None:
-        """Raw user ids, by group."""
+        """Write the raw user ids, by group."""
         self._counts["groups"] = self._lines("groups.txt", raw_ids)
 
     def items(self, feature: str, values: Any, offsets: Any | None = None) -> None:
-        """One item feature over all items, the unknown item first; see :class:`Column`."""
-        found = _find(feature, self._schema.item[1:])
-        self._column("items", found, Column(values, offsets), self._schema.num_items)
+        """Write an item feature over all items, the unknown one first; see :class:`Column`."""
+        described = _find_feature(feature, self._schema.item[1:])
+        self._column("items", described, Column(values, offsets), self._schema.num_items)
 
     def users(self, feature: str, values: Any, offsets: Any | None = None) -> None:
-        """One user feature over all users, the unknown user first; see :class:`Column`."""
-        found = _find(feature, self._schema.user[1:])
-        self._column("users", found, Column(values, offsets), self._schema.num_users)
+        """Write a user feature over all users, the unknown one first; see :class:`Column`."""
+        described = _find_feature(feature, self._schema.user[1:])
+        self._column("users", described, Column(values, offsets), self._schema.num_users)
 
     def events(
         self, item: Any, timestamp: Any, offsets: Any, negatives: Column | None = None
     ) -> None:
-        """Events grouped by sequence, oldest first.
+        """Write the events, grouped by sequence, oldest first.
 
         Args:
           item: integers ``[events]``.
-          timestamp: integers ``[events]``, never falling within a sequence.
+          timestamp: integers ``[events]``, non-decreasing within a sequence.
           offsets: integers ``[sequences + 1]``.
-          negatives: items that were shown at each event and not clicked, if the log tells.
+          negatives: items that were shown with each event and not clicked, if they are known.
         """
         self._counts["events"] = self._array("events/item/values.npy", item, np.int32)
         timestamps = self._array("events/timestamp/values.npy", timestamp, np.int64)
@@ -140,53 +137,33 @@ class DatasetWriter:
             _require_rows("negatives", written, self._counts["events"])
 
     def popularity(self, counts: Any) -> None:
-        """Training events of each item, integers ``[items]``."""
+        """Write the training events of each item, integers ``[items]``."""
         written = self._array("popularity.npy", counts, np.int64)
         _require_rows("popularity", written, self._schema.num_items)
 
-    def examples(
-        self,
-        split: str,
-        *,
-        sequence: Any,
-        history_end: Any,
-        user: Any,
-        group: Any,
-        item: Any,
-        label: Any,
-        context: dict[str, Column] | None = None,
-        probability: Any | None = None,
-    ) -> None:
-        """The examples of one split; see :class:`dien_jax.data.dataset.Examples`."""
+    def examples(self, split: str, examples: Examples) -> None:
+        """Write the examples of one split; columns may be any sequences of numbers."""
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        columns = {
-            "sequence": sequence,
-            "history_end": history_end,
-            "user": user,
-            "group": group,
-            "item": item,
-            "label": label,
-        }
         folder = f"examples/{split}"
-        rows = len(label)
-        for name, values in columns.items():
-            written = self._array(f"{folder}/{name}/values.npy", values, EXAMPLE_COLUMNS[name])
+        rows = len(examples.label)
+        for name, dtype in EXAMPLE_COLUMNS.items():
+            written = self._array(f"{folder}/{name}/values.npy", getattr(examples, name), dtype)
             _require_rows(name, written, rows)
-        context = context or {}
-        for name in context:
-            _find(name, self._schema.context)
+        for name in examples.context:
+            _find_feature(name, self._schema.context)
         for feature in self._schema.context:
-            if feature.name not in context:
+            if feature.name not in examples.context:
                 raise ValueError(f"context feature {feature.name!r} is missing")
-            self._column(folder, feature, context[feature.name], rows)
-        if probability is not None:
+            self._column(folder, feature, examples.context[feature.name], rows)
+        if examples.probability is not None:
             name = f"{folder}/{PROBABILITY}/values.npy"
-            _require_rows(PROBABILITY, self._array(name, probability, np.float32), rows)
+            written = self._array(name, examples.probability, np.float32)
+            _require_rows(PROBABILITY, written, rows)
         self._counts[split] = rows
 
     def note(self, **entries: Any) -> None:
-        """Adds entries to ``meta.json``."""
+        """Add entries to ``meta.json``."""
         self._meta.update(entries)
 
     def _finish(self) -> None:
@@ -199,14 +176,14 @@ class DatasetWriter:
             "counts": self._counts,
             **self._meta,
         }
-        with _writing(self.path):
+        with writing(self.path, "dataset folder"):
             text = json.dumps(meta, indent=2, allow_nan=False)
             (self._partial / "meta.json").write_text(text + "\n", encoding="utf-8")
         try:
             open_dataset(self._partial)
         except UserError as error:
-            raise ValueError(f"what was written is not a dataset: {error}") from error
-        with _writing(self.path):
+            raise ValueError(f"the written folder is not a dataset: {error}") from error
+        with writing(self.path, "dataset folder"):
             self._partial.rename(self.path.absolute())
 
     def _empty_split(self, split: str) -> None:
@@ -217,8 +194,8 @@ class DatasetWriter:
             )
             for feature in self._schema.context
         }
-        empty: dict[str, Any] = dict.fromkeys(EXAMPLE_COLUMNS, ())
-        self.examples(split, **empty, context=context)
+        empty = dict.fromkeys(EXAMPLE_COLUMNS, np.zeros(0, np.int8))
+        self.examples(split, Examples(**empty, context=context))
 
     def _column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
         name = f"{folder}/{feature.name}"
@@ -259,14 +236,14 @@ class DatasetWriter:
     @contextlib.contextmanager
     def _file(self, name: str) -> Iterator[Any]:
         file = self._partial / name
-        with _writing(self.path):
+        with writing(self.path, "dataset folder"):
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("wb") as stream:
                 yield stream
 
 
 def check_target(path: Path) -> None:
-    """Refuses a target that exists: sources call it before long work.
+    """Refuse a target that exists; sources call this before long work.
 
     Raises:
       UserError: when ``path`` exists.
@@ -275,16 +252,8 @@ def check_target(path: Path) -> None:
         raise UserError(f"{path} exists already; choose another folder or remove it")
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write dataset folder {path}: {error.strerror or error}") from error
-
-
 def _remove_leftovers(path: Path) -> None:
-    """Removes what processes that were killed have left of earlier attempts at ``path``."""
+    """Remove the leftovers of killed processes that were writing ``path``."""
     for leftover in path.parent.glob(f".{path.name}.partial-*"):
         process = leftover.name.rpartition("-")[2]
         if process.isdecimal() and not _is_running(int(process)):
@@ -297,17 +266,17 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        return True
+        pass
     return True
 
 
-def _find(name: str, features: tuple[Feature, ...]) -> Feature:
+def _find_feature(name: str, features: tuple[Feature, ...]) -> Feature:
     for feature in features:
         if feature.name == name:
             return feature
     raise ValueError(f"the schema has no such feature here: {name!r}")
 
 
-def _require_rows(what: str, found: int, expected: int) -> None:
-    if found != expected:
-        raise ValueError(f"{what}: expected {expected} rows, got {found}")
+def _require_rows(name: str, rows: int, expected: int) -> None:
+    if rows != expected:
+        raise ValueError(f"{name}: expected {expected} rows, got {rows}")

@@ -1,12 +1,12 @@
-"""Results of many runs as tables: CSV, Markdown and a picture.
+"""Results of many runs as tables: CSV, Markdown and plots.
 
-    OUT/results.csv            one line a run
+    OUT/results.csv            one line for each run
     OUT/results.md             by table and data set: mean and deviation, paired differences
-    OUT/family.png, ...        the same, where matplotlib is installed
+    OUT/family.png, ...        one plot for each table, if matplotlib is installed
 
-A difference to DIN or DIEN is the mean over the seeds that both have. It has two errors: over
-seeds, and of the test split, on which a mean over seeds is no surer (the mean of DeLong's over
-seeds, see :mod:`dien_jax.metrics.intervals`).
+A difference to a baseline is the mean over the seeds that both rows have. It has two errors: over
+seeds, and of the test split, which a mean over seeds does not reduce (the mean over seeds of
+DeLong's, see :mod:`dien_jax.metrics.intervals`).
 """
 
 import contextlib
@@ -16,93 +16,110 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, writing
 from dien_jax.metrics.intervals import delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.files import atomic_file, atomic_path
 
 RESULTS_FILE = "results.csv"
-BASELINES = ("din", "dien")
 Line = dict[str, str]
 """One run; the keys are the columns of ``results.csv``."""
 
 _REQUIRED = ("data", "row", "seed", "test_auc", "settings", "data_digest", "seconds")
 
 
+class Table(NamedTuple):
+    """A table of results.
+
+    Attributes:
+      rows: the names of its rows, in order.
+      baselines: the rows that the others are compared with, by the labels that columns use.
+    """
+
+    rows: tuple[str, ...]
+    baselines: Mapping[str, str]
+
+
 def read_results(file: Path) -> list[Line]:
-    """The lines of ``results.csv``; none where there is no such file.
+    """Read the lines of ``results.csv``; none if the file does not exist.
 
     Raises:
-      UserError: when the file cannot be read or lacks a column or a value.
+      UserError: if the file cannot be read or lacks a column or a value.
     """
     if not file.exists():
         return []
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            lines = list(csv.DictReader(stream))
+            reader = csv.DictReader(stream)
+            lines, columns = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
+    required = [name for name in _REQUIRED if name != "test_auc" or name in columns]
     for number, line in enumerate(lines, start=2):
-        for column in _REQUIRED:
+        for column in required:
             if not line.get(column) or None in line:
                 raise UserError(f"{file}, line {number}: expected a value for {column!r}")
     return lines
 
 
 def write_tables(
-    out: Path, lines: Sequence[Line], tables: Mapping[str, Sequence[str]], predictions: str
+    out: Path, lines: Sequence[Line], tables: Mapping[str, Table], predictions: str
 ) -> None:
-    """Writes every table of the runs that are there.
+    """Write ``results.csv``, and every table of the runs that are done.
 
     Args:
       out: the folder.
       lines: the runs.
-      tables: the rows of each table, in their order.
+      tables: by name, in order.
       predictions: name of the file of test scores in ``out/runs/DATA/ROW/SEED``.
 
     Raises:
-      UserError: when a file cannot be written.
+      UserError: if a file cannot be written.
     """
-    order = {
-        row: number for number, row in enumerate(row for rows in tables.values() for row in rows)
-    }
+    order: dict[str, int] = {}
+    for table in tables.values():
+        for row in table.rows:
+            order.setdefault(row, len(order))
     lines = sorted(
         lines,
         key=lambda line: (line["data"], order.get(line["row"], len(order)), int(line["seed"])),
     )
-    for line in lines:
-        for name in BASELINES:
-            _add_test_error(line, name, lines, out, predictions)
-    try:
+    for table in tables.values():
+        for label, baseline in table.baselines.items():
+            for line in lines:
+                line.setdefault(_error_column(label), "")
+                if line["row"] in table.rows:
+                    _add_test_error(line, label, baseline, lines, out, predictions)
+    with writing(out):
         with atomic_file(out / RESULTS_FILE) as stream:
-            writer = csv.DictWriter(
-                stream,
-                list(dict.fromkeys(k for line in lines for k in line)),
-                lineterminator="\n",
-                restval="",
-            )
+            columns = list(dict.fromkeys(column for line in lines for column in line))
+            writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
             writer.writeheader()
             writer.writerows(lines)
         with atomic_file(out / "results.md") as stream:
             stream.write("\n".join(_markdown(lines, tables)) + "\n")
-        for table, rows in tables.items():
-            _draw(out / f"{table}.png", table, rows, lines)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
+        for name, table in tables.items():
+            _draw(out / f"{name}.png", name, table, lines)
 
 
 def folder_of(row: str) -> str:
-    """A row's name as the name of a folder."""
-    return row.replace(" ", "-").replace(",", "")
+    """Return the name of a row's folder."""
+    return row.translate({ord(" "): "-"} | dict.fromkeys(map(ord, ",()")))
 
 
-def _add_test_error(line: Line, baseline: str, lines: Sequence[Line], out: Path, name: str) -> None:
-    """DeLong's standard error of the difference in AUC to a baseline of the same seed."""
-    column = f"auc_difference_error_{baseline}"
-    line.setdefault(column, "")
+def _error_column(label: str) -> str:
+    return f"auc_difference_error_{label.lower()}"
+
+
+def _add_test_error(
+    line: Line, label: str, baseline: str, lines: Sequence[Line], out: Path, name: str
+) -> None:
+    """Add DeLong's standard error of the difference in AUC to the baseline of the same seed."""
+    column = _error_column(label)
     has_baseline = any(
         (other["data"], other["seed"], other["row"]) == (line["data"], line["seed"], baseline)
         for other in lines
@@ -121,7 +138,7 @@ def _add_test_error(line: Line, baseline: str, lines: Sequence[Line], out: Path,
 
 @functools.lru_cache(maxsize=512)
 def _scores(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores of a file of predictions."""
+    """Read labels and scores from a file of predictions."""
     with file.open(encoding="utf-8", newline="") as stream:
         rows = [(int(row["label"]), float(row["score"])) for row in csv.DictReader(stream)]
     labels, scores = zip(*rows, strict=True)
@@ -129,55 +146,43 @@ def _scores(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _by_row(lines: Sequence[Line], data: str) -> dict[str, dict[str, Line]]:
-    """The runs on one data set: row, then seed."""
-    found: dict[str, dict[str, Line]] = {}
+    """Return the runs on one data set by row, then seed."""
+    runs: dict[str, dict[str, Line]] = {}
     for line in lines:
         if line["data"] == data:
-            found.setdefault(line["row"], {})[line["seed"]] = line
-    return found
+            runs.setdefault(line["row"], {})[line["seed"]] = line
+    return runs
 
 
-def _markdown(lines: Sequence[Line], tables: Mapping[str, Sequence[str]]) -> list[str]:
-    out = []
+def _markdown(lines: Sequence[Line], tables: Mapping[str, Table]) -> list[str]:
     first, *others = METRICS.values()
-    columns = [
-        "row",
-        "n",
-        f"test {first.label}",
-        *(metric.label for metric in others),
-        f"validation {first.label}",
-        *(f"AUC less {name.upper()}'s" for name in BASELINES),
-    ]
-    for table, rows in tables.items():
+    text = []
+    for number, (name, table) in enumerate(tables.items()):
+        header = ["row", "n", f"test {first.label}", *(metric.label for metric in others)]
+        header += [f"validation {first.label}"]
+        header += [f"AUC less {label}'s" for label in table.baselines]
         for data in dict.fromkeys(line["data"] for line in lines):
             runs = _by_row(lines, data)
-            present = [row for row in rows if row in runs]
-            if table != next(iter(tables)) and len(present) < 2:
+            present = [row for row in table.rows if row in runs]
+            if len(present) < (1 if number == 0 else 2):
                 continue
-            out += [
-                f"### {table}: {data}",
-                "",
-                f"| {' | '.join(columns)} |",
-                "|---" * len(columns) + "|",
-            ]
+            text += [f"### {name}: {data}", "", f"| {' | '.join(header)} |"]
+            text += ["|---" * len(header) + "|"]
             for row in present:
                 seeds = list(runs[row].values())
                 cells = [row, str(len(seeds))]
-                for column in (*(f"test_{name}" for name in METRICS), f"valid_{first.name}"):
+                for column in (*(f"test_{metric}" for metric in METRICS), f"valid_{first.name}"):
                     cells.append(_mean_and_deviation(_values(seeds, column)))
-                cells += [_difference(runs, row, baseline) for baseline in BASELINES]
-                out.append("| " + " | ".join(cells) + " |")
-            out.append("")
-    where = sorted(
-        {f"{line['device']}, Python {line['python']}, JAX {line['jax']}" for line in lines}
-    )
-    out += [
+                cells += [_difference(runs, row, *each) for each in table.baselines.items()]
+                text.append("| " + " | ".join(cells) + " |")
+            text.append("")
+    text += [
         "Mean ± standard deviation over n seeds. Differences: mean over the seeds of both ± its "
         "standard error over seeds (± standard error of the test split, DeLong).",
         "",
-        *where,
     ]
-    return out
+    systems = {f"{line['device']}, Python {line['python']}, JAX {line['jax']}" for line in lines}
+    return text + sorted(systems)
 
 
 def _values(lines: Sequence[Line], column: str) -> list[float]:
@@ -192,69 +197,65 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
 
 
-def _difference(runs: Mapping[str, Mapping[str, Line]], row: str, baseline: str) -> str:
-    """Mean difference over shared seeds and its two errors."""
+def _difference(runs: Mapping[str, Mapping[str, Line]], row: str, label: str, baseline: str) -> str:
+    """Return the mean difference over shared seeds and its two errors."""
     seeds = [seed for seed in runs[row] if seed in runs.get(baseline, {})]
     if row == baseline or not seeds:
         return ""
     ours, theirs = (
         [float(runs[name][seed]["test_auc"]) for seed in seeds] for name in (row, baseline)
     )
-    found = paired_seeds(ours, theirs)
-    of_test = _values([runs[row][seed] for seed in seeds], f"auc_difference_error_{baseline}")
+    over_seeds = paired_seeds(ours, theirs)
+    of_test = _values([runs[row][seed] for seed in seeds], _error_column(label))
     text = f"{statistics.mean(ours) - statistics.mean(theirs):+.4f}"
-    if found is not None:
-        text += f" ± {found.standard_error:.4f}"
+    if over_seeds is not None:
+        text += f" ± {over_seeds.standard_error:.4f}"
     return text + (f" (± {statistics.mean(of_test):.4f})" if of_test else "")
 
 
-def _draw(file: Path, title: str, rows: Sequence[str], lines: Sequence[Line]) -> None:
-    """Test AUC of every run as a dot, and the mean of each row with its deviation."""
+def _draw(file: Path, title: str, table: Table, lines: Sequence[Line]) -> None:
+    """Draw the AUC of every run as a dot, and the mean of each row with its deviation."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    sets = [
-        data
+    runs_by_data = {
+        data: runs
         for data in dict.fromkeys(line["data"] for line in lines)
-        if sum(row in _by_row(lines, data) for row in rows) > 1
-    ]
-    if not sets:
+        if sum(row in (runs := _by_row(lines, data)) for row in table.rows) > 1
+    }
+    if not runs_by_data:
         return
-    columns = min(len(sets), 2)
-    height = math.ceil(len(sets) / columns)
+    split = "test" if any(line.get("test_auc") for line in lines) else "valid"
+    columns = min(len(runs_by_data), 2)
+    height = math.ceil(len(runs_by_data) / columns)
     figure = Figure(
-        figsize=(5.2 * columns, (0.32 * len(rows) + 1.1) * height), layout="constrained"
+        figsize=(5.2 * columns, (0.32 * len(table.rows) + 1.1) * height), layout="constrained"
     )
-    axes = np.atleast_1d(figure.subplots(height, columns, squeeze=False)).ravel()
-    for axis in axes[len(sets) :]:
+    axes = figure.subplots(height, columns, squeeze=False).ravel()
+    for axis in axes[len(runs_by_data) :]:
         axis.set_visible(False)
-    for axis, data in zip(axes, sets, strict=False):
-        runs = _by_row(lines, data)
-        present = [row for row in rows if row in runs]
-        for place, row in enumerate(present):
-            scores = _values(list(runs[row].values()), "test_auc")
-            axis.plot(scores, [place] * len(scores), "o", color="tab:blue", alpha=0.35, ms=4)
-            deviation = statistics.stdev(scores) if len(scores) > 1 else 0
-            axis.errorbar(
-                statistics.mean(scores),
-                place,
-                xerr=deviation,
-                fmt="D",
-                color="tab:blue",
-                ms=5,
-                capsize=3,
-            )
-        for baseline, colour in zip(BASELINES, ("tab:orange", "tab:green"), strict=True):
+    for axis, (data, runs) in zip(axes, runs_by_data.items(), strict=False):
+        present = [row for row in table.rows if row in runs]
+        scores = {row: _values(list(runs[row].values()), f"{split}_auc") for row in present}
+        for place, values in enumerate(scores.values()):
+            axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.35, ms=4)
+            deviation = statistics.stdev(values) if len(values) > 1 else 0
+            axis.errorbar(statistics.mean(values), place, xerr=deviation, fmt="D", color="tab:blue",
+                          ms=5, capsize=3)  # fmt: skip
+        for (label, baseline), colour in zip(
+            table.baselines.items(), ("tab:orange", "tab:green"), strict=False
+        ):
             if baseline in present:
-                mean = statistics.mean(_values(list(runs[baseline].values()), "test_auc"))
-                axis.axvline(mean, color=colour, lw=0.9, ls="--", label=baseline)
+                mean = statistics.mean(scores[baseline])
+                axis.axvline(mean, color=colour, lw=0.9, ls="--", label=label)
         axis.set_yticks(range(len(present)), present)
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
-        axis.set_xlabel("test AUC")
+        axis.set_xlabel("test AUC" if split == "test" else "validation AUC")
         counts = {len(runs[row]) for row in present}
         axis.set_title(f"{data} (n = {'-'.join(map(str, sorted({min(counts), max(counts)})))})")
-    figure.suptitle(f"{title}: each run, mean and deviation; dashed: means of DIN and DIEN")
+    dashed = f"; dashed: means of {' and '.join(table.baselines)}" if table.baselines else ""
+    figure.suptitle(f"{title}: each run, mean and deviation{dashed}")
     with atomic_path(file) as partial, contextlib.suppress(ValueError):
         figure.savefig(partial, dpi=140, format="png")

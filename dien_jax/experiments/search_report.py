@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -152,7 +152,6 @@ def draw_plots(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -> 
     """
     try:
         from matplotlib import pyplot
-        from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
         return []
@@ -164,10 +163,10 @@ def draw_plots(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -> 
     study = optuna.create_study(direction=direction())  # in memory, numbered as on the console
     study.add_trials(finished)
     label = f"validation {OBJECTIVE.label}"
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Any] = {}
     with warnings.catch_warnings(), pyplot.rc_context():
         warnings.simplefilter("ignore")  # Optuna's, that these functions are experimental
-        axes = plots.plot_optimization_history(study, target_name=label)
+        axes: Any = plots.plot_optimization_history(study, target_name=label)
         pruned = [
             (number, max(trial.intermediate_values.values()))
             for number, trial in enumerate(finished)
@@ -196,6 +195,6 @@ def draw_plots(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -> 
     return [folder / name for name in figures]
 
 
-def direction() -> str:
+def direction() -> Literal["maximize", "minimize"]:
     """Return the direction of the objective, as Optuna names it."""
     return "maximize" if OBJECTIVE.higher_is_better else "minimize"

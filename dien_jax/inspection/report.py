@@ -13,7 +13,7 @@ from dien_jax.config.preset_files import flat_settings
 from dien_jax.config.presets import preset
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import writing
 from dien_jax.inspection.examples import Inspector
 from dien_jax.inspection.gates import MEASURES, available_measures, missing_measures
 from dien_jax.inspection.report_figures import FEWEST, auc_by_part, image, reliability
@@ -25,7 +25,7 @@ from dien_jax.runs.summary import RunSummary, load_summaries
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.training.curves import curves_figure
 from dien_jax.utils.console import stage
-from dien_jax.utils.files import atomic_file
+from dien_jax.utils.files import atomic_file, check_out
 
 REPORT_FILE = "report.html"
 LISTED = 10
@@ -65,7 +65,7 @@ def write_report(
     """
     folder = Path(run_dir)
     file = folder / REPORT_FILE if out is None else Path(out)
-    _check_out(file)
+    check_out(file, ".html", ".htm")
     [summary] = load_summaries([folder])
     trained = load_run(folder, data)
     dataset = trained.dataset
@@ -87,15 +87,6 @@ def write_report(
     with writing(file, "--out"), atomic_file(file) as stream:
         stream.write(page(f"Report on {summary.name}", subtitle, sections))
     return file
-
-
-def _check_out(file: Path) -> None:
-    if file.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out must name an .html file, got {file}")
-    if file.is_dir():
-        raise UserError(f"--out {file} cannot be written: it is a folder")
-    if not file.parent.is_dir():
-        raise UserError(f"--out {file} cannot be written: there is no folder {file.parent}")
 
 
 def _number(value: float | None, undefined: str = _ABSENT) -> str:

@@ -1,71 +1,65 @@
-"""The flags that all sources of logs share, and how a feature is named on the command line."""
+"""Options that all sources of logs share, and the feature columns that they name."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY
-from dien_jax.data.schema import Feature
+from dien_jax.data.schema import KINDS, Feature, Kind
 from dien_jax.errors import UserError, suggestion
 
 Distribution = Literal["popularity", "uniform"]
-
-
-Kind = Literal["categorical", "multivalued", "numeric"]
-KINDS: tuple[Kind, ...] = ("categorical", "multivalued", "numeric")
 SplitPolicy = Literal["by-user", "last-event", "by-time"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
-    """What every log is prepared with, whatever its format.
+    """Options of every log, whatever its format.
 
     Raises:
-      UserError: for a setting that makes no sense, or none beside another one.
+      UserError: for a value out of range, or options that exclude each other.
     """
 
     out: Path
-    """The dataset folder to make. It must not exist yet."""
+    """Dataset folder to create. It must not exist."""
     split: SplitPolicy
-    """Which examples train, validate and test. No history ever holds a later event."""
+    """How examples are divided into training, validation and test. Histories never contain later
+    events."""
     valid_share: float = 0.1
-    """Share for validation, of the users (by-user) or of the rows (by-time)."""
+    """Share held out for validation: of the users (by-user) or of the rows (by-time)."""
     test_share: float = 0.1
-    """Share for the test, of the same."""
+    """Share held out for the test: of the users (by-user) or of the rows (by-time)."""
     valid_from: str | None = None
-    """by-time: when validation starts, as a time of the log or an ISO date; instead of shares."""
+    """by-time: start of validation, as a time of the log or an ISO date. Replaces the shares and
+    requires --test-from."""
     test_from: str | None = None
-    """by-time: when the test starts."""
+    """by-time: start of the test. Requires --valid-from."""
     train_from: str | None = None
-    """by-time: when training examples start; what is earlier only appears in histories, and in
-    the popularity of items."""
+    """by-time: start of the training examples. Earlier rows appear in histories and in item
+    popularity only."""
     min_count: int = 1
-    """Ids and values that occur less often than this in training share the unknown row."""
+    """Ids and values with fewer occurrences in training share the unknown row."""
     seed: int = 0
-    """What all random choices derive from."""
+    """Random seed."""
     max_bad_share: float = 0.01
-    """Malformed lines are left out; a larger share of them is an error."""
+    """Largest share of malformed lines that is tolerated. Malformed lines are skipped."""
     memory_limit: str = "1GB"
-    """Memory of the database, which goes to disk beyond it; arrays come on top of it."""
+    """Memory limit of the database, which spills to disk beyond it. Arrays are not counted."""
 
     def __post_init__(self) -> None:
         check_shares(self.valid_share, self.test_share)
         if self.split == "last-event" and (self.valid_share, self.test_share) != (0.1, 0.1):
-            raise UserError("--valid-share and --test-share mean nothing with --split last-event")
+            raise UserError("--valid-share and --test-share have no effect with --split last-event")
         if (self.valid_from is None) != (self.test_from is None):
             raise UserError("--valid-from and --test-from must be given together")
-        if self.valid_from is not None and self.split != "by-time":
-            raise UserError(f"--valid-from needs --split by-time, got --split {self.split}")
-        if self.train_from is not None and self.split != "by-time":
-            raise UserError(f"--train-from needs --split by-time, got --split {self.split}")
-        for flag, value, least in (("--min-count", self.min_count, 1), ("--seed", self.seed, 0)):
-            if value < least:
-                raise UserError(f"{flag} must be at least {least}, got {value}")
-        if not 0 <= self.max_bad_share <= 1:
-            raise UserError(f"--max-bad-share must be from 0 to 1, got {self.max_bad_share}")
+        for flag, time in (("--valid-from", self.valid_from), ("--train-from", self.train_from)):
+            if time is not None and self.split != "by-time":
+                raise UserError(f"{flag} needs --split by-time, got --split {self.split}")
+        require_at_least({"--min-count": (self.min_count, 1), "--seed": (self.seed, 0)})
+        check_bad_share(self.max_bad_share)
 
     def describe(self) -> str:
-        """The split in words, with the numbers that matter to it."""
+        """Return the split in words."""
         if self.split == "last-event":
             return "last-event split"
         begins = "" if self.train_from is None else f", training from {self.train_from}"
@@ -75,32 +69,46 @@ class LogOptions:
         shares = f"{self.valid_share:.0%} validation and {self.test_share:.0%} test"
         return f"{self.split} split{begins}, {shares}"
 
-    def agreed(self) -> dict[str, Any]:
-        """Settings, by field, that a folder and the one that it extends must have alike."""
+    def matched_settings(self) -> dict[str, Any]:
+        """Return the settings that a folder must share with the one it extends, by field."""
         return {"split": self.split, "min_count": self.min_count}
 
 
 class FeatureColumn(NamedTuple):
-    """A column of the log that becomes a feature.
+    """A column of the log that becomes a feature."""
 
-    Attributes:
-      name: of the column, and of the feature.
-      kind: how its values are read.
-      flag: the command-line flag that named it.
-    """
-
-    name: str
-    kind: Kind
-    flag: str
+    name: str  # name of the column and of the feature
+    kind: Kind  # how its values are read
+    flag: str  # command-line flag that named it
 
     @property
     def alias(self) -> str:
-        """The column's name in the database, apart from all other columns."""
+        """Name of the column in the database, distinct from all other columns."""
         return f"feature {self.name}"
 
 
-def feature_columns(flag: str, texts: tuple[str, ...]) -> list[FeatureColumn]:
-    """Reads ``column`` or ``column:kind``; without a kind it is categorical.
+class Features(NamedTuple):
+    """Feature columns of a log."""
+
+    item: tuple[FeatureColumn, ...] = ()  # columns that describe the item
+    user: tuple[FeatureColumn, ...] = ()  # columns that describe the user
+    context: tuple[FeatureColumn, ...] = ()  # columns that describe the request
+    separator: str = "|"  # separator between the values of a multi-valued cell
+    max_values: int = 20  # number of values kept of a multi-valued cell, the first ones
+
+    @property
+    def groups(self) -> dict[str, tuple[FeatureColumn, ...]]:
+        """Columns by group."""
+        return {"item": self.item, "user": self.user, "context": self.context}
+
+    @property
+    def columns(self) -> tuple[FeatureColumn, ...]:
+        """All columns."""
+        return (*self.item, *self.user, *self.context)
+
+
+def feature_columns(flag: str, texts: tuple[str, ...]) -> tuple[FeatureColumn, ...]:
+    """Parse ``column`` or ``column:kind``; the default kind is categorical.
 
     Raises:
       UserError: for an unknown kind, or a column whose name no feature can have.
@@ -120,42 +128,19 @@ def feature_columns(flag: str, texts: tuple[str, ...]) -> list[FeatureColumn]:
         except ValueError as error:
             raise UserError(f"{flag} {text}: {error}; rename the column") from error
         columns.append(FeatureColumn(name, kind, flag))
-    return columns
-
-
-def check_names(columns: list[FeatureColumn]) -> None:
-    """Refuses features that would share a name with another, or with what every dataset has.
-
-    Raises:
-      UserError: naming the flag and the feature.
-    """
-    taken = {"item": "the item id", "user": "the user id"}
-    for column in columns:
-        if column.flag == "--context-features" and column.name in {*EXAMPLE_COLUMNS, PROBABILITY}:
-            taken.setdefault(column.name, "a column of every example")
-        if column.name in taken:
-            raise UserError(
-                f"{column.flag} {column.name}: that name is taken by {taken[column.name]}; "
-                f"rename the column"
-            )
-        taken[column.name] = column.flag
+    return tuple(columns)
 
 
 class LogColumn(NamedTuple):
-    """A column that is wanted of a log.
+    """A column to read from a log."""
 
-    Attributes:
-      name: what the log calls it.
-      flag: the command-line flag that named it.
-    """
-
-    name: str
-    flag: str
+    name: str  # name of the column in the log
+    flag: str  # command-line flag that named it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions(LogOptions):
-    """A log in columns, and what they are called."""
+    """Options of a log in columns: their names, and the features."""
 
     file: Path
     """CSV (with a header, or see --columns), TSV or Parquet; may be compressed with gzip."""
@@ -164,93 +149,121 @@ class ColumnOptions(LogOptions):
     item: str = "item"
     """Column of the item id."""
     timestamp: str = "timestamp"
-    """Column of the time: whole seconds or milliseconds, or ISO dates (UTC unless they differ)."""
+    """Column of the time: whole seconds or milliseconds, or ISO dates (UTC without an offset)."""
     item_features: tuple[str, ...] = ()
-    """Columns NAME, NAME:multivalued or NAME:numeric; an item keeps its first value by time."""
+    """Columns that describe the item: NAME, NAME:multivalued or NAME:numeric. An item keeps its
+    earliest value."""
     user_features: tuple[str, ...] = ()
-    """Columns that describe the user, written alike."""
+    """Columns that describe the user, in the form of --item-features."""
     columns: tuple[str, ...] = ()
-    """The names of all columns, for a CSV file without a header."""
+    """Names of all columns, for a CSV file without a header."""
     separator: str = "|"
-    """What stands between the values of a multi-valued column."""
+    """Separator between the values of a multi-valued column."""
     max_values: int = 20
-    """Values kept of a multi-valued column, the first ones."""
+    """Number of values kept of a multi-valued column, the first ones."""
     extend: Path | None = None
-    """Dataset folder whose vocabularies go on: its ids keep their rows, new ones come after."""
+    """Dataset folder to extend. Ids and values of its vocabularies keep their rows; new ones come
+    after them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.separator:
             raise UserError("--separator must not be empty")
-        if self.max_values < 1:
-            raise UserError(f"--max-values must be at least 1, got {self.max_values}")
+        require_at_least({"--max-values": (self.max_values, 1)})
         self.features()
 
-    def features(self) -> dict[str, list[FeatureColumn]]:
-        """The ``item``, ``user`` and ``context`` feature columns.
+    def features(self) -> Features:
+        """Return the feature columns.
 
         Raises:
           UserError: for an unknown kind, or a name that no feature can have or that is taken.
         """
-        features = {
-            "item": feature_columns("--item-features", self.item_features),
-            "user": feature_columns("--user-features", self.user_features),
-            "context": self.context_columns(),
-        }
-        check_names([*features["item"], *features["user"], *features["context"]])
+        features = Features(
+            item=feature_columns("--item-features", self.item_features),
+            user=feature_columns("--user-features", self.user_features),
+            context=self.context_columns(),
+            separator=self.separator,
+            max_values=self.max_values,
+        )
+        _check_feature_names(features)
         return features
 
-    def agreed(self) -> dict[str, Any]:
-        """Those of every log, and how its columns are read."""
+    def matched_settings(self) -> dict[str, Any]:
+        """Return the settings of every log, and how its columns are read."""
         names = ("user", "item", "timestamp", "separator", "max_values")
-        return super().agreed() | {name: getattr(self, name) for name in names}
+        return super().matched_settings() | {name: getattr(self, name) for name in names}
 
-    def context_columns(self) -> list[FeatureColumn]:
-        """The context feature columns: none, unless a source has flags for them."""
-        return []
+    def context_columns(self) -> tuple[FeatureColumn, ...]:
+        """Return the context feature columns; none unless a source has flags for them."""
+        return ()
 
-    def wanted(self) -> dict[str, LogColumn]:
-        """All columns that are read, by their name in the database."""
+    def log_columns(self) -> dict[str, LogColumn]:
+        """Return all columns to read, by their name in the database."""
         columns = {
-            "user": LogColumn(self.user, "--user"),
-            "item": LogColumn(self.item, "--item"),
-            "timestamp": LogColumn(self.timestamp, "--timestamp"),
+            name: LogColumn(getattr(self, name), f"--{name}")
+            for name in ("user", "item", "timestamp")
         }
-        for group in self.features().values():
-            columns |= {column.alias: LogColumn(column.name, column.flag) for column in group}
-        return columns
+        features = self.features().columns
+        return columns | {column.alias: LogColumn(column.name, column.flag) for column in features}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImplicitOptions(LogOptions):
-    """What logs without negatives have besides: how negatives are drawn."""
+    """Options of logs without negatives: how negatives are drawn."""
 
     negatives: int = 1
     """Negatives drawn for each positive."""
     negative_distribution: Distribution = "popularity"
-    """Draw negatives in proportion to their training events, or all items alike."""
+    """Draw negatives in proportion to their training events, or uniformly."""
     allow_own_negatives: bool = False
-    """Whether items that the same user chose, earlier or later, may be drawn."""
+    """Allow negatives that the same user chose, earlier or later."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.negatives < 1:
-            raise UserError(f"--negatives must be at least 1, got {self.negatives}")
+        require_at_least({"--negatives": (self.negatives, 1)})
 
     def describe(self) -> str:
-        """Splits and negatives in words."""
+        """Return the split and the negatives in words."""
         plural = "s" * (self.negatives > 1)
-        how = "by popularity" if self.negative_distribution == "popularity" else "uniformly drawn"
-        return f"{super().describe()}, {self.negatives} negative{plural} a positive, {how}"
+        how = "by popularity" if self.negative_distribution == "popularity" else "uniformly"
+        return f"{super().describe()}, {self.negatives} negative{plural} per positive, drawn {how}"
 
-    def agreed(self) -> dict[str, Any]:
-        """Those of every log, and how negatives are drawn."""
+    def negative_settings(self) -> dict[str, Any]:
+        """Return the settings of negatives, by field."""
         names = ("negatives", "negative_distribution", "allow_own_negatives")
-        return super().agreed() | {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names}
+
+    def matched_settings(self) -> dict[str, Any]:
+        """Return the settings of every log, and how negatives are drawn."""
+        return super().matched_settings() | self.negative_settings()
+
+
+def require_at_least(values: dict[str, tuple[int, int]]) -> None:
+    """Require every flag's value to be at least its minimum.
+
+    Args:
+      values: (value, minimum) by flag.
+
+    Raises:
+      UserError: naming the first flag below its minimum.
+    """
+    for flag, (value, least) in values.items():
+        if value < least:
+            raise UserError(f"{flag} must be at least {least}, got {value}")
+
+
+def check_bad_share(share: float) -> None:
+    """Require ``--max-bad-share`` to be from 0 to 1.
+
+    Raises:
+      UserError: when it is not.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"--max-bad-share must be from 0 to 1, got {share}")
 
 
 def check_shares(valid_share: float, test_share: float) -> None:
-    """Refuse shares that leave nothing to train on.
+    """Require shares that leave something to train on.
 
     Raises:
       UserError: when a share is negative or not a number, or both together reach 1.
@@ -263,3 +276,17 @@ def check_shares(valid_share: float, test_share: float) -> None:
             f"--valid-share and --test-share must leave something to train on, "
             f"but {valid_share} + {test_share} is not below 1"
         )
+
+
+def _check_feature_names(features: Features) -> None:
+    """Refuse features that share a name with another one, or with a column of every dataset."""
+    taken = {"item": "the item id", "user": "the user id"}
+    for column in features.columns:
+        if column in features.context and column.name in {*EXAMPLE_COLUMNS, PROBABILITY}:
+            taken.setdefault(column.name, "a column of every example")
+        if column.name in taken:
+            raise UserError(
+                f"{column.flag} {column.name}: that name is taken by {taken[column.name]}; "
+                f"rename the column"
+            )
+        taken[column.name] = column.flag

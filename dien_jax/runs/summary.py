@@ -1,4 +1,4 @@
-"""The runs of a comparison: what their folders hold, their names, and which belong together."""
+"""Summaries of several runs: their settings and metrics, short names, and groups of seeds."""
 
 import os
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from dien_jax.runs.folder import Run, read_result
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run of a comparison.
+    """The files of one run, without its checkpoints.
 
     Attributes:
-      name: the end of its path that tells it from the others.
+      name: the end of its path that distinguishes it from the others.
       folder: the run folder.
       run: its settings, seed and data.
-      evaluations: what ``metrics.jsonl`` holds.
-      result: what ``result.json`` holds; None for an unfinished run.
+      evaluations: content of ``metrics.jsonl``.
+      result: content of ``result.json``; None for an unfinished run.
     """
 
     name: str
@@ -32,7 +32,7 @@ class RunSummary:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The best evaluation so far, as training chooses it; None before the first."""
+        """The best evaluation so far, by the score that training uses; None before the first."""
         best, best_score = None, None
         for record in self.evaluations:
             score = selection_score(record.get("valid", {}))
@@ -49,11 +49,11 @@ class RunSummary:
 
     @property
     def speed(self) -> float | None:
-        """Training examples a second; None where that is unknown."""
+        """Training examples per second; None where unknown."""
         return None if self.result is None else self.result["train_examples_per_second"]
 
     def metrics(self, split: str) -> dict[str, Any] | None:
-        """Metrics of ``valid`` or ``test`` by name; None for those that do not exist yet."""
+        """Return the metrics of ``valid`` or ``test`` by name; None before they exist."""
         if self.result is not None:
             return self.result[split]
         return self.best["valid"] if split == "valid" and self.best is not None else None
@@ -61,10 +61,10 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs of the same settings, data and start, which differ by seed at most.
+    """Runs with the same settings, data and start, which differ at most by seed.
 
     Attributes:
-      name: that of its only run, or what the names of its runs begin with and ``*``.
+      name: the name of its only run, or the common start of the names and ``*``.
       members: its runs.
     """
 
@@ -74,27 +74,25 @@ class SeedGroup:
     @property
     def finished(self) -> dict[int, RunSummary]:
         """The first finished run of each seed."""
-        found: dict[int, RunSummary] = {}
-        for member in self.members:
-            if member.result is not None:
-                found.setdefault(member.run.seed, member)
-        return found
+        by_seed: dict[int, RunSummary] = {}
+        for run in self.members:
+            if run.result is not None:
+                by_seed.setdefault(run.run.seed, run)
+        return by_seed
 
     def by_seed(self, split: str, metric: str) -> dict[int, float]:
-        """A metric of each seed that has it."""
-        found = {}
-        for seed, member in self.finished.items():
-            value = (member.metrics(split) or {}).get(metric)
-            if value is not None:
-                found[seed] = value
-        return found
+        """Return a metric by seed, for the seeds where it is defined."""
+        values = {
+            seed: (run.metrics(split) or {}).get(metric) for seed, run in self.finished.items()
+        }
+        return {seed: value for seed, value in values.items() if value is not None}
 
 
 def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
-    """Reads run folders.
+    """Read run folders.
 
     Raises:
-      UserError: for a folder that is no run, is damaged or comes twice.
+      UserError: for a folder that is no run, is damaged or is given twice.
     """
     resolved = [folder.resolve() for folder in folders]
     for number, path in enumerate(resolved):
@@ -106,26 +104,26 @@ def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
     ]
 
 
-def seed_groups(members: Sequence[RunSummary]) -> list[SeedGroup]:
-    """The runs by settings, data and start, in the order in which these first come."""
-    found: dict[tuple[Any, str, str], list[RunSummary]] = {}
-    for member in members:
-        run = member.run
-        found.setdefault((run.config, run.data_digest, str(run.warm_start)), []).append(member)
+def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:
+    """Group runs by settings, data and start, in the order of their first runs."""
+    members: dict[tuple[Any, str, str], list[RunSummary]] = {}
+    for summary in runs:
+        run = summary.run
+        members.setdefault((run.config, run.data_digest, str(run.warm_start)), []).append(summary)
     groups = []
-    for each in found.values():
-        name = each[0].name
-        if len(each) > 1:
-            start = os.path.commonprefix([member.name for member in each])  # noqa: RUF071
-            others = [member for member in members if member not in each]
-            unclear = not start or any(member.name.startswith(start) for member in others)
-            name = f"{name} +{len(each) - 1}" if unclear else f"{start}*"
-        groups.append(SeedGroup(name, tuple(each)))
+    for group in members.values():
+        name = group[0].name
+        if len(group) > 1:
+            start = os.path.commonprefix([run.name for run in group])  # noqa: RUF071
+            others = [run for run in runs if run not in group]
+            ambiguous = not start or any(run.name.startswith(start) for run in others)
+            name = f"{name} +{len(group) - 1}" if ambiguous else f"{start}*"
+        groups.append(SeedGroup(name, tuple(group)))
     return groups
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """As many last parts of the paths as tell them apart."""
+    """Return as many last parts of the paths as distinguish them."""
     count = 1
     while len({path.parts[-count:] for path in paths}) < len(paths):
         count += 1

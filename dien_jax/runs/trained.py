@@ -1,4 +1,4 @@
-"""What training left: the best checkpoint of a run folder, beside the data it was trained on."""
+"""The trained model of a run: the best checkpoint of its folder, and its data."""
 
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,14 +14,19 @@ from dien_jax.steps.state import TrainState, create_state
 
 
 class TrainedModel(NamedTuple):
-    """A trained model.
+    """A trained model and the data that gives meaning to its ids.
+
+    >>> from dien_jax import load_run
+    >>> model = load_run("runs/first")
+    >>> model.dataset.path.name
+    'data'
 
     Attributes:
-      run: what ``config.json`` of its run folder holds.
-      dataset: the data that its ids and features are from.
-      params: its parameters.
-      batch_stats: its running statistics.
-      step: of the checkpoint.
+      run: settings, seed and data of the run.
+      dataset: the data whose ids and features it knows.
+      params: parameters, by Flax module.
+      batch_stats: running statistics.
+      step: step of the checkpoint.
     """
 
     run: Run
@@ -54,7 +59,7 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
 
 
 def restore(folder: Path, run: Run, dataset: Dataset) -> TrainedModel:
-    """The best checkpoint of a run that was read before, beside data of its schema.
+    """Load the best checkpoint of a run, for data with its schema.
 
     Raises:
       UserError: when the data does not fit the run, or no checkpoint can be read.
@@ -64,7 +69,7 @@ def restore(folder: Path, run: Run, dataset: Dataset) -> TrainedModel:
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
-    """The step of the best checkpoint, and the whole state of training then.
+    """Return the step of the best checkpoint, and the whole training state.
 
     Raises:
       UserError: as :func:`restore`.
@@ -82,7 +87,7 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
 
 
 def _blank_state(run: Run, dataset: Dataset) -> TrainState:
-    """A state of the run's shapes: initialising one would compile for seconds."""
+    """Return zeros in the shapes of the run's state; initialising one compiles for seconds."""
     shapes = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
 
     def blank(leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -1,16 +1,16 @@
-"""Starting a run from where another ended, on data with other ids.
+"""Start a run from the parameters of another, on data with other ids.
 
-Rows of embedding tables are told by the raw value they stand for, never by their place: a value
-that both vocabularies have takes its trained row along, wherever that was, and the unknown row
-stays the unknown row. Rows of values that the run did not know start from rows that it did; see
-:func:`grown`. All other parameters, and the running statistics of BatchNorm and Dice, go over as
-they are.
+Rows of embedding tables are matched by raw value, never by position: a value in both vocabularies
+keeps its trained row, and the unknown row stays the unknown row. Rows of new values start from
+trained rows; see :func:`grown`. All other parameters, and the running statistics of BatchNorm and
+Dice, are copied.
 
-So does what the optimiser keeps of each parameter, where both runs' optimisers keep the same: it
-says how far each should move. It follows its rows; those of new values have zeros, as rows have
-that were not looked up for long. Schedules start anew. docs/incremental.md has what that is worth.
+Optimizer state is copied too where both runs' optimizers have the same: its slots move with their
+rows, and new rows start with zero slots. Schedules start again. docs/incremental.md measures what
+that is worth.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ import jax
 import numpy as np
 import optax
 
-from dien_jax.config.preset_files import flat_settings
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
@@ -34,20 +33,20 @@ FREE = frozenset(
         *("auxiliary_weight", "auxiliary_negatives", "auxiliary_distribution", "auxiliary_mean"),
     }
 )
-"""Settings of a model that neither shapes nor the meaning of its parameters depend on."""
+"""Model settings that may differ: neither shapes nor meaning of parameters depend on them."""
 
 NEW = -1
-"""In place of the trained row of a value that the run did not know."""
+"""The row of a value that the run did not know."""
 
 
 class Source(NamedTuple):
     """The run to start from.
 
     Attributes:
-      folder: of the run.
-      dataset: what it was trained on.
-      step: of its best checkpoint.
-      state: what that holds.
+      folder: its run folder.
+      dataset: the data that it was trained on.
+      step: step of its best checkpoint.
+      state: the training state of that checkpoint.
     """
 
     folder: Path
@@ -57,12 +56,12 @@ class Source(NamedTuple):
 
 
 class Grown(NamedTuple):
-    """A state for another dataset.
+    """A training state for another dataset.
 
     Attributes:
-      state: on the host; steps and key are those of a fresh one.
-      new_rows: by feature, how many rows stand for values that the run did not know.
-      keeps_optimizer: whether the state of the run's optimiser went over.
+      state: on the host; steps and key are those of a fresh state.
+      new_rows: by feature, the number of rows of values that the run did not know.
+      keeps_optimizer: whether the optimizer state of the run was copied.
     """
 
     state: TrainState
@@ -70,24 +69,24 @@ class Grown(NamedTuple):
     keeps_optimizer: bool
 
     def __str__(self) -> str:
-        """New rows and the optimiser, for the console."""
-        found = [f"{count:,} of {name}" for name, count in self.new_rows.items() if count]
-        rows = f"new rows: {', '.join(found)}" if found else "no new rows"
-        kept = "goes on" if self.keeps_optimizer else "is another and starts anew"
-        return f"{rows}; the optimiser {kept}"
+        """New rows and the optimizer, for the console."""
+        counts = [f"{count:,} of {name}" for name, count in self.new_rows.items() if count]
+        rows = f"new rows: {', '.join(counts)}" if counts else "no new rows"
+        kept = "is kept" if self.keeps_optimizer else "differs and starts fresh"
+        return f"{rows}; optimizer state {kept}"
 
 
 def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
-    """The run to start from, which must fit the data and the settings.
+    """Load the run to start from, and check that it fits the data and the settings.
 
     Args:
       folder: the run folder.
-      dataset: what the new run trains on.
-      config: the new run's settings.
+      dataset: data of the new run.
+      config: settings of the new run.
 
     Raises:
-      UserError: when the run, its checkpoint or its data cannot be read, its data has changed
-        since, or features or settings differ; the message names what, expected and found.
+      UserError: when the run, its checkpoint or its data cannot be read, its data has changed, or
+        features or settings differ.
     """
     try:
         run = Run.load(folder)
@@ -95,21 +94,20 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         before = open_dataset(run.data)
         if data_digest(before) != run.data_digest:
             raise UserError(
-                f"its data, {run.data}, has changed since (meta.json differs), so nothing tells "
-                f"which id a row of the run stands for"
+                f"its data, {run.data}, has changed since (meta.json differs), so the ids of its "
+                f"rows are unknown"
             )
         _check_features(before.schema, dataset)
         return Source(folder, before, *restore_state(folder, run, before))
     except UserError as error:
-        raise UserError(f"--warm-start {folder}: {error}") from error
+        raise UserError(f"warm start from {folder}: {error}") from error
 
 
 def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
-    expected, found = flat_settings(Config(model=before)), flat_settings(Config(model=now))
-    for name, value in expected.items():
-        group, _, setting = name.partition(".")
-        if group == "model" and setting not in FREE and found[name] != value:
-            raise UserError(f"{name} must be that of the run, {value!r}, got {found[name]!r}")
+    for name, expected in dataclasses.asdict(before).items():
+        value = getattr(now, name)
+        if name not in FREE and value != expected:
+            raise UserError(f"model.{name} must be {expected!r}, as in the run, got {value!r}")
     if bool(before.auxiliary_weight) != bool(now.auxiliary_weight):
         weight = "above 0" if before.auxiliary_weight else "0"
         raise UserError(
@@ -120,15 +118,18 @@ def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
 
 def _check_features(before: Schema, dataset: Dataset) -> None:
     for group in ("item", "user", "context"):
-        expected: tuple[Feature, ...] = getattr(before, group)
-        found: tuple[Feature, ...] = getattr(dataset.schema, group)
-        names = [", ".join(f"{f.name} ({f.kind})" for f in each) for each in (expected, found)]
-        if names[0] != names[1]:
+        trained: tuple[Feature, ...] = getattr(before, group)
+        given: tuple[Feature, ...] = getattr(dataset.schema, group)
+        expected, found = (
+            ", ".join(f"{feature.name} ({feature.kind})" for feature in features) or "none"
+            for features in (trained, given)
+        )
+        if expected != found:
             raise UserError(
-                f"{dataset.path} must have the {group} features of the run, "
-                f"{names[0] or 'none'}, found {names[1] or 'none'}"
+                f"{dataset.path} must have the {group} features of the run, {expected}, found "
+                f"{found}"
             )
-        for old, new in zip(expected, found, strict=True):
+        for old, new in zip(trained, given, strict=True):
             if (old.mean, old.deviation) != (new.mean, new.deviation):
                 raise UserError(
                     f"{dataset.path} must standardise {old.name!r} as the run's data does, with "
@@ -138,17 +139,17 @@ def _check_features(before: Schema, dataset: Dataset) -> None:
 
 
 def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
-    """The state to start from, for a dataset that :func:`load_source` has found to fit.
+    """Return the state to start from, for a dataset that :func:`load_source` checked.
 
-    New users start from the unknown row, which is what scored them until now and which training
-    taught to stand for anyone (``train.unknown_users``). New items start from the mean of the
-    items' rows, each weighted by the inverse of its training events: what is new is like what was
-    seen least. Other new values start from the mean of their table.
+    New users start from the unknown row, which scored them until now and was trained to represent
+    any user (``train.unknown_users``). New items start from the mean of the items' rows weighted
+    by the inverse of their training events, because new items resemble rare ones. Other new
+    values start from the mean of their table.
 
     Args:
       source: the run to start from.
-      dataset: what the new run trains on.
-      fresh: a state of the new run, whose steps and key stay.
+      dataset: data of the new run.
+      fresh: a state of the new run, whose steps and key are kept.
     """
     state = jax.tree.map(np.array, jax.device_get((source.state.params, source.state.batch_stats)))
     params, batch_stats = state
@@ -158,9 +159,9 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
             name, path = feature.name, f"{group}_embeddings"
             if feature.size is None:
                 continue
-            found = trained_rows(source.dataset.vocabulary(name), dataset.vocabulary(name))
-            rows[path, name] = found
-            new_rows[name] = int(np.count_nonzero(found == NEW))
+            matches = trained_rows(source.dataset.vocabulary(name), dataset.vocabulary(name))
+            rows[path, name] = matches
+            new_rows[name] = int(np.count_nonzero(matches == NEW))
             table = params[path][name]
             start = table[UNKNOWN]
             if name != "user":
@@ -168,7 +169,7 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
                 if name == "item":
                     weights = 1 / np.maximum(source.dataset.popularity[1:], 1)
                 start = mean_row(table, weights)
-            params[path][name] = grown_table(table, found, start)
+            params[path][name] = grown_table(table, matches, start)
     optimizer_state = _grown_slots(source.state.optimizer_state, rows)
     keeps = _described(optimizer_state) == _described(fresh.optimizer_state)
     return Grown(
@@ -183,9 +184,9 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
 
 
 def trained_rows(before: list[str], now: list[str]) -> np.ndarray:
-    """For each entry of a vocabulary its row in another, ``NEW`` where that lacks it.
+    """Return for each entry of a vocabulary its row in an earlier one, or ``NEW``.
 
-    The first entries stand for the unknown value, whatever they say.
+    The first entries are the unknown value, whatever they contain.
     """
     places = {value: row for row, value in enumerate(before) if row != UNKNOWN}
     rows = np.fromiter((places.get(value, NEW) for value in now), np.int64, len(now))
@@ -194,11 +195,11 @@ def trained_rows(before: list[str], now: list[str]) -> np.ndarray:
 
 
 def mean_row(table: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """The mean of all rows ``[R, E]`` but the unknown one, which is what is left without others.
+    """Return the mean of all rows but the unknown one, or that one if there is no other.
 
     Args:
       table: float32 ``[R, E]``.
-      weights: ``[R - 1]``, or None for equal ones.
+      weights: ``[R - 1]``; None for equal weights.
     """
     if len(table) == 1:
         return table[UNKNOWN]
@@ -206,23 +207,20 @@ def mean_row(table: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
 
 
 def grown_table(table: np.ndarray, rows: np.ndarray, start: np.ndarray | float) -> np.ndarray:
-    """A table for another vocabulary.
+    """Return a table ``[V, ...]`` for another vocabulary.
 
     Args:
-      table: ``[R, ...]``, trained.
-      rows: integers ``[V]``: the trained row of each new one, ``NEW`` where there is none.
-      start: what those are.
-
-    Returns:
-      ``[V, ...]``.
+      table: trained, ``[R, ...]``.
+      rows: integers ``[V]``: the trained row of each new one, or ``NEW``.
+      start: value of the ``NEW`` rows.
     """
-    found = table[np.where(rows == NEW, UNKNOWN, rows)]
-    found[rows == NEW] = start
-    return found
+    result = table[np.where(rows == NEW, UNKNOWN, rows)]
+    result[rows == NEW] = start
+    return result
 
 
 def _grown_slots(optimizer_state: Any, rows: dict[Table, np.ndarray]) -> Any:
-    """The optimiser's state for the grown tables, schedules at their first step."""
+    """Return the optimizer state for the grown tables, with schedules at their first step."""
 
     def is_schedule(node: Any) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)
@@ -230,14 +228,14 @@ def _grown_slots(optimizer_state: Any, rows: dict[Table, np.ndarray]) -> Any:
     def grow(path: tuple, leaf: Any) -> Any:
         if is_schedule(leaf):
             return jax.tree.map(np.zeros_like, leaf)
-        found = rows.get(table_of(path))
-        return leaf if found is None else grown_table(leaf, found, 0.0)
+        matches = rows.get(table_of(path))
+        return leaf if matches is None else grown_table(leaf, matches, 0.0)
 
     host = jax.tree.map(np.array, jax.device_get(optimizer_state))
     return jax.tree_util.tree_map_with_path(grow, host, is_leaf=is_schedule)
 
 
 def _described(tree: Any) -> Any:
-    """The structure of a tree, and shape and type of its leaves."""
+    """Return the structure of a tree, and shape and type of its leaves."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -1,25 +1,125 @@
-"""Telling on standard error what is being done; standard output is for results."""
+"""Messages and progress on standard error; standard output is for results.
+
+Progress is one line: redrawn on a terminal, one display that changes in a notebook, and printed
+every few seconds elsewhere.
+"""
 
 import contextlib
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
-BAR_WIDTH = 30
+SECONDS_BETWEEN_UPDATES = 0.25
+"""Of a terminal or notebook."""
+BAR_WIDTH = 20
 """Characters."""
 
 
-class Stage:
-    """A piece of work under way.
+def say(line: str) -> None:
+    """Print one line on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class ProgressLine:
+    """One line that shows how far work is; a context manager.
+
+    Args:
+      every: least seconds between lines where they are printed.
 
     Attributes:
-      note: how far it has come, shown with its name; may be changed at any time.
-      share: the part that is done, from 0 to 1, where that is known: a bar on a terminal.
+      live: whether the line is redrawn, on a terminal or in a notebook.
+    """
+
+    def __init__(self, every: float = SECONDS_BETWEEN_LINES) -> None:
+        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+        self._notebook = self._console.is_jupyter
+        terminal = self._console.is_terminal and not self._console.is_dumb_terminal
+        self.live = terminal or self._notebook
+        self._every = every
+        self._spinner = Spinner("dots")
+        self._redrawn: Live | None = None
+        self._display: Any = None  # an IPython.display.DisplayHandle
+        self._updated_at = float("-inf")
+
+    def __enter__(self) -> "ProgressLine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def update(self, text: str, share: float | None = None) -> None:
+        """Show a text and, where the line is redrawn, a bar for the share that is done."""
+        bar = "" if share is None else f"{_bar(share)} "
+        if self.live and not self._notebook:
+            line = Text(bar + text, no_wrap=False, overflow="fold")
+            self._spinner.update(text=line)
+            self._redraw(line if bar else self._spinner)
+            return
+        now = time.monotonic()
+        if now - self._updated_at >= (SECONDS_BETWEEN_UPDATES if self._notebook else self._every):
+            self._updated_at = now
+            if self._notebook:
+                self._show(bar + text)
+            else:
+                say(text)
+
+    def say(self, line: str) -> None:
+        """Print one line above."""
+        if self._redrawn is None:
+            say(line)
+        else:
+            self._console.print(line, soft_wrap=True)
+
+    def close(self, line: str | None = None) -> None:
+        """Remove the line, and leave the given one in its place."""
+        if self._redrawn is not None:
+            self._redrawn.stop()
+            self._redrawn = None
+        if line is not None and self._display is not None:
+            self._show(line)
+        elif line is not None:
+            say(line)
+        self._display = None
+
+    def _redraw(self, content: Text | Spinner) -> None:
+        if self._redrawn is not None:
+            self._redrawn.update(content)
+            return
+        self._redrawn = Live(
+            content,
+            console=self._console,
+            refresh_per_second=1 / SECONDS_BETWEEN_UPDATES,
+            redirect_stdout=False,
+            transient=True,
+        )
+        self._redrawn.start()
+        self._console.show_cursor(True)  # a process that is killed cannot restore it
+
+    def _show(self, line: str) -> None:
+        """Change the display of a notebook; rich would need ipywidgets for that."""
+        from IPython.display import display
+
+        content = {"text/plain": line}
+        if self._display is None:
+            self._display = display(content, raw=True, display_id=True)
+        else:
+            self._display.update(content, raw=True)
+
+
+class Stage:
+    """Work in progress.
+
+    Attributes:
+      note: shown after the name; may be changed at any time.
+      share: the part that is done, from 0 to 1; None while it is unknown.
     """
 
     def __init__(self, name: str) -> None:
@@ -31,40 +131,28 @@ class Stage:
         return f"{self.name}: {self.note}" if self.note else self.name
 
 
-def say(line: str) -> None:
-    """One line on standard error."""
-    print(line, file=sys.stderr, flush=True)
-
-
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[Stage]:
-    """Shows that work goes on: a spinner on a terminal, else a line every few seconds.
-
-    When the block ends, a line says what was done and how long it took.
-    """
+    """Show that a block works and, when it ends, how long it took."""
     current = Stage(name)
     start = time.monotonic()
     done = threading.Event()
-    console = Console(stderr=True)
+    line = ProgressLine(every=0.0)
 
     def watch() -> None:
-        if not console.is_terminal:
-            while not done.wait(SECONDS_BETWEEN_LINES):
-                say(f"  {current}, {time.monotonic() - start:.0f} s so far")
-            return
-        with console.status("") as status:
-            while not done.wait(0.1):
-                bar = "" if current.share is None else f"{_bar(current.share)} "
-                status.update(Text(f"{bar}{current}, {time.monotonic() - start:.0f} s"))
+        while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else SECONDS_BETWEEN_LINES):
+            line.update(f"  {current}, {time.monotonic() - start:.0f} s", current.share)
 
     watcher = threading.Thread(target=watch, name="progress", daemon=True)
     watcher.start()
+    end = None
     try:
         yield current
+        end = f"  {current} ({time.monotonic() - start:.1f} s)"
     finally:
         done.set()
         watcher.join()
-    say(f"  {current} ({time.monotonic() - start:.1f} s)")
+        line.close(end)
 
 
 def _bar(share: float) -> str:

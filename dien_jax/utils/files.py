@@ -1,4 +1,4 @@
-"""JSON files, files that appear whole or not at all, and the user's cache folder"""
+"""JSON files, atomic files, and the user's cache folder."""
 
 import contextlib
 import json
@@ -11,15 +11,15 @@ from dien_jax.errors import UserError
 
 
 def user_cache() -> Path:
-    """Where this user's downloads, simulated data and compiled programs are kept."""
+    """Return the folder for this user's downloads, simulated data and compiled programs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dien_jax"
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-      UserError: when it cannot be read, or holds anything else.
+      UserError: when the file cannot be read or holds anything else.
     """
     try:
         values = json.loads(file.read_bytes().decode("utf-8"))
@@ -31,7 +31,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Writes an object as indented JSON, all of it or nothing.
+    """Write an object as indented JSON, completely or not at all.
 
     Raises:
       OSError: when the file cannot be written. ValueError: for NaN or an infinity.
@@ -42,7 +42,7 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def atomic_path(file: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``file`` when the block ends and vanishes if it raises."""
+    """Yield a path that becomes ``file`` when the block ends, and is deleted if it raises."""
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
     try:
         yield partial
@@ -53,8 +53,22 @@ def atomic_path(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_file(file: Path) -> Iterator[TextIO]:
-    """A text file that replaces ``file`` when the block ends, or vanishes when it raises."""
+    """Yield a text file that replaces ``file`` when the block ends, or is deleted if it raises."""
     with atomic_path(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def check_out(file: Path, *suffixes: str) -> None:
+    """Check the file of ``--out`` before anything is computed for it.
+
+    Raises:
+      UserError: if its name has none of the suffixes, it is a folder, or its folder is missing.
+    """
+    if file.suffix.lower() not in suffixes:
+        raise UserError(f"--out must name a {suffixes[0]} file, got {file}")
+    if file.is_dir():
+        raise UserError(f"--out {file} cannot be written: it is a folder")
+    if not file.parent.is_dir():
+        raise UserError(f"--out {file} cannot be written: there is no folder {file.parent}")

@@ -1,4 +1,4 @@
-"""Pictures as files, and texts that fit into them; matplotlib is imported when one is drawn."""
+"""Figures as PNG files, and texts that fit into them; matplotlib is imported only to draw."""
 
 import contextlib
 import warnings
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from dien_jax.errors import UserError
-from dien_jax.utils.files import atomic_path
+from dien_jax.errors import writing
+from dien_jax.utils.extras import require
+from dien_jax.utils.files import atomic_path, check_out
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,52 +19,35 @@ DOTS_PER_INCH = 110
 
 
 def check_picture(file: Path) -> None:
-    """Refuses a picture that could not be drawn or written, before anything is computed for it.
+    """Check ``--out`` before anything is computed for a figure.
 
     Raises:
-      UserError: saying what has to be another.
+      UserError: when the figure cannot be drawn or written.
     """
-    if file.suffix.lower() != ".png":
-        raise UserError(f"--out must name a .png file, got {file}")
-    if file.is_dir():
-        raise UserError(f"--out {file} cannot be written: it is a folder")
-    if not file.parent.is_dir():
-        raise UserError(f"--out {file} cannot be written: there is no folder {file.parent}")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise UserError("--out needs matplotlib: pip install 'dien_jax[plot]'") from None
+    check_out(file, ".png")
+    require("plot", "--out")
 
 
 def save_picture(figure: "Figure", file: Path) -> None:
-    """Writes a picture, all of it or nothing.
+    """Write a figure to ``--out``, completely or not at all.
 
     Raises:
       UserError: when the file cannot be written.
     """
-    with drawing(), writing(file), atomic_path(file) as partial:
+    with drawing(), writing(file, "--out"), atomic_path(file) as partial:
         figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
 
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Lets matplotlib draw a box for a character that its font lacks, without a word."""
+    """Silence matplotlib's warning about a character that its font lacks; it draws a box."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
-@contextlib.contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """Turns what a block cannot write into a :class:`UserError` that names ``--out``."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--out {file} cannot be written: {error.strerror or error}") from error
-
-
 def shortened(text: str, width: int) -> str:
-    """The text in at most ``width`` columns of a terminal, its middle left out if need be."""
+    """Return the text in at most ``width`` columns of a terminal, cut in the middle."""
     if cell_len(text) <= width:
         return text
     kept = len(text)
@@ -76,6 +60,6 @@ def shortened(text: str, width: int) -> str:
 
 
 def padded(text: str, width: int) -> str:
-    """The text, shortened and filled with blanks to ``width`` columns of a terminal."""
+    """Return the text, shortened and filled with blanks to ``width`` columns of a terminal."""
     text = shortened(text, width)
     return text + " " * (width - cell_len(text))

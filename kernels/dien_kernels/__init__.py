@@ -1,4 +1,8 @@
-"""GRU, AGRU and AUGRU over masked histories, for JAX. Imports jax and nothing else."""
+"""GRU, AGRU and AUGRU over masked histories, for JAX: functions that own no parameters.
+
+``gru``, ``agru`` and ``augru`` compute, ``explain`` tells which implementation they choose.
+Implementations are in ``backends/``. This package imports jax and nothing else.
+"""
 
 from dien_kernels.api import agru, augru, explain, gru
 from dien_kernels.choice import Choice

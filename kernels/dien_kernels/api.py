@@ -3,7 +3,8 @@
 Dimensions: B batch, T steps, D input, H hidden, G gates (3; AGRU has 2).
 """
 
-from typing import Literal, get_args
+import dataclasses
+from typing import Any, Literal, NoReturn, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,9 @@ from jax.sharding import NamedSharding
 
 from dien_kernels import devices, fused, reference
 from dien_kernels.choice import KERNELS, Choice, Implementation, backend, choose, require
-from dien_kernels.contract import Blocks
+from dien_kernels.contract import Blocks, Plan, Shape
 from dien_kernels.launch import shards
-from dien_kernels.reference import Cell, Form, Weights
+from dien_kernels.reference import Cell, Form, Inputs, Weights
 
 Precision = Literal["default", "high", "highest"]
 
@@ -30,7 +31,7 @@ def gru(
     blocks: Blocks | None = None,
     batch_sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """A gated recurrent unit over a masked history.
+    """Run a gated recurrent unit over masked histories.
 
     With sigma the logistic function and o the element-wise product, ``form="paper"`` is::
 
@@ -42,9 +43,14 @@ def gru(
     and ``form="authors"`` has ``c = tanh(x W_c + (r o h) U_c + b_c)`` and
     ``h' = u o h + (1 - u) o c``.
 
-    A step at or past a history's length leaves the state as it was: returned states repeat the
-    last live one, and length 0 returns the initial state. What ``x`` holds there, NaN included,
-    changes neither values nor gradients.
+    A step at or past a history's length leaves the state unchanged: returned states repeat the
+    last live one, and length 0 returns the initial state. The values of ``x`` there, NaN included,
+    change neither values nor gradients.
+
+    >>> weights = Weights(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 4)), jnp.zeros((3, 4)))
+    >>> states, last = gru(jnp.ones((1, 3, 2)), weights, lengths=jnp.array([2]))
+    >>> states.shape, last.shape
+    ((1, 3, 4), (1, 4))
 
     Args:
       x: ``[B, T, D]``, float32 or bfloat16.
@@ -57,11 +63,11 @@ def gru(
         default ``"auto"`` picks one, see :func:`explain`. All but the oracle have reverse-mode
         derivatives only.
       precision: of every matmul, as ``jax.lax.Precision``; ``"highest"`` is true float32.
-      blocks: how a Pallas kernel cuts its work; None lets it choose by shape.
-      batch_sharding: how the batch is split over devices, ``NamedSharding(mesh, P("data"))``
-        say, where it is: XLA does not split a Pallas kernel by itself, and would gather rows.
-        Weight gradients are summed over the devices. Not needed on one device, nor inside
-        ``jax.shard_map``. The oracle needs none.
+      blocks: block sizes of a Pallas kernel; chosen by shape when None.
+      batch_sharding: how the batch is split over devices, such as
+        ``NamedSharding(mesh, P("data"))``: XLA does not split a Pallas kernel by itself, and would
+        gather rows. Weight gradients are summed over the devices. Not needed on one device, inside
+        ``jax.shard_map``, or by the oracle.
 
     Returns:
       States ``[B, T, H]`` and the last one ``[B, H]``, in the dtype of ``x``. State and
@@ -74,22 +80,11 @@ def gru(
 
     Source: Cho et al., EMNLP 2014 (arXiv:1406.1078); Zhou et al., AAAI 2019 (arXiv:1809.03672).
     """
-    return _run(
-        "gru",
-        form,
-        x,
-        None,
-        weights,
-        lengths,
-        initial_state,
-        implementation,
-        precision,
-        blocks,
-        batch_sharding,
-    )
+    inputs = Inputs(x, None, weights, lengths, initial_state)
+    return _run("gru", form, inputs, implementation, precision, blocks, batch_sharding)
 
 
-def agru(
+def agru(  # noqa: D417
     x: jax.Array,
     attention: jax.Array,
     weights: Weights,
@@ -102,49 +97,31 @@ def agru(
     blocks: Blocks | None = None,
     batch_sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """An attention-based GRU: the attention stands in for the update gate.
+    """Run an attention-based GRU, in which attention replaces the update gate.
 
     ``h' = (1 - a) o h + a o c`` in both forms, r and c as in :func:`gru`. ``a = 0`` freezes the
     state, ``a = 1`` overwrites it with the candidate.
+
+    >>> weights = Weights(jnp.ones((2, 2, 4)), jnp.ones((4, 2, 4)), jnp.zeros((2, 4)))
+    >>> attention = jnp.array([[0.2, 0.8, 0.0]])
+    >>> states, last = agru(jnp.ones((1, 3, 2)), attention, weights, lengths=jnp.array([3]))
+    >>> states.shape, last.shape
+    ((1, 3, 4), (1, 4))
 
     Args:
       x: ``[B, T, D]``, float32 or bfloat16.
       attention: ``[B, T]``, in [0, 1].
       weights: see :class:`Weights`, G = 2 (reset, candidate).
-      lengths: integers ``[B]``, live steps of each row, 0 to T.
-      initial_state: ``[B, H]``; zeros when None.
-      form: ``"paper"`` or ``"authors"``.
-      implementation: as in :func:`gru`.
-      precision: as in :func:`gru`.
-      blocks: as in :func:`gru`.
-      batch_sharding: as in :func:`gru`.
 
-    Returns:
-      States ``[B, T, H]`` and the last one ``[B, H]``, as in :func:`gru`.
-
-    Raises:
-      ValueError: for an argument of the wrong shape, dtype or name; it is named.
-      NotImplementedError: where the implementation named cannot run here, and why.
-      TypeError: for a forward-mode derivative of a fused implementation.
+    All other arguments, results and errors are as in :func:`gru`.
 
     Source: Zhou et al., AAAI 2019, eq. 12 (arXiv:1809.03672).
     """
-    return _run(
-        "agru",
-        form,
-        x,
-        attention,
-        weights,
-        lengths,
-        initial_state,
-        implementation,
-        precision,
-        blocks,
-        batch_sharding,
-    )
+    inputs = Inputs(x, attention, weights, lengths, initial_state)
+    return _run("agru", form, inputs, implementation, precision, blocks, batch_sharding)
 
 
-def augru(
+def augru(  # noqa: D417
     x: jax.Array,
     attention: jax.Array,
     weights: Weights,
@@ -157,54 +134,36 @@ def augru(
     blocks: Blocks | None = None,
     batch_sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """A GRU whose update gate is scaled by attention.
+    """Run a GRU whose update gate is scaled by attention.
 
     With r, u and c as in :func:`gru`, ``form="paper"`` is::
 
         u~ = a u,        h' = (1 - u~) o h + u~ o c
 
-    and ``form="authors"``, what the paper's authors' program computes::
+    and ``form="authors"``, which the program of the paper's authors computes, is::
 
         u~ = (1 - a) u,  h' = u~ o h + (1 - u~) o c
 
-    In the paper's form a = 0 freezes the state and a = 1 is an ordinary GRU step; in the
-    authors', a = 0 is an ordinary step and a = 1 overwrites the state with the candidate.
+    In the paper's form a = 0 freezes the state and a = 1 is an ordinary GRU step. In the authors'
+    form a = 0 is an ordinary step and a = 1 overwrites the state with the candidate.
+
+    >>> weights = Weights(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 4)), jnp.zeros((3, 4)))
+    >>> attention = jnp.array([[0.2, 0.8, 0.0]])
+    >>> states, last = augru(jnp.ones((1, 3, 2)), attention, weights, lengths=jnp.array([3]))
+    >>> bool((states[:, 2] == states[:, 1]).all())
+    True
 
     Args:
       x: ``[B, T, D]``, float32 or bfloat16.
       attention: ``[B, T]``, in [0, 1].
       weights: see :class:`Weights`, G = 3.
-      lengths: integers ``[B]``, live steps of each row, 0 to T.
-      initial_state: ``[B, H]``; zeros when None.
-      form: ``"paper"`` or ``"authors"``.
-      implementation: as in :func:`gru`.
-      precision: as in :func:`gru`.
-      blocks: as in :func:`gru`.
-      batch_sharding: as in :func:`gru`.
 
-    Returns:
-      States ``[B, T, H]`` and the last one ``[B, H]``, as in :func:`gru`.
-
-    Raises:
-      ValueError: for an argument of the wrong shape, dtype or name; it is named.
-      NotImplementedError: where the implementation named cannot run here, and why.
-      TypeError: for a forward-mode derivative of a fused implementation.
+    All other arguments, results and errors are as in :func:`gru`.
 
     Source: Zhou et al., AAAI 2019, eq. 13 and 14 (arXiv:1809.03672).
     """
-    return _run(
-        "augru",
-        form,
-        x,
-        attention,
-        weights,
-        lengths,
-        initial_state,
-        implementation,
-        precision,
-        blocks,
-        batch_sharding,
-    )
+    inputs = Inputs(x, attention, weights, lengths, initial_state)
+    return _run("augru", form, inputs, implementation, precision, blocks, batch_sharding)
 
 
 def explain(
@@ -216,11 +175,17 @@ def explain(
     form: Form = "paper",
     precision: Precision = "highest",
 ) -> Choice:
-    """What ``implementation="auto"`` runs on the default device for this shape, and why.
+    """Return what ``implementation="auto"`` runs on the default device for this shape, and why.
 
     On a TPU or GPU a Pallas kernel is taken only after it has agreed with the oracle there, in a
     small check that runs once and is remembered on disk (``$DIEN_KERNELS_CACHE``, else
     ``~/.cache/dien_kernels``).
+
+    >>> import dien_kernels
+    >>> h100 = dien_kernels.Device("gpu", "NVIDIA H100", (9, 0))
+    >>> with dien_kernels.assume(h100):
+    ...     explain("augru", batch=128, steps=100, hidden=36).implementation
+    'xla'
 
     Args:
       cell: ``"gru"``, ``"agru"`` or ``"augru"``.
@@ -233,36 +198,28 @@ def explain(
     Returns:
       The implementation's name and a sentence.
     """
-    return choose(
-        cell, form, rows=batch, steps=steps, hidden=hidden, precision=_precision(precision)
-    )
+    return choose(Plan(cell, form, _precision(precision)), Shape(batch, steps, hidden))
 
 
 def _run(
     cell: Cell,
     form: Form,
-    x: jax.Array,
-    attention: jax.Array | None,
-    weights: Weights,
-    lengths: jax.Array,
-    initial_state: jax.Array | None,
+    inputs: Inputs,
     implementation: Implementation,
     precision: Precision,
     blocks: Blocks | None,
     batch_sharding: NamedSharding | None,
 ) -> tuple[jax.Array, jax.Array]:
-    _check(cell, form, x, attention, weights, lengths, initial_state)
-    if implementation not in get_args(Implementation):
-        _refuse("implementation", f"one of {get_args(Implementation)}", repr(implementation))
-    exact = _precision(precision)
+    """Check arguments, choose an implementation and run it in float32."""
+    _check(cell, form, inputs)
+    _check_name("implementation", implementation, Implementation)
+    plan = Plan(cell, form, _precision(precision))
+    x, attention, weights, lengths, initial_state = inputs
     batch, steps, _ = x.shape
     hidden = weights.recurrent.shape[0]
-    chosen: str = implementation
+    shape = Shape(-(-batch // shards(batch_sharding)), steps, hidden)
     if implementation == "auto":
-        rows = batch if batch_sharding is None else -(-batch // shards(batch_sharding))
-        chosen = choose(
-            cell, form, rows=rows, steps=steps, hidden=hidden, precision=exact, blocks=blocks
-        ).implementation
+        implementation = choose(plan, shape, blocks).implementation
     elif implementation in KERNELS:
         require(implementation)
 
@@ -272,59 +229,53 @@ def _run(
         initial_state = jnp.zeros((batch, hidden), single)
     # The zero is typed: a converter to other formats may take a bare one for a double.
     zero = jnp.zeros((), single)
-    operands = (
+    inputs = Inputs(
         x.astype(single),
         None if attention is None else jnp.where(live, attention.astype(single), zero),
         jax.tree.map(lambda part: part.astype(single), weights),
         lengths,
         initial_state.astype(single),
-        exact,
     )
-    if chosen == "reference":
-        alive = jnp.where(live[..., None], operands[0], 0)
-        states, last = reference.run(cell, form, alive, *operands[1:])
+    if implementation == "reference":
+        inputs = inputs._replace(x=jnp.where(live[..., None], inputs.x, 0))
+        states, last = reference.run(cell, form, inputs, plan.precision)
     else:
+        module = backend(implementation)
+        blocks = blocks if implementation in KERNELS else None
+        plan = dataclasses.replace(
+            fused.with_blocks(plan, module, shape, blocks),
+            interpret=devices.is_interpreted(),
+            sharding=batch_sharding,
+        )
         try:
-            states, last = fused.run(
-                backend(chosen),
-                cell,
-                form,
-                *operands,
-                blocks=blocks if chosen in KERNELS else None,
-                interpret=devices.is_interpreted(),
-                sharding=batch_sharding,
-            )
+            states, last = fused.run(module, plan, inputs)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
             raise TypeError(
-                f"implementation={chosen!r} has reverse-mode derivatives only; use "
+                f"implementation={implementation!r} has reverse-mode derivatives only; use "
                 "implementation='reference' for forward-mode ones"
             ) from error
     return states.astype(x.dtype), last.astype(x.dtype)
 
 
 def _precision(name: Precision) -> jax.lax.Precision:
-    if name not in get_args(Precision):
-        _refuse("precision", f"one of {get_args(Precision)}", repr(name))
+    _check_name("precision", name, Precision)
     return jax.lax.Precision[name.upper()]
 
 
-def _refuse(name: str, expected: str, found: str) -> None:
-    raise ValueError(f"{name}: expected {expected}, got {found}")
+def _check_name(argument: str, name: str, names: Any) -> None:
+    if name not in get_args(names):
+        _refuse(argument, f"one of {get_args(names)}", repr(name))
 
 
-def _check(
-    cell: Cell,
-    form: Form,
-    x: jax.Array,
-    attention: jax.Array | None,
-    weights: Weights,
-    lengths: jax.Array,
-    initial_state: jax.Array | None,
-) -> None:
-    if form not in get_args(Form):
-        _refuse("form", f"one of {get_args(Form)}", repr(form))
+def _refuse(argument: str, expected: str, found: str) -> NoReturn:
+    raise ValueError(f"{argument}: expected {expected}, got {found}")
+
+
+def _check(cell: Cell, form: Form, inputs: Inputs) -> None:
+    x, attention, weights, lengths, initial_state = inputs
+    _check_name("form", form, Form)
     if x.ndim != 3 or x.shape[1] < 1:
         _refuse("x", "shape [B, T, D] with T >= 1", str(x.shape))
     if x.dtype not in (jnp.float32, jnp.bfloat16):

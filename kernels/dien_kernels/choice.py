@@ -1,70 +1,66 @@
-"""The table of implementations: which can run where, and which one ``"auto"`` takes.
+"""The table of implementations: where each can run, and which one ``"auto"`` takes.
 
-To add one, write a file that exports ``BACKEND`` (see :mod:`dien_kernels.contract`) and give it
-a line in ``KERNELS``. To remove one, delete both.
+To add a kernel, write a file in ``backends/`` that exports ``BACKEND`` (see
+:mod:`dien_kernels.contract`), and add its name to ``Implementation`` and to ``KERNELS`` here.
 """
 
-import dataclasses
 import importlib
 import warnings
 from collections.abc import Callable
-from typing import Literal
-
-import jax
+from typing import Literal, NamedTuple
 
 from dien_kernels import agreement, devices, fused
-from dien_kernels.contract import Backend, Blocks
+from dien_kernels.contract import Backend, Blocks, Plan, Shape
 from dien_kernels.devices import Device
-from dien_kernels.reference import Cell, Form
 
 Implementation = Literal["auto", "reference", "xla", "mosaic_tpu", "mosaic_gpu", "triton"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kernel:
-    """A Pallas kernel: what it needs, in words and as a test of a device."""
+class Kernel(NamedTuple):
+    """Requirements of a Pallas kernel, in words and as a test of a device."""
 
     needs: str
     fits: Callable[[Device], bool]
 
 
 # In the order in which "auto" tries them.
-KERNELS: dict[str, _Kernel] = {
-    "mosaic_tpu": _Kernel("a TPU", lambda device: device.platform == "tpu"),
-    "mosaic_gpu": _Kernel(
+KERNELS: dict[Implementation, Kernel] = {
+    "mosaic_tpu": Kernel("a TPU", lambda device: device.platform == "tpu"),
+    "mosaic_gpu": Kernel(
         "an NVIDIA GPU of the Hopper generation (compute capability 9)",
         lambda device: device.capability is not None and device.capability[0] == 9,
     ),
-    "triton": _Kernel(
+    "triton": Kernel(
         "an NVIDIA GPU of the Ampere generation or newer (compute capability 8 or more)",
         lambda device: device.capability is not None and device.capability[0] >= 8,
     ),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """What a call runs.
+class Choice(NamedTuple):
+    """The implementation that a call runs, see :func:`dien_kernels.explain`.
+
+    >>> import dien_kernels
+    >>> choice = dien_kernels.explain("gru", batch=128, steps=100, hidden=36)
+    >>> isinstance(choice, Choice)
+    True
 
     Attributes:
       implementation: never ``"auto"``.
-      reason: why this one, in a sentence.
+      reason: a sentence.
     """
 
-    implementation: str
+    implementation: Implementation
     reason: str
 
 
-def backend(name: str) -> Backend:
-    """The implementation's two launches and their limits."""
-    module = importlib.import_module(f"dien_kernels.backends.{name}")
-    found = module.BACKEND
-    assert isinstance(found, Backend)
-    return found
+def backend(name: Implementation) -> Backend:
+    """Import a fused implementation."""
+    return importlib.import_module(f"dien_kernels.backends.{name}").BACKEND
 
 
-def require(name: str) -> None:
-    """Raises ``NotImplementedError`` where the kernel cannot run on the current device."""
+def require(name: Implementation) -> None:
+    """Raise ``NotImplementedError`` where the kernel cannot run on the current device."""
     kernel, device = KERNELS[name], devices.current()
     if not kernel.fits(device) and not devices.is_interpreted():
         raise NotImplementedError(
@@ -73,29 +69,11 @@ def require(name: str) -> None:
         )
 
 
-def choose(
-    cell: Cell,
-    form: Form,
-    *,
-    rows: int,
-    steps: int,
-    hidden: int,
-    precision: jax.lax.Precision,
-    blocks: Blocks | None = None,
-) -> Choice:
-    """What ``implementation="auto"`` runs for this shape on the current device.
+def choose(plan: Plan, shape: Shape, blocks: Blocks | None = None) -> Choice:
+    """Return what ``implementation="auto"`` runs on the current device, and why.
 
-    A Pallas kernel is taken only where it has agreed with the oracle, see
-    :mod:`dien_kernels.agreement`; where it did not, this warns, once.
-
-    Args:
-      cell: ``"gru"``, ``"agru"`` or ``"augru"``.
-      form: ``"paper"`` or ``"authors"``.
-      rows: of the batch, on one device.
-      steps: T.
-      hidden: H.
-      precision: of the recurrent matmuls.
-      blocks: as the caller gives them, or None.
+    A Pallas kernel is taken only where it agrees with the oracle, see
+    :mod:`dien_kernels.agreement`. Where it does not, this warns once.
     """
     device = devices.current()
     reasons = []
@@ -103,32 +81,21 @@ def choose(
         if not kernel.fits(device):
             continue
         kernel_backend = backend(name)
-        obstacle = None
         try:
-            fused.make_plan(
-                kernel_backend,
-                cell,
-                form,
-                precision,
-                rows=rows,
-                steps=steps,
-                hidden=hidden,
-                blocks=blocks,
-            )
+            fused.with_blocks(plan, kernel_backend, shape, blocks)
         except (ValueError, NotImplementedError) as error:
-            obstacle = str(error)
-        if obstacle is None and not device.attached:
-            obstacle = "it has not been run on a device that is not here"
-        if obstacle is None:
-            outcome = agreement.outcome(kernel_backend, cell, form, precision, device)
-            if outcome.agrees:
-                return Choice(name, f"it agrees with the oracle on this {device.kind}")
-            obstacle = outcome.describe()
-            _warn_once(f"dien_kernels runs {cell} by XLA instead of {name}: {obstacle}")
+            reasons.append(f"{name}: {error}")
+            continue
+        if not device.attached:
+            reasons.append(f"{name}: it has not been run on a device that is not attached")
+            continue
+        outcome = agreement.outcome(kernel_backend, plan, device)
+        if outcome.agrees:
+            return Choice(name, f"it agrees with the oracle on this {device.kind}")
+        obstacle = outcome.describe()
+        _warn_once(f"dien_kernels runs {plan.cell} by XLA instead of {name}: {obstacle}")
         reasons.append(f"{name}: {obstacle}")
-    if not reasons:
-        reasons = [f"no kernel is written for this {device.platform}"]
-    return Choice("xla", "; ".join(reasons))
+    return Choice("xla", "; ".join(reasons) or f"there is no kernel for this {device.platform}")
 
 
 _warned: set[str] = set()

@@ -1,11 +1,11 @@
-"""What a fused implementation is given and what it gives back.
+"""The interface of a fused implementation: what a backend reads, computes and returns.
 
-A backend supplies two launches: one forward through time that keeps
-the states and what the gates were, one backward that turns the gradients of the states into those
-of the gates. Everything else is matmuls over all steps at once, outside: the input projections
-before, each weight gradient after.
+A backend supplies two launches. The forward launch goes through time and keeps the states and the
+gates. The backward launch turns gradients of the states into gradients of the gates. The rest is
+matmuls over all steps at once, outside of the launches: the input projections before, each weight
+gradient after.
 
-Every cell is one formula with two coefficients a step and row,
+Every cell is one formula with two coefficients for each step and row,
 
     z = offset + slope * u,    h' = h + z * (c - h)
 
@@ -17,8 +17,8 @@ Every cell is one formula with two coefficients a step and row,
     | AUGRU | paper   | 0      | a        |
     | AUGRU | authors | 1      | -(1 - a) |
 
-and both are 0 at a dead step, which keeps the state as it was, to the bit. With ``before`` the
-state a step starts from, and ``dh`` the gradient of the state it ends in, one step backward is
+Both are 0 at a dead step, which leaves the state unchanged to the bit. With ``before`` the state
+at the start of a step and ``dh`` the gradient of the state at its end, one step backward is
 
     d_candidate = dh * z * (1 - c * c)                    before tanh
     d_update    = dh * (c - before) * slope * u * (1 - u) before its sigmoid
@@ -30,7 +30,7 @@ state a step starts from, and ``dh`` the gradient of the state it ends in, one s
     d_slope     = sum over H of dh * (c - before) * u
 
 Dimensions: B batch (rows), T steps, D input, H hidden. A backend chooses the order of the three
-dimensions of its arrays, ``"tbh"`` or ``"thb"``; it is called layout below.
+dimensions of its arrays, ``"tbh"`` or ``"thb"``, which is called the layout.
 """
 
 import dataclasses
@@ -40,12 +40,20 @@ from typing import Any, Literal, NamedTuple
 import jax
 from jax.sharding import NamedSharding
 
-from dien_kernels.reference import Form
+from dien_kernels.reference import Cell, Form
 
 Layout = Literal["tbh", "thb"]
 
 Leaf = Any
-"""An array, or None; within a kernel its reference, around one its block or shape."""
+"""An array or None; a reference to one within a kernel, its block or shape around a kernel."""
+
+
+class Shape(NamedTuple):
+    """Sizes by which an implementation is chosen: rows of one device, T and H."""
+
+    rows: int
+    steps: int
+    hidden: int
 
 
 class Gates(NamedTuple):
@@ -57,32 +65,22 @@ class Gates(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """What a launch reads, float32 but for the lengths.
+    """Arrays that a launch reads, float32 but for the lengths."""
 
-    Attributes:
-      inputs: projected inputs with their biases, layout.
-      offset: ``[T, B]``.
-      slope: ``[T, B]``; zeros for AGRU.
-      lengths: int32 ``[B]``, live steps: a block of rows may stop at its longest.
-      recurrent: ``[H, H]`` each, rows are the state's.
-      bias: ``[H]``, added to the candidate's product in the paper's form.
-      initial: ``[B, H]`` or ``[H, B]``, as in the layout.
-    """
-
-    inputs: Gates
-    offset: Leaf
-    slope: Leaf
-    lengths: Leaf
-    recurrent: Gates
-    bias: Leaf
-    initial: Leaf
+    inputs: Gates  # projected inputs with their biases, in the layout
+    offset: Leaf  # [T, B]
+    slope: Leaf  # [T, B]; zeros for AGRU
+    lengths: Leaf  # int32 [B], live steps: a block of rows may stop at its longest history
+    recurrent: Gates  # [H, H] each, a row for each entry of the state
+    bias: Leaf  # [H], added to the candidate's product in the paper's form
+    initial: Leaf  # [B, H] or [H, B], as in the layout
 
 
 class Kept(NamedTuple):
-    """What the forward launch keeps for the backward one, in the layout.
+    """Arrays that the forward launch keeps for the backward one, in the layout.
 
-    ``product`` is ``before U_c + bias`` in the paper's form and None in the authors'. At a dead
-    step any finite value will do.
+    ``product`` is ``before U_c + bias`` in the paper's form and None in the authors'. Dead steps
+    may hold any finite value.
     """
 
     reset: Leaf
@@ -92,7 +90,7 @@ class Kept(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What the backward launch gives: of the projected inputs, coefficients and initial state."""
+    """Results of the backward launch, for the operands of the same names."""
 
     inputs: Gates
     offset: Leaf
@@ -102,12 +100,15 @@ class Gradients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How a kernel cuts its work.
+    """Block sizes of a Pallas kernel.
+
+    >>> Blocks(rows=128, steps=8)
+    Blocks(rows=128, steps=8, warps=4)
 
     Attributes:
       rows: rows of the batch that one block carries through time.
       steps: steps whose inputs one block holds at once, where a kernel works in chunks of time.
-      warps: warps of 32 threads a block, on GPUs.
+      warps: warps of 32 threads in a block, on GPUs.
     """
 
     rows: int
@@ -117,28 +118,32 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The fixed part of one call, by which it is compiled.
+    """The static part of a call, for which it is compiled."""
 
-    Attributes:
-      form: where the reset gate multiplies, before or after its matmul.
-      has_update: False for AGRU.
-      precision: of the recurrent matmuls.
-      blocks: how the kernel cuts its work; None where the backend has no blocks.
-      interpret: True runs the kernel's own program in the interpreter, on any device.
-      sharding: how rows are split over devices, or None.
-    """
+    cell: Cell
+    form: Form  # the reset gate multiplies after its matmul ("paper") or before it ("authors")
+    precision: jax.lax.Precision  # of the recurrent matmuls
+    blocks: Blocks | None = None  # None where the backend has no blocks
+    interpret: bool = False  # run the kernel's own program in the interpreter, on any device
+    sharding: NamedSharding | None = None  # how rows are split over devices
 
-    form: Form
-    has_update: bool
-    precision: jax.lax.Precision
-    blocks: Blocks | None = None
-    interpret: bool = False
-    sharding: NamedSharding | None = None
+    @property
+    def has_update(self) -> bool:
+        """False for AGRU."""
+        return self.cell != "agru"
+
+    def gates(self, value: Leaf) -> Gates:
+        """Return ``value`` for each gate that the cell has."""
+        return Gates(value, value if self.has_update else None, value)
+
+    def kept(self, value: Leaf) -> Kept:
+        """Return ``value`` for each array that a forward launch keeps."""
+        return Kept(*self.gates(value), value if self.form == "paper" else None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """What a fused implementation supplies.
+    """A fused implementation.
 
     Attributes:
       name: as in ``implementation=``.
@@ -146,10 +151,10 @@ class Backend:
       forward: ``(plan, operands, keep) -> (states, Kept or None)``, states in the layout; a dead
         step repeats the last live state.
       backward: ``(plan, operands, states, kept, d_states) -> Gradients``.
-      padded_hidden: the hidden size that the kernel runs at, for a given one. Padding is zeros
+      padded_hidden: the hidden size at which the kernel runs, for a given one. Padding is zeros
         everywhere, and a padded column of the state stays 0.
       blocks: ``(plan, rows, steps, hidden) -> Blocks``, a choice for this shape, with
-        ``plan.blocks`` None; ``hidden`` is padded already. None where there are no blocks.
+        ``plan.blocks`` None and ``hidden`` padded. None where there are no blocks.
       check: ``(plan, blocks, rows, steps, hidden)`` raises ``ValueError`` where these blocks
         cannot run, and ``NotImplementedError`` where the plan cannot.
     """

@@ -1,4 +1,4 @@
-"""Which device programs are made for: the default one, one that is not there, or none at all."""
+"""The device that programs are made for: the default one, an absent one, or the interpreter."""
 
 import contextlib
 import contextvars
@@ -10,13 +10,16 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What the choice of an implementation depends on.
+    """Properties of a device by which an implementation is chosen.
+
+    >>> Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0)).capability
+    (9, 0)
 
     Attributes:
       platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``.
-      kind: the maker's name of it, as ``jax.Device.device_kind``.
-      capability: CUDA compute capability of an NVIDIA GPU, ``(9, 0)`` say; None elsewhere.
-      attached: False where programs are only compiled for it.
+      kind: the maker's name, as ``jax.Device.device_kind``.
+      capability: CUDA compute capability of an NVIDIA GPU such as ``(9, 0)``; None elsewhere.
+      attached: False where programs are only compiled for the device.
     """
 
     platform: str
@@ -30,7 +33,7 @@ _interpreted: contextvars.ContextVar[bool] = contextvars.ContextVar("interpreted
 
 
 def current() -> Device:
-    """The device that a call would run on: the assumed one, or JAX's default."""
+    """Return the assumed device, or JAX's default."""
     assumed = _assumed.get()
     if assumed is not None:
         return assumed
@@ -47,10 +50,15 @@ def current() -> Device:
 
 @contextlib.contextmanager
 def assume(device: Device) -> Iterator[None]:
-    """Within the context, calls are made for a device that need not be there.
+    """Make calls within the context for a device that need not be attached.
 
-    For compiling ahead of time. A function that ``jax.jit`` has traced already keeps what it was
-    traced for: trace a fresh one.
+    For compiling ahead of time. A function that ``jax.jit`` has traced before keeps the device of
+    that trace: trace a fresh one.
+
+    >>> import dien_kernels
+    >>> with assume(Device("tpu", "TPU v5 lite")):
+    ...     dien_kernels.explain("augru", batch=128, steps=100, hidden=36).reason
+    'mosaic_tpu: it has not been run on a device that is not attached'
     """
     token = _assumed.set(dataclasses.replace(device, attached=False))
     try:
@@ -61,10 +69,19 @@ def assume(device: Device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """Within the context, kernels that are named run in Pallas's interpreter, on any device.
+    """Run named kernels within the context in Pallas's interpreter, on any device.
 
-    Slow; for tests and for looking into a kernel. A function that ``jax.jit`` has traced already
-    keeps what it was traced for: trace a fresh one.
+    Slow; for tests and for debugging a kernel. A function that ``jax.jit`` has traced before keeps
+    its kernel: trace a fresh one.
+
+    >>> import jax.numpy as jnp
+    >>> from dien_kernels import Weights, gru
+    >>> weights = Weights(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 4)), jnp.zeros((3, 4)))
+    >>> x, lengths = jnp.ones((1, 3, 2)), jnp.array([2])
+    >>> with interpreted():
+    ...     states, last = gru(x, weights, lengths=lengths, implementation="mosaic_tpu")
+    >>> last.shape
+    (1, 4)
     """
     token = _interpreted.set(True)
     try:
@@ -74,5 +91,5 @@ def interpreted() -> Iterator[None]:
 
 
 def is_interpreted() -> bool:
-    """Whether :func:`interpreted` is in force."""
+    """Return True within :func:`interpreted`."""
     return _interpreted.get()

@@ -1,10 +1,10 @@
-"""What every fused implementation shares: projections, padding of H, and the derivative.
+"""Parts that all fused implementations share: projections, padding of H, and the derivative.
 
 Autodiff of a scan keeps or recomputes every intermediate of every step and adds up the weight
-gradients step by step. Here only what is sequential goes to a backend's launches (see
-:mod:`dien_kernels.contract`); the rest is matmuls over all steps at once: the input projections
-before, each weight gradient after. A backend without blocks of rows has all of that done in chunks
-of time instead, see :mod:`dien_kernels.chunks`.
+gradients step by step. Here only the sequential part goes to a backend's launches (see
+:mod:`dien_kernels.contract`). The rest is matmuls over all steps at once: the input projections
+before, each weight gradient after. A backend without blocks of rows does all of that in chunks of
+time, see :mod:`dien_kernels.chunks`.
 
 Dimensions: B batch (rows), T steps, D input, H hidden.
 """
@@ -14,60 +14,48 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
 from dien_kernels import chunks
-from dien_kernels.contract import Backend, Blocks, Gradients, Kept, Layout, Operands, Plan
-from dien_kernels.launch import launch, no_gradient, padded, shards
+from dien_kernels.contract import Backend, Blocks, Kept, Layout, Operands, Plan, Shape
+from dien_kernels.launch import launch, no_gradient, padded
 from dien_kernels.matmuls import by_gate, project, recurrent_gradients
-from dien_kernels.reference import Cell, Form, Weights
+from dien_kernels.reference import Inputs, Weights
 
 
-def run(
-    backend: Backend,
-    cell: Cell,
-    form: Form,
-    x: jax.Array,
-    attention: jax.Array | None,
-    weights: Weights,
-    lengths: jax.Array,
-    initial_state: jax.Array,
-    precision: jax.lax.Precision,
-    *,
-    blocks: Blocks | None = None,
-    interpret: bool = False,
-    sharding: NamedSharding | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """All states and the last one; the same contract as :func:`dien_kernels.reference.run`."""
-    batch, steps, _ = x.shape
-    hidden = initial_state.shape[1]
-    plan = make_plan(
-        backend,
-        cell,
-        form,
-        precision,
-        rows=batch if sharding is None else -(-batch // shards(sharding)),
-        steps=steps,
-        hidden=hidden,
-        blocks=blocks,
-    )
-    plan = dataclasses.replace(plan, interpret=interpret, sharding=sharding)
+def with_blocks(plan: Plan, backend: Backend, shape: Shape, blocks: Blocks | None = None) -> Plan:
+    """Return the plan with blocks: the given ones, or the backend's choice for this shape.
 
-    live = jnp.arange(steps, dtype=lengths.dtype)[:, None] < lengths[None, :]
+    Raises:
+      ValueError: for blocks that cannot run.
+      NotImplementedError: for a shape or precision that the backend does not support.
+    """
+    wide = backend.padded_hidden(shape.hidden)
+    blocks = blocks or backend.blocks(plan, shape.rows, shape.steps, wide)
+    if blocks is None:
+        return plan
+    backend.check(plan, blocks, shape.rows, shape.steps, wide)
+    return dataclasses.replace(plan, blocks=blocks)
+
+
+def run(backend: Backend, plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
+    """Return all states and the last one, as :func:`dien_kernels.reference.run` does."""
+    x, attention, weights, lengths, initial = inputs
+    hidden = initial.shape[1]
+    live = jnp.arange(x.shape[1], dtype=lengths.dtype)[:, None] < lengths[None, :]
     one = live.astype(x.dtype)
     a = one if attention is None else attention.T * one
-    if cell == "agru":
+    if plan.cell == "agru":
         offset, slope = a, jnp.zeros_like(one)
-    elif form == "paper":
+    elif plan.form == "paper":
         offset, slope = jnp.zeros_like(one), a
     else:
-        offset, slope = one, -(one if cell == "gru" else one - a)
+        offset, slope = one, -(one if plan.cell == "gru" else one - a)
 
     lengths = lengths.astype(jnp.int32)
     if weights.recurrent_bias is None:
         weights = weights._replace(recurrent_bias=jnp.zeros(hidden, x.dtype))
     if plan.blocks is None:
-        histories = chunks.Histories(x, offset, slope, lengths, weights, initial_state)
+        histories = chunks.Histories(x, offset, slope, lengths, weights, initial)
         return chunks.run(backend, plan, histories)
 
     x = jnp.where(live.T[..., None], x, 0)
@@ -80,7 +68,7 @@ def run(
         lengths,
         by_gate(plan, wider.recurrent.swapaxes(0, 1)),
         wider.recurrent_bias,
-        _ordered(backend.layout, padded(initial_state, {1: wide})),
+        _ordered(backend.layout, padded(initial, {1: wide})),
     )
     states = _recurrence(backend, plan, operands)
     last = states[-1]
@@ -89,34 +77,8 @@ def run(
     return states.swapaxes(0, 1)[..., :hidden], last[:, :hidden]
 
 
-def make_plan(
-    backend: Backend,
-    cell: Cell,
-    form: Form,
-    precision: jax.lax.Precision,
-    *,
-    rows: int,
-    steps: int,
-    hidden: int,
-    blocks: Blocks | None = None,
-) -> Plan:
-    """How the backend runs this shape, ``rows`` being those of one device.
-
-    Raises:
-      ValueError: for blocks that cannot run.
-      NotImplementedError: for a shape or precision that the backend is not written for.
-    """
-    plan = Plan(form, cell != "agru", precision)
-    wide = backend.padded_hidden(hidden)
-    blocks = blocks or backend.blocks(plan, rows, steps, wide)
-    if blocks is None:
-        return plan
-    backend.check(plan, blocks, rows, steps, wide)
-    return dataclasses.replace(plan, blocks=blocks)
-
-
 def _wider(weights: Weights, wide: int) -> Weights:
-    """Weights with zeros up to the kernel's hidden size."""
+    """Pad weights with zeros up to the kernel's hidden size."""
     assert weights.recurrent_bias is not None
     return Weights(
         padded(weights.input, {2: wide}),
@@ -127,13 +89,13 @@ def _wider(weights: Weights, wide: int) -> Weights:
 
 
 def _ordered(layout: Layout, rows: jax.Array) -> jax.Array:
-    """``[B, H]`` as the layout has it."""
+    """Bring ``[B, H]`` into the layout's order."""
     return rows.T if layout == "thb" else rows
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _recurrence(backend: Backend, plan: Plan, operands: Operands) -> jax.Array:
-    """States of all steps, in the backend's layout."""
+    """Return the states of all steps, in the backend's layout."""
     return launch(backend, plan, "forward")(operands)
 
 
@@ -148,21 +110,11 @@ def _recurrence_backward(
     backend: Backend, plan: Plan, saved: tuple[Operands, jax.Array, Kept], d_states: jax.Array
 ) -> tuple[Operands]:
     operands, states, kept = saved
-    gradients: Gradients = launch(backend, plan, "backward")(operands, states, kept, d_states)
+    d_inputs, d_offset, d_slope, d_initial = launch(backend, plan, "backward")(*saved, d_states)
     before = jnp.concatenate([operands.initial[None], states[:-1]])
-    d_inputs = gradients.inputs
     d_recurrent, d_bias = recurrent_gradients(backend.layout, plan, before, kept, d_inputs)
-    return (
-        Operands(
-            d_inputs,
-            gradients.offset,
-            gradients.slope,
-            no_gradient(operands.lengths),
-            d_recurrent,
-            d_bias,
-            gradients.initial,
-        ),
-    )
+    d_lengths = no_gradient(operands.lengths)
+    return (Operands(d_inputs, d_offset, d_slope, d_lengths, d_recurrent, d_bias, d_initial),)
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)

@@ -1,9 +1,13 @@
-"""A backend's launch on rows of any number, split over devices, and under vmap.
+"""A backend's launch on any number of rows, split over devices, and under vmap.
 
-Kernels see whole blocks of rows that lie on one device. What makes them so is here.
+Kernels see whole blocks of rows that lie on one device. This module brings rows into that form.
+
+Row axes of arguments and results are given as prefixes of their trees: the axis that vmap folds
+rows into and along which devices split them. -1 stands for arrays without rows.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,67 +15,49 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dien_kernels.contract import Backend, Gates, Gradients, Kept, Layout, Operands, Plan
+from dien_kernels.contract import Backend, Gradients, Operands, Plan
 
-# Where rows are in each kind of array, as trees of axes: what vmap folds into and devices split.
-# -1 is an array without rows. They have the types of the arrays' trees, hence Any.
-
-
-def _wide(layout: Layout, kind: Any) -> Any:
-    """The row axis of a tuple of arrays in the layout."""
-    return kind(*[layout.index("b")] * len(kind._fields))
+Pass = Literal["forward", "keep", "backward"]
+"""The forward launch without and with kept gates, and the backward launch."""
 
 
-def _of_operands(layout: Layout) -> Any:
-    kind: Any = Operands
-    return kind(
-        inputs=_wide(layout, Gates),
-        offset=1,
-        slope=1,
-        lengths=0,
-        recurrent=-1,
-        bias=-1,
-        initial=layout.index("b") - 1,
+def launch(backend: Backend, plan: Plan, kind: Pass) -> Callable[..., Any]:
+    """Return one launch of the backend for any rows, shardings and vmap."""
+    rows: Any = backend.layout.index("b")
+    operands = Operands(
+        rows, offset=1, slope=1, lengths=0, recurrent=_NO_ROWS, bias=_NO_ROWS, initial=rows - 1
     )
-
-
-def launch(
-    backend: Backend, plan: Plan, what: Literal["forward", "keep", "backward"]
-) -> Callable[..., Any]:
-    """One launch of the backend, on padded rows, on each device's own rows, and under vmap."""
-    layout = backend.layout
-    rows, operands = layout.index("b"), _of_operands(layout)
-    if what == "backward":
-        arguments: tuple = (operands, rows, _wide(layout, Kept), rows)
-        kind: Any = Gradients
-        results = kind(_wide(layout, Gates), offset=1, slope=1, initial=rows - 1)
-
-        def call(*parts: Any) -> Any:
-            return backend.backward(plan, *parts)
+    if kind == "backward":
+        arguments: tuple = (operands, rows, rows, rows)
+        results: Any = Gradients(rows, offset=1, slope=1, initial=rows - 1)
     else:
         arguments = (operands,)
-        results = rows if what == "forward" else (rows, _wide(layout, Kept))
+        results = rows if kind == "forward" else (rows, rows)
 
-        def call(*parts: Any) -> Any:
-            states, kept = backend.forward(plan, *parts, what == "keep")
-            return states if what == "forward" else (states, kept)
+    def call(*parts: Any) -> Any:
+        if kind == "backward":
+            return backend.backward(plan, *parts)
+        states, kept = backend.forward(plan, *parts, kind == "keep")
+        return states if kind == "forward" else (states, kept)
 
     whole = _whole_blocks(plan, call, arguments, results)
     return _mappable(sharded(plan, whole, arguments, results), arguments, results)
 
 
-def _zipped(function: Callable, axes: Any, arrays: Any) -> Any:
-    """Maps ``function(axis, array)`` over arrays, None staying None; one axis may do for many."""
-    if isinstance(axes, int):
-        return jax.tree.map(lambda array: function(axes, array), arrays)
-    if arrays is None:
-        return None
-    made = [_zipped(function, axis, array) for axis, array in zip(axes, arrays, strict=True)]
-    return tuple(made) if type(axes) is tuple else type(axes)(*made)
+_NO_ROWS: Any = -1
+
+
+def _map(function: Callable, axes: Any, *trees: Any) -> Any:
+    """Map ``function(axis, *leaves)`` over trees of which ``axes`` is a prefix; None stays None."""
+
+    def inner(axis: int, *parts: Any) -> Any:
+        return jax.tree.map(functools.partial(function, axis), *parts)
+
+    return jax.tree.map(inner, axes, *trees)
 
 
 def _whole_blocks(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
-    """``call`` with rows padded up to whole blocks, by rows of length 0."""
+    """Return ``call`` with rows padded to whole blocks by rows of length 0."""
     assert plan.blocks is not None
     block = plan.blocks.rows
 
@@ -80,50 +66,50 @@ def _whole_blocks(plan: Plan, call: Callable, arguments: tuple, results: Any) ->
         whole = -(-rows // block) * block
         if whole == rows:
             return call(*parts)
-        parts = _zipped(
-            lambda axis, array: array if axis < 0 else padded(array, {axis: whole}),
-            arguments,
-            parts,
-        )
-        return _zipped(
-            lambda axis, array: jax.lax.slice_in_dim(array, 0, rows, axis=axis),
-            results,
-            call(*parts),
-        )
+
+        def pad(axis: int, array: jax.Array) -> jax.Array:
+            return array if axis < 0 else padded(array, {axis: whole})
+
+        def unpad(axis: int, array: jax.Array) -> jax.Array:
+            return jax.lax.slice_in_dim(array, 0, rows, axis=axis)
+
+        return _map(unpad, results, call(*_map(pad, arguments, parts)))
 
     return filled
 
 
-def shards(sharding: NamedSharding) -> int:
-    """Into how many parts rows are split."""
-    axes = sharding.spec[0] if len(sharding.spec) else None
-    names = () if axes is None else (axes if isinstance(axes, tuple) else (axes,))
-    return int(functools.reduce(lambda size, name: size * sharding.mesh.shape[name], names, 1))
+def shards(sharding: NamedSharding | None) -> int:
+    """Return the number of parts into which rows are split."""
+    axes = sharding.spec[0] if sharding is not None and len(sharding.spec) else None
+    if sharding is None or axes is None:
+        return 1
+    return math.prod(
+        sharding.mesh.shape[name] for name in (axes if type(axes) is tuple else (axes,))
+    )
 
 
 def sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
-    """``call`` on each device's own rows: XLA does not split a kernel by itself.
+    """Return ``call`` on each device's own rows: XLA does not split a kernel by itself.
 
-    Results without rows are sums over rows, here over those of all devices.
+    Results without rows are sums over rows, here over the rows of all devices.
     """
     sharding = plan.sharding
     if sharding is None:
         return call
     rows = sharding.spec[0] if len(sharding.spec) else None
 
-    def spec(axis: int, _: Any = None) -> PartitionSpec:
+    def spec(axis: int, _: Any) -> PartitionSpec:
         return PartitionSpec() if axis < 0 else PartitionSpec(*[None] * axis, rows)
 
     def total(axis: int, array: jax.Array) -> jax.Array:
         return jax.lax.psum(array, rows) if axis < 0 and rows is not None else array
 
     def split(*parts: Any) -> Any:
-        shapes = jax.eval_shape(call, *parts)
         return jax.shard_map(
-            lambda *own: _zipped(total, results, call(*own)),
+            lambda *own: _map(total, results, call(*own)),
             mesh=sharding.mesh,
-            in_specs=_zipped(spec, arguments, parts),
-            out_specs=_zipped(spec, results, shapes),
+            in_specs=_map(spec, arguments, parts),
+            out_specs=_map(spec, results, jax.eval_shape(call, *parts)),
             check_vma=False,
         )(*parts)
 
@@ -131,66 +117,43 @@ def sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Calla
 
 
 def _mappable(call: Callable, arguments: tuple, results: Any) -> Callable:
-    """``call`` under vmap: the mapped axis becomes more rows, unless weights are mapped too."""
+    """Return ``call`` under vmap: the mapped axis becomes more rows, unless weights are mapped."""
     mapped = jax.custom_batching.custom_vmap(call)
 
     def rule(size: int, batched: Any, *parts: Any) -> tuple[Any, Any]:
-        batched = tuple(batched)
-        shared = [
-            axis < 0 and is_batched
-            for axis, is_batched in zip(
-                jax.tree.leaves(_zipped(lambda axis, _: axis, arguments, parts)),
-                jax.tree.leaves(batched),
-                strict=True,
-            )
-        ]
-        if any(shared):
-            whole = _zipped_three(
-                lambda axis, array, is_batched: (
-                    array if is_batched else jnp.broadcast_to(array[None], (size, *array.shape))
-                ),
-                arguments,
-                parts,
-                batched,
-            )
-            out = jax.lax.map(lambda one: mapped(*one), whole)
-            return out, jax.tree.map(lambda _: True, out)
+        def repeated(axis: int, array: jax.Array, is_batched: bool) -> jax.Array:
+            return array if is_batched else jnp.broadcast_to(array[None], (size, *array.shape))
 
         def fold(axis: int, array: jax.Array, is_batched: bool) -> jax.Array:
             if axis < 0:
                 return array
-            if not is_batched:
-                array = jnp.broadcast_to(array[None], (size, *array.shape))
-            moved = jnp.moveaxis(array, 0, axis)
-            return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])
+            array = jnp.moveaxis(repeated(axis, array, is_batched), 0, axis)
+            return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
 
         def unfold(axis: int, array: jax.Array) -> jax.Array:
             apart = array.reshape(*array.shape[:axis], size, -1, *array.shape[axis + 1 :])
             return jnp.moveaxis(apart, axis, 0)
 
-        out = _zipped(unfold, results, mapped(*_zipped_three(fold, arguments, parts, batched)))
+        flags = tuple(batched)
+        mapped_weights = _map(lambda axis, flag: axis < 0 and flag, arguments, flags)
+        if any(jax.tree.leaves(mapped_weights)):
+            out = jax.lax.map(
+                lambda example: mapped(*example), _map(repeated, arguments, parts, flags)
+            )
+        else:
+            out = _map(unfold, results, mapped(*_map(fold, arguments, parts, flags)))
         return out, jax.tree.map(lambda _: True, out)
 
     mapped.def_vmap(rule)
     return mapped
 
 
-def _zipped_three(function: Callable, axes: Any, arrays: Any, flags: Any) -> Any:
-    pairs = jax.tree.map(lambda array, flag: _Pair(array, flag), arrays, flags)
-    return _zipped(lambda axis, pair: function(axis, *pair.both), axes, pairs)
-
-
-class _Pair:
-    def __init__(self, *both: Any) -> None:
-        self.both = both
-
-
 def no_gradient(integers: jax.Array) -> Any:
-    """What stands for the gradient of integers."""
+    """Return the placeholder for the gradient of integers."""
     return jnp.zeros(integers.shape, jax.dtypes.float0)
 
 
 def padded(array: jax.Array, sizes: dict[int, int]) -> jax.Array:
-    """Zeros after the end of some axes, up to the given sizes."""
+    """Append zeros to some axes, up to the given sizes."""
     widths = [(0, sizes.get(axis, size) - size) for axis, size in enumerate(array.shape)]
     return jnp.pad(array, widths) if any(after for _, after in widths) else array

@@ -1,4 +1,4 @@
-"""The matmuls of a recurrence that are not sequential: projections before, weight gradients after.
+"""The non-sequential matmuls of a recurrence: projections before it, weight gradients after it.
 
 Dimensions: B batch (rows), T steps, D input, H hidden.
 """
@@ -11,18 +11,18 @@ from dien_kernels.reference import Weights
 
 
 def by_gate(plan: Plan, stacked: jax.Array) -> Gates:
-    """Reset, update and candidate of an array whose first dimension is the gate."""
+    """Split an array whose first dimension is the gate."""
     return Gates(stacked[0], stacked[1] if plan.has_update else None, stacked[-1])
 
 
 def project(layout: Layout, plan: Plan, x: jax.Array, weights: Weights) -> Gates:
-    """Projected inputs of all steps of ``x`` ``[B, T, D]``, in the layout.
+    """Project the inputs of all steps of ``x`` ``[B, T, D]``, in the layout.
 
-    Gates are separate: XLA slices a stacked one slowly.
+    Gates are separate arrays: XLA is slow in slicing a stacked one.
     """
     by_time = x.swapaxes(0, 1) if _flattens(layout, plan) else x
 
-    def one(gate: int) -> jax.Array:
+    def projected(gate: int) -> jax.Array:
         kernel, bias = weights.input[:, gate], weights.bias[gate]
         if _flattens(layout, plan):
             flat = by_time.reshape(-1, x.shape[-1])
@@ -31,28 +31,21 @@ def project(layout: Layout, plan: Plan, x: jax.Array, weights: Weights) -> Gates
         product = jnp.einsum(f"btd,dh->{layout}", x, kernel, precision=plan.precision)
         return product + (bias[None, :, None] if layout == "thb" else bias[None, None])
 
-    return Gates(one(0), one(1) if plan.has_update else None, one(-1))
+    return Gates(projected(0), projected(1) if plan.has_update else None, projected(-1))
 
 
 def recurrent_gradients(
     layout: Layout, plan: Plan, before: jax.Array, kept: Kept, d_inputs: Gates
 ) -> tuple[Gates, jax.Array]:
-    """Gradients of the recurrent weights, each one matmul over all steps, and of their bias.
+    """Return gradients of the recurrent weights, each one matmul over all steps, and of their bias.
 
-    Args:
-      layout: of the arrays.
-      plan: the call's.
-      before: the state that each step starts from.
-      kept: what the gates were.
-      d_inputs: gradients of the projected inputs.
-
-    Returns:
-      ``[H, H]`` for each gate, and ``[H]``.
+    ``before`` is the state at the start of each step, ``d_inputs`` the gradients of the projected
+    inputs. The gradients are ``[H, H]`` for each gate, and ``[H]``.
     """
     if plan.form == "paper":
-        of_candidate, d_product = before, d_inputs.candidate * kept.reset
+        candidate_operand, d_product = before, d_inputs.candidate * kept.reset
     else:
-        of_candidate, d_product = kept.reset * before, d_inputs.candidate
+        candidate_operand, d_product = kept.reset * before, d_inputs.candidate
 
     def outer(left: jax.Array, right: jax.Array) -> jax.Array:
         if _flattens(layout, plan):
@@ -64,7 +57,7 @@ def recurrent_gradients(
     d_recurrent = Gates(
         outer(before, d_inputs.reset),
         None if d_inputs.update is None else outer(before, d_inputs.update),
-        outer(of_candidate, d_product),
+        outer(candidate_operand, d_product),
     )
     if plan.form == "authors":
         return d_recurrent, jnp.zeros(before.shape[layout.index("h")], before.dtype)
@@ -72,8 +65,8 @@ def recurrent_gradients(
 
 
 def _flattens(layout: Layout, plan: Plan) -> bool:
-    """Whether matmuls run over flattened (time, batch).
+    """Return True where matmuls run over flattened (time, batch).
 
-    A CPU runs them faster so, but it would gather rows that are split over devices.
+    They are faster so on a CPU, but would gather rows that are split over devices.
     """
     return layout == "tbh" and plan.sharding is None

@@ -30,7 +30,8 @@ from benchmarks import (
 from benchmarks.aot import cuda as aot_cuda
 from benchmarks.common import plots
 from benchmarks.common.cases import CASES, Case, history_lengths
-from benchmarks.common.timing import WARM_UP, interleaved_milliseconds, print_rows, write_rows
+from benchmarks.common.report import print_rows, write_rows
+from benchmarks.common.timing import WARM_UP, interleaved_milliseconds
 from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import member, preset
 from dien_jax.config.settings import Config, ModelConfig, TrainConfig
@@ -327,7 +328,7 @@ def test_the_ranking_benchmark_compares_with_rows_of_their_own(
 
 
 def test_every_trial_is_a_valid_configuration() -> None:
-    for trial in json.loads(trials.TRIALS.read_text()).values():
+    for trial in trials.TRIALS.values():
         config = with_settings(preset(trial["preset"]), trial["settings"])
         assert dataclasses.is_dataclass(config)
         assert trial["examples"] in ("as given", "every event")

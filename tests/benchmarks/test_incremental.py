@@ -12,11 +12,11 @@ from benchmarks import incremental, tutorial
 from dien_jax.data.dataset import open_dataset
 from dien_jax.runs.folder import Run
 
-TINY = (
-    *("--model.embedding-size=2", "--model.layers=4", "--model.extractor=none"),
-    *("--model.evolution=none", "--model.auxiliary-weight=0", "--train.batch-size=64"),
-    *("--train.max-history=4", "--train.buckets=4", "--train.epochs=1", "--train.log-every=1"),
-)
+TINY = {
+    **{"model.embedding_size": 2, "model.layers": [4], "model.extractor": "none"},
+    **{"model.evolution": "none", "model.auxiliary_weight": 0.0, "train.batch_size": 64},
+    **{"train.max_history": 4, "train.buckets": [4], "train.epochs": 1, "train.log_every": 1},
+}
 FIRST = datetime(2013, 1, 1, tzinfo=UTC).timestamp()
 
 

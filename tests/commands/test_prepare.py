@@ -10,6 +10,7 @@ from support.tiny_logs import write
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.pipeline import events as tables
 from dien_jax.preparation.pipeline import from_interactions as implicit
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
 from dien_jax.preparation.reading import workspace
 from dien_jax.prepare import SOURCES, main
 
@@ -34,8 +35,8 @@ def test_the_summary_goes_to_standard_output_and_progress_to_standard_error(tmp_
     lines = out.splitlines()
     assert lines[0] == "25 rows of 5 users and 9 items, times 0 to 4 (seconds)"
     assert lines[-1] == f"dataset folder: {tmp_path / 'data'}"
-    assert err.startswith(f"making the dataset folder {tmp_path / 'data'} by 'interactions'\n")
-    assert "by-user split, 10% validation and 10% test, 1 negative a positive" in err
+    assert err.startswith(f"preparing the dataset folder {tmp_path / 'data'} from interactions\n")
+    assert "by-user split, 10% validation and 10% test, 1 negative per positive" in err
     assert "reading" in err
     assert "writing" in err
     assert open_dataset(tmp_path / "data").meta["split"]["policy"] == "by-user"
@@ -52,11 +53,11 @@ def test_simulated_data_come_by_the_same_command(tmp_path, capsys):
     ("argv", "message"),
     [
         (["authors", "{tmp}/nowhere", "--out", "{tmp}/data"], "nowhere"),
-        (["amazon", "--reviews", "{tmp}/r", "--meta", "{tmp}/m", "--out", "{tmp}/data"], "/r: can"),
-        (["movielens", "--name", "1m", "--from", "{tmp}/m", "--out", "{tmp}/data"], "/m: can"),
-        (["taobao", "--from", "{tmp}/t.csv", "--out", "{tmp}/data"], "/t.csv: cannot be read"),
+        (["amazon", "--reviews", "{tmp}/r", "--meta", "{tmp}/m", "--out", "{tmp}/data"], "/r can"),
+        (["movielens", "--name", "1m", "--from", "{tmp}/m", "--out", "{tmp}/data"], "/m can"),
+        (["taobao", "--from", "{tmp}/t.csv", "--out", "{tmp}/data"], "/t.csv cannot be read"),
         (["alimama", "--from", "{tmp}/no", "--out", "{tmp}/data"], "/no: expected a folder with"),
-        (["impressions", "{tmp}/i.csv", "--out", "{tmp}/data"], "/i.csv: cannot be read"),
+        (["impressions", "{tmp}/i.csv", "--out", "{tmp}/data"], "/i.csv cannot be read"),
         (["interactions", "{tmp}/i.csv", "--out", "{tmp}"], "exists already"),
     ],
 )
@@ -131,7 +132,7 @@ def test_a_mistake_in_flags_is_told_and_status_2(tmp_path, capsys, more, message
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("Query interrupted")])
 @pytest.mark.parametrize(
     ("module", "function"),
-    [(tables, "_check"), (implicit, "draw_negatives"), (implicit, "write_folder")],
+    [(tables, "_checked"), (NegativeSampler, "draw"), (implicit, "write_folder")],
 )
 def test_ctrl_c_leaves_nothing_behind(tmp_path, capsys, monkeypatch, module, function, error):
     def interrupted(*arguments, **options):
@@ -150,10 +151,13 @@ def test_a_full_disk_is_one_message(tmp_path, capsys, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(implicit, "draw_negatives", full)
+    monkeypatch.setattr(NegativeSampler, "draw", full)
     assert main(arguments(tmp_path)) == 2
     err = capsys.readouterr().err
-    assert f"error: cannot write dataset folder {tmp_path / 'data'}: No space left on device" in err
+    assert (
+        f"error: dataset folder {tmp_path / 'data'} cannot be written: No space left on device"
+        in err
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 

@@ -340,5 +340,7 @@ def test_folder_can_be_copied(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [dataset, dataset_text, dataset_writer])
-def test_examples_in_docstrings_run(module: Any) -> None:
+def test_examples_in_docstrings_run(module: Any, tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
     assert doctest.testmod(module).failed == 0

@@ -52,7 +52,7 @@ def test_nothing_is_left_when_preparing_fails(tmp_path: Path) -> None:
         ({"negatives": Column(ints(1), ints(0, 1))}, "negatives: expected 5 rows, got 1"),
         ({"negatives": Column(ints(1), None)}, "negatives/offsets.npy: expected int64"),
         ({"negatives": Column(ints(4), ints(0, 1, 1, 1, 1, 1))}, "not a dataset: .*below 4"),
-        ({"context": None}, "context feature 'device' is missing"),
+        ({"context": {}}, "context feature 'device' is missing"),
         ({"context": {"colour": Column(ints(), None)}}, "no such feature here: 'colour'"),
         ({"context": {"device": Column(ints(0, 0, 0, 0), ints(0, 1, 2, 3, 4))}}, "offsets are for"),
     ],
@@ -84,7 +84,7 @@ def test_features_that_share_a_file_are_refused(tmp_path: Path) -> None:
 
 def test_unwritable_place_is_told_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write dataset folder .*file/data: "):
+    with pytest.raises(UserError, match=r"dataset folder .*file/data cannot be written: "):
         write(tmp_path / "file" / "data")
 
 
@@ -98,7 +98,9 @@ def test_full_disk_is_told_by_its_path_and_leaves_nothing(tmp_path: Path) -> Non
     large = np.zeros(1 << 20, np.int64)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, hard))
     try:
-        with pytest.raises(UserError, match=r"cannot write dataset folder .*data: File too large"):
+        with pytest.raises(
+            UserError, match=r"dataset folder .*data cannot be written: File too large"
+        ):
             write(tmp_path / "data", timestamp=large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -13,23 +13,31 @@ from support.tiny_run import SETTINGS, compilation_cache, write_data
 from dien_jax import reproduce, train
 from dien_jax.config.presets import FAMILY, PRESETS, member
 from dien_jax.config.settings import Config
+from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted, UserError
-from dien_jax.experiments.result_tables import read_results, write_tables
+from dien_jax.experiments import reproduction
+from dien_jax.experiments.reproduction import PaperTable, run_study
+from dien_jax.experiments.result_tables import Table, read_results, write_tables
 from dien_jax.runs.folder import Run
+from dien_jax.training import loop
 from dien_jax.training.run import fit
 
 ROWS = ("din", "dien")
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "cpu" / "reproduce.csv"
 
 
-def tiny_settings() -> dict[str, dict[str, reproduce.Frozen]]:
+def tiny_tables() -> dict[str, PaperTable]:
     arguments = train.parse(["dien", *SETTINGS, "--train.epochs=1"])
     rows = {
-        name: reproduce.Frozen(
-            Config(member(name, arguments.model), arguments.optim, arguments.train), name
-        )
+        name: Config(member(name, arguments.model), arguments.optim, arguments.train)
         for name in ROWS
     }
-    return {"family": rows, "choices": {"dien": rows["dien"]}}
+    family = PaperTable(rows, {name: name for name in ROWS}, {"DIN": "din", "DIEN": "dien"})
+    frozen = dataclasses.replace(arguments.model, batch_norm="none")
+    rows = {"dien (batch_norm none)": Config(frozen, arguments.optim, arguments.train)}
+    none = PaperTable(rows, {"dien (batch_norm none)": "frozen"}, {})
+    return {"family": family, "no_batch_norm": none}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduce")
     data = write_data(folder / "tiny")
     with pytest.MonkeyPatch.context() as patch, compilation_cache():
-        patch.setattr(reproduce, "settings", tiny_settings)
+        patch.setattr(reproduction, "paper_tables", tiny_tables)
         assert reproduce.main(flags(data, folder / "out")) == 0
         yield data, folder / "out", patch
 
@@ -47,29 +55,63 @@ def flags(data: Path, out: Path) -> list[str]:
     return ["--data", str(data), "--out", str(out), "--seeds", "2"]
 
 
+def test_rows_of_the_family_are_the_presets_of_their_names() -> None:
+    table = reproduction.paper_tables()["family"]
+    assert list(table.rows) == list(FAMILY)
+    for name, config in table.rows.items():
+        assert config == PRESETS[name]
+
+
 def test_frozen_settings_are_the_presets_without_batch_norm() -> None:
-    """Which is a default since these tables were run."""
-    tables = reproduce.settings()
-    found = {name: row.config for name, row in tables["family"].items()}
+    """It became a default after these tables were run."""
+    tables = reproduction.paper_tables()
 
     def without(config: Config) -> Config:
         model = dataclasses.replace(config.model, batch_norm="none")
         return dataclasses.replace(config, model=model)
 
-    assert found == {name: without(PRESETS[name]) for name in FAMILY}
+    assert tables["no_batch_norm"].rows == {
+        f"{name} (batch_norm none)": without(PRESETS[name]) for name in FAMILY
+    }
     base = json.loads(without(PRESETS["dien"]).to_json())
-    for row, frozen in tables["choices"].items():
-        values = json.loads(frozen.config.to_json())
+    choices = tables["choices"]
+    assert choices.rows["BatchNorm"] == PRESETS["dien"]
+    for row, config in choices.rows.items():
+        values = json.loads(config.to_json())
         differing = [
             f"{group}.{name}"
             for group, settings in values.items()
             for name, value in settings.items()
             if value != base[group][name]
         ]
-        assert len(differing) == (row != "dien"), row
-    assert tables["choices"]["dien"].digest == tables["family"]["dien"].digest
-    digests = {frozen.digest for frozen in tables["choices"].values()}
-    assert len(digests) == len(tables["choices"])
+        assert len(differing) == (row != "dien (batch_norm none)"), row
+    for table in tables.values():
+        assert len(set(table.digests.values())) == len(table.rows)
+        assert set(table.baselines.values()) <= set(tables["no_batch_norm"].rows) | set(FAMILY)
+    shared = set(choices.digests) & set(tables["no_batch_norm"].digests)
+    assert shared == {"dien (batch_norm none)"}
+    for row in shared:
+        assert choices.digests[row] == tables["no_batch_norm"].digests[row]
+
+
+def test_published_results_have_the_rows_and_digests_of_the_frozen_tables() -> None:
+    tables = reproduction.paper_tables()
+    digests = tables["no_batch_norm"].digests | tables["choices"].digests
+    lines = read_results(RESULTS)
+    assert {(line["row"], line["settings"]) for line in lines} <= set(digests.items())
+    assert len({line["row"] for line in lines}) == len(digests) - 1  # all but a second augru
+
+
+def test_published_tables_are_those_of_the_published_results(tmp_path) -> None:
+    tables = {
+        name: Table(tuple(table.rows), table.baselines)
+        for name, table in reproduction.paper_tables().items()
+    }
+    write_tables(tmp_path, read_results(RESULTS), tables, "none.csv")
+    assert (tmp_path / "results.csv").read_bytes() == RESULTS.read_bytes()
+    page = (ROOT / "docs" / "results.md").read_text()
+    rows = [row for row in (tmp_path / "results.md").read_text().splitlines() if row[:1] == "|"]
+    assert sorted(row for row in page.splitlines() if row[:1] == "|") == sorted(rows)
 
 
 def test_every_row_and_seed_has_a_line_and_a_mean(tiny) -> None:
@@ -100,8 +142,8 @@ def test_what_is_done_is_not_done_again(tiny, tmp_path, capfd) -> None:
     copy.mkdir()
     shutil.copy(out / "results.csv", copy)
     with patch.context() as inner:
-        inner.setattr(reproduce, "fit", None)
-        inner.setattr(reproduce, "resume", None)
+        inner.setattr(reproduction, "fit", None)
+        inner.setattr(reproduction, "resume", None)
         for folder in (out, copy):
             assert reproduce.main(flags(data, folder)) == 0
             told = capfd.readouterr()
@@ -124,13 +166,58 @@ def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd)
         return fit(config, data=data, run_dir=run_dir, **options)
 
     with patch.context() as inner:
-        inner.setattr(reproduce, "fit", stopped)
+        inner.setattr(reproduction, "fit", stopped)
         assert reproduce.main(command) == 128 + 15
     assert "Run the same command again" in capfd.readouterr().err
     assert [line["seed"] for line in read_results(out / "results.csv")] == ["0"]
     assert reproduce.main(command) == 0
     assert "2 runs, 1 of them done; about" in capfd.readouterr().err
     assert len(read_results(out / "results.csv")) == 2
+
+
+def test_results_of_earlier_row_names_count_under_their_settings(tiny, tmp_path, capfd) -> None:
+    """The frozen row was called dien before the preset of that name had batch normalization."""
+    data, out, _ = tiny
+    before = tmp_path / "before"
+    before.mkdir()
+    lines = [line for line in read_results(out / "results.csv") if line["row"] == "dien"]
+    with (before / "results.csv").open("w") as stream:
+        writer = csv.DictWriter(stream, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(line | {"settings": "frozen"} for line in lines)
+    command = [*flags(data, before), "--table", "no_batch_norm"]
+    assert reproduce.main(command) == 0
+    assert "2 runs, 2 of them done" in capfd.readouterr().err
+    rows = [line["row"] for line in read_results(before / "results.csv")]
+    assert rows == ["dien (batch_norm none)"] * 2
+
+
+def test_study_without_a_test_split_keeps_no_run_and_scores_no_test(tiny, tmp_path, monkeypatch):
+    data, _, _ = tiny
+    measured, done = [], []
+    measure = loop.measure
+    monkeypatch.setattr(
+        loop, "measure", lambda *arguments: measured.append(arguments[1]) or measure(*arguments)
+    )
+    rows = tiny_tables()["family"].rows
+    arguments = (rows, [open_dataset(data)], [0, 1], tmp_path / "out")
+    lines = run_study(*arguments, test=False, after_run=done.append)
+    assert [(line["seed"], line["row"]) for line in lines] == [
+        (seed, row) for seed in "01" for row in ROWS
+    ]
+    assert done == lines
+    assert set(measured) == {"valid"}
+    for line in lines:
+        assert 0 <= float(line["valid_auc"]) <= 1
+        assert line["best_epoch"] == "1"
+        assert "test_auc" not in line
+    assert not (tmp_path / "out" / "runs").exists()
+    assert "| din | 2 | none |" in (tmp_path / "out" / "results.md").read_text()
+    assert (tmp_path / "out" / "results.png").exists()
+    measured.clear()
+    assert run_study(*arguments, test=False, after_run=done.append) == lines
+    assert not measured
+    assert len(done) == 4
 
 
 def test_a_run_of_other_settings_is_not_gone_on_with(tiny, tmp_path, capfd) -> None:
@@ -147,16 +234,27 @@ def test_a_run_of_other_settings_is_not_gone_on_with(tiny, tmp_path, capfd) -> N
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--rows", "dien", "gru"], "--rows 'gru' is no row of the table 'family' (rows: din, di"),
-        (["--rows", "diem"], "--rows 'diem' is no row of the table 'family'; did you mean 'dien'"),
+        (["--rows", "dien", "gru"], "--rows 'gru' is not a row of the table 'family' (rows: din, "),
+        (
+            ["--rows", "diem"],
+            "--rows 'diem' is not a row of the table 'family'; did you mean 'dien'",
+        ),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
-        (["--data", "a/x", "b/x"], "--data folders must have different names, got x, x"),
         (["--data", "nowhere"], "nowhere"),
     ],
 )
 def test_mistakes_are_named(tiny, tmp_path, capfd, extra, message) -> None:
     data, _, _ = tiny
     assert reproduce.main([*flags(data, tmp_path / "out"), *extra]) == 2
+    assert message in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_folders_of_one_name_are_refused(tiny, tmp_path, capfd) -> None:
+    data, _, _ = tiny
+    copy = shutil.copytree(data, tmp_path / data.name)
+    assert reproduce.main([*flags(data, tmp_path / "out"), "--data", str(data), str(copy)]) == 2
+    message = f"--data folders must have different names, got {data.name}, {data.name}"
     assert message in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -176,7 +274,8 @@ def test_differences_are_of_shared_seeds(tmp_path) -> None:
         for row, seeds in scores.items()
         for seed, score in seeds.items()
     ]  # fmt: skip
-    write_tables(tmp_path, lines, {"family": ["din", "dien"]}, "none.csv")
+    table = Table(ROWS, {"DIN": "din", "DIEN": "dien"})
+    write_tables(tmp_path, lines, {"family": table}, "none.csv")
     text = (tmp_path / "results.md").read_text()
     assert "| dien | 2 | 0.7450 ± 0.0212 | none | none | none | +0.0350 ± 0.0050 |  |" in text
     assert "| din | 3 | 0.7733 ± 0.1102 | none | none | none |  | -0.0350 ± 0.0050 |" in text

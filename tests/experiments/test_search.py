@@ -231,7 +231,7 @@ def test_plots_are_drawn_where_matplotlib_is(command, scripted, capfd, monkeypat
     out = Path(command[3])
     names = ("history.png", "settings.png", "importances.png")
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib.figure", None)
+        patch.setitem(sys.modules, "matplotlib", None)
         assert tune.main([*command, "--trials=2"]) == 0
     assert not list(out.glob("*.png"))
     capfd.readouterr()

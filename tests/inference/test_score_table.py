@@ -195,7 +195,7 @@ def test_mistaken_flags_are_told(run, tmp_path, capfd) -> None:
     assert "is text, and so is what is written; name it .csv" in refusal(run, file, capfd, *wrong)
     missing = ["--out", str(tmp_path / "missing" / "out.csv")]
     assert "out.csv cannot be written: No such file" in refusal(run, file, capfd, *missing)
-    assert "nowhere.csv: cannot be read" in refusal(
+    assert "nowhere.csv cannot be read" in refusal(
         run, file, capfd, "--input", str(tmp_path / "nowhere.csv")
     )
     assert predict.main([str(file), "--input", str(file), "--out", "x.csv"]) == 2

@@ -131,9 +131,9 @@ def test_several_histories_of_a_user_are_refused(small, tmp_path, capfd):
 
 
 def test_pictures_without_matplotlib_are_refused_at_once(tiny, tmp_path, capfd, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     told = refusal(capfd, tiny, "--example", 1, "--out", tmp_path / "a.png")
-    assert "--out needs matplotlib: pip install" in told
+    assert "--out needs the extra 'plot' (matplotlib is not installed): pip install" in told
 
 
 def test_importance_is_printed_drawn_and_written(tiny, tmp_path, capfd):

@@ -2,14 +2,27 @@
 
 import dataclasses
 import json
+import shutil
 import warnings
+from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import pytest
-from dien_kernels import Device, agreement, assume, augru, choice, devices, explain, interpreted
+from dien_kernels import (
+    Device,
+    agreement,
+    assume,
+    augru,
+    choice,
+    devices,
+    explain,
+    fused,
+    interpreted,
+)
 from dien_kernels.backends import xla
-from dien_kernels.contract import Blocks
+from dien_kernels.contract import Blocks, Plan
 from support.recurrences import assert_agree, evaluate, operands
 
 V5E = Device("tpu", "TPU v5 lite")
@@ -63,7 +76,7 @@ def test_a_named_kernel_never_falls_back():
 
 def test_auto_says_what_it_took():
     found = explain("augru", **SHAPE)
-    assert (found.implementation, found.reason) == ("xla", "no kernel is written for this cpu")
+    assert (found.implementation, found.reason) == ("xla", "there is no kernel for this cpu")
     with assume(V5E):
         found = explain("augru", **SHAPE)
     assert found.implementation == "xla"
@@ -116,6 +129,26 @@ def test_an_outcome_is_remembered_on_disk(monkeypatch, tpu_here):
     calls.clear()
     assert explain("augru", **SHAPE).implementation == "mosaic_tpu"
     assert not calls
+
+
+def test_key_of_an_outcome_changes_with_every_source_file(monkeypatch, tmp_path):
+    package = tmp_path / "dien_kernels"
+    shutil.copytree(Path(agreement.__file__).parent, package)
+    monkeypatch.setattr(agreement, "__file__", str(package / "agreement.py"))
+    plan = Plan("augru", "paper", jax.lax.Precision.HIGHEST)
+    keys = [agreement._key(xla.BACKEND, plan, V5E)]
+    for source in ("backends/triton.py", "contract.py"):
+        with (package / source).open("a") as file:
+            file.write("# changed\n")
+        keys.append(agreement._key(xla.BACKEND, plan, V5E))
+    assert len(set(keys)) == 3
+
+
+def test_names_of_implementations_are_those_of_the_table_and_files():
+    names = ("auto", "reference", "xla", *choice.KERNELS)
+    assert get_args(choice.Implementation) == names
+    for name in names[2:]:
+        assert choice.backend(name).name == name
 
 
 def test_a_file_that_is_not_an_outcome_is_made_anew(monkeypatch, tpu_here, tmp_path):
@@ -179,8 +212,10 @@ def test_the_check_runs_outside_of_what_is_traced(monkeypatch, tpu_here):
 
 def test_the_real_kernel_passes_its_check_interpreted(tpu_here, monkeypatch):
     monkeypatch.setattr(agreement, "BATCH", 3)
-    from dien_kernels import fused
-
     run = fused.run
-    monkeypatch.setattr(fused, "run", lambda *a, **k: run(*a, **{**k, "interpret": True}))
+
+    def run_interpreted(backend, plan, inputs):
+        return run(backend, dataclasses.replace(plan, interpret=True), inputs)
+
+    monkeypatch.setattr(fused, "run", run_interpreted)
     assert explain("augru", **SHAPE).implementation == "mosaic_tpu"

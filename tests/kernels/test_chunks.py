@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import pytest
 from dien_kernels import augru, chunks, fused
 from dien_kernels.backends import xla
+from dien_kernels.contract import Plan
+from dien_kernels.reference import Inputs
 from jax import export
 from support.recurrences import (
     CASES,
@@ -37,7 +39,7 @@ def test_values_and_gradients_are_the_oracles(cell, form, biased, longest):
 
 
 def test_dead_steps_change_nothing_to_the_bit(monkeypatch):
-    monkeypatch.setattr("recurrences.evaluate", fresh)
+    monkeypatch.setattr("support.recurrences.evaluate", fresh)
     assert_padding_changes_nothing("augru", "xla")
 
 
@@ -62,10 +64,9 @@ def test_only_chunks_with_live_steps_run(longest, expected):
     lengths = jnp.minimum(lengths, longest)
 
     def loss(x):
-        highest = jax.lax.Precision.HIGHEST
-        return fused.run(
-            backend, "augru", "paper", x, attention, weights, lengths, initial, highest
-        )[0].sum()
+        plan = Plan("augru", "paper", jax.lax.Precision.HIGHEST)
+        inputs = Inputs(x, attention, weights, lengths, initial)
+        return fused.run(backend, plan, inputs)[0].sum()
 
     jax.block_until_ready(jax.jit(jax.grad(loss))(x))
     jax.effects_barrier()

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dien_kernels import Blocks, Weights, augru, interpreted
+from dien_kernels.choice import KERNELS
 from support.recurrences import (
     CELLS,
     FORMS,
@@ -25,9 +26,8 @@ from support.recurrences import (
     operands,
 )
 
-KERNELS = ("mosaic_tpu", "mosaic_gpu", "triton")
 # Tensor cores have no float32: operands of mosaic_gpu's products have bfloat16's 8 bits.
-PRECISION = {"mosaic_tpu": "highest", "mosaic_gpu": "default", "triton": "highest"}
+PRECISION = dict.fromkeys(KERNELS, "highest") | {"mosaic_gpu": "default"}
 
 # Every pair of values of two columns is in some row, but what mosaic_gpu refuses; T 100 is extra.
 PAIRWISE = [
@@ -248,7 +248,7 @@ import re
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from dien_kernels import interpreted
-from recurrences import assert_agree, assert_padding_changes_nothing, call, operands
+from support.recurrences import assert_agree, assert_padding_changes_nothing, call, operands
 
 x, attention, weights, lengths, initial = operands("augru", batch=12, biased=True)
 mesh = Mesh(np.array(jax.devices()), ("data",))

@@ -14,7 +14,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from dien_kernels import Device, assume
-from recurrences import call, operands
+from support.recurrences import call, operands
 
 devices = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices
 mesh = Mesh(np.array(devices), ("data",))

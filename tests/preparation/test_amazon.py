@@ -169,7 +169,7 @@ def test_an_empty_or_cut_file_is_refused(tmp_path, name, content, match):
     with pytest.raises(UserError, match=f"{paths[name].name}: .*{match}"):
         make(paths)
     paths[name].unlink()
-    with pytest.raises(UserError, match=f"{paths[name].name}: cannot be read: No such file"):
+    with pytest.raises(UserError, match=f"{paths[name].name} cannot be read: No such file"):
         make(paths)
     assert not (tmp_path / "data").exists()
 
@@ -275,7 +275,10 @@ def test_a_wrong_category_is_told_with_the_nearest_and_the_list(tmp_path):
     [
         ({}, "give --name CATEGORY to download, or both --reviews and --meta"),
         ({"reviews": Path("r")}, "or both --reviews and --meta"),
-        ({"name": "books", "meta": Path("m")}, "--name downloads the files that --reviews and"),
+        (
+            {"name": "books", "meta": Path("m")},
+            "--name and --reviews with --meta exclude each other",
+        ),
     ],
 )
 def test_files_are_either_downloaded_or_named(tmp_path, given, match):

@@ -157,7 +157,7 @@ def test_folders_that_cannot_be_extended_are_refused(folders, tmp_path):
     meta = json.loads((earlier / "meta.json").read_text())
     del meta["source"]["settings"]
     (earlier / "meta.json").write_text(json.dumps(meta))
-    assert "does not tell the settings it was made with; prepare it again" in refusal(earlier)
+    assert "its meta.json lacks the settings it was made with; prepare it again" in refusal(earlier)
 
 
 def test_min_count_holds_for_new_ids_only(folders, tmp_path):

@@ -12,7 +12,7 @@ from support.tiny_logs import events_of, real_data, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.pipeline.shown_negatives import shown_negatives
+from dien_jax.preparation.pipeline.shown_negatives import passed_over_items
 from dien_jax.preparation.pipeline.splits import request_starts
 from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
 
@@ -207,7 +207,7 @@ def test_without_anything_passed_over_there_is_no_column(tmp_path):
 def test_negatives_are_those_of_a_plain_search(log):
     user, time, item, label = np.array(log, np.int64).reshape(-1, 4).T
     offsets = np.searchsorted(user, np.arange(3))
-    found = shown_negatives(
+    found = passed_over_items(
         item.astype(np.int32), label.astype(np.int8), request_starts(time, offsets), 5
     )
     assert [found.values[start:end].tolist() for start, end in pairwise(found.offsets)] == [

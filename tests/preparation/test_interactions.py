@@ -458,12 +458,12 @@ def test_a_file_that_is_no_log_is_refused(tmp_path, content, match):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    refused(tmp_path / "log.csv", "log.csv: cannot be read: No such file")
+    refused(tmp_path / "log.csv", "log.csv cannot be read: No such file")
 
 
 def test_a_folder_is_no_log(tmp_path):
     (tmp_path / "log.csv").mkdir()
-    refused(tmp_path / "log.csv", "log.csv: cannot be read: Is a directory")
+    refused(tmp_path / "log.csv", "log.csv cannot be read: Is a directory")
 
 
 def test_an_existing_folder_is_not_touched(tmp_path):
@@ -474,7 +474,7 @@ def test_an_existing_folder_is_not_touched(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     file = write(tmp_path, LOG)
-    refused(file, "cannot write dataset folder", out=file / "data")
+    refused(file, "dataset folder .* cannot be written", out=file / "data")
 
 
 def test_parents_are_made_and_removed_again_on_failure(tmp_path):
@@ -496,7 +496,7 @@ def test_too_little_memory_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"split": "last-event", "test_share": 0.2}, "mean nothing with --split last-event"),
+        ({"split": "last-event", "test_share": 0.2}, "have no effect with --split last-event"),
         ({"split": "by-user", "test_share": 1.2}, "--test-share must be"),
         ({"split": "by-time", "valid_from": "3"}, "must be given together"),
         ({"valid_from": "3", "test_from": "4"}, "needs --split by-time"),

@@ -6,27 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dien_jax.preparation.pipeline import target_negatives as negatives
-from dien_jax.preparation.pipeline.target_negatives import draw_negatives
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
 
 OFFSETS = np.array([0, 2, 5], np.int64)
 EVENTS = np.array([1, 2, 2, 3, 4], np.int32)
 
 
 def draw(sequence, item, *, popularity, **changes):
-    options = {
-        "event_item": EVENTS,
-        "offsets": OFFSETS,
-        "count": 4,
-        "distribution": "popularity",
-        "allow_own": False,
-        "seed": (7,),
-    }
-    return draw_negatives(
-        np.array(sequence, np.int32),
-        np.array(item, np.int32),
-        popularity=np.array(popularity, np.int64),
-        **{**options, **changes},
-    )
+    asked = {"count": changes.pop("count", 4), "seed": changes.pop("seed", (7,))}
+    sampler = NegativeSampler(EVENTS, OFFSETS, np.array(popularity, np.int64), **changes)
+    return sampler.draw(np.array(sequence, np.int32), np.array(item, np.int32), **asked)
 
 
 @settings(deadline=None)
@@ -44,16 +33,9 @@ def test_a_negative_is_known_and_never_the_positive_nor_an_own_item(
     popularity = np.bincount(events, minlength=9)
     popularity[0] = 0
     last = offsets[1:] - 1
-    drawn = draw_negatives(
-        np.arange(len(sequences), dtype=np.int32),
-        events[last],
-        event_item=events,
-        offsets=offsets,
-        popularity=popularity,
-        count=3,
-        distribution=distribution,
-        allow_own=allow_own,
-        seed=(seed,),
+    sampler = NegativeSampler(events, offsets, popularity, distribution, allow_own)
+    drawn = sampler.draw(
+        np.arange(len(sequences), dtype=np.int32), events[last], count=3, seed=(seed,)
     )
     assert len(drawn.item) + drawn.missing == 3 * len(sequences)
     assert (np.diff(drawn.positive) >= 0).all()

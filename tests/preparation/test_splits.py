@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dien_jax.data.clock import Clock
 from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
+from dien_jax.preparation.options import LogOptions, check_shares
 from dien_jax.preparation.pipeline import splits
+from dien_jax.preparation.pipeline.split_times import Borders, borders_by_share, resolve_times
 
 
 @st.composite
@@ -39,7 +42,7 @@ def as_lists(targets):
 def test_no_history_holds_an_event_later_than_its_target(log, seed, shares):
     timestamp, offsets = log
     valid_share, test_share = shares
-    borders = splits.time_borders(timestamp, valid_share=valid_share, test_share=test_share)
+    borders = borders_by_share(timestamp, valid_share=valid_share, test_share=test_share)
     policies = (
         splits.by_user(offsets, valid_share=valid_share, test_share=test_share, seed=seed),
         splits.last_event(offsets),
@@ -57,7 +60,7 @@ def test_no_history_holds_an_event_later_than_its_target(log, seed, shares):
 @given(logs(), st.integers(0, 7), st.integers(0, 7))
 def test_by_time_never_puts_an_event_of_a_later_side_into_a_history(log, first, second):
     timestamp, offsets = log
-    borders = splits.Borders(min(first, second), max(first, second))
+    borders = Borders(min(first, second), max(first, second))
     policy = splits.by_time(timestamp, offsets, borders)
     for split, border in (("train", borders.valid), ("valid", borders.test)):
         for target in policy[split]:
@@ -150,10 +153,10 @@ def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another()
 
 def test_time_borders_leave_the_last_shares_and_keep_ties_on_the_later_side():
     even = np.arange(10, dtype=np.int64)
-    assert splits.time_borders(even, valid_share=0.2, test_share=0.1) == (7, 9)
+    assert borders_by_share(even, valid_share=0.2, test_share=0.1) == (7, 9)
     tied = np.array([1, 2, 3, 4, 5, 6, 7, 7, 7, 9], np.int64)
-    assert splits.time_borders(tied, valid_share=0.2, test_share=0.2) == (7, 7)
-    assert splits.time_borders(even, valid_share=0.0, test_share=0.0) == (10, 10)
+    assert borders_by_share(tied, valid_share=0.2, test_share=0.2) == (7, 7)
+    assert borders_by_share(even, valid_share=0.0, test_share=0.0) == (10, 10)
 
 
 def test_tied_last_events_are_told():
@@ -174,9 +177,10 @@ def test_tied_last_events_are_told():
 )
 def test_shares_that_leave_nothing_are_refused(valid_share, test_share, message):
     with pytest.raises(UserError, match=message):
-        splits.check_shares(valid_share, test_share)
+        check_shares(valid_share, test_share)
 
 
-def test_borders_the_wrong_way_round_are_refused():
+def test_borders_the_wrong_way_round_are_refused(tmp_path):
+    options = LogOptions(out=tmp_path, split="by-time", valid_from="5", test_from="4")
     with pytest.raises(UserError, match="--test-from must not lie before --valid-from"):
-        splits.check_borders(splits.Borders(5, 4))
+        resolve_times(options, np.arange(9), Clock(iso=False, unit="seconds"))

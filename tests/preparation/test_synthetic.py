@@ -1,5 +1,9 @@
 """Simulated users: what is known about them holds, and order matters."""
 
+import ast
+import functools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +254,56 @@ def test_report_tells_the_best_possible_auc(tmp_path: Path) -> None:
     report = prepare(SyntheticOptions(tmp_path / "a", users=100))
     best = open_dataset(tmp_path / "a").meta["best_possible"]["test"]["auc"]
     assert report[-1] == f"best possible test AUC: {best:.4f}"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The cache folder, in which little is simulated."""
+    options = functools.partial(SyntheticOptions, users=80, items=60, categories=4)
+    monkeypatch.setattr(synthetic, "SyntheticOptions", options)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "dien_jax"
+
+
+def test_built_in_data_is_simulated_once(cache, monkeypatch):
+    folder = synthetic.built_in_data()
+    assert folder.is_relative_to(cache)
+    assert len(open_dataset(folder).groups()) == 80
+    monkeypatch.setattr(synthetic, "prepare", lambda options: pytest.fail("simulated again"))
+    assert synthetic.built_in_data() == folder
+
+
+@pytest.mark.parametrize("module", [synthetic, *synthetic.GENERATOR])
+def test_built_in_data_of_other_code_is_not_used(cache, tmp_path, monkeypatch, module):
+    folder = synthetic.built_in_data()
+    changed = tmp_path / "changed.py"
+    changed.write_bytes(Path(module.__file__).read_bytes() + b"\n")
+    monkeypatch.setattr(module, "__file__", str(changed))
+    assert synthetic.built_in_data() != folder
+
+
+def test_the_key_of_built_in_data_covers_every_module_that_decides_its_content():
+    """Containers, checks and messages do not: nothing that they do reaches the folder."""
+    aside = {"data.dataset", "errors", "preparation.options", "utils.console", "utils.files"}
+    aside |= {"preparation.pipeline.split_times"}
+    covered = {module.__name__.removeprefix("dien_jax.") for module in synthetic.GENERATOR}
+    for module in (synthetic, *synthetic.GENERATOR):
+        for line in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            if isinstance(line, ast.ImportFrom) and line.module.startswith("dien_jax."):
+                name = line.module.removeprefix("dien_jax.")
+                names = {name, *(f"{name}.{alias.name}" for alias in line.names)}
+                assert names & (covered | aside), f"{module.__name__} imports {line.module}"
+
+
+def test_processes_that_need_the_built_in_data_at_once_share_it(cache):
+    program = (
+        "from functools import partial; from dien_jax.preparation.sources import synthetic as s;"
+        "s.SyntheticOptions = partial(s.SyntheticOptions, users=2000);"
+        "print(s.built_in_data())"
+    )
+    command = [sys.executable, "-c", program]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    folders = {process.communicate()[0].strip() for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(folders) == 1
+    assert len(open_dataset(folders.pop()).groups()) == 2000

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.dataset import Column
+from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
 
@@ -71,7 +71,7 @@ def write(path: Path, **changes: Any) -> Path:
         writer.groups(["Ann", "Bob", "Cid"])
         writer.popularity(ints(1, 1, 2, 1))
         writer.events(item=ints(1, 2, 2, 3, 0), **events)
-        writer.examples("train", **examples)
+        writer.examples("train", Examples(**examples))
         writer.note(extra=[1, 2])
     return path
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dien_jax.data.dataset import Column
+from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
 from dien_jax.runs.checkpoints import Checkpoints
@@ -88,8 +88,7 @@ def write_data(
             label = (category[item] == liked[user]) ^ (random.random(count) < 0.2)
             if split in labels:
                 label[:] = labels[split]
-            writer.examples(
-                split,
+            examples = Examples(
                 sequence=user,
                 history_end=offsets[user + 1],
                 user=user + 1 if split == "train" else np.zeros(count, np.int64),
@@ -97,6 +96,7 @@ def write_data(
                 item=item,
                 label=label.astype(np.int64),
             )
+            writer.examples(split, examples)
     return path
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import resource
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from tensorboardX.proto.event_pb2 import SessionLog
 
 from dien_jax.errors import UserError
 from dien_jax.runs.evaluations import cut_back, read_evaluations
-from dien_jax.training import reporter as reporting
 from dien_jax.training.curves import draw_curves
 from dien_jax.training.reporter import Reporter, write_hparams
 
@@ -39,7 +39,7 @@ def tell(reporter, step):
 def clock(monkeypatch):
     """The time, in seconds, as the report sees it."""
     now = [1000.0]
-    monkeypatch.setattr(reporting.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
@@ -80,12 +80,10 @@ def test_terminal_gets_a_bar_and_keeps_its_cursor(tmp_path, monkeypatch, capfd):
     tell(reporter, 500)
     shown = terminal.getvalue()
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")  # a kill now would leave it
-    reporter.say("one [line] above :smile:")
     reporter.evaluation(record(500))
     reporter.close()
     shown = terminal.getvalue()
     assert "step 500 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s, 0:" in shown
-    assert "one [line] above :smile:" in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
     assert capfd.readouterr() == ("", "")
 
@@ -233,7 +231,7 @@ def test_path_that_cannot_be_written_is_named(tmp_path, name):
         (tmp_path / name).write_text("")
     else:
         (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"{name}: cannot be (written|read): "):
+    with pytest.raises(UserError, match=f"{name} cannot be (written|read): "):
         go()
     assert not list(tmp_path.glob(".*"))
 
@@ -245,7 +243,7 @@ def test_full_disk_is_told_and_the_run_can_go_on_from_before(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
     try:
-        with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written: File too large"):
+        with pytest.raises(UserError, match=r"metrics.jsonl cannot be written: File too large"):
             reporter.evaluation(record(200))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -274,7 +272,7 @@ def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
 
 
 def test_hyperparameters_that_cannot_be_written_are_told(tmp_path):
-    with pytest.raises(UserError, match=r"hparams: cannot be written: No such file"):
+    with pytest.raises(UserError, match=r"hparams cannot be written: No such file"):
         write_hparams(tmp_path, 5, {}, {})
 
 
@@ -309,7 +307,7 @@ def test_curves_that_fail_leave_the_older_ones(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(figure.Figure, "savefig", failing)
-    with pytest.raises(UserError, match=r"curves.png: cannot be written: No space left"):
+    with pytest.raises(UserError, match=r"curves.png cannot be written: No space left"):
         draw_curves(tmp_path)
     assert (tmp_path / "curves.png").read_text() == "older"
     assert not list(tmp_path.glob(".*"))

@@ -82,15 +82,8 @@ def write_grown(path: Path, before: Dataset) -> Path:
         np.add.at(popularity, rows["item"], before.popularity)
         writer.popularity(popularity)
         for split, examples in before.splits.items():
-            writer.examples(
-                split,
-                sequence=examples.sequence,
-                history_end=examples.history_end,
-                user=rows["user"][examples.user],
-                group=examples.group,
-                item=rows["item"][examples.item],
-                label=examples.label,
-            )
+            users, items = rows["user"][examples.user], rows["item"][examples.item]
+            writer.examples(split, examples._replace(user=users, item=items, context={}))
     return path
 
 
@@ -234,7 +227,7 @@ def test_accumulators_of_rows_follow_them(monkeypatch):
 def test_another_optimiser_starts_anew(tiny):
     found = started(tiny, name="adamw")
     assert not found.keeps_optimizer
-    assert "the optimiser is another and starts anew" in str(found)
+    assert "optimizer state differs and starts fresh" in str(found)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(found.state.optimizer_state))
     assert started(tiny, learning_rate=0.5).keeps_optimizer
 
@@ -278,7 +271,7 @@ def test_the_run_tells_what_it_started_from_and_trains(tiny):
 def test_a_start_that_does_not_tell_its_run_is_refused(tiny, tmp_path):
     text = (tiny.warm / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"step": ', '"steps": '))
-    with pytest.raises(UserError, match="expected 'warm_start' to tell 'run' and 'step', found"):
+    with pytest.raises(UserError, match="warm_start: expected 'step' of type int, found None"):
         Run.load(tmp_path)
 
 
@@ -364,9 +357,9 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"embedding_size": 5}, "model.embedding_size must be that of the run, 18, got 5"),
-        ({"form": "authors"}, "model.form must be that of the run, 'paper', got 'authors'"),
-        ({"layers": (8, 4)}, "model.layers must be that of the run, (200, 80), got (8, 4)"),
+        ({"embedding_size": 5}, "model.embedding_size must be 18, as in the run, got 5"),
+        ({"form": "authors"}, "model.form must be 'paper', as in the run, got 'authors'"),
+        ({"layers": (8, 4)}, "model.layers must be (200, 80), as in the run, got (8, 4)"),
         ({"auxiliary_weight": 0.0}, "model.auxiliary_weight must be above 0, as in the run (1)"),
     ],
 )
@@ -404,7 +397,7 @@ def test_a_mistake_is_one_message_and_makes_no_run_folder(tiny, tmp_path, capfd)
         return output.err
 
     assert "does not exist" in refusal(tmp_path / "missing")
-    differs = f"--warm-start {tiny.run}: model.batch_norm must be that of the run, 'running', got"
+    differs = f"warm start from {tiny.run}: model.batch_norm must be 'running', as in the run, got"
     assert differs in refusal(tiny.run, "--model.batch-norm=none")
     changed = tmp_path / "changed"
     shutil.copytree(tiny.run, changed)

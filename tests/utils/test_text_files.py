@@ -46,7 +46,7 @@ def test_empty_file_is_refused(tmp_path: Path, compress: bool) -> None:
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent: cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"absent cannot be read: No such file"):
         list(read_lines(tmp_path / "absent", BadLines()))
     with pytest.raises(UserError, match=r"cannot be read: Is a directory"):
         list(read_lines(tmp_path, BadLines()))

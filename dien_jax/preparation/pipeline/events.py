@@ -1,8 +1,8 @@
-"""From a log in the database to arrays: malformed rows out, ordered, ids as numbers.
+"""From a log in the database to arrays: skip malformed rows, order events, number ids.
 
-``load_events`` turns the text table ``rows`` into the tables ``users`` and ``items`` (raw id and
-its number, in order of first appearance, with their features) and ``events`` (ordered by user,
-time and the log's own order).
+``load_events`` turns the text table ``rows`` into the tables ``users`` and ``items`` (raw id,
+number in order of first appearance, features) and ``events`` (ordered by user, time and the log's
+own order).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from ibis.expr.types import BooleanColumn, IntegerValue, StringColumn, Table, Va
 
 from dien_jax.data.clock import LIKELY_MILLISECONDS, Clock
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import FeatureColumn
+from dien_jax.preparation.options import FeatureColumn, Features
 from dien_jax.preparation.reading.log_files import Log
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
@@ -28,98 +28,90 @@ SHOWN = 40
 
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
 def epoch_ms(moment: Value) -> IntegerValue:
-    """Milliseconds since 1970: a function of the engine that Ibis has to be told of."""
+    """Milliseconds since 1970; declares DuckDB's function to Ibis."""
 
 
 class Events(NamedTuple):
-    """What happened, grouped by sequence (one a user), oldest first, ties in the log's order.
+    """Events of a log, grouped by sequence (one a user), oldest first, ties in the log's order.
 
     Dimensions: E rows, S users.
-
-    Attributes:
-      item: int32 ``[E]``, number of the item.
-      timestamp: int64 ``[E]``.
-      label: int8 ``[E]``, or None for a log of interactions.
-      offsets: int64 ``[S + 1]``.
-      users: table ``position`` (the sequence), ``raw`` and user features.
-      items: table ``position`` (the item's number), ``raw`` and item features.
-      contexts: table ``position`` (the row) and context features.
-      num_items: rows of ``items``.
-      clock: how the log's times are written.
-      report: lines about malformed rows, for the user.
     """
 
-    item: np.ndarray
-    timestamp: np.ndarray
-    label: np.ndarray | None
-    offsets: np.ndarray
-    users: Table
-    items: Table
-    contexts: Table
-    num_items: int
-    clock: Clock
-    report: list[str]
+    item: np.ndarray  # int32 [E], number of the item
+    timestamp: np.ndarray  # int64 [E]
+    label: np.ndarray | None  # int8 [E], or None for a log of interactions
+    offsets: np.ndarray  # int64 [S + 1]
+    features: Features  # the feature columns
+    users: Table  # table position (the sequence), raw and user features
+    items: Table  # table position (the item's number), raw and item features
+    contexts: Table  # table position (the row) and context features
+    num_items: int  # rows of items
+    clock: Clock  # how the log's times are written
+    report: list[str]  # lines about malformed rows, for the user
+
+    @property
+    def num_users(self) -> int:
+        """Number of sequences."""
+        return len(self.offsets) - 1
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """Sequence of every event: int32 ``[E]``."""
+        return np.repeat(np.arange(self.num_users, dtype=np.int32), np.diff(self.offsets))
 
 
 def load_events(
     workspace: Workspace,
-    read: Callable[[bool], Log],
+    log: Log,
+    features: Features,
     *,
-    features: dict[str, list[FeatureColumn]],
-    has_label: bool,
     max_bad_share: float,
     narrow: Callable[[Table], Table] | None = None,
 ) -> Events:
-    """Reads a log, leaves out its malformed rows and numbers its users and items.
+    """Skip the malformed rows of a log, and number its users and items.
 
-    An item's or a user's feature is its first value, by time and then the log's order, that is
-    not missing.
+    A feature of an item or a user is its first value that is not missing, by time and then by the
+    log's order.
 
     Args:
-      workspace: where the tables go.
-      read: reads the log; called with True when malformed rows must be told by line number.
-      features: the ``item``, ``user`` and ``context`` features.
-      has_label: whether the log has the column ``label``.
-      max_bad_share: share of rows that may be malformed.
-      narrow: what to do to the clean rows before anything is counted.
+      workspace: database that holds the tables.
+      log: the log. It is read a second time when malformed rows need line numbers.
+      features: the feature columns.
+      max_bad_share: largest share of rows that may be malformed.
+      narrow: filter of the clean rows, applied before anything is counted.
 
     Raises:
-      UserError: when the log cannot be read, too much of it is malformed, or nothing is left.
+      UserError: when too much of the log is malformed, or no row is left.
     """
-    columns = [*features["item"], *features["user"], *features["context"]]
-    log = read(False)
     clock = _clock(workspace, log.rows)
     with stage("checking rows"):
-        checked = _check(log.rows, clock, columns, has_label)
+        checked = _checked(log.rows, clock, features.columns)
         malformed = workspace.count(checked.filter(checked.reason.notnull()))
-    if malformed and not log.lines_known:
-        log = read(True)
-        checked = _check(log.rows, clock, columns, has_label)
+    if malformed and log.reread is not None:
+        log = log.reread()
+        checked = _checked(log.rows, clock, features.columns)
     total = workspace.count(log.rows) + log.bad.count
     if malformed:
-        _count_bad(workspace, log, checked.filter(checked.reason.notnull()))
+        _count_malformed(workspace, log, checked.filter(checked.reason.notnull()))
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
     with stage("ordering events"):
         clean = workspace.store("clean", checked.filter(checked.reason.isnull()))
         clean = narrow(clean) if narrow else clean
-        users = _number(workspace, clean, "user", features["user"])
-        items = _number(workspace, clean, "item", features["item"])
+        users = _numbered_ids(workspace, clean, "user", features.user)
+        items = _numbered_ids(workspace, clean, "item", features.item)
         rows = clean.join(users.select(user="raw", sequence="position"), "user")
         rows = rows.join(items.select(item="raw", code="position"), "item")
-        label = ["label"] if has_label else []
-        contexts = [feature.alias for feature in features["context"]]
+        label = ["label"] if "label" in log.rows.columns else []
+        contexts = [feature.alias for feature in features.context]
         rows = rows.select("sequence", "code", "time", "line", *label, *contexts)
         rows = workspace.store("events", rows.order_by("sequence", "time", "line"))
         num_rows, num_users, num_items = map(workspace.count, (rows, users, items))
         if not num_rows:
             raise UserError(f"{log.file}: nothing is left to prepare")
-        dtypes: dict[str, type[np.generic]] = {
-            "sequence": np.int32,
-            "code": np.int32,
-            "time": np.int64,
-        }
+        dtypes: dict[str, type[np.generic]]
+        dtypes = {"sequence": np.int32, "code": np.int32, "time": np.int64}
         dtypes.update(dict.fromkeys(label, np.int8))
         arrays = workspace.arrays(rows.order_by(rows.rowid()), num_rows, dtypes)
     lengths = np.bincount(arrays["sequence"], minlength=num_users)
@@ -128,6 +120,7 @@ def load_events(
         timestamp=arrays["time"],
         label=arrays.get("label"),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        features=features,
         users=users,
         items=items,
         contexts=rows.select(*contexts, position=rows.rowid()),
@@ -137,14 +130,14 @@ def load_events(
     )
 
 
-def attach(rows: Table, key: str, other: Table, columns: list[FeatureColumn]) -> Table:
-    """The rows with features of their ``key`` from another table, missing where it has none.
+def attach(rows: Table, key: str, other: Table, columns: tuple[FeatureColumn, ...]) -> Table:
+    """Add features of the ``key`` from another table to the rows, missing where it has none.
 
     Args:
       rows: a log.
       key: ``user`` or ``item``.
-      other: has ``line``, ``key`` and columns of the features' names; where a key occurs again,
-        the first value that is not missing counts.
+      other: table with ``line``, ``key`` and columns named like the features. Where a key occurs
+        again, its first value that is not missing counts.
       columns: the features.
     """
     values = {column.alias: other[column.name].first(order_by=other.line) for column in columns}
@@ -153,7 +146,7 @@ def attach(rows: Table, key: str, other: Table, columns: list[FeatureColumn]) ->
 
 
 def _clock(workspace: Workspace, rows: Table) -> Clock:
-    """How most of the timestamps are written."""
+    """Return how most of the timestamps are written."""
     number = rows.timestamp.try_cast("float64")
     counts = workspace.numbers(
         rows.aggregate(
@@ -168,8 +161,8 @@ def _clock(workspace: Workspace, rows: Table) -> Clock:
     return Clock(iso=False, unit="milliseconds" if large else "seconds")
 
 
-def _check(rows: Table, clock: Clock, features: list[FeatureColumn], has_label: bool) -> Table:
-    """The rows with typed columns, and ``reason``: why a row is malformed, or NULL."""
+def _checked(rows: Table, clock: Clock, features: tuple[FeatureColumn, ...]) -> Table:
+    """Return the rows with typed columns, and ``reason``: why a row is malformed, or NULL."""
     stamp = rows.timestamp
     shown = ibis.literal("timestamp '") + stamp.substr(0, SHOWN) + "' "
     if clock.iso:
@@ -188,7 +181,7 @@ def _check(rows: Table, clock: Clock, features: list[FeatureColumn], has_label: 
         (time > clock.limit, shown + f"lies beyond the year 9999 in {clock.unit}"),
     ]
     typed = {"time": time.try_cast("int64")}
-    if has_label:
+    if "label" in rows.columns:
         label = rows.label.try_cast("float64")
         typed["label"] = label.try_cast("int8")
         shown = ibis.literal("label '") + rows.label.fill_null("").substr(0, SHOWN) + "' "
@@ -207,17 +200,19 @@ def _check(rows: Table, clock: Clock, features: list[FeatureColumn], has_label: 
     return rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
 
 
-def _count_bad(workspace: Workspace, log: Log, bad: Table) -> None:
-    count = workspace.count(bad)
-    first = workspace.batches(bad.order_by("line").limit(EXAMPLES).select("line", "reason"))
+def _count_malformed(workspace: Workspace, log: Log, malformed: Table) -> None:
+    count = workspace.count(malformed)
+    first = workspace.batches(malformed.order_by("line").limit(EXAMPLES).select("line", "reason"))
     for row in (row for batch in first for row in batch.to_pylist()):
         log.bad.add(log.file, row["line"], row["reason"])
         count -= 1
     log.bad.count += count
 
 
-def _number(workspace: Workspace, clean: Table, name: str, features: list[FeatureColumn]) -> Table:
-    """Every user or item once, numbered by first appearance, with its features."""
+def _numbered_ids(
+    workspace: Workspace, clean: Table, name: str, features: tuple[FeatureColumn, ...]
+) -> Table:
+    """Return every user or item once, numbered by first appearance, with its features."""
     values = {
         feature.alias: clean[feature.alias].first(
             where=clean[feature.alias].notnull(), order_by=[clean.time, clean.line]

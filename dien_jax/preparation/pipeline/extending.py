@@ -1,8 +1,7 @@
-"""The dataset folder that a new one extends: ids keep their rows, new ones come after them.
+"""Extending a dataset folder: ids keep their rows, new ones come after them.
 
-Rows of ids that the new log lacks stay, with the features they had. What tables are looked up by is
-then the same in both folders as far as the old one goes, numbers are standardised alike, and so
-trained rows keep their meaning.
+Ids that the new log lacks keep their rows and their features. Numeric features are standardised as
+in the old folder. So the rows of a model trained on that folder keep their meaning.
 """
 
 from typing import Any, NamedTuple
@@ -16,33 +15,29 @@ from dien_jax.data.schema import Feature
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.reading.workspace import Workspace
+from dien_jax.utils.text_files import sha256
 
 SETTINGS = "settings"
-"""Entry of ``source`` in ``meta.json``: what a folder that extends this one must have alike."""
+"""Entry of ``source`` in ``meta.json``: the settings that an extending folder must share."""
 
 
 class Known(NamedTuple):
-    """Which of n values of the log have a row already.
+    """Rows that n values of the log have already."""
 
-    Attributes:
-      vocabulary: the raw values of these rows, by row, without that of the unknown one.
-      row_of: int32 ``[n]``, the row of each value; 0 where it is new.
-    """
-
-    vocabulary: list[str]
-    row_of: np.ndarray
+    vocabulary: list[str]  # the raw values of these rows, by row, without that of the unknown one
+    row_of: np.ndarray  # int32 [n], the row of each value; 0 where it is new
 
 
 def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
-    """The folder that ``--extend`` names, or None without it.
+    """Open the folder that ``--extend`` names; None without it.
 
     Args:
-      options: of the new folder.
-      source: the name of the source that made both.
+      options: options of the new folder.
+      source: name of the source, which must have made both folders.
 
     Raises:
-      UserError: when it cannot be opened, another source made it, or features or settings differ;
-        the message names the flag.
+      UserError: when the folder cannot be opened, another source made it, or features or settings
+        differ; the message names the flag.
     """
     if options.extend is None:
         return None
@@ -56,51 +51,53 @@ def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
             f"--extend {options.extend}: expected a folder made by prepare {source}, found one "
             f"made by {made_by.get('name')!r}"
         )
-    before = made_by.get(SETTINGS)
-    if before is None:
+    settings = made_by.get(SETTINGS)
+    if settings is None:
         raise UserError(
-            f"--extend {options.extend}: its meta.json does not tell the settings it was made "
-            f"with; prepare it again"
+            f"--extend {options.extend}: its meta.json lacks the settings it was made with; "
+            f"prepare it again"
         )
-    for group, columns in options.features().items():
-        found = [f"{column.name}:{column.kind}" for column in columns]
+    for group, columns in options.features().groups.items():
+        given = [f"{column.name}:{column.kind}" for column in columns]
         features = getattr(dataset.schema, group)[0 if group == "context" else 1 :]
         expected = [f"{feature.name}:{feature.kind}" for feature in features]
-        if found != expected:
+        if given != expected:
             raise UserError(
                 f"--extend {options.extend}: --{group}-features must be those of that folder, "
-                f"{' '.join(expected) or 'none'}, got {' '.join(found) or 'none'}"
+                f"{' '.join(expected) or 'none'}, got {' '.join(given) or 'none'}"
             )
-    for name, value in options.agreed().items():
-        if before.get(name) != value:
+    for name, value in options.matched_settings().items():
+        if settings.get(name) != value:
             raise UserError(
                 f"--extend {options.extend}: --{name.replace('_', '-')} must be that of that "
-                f"folder, {before.get(name)!r}, got {value!r}"
+                f"folder, {settings.get(name)!r}, got {value!r}"
             )
     return dataset
 
 
-def described_source(
-    name: str, options: ColumnOptions, sha256: str, extended: Dataset | None
-) -> dict[str, Any]:
-    """What ``meta.json`` says of the log, and of the folder that is extended."""
-    source = {"name": name, "files": {options.file.name: sha256}, SETTINGS: options.agreed()}
+def column_source(name: str, options: ColumnOptions, extended: Dataset | None) -> dict[str, Any]:
+    """Return the description of a log in columns for ``meta.json``, and of the extended folder."""
+    source = {
+        "name": name,
+        "files": {options.file.name: sha256(options.file)},
+        SETTINGS: options.matched_settings(),
+    }
     if extended is not None:
         source["extends"] = {"folder": str(options.extend), "meta": data_digest(extended)}
     return source
 
 
-def known(
+def known_rows(
     workspace: Workspace, extended: Dataset | None, feature: str, values: Table, count: int
 ) -> Known:
-    """Which values have a row in the folder that is extended; none without one.
+    """Look values up in the extended folder; none is known without one.
 
     Args:
-      workspace: where they are looked up.
-      extended: the folder.
-      feature: whose vocabulary.
+      workspace: database that does the look-up.
+      extended: the folder that is extended.
+      feature: name of the vocabulary.
       values: table ``position`` and ``raw``, each value once.
-      count: n, how many they are.
+      count: n, the number of values.
     """
     if extended is None:
         return Known([], np.zeros(count, np.int32))
@@ -112,17 +109,17 @@ def known(
     return Known(vocabulary, arrays["row"])
 
 
-def before(extended: Dataset | None, name: str) -> Feature | None:
-    """The feature of that name in the folder that is extended, if there is one."""
+def extended_feature(extended: Dataset | None, name: str) -> Feature | None:
+    """Return the feature of that name in the extended folder; None without one."""
     if extended is None:
         return None
     schema = extended.schema
-    every = (*schema.item, *schema.user, *schema.context)
-    return next(feature for feature in every if feature.name == name)
+    features = (*schema.item, *schema.user, *schema.context)
+    return next(feature for feature in features if feature.name == name)
 
 
-def chained(column: Column, after: Column | None) -> Column:
-    """The rows of a column, then those of another, if there is one."""
+def concatenated(column: Column, after: Column | None) -> Column:
+    """Return the rows of a column, then those of another one, if given."""
     if after is None:
         return column
     values = np.concatenate([column.values, after.values])

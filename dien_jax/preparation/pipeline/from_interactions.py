@@ -1,4 +1,11 @@
-"""Splitting events, drawing negatives and writing the folder, for all logs of interactions."""
+"""Logs of interactions: split the events, draw negatives, write the folder.
+
+An example is an event, and its history is everything before it in time, ties in the log's order;
+see ``pipeline.splits``. A user's first event has no history and is no example, so a user with a
+single event has none at all and only appears in ``groups.txt`` and in the events. Popularity,
+vocabularies and rows of users come from training events: those that a training example has as
+its target or in its history. With ``--train-from`` popularity counts earlier events too.
+"""
 
 from typing import Any
 
@@ -7,14 +14,19 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import FeatureColumn, ImplicitOptions, LogOptions
+from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import Events
-from dien_jax.preparation.pipeline.extending import known
-from dien_jax.preparation.pipeline.features import keep
-from dien_jax.preparation.pipeline.split_times import time_borders, train_from
-from dien_jax.preparation.pipeline.target_negatives import draw_negatives
-from dien_jax.preparation.pipeline.write import History, Rows, Trained, write_folder
+from dien_jax.preparation.pipeline.features import Encoder
+from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
+from dien_jax.preparation.pipeline.write import (
+    History,
+    PreparedLog,
+    SplitExamples,
+    TrainingCounts,
+    write_folder,
+)
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 
@@ -23,115 +35,119 @@ def write_interactions(
     workspace: Workspace,
     options: ImplicitOptions,
     events: Events,
-    features: dict[str, list[FeatureColumn]],
-    *,
-    separator: str,
-    max_values: int,
     source: dict[str, Any],
     extended: Dataset | None = None,
 ) -> list[str]:
-    """Splits events, draws negatives and writes the dataset folder; see its ``prepare``."""
-    offsets = events.offsets
+    """Write the dataset folder of a log of interactions.
+
+    Args:
+      workspace: database that holds the tables of ``events``.
+      options: the split and the negatives.
+      events: the log.
+      source: description of the log for ``meta.json``.
+      extended: folder that the new one extends, if any.
+
+    Returns:
+      lines that summarise what was written.
+
+    Raises:
+      UserError: when nothing is left to train on, or the folder cannot be written.
+    """
+    offsets, sequence = events.offsets, events.sequence
     targets, split, past = _split(options, events)
     if not len(targets["train"]):
         raise UserError(
             f"no training examples: --split {options.split} leaves none of the "
-            f"{len(offsets) - 1:,} users' {len(events.item):,} events to training"
+            f"{events.num_users:,} users' {len(events.item):,} events to training"
         )
     seen = splits.training_events(targets["train"], offsets)
-    sequence = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
-    trained = Trained(
-        items=np.bincount(events.item[seen], minlength=events.num_items),
-        users=np.bincount(sequence[targets["train"]], minlength=len(offsets) - 1),
+    counts = TrainingCounts(
+        item=np.bincount(events.item[seen], minlength=events.num_items),
+        user=np.bincount(sequence[targets["train"]], minlength=events.num_users),
     )
-    num_items, num_users = events.num_items, len(offsets) - 1
-    known_items = known(workspace, extended, "item", events.items, num_items)
-    known_users = known(workspace, extended, "user", events.users, num_users)
-    items = keep(trained.items, options.min_count, known_items)
-    users = keep(trained.users, options.min_count, known_users)
+    encoder = Encoder(workspace, events.features, options.min_count, extended)
+    items = encoder.vocabulary("item", events.items, counts.item)
+    users = encoder.vocabulary("user", events.users, counts.user)
     item = items.row_of[events.item]
     before = splits.training_events(past, offsets)
-    popularity = np.bincount(item[before], minlength=len(items.values) + 1)
-    examples, missing = {}, 0
+    popularity = np.bincount(item[before], minlength=items.size)
     with stage("drawing negatives"):
-        for number, name in enumerate(SPLITS):
-            target = targets[name]
-            drawn = draw_negatives(
-                sequence[target],
-                item[target],
-                event_item=item,
-                offsets=offsets,
-                popularity=popularity,
-                count=options.negatives,
-                distribution=options.negative_distribution,
-                allow_own=options.allow_own_negatives,
-                seed=(options.seed, 1, number),
-            )
-            missing += drawn.missing
-            positive = np.concatenate([np.arange(len(target)), drawn.positive])
-            order = np.argsort(positive, kind="stable")  # a positive, then its negatives
-            event = target[positive[order]]
-            label = np.zeros(len(order), np.int8)
-            label[order < len(target)] = 1
-            candidate = np.concatenate([item[target], drawn.item])[order]
-            examples[name] = Rows(sequence[event], event, candidate, label)
-    report = write_folder(
-        workspace,
-        options,
-        events,
-        features,
-        separator=separator,
-        max_values=max_values,
-        trained=trained,
+        examples, missing = _examples(options, targets, sequence, item, offsets, popularity)
+    log = PreparedLog(
+        events=events,
+        counts=counts,
         items=items,
         users=users,
         history=History(item, events.timestamp, offsets, popularity),
         examples=examples,
         source=source,
-        split={
-            **split,
-            "negatives": options.negatives,
-            "negative_distribution": options.negative_distribution,
-            "allow_own_negatives": options.allow_own_negatives,
-        },
-        extended=extended,
+        split=split | options.negative_settings(),
     )
-    return [
-        *events.report,
-        *report,
-        *_notes(options, events, targets),
-        *([f"{missing:,} negatives left out: their users chose nearly every item"] * bool(missing)),
-    ]
+    report = write_folder(options.out, encoder, log)
+    report += _notes(options, events, targets)
+    if missing:
+        report.append(f"{missing:,} negatives left out: their users chose nearly every item")
+    return [*events.report, *report]
 
 
 def _split(
     options: ImplicitOptions, events: Events
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], np.ndarray]:
-    """The target events of every split, and what ``meta.json`` says about them.
+    """Return the target events by split, the metadata, and the training targets of popularity.
 
-    The third are the training targets as they were without ``--train-from``: popularity is that of
-    the whole past, or negatives would be drawn from the few items of whoever was there lately.
+    The last ones ignore ``--train-from``: popularity is that of the whole past, or negatives would
+    be drawn from the few items of recent users.
     """
-    split: dict[str, Any] = {"policy": options.split, "seed": options.seed}
+    offsets = events.offsets
+    if options.split == "by-time":
+        borders, begin = resolve_times(options, events.timestamp, events.clock)
+        targets = splits.by_time(events.timestamp, offsets, borders)
+        past = targets["train"]
+        if begin is not None:
+            targets["train"] = past[events.timestamp[past] >= begin]
+        return targets, split_metadata(options, borders, begin), past
     if options.split == "last-event":
-        targets = splits.last_event(events.offsets)
-        return targets, split, targets["train"]
-    if options.split == "by-user":
+        targets = splits.last_event(offsets)
+    else:
         shares = {"valid_share": options.valid_share, "test_share": options.test_share}
-        targets = splits.by_user(events.offsets, seed=options.seed, **shares)
-        return targets, {**split, **shares}, targets["train"]
-    borders = time_borders(options, events.timestamp, events.clock)
-    split |= {"valid_from": borders.valid, "test_from": borders.test}
-    targets = splits.by_time(events.timestamp, events.offsets, borders)
-    past, begin = targets["train"], train_from(options, borders, events.clock)
-    if begin is not None:
-        split["train_from"] = begin
-        targets["train"] = past[events.timestamp[past] >= begin]
-    return targets, split, past
+        targets = splits.by_user(offsets, seed=options.seed, **shares)
+    return targets, split_metadata(options), targets["train"]
 
 
-def _notes(options: LogOptions, events: Events, targets: dict[str, np.ndarray]) -> list[str]:
-    """What a reader should know about users without examples and about ties."""
+def _examples(
+    options: ImplicitOptions,
+    targets: dict[str, np.ndarray],
+    sequence: np.ndarray,
+    item: np.ndarray,
+    offsets: np.ndarray,
+    popularity: np.ndarray,
+) -> tuple[dict[str, SplitExamples], int]:
+    """Return each positive followed by its negatives, by split; and the number of missing ones."""
+    sampler = NegativeSampler(
+        item, offsets, popularity, options.negative_distribution, options.allow_own_negatives
+    )
+    examples, missing = {}, 0
+    for number, name in enumerate(SPLITS):
+        target = targets[name]
+        drawn = sampler.draw(
+            sequence[target],
+            item[target],
+            count=options.negatives,
+            seed=(options.seed, 1, number),
+        )
+        missing += drawn.missing
+        positive = np.concatenate([np.arange(len(target)), drawn.positive])
+        order = np.argsort(positive, kind="stable")
+        event = target[positive[order]]
+        label = np.zeros(len(order), np.int8)
+        label[order < len(target)] = 1
+        candidate = np.concatenate([item[target], drawn.item])[order]
+        examples[name] = SplitExamples(sequence[event], event, candidate, label)
+    return examples, missing
+
+
+def _notes(options: ImplicitOptions, events: Events, targets: dict[str, np.ndarray]) -> list[str]:
+    """Return remarks about users without examples and about ties."""
     notes = []
     single = np.count_nonzero(np.diff(events.offsets) == 1)
     if single:

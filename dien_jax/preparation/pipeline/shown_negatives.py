@@ -1,18 +1,17 @@
-"""What users were shown with their clicks, and did not click."""
+"""Auxiliary negatives of a click: items of its request that were shown and not clicked."""
 
 import numpy as np
 
 from dien_jax.data.dataset import Column
-from dien_jax.preparation.pipeline.features import take
 
 
-def shown_negatives(
+def passed_over_items(
     item: np.ndarray, label: np.ndarray, starts: np.ndarray, num_items: int
 ) -> Column:
-    """The items that the request of each click showed and of which no row was clicked.
+    """Return the items that the request of each click showed and of which no row was clicked.
 
-    Each item once, by rising id, without the unknown one; so the clicks of one request have the
-    same negatives, and none of them is among these.
+    Each item appears once, in rising order, and the unknown one never. So the clicks of one
+    request share their negatives, and none of the clicks is among them.
 
     Args:
       item: int32 ``[R]``, row of the item of each impression, 0 for the unknown one.
@@ -21,7 +20,7 @@ def shown_negatives(
       num_items: rows of items, the unknown one included.
 
     Returns:
-      over the clicks, in order.
+      a column over the clicks, in order.
     """
     request = np.cumsum(starts) - 1
     clicked = label == 1
@@ -32,4 +31,4 @@ def shown_negatives(
     passed = np.setdiff1d(passed, np.unique(keys[clicked]), assume_unique=True)
     owner, values = np.divmod(passed, num_items)
     offsets = np.searchsorted(owner, np.arange(len(has_click) + 1))
-    return take(Column(values.astype(np.int32), offsets), request[clicked])
+    return Column(values.astype(np.int32), offsets).take(request[clicked])

@@ -1,16 +1,17 @@
-"""CSV and Parquet logs into the table ``rows``: text columns and a line number.
+"""CSV and Parquet logs as the table ``rows``: text columns and a line number.
 
-The database's own CSV reader is fast, but a quote that is never closed makes it lose whatever
-follows without saying how much. So where it meets anything out of order the file is read a second
-time, line by line, and every line that makes no sense is counted and told by its number.
+The database's own CSV reader is fast, but after a quote that is never closed it skips an unknown
+number of rows. So a file in which it meets anything unexpected is read a second time in Python,
+line by line: every malformed line is counted and reported by its number.
 """
 
 import csv
+import functools
 import re
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,43 +24,46 @@ from ibis.expr.types import StringColumn, Table, Value
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.options import ColumnOptions, LogColumn
 from dien_jax.preparation.reading.workspace import Workspace, quoted
-from dien_jax.utils.text_files import GZIP_MAGIC, BadLines, open_bytes, read_lines
+from dien_jax.utils.console import stage
+from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines
 
 PARQUET_MAGIC = b"PAR1"
 ZIP_MAGIC = b"PK\x03\x04"
 LONGEST_RECORD = 10
-"""Lines over which a quoted value may run in a file that needs the second look."""
+"""Lines that a quoted value may span when a file is read line by line."""
 BATCH_ROWS = 1 << 16
 END = (0, "")
-"""What follows the last line."""
+"""Marks the end of the lines."""
 
 
 class Log(NamedTuple):
-    """A log in the database.
+    """A log in the database."""
 
-    Attributes:
-      file: where it came from.
-      rows: the wanted columns as text, NULL where empty, and ``line``, rising in the log's order.
-      bad: the malformed lines that are not among ``rows``.
-      lines_known: whether ``line`` is the line (row, in Parquet) of the file, from 1, and not
-        only in its order.
-    """
-
-    file: Path
+    file: Path  # the file it was read from
+    # the requested columns as text, NULL where empty, and line, rising in the log's order
     rows: Table
-    bad: BadLines
-    lines_known: bool
+    bad: BadLines  # the malformed lines that are not among rows
+    # reads the log again, so that line is the line (row, in Parquet) of the file, from 1; None
+    # where it is that already
+    reread: "Callable[[], Log] | None" = None
+
+    def check(self, workspace: Workspace, max_bad_share: float) -> list[str]:
+        """Check the share of malformed lines, and return lines about them.
+
+        Raises:
+          UserError: when it is larger than ``max_bad_share``.
+        """
+        return self.bad.check(workspace.count(self.rows) + self.bad.count, max_bad_share)
 
 
-def read_log(workspace: Workspace, options: ColumnOptions, *, careful: bool) -> Log:
-    """Reads the log that the options name; see :func:`read_columns`."""
+def read_log(workspace: Workspace, options: ColumnOptions) -> Log:
+    """Read the log that the options name; see :func:`read_columns`."""
     return read_columns(
         workspace,
         options.file,
-        options.wanted(),
+        options.log_columns(),
         columns=options.columns,
         separator=options.separator,
-        careful=careful,
         hint=" (a CSV file without a header needs --columns)",
     )
 
@@ -71,21 +75,21 @@ def read_columns(
     *,
     columns: Sequence[str] = (),
     separator: str = "|",
-    careful: bool,
+    careful: bool = False,
     hint: str = "",
 ) -> Log:
-    """Reads columns of a CSV or Parquet file, told by its first bytes; gzip too.
+    """Read columns of a CSV or Parquet file, recognised by its first bytes; gzip too.
 
     Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas.
 
     Args:
-      workspace: where ``rows`` is stored.
+      workspace: database that stores ``rows``.
       file: the file.
-      wanted: which of its columns, by their name in ``rows``.
-      columns: the names of all its columns, for CSV without a header.
-      separator: what joins the values of a Parquet list.
-      careful: whether to read line by line in any case.
-      hint: what to say of a CSV file that lacks a column.
+      wanted: the columns to read, by their name in ``rows``.
+      columns: names of all columns, for CSV without a header.
+      separator: joins the values of a Parquet list.
+      careful: read CSV line by line in any case.
+      hint: end of the message about a CSV file that lacks a column.
 
     Raises:
       UserError: when the file is missing, empty, damaged or of another kind, or lacks a column.
@@ -94,28 +98,34 @@ def read_columns(
         with open_bytes(file) as stream:
             magic = stream.read(len(PARQUET_MAGIC))
     except (OSError, EOFError, zlib.error):
-        magic = b""  # read as text, it tells what is wrong
-    if magic == PARQUET_MAGIC:
-        return _read_parquet(workspace, file, wanted, separator)
+        magic = b""  # reading it as text raises the right error
     if magic == ZIP_MAGIC:
         raise UserError(f"{file} is a zip archive; unpack it, and name the file in it")
-    delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
-    header = list(columns) or _csv_header(file, delimiter)
-    places = _find(file, wanted, header, hint)
-    if not careful:
-        rows = _read_csv(workspace, file, delimiter, len(header), places, not columns)
-        if rows is not None:
-            return Log(file, rows, BadLines(), lines_known=False)
-    bad = BadLines()
-    parsed = workspace.folder / "lines.parquet"
-    records = _records(file, delimiter, len(header), not columns, bad)
-    write_rows(parsed, list(places), ((n, [f[p] for p in places.values()]) for n, f in records))
-    return Log(file, load_rows(workspace, parsed, places), bad, lines_known=True)
+    with stage(f"reading {file}{' line by line' if careful else ''}"):
+        if magic == PARQUET_MAGIC:
+            return _read_parquet(workspace, file, wanted, separator)
+        delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
+        header = list(columns) or _csv_header(file, delimiter)
+        places = _column_places(file, wanted, header, hint)
+        if not careful:
+            rows = _read_csv(workspace, file, delimiter, len(header), places, not columns)
+            if rows is not None:
+                reread = functools.partial(
+                    read_columns, workspace, file, wanted, columns=columns, careful=True
+                )
+                return Log(file, rows, BadLines(), reread)
+        bad = BadLines()
+        records = _records(file, delimiter, len(header), not columns, bad)
+        chosen = ((number, [f[p] for p in places.values()]) for number, f in records)
+        return Log(file, load_records(workspace, list(places), chosen), bad)
 
 
-def write_rows(parquet: Path, names: list[str], records: Iterator[tuple[int, list[str]]]) -> None:
-    """Writes records with their line numbers to a Parquet file, empty values as NULL."""
+def load_records(
+    workspace: Workspace, names: list[str], records: Iterable[tuple[int, list[str]]]
+) -> Table:
+    """Store records with their line numbers as the table ``rows``, empty values as NULL."""
     schema = pa.schema([("line", pa.int64()), *((name, pa.string()) for name in names)])
+    parquet = workspace.folder / "lines.parquet"
     with pq.ParquetWriter(parquet, schema) as writer:
         lines: list[int] = []
         values: list[list[str]] = []
@@ -133,32 +143,29 @@ def write_rows(parquet: Path, names: list[str], records: Iterator[tuple[int, lis
             if len(lines) == BATCH_ROWS:
                 flush()
         flush()
-
-
-def load_rows(workspace: Workspace, parquet: Path, names: Iterable[str]) -> Table:
-    """Stores what :func:`write_rows` wrote as the table ``rows``, and removes the file."""
     workspace.sql(
         "CREATE OR REPLACE TABLE rows AS SELECT * FROM read_parquet($file)",
-        {"file": _literal(parquet)},
+        {"file": _escape_wildcards(parquet)},
     )
     parquet.unlink()
     return ibis.table({"line": "int64"} | dict.fromkeys(names, "string"), name="rows")
 
 
-def _find(
-    file: Path, wanted: Mapping[str, LogColumn], found: list[str], hint: str = ""
+def _column_places(
+    file: Path, wanted: Mapping[str, LogColumn], header: list[str], hint: str = ""
 ) -> dict[str, int]:
+    """Return the position of every wanted column in the header."""
     places = {}
     for alias, column in wanted.items():
-        if column.name not in found:
+        if column.name not in header:
             raise UserError(
                 f"{file} has no column {column.name!r} ({column.flag})"
-                f"{suggestion(column.name, found)}; "
-                f"its columns are {', '.join(name[:40] for name in found)}{hint}"
+                f"{suggestion(column.name, header)}; "
+                f"its columns are {', '.join(name[:40] for name in header)}{hint}"
             )
-        if found.count(column.name) > 1:
+        if header.count(column.name) > 1:
             raise UserError(f"{file} has two columns {column.name!r} ({column.flag})")
-        places[alias] = found.index(column.name)
+        places[alias] = header.index(column.name)
     return places
 
 
@@ -182,7 +189,7 @@ def _read_csv(
     places: Mapping[str, int],
     has_header: bool,
 ) -> Table | None:
-    """The file through the database's own reader, or None when anything in it is out of order."""
+    """Read the file with the database's own reader; None when it meets anything unexpected."""
     types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
     selected = ", ".join(f"c{place} AS {quoted(alias)}" for alias, place in places.items())
     try:
@@ -191,10 +198,10 @@ def _read_csv(
             f"columns = {{{types}}}, header = $header, delim = $delimiter, quote = '\"', "
             "escape = '\"', nullstr = '', compression = $compression, strict_mode = true)",
             {
-                "file": _literal(file),
+                "file": _escape_wildcards(file),
                 "header": has_header,
                 "delimiter": delimiter,
-                "compression": "gzip" if _is_gzip(file) else "none",
+                "compression": "gzip" if is_gzip(file) else "none",
             },
         )
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
@@ -209,20 +216,20 @@ def _read_parquet(
     workspace: Workspace, file: Path, wanted: Mapping[str, LogColumn], separator: str
 ) -> Log:
     plain = file
-    if _is_gzip(file):
+    if is_gzip(file):
         plain = workspace.folder / "log.parquet"
         with open_bytes(file) as source, plain.open("wb") as target:
             shutil.copyfileobj(source, target)
     try:
         schema = pq.read_schema(plain)
-        places = _find(file, wanted, schema.names)
+        places = _column_places(file, wanted, schema.names)
         selected = ", ".join(
             f"{quoted(column.name)} AS {quoted(alias)}" for alias, column in wanted.items()
         )
         workspace.sql(
             f"CREATE TABLE raw AS SELECT {selected}, file_row_number + 1 AS line "
             "FROM read_parquet($file, file_row_number = true)",
-            {"file": _literal(plain)},
+            {"file": _escape_wildcards(plain)},
         )
     except (pa.ArrowException, duckdb.InvalidInputException, duckdb.IOException) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
@@ -231,15 +238,15 @@ def _read_parquet(
         ibis.Schema.from_pyarrow(pa.schema([*types.items(), ("line", pa.int64())])), name="raw"
     )
     texts = {
-        alias: _as_text(file, column, raw[alias], separator).nullif("")
+        alias: _text_column(file, column, raw[alias], separator).nullif("")
         for alias, column in wanted.items()
     }
     rows = workspace.store("rows", raw.select("line", **texts))
     workspace.sql("DROP TABLE raw")
-    return Log(file, rows, BadLines(), lines_known=True)
+    return Log(file, rows, BadLines())
 
 
-def _as_text(file: Path, column: LogColumn, values: Value, separator: str) -> StringColumn:
+def _text_column(file: Path, column: LogColumn, values: Value, separator: str) -> StringColumn:
     kind = values.type()
     if kind.is_array():
         return values.cast("array<string>").join(separator)
@@ -250,20 +257,15 @@ def _as_text(file: Path, column: LogColumn, values: Value, separator: str) -> St
     return (values.cast("int8") if kind.is_boolean() else values).cast("string")
 
 
-def _is_gzip(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-
-
-def _literal(file: Path) -> str:
-    """The path as a pattern that means just this file: the engine takes ``*?[`` for wildcards."""
+def _escape_wildcards(file: Path) -> str:
+    """Return a pattern that matches this path alone: the engine expands ``*?[``."""
     return re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", str(file.absolute()))
 
 
 def _records(
     file: Path, delimiter: str, width: int, has_header: bool, bad: BadLines
 ) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of every record of a CSV file that has ``width`` fields."""
+    """Yield line number and fields of every record of a CSV file that has ``width`` fields."""
     lines = read_lines(file, bad)
     if has_header:
         next(lines)
@@ -277,7 +279,7 @@ def _records(
         if '"' not in line:
             fields, reason = line.split(delimiter), ""
         else:
-            fields, reason = _quoted(line, delimiter, lines, waiting)
+            fields, reason = _quoted_record(line, delimiter, lines, waiting)
         if not reason and len(fields) != width:
             reason = f"expected {width} columns, found {len(fields)}"
         if reason:
@@ -286,16 +288,16 @@ def _records(
             yield number, fields
 
 
-def _quoted(
+def _quoted_record(
     line: str,
     delimiter: str,
     lines: Iterator[tuple[int, str]],
     waiting: deque[tuple[int, str]],
 ) -> tuple[list[str], str]:
-    """Fields of a record that starts with ``line``, or why there are none.
+    """Return the fields of a record that starts with ``line``, or why it is malformed.
 
-    A value whose quote is not closed goes on in the next lines, ``LONGEST_RECORD`` at most; they
-    are consumed only when that makes a record.
+    A value whose quote is not closed continues in the next lines, at most ``LONGEST_RECORD``. They
+    are consumed only when that completes a record.
     """
     parts = [line + "\n"]
     while len(parts) <= LONGEST_RECORD:

@@ -1,9 +1,9 @@
-"""The database that large logs go through: DuckDB, on disk, within a memory limit.
+"""The database of large logs: DuckDB, on disk, within a memory limit.
 
-Queries are Ibis expressions over tables whose columns are known here; Ibis only writes the SQL,
-so nothing depends on which releases of its and DuckDB's Python interfaces suit each other.
-Importing this module needs the extra ``data``; sources import it when they start to work, after
-:func:`dien_jax.utils.extras.require`.
+Queries are Ibis expressions over tables whose columns are known here. Ibis only writes the SQL, so
+nothing depends on which releases of the Python interfaces of Ibis and DuckDB work together.
+Importing this module needs the extra ``data``: sources import it in their ``prepare``, after
+``require("data", ...)`` of :mod:`dien_jax.utils.extras`.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ import pyarrow as pa
 from ibis.expr.types import Table
 
 from dien_jax.data.writer import check_target
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, writing
 
 
 class Workspace:
-    """A database in a hidden folder beside the dataset folder, gone when the block ends.
+    """A database in a hidden folder next to the dataset folder, removed when the block ends.
 
-    Tables beyond the memory limit lie on that disk. Errors of the engine that a user can do
-    something about leave the block as ``UserError``.
+    Tables beyond the memory limit spill to that disk. Errors of the engine that a user can act on
+    leave the block as ``UserError``.
 
     Args:
-      out: the dataset folder that is to be made; it must not exist.
-      memory_limit: what DuckDB may use, such as ``1GB``.
+      out: the dataset folder to create; it must not exist.
+      memory_limit: memory limit of DuckDB, such as ``1GB``.
 
     Raises:
-      UserError: when ``out`` exists, its parent cannot be written, or the limit is none.
+      UserError: when ``out`` exists, its parent cannot be written, or the limit is not a size.
     """
 
     def __init__(self, out: Path, memory_limit: str) -> None:
@@ -47,12 +47,8 @@ class Workspace:
 
     def __enter__(self) -> "Workspace":
         check_target(self._out)
-        try:
+        with writing(self._out, "dataset folder"):
             self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot write dataset folder {self._out}: {error.strerror or error}"
-            ) from error
         try:
             self._connection = duckdb.connect(
                 self.folder / "work.duckdb",
@@ -63,8 +59,8 @@ class Workspace:
                     "TimeZone": "UTC",
                 },
             )
-            self.sql("PRAGMA disable_checkpoint_on_shutdown")  # nobody will open it again
-            self.sql("SET enable_progress_bar = false")  # it would write to standard output
+            self.sql("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
+            self.sql("SET enable_progress_bar = false")  # it writes to standard output
         except duckdb.Error as error:
             self._remove()
             raise UserError(
@@ -81,7 +77,7 @@ class Workspace:
         self._connection.close()
         self._remove()
         if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
-            raise KeyboardInterrupt from error  # the engine's words for Ctrl-C
+            raise KeyboardInterrupt from error  # how the engine reports Ctrl-C
         if isinstance(error, duckdb.OutOfMemoryException):
             raise UserError(
                 f"the database ran out of memory within {self._memory_limit}; "
@@ -89,25 +85,24 @@ class Workspace:
             ) from error
         if isinstance(error, duckdb.OperationalError | duckdb.FatalException):
             raise UserError(
-                f"cannot write dataset folder {self._out}: {_first_line(error)}"
+                f"dataset folder {self._out} cannot be written: {_first_line(error)}"
             ) from error
         if isinstance(error, OSError):
-            raise UserError(
-                f"cannot write dataset folder {self._out}: {error.strerror or error}"
-            ) from error
+            with writing(self._out, "dataset folder"):
+                raise error
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         for parent in self._new_parents:
-            with contextlib.suppress(OSError):  # not empty: the dataset lies there
+            with contextlib.suppress(OSError):  # not empty: it holds the dataset
                 parent.rmdir()
 
     def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> None:
-        """Runs a statement that Ibis has no words for."""
+        """Run a statement that Ibis cannot express."""
         self._connection.execute(statement, parameters)
 
     def store(self, name: str, table: Table | pa.Table) -> Table:
-        """Computes a table once and keeps it, rows in order, under a name."""
+        """Compute a table once and store it under a name, rows in order."""
         if isinstance(table, pa.Table):
             self._connection.register("arrow table", table)
             query, schema = 'SELECT * FROM "arrow table"', ibis.Schema.from_pyarrow(table.schema)
@@ -117,23 +112,23 @@ class Workspace:
         return ibis.table(schema, name=name)
 
     def batches(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """The rows of a table, in order, a batch at a time."""
+        """Yield the rows of a table, in order, a batch at a time."""
         relation = self._connection.sql(_query(table))
         yield from pa.RecordBatchReader.from_stream(relation)
 
     def numbers(self, table: Table) -> dict[str, int]:
-        """The one row of a table of whole numbers; NULL becomes 0."""
+        """Return the one row of a table of whole numbers; NULL becomes 0."""
         (values,) = self._connection.sql(_query(table)).fetchall()
         return {name: int(value or 0) for name, value in zip(table.columns, values, strict=True)}
 
     def count(self, table: Table) -> int:
-        """Rows of a table."""
+        """Return the number of rows of a table."""
         return self.numbers(table.aggregate(rows=table.count()))["rows"]
 
     def arrays(
         self, table: Table, rows: int, dtypes: Mapping[str, type[np.generic]]
     ) -> dict[str, np.ndarray]:
-        """Columns of a table, which has ``rows`` rows, as arrays of the given types.
+        """Return columns of a table, which has ``rows`` rows, as arrays of the given types.
 
         NULL becomes -1 in integers and NaN in floats.
         """
@@ -151,13 +146,13 @@ class Workspace:
         return arrays
 
     def strings(self, table: Table, column: str) -> Iterator[str]:
-        """One text column of a table, row by row."""
+        """Yield one text column of a table, row by row."""
         for batch in self.batches(table.select(column)):
             yield from batch.column(column).to_pylist()
 
 
 def quoted(name: str) -> str:
-    """A table's or column's name as SQL has it."""
+    """Quote the name of a table or column for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -7,30 +7,32 @@ The files, with a header each, unpacked or gzip:
     user_profile.csv  userid,cms_segid,cms_group_id,final_gender_code,age_level,pvalue_level,
                       shopping_level,occupation,new_user_class_level; empty where unknown
 
-The item is the ad, ``pid`` (its place on the page) describes the request. A user's history is what
-the user clicked before; ``behavior_log.csv`` is not read, as it has categories and brands but no
-items. What follows is the same as for any log of :mod:`dien_jax.preparation.sources.impressions`.
+The item is the ad; ``pid`` (its place on the page) describes the request. A user's history
+consists of earlier clicks. ``behavior_log.csv`` is not read: it has categories and brands but no
+items. The rest is as for any log of impressions.
 
-The set is behind a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/56,
-and its form were read on 2026-11-25 in datasets/Ali_Display_Ad_Click/readme.md of
+The set requires a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/56,
+and its format were read on 2026-11-25 in datasets/Ali_Display_Ad_Click/readme.md of
 PaddlePaddle/PaddleRec@1d41c8b; the page itself has not been tried yet.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import LogColumn, LogOptions, SplitPolicy
+from dien_jax.preparation.options import (
+    Features,
+    LogColumn,
+    LogOptions,
+    SplitPolicy,
+    feature_columns,
+)
 from dien_jax.preparation.reading.download import given
-from dien_jax.preparation.sources import impressions
-from dien_jax.preparation.sources.impressions import ImpressionsOptions
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
 
 if TYPE_CHECKING:
-    from ibis.expr.types import Table
-
     from dien_jax.preparation.reading.log_files import Log
     from dien_jax.preparation.reading.workspace import Workspace
 
@@ -41,84 +43,80 @@ TERMS = (
 )
 SEVENTH_DAY, EIGHTH_DAY = "2017-05-12T00:00+08:00", "2017-05-13T00:00+08:00"
 FILES = ("raw_sample.csv", "ad_feature.csv", "user_profile.csv")
-AD_FEATURES = ("cate_id", "campaign_id", "customer", "brand", "price:numeric")
-USER_FEATURES = (
-    "cms_segid",
-    "cms_group_id",
-    "final_gender_code",
-    "age_level",
-    "pvalue_level",
-    "shopping_level",
-    "occupation",
-    "new_user_class_level",
+FEATURES = Features(
+    item=feature_columns(
+        "--from", ("cate_id", "campaign_id", "customer", "brand", "price:numeric")
+    ),
+    user=feature_columns(
+        "--from",
+        (
+            "cms_segid",
+            "cms_group_id",
+            "final_gender_code",
+            "age_level",
+            "pvalue_level",
+            "shopping_level",
+            "occupation",
+            "new_user_class_level",
+        ),
+    ),
+    context=feature_columns("--from", ("pid",)),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlimamaOptions(LogOptions):
-    """Ali_Display_Ad_Click, got by hand: real impressions of ads, clicked or not."""
+    """Ali_Display_Ad_Click, downloaded by hand: real impressions of ads, clicked or not."""
 
     source: Path
     """Folder with raw_sample.csv, ad_feature.csv and user_profile.csv, unpacked or gzip, from
     https://tianchi.aliyun.com/dataset/56 (login)."""
     split: SplitPolicy = "by-time"
-    """What is held out: whole users, each user's last two requests, or the latest rows."""
+    """Held out: whole users (by-user), each user's last two requests (last-event), or the latest
+    rows (by-time)."""
     valid_from: str | None = SEVENTH_DAY
-    """by-time: when validation starts; from the seventh of the eight days on, unless given."""
+    """by-time: start of validation. The default is the seventh of the eight days."""
     test_from: str | None = EIGHTH_DAY
-    """by-time: when the test starts; the eighth day, which is customary, unless given."""
+    """by-time: start of the test. The default is the eighth day, which is customary."""
 
     def __post_init__(self) -> None:
         if self.split != "by-time" and (self.valid_from, self.test_from) == (
             SEVENTH_DAY,
             EIGHTH_DAY,
         ):
-            object.__setattr__(self, "valid_from", None)  # the default of another split
+            object.__setattr__(self, "valid_from", None)  # defaults of by-time alone
             object.__setattr__(self, "test_from", None)
         super().__post_init__()
 
 
 def prepare(options: AlimamaOptions) -> list[str]:
-    """Makes a dataset folder of impressions of ads.
+    """Make a dataset folder from impressions of ads.
 
     Returns:
-      lines that say what was made.
+      lines that summarise it.
 
     Raises:
       UserError: when the extra ``data`` is missing, a file is missing, cannot be read or is too
         malformed, nothing is left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
+    from dien_jax.preparation.pipeline.events import load_events
+    from dien_jax.preparation.pipeline.from_impressions import write_impressions
+    from dien_jax.preparation.reading.workspace import Workspace
+
     say(TERMS)
     samples, ads, profiles = (_file(options.source, name) for name in FILES)
-    log = ImpressionsOptions(
-        **{field.name: getattr(options, field.name) for field in fields(LogOptions)},
-        file=samples,
-        user="user",
-        item="adgroup_id",
-        timestamp="time_stamp",
-        label="clk",
-        item_features=AD_FEATURES,
-        user_features=USER_FEATURES,
-        context_features=("pid",),
-    )
     hashes = {file.name: given(file).sha256 for file in (samples, ads, profiles)}
-    report: list[str] = []
-
-    def read(workspace: "Workspace", log: ImpressionsOptions, *, careful: bool) -> "Log":
-        report.clear()  # it is read again where lines make no sense
-        return _read(workspace, log, ads, profiles, report, careful=careful)
-
-    written = impressions.prepare(log, read=read, source={"name": "alimama", "files": hashes})
-    return [*report, *written]
+    say(f"from impressions in {samples}: {options.describe()}")
+    with Workspace(options.out, options.memory_limit) as workspace:
+        log, report = _read(workspace, samples, ads, profiles, options.max_bad_share)
+        events = load_events(workspace, log, FEATURES, max_bad_share=options.max_bad_share)
+        source = {"name": "alimama", "files": hashes}
+        return report + write_impressions(workspace, options, events, source)
 
 
 def _file(folder: Path, name: str) -> Path:
-    """The file of that name, or its gzip.
-
-    Raises:
-      UserError: when there is neither.
-    """
+    """Return the file of that name, or its gzip."""
     for file in (folder / name, folder / f"{name}.gz"):
         if file.is_file():
             return file
@@ -128,40 +126,37 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _read(
-    workspace: "Workspace",
-    log: ImpressionsOptions,
-    ads: Path,
-    profiles: Path,
-    report: list[str],
-    *,
-    careful: bool,
-) -> "Log":
-    """The impressions with the features of their ads and users."""
+    workspace: "Workspace", samples: Path, ads: Path, profiles: Path, max_bad_share: float
+) -> "tuple[Log, list[str]]":
+    """Read the impressions with the features of their ads and users; return lines about them."""
     from dien_jax.preparation.pipeline.events import attach
     from dien_jax.preparation.reading.log_files import read_columns
 
-    features = log.features()
-    describing: dict[str, Table] = {}
+    report: list[str] = []
+    descriptions = {}
     for key, column, file in (("item", "adgroup_id", ads), ("user", "userid", profiles)):
-        wanted = {name: LogColumn(name, "--from") for name, _, _ in features[key]}
-        found = read_columns(
-            workspace, file, {key: LogColumn(column, "--from"), **wanted}, careful=False
+        names = [name for name, _, _ in FEATURES.groups[key]]
+        wanted = {name: LogColumn(name, "--from") for name in names}
+        log = read_columns(workspace, file, {key: LogColumn(column, "--from"), **wanted})
+        report += log.check(workspace, max_bad_share)
+        values = {name: log.rows[name].nullif("NULL") for name in names}
+        descriptions[key] = workspace.store(f"described {key}s", log.rows.mutate(**values))
+
+    def described(log: "Log") -> "Log":
+        rows, reread = log.rows, log.reread
+        for key, description in descriptions.items():
+            rows = attach(rows, key, description, FEATURES.groups[key])
+        return log._replace(
+            rows=workspace.store("impressions", rows),
+            reread=None if reread is None else lambda: described(reread()),
         )
-        report += found.bad.check(workspace.count(found.rows) + found.bad.count, log.max_bad_share)
-        known = {name: found.rows[name].nullif("NULL") for name in wanted}
-        describing[key] = workspace.store(f"described {key}s", found.rows.mutate(**known))
-    wanted = {
-        "user": LogColumn(log.user, "--from"),
-        "item": LogColumn(log.item, "--from"),
-        "timestamp": LogColumn(log.timestamp, "--from"),
-        "label": LogColumn(log.label, "--from"),
-        **{column.alias: LogColumn(column.name, "--from") for column in features["context"]},
-    }
-    samples = read_columns(workspace, log.file, wanted, careful=careful)
-    rows = samples.rows
+
+    columns = {"user": "user", "item": "adgroup_id", "timestamp": "time_stamp", "label": "clk"}
+    columns |= {column.alias: column.name for column in FEATURES.context}
+    wanted = {alias: LogColumn(name, "--from") for alias, name in columns.items()}
+    log = read_columns(workspace, samples, wanted)
     for key, file in (("item", ads), ("user", profiles)):
-        unknown = rows.anti_join(describing[key], key)
+        unknown = log.rows.anti_join(descriptions[key], key)
         count = workspace.numbers(unknown.aggregate(unknown=unknown[key].nunique()))["unknown"]
         report.append(f"{count:,} {key}s of the impressions are not in {file.name}")
-        rows = attach(rows, key, describing[key], features[key])
-    return samples._replace(rows=workspace.store("impressions", rows))
+    return described(log), report

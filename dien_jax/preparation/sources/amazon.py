@@ -1,17 +1,16 @@
-"""Raw Amazon reviews of 2014, 2018 and 2023 (McAuley et al., UCSD), fetched by name or given.
+"""Raw Amazon reviews of 2014, 2018 and 2023 (McAuley et al., UCSD), downloaded or given.
 
-A review is an event: its writer chose the item, whatever the rating. An item's category is the
-last entry of its category path, the first path of 2014, or ``default_cat`` where there is no meta
-line or no path; see :mod:`dien_jax.preparation.sources.amazon_files`. The rest is as for any log
-of :mod:`dien_jax.preparation.sources.interactions`.
+A review is an event, whatever the rating. An item's category is the last entry of its category
+path (2014: of the first path), or ``default_cat`` where there is no metadata or no path; see
+:mod:`dien_jax.preparation.sources.amazon_files`. The rest is as for any log of interactions.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import FeatureColumn, ImplicitOptions, SplitPolicy
-from dien_jax.preparation.reading.download import Found, fetch, given
+from dien_jax.preparation.options import FeatureColumn, Features, ImplicitOptions, SplitPolicy
+from dien_jax.preparation.reading.download import LocalFile, fetch, given
 from dien_jax.preparation.sources.amazon_catalogue import Year, find_category, remote_files
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
@@ -22,20 +21,21 @@ DEFAULT_CATEGORY = "default_cat"
 
 @dataclass(frozen=True, kw_only=True)
 class AmazonOptions(ImplicitOptions):
-    """Raw Amazon reviews and metadata, by name; what users did not review is drawn."""
+    """Raw Amazon reviews and metadata, downloaded by name. Negatives are drawn."""
 
     name: str | None = None
-    """Category to download: books, electronics, or any other that the year has."""
+    """Category to download: books, electronics, or any other of the year."""
     year: Year = 2014
-    """When the reviews were published. It tells the format of --reviews and --meta too."""
+    """Year in which the reviews were published; also the format of --reviews and --meta."""
     reviews: Path | None = None
-    """Reviews that are here already, plain or gzip; with --meta, and instead of --name."""
+    """Local file of reviews, plain or gzip. Replaces --name; requires --meta."""
     meta: Path | None = None
-    """Their metadata, plain or gzip."""
+    """Local file of metadata, plain or gzip. Requires --reviews."""
     split: SplitPolicy = "by-user"
-    """What is held out: whole users, each user's last two reviews, or the latest reviews."""
+    """Held out: whole users (by-user), each user's last two reviews (last-event), or the latest
+    reviews (by-time)."""
     five_core: bool = False
-    """Keep only users and items with five reviews or more, over and over until all have."""
+    """Remove users and items with fewer than five reviews, repeatedly until none is left."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,11 +44,11 @@ class AmazonOptions(ImplicitOptions):
             raise UserError("give --name CATEGORY to download, or both --reviews and --meta")
         if self.name is not None:
             if files != (None, None):
-                raise UserError("--name downloads the files that --reviews and --meta would name")
+                raise UserError("--name and --reviews with --meta exclude each other")
             find_category(self.name, self.year)
 
-    def files(self) -> tuple[Found, Found]:
-        """Reviews and metadata, which are downloaded unless they are here.
+    def files(self) -> tuple[LocalFile, LocalFile]:
+        """Return reviews and metadata; download them if they were named.
 
         Raises:
           UserError: when they cannot be downloaded or read.
@@ -62,10 +62,10 @@ class AmazonOptions(ImplicitOptions):
 
 
 def prepare(options: AmazonOptions) -> list[str]:
-    """Makes a dataset folder of raw reviews.
+    """Make a dataset folder from raw reviews.
 
     Returns:
-      lines that say what was made.
+      lines that summarise it.
 
     Raises:
       UserError: when the extra ``data`` is missing, a file cannot be downloaded or read or is too
@@ -74,49 +74,36 @@ def prepare(options: AmazonOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.log_files import Log
     from dien_jax.preparation.reading.workspace import Workspace
     from dien_jax.preparation.sources.amazon_files import five_core, load_products, load_reviews
 
+    name = options.reviews if options.name is None else options.name
     core = ", five-core" * options.five_core
-    what = options.reviews if options.name is None else options.name
-    say(f"from Amazon reviews of {options.year}, {what}: {options.describe()}{core}")
+    say(f"from Amazon reviews of {options.year}, {name}: {options.describe()}{core}")
     with Workspace(options.out, options.memory_limit) as workspace:
         files = options.files()
-        (reviews_file, _), (meta_file, _) = files
-        reviews, bad = load_reviews(workspace, reviews_file, options.year)
-        meta, bad_meta = load_products(workspace, meta_file, options.year)
-        report = bad_meta.check(workspace.count(meta) + bad_meta.count, options.max_bad_share)
-        rows = attach(reviews, "item", meta, [CATEGORY])
+        reviews = load_reviews(workspace, files[0].file, options.year)
+        meta = load_products(workspace, files[1].file, options.year)
+        report = meta.check(workspace, options.max_bad_share)
+        rows = attach(reviews.rows, "item", meta.rows, (CATEGORY,))
         category = rows[CATEGORY.alias].fill_null(DEFAULT_CATEGORY)
         rows = workspace.store("rows", rows.mutate(**{CATEGORY.alias: category}))
-        features = {"item": [CATEGORY], "user": [], "context": []}
         events = load_events(
             workspace,
-            lambda careful: Log(reviews_file, rows, bad, lines_known=True),
-            features=features,
-            has_label=False,
+            reviews._replace(rows=rows),
+            Features(item=(CATEGORY,)),
             max_bad_share=options.max_bad_share,
             narrow=(lambda clean: five_core(workspace, clean)) if options.five_core else None,
         )
         unnamed = events.items.filter(events.items[CATEGORY.alias] == DEFAULT_CATEGORY)
         report.append(
             f"{workspace.count(unnamed):,} of {events.num_items:,} items have no category in "
-            f"{meta_file.name} and got {DEFAULT_CATEGORY!r}"
+            f"{files[1].file.name} and got {DEFAULT_CATEGORY!r}"
         )
         source = {
             "name": "amazon",
             "year": options.year,
-            "files": {found.file.name: found.sha256 for found in files},
+            "files": {local.file.name: local.sha256 for local in files},
             "five_core": options.five_core,
         }
-        written = write_interactions(
-            workspace,
-            options,
-            events,
-            features,
-            separator="",
-            max_values=1,
-            source=source,
-        )
-    return [*report, *written]
+        return report + write_interactions(workspace, options, events, source)

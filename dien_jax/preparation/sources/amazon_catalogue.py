@@ -1,6 +1,6 @@
-"""Where the raw Amazon reviews of three years are published, and their categories.
+"""Addresses and categories of the raw Amazon reviews of three years.
 
-Every address was read in public material on 2026-11-25, and none has been tried yet:
+Each address was read in public material on 2026-11-25. None has been tried yet:
 
 - 2014: http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_Electronics.json.gz
   and meta_Electronics.json.gz, in prepare_data.sh of mouna99/dien@0328f8c, the program of DIEN's
@@ -24,21 +24,13 @@ Year = Literal[2014, 2018, 2023]
 
 
 class AmazonSet(NamedTuple):
-    """The reviews of one year.
+    """The reviews of one year."""
 
-    Attributes:
-      reviews: address of a category's reviews.
-      meta: address of a category's products.
-      page: where people find both.
-      terms: under which terms.
-      categories: as the files are named.
-    """
-
-    reviews: str
-    meta: str
-    page: str
-    terms: str
-    categories: tuple[str, ...]
+    reviews: str  # address of a category's reviews
+    meta: str  # address of a category's products
+    page: str  # web page on which people find both
+    terms: str  # terms of use
+    categories: tuple[str, ...]  # names of the categories in the addresses
 
 
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -105,10 +97,10 @@ SETS: dict[Year, AmazonSet] = {
 
 
 def find_category(name: str, year: Year) -> str:
-    """The category as its files are named; case, spaces and punctuation do not matter.
+    """Return the category as its files name it; case, spaces and punctuation do not matter.
 
     Raises:
-      UserError: when the year has none of that name, with the nearest one and the list.
+      UserError: when the year has no such category; names the nearest one and lists all.
     """
     categories = SETS[year].categories
     known = {_plain(category): category for category in categories}
@@ -123,10 +115,10 @@ def find_category(name: str, year: Year) -> str:
 
 
 def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
-    """The published reviews and products of a category.
+    """Return the published reviews and products of a category.
 
     Raises:
-      UserError: for a category that the year does not have.
+      UserError: when the year has no such category.
     """
     category, published = find_category(name, year), SETS[year]
     reviews, meta = (
@@ -143,5 +135,5 @@ def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
 
 
 def _plain(name: str) -> str:
-    """A name without case and punctuation: ``Toys & Games`` is ``toys_and_games``."""
+    """Return a name without case and punctuation: ``Toys & Games`` is ``toys_and_games``."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower().replace("&", " and ")).strip("_")

@@ -1,6 +1,6 @@
-"""The lines of raw Amazon files, as they were published in three years, as tables.
+"""Lines of raw Amazon files, as published in three years, as tables.
 
-What a review and a product say, by year:
+Contents of a review and a product, by year:
 
     2014, 2018   review   reviewerID, asin, unixReviewTime (seconds)
     2023         review   user_id, parent_asin, timestamp (milliseconds)
@@ -20,47 +20,42 @@ from typing import Any
 
 from ibis.expr.types import Table
 
-from dien_jax.preparation.reading.records import load_records
+from dien_jax.preparation.reading.log_files import Log
+from dien_jax.preparation.reading.records import read_records
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources.amazon_catalogue import Year
-from dien_jax.utils.text_files import BadLines
 
 CORE = 5
-"""Events that every user and item of a five-core log has."""
+"""Minimum number of events of every user and item of a five-core log."""
 
 
-def load_reviews(workspace: Workspace, file: Path, year: Year) -> tuple[Table, BadLines]:
-    """Reviews as the table ``line``, ``user``, ``item``, ``timestamp``, and the malformed ones."""
-    read = _review_2023 if year == 2023 else _review
-    return load_records(workspace, file, read, ["user", "item", "timestamp"])
+def load_reviews(workspace: Workspace, file: Path, year: Year) -> Log:
+    """Read reviews as the table ``line``, ``user``, ``item``, ``timestamp``."""
+    names = ("user_id", "parent_asin", "timestamp")
+    if year != 2023:
+        names = ("reviewerID", "asin", "unixReviewTime")
+
+    def parse(line: str) -> list[str]:
+        review = _json(line)
+        return [_text(review, name) for name in names]
+
+    return read_records(workspace, file, parse, ["user", "item", "timestamp"])
 
 
-def load_products(workspace: Workspace, file: Path, year: Year) -> tuple[Table, BadLines]:
-    """Meta lines as the table ``line``, ``item``, ``category``, and the malformed ones."""
-    readers: dict[Year, Callable[[str], list[str]]] = {
+def load_products(workspace: Workspace, file: Path, year: Year) -> Log:
+    """Read metadata as the table ``line``, ``item``, ``category``; empty without a category."""
+    parsers: dict[Year, Callable[[str], list[str]]] = {
         2014: _product_2014,
         2018: _product_2018,
         2023: _product_2023,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # escapes that Python no longer likes
+        warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in Python literals
         warnings.simplefilter("ignore", DeprecationWarning)
-        return load_records(workspace, file, readers[year], ["item", "category"])
-
-
-def _review(line: str) -> list[str]:
-    """User, item and time of a review; anything wrong with the time is found later."""
-    review = _json(line)
-    return [_text(review, name) for name in ("reviewerID", "asin", "unixReviewTime")]
-
-
-def _review_2023(line: str) -> list[str]:
-    review = _json(line)
-    return [_text(review, name) for name in ("user_id", "parent_asin", "timestamp")]
+        return read_records(workspace, file, parsers[year], ["item", "category"])
 
 
 def _product_2014(line: str) -> list[str]:
-    """Item and category of a meta line; an empty category where there is none."""
     try:
         product = ast.literal_eval(line)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
@@ -95,7 +90,7 @@ def _json(line: str) -> dict[str, Any]:
 
 
 def _leaf(product: dict[str, Any], name: str) -> str:
-    """The last entry of a category path, or nothing where there is no path."""
+    """Return the last entry of a category path, or nothing where there is no path."""
     path = product.get(name) or []
     if not isinstance(path, list):
         raise ValueError(f"{name!r} should be a list, found {str(path)[:20]!r}")
@@ -110,7 +105,7 @@ def _text(record: dict[str, Any], name: str) -> str:
 
 
 def five_core(workspace: Workspace, events: Table) -> Table:
-    """The events that are left when rarer users and items have gone, again and again."""
+    """Remove users and items with fewer than ``CORE`` events, repeatedly until none is left."""
     before, count, turn = -1, workspace.count(events), 0
     while before != count:
         kept = events

@@ -1,4 +1,4 @@
-"""The prepared files of the program that the authors of DIEN published with their paper.
+"""Prepared files of the program that the authors of DIEN published with their paper.
 
 That program writes and reads one folder:
 
@@ -8,7 +8,7 @@ That program writes and reads one folder:
 
 Fields are separated by tabs; items and categories of a history, oldest first, by the character
 U+0002. A user has two lines: the real last item with label 1 and a sampled one with label 0.
-Indices 0 of items and categories stand for what is unknown. Index 0 of users is a training user,
+Index 0 of items and categories stands for what is unknown. Index 0 of users is a training user,
 and the program gives that row to every user without an index, all test users among them.
 
 Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019.
@@ -23,72 +23,74 @@ from typing import NoReturn
 
 import numpy as np
 
+from dien_jax.data.dataset import Examples
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.writer import DatasetWriter, check_target
-from dien_jax.errors import UserError
-from dien_jax.preparation.options import check_shares
+from dien_jax.errors import UserError, reading
+from dien_jax.preparation.options import check_bad_share, check_shares
 from dien_jax.preparation.pipeline.splits import VALID, user_sides
-from dien_jax.preparation.pipeline.target_negatives import draw_negatives
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
 from dien_jax.utils.text_files import BadLines, open_bytes, read_lines, sha256
 
 SEPARATOR = "\x02"
-"""Between the items, and between the categories, of a history."""
+"""Separator of the items, and of the categories, of a history."""
 TRAIN_FILE, TEST_FILE = "local_train_splitByUser", "local_test_splitByUser"
 FILES = (TRAIN_FILE, TEST_FILE, "uid_voc.pkl", "mid_voc.pkl", "cat_voc.pkl", "item-info")
+Columns = dict[str, np.ndarray]
+"""Columns of examples: ``sequence``, ``group``, ``item``, ``label`` and ``history_end``."""
 
 
 @dataclass(frozen=True)
 class AuthorsOptions:
-    """The prepared files of the DIEN authors' program, split as they are."""
+    """Prepared files of the DIEN authors' program, with their split."""
 
     folder: Path
     """Folder with local_train_splitByUser, local_test_splitByUser, uid_voc.pkl, mid_voc.pkl,
-    cat_voc.pkl and item-info, each plain or with .gz at the end of its name."""
+    cat_voc.pkl and item-info, each plain or gzip (.gz)."""
     out: Path
-    """Dataset folder to make; must not exist."""
+    """Dataset folder to create. It must not exist."""
     valid_share: float = 0.1
-    """Share of the training users that is set aside for validation."""
+    """Share of the training users held out for validation."""
     seed: int = 0
-    """Which training users are set aside."""
+    """Random seed."""
     keep_indices: bool = False
     """Keep the users' own indices, for exact reproduction: users without an index then share row 0
-    with a training user, and users set aside for validation have rows that nothing trains.
-    Otherwise all of them share an unknown row of their own."""
+    with a training user, and validation users have rows that are never trained. By default all of
+    them share an unknown row of their own."""
     every_event: bool = False
-    """Train on every event of the training users' histories from the second on, each with a
-    negative drawn by popularity, beside the files' own lines, which know a user's last event only.
-    Validation and test stay the files' own lines."""
+    """Also train on every earlier event of the training users' histories, from the second on, each
+    with a negative drawn by popularity. The files hold each user's last event only. Validation and
+    test stay the files' own lines."""
     max_bad_share: float = 0.001
-    """Malformed lines are left out; a larger share of them is an error."""
+    """Largest share of malformed lines that is tolerated. Malformed lines are skipped."""
 
     def __post_init__(self) -> None:
         check_shares(self.valid_share, 0.0)
-        if not 0 <= self.max_bad_share <= 1:
-            raise UserError(f"--max-bad-share must be from 0 to 1, got {self.max_bad_share}")
+        check_bad_share(self.max_bad_share)
 
 
 def prepare(options: AuthorsOptions) -> list[str]:
-    """Reads the files and writes the dataset folder ``options.out``.
+    """Read the files and write the dataset folder ``options.out``.
 
     Items and categories keep their indices; one that the vocabularies lack becomes the unknown
     one. Events have no clock, so an event's timestamp is its position in its history. Lines of
     one user with one history share it. GAUC groups are raw user ids.
 
     Returns:
-      Lines of text for the user: what was read, and what was odd about it.
+      lines that summarise the examples and warn about unexpected content.
 
     Raises:
-      UserError: when a file is missing, empty, cut off or rubbish, a pickle holds anything but a
-        dict of strings to the numbers 0 to n-1, too many lines are malformed, an option makes no
-        sense, or the folder cannot be written.
+      UserError: when a file is missing, empty, damaged or of another kind, a pickle holds anything
+        but a dict of strings to the numbers 0 to n-1, too many lines are malformed, or the folder
+        cannot be written.
     """
     if not options.folder.is_dir():
         raise UserError(f"{options.folder}: expected the folder that holds {', '.join(FILES)}")
     check_target(options.out)
-    files = {name: _find(options.folder, name) for name in FILES}
+    files = {name: _find_file(options.folder, name) for name in FILES}
     user_index = read_vocabulary(files["uid_voc.pkl"])
-    item_index = _with_unknown(files["mid_voc.pkl"], "default_mid")
-    category_index = _with_unknown(files["cat_voc.pkl"], "default_cat")
+    item_index = _read_vocabulary_with_unknown(files["mid_voc.pkl"], "default_mid")
+    category_index = _read_vocabulary_with_unknown(files["cat_voc.pkl"], "default_cat")
     bad = BadLines()
     category = _read_item_info(files["item-info"], item_index, category_index, bad)
     log = _Log(item_index, category_index)
@@ -97,7 +99,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
         len(log.groups), valid_share=options.valid_share, test_share=0.0, seed=options.seed
     )
     is_valid = sides[train["group"]] == VALID
-    splits = {
+    splits: dict[str, Columns] = {
         "train": {name: values[~is_valid] for name, values in train.items()},
         "valid": {name: values[is_valid] for name, values in train.items()},
         "test": log.read(files[TEST_FILE], bad),
@@ -105,14 +107,13 @@ def prepare(options: AuthorsOptions) -> list[str]:
     warnings = bad.check(bad.read, options.max_bad_share)
     events, offsets = np.array(log.events, np.int32), np.array(log.offsets, np.int64)
     popularity = _popularity(splits["train"], events, offsets, len(item_index))
-    for rows in splits.values():
-        rows["history_end"] = offsets[rows["sequence"] + 1]
+    for columns in splits.values():
+        columns["history_end"] = offsets[columns["sequence"] + 1]
     if options.every_event:
-        earlier = _earlier_events(splits["train"], events, offsets, popularity, options.seed)
-        splits["train"] = {
-            name: np.concatenate([values, earlier[name]])
-            for name, values in splits["train"].items()
-        }
+        sampler = NegativeSampler(events, offsets, popularity)
+        earlier = _earlier_events(splits["train"], sampler, options.seed)
+        for name, values in splits["train"].items():
+            splits["train"][name] = np.concatenate([values, earlier[name]])
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
         if not len(splits[split]["label"]):
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
@@ -124,23 +125,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
         users = ["", *(user for user in users if user in trained)]
         user_index = {users[row]: row for row in range(1, len(users))}
     group_user = np.array([user_index.get(user, UNKNOWN) for user in groups], np.int32)
-    schema = Schema(
-        item=(
-            Feature("item", "categorical", size=len(item_index)),
-            Feature("category", "categorical", size=len(category_index)),
-        ),
-        user=(Feature("user", "categorical", size=len(users)),),
-    )
-    hashes = {file.name: sha256(file) for file in files.values()}
-    policy = {
-        "policy": "by-user",
-        "seed": options.seed,
-        "valid_share": options.valid_share,
-        "keep_indices": options.keep_indices,
-        "every_event": options.every_event,
-    }
-    source = {"name": "authors", "files": hashes}
-    with DatasetWriter(options.out, schema=schema, source=source, split=policy) as writer:
+    with _writer(options, files, len(item_index), len(category_index), len(users)) as writer:
         writer.vocabulary("item", _by_index(item_index))
         writer.vocabulary("category", _by_index(category_index))
         writer.vocabulary("user", users)
@@ -148,55 +133,66 @@ def prepare(options: AuthorsOptions) -> list[str]:
         writer.items("category", category)
         writer.events(events, np.arange(len(events)) - _starts(offsets), offsets)
         writer.popularity(popularity)
-        for name, rows in splits.items():
-            writer.examples(
-                name,
-                sequence=rows["sequence"],
-                history_end=rows["history_end"],
-                user=group_user[rows["group"]],
-                group=rows["group"],
-                item=rows["item"],
-                label=rows["label"],
+        for name, columns in splits.items():
+            examples = Examples(
+                sequence=columns["sequence"],
+                history_end=columns["history_end"],
+                user=group_user[columns["group"]],
+                group=columns["group"],
+                item=columns["item"],
+                label=columns["label"],
             )
-    return [*_counts(splits, log), *_oddities(splits, log, category), *warnings]
+            writer.examples(name, examples)
+    return [*_counts(splits, log), *_unexpected_content(splits, log, category), *warnings]
+
+
+def _writer(
+    options: AuthorsOptions, files: dict[str, Path], items: int, categories: int, users: int
+) -> DatasetWriter:
+    schema = Schema(
+        item=(
+            Feature("item", "categorical", size=items),
+            Feature("category", "categorical", size=categories),
+        ),
+        user=(Feature("user", "categorical", size=users),),
+    )
+    source = {"name": "authors", "files": {file.name: sha256(file) for file in files.values()}}
+    names = ("seed", "valid_share", "keep_indices", "every_event")
+    split = {"policy": "by-user"} | {name: getattr(options, name) for name in names}
+    return DatasetWriter(options.out, schema=schema, source=source, split=split)
 
 
 def read_vocabulary(file: Path) -> dict[str, int]:
-    """The dict of strings to the numbers 0 to n-1 that a pickle holds, plain or gzip.
+    """Read a pickled dict of strings to the numbers 0 to n-1, plain or gzip.
 
-    Pickles of any protocol, those written by Python 2 among them. Nothing in the file is ever
+    Pickles of any protocol are read, those of Python 2 included. Nothing in the file is ever
     imported or called.
 
     Raises:
       UserError: when the file cannot be read or holds anything else.
     """
-    try:
-        with open_bytes(file) as stream:
-            whole = io.BytesIO(stream.read())
-        found = _PlainUnpickler(whole, encoding="utf-8", errors="surrogateescape").load()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged pickle raises every kind of exception
-        raise UserError(
-            f"{file}: expected a pickled dict of strings to whole numbers: {error}"
-        ) from error
-    if type(found) is not dict or not found:
-        raise UserError(
-            f"{file}: expected a pickled dict of strings to whole numbers, "
-            f"found {'an empty dict' if found == {} else type(found).__name__}"
-        )
-    for key, value in found.items():
+    expected = f"{file}: expected a pickled dict of strings to whole numbers"
+    with reading(file), open_bytes(file) as stream:
+        try:
+            content = io.BytesIO(stream.read())
+            index = _PlainUnpickler(content, encoding="utf-8", errors="surrogateescape").load()
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle raises every kind of exception
+            raise UserError(f"{expected}: {error}") from error
+    if type(index) is not dict or not index:
+        kind = "an empty dict" if index == {} else type(index).__name__
+        raise UserError(f"{expected}, found {kind}")
+    for key, value in index.items():
         if type(key) is not str or type(value) is not int:
-            raise UserError(
-                f"{file}: expected a pickled dict of strings to whole numbers, "
-                f"found an entry of {type(key).__name__} to {type(value).__name__}"
-            )
-    if set(found.values()) != set(range(len(found))):
+            entry = f"{type(key).__name__} to {type(value).__name__}"
+            raise UserError(f"{expected}, found an entry of {entry}")
+    if set(index.values()) != set(range(len(index))):
         raise UserError(
-            f"{file}: expected each of the numbers 0 to {len(found) - 1} once in its "
-            f"{len(found)} entries"
+            f"{file}: expected each of the numbers 0 to {len(index) - 1} once in its "
+            f"{len(index)} entries"
         )
-    return found
+    return index
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -209,13 +205,13 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _Log:
-    """What was read of the two logs, which share histories, users and vocabularies.
+    """Content of the two logs, which share histories, users and vocabularies.
 
     Attributes:
       groups: index of each raw user id, in order of first appearance.
       events: item of each event.
-      event_category: its category, as the log gives it.
-      offsets: where each history begins, and the last one ends.
+      event_category: category of each event, as the log gives it.
+      offsets: start of each history, and the end of the last one.
     """
 
     def __init__(self, item_index: dict[str, int], category_index: dict[str, int]) -> None:
@@ -227,8 +223,8 @@ class _Log:
         self.event_category = array("i")
         self.offsets = array("q", [0])
 
-    def read(self, file: Path, bad: BadLines) -> dict[str, np.ndarray]:
-        """The columns of one log: ``sequence``, ``group``, ``item`` and ``label``, int32."""
+    def read(self, file: Path, bad: BadLines) -> Columns:
+        """Read one log: ``sequence``, ``group``, ``item`` and ``label``, int32."""
         columns = {name: array("i") for name in ("sequence", "group", "item", "label")}
         for number, line in read_lines(file, bad):
             fields = line.split("\t")
@@ -239,7 +235,7 @@ class _Log:
             if label not in ("0", "1"):
                 bad.add(file, number, f"expected the label 0 or 1, found {label[:20]!r}")
                 continue
-            events, kinds = _length(history), _length(categories)
+            events, kinds = _count(history), _count(categories)
             if events != kinds:
                 bad.add(file, number, f"history of {events} items but {kinds} categories")
                 continue
@@ -265,18 +261,18 @@ class _Log:
         return sequence
 
 
-def _length(joined: str) -> int:
+def _count(joined: str) -> int:
     return joined.count(SEPARATOR) + 1 if joined else 0
 
 
-def _find(folder: Path, name: str) -> Path:
+def _find_file(folder: Path, name: str) -> Path:
     for file in (folder / name, folder / f"{name}.gz"):
         if file.is_file():
             return file
     raise UserError(f"{folder} has neither {name} nor {name}.gz")
 
 
-def _with_unknown(file: Path, unknown: str) -> dict[str, int]:
+def _read_vocabulary_with_unknown(file: Path, unknown: str) -> dict[str, int]:
     index = read_vocabulary(file)
     if index.get(unknown) != UNKNOWN:
         raise UserError(
@@ -292,7 +288,7 @@ def _by_index(index: dict[str, int]) -> list[str]:
 def _read_item_info(
     file: Path, item_index: dict[str, int], category_index: dict[str, int], bad: BadLines
 ) -> np.ndarray:
-    """The category of each item, int32 ``[items]``; the last line of an item counts."""
+    """Read the category of each item, int32 ``[items]``; the last line of an item counts."""
     category = np.full(len(item_index), UNKNOWN, np.int32)
     for number, line in read_lines(file, bad):
         fields = line.split("\t")
@@ -304,14 +300,14 @@ def _read_item_info(
 
 
 def _starts(offsets: np.ndarray) -> np.ndarray:
-    """For each event the first one of its sequence."""
+    """Return the first event of the sequence of each event."""
     return np.repeat(offsets[:-1], np.diff(offsets))
 
 
 def _popularity(
-    train: dict[str, np.ndarray], events: np.ndarray, offsets: np.ndarray, num_items: int
+    train: Columns, events: np.ndarray, offsets: np.ndarray, num_items: int
 ) -> np.ndarray:
-    """Events of each item in training histories, each history once, and training positives."""
+    """Count each item in training histories, each history once, and in training positives."""
     is_trained = np.zeros(len(offsets) - 1, bool)
     is_trained[train["sequence"]] = True
     in_history = events[np.repeat(is_trained, np.diff(offsets))]
@@ -319,35 +315,20 @@ def _popularity(
     return np.bincount(np.concatenate([in_history, positives]), minlength=num_items)
 
 
-def _earlier_events(
-    train: dict[str, np.ndarray],
-    events: np.ndarray,
-    offsets: np.ndarray,
-    popularity: np.ndarray,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Columns of two examples for each event of a training history that has an event before it.
+def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Columns:
+    """Return two examples for each event of a training history that has an event before it.
 
-    The event itself with label 1, and with label 0 an item that its user did not choose, drawn
-    by popularity. Their history is what came before the event.
+    One is the event itself with label 1; the other has label 0 and an item that the user did not
+    choose, drawn by popularity. Their history is everything before the event.
     """
+    events, offsets = sampler.event_item, sampler.offsets
     sequences, first = np.unique(train["sequence"], return_index=True)
     counts = np.maximum(offsets[sequences + 1] - offsets[sequences] - 1, 0)
     sequence = np.repeat(sequences, counts)
     group = np.repeat(train["group"][first], counts)
     within = np.arange(len(sequence)) - np.repeat(np.cumsum(counts) - counts, counts)
     position = offsets[sequence] + 1 + within
-    negatives = draw_negatives(
-        sequence,
-        events[position],
-        event_item=events,
-        offsets=offsets,
-        popularity=popularity,
-        count=1,
-        distribution="popularity",
-        allow_own=False,
-        seed=(seed,),
-    )
+    negatives = sampler.draw(sequence, events[position], count=1, seed=(seed,))
     both = np.concatenate([np.arange(len(sequence)), negatives.positive])
     return {
         "sequence": sequence[both],
@@ -358,7 +339,7 @@ def _earlier_events(
     }
 
 
-def _counts(splits: dict[str, dict[str, np.ndarray]], log: _Log) -> list[str]:
+def _counts(splits: dict[str, Columns], log: _Log) -> list[str]:
     counts = (
         f"{len(rows['label']):,} examples of {len(np.unique(rows['group'])):,} users for {split}"
         for split, rows in splits.items()
@@ -368,20 +349,18 @@ def _counts(splits: dict[str, dict[str, np.ndarray]], log: _Log) -> list[str]:
     ]
 
 
-def _oddities(
-    splits: dict[str, dict[str, np.ndarray]], log: _Log, category: np.ndarray
-) -> list[str]:
-    """What the program that wrote the files would not have done."""
+def _unexpected_content(splits: dict[str, Columns], log: _Log, category: np.ndarray) -> list[str]:
+    """Return warnings about content that the authors' own program would not produce."""
     events = np.array(log.events, np.int32)
     known = events != UNKNOWN
     candidates = np.concatenate([rows["item"] for rows in splits.values()])
-    seen = [set(splits[split]["group"].tolist()) for split in ("train", "test")]
-    found = {
+    groups = [set(splits[split]["group"].tolist()) for split in ("train", "test")]
+    counts = {
         "events of an item that mid_voc.pkl lacks": (~known).sum(),
         "examples of an item that mid_voc.pkl lacks": (candidates == UNKNOWN).sum(),
         "events of another category than the item's in item-info": (
             known & (np.array(log.event_category, np.int32) != category[events])
         ).sum(),
-        "test users with training examples": len(seen[0] & seen[1]),
+        "test users with training examples": len(groups[0] & groups[1]),
     }
-    return [f"warning: {count:,} {what}" for what, count in found.items() if count]
+    return [f"warning: {count:,} {content}" for content, count in counts.items() if count]

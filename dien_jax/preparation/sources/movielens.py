@@ -1,9 +1,8 @@
-"""MovieLens (GroupLens, University of Minnesota), fetched by name or given as its archive.
+"""MovieLens (GroupLens, University of Minnesota), downloaded or given as its archive.
 
-A rating is an event: the user chose the movie, whatever the rating, unless ``--min-rating`` says
-from which rating on. Genres are a multi-valued feature of movies; gender, age group and occupation
-are features of users where the set has them (100k and 1m). What follows is the same as for any log
-of :mod:`dien_jax.preparation.sources.interactions`.
+A rating is an event, whatever its value, unless ``--min-rating`` sets a minimum. Genres are a
+multi-valued feature of movies. Gender, age group and occupation are features of users where the
+set has them (100k and 1m). The rest is as for any log of interactions.
 
 Harper and Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
 """
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import FeatureColumn, ImplicitOptions, SplitPolicy
+from dien_jax.preparation.options import FeatureColumn, Features, ImplicitOptions, SplitPolicy
 from dien_jax.preparation.reading.download import Remote, fetch, given
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
@@ -25,25 +24,26 @@ recommenders/datasets/movielens.py of recommenders-team/recommenders@02bc56e and
 names, in public code; not tried yet."""
 PAGE = "https://grouplens.org/datasets/movielens/"
 GENRES = FeatureColumn("genres", "multivalued", "--name")
-USER_FEATURES = [
+USER_FEATURES = tuple(
     FeatureColumn(name, "categorical", "--name") for name in ("gender", "age_group", "occupation")
-]
+)
 MOST_GENRES = 20
-"""More than any movie has."""
+"""No movie has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MovielensOptions(ImplicitOptions):
-    """MovieLens ratings as events, by name; what users did not rate is drawn."""
+    """MovieLens ratings, downloaded by name. Negatives are drawn."""
 
     name: Name
-    """How many ratings: 100 thousand, 1, 20, 25 or 32 million."""
+    """Number of ratings: 100 thousand, 1, 20, 25 or 32 million."""
     source: Path | None = None
-    """The archive ml-NAME.zip as published, if it is here already; else it is downloaded."""
+    """Local archive ml-NAME.zip as published. It is downloaded by default."""
     min_rating: float | None = None
-    """Only ratings of at least this are events, 4 for instance; otherwise all are."""
+    """Use only ratings of at least this value, for example 4."""
     split: SplitPolicy = "last-event"
-    """What is held out: whole users, each user's last two ratings, or the latest ratings."""
+    """Held out: whole users (by-user), each user's last two ratings (last-event), or the latest
+    ratings (by-time)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,7 +52,7 @@ class MovielensOptions(ImplicitOptions):
 
 
 def remote_file(name: Name) -> Remote:
-    """The published archive."""
+    """Return the published archive."""
     readme = "README.txt" if name in get_args(Name)[:2] else "README.html"
     return Remote(
         url=f"{FOLDER}/ml-{name}.zip",
@@ -68,10 +68,10 @@ def remote_file(name: Name) -> Remote:
 
 
 def prepare(options: MovielensOptions) -> list[str]:
-    """Makes a dataset folder of MovieLens ratings.
+    """Make a dataset folder from MovieLens ratings.
 
     Returns:
-      lines that say what was made.
+      lines that summarise it.
 
     Raises:
       UserError: when the extra ``data`` is missing, the archive cannot be downloaded or read, or
@@ -81,20 +81,17 @@ def prepare(options: MovielensOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.log_files import Log
     from dien_jax.preparation.reading.workspace import Workspace
-    from dien_jax.preparation.sources.movielens_files import load_movies, load_ratings, load_users
+    from dien_jax.preparation.sources.movielens_files import read_archive
 
     least = "" if options.min_rating is None else f" of {options.min_rating:g} and more"
     say(f"from the ratings{least} of MovieLens {options.name}: {options.describe()}")
     with Workspace(options.out, options.memory_limit) as workspace:
-        file, digest = (
-            fetch(remote_file(options.name)) if options.source is None else given(options.source)
-        )
-        rows, bad, shown = load_ratings(workspace, file, options.name)
-        report = []
-        features: dict[str, list[FeatureColumn]] = {"item": [GENRES], "user": [], "context": []}
-
+        remote = remote_file(options.name)
+        file, digest = fetch(remote) if options.source is None else given(options.source)
+        tables = read_archive(workspace, file, options.name)
+        ratings, report = tables["ratings"], []
+        rows = ratings.rows
         if options.min_rating is not None:
             low = rows.rating.cast("float64") < options.min_rating
             count = workspace.count(rows.filter(low))
@@ -103,24 +100,17 @@ def prepare(options: MovielensOptions) -> list[str]:
                 f"{options.min_rating:g} and were left out"
             )
             rows = rows.filter(~low)
-        movies, bad_movies = load_movies(workspace, file, options.name)
-        report += bad_movies.check(
-            workspace.count(movies) + bad_movies.count, options.max_bad_share
-        )
-        rows = attach(rows, "item", movies, [GENRES])
-        users = load_users(workspace, file, options.name)
-        if users is not None:
-            table, bad_users = users
-            lines = workspace.count(table) + bad_users.count
-            report += bad_users.check(lines, options.max_bad_share)
-            features["user"] = USER_FEATURES
-            rows = attach(rows, "user", table, USER_FEATURES)
-        rows = workspace.store("rows", rows)
+        features = Features(item=(GENRES,), max_values=MOST_GENRES)
+        report += tables["movies"].check(workspace, options.max_bad_share)
+        rows = attach(rows, "item", tables["movies"].rows, features.item)
+        if "users" in tables:
+            features = features._replace(user=USER_FEATURES)
+            report += tables["users"].check(workspace, options.max_bad_share)
+            rows = attach(rows, "user", tables["users"].rows, features.user)
         events = load_events(
             workspace,
-            lambda careful: Log(shown, rows, bad, lines_known=True),
-            features=features,
-            has_label=False,
+            ratings._replace(rows=workspace.store("rows", rows)),
+            features,
             max_bad_share=options.max_bad_share,
         )
         source = {
@@ -129,13 +119,4 @@ def prepare(options: MovielensOptions) -> list[str]:
             "files": {file.name: digest},
             "min_rating": options.min_rating,
         }
-        written = write_interactions(
-            workspace,
-            options,
-            events,
-            features,
-            separator="|",
-            max_values=MOST_GENRES,
-            source=source,
-        )
-    return [*report, *written]
+        return report + write_interactions(workspace, options, events, source)

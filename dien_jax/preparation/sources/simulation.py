@@ -58,63 +58,38 @@ LOGITS = np.array([[-4.0, -3.0, -1.6], [-4.0, -1.6, 2.0]])
 
 
 class World(NamedTuple):
-    """What does not depend on users; items and categories are counted from 0 here.
+    """What does not depend on users; items and categories are counted from 0 here."""
 
-    Attributes:
-      path: int64 ``[items]``, items of category 0 along its path, then those of category 1, ...
-      start: int64 ``[categories]``, where each category begins in ``path``.
-      places: int64 ``[categories]``, items of each.
-      category: int64 ``[items]``.
-      place: int64 ``[items]``, of each item on its path.
-      category_weight: float64 ``[categories]``, chance of a category to be an interest.
-      item_weight: float64 ``[items]``, popularity, summing to 1.
-      price: float64 ``[items]``, NaN where it is missing.
-      tags: int64 ``[items, MOST_TAGS]``.
-      tag_count: int64 ``[items]``, how many of them are real.
-      appeal: float64 ``[segments, items]``, what price and tags add to the logit.
-    """
-
+    # int64 [items], items of category 0 along its path, then those of category 1, ..
     path: np.ndarray
-    start: np.ndarray
-    places: np.ndarray
-    category: np.ndarray
-    place: np.ndarray
-    category_weight: np.ndarray
-    item_weight: np.ndarray
-    price: np.ndarray
-    tags: np.ndarray
-    tag_count: np.ndarray
-    appeal: np.ndarray
+    start: np.ndarray  # int64 [categories], where each category begins in path
+    places: np.ndarray  # int64 [categories], items of each
+    category: np.ndarray  # int64 [items]
+    place: np.ndarray  # int64 [items], of each item on its path
+    category_weight: np.ndarray  # float64 [categories], chance of a category to be an interest
+    item_weight: np.ndarray  # float64 [items], popularity, summing to 1
+    price: np.ndarray  # float64 [items], NaN where it is missing
+    tags: np.ndarray  # int64 [items, MOST_TAGS]
+    tag_count: np.ndarray  # int64 [items], how many of them are real
+    appeal: np.ndarray  # float64 [segments, items], what price and tags add to the logit
 
 
 class Simulated(NamedTuple):
     """Some users: their events, and their impressions.
 
     U users, E events, R impressions; rows of a user are together, in order of users.
-
-    Attributes:
-      length: int64 ``[U]``, events of each user.
-      segment: int64 ``[U]``.
-      event_item: int64 ``[E]``.
-      timestamp: int64 ``[E]``.
-      user: int64 ``[R]``, counted from the first of these users.
-      history: int64 ``[R]``, events that precede the impression.
-      item: int64 ``[R]``.
-      slot: int64 ``[R]``.
-      probability: float32 ``[R]``, of a click.
-      label: int8 ``[R]``.
     """
 
-    length: np.ndarray
-    segment: np.ndarray
-    event_item: np.ndarray
-    timestamp: np.ndarray
-    user: np.ndarray
-    history: np.ndarray
-    item: np.ndarray
-    slot: np.ndarray
-    probability: np.ndarray
-    label: np.ndarray
+    length: np.ndarray  # int64 [U], events of each user
+    segment: np.ndarray  # int64 [U]
+    event_item: np.ndarray  # int64 [E]
+    timestamp: np.ndarray  # int64 [E]
+    user: np.ndarray  # int64 [R], counted from the first of these users
+    history: np.ndarray  # int64 [R], events that precede the impression
+    item: np.ndarray  # int64 [R]
+    slot: np.ndarray  # int64 [R]
+    probability: np.ndarray  # float32 [R], of a click
+    label: np.ndarray  # int8 [R]
 
 
 def make_world(items: int, categories: int, rng: np.random.Generator) -> World:

@@ -1,17 +1,23 @@
-"""A dataset folder of simulated users; ``sources.simulation`` describes their world."""
+"""Simulated users as a dataset folder; ``sources.simulation`` describes their world."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dien_jax.data.dataset import Column
+from dien_jax.data import metadata, schema, writer
+from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.writer import DatasetWriter, check_target
 from dien_jax.errors import UserError
+from dien_jax.metrics import scores
 from dien_jax.metrics.scores import auc, logloss
+from dien_jax.preparation.options import require_at_least
+from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.splits import TRAIN, user_sides
+from dien_jax.preparation.sources import simulation
 from dien_jax.preparation.sources.simulation import (
     MOST_INTERESTS,
     MOST_TAGS,
@@ -24,6 +30,8 @@ from dien_jax.preparation.sources.simulation import (
     make_world,
     simulate,
 )
+from dien_jax.utils.console import say
+from dien_jax.utils.files import user_cache
 
 HELD_OUT = 0.1
 """Share of users for validation, and again for the test."""
@@ -31,6 +39,8 @@ ANONYMOUS = 0.1
 """Share of training users without a row, so that the unknown row is trained."""
 CHUNK_USERS = 1 << 14
 """Users simulated at a time."""
+GENERATOR = (simulation, splits, scores, schema, metadata, writer)
+"""Modules that determine the content of the folder, besides this one."""
 
 
 @dataclass(frozen=True)
@@ -38,38 +48,67 @@ class SyntheticOptions:
     """Simulated users with drifting, evolving interests and a known best possible AUC."""
 
     out: Path
-    """Dataset folder to make; must not exist."""
+    """Dataset folder to create. It must not exist."""
     users: int = 8_000
-    """Users in all; a tenth each is held out for validation and test."""
+    """Number of users; a tenth each is held out for validation and test."""
     items: int = 400
-    """Items in all."""
+    """Number of items."""
     categories: int = 20
-    """Categories; each has a path of its own through its share of the items."""
+    """Number of categories; each has a path of its own through its share of the items."""
     examples_per_user: int = 8
     """Impressions of each user."""
     seed: int = 0
-    """The same seed gives the same folder."""
+    """Random seed."""
 
     def __post_init__(self) -> None:
-        for flag, value, least in (
-            ("--users", self.users, 20),
-            ("--categories", self.categories, MOST_INTERESTS),
-            ("--items", self.items, PLACES * self.categories),
-            ("--examples-per-user", self.examples_per_user, 1),
-            ("--seed", self.seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"{flag} must be at least {least}, got {value}")
+        require_at_least(
+            {
+                "--users": (self.users, 20),
+                "--categories": (self.categories, MOST_INTERESTS),
+                "--items": (self.items, PLACES * self.categories),
+                "--examples-per-user": (self.examples_per_user, 1),
+                "--seed": (self.seed, 0),
+            }
+        )
+
+
+def built_in_data() -> Path:
+    """Return the folder of the built-in data, which is simulated on first use.
+
+    The folder is in the user's cache, under a name made of the dataset format and a hash of the
+    code that generates it: data of other code is never used. Several processes may call this at
+    once: the first one to finish provides the folder for all.
+
+    Raises:
+      UserError: when the folder cannot be written.
+    """
+    folder = user_cache() / f"format-{metadata.FORMAT_VERSION}-{_generator_hash()}" / "simulated"
+    if not folder.exists():
+        say(f"built-in data: simulating users into {folder}")
+        try:
+            prepare(SyntheticOptions(out=folder))
+        except UserError:
+            if not folder.exists():  # otherwise another process was faster
+                raise
+    return folder
+
+
+def _generator_hash() -> str:
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for module in GENERATOR:
+        assert module.__file__ is not None
+        digest.update(Path(module.__file__).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def prepare(options: SyntheticOptions) -> list[str]:
-    """Simulates users and writes the dataset folder ``options.out``.
+    """Simulate users and write the dataset folder ``options.out``.
 
     ``meta.json`` has the AUC and log loss of the true probabilities as ``best_possible``, for
     validation and test.
 
     Returns:
-      Lines of text for the user: what was made, and the best possible AUC.
+      lines that summarise it, with the best possible AUC.
 
     Raises:
       UserError: when the folder exists or cannot be written.
@@ -77,56 +116,53 @@ def prepare(options: SyntheticOptions) -> list[str]:
     check_target(options.out)
     rng = np.random.default_rng((options.seed, 0))
     world = make_world(options.items, options.categories, rng)
-    found = _simulate_all(world, options)
-    offsets = np.concatenate([[0], np.cumsum(found.length)])
+    simulated = _simulate_all(world, options)
+    offsets = np.concatenate([[0], np.cumsum(simulated.length)])
     sides = user_sides(options.users, valid_share=HELD_OUT, test_share=HELD_OUT, seed=options.seed)
     has_row = (sides == TRAIN) & (rng.random(options.users) >= ANONYMOUS)
     user_row = np.where(has_row, np.cumsum(has_row), UNKNOWN)
     names = [f"user{user}" for user in range(options.users)]
-    in_training = np.repeat(sides == TRAIN, found.length)
-    rows = {split: np.flatnonzero(sides[found.user] == side) for side, split in enumerate(SPLITS)}
-    best = {
-        split: {
-            "auc": auc(found.label[rows[split]], found.probability[rows[split]]),
-            "logloss": logloss(found.label[rows[split]], found.probability[rows[split]]),
-        }
-        for split in ("valid", "test")
-    }
+    trained_items = simulated.event_item[np.repeat(sides == TRAIN, simulated.length)]
+    side = sides[simulated.user]
+    rows = {split: np.flatnonzero(side == number) for number, split in enumerate(SPLITS)}
+    best = {}
+    for split in ("valid", "test"):
+        label = simulated.label[rows[split]]
+        probability = simulated.probability[rows[split]]
+        best[split] = {"auc": auc(label, probability), "logloss": logloss(label, probability)}
     settings = {name: value for name, value in asdict(options).items() if name != "out"}
     with DatasetWriter(
         options.out,
         schema=_schema(world, int(has_row.sum())),
         source={"name": "synthetic", "files": {}, "settings": settings},
         split={"policy": "by-user", "seed": options.seed, "share": HELD_OUT},
-    ) as writer:
-        writer.note(best_possible=best)
-        _write_items(writer, world)
-        writer.vocabulary("user", ["", *(names[user] for user in np.flatnonzero(has_row))])
-        writer.vocabulary("segment", ["", *SEGMENTS])
-        writer.users("segment", np.concatenate([[UNKNOWN], found.segment[has_row] + 1]))
-        writer.vocabulary("slot", ["", *SLOTS])
-        writer.groups(names)
-        writer.events(found.event_item + 1, found.timestamp, offsets)
-        writer.popularity(
-            np.bincount(found.event_item[in_training] + 1, minlength=options.items + 1)
-        )
+    ) as folder:
+        folder.note(best_possible=best)
+        _write_items(folder, world)
+        folder.vocabulary("user", ["", *(names[user] for user in np.flatnonzero(has_row))])
+        folder.vocabulary("segment", ["", *SEGMENTS])
+        folder.users("segment", np.concatenate([[UNKNOWN], simulated.segment[has_row] + 1]))
+        folder.vocabulary("slot", ["", *SLOTS])
+        folder.groups(names)
+        folder.events(simulated.event_item + 1, simulated.timestamp, offsets)
+        folder.popularity(np.bincount(trained_items + 1, minlength=options.items + 1))
         for split, chosen in rows.items():
-            user = found.user[chosen]
-            writer.examples(
-                split,
+            user = simulated.user[chosen]
+            examples = Examples(
                 sequence=user,
-                history_end=offsets[user] + found.history[chosen],
+                history_end=offsets[user] + simulated.history[chosen],
                 user=user_row[user],
                 group=user,
-                item=found.item[chosen] + 1,
-                label=found.label[chosen],
-                context={"slot": Column(found.slot[chosen] + 1, None)},
-                probability=found.probability[chosen],
+                item=simulated.item[chosen] + 1,
+                label=simulated.label[chosen],
+                context={"slot": Column(simulated.slot[chosen] + 1, None)},
+                probability=simulated.probability[chosen],
             )
+            folder.examples(split, examples)
     counts = ", ".join(f"{len(chosen):,} for {split}" for split, chosen in rows.items())
     report = [
         f"{options.users:,} simulated users with {offsets[-1]:,} events; examples: {counts}",
-        f"{found.label.mean():.1%} of the examples are clicks",
+        f"{simulated.label.mean():.1%} of the examples are clicks",
     ]
     if best["test"]["auc"] is not None:
         report.append(f"best possible test AUC: {best['test']['auc']:.4f}")
@@ -161,15 +197,15 @@ def _schema(world: World, users: int) -> Schema:
     )
 
 
-def _write_items(writer: DatasetWriter, world: World) -> None:
-    """Items and their features; row 0, the unknown item, has neither category, tags nor price."""
+def _write_items(folder: DatasetWriter, world: World) -> None:
+    """Write items and features; the unknown item, row 0, has no category, tags or price."""
     items, categories = len(world.path), len(world.places)
-    writer.vocabulary("item", ["", *(f"item{item}" for item in range(items))])
-    writer.vocabulary("category", ["", *(f"category{number}" for number in range(categories))])
-    writer.items("category", np.concatenate([[UNKNOWN], world.category + 1]))
-    writer.vocabulary("tags", ["", *(f"tag{number}" for number in range(TAGS))])
+    folder.vocabulary("item", ["", *(f"item{item}" for item in range(items))])
+    folder.vocabulary("category", ["", *(f"category{number}" for number in range(categories))])
+    folder.items("category", np.concatenate([[UNKNOWN], world.category + 1]))
+    folder.vocabulary("tags", ["", *(f"tag{number}" for number in range(TAGS))])
     has_tag = np.arange(MOST_TAGS) < world.tag_count[:, None]
     ends = np.cumsum(world.tag_count)
-    writer.items("tags", world.tags[has_tag] + 1, np.concatenate([[0, 0], ends]))
+    folder.items("tags", world.tags[has_tag] + 1, np.concatenate([[0, 0], ends]))
     standardised = (world.price - np.nanmean(world.price)) / np.nanstd(world.price)
-    writer.items("price", np.concatenate([[0.0], np.nan_to_num(standardised, nan=0.0)]))
+    folder.items("price", np.concatenate([[0.0], np.nan_to_num(standardised, nan=0.0)]))

@@ -3,12 +3,13 @@
 An event is a behaviour: ``pv`` (the page of an item was viewed, so it was clicked), ``cart``,
 ``fav`` or ``buy``. By default only views are events: they are the clicks that a click model
 predicts, and the other three mostly repeat an item that was just viewed. The log covers nine days,
-2017-11-25 to 2017-12-03 in China; some of its times lie outside, and such lines are malformed. What
-follows is the same as for any log of :mod:`dien_jax.preparation.sources.interactions`.
+2017-11-25 to 2017-12-03 in China. Lines with other times are malformed. The rest is as for any log
+of interactions.
 
-The set is behind a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/649,
-and its form were read on 2026-11-25 in datasets/Taobao/readme.md of PaddlePaddle/PaddleRec@949e772
-and in descriptions that repeat the page; the page itself has not been tried yet.
+The set requires a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/649,
+and its format were read on 2026-11-25 in datasets/Taobao/readme.md of
+PaddlePaddle/PaddleRec@949e772 and in descriptions that repeat the page; the page itself has not
+been tried yet.
 """
 
 from dataclasses import dataclass
@@ -16,9 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import FeatureColumn, ImplicitOptions, LogColumn, SplitPolicy
+from dien_jax.preparation.options import (
+    FeatureColumn,
+    Features,
+    ImplicitOptions,
+    LogColumn,
+    SplitPolicy,
+)
 from dien_jax.preparation.reading.download import given
-from dien_jax.utils.console import say, stage
+from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
 from dien_jax.utils.text_files import EXAMPLES, BadLines
 
@@ -44,14 +51,15 @@ CATEGORY = FeatureColumn("category", "categorical", "--from")
 
 @dataclass(frozen=True, kw_only=True)
 class TaobaoOptions(ImplicitOptions):
-    """Taobao UserBehavior, got by hand; what users did not view is drawn."""
+    """Taobao UserBehavior, downloaded by hand. Negatives are drawn."""
 
     source: Path
     """UserBehavior.csv, unpacked or gzip, from https://tianchi.aliyun.com/dataset/649 (login)."""
     behaviours: tuple[Behaviour, ...] = ("pv",)
-    """What is an event: pv (a view, that is a click), cart, fav, buy; several may be given."""
+    """Behaviours that count as events: pv (a view, that is a click), cart, fav, buy."""
     split: SplitPolicy = "by-time"
-    """What is held out: whole users, each user's last two events, or the latest events."""
+    """Held out: whole users (by-user), each user's last two events (last-event), or the latest
+    events (by-time)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,10 +68,10 @@ class TaobaoOptions(ImplicitOptions):
 
 
 def prepare(options: TaobaoOptions) -> list[str]:
-    """Makes a dataset folder of behaviours.
+    """Make a dataset folder from behaviours.
 
     Returns:
-      lines that say what was made.
+      lines that summarise it.
 
     Raises:
       UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
@@ -72,7 +80,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.log_files import Log, read_columns
+    from dien_jax.preparation.reading.log_files import read_columns
     from dien_jax.preparation.reading.workspace import Workspace
 
     file = options.source
@@ -82,50 +90,36 @@ def prepare(options: TaobaoOptions) -> list[str]:
     wanted[CATEGORY.alias] = wanted.pop("category")
     report: list[str] = []
     with Workspace(options.out, options.memory_limit) as workspace:
-
-        def read(careful: bool) -> Log:
-            with stage(f"reading {file}{' line by line' if careful else ''}"):
-                return read_columns(workspace, file, wanted, columns=COLUMNS, careful=careful)
-
-        found = given(file)
-        features = {"item": [CATEGORY], "user": [], "context": []}
+        digest = given(file).sha256
         events = load_events(
             workspace,
-            read,
-            features=features,
-            has_label=False,
+            read_columns(workspace, file, wanted, columns=COLUMNS),
+            Features(item=(CATEGORY,)),
             max_bad_share=options.max_bad_share,
             narrow=lambda clean: _narrow(workspace, options, clean, report),
         )
         source = {
             "name": "taobao",
-            "files": {file.name: found.sha256},
+            "files": {file.name: digest},
             "behaviours": list(options.behaviours),
         }
-        written = write_interactions(
-            workspace, options, events, features, separator="", max_values=1, source=source
-        )
-    return [*report, *written]
+        return report + write_interactions(workspace, options, events, source)
 
 
 def _narrow(
     workspace: "Workspace", options: TaobaoOptions, clean: "Table", report: list[str]
 ) -> "Table":
-    """The chosen behaviours of the nine days; says in ``report`` what was left out.
-
-    Raises:
-      UserError: when too many lines have another behaviour or time.
-    """
+    """Keep the chosen behaviours of the nine days, and add what was left out to ``report``."""
     import ibis
 
     file, time = options.source, clean.time
     behaviour = clean.behaviour.fill_null("")
-    who = ibis.literal("user ") + clean.user + ", item " + clean.item + ": "
+    row = ibis.literal("user ") + clean.user + ", item " + clean.item + ": "
     reason = ibis.cases(
-        (~behaviour.isin(BEHAVIOURS), who + "the behaviour is '" + behaviour + "'"),
+        (~behaviour.isin(BEHAVIOURS), row + "the behaviour is '" + behaviour + "'"),
         (
             (time < FIRST_SECOND) | (time >= END),
-            who + "the timestamp " + time.cast("string") + " lies outside the nine days",
+            row + "the timestamp " + time.cast("string") + " lies outside the nine days",
         ),
         else_=ibis.null("string"),
     )

@@ -1,17 +1,17 @@
 """The recurrences as two kernels for Hopper's tensor cores, in Pallas Mosaic GPU.
 
-One warpgroup carries 64 rows of the batch through all steps. The state, backward its gradient,
-stays in registers in the layout that ``wgmma`` reads and writes; the recurrent weights stay in
-shared memory, in bfloat16. What a step reads arrives by asynchronous copies in a ring of tiles
-while earlier steps compute, and what it gives leaves through tiles of its own.
+One warpgroup carries 64 rows of the batch through all steps. The state (in the backward kernel
+its gradient) stays in registers in the layout that ``wgmma`` reads and writes. The recurrent
+weights stay in shared memory, in bfloat16. Asynchronous copies bring the operands of a step into a
+ring of tiles while earlier steps compute, and take its results from tiles of their own.
 
-A block of rows ends at its own longest history. From there on it only stores the last state, or
-backward adds up the gradients of the states.
+A block of rows ends at its own longest history. After that it only stores the last state, or sums
+the gradients of the states.
 
-What a launch reads and gives, and the equations, are in :mod:`dien_kernels.contract`. Arrays are
-``[T, B, H]``; R, C and chunks are explained in :mod:`dien_kernels.backends.mosaic_gpu_parts`.
+Operands, results and equations are in :mod:`dien_kernels.contract`. Arrays are ``[T, B, H]``;
+:mod:`dien_kernels.backends.mosaic_gpu_parts` explains R, C and chunks.
 
-Interpretation runs these bodies with a plain matmul in place of ``wgmma``, whose left operand it
+The interpreter runs these bodies with a plain matmul in place of ``wgmma``, whose left operand it
 cannot take from registers. It proves the arithmetic and the order of copies and waits. It proves
 nothing about layouts, swizzles, memory fences, or the hardware's approximate ``tanh``.
 """
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from dien_kernels.activations import sigmoid
 from dien_kernels.backends.mosaic_gpu_parts import (
     LIMIT,
     ROWS,
@@ -47,7 +48,6 @@ from dien_kernels.backends.mosaic_gpu_parts import (
     operand,
     padded_hidden,
     rounded,
-    sigmoid,
     zeros,
 )
 from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
@@ -56,7 +56,7 @@ NOTHING = Gates(None, None, None)
 
 
 def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -> None:
-    """64 rows through time."""
+    """Run 64 rows through time."""
     operands, matrices, longest = reads
     states, kept = gives
     weights, stage, left = memory["weights"], memory["stage"], memory["left"]
@@ -87,7 +87,7 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
         return rounded(place, left[name], chunk, value)
 
     def through(name: str, value: Any, chunk: int, *starts: jax.Array) -> Chunks:
-        """A chunk of the columns of some gates: starts plus an operand times their weights."""
+        """Return columns of some gates' chunk: starts plus an operand times their weights."""
         matrix = weights[name].at[pl.ds(chunk * hidden, hidden)]
         start = jnp.concatenate(starts, 1)
         return cut(matmul(plan.interpret, start, [(value, matrix)]), place.width)
@@ -99,7 +99,7 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
         return [Output(stage[name], value, lambda t: place.tile(array, t, chunk))]
 
     def resets_first(t: jax.Array, before: Chunks, h: Any) -> Any:
-        """The state that the reset gate lets through, as an operand, in the authors' form."""
+        """Return the state times the reset gate, as an operand, in the authors' form."""
         parts = []
         for chunk in range(place.chunks):
             (r,) = map(sigmoid, through("reset", h, chunk, *resets.take(t, chunk)))
@@ -147,7 +147,7 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
 
 
 def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -> None:
-    """64 rows back through time. The recurrent matrices are transposed."""
+    """Run 64 rows back through time; the recurrent matrices are transposed."""
     operands, matrices, longest, before_all, kept, d_states = reads
     weights, stage, left = memory["weights"], memory["stage"], memory["left"]
     steps, _, hidden = d_states.shape
@@ -187,13 +187,13 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
         return outputs
 
     def through(parts: dict[str, list[jax.Array]], *names: str) -> list[tuple[Any, Any]]:
-        """Terms of a matmul: what the gradients of some gates give to the state before."""
+        """Return terms of a matmul: shares of some gates in the gradient of the state before."""
         return [(operand(left[name], parts[name]), weights[name]) for name in names]
 
     def resets_last(
         i: jax.Array, d_masked: Chunks, d_before: list, parts: dict[str, list[jax.Array]]
     ) -> None:
-        """The authors' form, in which the reset gate's gradient comes through all of U_c."""
+        """Finish the authors' form, whose gradient of the reset gate needs all of U_c."""
         for chunk, d_part in enumerate(d_masked):
             before, r = resets.take(i, chunk)
             d_before[chunk] += d_part * r
@@ -262,14 +262,14 @@ def _initial(array: Any, place: Place, chunk: int, _: Any) -> Any:
 
 
 def _fetch(arrays: dict[str, Any], places: dict[str, Any], arrived: Any) -> None:
-    """Into shared memory, once for all steps."""
+    """Copy arrays into shared memory, once for all steps."""
     for name, place in places.items():
         plgpu.copy_gmem_to_smem(arrays[name], place, arrived)
         plgpu.barrier_wait(arrived)
 
 
 def _stacked(plan: Plan, recurrent: Gates) -> dict[str, jax.Array]:
-    """Forward weights: for each chunk of columns, those of a group's gates side by side."""
+    """Return forward weights: for each chunk of columns, those of a group's gates side by side."""
     hidden = recurrent.reset.shape[0]
     width = columns(hidden)
 
@@ -282,7 +282,7 @@ def _stacked(plan: Plan, recurrent: Gates) -> dict[str, jax.Array]:
 
 
 def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> Any:
-    """One launch: a block for every 64 rows."""
+    """Launch a block for every 64 rows."""
     hidden = reads[0].initial.shape[1]
     flat_reads, reads_tree = jax.tree.flatten(reads)
     flat_gives, gives_tree = jax.tree.flatten(gives)
@@ -303,10 +303,8 @@ def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> An
         grid=(reads[0].lengths.shape[0] // ROWS,),
         grid_names=("block",),
         compiler_params=plgpu.CompilerParams(
-            # Both are as good as the operands, which have 8 bits.
-            approx_math=True,
-            # The barriers that are needed are in the bodies.
-            unsafe_no_auto_barriers=True,
+            approx_math=True,  # as exact as the operands, which have 8 bits
+            unsafe_no_auto_barriers=True,  # the bodies have the barriers that are needed
         ),
         interpret=latest.InterpretGPUParams() if plan.interpret else None,
         kernel_name=f"recurrence_{kind}",
@@ -315,59 +313,51 @@ def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> An
 
 
 def _longest(operands: Operands) -> jax.Array:
-    """Steps after which all rows of a block are dead, ``[B / 64]``."""
+    """Return the longest history of each block, ``[B / 64]``."""
     return operands.lengths.reshape(-1, ROWS).max(1)
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    """States of all steps, and the gates where they are to be kept."""
+    """Return states of all steps, and the gates if they are to be kept."""
     like = operands.inputs.candidate
     wide = jax.ShapeDtypeStruct(like.shape, like.dtype)
-    kept = Kept(
-        wide,
-        wide if plan.has_update else None,
-        wide,
-        wide if plan.form == "paper" else None,
-    )
     matrices = _stacked(plan, operands.recurrent)
     reads = operands._replace(recurrent=NOTHING), matrices, _longest(operands)
-    gives = (wide, kept if keep else None)
+    gives = (wide, plan.kept(wide) if keep else None)
     return _launch(plan, _forward_body, "keep" if keep else "forward", reads, gives)
 
 
 def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
-    """The gradients of the projected inputs, of the coefficients and of the initial state."""
+    """Return gradients of the projected inputs, the coefficients and the initial state."""
     matrices = {
         name: getattr(operands.recurrent, name).T.astype(jnp.bfloat16) for name in gate_names(plan)
     }
     before = jnp.concatenate([operands.initial[None], states[:-1]])
-    # Without the projected inputs, which then need not outlive the forward launch.
+    # Without the projected inputs, so that they need not outlive the forward launch.
     needed = operands._replace(inputs=NOTHING, recurrent=NOTHING)
     reads = needed, matrices, _longest(operands), before, kept, d_states
     wide, row, initial = (
         jax.ShapeDtypeStruct(array.shape, array.dtype)
         for array in (states, operands.offset, operands.initial)
     )
-    update = plan.has_update
-    gives = Gradients(
-        Gates(wide, wide if update else None, wide), row, row if update else None, initial
-    )
+    d_slope = row if plan.has_update else None
+    gives = Gradients(plan.gates(wide), row, d_slope, initial)
     gradients = _launch(plan, _backward_body, "backward", reads, gives)
-    if update:
+    if plan.has_update:
         return gradients
     return gradients._replace(slope=jnp.zeros_like(operands.slope))
 
 
 def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
-    """There is one choice: the rows of a ``wgmma`` and the warps that issue it."""
+    """Return the only choice: the rows of a ``wgmma`` and the warps that issue it."""
     del plan, rows, steps, hidden
     return Blocks(ROWS)
 
 
 def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
-    """Raises for what the kernels cannot do."""
+    """Raise for blocks, shapes and versions that the kernels do not support."""
     del rows, steps
     if jax.__version_info__ < (0, 11):
         raise NotImplementedError(

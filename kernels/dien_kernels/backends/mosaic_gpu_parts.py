@@ -1,11 +1,11 @@
-"""What the forward and the backward kernel for Hopper share: rings, stores, matmuls, memory.
+"""Shared parts of the kernels for Hopper: rings, stores, matmuls, memory.
 
 R is the 64 rows of a block, H the hidden size, C the columns of a chunk of it. In registers an
 array ``[R, H]`` is a tuple of its chunks ``[R, C]``, in the layout of a ``wgmma`` result.
 
-Pallas' own barriers around every access are off; those that are needed are here, and each brings
-all threads of a block together: in :meth:`Ring.take` after a tile is read and before it is fetched
-again, in :func:`_stage` before a tile is written again and after it is written, in :func:`operand`.
+Pallas' own barriers around every access are off. The necessary ones are here, and each joins all
+threads of a block: in :meth:`Ring.take` after a tile is read and before it is fetched again, in
+:func:`_stage` before a tile is written again and after it is written, in :func:`operand`.
 """
 
 import math
@@ -20,33 +20,33 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from dien_kernels.contract import Gates, Plan
 
 latest: Any = plgpu
-"""For names and arguments that the oldest JAX does not have, and that type checkers miss."""
+"""The module, for names that the oldest JAX lacks and that type checkers do not know."""
 
 ROWS = 64
 """Rows of a block: the M of a ``wgmma``."""
 
 LIMIT = 227 * 1024
-"""Bytes of shared memory that a block can have on Hopper."""
+"""Most bytes of shared memory of a block on Hopper."""
 
 RESERVED = 4 * 1024
-"""Bytes of it for barriers and what Pallas itself uses."""
+"""Bytes of it for barriers and Pallas itself."""
 
 Chunks = tuple[jax.Array, ...]
 
 
 def columns(hidden: int) -> int:
-    """C: narrow enough for the registers, and whole 16s, the K of a ``wgmma``."""
+    """Return C: narrow enough for the registers, and a multiple of 16, the K of a ``wgmma``."""
     return 48 if hidden == 48 else 32 if hidden % 32 == 0 else 16
 
 
 def padded_hidden(hidden: int) -> int:
-    """H as whole chunks."""
+    """Return H in whole chunks."""
     unit = 16 if hidden <= 64 else 32
     return -(-hidden // unit) * unit
 
 
 class Place(NamedTuple):
-    """The rows of a block, and how their columns are cut."""
+    """The rows of a block, and the chunks of their columns."""
 
     rows: Any
     width: int
@@ -62,31 +62,23 @@ class Place(NamedTuple):
         return pl.ds(chunk * self.width, self.width)
 
     def tile(self, array: Any, step: Any, chunk: int) -> Any:
-        """``[R, C]`` of an array ``[T, B, H]``."""
+        """Return ``[R, C]`` of an array ``[T, B, H]``."""
         return array.at[step, self.rows, self.columns(chunk)]
 
     def load(self, array: Any) -> Chunks:
-        """All chunks of an array ``[B, H]`` in global memory."""
+        """Load all chunks of an array ``[B, H]`` in global memory."""
         tiles = (array.at[self.rows, self.columns(chunk)] for chunk in range(self.chunks))
         return tuple(_load(tile, optimized=False) for tile in tiles)
 
 
 class Ring(NamedTuple):
-    """Tiles that are fetched ahead, for units of work: the chunks of a step, step by step.
+    """Tiles fetched ahead for units of work: the chunks of a step, step by step."""
 
-    Attributes:
-      tiles: shared memory, ``[depth, R, C]`` or ``[depth, R]`` each.
-      arrived: a barrier for each slot.
-      sources: of a step and a chunk, what to copy to the tiles.
-      steps: how many there are, dynamic.
-      chunks: how many a step has.
-    """
-
-    tiles: Sequence[Any]
-    arrived: Any
-    sources: Callable[[Any, int], Sequence[Any]]
-    steps: Any
-    chunks: int
+    tiles: Sequence[Any]  # shared memory, [depth, R, C] or [depth, R] each
+    arrived: Any  # a barrier for each slot
+    sources: Callable[[Any, int], Sequence[Any]]  # (step, chunk) to arrays, one for each tile
+    steps: Any  # dynamic
+    chunks: int  # of a step
 
     @classmethod
     def of(cls, memory: tuple[Sequence[Any], Any], *rest: Any) -> "Ring":
@@ -111,16 +103,16 @@ class Ring(NamedTuple):
                 plgpu.copy_gmem_to_smem(source, tile.at[slot], self.arrived.at[slot])
 
     def start(self) -> None:
-        """Sends for as many units as there is room for."""
+        """Fetch as many units as there are slots."""
         for unit in range(self.depth):
             self._fetch(jnp.int32(unit // self.chunks), unit % self.chunks)
 
     def take(self, step: Any, chunk: int) -> list[jax.Array]:
-        """A unit's tiles, once they are there, and sends for what their slot holds next."""
+        """Wait for a unit's tiles, load them, and fetch the next unit of their slot."""
         slot = self._slot(step, chunk)
         plgpu.barrier_wait(self.arrived.at[slot])
         tiles = [tile.at[slot] for tile in self.tiles]
-        # One value a row is in four threads at once, for which there is no better way to load.
+        # A value for each row is in four threads at once, which has no optimized load.
         values = [_load(tile, optimized=len(tile.shape) == 2) for tile in tiles]
         plgpu.commit_smem()
         ahead = chunk + self.depth
@@ -133,7 +125,7 @@ def _load(ref: Any, *, optimized: bool) -> jax.Array:
 
 
 def zeros(*shape: int) -> jax.Array:
-    """``[R, N]``, or one value a row ``[R]``."""
+    """Return zeros ``[R, N]``, or one for each row ``[R]``."""
     return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), _layout(shape))
 
 
@@ -142,7 +134,7 @@ def _layout(shape: Sequence[int]) -> Any:
 
 
 class Output(NamedTuple):
-    """A value, the tile of shared memory it leaves through, and where it goes at a step."""
+    """A value, its tile of shared memory, and its destination at a step."""
 
     tile: Any
     value: jax.Array
@@ -150,14 +142,14 @@ class Output(NamedTuple):
 
 
 def emit(step: Any, outputs: Sequence[Output]) -> None:
-    """Sends values off."""
+    """Store values at a step."""
     _stage(outputs)
     for output in outputs:
         plgpu.copy_smem_to_gmem(output.tile, output.destination(step))
 
 
 def emit_again(first: Any, end: Any, outputs: Sequence[Output]) -> None:
-    """Sends the same values off at all steps of a range."""
+    """Store the same values at all steps of a range."""
     _stage(outputs)
 
     def send(step: Any, _: None) -> None:
@@ -175,28 +167,23 @@ def _stage(outputs: Sequence[Output]) -> None:
 
 
 def across(row: jax.Array, width: int) -> jax.Array:
-    """One value a row, ``[R]``, for every column, ``[R, C]``."""
+    """Broadcast a value for each row, ``[R]``, to all columns, ``[R, C]``."""
     return jax.lax.broadcast_in_dim(row, (ROWS, width), (0,))
 
 
 def down(ref: Any) -> jax.Array:
-    """One value a column, ``[C]`` in shared memory, for every row, ``[R, C]``."""
+    """Broadcast a value for each column, ``[C]`` in shared memory, to all rows, ``[R, C]``."""
     column = latest.load(ref, layout=plgpu.Layout.WGMMA.reduce(0), optimized=False)
     return jax.lax.broadcast_in_dim(column, (ROWS, *column.shape), (1,))
 
 
-def sigmoid(value: jax.Array) -> jax.Array:
-    # One tanh: it is a single instruction where it may be approximate.
-    return 0.5 * jnp.tanh(0.5 * value) + 0.5
-
-
 def cut(array: jax.Array, width: int) -> Chunks:
-    """The chunks of an array ``[R, N]``."""
+    """Split an array ``[R, N]`` into chunks."""
     return tuple(array[:, start : start + width] for start in range(0, array.shape[1], width))
 
 
 def rounded(place: Place, tile: Any, chunk: int, value: jax.Array) -> jax.Array:
-    """A chunk of what is to be an :func:`operand`; it goes into ``tile``, unless that is None."""
+    """Round a chunk of an :func:`operand`, and store it in ``tile`` unless that is None."""
     value = value.astype(jnp.bfloat16)
     if tile is not None:
         tile.at[:, place.columns(chunk)][...] = value
@@ -204,7 +191,7 @@ def rounded(place: Place, tile: Any, chunk: int, value: jax.Array) -> jax.Array:
 
 
 def operand(tile: Any, chunks: Sequence[jax.Array]) -> Any:
-    """The left operand ``[R, K]`` of a matmul, from registers where there is no tile for it."""
+    """Return the left operand ``[R, K]`` of a matmul, from registers where there is no tile."""
     if tile is None:
         return jnp.concatenate(chunks, 1)
     plgpu.commit_smem()
@@ -212,7 +199,7 @@ def operand(tile: Any, chunks: Sequence[jax.Array]) -> Any:
 
 
 def matmul(interpret: bool, start: jax.Array, terms: Sequence[tuple[Any, Any]]) -> jax.Array:
-    """``start`` plus operands ``[R, K]`` times weights ``[K, N]`` in shared memory."""
+    """Return ``start`` plus operands ``[R, K]`` times weights ``[K, N]`` in shared memory."""
     if interpret:
         for left, right in terms:
             product = jnp.dot(left[...], right[...], preferred_element_type=jnp.float32)
@@ -227,19 +214,19 @@ def matmul(interpret: bool, start: jax.Array, terms: Sequence[tuple[Any, Any]]) 
 
 
 def gate_names(plan: Plan) -> tuple[str, ...]:
-    """As in :class:`dien_kernels.contract.Gates`."""
+    """Return the cell's gates, as in :class:`dien_kernels.contract.Gates`."""
     return tuple(name for name in Gates._fields if plan.has_update or name != "update")
 
 
 def gate_groups(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """The gates that one matmul computes, forward: all that multiply the same operand."""
+    """Group the gates that one forward matmul computes: those that multiply the same operand."""
     if plan.form == "paper":
         return {"all": ("candidate", "reset", "update")[: len(gate_names(plan))]}
     return {name: (name,) for name in gate_names(plan)}
 
 
 def memory_of(plan: Plan, hidden: int, kind: str, depth: int) -> dict[str, Any]:
-    """What a kernel has in shared memory, rings holding ``depth`` units each.
+    """Return the layout of a kernel's shared memory, with rings of ``depth`` units each.
 
     ``kind`` is ``"forward"``, ``"keep"`` (forward, keeping the gates) or ``"backward"``.
     """
@@ -280,23 +267,23 @@ def memory_of(plan: Plan, hidden: int, kind: str, depth: int) -> dict[str, Any]:
             stage |= dict.fromkeys([*gate_names(plan), *["product"] * paper], tile)
         if paper:
             memory["bias"] = {"bias": plgpu.SMEM((hidden,), single)}
-    # Registers do not suffice for operands as wide as that.
+    # Registers do not suffice for wider operands.
     memory["left"] = {name: matrix(ROWS, hidden) if hidden > 64 else None for name in lefts}
     memory["stage"] = {name: plgpu.SMEM(shape, single) for name, shape in stage.items()}
     return memory
 
 
 def bytes_of(memory: Any) -> int:
-    """Of shared memory; each array of it starts at a multiple of 1024."""
+    """Return the bytes of shared memory; each array starts at a multiple of 1024."""
     arrays = [leaf for leaf in jax.tree.leaves(memory) if not isinstance(leaf, plgpu.Barrier)]
     sizes = [math.prod(array.shape) * jnp.dtype(array.dtype).itemsize for array in arrays]
     return sum(-(-size // 1024) * 1024 for size in sizes) + RESERVED
 
 
 def deepest(plan: Plan, hidden: int, kind: str) -> dict[str, Any]:
-    """The memory with two steps in the rings, or as much of them as fits."""
-    # Whole steps or whole fractions: a unit's slot is then known while compiling, or nearly so.
-    # Addresses computed from the step's number took registers until they spilled.
+    """Return the memory with two steps in the rings, or as much of them as fits."""
+    # Whole steps or whole fractions, so that a unit's slot is known while compiling, or nearly so.
+    # Addresses computed from the step's number took so many registers that they spilled.
     chunks = hidden // columns(hidden)
     for depth in (2 * chunks, *(n for n in range(chunks, 0, -1) if chunks % n == 0)):
         memory = memory_of(plan, hidden, kind, depth)

@@ -1,11 +1,11 @@
 """The recurrences as one Pallas kernel in each direction, for TPUs (Mosaic).
 
-What a launch reads and gives, and the equations, are in :mod:`dien_kernels.contract`. Arrays are
-``[T, H, B]``: rows of the batch lie along the lanes and the state's entries along the sublanes, so
-that H is padded to a multiple of 8 only. A launch walks a grid of row blocks by chunks of time. The
-state stays in vector memory from chunk to chunk while Pallas brings the next chunk's inputs in and
-takes the last chunk's results out. A block of rows stops at its longest history: later steps are
-filled without computing, and chunks that hold only such steps are not even read.
+Operands, results and equations are in :mod:`dien_kernels.contract`. Arrays are ``[T, H, B]``: rows
+of the batch along the lanes and the state's entries along the sublanes, so that H is padded to a
+multiple of 8 only. The grid of a launch is row blocks by chunks of time. The state stays in vector
+memory from chunk to chunk while Pallas reads the next chunk's inputs and writes the last chunk's
+results. A block of rows stops at its longest history: later steps are filled without computing, and
+chunks of such steps only are not read.
 
 Dimensions: T steps, H hidden, B batch (rows), G gates; R rows of a block, S steps of a chunk.
 """
@@ -19,36 +19,35 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from dien_kernels.activations import sigmoid
 from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
 
 LANES, SUBLANES = 128, 8
-# What a launch may use of a core's vector memory; there is 64 MiB or more since v5p.
 VECTOR_MEMORY = 48 * 2**20
+"""Bytes of a core's vector memory that a launch may use; cores have 64 MiB or more since v5p."""
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    """States of all steps, and the gates where they are to be kept."""
+    """Return states of all steps, and the gates if they are to be kept."""
     inputs, offset, slope, lengths, recurrent, bias, initial = operands
     wide: Any = jax.ShapeDtypeStruct(inputs.candidate.shape, jnp.float32)
-    update = wide if plan.has_update else None
-    kept = Kept(wide, update, wide, wide if plan.form == "paper" else None) if keep else None
     cut = _Cut(plan, wide.shape, reverse=False)
     stacked = _stacked(plan, jax.tree.map(jnp.transpose, recurrent), axis=0)
-    # Spread over the lanes once, out here.
+    # Broadcast along the lanes once, outside of the kernel.
     bias = jnp.broadcast_to(bias[:, None], cut.state_shape)
     launch = cut.launch(
         "recurrence_forward",
         functools.partial(_forward_kernel, plan, cut.size),
-        out_shape=(wide, kept),
+        out_shape=(wide, plan.kept(wide) if keep else None),
         in_specs=(
-            cut.alike(inputs, cut.wide(live=True)),
+            plan.gates(cut.wide(live=True)),
             cut.coefficients(live=True),
             cut.coefficients(live=True),
             jax.tree.map(cut.everything, stacked),
             cut.everything(bias),
             cut.state(),
         ),
-        out_specs=(cut.wide(), cut.alike(kept, cut.wide())),
+        out_specs=(cut.wide(), plan.kept(cut.wide()) if keep else None),
         scratch_shapes=[pltpu.VMEM(cut.state_shape, jnp.float32)],
     )
     return launch(cut.longest(lengths), inputs, offset, slope, stacked, bias, initial)
@@ -68,7 +67,7 @@ def _forward_kernel(
     kept_ref: Any,
     h_ref: Any,
 ) -> None:
-    """One chunk: wide ``[S, H, R]``, coefficients ``[S, R]``, bias, initial and h ``[H, R]``."""
+    """Run one chunk: wide ``[S, H, R]``, coefficients ``[S, R]``, bias, initial, h ``[H, R]``."""
     block, chunk = pl.program_id(0), pl.program_id(1)
     together_ref, candidate_ref = recurrent_ref
 
@@ -79,14 +78,14 @@ def _forward_kernel(
     def live_step(i: jax.Array, _: None) -> None:
         h = h_ref[...]
         products = jnp.split(_dot(plan, together_ref[...], h), together_ref.shape[0] // h.shape[0])
-        r = _sigmoid(inputs_ref.reset[i] + products[0])
+        r = sigmoid(inputs_ref.reset[i] + products[0])
         if plan.form == "paper":
             product = products[-1] + bias_ref[...]
             c = jnp.tanh(inputs_ref.candidate[i] + r * product)
         else:
             product = None
             c = jnp.tanh(inputs_ref.candidate[i] + _dot(plan, candidate_ref[...], r * h))
-        u = _sigmoid(inputs_ref.update[i] + products[1]) if plan.has_update else None
+        u = sigmoid(inputs_ref.update[i] + products[1]) if plan.has_update else None
         h = h + _strength(offset_ref, slope_ref, i, u) * (c - h)
         h_ref[...] = h
         states_ref[i] = h
@@ -104,18 +103,17 @@ def _forward_kernel(
 def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
-    """Gradients of the projected inputs, the coefficients and the initial state."""
+    """Return gradients of the projected inputs, the coefficients and the initial state."""
     _, offset, slope, lengths, recurrent, _, initial = operands
     wide: Any = jax.ShapeDtypeStruct(states.shape, jnp.float32)
     coefficient = jax.ShapeDtypeStruct(offset.shape, jnp.float32)
     state = jax.ShapeDtypeStruct(initial.shape, jnp.float32)
-    d_inputs = Gates(wide, wide if plan.has_update else None, wide)
     cut = _Cut(plan, wide.shape, reverse=True)
     stacked = _stacked(plan, recurrent, axis=1)
     launch = cut.launch(
         "recurrence_backward",
         functools.partial(_backward_kernel, plan, cut.size, wide.shape[0]),
-        out_shape=(d_inputs, coefficient, coefficient, state),
+        out_shape=(plan.gates(wide), coefficient, coefficient, state),
         in_specs=(
             cut.coefficients(live=True),
             cut.coefficients(live=True),
@@ -123,22 +121,14 @@ def backward(
             cut.state(),
             cut.wide(live=True),
             cut.step_before(),
-            cut.alike(kept, cut.wide(live=True)),
+            plan.kept(cut.wide(live=True)),
             cut.wide(),
         ),
-        out_specs=(
-            cut.alike(d_inputs, cut.wide()),
-            cut.coefficients(),
-            cut.coefficients(),
-            cut.state(),
-        ),
+        out_specs=(plan.gates(cut.wide()), cut.coefficients(), cut.coefficients(), cut.state()),
     )
     # States twice: their chunk, and the step before it.
-    return Gradients(
-        *launch(
-            cut.longest(lengths), offset, slope, stacked, initial, states, states, kept, d_states
-        )
-    )
+    reads = offset, slope, stacked, initial, states, states, kept, d_states
+    return Gradients(*launch(cut.longest(lengths), *reads))
 
 
 def _backward_kernel(
@@ -159,9 +149,9 @@ def _backward_kernel(
     d_slope_ref: Any,
     dh_ref: Any,
 ) -> None:
-    """One chunk, the last first; ``state_before`` ``[1, H, R]`` is the state that it starts from.
+    """Run one chunk, the last first; ``state_before`` ``[1, H, R]`` is the state at its start.
 
-    The gradient of the initial state is the same block all along, so that dh lives in it.
+    The gradient of the initial state has one block for all chunks, which holds dh meanwhile.
     """
     block, chunk = pl.program_id(0), pl.num_programs(1) - 1 - pl.program_id(1)
     together_ref, candidate_ref = recurrent_ref
@@ -212,12 +202,12 @@ def _backward_kernel(
     jax.lax.fori_loop(0, live, lambda back, start: live_step(live - 1 - back, start), start)
 
 
-# Parts of a weight and of a value, by falling size, whose products make up a float32 product.
+# Parts of a weight and of a value, by decreasing size, whose products sum to a float32 product.
 _TERMS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
 
 
 def _parts(array: jax.Array) -> list[jax.Array]:
-    """Three summands of a float32 array with 8 significant bits each, as bfloat16 has."""
+    """Split a float32 array into three summands of 8 significant bits, as bfloat16 has."""
     parts = []
     for _ in range(2):
         # By bits: XLA would drop a conversion to bfloat16 and back.
@@ -232,7 +222,7 @@ def _exact(plan: Plan) -> bool:
 
 
 def _left(plan: Plan, weights: jax.Array) -> jax.Array:
-    """``[M, K]`` weights for :func:`_dot`: bfloat16 ``[M, K]``, or ``[M, 6 K]`` where exact."""
+    """Prepare weights ``[M, K]`` for :func:`_dot`: bfloat16, ``[M, 6 K]`` if exact."""
     if _exact(plan):
         parts = _parts(weights)
         weights = jnp.concatenate([parts[left] for left, _ in _TERMS], 1)
@@ -240,39 +230,31 @@ def _left(plan: Plan, weights: jax.Array) -> jax.Array:
 
 
 def _dot(plan: Plan, left: jax.Array, right: jax.Array) -> jax.Array:
-    """``[M, K] [K, R]``, the left one prepared by :func:`_left`.
-
-    True float32 is one product six times as long.
-    """
+    """Multiply ``[M, K] [K, R]``, the left one prepared by :func:`_left`; float32 is 6 K long."""
     if _exact(plan):
         parts = _parts(right)
         right = jnp.concatenate([parts[part] for _, part in _TERMS])
     return jnp.dot(left, right.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
 
 
-def _sigmoid(value: jax.Array) -> jax.Array:
-    # One instruction of the transcendental unit, where exp and a division need many.
-    return 0.5 * jnp.tanh(0.5 * value) + 0.5
-
-
 def _strength(offset_ref: Any, slope_ref: Any, i: jax.Array, u: jax.Array | None) -> jax.Array:
-    """The z of step i: ``[H, R]``, or ``[1, R]`` without an update gate."""
+    """Return z of step i: ``[H, R]``, or ``[1, R]`` without an update gate."""
     offset = offset_ref[pl.ds(i, 1), :]
     return offset if u is None else offset + slope_ref[pl.ds(i, 1), :] * u
 
 
 def _store(refs: Any, i: jax.Array, values: Any) -> None:
-    """Step i of every array that is there."""
+    """Store step i of every array that is not None."""
     for ref, value in zip(refs or (), values, strict=False):
         if ref is not None:
             ref[i] = value
 
 
 def _stacked(plan: Plan, gates: Gates, axis: int) -> tuple[jax.Array, jax.Array | None]:
-    """Recurrent weights for as few matmuls as the form allows: together, and the candidate's.
+    """Stack recurrent weights for as few matmuls as the form allows: all gates, and the candidate.
 
-    Forward ``[G H, H]``, backward ``[H, G H]``. The paper's form multiplies by all gates at once;
-    the authors' candidate ``[H, H]`` stands on the other side of the reset gate.
+    Forward ``[G H, H]``, backward ``[H, G H]``. The paper's form multiplies by all gates at once.
+    In the authors' form the reset gate separates the candidate ``[H, H]`` from the others.
     """
     parts = [gate for gate in gates if gate is not None]
     if plan.form == "paper":
@@ -281,7 +263,7 @@ def _stacked(plan: Plan, gates: Gates, axis: int) -> tuple[jax.Array, jax.Array 
 
 
 class _Cut:
-    """The blocks of a launch's arrays; a backward launch (``reverse``) walks chunks from the last.
+    """Blocks of a launch's arrays; a backward launch (``reverse``) starts with the last chunk.
 
     ``live`` blocks stay at the last chunk that has live steps, which Pallas then reads only once.
     """
@@ -295,7 +277,7 @@ class _Cut:
         self._reverse, self._interpret = reverse, plan.interpret
 
     def longest(self, lengths: jax.Array) -> jax.Array:
-        """The longest history of each block of rows."""
+        """Return the longest history of each block of rows."""
         return jnp.minimum(lengths.reshape(self._grid[0], -1).max(1), self._steps)
 
     def launch(self, name: str, kernel: Callable, *, out_shape: Any, **specs: Any) -> Callable:
@@ -323,7 +305,7 @@ class _Cut:
         )
 
     def step_before(self) -> pl.BlockSpec:
-        """The last step of the chunk before a live one; any step for the first chunk."""
+        """Return the last step of the chunk before a live one; any step for the first chunk."""
 
         def index(block: Any, turn: Any, longest: Any) -> tuple:
             step = self._chunk(block, turn, longest, True) * self.size - 1
@@ -337,9 +319,6 @@ class _Cut:
     def everything(self, array: jax.Array) -> pl.BlockSpec:
         return pl.BlockSpec(array.shape, lambda block, turn, longest: (0, 0))
 
-    def alike(self, arrays: Any, spec: pl.BlockSpec) -> Any:
-        return jax.tree.map(lambda _: spec, arrays)
-
     def _chunk(self, block: Any, turn: Any, longest: Any, live: bool) -> Any:
         chunk = self._grid[1] - 1 - turn if self._reverse else turn
         last_live = jnp.maximum(pl.cdiv(longest[block], self.size) - 1, 0)
@@ -347,18 +326,18 @@ class _Cut:
 
 
 def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
-    """The largest blocks that fit: two registers of rows keep the units busier than one does."""
-    tried = [
+    """Return the largest blocks that fit: two registers of rows keep units busier than one."""
+    candidates = [
         Blocks(rows=block, steps=min(steps, size))
         for block in ((2 * LANES, LANES) if rows > LANES else (LANES,))
         for size in (2 * SUBLANES, SUBLANES)
     ]
-    fitting = (one for one in tried if _memory(plan, one, hidden) <= VECTOR_MEMORY)
-    return next(fitting, tried[-1])
+    fitting = (sizes for sizes in candidates if _memory(plan, sizes, hidden) <= VECTOR_MEMORY)
+    return next(fitting, candidates[-1])
 
 
 def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
-    """Raises ``ValueError`` for blocks that do not fill registers or do not fit vector memory."""
+    """Raise ``ValueError`` for blocks that do not fill registers or do not fit vector memory."""
     if blocks.rows < 1 or blocks.rows % LANES:
         raise ValueError(f"blocks.rows: expected a multiple of {LANES}, got {blocks.rows}")
     if blocks.steps != steps and (blocks.steps < 1 or blocks.steps % SUBLANES):
@@ -374,15 +353,15 @@ def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> Non
 
 
 def _memory(plan: Plan, blocks: Blocks, hidden: int) -> int:
-    """Bytes of vector memory that the backward launch needs, the larger one."""
+    """Return the bytes of vector memory for the backward launch, the larger one."""
     gates, paper = 2 + plan.has_update, plan.form == "paper"
     state = 4 * hidden * blocks.rows
-    # Chunks of states, their gradients, what was kept and the gradients of the inputs.
+    # Chunks of states, their gradients, the kept gates and the gradients of the inputs.
     chunks = blocks.steps * state * (2 + gates + paper + gates)
     coefficients = 4 * 4 * pl.cdiv(blocks.steps, SUBLANES) * SUBLANES * blocks.rows
     depth = hidden * (len(_TERMS) if _exact(plan) else 1)
     recurrent = 2 * gates * hidden * pl.cdiv(depth, LANES) * LANES
-    # Pallas holds two of each; the compiler spills some twenty states' worth of registers.
+    # Pallas holds two of each; the compiler spills registers of about twenty states.
     return 2 * (chunks + coefficients + recurrent + 3 * state) + 20 * state
 
 

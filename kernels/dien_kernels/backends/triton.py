@@ -1,13 +1,13 @@
 """The recurrences as two Pallas Triton kernels, for NVIDIA GPUs from Ampere on.
 
-What a launch reads and gives, and the equations, are in :mod:`dien_kernels.contract`. Arrays are
-``[T, B, H]``. One program carries one block of rows through all its steps. Upstream has deprecated
-this compiler: nothing depends on this file but the table of implementations.
+Operands, results and equations are in :mod:`dien_kernels.contract`. Arrays are ``[T, B, H]``. One
+program carries one block of rows through all its steps. Upstream has deprecated this compiler:
+only the table of implementations depends on this file.
 
 Up to ``RESIDENT`` hidden units the recurrent weights stay on the chip for the whole launch. Wider
 ones do not fit in an A100's shared memory: every step streams them through it in tiles, from
-caches that hold them. The next step's inputs are in flight during this one's work, but for 256
-hidden units on tensor cores, where registers do not suffice for two steps' inputs.
+caches that hold them. The next step's inputs are loaded during the current step, except at 256
+hidden units on tensor cores, where there are no registers for two steps' inputs.
 
 Dimensions: B batch (rows), T steps, H hidden, R rows of one block, K rows of one weight tile.
 """
@@ -29,40 +29,29 @@ LIMIT = 256
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    """States of all steps, and the gates where they are to be kept."""
-    wide = operands.inputs.reset
-    of = _block_specs(plan, operands)
-    kept = kept_specs = None
-    if keep:
-        update, product = plan.has_update or None, plan.form == "paper" or None
-        kept, kept_specs = (
-            Kept(value, update and value, value, product and value)
-            for value in (wide, of.inputs.reset)
-        )
-    return _launch(
-        plan,
-        _forward_kernel,
-        (operands,),
-        (of,),
-        (wide, kept),
-        (of.inputs.reset, kept_specs),
+    """Return states of all steps, and the gates if they are to be kept."""
+    specs = _block_specs(plan, operands)
+    results, result_specs = (
+        (wide, plan.kept(wide) if keep else None)
+        for wide in (operands.inputs.reset, specs.inputs.reset)
     )
+    return _launch(plan, _forward_kernel, (operands,), (specs,), results, result_specs)
 
 
 def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
-    """Gradients of the gates' inputs at all steps, of the coefficients and the initial state."""
-    of = _block_specs(plan, operands)
-    wide = of.inputs.reset
+    """Return gradients of the projected inputs, the coefficients and the initial state."""
+    specs = _block_specs(plan, operands)
+    wide = specs.inputs.reset
     unread: Any = {"inputs": None, "bias": None}
     (gradients,) = _launch(
         plan,
         _backward_kernel,
         (operands._replace(**unread), states, kept, d_states),
-        (of._replace(**unread), wide, jax.tree.map(lambda _: wide, kept), wide),
+        (specs._replace(**unread), wide, plan.kept(wide), wide),
         (Gradients(operands.inputs, operands.offset, operands.slope, operands.initial),),
-        (Gradients(of.inputs, of.offset, of.slope, of.initial),),
+        (Gradients(specs.inputs, specs.offset, specs.slope, specs.initial),),
     )
     return gradients
 
@@ -70,7 +59,7 @@ def backward(
 def _forward_kernel(
     plan: Plan, operands: Operands, states: Any, kept: Kept | None, scratch: Any
 ) -> None:
-    """Refs are this block's: ``[T, R, H]``, ``[T, R]``, ``[R, H]``, ``[R]``; weights whole."""
+    """Run one block; refs are ``[T, R, H]``, ``[T, R]``, ``[R, H]``, ``[R]``, weights whole."""
     steps = states.shape[0]
     is_wide = _is_wide(plan, states)
     longest = jnp.max(operands.lengths[...])
@@ -85,7 +74,7 @@ def _forward_kernel(
 
     def step(t: jax.Array, carry: tuple) -> tuple:
         h, (inputs, offset, slope) = carry
-        following = None if is_wide else read(t + 1)  # in flight during this step's work
+        following = None if is_wide else read(t + 1)  # loaded during this step
         products = matmul(h, of_state)
         r = jax.nn.sigmoid(inputs.reset + products.reset)
         u = jax.nn.sigmoid(inputs.update + products.update) if plan.has_update else None
@@ -120,7 +109,7 @@ def _backward_kernel(
     gradients: Gradients,
     scratch: Any,
 ) -> None:
-    """Refs as in the forward kernel."""
+    """Run one block backward; refs are as in the forward kernel."""
     steps = states.shape[0]
     is_wide = _is_wide(plan, states)
     longest = jnp.max(operands.lengths[...])
@@ -145,7 +134,7 @@ def _backward_kernel(
     def step(index: jax.Array, carry: tuple) -> tuple:
         t = longest - 1 - index
         dh, (before, (r, u, c, product), d_state, offset, slope) = carry
-        following = None if is_wide else read(t - 1)  # in flight during this step's work
+        following = None if is_wide else read(t - 1)  # loaded during this step
         dh = dh + d_state
         z = _strength(offset, slope, u)
         d_z = dh * (c - before)
@@ -178,11 +167,11 @@ def _backward_kernel(
 def _matmuls(
     plan: Plan, recurrent: Gates, scratch: Any, *, turned: bool
 ) -> tuple[Gates, Callable[..., Any]]:
-    """The weights, and ``matmul(left, some of them)``, which gives ``left @ w`` or ``left @ w.T``.
+    """Return the weights, and ``matmul(left, some of them)``: ``left @ w``, or ``left @ w.T``.
 
-    Without ``scratch`` they are loaded here, once. With it they stay refs, and tiles of K rows
-    (columns when turned) go by in a loop whose loads Triton's compiler issues ahead. A tile of
-    ``left`` cannot be cut out of registers, so it takes a way through memory: ``scratch``
+    Without ``scratch`` the weights are loaded here, once. With it they stay refs, and a loop reads
+    tiles of K rows (columns when turned), whose loads Triton's compiler issues ahead. A tile of
+    ``left`` cannot be sliced from registers, so ``left`` goes through memory: ``scratch``
     ``[R, H]``, this block's own, which its caches hold.
     """
 
@@ -218,41 +207,41 @@ def _matmuls(
 
 
 def _is_wide(plan: Plan, states: Any) -> bool:
-    """Whether there are no registers for the inputs of two steps."""
+    """Return True where there are no registers for the inputs of two steps."""
     return states.shape[2] > 128 and plan.precision != jax.lax.Precision.HIGHEST
 
 
 def _precision(plan: Plan) -> Any:
-    """Triton has float32 for HIGHEST and TF32 for DEFAULT; HIGH is three products of TF32."""
+    """Return float32 for HIGHEST, TF32 for DEFAULT, three products of TF32 for HIGH."""
     if plan.precision == jax.lax.Precision.HIGH and not plan.interpret:
         return jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
     return plan.precision
 
 
 def _synchronize(plan: Plan) -> None:
-    """Waits for the block's threads and what they wrote; the interpreter has only one."""
+    """Wait for the block's threads and their writes; the interpreter has only one thread."""
     if not plan.interpret:
         plt.debug_barrier()
 
 
 def _strength(offset: jax.Array, slope: jax.Array | None, u: jax.Array | None) -> jax.Array:
-    """The z of a step: ``[R, H]``, or ``[R, 1]`` without an update gate."""
+    """Return z of a step: ``[R, H]``, or ``[R, 1]`` without an update gate."""
     if u is None or slope is None:
         return offset[:, None]
     return offset[:, None] + slope[:, None] * u
 
 
 def _write(refs: Any, t: jax.Array, values: Any) -> None:
-    """Step t of every array there is."""
+    """Store step t of every array that is not None."""
 
-    def one(ref: Any, value: jax.Array) -> None:
+    def store(ref: Any, value: jax.Array) -> None:
         ref[t] = value
 
-    jax.tree.map(one, refs, values)
+    jax.tree.map(store, refs, values)
 
 
-def _block_specs(plan: Plan, operands: Operands) -> Any:
-    """What one program reads of every operand: its rows, at all steps, and weights whole."""
+def _block_specs(plan: Plan, operands: Operands) -> Operands:
+    """Return one program's block of every operand: its rows at all steps, and weights whole."""
     steps, _, hidden = operands.inputs.reset.shape
     assert plan.blocks is not None
     rows = plan.blocks.rows
@@ -260,11 +249,11 @@ def _block_specs(plan: Plan, operands: Operands) -> Any:
     narrow = pl.BlockSpec((steps, rows), lambda block: (0, block))
     matrix = pl.BlockSpec((hidden, hidden), lambda block: (0, 0))
     return Operands(
-        jax.tree.map(lambda _: wide, operands.inputs),
+        plan.gates(wide),
         narrow,
         narrow,
         pl.BlockSpec((rows,), lambda block: (block,)),
-        jax.tree.map(lambda _: matrix, operands.recurrent),
+        plan.gates(matrix),
         pl.BlockSpec((hidden,), lambda block: (0,)),
         pl.BlockSpec((rows, hidden), lambda block: (block, 0)),
     )
@@ -273,15 +262,15 @@ def _block_specs(plan: Plan, operands: Operands) -> Any:
 def _launch(
     plan: Plan, kernel: Any, arguments: tuple, specs: tuple, results: tuple, result_specs: tuple
 ) -> tuple:
-    """One program a block of rows; results have the shapes and types of the given arrays."""
+    """Launch one program for each block of rows; results are like the given arrays."""
     assert plan.blocks is not None
     state, state_spec = arguments[0].initial, specs[0].initial
     rows, hidden = state.shape
     if max(array.size for array in jax.tree.leaves(arguments)) >= 2**31:
         raise ValueError(f"rows: expected T B H below 2^31, Triton's offsets, got {rows} rows")
-    # The last result is the kernel's scratch: Pallas Triton has no other.
+    # The last result is the kernel's scratch: Pallas Triton has no scratch memory.
     scratch = (state, state_spec) if hidden > RESIDENT else (None, None)
-    *given, _ = pl.pallas_call(
+    *outputs, _ = pl.pallas_call(
         functools.partial(kernel, plan),
         out_shape=jax.tree.map(
             lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (*results, scratch[0])
@@ -293,11 +282,11 @@ def _launch(
         interpret=plan.interpret,
         name=f"recurrence{kernel.__name__.removesuffix('_kernel')}",
     )(*arguments)
-    return tuple(given)
+    return tuple(outputs)
 
 
 def padded_hidden(hidden: int) -> int:
-    """The next power of two, at least 16: what Triton's matmuls take."""
+    """Return the next power of two from 16 on, as Triton's matmuls need."""
     return max(16, pl.next_power_of_2(hidden))
 
 
@@ -306,16 +295,16 @@ def _fewest_rows(plan: Plan) -> int:
 
 
 def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
-    """Few rows, so that many multiprocessors work; as many warps as keep registers from spilling.
+    """Return few rows, so that many multiprocessors work, and enough warps not to spill registers.
 
-    Tensor cores multiply 16 rows at once. True float32 goes without them, and with fewer rows.
+    Tensor cores multiply 16 rows at once. True float32 does without them, and with fewer rows.
     """
     del rows, steps, hidden
     return Blocks(rows=_fewest_rows(plan), warps=8)
 
 
 def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
-    """Raises for blocks that cannot run, and a hidden size that the kernels are not for."""
+    """Raise for blocks that cannot run, and for a hidden size that is too large."""
     del rows, steps
     fewest = _fewest_rows(plan)
     if hidden > LIMIT:

@@ -1,7 +1,6 @@
 """The recurrences as two scans, for any device that XLA compiles for.
 
-What a launch reads and gives, and the equations, are in :mod:`dien_kernels.contract`. Arrays are
-``[T, B, H]``.
+Operands, results and equations are in :mod:`dien_kernels.contract`. Arrays are ``[T, B, H]``.
 """
 
 import functools
@@ -9,20 +8,21 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from dien_kernels.activations import sigmoid
 from dien_kernels.contract import Backend, Gates, Gradients, Kept, Operands, Plan
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    """States of all steps, and the gates where they are to be kept."""
+    """Return states of all steps, and the gates if they are to be kept."""
     dot = functools.partial(jnp.dot, precision=plan.precision)
     recurrent = operands.recurrent
 
     def step(h: jax.Array, now: tuple) -> tuple[jax.Array, tuple]:
         inputs, offset, slope = now
-        r = _sigmoid(inputs.reset + dot(h, recurrent.reset))
+        r = sigmoid(inputs.reset + dot(h, recurrent.reset))
         u = None
         if inputs.update is not None and recurrent.update is not None:
-            u = _sigmoid(inputs.update + dot(h, recurrent.update))
+            u = sigmoid(inputs.update + dot(h, recurrent.update))
         if plan.form == "authors":
             product = None
             c = jnp.tanh(inputs.candidate + dot(r * h, recurrent.candidate))
@@ -39,7 +39,7 @@ def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept
 def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
-    """One short reverse scan between element-wise work on all steps at once."""
+    """Run one short reverse scan between element-wise work on all steps at once."""
     dot = functools.partial(jnp.dot, precision=plan.precision)
     before = jnp.concatenate([operands.initial[None], states[:-1]])
     r, u, c, product = kept
@@ -53,12 +53,12 @@ def backward(
         to_product = to_candidate * r
         to_reset = to_candidate * product * (r * (1 - r))
     else:
-        # It reaches the reset gate through U_c, so only the element-wise rest is known here.
+        # dh reaches the reset gate through U_c: only the element-wise factor is known here.
         to_product = None
         to_reset = before * (r * (1 - r))
     keep = jnp.broadcast_to(1 - z, before.shape)
-    # The barriers pin what several consumers read: XLA's CPU fusion would otherwise evaluate it
-    # again in each of them.
+    # The barriers pin values with several consumers: XLA's CPU fusion would otherwise evaluate
+    # them again in each one.
     factors = jax.lax.optimization_barrier((keep, to_candidate, to_update, to_product, to_reset))
     turned = jax.tree.map(jnp.transpose, operands.recurrent)
 
@@ -95,13 +95,8 @@ def backward(
     return Gradients(d_inputs, d_z.sum(-1), d_slope, d_initial)
 
 
-def _sigmoid(value: jax.Array) -> jax.Array:
-    # One tanh: XLA's CPU backend evaluates its logistic function more slowly.
-    return 0.5 * jnp.tanh(0.5 * value) + 0.5
-
-
 def _strength(offset: jax.Array, slope: jax.Array, u: jax.Array | None) -> jax.Array:
-    """The z of a step: ``[..., H]``, or ``[..., 1]`` without an update gate."""
+    """Return z of a step: ``[..., H]``, or ``[..., 1]`` without an update gate."""
     return offset[..., None] if u is None else offset[..., None] + slope[..., None] * u
 
 

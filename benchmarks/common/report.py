@@ -1,0 +1,90 @@
+"""Flags and output that every benchmark has: ``--json``, ``--plot``, the table of rows."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dien_jax.errors import UserError
+from dien_jax.utils.extras import require
+from dien_jax.utils.files import atomic_file
+
+Rows = Sequence[dict[str, Any]]
+
+
+def make_parser(doc: str | None, *, plot: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser with the shared flags; the first line of ``doc`` describes the command.
+
+    Args:
+      doc: the module's docstring.
+      plot: help of ``--plot``; there is no such flag when None.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    if plot is not None:
+        parser.add_argument("--plot", type=Path, help=f"draw {plot} to this PNG")
+    return parser
+
+
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, **least: int
+) -> argparse.Namespace:
+    """Parse flags; those named in ``least`` must have values of at least that."""
+    options = parser.parse_args(arguments)
+    for name, limit in least.items():
+        value = getattr(options, name)
+        value = min(value) if isinstance(value, Sequence) else value
+        if value < limit:
+            parser.error(f"--{name.replace('_', '-')} must be at least {limit}, got {value}")
+    if getattr(options, "plot", None):
+        try:
+            require("plot", "--plot")
+        except UserError as error:
+            parser.error(str(error))
+    return options
+
+
+def report(
+    options: argparse.Namespace,
+    rows: Rows,
+    columns: Sequence[str],
+    draw: Callable[[Path, Rows], None] | None = None,
+) -> None:
+    """Print the table, name the machine, and write and draw the rows as the flags ask."""
+    if columns:
+        print_rows(rows, columns)
+    versions = rows[0]["versions"] | rows[-1]["versions"]
+    print(f"\n{rows[0]['device']}, {rows[0]['threads']} threads, {versions}")
+    if options.json:
+        write_rows(options.json, rows)
+        print(f"written to {options.json}")
+    if draw is not None and options.plot:
+        draw(options.plot, rows)
+        print(f"drawn to {options.plot}")
+
+
+def print_rows(rows: Rows, columns: Sequence[str]) -> None:
+    """Print a Markdown table of the given columns."""
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        print_row(row, columns)
+
+
+def print_row(row: dict[str, Any], columns: Sequence[str]) -> None:
+    """Print one line of a Markdown table."""
+    print("| " + " | ".join(_cell(row[column]) for column in columns) + " |", flush=True)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write the rows as a JSON list, all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(json.dumps(list(rows), indent=1) + "\n")

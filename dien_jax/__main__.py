@@ -1,0 +1,57 @@
+"""All commands by name: ``python -m dien_jax COMMAND ...``, and the script ``dien-jax``.
+
+dien-jax                   lists the commands
+dien-jax train --help      the same as python -m dien_jax.train --help
+"""
+
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dien_jax._version import __version__
+from dien_jax.errors import suggestion
+
+_NO_COMMANDS = ("errors",)
+
+
+def commands() -> dict[str, str]:
+    """Return the first sentence of each command's docstring, without importing the command."""
+    files = sorted(Path(__file__).parent.glob("[a-z]*.py"))
+    return {file.stem: _summary(file) for file in files if file.stem not in _NO_COMMANDS}
+
+
+def _summary(file: Path) -> str:
+    """Return the first sentence of ``Arguments`` or, failing that, of the module."""
+    module = ast.parse(file.read_text(encoding="utf-8"))
+    documented: list[ast.Module | ast.ClassDef] = [module]
+    documented += [node for node in module.body if isinstance(node, ast.ClassDef)]
+    texts = {getattr(node, "name", ""): ast.get_docstring(node) for node in documented}
+    text = texts.get("Arguments") or texts[""] or ""
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return paragraph.partition(". ")[0].rstrip(".")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    known = commands()
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name in ("-h", "--help"):
+        width = max(map(len, known))
+        print("usage: dien-jax COMMAND ...\n\ncommands (each has --help):")
+        for command, summary in known.items():
+            print(f"  {command:{width}}  {summary}")
+        return 0
+    if name not in known:
+        near = suggestion(name, known)
+        print(f"error: no command {name!r}{near} (commands: {', '.join(known)})", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"dien_jax.{name}").main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,358 @@
+"""Studies: settings x data sets x seeds, trained, scored and written as tables.
+
+:func:`run_study` runs any rows of settings; :func:`reproduce_table` the rows of the paper's table,
+frozen in ``reproduction.json`` where results with them are published. A run that is done is never
+repeated, so a study that was stopped continues, and studies may share a folder:
+
+    OUT/runs/DATA/ROW/SEED/     run folders, with test-predictions.csv
+    OUT/results.csv             one line for each run; a copy in another OUT counts as done there
+    OUT/results.md, *.png       the tables, see dien_jax.experiments.result_tables
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from dien_jax.config.presets import FAMILY, PRESETS
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.errors import UserError, suggestion, writing
+from dien_jax.experiments.result_tables import (
+    RESULTS_FILE,
+    Line,
+    Table,
+    folder_of,
+    read_results,
+    write_tables,
+)
+from dien_jax.metrics.scores import METRICS
+from dien_jax.runs.folder import CONFIG_FILE, Run
+from dien_jax.runs.scoring import score_split, write_predictions
+from dien_jax.training.loop import Trainer
+from dien_jax.training.run import fit, resume
+from dien_jax.utils.command import stop_signals
+from dien_jax.utils.console import Stage, say, stage
+from dien_jax.utils.files import atomic_file, read_json
+
+SETTINGS = Path(__file__).with_name("reproduction.json")
+PREDICTIONS_FILE = "test-predictions.csv"
+_FIRST_GUESS = 60.0, 8000.0, 6
+"""Seconds of a run besides training, examples a second and epochs, until a run has been timed."""
+
+
+class PaperTable(NamedTuple):
+    """A table of :func:`paper_tables`.
+
+    Attributes:
+      rows: settings by the row's name.
+      digests: twelve digits by row that identify its settings in ``results.csv``.
+      baselines: the rows that others are compared with, by their labels.
+    """
+
+    rows: dict[str, Config]
+    digests: dict[str, str]
+    baselines: dict[str, str]
+
+
+class _Task(NamedTuple):
+    """One run of a study."""
+
+    dataset: Dataset
+    row: str
+    seed: int
+    config: Config
+    digest: str
+
+    @property
+    def data(self) -> str:
+        return _name(self.dataset)
+
+    def key(self) -> tuple[str, str, str]:
+        """Return what identifies a result: data, settings and seed."""
+        return data_digest(self.dataset), self.digest, str(self.seed)
+
+
+def settings_digest(values: Mapping[str, Any]) -> str:
+    """Return twelve digits that identify settings, given as nested JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def paper_tables() -> dict[str, PaperTable]:
+    """Return the tables of ``python -m dien_jax.reproduce``.
+
+    ``family`` has the presets of the paper's models. The other tables are frozen, so that their
+    published results stay what their names say: ``no_batch_norm`` has the same models without
+    batch normalization, ``choices`` changes one setting of ``dien (batch_norm none)`` at a time.
+    The digest of a frozen row is of the values in the file, so it stays when a setting is added.
+
+    >>> from dien_jax import preset
+    >>> paper_tables()["family"].rows["dien"] == preset("dien")
+    True
+    """
+    rows = {name: PRESETS[name] for name in FAMILY}
+    digests = {name: settings_digest(json.loads(rows[name].to_json())) for name in rows}
+    tables = {"family": PaperTable(rows, digests, {"DIN": "din", "DIEN": "dien"})}
+    file = read_json(SETTINGS)
+    for table, changes_by_row in file["tables"].items():
+        frozen = PaperTable({}, {}, file["baselines"])
+        for row, changes in changes_by_row.items():
+            values = json.loads(json.dumps(file["base"]))
+            for name, value in changes.items():
+                group, _, setting = name.partition(".")
+                values[group][setting] = value
+            frozen.rows[row] = Config.from_dict(values)
+            frozen.digests[row] = settings_digest(values)
+        tables[table] = frozen
+    return tables
+
+
+def reproduce_table(
+    data: Sequence[Path],
+    out: Path,
+    *,
+    table: str = "family",
+    rows: Sequence[str] = (),
+    seeds: int = 5,
+) -> None:
+    """Train what is missing of a table of the paper's models, and write the tables.
+
+    Args:
+      data: dataset folders; the tables use their names.
+      out: folder of runs and tables.
+      table: a name in :func:`paper_tables`.
+      rows: rows of the table to train; all of them by default.
+      seeds: runs of each row, with the seeds 0 to ``seeds - 1``.
+
+    Raises:
+      UserError: if an argument, data, a run folder or ``out`` is at fault.
+      Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
+
+    >>> from pathlib import Path
+    >>> reproduce_table([Path("data")], Path("table"), rows=["diem"])
+    Traceback (most recent call last):
+    dien_jax.errors.UserError: --rows 'diem' is not a row of the table 'family'; did you mean ...
+    """
+    tables = paper_tables()
+    known = tables[table].rows
+    for row in rows:
+        if row not in known:
+            raise UserError(
+                f"--rows {row!r} is not a row of the table {table!r}{suggestion(row, known)} "
+                f"(rows: {', '.join(known)})"
+            )
+    if seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {seeds}")
+    run_study(
+        {row: known[row] for row in rows or known},
+        [open_dataset(folder) for folder in data],
+        range(seeds),
+        out,
+        digests={row: digest for each in tables.values() for row, digest in each.digests.items()},
+        tables={name: Table(tuple(each.rows), each.baselines) for name, each in tables.items()},
+    )
+
+
+def run_study(
+    rows: Mapping[str, Config],
+    datasets: Sequence[Dataset],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    test: bool = True,
+    tables: Mapping[str, Table] | None = None,
+    digests: Mapping[str, str] | None = None,
+    after_run: Callable[[Line], None] = lambda line: None,
+) -> list[Line]:
+    """Train every row on every data set with every seed, unless it is done; write the tables.
+
+    Args:
+      rows: settings by the row's name.
+      datasets: the data; folders must have different names.
+      seeds: random seeds.
+      out: folder of runs and tables.
+      test: whether runs are kept and opened on the test split once. If False, each line has the
+        best validation metrics and ``best_epoch``; no test split is scored and no run is kept.
+      tables: the tables to write, by name; by default one, ``results``, of all rows.
+      digests: digests of rows with frozen settings; that of all settings by default.
+      after_run: called with the line of each run that was not done before.
+
+    Returns:
+      The lines of the study's runs, keyed by the columns of ``results.csv``, in order of seeds,
+      then data sets, then rows.
+
+    Raises:
+      UserError: if data, a run folder or ``out`` is at fault.
+      Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
+
+    >>> import dataclasses
+    >>> from pathlib import Path
+    >>> from dien_jax import open_dataset, preset
+    >>> config = preset("base_model")
+    >>> config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
+    >>> data = open_dataset("data")
+    >>> [line] = run_study({"short": config}, [data], [0], Path("study"), test=False)
+    >>> line["row"], line["best_epoch"]
+    ('short', '1')
+    """
+    names = [_name(dataset) for dataset in datasets]
+    if len(set(names)) < len(names):
+        raise UserError(f"--data folders must have different names, got {', '.join(names)}")
+    digests = {
+        row: settings_digest(json.loads(config.to_json())) for row, config in rows.items()
+    } | dict(digests or {})
+    tables = tables or {"results": Table(tuple(rows), {})}
+    tasks = [
+        _Task(dataset, row, seed, config, digests[row])
+        for seed in seeds
+        for dataset in datasets
+        for row, config in rows.items()
+    ]
+    with writing(out, "--out"):
+        out.mkdir(parents=True, exist_ok=True)
+    known = _known(out, digests)
+    missing = [task for task in tasks if task.key() not in known]
+    say(f"{len(tasks)} runs, {len(tasks) - len(missing)} of them done; {_estimate(missing, known)}")
+    for number, task in enumerate(missing):
+        say(
+            f"[{number + 1}/{len(missing)}] {task.data}, {task.row}, seed {task.seed}; "
+            f"{_estimate(missing[number:], known)}"
+        )
+        result = _train_and_test(task, out) if test else _train_only(task)
+        known[task.key()] = _line(task, result)
+        known |= _known(out, digests)  # lines of another process
+        write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
+        after_run(known[task.key()])
+        jax.clear_caches()
+    if not missing:
+        write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
+    say(f"results are in {out}")
+    return [known[task.key()] for task in tasks]
+
+
+def _name(dataset: Dataset) -> str:
+    return dataset.path.absolute().name
+
+
+def _known(out: Path, digests: Mapping[str, str]) -> dict[tuple[str, str, str], Line]:
+    """Return the lines of ``results.csv`` by :meth:`_Task.key`.
+
+    A row that has another name now, as the frozen ones had in earlier versions, gets it.
+    """
+    names = {digest: row for row, digest in digests.items()}
+    known = {}
+    for line in read_results(out / RESULTS_FILE):
+        if digests.get(line["row"]) != line["settings"]:
+            line["row"] = names.get(line["settings"], line["row"])
+        known[line["data_digest"], line["settings"], line["seed"]] = line
+    return known
+
+
+def _train_and_test(task: _Task, out: Path) -> dict[str, Any]:
+    """Train a run or resume it; write its test predictions."""
+    folder = out / "runs" / task.data / folder_of(task.row) / str(task.seed)
+    with stop_signals() as stop_signal:
+        if (folder / CONFIG_FILE).exists():
+            run = Run.load(folder)
+            run.check_same_data(task.dataset)
+            if run.config != task.config:
+                raise UserError(f"{folder} was begun with other settings; choose another --out")
+            result = resume(folder, stop_signal=stop_signal)
+        else:
+            result = fit(
+                task.config,
+                data=task.dataset,
+                run_dir=folder,
+                seed=task.seed,
+                preset=task.row,
+                stop_signal=stop_signal,
+            )
+    file = folder / PREDICTIONS_FILE
+    if not file.exists():
+        scores = score_split(folder, "test", data=task.dataset).scores
+        with writing(file), atomic_file(file) as stream:
+            write_predictions(stream, task.dataset, "test", scores)
+    return dataclasses.asdict(result)
+
+
+class _StageListener:
+    """Show training progress in a stage of the console."""
+
+    def __init__(self, current: Stage) -> None:
+        self._current = current
+
+    def progress(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        examples_per_second: float | None,
+        learning_rate: float,
+    ) -> None:
+        self._current.note = f"step {step:,}, loss {metrics['loss']:.4f}"
+
+
+def _train_only(task: _Task) -> dict[str, Any]:
+    """Train without a run folder; return the best evaluation and leave the test split alone."""
+    run = Run.create(preset=task.row, seed=task.seed, dataset=task.dataset, config=task.config)
+    trainer, start = Trainer(run, task.dataset, checkpoints=None), time.perf_counter()
+    with stage(f"{task.data}, {task.row}, seed {task.seed}") as current:
+        records = list(trainer.evaluations(_StageListener(current)))
+    [best] = [record for record in records if record["step"] == trainer.progress.best_step]
+    return {
+        "valid": best["valid"],
+        "epochs": records[-1]["epoch"],
+        "best_step": best["step"],
+        "best_epoch": f"{best['epoch']:g}",
+        "train_examples_per_second": None,
+        "wall_seconds": time.perf_counter() - start,
+        "device": jax.devices()[0].device_kind,
+        "versions": {"jax": jax.__version__, "python": platform.python_version()},
+    }
+
+
+def _line(task: _Task, result: Mapping[str, Any]) -> Line:
+    """Return the line of a run in ``results.csv``."""
+    digest_of_data, digest, seed = task.key()
+    values = {
+        "data": task.data,
+        "row": task.row,
+        "seed": seed,
+        **{
+            f"{split}_{metric}": result[split][metric]
+            for split in ("valid", "test")
+            if split in result
+            for metric in METRICS
+        },
+        "epochs": round(result["epochs"], 2),
+        "best_step": result["best_step"],
+        **({"best_epoch": result["best_epoch"]} if "best_epoch" in result else {}),
+        "examples_per_second": round(result["train_examples_per_second"] or 0),
+        "seconds": round(result["wall_seconds"], 1),
+        "device": result["device"],
+        "jax": result["versions"]["jax"],
+        "python": result["versions"]["python"],
+        "settings": digest,
+        "data_digest": digest_of_data,
+    }
+    return {name: "" if value is None else str(value) for name, value in values.items()}
+
+
+def _estimate(missing: Sequence[_Task], known: Mapping[Any, Line]) -> str:
+    """Return how long the missing runs may take, from the finished ones on the same data."""
+    if not missing:
+        return "nothing is left to do"
+    seconds = 0.0
+    for task in missing:
+        timed = [float(line["seconds"]) for line in known.values() if line["data"] == task.data]
+        fixed, speed, epochs = _FIRST_GUESS
+        guess = fixed + len(task.dataset.splits["train"].label) * epochs / speed
+        seconds += statistics.mean(timed) if timed else guess
+    return f"about {seconds / 60:.0f} minutes left"

@@ -1,0 +1,47 @@
+"""The command of commands."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dien_jax import __main__, __version__
+
+COMMANDS = "train evaluate predict prepare compare tune reproduce explain report export serve"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_commands_are_listed_with_a_line_each(arguments, capsys):
+    assert __main__.main(arguments) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[3:]]
+    assert sorted(name for name, _ in lines) == sorted(COMMANDS.split())
+    assert dict(lines)["train"].startswith("Train a click model")
+    for name, summary in lines:
+        assert 15 < len(summary) < 90, name
+        assert "``" not in summary, name
+
+
+def test_list_imports_no_command():
+    code = (
+        "from dien_jax import __main__; import sys; __main__.main([]); "
+        "print(sorted({'jax', 'tyro', 'numpy', 'dien_jax.train'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_command_gets_the_rest_of_the_line(tmp_path, capsys):
+    assert __main__.main(["evaluate", str(tmp_path)]) == 2
+    assert f"{tmp_path} is not a run folder" in capsys.readouterr().err
+
+
+def test_misspelt_command_is_refused_with_the_nearest(capsys):
+    assert __main__.main(["trian", "--seed", "1"]) == 2
+    output = capsys.readouterr()
+    assert "error: no command 'trian'; did you mean 'train'?" in output.err
+    assert output.out == ""
+
+
+def test_version(capsys):
+    assert __main__.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"

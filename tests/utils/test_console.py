@@ -1,0 +1,132 @@
+"""Progress on a terminal, in a notebook and elsewhere."""
+
+import builtins
+import io
+import sys
+import time
+import types
+
+import pytest
+
+from dien_jax.utils import console
+from dien_jax.utils.console import ProgressLine, say, stage
+
+
+def as_terminal(monkeypatch) -> io.StringIO:
+    """Standard error as a terminal; pytest would replace it after a fixture."""
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    return stream
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> list[list[str]]:
+    """The displays of a notebook, each with the contents it had; standard error is a pipe."""
+    displays: list[list[str]] = []
+
+    class Handle:
+        def __init__(self, content):
+            self.contents = [content["text/plain"]]
+            displays.append(self.contents)
+
+        def update(self, content, raw):
+            assert raw
+            self.contents.append(content["text/plain"])
+
+    def display(content, *, raw, display_id):
+        assert raw
+        assert display_id
+        return Handle(content)
+
+    module = types.ModuleType("IPython.display")
+    module.display = display
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    return displays
+
+
+def test_terminal_has_a_line_with_a_bar_and_keeps_its_cursor(monkeypatch, capfd):
+    terminal = as_terminal(monkeypatch)
+    line = ProgressLine()
+    line.update("step 1 [of] 2 :smile:", 0.5)
+    assert terminal.getvalue().rfind("\x1b[?25h") > terminal.getvalue().rfind("\x1b[?25l")
+    line.say("one [line] above :smile:")
+    line.close("the end")
+    shown = terminal.getvalue()
+    half = console.BAR_WIDTH // 2
+    assert "━" * half + "╌" * half + " step 1 [of] 2 :smile:" in shown
+    assert "one [line] above :smile:" in shown
+    assert shown.endswith("the end\n")
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_dumb_terminal_gets_lines(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    with ProgressLine() as line:
+        line.update("step 1", 0.5)
+    assert terminal.getvalue() == "step 1\n"
+
+
+def test_notebook_has_one_display_that_changes(notebook, capfd, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    line = ProgressLine()
+    for step in (1, 2, 3):
+        line.update(f"step {step}", 0.5)
+        now[0] += 0.2  # too soon for the second
+    line.say("above")
+    line.close()
+    bar = "━" * (console.BAR_WIDTH // 2) + "╌" * (console.BAR_WIDTH // 2)
+    assert notebook == [[f"{bar} step 1", f"{bar} step 3"]]
+    assert capfd.readouterr() == ("", "above\n")
+
+
+def test_stage_of_a_notebook_ends_in_its_display(notebook, capfd, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_UPDATES", 0.01)
+    with stage("reading") as current:
+        deadline = time.monotonic() + 10
+        while not notebook and time.monotonic() < deadline:
+            time.sleep(0.01)
+        current.note = "all of it"
+    [contents] = notebook
+    assert contents[0].startswith("  reading, 0 s")
+    assert contents[-1].startswith("  reading: all of it (")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_elsewhere_lines_come_every_few_seconds(capfd, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with ProgressLine(every=5.0) as line:
+        for step in range(11):
+            line.update(f"step {step}", step / 10)
+            now[0] += 1.0
+    assert capfd.readouterr() == ("", "step 0\nstep 5\nstep 10\n")
+
+
+def test_stage_says_what_it_does_and_did(capfd, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.05)
+    with stage("reading") as current:
+        current.note = "half of it"
+        time.sleep(0.2)
+    first, *_, last = capfd.readouterr().err.splitlines()
+    assert first == "  reading: half of it, 0 s"
+    assert last.startswith("  reading: half of it (0.")
+
+
+def test_stage_that_fails_ends_without_a_line(capfd):
+    with pytest.raises(ZeroDivisionError), stage("dividing"):
+        1 / 0  # noqa: B018
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lines_go_to_standard_error(capfd):
+    say("a line")
+    assert capfd.readouterr() == ("", "a line\n")
