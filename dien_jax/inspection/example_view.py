@@ -7,7 +7,7 @@ from rich.cells import cell_len
 
 from dien_jax.inspection.examples import Behaviour, Example
 from dien_jax.inspection.gates import MEASURES
-from dien_jax.utils.plots import padded, shortened
+from dien_jax.utils.plots import new_figure, padded, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,14 +111,10 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
 
     Needs matplotlib.
     """
-    from matplotlib.figure import Figure
-
     behaviours, count = example.behaviours, len(example.behaviours)
     columns = max(len(example.measures), 1)
-    figure = Figure(
-        figsize=(3.6 + 2.1 * columns, 1.5 + _ROW_HEIGHT * (count + 1)), layout="constrained"
-    )
-    panels = np.atleast_1d(figure.subplots(1, columns, sharey=True))
+    width, height = 3.6 + 2.1 * columns, 1.5 + _ROW_HEIGHT * (count + 1)
+    figure, panels = new_figure(width, height, columns=columns, sharey=True)
     colours = ["C1" if behaviour.matches else "C0" for behaviour in behaviours]
     rows = np.arange(count)
     for axes, (name, values) in zip(panels, example.measures.items(), strict=False):
@@ -127,13 +123,11 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
         axes.set_title(measure.title, fontsize="small", loc="left")
         axes.set_xlim(0, float(values.max(initial=0)) * 1.05 or 1 if measure.is_relative else 1)
         axes.locator_params(axis="x", nbins=3)
-        axes.set_axisbelow(True)
-        axes.grid(axis="x", alpha=0.3)
     for axes in panels:
         axes.axhline(count - 0.5, color="0.5", lw=0.8)
         axes.tick_params(labelsize="x-small")
         axes.tick_params(axis="y", length=0)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=False, axis="y")
     first = panels[0]
     if not example.measures:
         first.set_xticks([])
@@ -144,7 +138,7 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
     first.set_yticks(np.arange(count + 1), labels, parse_math=False)
     for label, behaviour in zip(first.get_yticklabels(), behaviours, strict=False):
         label.set_color("#a85b00" if behaviour.matches else "black")
-    first.get_yticklabels()[-1].set_weight("bold")
+    first.get_yticklabels()[-1].set_fontweight("bold")
     number = "" if example.split is None else f"{example.split} example {example.number}, "
     title = f"{number}user {shortened(example.user, ITEM_WIDTH)}\n{prediction(example)}"
     figure.suptitle(title, fontsize="medium", parse_math=False)

@@ -117,6 +117,9 @@ class Inspector:
     Args:
       trained: the model, with the dataset of the examples.
 
+    Attributes:
+      names: printable raw ids of the dataset.
+
     >>> from dien_jax import load_run
     >>> inspector = Inspector(load_run("runs/first"))
     >>> [example] = inspector.examples("valid", [0])
@@ -125,7 +128,7 @@ class Inspector:
     """
 
     def __init__(self, trained: TrainedModel) -> None:
-        self._trained = trained
+        self.trained = trained
         config, dataset = trained.run.config, trained.dataset
         self._internals_step = make_internals_step(config, dataset.schema)
         self._tables = device_tables(dataset, config)
@@ -144,8 +147,8 @@ class Inspector:
           dataset: a dataset with the vocabularies and item features of the model's, which is the
             default.
         """
-        dataset = dataset or self._trained.dataset
-        loader = evaluation_loader(dataset, split, self._trained.run.config)
+        dataset = dataset or self.trained.dataset
+        loader = evaluation_loader(dataset, split, self.trained.run.config)
         examples: dict[int, Example] = {}
         for step in range(loader.steps_per_epoch):
             batch_numbers = loader.rows(0, step)
@@ -153,7 +156,7 @@ class Inspector:
             if not places:
                 continue
             batch = loader.batch(0, step)
-            trained = self._trained
+            trained = self.trained
             internals = jax.device_get(
                 self._internals_step(trained.params, trained.batch_stats, self._tables, batch)
             )

@@ -35,6 +35,7 @@ from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.state import Tables, device_tables
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import write_json
+from dien_jax.utils.plots import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -319,11 +320,8 @@ def write_importance(importance: Importance, trained: TrainedModel, file: Path) 
 
 def draw_importance(importance: Importance) -> "Figure":
     """Draw the drops in AUC with their 95% intervals, the largest on top; needs matplotlib."""
-    from matplotlib.figure import Figure
-
     inputs = importance.inputs
-    figure = Figure(figsize=(7.5, 1.3 + 0.32 * len(inputs)), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = new_figure(7.5, 1.3 + 0.32 * len(inputs))
     places = range(len(inputs))
     axes.barh(places, [measured.drop.value for measured in inputs], color="C0", height=0.6)
     for place, measured in enumerate(inputs):
@@ -331,8 +329,7 @@ def draw_importance(importance: Importance) -> "Figure":
     axes.set_yticks(places, [measured.input for measured in inputs], parse_math=False)
     axes.invert_yaxis()
     axes.axvline(0, color="0.3", lw=0.8)
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=False, axis="y")
     axes.set_xlabel("AUC lost when the input is exchanged among examples (lines: 95% intervals)")
     title = f"{_title(importance)}, mean of {len(inputs[0].aucs)} permutations"
     axes.set_title(title, fontsize="medium")

@@ -8,7 +8,7 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
 from dien_jax.inspection.examples import Names
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.utils.plots import shortened
+from dien_jax.utils.plots import new_figure, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,10 +128,7 @@ def _title(item_map: EmbeddingMap) -> str:
 
 def draw_map(item_map: EmbeddingMap) -> "Figure":
     """Draw the items as points, the most common categories in colours; needs matplotlib."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6.2), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = new_figure(9, 6.2)
     coloured = list(item_map.groups.items())[: len(COLOURS)]
     in_colour = [places for _, places in coloured]
     rest = np.setdiff1d(np.arange(len(item_map.points)), np.concatenate([[], *in_colour]))
@@ -149,9 +146,6 @@ def draw_map(item_map: EmbeddingMap) -> "Figure":
     first, second = item_map.explained
     axes.set_xlabel(f"first principal component ({first:.0%} of the variance)")
     axes.set_ylabel(f"second ({second:.0%})")
-    axes.set_axisbelow(True)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(_title(item_map), fontsize="medium")
     legend = figure.legend(
         handles,

@@ -2,8 +2,6 @@
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from dien_jax.config.preset_files import flat_settings
 from dien_jax.config.presets import preset
+from dien_jax.config.settings import ModelConfig
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import writing
@@ -200,85 +199,75 @@ def _side_by_side(picture: str, numbers: str) -> str:
 def _example_sections(
     trained: TrainedModel, split: str, scored: SplitScores, command: str
 ) -> list[tuple[str, str]]:
-    labels, scores = scored.labels, scored.scores
-    picks = diagnostics.pick(labels, scores, LISTED)
-    group = _Group(Inspector(trained), trained.dataset, split, labels, scores, command)
-    wrong = group.show(picks.false_alarms, "Not clicked, at the highest probabilities")
-    wrong += group.show(picks.misses, "Clicked, at the lowest probabilities")
-    right = group.show(picks.hits, "Clicked, at the highest probabilities")
-    right += group.show(picks.rejections, "Not clicked, at the lowest probabilities")
-    right += group.show(picks.typical, "Typical: loss near the median")
+    picks = diagnostics.pick(scored.labels, scored.scores, LISTED)
+    inspector = Inspector(trained)
+
+    def shown(numbers: list[int], title: str) -> str:
+        scores = scored.scores[numbers]
+        return _examples(inspector, split, numbers, scores, title, command)
+
     return [
-        ("How to read the examples", _legend(trained)),
-        ("Most confidently wrong", wrong),
-        ("Slowest to learn", _slowest(group, trained)),
-        ("Right and typical", right),
+        ("How to read the examples", _legend(trained.run.config.model)),
+        (
+            "Most confidently wrong",
+            shown(picks.false_alarms, "Not clicked, at the highest probabilities")
+            + shown(picks.misses, "Clicked, at the lowest probabilities"),
+        ),
+        ("Slowest to learn", _slowest(inspector, trained, command)),
+        (
+            "Right and typical",
+            shown(picks.hits, "Clicked, at the highest probabilities")
+            + shown(picks.rejections, "Not clicked, at the lowest probabilities")
+            + shown(picks.typical, "Typical: loss near the median"),
+        ),
     ]
 
 
-def _legend(trained: TrainedModel) -> str:
-    model = trained.run.config.model
+def _legend(model: ModelConfig) -> str:
     measures = [MEASURES[name] for name in available_measures(model)]
-    lines = [f"{measure.title}: {measure.explanation}." for measure in measures]
+    lines = [f"{measure.title}: {measure.explanation}" for measure in measures]
     if measures:
-        lines.append(
-            "Gates are means over units. Bars of attention and update are relative to the largest "
-            "of their history."
-        )
-    lines += [f"{line}." for line in missing_measures(model)]
-    return "".join(map(paragraph, lines))
+        lines.append("Gates are means over units; attention and update have bars relative to the "
+                     "largest of their history")  # fmt: skip
+    return "".join(paragraph(f"{line}.") for line in lines + missing_measures(model))
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Scored examples, some of which are shown.
-
-    ``numbers`` are those of the examples in the whole split, if these are a part of it, and
-    ``command`` is a shell command that explains an example of the run.
-    """
-
-    inspector: Inspector
-    dataset: Dataset
-    split: str
-    labels: np.ndarray
-    scores: np.ndarray
-    command: str
-    numbers: np.ndarray | None = None
-
-    def show(self, picked: Sequence[int], title: str) -> str:
-        """Return a table of examples, and the first of them with their histories."""
-        if not picked:
-            return ""
-        names, scores = self.inspector.names, self.scores[list(picked)]
-        examples = self.dataset.splits[self.split].take(np.asarray(picked))
-        losses = example_losses(self.labels[list(picked)], scores)
-        lengths = examples.history_end - np.asarray(self.dataset.event_offsets)[examples.sequence]
-        rows = [
-            [
-                names.user(int(examples.group[row])),
-                names.item(int(examples.item[row])),
-                f"{self._number(number)}",
-                f"{scores[row]:.4f}",
-                f"{losses[row]:.3f}",
-                f"{lengths[row]:,}",
-                f"{self.dataset.popularity[examples.item[row]]:,}",
-            ]
-            for row, number in enumerate(picked)
+def _examples(
+    inspector: Inspector,
+    split: str,
+    numbers: list[int],
+    scores: np.ndarray,
+    title: str,
+    command: str,
+) -> str:
+    """Return a table of examples of a split, and the first of them with their histories."""
+    if not numbers:
+        return ""
+    names, dataset = inspector.names, inspector.trained.dataset
+    examples = dataset.splits[split].take(np.asarray(numbers))
+    losses = example_losses(np.asarray(examples.label), scores)
+    lengths = examples.history_end - np.asarray(dataset.event_offsets)[examples.sequence]
+    rows = [
+        [
+            names.user(int(examples.group[row])),
+            names.item(int(examples.item[row])),
+            str(number),
+            f"{scores[row]:.4f}",
+            f"{losses[row]:.3f}",
+            f"{lengths[row]:,}",
+            f"{dataset.popularity[examples.item[row]]:,}",
         ]
-        header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
-        parts = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {self.split} examples", 2)]
-        for example in self.inspector.examples(self.split, picked[:SHOWN], self.dataset):
-            number = self._number(example.number)
-            command = f"{self.command} --split {self.split} --example {number}"
-            numbered = dataclasses.replace(example, number=number)
-            parts.append(article(numbered, names.feature, command))
-        return "".join(parts)
-
-    def _number(self, row: int) -> int:
-        return row if self.numbers is None else int(self.numbers[row])
+        for row, number in enumerate(numbers)
+    ]
+    header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
+    parts = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {split} examples", 2)]
+    for example in inspector.examples(split, numbers[:SHOWN]):
+        shell = f"{command} --split {split} --example {example.number}"
+        parts.append(article(example, names.feature, shell))
+    return "".join(parts)
 
 
-def _slowest(group: _Group, trained: TrainedModel) -> str:
+def _slowest(inspector: Inspector, trained: TrainedModel, command: str) -> str:
     examples = trained.dataset.splits["train"]
     count = len(examples.label)
     if not count:
@@ -289,11 +278,11 @@ def _slowest(group: _Group, trained: TrainedModel) -> str:
         drawn = np.random.default_rng(0).choice(count, TRAINING_EXAMPLES, replace=False)
         numbers = np.sort(drawn)
         title += f", among {TRAINING_EXAMPLES:,} drawn from {count:,}"
-    part = dataclasses.replace(trained.dataset, splits={"train": examples.take(numbers)})
+    drawn_examples = examples.take(numbers)
+    part = dataclasses.replace(trained.dataset, splits={"train": drawn_examples})
     scores = trained_scores(trained._replace(dataset=part), "train")
-    labels = np.asarray(part.splits["train"].label)
-    training = _Group(group.inspector, part, "train", labels, scores, group.command, numbers)
-    return training.show(diagnostics.largest_losses(labels, scores, LISTED), title)
+    rows = diagnostics.largest_losses(np.asarray(drawn_examples.label), scores, LISTED)
+    return _examples(inspector, "train", numbers[rows].tolist(), scores[rows], title, command)
 
 
 def _settings_section(summary: RunSummary) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dien_jax.metrics.diagnostics import Calibration, PartAuc
-from dien_jax.utils.plots import drawing
+from dien_jax.utils.plots import drawing, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,14 +64,10 @@ def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
 
 def reliability(calibration: Calibration) -> "Figure":
     """Draw the share of clicks over the mean score, above the number of examples."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 5.2), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    filled = [part for part in calibration.bins if part.examples]
-    scores, clicks = [part.score for part in filled], [part.clicks for part in filled]
+    figure, [above, below] = new_figure(5.6, 5.2, rows=2, sharex=True, height_ratios=(3, 1))
+    points = [part[-2:] for part in calibration.bins if part.examples]
     above.plot([0, 1], [0, 1], ls="--", lw=1, color="0.5", label="perfectly calibrated")
-    above.plot(scores, clicks, marker="o", label="model", clip_on=False)
+    above.plot(*np.array(points, float).T, marker="o", label="model", clip_on=False)
     above.set(ylabel="share clicked", xlim=(0, 1), ylim=(0, 1))
     above.legend(loc="upper left", fontsize="small")
     counts = [part.examples for part in calibration.bins]
@@ -78,17 +76,12 @@ def reliability(calibration: Calibration) -> "Figure":
     below.bar_label(bars, [f"{count:,}" for count in counts], fontsize="x-small")
     below.margins(y=0.25)
     below.set(xlabel="click probability", ylabel="examples")
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
     return figure
 
 
 def auc_by_part(parts: Sequence[PartAuc], title: str) -> "Figure":
     """Draw the AUC of each part with error bars of 1.96 standard errors."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = new_figure(5.6, 3.6)
     shown = [part for part in parts if min(part.clicks, part.examples - part.clicks) >= FEWEST]
     for place, part in enumerate(shown):
         assert part.auc is not None
@@ -102,5 +95,5 @@ def auc_by_part(parts: Sequence[PartAuc], title: str) -> "Figure":
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 1.02))
     axes.set(xlabel=title, ylabel="AUC")
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(visible=False, axis="x")
     return figure

@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
@@ -13,6 +13,7 @@ from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_out
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 110
@@ -36,6 +37,21 @@ def save_picture(figure: "Figure", file: Path) -> None:
     """
     with drawing(), writing(file, "--out"), atomic_path(file) as partial:
         figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple["Figure", "list[Axes]"]:
+    """Return an empty figure, in inches, and its axes; ``options`` are those of ``subplots``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
+    for axes in panels:
+        axes.set_axisbelow(True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 @contextlib.contextmanager
