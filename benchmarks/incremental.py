@@ -34,14 +34,15 @@ from benchmarks.common.timing import surroundings
 from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import preset
 from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.metrics.intervals import delong
 from dien_jax.preparation.sources import interactions
 from dien_jax.runs.folder import CONFIG_FILE
-from dien_jax.runs.scoring import evaluation_loader, measure, score_batches
+from dien_jax.runs.scoring import measure, score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 from dien_jax.training.run import RunResult, fit, resume
 from dien_jax.training.warm_start import NEW, trained_rows
 from dien_jax.utils.compile_cache import enable_compile_cache
@@ -154,8 +155,8 @@ def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
         make_predict_step(config, schema),
         model.params,
         model.batch_stats,
-        device_tables(test, config),
-        evaluation_loader(test, "test", config),
+        feature_tables(test),
+        evaluation_loader(test, "test", config.train),
     )
     return found, int(np.count_nonzero(test.splits["test"].item == UNKNOWN))
 

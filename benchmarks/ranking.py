@@ -32,13 +32,13 @@ from dien_jax.data.batch import example_batch
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
-from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import create_state, device_tables
+from dien_jax.steps.state import create_state, feature_tables
 
 CANDIDATES = (1, 50, 500, 2000)
 HISTORIES = (10, 50, 100)
@@ -84,7 +84,7 @@ class Ranked:
         self.items = trained.dataset.vocabulary("item")
         self.context = dict.fromkeys(feature.name for feature in self.schema.context)
         self._step = make_predict_step(self.config, self.schema)
-        tables = device_tables(trained.dataset, self.config)
+        tables = feature_tables(trained.dataset)
         self._model: Any = jax.device_put((trained.params, trained.batch_stats, tables))
 
     def calls(self, candidates: int, history: int) -> dict[str, Callable[[], np.ndarray]]:

@@ -31,7 +31,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import FeatureTables
 from dien_jax.steps.negatives import make_sampler
-from dien_jax.steps.state import Tables, create_state, device_tables
+from dien_jax.steps.state import Tables, create_state, training_tables
 from dien_jax.steps.train import make_train_step
 
 OURS = "dien_jax"
@@ -104,14 +104,8 @@ def real_lengths(
     if padded:
         train = dataclasses.replace(config.train, buckets=())
         config = dataclasses.replace(config, train=train)
-    loader = Loader(
-        dataset,
-        "train",
-        batch_size=config.train.batch_size,
-        buckets=config.train.buckets,
-        max_history=config.train.max_history,
-    )
-    tables = device_tables(dataset, config)
+    loader = Loader(dataset, "train", config.train)
+    tables = training_tables(dataset, config)
     step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
     state = create_state(config, dataset.schema, loader.steps_per_epoch, seed=0)
     count = min(batches or loader.steps_per_epoch, loader.steps_per_epoch)
@@ -137,7 +131,7 @@ def real_lengths(
     epoch_times = interleaved_milliseconds(epochs, repeats=EPOCHS, warm_up=0)
     times = {name: [time / count for time in measured] for name, measured in epoch_times.items()}
     samples = sum(int(batch.weight.sum()) for batch in prepared)
-    policy = "padded" if padded else f"buckets {loader.lengths}"
+    policy = "padded" if padded else f"buckets {loader.padded_lengths}"
     return _rows(data.name, policy, times, samples / count, peers)
 
 

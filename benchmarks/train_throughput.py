@@ -24,9 +24,9 @@ from benchmarks.common.timing import peak_megabytes, timed_row
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.loader import Loader
+from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import create_state, device_tables
+from dien_jax.steps.state import create_state, training_tables
 from dien_jax.steps.train import make_train_step
 
 COLUMNS = (
@@ -49,16 +49,9 @@ def epochs(
       count: number of timed epochs.
       most: limit of the steps of an epoch.
     """
-    train = config.train
-    loader = Loader(
-        dataset,
-        "train",
-        batch_size=train.batch_size,
-        buckets=train.buckets,
-        max_history=train.max_history,
-        order="shuffled" if mode == "train" else "evaluation",
-    )
-    tables = device_tables(dataset, config)
+    make_loader = Loader if mode == "train" else evaluation_loader
+    loader = make_loader(dataset, "train", config.train)
+    tables = training_tables(dataset, config)
     state = create_state(config, dataset.schema, loader.steps_per_epoch, seed=0)
     if mode == "train":
         train_step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
@@ -78,7 +71,7 @@ def epochs(
                     state, metrics = train_step(state, tables, batch)
                     last = metrics["loss"]
                 else:
-                    last = predict_step(state.params, state.batch_stats, tables, batch)
+                    last = predict_step(state.params, state.batch_stats, tables.features, batch)
                 steps += 1
                 examples += int(batch.weight.sum())
             jax.block_until_ready(last)

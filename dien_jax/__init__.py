@@ -49,35 +49,14 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
+# fmt: off
 __all__ = [
-    "PRESETS",
-    "Batch",
-    "Config",
-    "Dataset",
-    "DatasetWriter",
-    "Feature",
-    "InterestModel",
-    "Loader",
-    "ModelConfig",
-    "OptimConfig",
-    "RankRequest",
-    "Ranker",
-    "Ranking",
-    "RunResult",
-    "Schema",
-    "TrainConfig",
-    "UserError",
-    "__version__",
-    "auc",
-    "fit",
-    "gauc",
-    "load_run",
-    "logloss",
-    "open_dataset",
-    "preset",
-    "resume",
-    "score_split",
+    "PRESETS", "Batch", "Config", "Dataset", "DatasetWriter", "Feature", "InterestModel", "Loader",
+    "ModelConfig", "OptimConfig", "RankRequest", "Ranker", "Ranking", "RunResult", "Schema",
+    "TrainConfig", "UserError", "__version__", "auc", "fit", "gauc", "load_run", "logloss",
+    "open_dataset", "preset", "resume", "score_split",
 ]
+# fmt: on
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Scores of a trained model, and the command line ``python -m dien_jax.evaluate``.
+"""Score a split with a trained model: the command ``python -m dien_jax.evaluate``.
 
     python -m dien_jax.evaluate RUN_DIR [--data DIR] [--split test] [--predictions FILE.csv]
 
@@ -25,16 +25,16 @@ from dien_jax.utils.files import atomic_file
 
 @dataclass(frozen=True)
 class Arguments:
-    """Score a split with the best checkpoint of a run; prints one JSON object."""
+    """Score a split with the best checkpoint of a run, and print its metrics as one JSON object."""
 
     run_dir: tyro.conf.Positional[Path]
     """Run folder that dien_jax.train made."""
     data: Path | None = None
-    """Dataset folder; the run's own when not given."""
+    """Dataset folder. Default: the run's own."""
     split: Literal["train", "valid", "test"] = "test"
-    """Which examples to score."""
+    """Split to score."""
     predictions: Path | None = None
-    """CSV file to write: user, item, label and score of every example, with raw ids."""
+    """CSV file to write, with user, item, label and score of every example; ids are raw."""
 
 
 def evaluate(arguments: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""The command line ``python -m dien_jax.train``.
+"""Train a click model: the command ``python -m dien_jax.train``.
 
     python -m dien_jax.train [PRESET] [--data DIR] [--run-dir DIR] [--seed N] [--model.* ...]
     python -m dien_jax.train --preset-file FILE [...]
@@ -35,47 +35,47 @@ _COMMAND = "python -m dien_jax.train"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train a click model on a dataset folder; see python -m dien_jax.prepare for making one."""
+    """Train a click model on a dataset folder. To make one, see python -m dien_jax.prepare."""
 
     preset: tyro.conf.Positional[str] = DEFAULT_PRESET
-    """Named settings to start from; comes first. The defaults below are this preset's."""
+    """Named settings to start from; must come before all flags. The help shows its defaults."""
     preset_file: Path | None = None
-    """Settings to start from in place of a named preset: JSON with the groups below, whole or in
-    part, over the preset that its "preset" names. A run's config.json is such a file."""
+    """JSON file of settings to start from instead of a preset. It may hold any of the groups model,
+    optim and train, completely or in part, and the "preset" that it changes. The config.json of a
+    run is such a file."""
     warm_start: Path | None = None
-    """Run folder to start from: trained parameters take the place of fresh ones, rows of ids by
-    id, on data whose vocabularies may have grown. Without a preset its settings are the
-    defaults."""
+    """Run folder whose trained parameters replace fresh ones, embedding rows matched by raw id. The
+    vocabularies of the data may have grown. Without a preset, its settings are the defaults."""
     data: Path | None = None
-    """Dataset folder. Without it the run uses simulated data, made once into the cache folder."""
+    """Dataset folder. Default: built-in simulated data, made once in the user's cache folder."""
     run_dir: Path | None = None
-    """Folder to make for the run; runs/PRESET-DATA-TIME when not given, by the preset file's name
-    if there is one."""
+    """Folder to create for the run. Default: runs/NAME-DATA-TIME, where NAME is the preset or the
+    preset file."""
     seed: int = 0
-    """Of the parameters, the order of examples and the sampled negatives."""
+    """Random seed for parameters, example order and negative sampling."""
     resume: Path | None = None
-    """Run folder to continue, with its own data and settings; takes no other flag but the next."""
+    """Run folder to resume. Data and settings come from the run; only --compile-cache may be
+    combined with it."""
     compile_cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next run starts sooner."""
+    """Keep compiled programs in the user's cache folder, so that the next run starts faster."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Flags over the settings of the preset, which comes first, of the preset file or, without
-    either, of the run to start from.
+    """Parse flags; defaults come from the preset, the preset file or the warm start.
 
     Raises:
-      UserError: for an unknown preset, or one elsewhere or beside a file, for what is wrong in the
-        file, and for flags beside ``--resume``.
-      SystemExit: 0 after ``--help``; 2 for anything that is no flag, with the nearest one.
+      UserError: for an unknown preset, one that is not first or is combined with a file, a mistake
+        in the file, and flags combined with ``--resume``.
+      SystemExit: 0 after ``--help``; 2 for an unknown flag, with the nearest one.
     """
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET
     file, warm_start = _path(argv, "--preset-file"), _path(argv, "--warm-start")
     if file is not None and named:
-        raise UserError(f"give a preset or --preset-file, not both; found {name!r} and {file}")
+        raise UserError(f"give a preset or --preset-file, not both; got {name!r} and {file}")
     if file is not None:
         name, config = read_preset_file(file)
     elif warm_start is not None and not named:
@@ -92,7 +92,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
     if arguments.preset != name:
         other = "comes before all flags" if file is None else "and --preset-file exclude each other"
-        raise UserError(f"the preset {other}; found {arguments.preset!r} after them")
+        raise UserError(f"the preset {other}; got {arguments.preset!r} after them")
     flags = [flag for flag in argv if flag not in ("--compile-cache", "--no-compile-cache")]
     if arguments.resume is not None and len(flags) > (1 if "=" in flags[0] else 2):
         raise UserError("--resume takes no other flag: the run keeps its data and settings")
@@ -100,7 +100,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def _path(argv: Sequence[str], flag: str) -> Path | None:
-    """The value of a flag that decides what the other flags' defaults are."""
+    """Return the value of a flag that decides the defaults of others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     name = flag[2:].replace("-", "_")
     parser.add_argument(flag, f"--{name}", nargs="?", type=Path, dest=name)

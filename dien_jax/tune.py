@@ -21,7 +21,7 @@ import tyro
 
 from dien_jax.config.preset_files import DEFAULT_PRESET
 from dien_jax.config.presets import PRESETS
-from dien_jax.experiments.search import SearchOptions, search
+from dien_jax.experiments.search import SearchOptions, run_search
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say
 
@@ -36,7 +36,7 @@ class Arguments(SearchOptions):
 
 def tune(arguments: Arguments) -> int:
     """Run the search, print the best trial, and return the exit status."""
-    result = search(arguments)
+    result = run_search(arguments)
     for plot in result.plots:
         say(f"plot: {plot}")
     if result.best_file is None:

@@ -1,21 +1,28 @@
-"""Every setting of a model and its training, as frozen dataclasses that check themselves.
+"""Settings of a model and its training: frozen dataclasses that are checked at construction.
 
-``Config`` is what ``config.json`` of a run folder holds. The library never sees flags: command
-lines build a ``Config`` from a preset and overrides, and everything else takes its parts.
+``config.json`` of a run folder holds a ``Config``. The docstrings below the fields are the texts of
+``python -m dien_jax.train --help``.
 """
 
 import dataclasses
 import json
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dien_kernels.choice import Implementation
+from dien_kernels import Form, Implementation, Precision
 
 from dien_jax.errors import UserError, suggestion
 
 LAYER_SIZES = tuple[int, ...]
+Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
+Attention = Literal["mlp", "bilinear"]
+
+ADDED_CHOICES: dict[str, Collection[str]] = {}
+"""Further names for ``evolution`` and ``attention``: the tables of :mod:`dien_jax.model`, to which
+users add modules of their own."""
 
 
 def _require(condition: bool, name: str, expected: str, found: object) -> None:
@@ -23,63 +30,74 @@ def _require(condition: bool, name: str, expected: str, found: object) -> None:
         raise UserError(f"{name} must be {expected}, got {found!r}")
 
 
+def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    near = suggestion(value, choices) if isinstance(value, str) else ""
+    _require(value in choices, name, f"one of {', '.join(choices)}{near}", value)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """The interest model; the two columns of choices are the paper's program's and ours."""
+    """The interest model.
+
+    >>> from dien_jax import ModelConfig
+    >>> ModelConfig(hidden_size=64, attention="bilinear").evolution
+    'augru'
+    """
 
     embedding_size: int = 18
-    """Columns of every embedding; item and category concatenated are the GRU's input."""
+    """Size of every embedding. The GRU's input is the item's and its category's, concatenated."""
     hidden_size: int = 36
-    """Width of the interest states, extractor and evolution alike."""
+    """Size of the interest states, in the interest extractor and in interest evolution."""
     extractor: Literal["none", "gru"] = "gru"
-    """What interests are: the states of a GRU over the history, or its embeddings as they are."""
-    evolution: Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"] = "augru"
-    """What becomes of interests: nothing, their sum weighted by attention, that of a second GRU's
-    states, or the last state of a recurrence with attention on its input (aigru), in place of its
-    update gate (agru) or on it (augru)."""
+    """Interest extractor: the states of a GRU over the history, or none (the embeddings)."""
+    evolution: Evolution | str = "augru"
+    """Interest evolution, how interest states are combined: none; attention (weighted sum);
+    gru_attention (weighted sum of a second GRU's states); aigru, agru or augru (last state of a
+    recurrence with attention on its input, instead of its update gate, or scaling it)."""
     product: bool = True
-    """Whether candidate o pooled history enters the MLP, as in PNN."""
+    """Feed the product of target item and pooled history to the click network, as in PNN."""
     wide: bool = False
-    """Whether a linear part of [candidate, history, product] joins the logit, as in Wide&Deep."""
-    form: Literal["paper", "authors"] = "paper"
-    """Which of the two published definitions of the gates; see kernels/README.md."""
+    """Add a linear function of target item, history and product to the logit, as in Wide&Deep."""
+    form: Form = "paper"
+    """Definition of the gates, of which two are published; see kernels/README.md."""
     recurrence: Implementation = "auto"
     """Implementation of the recurrences; see kernels/README.md."""
-    recurrence_precision: Literal["highest", "high", "default"] = "highest"
-    """Of the recurrences' matmuls: true float32, or the faster ones of a GPU's or TPU's units."""
+    recurrence_precision: Precision = "highest"
+    """Precision of the recurrences' matmuls: highest is float32; high and default are faster on GPU
+    and TPU."""
     compute: Literal["float32", "bfloat16"] = "float32"
-    """What networks compute in, and what recurrences read and give; parameters, recurrent states,
-    softmax, statistics and losses are float32 either way."""
-    attention: Literal["mlp", "bilinear"] = "mlp"
-    """The authors' program scores by an MLP, the paper by a bilinear form."""
+    """Compute dtype of the networks. Parameters, recurrent states, softmax, statistics and losses
+    stay float32."""
+    attention: Attention | str = "mlp"
+    """Attention scores: an MLP, as in the authors' program, or a bilinear form, as in the paper."""
     attention_layers: LAYER_SIZES = (80, 40)
-    """Hidden layers of the attention MLP."""
+    """Hidden layer sizes of the attention MLP."""
     auxiliary_layers: LAYER_SIZES = (100, 50)
-    """Hidden layers of the auxiliary network."""
+    """Hidden layer sizes of the auxiliary network."""
     auxiliary_weight: float = 1.0
-    """Weight of the auxiliary loss; 0 leaves it, and its network, out."""
+    """Weight of the auxiliary loss; 0 removes it and its network."""
     auxiliary_negatives: int = 1
-    """Sampled behaviours that each state learns to tell from the next real one."""
+    """Sampled items that each interest state learns to distinguish from the next behaviour."""
     auxiliary_distribution: Literal["popularity", "uniform", "shown"] = "popularity"
-    """What auxiliary negatives are drawn from: training events, all items alike, or what was shown
-    at the time of a behaviour and not clicked (where nothing was, by popularity)."""
+    """Distribution of auxiliary negatives: popularity in training; uniform over items; shown (items
+    shown with the behaviour and not clicked, or by popularity where there are none)."""
     auxiliary_mean: Literal["live", "all"] = "live"
-    """Positions that the auxiliary loss averages over; ``all`` counts padding too."""
+    """Positions that the auxiliary loss averages over; all includes padding."""
     pooling: Literal["mean", "sum", "padded_sum"] = "mean"
-    """How raw behaviours enter the MLP; ``padded_sum`` counts padding as item 0."""
+    """Pooling of the history for the click network; padded_sum counts padding as item 0."""
     layers: LAYER_SIZES = (200, 80)
-    """Hidden layers of the final MLP."""
+    """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"
-    """Activation of the final MLP."""
+    """Activation of the click network."""
     dice_statistics: Literal["running", "batch"] = "running"
-    """``batch`` normalises by the batch's own rows, when scoring too."""
+    """Statistics of Dice: running averages, or those of the batch, in scoring too."""
     batch_norm: Literal["none", "running", "frozen"] = "running"
-    """Normalisation of the MLP's and auxiliary network's input; ``frozen`` only scales."""
+    """Batch normalization of the input of click and auxiliary network; frozen only scales."""
     dropout: float = 0.0
-    """Share of hidden MLP units dropped in training."""
+    """Share of the click network's hidden units that are dropped in training."""
     classifier: Literal["logistic", "softmax"] = "logistic"
-    """``softmax`` ends the click and auxiliary networks in two columns, of which Adam moves each,
-    and halves the click loss: a mean over both columns, 1e-8 added, as in their program."""
+    """Output of the click and auxiliary networks: one logit, or a softmax over two columns with the
+    click loss averaged over both, as in the authors' program."""
 
     def __post_init__(self) -> None:
         for name in ("embedding_size", "hidden_size", "auxiliary_negatives"):
@@ -102,37 +120,41 @@ class ModelConfig:
             weight,
         )
         _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
+        for name, choices in (("attention", Attention), ("evolution", Evolution)):
+            known = dict.fromkeys([*typing.get_args(choices), *ADDED_CHOICES.get(name, ())])
+            _require_choice(f"model.{name}", getattr(self, name), known)
 
     @property
-    def shown_negatives(self) -> int:
-        """Items a step that batches must bring along, of those shown and not clicked."""
+    def shown_per_step(self) -> int:
+        """Items shown and not clicked that a batch must hold for each step."""
         used = self.auxiliary_distribution == "shown" and self.auxiliary_weight > 0
         return self.auxiliary_negatives if used else 0
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser, through optax."""
+    """The optimizer, through optax."""
 
     name: Literal["adam", "adamw"] = "adam"
+    """Optimizer."""
     learning_rate: float = 1e-3
+    """Learning rate, before schedule and warm-up."""
     schedule: Literal["constant", "halving", "cosine"] = "constant"
-    """``halving`` halves it after each epoch; ``cosine`` falls to 0 over ``train.epochs``."""
+    """Learning rate schedule: halving after each epoch; cosine to 0 over train.epochs."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from 0."""
+    """Steps in which the learning rate rises linearly from 0."""
     embedding_update: Literal["dense", "lazy_adam", "rowwise_adagrad"] = "dense"
-    """What a step does to embedding tables of more than 4096 rows: the optimiser's step on every
-    row, the same on the rows that the batch looks up, or Adagrad's on those, one accumulator a
-    row. The last two take as long however many rows a table has."""
+    """Update of embedding tables with more than 4096 rows: dense (the optimizer, every row);
+    lazy_adam (Adam, only rows in the batch); rowwise_adagrad (Adagrad with one accumulator per
+    row, only rows in the batch). The time of the last two does not depend on the table's size."""
     embedding_learning_rate: float = 1e-2
-    """Of the tables that rowwise_adagrad updates, under the same schedule and warm-up; its steps
-    shrink as squares add up."""
+    """Learning rate of rowwise_adagrad, with the same schedule and warm-up."""
     weight_decay: float = 0.0
-    """Decoupled decay of matrices other than embeddings (adamw only)."""
+    """Decoupled weight decay of matrices other than embeddings; only with adamw."""
     embedding_l2: float = 0.0
-    """Penalty on the squared norm of the embedding rows that a batch looks up, a mean over rows."""
+    """Weight of the mean squared norm of a batch's embedding rows in the loss."""
     clip_norm: float | None = None
-    """Gradients of a larger global norm are scaled down to it."""
+    """Greatest global norm of the gradients, which are scaled down to it."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "embedding_learning_rate"):
@@ -157,29 +179,30 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Order of examples, stopping, and what is reported when."""
+    """Batches, order of examples, stopping and reporting."""
 
     batch_size: int = 128
+    """Examples in a batch."""
     epochs: int = 20
-    """Epochs at most; early stopping usually ends a run before."""
+    """Maximum number of epochs; early stopping usually ends a run before."""
     patience: int = 2
-    """Evaluations without a better validation score before the run stops; 0 never stops."""
+    """Evaluations without a better validation score before the run stops; 0 disables stopping."""
     evaluate_every: int = 0
-    """Steps between evaluations; 0 evaluates at the end of each epoch."""
+    """Steps between evaluations; 0 evaluates after each epoch."""
     log_every: int = 100
-    """Steps between fetches of the training metrics."""
+    """Steps between reports of the training metrics."""
     max_history: int = 100
-    """Behaviours kept of a history, the latest ones."""
+    """Maximum length of a history; only the latest behaviours are kept."""
     buckets: tuple[int, ...] = (4, 8, 16, 32, 64)
-    """Lengths that batches are padded to, besides ``max_history``."""
+    """Lengths that batches are padded to, besides max_history."""
     order: Literal["shuffled", "sorted"] = "shuffled"
-    """``sorted`` has the same batches in every epoch, cut from the file's order sorted by length
-    in buffers; only the order of the batches is drawn anew."""
+    """Order of examples: shuffled; or sorted (the same batches in every epoch, sorted by length
+    within buffers of the file's order, and only the order of batches is random)."""
     unknown_users: float = 0.5
-    """Share of training examples whose user counts as unknown, which trains the row that users
-    outside the training split share; 1 leaves user ids out of the model."""
+    """Share of training examples whose user is replaced by the unknown user, which trains the
+    embedding of users outside the training split; 1 removes user ids from the model."""
     deterministic: bool = False
-    """Bitwise repeatable on a GPU too, and slower there; a CPU always is."""
+    """Make training bitwise repeatable on a GPU, where it is then slower; on a CPU it always is."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "log_every", "max_history"):
@@ -201,23 +224,29 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of a run but its data, its folder and its seed."""
+    """All settings of a run except its data, folder and seed.
+
+    >>> from dien_jax import Config, TrainConfig
+    >>> config = Config(train=TrainConfig(epochs=2))
+    >>> Config.from_dict({"train": {"epochs": 2}}) == config
+    True
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def to_json(self) -> str:
-        """The settings as indented JSON, which :meth:`from_dict` reads back."""
+        """Return the settings as indented JSON, for :meth:`from_dict`."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """Settings from nested dicts.
+        """Return settings from nested dicts; those left out have their defaults.
 
         Raises:
-          UserError: for a name that does not exist (with the nearest one that does), a value of
-            the wrong type, or one that a dataclass refuses.
+          UserError: for an unknown name (with the nearest one), a value of the wrong type, or an
+            invalid one.
         """
         return _build(cls, values, "")
 
@@ -239,14 +268,14 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return _build(typing.cast(type, hint), value, name + ".")
     origin = typing.get_origin(hint)
     if origin is Literal:
-        choices = typing.get_args(hint)
-        near = suggestion(value, choices) if isinstance(value, str) else ""
-        _require(value in choices, name, f"one of {', '.join(choices)}{near}", value)
+        _require_choice(name, value, typing.get_args(hint))
         return value
     if origin is tuple:
         _require(isinstance(value, list | tuple), name, "a list", value)
         return tuple(_convert(typing.get_args(hint)[0], entry, name) for entry in value)
     if origin in (typing.Union, types.UnionType):
+        if str in typing.get_args(hint):  # one of an open set of names, which __post_init__ checks
+            return _convert(str, value, name)
         return None if value is None else _convert(typing.get_args(hint)[0], value, name)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -34,7 +34,7 @@ from dien_jax.data.metadata import (
     read_schema,
     read_values,
 )
-from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
+from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
 from dien_jax.errors import UserError
 
 CHUNK_ROWS = 1 << 20
@@ -145,13 +145,12 @@ class Dataset:
         """Return the raw user ids, by group."""
         return read_values(self.path / "groups.txt")
 
-    def item_tables(self) -> dict[str, FeatureValues]:
-        """The item features after the id over all items, multi-valued ones padded."""
-        return padded_columns(self.schema.item[1:], self.items, None)
-
-    def user_tables(self) -> dict[str, FeatureValues]:
-        """The user features after the id over all users, multi-valued ones padded."""
-        return padded_columns(self.schema.user[1:], self.users, None)
+    def feature_tables(self) -> FeatureTables:
+        """Return the features after the id of all items and users, multi-valued ones padded."""
+        return FeatureTables(
+            padded_columns(self.schema.item[1:], self.items, None),
+            padded_columns(self.schema.user[1:], self.users, None),
+        )
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
         """Return the context features of some examples.
@@ -241,11 +240,18 @@ def _load_array(file: Path, dtype: type[np.generic], rows: int | None) -> np.nda
 def _check_entries(
     file: Path, values: np.ndarray, valid: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
-    for part in chunks(len(values)):
-        good = valid(values[part])
+    row = _first_bad(len(values), lambda part: valid(values[part]))
+    if row is not None:
+        raise UserError(f"{file}: entry {row} should be {expected}, found {values[row]}")
+
+
+def _first_bad(rows: int, valid: Callable[[slice], np.ndarray]) -> int | None:
+    """Return the first row that is not valid, checking a chunk at a time."""
+    for part in chunks(rows):
+        good = valid(part)
         if not good.all():
-            row = part.start + int(np.argmin(good))
-            raise UserError(f"{file}: entry {row} should be {expected}, found {values[row]}")
+            return part.start + int(np.argmin(good))
+    return None
 
 
 def _integers(
@@ -265,15 +271,12 @@ def _offsets(file: Path, rows: int, total: int) -> np.ndarray:
         raise UserError(
             f"{file}: expected offsets from 0 to {total}, found {offsets[0]} to {offsets[-1]}"
         )
-    for part in chunks(rows):
-        bounds = offsets[part.start : part.stop + 1]
-        good = bounds[1:] >= bounds[:-1]
-        if not good.all():
-            row = part.start + int(np.argmin(good))
-            raise UserError(
-                f"{file}: offsets must not fall, found {offsets[row]} then {offsets[row + 1]} "
-                f"at entry {row}"
-            )
+    row = _first_bad(rows, lambda part: np.diff(offsets[part.start : part.stop + 1]) >= 0)
+    if row is not None:
+        raise UserError(
+            f"{file}: offsets must not fall, found {offsets[row]} then {offsets[row + 1]} "
+            f"at entry {row}"
+        )
     return offsets
 
 
@@ -325,16 +328,19 @@ def _examples(
         name: _integers(folder / name, dtype, rows, sizes[name])
         for name, dtype in EXAMPLE_COLUMNS.items()
     }
-    for part in chunks(rows):
-        sequence, end = columns["sequence"][part], columns["history_end"][part]
-        start, stop = offsets[sequence], offsets[sequence + 1]
-        good = (start <= end) & (end <= stop)
-        if not good.all():
-            row = int(np.argmin(good))
-            raise UserError(
-                f"{folder / 'history_end' / 'values.npy'}: entry {part.start + row} should be "
-                f"within its sequence, {start[row]} to {stop[row]}, found {end[row]}"
-            )
+    sequence, end = columns["sequence"], columns["history_end"]
+    row = _first_bad(
+        rows,
+        lambda part: (
+            (offsets[sequence[part]] <= end[part]) & (end[part] <= offsets[sequence[part] + 1])
+        ),
+    )
+    if row is not None:
+        start, stop = offsets[sequence[row]], offsets[sequence[row] + 1]
+        raise UserError(
+            f"{folder / 'history_end' / 'values.npy'}: entry {row} should be within its sequence, "
+            f"{start} to {stop}, found {end[row]}"
+        )
     probability = None
     file = folder / PROBABILITY / "values.npy"
     if file.exists():

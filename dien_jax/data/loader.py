@@ -5,13 +5,13 @@ start again at any step. All batches have ``batch_size`` rows and one of a few p
 so that a jitted step is compiled a bounded number of times; an epoch shows every example once.
 
 Dimensions: n examples of the split, B rows of a batch, T padded steps, R real rows of a batch,
-N auxiliary negatives a step.
+K auxiliary negatives a step.
 """
 
 import queue
 import threading
 from collections.abc import Generator
-from typing import Literal
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,14 +26,35 @@ SORT_BUFFER = 20
 PREFETCH = 8
 """Batches that are prepared ahead of the one in use."""
 
-Order = Literal["shuffled", "sorted", "evaluation"]
+_NO_EVENTS = np.zeros(1, np.int32)
+
+
+@runtime_checkable
+class BatchOptions(Protocol):
+    """The fields of ``TrainConfig`` that batches depend on."""
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Rising lengths to pad to, besides ``max_history``; those above it are not used."""
+
+    @property
+    def max_history(self) -> int:
+        """Events kept of a history, the latest ones."""
+
+    @property
+    def order(self) -> str:
+        """``"shuffled"`` or ``"sorted"``; see :class:`Loader`."""
 
 
 class Loader:
     """The batches of one split.
 
     The history of an example is its last ``max_history`` events, padded with 0 up to T, the
-    smallest of the lengths allowed that holds the longest history of its batch.
+    smallest padded length that holds the longest history of its batch.
 
     Orders:
       ``shuffled``: examples in an order drawn from (seed, epoch), gathered by length bucket; what
@@ -43,120 +64,118 @@ class Loader:
         ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has
         the same batches, in an order drawn from (seed, epoch).
       ``evaluation``: sorted by length, longest first, which wastes the least; every epoch is the
-        same.
+        same. See :func:`evaluation_loader`.
+
+    Example:
+      >>> from dien_jax import Loader, TrainConfig, open_dataset
+      >>> loader = Loader(open_dataset("data"), "train", TrainConfig(batch_size=16), seed=1)
+      >>> batch = loader.batch(epoch=0, step=0)
+      >>> batch.item.shape, batch.history.shape[1] in loader.padded_lengths
+      ((16,), True)
 
     Attributes:
       steps_per_epoch: batches of every epoch, ceil(n / batch_size).
-      lengths: the padded lengths T that batches can have, rising.
+      padded_lengths: the lengths T that batches can have, rising.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         split: str,
+        train_config: BatchOptions,
         *,
-        batch_size: int,
-        buckets: tuple[int, ...],
-        max_history: int,
         seed: int = 0,
-        order: Order = "shuffled",
-        shown: int = 0,
+        shown_per_step: int = 0,
+        order: str | None = None,
     ) -> None:
-        """Looks up how long every history is.
+        """Look up how long every history is.
 
         Args:
           dataset: the dataset, of which the split's examples are read.
           split: ``train``, ``valid`` or ``test``.
-          batch_size: B.
-          buckets: rising lengths; those below ``max_history`` are lengths to pad to, besides
-            ``max_history`` itself.
-          max_history: events kept of a history, the latest ones.
+          train_config: batch size, padded lengths and order.
           seed: seed of the order, with the epoch.
-          order: see the class.
-          shown: N, items drawn for each behaviour from those that were shown with it and not
-            clicked; 0 leaves them out.
+          shown_per_step: K, items drawn for each behaviour from those that were shown with it and
+            not clicked; 0 leaves them out.
+          order: in place of ``train_config.order``.
 
         Raises:
-          ValueError: for a size below 1.
-          UserError: when the dataset does not tell what was shown, and ``shown`` asks for it.
+          UserError: when ``shown_per_step`` asks for items that the dataset does not have.
         """
-        for name, value in (("batch_size", batch_size), ("max_history", max_history)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
         self._dataset = dataset
         self._split = split
-        self._batch_size = batch_size
+        self._batch_size = train_config.batch_size
         self._seed = seed
-        self._order = order
-        self._shown = shown
-        self._negatives = shown_negatives(dataset) if shown else None
+        self._order = order or train_config.order
+        self._shown_per_step = shown_per_step
+        self._shown = require_shown(dataset) if shown_per_step else None
         examples = dataset.splits[split]
         self._examples = examples
-        # An event that no history reaches, where there is none, lets every gather go ahead.
-        self._event_item = np.asarray(dataset.event_item) if dataset.event_item.size else NO_EVENTS
+        # Without any event, one that no history reaches keeps every gather valid.
+        self._event_item = np.asarray(dataset.event_item) if dataset.event_item.size else _NO_EVENTS
         starts = np.asarray(dataset.event_offsets)[examples.sequence]
-        self._history = np.minimum(examples.history_end - starts, max_history).astype(np.int32)
-        longest = int(self._history.max(initial=0))
-        edges = np.array([*(edge for edge in buckets if edge < max_history), max_history])
-        edges = edges[: np.searchsorted(edges, longest) + 1]
+        longest = train_config.max_history
+        self._lengths = np.minimum(examples.history_end - starts, longest).astype(np.int32)
+        edges = np.array([*(edge for edge in train_config.buckets if edge < longest), longest])
+        edges = edges[: np.searchsorted(edges, int(self._lengths.max(initial=0))) + 1]
         self._edges = edges
-        self.lengths: tuple[int, ...] = tuple(edges.tolist())
-        self.steps_per_epoch = -(-len(self._history) // batch_size)
+        self.padded_lengths: tuple[int, ...] = tuple(edges.tolist())
+        self.steps_per_epoch = -(-len(self._lengths) // self._batch_size)
         self._plan: tuple[int, np.ndarray, np.ndarray] | None = None
 
-    def rows(self, epoch: int, step: int) -> np.ndarray:
-        """Which examples of the split the real rows of a batch are: int64 ``[R]``, 1 <= R <= B.
+    def example_indices(self, epoch: int, step: int) -> np.ndarray:
+        """Return the examples of a batch's real rows, int64 ``[R]`` with 1 <= R <= B.
 
         Raises:
           IndexError: for a step outside the epoch.
         """
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step must be in [0, {self.steps_per_epoch}), got {step}")
-        plan = self._plan
-        if plan is None or plan[0] != self._key(epoch):
-            plan = self._plan = (self._key(epoch), *self._planned(epoch))
-        _, order, chunks = plan
+        epoch = 0 if self._order == "evaluation" else epoch
+        if self._plan is None or self._plan[0] != epoch:
+            self._plan = (epoch, *self._plan_epoch(epoch))
+        _, order, chunks = self._plan
         start = int(chunks[step]) * self._batch_size
         return order[start : start + self._batch_size]
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """The batch of a step, as numpy arrays; rows at or past R are zeros with weight 0.
+        """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0.
 
         There, and at other steps that are not live, nothing was shown.
 
         Raises:
           IndexError: for a step outside the epoch.
         """
-        rows = self.rows(epoch, step)
+        indices = self.example_indices(epoch, step)
         examples = self._examples
-        lengths = self._filled(self._history[rows])
-        first = self._filled(examples.history_end[rows]) - lengths
+        lengths = self._filled(self._lengths[indices])
+        first = self._filled(examples.history_end[indices]) - lengths
         positions = np.arange(self._edges[np.searchsorted(self._edges, lengths.max())])
         history = self._event_item.take(first[:, None] + positions[None, :], mode="clip")
         history *= positions[None, :] < lengths[:, None]
-        context = self._dataset.context_rows(self._split, rows) if examples.context else {}
+        context = self._dataset.context_rows(self._split, indices) if examples.context else {}
         shown = None
-        if self._negatives is not None:
+        if self._shown is not None:
             # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
             generator = np.random.default_rng((self._seed, epoch, step + 1))
             event, live = first[:, None] + positions[1:], positions[1:] < lengths[:, None]
-            shown = _drawn(self._negatives, event, live, self._shown, generator)
+            shown = _draw_shown(self._shown, event, live, self._shown_per_step, generator)
         return Batch(
             history=history,
             lengths=lengths,
-            item=self._filled(examples.item[rows]),
-            user=self._filled(examples.user[rows]),
-            label=self._filled(examples.label[rows].astype(np.float32)),
-            weight=self._filled(np.ones(len(rows), np.float32)),
+            item=self._filled(examples.item[indices]),
+            user=self._filled(examples.user[indices]),
+            label=self._filled(examples.label[indices].astype(np.float32)),
+            weight=self._filled(np.ones(len(indices), np.float32)),
             context={name: self._filled_feature(values) for name, values in context.items()},
             shown=shown,
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """The batches of an epoch from step ``start`` on, prepared ahead by a thread.
+        """Yield the batches of an epoch from step ``start`` on, prepared ahead by a thread.
 
-        What goes wrong in the thread is raised here. The thread ends with the iterator, whether
-        that is read to its end or dropped.
+        An exception in the thread is raised here. The thread ends with the iterator, whether that
+        is read to its end or dropped.
         """
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCH)
         dropped = threading.Event()
@@ -185,23 +204,19 @@ class Loader:
                 ready.get_nowait()
             thread.join()
 
-    def _key(self, epoch: int) -> int:
-        """Epochs of one key have one order."""
-        return 0 if self._order == "evaluation" else epoch
-
-    def _planned(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The examples in order, int64 ``[n]``, and which B of them in turn each step takes."""
-        size = len(self._history)
+    def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the examples in order, int64 ``[n]``, and which B in turn each step takes."""
+        size = len(self._lengths)
         chunks = np.arange(self.steps_per_epoch)
         if self._order == "evaluation":
-            return np.argsort(-self._history, kind="stable"), chunks
+            return np.argsort(-self._lengths, kind="stable"), chunks
         generator = np.random.default_rng((self._seed, epoch))
         if self._order == "sorted":
             buffer = np.arange(size) // (SORT_BUFFER * self._batch_size)
-            order = np.lexsort((-self._history, buffer))
+            order = np.lexsort((-self._lengths, buffer))
         else:
             shuffled = generator.permutation(size)
-            bucket = np.searchsorted(self._edges, self._history[shuffled])
+            bucket = np.searchsorted(self._edges, self._lengths[shuffled])
             order = shuffled[np.argsort(bucket, kind="stable")]
         generator.shuffle(chunks[: size // self._batch_size])
         return order, chunks
@@ -220,11 +235,16 @@ class Loader:
         return self._filled(np.asarray(values))
 
 
-def shown_negatives(dataset: Dataset) -> Column:
-    """Items that were shown at each event and not clicked.
+def evaluation_loader(dataset: Dataset, split: str, train_config: BatchOptions) -> Loader:
+    """Return the batches of every example once, in the order that wastes least padding."""
+    return Loader(dataset, split, train_config, order="evaluation")
+
+
+def require_shown(dataset: Dataset) -> Column:
+    """Return the items that were shown at each event and not clicked.
 
     Raises:
-      UserError: when the dataset does not tell.
+      UserError: when the dataset does not have them.
     """
     if dataset.event_negatives is None:
         raise UserError(
@@ -235,28 +255,28 @@ def shown_negatives(dataset: Dataset) -> Column:
     return dataset.event_negatives
 
 
-def _drawn(
-    negatives: Column,
+def _draw_shown(
+    shown: Column,
     event: np.ndarray,
     live: np.ndarray,
     count: int,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """``count`` negatives of each live event: int32 ``[*shape, count]``, -1 where it has none.
+    """Draw ``count`` items of each live event: int32 ``[*shape, count]``, -1 where it has none.
 
     They are distinct where the event has as many, by Floyd's sampling, and drawn with replacement
     where it has fewer.
 
     Args:
-      negatives: over all events.
+      shown: items over all events.
       event: integers of any shape, indices of events; those that are not live may be anything.
-      live: bool, shaped alike.
+      live: bool, of the same shape.
       count: at least 1.
-      generator: what to draw with.
+      generator: of the draws.
 
     Source: Bentley and Floyd, CACM 30(9), 1987.
     """
-    values, offsets = negatives
+    values, offsets = shown
     assert offsets is not None
     drawn = np.full((*live.shape, count), -1, np.int32)
     start = offsets[event[live]]
@@ -272,6 +292,3 @@ def _drawn(
         places[:, number] = np.where(is_taken, bound - 1, place)
     drawn.reshape(-1, count)[np.flatnonzero(live)[some]] = values[start[:, None] + places]
     return drawn
-
-
-NO_EVENTS = np.zeros(1, np.int32)

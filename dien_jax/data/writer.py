@@ -26,7 +26,7 @@ from dien_jax.errors import UserError, writing
 
 
 class DatasetWriter:
-    """Writes the folder that :func:`dien_jax.data.open_dataset` opens.
+    """Writer of the folder that :func:`dien_jax.data.open_dataset` opens.
 
     A context manager. Files are written to a hidden sibling of ``path``. When the block ends, the
     sibling is checked as on opening and renamed to ``path``; when the block raises, it is removed.

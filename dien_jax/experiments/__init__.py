@@ -1,1 +1,19 @@
-"""Experiments over several runs: comparisons, searches of settings, and the paper's tables."""
+"""Experiments over several runs: comparison, search for settings, and studies with result tables.
+
+Everything that trains or scores goes through :mod:`dien_jax.training` and :mod:`dien_jax.runs`.
+No flag parsing may enter, and nothing that inspects a single model.
+"""
+
+from dien_jax.experiments.comparison import compare_runs
+from dien_jax.experiments.reproduction import paper_tables, reproduce_table, run_study
+from dien_jax.experiments.search import SearchOptions, SearchResult, run_search
+
+__all__ = [
+    "SearchOptions",
+    "SearchResult",
+    "compare_runs",
+    "paper_tables",
+    "reproduce_table",
+    "run_search",
+    "run_study",
+]

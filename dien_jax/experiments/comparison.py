@@ -70,9 +70,9 @@ def compare_runs(
     if out is not None:
         with writing(out, "--out"):
             out.mkdir(parents=True, exist_ok=True)
-            picture = draw_comparison(groups, out)
-        if picture is not None:
-            say(f"curves: {picture}")
+            plot = draw_comparison(groups, out)
+        if plot is not None:
+            say(f"curves: {plot}")
     if seeds := _seed_differences(groups, split):
         yield seeds
     if others := _comparable(runs):

@@ -1,4 +1,4 @@
-"""Curves of several runs in one picture; matplotlib is imported when something is drawn."""
+"""Curves of several runs in one plot; matplotlib is imported when it is drawn."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from dien_jax.metrics.scores import METRICS, SELECTION
 from dien_jax.runs.summary import SeedGroup
 from dien_jax.utils.files import atomic_path
 
-PICTURE_FILE = "compare.png"
+PLOT_FILE = "compare.png"
 
 _PANELS = {
     "training click loss": ("train", "click_loss"),
@@ -20,16 +20,15 @@ _RING: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.5, "lin
 
 
 def draw_comparison(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
-    """Draws training loss, validation AUC and log loss of every run over epochs.
+    """Draw training loss, validation AUC and log loss of every run over epochs.
 
-    Runs that differ by seed only share a colour. A ring marks the evaluation whose checkpoint is
-    the best.
+    Runs that differ by seed only share a colour. A ring marks the best checkpoint.
 
     Returns:
-      The picture; None where matplotlib is not installed or nothing was evaluated.
+      The file; None without matplotlib or before the first evaluation.
 
     Raises:
-      OSError: when it cannot be written.
+      OSError: if it cannot be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -74,7 +73,7 @@ def draw_comparison(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
         axes.spines[["top", "right"]].set_visible(False)
     columns = min(5, len(named) + 1)
     figure.legend(loc="outside lower center", ncols=columns, fontsize="small")
-    file = folder / PICTURE_FILE
+    file = folder / PLOT_FILE
     with atomic_path(file) as partial:
         figure.savefig(partial, format="png", dpi=120)
     return file

@@ -33,13 +33,14 @@ from dien_jax.experiments.result_tables import (
     read_results,
     write_tables,
 )
+from dien_jax.experiments.search_report import TrainingLine
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, Run
 from dien_jax.runs.scoring import score_split, write_predictions
 from dien_jax.training.loop import Trainer
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
-from dien_jax.utils.console import Stage, say, stage
+from dien_jax.utils.console import ProgressLine, say
 from dien_jax.utils.files import atomic_file, read_json
 
 SETTINGS = Path(__file__).with_name("reproduction.json")
@@ -136,9 +137,9 @@ def reproduce_table(
       Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
 
     >>> from pathlib import Path
-    >>> reproduce_table([Path("data")], Path("table"), rows=["diem"])
+    >>> reproduce_table([Path("data")], Path("table"), seeds=0)
     Traceback (most recent call last):
-    dien_jax.errors.UserError: --rows 'diem' is not a row of the table 'family'; did you mean ...
+    dien_jax.errors.UserError: --seeds must be at least 1, got 0
     """
     tables = paper_tables()
     known = tables[table].rows
@@ -282,29 +283,12 @@ def _train_and_test(task: _Task, out: Path) -> dict[str, Any]:
     return dataclasses.asdict(result)
 
 
-class _StageListener:
-    """Show training progress in a stage of the console."""
-
-    def __init__(self, current: Stage) -> None:
-        self._current = current
-
-    def progress(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        examples_per_second: float | None,
-        learning_rate: float,
-    ) -> None:
-        self._current.note = f"step {step:,}, loss {metrics['loss']:.4f}"
-
-
 def _train_only(task: _Task) -> dict[str, Any]:
     """Train without a run folder; return the best evaluation and leave the test split alone."""
     run = Run.create(preset=task.row, seed=task.seed, dataset=task.dataset, config=task.config)
     trainer, start = Trainer(run, task.dataset, checkpoints=None), time.perf_counter()
-    with stage(f"{task.data}, {task.row}, seed {task.seed}") as current:
-        records = list(trainer.evaluations(_StageListener(current)))
+    with ProgressLine() as line:
+        records = list(trainer.evaluations(TrainingLine(line, task.row, 0.0).progress))
     [best] = [record for record in records if record["step"] == trainer.progress.best_step]
     return {
         "valid": best["valid"],

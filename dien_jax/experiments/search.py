@@ -25,9 +25,10 @@ from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import NotFiniteError, UserError, writing
 from dien_jax.experiments.search_report import (
     OBJECTIVE,
-    SearchReporter,
+    TrainingLine,
     direction,
     draw_plots,
+    outcome,
     searched_settings,
     summary,
 )
@@ -40,7 +41,7 @@ from dien_jax.experiments.search_space import (
 )
 from dien_jax.runs.folder import Run
 from dien_jax.training.loop import Trainer
-from dien_jax.utils.console import say
+from dien_jax.utils.console import ProgressLine, say
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import read_json, write_json
 
@@ -54,6 +55,9 @@ _LOCK_FILE = ".lock"
 
 TRIALS_BEFORE_PRUNING = 5
 """Trials that are trained to their end before any is pruned."""
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Least time between progress lines within an epoch, where they are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ class SearchResult(NamedTuple):
     plots: list[Path]
 
 
-def search(options: SearchOptions) -> SearchResult:
+def run_search(options: SearchOptions) -> SearchResult:
     """Run the trials that the study lacks.
 
     A study that was stopped continues with the trials that it would have drawn next.
@@ -104,14 +108,14 @@ def search(options: SearchOptions) -> SearchResult:
         installed.
 
     >>> from pathlib import Path
-    >>> search(SearchOptions(data=Path("data"), out=Path("study"), trials=0))
+    >>> run_search(SearchOptions(data=Path("data"), out=Path("study"), trials=0))
     Traceback (most recent call last):
     dien_jax.errors.UserError: --trials must be at least 1, got 0
     """
-    require("tune", "tuning")
-    base = preset(options.preset)
     if options.trials < 1:
         raise UserError(f"--trials must be at least 1, got {options.trials}")
+    require("tune", "tuning")
+    base = preset(options.preset)
     space = read_space(options.space, base)
     dataset = open_dataset(options.data)
     _check_splits(dataset)
@@ -136,7 +140,7 @@ def _run_trials(
     done = len(_finished(study))
     if done:
         say(f"{done} trials of {options.out} are finished")
-    with SearchReporter(options.trials) as reporter:
+    with ProgressLine(every=SECONDS_BETWEEN_LINES) as line:
         for number in range(done, options.trials):
             # The seed depends on (seed, number) alone, so a study that was stopped draws what an
             # uninterrupted one would have drawn.
@@ -149,27 +153,30 @@ def _run_trials(
             )
             trial = study.ask()
             config = with_settings(base, suggest(space, trial))
-            reporter.start(number + 1, searched_settings(trial))
+            name = f"trial {number + 1} of {options.trials}"
+            settings = searched_settings(trial).items()
+            line.say(f"{name}: {', '.join(f'{key} {value}' for key, value in settings)}")
             run = Run.create(
                 preset=options.preset, seed=options.seed, dataset=dataset, config=config
             )
-            value = _train(trial, run, dataset, reporter)
+            value = _train(trial, run, dataset, TrainingLine(line, name, number / options.trials))
             study.tell(trial, value, optuna.trial.TrialState.PRUNED if value is None else None)
-            reporter.end(_finished(study), _write_best(study, options, base))
+            best = _write_best(study, options, base)
+            line.say(f"{name}: {outcome(_finished(study), best)}")
 
 
 def _train(
-    trial: "optuna.Trial", run: Run, dataset: Dataset, reporter: SearchReporter
+    trial: "optuna.Trial", run: Run, dataset: Dataset, listener: TrainingLine
 ) -> float | None:
     """Return the best value of the objective in a trial; None if it was pruned or diverged."""
     trainer = Trainer(run, dataset, checkpoints=None)
     better = max if OBJECTIVE.higher_is_better else min
     best = None
     try:
-        for number, record in enumerate(trainer.evaluations(reporter), start=1):
+        for number, record in enumerate(trainer.evaluations(listener.progress), start=1):
             value = record["valid"][OBJECTIVE.name]
             best = value if best is None else better(best, value)
-            reporter.evaluation(record)
+            listener.evaluation(record)
             trial.set_user_attr("epochs", record["epoch"])
             trial.report(value, number)
             if not trainer.finished and trial.should_prune():
@@ -195,8 +202,7 @@ def _write_best(
 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     sign = 1 if OBJECTIVE.higher_is_better else -1
-    best = max(complete, key=lambda trial: (sign * (trial.value or 0.0), -trial.number),
-               default=None)  # fmt: skip
+    best = max(complete, key=lambda trial: sign * (trial.value or 0.0), default=None)
     if best is not None:
         config = with_settings(base, chosen_settings(best.params))
         write_preset_file(options.out / BEST_FILE, options.preset, config)

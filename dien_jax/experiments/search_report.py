@@ -1,18 +1,16 @@
 """Report of a search: progress on the console, the best trial as text, and plots."""
 
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
 
 from dien_jax.experiments.search_space import chosen_settings
 from dien_jax.metrics.scores import METRICS
+from dien_jax.training.progress import StepReport
+from dien_jax.utils.console import ProgressLine
 from dien_jax.utils.files import atomic_path
 
 if TYPE_CHECKING:
@@ -21,91 +19,41 @@ if TYPE_CHECKING:
 OBJECTIVE = METRICS["auc"]
 """The validation metric that trials are compared by."""
 
-SECONDS_BETWEEN_LINES = 30.0
-"""Least time between progress lines within an epoch, without a terminal."""
 
-
-class SearchReporter:
-    """Report the progress of a search on standard error: a bar on a terminal, lines elsewhere.
-
-    A context manager.
+class TrainingLine:
+    """A listener that shows training in a progress line.
 
     Args:
-      trials: total number of trials.
+      line: the line.
+      name: what is trained.
+      share: the part of the whole work that is done, from 0 to 1.
     """
 
-    def __init__(self, trials: int) -> None:
-        self._trials = trials
-        self._console = Console(
-            stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True
-        )
-        self._bar = Progress(
-            BarColumn(bar_width=12),
-            TextColumn("{task.description}", table_column=Column(no_wrap=False), markup=False),
-            console=self._console,
-            redirect_stdout=False,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=trials)
-        self._trial = ""
-        self._printed_at = time.monotonic()
+    def __init__(self, line: ProgressLine, name: str, share: float) -> None:
+        self._line, self._name, self._share = line, name, share
 
-    def __enter__(self) -> "SearchReporter":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def start(self, number: int, settings: Mapping[str, str]) -> None:
-        """Report the start of a trial, counted from 1."""
-        self._trial = f"trial {number} of {self._trials}"
-        self._bar.update(self._task, completed=number - 1, description=self._trial)
-        chosen = (f"{name} {value}" for name, value in settings.items())
-        self._console.print(f"{self._trial}: {', '.join(chosen)}")
-
-    def progress(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        examples_per_second: float | None,
-        learning_rate: float,
-    ) -> None:
-        """Report progress between two evaluations; see :meth:`Reporter.progress`."""
-        text = f"{self._trial}, step {step:,}, loss {metrics['loss']:.4f}"
-        if examples_per_second is not None:
-            text += f", {examples_per_second:,.0f} examples/s"
-        self._report(text, every=SECONDS_BETWEEN_LINES)
+    def progress(self, report: StepReport) -> None:
+        """Show a step between evaluations."""
+        self._line.update(f"{self._name}, {report}", self._share)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
-        """Report an evaluation, a line of ``metrics.jsonl``."""
-        text = f"{self._trial}, epoch {record['epoch']:.2f}: "
-        text += f"validation {OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
-        self._report(text, every=0.0)
+        """Print the objective of an evaluation, a line of ``metrics.jsonl``."""
+        value = f"validation {OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
+        self._line.say(f"  {self._name}, epoch {record['epoch']:.2f}: {value}")
 
-    def _report(self, text: str, *, every: float) -> None:
-        self._bar.update(self._task, description=text)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._printed_at >= every:
-            self._printed_at = now
-            self._console.print(f"  {text}")
 
-    def end(
-        self,
-        finished: Sequence["optuna.trial.FrozenTrial"],
-        best: "optuna.trial.FrozenTrial | None",
-    ) -> None:
-        """Report the end of the last of the finished trials."""
-        trial = finished[-1]
-        outcome = f"validation {OBJECTIVE.label} {trial.value or 0:.4f}"
-        if trial.state.name == "PRUNED":
-            outcome = "diverged" if "diverged" in trial.user_attrs else "pruned"
-        text = f"{self._trial}: {outcome} after {trial.user_attrs.get('epochs', 0):g} epochs"
-        if best is not None:
-            text += f"; best {best.value:.4f}, trial {finished.index(best) + 1}"
-        self._console.print(text)
+def outcome(
+    finished: Sequence["optuna.trial.FrozenTrial"], best: "optuna.trial.FrozenTrial | None"
+) -> str:
+    """Return the outcome of the last finished trial, and the best one so far, as text."""
+    trial = finished[-1]
+    text = f"validation {OBJECTIVE.label} {trial.value or 0:.4f}"
+    if trial.state.name == "PRUNED":
+        text = "diverged" if "diverged" in trial.user_attrs else "pruned"
+    text += f" after {trial.user_attrs.get('epochs', 0):g} epochs"
+    if best is not None:
+        text += f"; best {best.value:.4f}, trial {finished.index(best) + 1}"
+    return text
 
 
 def summary(

@@ -1,7 +1,7 @@
-"""What tuning searches: which settings, and over which values.
+"""Search space: the settings that a search varies, and their values.
 
-A space file is a JSON object of settings by flat name. A list gives choices, one of them alone
-fixes a setting; an object gives a range of numbers, whole ones where the setting is whole:
+A space file is a JSON object of settings by flat name. A list gives choices; a single choice fixes
+a setting. An object gives a range of numbers, of integers if the setting is an integer:
 
     {
       "optim.learning_rate": {"low": 0.0001, "high": 0.01, "log": true},
@@ -10,7 +10,7 @@ fixes a setting; an object gives a range of numbers, whole ones where the settin
       "train.epochs": [10]
     }
 
-``log`` draws evenly by ratio instead of by difference, ``step`` only multiples of it above ``low``.
+``log`` samples on a logarithmic scale, ``step`` only multiples of it above ``low``.
 """
 
 import json
@@ -33,19 +33,19 @@ _RANGE_KEYS = ("low", "high", "log", "step")
 
 @dataclass(frozen=True)
 class Choices:
-    """One of some values, as JSON has them."""
+    """A choice between values, as JSON has them."""
 
     values: tuple[Any, ...]
 
     def suggest(self, trial: "optuna.Trial", name: str) -> Any:
-        """The value of a trial."""
-        texts = [json.dumps(value) for value in self.values]  # a list is no choice to Optuna
+        """Draw the value of a trial."""
+        texts = [json.dumps(value) for value in self.values]  # Optuna takes no lists
         return json.loads(trial.suggest_categorical(name, texts))
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number from ``low`` to ``high``, both included; a whole one if the setting is."""
+    """A number from ``low`` to ``high``, both included; an integer if ``whole``."""
 
     low: int | float
     high: int | float
@@ -55,11 +55,11 @@ class Range:
 
     @property
     def values(self) -> tuple[int | float, int | float]:
-        """Its ends, as settings take them."""
+        """Both ends."""
         return self.low, self.high
 
     def suggest(self, trial: "optuna.Trial", name: str) -> Any:
-        """The value of a trial."""
+        """Draw the value of a trial."""
         if not self.whole:
             return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
         step = 1 if self.step is None else int(self.step)
@@ -70,7 +70,7 @@ Space = dict[str, Choices | Range]
 
 
 def default_space(base: Config) -> Space:
-    """What is searched without a space file: nothing that the preset's model does not have."""
+    """Return the space without a space file; it has only settings that the model uses."""
     space: Space = {
         "optim.learning_rate": Range(1e-4, 1e-2, log=True),
         "optim.name": Choices(("adamw",)),  # which alone decays weights
@@ -87,11 +87,11 @@ def default_space(base: Config) -> Space:
 
 
 def read_space(file: Path | None, base: Config) -> Space:
-    """The space in a file, or the default one, checked against the settings it starts from.
+    """Read the space of a file, or return the default one; check it against the base settings.
 
     Raises:
-      UserError: naming the file and the setting: one that does not exist (with the nearest that
-        does), a range that is none, or values that the settings refuse.
+      UserError: naming the file and the setting: an unknown one (with the nearest that exists), a
+        wrong range, or values that the settings refuse.
     """
     if file is None:
         return default_space(base)
@@ -106,12 +106,12 @@ def read_space(file: Path | None, base: Config) -> Space:
 
 
 def suggest(space: Space, trial: "optuna.Trial") -> dict[str, Any]:
-    """The settings of a trial by flat name."""
+    """Draw the settings of a trial, by flat name."""
     return {name: dimension.suggest(trial, name) for name, dimension in space.items()}
 
 
 def chosen_settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by flat name, of what Optuna keeps of a trial, where choices are JSON text."""
+    """Return settings by flat name from Optuna's parameters, where choices are JSON text."""
     return {
         name: json.loads(value) if isinstance(value, str) else value
         for name, value in params.items()
@@ -119,12 +119,12 @@ def chosen_settings(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
-    """The space as a space file has it."""
+    """Return the space as a space file has it."""
     return {
-        name: list(each.values)
-        if isinstance(each, Choices)
-        else {"low": each.low, "high": each.high, "log": each.log, "step": each.step}
-        for name, each in space.items()
+        name: list(dimension.values)
+        if isinstance(dimension, Choices)
+        else {key: getattr(dimension, key) for key in _RANGE_KEYS}
+        for name, dimension in space.items()
     }
 
 
@@ -164,14 +164,14 @@ def _dimension(name: str, given: Any, base: Config) -> Choices | Range:
     if step is not None and abs((high - low) / step - round((high - low) / step)) > 1e-9:
         raise UserError(f"{name}: 'high' must be a number of steps above 'low', got {high}")
     whole = _is_whole(name)
-    numbers = [each for each in (low, high, step) if each is not None]
-    if whole and not all(isinstance(each, int) for each in numbers):
-        raise UserError(f"{name}: is a whole number, got {', '.join(map(str, numbers))}")
+    numbers = [number for number in (low, high, step) if number is not None]
+    if whole and not all(isinstance(number, int) for number in numbers):
+        raise UserError(f"{name}: must be an integer, got {', '.join(map(str, numbers))}")
     return Range(low, high, log, step, whole)
 
 
 def _check_values(space: Space, base: Config) -> None:
-    """Tries every choice and both ends of every range, all else at its first value."""
+    """Try every choice and both ends of every range, with all else at its first value."""
     first = {name: dimension.values[0] for name, dimension in space.items()}
     for name, dimension in space.items():
         for value in dimension.values:
@@ -179,16 +179,16 @@ def _check_values(space: Space, base: Config) -> None:
 
 
 def _is_whole(name: str) -> bool:
-    """Whether a numeric setting is a whole one.
+    """Return whether a numeric setting is an integer.
 
     Raises:
-      UserError: for a setting that is no number.
+      UserError: for a setting that is not a number.
     """
     group, _, setting = name.partition(".")
     hint = typing.get_type_hints(typing.get_type_hints(Config)[group])[setting]
     kinds = typing.get_args(hint) or (hint,)
     if not {int, float} & set(kinds) or typing.get_origin(hint) is tuple:
-        raise UserError(f"{name}: is no number; give a list of choices, not a range")
+        raise UserError(f"{name}: is not a number; give a list of choices, not a range")
     return int in kinds
 
 

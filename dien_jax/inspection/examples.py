@@ -9,11 +9,11 @@ import numpy as np
 
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.inspection.gates import MEASURES, Internals, make_internals_step
-from dien_jax.runs.scoring import evaluation_loader
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 
 UNKNOWN_NAME = "(unknown)"
 """Shown for values that have no row of their own, because training did not see them often."""
@@ -131,7 +131,7 @@ class Inspector:
         self.trained = trained
         config, dataset = trained.run.config, trained.dataset
         self._internals_step = make_internals_step(config, dataset.schema)
-        self._tables = device_tables(dataset, config)
+        self._features = feature_tables(dataset)
         self.names = Names(dataset)
 
     def examples(
@@ -148,17 +148,17 @@ class Inspector:
             default.
         """
         dataset = dataset or self.trained.dataset
-        loader = evaluation_loader(dataset, split, self.trained.run.config)
+        loader = evaluation_loader(dataset, split, self.trained.run.config.train)
         examples: dict[int, Example] = {}
         for step in range(loader.steps_per_epoch):
-            batch_numbers = loader.rows(0, step)
+            batch_numbers = loader.example_indices(0, step)
             places = np.flatnonzero(np.isin(batch_numbers, numbers)).tolist()
             if not places:
                 continue
             batch = loader.batch(0, step)
             trained = self.trained
             internals = jax.device_get(
-                self._internals_step(trained.params, trained.batch_stats, self._tables, batch)
+                self._internals_step(trained.params, trained.batch_stats, self._features, batch)
             )
             for place in places:
                 number = int(batch_numbers[place])

@@ -21,9 +21,8 @@ from jaxtyping import Array, Float
 from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Schema
+from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.interest import InterestModel
-from dien_jax.steps.state import Tables
 
 
 class Measure(NamedTuple):
@@ -90,20 +89,22 @@ def update_gates(
 
 def make_internals_step(
     config: Config, schema: Schema
-) -> Callable[[Any, Any, Tables, Batch], Internals]:
-    """Return the jitted ``internals(params, batch_stats, tables, batch)``."""
+) -> Callable[[Any, Any, FeatureTables, Batch], Internals]:
+    """Return the jitted ``internals(params, batch_stats, features, batch)``."""
     model_config = config.model
     model = InterestModel(model_config, schema)
 
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
-    def internals(params: Any, batch_stats: Any, tables: Tables, batch: Batch) -> Internals:
+    def internals(
+        params: Any, batch_stats: Any, features: FeatureTables, batch: Batch
+    ) -> Internals:
         variables = {"params": params, "batch_stats": batch_stats}
         output, captured = model.apply(
             variables,
             batch,
-            tables.features,
+            features,
             capture_intermediates=is_captured,
             mutable=["intermediates"],
         )
@@ -118,7 +119,7 @@ def make_internals_step(
         extractor_gate, update = None, None
         if model_config.extractor == "gru":
             items = jnp.asarray(batch.history)
-            history: Any = model.apply(variables, items, tables.features, method="embed_items")
+            history: Any = model.apply(variables, items, features, method="embed_items")
             extractor_gate = mean_gate("extractor", history)
         if model_config.evolution in ("gru_attention", "augru"):
             update_gate = mean_gate("evolution", output.interest_states)

@@ -12,9 +12,9 @@ Source: Breiman, "Random Forests", Machine Learning 45, 2001; Fisher, Rudin and 
 Dimensions: n examples of the split, B rows of a batch, T steps, F features of a group.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,14 +25,15 @@ import numpy as np
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc
-from dien_jax.model.interest import InterestModel
-from dien_jax.runs.scoring import check_examples, evaluation_loader, score_batches, trained_scores
+from dien_jax.model.interest import InterestModel, RowEmbeddings
+from dien_jax.runs.scoring import check_examples, score_batches, trained_scores
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.steps.state import Tables, device_tables
+from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import write_json
 from dien_jax.utils.plots import new_figure
@@ -139,7 +140,7 @@ def permutation_importance(
             f"the importance of inputs needs two or more of either label"
         )
     inputs, measured = model_inputs(dataset.schema), []
-    tables = device_tables(dataset, trained.run.config)
+    features = feature_tables(dataset)
     step = make_exchanged_step(trained.run.config, dataset.schema)
     with stage(f"scoring {len(labels):,} {split} examples") as current:
         unchanged = trained_scores(trained, split)
@@ -151,7 +152,7 @@ def permutation_importance(
                 current.note = f"{input_.name}, permutation {turn + 1} of {permutations}"
                 current.share = (number + turn / permutations) / len(inputs)
                 random = np.random.default_rng((SEED, number, turn))
-                scores[turn] = exchanged_scores(trained, tables, step, split, input_, random)
+                scores[turn] = exchanged_scores(trained, features, step, split, input_, random)
             drop = delong(labels, unchanged, scores)
             assert drop is not None
             aucs = [value for row in scores if (value := auc(labels, row)) is not None]
@@ -186,7 +187,7 @@ def _shuffled(batch: Batch, random: np.random.Generator) -> np.ndarray:
 
 def exchanged_scores(
     trained: TrainedModel,
-    tables: Tables,
+    features: FeatureTables,
     step: Callable[..., jax.Array],
     split: str,
     input_: Input,
@@ -194,7 +195,7 @@ def exchanged_scores(
 ) -> np.ndarray:
     """Return the click probabilities of a split with an input exchanged, float32 ``[n]``.
 
-    ``tables`` are the data's features on the device, ``step`` is of :func:`make_exchanged_step`.
+    ``features`` are those of items and users on the device; see :func:`make_exchanged_step`.
     """
     config, dataset = trained.run.config, trained.dataset
     ours = dataset.splits[split]
@@ -203,28 +204,31 @@ def exchanged_scores(
         ours = ours._replace(sequence=other.sequence, history_end=other.history_end)
     theirs = ours._replace(item=other.item, user=other.user, context=other.context)
     loader, other_loader = (  # batches of the same rows, because histories alone decide the order
-        evaluation_loader(dataclasses.replace(dataset, splits={split: examples}), split, config)
+        evaluation_loader(replace(dataset, splits={split: examples}), split, config.train)
         for examples in (ours, theirs)
     )
     exchanged = {
-        kind: np.array([kind == input_.kind and f.name in input_.features for f in features], bool)
-        for kind, features in vars(dataset.schema).items()
+        kind: np.array([kind == input_.kind and f.name in input_.features for f in group], bool)
+        for kind, group in vars(dataset.schema).items()
     }
     with closing(other_loader.epoch(0)) as others:
 
-        def predict_step(params: Any, batch_stats: Any, tables: Tables, batch: Batch) -> jax.Array:
+        def predict_step(
+            params: Any, stats: Any, features: FeatureTables, batch: Batch
+        ) -> jax.Array:
             if input_.kind == "order":
                 batch = batch._replace(history=_shuffled(batch, random))
-            return step(params, batch_stats, tables, batch, next(others), exchanged)
+            return step(params, stats, features, batch, next(others), exchanged)
 
-        return score_batches(predict_step, trained.params, trained.batch_stats, tables, loader)
+        return score_batches(predict_step, trained.params, trained.batch_stats, features, loader)
 
 
 def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:
-    """Jitted ``score(params, batch_stats, tables, batch, other, exchanged)``, probabilities [B].
+    """Return the jitted ``score(params, batch_stats, features, batch, other, exchanged)``.
 
-    ``other`` has the histories of ``batch`` and candidates, users and contexts of other examples;
-    ``exchanged`` has bool ``[F]`` by group: which of its features are taken from there.
+    It gives probabilities ``[B]``. ``other`` has the histories of ``batch`` with candidates, users
+    and contexts of other examples; ``exchanged`` says for each feature of the groups ``item``,
+    ``user`` and ``context`` whether it is taken from there, bool ``[F]``.
     """
     model = InterestModel(config.model, schema)
 
@@ -235,43 +239,28 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
         other: Batch,
         exchanged: dict[str, jax.Array],
     ) -> jax.Array:
-        def mixed(group: str, ours: jax.Array, theirs: jax.Array) -> jax.Array:
+        def mixed(group: str, ours: Any, theirs: Any) -> Any:
+            if ours is None:  # no context features
+                return None
             is_theirs = jnp.repeat(jnp.asarray(exchanged[group]), config.model.embedding_size)
             return jnp.where(is_theirs[None], theirs, ours)
 
+        pairs = zip(
+            ("item", "user", "context"),
+            module.embed_rows(batch, features),
+            module.embed_rows(other, features),
+            strict=True,
+        )
+        rows = RowEmbeddings(*(mixed(*pair) for pair in pairs))
         lengths = jnp.asarray(batch.lengths)
         history = module.embed_items(jnp.asarray(batch.history), features)
-        candidate = mixed(
-            "item", *(module.embed_items(jnp.asarray(one.item), features) for one in (batch, other))
-        )
-        user = mixed(
-            "user", *(module.embed_users(jnp.asarray(one.user), features) for one in (batch, other))
-        )
-        context = None
-        if schema.context:
-            contexts = (module.embed_context(one.context) for one in (batch, other))
-            context = mixed("context", *contexts)
-        states = (
-            module.extractor(history, lengths)[0] if config.model.extractor == "gru" else history
-        )
-        _, final_state = module.evolve(candidate, states, lengths)
-        steps = jnp.arange(history.shape[1], dtype=lengths.dtype)
-        pooled = module.pool(history, (steps[None] < lengths[:, None])[..., None], lengths)
+        encoded = module.encode_history(history, lengths)
         real = jnp.asarray(batch.weight) > 0
-        return module.click_logits(user, candidate, pooled, final_state, context, real)
+        return module.score(encoded.states, history, lengths, rows, real).logits
 
-    def score(
-        params: Any,
-        batch_stats: Any,
-        tables: Tables,
-        batch: Batch,
-        other: Batch,
-        exchanged: dict[str, jax.Array],
-    ) -> jax.Array:
+    def score(params: Any, batch_stats: Any, *inputs: Any) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}
-        arguments = (tables.features, batch, other, exchanged)
-        found: Any = model.apply(variables, *arguments, method=logits)
-        return jax.nn.sigmoid(found)
+        return jax.nn.sigmoid(jnp.asarray(model.apply(variables, *inputs, method=logits)))
 
     return jax.jit(score)
 

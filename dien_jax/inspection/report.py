@@ -103,30 +103,21 @@ def _run_section(summary: RunSummary, dataset: Dataset) -> str:
     }
     if result is not None:
         facts["device"] = str(result.get("device", _ABSENT))
-        facts["training examples per second"] = (
-            f"{summary.speed:,.0f}" if summary.speed else _ABSENT
-        )
-    metrics = {split: summary.metrics(split) for split in ("valid", "test")}
+        speed = f"{summary.speed:,.0f}" if summary.speed else _ABSENT
+        facts["training examples per second"] = speed
     rows = [
         [
             split,
-            *(metric.text(values, undefined="undefined") for metric in METRICS.values()),
-            f"{values['examples']:,}",
+            *(_number(metrics.get(name), "undefined") for name in METRICS),
+            f"{metrics['examples']:,}",
         ]
-        for split, values in metrics.items()
-        if values is not None
+        for split in ("valid", "test")
+        if (metrics := summary.metrics(split)) is not None
     ]
     labels = [metric.label for metric in METRICS.values()]
-    note = (
-        ""
-        if result is not None
-        else paragraph("The run is unfinished; these are its best metrics so far.")
-    )
-    return (
-        note
-        + table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
-        + table(["", ""], [list(fact) for fact in facts.items()], "The run", left=2)
-    )
+    note = "" if result else paragraph("The run is unfinished; these are its best metrics so far.")
+    numbers = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
+    return note + numbers + table(["", ""], list(map(list, facts.items())), "The run", left=2)
 
 
 def _curves_section(summary: RunSummary) -> str:

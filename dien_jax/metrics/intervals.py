@@ -1,10 +1,10 @@
-"""Whether a difference between two models is more than chance: paired comparisons of scores.
+"""Intervals of the difference between two models: paired comparisons of scores.
 
 Both score vectors are of the same examples, in the same order, labelled as in
-:mod:`dien_jax.metrics.scores`, and every difference is ``scores`` minus ``baseline``. The intervals
-answer two questions. :func:`delong` takes examples as independent draws; :func:`bootstrap` takes
-users as independent, which is what holds in a click log, where one user's examples resemble each
-other. Neither says anything about another training seed: :func:`paired_seeds` does.
+:mod:`dien_jax.metrics.scores`, and every difference is ``scores`` minus ``baseline``.
+:func:`delong` takes examples as independent draws. :func:`bootstrap` takes users as independent,
+which is right for a click log, where the examples of one user resemble each other. Neither covers
+another training seed: :func:`paired_seeds` does.
 """
 
 import math
@@ -19,19 +19,17 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 
 _NORMAL_QUANTILE = 1.959963984540054
-"""Of (1 + CONFIDENCE) / 2."""
+"""The quantile of (1 + CONFIDENCE) / 2."""
 
 
 class Difference(NamedTuple):
-    """A difference and how far chance alone might have moved it.
+    """A difference and its uncertainty.
 
     Attributes:
       value: the difference on all examples, or the mean over seeds.
-      standard_error: of that.
-      low: lower end of its 95% interval.
-      high: upper end.
-      p_value: two-sided, of the hypothesis that there is no difference; None where the method
-        gives none.
+      standard_error: standard error of ``value``.
+      low, high: ends of its 95% interval.
+      p_value: two-sided, of the hypothesis of no difference; None if the method has none.
     """
 
     value: float
@@ -42,31 +40,36 @@ class Difference(NamedTuple):
 
 
 def delong(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray) -> Difference | None:
-    """Difference of two correlated AUCs, by the theory of U-statistics.
+    """Return the difference of two correlated AUCs, by the theory of U-statistics.
 
-        V(i) = P(s_i > s-) + P(s_i = s-) / 2      for each click i, over the others
-        W(j) = P(s+ > s_j) + P(s+ = s_j) / 2      for each other j, over the clicks
+        V(i) = P(s_i > s-) + P(s_i = s-) / 2      for each click i, over the non-clicks
+        W(j) = P(s+ > s_j) + P(s+ = s_j) / 2      for each non-click j, over the clicks
         AUC = mean V = mean W
-        variance = var(V - V') / clicks + var(W - W') / others
+        variance = var(V - V') / clicks + var(W - W') / non-clicks
 
     V' and W' are the baseline's and var divides by one less than the count, so the last line is
     var(AUC) + var(AUC') - 2 cov(AUC, AUC') with the (co)variances of DeLong, DeLong and
     Clarke-Pearson (Biometrics 44, 1988). V and W come from ranks, ties sharing theirs, in
     O(n log n) as in Sun and Xu (IEEE Signal Processing Letters 21, 2014). The interval and the
-    p-value are the normal distribution's. Where both models rank all pairs right or wrong the
-    variance is 0, and the normal approximation says nothing.
+    p-value are the normal distribution's. If both models rank all pairs right, or all wrong, the
+    variance is 0 and the normal approximation does not hold.
 
     Args:
       labels: ``[n]``, 0 or 1.
       scores: ``[n]``, higher for a likelier click.
-      baseline: ``[n]``, the other model's; or ``[K, n]``, of a model that draws its scores, whose
-        mean AUC over the K draws is meant: an example's V and W are means over them.
+      baseline: ``[n]``, scores of the other model; or ``[K, n]``, K draws of a model with random
+        scores, for its mean AUC: an example's V and W are then means over the draws.
 
     Returns:
-      The difference; None without two clicks and two others.
+      The difference; None without two clicks and two non-clicks.
 
     Raises:
       ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
+
+    >>> labels = np.array([1, 1, 0, 0])
+    >>> scores, baseline = np.array([0.9, 0.6, 0.3, 0.2]), np.array([0.9, 0.2, 0.3, 0.1])
+    >>> delong(labels, scores, baseline).value
+    0.25
     """
     labels, scores = checked(labels, scores)
     draws = [checked(labels, draw)[1] for draw in np.atleast_2d(baseline)]
@@ -76,18 +79,15 @@ def delong(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray) -> Diff
         return None
     areas = [area for draw in draws if (area := auc(labels, draw)) is not None]
     value = (auc(labels, scores) or 0.0) - math.fsum(areas) / len(areas)
-    of_draws = zip(*(_placements(labels, draw) for draw in draws), strict=True)
-    of_clicks, of_others = (
-        one - np.mean(of_each, axis=0)
-        for one, of_each in zip(_placements(labels, scores), of_draws, strict=True)
+    baselines = zip(*(_placements(labels, draw) for draw in draws), strict=True)
+    clicks_part, others_part = (
+        ours - np.mean(theirs, axis=0)
+        for ours, theirs in zip(_placements(labels, scores), baselines, strict=True)
     )
-    variance = of_clicks.var(ddof=1) / clicks + of_others.var(ddof=1) / others
-    error = math.sqrt(variance)
-    margin = _NORMAL_QUANTILE * error
-    p_value = 1.0 if value == 0 else 0.0
-    if error:
-        p_value = math.erfc(abs(value) / error / math.sqrt(2))
-    return Difference(value, error, value - margin, value + margin, p_value)
+    variance = clicks_part.var(ddof=1) / clicks + others_part.var(ddof=1) / others
+    return _with_interval(
+        value, math.sqrt(variance), _NORMAL_QUANTILE, lambda z: math.erfc(z / math.sqrt(2))
+    )
 
 
 def bootstrap(
@@ -99,28 +99,33 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Difference | None]:
-    """Differences of AUC, GAUC and log loss, with users as what chance draws.
+    """Return the differences of all metrics of ``METRICS``, with intervals over resampled users.
 
     Each resample draws as many users as there are, with replacement, each with all of its
     examples, and takes both models' metrics on them (Field and Welsh, JRSS B 69, 2007). The
-    interval lies between percentiles of the differences, whose deviation is the standard error.
+    interval is between percentiles of the differences; their deviation is the standard error.
 
     Args:
       labels: ``[n]``, 0 or 1.
       scores: ``[n]``, probabilities of a click.
-      baseline: ``[n]``, the other model's.
+      baseline: ``[n]``, scores of the other model.
       groups: ``[n]``, any integers, the user of each example.
-      resamples: how many.
-      seed: of the draws: equal ones give equal intervals.
+      resamples: number of resamples.
+      seed: random seed; equal seeds give equal intervals.
 
     Returns:
-      Differences of ``auc``, ``gauc`` and ``logloss`` (without a p-value). None where a metric is
-      undefined on all examples, or on more than half of the resamples; other resamples without
-      it are left out. None too with one user only, of whom nothing is known but that one.
+      Differences by the metrics' names, without a p-value. A difference is None if the metric is
+      undefined on all examples or on more than half of the resamples, or if there is one user
+      only. Resamples on which it is undefined are left out.
 
     Raises:
-      ValueError: if shapes differ, a label is neither 0 nor 1, a score is outside [0, 1] or there
-        is not one resample; UserError: if a score is NaN.
+      ValueError: if shapes differ, a label is neither 0 nor 1, a score is outside [0, 1] or
+        ``resamples`` is below 1; UserError: if a score is NaN.
+
+    >>> labels, users = np.array([1, 0, 1, 0]), np.array([1, 1, 2, 2])
+    >>> scores, baseline = np.array([0.9, 0.2, 0.8, 0.4]), np.array([0.5, 0.2, 0.5, 0.6])
+    >>> bootstrap(labels, scores, baseline, users, resamples=20)["auc"].value
+    0.5
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
@@ -148,17 +153,20 @@ def bootstrap(
 
 
 def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Difference | None:
-    """Mean difference of a metric over training seeds, with Student's t interval.
+    """Return the mean difference of a metric over training seeds, with Student's t interval.
 
     Args:
       values: the metric by seed.
-      baseline: the other model's, by the same seeds on the same data.
+      baseline: the metric of the other model, with the same seeds on the same data.
 
     Returns:
       The difference; None with fewer than two seeds.
 
     Raises:
       ValueError: if the lengths differ or a value is not finite.
+
+    >>> round(paired_seeds([0.75, 0.77], [0.70, 0.74]).value, 4)
+    0.04
     """
     ours, theirs = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
     if ours.ndim != 1 or ours.shape != theirs.shape:
@@ -174,13 +182,20 @@ def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Differen
     if seeds < 2:
         return None
     differences = ours - theirs
-    value = float(differences.mean())
-    error = float(differences.std(ddof=1)) / math.sqrt(seeds)
-    margin = float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2)) * error
-    p_value = 1.0 if value == 0 else 0.0
-    if error:
-        p_value = 2 * float(stdtr(seeds - 1, -abs(value) / error))
-    return Difference(value, error, value - margin, value + margin, p_value)
+    return _with_interval(
+        float(differences.mean()),
+        float(differences.std(ddof=1)) / math.sqrt(seeds),
+        float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2)),
+        lambda t: 2 * float(stdtr(seeds - 1, -t)),
+    )
+
+
+def _with_interval(
+    value: float, error: float, quantile: float, p_value: Callable[[float], float]
+) -> Difference:
+    """Return a difference with the interval and p-value of ``value / error``."""
+    p = 1.0 if value == 0 else p_value(abs(value) / error) if error else 0.0
+    return Difference(value, error, value - quantile * error, value + quantile * error, p)
 
 
 def _resampled_difference(
@@ -227,7 +242,7 @@ def _weighted_auc(
 
 
 def _placements(clicked: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """V of each click and W of each other, as :func:`delong` has them."""
+    """Return V of each click and W of each non-click, see :func:`delong`."""
     clicks, others = np.sort(scores[clicked]), np.sort(scores[~clicked])
     below = np.searchsorted(others, scores[clicked], "left")
     below = below + np.searchsorted(others, scores[clicked], "right")
@@ -241,9 +256,9 @@ def _difference(first: float | None, second: float | None) -> float | None:
 
 
 def _percentiles(value: float | None, drawn: np.ndarray) -> Difference | None:
-    found = drawn[~np.isnan(drawn)]
-    if value is None or len(found) < max(2, len(drawn) / 2):
+    defined = drawn[~np.isnan(drawn)]
+    if value is None or len(defined) < max(2, len(drawn) / 2):
         return None
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return Difference(value, float(found.std(ddof=1)), float(low), float(high))
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return Difference(value, float(defined.std(ddof=1)), float(low), float(high))

@@ -200,8 +200,8 @@ class Metric:
     name: str
     label: str
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], float | None]
-    higher_is_better: bool
-    needs_probabilities: bool
+    higher_is_better: bool = True
+    needs_probabilities: bool = False
     interval: Literal["delong", "users"] = "users"
     user_terms: (
         Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None
@@ -217,37 +217,21 @@ class Metric:
             _check_probabilities(scores)
         return self.function(labels, scores, groups)
 
-    def text(self, metrics: Mapping[str, Any], undefined: str = "none", absent: str = "") -> str:
+    def text(self, metrics: Mapping[str, Any], absent: str = "") -> str:
         """Return the metric's cell in a table, from metrics by name."""
-        if self.name not in metrics:
-            return absent
-        value = metrics[self.name]
-        return undefined if value is None else f"{value:.4f}"
+        value = metrics.get(self.name, absent)
+        return "none" if value is None else value if value is absent else f"{value:.4f}"
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric(
-            "auc",
-            "AUC",
-            lambda labels, scores, groups: auc(labels, scores),
-            higher_is_better=True,
-            needs_probabilities=False,
-            interval="delong",
-        ),
-        Metric(
-            "gauc",
-            "GAUC",
-            lambda labels, scores, groups: gauc(labels, scores, groups).value,
-            higher_is_better=True,
-            needs_probabilities=False,
-            user_terms=_gauc_terms,
-        ),
+        Metric("auc", "AUC", lambda labels, scores, _: auc(labels, scores), interval="delong"),
+        Metric("gauc", "GAUC", lambda *arrays: gauc(*arrays).value, user_terms=_gauc_terms),
         Metric(
             "logloss",
             "log loss",
-            lambda labels, scores, groups: logloss(labels, scores),
+            lambda labels, scores, _: logloss(labels, scores),
             higher_is_better=False,
             needs_probabilities=True,
             user_terms=_logloss_terms,
@@ -261,13 +245,9 @@ SELECTION = ("auc", "logloss")
 
 
 def selection_score(metrics: Mapping[str, Any]) -> float | None:
-    """Return the number that is highest for the best checkpoint.
+    """Return the validation score, highest for the best checkpoint; None where it is undefined.
 
-    Args:
-      metrics: of the validation split, by name.
-
-    Returns:
-      The first metric of ``SELECTION`` that is defined, negated where lower is better.
+    It is the first metric of ``SELECTION`` that is defined, negated where lower is better.
     """
     for name in SELECTION:
         value = metrics.get(name)

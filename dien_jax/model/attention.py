@@ -1,7 +1,9 @@
-"""Attention of a candidate over interest states"""
+"""Attention of a candidate over interest states: a row's own, or many over one history.
 
-import functools
-from collections.abc import Sequence
+Dimensions: B rows, N candidates of one history, T steps, H state, Q candidate embedding.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,11 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ModelConfig
+from dien_jax.config.settings import ADDED_CHOICES, ModelConfig
 from dien_jax.model.activations import PReLU, sigmoid
-
-CHUNK = 32
-"""Candidates whose attention is computed together: more would leave the processor's cache."""
+from dien_jax.model.shared_history import in_chunks
 
 
 def masked_softmax(scores: Float[Array, "B T"], lengths: Int[Array, " B"]) -> Float[Array, "B T"]:
@@ -52,7 +52,13 @@ class MLPAttention(nn.Module):
         states: Float[Array, "B T H"],
         lengths: Int[Array, " B"],
     ) -> Float[Array, "B T"]:
-        """Weights that sum to 1 over the live steps of each row, or are all 0 at length 0."""
+        """Return weights that sum to 1 over the live steps of each row, or are all 0 without any.
+
+        Args:
+          candidate: embedding of each row's candidate.
+          states: interest states of each row's history.
+          lengths: live steps of each row.
+        """
         hidden = states.shape[-1]
         query = candidate
         if self.projects_query:
@@ -61,14 +67,57 @@ class MLPAttention(nn.Module):
         first = self.layers[0]
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), (4 * hidden, first))
         bias = self.param("bias", nn.initializers.zeros, (first,))
-        of_query, of_state, of_difference, of_product = jnp.split(kernel.astype(states.dtype), 4)
-        per_row = query @ (of_query + of_difference) + bias.astype(states.dtype)[None, :]
-        per_step = states @ (of_state - of_difference) + (states * query[:, None]) @ of_product
+        w_query, w_state, w_difference, w_product = jnp.split(kernel.astype(states.dtype), 4)
+        per_row = query @ (w_query + w_difference) + bias.astype(states.dtype)[None, :]
+        per_step = states @ (w_state - w_difference) + (states * query[:, None]) @ w_product
         value = sigmoid(per_step + per_row[:, None])
         for index, size in enumerate(self.layers[1:], start=1):
             value = sigmoid(nn.Dense(size, dtype=value.dtype, name=f"layer_{index}")(value))
         scores = nn.Dense(1, dtype=value.dtype, name="score")(value)[..., 0]
         return masked_softmax(scores.astype(jnp.float32), lengths)
+
+    def weights_for_candidates(
+        self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
+    ) -> Float[Array, "N T"]:
+        """Return the weights of one history's states for each candidate; as ``__call__``'s rows.
+
+        A candidate's first layer is one matrix applied to the states. Sigmoids are computed as
+        ``(1 + tanh(x / 2)) / 2``, the factors taken into the layers around them.
+
+        Args:
+          candidates: their embeddings.
+          states: interest states of the history.
+          length: live steps.
+        """
+        dtype = candidates.dtype
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.variables["params"])
+        query = candidates
+        if self.projects_query:
+            query = query @ params["query"]["kernel"] + params["query"]["bias"][None]
+            alpha = params["query_activation"]["alpha"][None]
+            query = jnp.where(query > 0, query, alpha * query)
+        with_ones = jnp.concatenate([states, jnp.ones_like(states[:, :1])], axis=1)
+        scores = in_chunks(lambda rows: self._chunk_scores(params, with_ones, rows), query)
+        return _shared_softmax(scores, length)
+
+    def _chunk_scores(
+        self, params: Any, states: Float[Array, "T G"], query: Float[Array, "N H"]
+    ) -> Float[Array, "N T"]:
+        """Return scores up to a constant, which the softmax removes; the last state column is 1."""
+        steps, rows = states.shape[0], query.shape[0]
+        w_query, w_state, w_difference, w_product = jnp.split(params["kernel"], 4)
+        per_row = query @ (w_query + w_difference) + params["bias"][None]
+        # [N, G, K]: the first layer as the states see it, a matrix for each candidate.
+        per_candidate = (w_state - w_difference)[None] + query[:, :, None] * w_product[None]
+        first = 0.5 * jnp.concatenate([per_candidate, per_row[:, None]], axis=1)
+        matrix = first.swapaxes(0, 1).reshape(first.shape[1], -1)
+        value = jnp.tanh((states @ matrix).reshape(steps * rows, -1))
+        for index in range(1, len(self.layers)):
+            layer = params[f"layer_{index}"]
+            kernel, bias = layer["kernel"], layer["bias"]
+            value = jnp.tanh(value @ (0.25 * kernel) + (0.25 * kernel.sum(0) + 0.5 * bias)[None])
+        scores = (value * (0.5 * params["score"]["kernel"][:, 0])[None]).sum(-1)
+        return scores.reshape(steps, rows).T
 
 
 class BilinearAttention(nn.Module):
@@ -84,55 +133,45 @@ class BilinearAttention(nn.Module):
         states: Float[Array, "B T H"],
         lengths: Int[Array, " B"],
     ) -> Float[Array, "B T"]:
-        """Weights that sum to 1 over the live steps of each row, or are all 0 at length 0."""
-        turned = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="form")(
-            candidate
-        )
-        scores = jnp.einsum("bth,bh->bt", states, turned)
+        """Return weights that sum to 1 over the live steps of each row, or are all 0 without any.
+
+        Args:
+          candidate: embedding of each row's candidate.
+          states: interest states of each row's history.
+          lengths: live steps of each row.
+        """
+        form = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="form")
+        scores = jnp.einsum("bth,bh->bt", states, form(candidate))
         return masked_softmax(scores.astype(jnp.float32), lengths)
 
+    def weights_for_candidates(
+        self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
+    ) -> Float[Array, "N T"]:
+        """Return the weights of one history's states for each candidate; as ``__call__``'s rows.
 
-def attention_scores(
-    config: ModelConfig, params: Any, candidates: Float[Array, "N Q"], states: Float[Array, "T H"]
-) -> Float[Array, "N T"]:
-    """Scores of all states for each candidate, up to a constant that the softmax removes."""
-    if config.attention == "bilinear":
-        return (candidates @ params["form"]["kernel"]) @ states.T
-    query = candidates
-    if config.extractor == "gru":  # as wide as a state otherwise
-        query = query @ params["query"]["kernel"] + params["query"]["bias"][None]
-        alpha = params["query_activation"]["alpha"][None]
-        query = jnp.where(query > 0, query, alpha * query)
-    score = functools.partial(_mlp_scores, params, _with_ones(states))
-    rows = query.shape[0]
-    if rows <= CHUNK:
-        return score(query)
-    scores = jax.lax.map(score, query.reshape(-1, CHUNK, query.shape[1]))
-    return scores.reshape(rows, -1)
+        Args:
+          candidates: their embeddings.
+          states: interest states of the history.
+          length: live steps.
+        """
+        kernel = self.variables["params"]["form"]["kernel"].astype(candidates.dtype)
+        return _shared_softmax((candidates @ kernel) @ states.T, length)
 
 
-def _mlp_scores(
-    params: Any, states: Float[Array, "T G"], query: Float[Array, "N H"]
-) -> Float[Array, "N T"]:
-    steps, rows = states.shape[0], query.shape[0]
-    of_query, of_state, of_difference, of_product = jnp.split(params["kernel"], 4)
-    per_row = query @ (of_query + of_difference) + params["bias"][None]
-    # [N, G, K]: the first layer as the states see it, a matrix for each candidate.
-    seen = (of_state - of_difference)[None] + query[:, :, None] * of_product[None]
-    first = 0.5 * jnp.concatenate([seen, per_row[:, None]], axis=1)
-    matrix = first.swapaxes(0, 1).reshape(first.shape[1], -1)
-    value = jnp.tanh((states @ matrix).reshape(steps * rows, -1))
-    names = sorted((name for name in params if name.startswith("layer_")), key=_number)
-    for name in names:
-        kernel, bias = params[name]["kernel"], params[name]["bias"]
-        value = jnp.tanh(value @ (0.25 * kernel) + (0.25 * kernel.sum(0) + 0.5 * bias)[None])
-    scores = (value * (0.5 * params["score"]["kernel"][:, 0])[None]).sum(-1)
-    return scores.reshape(steps, rows).T
+def _shared_softmax(scores: Float[Array, "N T"], length: Int[Array, ""]) -> Float[Array, "N T"]:
+    lengths = jnp.broadcast_to(length, scores.shape[:1])
+    return masked_softmax(scores.astype(jnp.float32), lengths)
 
 
-def _number(name: str) -> int:
-    return int(name.removeprefix("layer_"))
+def _mlp_attention(config: ModelConfig) -> nn.Module:
+    # Without an extractor states are embeddings, as wide as the candidate: no projection is needed.
+    return MLPAttention(config.attention_layers, projects_query=config.extractor == "gru")
 
 
-def _with_ones(rows: Float[Array, "T H"]) -> Float[Array, "T G"]:
-    return jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], axis=1)
+ATTENTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "mlp": _mlp_attention,
+    "bilinear": lambda config: BilinearAttention(),
+}
+"""The attention of each ``config.attention``. Add one of your own under a new name: a module that
+is called as :class:`MLPAttention`. docs/tutorial.md adds a recurrence the same way."""
+ADDED_CHOICES["attention"] = ATTENTIONS

@@ -43,7 +43,7 @@ def weighted_loss(
     """Cross-entropy of telling behaviours, the first real and the others sampled, in nats.
 
     With logits l of the network: the sum of ``weights[0] softplus(-l[0])`` and of
-    ``weights[k] softplus(l[k])``. See :func:`dien_jax.model.losses.auxiliary_weights`.
+    ``weights[k] softplus(l[k])``. See :func:`dien_jax.model.auxiliary.auxiliary_weights`.
 
     Args:
       network: which network.

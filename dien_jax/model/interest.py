@@ -4,8 +4,12 @@ Data flow: ids -> embeddings -> interest extractor (GRU, taught by the auxiliary
 attention for the candidate -> interest evolution (AIGRU, AGRU or AUGRU) -> MLP -> click logit.
 The models that the paper compares DIEN with leave parts out or put simpler ones in their place.
 
-Dimensions: B examples, T steps, S = T - 1, N auxiliary negatives a step, D item embedding,
-H hidden.
+The pass has two stages, which training, evaluation, ranking, exports and the permutation
+importance all call: ``encode_history`` does what no candidate decides, and ``score`` the rest, for
+a candidate in each row, or ``score_candidates`` for many candidates of one history.
+
+Dimensions: B examples, N candidates of one history, T steps, S = T - 1, K auxiliary negatives a
+step, D item embedding, U user embedding, C context embedding, H state.
 """
 
 from typing import NamedTuple
@@ -18,8 +22,9 @@ from jaxtyping import Array, Bool, Float, Int
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, FeatureValues, Schema
+from dien_jax.model import shared_history
 from dien_jax.model.activations import as_logit
-from dien_jax.model.attention import BilinearAttention, MLPAttention
+from dien_jax.model.attention import ATTENTIONS
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
     Network,
@@ -31,19 +36,19 @@ from dien_jax.model.auxiliary import (
 from dien_jax.model.batch_norm import BatchNorm
 from dien_jax.model.click_network import MLP
 from dien_jax.model.embeddings import FeatureEmbeddings, gather
-from dien_jax.model.recurrence import EVOLUTIONS, GRU, _of_kernels
+from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
 
 
 class ModelOutput(NamedTuple):
-    """What one forward pass gives.
+    """Results of one forward pass.
 
     Attributes:
       logits: ``[B]``; a click's probability is their sigmoid.
       auxiliary_loss: scalar, unweighted; 0 where the pass had no negatives.
       attention: ``[B, T]``, summing to 1 over live steps; None without attention.
       interest_states: ``[B, T, H]``, of the extractor, or ``[B, T, D]`` without one.
-      final_state: ``[B, H]`` (``[B, D]``), what the interests became for the candidate; None
-        where they are not used.
+      final_state: ``[B, H]`` (``[B, D]``), interests as evolved for the candidate; None where
+        they are not used.
       embedding_norm: scalar, mean squared norm of the item and user rows that were looked up.
     """
 
@@ -53,6 +58,43 @@ class ModelOutput(NamedTuple):
     interest_states: Float[Array, "B T H"]
     final_state: Float[Array, "B H"] | None
     embedding_norm: Float[Array, ""]
+
+
+class EncodedHistory(NamedTuple):
+    """All of a history that no candidate decides.
+
+    Attributes:
+      interests: ``[B, T, H]``, states of the extractor; embeddings without one.
+      states: ``[B, T, H]``, what attention weighs: those of the last recurrence that does not
+        depend on the candidate.
+      last: ``[B, H]`` each, last states of those recurrences; a later call continues from them.
+    """
+
+    interests: jax.Array
+    states: jax.Array
+    last: tuple[jax.Array, ...]
+
+
+class RowEmbeddings(NamedTuple):
+    """Embeddings of what a row holds besides its history.
+
+    Attributes:
+      candidate: ``[B, D]``.
+      user: ``[B, U]``.
+      context: ``[B, C]``; None without context features.
+    """
+
+    candidate: jax.Array
+    user: jax.Array
+    context: jax.Array | None
+
+
+class Scores(NamedTuple):
+    """Logits of rows, with the attention and final state of :class:`ModelOutput` behind them."""
+
+    logits: jax.Array
+    attention: jax.Array | None
+    final_state: jax.Array | None
 
 
 class InterestModel(nn.Module):
@@ -77,15 +119,10 @@ class InterestModel(nn.Module):
         if schema.context:
             self.context_embeddings = FeatureEmbeddings(schema.context, config.embedding_size)
         if config.extractor == "gru":
-            self.extractor = _of_kernels(GRU)(config)
+            self.extractor = make_recurrence(GRU, config)
         if config.evolution != "none":
-            # Embeddings are as wide as the candidate, which then needs no projection.
-            self.attention: nn.Module = (
-                MLPAttention(config.attention_layers, projects_query=config.extractor == "gru")
-                if config.attention == "mlp"
-                else BilinearAttention()
-            )
-        if config.evolution in EVOLUTIONS:
+            self.attention = ATTENTIONS[config.attention](config)
+        if config.evolution not in ("none", "attention"):
             self.evolution = EVOLUTIONS[config.evolution](config)
         if config.auxiliary_weight:
             self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, columns)
@@ -106,11 +143,11 @@ class InterestModel(nn.Module):
         self,
         batch: Batch,
         tables: FeatureTables,
-        negatives: Int[Array, "B S N"] | None = None,
+        negatives: Int[Array, "B S K"] | None = None,
         *,
         train: bool = False,
     ) -> ModelOutput:
-        """One forward pass.
+        """Run one forward pass.
 
         Args:
           batch: see :class:`Batch`.
@@ -119,127 +156,183 @@ class InterestModel(nn.Module):
             leaves the auxiliary loss out.
           train: whether statistics are the batch's own and dropout is on (needs its key).
         """
-        steps = batch.history.shape[1]
         lengths = jnp.asarray(batch.lengths)
         real = jnp.asarray(batch.weight) > 0
-        live = (jnp.arange(steps, dtype=lengths.dtype)[None, :] < lengths[:, None])[..., None]
-
         history = self.embed_items(jnp.asarray(batch.history), tables)  # [B, T, D]
-        candidate = self.embed_items(jnp.asarray(batch.item), tables)  # [B, D]
-        user = self.embed_users(jnp.asarray(batch.user), tables)
-        context = self.embed_context(batch.context) if self.schema.context else None
+        rows = self.embed_rows(batch, tables)
 
-        states = history
-        if self.config.extractor == "gru":
-            states, _ = self.extractor(history, lengths)
-        attention, final_state = self.evolve(candidate, states, lengths)
-        pooled = self.pool(history, live, lengths)
-
-        logits = self.click_logits(user, candidate, pooled, final_state, context, real, train=train)
+        encoded = self.encode_history(history, lengths)
+        scores = self.score(encoded.states, history, lengths, rows, real, train=train)
+        logits = scores.logits
 
         auxiliary = jnp.zeros((), logits.dtype)
-        if negatives is not None and self.config.auxiliary_weight and steps > 1:
+        if negatives is not None and self.config.auxiliary_weight and history.shape[1] > 1:
+            states = encoded.interests
             auxiliary = self._auxiliary_loss(batch, tables, history, states, negatives, train)
 
-        looked_up = (jnp.where(live, history, 0), candidate, user)
-        rows = jnp.maximum(lengths.sum() + 2 * lengths.shape[0], 1).astype(logits.dtype)
+        live = _live(lengths, history.shape[1])
+        looked_up = (jnp.where(live, history, 0), rows.candidate, rows.user)
+        count = jnp.maximum(lengths.sum() + 2 * lengths.shape[0], 1).astype(logits.dtype)
         squares = sum((part.astype(logits.dtype) ** 2).sum() for part in looked_up)
-        return ModelOutput(logits, auxiliary, attention, states, final_state, squares / rows)
-
-    def evolve(
-        self,
-        candidate: Float[Array, "B D"],
-        states: Float[Array, "B T H"],
-        lengths: Int[Array, " B"],
-    ) -> tuple[Float[Array, "B T"] | None, Float[Array, "B H"] | None]:
-        """Attention for the candidate, and what the interests become under it."""
-        if self.config.evolution == "none":
-            return None, None
-        if self.config.evolution == "gru_attention":
-            states, _ = self.evolution(states, lengths)
-        attention = self.attention(candidate, states, lengths)
-        if self.config.evolution in ("attention", "gru_attention"):
-            weighted = attention.astype(states.dtype)[..., None] * states
-            return attention, weighted.sum(1)
-        _, final_state = self.evolution(states, attention, lengths)
-        return attention, final_state
+        return ModelOutput(
+            logits,
+            auxiliary,
+            scores.attention,
+            encoded.interests,
+            scores.final_state,
+            squares / count,
+        )
 
     def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
-        """The features of items, embedded and concatenated."""
+        """Return the features of items, embedded and concatenated."""
         return self._cast(self.item_embeddings(gather(ids, tables.item, "item")))
 
     def embed_users(self, ids: Int[Array, " B"], tables: FeatureTables) -> Float[Array, "B U"]:
-        """The features of users, embedded and concatenated."""
+        """Return the features of users, embedded and concatenated."""
         return self._cast(self.user_embeddings(gather(ids, tables.user, "user")))
 
-    def embed_context(self, values: dict[str, FeatureValues]) -> Float[Array, "B C"]:
-        """The context features, embedded and concatenated; the schema must have some."""
-        return self._cast(self.context_embeddings(values))
+    def embed_context(self, values: dict[str, FeatureValues]) -> Float[Array, "B C"] | None:
+        """Return the context features, embedded and concatenated; None where there are none."""
+        return self._cast(self.context_embeddings(values)) if self.schema.context else None
+
+    def embed_rows(self, batch: Batch, tables: FeatureTables) -> RowEmbeddings:
+        """Return the embeddings of a batch's candidates, users and context."""
+        return RowEmbeddings(
+            self.embed_items(jnp.asarray(batch.item), tables),
+            self.embed_users(jnp.asarray(batch.user), tables),
+            self.embed_context(batch.context),
+        )
 
     def _cast(self, embedded: jax.Array) -> jax.Array:
         return embedded.astype(self.config.compute)
 
+    def encode_history(
+        self,
+        history: Float[Array, "B T D"],
+        lengths: Int[Array, " B"],
+        initial: tuple[Float[Array, "B H"], ...] | None = None,
+    ) -> EncodedHistory:
+        """Run the recurrences that no candidate decides.
+
+        Args:
+          history: embedded behaviours.
+          lengths: live ones.
+          initial: last states of an earlier call, whose behaviours these follow; zeros when None.
+        """
+        interests, last = history, []
+        if self.config.extractor == "gru":
+            interests, final = self.extractor(
+                history, lengths, None if initial is None else initial[0]
+            )
+            last.append(final)
+        states = interests
+        if self.config.evolution == "gru_attention":
+            states, final = self.evolution(
+                states, lengths, None if initial is None else initial[-1]
+            )
+            last.append(final)
+        return EncodedHistory(interests, states, tuple(last))
+
+    def score(
+        self,
+        states: Float[Array, "B T H"],
+        history: Float[Array, "B T D"],
+        lengths: Int[Array, " B"],
+        rows: RowEmbeddings,
+        real: Bool[Array, " B"],
+        *,
+        train: bool = False,
+    ) -> Scores:
+        """Score each row's candidate against its own history.
+
+        Args:
+          states: of :meth:`encode_history`.
+          history: embedded behaviours.
+          lengths: live ones.
+          rows: embeddings of candidates, users and context.
+          real: False for filler rows, which no statistics may see.
+          train: see :meth:`__call__`.
+        """
+        attention, final_state = None, None
+        if self.config.evolution != "none":
+            attention = self.attention(rows.candidate, states, lengths)
+            if self.config.evolution in ("attention", "gru_attention"):
+                final_state = (attention.astype(states.dtype)[..., None] * states).sum(1)
+            else:
+                _, final_state = self.evolution(states, attention, lengths)
+        pooled = self.pool(history, lengths)
+        logits = self.click_logits(rows, pooled, final_state, real, train=train)
+        return Scores(logits, attention, final_state)
+
+    def score_candidates(
+        self,
+        states: Float[Array, "T H"],
+        history: Float[Array, "T D"],
+        length: Int[Array, ""],
+        rows: RowEmbeddings,
+        real: Bool[Array, " N"],
+    ) -> Float[Array, " N"]:
+        """Score many candidates of one history: logits of :meth:`score`, to rounding.
+
+        Args:
+          states: of :meth:`encode_history`, for this history.
+          history: embedded behaviours.
+          length: live ones.
+          rows: embeddings of candidates, with user and context in one row, or in each.
+          real: False for filler rows.
+        """
+        candidates = rows.candidate
+        count = candidates.shape[0]
+
+        def repeated(row: jax.Array) -> jax.Array:
+            return jnp.broadcast_to(row, (count, row.shape[1]))
+
+        pooled = repeated(self.pool(history[None], length[None]))
+        context = None if rows.context is None else repeated(rows.context)
+        final_state = self.evolve_candidates(candidates, states, length)
+        rows = RowEmbeddings(candidates, repeated(rows.user), context)
+        return self.click_logits(rows, pooled, final_state, real)
+
+    def evolve_candidates(
+        self, candidates: Float[Array, "N D"], states: Float[Array, "T H"], length: Int[Array, ""]
+    ) -> Float[Array, "N H"] | None:
+        """Return the final state of one history for each candidate; None without evolution."""
+        if self.config.evolution == "none":
+            return None
+        attention = shared_history.attention_weights(self.attention, candidates, states, length)
+        if self.config.evolution in ("attention", "gru_attention"):
+            return attention.astype(states.dtype) @ states
+        return shared_history.last_states(self.evolution, states, attention, length)
+
+    def pool(
+        self, history: Float[Array, "B T D"], lengths: Int[Array, " B"]
+    ) -> Float[Array, "B D"]:
+        """Return raw behaviours pooled over time, as ``config.pooling`` says; 0 at length 0."""
+        if self.config.pooling == "padded_sum":
+            return history.sum(1)
+        total = jnp.where(_live(lengths, history.shape[1]), history, 0).sum(1)
+        if self.config.pooling == "sum":
+            return total
+        return total / jnp.maximum(lengths, 1).astype(total.dtype)[:, None]
+
     def click_logits(
         self,
-        user: Float[Array, "B U"],
-        candidate: Float[Array, "B D"],
+        rows: RowEmbeddings,
         pooled: Float[Array, "B D"],
         final_state: Float[Array, "B H"] | None,
-        context: Float[Array, "B C"] | None,
         real: Bool[Array, " B"],
         *,
         train: bool = False,
     ) -> Float[Array, " B"]:
-        """What the click network makes of its inputs; ``real`` tells rows from filler."""
-        crossed = [candidate, pooled, candidate * pooled]
-        parts = [user, *crossed[: 3 if self.config.product else 2]]
-        parts += [part for part in (final_state, context) if part is not None]
+        """Return the click network's logits; ``real`` tells rows from filler."""
+        crossed = [rows.candidate, pooled, rows.candidate * pooled]
+        parts = [rows.user, *crossed[: 3 if self.config.product else 2]]
+        parts += [part for part in (final_state, rows.context) if part is not None]
         logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
         if self.config.wide:
             wide = self.linear(jnp.concatenate(crossed, axis=-1).astype(jnp.float32))
             logits = logits + as_logit(wide)
         return logits
-
-    def read(
-        self,
-        history: Float[Array, "B T D"],
-        lengths: Int[Array, " B"],
-        before: tuple[Float[Array, "B H"], ...] | None = None,
-    ) -> tuple[Float[Array, "B T H"], tuple[Float[Array, "B H"], ...]]:
-        """What attention weighs, and all of it that no candidate decides.
-
-        Args:
-          history: embedded behaviours.
-          lengths: live ones.
-          before: last states of an earlier call, which this one goes on from.
-
-        Returns:
-          The states of the last recurrence that does not depend on the candidate (embeddings
-          without one), and the last state of each such recurrence.
-        """
-        layers: list[nn.Module] = [self.extractor] if self.config.extractor == "gru" else []
-        if self.config.evolution == "gru_attention":
-            layers.append(self.evolution)
-        states, last = history, []
-        for index, layer in enumerate(layers):
-            initial = None if before is None else before[index]
-            states, final = layer(states, lengths, initial)
-            last.append(final)
-        return states, tuple(last)
-
-    def pool(
-        self,
-        history: Float[Array, "B T D"],
-        live: Bool[Array, "B T 1"],
-        lengths: Int[Array, " B"],
-    ) -> Float[Array, "B D"]:
-        """Raw behaviours pooled over time, as ``config.pooling`` says; 0 at length 0."""
-        if self.config.pooling == "padded_sum":
-            return history.sum(1)
-        total = jnp.where(live, history, 0).sum(1)
-        if self.config.pooling == "sum":
-            return total
-        return total / jnp.maximum(lengths, 1).astype(total.dtype)[:, None]
 
     def _auxiliary_loss(
         self,
@@ -247,7 +340,7 @@ class InterestModel(nn.Module):
         tables: FeatureTables,
         history: Float[Array, "B T D"],
         states: Float[Array, "B T H"],
-        negatives: Int[Array, "B S N"],
+        negatives: Int[Array, "B S K"],
         train: bool,
     ) -> Float[Array, ""]:
         weights = jnp.asarray(batch.weight)
@@ -280,3 +373,7 @@ class InterestModel(nn.Module):
             behaviours,
             jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)]),
         )
+
+
+def _live(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "B T 1"]:
+    return (jnp.arange(steps, dtype=lengths.dtype)[None, :] < lengths[:, None])[..., None]

@@ -1,20 +1,23 @@
-"""Recurrences as Flax modules that own weights; :mod:`dien_kernels` computes them"""
+"""Recurrences as Flax modules that own weights; :mod:`dien_kernels` computes them.
 
+Dimensions: B rows, N candidates of one history, T steps, D input, H hidden.
+"""
+
+import functools
 from collections.abc import Callable
 
+import dien_kernels
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from dien_kernels import Weights, agru, augru, gru
-from dien_kernels.api import Implementation, Precision
-from dien_kernels.reference import Form
+from dien_kernels import Form, Implementation, Precision, Weights, agru, augru, gru
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ModelConfig
+from dien_jax.config.settings import ADDED_CHOICES, ModelConfig
 
 
 def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
-    """Draws each gate's matrix of ``[rows, gates, H]`` on its own."""
+    """Draw each gate's matrix of ``[rows, gates, H]`` on its own."""
 
     def make(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
         keys = jax.random.split(key, shape[1])
@@ -25,7 +28,7 @@ def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initi
 
 
 class _Recurrence(nn.Module):
-    """What the recurrent modules share.
+    """Parameters and options that the recurrent modules share.
 
     Attributes:
       hidden_size: H.
@@ -40,29 +43,41 @@ class _Recurrence(nn.Module):
     precision: Precision = "highest"
 
     def weights(self, depth: int, gates: int = 3) -> Weights:
-        """The parameters, for inputs of ``depth`` columns."""
+        """Return the parameters for inputs of ``depth`` columns."""
         gate_bias = 1.0 if self.form == "authors" else 0.0
 
         def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
             return jnp.full(shape, gate_bias, dtype).at[-1].set(0)
 
         hidden = self.hidden_size
-        of_input = _gate_by_gate(nn.initializers.glorot_uniform())
-        of_state = _gate_by_gate(nn.initializers.orthogonal())
+        glorot = _gate_by_gate(nn.initializers.glorot_uniform())
+        orthogonal = _gate_by_gate(nn.initializers.orthogonal())
         return Weights(
-            self.param("input", of_input, (depth, gates, hidden)),
-            self.param("recurrent", of_state, (hidden, gates, hidden)),
+            self.param("input", glorot, (depth, gates, hidden)),
+            self.param("recurrent", orthogonal, (hidden, gates, hidden)),
             self.param("bias", bias, (gates, hidden)),
         )
 
     def options(self, lengths: Int[Array, " B"]) -> dict:
-        """Keyword arguments of every function of ``dien_kernels``."""
+        """Return the keyword arguments that every function of ``dien_kernels`` takes."""
         return {
             "lengths": lengths,
             "form": self.form,
             "implementation": self.implementation,
             "precision": self.precision,
         }
+
+    def _last_states(
+        self,
+        cell: dien_kernels.SharedCell,
+        states: Float[Array, "T D"],
+        attention: Float[Array, "N T"],
+        length: Int[Array, ""],
+    ) -> Float[Array, "N H"]:
+        weights = Weights(**self.variables["params"])
+        return dien_kernels.last_states(
+            cell, self.form, states, attention, weights, length, self.precision
+        )
 
 
 class GRU(_Recurrence):
@@ -75,7 +90,7 @@ class GRU(_Recurrence):
         lengths: Int[Array, " B"],
         initial_state: Float[Array, "B H"] | None = None,
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """States of every step and the last one, from ``initial_state`` or zeros on."""
+        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
         options = self.options(lengths)
         return gru(x, self.weights(x.shape[-1]), initial_state=initial_state, **options)
 
@@ -87,8 +102,14 @@ class AGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """States of every step and the last one."""
+        """Return the states of every step and the last one."""
         return agru(x, attention, self.weights(x.shape[-1], gates=2), **self.options(lengths))
+
+    def last_states(
+        self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
+    ) -> Float[Array, "N H"]:
+        """Return the last state over one history under each candidate's attention."""
+        return self._last_states("agru", states, attention, length)
 
 
 class AUGRU(_Recurrence):
@@ -98,8 +119,14 @@ class AUGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """States of every step and the last one."""
+        """Return the states of every step and the last one."""
         return augru(x, attention, self.weights(x.shape[-1]), **self.options(lengths))
+
+    def last_states(
+        self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
+    ) -> Float[Array, "N H"]:
+        """Return the last state over one history under each candidate's attention."""
+        return self._last_states("augru", states, attention, length)
 
 
 class AIGRU(_Recurrence):
@@ -109,25 +136,29 @@ class AIGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """States of every step and the last one."""
+        """Return the states of every step and the last one."""
         weights = self.weights(x.shape[-1])
         scaled = x * attention.astype(x.dtype)[..., None]
         return gru(scaled, weights, **self.options(lengths))
 
+    def last_states(
+        self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
+    ) -> Float[Array, "N H"]:
+        """Return the last state over one history under each candidate's attention."""
+        return self._last_states("aigru", states, attention, length)
 
-def _of_kernels(cell: type[nn.Module]) -> Callable[[ModelConfig], nn.Module]:
-    """What makes a recurrence of ``dien_kernels`` as the configuration has it."""
-    return lambda config: cell(
-        config.hidden_size, config.form, config.recurrence, config.recurrence_precision
-    )
+
+def make_recurrence(cell: type[_Recurrence], config: ModelConfig) -> nn.Module:
+    """Return a recurrence of ``dien_kernels`` with the options of the configuration."""
+    return cell(config.hidden_size, config.form, config.recurrence, config.recurrence_precision)
 
 
 EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "gru_attention": _of_kernels(GRU),
-    "aigru": _of_kernels(AIGRU),
-    "agru": _of_kernels(AGRU),
-    "augru": _of_kernels(AUGRU),
+    "gru_attention": functools.partial(make_recurrence, GRU),
+    "aigru": functools.partial(make_recurrence, AIGRU),
+    "agru": functools.partial(make_recurrence, AGRU),
+    "augru": functools.partial(make_recurrence, AUGRU),
 }
-"""The recurrence of each ``config.evolution`` that has one. A cell of your own goes in under a name
-of its own: a module called like :class:`AUGRU`. docs/tutorial.md has one, and settings that may
-name it."""
+"""The recurrence of each ``config.evolution`` that has one. Add a cell of your own under a new
+name: a module that is called as :class:`AUGRU`. docs/tutorial.md does."""
+ADDED_CHOICES["evolution"] = EVOLUTIONS

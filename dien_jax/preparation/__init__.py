@@ -1,4 +1,14 @@
 """Preparation of dataset folders: sources of logs, readers of their files, and the pipeline.
 
+Each module of :mod:`dien_jax.preparation.sources` has options and a function ``prepare``:
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> from dien_jax.preparation.sources import synthetic
+>>> out = Path(tempfile.mkdtemp()) / "data"
+>>> options = synthetic.SyntheticOptions(out=out, users=40, items=60, categories=4)
+>>> synthetic.prepare(options)[0]
+'40 simulated users with 918 events; examples: 256 for train, 32 for valid, 32 for test'
+
 Plain NumPy and DuckDB: the model, its parameters and its optimizer do not enter.
 """

@@ -1,5 +1,6 @@
 """Options that all sources of logs share, and the feature columns that they name."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,16 +15,12 @@ SplitPolicy = Literal["by-user", "last-event", "by-time"]
 
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
-    """Options of every log, whatever its format.
-
-    Raises:
-      UserError: for a value out of range, or options that exclude each other.
-    """
+    """Options of every log. Values that are out of range or exclude each other raise UserError."""
 
     out: Path
     """Dataset folder to create. It must not exist."""
     split: SplitPolicy
-    """How examples are divided into training, validation and test. Histories never contain later
+    """Split of the examples into training, validation and test. Histories never contain later
     events."""
     valid_share: float = 0.1
     """Share held out for validation: of the users (by-user) or of the rows (by-time)."""
@@ -74,45 +71,41 @@ class LogOptions:
         return {"split": self.split, "min_count": self.min_count}
 
 
-class FeatureColumn(NamedTuple):
-    """A column of the log that becomes a feature."""
+class LogColumn(NamedTuple):
+    """A column to read from a log."""
 
-    name: str  # name of the column and of the feature
-    kind: Kind  # how its values are read
+    name: str  # name of the column in the log, and of the feature if it is one
     flag: str  # command-line flag that named it
+    kind: Kind = "categorical"  # how a feature's values are read
 
     @property
     def alias(self) -> str:
-        """Name of the column in the database, distinct from all other columns."""
+        """Name of a feature's column in the database, distinct from all other columns."""
         return f"feature {self.name}"
 
 
 class Features(NamedTuple):
     """Feature columns of a log."""
 
-    item: tuple[FeatureColumn, ...] = ()  # columns that describe the item
-    user: tuple[FeatureColumn, ...] = ()  # columns that describe the user
-    context: tuple[FeatureColumn, ...] = ()  # columns that describe the request
+    item: tuple[LogColumn, ...] = ()  # columns that describe the item
+    user: tuple[LogColumn, ...] = ()  # columns that describe the user
+    context: tuple[LogColumn, ...] = ()  # columns that describe the request
     separator: str = "|"  # separator between the values of a multi-valued cell
     max_values: int = 20  # number of values kept of a multi-valued cell, the first ones
 
     @property
-    def groups(self) -> dict[str, tuple[FeatureColumn, ...]]:
+    def groups(self) -> dict[str, tuple[LogColumn, ...]]:
         """Columns by group."""
         return {"item": self.item, "user": self.user, "context": self.context}
 
     @property
-    def columns(self) -> tuple[FeatureColumn, ...]:
+    def columns(self) -> tuple[LogColumn, ...]:
         """All columns."""
         return (*self.item, *self.user, *self.context)
 
 
-def feature_columns(flag: str, texts: tuple[str, ...]) -> tuple[FeatureColumn, ...]:
-    """Parse ``column`` or ``column:kind``; the default kind is categorical.
-
-    Raises:
-      UserError: for an unknown kind, or a column whose name no feature can have.
-    """
+def feature_columns(flag: str, texts: Iterable[str]) -> tuple[LogColumn, ...]:
+    """Parse ``column`` or ``column:kind``; the default kind is categorical."""
     columns = []
     for text in texts:
         name, colon, kind = text.rpartition(":")
@@ -127,15 +120,8 @@ def feature_columns(flag: str, texts: tuple[str, ...]) -> tuple[FeatureColumn, .
             Feature(name, "numeric", mean=0.0, deviation=1.0)
         except ValueError as error:
             raise UserError(f"{flag} {text}: {error}; rename the column") from error
-        columns.append(FeatureColumn(name, kind, flag))
+        columns.append(LogColumn(name, flag, kind))
     return tuple(columns)
-
-
-class LogColumn(NamedTuple):
-    """A column to read from a log."""
-
-    name: str  # name of the column in the log
-    flag: str  # command-line flag that named it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +159,7 @@ class ColumnOptions(LogOptions):
         self.features()
 
     def features(self) -> Features:
-        """Return the feature columns.
-
-        Raises:
-          UserError: for an unknown kind, or a name that no feature can have or that is taken.
-        """
+        """Return the feature columns."""
         features = Features(
             item=feature_columns("--item-features", self.item_features),
             user=feature_columns("--user-features", self.user_features),
@@ -193,7 +175,7 @@ class ColumnOptions(LogOptions):
         names = ("user", "item", "timestamp", "separator", "max_values")
         return super().matched_settings() | {name: getattr(self, name) for name in names}
 
-    def context_columns(self) -> tuple[FeatureColumn, ...]:
+    def context_columns(self) -> tuple[LogColumn, ...]:
         """Return the context feature columns; none unless a source has flags for them."""
         return ()
 
@@ -203,8 +185,7 @@ class ColumnOptions(LogOptions):
             name: LogColumn(getattr(self, name), f"--{name}")
             for name in ("user", "item", "timestamp")
         }
-        features = self.features().columns
-        return columns | {column.alias: LogColumn(column.name, column.flag) for column in features}
+        return columns | {column.alias: column for column in self.features().columns}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,35 +220,20 @@ class ImplicitOptions(LogOptions):
 
 
 def require_at_least(values: dict[str, tuple[int, int]]) -> None:
-    """Require every flag's value to be at least its minimum.
-
-    Args:
-      values: (value, minimum) by flag.
-
-    Raises:
-      UserError: naming the first flag below its minimum.
-    """
+    """Refuse values below their minimum; ``values`` has value and minimum by flag."""
     for flag, (value, least) in values.items():
         if value < least:
             raise UserError(f"{flag} must be at least {least}, got {value}")
 
 
 def check_bad_share(share: float) -> None:
-    """Require ``--max-bad-share`` to be from 0 to 1.
-
-    Raises:
-      UserError: when it is not.
-    """
+    """Refuse a ``--max-bad-share`` that is not from 0 to 1."""
     if not 0 <= share <= 1:
         raise UserError(f"--max-bad-share must be from 0 to 1, got {share}")
 
 
 def check_shares(valid_share: float, test_share: float) -> None:
-    """Require shares that leave something to train on.
-
-    Raises:
-      UserError: when a share is negative or not a number, or both together reach 1.
-    """
+    """Refuse shares that are negative, not numbers, or leave nothing to train on."""
     for flag, share in (("--valid-share", valid_share), ("--test-share", test_share)):
         if not 0 <= share < 1:
             raise UserError(f"{flag} must be at least 0 and below 1, got {share}")

@@ -173,8 +173,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     result = read_json(file)
-    speed = float | int | None
-    kinds = {"best_step": int, "valid": dict, "test": dict, "train_examples_per_second": speed}
+    kinds: dict[str, Any] = {"best_step": int, "valid": dict, "test": dict}
+    kinds["train_examples_per_second"] = float | int | None
     for name, kind in kinds.items():
         if name not in result or not isinstance(result[name], kind):
             raise UserError(f"{file}: expected the {name!r} of a run, found {result.get(name)!r}")

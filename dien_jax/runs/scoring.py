@@ -1,4 +1,4 @@
-"""Scores and metrics of a trained model on the examples of a split"""
+"""Scores and metrics of a trained model on the examples of a split."""
 
 import csv
 import itertools
@@ -10,19 +10,17 @@ from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
 import jax
 import numpy as np
 
-from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import Loader
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import Stage, stage
 
 Predict = Callable[[Any, Any, Any, Any], jax.Array]
-"""(params, batch_stats, tables, batch) to scores ``[B]``, as ``make_predict_step`` returns it."""
-
+"""``(params, batch_stats, features, batch)`` to scores ``[B]``, see ``make_predict_step``."""
 
 _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
@@ -30,80 +28,63 @@ _IN_FLIGHT = 16
 
 @runtime_checkable
 class Batches(Protocol):
-    """What is scored, in the order of its padding: a :class:`Loader`, or what stands for one."""
+    """The batches to score: a :class:`Loader`, or an object with its methods."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches."""
+        """Number of batches."""
 
-    def rows(self, epoch: int, step: int) -> np.ndarray:
-        """Which examples the real rows of a batch are."""
+    def example_indices(self, epoch: int, step: int) -> np.ndarray:
+        """Return the examples of the real rows of a batch."""
 
     def epoch(self, epoch: int) -> Generator[Any, None, None]:
-        """The batches, in the order of the steps."""
+        """Yield the batches, in the order of the steps."""
 
 
 def score_batches(
     predict_step: Predict,
     params: Any,
     batch_stats: Any,
-    tables: Any,
+    features: Any,
     loader: Batches,
     before_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Click probabilities of every example of a split.
+    """Return the click probability of every example, float32 ``[n]``, in the split's order.
 
     Args:
-      predict_step: as ``make_predict_step`` returns it.
+      predict_step: see ``make_predict_step``.
       params: the model's parameters.
       batch_stats: its running statistics.
-      tables: item and user features on the device.
+      features: item and user features on the device.
       loader: the split, in order ``evaluation``.
-      before_batch: called before each batch; what it raises ends the scoring.
-
-    Returns:
-      float32 ``[n]``, in the order of the split's examples.
+      before_batch: called before each batch; may raise to stop.
     """
-    rows = [loader.rows(0, step) for step in range(loader.steps_per_epoch)]
-    scores = np.empty(sum(map(len, rows)), np.float32)
+    indices = [loader.example_indices(0, step) for step in range(loader.steps_per_epoch)]
+    scores = np.empty(sum(map(len, indices)), np.float32)
     pending: list[jax.Array] = []
     with closing(loader.epoch(0)) as batches:
         for step, batch in enumerate(batches):
             before_batch()
-            pending.append(predict_step(params, batch_stats, tables, batch))
+            pending.append(predict_step(params, batch_stats, features, batch))
             if len(pending) == _IN_FLIGHT or step + 1 == loader.steps_per_epoch:
                 first = step + 1 - len(pending)
-                for of_batch, values in zip(
-                    rows[first : step + 1], jax.device_get(pending), strict=True
-                ):
-                    scores[of_batch] = values[: len(of_batch)]
+                fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
+                for examples, values in fetched:
+                    scores[examples] = values[: len(examples)]
                 pending.clear()
     return scores
 
 
-def evaluation_loader(dataset: Dataset, split: str, config: Config) -> Loader:
-    """Every example of a split once, in the order that wastes least padding."""
-    train = config.train
-    return Loader(
-        dataset,
-        split,
-        batch_size=train.batch_size,
-        buckets=train.buckets,
-        max_history=train.max_history,
-        order="evaluation",
-    )
-
-
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
-    """The metrics of a split, named as ``result.json`` names them; None where undefined."""
+    """Return the metrics of a split by their names in ``result.json``; None where undefined."""
     examples = dataset.splits[split]
     return evaluate_scores(np.asarray(examples.label), scores, np.asarray(examples.group))
 
 
 def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.ndarray) -> None:
-    """Writes ``user,item,label,score`` with raw ids, one line an example, in the split's order.
+    """Write ``user,item,label,score`` as CSV with raw ids, one line per example.
 
-    Nine digits give a float32 score back exactly.
+    Nine digits restore a float32 score exactly.
     """
     examples = dataset.splits[split]
     users, items = dataset.groups(), dataset.vocabulary("item")
@@ -175,7 +156,7 @@ def score_split(
 
 
 def check_examples(dataset: Dataset, split: str) -> None:
-    """Refuses a split without examples.
+    """Refuse a split without examples.
 
     Raises:
       UserError: naming the data and the split.
@@ -187,7 +168,7 @@ def check_examples(dataset: Dataset, split: str) -> None:
 def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
     """Return click probabilities of a split, float32 ``[n]``, and show how far they are."""
     config, dataset = trained.run.config, trained.dataset
-    loader = evaluation_loader(dataset, split, config)
+    loader = evaluation_loader(dataset, split, config.train)
     batches = itertools.count()
 
     def count() -> None:
@@ -198,7 +179,7 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
         make_predict_step(config, dataset.schema),
         trained.params,
         trained.batch_stats,
-        device_tables(dataset, config),
+        feature_tables(dataset),
         loader,
         count,
     )

@@ -1,4 +1,10 @@
 """The HTTP server: application, messages, batching of requests, hot reload, metrics.
 
-Training and preparation do not enter; flags stay in ``dien_jax/serve.py``.
+Training and preparation may not enter; flags stay in ``dien_jax/serve.py``. The web libraries of
+the extra ``serve`` are imported when a server is started.
 """
+
+from dien_jax.server.options import ServerOptions
+from dien_jax.server.run import serve
+
+__all__ = ["ServerOptions", "serve"]

@@ -1,4 +1,4 @@
-"""The web application: routes, limits, the token, and how mistakes are told."""
+"""The web application: routes, limits, authentication and error responses."""
 
 import asyncio
 import hmac
@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,223 +14,188 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from dien_jax.errors import UserError
 from dien_jax.inference.requests import RankRequest
 from dien_jax.server.batching import Batcher, QueueFullError
-from dien_jax.server.current_model import Models, NotRememberedError
-from dien_jax.server.messages import Failure, Limits, Status, as_ids, failure
+from dien_jax.server.current_model import CurrentModel, NotRememberedError
+from dien_jax.server.messages import Failure, Status, validation_failure
 from dien_jax.server.openapi import document, page
-from dien_jax.server.prometheus import Figures
+from dien_jax.server.options import ServerOptions
+from dien_jax.server.prometheus import Metrics
 
-LOG = logging.getLogger("dien_jax.serve")
+LOG = logging.getLogger(__name__)
 BODY_SECONDS = 10.0
-"""What a client may take to send a body."""
-_CLOSED = 499
-"""How a request is counted whose client had gone; as other servers have it."""
+"""Maximum time for a client to send a body."""
+_CLIENT_CLOSED_REQUEST = 499
+"""Status recorded for a client that disconnected, as nginx does."""
 
 
 class Application:
-    """What the routes share.
-
-    Args:
-      models: the current model.
-      batcher: that ranks with it.
-      limits: of requests.
-      figures: where it is counted.
-      token: that requests must bear, if any.
-      log_requests: whether each is a line of the log.
+    """The ASGI application of a server; requests must have the bearer token, if there is one.
 
     Attributes:
-      app: for an ASGI server.
-      cut_off: requests that were ended before they had an answer.
+      cut_off: number of requests cancelled before they were answered.
     """
 
     def __init__(
         self,
-        models: Models,
+        options: ServerOptions,
+        current: CurrentModel,
         batcher: Batcher,
-        limits: Limits,
-        figures: Figures,
-        *,
+        metrics: Metrics,
         token: str | None = None,
-        log_requests: bool = False,
     ) -> None:
-        self._models, self._batcher, self._limits = models, batcher, limits
-        self._figures, self._token, self._log_requests = figures, token, log_requests
-        self.cut_off = 0
-        handlers: dict[str, tuple[str, Any]] = {
-            "/v1/rank": ("POST", self._rank),
-            "/v1/remember": ("POST", self._remember),
-            "/v1/observe": ("POST", self._observe),
-            "/healthz": ("GET", self._health),
-            "/readyz": ("GET", self._ready),
-            "/metrics": ("GET", self._metrics),
-            "/openapi.json": ("GET", self._openapi),
-            "/docs": ("GET", self._page),
-        }
-        self._paths = frozenset(handlers)
-        self._guarded = frozenset(path for path in handlers if path.startswith("/v1/"))
-        self._guarded |= {"/metrics"}
-        routes = [Route(path, call, methods=[verb]) for path, (verb, call) in handlers.items()]
-        told: dict[Any, Any] = {HTTPException: _told, Exception: _broken}
-        self.app: ASGIApp = self._watched(Starlette(routes=routes, exception_handlers=told))
+        self._options, self._current, self._batcher = options, current, batcher
+        self._metrics, self._token, self.cut_off = metrics, token, 0
+        post = partial(Route, methods=["POST"])
+        routes = [
+            post("/v1/rank", partial(self._post, "rank", None)),
+            post("/v1/remember", partial(self._post, "remember", current.remember)),
+            post("/v1/observe", partial(self._post, "observe", current.observe)),
+            Route("/healthz", self._health),
+            Route("/readyz", self._ready),
+            Route("/metrics", self._metrics_text),
+            Route("/openapi.json", self._openapi),
+            Route("/docs", self._page),
+        ]
+        self._paths = frozenset(route.path for route in routes)
+        handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _internal_error}
+        self._routes = Starlette(routes=routes, exception_handlers=handlers)
 
-    def _watched(self, app: ASGIApp) -> ASGIApp:
-        """Checks the token, counts, logs, and answers for what went wrong."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the token, route the request, record and log it."""
+        if scope["type"] != "http":
+            return
+        start, status = time.perf_counter(), 0
 
-        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
-                return
-            start, status = time.perf_counter(), 0
+        async def send_and_record(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
 
-            async def sending(message: Message) -> None:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                await send(message)
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        try:
+            response = self._routes if self._authorized(scope, path) else _unauthorized()
+            await response(scope, receive, send_and_record)
+        except asyncio.CancelledError:
+            self.cut_off += 1
+            raise
+        except Exception:
+            LOG.exception("%s %s failed", scope["method"], path)
+        finally:
+            seconds = time.perf_counter() - start
+            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.request_seconds.labels(path).observe(seconds)
+            if self._options.log_requests:
+                line = {"method": scope["method"], "path": scope["path"], "status": status}
+                LOG.info(json.dumps(line | {"ms": round(1e3 * seconds, 2)}))
 
-            path = scope["path"] if scope["path"] in self._paths else "other"
-            try:
-                answer = app if self._allowed(scope) else _unauthorised()
-                await answer(scope, receive, sending)
-            except asyncio.CancelledError:
-                self.cut_off += 1
-                raise
-            except Exception:
-                LOG.exception("%s %s failed", scope["method"], path)
-            finally:
-                seconds = time.perf_counter() - start
-                self._figures.requests.labels(path, str(status)).inc()
-                self._figures.request_seconds.labels(path).observe(seconds)
-                if self._log_requests:
-                    line = {"method": scope["method"], "path": scope["path"], "status": status}
-                    LOG.info(json.dumps(line | {"ms": round(1e3 * seconds, 2)}))
-
-        return watched
-
-    def _allowed(self, scope: Scope) -> bool:
-        if self._token is None or scope["path"] not in self._guarded:
+    def _authorized(self, scope: Scope, path: str) -> bool:
+        if self._token is None or not (path.startswith("/v1/") or path == "/metrics"):
             return True
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        kind, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        values = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, token = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
         same = hmac.compare_digest(token.strip(), self._token.encode())
-        return same and kind.lower() == b"bearer"
+        return same and scheme.lower() == b"bearer"
+
+    async def _post(
+        self, name: str, call: Callable[[Any], Any] | None, request: Request
+    ) -> Response:
+        """Decode a request; have it ranked, or passed to a function, by the batcher's thread."""
+        if not self._current.warm:
+            return _error(503, "not ready", headers={"Retry-After": "1"})
+        try:
+            body = await self._body(request)
+            message = self._current.served.decoders[name].decode(body)
+            work = partial(call, message) if call else _rank_request(message)
+            return _Json(await asyncio.wrap_future(self._batcher.submit(work)))
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        except msgspec.ValidationError as error:
+            return _Json(validation_failure(error), 422)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _error(400, f"the body is not JSON: {error}")
+        except QueueFullError as error:
+            return _error(429, str(error), headers={"Retry-After": str(error.retry_after)})
+        except NotRememberedError as error:
+            return _error(404, str(error), "user")
+        except UserError as error:
+            return _error(422, str(error))
 
     async def _body(self, request: Request) -> bytes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise HTTPException(415, f"expected application/json, found {kind[:60] or 'no type'}")
-        found = bytearray()
-        too_large = HTTPException(413, f"the body has more than {self._limits.body:,} bytes")
+            raise HTTPException(415, f"expected application/json, got {kind[:60] or 'no type'}")
+        too_large = HTTPException(413, f"the body exceeds {self._options.max_body:,} bytes")
         length = request.headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > self._limits.body:
+        if length.isdecimal() and int(length[:20]) > self._options.max_body:
             raise too_large
+        body = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for chunk in request.stream():
-                    found += chunk
-                    if len(found) > self._limits.body:
+                    body += chunk
+                    if len(body) > self._options.max_body:
                         raise too_large
         except TimeoutError:
-            raise HTTPException(408, f"no whole body after {BODY_SECONDS:.0f} s") from None
-        return bytes(found)
-
-    async def _answered(
-        self, request: Request, kind: str, ask: Callable[[Any], Future]
-    ) -> Response:
-        """Reads a request, asks the batcher and waits for its answer, or tells what is wrong."""
-        if not self._models.warm:
-            return _failed(503, "not ready", headers={"Retry-After": "1"})
-        try:
-            body = await self._body(request)
-            wanted = getattr(self._models.current.messages, kind).decode(body)
-            return _json(await asyncio.wrap_future(ask(wanted)))
-        except ClientDisconnect:
-            return Response(status_code=_CLOSED)
-        except msgspec.ValidationError as error:
-            return _json(failure(error), 422)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return _failed(400, f"the body is not JSON: {error}")
-        except QueueFullError as error:
-            return _failed(429, str(error), headers={"Retry-After": str(error.retry_after)})
-        except NotRememberedError as error:
-            return _failed(404, str(error), "user")
-        except UserError as error:
-            return _failed(422, str(error))
-
-    async def _rank(self, request: Request) -> Response:
-        def ask(wanted: Any) -> Future:
-            context = msgspec.to_builtins(wanted.context) if wanted.context else {}
-            history = None if wanted.history is None else as_ids(wanted.history)
-            user = None if wanted.user is None else as_ids([wanted.user])[0]
-            parts = RankRequest(history, as_ids(wanted.candidates), user, context)
-            return self._batcher.rank(parts)
-
-        return await self._answered(request, "rank", ask)
-
-    async def _remember(self, request: Request) -> Response:
-        def ask(wanted: Any) -> Future:
-            (user,), history = as_ids([wanted.user]), as_ids(wanted.history)
-            return self._batcher.call(lambda: self._models.remember(user, history))
-
-        return await self._answered(request, "remember", ask)
-
-    async def _observe(self, request: Request) -> Response:
-        def ask(wanted: Any) -> Future:
-            user, event = as_ids([wanted.user, wanted.event])
-            return self._batcher.call(lambda: self._models.observe(user, event))
-
-        return await self._answered(request, "observe", ask)
-
-    def _status(self, good: bool, status: str) -> Response:
-        step = self._models.current.ranker.step
-        headers = None if good else {"Retry-After": "1"}
-        return _json(Status(status, step), 200 if good else 503, headers)
+            raise HTTPException(408, f"no complete body after {BODY_SECONDS:.0f} s") from None
+        return bytes(body)
 
     async def _health(self, request: Request) -> Response:
         alive = self._batcher.alive
-        return self._status(alive, "ok" if alive else "the ranking thread has ended")
+        return self._status(alive, "ok" if alive else "the ranking thread has stopped")
 
     async def _ready(self, request: Request) -> Response:
-        return self._status(self._models.ready, "ready" if self._models.ready else "not ready")
+        return self._status(self._current.ready, "ready" if self._current.ready else "not ready")
 
-    async def _metrics(self, request: Request) -> Response:
-        return Response(self._figures.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    def _status(self, good: bool, status: str) -> Response:
+        content = Status(status, self._current.served.ranker.step)
+        return _Json(content) if good else _Json(content, 503, {"Retry-After": "1"})
+
+    async def _metrics_text(self, request: Request) -> Response:
+        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _openapi(self, request: Request) -> Response:
-        return JSONResponse(self._document())
+        return _Json(self._document())
 
     async def _page(self, request: Request) -> Response:
         return HTMLResponse(page(self._document()))
 
     def _document(self) -> dict[str, Any]:
-        messages = self._models.current.messages
-        return document(messages, self._limits, token=self._token is not None)
+        decoders = self._current.served.decoders
+        return document(decoders, self._options, token=self._token is not None)
 
 
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    content = msgspec.json.encode(value)
-    return Response(content, status, headers, media_type="application/json")
+class _Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
 
 
-def _failed(
+def _rank_request(message: Any) -> RankRequest:
+    context = msgspec.to_builtins(message.context) if message.context else {}
+    return RankRequest(message.history, message.candidates, message.user, context)
+
+
+def _error(
     status: int, error: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    return _json(Failure(error, field), status, headers)
+    return _Json(Failure(error, field), status, headers)
 
 
-def _unauthorised() -> Response:
-    return _failed(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+def _unauthorized() -> Response:
+    return _error(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
 
 
-async def _told(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _failed(error.status_code, error.detail, headers=error.headers)
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    return _error(error.status_code, error.detail, headers=error.headers)
 
 
-async def _broken(request: Request, error: Exception) -> Response:
-    return _failed(500, "the server is at fault")
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return _error(500, "internal server error")

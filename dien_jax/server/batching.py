@@ -1,7 +1,7 @@
-"""A bounded queue, and the one thread that works it off in batches.
+"""A bounded queue, and the thread that ranks its requests in batches.
 
-Requests that came while a batch was computed are the next one: nothing waits for company, and the
-busier the server, the larger its batches. The order is that of arrival.
+All requests that arrived while a batch was computed form the next one, so no request waits for
+others, and batches grow with the load. Requests are processed in the order of arrival.
 """
 
 import logging
@@ -16,16 +16,17 @@ from typing import Any
 
 from dien_jax.errors import UserError
 from dien_jax.inference.requests import RankRequest
-from dien_jax.server.prometheus import Figures
+from dien_jax.server.options import ServerOptions
+from dien_jax.server.prometheus import Metrics
 
-LOG = logging.getLogger("dien_jax.serve")
+LOG = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
-    """As many wait as may.
+    """The queue is at its capacity.
 
     Attributes:
-      retry_after: whole seconds, by when those who wait will have been served.
+      retry_after: whole seconds after which the waiting requests should be answered.
     """
 
     def __init__(self, retry_after: int) -> None:
@@ -35,94 +36,78 @@ class QueueFullError(Exception):
 
 @dataclass
 class _Job:
-    """Something to rank, or else to call."""
-
-    request: RankRequest | None
-    call: Callable[[], Any] | None
+    work: RankRequest | Callable[[], Any]
     future: Future = field(default_factory=Future)
     arrived: float = field(default_factory=time.perf_counter)
 
 
 class Batcher:
-    """Ranks and calls in a thread of its own, in the order of arrival.
+    """Rank requests and call functions in a separate thread, in the order of arrival.
 
     Args:
-      rank: of several requests; gives as many outcomes, exceptions among them.
-      capacity: requests that may wait.
-      most: requests in one batch.
-      figures: where it is counted.
+      rank: ranks several requests; returns a result or an exception for each.
+      metrics: records batches and waiting times.
+      options: its ``queue`` and ``max_batch`` are the limits.
     """
 
     def __init__(
         self,
         rank: Callable[[Sequence[RankRequest]], Sequence[Any]],
-        *,
-        capacity: int,
-        most: int,
-        figures: Figures,
+        metrics: Metrics,
+        options: ServerOptions,
     ) -> None:
-        self._rank, self._capacity, self._most, self._figures = rank, capacity, most, figures
+        self._rank, self._metrics, self._options = rank, metrics, options
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._seconds = 0.0  # that a request takes, lately
-        figures.queue_depth.set_function(lambda: len(self._jobs))
+        self._seconds = 0.0  # per request, a moving average
+        metrics.queue_depth.set_function(lambda: len(self._jobs))
         self._thread = threading.Thread(target=self._work, name="ranking", daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the thread is there."""
+        """True while the thread runs."""
         return self._thread.is_alive()
 
-    def rank(self, request: RankRequest) -> Future:
-        """The outcome of a request, later.
+    def submit(self, work: RankRequest | Callable[[], Any], *, bounded: bool = True) -> Future:
+        """Return the future ranking of a request, or the future result of a function.
 
         Raises:
-          QueueFullError: when too many wait.
+          QueueFullError: if ``bounded`` and too many jobs wait.
         """
-        return self._put(_Job(request, None), bounded=True)
-
-    def call(self, call: Callable[[], Any], *, bounded: bool = True) -> Future:
-        """What ``call()`` gives, later, once all that came before is done.
-
-        Raises:
-          QueueFullError: when too many wait, unless not ``bounded``.
-        """
-        return self._put(_Job(None, call), bounded=bounded)
-
-    def close(self) -> None:
-        """Ends the thread, once all that waits is done."""
+        job = _Job(work)
         with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _put(self, job: _Job, *, bounded: bool) -> Future:
-        with self._changed:
-            if bounded and len(self._jobs) >= self._capacity:
+            if bounded and len(self._jobs) >= self._options.queue:
                 raise QueueFullError(max(math.ceil(len(self._jobs) * self._seconds), 1))
             self._jobs.append(job)
             self._changed.notify()
         return job.future
 
+    def close(self) -> None:
+        """Finish all waiting jobs, then stop the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
     def _take(self) -> list[_Job]:
-        """The next job, with those behind it that can be ranked together; none at the end."""
+        """Wait for the next batch, a function or up to ``max_batch`` requests; empty at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
-            taken: list[_Job] = []
-            while self._jobs and len(taken) < self._most:
-                if taken and (taken[0].call or self._jobs[0].call):
+            batch: list[_Job] = []
+            while self._jobs and len(batch) < self._options.max_batch:
+                if batch and (callable(batch[0].work) or callable(self._jobs[0].work)):
                     break
-                taken.append(self._jobs.popleft())
-            return taken
+                batch.append(self._jobs.popleft())
+            return batch
 
     def _work(self) -> None:
         while jobs := self._take():
             start = time.perf_counter()
             jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             for job in jobs:
-                self._figures.queue_seconds.observe(start - job.arrived)
+                self._metrics.queue_seconds.observe(start - job.arrived)
             if not jobs:
                 continue
             outcomes = self._outcomes(jobs)
@@ -131,20 +116,20 @@ class Batcher:
                     job.future.set_exception(outcome)
                 else:
                     job.future.set_result(outcome)
-            taken = (time.perf_counter() - start) / len(jobs)
-            self._seconds += (taken - self._seconds) / 10
+            seconds = (time.perf_counter() - start) / len(jobs)
+            self._seconds += (seconds - self._seconds) / 10
 
     def _outcomes(self, jobs: Sequence[_Job]) -> Sequence[Any]:
         try:
-            if jobs[0].call:
-                return [jobs[0].call()]
-            self._figures.batch_size.observe(len(jobs))
-            with self._figures.batch_seconds.time():
-                return self._rank([job.request for job in jobs if job.request])
+            if callable(jobs[0].work):
+                return [jobs[0].work()]
+            self._metrics.batch_size.observe(len(jobs))
+            with self._metrics.batch_seconds.time():
+                return self._rank([job.work for job in jobs if not callable(job.work)])
         except UserError as error:
             return [error] * len(jobs)
         except Exception as error:
-            if len(jobs) > 1:  # only the one that fails shall
+            if len(jobs) > 1:  # find the request that fails, and answer the others
                 return [outcome for job in jobs for outcome in self._outcomes([job])]
             LOG.exception("ranking failed")
             return [error]

@@ -1,157 +1,128 @@
-"""The model that is served: loaded, warmed up, and replaced by a newer one without a pause."""
+"""Hot reload: the model in use, and the thread that replaces it by a newer checkpoint."""
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from dien_jax.errors import UserError
-from dien_jax.inference.ranker import BaseRanker, load_ranker
+import msgspec
+
+from dien_jax.errors import UserError, reading
+from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.requests import RankRequest
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
 from dien_jax.server.batching import Batcher
-from dien_jax.server.messages import Limits, Messages, Ranked, Remembered, messages
-from dien_jax.server.prometheus import Figures
+from dien_jax.server.messages import Ranked, Remembered, request_decoders
+from dien_jax.server.options import MODEL_THREAD, ServerOptions
+from dien_jax.server.prometheus import Metrics
 from dien_jax.utils.console import stage
 
-LOG = logging.getLogger("dien_jax.serve")
+LOG = logging.getLogger(__name__)
 
 
 class NotRememberedError(UserError):
-    """Nothing is remembered of a user."""
+    """The user is not remembered."""
+
+    def __init__(self, user: str | int | None) -> None:
+        super().__init__(
+            f"user {str(user)[:100]!r} is not remembered: send the history with the request or to "
+            f"/v1/remember"
+        )
 
 
-class _EndedError(Exception):
-    """The server ends, and a warm-up with it."""
+class _StoppedError(Exception):
+    """The server stops during a warm-up."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where models come from.
+class ServedModel(NamedTuple):
+    """A ranker, the version of its files, and the decoders of its requests."""
 
-    Attributes:
-      path: the run folder, or a file that ``python -m dien_jax.export`` wrote.
-      data: the run's dataset folder, where that has moved.
-      max_users: remembered users.
-      separator: see :class:`dien_jax.Ranker`.
-    """
-
-    path: Path
-    data: Path | None = None
-    max_users: int = 1000
-    separator: str = "|"
-
-    def load(self) -> BaseRanker:
-        """The model that is there now.
-
-        Raises:
-          UserError: when it cannot be read.
-        """
-        return load_ranker(self.path, self.data, max_users=self.max_users, separator=self.separator)
-
-    def version(self) -> str:
-        """Tells that model from any other, without reading it.
-
-        Raises:
-          UserError: when it is not there.
-        """
-        files = [self.path]
-        if not self.path.is_file():
-            Run.load(self.path)
-            best = Checkpoints(self.path / CHECKPOINTS_FOLDER, read_only=True).best_path()
-            if best is None:
-                raise UserError(f"{self.path} has no evaluated checkpoint yet")
-            files = [best, self.path / CONFIG_FILE]
-        try:
-            times = [file.stat().st_mtime_ns for file in files]
-        except OSError as error:
-            raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
-        return f"{files[0].name} {times}"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded model.
-
-    Attributes:
-      ranker: it.
-      version: what :meth:`Source.version` said before it was loaded.
-      messages: the types of its requests.
-    """
-
-    ranker: BaseRanker
+    ranker: Ranker
     version: str
-    messages: Messages
+    decoders: dict[str, msgspec.json.Decoder]
 
 
-class Models:
-    """The current model, and the thread that warms it up and looks for a newer one.
+def model_version(path: Path) -> str:
+    """Return a string that changes with the model of a run folder or exported file.
 
-    Args:
-      source: where models come from.
-      limits: of requests.
-      most: requests in one batch.
-      poll_seconds: between two looks; 0 looks only when :meth:`reload` is called.
-      figures: where it is counted.
-
-    Attributes:
-      current: the model.
-      warm: whether it is ranked with.
+    It is made from names and times of files; none is read.
 
     Raises:
-      UserError: when there is no model that can be read.
+      UserError: if there is no model.
+    """
+    files = [path]
+    if not path.is_file():
+        Run.load(path)
+        best = Checkpoints(path / CHECKPOINTS_FOLDER, read_only=True).best_path()
+        if best is None:
+            raise UserError(f"{path} has no evaluated checkpoint yet")
+        files = [best, path / CONFIG_FILE]
+    times = []
+    for file in files:
+        with reading(file):
+            times.append(file.stat().st_mtime_ns)
+    return f"{files[0].name} {times}"
+
+
+class CurrentModel:
+    """The model in use. A thread warms it up and replaces it when there is a newer one.
+
+    ``rank``, ``remember`` and ``observe`` are for the thread of the batcher.
+
+    Attributes:
+      served: the model in use; replaced as a whole.
+      warm: True once all programs are compiled and requests are ranked.
+
+    Raises:
+      UserError: if there is no readable model.
     """
 
-    def __init__(
-        self, source: Source, limits: Limits, most: int, poll_seconds: float, figures: Figures
-    ) -> None:
-        self._source, self._limits, self._most = source, limits, most
-        self._poll_seconds, self._figures = poll_seconds, figures
-        self._wanted = threading.Event()
-        self._ended = False
-        self._complaint = ""
+    def __init__(self, options: ServerOptions, metrics: Metrics) -> None:
+        self._options, self._metrics = options, metrics
+        self._wake = threading.Event()
+        self._stopped = False
+        self._failed_version = ""
         self.warm = False
-        self.current = self._load()
-        figures.remembered.set_function(lambda: self.current.ranker.remembered_users)
-        figures.step.set(self.current.ranker.step)
+        self.served = self._load(model_version(options.run))
+        metrics.remembered.set_function(lambda: self.served.ranker.remembered_users)
+        metrics.step.set(self.served.ranker.step)
+
+    @property
+    def ready(self) -> bool:
+        """True if new requests should be sent to this server."""
+        return self.warm and not self._stopped
 
     def rank(self, requests: Sequence[RankRequest]) -> list[Ranked | UserError]:
-        """Outcomes for the batcher."""
-        ranker = self.current.ranker
-        outcomes: list[Ranked | UserError] = []
-        unknown, labels = Counter[str](), ("history", "candidate", "context")
+        """Rank a batch; return a response or an error for each request."""
+        ranker = self.served.ranker
+        responses: list[Ranked | UserError] = []
         for request, outcome in zip(requests, ranker.rank_many(requests), strict=True):
             if isinstance(outcome, UserError):
                 forgotten = request.history is None and request.user not in ranker
-                outcomes.append(_not_remembered(request.user) if forgotten else outcome)
+                responses.append(NotRememberedError(request.user) if forgotten else outcome)
                 continue
-            unknown.update(dict(zip(labels, outcome[2:], strict=True)))
-            self._figures.candidates.inc(len(outcome.ids))
-            outcomes.append(Ranked(outcome.ids, outcome.scores.tolist(), *outcome[2:], ranker.step))
-        for kind, count in unknown.items():
-            self._figures.unknown.labels(kind).inc(count)
-        return outcomes
+            unknown = outcome[2:]
+            self._metrics.candidates.inc(len(outcome.ids))
+            for kind, count in zip(("history", "candidate", "context"), unknown, strict=True):
+                self._metrics.unknown.labels(kind).inc(count)
+            responses.append(Ranked(outcome.ids, outcome.scores.tolist(), *unknown, ranker.step))
+        return responses
 
-    def remember(self, user: str | int, history: Sequence[str | int]) -> Remembered:
-        """See :meth:`dien_jax.inference.ranker.Ranker.remember`; for the batcher's thread."""
-        ranker = self.current.ranker
-        ranker.remember(user, history)
-        return Remembered(str(user), ranker.remembered_users)
+    def remember(self, message: Any) -> Remembered:
+        """Remember a user's history."""
+        ranker = self.served.ranker
+        ranker.remember(message.user, message.history)
+        return Remembered(str(message.user), ranker.remembered_users)
 
-    def observe(self, user: str | int, event: str | int) -> Remembered:
-        """See :meth:`dien_jax.inference.ranker.Ranker.observe`; for the batcher's thread.
-
-        Raises:
-          NotRememberedError: of the user.
-        """
-        ranker = self.current.ranker
-        if user not in ranker:
-            raise _not_remembered(user)
-        ranker.observe(user, event)
-        return Remembered(str(user), ranker.remembered_users)
+    def observe(self, message: Any) -> Remembered:
+        """Append an event to a remembered history, or raise :class:`NotRememberedError`."""
+        ranker = self.served.ranker
+        if message.user not in ranker:
+            raise NotRememberedError(message.user)
+        ranker.observe(message.user, message.event)
+        return Remembered(str(message.user), ranker.remembered_users)
 
     def start(
         self,
@@ -159,102 +130,98 @@ class Models:
         ready: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> threading.Thread:
-        """Warms up, then looks for newer models, in a thread of its own.
+        """Start the thread that warms the model up and then checks for newer ones.
 
         Args:
-          batcher: in whose thread models change places, between two batches.
-          ready: is called when requests are ranked.
-          failed: is called with the error when the first model cannot be warmed up.
+          batcher: replaces the model, between two batches.
+          ready: called after the warm-up.
+          failed: called with the error of a failed warm-up.
         """
 
         def work() -> None:
             try:
-                self._warm(self.current)
-            except _EndedError:
+                self._warm_up(self.served)
+            except _StoppedError:
                 return
             except BaseException as error:
                 failed(error)
                 return
             self.warm = True
-            self._figures.ready.set(1)
+            self._metrics.ready.set(1)
             ready()
-            while not self._ended:
-                asked = self._wanted.wait(self._poll_seconds or None)
-                self._wanted.clear()
-                if not self._ended:
-                    self.look(batcher, anyhow=asked)
+            while not self._stopped:
+                requested = self._wake.wait(self._options.poll_seconds or None)
+                self._wake.clear()
+                if not self._stopped:
+                    self.update(batcher, force=requested)
 
-        thread = threading.Thread(target=work, name="models", daemon=True)
+        thread = threading.Thread(target=work, name=MODEL_THREAD, daemon=True)
         thread.start()
         return thread
 
-    @property
-    def ready(self) -> bool:
-        """Whether requests should be sent here."""
-        return self.warm and not self._ended
+    def request_reload(self) -> None:
+        """Make the thread reload the model, even if its version is the same."""
+        self._wake.set()
 
-    def reload(self) -> None:
-        """Has the model loaded anew, soon, whether or not it seems to be another."""
-        self._wanted.set()
+    def stop(self) -> None:
+        """Report the server as not ready and stop the thread; requests are still ranked."""
+        self._stopped = True
+        self._metrics.ready.set(0)
+        self._wake.set()
 
-    def end(self) -> None:
-        """No longer ready, and no more models looked for; requests are still ranked."""
-        self._ended = True
-        self._figures.ready.set(0)
-        self._wanted.set()
+    def update(self, batcher: Batcher, *, force: bool = False) -> bool:
+        """Replace the model if there is a newer one, or ``force``; return whether it was replaced.
 
-    def look(self, batcher: Batcher, *, anyhow: bool = False) -> bool:
-        """Replaces the model by a newer one, if there is one; says whether it did.
-
-        What cannot be read leaves the model as it is, and is told once.
+        If a version cannot be loaded, that is logged once and the model in use is kept.
         """
+        version = ""
         try:
-            if not anyhow and self._source.version() == self.current.version:
-                self._complaint = ""
+            version = model_version(self._options.run)
+            if not force and version == self.served.version:
+                self._failed_version = ""
                 return False
-            newer = self._load()
-            self._warm(newer)
-            batcher.call(lambda: self._replace(newer), bounded=False).result()
-        except _EndedError:
+            newer = self._load(version)
+            self._warm_up(newer)
+            batcher.submit(lambda: self._replace(newer), bounded=False).result()
+        except _StoppedError:
             return False
         except Exception as error:
-            self._figures.reloads.labels("failed").inc()
-            if str(error) != self._complaint:
-                known = isinstance(error, UserError)
-                LOG.error("kept the model: %s", error, exc_info=None if known else error)
-            self._complaint = str(error)
+            self._metrics.reloads.labels("failed").inc()
+            failed_version = version or str(error)
+            if failed_version != self._failed_version:
+                traceback = None if isinstance(error, UserError) else error
+                LOG.error("reload failed, model kept: %s", error, exc_info=traceback)
+            self._failed_version = failed_version
             return False
-        self._complaint = ""
-        self._figures.reloads.labels("ok").inc()
-        LOG.info("checkpoint %s replaced the one before", newer.ranker.step)
+        self._failed_version = ""
+        self._metrics.reloads.labels("ok").inc()
+        LOG.info("reloaded: checkpoint %s is in use", newer.ranker.step)
         return True
 
-    def _load(self) -> Model:
-        version = self._source.version()
-        with stage(f"loading {self._source.path}"):
-            ranker = self._source.load()
-        return Model(ranker, version, messages(ranker.schema, self._limits))
+    def _load(self, version: str) -> ServedModel:
+        options = self._options
+        with stage(f"loading {options.run}"):
+            ranker = Ranker(
+                options.run,
+                options.data,
+                max_users=options.max_users,
+                separator=options.separator,
+            )
+        return ServedModel(ranker, version, request_decoders(ranker.schema, options))
 
-    def _warm(self, model: Model) -> None:
-        with stage("compiling what requests may need") as current:
+    def _warm_up(self, model: ServedModel) -> None:
+        with stage("compiling for all request sizes") as current:
 
             def progress(share: float) -> None:
                 current.share, current.note = share, f"{share:.0%}"
-                if self._ended:
-                    raise _EndedError
+                if self._stopped:
+                    raise _StoppedError
 
-            limits = self._limits
-            model.ranker.warm_up(self._most, limits.candidates, progress)
+            options = self._options
+            model.ranker.warm_up(options.max_batch, options.max_candidates, progress)
             progress(1.0)
 
-    def _replace(self, newer: Model) -> None:
-        newer.ranker.adopt(self.current.ranker)
-        self.current = newer
-        self._figures.step.set(newer.ranker.step)
-
-
-def _not_remembered(user: str | int | None) -> NotRememberedError:
-    return NotRememberedError(
-        f"user {str(user)[:100]!r} is not remembered, or no longer: send the history, with the "
-        f"request or to /v1/remember"
-    )
+    def _replace(self, newer: ServedModel) -> None:
+        newer.ranker.adopt(self.served.ranker)
+        self.served = newer
+        self._metrics.step.set(newer.ranker.step)

@@ -1,41 +1,26 @@
-"""What requests and answers hold, as types that check what comes in.
+"""Request and response types. Decoders of requests validate them.
 
-The types of a request belong to a model: its context features are fields.
+Request types depend on the model: its context features are fields.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.vocabularies import LARGEST_NUMBER
+from dien_jax.server.options import ServerOptions
 
 Id = str | int | Annotated[float, msgspec.Meta(multiple_of=1)]
-"""A text or a whole number, which JSON may have as 3.0 too: see :func:`as_ids`."""
+"""A string or a whole number; JSON may write 3 as 3.0."""
 _CELL = str | int | float | bool
 _AT = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
 _NAMED = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a request may hold.
-
-    Attributes:
-      body: bytes.
-      candidates: ids.
-      history: events.
-    """
-
-    body: int = 2**20
-    candidates: int = 1000
-    history: int = 1000
-
-
 class Ranked(msgspec.Struct):
-    """Candidates, the likeliest click first."""
+    """Ranked candidates, the highest score first."""
 
     ids: list[str]
     scores: list[float]
@@ -46,60 +31,72 @@ class Ranked(msgspec.Struct):
 
 
 class Remembered(msgspec.Struct):
-    """Whom the model knows now."""
+    """A remembered user, and the number of remembered users."""
 
     user: str
     remembered_users: int
 
 
 class Failure(msgspec.Struct):
-    """What went wrong, and in which field of the request."""
+    """An error, and the field of the request that it concerns."""
 
     error: str
     field: str | None = None
 
 
 class Status(msgspec.Struct):
-    """How the server is."""
+    """Status of the server."""
 
     status: str
     checkpoint_step: int | None
 
 
-class Messages(NamedTuple):
-    """Readers of the three requests of a model; fields as in ``Ranker``'s methods."""
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, float):
+                setattr(self, name, int(value))
+            elif isinstance(value, list) and float in map(type, value):
+                setattr(self, name, [int(id) if isinstance(id, float) else id for id in value])
 
-    rank: msgspec.json.Decoder
-    remember: msgspec.json.Decoder
-    observe: msgspec.json.Decoder
 
+def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspec.json.Decoder]:
+    """Return the decoders of a model's requests, by the last part of the endpoint's path.
 
-def messages(schema: Schema, limits: Limits) -> Messages:
-    """Readers of a model's requests."""
-    history = Annotated[list[Id], msgspec.Meta(max_length=limits.history)]
-    candidates = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=limits.candidates)]
+    Fields are the arguments of ``Ranker``'s methods. Ids such as 3.0 are decoded as integers.
+    """
+    history = Annotated[list[Id], msgspec.Meta(max_length=options.max_history)]
+    candidates = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=options.max_candidates)]
     names = {f"f{place}": feature.name for place, feature in enumerate(schema.context)}
-    context = msgspec.defstruct(
-        "Context",
-        [(field, _cell_type(f)) for field, f in zip(names, schema.context, strict=True)],
-        rename=names,
-        forbid_unknown_fields=True,
-    )
-    of_rank: list[Any] = [("candidates", candidates)]
-    if schema.context:
-        of_rank += [("context", context)]
-    of_rank += [("history", history | None, None), ("user", Id | None, None)]
-    if not schema.context:
-        of_rank += [("context", context | None, None)]
+    cells = zip(names, map(_cell_type, schema.context), strict=True)
+    context = msgspec.defstruct("Context", cells, rename=names, forbid_unknown_fields=True)
+    structs: dict[str, list[Any]] = {
+        "Rank": [
+            ("candidates", candidates),
+            ("context", context) if schema.context else ("context", context | None, None),
+            ("history", history | None, None),
+            ("user", Id | None, None),
+        ],
+        "Remember": [("user", Id), ("history", history)],
+        "Observe": [("user", Id), ("event", Id)],
+    }
+    return {
+        name.lower(): msgspec.json.Decoder(
+            msgspec.defstruct(name, fields, bases=(_Request,), kw_only=True)
+        )
+        for name, fields in structs.items()
+    }
 
-    def struct(name: str, fields: list[Any]) -> msgspec.json.Decoder:
-        return msgspec.json.Decoder(msgspec.defstruct(name, fields, forbid_unknown_fields=True))
 
-    return Messages(
-        struct("Rank", of_rank),
-        struct("Remember", [("user", Id), ("history", history)]),
-        struct("Observe", [("user", Id), ("event", Id)]),
-    )
+def validation_failure(error: msgspec.ValidationError) -> Failure:
+    """Return the message of a validation error, and the path of the field that it concerns."""
+    at = _AT.fullmatch(str(error))
+    message, field = (at[1], at[2]) if at else (str(error), "")
+    named = _NAMED.fullmatch(message)
+    if named:
+        field = f"{field}.{named[1]}" if field else named[1]
+    return Failure(message.replace("`", "'"), field or None)
 
 
 def _cell_type(feature: Feature) -> Any:
@@ -108,20 +105,3 @@ def _cell_type(feature: Feature) -> Any:
     if feature.kind == "multivalued":
         return list[_CELL] | str | None
     return _CELL | None
-
-
-def as_ids(ids: list[Any]) -> list[str | int]:
-    """Ids as they are in logs, where 3.0 is 3."""
-    if float not in map(type, ids):
-        return ids
-    return [int(one) if isinstance(one, float) else one for one in ids]
-
-
-def failure(error: msgspec.ValidationError) -> Failure:
-    """What a type found wrong, beside the field that it found it in."""
-    at = _AT.fullmatch(str(error))
-    message, field = (at[1], at[2]) if at else (str(error), "")
-    named = _NAMED.fullmatch(message)
-    if named:
-        field = f"{field}.{named[1]}" if field else named[1]
-    return Failure(message.replace("`", "'"), field or None)

@@ -1,149 +1,121 @@
-"""The OpenAPI document of a model's server, and a page that shows it."""
+"""The OpenAPI description of a server, and an HTML page that shows it.
+
+Schemas are generated from the types in :mod:`dien_jax.server.messages`.
+"""
 
 import html
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from dien_jax._version import __version__
-from dien_jax.server.messages import Failure, Limits, Messages, Ranked, Remembered, Status
+from dien_jax.server.messages import Failure, Ranked, Remembered, Status
+from dien_jax.server.options import ServerOptions
 
-_TEMPLATE = "#/components/schemas/{name}"
-_RETRY = {
-    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
+_ERRORS = {
+    400: "The body is not JSON.",
+    401: "The bearer token is missing or wrong.",
+    404: "The user is not remembered: send the history.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "The content type is not application/json.",
+    422: "The body is not valid; `field` names the field.",
+    429: "The queue is full.",
+    500: "Internal server error; its cause is in the log of the server.",
+    503: "Not available: the server is starting, stopping or has failed.",
 }
-_FAILURES = {
-    "400": "The body is not JSON.",
-    "401": "The bearer token is missing or wrong.",
-    "404": "The user is not remembered: send the history.",
-    "408": "The body did not arrive in time.",
-    "413": "The body is too large.",
-    "415": "The body is not of type application/json.",
-    "422": "The body does not fit; `field` says where.",
-    "429": "Too many requests wait.",
-    "500": "The server is at fault, and has logged why.",
-    "503": "The server is not ready: it starts or ends.",
-}
+_POST_ERRORS = _ERRORS.keys() - {404}
+_OPERATIONS = (
+    (
+        "/v1/rank", "post", "rank", Ranked, _ERRORS.keys(),
+        "Sort candidates by the probability that the user clicks them, given `history` (oldest "
+        "event first) or, without it, the remembered history of `user`.",
+    ),
+    (
+        "/v1/remember", "post", "remember", Remembered, _POST_ERRORS,
+        "Remember a user's history, in place of any earlier one.",
+    ),
+    (
+        "/v1/observe", "post", "observe", Remembered, _ERRORS.keys(),
+        "Append an event to a remembered history.",
+    ),
+    ("/healthz", "get", "health", Status, {503}, "Check that the process works."),
+    ("/readyz", "get", "ready", Status, {503}, "Check that requests are ranked."),
+    ("/metrics", "get", "metrics", str, {401}, "Metrics for Prometheus."),
+)  # fmt: skip
+"""Path, method, name, type of the answer, error statuses and summary."""
 
 
-def document(messages: Messages, limits: Limits, *, token: bool) -> dict[str, Any]:
-    """The document: OpenAPI 3.1.
+def document(
+    decoders: Mapping[str, msgspec.json.Decoder], options: ServerOptions, *, token: bool
+) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document; ``token`` says whether requests need a bearer token."""
+    requests = {name: decoder.type for name, decoder in decoders.items()}
+    types = [*requests.values(), Ranked, Remembered, Failure, Status, str]
+    schemas, components = msgspec.json.schema_components(
+        types, ref_template="#/components/schemas/{name}"
+    )
+    schema_of = dict(zip(types, schemas, strict=True))
 
-    Args:
-      messages: of the model.
-      limits: of requests.
-      token: whether requests need one.
-    """
-    types = [*(reader.type for reader in messages), Ranked, Remembered, Failure, Status]
-    _, schemas = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
+    def response(description: str, type_: type, status: int = 200) -> dict[str, Any]:
+        media_type = "text/plain" if type_ is str else "application/json"
+        content = {media_type: {"schema": schema_of[type_]}}
+        if status not in (429, 503):
+            return {"description": description, "content": content}
+        seconds = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
+        return {"description": description, "content": content, "headers": {"Retry-After": seconds}}
 
-    def failures(*statuses: str) -> dict[str, Any]:
-        found = {}
-        for status in statuses:
-            if status == "401" and not token:
-                continue
-            found[status] = _answer(_FAILURES[status], "Failure")
-            if status in ("429", "503"):
-                found[status]["headers"] = _RETRY
-        return found
-
-    def post(name: str, request: str, answer: str, summary: str, *more: str) -> dict[str, Any]:
-        statuses = sorted(["400", "401", "408", "413", "415", "422", "429", "500", "503", *more])
-        return {
-            "post": {
-                "operationId": name,
-                "summary": summary,
-                "requestBody": {"required": True, "content": _json(request)},
-                "responses": {"200": _answer("Done.", answer), **failures(*statuses)},
-                **secured,
-            }
+    paths: dict[str, Any] = {}
+    for path, method, name, answer, errors, summary in _OPERATIONS:
+        operation: dict[str, Any] = {"operationId": name, "summary": summary}
+        if name in requests:
+            content = {"application/json": {"schema": schema_of[requests[name]]}}
+            operation["requestBody"] = {"required": True, "content": content}
+        failure = Status if answer is Status else Failure
+        operation["responses"] = {"200": response("OK", answer)} | {
+            str(status): response(_ERRORS[status], failure, status)
+            for status in sorted(errors)
+            if token or status != 401
         }
-
-    def get(name: str, summary: str, content: dict[str, Any], **more: Any) -> dict[str, Any]:
-        responses = {"200": {"description": "Here it is.", "content": content}}
-        return {
-            "get": {
-                "operationId": name,
-                "summary": summary,
-                "responses": responses | more.pop("responses", {}),
-                **more,
-            }
-        }
-
-    secured: dict[str, Any] = {"security": [{"token": []}]} if token else {}
-    text = {"text/plain": {"schema": {"type": "string"}}}
-    unready = {"503": _answer("Not ready.", "Status") | {"headers": _RETRY}}
-    paths = {
-        "/v1/rank": post(
-            "rank",
-            "Rank",
-            "Ranked",
-            "Candidates sorted by the probability that the user clicks them, after `history` "
-            "(oldest event first) or, without it, after what is remembered of `user`.",
-            "404",
-        ),
-        "/v1/remember": post(
-            "remember", "Remember", "Remembered", "Keeps a user's history, in place of any other."
-        ),
-        "/v1/observe": post(
-            "observe",
-            "Observe",
-            "Remembered",
-            "Adds an event to the end of a remembered history.",
-            "404",
-        ),
-        "/healthz": get(
-            "health",
-            "Whether the process works.",
-            _json("Status"),
-            responses={"503": _answer("It does not.", "Status") | {"headers": _RETRY}},
-        ),
-        "/readyz": get("ready", "Whether requests are ranked.", _json("Status"), responses=unready),
-        "/metrics": get(
-            "metrics", "Figures for Prometheus.", text, responses=failures("401"), **secured
-        ),
-    }
-    found: dict[str, Any] = {
+        if token and 401 in errors:
+            operation["security"] = [{"token": []}]
+        paths[path] = {method: operation}
+    description = (
+        f"Ranks candidates by a user's history. Limits of a request: {options.max_body:,} bytes, "
+        f"{options.max_candidates:,} candidates and {options.max_history:,} events."
+    )
+    security = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if token else {}
+    return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "dien_jax",
-            "version": __version__,
-            "description": f"Ranks candidates for users by their histories. A body has at most "
-            f"{limits.body:,} bytes, a request {limits.candidates:,} candidates and "
-            f"{limits.history:,} events.",
-        },
+        "info": {"title": "dien_jax", "version": __version__, "description": description},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": components, **security},
     }
-    if token:
-        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    return found
 
 
 def page(document: dict[str, Any]) -> str:
-    """The document as HTML that needs nothing from elsewhere."""
-    info, schemas = document["info"], document["components"]["schemas"]
+    """Return the document as an HTML page that loads nothing else."""
+    info, text = document["info"], html.escape
     parts = [
-        f"<h1>{html.escape(info['title'])} {html.escape(info['version'])}</h1>",
-        f"<p>{html.escape(info['description'])} "
-        f'As a document: <a href="/openapi.json">/openapi.json</a>.</p>',
+        f"<h1>{text(info['title'])} {text(info['version'])}</h1><p>{text(info['description'])} "
+        f'The same as an OpenAPI document: <a href="/openapi.json">/openapi.json</a>.</p>'
     ]
     for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
-            parts.append(f"<p>{html.escape(operation['summary'])}</p>")
-            if "requestBody" in operation:
-                parts.append(f"<p>Body: {_link(operation['requestBody'])}</p>")
-            rows = (
-                f"<tr><td>{status}<td>{html.escape(answer['description'])}<td>{_link(answer)}"
-                for status, answer in operation["responses"].items()
-            )
-            parts.append(f"<table>{''.join(rows)}</table>")
-    parts.append("<h2>Bodies</h2>")
-    for name, schema in schemas.items():
-        text = html.escape(json.dumps(schema, indent=1, ensure_ascii=False))
-        parts.append(f'<h3 id="{html.escape(name)}">{html.escape(name)}</h3><pre>{text}</pre>')
+        ((method, operation),) = methods.items()
+        parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
+        parts.append(f"<p>{text(operation['summary'])}</p><table>")
+        if "requestBody" in operation:
+            parts.append(f"<tr><td><td>Request<td>{_link(operation['requestBody'])}")
+        for status, response in operation["responses"].items():
+            description = text(response["description"])
+            parts.append(f"<tr><td>{status}<td>{description}<td>{_link(response)}")
+        parts.append("</table>")
+    parts.append("<h2>Types</h2>")
+    for name, schema in document["components"]["schemas"].items():
+        body = text(json.dumps(schema, indent=1, ensure_ascii=False))
+        parts.append(f'<h3 id="{text(name)}">{text(name)}</h3><pre>{body}</pre>')
     style = "body{font-family:sans-serif;max-width:50em;margin:2em auto}td{padding-right:1em}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>dien_jax</title>'
@@ -151,17 +123,7 @@ def page(document: dict[str, Any]) -> str:
     )
 
 
-def _json(name: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _TEMPLATE.format(name=name)}}}
-
-
-def _answer(description: str, name: str) -> dict[str, Any]:
-    return {"description": description, "content": _json(name)}
-
-
 def _link(body: dict[str, Any]) -> str:
-    schema = next(iter(body["content"].values()))["schema"]
-    if "$ref" not in schema:
-        return "text"
-    name = schema["$ref"].rpartition("/")[2]
-    return f'<a href="#{name}">{name}</a>'
+    (content,) = body["content"].values()
+    name = content["schema"].get("$ref", "").rpartition("/")[2]
+    return f'<a href="#{name}">{name}</a>' if name else "text"

@@ -1,4 +1,4 @@
-"""The state that a train step carries, and the tables it reads"""
+"""The state that a train step carries, and the tables it reads."""
 
 from typing import Any, NamedTuple
 
@@ -34,44 +34,67 @@ class TrainState(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What a step reads besides state and batch, on the device once."""
+    """What a train step reads besides state and batch, on the device once.
+
+    Attributes:
+      features: of all items and users; all that scoring needs.
+      sampler: of auxiliary negatives; None without an auxiliary loss.
+    """
 
     features: FeatureTables
-    sampler: Sampler
+    sampler: Sampler | None
 
 
-def device_tables(dataset: Dataset, config: Config) -> Tables:
-    """Feature tables and the auxiliary sampler of a dataset, copied to the default device."""
-    features = FeatureTables(dataset.item_tables(), dataset.user_tables())
-    return Tables(
-        jax.tree.map(jnp.asarray, features),
-        make_sampler(dataset.popularity, config.model.auxiliary_distribution),
-    )
+def feature_tables(dataset: Dataset) -> FeatureTables:
+    """Return the features of all items and users of a dataset, on the default device.
+
+    Example:
+      >>> from dien_jax.data import open_dataset
+      >>> from dien_jax.steps import feature_tables
+      >>> tables = feature_tables(open_dataset("data"))
+      >>> sorted(tables.item), sorted(tables.user)
+      (['category'], [])
+    """
+    return jax.tree.map(jnp.asarray, dataset.feature_tables())
+
+
+def training_tables(dataset: Dataset, config: Config) -> Tables:
+    """Return the feature tables, and the sampler of auxiliary negatives that training needs."""
+    sampler = None
+    if config.model.auxiliary_weight:
+        sampler = make_sampler(dataset.popularity, config.model.auxiliary_distribution)
+    return Tables(feature_tables(dataset), sampler)
 
 
 def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int) -> TrainState:
-    """A fresh state; every array is a function of the configuration, the schema and the seed.
+    """Return a fresh state; every array is a function of configuration, schema and seed.
+
+    Args:
+      config: all settings.
+      schema: of the dataset.
+      steps_per_epoch: batches of an epoch, of which schedules are made.
+      seed: of parameters and of all that steps draw.
 
     Raises:
-      UserError: where the configured implementation of the recurrences cannot run here.
+      UserError: where the configured implementation of the recurrences cannot run here, or a
+        configured attention or evolution does not exist.
     """
-    key = jax.random.key(seed)
-    init_key, run_key = jax.random.split(key)
+    init_key, run_key = jax.random.split(jax.random.key(seed))
     model = InterestModel(config.model, schema)
     optimizer = make_optimizer(config, schema, steps_per_epoch)
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
-        def zeros(size: int, kind: str, max_values: int | None) -> Any:
-            ids = jnp.zeros(size, jnp.int32)
+        def zeros(kind: str, max_values: int | None) -> Any:
+            ids = jnp.zeros(1, jnp.int32)
             if kind == "numeric":
-                return jnp.zeros(size, jnp.float32)
+                return jnp.zeros(1, jnp.float32)
             if kind == "categorical":
                 return ids
-            return MultiValued(jnp.zeros((size, max_values or 1), jnp.int32), ids)
+            return MultiValued(jnp.zeros((1, max_values or 1), jnp.int32), ids)
 
         tables = FeatureTables(
-            {f.name: zeros(1, f.kind, f.max_values) for f in schema.item[1:]},
-            {f.name: zeros(1, f.kind, f.max_values) for f in schema.user[1:]},
+            {f.name: zeros(f.kind, f.max_values) for f in schema.item[1:]},
+            {f.name: zeros(f.kind, f.max_values) for f in schema.user[1:]},
         )
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)

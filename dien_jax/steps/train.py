@@ -48,12 +48,13 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
 
 
 def _draw(
-    config: Config, sampler: Sampler, batch: Batch, key: jax.Array
+    config: Config, sampler: Sampler | None, batch: Batch, key: jax.Array
 ) -> tuple[Batch, jax.Array | None, jax.Array]:
     """The batch with some users unknown, the auxiliary negatives, and the key of dropout."""
     sample_key, dropout_key, user_key = jax.random.split(key, 3)
     negatives = None
     if config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1:
+        assert sampler is not None
         negatives = auxiliary_negatives(
             sampler, sample_key, jnp.asarray(batch.history), config.model.auxiliary_negatives
         )

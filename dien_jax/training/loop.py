@@ -1,9 +1,9 @@
 """The training loop: steps, evaluations, early stopping, checkpoints.
 
-A run is a function of (settings, data, seed): batch k of S an epoch is ``batch(k // S, k % S)``,
-and step k draws from ``fold_in(key, k)``. So a checkpoint needs the train state and
-:class:`Progress`, and a run continued from one ends with the parameters of a run that was never
-stopped. Evaluations are due at fixed steps, and the checkpoint after one says that it was made.
+A run is a function of (settings, data, seed): with S steps per epoch, step k trains on
+``batch(k // S, k % S)`` and draws from ``fold_in(key, k)``. A checkpoint therefore needs only the
+train state and :class:`Progress`, and a run resumed from one ends with the parameters of an
+uninterrupted run. Evaluations are due at fixed steps, and the checkpoint after one records it.
 """
 
 import dataclasses
@@ -18,24 +18,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import Loader
+from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import evaluation_loader, measure, score_batches
+from dien_jax.runs.scoring import measure, score_batches
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
-from dien_jax.steps.state import TrainState, create_state, device_tables
+from dien_jax.steps.state import TrainState, create_state, training_tables
 from dien_jax.steps.train import make_train_step
-from dien_jax.training.progress import EXAMPLES, Progress, add, means
-from dien_jax.training.reporter import Listener, Reporter
+from dien_jax.training.progress import (
+    EXAMPLES,
+    Listener,
+    Progress,
+    StepReport,
+    add_metrics,
+    mean_metrics,
+)
+from dien_jax.training.reporter import Reporter
 
 SAVE_SECONDS = 600.0
-"""How much training a kill in the middle of a long epoch may cost."""
+"""Maximum training time that is lost when a run is killed within a long epoch."""
 
 HISTOGRAM_ROWS = 65_536
-"""Rows at most, evenly apart, that the histogram of an embedding table is drawn of."""
+"""Maximum number of rows, evenly spaced, in the histogram of an embedding table."""
 
 
 class Trainer:
@@ -43,9 +50,9 @@ class Trainer:
 
     Attributes:
       state: the train state; its arrays are donated at each step.
-      progress: where the run is.
+      progress: steps, evaluations and times so far.
       steps_per_epoch: batches of an epoch.
-      total_steps: steps at most; early stopping may end the run before.
+      total_steps: maximum number of steps; early stopping may end the run before.
     """
 
     def __init__(
@@ -55,14 +62,13 @@ class Trainer:
         checkpoints: Checkpoints | None,
         stop_signal: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """Prepares data and state on the device; goes back to the latest checkpoint if any.
+        """Prepare data and state on the device, from the latest checkpoint if there is one.
 
         Args:
           run: settings and seed.
           dataset: the data.
-          checkpoints: where states are kept; None keeps none, and then only
-            :meth:`evaluations` is of use.
-          stop_signal: asked before each batch; the number of a signal ends the run, once its
+          checkpoints: storage for states; None saves none, and allows only :meth:`evaluations`.
+          stop_signal: asked before each batch; the number of a signal stops the run once its
             state is saved.
 
         Raises:
@@ -72,19 +78,12 @@ class Trainer:
         self._dataset, self._config = dataset, config
         self._checkpoints, self._stop_signal = checkpoints, stop_signal
         self._loader = Loader(
-            dataset,
-            "train",
-            batch_size=train.batch_size,
-            buckets=train.buckets,
-            max_history=train.max_history,
-            seed=run.seed,
-            order=train.order,
-            shown=config.model.shown_negatives,
+            dataset, "train", train, seed=run.seed, shown_per_step=config.model.shown_per_step
         )
         self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs
-        self._validation = evaluation_loader(dataset, "valid", config)
-        self._tables = device_tables(dataset, config)
+        self._validation = evaluation_loader(dataset, "valid", train)
+        self._tables = training_tables(dataset, config)
         self._train_step = make_train_step(config, schema, self.steps_per_epoch)
         self._predict_step = make_predict_step(config, schema)
         self._summary_step = make_summary_step(config, schema)
@@ -99,7 +98,7 @@ class Trainer:
                 self.progress = Progress(**host)
             except TypeError as error:
                 raise UserError(
-                    f"the checkpoint of step {latest} is that of another version: {error}"
+                    f"the checkpoint of step {latest} is from another version: {error}"
                 ) from error
         self._saved_step = self.progress.step
         self._saved_at = self._started_at = time.perf_counter()
@@ -110,10 +109,10 @@ class Trainer:
         self._unreported: list[dict[str, float]] = []
 
     def start_from(self, state: TrainState) -> None:
-        """Puts a given state in place of the fresh one, and saves it as that of step 0.
+        """Replace the fresh state, and save it as the checkpoint of step 0.
 
         Args:
-          state: arrays of the shapes and types that the fresh one has.
+          state: arrays with the shapes and types of the fresh state.
 
         Raises:
           UserError: when the run folder cannot be written.
@@ -128,27 +127,27 @@ class Trainer:
         self._save(best=False)
 
     def run(self, reporter: Reporter) -> dict[str, Any]:
-        """Trains to the end and measures the best checkpoint; the test set is used then only.
+        """Train to the end, then measure the best checkpoint; only this uses the test set.
 
         Returns:
           ``steps``, ``epochs``, ``best_step``, the metrics of ``valid`` and ``test``,
           ``train_examples_per_second`` (None when nothing was timed) and ``wall_seconds``.
 
         Raises:
-          Interrupted: when asked to stop; the state is saved.
-          NotFiniteError: when the loss or a parameter is not finite; the checkpoints before stay.
+          Interrupted: after a stop signal; the state is saved.
+          NotFiniteError: when the loss or a parameter is not finite; earlier checkpoints are kept.
           UserError: when the run folder cannot be written.
         """
         if self._checkpoints is None:
-            raise ValueError("a run needs checkpoints: the best one is measured")
-        for record in self.evaluations(reporter):
+            raise ValueError("run() needs checkpoints: it measures the best one")
+        for record in self.evaluations(reporter.progress):
             reporter.evaluation(record)
             reporter.histograms(self.progress.step, self._summary())
             self._save(best=self.progress.best_step == self.progress.step)
         best, _ = self._checkpoints.restore(self.progress.best_step, self.state)
         measured = {}
         for split in ("valid", "test"):
-            loader = evaluation_loader(self._dataset, split, self._config)
+            loader = evaluation_loader(self._dataset, split, self._config.train)
             scores = self._scores(loader, best.params, best.batch_stats)
             measured[split] = measure(self._dataset, split, scores)
         progress = self.progress
@@ -157,19 +156,19 @@ class Trainer:
             "epochs": progress.step / self.steps_per_epoch,
             "best_step": progress.best_step,
             **measured,
-            "train_examples_per_second": self._speed(),
+            "train_examples_per_second": progress.examples_per_second,
             "wall_seconds": self._wall_seconds(),
         }
 
     def evaluations(self, listener: Listener) -> Iterator[dict[str, Any]]:
-        """Trains to the end, and stops at each evaluation; the test set is left alone.
+        """Train to the end and yield each evaluation; the test set is not used.
 
         Args:
-          listener: told how training goes between them.
+          listener: receives the progress between evaluations.
 
         Yields:
-          ``step``, ``epoch``, the training metrics since the last evaluation as ``train``, and
-          those of the validation split as ``valid``.
+          ``step``, ``epoch``, ``train`` (training metrics since the last evaluation) and ``valid``
+          (metrics of the validation split).
 
         Raises:
           Interrupted, NotFiniteError, UserError: as :meth:`run`.
@@ -180,7 +179,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the last evaluation is made: all epochs are over, or patience is."""
+        """Whether the last evaluation is done, after all epochs or by early stopping."""
         patience = self._config.train.patience
         return self.progress.evaluated_step == self.total_steps or (
             0 < patience <= self.progress.worse_evaluations
@@ -205,7 +204,7 @@ class Trainer:
     def _step(self, batch: Any, listener: Listener) -> None:
         length = batch.history.shape[1]
         compiles = length not in self._lengths_seen
-        if compiles:  # left out of the speed: time up to here, and anew from the step's end
+        if compiles:  # not part of the speed: time up to here, and again after the step
             self._fetch()
             self._timed_from = None
             self._lengths_seen.add(length)
@@ -224,7 +223,7 @@ class Trainer:
                 self._save(best=False)
 
     def _fetch(self) -> None:
-        """Waits for the steps taken, and reads their metrics."""
+        """Wait for the steps taken, and read their metrics."""
         rows = [
             {name: float(value) for name, value in row.items()}
             for row in jax.device_get(self._pending)
@@ -233,19 +232,13 @@ class Trainer:
         first = self.progress.step - len(rows) + 1
         for step, row in enumerate(rows, start=first):
             if not math.isfinite(row["loss"]):
-                raise self._not_finite(
-                    f"the loss is not finite at step {step} ("
-                    + ", ".join(
-                        f"{name} {row[name]:g}"
-                        for name in ("click_loss", "auxiliary_loss", "gradient_norm")
-                    )
-                    + ")"
-                )
+                names = ("click_loss", "auxiliary_loss", "gradient_norm")
+                values = ", ".join(f"{name} {row[name]:g}" for name in names)
+                raise self._not_finite(f"the loss is not finite at step {step} ({values})")
         self._pending.clear()
         self._unreported += rows
-        totals = self.progress.totals
         for row in rows:
-            add(totals, row)
+            add_metrics(self.progress.totals, row)
         if self._timed_from is not None:
             self.progress.timed_seconds += now - self._timed_from
             self.progress.timed_examples += sum(row[EXAMPLES] for row in rows)
@@ -254,14 +247,17 @@ class Trainer:
     def _report(self, listener: Listener) -> None:
         totals: dict[str, float] = {}
         for row in self._unreported:
-            add(totals, row)
+            add_metrics(totals, row)
         self._unreported.clear()
         step = self.progress.step
-        listener.progress(
-            step,
-            means(totals),
-            examples_per_second=self._speed(),
-            learning_rate=float(self._learning_rate(step - 1)),
+        listener(
+            StepReport(
+                step,
+                self.total_steps,
+                mean_metrics(totals),
+                self.progress.examples_per_second,
+                float(self._learning_rate(step - 1)),
+            )
         )
 
     def _evaluate(self) -> dict[str, Any]:
@@ -279,7 +275,7 @@ class Trainer:
         record = {
             "step": progress.step,
             "epoch": progress.step / self.steps_per_epoch,
-            "train": means(progress.totals),
+            "train": mean_metrics(progress.totals),
             "valid": metrics,
         }
         progress.totals = {}
@@ -290,16 +286,16 @@ class Trainer:
             self._predict_step,
             params,
             batch_stats,
-            self._tables,
+            self._tables.features,
             loader,
             self._stop_if_asked,
         )
 
     def _summary(self) -> dict[str, np.ndarray]:
-        """What histograms show: embeddings, and for one validation batch states and attention."""
+        """Return arrays for histograms: embeddings, and states and attention of one batch."""
         params, batch = self.state.params, self._validation.batch(0, 0)
         summary = jax.device_get(
-            self._summary_step(params, self.state.batch_stats, self._tables, batch)
+            self._summary_step(params, self.state.batch_stats, self._tables.features, batch)
         )
         live = np.arange(batch.history.shape[1]) < np.asarray(batch.lengths)[:, None]
         real = np.asarray(batch.weight) > 0
@@ -333,25 +329,20 @@ class Trainer:
     def _require_finite_state(self) -> None:
         if not _all_finite((self.state.params, self.state.batch_stats, self.state.optimizer_state)):
             raise self._not_finite(
-                f"a parameter, or what the optimiser keeps of it, is not finite after step "
-                f"{self.progress.step}"
+                f"a parameter or its optimizer state is not finite after step {self.progress.step}"
             )
 
-    def _not_finite(self, what: str) -> NotFiniteError:
+    def _not_finite(self, problem: str) -> NotFiniteError:
         optim = self._config.optim
-        clip = "clipping by --optim.clip-norm 1"
+        clip = "clipping with --optim.clip-norm 1"
         if optim.clip_norm is not None:
             clip = f"a lower --optim.clip-norm (now {optim.clip_norm:g})"
         kept = None if self._checkpoints is None else self._checkpoints.latest_step()
         return NotFiniteError(
-            f"training stopped: {what}. Try a lower --optim.learning-rate (now "
+            f"training stopped: {problem}. Try a lower --optim.learning-rate (now "
             f"{optim.learning_rate:g}) or {clip}"
             + (f"; the checkpoint of step {kept} is kept" if kept is not None else "")
         )
-
-    def _speed(self) -> float | None:
-        progress = self.progress
-        return progress.timed_examples / progress.timed_seconds if progress.timed_seconds else None
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at

@@ -1,6 +1,8 @@
-"""How far a training run is: what a checkpoint holds beside the train state."""
+"""Progress of a training run: what a checkpoint keeps of it, and what is reported of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 EXAMPLES = "weight"
 """The training metric that counts the real rows of a batch; the others are means over them."""
@@ -8,17 +10,17 @@ EXAMPLES = "weight"
 
 @dataclass
 class Progress:
-    """What a checkpoint holds beside the train state; numbers that JSON keeps exactly.
+    """The host's part of a checkpoint; JSON restores its numbers exactly.
 
     Attributes:
       step: steps taken.
       evaluated_step: step of the last evaluation; 0 before the first.
       best_step: step of the best evaluation; 0 before the first.
-      best_score: what that reached, higher is better; None before the first.
+      best_score: its score, higher is better; None before the first.
       worse_evaluations: evaluations since the best one.
       totals: training metrics since the last evaluation, summed over examples.
       timed_examples: examples of the steps that were timed.
-      timed_seconds: how long those took.
+      timed_seconds: duration of those steps.
       wall_seconds: time since the start, over all processes of the run.
     """
 
@@ -32,14 +34,49 @@ class Progress:
     timed_seconds: float = 0.0
     wall_seconds: float = 0.0
 
-
-def add(totals: dict[str, float], row: dict[str, float]) -> None:
-    """Adds one batch's metrics to sums over examples."""
-    for name, value in row.items():
-        share = value if name == EXAMPLES else value * row[EXAMPLES]
-        totals[name] = totals.get(name, 0.0) + share
+    @property
+    def examples_per_second(self) -> float | None:
+        """Training speed; None before a step was timed."""
+        return self.timed_examples / self.timed_seconds if self.timed_seconds else None
 
 
-def means(totals: dict[str, float]) -> dict[str, float]:
-    """Means over examples, of sums by :func:`add`."""
+class StepReport(NamedTuple):
+    """Progress between two evaluations, as text for a progress line.
+
+    Attributes:
+      step: steps taken.
+      total_steps: maximum number of steps.
+      metrics: training metrics, means since the last report.
+      examples_per_second: training speed; None while it is unknown.
+      learning_rate: of the last step.
+    """
+
+    step: int
+    total_steps: int
+    metrics: dict[str, float]
+    examples_per_second: float | None
+    learning_rate: float
+
+    def __str__(self) -> str:
+        parts = [f"step {self.step:,} of {self.total_steps:,}"]
+        for name in ("loss", "auxiliary_loss"):
+            if name in self.metrics:
+                parts.append(f"{name.replace('_', ' ')} {self.metrics[name]:.4f}")
+        if self.examples_per_second is not None:
+            parts.append(f"{self.examples_per_second:,.0f} examples/s")
+        return ", ".join(parts)
+
+
+Listener = Callable[[StepReport], None]
+
+
+def add_metrics(totals: dict[str, float], metrics: dict[str, float]) -> None:
+    """Add the metrics of one batch to sums over examples."""
+    for name, value in metrics.items():
+        total = value if name == EXAMPLES else value * metrics[EXAMPLES]
+        totals[name] = totals.get(name, 0.0) + total
+
+
+def mean_metrics(totals: dict[str, float]) -> dict[str, float]:
+    """Return means over examples of sums by :func:`add_metrics`."""
     return {name: value / totals[EXAMPLES] for name, value in totals.items() if name != EXAMPLES}

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
@@ -21,6 +21,7 @@ from tensorboardX.summary import histogram, hparams, scalar
 from dien_jax.errors import writing
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.evaluations import append_evaluation, cut_back
+from dien_jax.training.progress import StepReport
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine
 from dien_jax.utils.files import atomic_path
 
@@ -28,22 +29,6 @@ TENSORBOARD_FOLDER = "tensorboard"
 HPARAMS_FILE = "events.out.tfevents.9999999999.hparams"
 """Sorts after all other event files, whose names start with the second they were made in."""
 HISTOGRAM_BINS = 64
-_PROGRESS_METRICS = {"loss": "loss", "auxiliary_loss": "auxiliary loss"}
-
-
-@runtime_checkable
-class Listener(Protocol):
-    """Receives the progress of training."""
-
-    def progress(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        examples_per_second: float | None,
-        learning_rate: float,
-    ) -> None:
-        """See :meth:`Reporter.progress`."""
 
 
 class Reporter:
@@ -57,7 +42,6 @@ class Reporter:
 
     Args:
       folder: the run folder.
-      total_steps: steps at most.
       restored_step: step of the checkpoint that the run resumes from; 0 for a fresh run.
       evaluated_step: step of the last evaluation before that checkpoint was saved; later lines of
         ``metrics.jsonl`` are dropped.
@@ -71,12 +55,10 @@ class Reporter:
         self,
         folder: Path,
         *,
-        total_steps: int,
         restored_step: int = 0,
         evaluated_step: int = 0,
     ) -> None:
         self._folder = folder
-        self._total_steps = total_steps
         self._line = ProgressLine()
         self._first: tuple[int, float] | None = None
         self._flushed_at = float("-inf")
@@ -97,43 +79,23 @@ class Reporter:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def progress(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        examples_per_second: float | None,
-        learning_rate: float,
-    ) -> None:
-        """Report a step between evaluations.
-
-        Args:
-          step: steps done.
-          metrics: means over training since the last call; all go to TensorBoard.
-          examples_per_second: training speed; None while it is unknown.
-          learning_rate: of the last step.
-        """
-        scalars = {**metrics, "learning_rate": learning_rate}
-        if examples_per_second is not None:
-            scalars["examples_per_second"] = examples_per_second
+    def progress(self, report: StepReport) -> None:
+        """Report a step between evaluations; all its metrics go to TensorBoard."""
+        step = report.step
+        scalars = report.metrics | {"learning_rate": report.learning_rate}
+        if report.examples_per_second is not None:
+            scalars["examples_per_second"] = report.examples_per_second
         for name, value in scalars.items():
             self._event(step, summary=scalar(f"train/{name}", value))
         now = time.monotonic()
         if self._first is None:
             self._first = (step, now)
-        parts = [f"step {step:,} of {self._total_steps:,}"]
-        parts += [
-            f"{label} {metrics[name]:.4f}"
-            for name, label in _PROGRESS_METRICS.items()
-            if name in metrics
-        ]
-        if examples_per_second is not None:
-            parts.append(f"{examples_per_second:,.0f} examples/s")
         first_step, first_time = self._first
+        line = str(report)
         if step > first_step:  # includes evaluations, but not the first compilation
             pace = (now - first_time) / (step - first_step)
-            parts.append(f"{_clock(pace * (self._total_steps - step))} left")
-        self._line.update(", ".join(parts), step / self._total_steps)
+            line += f", {_clock(pace * (report.total_steps - step))} left"
+        self._line.update(line, step / report.total_steps)
         if now - self._flushed_at >= SECONDS_BETWEEN_LINES:
             self._flushed_at = now
             self._flush()

@@ -15,7 +15,7 @@ from dien_jax.config.preset_files import flat_settings
 from dien_jax.config.presets import member_name, nearest_preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.loader import shown_negatives
+from dien_jax.data.loader import require_shown
 from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.runs.checkpoints import Checkpoints
@@ -124,7 +124,7 @@ def fit(
     dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
     _check_splits(dataset)
     if config.model.auxiliary_distribution == "shown":
-        shown_negatives(dataset)
+        require_shown(dataset)
     preset = nearest_preset(config) if preset is None else preset
     source = origin = None
     if warm_start is not None:
@@ -207,10 +207,7 @@ def _train(
         say(f"resuming from the checkpoint of step {progress.step:,}")
     try:
         with Reporter(
-            folder,
-            total_steps=trainer.total_steps,
-            restored_step=progress.step,
-            evaluated_step=progress.evaluated_step,
+            folder, restored_step=progress.step, evaluated_step=progress.evaluated_step
         ) as reporter:
             outcome = trainer.run(reporter)
     except Interrupted:

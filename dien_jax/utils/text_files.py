@@ -20,7 +20,7 @@ LONGEST_LINE = 1 << 24
 
 
 class BadLines:
-    """Counts malformed lines and keeps the first ones, each with its file and line number.
+    """Counter of malformed lines, with the first ones, each with its file and line number.
 
     Attributes:
       read: lines that :func:`read_lines` has read, malformed ones included.

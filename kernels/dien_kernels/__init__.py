@@ -4,16 +4,21 @@
 Implementations are in ``backends/``. This package imports jax and nothing else.
 """
 
-from dien_kernels.api import agru, augru, explain, gru
-from dien_kernels.choice import Choice
+from dien_kernels.api import Precision, agru, augru, explain, gru
+from dien_kernels.choice import Choice, Implementation
 from dien_kernels.contract import Blocks
 from dien_kernels.devices import Device, assume, interpreted
-from dien_kernels.reference import Weights
+from dien_kernels.reference import Form, Weights
+from dien_kernels.shared_history import SharedCell, last_states
 
 __all__ = [
     "Blocks",
     "Choice",
     "Device",
+    "Form",
+    "Implementation",
+    "Precision",
+    "SharedCell",
     "Weights",
     "agru",
     "assume",
@@ -21,4 +26,5 @@ __all__ = [
     "explain",
     "gru",
     "interpreted",
+    "last_states",
 ]

@@ -11,7 +11,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.pipeline import events as tables
 from dien_jax.preparation.pipeline import from_interactions as implicit
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
-from dien_jax.preparation.reading import workspace
+from dien_jax.preparation.reading.workspace import open_workspace
 from dien_jax.prepare import SOURCES, main
 
 LOG = "user,item,timestamp\n" + "".join(
@@ -193,4 +193,5 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     (gone / "work.duckdb").write_bytes(b"")
     assert main(arguments(tmp_path)) == 0
     assert not gone.exists()
-    assert workspace.Workspace(tmp_path / "data", "1GB").folder.name.startswith(".data.partial-")
+    with open_workspace(tmp_path / "other", "1GB") as workspace:
+        assert workspace.folder.name.startswith(".other.partial-")

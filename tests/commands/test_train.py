@@ -121,7 +121,7 @@ def test_preset_file_is_refused_beside_a_preset_and_with_its_mistakes(tmp_path, 
     assert f"{file}: unknown setting 'model.hiden_size'; did you mean 'hidden_size'" in found
     file.write_text("{}")
     beside = refusal(["authors", "--preset-file", str(file)], capfd)
-    assert f"give a preset or --preset-file, not both; found 'authors' and {file}" in beside
+    assert f"give a preset or --preset-file, not both; got 'authors' and {file}" in beside
     assert "exclude each other" in refusal(["--preset-file", str(file), "authors"], capfd)
     missing = tmp_path / "none.json"
     assert f"{missing}: expected JSON" in refusal(["--preset-file", str(missing)], capfd)
@@ -326,7 +326,7 @@ def test_folder_in_use_is_refused_with_how_to_continue(finished, data, capfd):
 def test_unwritable_run_folder_is_refused(data, tmp_path, capfd):
     (tmp_path / "file").touch()
     message = refusal(flags(data, tmp_path / "file" / "run"), capfd)
-    assert f"--run-dir {tmp_path / 'file' / 'run'} cannot be written" in message
+    assert f"run folder {tmp_path / 'file' / 'run'} cannot be written" in message
 
 
 def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch, capfd):
@@ -422,7 +422,7 @@ def test_loss_that_is_not_finite_stops_the_run_at_its_step(data, tmp_path, monke
     arguments = [*flags(data, tmp_path / "run"), "--train.log-every=100"]
     message = refusal(arguments, capfd, status=1)
     assert "the loss is not finite at step 7 (" in message
-    assert "lower --optim.learning-rate (now 0.02) or clipping by --optim.clip-norm" in message
+    assert "lower --optim.learning-rate (now 0.02) or clipping with --optim.clip-norm" in message
     assert "the checkpoint of step 4 is kept" in message
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
     assert not (tmp_path / "run" / "result.json").exists()

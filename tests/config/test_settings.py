@@ -34,10 +34,10 @@ def test_a_wrong_setting_is_named(values: dict, message: str) -> None:
 
 
 def test_shown_negatives_are_wanted_only_where_an_auxiliary_loss_uses_them() -> None:
-    assert ModelConfig(auxiliary_negatives=3).shown_negatives == 0
+    assert ModelConfig(auxiliary_negatives=3).shown_per_step == 0
     shown = ModelConfig(auxiliary_negatives=3, auxiliary_distribution="shown")
-    assert shown.shown_negatives == 3
-    assert dataclasses.replace(shown, auxiliary_weight=0.0).shown_negatives == 0
+    assert shown.shown_per_step == 3
+    assert dataclasses.replace(shown, auxiliary_weight=0.0).shown_per_step == 0
 
 
 @pytest.mark.parametrize(

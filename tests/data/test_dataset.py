@@ -90,7 +90,7 @@ def test_arrays_are_mapped_and_read_only(folder: Path) -> None:
 
 def test_tables_pad_and_cut_multivalued_features(folder: Path) -> None:
     data = open_dataset(folder)
-    tables = data.item_tables()
+    tables, users = data.feature_tables()
     assert list(tables) == ["category", "tags", "price"]
     assert np.asarray(tables["category"]).tolist() == [0, 1, 1, 2]
     np.testing.assert_array_equal(np.asarray(tables["price"]), np.float32([0, 1.5, -2, 0.25]))
@@ -99,7 +99,7 @@ def test_tables_pad_and_cut_multivalued_features(folder: Path) -> None:
     assert np.asarray(tags.values).tolist() == [[0, 0], [1, 2], [0, 0], [4, 0]]
     assert np.asarray(tags.count).tolist() == [0, 2, 0, 1]
     assert {np.asarray(tags.values).dtype, np.asarray(tags.count).dtype} == {np.dtype("int32")}
-    words = data.user_tables()["words"]
+    words = users["words"]
     assert isinstance(words, MultiValued)
     assert np.asarray(words.values).tolist() == [[0, 0, 0]] * 3
 
@@ -242,7 +242,7 @@ def test_damaged_files_open_or_are_refused_but_never_crash(folder: Path, data: A
     file.write_bytes(damaged)
     try:
         opened = open_dataset(folder)
-        opened.item_tables()
+        opened.feature_tables()
         opened.context_rows("train", ints(0, 1, 2, 3))
         for name in ("item", "tags", "user", "device"):
             opened.vocabulary(name)

@@ -1,5 +1,6 @@
 """The batch loader: every example once, right histories, few shapes, repeatable, no leaks."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import Column, Dataset, Examples
-from dien_jax.data.loader import SORT_BUFFER, Loader
+from dien_jax.data.loader import SORT_BUFFER, Loader, evaluation_loader
 from dien_jax.data.schema import Feature, MultiValued, Schema
 from dien_jax.errors import UserError
 
@@ -80,20 +82,20 @@ def make_loader(
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
     values = (np.repeat(10 * np.arange(events), counts) + places).astype(np.int32)
-    return Loader(
-        make_dataset(history_lengths, Column(values, offsets)),
-        "train",
-        batch_size=batch_size,
-        buckets=BUCKETS,
-        max_history=max_history,
-        seed=seed,
-        order=order,
-        shown=shown,
-    )
+    dataset = make_dataset(history_lengths, Column(values, offsets))
+    train = TrainConfig(batch_size=batch_size, buckets=BUCKETS, max_history=max_history)
+    if order == "evaluation" and not shown:
+        return evaluation_loader(dataset, "train", train)
+    train = dataclasses.replace(train, order=order)
+    return Loader(dataset, "train", train, seed=seed, shown_per_step=shown)
 
 
 def random_lengths(count, seed=0):
     return np.random.default_rng(seed).integers(0, 20, count).tolist()
+
+
+def indices_of(loader, epoch):
+    return [loader.example_indices(epoch, step) for step in range(loader.steps_per_epoch)]
 
 
 def assert_equal(one, other):
@@ -112,13 +114,13 @@ def test_an_epoch_shows_every_example_once(history_lengths, batch_size, order, s
     loader = make_loader(history_lengths, batch_size, order, seed)
     steps = loader.steps_per_epoch
     assert steps == -(-len(history_lengths) // batch_size)
-    seen = [loader.rows(epoch, step) for step in range(steps)]
+    seen = indices_of(loader, epoch)
     assert sorted(np.concatenate([*seen, []]).tolist()) == list(range(len(history_lengths)))
     # Filler has nowhere to be but in the last batch.
     assert all(len(rows) == batch_size for rows in seen[:-1])
     for step, rows in enumerate(seen):
         batch = loader.batch(epoch, step)
-        assert batch.history.shape[1] in loader.lengths
+        assert batch.history.shape[1] in loader.padded_lengths
         real = np.arange(batch_size) < len(rows)
         np.testing.assert_array_equal(batch.weight, real.astype(np.float32))
         np.testing.assert_array_equal(batch.user[real], rows + 1)
@@ -128,13 +130,12 @@ def test_an_epoch_shows_every_example_once(history_lengths, batch_size, order, s
 def test_a_batch_holds_what_the_dataset_says_of_its_rows(order):
     history_lengths = random_lengths(50)
     dataset = make_dataset(history_lengths)
-    loader = Loader(
-        dataset, "train", batch_size=8, buckets=BUCKETS, max_history=12, seed=1, order=order
-    )
+    train = TrainConfig(batch_size=8, buckets=BUCKETS, max_history=12)
+    loader = Loader(dataset, "train", train, seed=1, order=order)
     examples = dataset.splits["train"]
     tags = examples.context["tags"]
     for step, batch in enumerate(loader.epoch(2)):
-        rows = loader.rows(2, step)
+        rows = loader.example_indices(2, step)
         longest = 0
         for position, row in enumerate(rows):
             start = dataset.event_offsets[examples.sequence[row]]
@@ -189,7 +190,9 @@ def test_shuffled_order_depends_on_seed_and_epoch():
 
     def order(seed, epoch):
         loader = make_loader(history_lengths, seed=seed)
-        return np.concatenate([loader.rows(epoch, k) for k in range(loader.steps_per_epoch)])
+        return np.concatenate(
+            [loader.example_indices(epoch, k) for k in range(loader.steps_per_epoch)]
+        )
 
     assert order(0, 0).tolist() == order(0, 0).tolist()
     orders = {tuple(order(seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
@@ -203,10 +206,10 @@ def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers():
     padded = []
     for batch in loader.epoch(0):
         length = batch.history.shape[1]
-        below = max((edge for edge in (0, *loader.lengths) if edge < length), default=0)
+        below = max((edge for edge in (0, *loader.padded_lengths) if edge < length), default=0)
         mixed += bool((batch.lengths[batch.weight == 1] <= below).any() and below)
         padded.append(length)
-    assert mixed <= len(loader.lengths) - 1
+    assert mixed <= len(loader.padded_lengths) - 1
     assert padded != sorted(padded)  # long and short batches alternate in training
 
 
@@ -223,7 +226,9 @@ def test_sorted_batches_are_cut_from_the_files_order_within_buffers():
     expected = [order[start : start + 4] for start in range(0, len(order), 4)]
 
     def batches(epoch):
-        return [loader.rows(epoch, step).tolist() for step in range(loader.steps_per_epoch)]
+        return [
+            loader.example_indices(epoch, step).tolist() for step in range(loader.steps_per_epoch)
+        ]
 
     first, second = batches(0), batches(1)
     assert sorted(first) == sorted(second) == sorted(expected)
@@ -234,7 +239,7 @@ def test_sorted_batches_are_cut_from_the_files_order_within_buffers():
 def test_evaluation_order_pads_least():
     history_lengths = random_lengths(61)
     loader = make_loader(history_lengths, order="evaluation", max_history=20)
-    rows = np.concatenate([loader.rows(0, k) for k in range(loader.steps_per_epoch)])
+    rows = np.concatenate(indices_of(loader, 0))
     lengths = np.array(history_lengths)[::-1][rows]
     assert lengths.tolist() == sorted(history_lengths, reverse=True)
 
@@ -254,7 +259,7 @@ def test_evaluation_order_pads_least():
 def test_padded_lengths_are_the_buckets_that_histories_reach(
     history_lengths, max_history, expected
 ):
-    assert make_loader(history_lengths, max_history=max_history).lengths == expected
+    assert make_loader(history_lengths, max_history=max_history).padded_lengths == expected
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -278,7 +283,7 @@ def test_split_without_a_single_event():
             },
         }
     )
-    loader = Loader(empty, "train", batch_size=2, buckets=BUCKETS, max_history=12)
+    loader = Loader(empty, "train", TrainConfig(batch_size=2, buckets=BUCKETS))
     assert not loader.batch(0, 0).history.any()
 
 
@@ -347,7 +352,7 @@ def test_negatives_are_a_function_of_seed_epoch_and_step(order):
     by_row = {}
     for epoch in range(2):
         for step in range(8):
-            [row] = of_one_row.rows(epoch, step)
+            [row] = of_one_row.example_indices(epoch, step)
             by_row[row, epoch] = (of_one_row.batch(epoch, step).shown % 10).ravel().tolist()
     other_seed = make_loader([12] * 8, batch_size=1, order=order, seed=1, shown=1, sizes=(9,))
     by_row["seed"] = (other_seed.batch(0, 0).shown % 10).ravel().tolist()
@@ -375,7 +380,7 @@ def test_negatives_that_the_dataset_does_not_tell_are_refused():
     with pytest.raises(
         UserError, match=r"model\.auxiliary_distribution 'shown' .* data has no events/negatives"
     ):
-        Loader(make_dataset([3]), "train", batch_size=1, buckets=(), max_history=3, shown=1)
+        Loader(make_dataset([3]), "train", TrainConfig(), shown_per_step=1)
 
 
 def test_step_outside_the_epoch_is_refused():
@@ -387,7 +392,7 @@ def test_step_outside_the_epoch_is_refused():
 
 @pytest.mark.parametrize("name", ["batch_size", "max_history"])
 def test_sizes_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=rf"train\.{name} must be at least 1, got 0"):
         make_loader([3], **{name: 0})
 
 

@@ -16,9 +16,10 @@ from dien_jax import train, tune
 from dien_jax.config.preset_files import read_preset_file, with_settings
 from dien_jax.config.presets import PRESETS
 from dien_jax.errors import NotFiniteError, UserError
-from dien_jax.experiments import search, search_report, search_space
+from dien_jax.experiments import search, search_space
 from dien_jax.experiments.search_space import Choices, Range, read_space
 from dien_jax.training import loop
+from dien_jax.training.progress import StepReport
 from dien_jax.utils.files import read_json
 
 optuna = pytest.importorskip("optuna")
@@ -60,7 +61,7 @@ class Scripted:
             if epoch == 2 and self._rate > self.diverges_above:
                 raise NotFiniteError("the loss is not finite")
             self.finished = epoch == EPOCHS
-            listener.progress(epoch, {"loss": 0.5}, examples_per_second=10.0, learning_rate=0.1)
+            listener(StepReport(epoch, EPOCHS, {"loss": 0.5}, 10.0, 0.1))
             value = 0.9 - 0.1 * abs(math.log10(self._rate / self.peak)) - 0.1 / epoch
             yield {"epoch": float(epoch), "valid": {"auc": value}}
 
@@ -275,12 +276,12 @@ def test_history_has_pruned_trials_and_counts_from_one(command, scripted, capfd,
 def test_progress_is_told_by_lines_where_there_is_no_terminal(
     command, scripted, capfd, monkeypatch
 ):
-    monkeypatch.setattr(search_report, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(search, "SECONDS_BETWEEN_LINES", 0.0)
     assert tune.main([*command, "--trials=1"]) == 0
     [rate] = scripted.trained
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == f"trial 1 of 1: optim.learning_rate {rate:.4g}"
-    assert lines[1] == "  trial 1 of 1, step 1, loss 0.5000, 10 examples/s"
+    assert lines[1] == f"trial 1 of 1, step 1 of {EPOCHS}, loss 0.5000, 10 examples/s"
     assert lines[2].startswith("  trial 1 of 1, epoch 1.00: validation AUC 0.")
     assert lines[7].startswith("trial 1 of 1: validation AUC 0.")
 
@@ -342,8 +343,8 @@ def test_space_file_replaces_the_default_space(tmp_path):
         ({"model.dropout": {"low": 0, "high": 0.5, "log": 1}}, "expected 'log' to be true or fa"),
         ({"model.dropout": {"low": 0, "high": 0.5, "step": 0.2}}, "a number of steps above 'low'"),
         ({"model.dropout": {"low": 0, "high": 0.5, "step": 0}}, "'step' must be above 0"),
-        ({"model.hidden_size": {"low": 1.5, "high": 3}}, "model.hidden_size: is a whole number"),
-        ({"model.layers": {"low": 1, "high": 3}}, "model.layers: is no number; give a list"),
+        ({"model.hidden_size": {"low": 1.5, "high": 3}}, "model.hidden_size: must be an integer"),
+        ({"model.layers": {"low": 1, "high": 3}}, "model.layers: is not a number; give a li"),
         ({"model.evolution": ["augrue"]}, "model.evolution must be one of"),
         ({"model.dropout": {"low": 0, "high": 1}}, r"model.dropout must be in [0, 1)"),
         ({"model.hidden_size": [8, 0]}, "model.hidden_size must be at least 1, got 0"),
@@ -431,7 +432,7 @@ def test_validation_of_one_label_has_no_auc_to_tune_by(command, tmp_path, capfd)
     ("changes", "expected"),
     [
         (["--trials=0"], "--trials must be at least 1, got 0"),
-        (["--seed=-1"], "--seed must be 0 to 4294967295, got -1"),
+        (["--seed=-1"], "seed must be 0 to 4294967295, got -1"),
         (["--data=/does/not/exist"], "/does/not/exist does not exist"),
         (["--space=/does/not/exist"], "/does/not/exist: expected JSON"),
     ],

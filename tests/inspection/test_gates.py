@@ -14,7 +14,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.inspection.examples import UNKNOWN_NAME, Inspector, Names, printable
 from dien_jax.inspection.gates import available_measures, missing_measures
 from dien_jax.runs.scoring import trained_scores
-from dien_jax.steps.state import create_state, device_tables
+from dien_jax.steps.state import create_state, training_tables
 from dien_jax.steps.train import make_train_step
 
 MEASURES = {
@@ -149,7 +149,7 @@ def test_inspection_leaves_the_train_step_unchanged(data):
     made = trained(data, "augru", form="paper", **BATCH_MATES)
     config, schema = made.run.config, tiny_run.SCHEMA
     state = jax.eval_shape(lambda: create_state(config, schema, 1, seed=0))
-    tables = device_tables(made.dataset, config)
+    tables = training_tables(made.dataset, config)
     batch = example_batch(schema, batch_size=2, steps=4)
 
     def lowered() -> str:

@@ -21,7 +21,7 @@ from dien_jax.inspection.importance import (
 )
 from dien_jax.metrics.scores import auc
 from dien_jax.runs.scoring import trained_scores
-from dien_jax.steps.state import device_tables
+from dien_jax.steps.state import feature_tables
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ compiled = functools.cache(make_exchanged_step)
 
 def exchanged(model, split: str, input_: Input, seed: int = 4) -> np.ndarray:
     config, dataset = model.run.config, model.dataset
-    step, tables = compiled(config, dataset.schema), device_tables(dataset, config)
+    step, tables = compiled(config, dataset.schema), feature_tables(dataset)
     return exchanged_scores(model, tables, step, split, input_, np.random.default_rng(seed))
 
 

@@ -17,7 +17,7 @@ from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.errors import UserError
-from dien_jax.model import layers
+from dien_jax.model import attention
 from dien_jax.model.authors_weights import from_authors
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.losses import click_loss, halved_click_loss
@@ -161,9 +161,9 @@ def test_uniform_attention_is_told_from_theirs(name: str, monkeypatch) -> None:
     def uniform(scores, lengths):
         return masked(jnp.zeros_like(scores), lengths)
 
-    masked = layers.masked_softmax
+    masked = attention.masked_softmax
     assert agrees(name)
-    monkeypatch.setattr(layers, "masked_softmax", uniform)
+    monkeypatch.setattr(attention, "masked_softmax", uniform)
     assert not agrees(name)
 
 

@@ -1,6 +1,7 @@
 """Simulated users: what is known about them holds, and order matters."""
 
 import ast
+import doctest
 import functools
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dien_jax.preparation
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import MultiValued
 from dien_jax.errors import UserError
@@ -153,7 +155,7 @@ def test_every_kind_of_feature_is_there(data: Dataset) -> None:
     schema = data.schema
     names = [feature.name for feature in (*schema.item, *schema.user, *schema.context)]
     assert names == ["item", "category", "tags", "price", "user", "segment", "slot"]
-    tables = data.item_tables()
+    tables = data.feature_tables().item
     tags = tables["tags"]
     assert isinstance(tags, MultiValued)
     assert set(np.asarray(tags.count).tolist()) == {0, 1, 2, 3}
@@ -307,3 +309,7 @@ def test_processes_that_need_the_built_in_data_at_once_share_it(cache):
     assert [process.returncode for process in running] == [0, 0, 0]
     assert len(folders) == 1
     assert len(open_dataset(folders.pop()).groups()) == 2000
+
+
+def test_the_example_of_the_package_runs():
+    assert doctest.testmod(dien_jax.preparation).failed == 0

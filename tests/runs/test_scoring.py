@@ -11,8 +11,9 @@ from support import tiny_run
 from support.tiny_run import flags
 
 from dien_jax import evaluate, train
+from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import open_dataset
-from dien_jax.data.loader import Loader
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import NotFiniteError
 from dien_jax.metrics.scores import auc
 from dien_jax.runs.scoring import score_batches
@@ -49,14 +50,8 @@ def refusal(arguments: list[str], capfd) -> str:
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_scores_come_in_the_order_of_the_examples(data, batch_size):
     dataset = open_dataset(data)
-    loader = Loader(
-        dataset,
-        "train",
-        batch_size=batch_size,
-        buckets=(2, 4),
-        max_history=8,
-        order="evaluation",
-    )
+    train = TrainConfig(batch_size=batch_size, buckets=(2, 4), max_history=8)
+    loader = evaluation_loader(dataset, "train", train)
 
     def candidate_and_length(params, batch_stats, tables, batch):
         return batch.item + batch.lengths / np.float32(16)

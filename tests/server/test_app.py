@@ -1,4 +1,4 @@
-"""Serving over HTTP: answers are the ranker's, mistakes are told, nothing is dropped."""
+"""Serving over HTTP: responses equal the ranker's, errors name fields, no request is dropped."""
 
 import asyncio
 import dataclasses
@@ -32,19 +32,20 @@ pytest.importorskip("starlette")
 from dien_jax.server import app as serve_app  # noqa: E402
 from dien_jax.server.app import Application  # noqa: E402
 from dien_jax.server.batching import Batcher  # noqa: E402
-from dien_jax.server.current_model import Models, Source  # noqa: E402
-from dien_jax.server.messages import Limits, messages  # noqa: E402
+from dien_jax.server.current_model import CurrentModel, model_version  # noqa: E402
+from dien_jax.server.messages import request_decoders  # noqa: E402
 from dien_jax.server.openapi import document, page  # noqa: E402
-from dien_jax.server.prometheus import Figures  # noqa: E402
+from dien_jax.server.options import ServerOptions  # noqa: E402
+from dien_jax.server.prometheus import Metrics  # noqa: E402
 
 PEAR, SLASH = small_dataset.ITEMS[1:3]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
 TOKEN = "0123456789abcdef"
-LIMITS = Limits(body=2000, candidates=8, history=9)
-MOST = 2
+LIMITS = {"max_body": 2000, "max_candidates": 8, "max_history": 9}
+MAX_BATCH = 2
 COMPILED: list[str] = []
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
-"""Of probabilities: a few roundings of float32."""
+"""Tolerance on probabilities: a few roundings of float32."""
 
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
@@ -52,55 +53,59 @@ jax.monitoring.register_event_duration_secs_listener(
 
 
 class Server:
-    """All parts of a server but its port."""
+    """All parts of a server except its socket."""
 
     def __init__(self, run: Path, *, capacity: int = 50, token: str | None = None) -> None:
-        self.figures = Figures()
-        source = Source(run, max_users=3)
-        self.models = Models(source, LIMITS, MOST, 0.0, self.figures)
-        self.batcher = Batcher(self.models.rank, capacity=capacity, most=MOST, figures=self.figures)
-        self.application = Application(self.models, self.batcher, LIMITS, self.figures, token=token)
+        self.metrics = Metrics()
+        self.options = ServerOptions(
+            run, max_users=3, max_batch=MAX_BATCH, poll_seconds=0.0, queue=capacity, **LIMITS
+        )
+        self.current = CurrentModel(self.options, self.metrics)
+        self.batcher = Batcher(self.current.rank, self.metrics, self.options)
+        self.application = Application(
+            self.options, self.current, self.batcher, self.metrics, token
+        )
 
     def warm(self) -> "Server":
         ready, failures = threading.Event(), []
-        self.thread = self.models.start(self.batcher, ready.set, failures.append)
+        self.thread = self.current.start(self.batcher, ready.set, failures.append)
         assert ready.wait(120)
         assert not failures
         return self
 
     def end(self) -> None:
-        self.models.end()
+        self.current.stop()
         self.batcher.close()
         self.thread.join()
 
-    def talk(self, *calls: Callable[[Any], Awaitable[Any]]) -> list[Any]:
-        """What calls give that are made at the same time, each with a client."""
+    def run_calls(self, *calls: Callable[[Any], Awaitable[Any]]) -> list[Any]:
+        """Make calls concurrently, with one client; return their results."""
 
-        async def all_of_them() -> list[Any]:
-            transport = httpx.ASGITransport(app=self.application.app)
+        async def gather() -> list[Any]:
+            transport = httpx.ASGITransport(app=self.application)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 return await asyncio.gather(*(call(client) for call in calls))
 
-        return asyncio.run(all_of_them())
+        return asyncio.run(gather())
 
     def get(self, path: str, **more: Any) -> Any:
-        return self.talk(lambda client: client.get(path, **more))[0]
+        return self.run_calls(lambda client: client.get(path, **more))[0]
 
     def post(self, path: str, body: Any, **more: Any) -> Any:
-        return self.talk(lambda client: client.post(path, json=body, **more))[0]
+        return self.run_calls(lambda client: client.post(path, json=body, **more))[0]
 
-    def figure(self, name: str, **labels: str) -> float:
-        """A figure as /metrics gives it."""
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the value of a metric in /metrics."""
         if labels:
             name += "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
-        lines = self.figures.text().decode().splitlines()
+        lines = self.metrics.text().decode().splitlines()
         return float(next(line.split()[-1] for line in lines if line.split()[0] == name))
 
     def hold(self) -> threading.Event:
-        """Makes requests wait until the event is set."""
-        go, begun = threading.Event(), threading.Event()
-        self.batcher.call(lambda: (begun.set(), go.wait(30)))
-        assert begun.wait(30)
+        """Make requests wait until the event is set."""
+        go, started = threading.Event(), threading.Event()
+        self.batcher.submit(lambda: (started.set(), go.wait(30)))
+        assert started.wait(30)
         return go
 
 
@@ -128,17 +133,17 @@ def rank_body(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (body | changes).items() if value is not ...}
 
 
-def same(answer, expected) -> None:
+def check_ranking(answer, expected) -> None:
     assert answer.status_code == 200, answer.text
-    found = answer.json()
-    assert found["ids"] == expected.ids
-    np.testing.assert_allclose(found["scores"], expected.scores, **TOLERANCE)
+    ranking = answer.json()
+    assert ranking["ids"] == expected.ids
+    np.testing.assert_allclose(ranking["scores"], expected.scores, **TOLERANCE)
     names = ("unknown_history", "unknown_candidates", "unknown_context")
-    assert tuple(found[name] for name in names) == expected[2:]
+    assert tuple(ranking[name] for name in names) == expected[2:]
 
 
 def bodies() -> list[dict[str, Any]]:
-    """Requests of every padded size that the limits allow."""
+    """Return requests of every padded size that the limits allow."""
     return [
         rank_body(history=[PEAR, "?", SLASH] * (length // 3 + 1), candidates=[PEAR, SLASH] * count)
         for length in range(0, 7, 3)
@@ -146,46 +151,46 @@ def bodies() -> list[dict[str, Any]]:
     ]
 
 
-def of_ranker(ranker: Ranker, body: dict[str, Any]) -> Any:
-    candidates = [17 if one == 17 else one for one in body["candidates"]]
+def expected_ranking(ranker: Ranker, body: dict[str, Any]) -> Any:
+    candidates = [17 if item == 17 else item for item in body["candidates"]]
     return ranker.rank(body["history"], candidates, body["user"], body["context"])
 
 
-def test_answers_are_the_rankers_and_nothing_is_compiled_for_them(server, ranker) -> None:
-    before, wanted = len(COMPILED), bodies()
-    answers = server.talk(*(lambda c, b=body: c.post("/v1/rank", json=b) for body in wanted))
+def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None:
+    before, requests = len(COMPILED), bodies()
+    answers = server.run_calls(*(lambda c, b=body: c.post("/v1/rank", json=b) for body in requests))
     assert len(COMPILED) == before
-    for body, answer in zip(wanted, answers, strict=True):
-        same(answer, of_ranker(ranker, body))
+    for body, answer in zip(requests, answers, strict=True):
+        check_ranking(answer, expected_ranking(ranker, body))
         assert answer.json()["checkpoint_step"] == 1
 
 
-def test_requests_that_wait_are_ranked_together(server, ranker) -> None:
-    before, wanted = len(COMPILED), [rank_body(candidates=[PEAR, SLASH][: n + 1]) for n in (0, 1)]
-    batches = server.figure("dien_batch_size_count")
-    requests = server.figure("dien_batch_size_sum")
+def test_waiting_requests_are_ranked_in_one_batch(server, ranker) -> None:
+    before, requests = len(COMPILED), [rank_body(candidates=[PEAR, SLASH][: n + 1]) for n in (0, 1)]
+    batches = server.metric("dien_batch_size_count")
+    batched = server.metric("dien_batch_size_sum")
     go = server.hold()
 
     async def release(client) -> None:
-        while server.figure("dien_queue_depth") < 6:
+        while server.metric("dien_queue_depth") < 6:
             await asyncio.sleep(0.01)
         go.set()
 
-    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in wanted * 3)
-    answers = server.talk(*posts, release)[:-1]
-    for body, answer in zip(wanted * 3, answers, strict=True):
-        same(answer, of_ranker(ranker, body))
-    assert server.figure("dien_batch_size_count") == batches + 6 / MOST
-    assert server.figure("dien_batch_size_sum") == requests + 6
+    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in requests * 3)
+    answers = server.run_calls(*posts, release)[:-1]
+    for body, answer in zip(requests * 3, answers, strict=True):
+        check_ranking(answer, expected_ranking(ranker, body))
+    assert server.metric("dien_batch_size_count") == batches + 6 / MAX_BATCH
+    assert server.metric("dien_batch_size_sum") == batched + 6
     assert len(COMPILED) == before
 
 
-def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
+def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
     small = Server(run, capacity=3).warm()
     go = small.hold()
 
     async def late(client) -> Any:
-        while small.figure("dien_queue_depth") < 3:
+        while small.metric("dien_queue_depth") < 3:
             await asyncio.sleep(0.01)
         refused = [
             await client.post("/v1/rank", json=rank_body()),
@@ -194,7 +199,7 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
         go.set()
         return refused
 
-    *answers, refused = small.talk(
+    *answers, refused = small.run_calls(
         *(lambda c: c.post("/v1/rank", json=rank_body()) for _ in range(3)), late
     )
     assert [answer.status_code for answer in answers] == [200] * 3
@@ -203,7 +208,7 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
         assert int(answer.headers["Retry-After"]) >= 1
         assert answer.json()["error"].startswith("the queue is full; try again in")
     assert small.post("/v1/rank", rank_body()).status_code == 200
-    assert small.figure("dien_requests_total", path="/v1/rank", status="429") == 1
+    assert small.metric("dien_requests_total", path="/v1/rank", status="429") == 1
     small.end()
 
 
@@ -222,7 +227,7 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
         ("rank", rank_body(context={"device": 1}), 422, "context.query", "missing"),
         ("rank", rank_body(context=CONTEXT | {"x": 1}), 422, "context.x", "unknown field"),
         ("rank", rank_body(context=CONTEXT | {"device": {}}), 422, "context.device", "'object'"),
-        ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered, or no longer"),
+        ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered: send the history"),
         ("rank", rank_body(history=None, user=None), 404, "user", "'None' is not remembered"),
         ("rank", [1], 422, None, "Expected 'object', got 'array'"),
         ("observe", {"user": "Eve", "event": PEAR}, 404, "user", "/v1/remember"),
@@ -230,16 +235,16 @@ def test_one_too_many_is_told_when_to_come_back(server, run) -> None:
         ("remember", {"user": None, "history": []}, 422, "user", "got 'null'"),
     ],
 )
-def test_mistakes_name_the_field(path, body, status, field, error, server) -> None:
+def test_errors_name_the_field(path, body, status, field, error, server) -> None:
     answer = server.post(f"/v1/{path}", body)
     assert (answer.status_code, answer.json()["field"]) == (status, field)
     assert error in answer.json()["error"]
 
 
-def test_what_is_no_request_is_refused(server, monkeypatch) -> None:
+def test_malformed_requests_are_refused(server, monkeypatch) -> None:
     def posted(content: Any, kind: str = "application/json", **more: str) -> tuple[int, str]:
         headers = {"Content-Type": kind, **more}
-        (answer,) = server.talk(lambda c: c.post("/v1/rank", content=content, headers=headers))
+        (answer,) = server.run_calls(lambda c: c.post("/v1/rank", content=content, headers=headers))
         return answer.status_code, answer.json()["error"]
 
     async def chunks(count: int, pause: float = 0.0) -> Any:
@@ -248,27 +253,27 @@ def test_what_is_no_request_is_refused(server, monkeypatch) -> None:
             yield b" " * 100
 
     whole = json.dumps(rank_body()).encode()
-    (answer,) = server.talk(
+    (answer,) = server.run_calls(
         lambda c: c.post(
             "/v1/rank", content=whole, headers={"Content-Type": "Application/JSON; charset=utf-8"}
         )
     )
     assert answer.status_code == 200
-    assert posted(whole, "text/plain") == (415, "expected application/json, found text/plain")
-    assert posted(b" " * 2001) == (413, "the body has more than 2,000 bytes")
+    assert posted(whole, "text/plain") == (415, "expected application/json, got text/plain")
+    assert posted(b" " * 2001) == (413, "the body exceeds 2,000 bytes")
     assert posted(chunks(21))[0] == 413
     assert posted(whole[:-1]) == (400, "the body is not JSON: Input data was truncated")
     assert posted(b'{"candidates": ["\xff"]}')[0] == 400
     assert posted(b"")[0] == 400
     monkeypatch.setattr(serve_app, "BODY_SECONDS", 0.05)
-    assert posted(chunks(9, 0.02)) == (408, "no whole body after 0 s")
+    assert posted(chunks(9, 0.02)) == (408, "no complete body after 0 s")
     answer = server.get("/v1/rank")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
     answer = server.get("/nowhere")
     assert (answer.status_code, answer.json()["error"]) == (404, "Not Found")
 
 
-def test_users_are_remembered_and_forgotten(server, ranker) -> None:
+def test_users_are_remembered_and_evicted(server, ranker) -> None:
     def ranked(user: Any) -> Any:
         return server.post("/v1/rank", rank_body(history=..., user=user))
 
@@ -277,15 +282,15 @@ def test_users_are_remembered_and_forgotten(server, ranker) -> None:
     for count, event in enumerate([SLASH, "?", 17] * 2):
         assert server.post("/v1/observe", {"user": "Ann", "event": event}).status_code == 200
         history = [PEAR, *([SLASH, "?", 17] * 2)[: count + 1]]
-        same(ranked("Ann"), of_ranker(ranker, rank_body(history=history)))
+        check_ranking(ranked("Ann"), expected_ranking(ranker, rank_body(history=history)))
     for user in (1, 2, 3):
         server.post("/v1/remember", {"user": user, "history": []})
-    assert server.figure("dien_remembered_users") == 3
+    assert server.metric("dien_remembered_users") == 3
     assert ranked("Ann").status_code == 404
     assert ranked("3").status_code == 200
 
 
-def test_a_request_that_fails_leaves_its_batch_alone(server, ranker, monkeypatch, caplog) -> None:
+def test_a_failing_request_does_not_affect_its_batch(server, ranker, monkeypatch, caplog) -> None:
     real = Ranker.rank_many
 
     def rank_many(self, requests):
@@ -297,22 +302,22 @@ def test_a_request_that_fails_leaves_its_batch_alone(server, ranker, monkeypatch
     go = server.hold()
 
     async def release(client) -> None:
-        while server.figure("dien_queue_depth") < 3:
+        while server.metric("dien_queue_depth") < 3:
             await asyncio.sleep(0.01)
         go.set()
 
-    wanted = [rank_body(), rank_body(user="boom"), rank_body(candidates=[PEAR])]
-    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in wanted)
-    first, second, third, _ = server.talk(*posts, release)
-    same(first, of_ranker(ranker, wanted[0]))
-    same(third, of_ranker(ranker, wanted[2]))
+    requests = [rank_body(), rank_body(user="boom"), rank_body(candidates=[PEAR])]
+    posts = (lambda c, b=body: c.post("/v1/rank", json=b) for body in requests)
+    first, second, third, _ = server.run_calls(*posts, release)
+    check_ranking(first, expected_ranking(ranker, requests[0]))
+    check_ranking(third, expected_ranking(ranker, requests[2]))
     assert second.status_code == 500
-    assert second.json() == {"error": "the server is at fault", "field": None}
+    assert second.json() == {"error": "internal server error", "field": None}
     assert "RuntimeError: boom" in caplog.text
     assert server.get("/healthz").json()["status"] == "ok"
 
 
-def test_the_token_guards_ranking_and_figures(run) -> None:
+def test_ranking_and_metrics_require_the_token(run) -> None:
     server = Server(run, token=TOKEN).warm()
     good = {"Authorization": f"Bearer {TOKEN}"}
     for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"}):
@@ -325,39 +330,39 @@ def test_the_token_guards_ranking_and_figures(run) -> None:
     assert server.get("/metrics", headers=good).status_code == 200
     for path in ("/healthz", "/readyz", "/docs"):
         assert server.get(path).status_code == 200
-    found = server.get("/openapi.json").json()
-    assert found["paths"]["/v1/rank"]["post"]["security"] == [{"token": []}]
-    assert "401" in found["paths"]["/metrics"]["get"]["responses"]
+    description = server.get("/openapi.json").json()
+    assert description["paths"]["/v1/rank"]["post"]["security"] == [{"token": []}]
+    assert "401" in description["paths"]["/metrics"]["get"]["responses"]
     server.end()
 
 
-def test_ready_only_when_warm_and_not_at_the_end(run) -> None:
+def test_readiness_before_warm_up_and_after_stop(run) -> None:
     server = Server(run)
     for answer in (server.get("/readyz"), server.post("/v1/rank", rank_body())):
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert server.get("/healthz").status_code == 200
     server.warm()
     assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 1}
-    assert server.figure("dien_ready") == 1
-    server.models.end()
+    assert server.metric("dien_ready") == 1
+    server.current.stop()
     assert server.get("/readyz").status_code == 503
-    assert server.figure("dien_ready") == 0
-    assert server.post("/v1/rank", rank_body()).status_code == 200  # it was on its way
+    assert server.metric("dien_ready") == 0
+    assert server.post("/v1/rank", rank_body()).status_code == 200  # already accepted
     server.end()
     assert server.get("/healthz").status_code == 503
 
 
-def test_figures(server) -> None:
+def test_metrics(server) -> None:
     def unknown() -> list[float]:
         kinds = ("history", "candidate", "context")
-        return [server.figure("dien_unknown_ids_total", kind=kind) for kind in kinds]
+        return [server.metric("dien_unknown_ids_total", kind=kind) for kind in kinds]
 
-    before, candidates = unknown(), server.figure("dien_candidates_total")
+    before, candidates = unknown(), server.metric("dien_candidates_total")
     body = rank_body(history=["?", PEAR, "!"], context={"device": "fridge", "query": "q|?"})
     assert server.post("/v1/rank", body).status_code == 200
     assert np.subtract(unknown(), before).tolist() == [2, 1, 2]
-    assert server.figure("dien_candidates_total") == candidates + 3
-    assert server.figure("dien_checkpoint_step") == 1
+    assert server.metric("dien_candidates_total") == candidates + 3
+    assert server.metric("dien_checkpoint_step") == 1
     answer = server.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain")
     for name in ("request_seconds", "queue_seconds", "batch_seconds"):
@@ -366,29 +371,27 @@ def test_figures(server) -> None:
 
 
 def save_step(run: Path, step: int) -> None:
-    """A better checkpoint, with parameters of its own."""
-    of_run = Run.load(run)
-    state = create_state(of_run.config, open_dataset(Path(of_run.data)).schema, 1, seed=step)
+    """Save a better checkpoint with different parameters."""
+    loaded = Run.load(run)
+    state = create_state(loaded.config, open_dataset(Path(loaded.data)).schema, 1, seed=step)
     params = jax.tree.map(lambda leaf: leaf + jnp.float32(0.1 * step), state.params)
     Checkpoints(run / CHECKPOINTS_FOLDER).save(step, state._replace(params=params), {}, best=True)
 
 
-def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
-    run, ranker, tmp_path, caplog
-) -> None:
+def test_reload_drops_no_request(run, ranker, tmp_path, caplog) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     server = Server(copy).warm()
     server.post("/v1/remember", {"user": "Ann", "history": [PEAR, "?"]})
     remembered = rank_body(history=...)
-    assert not server.models.look(server.batcher)
+    assert not server.current.update(server.batcher)
     before = len(COMPILED)
     save_step(copy, 2)
-    compiled = len(COMPILED) - before  # by the making of parameters
+    compiled = len(COMPILED) - before  # to create the parameters
     replaced = threading.Event()
 
     def replace() -> None:
-        assert server.models.look(server.batcher)
+        assert server.current.update(server.batcher)
         replaced.set()
 
     thread = threading.Thread(target=replace)
@@ -400,31 +403,33 @@ def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
         return answers
 
     thread.start()
-    answers = [answer for some in server.talk(*[hammer] * 3) for answer in some]
+    answers = [answer for some in server.run_calls(*[hammer] * 3) for answer in some]
     thread.join()
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["checkpoint_step"] for answer in answers} == {1, 2}
     newer = Ranker(copy)
     for answer in answers:
         of_step = {1: ranker, 2: newer}[answer.json()["checkpoint_step"]]
-        same(answer, of_ranker(of_step, rank_body()))
-    same(server.post("/v1/rank", remembered), of_ranker(newer, rank_body(history=[PEAR, "?"])))
-    assert len(COMPILED) == before + compiled  # programs are those of the model before
+        check_ranking(answer, expected_ranking(of_step, rank_body()))
+    check_ranking(
+        server.post("/v1/rank", remembered), expected_ranking(newer, rank_body(history=[PEAR, "?"]))
+    )
+    assert len(COMPILED) == before + compiled  # programs of the old model are reused
     assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 2}
-    assert server.figure("dien_reloads_total", result="ok") == 1
+    assert server.metric("dien_reloads_total", result="ok") == 1
 
     save_step(copy, 3)
     kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
     for file in kept:
         file.write_bytes(b"")
     for _ in range(2):
-        assert not server.models.look(server.batcher)
-    assert caplog.text.count("kept the model: cannot read the checkpoint") == 1
-    assert server.figure("dien_reloads_total", result="failed") == 2
+        assert not server.current.update(server.batcher)
+    assert caplog.text.count("reload failed, model kept: cannot read the checkpoint") == 1
+    assert server.metric("dien_reloads_total", result="failed") == 2
     assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 2
     for file, content in kept.items():
         file.write_bytes(content)
-    server.models.reload()  # as SIGHUP does
+    server.current.request_reload()  # as SIGHUP does
     until = time.monotonic() + 60
     while server.get("/readyz").json()["checkpoint_step"] != 3 and time.monotonic() < until:
         time.sleep(0.02)
@@ -432,74 +437,78 @@ def test_a_newer_checkpoint_takes_over_without_a_dropped_request(
     server.end()
 
 
-def test_the_description_has_the_models_features_and_needs_nothing_else(server) -> None:
-    found = server.get("/openapi.json").json()
-    schemas = found["components"]["schemas"]
-    references = set(json.dumps(found).split('"#/components/schemas/')[1:])
+def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> None:
+    description = server.get("/openapi.json").json()
+    schemas = description["components"]["schemas"]
+    references = set(json.dumps(description).split('"#/components/schemas/')[1:])
     assert {text.partition('"')[0] for text in references} <= set(schemas)
-    assert schemas["Rank"]["properties"]["candidates"]["maxItems"] == LIMITS.candidates
+    assert schemas["Rank"]["properties"]["candidates"]["maxItems"] == LIMITS["max_candidates"]
     assert schemas["Context"]["required"] == ["device", "query"]
     html = server.get("/docs").text
-    assert html.count("<h2>") == len(found["paths"]) + 1
+    assert html.count("<h2>") == len(description["paths"]) + 1
     assert "//" not in html.replace("<!doctype html>", "")
 
 
-def test_the_types_of_every_kind_of_feature() -> None:
+def test_request_types_of_all_feature_kinds() -> None:
     schema = Schema(
         (Feature("item", "categorical", size=4),),
         (Feature("user", "categorical", size=3),),
         (Feature("price-class", "numeric", mean=1.0, deviation=2.0),),
     )
-    reader = messages(schema, LIMITS).rank
+    options = ServerOptions(Path("run"), **LIMITS)
+    reader = request_decoders(schema, options)["rank"]
     body = b'{"candidates": [1], "context": {"price-class": %s}}'
     assert reader.decode(body % b"1.5").context.f0 == 1.5
     for wrong, error in ((b'"1.5"', "got `str`"), (b"1e39", "<= 3.4")):
         with pytest.raises(ValueError, match=error):
             reader.decode(body % wrong)
     bare = Schema(schema.item, schema.user)
-    reader = messages(bare, LIMITS).rank
+    decoders = request_decoders(bare, options)
+    reader = decoders["rank"]
     assert reader.decode(b'{"candidates": [1]}').context is None
     assert reader.decode(b'{"candidates": [1], "context": {}}').candidates == [1]
-    assert "<h1>" in page(document(messages(bare, LIMITS), LIMITS, token=False))
+    assert "<h1>" in page(document(decoders, options, token=False))
 
 
-def test_schemathesis_finds_nothing(server) -> None:
+def test_requests_generated_from_openapi(server) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
     from hypothesis import HealthCheck, given, settings
 
-    limits = dataclasses.replace(LIMITS, body=2**20)  # which the document does not put as a schema
-    application = Application(server.models, server.batcher, limits, server.figures)
-    described = schemathesis.openapi.from_asgi("/openapi.json", application.app)
+    options = dataclasses.replace(server.options, max_body=2**20)  # no schema can express it
+    application = Application(options, server.current, server.batcher, server.metrics)
+    described = schemathesis.openapi.from_asgi("/openapi.json", application)
     modes = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
-    operations = [found.ok() for found in described.get_all_operations()]
+    operations = [result.ok() for result in described.get_all_operations()]
     assert len(operations) == 6
     for operation in operations:
         for mode in modes:
             if mode == modes[1] and operation.method == "get":
-                continue  # they take nothing that could be wrong
+                continue  # a GET has no invalid form
 
             @given(case=operation.as_strategy(generation_mode=mode))
             @settings(
                 max_examples=int(os.environ.get("SCHEMATHESIS_EXAMPLES", "10")),
                 database=None, deadline=None, suppress_health_check=list(HealthCheck),
             )  # fmt: skip
-            def holds(case) -> None:
+            def check_response(case) -> None:
                 case.call_and_validate()
 
-            holds()
+            check_response()
 
 
-def test_an_exported_file_is_served_as_its_run(run, tmp_path) -> None:
+def test_an_exported_file_ranks_like_its_run(run, tmp_path) -> None:
     pytest.importorskip("flatbuffers")
     file = tmp_path / "model.dien"
     assert export.main([str(run), "--out", str(file)]) == 0
-    of_run, of_file = Source(run), Source(file)
+    run_ranker, file_ranker = (
+        CurrentModel(ServerOptions(path), Metrics()).served.ranker for path in (run, file)
+    )
     requests = 2 * [RankRequest([PEAR, "nobody knows it"], [SLASH, PEAR], "u1", CONTEXT)]
-    expected, found = (source.load().rank_many(requests)[1] for source in (of_run, of_file))
-    assert found.ids == expected.ids
-    np.testing.assert_allclose(found.scores, expected.scores, **TOLERANCE)
-    assert found[2:] == expected[2:]
-    assert of_file.load().step == of_run.load().step
-    before = of_file.version()
+    expected, ranking = (ranker.rank_many(requests)[1] for ranker in (run_ranker, file_ranker))
+    assert ranking.ids == expected.ids
+    np.testing.assert_allclose(ranking.scores, expected.scores, **TOLERANCE)
+    assert ranking[2:] == expected[2:]
+    assert file_ranker.step == run_ranker.step
+    before = model_version(file)
     os.utime(file, ns=(1, 1))
-    assert of_file.version() != before
+    assert model_version(file) != before

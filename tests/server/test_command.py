@@ -1,4 +1,4 @@
-"""The server's command line: mistakes told in a line, requests answered before it ends."""
+"""The server's command line: one-line errors, and requests answered before shutdown."""
 
 import asyncio
 import json
@@ -21,7 +21,9 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 from dien_jax import serve as command
-from dien_jax.server.messages import Limits, messages
+from dien_jax.server.messages import request_decoders
+from dien_jax.server.options import ServerOptions
+from dien_jax.server.run import TOKEN_VARIABLE, bind
 
 ROOT = Path(__file__).parents[2]
 PEAR = small_dataset.ITEMS[1]
@@ -46,30 +48,30 @@ def run(tmp_path_factory) -> Path:
         (["--separator", ""], None, "--separator must not be empty"),
         ([], "", "DIEN_JAX_TOKEN must be at least 16 printable ASCII characters"),
         ([], "0123456789abcdé", "got 15 characters (unset it to serve without a token)"),
-        (["--host", "256.1.1.1"], None, "cannot listen at --host 256.1.1.1 --port 0"),
+        (["--host", "256.1.1.1"], None, "cannot listen on --host 256.1.1.1 --port 0"),
         ([], None, "nowhere does not exist"),
     ],
 )
-def test_mistakes_are_told_in_a_line(flags, token, expected, tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv(command.TOKEN, raising=False)
+def test_mistakes_give_one_line(flags, token, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     if token is not None:
-        monkeypatch.setenv(command.TOKEN, token)
+        monkeypatch.setenv(TOKEN_VARIABLE, token)
     assert command.main([str(tmp_path / "nowhere"), "--port", "0", *flags]) == 2
-    told = capsys.readouterr().err
-    assert expected in told
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
 
 
-def test_a_port_in_use_is_told(tmp_path, capsys) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def test_a_port_in_use_is_reported(tmp_path, capsys) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = str(occupied.getsockname()[1])
         assert command.main([str(tmp_path), "--port", port]) == 2
-    told = capsys.readouterr().err
-    assert f"cannot listen at --host 127.0.0.1 --port {port}: Address already in use" in told
+    message = capsys.readouterr().err
+    assert f"cannot listen on --host 127.0.0.1 --port {port}: Address already in use" in message
 
 
-def test_answers_do_not_wait_for_acknowledgements() -> None:
+def test_connections_have_no_delay() -> None:
     async def accepted() -> int:
         options: list[int] = []
 
@@ -78,7 +80,7 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
             options.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             writer.close()
 
-        listener = command.bound("127.0.0.1", 0)
+        listener = bind("127.0.0.1", 0)
         async with await asyncio.start_server(answer, sock=listener):
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             await reader.read()
@@ -89,15 +91,15 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
     assert asyncio.run(accepted()) == 1
 
 
-def test_a_run_without_a_checkpoint_is_told(run, tmp_path, capsys) -> None:
+def test_a_run_without_a_checkpoint_is_reported(run, tmp_path, capsys) -> None:
     (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
     assert command.main([str(tmp_path), "--port", "0"]) == 2
     assert "has no evaluated checkpoint yet" in capsys.readouterr().err
 
 
-def test_sigterm_ends_it_when_every_request_has_its_answer(run) -> None:
+def test_sigterm_stops_after_all_requests_are_answered(run) -> None:
     flags = ["--port", "0", "--max-candidates", "1", "--max-batch", "1", "--log-requests"]
-    environment = {name: value for name, value in os.environ.items() if name != command.TOKEN}
+    environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
     server = subprocess.Popen(
         [sys.executable, "-m", "dien_jax.serve", str(run), *flags],
         stderr=subprocess.PIPE,
@@ -115,32 +117,32 @@ def test_sigterm_ends_it_when_every_request_has_its_answer(run) -> None:
         head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         head += "Content-Type: application/json\r\n\r\n"
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=60) as begun,
-            begun.makefile("rb") as answers,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
+            connection.makefile("rb") as answers,
         ):
-            begun.sendall(head.encode() + body)
+            connection.sendall(head.encode() + body)
             assert _answer(answers)[0] == 200
-            begun.sendall(head.encode() + body[:5])  # under way when the signal comes
+            connection.sendall(head.encode() + body[:5])  # incomplete when the signal comes
             server.send_signal(signal.SIGTERM)
             until = time.monotonic() + 60
             while _accepts(port) and time.monotonic() < until:
                 time.sleep(0.01)
-            begun.sendall(body[5:])
+            connection.sendall(body[5:])
             status, content = _answer(answers)
             assert (status, content["ids"]) == (200, [PEAR])
             assert answers.read() == b""
-        out, told = server.communicate(timeout=60)
+        out, log = server.communicate(timeout=60)
     finally:
         server.kill()
         server.communicate()
     assert (server.returncode, out) == (0, "")
-    assert told.endswith("all requests have had their answers\n")
-    lines = [json.loads(line.partition("INFO ")[2]) for line in told.splitlines() if "INFO" in line]
+    assert log.endswith("all requests were answered\n")
+    lines = [json.loads(line.partition("INFO ")[2]) for line in log.splitlines() if "INFO" in line]
     assert [(line["path"], line["status"]) for line in lines] == [("/v1/rank", 200)] * 2
 
 
 def _answer(answers: BinaryIO) -> tuple[int, dict]:
-    """Status and body of the next answer on a connection."""
+    """Return status and body of the next answer on a connection."""
     status, length = int(answers.readline().split()[1]), 0
     while (line := answers.readline()) != b"\r\n":
         if line.lower().startswith(b"content-length:"):
@@ -156,7 +158,7 @@ def _accepts(port: int) -> bool:
     return True
 
 
-def test_the_page_on_serving_is_right() -> None:
+def test_flags_and_requests_of_the_serving_page() -> None:
     text = (ROOT / "docs/serving.md").read_text()
     flags = {f"--{name.replace('_', '-')}" for name in vars(command.Arguments(Path())) if name}
     assert set(re.findall(r"`(--[a-z-]+)", text)) <= flags
@@ -165,9 +167,9 @@ def test_the_page_on_serving_is_right() -> None:
         (Feature("user", "categorical", size=3),),
         (Feature("device", "categorical", size=3),),
     )
-    readers = messages(schema, Limits())
+    decoders = request_decoders(schema, ServerOptions(Path("run")))
     blocks = re.findall(r"-d '(\{.*?\})'", text, re.DOTALL)
     paths = re.findall(r"/v1/([a-z]+) ", text)
     assert len(blocks) >= 3
     for path, block in zip(paths, blocks, strict=False):
-        getattr(readers, path).decode(block.encode())
+        decoders[path].decode(block.encode())

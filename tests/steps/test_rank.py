@@ -1,5 +1,8 @@
 """Sharing a history between candidates changes no figure."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,61 +12,131 @@ from dien_jax.config.presets import member
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import Feature, FeatureTables, Schema
-from dien_jax.model.attention import CHUNK
+from dien_jax.errors import UserError
+from dien_jax.model.attention import ATTENTIONS, MLPAttention
 from dien_jax.model.interest import InterestModel
-from dien_jax.steps.rank import evolve
+from dien_jax.model.recurrence import AUGRU, EVOLUTIONS, make_recurrence
+from dien_jax.model.shared_history import CHUNK
 
 SCHEMA = Schema(
     item=(Feature("item", "categorical", 9), Feature("category", "categorical", 4)),
     user=(Feature("user", "categorical", 3),),
 )
 STEPS = 7
+SMALL = ModelConfig(embedding_size=3, hidden_size=6, attention_layers=(5, 4, 3), layers=(4,))
+
+
+def random_variables(config: ModelConfig) -> dict:
+    tables = FeatureTables({"category": jnp.arange(9, dtype=jnp.int32) % 4}, {})
+    model = InterestModel(config, SCHEMA)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), example_batch(SCHEMA), tables)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(1.5 * rng.normal(size=leaf.shape), jnp.float32), shapes
+    )
+
+
+def assert_shared_as_rows(config: ModelConfig, sizes=((3, 5), (3, 0), (2 * CHUNK, STEPS))) -> None:
+    """Final states of one history for its candidates, and of as many rows with a copy each."""
+    model, variables = InterestModel(config, SCHEMA), random_variables(config)
+    rng = np.random.default_rng(0)
+
+    @jax.jit
+    def by_rows(candidates, states, length):
+        count = len(candidates)
+
+        def evolve(model):
+            copies = jnp.broadcast_to(states, (count, *states.shape))
+            attention = model.attention(candidates, copies, jnp.full(count, length, jnp.int32))
+            if config.evolution in ("attention", "gru_attention"):
+                return (attention[..., None] * copies).sum(1)
+            return model.evolution(copies, attention, jnp.full(count, length, jnp.int32))[1]
+
+        return model.apply(variables, method=evolve)
+
+    @jax.jit
+    def shared(candidates, states, length):
+        return model.apply(variables, candidates, states, length, method="evolve_candidates")
+
+    for rows, length in sizes:
+        states = jnp.asarray(rng.normal(size=(STEPS, 6)), jnp.float32)
+        candidates = jnp.asarray(rng.normal(size=(rows, 6)), jnp.float32)
+        expected = by_rows(candidates, states, jnp.int32(length))
+        got = shared(candidates, states, jnp.int32(length))
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-6)
+        if length:
+            assert np.ptp(np.asarray(got), axis=0).max() > 1e-4
 
 
 @pytest.mark.parametrize("attention", ["mlp", "bilinear"])
 @pytest.mark.parametrize("form", ["paper", "authors"])
-@pytest.mark.parametrize("name", ["pnn", "din", "gru_att", "aigru", "agru", "augru"])
+@pytest.mark.parametrize("name", ["din", "gru_att", "aigru", "agru", "augru"])
 def test_interests_are_those_of_a_history_for_every_candidate(name, form, attention) -> None:
     if attention == "bilinear" and name not in ("din", "augru"):
         pytest.skip("attention is the same for all")
-    small = ModelConfig(
-        embedding_size=3,
-        hidden_size=6,
-        attention_layers=(5, 4, 3),
-        layers=(4,),
-        form=form,
-        attention=attention,
-    )
-    config = member(name, small)
+    config = member(name, dataclasses.replace(SMALL, form=form, attention=attention))
+    assert_shared_as_rows(config)
+
+
+def test_without_evolution_there_is_no_final_state() -> None:
+    config = member("pnn", SMALL)
+    arguments = jnp.ones((2, 6)), jnp.ones((STEPS, 6)), jnp.int32(3)
     model = InterestModel(config, SCHEMA)
-    tables = FeatureTables({"category": jnp.arange(9, dtype=jnp.int32) % 4}, {})
-    shapes = jax.eval_shape(model.init, jax.random.key(0), example_batch(SCHEMA), tables)
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda leaf: jnp.asarray(1.5 * rng.normal(size=leaf.shape), jnp.float32), shapes
-    )
+    variables = random_variables(config)
+    assert model.apply(variables, *arguments, method="evolve_candidates") is None
 
-    @jax.jit
-    def of_model(candidates, states, length):
-        lengths = jnp.full(len(candidates), length, jnp.int32)
-        copies = jnp.broadcast_to(states, (len(candidates), *states.shape))
-        return model.apply(variables, candidates, copies, lengths, method="evolve")[1]
 
-    @jax.jit
-    def shared(candidates, states, length):
-        if name == "gru_att":  # the model's method reads the states by its second GRU
-            second = lambda m: m.evolution(states[None], length[None])[0][0]  # noqa: E731
-            states = model.apply(variables, method=second)
-        return evolve(config, variables["params"], candidates, states, length)
+class Reversed(AUGRU):
+    """Parameters named as AUGRU's, another recurrence: a method inherited would be wrong."""
 
-    for rows, length in ((3, 5), (3, 0), (2 * CHUNK, STEPS)):
-        states = jnp.asarray(rng.normal(size=(STEPS, 6)), jnp.float32)
-        candidates = jnp.asarray(rng.normal(size=(rows, 6)), jnp.float32)
-        expected = of_model(candidates, states, jnp.int32(length))
-        found = shared(candidates, states, jnp.int32(length))
-        if expected is None:
-            assert found is None
-            continue
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
-        if length:
-            assert np.ptp(np.asarray(found), axis=0).max() > 1e-4
+    @nn.compact
+    def __call__(self, x, attention, lengths):
+        kept = self.weights(x.shape[-1])
+        states = jnp.tanh(jnp.einsum("btd,dh->bth", x, kept.input[:, 0]))
+        live = jnp.arange(x.shape[1], dtype=lengths.dtype)[None] < lengths[:, None]
+        states = states * jnp.where(live, attention, 0)[..., None]
+        return states, jnp.cumsum(states, axis=1)[:, -1]
+
+
+class Doubled(MLPAttention):
+    """Parameters named as MLPAttention's, other weights."""
+
+    @nn.compact
+    def __call__(self, candidate, states, lengths):
+        bias = self.param("bias", nn.initializers.ones, (states.shape[-1],))
+        scores = jnp.einsum("bth,bh->bt", states * bias[None, None], candidate)
+        live = jnp.arange(states.shape[1], dtype=lengths.dtype)[None] < lengths[:, None]
+        return jnp.where(live, jax.nn.sigmoid(scores), 0)
+
+
+class Fixed(nn.Module):
+    """It takes one number of rows only."""
+
+    @nn.compact
+    def __call__(self, x, attention, lengths):
+        return x, (x * attention[..., None]).sum(1).reshape(16, -1)
+
+
+SIZES = ((3, 5), (3, 0), (CHUNK + 8, STEPS))
+
+
+@pytest.mark.parametrize("shared", [{"evolution": "own"}, {"attention": "own"}])
+def test_modules_of_ones_own_rank_as_their_rows(shared, monkeypatch) -> None:
+    monkeypatch.setitem(EVOLUTIONS, "own", lambda config: make_recurrence(Reversed, config))
+    monkeypatch.setitem(ATTENTIONS, "own", lambda config: Doubled(config.attention_layers))
+    assert_shared_as_rows(ModelConfig(**(vars(SMALL) | shared)), SIZES)
+
+
+def test_a_module_that_cannot_be_called_for_candidates_is_refused_by_name(monkeypatch) -> None:
+    monkeypatch.setitem(EVOLUTIONS, "own", lambda config: Fixed())
+    config = ModelConfig(**(vars(SMALL) | {"evolution": "own"}))
+    model, arguments = InterestModel(config, SCHEMA), (jnp.ones((3, 6)), jnp.ones((STEPS, 6)))
+    params = {"params": random_variables(SMALL)["params"]}
+    with pytest.raises(UserError, match=r"Fixed \(model\.evolution\) cannot .* last_states"):
+        model.apply(params, *arguments, jnp.int32(2), method="evolve_candidates")
+
+
+@pytest.mark.parametrize("setting", ["evolution", "attention"])
+def test_names_that_no_table_has_are_refused(setting) -> None:
+    with pytest.raises(UserError, match=rf"model\.{setting} must be one of .* got 'agur'"):
+        ModelConfig(**(vars(SMALL) | {setting: "agur"}))

@@ -103,7 +103,7 @@ def test_filler_rows_change_nothing() -> None:
 def test_predictions_are_probabilities() -> None:
     state = create_state(CONFIG, SCHEMA, 10, seed=0)
     scores = make_predict_step(CONFIG, SCHEMA)(
-        state.params, state.batch_stats, tables(), batch_of(4)
+        state.params, state.batch_stats, tables().features, batch_of(4)
     )
     assert scores.shape == (16,)
     assert ((scores > 0) & (scores < 1)).all()

@@ -1,4 +1,4 @@
-"""A web server on this machine that does what a test tells it to."""
+"""A local web server whose answers a test prescribes."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -10,16 +10,16 @@ Answer = Callable[["Web", BaseHTTPRequestHandler], None]
 
 
 class Web:
-    """Serves one content under every address.
+    """Serve the same content at every path.
 
     Attributes:
-      url: of the server, without a slash at the end.
-      content: what it serves.
-      headers: with every whole or partial answer.
-      plan: how the next requests are answered, first to last; then all are answered well.
-      requests: the headers of all requests so far.
-      paths: what they asked for.
-      over: set when the test is.
+      url: of the server, without a trailing slash.
+      content: body of complete answers.
+      headers: headers of every complete or partial answer.
+      plan: answers to the next requests, in order; later ones get :func:`well`.
+      requests: headers of all requests so far.
+      paths: paths of all requests so far.
+      over: set when the test is over.
     """
 
     def __init__(self, url: str) -> None:
@@ -34,7 +34,7 @@ class Web:
 
 @contextmanager
 def web_server() -> Iterator[Web]:
-    """A server that answers until the block ends."""
+    """Run the server until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -64,17 +64,17 @@ def web_server() -> Iterator[Web]:
 
 
 def well(web: Web, handler: BaseHTTPRequestHandler) -> None:
-    """As RFC 9110 has it, with ranges and conditions on them."""
-    asked = handler.headers["Range"]
+    """Answer as RFC 9110 says, with ranges and conditions."""
+    span = handler.headers["Range"]
     validators = (web.headers.get("ETag"), web.headers.get("Last-Modified"))
-    if asked and handler.headers["If-Range"] in validators:
-        rest(web, handler, int(asked.removeprefix("bytes=").removesuffix("-")))
+    if span and handler.headers["If-Range"] in validators:
+        rest(web, handler, int(span.removeprefix("bytes=").removesuffix("-")))
     else:
         whole(web, handler)
 
 
 def rest(web: Web, handler: BaseHTTPRequestHandler, start: int) -> None:
-    """The content from a byte on, whatever the conditions."""
+    """Send the content from a byte on, whatever the conditions."""
     size = len(web.content)
     if start >= size:
         handler.send_response(416)
@@ -87,13 +87,13 @@ def rest(web: Web, handler: BaseHTTPRequestHandler, start: int) -> None:
 
 
 def whole(web: Web, handler: BaseHTTPRequestHandler) -> None:
-    """The whole content, whatever was asked for."""
+    """Send the complete content, whatever the request."""
     handler.send_response(200)
     _send(web, handler, web.content)
 
 
 def cut(count: int) -> Answer:
-    """Closes the connection after some bytes of a good answer."""
+    """Close the connection after some bytes of a good answer."""
 
     def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
         _cut(web, handler, count)
@@ -102,7 +102,7 @@ def cut(count: int) -> Answer:
 
 
 def stall(count: int) -> Answer:
-    """Sends nothing more after some bytes of a good answer."""
+    """Send nothing more after some bytes of a good answer."""
 
     def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
         _cut(web, handler, count)
@@ -112,7 +112,7 @@ def stall(count: int) -> Answer:
 
 
 def status(code: int) -> Answer:
-    """An error."""
+    """Answer with an error status."""
 
     def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
         handler.send_error(code)
@@ -121,12 +121,12 @@ def status(code: int) -> Answer:
 
 
 def rude(start: int) -> Answer:
-    """A part from a byte on, without a look at the conditions."""
+    """Send the content from a byte on, ignoring conditions."""
     return lambda web, handler: rest(web, handler, start)
 
 
 def page(web: Web, handler: BaseHTTPRequestHandler) -> None:
-    """A web page in place of the file."""
+    """Send a web page instead of the file."""
     handler.send_response(200)
     handler.send_header("Content-Type", "text/html; charset=utf-8")
     handler.send_header("Content-Length", "6")

@@ -14,6 +14,7 @@ from tensorboardX.proto.event_pb2 import SessionLog
 from dien_jax.errors import UserError
 from dien_jax.runs.evaluations import cut_back, read_evaluations
 from dien_jax.training.curves import draw_curves
+from dien_jax.training.progress import StepReport
 from dien_jax.training.reporter import Reporter, write_hparams
 
 
@@ -27,12 +28,8 @@ def record(step, auc=0.7):
 
 
 def tell(reporter, step):
-    reporter.progress(
-        step,
-        {"loss": 0.61234, "click_loss": 0.4, "auxiliary_loss": 0.21, "accuracy": 0.7},
-        examples_per_second=11203.4,
-        learning_rate=1e-3,
-    )
+    metrics = {"loss": 0.61234, "click_loss": 0.4, "auxiliary_loss": 0.21, "accuracy": 0.7}
+    reporter.progress(StepReport(step, 1000, metrics, 11203.4, 1e-3))
 
 
 @pytest.fixture
@@ -44,7 +41,7 @@ def clock(monkeypatch):
 
 
 def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, clock):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
+    with Reporter(tmp_path) as reporter:
         for step in range(10, 110, 10):
             tell(reporter, step)
             clock[0] += 1.0
@@ -57,8 +54,8 @@ def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, cloc
 
 
 def test_speed_that_is_not_known_is_not_told(tmp_path, capfd):
-    with Reporter(tmp_path, total_steps=10) as reporter:
-        reporter.progress(1, {"loss": 0.5}, examples_per_second=None, learning_rate=0.1)
+    with Reporter(tmp_path) as reporter:
+        reporter.progress(StepReport(1, 10, {"loss": 0.5}, None, 0.1))
     assert capfd.readouterr().err == "step 1 of 10, loss 0.5000\n"
     assert scalars(tmp_path) == {
         ("train/loss", 1): pytest.approx(0.5),
@@ -75,7 +72,7 @@ def test_terminal_gets_a_bar_and_keeps_its_cursor(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    reporter = Reporter(tmp_path, total_steps=1000)
+    reporter = Reporter(tmp_path)
     tell(reporter, 10)
     tell(reporter, 500)
     shown = terminal.getvalue()
@@ -89,7 +86,7 @@ def test_terminal_gets_a_bar_and_keeps_its_cursor(tmp_path, monkeypatch, capfd):
 
 
 def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
+    with Reporter(tmp_path) as reporter:
         reporter.evaluation(record(100))
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in lines] == [record(100)]
@@ -104,13 +101,13 @@ def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
 
 
 def test_evaluation_without_training_metrics_is_told(tmp_path):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
+    with Reporter(tmp_path) as reporter:
         reporter.evaluation({**record(100), "train": {}})
     assert draw_curves(tmp_path) is not None
 
 
 def test_metrics_that_are_not_finite_never_reach_the_file(tmp_path):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
+    with Reporter(tmp_path) as reporter:
         reporter.evaluation(record(100))
         with pytest.raises(ValueError, match="JSON"):
             reporter.evaluation(record(200, auc=float("nan")))
@@ -118,7 +115,7 @@ def test_metrics_that_are_not_finite_never_reach_the_file(tmp_path):
 
 
 def test_tensorboard_gets_every_scalar(tmp_path):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
+    with Reporter(tmp_path) as reporter:
         tell(reporter, 10)
         reporter.evaluation(record(100))
     expected = {
@@ -145,7 +142,7 @@ def test_tensorboard_gets_every_scalar(tmp_path):
     ],
 )
 def test_histogram_counts_every_value(tmp_path, array):
-    with Reporter(tmp_path, total_steps=10) as reporter:
+    with Reporter(tmp_path) as reporter:
         reporter.histograms(5, {"attention": array})
     found = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
     [(step, value)] = found
@@ -162,18 +159,18 @@ def test_histogram_leaves_out_what_is_not_finite(tmp_path):
         "none": np.full(3, np.nan, np.float32),
         "empty": np.zeros((0, 4), np.float32),
     }
-    with Reporter(tmp_path, total_steps=10) as reporter:
+    with Reporter(tmp_path) as reporter:
         reporter.histograms(5, values)
     found = [value for event in events(tmp_path) for value in event.summary.value]
     assert [(value.tag, value.histo.num) for value in found] == [("some", 1)]
 
 
 def test_resumed_run_takes_back_what_was_told_of_later_steps(tmp_path):
-    with Reporter(tmp_path, total_steps=1000) as reporter:
+    with Reporter(tmp_path) as reporter:
         for step in (100, 200, 300):
             tell(reporter, step)
             reporter.evaluation(record(step))
-    with Reporter(tmp_path, total_steps=1000, restored_step=250, evaluated_step=200) as reporter:
+    with Reporter(tmp_path, restored_step=250, evaluated_step=200) as reporter:
         assert read_evaluations(tmp_path) == [record(100), record(200)]
         reporter.evaluation(record(300, auc=0.8))
     assert read_evaluations(tmp_path)[-1] == record(300, auc=0.8)
@@ -187,7 +184,7 @@ def test_resumed_run_takes_back_what_was_told_of_later_steps(tmp_path):
 
 
 def test_fresh_run_purges_nothing(tmp_path):
-    Reporter(tmp_path, total_steps=1000).close()
+    Reporter(tmp_path).close()
     assert not any(event.HasField("session_log") for event in events(tmp_path))
 
 
@@ -223,7 +220,7 @@ def test_damaged_line_is_refused_by_number(tmp_path, damage):
 @pytest.mark.parametrize("name", ["tensorboard", "metrics.jsonl", "curves.png"])
 def test_path_that_cannot_be_written_is_named(tmp_path, name):
     def go():
-        with Reporter(tmp_path, total_steps=10) as reporter:
+        with Reporter(tmp_path) as reporter:
             reporter.evaluation(record(5))
         draw_curves(tmp_path)
 
@@ -237,7 +234,7 @@ def test_path_that_cannot_be_written_is_named(tmp_path, name):
 
 
 def test_full_disk_is_told_and_the_run_can_go_on_from_before(tmp_path):
-    reporter = Reporter(tmp_path, total_steps=1000)
+    reporter = Reporter(tmp_path)
     reporter.evaluation(record(100))
     size = (tmp_path / "metrics.jsonl").stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -248,12 +245,12 @@ def test_full_disk_is_told_and_the_run_can_go_on_from_before(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     reporter.close()
-    Reporter(tmp_path, total_steps=1000, restored_step=100, evaluated_step=100).close()
+    Reporter(tmp_path, restored_step=100, evaluated_step=100).close()
     assert read_evaluations(tmp_path) == [record(100)]
 
 
 def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
-    with Reporter(tmp_path, total_steps=10) as reporter:
+    with Reporter(tmp_path) as reporter:
         reporter.evaluation(record(5))
         for dropout in (0.1, 0.2):
             settings = {"model.dropout": dropout, "model.layers": (8, 4), "clip": None, "on": True}
@@ -278,7 +275,7 @@ def test_hyperparameters_that_cannot_be_written_are_told(tmp_path):
 
 def test_curves_are_drawn_from_the_evaluations(tmp_path):
     pytest.importorskip("matplotlib")
-    with Reporter(tmp_path, total_steps=1000) as reporter:
+    with Reporter(tmp_path) as reporter:
         for step in (100, 200):
             reporter.evaluation(record(step, auc=None if step == 100 else 0.7))
     (tmp_path / "curves.png").write_text("older")
@@ -289,7 +286,7 @@ def test_curves_are_drawn_from_the_evaluations(tmp_path):
 
 def test_no_curves_without_evaluations_or_matplotlib(tmp_path, monkeypatch):
     assert draw_curves(tmp_path) is None
-    with Reporter(tmp_path, total_steps=1000) as reporter:
+    with Reporter(tmp_path) as reporter:
         reporter.evaluation(record(100))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert draw_curves(tmp_path) is None
@@ -298,7 +295,7 @@ def test_no_curves_without_evaluations_or_matplotlib(tmp_path, monkeypatch):
 
 def test_curves_that_fail_leave_the_older_ones(tmp_path, monkeypatch):
     figure = pytest.importorskip("matplotlib.figure")
-    with Reporter(tmp_path, total_steps=1000) as reporter:
+    with Reporter(tmp_path) as reporter:
         reporter.evaluation(record(100))
     (tmp_path / "curves.png").write_text("older")
 

@@ -13,16 +13,17 @@ from support import tiny_run
 from dien_jax import train
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig
 from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import evaluation_loader, score_batches
+from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.embedding_rows import table_of
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import create_state, device_tables
+from dien_jax.steps.state import create_state, feature_tables
 from dien_jax.training import loop
 from dien_jax.training.warm_start import (
     NEW,
@@ -134,8 +135,8 @@ def scores(params: Any, batch_stats: Any, dataset: Dataset, config: Config) -> n
         make_predict_step(config, dataset.schema),
         params,
         batch_stats,
-        device_tables(dataset, config),
-        evaluation_loader(dataset, "train", config),
+        feature_tables(dataset),
+        evaluation_loader(dataset, "train", config.train),
     )
 
 

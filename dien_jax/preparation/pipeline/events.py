@@ -14,14 +14,14 @@ import numpy as np
 from ibis.expr.types import BooleanColumn, IntegerValue, StringColumn, Table, Value
 
 from dien_jax.data.clock import LIKELY_MILLISECONDS, Clock
+from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import FeatureColumn, Features
+from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.reading.log_files import Log
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES
 
-LARGEST_NUMBER = float(np.finfo(np.float32).max)
 SHOWN = 40
 """Characters shown of a malformed value."""
 
@@ -71,14 +71,8 @@ def load_events(
     """Skip the malformed rows of a log, and number its users and items.
 
     A feature of an item or a user is its first value that is not missing, by time and then by the
-    log's order.
-
-    Args:
-      workspace: database that holds the tables.
-      log: the log. It is read a second time when malformed rows need line numbers.
-      features: the feature columns.
-      max_bad_share: largest share of rows that may be malformed.
-      narrow: filter of the clean rows, applied before anything is counted.
+    log's order. The log is read a second time when malformed rows need line numbers. ``narrow``
+    filters the clean rows before anything is counted.
 
     Raises:
       UserError: when too much of the log is malformed, or no row is left.
@@ -130,15 +124,11 @@ def load_events(
     )
 
 
-def attach(rows: Table, key: str, other: Table, columns: tuple[FeatureColumn, ...]) -> Table:
+def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) -> Table:
     """Add features of the ``key`` from another table to the rows, missing where it has none.
 
-    Args:
-      rows: a log.
-      key: ``user`` or ``item``.
-      other: table with ``line``, ``key`` and columns named like the features. Where a key occurs
-        again, its first value that is not missing counts.
-      columns: the features.
+    ``other`` has ``line``, the key (``user`` or ``item``) and columns named like the features. If a
+    key occurs again, its first value that is not missing counts.
     """
     values = {column.alias: other[column.name].first(order_by=other.line) for column in columns}
     joined = rows.left_join(other.group_by(key).aggregate(**values), key)
@@ -161,7 +151,7 @@ def _clock(workspace: Workspace, rows: Table) -> Clock:
     return Clock(iso=False, unit="milliseconds" if large else "seconds")
 
 
-def _checked(rows: Table, clock: Clock, features: tuple[FeatureColumn, ...]) -> Table:
+def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Table:
     """Return the rows with typed columns, and ``reason``: why a row is malformed, or NULL."""
     stamp = rows.timestamp
     shown = ibis.literal("timestamp '") + stamp.substr(0, SHOWN) + "' "
@@ -210,7 +200,7 @@ def _count_malformed(workspace: Workspace, log: Log, malformed: Table) -> None:
 
 
 def _numbered_ids(
-    workspace: Workspace, clean: Table, name: str, features: tuple[FeatureColumn, ...]
+    workspace: Workspace, clean: Table, name: str, features: tuple[LogColumn, ...]
 ) -> Table:
     """Return every user or item once, numbered by first appearance, with its features."""
     values = {

@@ -31,13 +31,8 @@ class Known(NamedTuple):
 def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
     """Open the folder that ``--extend`` names; None without it.
 
-    Args:
-      options: options of the new folder.
-      source: name of the source, which must have made both folders.
-
-    Raises:
-      UserError: when the folder cannot be opened, another source made it, or features or settings
-        differ; the message names the flag.
+    A folder of another source than ``source``, or with other features or settings, is a
+    ``UserError`` that names the flag.
     """
     if options.extend is None:
         return None
@@ -90,14 +85,9 @@ def column_source(name: str, options: ColumnOptions, extended: Dataset | None) -
 def known_rows(
     workspace: Workspace, extended: Dataset | None, feature: str, values: Table, count: int
 ) -> Known:
-    """Look values up in the extended folder; none is known without one.
+    """Look values up in the extended folder's vocabulary of a feature; none is known without one.
 
-    Args:
-      workspace: database that does the look-up.
-      extended: the folder that is extended.
-      feature: name of the vocabulary.
-      values: table ``position`` and ``raw``, each value once.
-      count: n, the number of values.
+    ``values`` is a table of ``position`` and ``raw`` with ``count`` rows, each value once.
     """
     if extended is None:
         return Known([], np.zeros(count, np.int32))

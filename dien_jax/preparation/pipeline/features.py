@@ -17,13 +17,13 @@ from ibis.expr.types import Table
 
 from dien_jax.data.dataset import Column, Dataset
 from dien_jax.data.schema import Feature
-from dien_jax.preparation.options import FeatureColumn, Features
+from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.pipeline.extending import extended_feature, known_rows
 from dien_jax.preparation.reading.workspace import Workspace
 
 
 class Vocabulary(NamedTuple):
-    """The values that have a row of their own: known ones, then the most frequent first."""
+    """Values that have a row of their own: known ones, then the most frequent first."""
 
     source: Table  # table position and raw of all n raw values
     # int64 [V - 1]: row k + 1 belongs to value values[k], -1 for a known value that the log lacks
@@ -65,7 +65,7 @@ class EncodedFeature(NamedTuple):
 
 
 class Encoder:
-    """Encodes raw ids and feature values as rows of vocabularies.
+    """Encoder of raw ids and feature values as rows of vocabularies.
 
     Args:
       workspace: database that numbers the values.
@@ -85,10 +85,8 @@ class Encoder:
     def vocabulary(self, name: str, values: Table, counts: np.ndarray) -> Vocabulary:
         """Give a row to every new value that is frequent enough; ties keep their order.
 
-        Args:
-          name: name of the feature.
-          values: table ``position`` and ``raw``, each value once.
-          counts: int64 ``[n]``, occurrences of each value in training.
+        ``values`` is a table of ``position`` and ``raw``, each value once; ``counts`` has the
+        occurrences of each in training, int64 ``[n]``.
         """
         known = known_rows(self.workspace, self.extended, name, values, len(counts))
         order = np.argsort(-counts, kind="stable")
@@ -101,17 +99,12 @@ class Encoder:
         row_of[new] = np.arange(len(known.vocabulary) + 1, len(rows) + 1)
         return Vocabulary(values, rows, row_of, known.vocabulary)
 
-    def encode(self, column: FeatureColumn, table: Table, counts: np.ndarray) -> EncodedFeature:
-        """Encode a feature of all rows of a table.
+    def encode(self, column: LogColumn, table: Table, counts: np.ndarray) -> EncodedFeature:
+        """Encode a feature of all rows of a table; ``counts`` has the training events of each row.
 
         Values are counted over the training events (impressions) of the rows that have them.
         Numbers are standardised with the mean and deviation of the rows that training sees, each
         counted once, or with those of the extended folder.
-
-        Args:
-          column: the feature.
-          table: ``position`` and the column, n rows.
-          counts: int64 ``[n]``, training events of each row.
         """
         values = table.select("position", raw=table[column.alias])
         encode = {

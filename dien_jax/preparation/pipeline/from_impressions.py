@@ -44,20 +44,9 @@ def write_impressions(
     source: dict[str, Any],
     extended: Dataset | None = None,
 ) -> list[str]:
-    """Write the dataset folder of a log of impressions.
+    """Write the dataset folder of a log of impressions, and return lines that summarise it.
 
-    Args:
-      workspace: database that holds the tables of ``events``.
-      options: the split.
-      events: the log, with labels.
-      source: description of the log for ``meta.json``.
-      extended: folder that the new one extends, if any.
-
-    Returns:
-      lines that summarise what was written.
-
-    Raises:
-      UserError: when nothing is left to train on, or the folder cannot be written.
+    ``source`` describes the log in ``meta.json``. Nothing left to train on is a ``UserError``.
     """
     assert events.label is not None
     offsets, label, sequence = events.offsets, events.label, events.sequence

@@ -38,20 +38,9 @@ def write_interactions(
     source: dict[str, Any],
     extended: Dataset | None = None,
 ) -> list[str]:
-    """Write the dataset folder of a log of interactions.
+    """Write the dataset folder of a log of interactions, and return lines that summarise it.
 
-    Args:
-      workspace: database that holds the tables of ``events``.
-      options: the split and the negatives.
-      events: the log.
-      source: description of the log for ``meta.json``.
-      extended: folder that the new one extends, if any.
-
-    Returns:
-      lines that summarise what was written.
-
-    Raises:
-      UserError: when nothing is left to train on, or the folder cannot be written.
+    ``source`` describes the log in ``meta.json``. Nothing left to train on is a ``UserError``.
     """
     offsets, sequence = events.offsets, events.sequence
     targets, split, past = _split(options, events)

@@ -13,14 +13,8 @@ def passed_over_items(
     Each item appears once, in rising order, and the unknown one never. So the clicks of one
     request share their negatives, and none of the clicks is among them.
 
-    Args:
-      item: int32 ``[R]``, row of the item of each impression, 0 for the unknown one.
-      label: int8 ``[R]``, 1 for a click.
-      starts: bool ``[R]``, see :func:`dien_jax.preparation.pipeline.splits.request_starts`.
-      num_items: rows of items, the unknown one included.
-
-    Returns:
-      a column over the clicks, in order.
+    ``item`` is int32 ``[R]``, ``label`` int8 ``[R]``, ``starts`` bool ``[R]`` as ``request_starts``
+    returns it; ``num_items`` counts the unknown item. The column is over the clicks, in order.
     """
     request = np.cumsum(starts) - 1
     clicked = label == 1

@@ -21,8 +21,7 @@ def resolve_times(
 ) -> tuple[Borders, int | None]:
     """Return the borders of a by-time split, and when training examples start, if that is given.
 
-    Raises:
-      UserError: when a time cannot be read, or the times are out of order.
+    Times that cannot be read or are out of order are a ``UserError``.
     """
     if options.valid_from is None or options.test_from is None:
         shares = {"valid_share": options.valid_share, "test_share": options.test_share}
@@ -48,14 +47,6 @@ def borders_by_share(timestamp: np.ndarray, *, valid_share: float, test_share: f
 
     All events at the time of the border belong to the later side, so ties are never torn apart.
     With many ties the later sides come out larger than asked.
-
-    Args:
-      timestamp: int64 ``[E]``, in any order.
-      valid_share: share of events for validation.
-      test_share: share of events for the test.
-
-    Raises:
-      UserError: for shares that :func:`check_shares` refuses.
     """
     check_shares(valid_share, test_share)
     events = len(timestamp)

@@ -9,7 +9,9 @@ A split assigns a side to every event, or to every row of an impression log: 0 t
 2 test, in the order of ``SPLITS``. No history of a side holds an event of a later side, because
 sides never fall along a sequence and a history ends before its target.
 
-Dimensions: E events, S sequences, R rows of an impression log.
+Dimensions: E events, S sequences, R rows of an impression log. All functions take ``timestamp``,
+int64 ``[E]`` or ``[R]``, non-decreasing within each sequence, and ``offsets``, int64 ``[S + 1]``,
+where the sequences begin. Targets are event indices by split, int64, rising.
 """
 
 import numpy as np
@@ -27,9 +29,6 @@ def user_sides(sequences: int, *, valid_share: float, test_share: float, seed: i
     """Draw a side for each of ``sequences`` users: int8 ``[sequences]``.
 
     The shares are of users, rounded to whole ones. The same seed draws the same users.
-
-    Raises:
-      UserError: for shares that :func:`check_shares` refuses.
     """
     check_shares(valid_share, test_share)
     valid, test = round(valid_share * sequences), round(test_share * sequences)
@@ -48,14 +47,7 @@ def time_sides(timestamp: np.ndarray, borders: Borders) -> np.ndarray:
 def last_time_sides(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Hold out the last time of each sequence as test, and the distinct time before it as valid.
 
-    For impressions, where rows of equal time are one request and stay together.
-
-    Args:
-      timestamp: int64 ``[R]``, non-decreasing within each sequence.
-      offsets: int64 ``[S + 1]``.
-
-    Returns:
-      int8 ``[R]``.
+    For impressions, int8 ``[R]``: rows of equal time are one request and stay together.
     """
     if not len(timestamp):
         return np.zeros(0, np.int8)
@@ -66,12 +58,7 @@ def last_time_sides(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def request_starts(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Mark the first row of each request, the rows of one user and one time: bool ``[R]``.
-
-    Args:
-      timestamp: int64 ``[R]``, non-decreasing within each sequence.
-      offsets: int64 ``[S + 1]``.
-    """
+    """Mark the first row of each request, the rows of one user and one time: bool ``[R]``."""
     starts = np.zeros(len(timestamp), bool)
     starts[1:] = timestamp[1:] != timestamp[:-1]
     starts[_first_events(offsets)] = True
@@ -83,11 +70,6 @@ def click_histories(timestamp: np.ndarray, label: np.ndarray, offsets: np.ndarra
 
     The clicks are the rows of label 1, in order. A row sees the clicks of its sequence with a
     strictly smaller time, so a click never enters the history of another row of its request.
-
-    Args:
-      timestamp: int64 ``[R]``, non-decreasing within each sequence.
-      label: int8 ``[R]``, 0 or 1.
-      offsets: int64 ``[S + 1]``.
     """
     clicks_before = np.cumsum(label, dtype=np.int64) - label
     request = np.flatnonzero(request_starts(timestamp, offsets))
@@ -100,18 +82,6 @@ def by_user(
     """Split users; the last event of each is its only example, as in the authors' data.
 
     Users with one event have no example and do not count in the shares.
-
-    Args:
-      offsets: int64 ``[S + 1]``.
-      valid_share: share of users for validation.
-      test_share: share of users for the test.
-      seed: random seed.
-
-    Returns:
-      the target events of each split, int64, rising.
-
-    Raises:
-      UserError: for shares that :func:`check_shares` refuses.
     """
     able = np.flatnonzero(np.diff(offsets) >= 2)
     sides = user_sides(len(able), valid_share=valid_share, test_share=test_share, seed=seed)
@@ -124,12 +94,6 @@ def last_event(offsets: np.ndarray) -> dict[str, np.ndarray]:
 
     A user with one event has no example, with two a test example, with three a validation and a
     test example, with more also training examples: every earlier event from the second on.
-
-    Args:
-      offsets: int64 ``[S + 1]``.
-
-    Returns:
-      the target events of each split, int64, rising.
     """
     events = int(offsets[-1])
     from_end = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(events)
@@ -140,14 +104,6 @@ def by_time(timestamp: np.ndarray, offsets: np.ndarray, borders: Borders) -> dic
     """Put every event from a user's second on into the split of its time.
 
     Events of one time are on one side, so no history crosses the border of its target.
-
-    Args:
-      timestamp: int64 ``[E]``, non-decreasing within each sequence.
-      offsets: int64 ``[S + 1]``.
-      borders: the two times that cut the log.
-
-    Returns:
-      the target events of each split, int64, rising.
     """
     return _targets(time_sides(timestamp, borders), offsets)
 
@@ -161,10 +117,6 @@ def training_events(targets: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Mark the events that training sees, as a target or in a history: bool ``[E]``.
 
     Popularity, vocabularies and trained rows come from these alone.
-
-    Args:
-      targets: the target events of the training split.
-      offsets: int64 ``[S + 1]``.
     """
     sequence = sequence_of(targets, offsets)
     is_last = np.diff(sequence, append=-1) != 0

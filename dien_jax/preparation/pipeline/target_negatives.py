@@ -11,7 +11,7 @@ import numpy as np
 from dien_jax.preparation.options import Distribution
 
 DRAWS = 32
-"""Draws of one negative before it is given up."""
+"""Number of draws before a negative is given up."""
 CHUNK_POSITIVES = 1 << 18
 """Positives processed at a time."""
 
@@ -26,7 +26,7 @@ class Negatives(NamedTuple):
 
 @dataclass(frozen=True)
 class NegativeSampler:
-    """Draws negatives with replacement from the known items.
+    """Sampler of negatives, with replacement, from the known items.
 
     A draw that equals the positive is repeated, and so is one among the user's own items, earlier
     or later, unless those are allowed. After ``DRAWS`` draws a negative is given up: a user who

@@ -64,11 +64,7 @@ class PreparedLog(NamedTuple):
 
 
 def write_folder(out: Path, encoder: Encoder, log: PreparedLog) -> list[str]:
-    """Write the dataset folder.
-
-    Returns:
-      lines that summarise what was written.
-    """
+    """Write the dataset folder, and return lines that summarise it."""
     events, extended = log.events, encoder.extended
     tables = {"item": events.items, "user": events.users, "context": events.contexts}
     encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
@@ -77,9 +73,11 @@ def write_folder(out: Path, encoder: Encoder, log: PreparedLog) -> list[str]:
         if counts is not None:
             with stage(f"encoding {group} features"):
                 encoded[group] = [encoder.encode(c, tables[group], counts) for c in columns]
+    item = Feature("item", "categorical", size=log.items.size)
+    user = Feature("user", "categorical", size=log.users.size)
     schema = Schema(
-        item=(_id("item", log.items), *(entry.feature for entry in encoded["item"])),
-        user=(_id("user", log.users), *(entry.feature for entry in encoded["user"])),
+        item=(item, *(entry.feature for entry in encoded["item"])),
+        user=(user, *(entry.feature for entry in encoded["user"])),
         context=tuple(entry.feature for entry in encoded["context"]),
     )
     workspace = encoder.workspace
@@ -126,10 +124,6 @@ def write_folder(out: Path, encoder: Encoder, log: PreparedLog) -> list[str]:
         *_describe_vocabularies(encoder.min_count, log.items, log.users, extended),
         *(_describe_split(name, log.examples[name], history.offsets) for name in SPLITS),
     ]
-
-
-def _id(name: str, vocabulary: Vocabulary) -> Feature:
-    return Feature(name, "categorical", size=vocabulary.size)
 
 
 def _describe_vocabularies(

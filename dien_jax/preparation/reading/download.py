@@ -86,21 +86,13 @@ def downloads() -> Path:
 
 
 def given(file: Path) -> LocalFile:
-    """Return a file that the user named, with its sha256.
-
-    Raises:
-      UserError: when it cannot be read.
-    """
+    """Return a file that the user named, with its sha256."""
     with stage(f"computing the sha256 of {file.name}"):
         return LocalFile(file, sha256(file))
 
 
 def fetch(remote: Remote, patience: Patience | None = None) -> LocalFile:
     """Return a file from the cache folder; download it there first if necessary.
-
-    Args:
-      remote: the file.
-      patience: limits on waiting for the server; ``PATIENCE`` by default.
 
     Raises:
       UserError: when the server does not have the file or repeatedly cannot be reached, the cache
@@ -192,9 +184,7 @@ def _download(remote: Remote, part: Path, patience: Patience) -> None:
 def _attempt(remote: Remote, part: Path, stall_seconds: float, current: Stage) -> None:
     """Send one request and append the answer to the part.
 
-    Raises:
-      _AttemptError: when the part is not complete yet.
-      UserError: when no further attempt would help.
+    An ``_AttemptError`` means that another attempt may complete the part.
     """
     record = _with_suffix(part, ".json")
     version = _read_record(record) if record.exists() else {}
@@ -233,12 +223,10 @@ def _attempt(remote: Remote, part: Path, stall_seconds: float, current: Stage) -
         raise _AttemptError(f"the connection was closed after {length:,} of {total:,} bytes")
 
 
-def _open(
-    remote: Remote, headers: dict[str, str], stall_seconds: float, part: Path
-) -> HTTPResponse:
+def _open(remote: Remote, headers: dict[str, str], stall: float, part: Path) -> HTTPResponse:
     request = urllib.request.Request(remote.url, headers=headers)
     try:
-        response: HTTPResponse = urllib.request.urlopen(request, timeout=stall_seconds)
+        response: HTTPResponse = urllib.request.urlopen(request, timeout=stall)
     except HTTPError as error:
         error.close()
         status = f"the server answered {error.code} {error.reason}"
@@ -286,10 +274,7 @@ def _version(response: HTTPResponse) -> dict[str, Any]:
 def _check_continuation(
     response: HTTPResponse, version: dict[str, Any], start: int, part: Path
 ) -> None:
-    """Refuse an answer that does not continue the part, and delete the part.
-
-    The request names the version, but some servers ignore that.
-    """
+    """Delete the part if the answer does not continue it: some servers ignore ``If-Range``."""
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers["Content-Range"] or "")
     now = _version(response)
     same = all(version.get(name) == now[name] for name in ("etag", "last_modified") if now[name])

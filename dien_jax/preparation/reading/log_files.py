@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ibis.expr.types import StringColumn, Table, Value
 
 from dien_jax.errors import UserError, suggestion
-from dien_jax.preparation.options import ColumnOptions, LogColumn
+from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace, quoted
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines
@@ -56,18 +56,6 @@ class Log(NamedTuple):
         return self.bad.check(workspace.count(self.rows) + self.bad.count, max_bad_share)
 
 
-def read_log(workspace: Workspace, options: ColumnOptions) -> Log:
-    """Read the log that the options name; see :func:`read_columns`."""
-    return read_columns(
-        workspace,
-        options.file,
-        options.log_columns(),
-        columns=options.columns,
-        separator=options.separator,
-        hint=" (a CSV file without a header needs --columns)",
-    )
-
-
 def read_columns(
     workspace: Workspace,
     file: Path,
@@ -88,7 +76,7 @@ def read_columns(
       wanted: the columns to read, by their name in ``rows``.
       columns: names of all columns, for CSV without a header.
       separator: joins the values of a Parquet list.
-      careful: read CSV line by line in any case.
+      careful: whether to read CSV line by line in any case.
       hint: end of the message about a CSV file that lacks a column.
 
     Raises:

@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import duckdb
@@ -24,8 +23,9 @@ from dien_jax.data.writer import check_target
 from dien_jax.errors import UserError, writing
 
 
-class Workspace:
-    """A database in a hidden folder next to the dataset folder, removed when the block ends.
+@contextlib.contextmanager
+def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
+    """Open a database in a hidden folder next to the dataset folder; remove it at the end.
 
     Tables beyond the memory limit spill to that disk. Errors of the engine that a user can act on
     leave the block as ``UserError``.
@@ -33,69 +33,64 @@ class Workspace:
     Args:
       out: the dataset folder to create; it must not exist.
       memory_limit: memory limit of DuckDB, such as ``1GB``.
-
-    Raises:
-      UserError: when ``out`` exists, its parent cannot be written, or the limit is not a size.
     """
-
-    def __init__(self, out: Path, memory_limit: str) -> None:
-        self._out = out
-        self._memory_limit = memory_limit
-        path = out.absolute()
-        self.folder = path.with_name(f".{path.name}.partial-work-{os.getpid()}")
-        self._new_parents = [parent for parent in path.parents if not parent.exists()]
-
-    def __enter__(self) -> "Workspace":
-        check_target(self._out)
-        with writing(self._out, "dataset folder"):
-            self.folder.mkdir(parents=True)
-        try:
-            self._connection = duckdb.connect(
-                self.folder / "work.duckdb",
-                config={
-                    "memory_limit": self._memory_limit,
-                    "temp_directory": str(self.folder / "spill"),
-                    "autoinstall_known_extensions": False,
-                    "TimeZone": "UTC",
-                },
-            )
-            self.sql("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
-            self.sql("SET enable_progress_bar = false")  # it writes to standard output
-        except duckdb.Error as error:
-            self._remove()
-            raise UserError(
-                f"--memory-limit must be a size such as 1GB, got {self._memory_limit!r}: {error}"
-            ) from error
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._connection.close()
-        self._remove()
+    check_target(out)
+    path = out.absolute()
+    folder = path.with_name(f".{path.name}.partial-work-{os.getpid()}")
+    new_parents = [parent for parent in path.parents if not parent.exists()]
+    try:
+        with writing(out, "dataset folder"):
+            folder.mkdir(parents=True)
+            with _connect(folder, memory_limit) as connection:
+                yield Workspace(folder, connection)
+    except duckdb.OutOfMemoryException as error:
+        raise UserError(
+            f"the database ran out of memory within {memory_limit}; "
+            f"raise --memory-limit: {_first_line(error)}"
+        ) from error
+    except (duckdb.InterruptException, RuntimeError) as error:
         if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
             raise KeyboardInterrupt from error  # how the engine reports Ctrl-C
-        if isinstance(error, duckdb.OutOfMemoryException):
-            raise UserError(
-                f"the database ran out of memory within {self._memory_limit}; "
-                f"raise --memory-limit: {_first_line(error)}"
-            ) from error
-        if isinstance(error, duckdb.OperationalError | duckdb.FatalException):
-            raise UserError(
-                f"dataset folder {self._out} cannot be written: {_first_line(error)}"
-            ) from error
-        if isinstance(error, OSError):
-            with writing(self._out, "dataset folder"):
-                raise error
-
-    def _remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for parent in self._new_parents:
+        raise
+    except (duckdb.OperationalError, duckdb.FatalException) as error:
+        raise UserError(f"dataset folder {out} cannot be written: {_first_line(error)}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in new_parents:
             with contextlib.suppress(OSError):  # not empty: it holds the dataset
                 parent.rmdir()
+
+
+def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
+    try:
+        connection = duckdb.connect(
+            folder / "work.duckdb",
+            config={
+                "memory_limit": memory_limit,
+                "temp_directory": str(folder / "spill"),
+                "autoinstall_known_extensions": False,
+                "TimeZone": "UTC",
+            },
+        )
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
+        connection.execute("SET enable_progress_bar = false")  # it writes to standard output
+    except duckdb.Error as error:
+        raise UserError(
+            f"--memory-limit must be a size such as 1GB, got {memory_limit!r}: {error}"
+        ) from error
+    return connection
+
+
+class Workspace:
+    """Tables in the database.
+
+    Attributes:
+      folder: a folder for temporary files.
+    """
+
+    def __init__(self, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
+        self.folder = folder
+        self._connection = connection
 
     def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement that Ibis cannot express."""

@@ -1,1 +1,1 @@
-"""Sources of data, one file each: their options, and how each is read into events."""
+"""Sources of data, one file each: options, and a function that makes a dataset folder."""

@@ -43,24 +43,16 @@ TERMS = (
 )
 SEVENTH_DAY, EIGHTH_DAY = "2017-05-12T00:00+08:00", "2017-05-13T00:00+08:00"
 FILES = ("raw_sample.csv", "ad_feature.csv", "user_profile.csv")
+_PROFILE = (
+    "cms_segid cms_group_id final_gender_code age_level pvalue_level shopping_level occupation "
+    "new_user_class_level"
+)
 FEATURES = Features(
     item=feature_columns(
-        "--from", ("cate_id", "campaign_id", "customer", "brand", "price:numeric")
+        "--from", ["cate_id", "campaign_id", "customer", "brand", "price:numeric"]
     ),
-    user=feature_columns(
-        "--from",
-        (
-            "cms_segid",
-            "cms_group_id",
-            "final_gender_code",
-            "age_level",
-            "pvalue_level",
-            "shopping_level",
-            "occupation",
-            "new_user_class_level",
-        ),
-    ),
-    context=feature_columns("--from", ("pid",)),
+    user=feature_columns("--from", _PROFILE.split()),
+    context=feature_columns("--from", ["pid"]),
 )
 
 
@@ -80,35 +72,30 @@ class AlimamaOptions(LogOptions):
     """by-time: start of the test. The default is the eighth day, which is customary."""
 
     def __post_init__(self) -> None:
-        if self.split != "by-time" and (self.valid_from, self.test_from) == (
-            SEVENTH_DAY,
-            EIGHTH_DAY,
-        ):
+        times = (self.valid_from, self.test_from)
+        if self.split != "by-time" and times == (SEVENTH_DAY, EIGHTH_DAY):
             object.__setattr__(self, "valid_from", None)  # defaults of by-time alone
             object.__setattr__(self, "test_from", None)
         super().__post_init__()
 
 
 def prepare(options: AlimamaOptions) -> list[str]:
-    """Make a dataset folder from impressions of ads.
-
-    Returns:
-      lines that summarise it.
+    """Make a dataset folder from impressions of ads, and return lines that summarise it.
 
     Raises:
-      UserError: when the extra ``data`` is missing, a file is missing, cannot be read or is too
-        malformed, nothing is left to train on, or the folder cannot be written.
+      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
+        left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
 
     say(TERMS)
     samples, ads, profiles = (_file(options.source, name) for name in FILES)
     hashes = {file.name: given(file).sha256 for file in (samples, ads, profiles)}
     say(f"from impressions in {samples}: {options.describe()}")
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         log, report = _read(workspace, samples, ads, profiles, options.max_bad_share)
         events = load_events(workspace, log, FEATURES, max_bad_share=options.max_bad_share)
         source = {"name": "alimama", "files": hashes}
@@ -135,7 +122,7 @@ def _read(
     report: list[str] = []
     descriptions = {}
     for key, column, file in (("item", "adgroup_id", ads), ("user", "userid", profiles)):
-        names = [name for name, _, _ in FEATURES.groups[key]]
+        names = [feature.name for feature in FEATURES.groups[key]]
         wanted = {name: LogColumn(name, "--from") for name in names}
         log = read_columns(workspace, file, {key: LogColumn(column, "--from"), **wanted})
         report += log.check(workspace, max_bad_share)

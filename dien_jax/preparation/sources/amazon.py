@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import FeatureColumn, Features, ImplicitOptions, SplitPolicy
+from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import LocalFile, fetch, given
 from dien_jax.preparation.sources.amazon_catalogue import Year, find_category, remote_files
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
 
-CATEGORY = FeatureColumn("category", "categorical", "--meta")
+CATEGORY = LogColumn("category", "--meta")
 DEFAULT_CATEGORY = "default_cat"
 
 
@@ -62,25 +62,22 @@ class AmazonOptions(ImplicitOptions):
 
 
 def prepare(options: AmazonOptions) -> list[str]:
-    """Make a dataset folder from raw reviews.
-
-    Returns:
-      lines that summarise it.
+    """Make a dataset folder from raw reviews, and return lines that summarise it.
 
     Raises:
-      UserError: when the extra ``data`` is missing, a file cannot be downloaded or read or is too
-        malformed, nothing is left to train on, or the folder cannot be written.
+      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
+        left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
     from dien_jax.preparation.sources.amazon_files import five_core, load_products, load_reviews
 
     name = options.reviews if options.name is None else options.name
     core = ", five-core" * options.five_core
     say(f"from Amazon reviews of {options.year}, {name}: {options.describe()}{core}")
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         files = options.files()
         reviews = load_reviews(workspace, files[0].file, options.year)
         meta = load_products(workspace, files[1].file, options.year)

@@ -35,63 +35,50 @@ class AmazonSet(NamedTuple):
 
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 _MCAULEY_LAB = "https://mcauleylab.ucsd.edu/public_datasets/data"
-_IN_ALL = (
-    "Automotive Books CDs_and_Vinyl Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry "
-    "Digital_Music Electronics Grocery_and_Gourmet_Food Home_and_Kitchen Kindle_Store "
-    "Movies_and_TV Musical_Instruments Office_Products Patio_Lawn_and_Garden Pet_Supplies "
-    "Sports_and_Outdoors Tools_and_Home_Improvement Toys_and_Games Video_Games "
-)
-_SINCE_2018 = (
-    "All_Beauty Appliances Arts_Crafts_and_Sewing Gift_Cards Industrial_and_Scientific "
-    "Magazine_Subscriptions Software "
-)
+_ALL_YEARS = """
+Automotive Books CDs_and_Vinyl Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry Digital_Music
+Electronics Grocery_and_Gourmet_Food Home_and_Kitchen Kindle_Store Movies_and_TV
+Musical_Instruments Office_Products Patio_Lawn_and_Garden Pet_Supplies Sports_and_Outdoors
+Tools_and_Home_Improvement Toys_and_Games Video_Games
+"""
+_SINCE_2018 = """
+All_Beauty Appliances Arts_Crafts_and_Sewing Gift_Cards Industrial_and_Scientific
+Magazine_Subscriptions Software
+"""
+_ONLY_2014 = "Amazon_Instant_Video Apps_for_Android Baby Beauty Health_and_Personal_Care"
+_ONLY_2018 = "AMAZON_FASHION Luxury_Beauty Prime_Pantry"
+_ONLY_2023 = """
+Amazon_Fashion Baby_Products Beauty_and_Personal_Care Handmade_Products Health_and_Household
+Health_and_Personal_Care Subscription_Boxes Unknown
+"""
 
 SETS: dict[Year, AmazonSet] = {
     2014: AmazonSet(
         reviews=_SNAP + "/reviews_{}.json.gz",
         meta=_SNAP + "/meta_{}.json.gz",
         page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
-        terms=(
-            "Amazon reviews of 1996 to 2014 by J. McAuley, UCSD, for research; the papers that "
-            "the page names are to be cited: "
-            "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html"
-        ),
-        categories=tuple(
-            (
-                _IN_ALL + "Amazon_Instant_Video Apps_for_Android Baby Beauty "
-                "Health_and_Personal_Care"
-            ).split()
-        ),
+        terms="Amazon reviews of 1996 to 2014 by J. McAuley, UCSD, for research; the papers that "
+        "the page names are to be cited: "
+        "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
+        categories=tuple((_ALL_YEARS + _ONLY_2014).split()),
     ),
     2018: AmazonSet(
         reviews=_MCAULEY_LAB + "/amazon_v2/categoryFiles/{}.json.gz",
         meta=_MCAULEY_LAB + "/amazon_v2/metaFiles2/meta_{}.json.gz",
         page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/",
-        terms=(
-            "Amazon reviews of 1996 to 2018 by J. Ni and J. McAuley, UCSD, for research; no "
-            "licence is named, the paper is to be cited, and users are asked to fill in a form: "
-            "https://nijianmo.github.io/amazon/"
-        ),
-        categories=tuple(
-            (_IN_ALL + _SINCE_2018 + "AMAZON_FASHION Luxury_Beauty Prime_Pantry").split()
-        ),
+        terms="Amazon reviews of 1996 to 2018 by J. Ni and J. McAuley, UCSD, for research; no "
+        "licence is named, the paper is to be cited, and users are asked to fill in a form: "
+        "https://nijianmo.github.io/amazon/",
+        categories=tuple((_ALL_YEARS + _SINCE_2018 + _ONLY_2018).split()),
     ),
     2023: AmazonSet(
         reviews=_MCAULEY_LAB + "/amazon_2023/raw/review_categories/{}.jsonl.gz",
         meta=_MCAULEY_LAB + "/amazon_2023/raw/meta_categories/meta_{}.jsonl.gz",
         page="https://amazon-reviews-2023.github.io/",
-        terms=(
-            "Amazon reviews of 1996 to 2023 by the McAuley Lab, UCSD, meant for research; the lab "
-            "assigns no licence, and the paper is to be cited: "
-            "https://amazon-reviews-2023.github.io/"
-        ),
-        categories=tuple(
-            (
-                _IN_ALL + _SINCE_2018 + "Amazon_Fashion Baby_Products Beauty_and_Personal_Care "
-                "Handmade_Products Health_and_Household Health_and_Personal_Care "
-                "Subscription_Boxes Unknown"
-            ).split()
-        ),
+        terms="Amazon reviews of 1996 to 2023 by the McAuley Lab, UCSD, meant for research; the "
+        "lab assigns no licence, and the paper is to be cited: "
+        "https://amazon-reviews-2023.github.io/",
+        categories=tuple((_ALL_YEARS + _SINCE_2018 + _ONLY_2023).split()),
     ),
 }
 
@@ -121,17 +108,12 @@ def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
       UserError: when the year has no such category.
     """
     category, published = find_category(name, year), SETS[year]
-    reviews, meta = (
-        Remote(
-            url=address.format(category),
-            folder=f"amazon/{year}",
-            terms=published.terms,
-            page=published.page,
-            by_hand="--reviews and --meta",
-        )
-        for address in (published.reviews, published.meta)
-    )
-    return reviews, meta
+
+    def remote(address: str) -> Remote:
+        url, folder = address.format(category), f"amazon/{year}"
+        return Remote(url, folder, published.terms, published.page, "--reviews and --meta")
+
+    return remote(published.reviews), remote(published.meta)
 
 
 def _plain(name: str) -> str:

@@ -80,9 +80,8 @@ def prepare(options: AuthorsOptions) -> list[str]:
       lines that summarise the examples and warn about unexpected content.
 
     Raises:
-      UserError: when a file is missing, empty, damaged or of another kind, a pickle holds anything
-        but a dict of strings to the numbers 0 to n-1, too many lines are malformed, or the folder
-        cannot be written.
+      UserError: when a file is missing, damaged or of another kind, too many lines are malformed,
+        or the folder cannot be written.
     """
     if not options.folder.is_dir():
         raise UserError(f"{options.folder}: expected the folder that holds {', '.join(FILES)}")
@@ -107,6 +106,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
     warnings = bad.check(bad.read, options.max_bad_share)
     events, offsets = np.array(log.events, np.int32), np.array(log.offsets, np.int64)
     popularity = _popularity(splits["train"], events, offsets, len(item_index))
+    position = np.arange(len(events)) - np.repeat(offsets[:-1], np.diff(offsets))
     for columns in splits.values():
         columns["history_end"] = offsets[columns["sequence"] + 1]
     if options.every_event:
@@ -131,7 +131,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
         writer.vocabulary("user", users)
         writer.groups(groups)
         writer.items("category", category)
-        writer.events(events, np.arange(len(events)) - _starts(offsets), offsets)
+        writer.events(events, position, offsets)
         writer.popularity(popularity)
         for name, columns in splits.items():
             examples = Examples(
@@ -143,7 +143,12 @@ def prepare(options: AuthorsOptions) -> list[str]:
                 label=columns["label"],
             )
             writer.examples(name, examples)
-    return [*_counts(splits, log), *_unexpected_content(splits, log, category), *warnings]
+    counts = (
+        f"{len(rows['label']):,} examples of {len(np.unique(rows['group'])):,} users for {split}"
+        for split, rows in splits.items()
+    )
+    summary = f"{', '.join(counts)}; {len(events):,} events in {len(offsets) - 1:,} histories"
+    return [summary, *_unexpected_content(splits, log, category), *warnings]
 
 
 def _writer(
@@ -163,13 +168,9 @@ def _writer(
 
 
 def read_vocabulary(file: Path) -> dict[str, int]:
-    """Read a pickled dict of strings to the numbers 0 to n-1, plain or gzip.
+    """Read a pickled dict of strings to the numbers 0 to n-1, plain or gzip, of any protocol.
 
-    Pickles of any protocol are read, those of Python 2 included. Nothing in the file is ever
-    imported or called.
-
-    Raises:
-      UserError: when the file cannot be read or holds anything else.
+    Nothing in the file is ever imported or called. Any other content is a ``UserError``.
     """
     expected = f"{file}: expected a pickled dict of strings to whole numbers"
     with reading(file), open_bytes(file) as stream:
@@ -187,16 +188,16 @@ def read_vocabulary(file: Path) -> dict[str, int]:
         if type(key) is not str or type(value) is not int:
             entry = f"{type(key).__name__} to {type(value).__name__}"
             raise UserError(f"{expected}, found an entry of {entry}")
-    if set(index.values()) != set(range(len(index))):
+    size = len(index)
+    if set(index.values()) != set(range(size)):
         raise UserError(
-            f"{file}: expected each of the numbers 0 to {len(index) - 1} once in its "
-            f"{len(index)} entries"
+            f"{file}: expected each of the numbers 0 to {size - 1} once in {size} entries"
         )
     return index
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds strings, numbers and containers; refuses everything that names code."""
+    """Unpickler of strings, numbers and containers that refuses everything that names code."""
 
     def find_class(self, module_name: str, global_name: str) -> NoReturn:
         raise pickle.UnpicklingError(
@@ -205,23 +206,16 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _Log:
-    """Content of the two logs, which share histories, users and vocabularies.
-
-    Attributes:
-      groups: index of each raw user id, in order of first appearance.
-      events: item of each event.
-      event_category: category of each event, as the log gives it.
-      offsets: start of each history, and the end of the last one.
-    """
+    """Content of the two logs, which share histories, users and vocabularies."""
 
     def __init__(self, item_index: dict[str, int], category_index: dict[str, int]) -> None:
         self._item_index = item_index
         self._category_index = category_index
         self._sequences: dict[tuple[int, str], int] = {}
-        self.groups: dict[str, int] = {}
-        self.events = array("i")
-        self.event_category = array("i")
-        self.offsets = array("q", [0])
+        self.groups: dict[str, int] = {}  # index of each raw user id, by first appearance
+        self.events = array("i")  # item of each event
+        self.event_category = array("i")  # category of each event, as the log gives it
+        self.offsets = array("q", [0])  # start of each history, and the end of the last one
 
     def read(self, file: Path, bad: BadLines) -> Columns:
         """Read one log: ``sequence``, ``group``, ``item`` and ``label``, int32."""
@@ -299,11 +293,6 @@ def _read_item_info(
     return category
 
 
-def _starts(offsets: np.ndarray) -> np.ndarray:
-    """Return the first event of the sequence of each event."""
-    return np.repeat(offsets[:-1], np.diff(offsets))
-
-
 def _popularity(
     train: Columns, events: np.ndarray, offsets: np.ndarray, num_items: int
 ) -> np.ndarray:
@@ -337,16 +326,6 @@ def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Colu
         "label": np.repeat([1, 0], [len(sequence), len(negatives.item)]).astype(np.int32),
         "history_end": position[both],
     }
-
-
-def _counts(splits: dict[str, Columns], log: _Log) -> list[str]:
-    counts = (
-        f"{len(rows['label']):,} examples of {len(np.unique(rows['group'])):,} users for {split}"
-        for split, rows in splits.items()
-    )
-    return [
-        f"{', '.join(counts)}; {len(log.events):,} events in {len(log.offsets) - 1:,} histories"
-    ]
 
 
 def _unexpected_content(splits: dict[str, Columns], log: _Log, category: np.ndarray) -> list[str]:

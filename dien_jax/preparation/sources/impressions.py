@@ -6,14 +6,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dien_jax.preparation.options import (
-    ColumnOptions,
-    FeatureColumn,
-    LogColumn,
-    SplitPolicy,
-    feature_columns,
-)
-from dien_jax.utils.console import say
+from dien_jax.preparation.options import ColumnOptions, LogColumn, SplitPolicy, feature_columns
 from dien_jax.utils.extras import require
 
 
@@ -29,7 +22,7 @@ class ImpressionsOptions(ColumnOptions):
     context_features: tuple[str, ...] = ()
     """Columns that describe the request: NAME, NAME:multivalued or NAME:numeric."""
 
-    def context_columns(self) -> tuple[FeatureColumn, ...]:
+    def context_columns(self) -> tuple[LogColumn, ...]:
         """Return the context feature columns."""
         return feature_columns("--context-features", self.context_features)
 
@@ -43,28 +36,14 @@ class ImpressionsOptions(ColumnOptions):
 
 
 def prepare(options: ImpressionsOptions) -> list[str]:
-    """Make a dataset folder from a log of impressions.
-
-    Returns:
-      lines that summarise it.
+    """Make a dataset folder from a log of impressions, and return lines that summarise it.
 
     Raises:
-      UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
-        nothing is left to train on, or the folder cannot be written.
+      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
+        left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.events import load_events
-    from dien_jax.preparation.pipeline.extending import column_source, open_extended
+    from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
-    from dien_jax.preparation.reading.log_files import read_log
-    from dien_jax.preparation.reading.workspace import Workspace
 
-    say(f"from impressions in {options.file}: {options.describe()}")
-    extended = open_extended(options, "impressions")
-    with Workspace(options.out, options.memory_limit) as workspace:
-        log = read_log(workspace, options)
-        events = load_events(
-            workspace, log, options.features(), max_bad_share=options.max_bad_share
-        )
-        source = column_source("impressions", options, extended)
-        return write_impressions(workspace, options, events, source, extended)
+    return prepare_columns(options, "impressions", write_impressions)

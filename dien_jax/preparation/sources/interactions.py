@@ -6,7 +6,6 @@
 from dataclasses import dataclass
 
 from dien_jax.preparation.options import ColumnOptions, ImplicitOptions, SplitPolicy
-from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
 
 
@@ -20,28 +19,14 @@ class InteractionsOptions(ImplicitOptions, ColumnOptions):
 
 
 def prepare(options: InteractionsOptions) -> list[str]:
-    """Make a dataset folder from a log of interactions.
-
-    Returns:
-      lines that summarise it.
+    """Make a dataset folder from a log of interactions, and return lines that summarise it.
 
     Raises:
-      UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
-        nothing is left to train on, or the folder cannot be written.
+      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
+        left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
-    from dien_jax.preparation.pipeline.events import load_events
-    from dien_jax.preparation.pipeline.extending import column_source, open_extended
+    from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.log_files import read_log
-    from dien_jax.preparation.reading.workspace import Workspace
 
-    say(f"from interactions in {options.file}: {options.describe()}")
-    extended = open_extended(options, "interactions")
-    with Workspace(options.out, options.memory_limit) as workspace:
-        log = read_log(workspace, options)
-        events = load_events(
-            workspace, log, options.features(), max_bad_share=options.max_bad_share
-        )
-        source = column_source("interactions", options, extended)
-        return write_interactions(workspace, options, events, source, extended)
+    return prepare_columns(options, "interactions", write_interactions)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import FeatureColumn, Features, ImplicitOptions, SplitPolicy
+from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import Remote, fetch, given
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
@@ -23,10 +23,8 @@ FOLDER = "https://files.grouplens.org/datasets/movielens"
 recommenders/datasets/movielens.py of recommenders-team/recommenders@02bc56e and, with all other
 names, in public code; not tried yet."""
 PAGE = "https://grouplens.org/datasets/movielens/"
-GENRES = FeatureColumn("genres", "multivalued", "--name")
-USER_FEATURES = tuple(
-    FeatureColumn(name, "categorical", "--name") for name in ("gender", "age_group", "occupation")
-)
+GENRES = LogColumn("genres", "--name", "multivalued")
+USER_FEATURES = tuple(LogColumn(name, "--name") for name in ("gender", "age_group", "occupation"))
 MOST_GENRES = 20
 """No movie has more."""
 
@@ -68,25 +66,21 @@ def remote_file(name: Name) -> Remote:
 
 
 def prepare(options: MovielensOptions) -> list[str]:
-    """Make a dataset folder from MovieLens ratings.
-
-    Returns:
-      lines that summarise it.
+    """Make a dataset folder from MovieLens ratings, and return lines that summarise it.
 
     Raises:
-      UserError: when the extra ``data`` is missing, the archive cannot be downloaded or read, or
-        is another one or too malformed, nothing is left to train on, or the folder cannot be
-        written.
+      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
+        left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
     from dien_jax.preparation.sources.movielens_files import read_archive
 
     least = "" if options.min_rating is None else f" of {options.min_rating:g} and more"
     say(f"from the ratings{least} of MovieLens {options.name}: {options.describe()}")
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         remote = remote_file(options.name)
         file, digest = fetch(remote) if options.source is None else given(options.source)
         tables = read_archive(workspace, file, options.name)

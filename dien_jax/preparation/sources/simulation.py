@@ -9,12 +9,12 @@ interests, popular ones more often, and a place on the path of each. Step by ste
 
 An impression is then clicked with probability sigma(logit), where the logit is highest for items
 just ahead of the user on the path of the current interest, low for those just ahead on another
-one, lower for those behind or far ahead, and lowest for other categories; price, tags, the user's
-segment and the slot on the page move it a little. Candidates of all these kinds are shown, so most
-negatives are hard: telling what comes next takes the order of the history, not its set of items.
+one, lower for those behind or far ahead, and lowest for other categories. Price, tags, the user's
+segment and the slot on the page change it a little. Candidates of all these kinds are shown, so
+most negatives are hard: to predict them takes the order of the history, not its set of items.
 
-The label is drawn from that probability, and nobody who sees the history can score better than
-the probability itself: its AUC and log loss are the best possible ones.
+The label is drawn from that probability. No model of the history can score better than the
+probability itself: its AUC and log loss are the best possible ones.
 """
 
 from typing import NamedTuple
@@ -52,16 +52,15 @@ CANDIDATES = {
     "popular": 0.10,
     "any": 0.10,
 }
-"""Where shown items come from: a place on the path of an interest, or the whole catalogue."""
+"""Shares of the shown items: a place on the path of an interest, or from the whole catalogue."""
 LOGITS = np.array([[-4.0, -3.0, -1.6], [-4.0, -1.6, 2.0]])
 """For another and the current interest: an item off its path, elsewhere on it, just ahead."""
 
 
 class World(NamedTuple):
-    """What does not depend on users; items and categories are counted from 0 here."""
+    """The catalogue. Items and categories are counted from 0 here."""
 
-    # int64 [items], items of category 0 along its path, then those of category 1, ..
-    path: np.ndarray
+    path: np.ndarray  # int64 [items], items of category 0 along its path, then of category 1 ...
     start: np.ndarray  # int64 [categories], where each category begins in path
     places: np.ndarray  # int64 [categories], items of each
     category: np.ndarray  # int64 [items]
@@ -70,12 +69,21 @@ class World(NamedTuple):
     item_weight: np.ndarray  # float64 [items], popularity, summing to 1
     price: np.ndarray  # float64 [items], NaN where it is missing
     tags: np.ndarray  # int64 [items, MOST_TAGS]
-    tag_count: np.ndarray  # int64 [items], how many of them are real
-    appeal: np.ndarray  # float64 [segments, items], what price and tags add to the logit
+    tag_count: np.ndarray  # int64 [items], number of real ones
+    appeal: np.ndarray  # float64 [segments, items], added to the logit by price and tags
+
+
+class State(NamedTuple):
+    """The interests of users, and where on their paths the users are, at R impressions."""
+
+    interests: np.ndarray  # int64 [R, MOST_INTERESTS], categories
+    num_interests: np.ndarray  # int64 [R], how many of them are real
+    current: np.ndarray  # int64 [R], position of the current interest
+    place: np.ndarray  # int64 [R, MOST_INTERESTS], place on the path of each interest
 
 
 class Simulated(NamedTuple):
-    """Some users: their events, and their impressions.
+    """Some users, their events and their impressions.
 
     U users, E events, R impressions; rows of a user are together, in order of users.
     """
@@ -93,7 +101,7 @@ class Simulated(NamedTuple):
 
 
 def make_world(items: int, categories: int, rng: np.random.Generator) -> World:
-    """Draws a catalogue of ``items`` items in ``categories`` paths of about equal length."""
+    """Draw a catalogue of ``items`` items in ``categories`` paths of about equal length."""
     places = np.full(categories, items // categories)
     places[: items % categories] += 1
     start = np.cumsum(places) - places
@@ -131,9 +139,11 @@ def make_world(items: int, categories: int, rng: np.random.Generator) -> World:
 def simulate(
     world: World, users: int, examples_per_user: int, rng: np.random.Generator
 ) -> Simulated:
-    """Lets users walk, and shows each of them ``examples_per_user`` items along the way."""
+    """Let users walk, and show each of them ``examples_per_user`` items along the way."""
     length = _draw_lengths(users, rng)
-    interests, count = _draw_interests(world, users, rng)
+    keys = np.log(world.category_weight) + rng.gumbel(size=(users, len(world.places)))
+    interests = np.argsort(-keys, axis=1)[:, :MOST_INTERESTS]
+    count = rng.integers(2, MOST_INTERESTS + 1, users)
     event_item, timestamp, current, place = _walk(world, interests, count, length, rng)
     happened = np.arange(LONGEST) < length[:, None]
 
@@ -142,11 +152,11 @@ def simulate(
     share = np.sqrt(rng.random((users, examples_per_user)))
     share[:, 0] = 1.0
     history = np.sort((share * length[:, None] + 0.5).astype(np.int64), axis=1).ravel()
-    now, places = current[user, history], place[user, history]
-    item = _candidates(world, interests[user], count[user], now, places, rng)
+    shown = State(interests[user], count[user], current[user, history], place[user, history])
+    item = _candidates(world, shown, rng)
     segment = rng.integers(len(SEGMENTS), size=users)
     slot = rng.integers(len(SLOTS), size=len(user))
-    logit = _match(world, interests[user], count[user], now, places, item)
+    logit = _match(world, shown, item)
     logit += world.appeal[segment[user], item] + np.array([0.5, 0.0, -0.5])[slot]
     probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
     return Simulated(
@@ -171,15 +181,6 @@ def _draw_lengths(users: int, rng: np.random.Generator) -> np.ndarray:
     return np.minimum(length, LONGEST)
 
 
-def _draw_interests(
-    world: World, users: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Different categories, by weight: ``[U, MOST_INTERESTS]``, and how many of them count."""
-    keys = np.log(world.category_weight) + rng.gumbel(size=(users, len(world.places)))
-    interests = np.argsort(-keys, axis=1)[:, :MOST_INTERESTS]
-    return interests, rng.integers(2, MOST_INTERESTS + 1, users)
-
-
 def _walk(
     world: World,
     interests: np.ndarray,
@@ -187,12 +188,12 @@ def _walk(
     length: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All users, a step at a time.
+    """Walk all users, a step at a time.
 
     Returns:
-      item and time of each event, ``[U, LONGEST]``; which interest is the current one before each
-      event and after the last, ``[U, LONGEST + 1]``, and where on the path of each interest the
-      user is then, ``[U, LONGEST + 1, MOST_INTERESTS]``.
+      item and time of each event, ``[U, LONGEST]``; the current interest before each event and
+      after the last one, ``[U, LONGEST + 1]``; and the user's place on the path of each interest
+      at these times, ``[U, LONGEST + 1, MOST_INTERESTS]``.
     """
     users = len(length)
     rows = np.arange(users)
@@ -202,7 +203,7 @@ def _walk(
     current = np.zeros((users, LONGEST + 1), np.int64)
     place = np.zeros((users, LONGEST + 1, MOST_INTERESTS), np.int64)
     current[:, 0] = rng.integers(count)
-    # Most begin near the beginning of a path, so its first items are the popular ones.
+    # Most start near the start of a path, so its first items are the popular ones.
     place[:, 0] = (rng.exponential(places / 6)).astype(np.int64) % places
     for step in range(int(length.max(initial=0))):
         jumps = rng.random(users) < JUMP
@@ -223,43 +224,36 @@ def _walk(
     return item, timestamp, current, place
 
 
-def _candidates(
-    world: World,
-    interests: np.ndarray,
-    count: np.ndarray,
-    current: np.ndarray,
-    place: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    rows = np.arange(len(current))
+def _candidates(world: World, state: State, rng: np.random.Generator) -> np.ndarray:
+    """Draw the items to show: int64 ``[R]``."""
+    rows = np.arange(len(state.current))
     kind = rng.choice(len(CANDIDATES), len(rows), p=list(CANDIDATES.values()))
-    which = np.where(kind < 2, current, (current + rng.integers(1, count)) % count)
+    other = (state.current + rng.integers(1, state.num_interests)) % state.num_interests
+    interest = np.where(kind < 2, state.current, other)
     ahead = 1 + (rng.random(len(rows)) < SKIP)
     elsewhere = np.where(rng.random(len(rows)) < 0.5, -rng.integers(0, 5, len(rows)),
                          rng.integers(3, 8, len(rows)))  # fmt: skip
-    category = interests[rows, which]
+    category = state.interests[rows, interest]
     offset = np.where(kind % 2 == 0, ahead, elsewhere)
-    on_path = world.start[category] + (place[rows, which] + offset) % world.places[category]
+    places = (state.place[rows, interest] + offset) % world.places[category]
     return np.select(
         [kind < 4, kind == 4],
-        [world.path[on_path], rng.choice(len(world.path), len(rows), p=world.item_weight)],
+        [
+            world.path[world.start[category] + places],
+            rng.choice(len(world.path), len(rows), p=world.item_weight),
+        ],
         rng.integers(len(world.path), size=len(rows)),
     )
 
 
-def _match(
-    world: World,
-    interests: np.ndarray,
-    count: np.ndarray,
-    current: np.ndarray,
-    place: np.ndarray,
-    item: np.ndarray,
-) -> np.ndarray:
-    """How well items fit where their users are: logits ``[R]``."""
+def _match(world: World, state: State, item: np.ndarray) -> np.ndarray:
+    """Return how well items fit the state of their users: logits ``[R]``."""
     category = world.category[item]
-    is_interest = (interests == category[:, None]) & (np.arange(MOST_INTERESTS) < count[:, None])
-    which = np.argmax(is_interest, axis=1)
-    offset = (world.place[item] - place[np.arange(len(item)), which]) % world.places[category]
+    is_real = np.arange(MOST_INTERESTS) < state.num_interests[:, None]
+    is_interest = (state.interests == category[:, None]) & is_real
+    interest = np.argmax(is_interest, axis=1)
+    place = state.place[np.arange(len(item)), interest]
+    offset = (world.place[item] - place) % world.places[category]
     is_ahead = (offset == 1) | (offset == 2)
     fit = np.where(is_interest.any(axis=1), 1 + is_ahead, 0)
-    return LOGITS[(which == current).astype(np.int64), fit]
+    return LOGITS[(interest == state.current).astype(np.int64), fit]

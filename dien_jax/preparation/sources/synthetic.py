@@ -102,13 +102,10 @@ def _generator_hash() -> str:
 
 
 def prepare(options: SyntheticOptions) -> list[str]:
-    """Simulate users and write the dataset folder ``options.out``.
+    """Simulate users, write the dataset folder, and return lines that summarise it.
 
     ``meta.json`` has the AUC and log loss of the true probabilities as ``best_possible``, for
     validation and test.
-
-    Returns:
-      lines that summarise it, with the best possible AUC.
 
     Raises:
       UserError: when the folder exists or cannot be written.

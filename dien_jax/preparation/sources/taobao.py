@@ -17,13 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import (
-    FeatureColumn,
-    Features,
-    ImplicitOptions,
-    LogColumn,
-    SplitPolicy,
-)
+from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import given
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
@@ -46,7 +40,7 @@ FIRST_SECOND = 1511539200
 END = 1512316800
 """2017-12-04 00:00 there."""
 COLUMNS = ("user", "item", "category", "behaviour", "timestamp")
-CATEGORY = FeatureColumn("category", "categorical", "--from")
+CATEGORY = LogColumn("category", "--from")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,28 +62,25 @@ class TaobaoOptions(ImplicitOptions):
 
 
 def prepare(options: TaobaoOptions) -> list[str]:
-    """Make a dataset folder from behaviours.
-
-    Returns:
-      lines that summarise it.
+    """Make a dataset folder from behaviours, and return lines that summarise it.
 
     Raises:
-      UserError: when the extra ``data`` is missing, the log cannot be read or is too malformed,
-        nothing is left to train on, or the folder cannot be written.
+      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
+        left to train on, or the folder cannot be written.
     """
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
     from dien_jax.preparation.reading.log_files import read_columns
-    from dien_jax.preparation.reading.workspace import Workspace
+    from dien_jax.preparation.reading.workspace import open_workspace
 
     file = options.source
     say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.describe()}")
     say(TERMS)
-    wanted = {name: LogColumn(name, "--from") for name in COLUMNS}
-    wanted[CATEGORY.alias] = wanted.pop("category")
+    wanted = {name: LogColumn(name, "--from") for name in COLUMNS if name != CATEGORY.name}
+    wanted[CATEGORY.alias] = CATEGORY
     report: list[str] = []
-    with Workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit) as workspace:
         digest = given(file).sha256
         events = load_events(
             workspace,

@@ -1,0 +1,30 @@
+"""Logs in columns, of interactions or impressions: read the log, write the folder."""
+
+from collections.abc import Callable
+
+from dien_jax.preparation.options import ColumnOptions
+from dien_jax.preparation.pipeline.events import load_events
+from dien_jax.preparation.pipeline.extending import column_source, open_extended
+from dien_jax.preparation.reading.log_files import read_columns
+from dien_jax.preparation.reading.workspace import open_workspace
+from dien_jax.utils.console import say
+
+
+def prepare_columns(
+    options: ColumnOptions, name: str, write: Callable[..., list[str]]
+) -> list[str]:
+    """Read the log that the options name, and ``write`` the folder with the source's name."""
+    say(f"from {name} in {options.file}: {options.describe()}")
+    extended = open_extended(options, name)
+    with open_workspace(options.out, options.memory_limit) as workspace:
+        log = read_columns(
+            workspace,
+            options.file,
+            options.log_columns(),
+            columns=options.columns,
+            separator=options.separator,
+            hint=" (a CSV file without a header needs --columns)",
+        )
+        features = options.features()
+        events = load_events(workspace, log, features, max_bad_share=options.max_bad_share)
+        return write(workspace, options, events, column_source(name, options, extended), extended)

@@ -1,0 +1,136 @@
+"""Attention recurrences over one history under many attentions: the last state of each.
+
+To rank N candidates for one user, the recurrence runs over the same inputs N times and differs in
+the attention alone. The inputs are projected once, a step is one matmul for all candidates, and
+steps past the end of the history are not run. Forward only: training has a history in each row.
+
+Dimensions: N candidates, T steps, D input, H hidden, G gates (3; AGRU has 2).
+"""
+
+import functools
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from dien_kernels.api import Precision
+from dien_kernels.reference import Form, Weights
+
+SharedCell = Literal["aigru", "agru", "augru"]
+
+
+def last_states(
+    cell: SharedCell,
+    form: Form,
+    states: jax.Array,
+    attention: jax.Array,
+    weights: Weights,
+    length: jax.Array,
+    precision: Precision = "highest",
+) -> jax.Array:
+    """Return the last state of a recurrence over one history, under each attention.
+
+    Row n is the last state of :func:`dien_kernels.agru` or :func:`dien_kernels.augru` over
+    ``states`` with attention ``attention[n]``. ``"aigru"`` is :func:`dien_kernels.gru` over
+    ``attention[n, t] * states[t]``. The first state is zero.
+
+    Args:
+      cell: ``"aigru"``, ``"agru"`` or ``"augru"``.
+      form: ``"paper"`` or ``"authors"``.
+      states: ``[T, D]``, the inputs, float32 or bfloat16.
+      attention: ``[N, T]``, in [0, 1].
+      weights: see :class:`Weights`, G = 3 (2 for AGRU).
+      length: integer scalar, live steps, 0 to T.
+      precision: of every matmul, as ``jax.lax.Precision``.
+
+    Returns:
+      ``[N, H]``, in the dtype of ``states``; computed in float32.
+
+    Raises:
+      ValueError: for an argument of the wrong shape or name; it is named.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dien_kernels import Weights, last_states
+      >>> weights = Weights(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 4)), jnp.zeros((3, 4)))
+      >>> attention = jnp.array([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])  # of two candidates
+      >>> last = last_states("augru", "paper", jnp.ones((3, 2)), attention, weights, jnp.int32(3))
+      >>> last.shape, bool((last[1] == 0).all())
+      ((2, 4), True)
+
+    Source: Zhou et al., AAAI 2019, eq. 11 to 14 (arXiv:1809.03672).
+    """
+    _check(cell, form, states, attention, weights, length, precision)
+    exact = jax.lax.Precision[precision.upper()]
+    dot = functools.partial(jnp.dot, precision=exact)
+    authors = form == "authors"
+    single = jnp.float32
+    weights = jax.tree.map(lambda part: part.astype(single), weights)
+    projected = jnp.einsum("td,dgh->tgh", states.astype(single), weights.input, precision=exact)
+    recurrent = weights.recurrent.transpose(1, 2, 0)  # [G, H, H], rows are the next state's
+    bias = weights.bias[:, :, None]
+    by_time = attention.astype(single).T
+
+    def step(time: Any, h: jax.Array) -> jax.Array:  # h is [H, N]
+        a = by_time[time][None]
+        inputs = projected[time][:, :, None]
+        inputs = (inputs * a[None] if cell == "aigru" else inputs) + bias
+        r = _sigmoid(inputs[0] + dot(recurrent[0], h))
+        if authors:
+            c = jnp.tanh(inputs[-1] + dot(recurrent[-1], r * h))
+        else:
+            product = dot(recurrent[-1], h)
+            if weights.recurrent_bias is not None:
+                product = product + weights.recurrent_bias[:, None]
+            c = jnp.tanh(inputs[-1] + r * product)
+        if cell == "agru":
+            return h + a * (c - h)
+        u = _sigmoid(inputs[1] + dot(recurrent[1], h))
+        if cell == "augru":
+            strength = 1 - (1 - a) * u if authors else a * u
+        else:
+            strength = 1 - u if authors else u
+        return h + strength * (c - h)
+
+    start = jnp.zeros((weights.recurrent.shape[0], attention.shape[0]), single)
+    return jax.lax.fori_loop(0, length, step, start).T.astype(states.dtype)
+
+
+def _sigmoid(value: jax.Array) -> jax.Array:
+    # One tanh: XLA's CPU backend evaluates its logistic function more slowly.
+    return 0.5 * jnp.tanh(0.5 * value) + 0.5
+
+
+def _check(
+    cell: SharedCell,
+    form: Form,
+    states: jax.Array,
+    attention: jax.Array,
+    weights: Weights,
+    length: jax.Array,
+    precision: Precision,
+) -> None:
+    for name, value, known in (
+        ("cell", cell, get_args(SharedCell)),
+        ("form", form, get_args(Form)),
+        ("precision", precision, get_args(Precision)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {known}, got {value!r}")
+    if states.ndim != 2:
+        raise ValueError(f"states: expected shape [T, D], got {states.shape}")
+    gates, hidden = 2 if cell == "agru" else 3, weights.recurrent.shape[0]
+    steps, depth = states.shape
+    expected: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "attention": (attention, (attention.shape[0], steps)),
+        "weights.input": (weights.input, (depth, gates, hidden)),
+        "weights.recurrent": (weights.recurrent, (hidden, gates, hidden)),
+        "weights.bias": (weights.bias, (gates, hidden)),
+        "weights.recurrent_bias": (weights.recurrent_bias, (hidden,)),
+        "length": (length, ()),
+    }
+    for name, (array, shape) in expected.items():
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    if form == "authors" and weights.recurrent_bias is not None:
+        raise ValueError("weights.recurrent_bias: expected None with form='authors', got an array")
