@@ -1,5 +1,6 @@
 """Examples as a trained model reads them: raw ids, and attention and gates for each behaviour."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -130,8 +131,12 @@ class Inspector:
     def __init__(self, trained: TrainedModel) -> None:
         self.trained = trained
         config, dataset = trained.run.config, trained.dataset
-        self._internals_step = make_internals_step(config, dataset.schema)
-        self._features = feature_tables(dataset)
+        self._internals = functools.partial(
+            make_internals_step(config, dataset.schema),
+            trained.params,
+            trained.batch_stats,
+            feature_tables(dataset),
+        )
         self.names = Names(dataset)
 
     def examples(
@@ -156,10 +161,7 @@ class Inspector:
             if not places:
                 continue
             batch = loader.batch(0, step)
-            trained = self.trained
-            internals = jax.device_get(
-                self._internals_step(trained.params, trained.batch_stats, self._features, batch)
-            )
+            internals = jax.device_get(self._internals(batch))
             for place in places:
                 number = int(batch_numbers[place])
                 examples[number] = self._example(dataset, split, number, batch, place, internals)
@@ -177,11 +179,6 @@ class Inspector:
         examples, length = dataset.splits[split], int(batch.lengths[place])
         start = dataset.event_offsets[examples.sequence[number]]
         item = int(examples.item[number])
-        measures = {
-            name: values[place, :length]
-            for name in MEASURES
-            if (values := getattr(internals, name)) is not None
-        }
         return Example(
             split=split,
             number=number,
@@ -193,7 +190,11 @@ class Inspector:
                 self.names.behaviour(int(row), item) for row in batch.history[place, :length]
             ),
             older=int(examples.history_end[number] - start) - length,
-            measures=measures,
+            measures={
+                name: np.asarray(internals.measures[name])[place, :length]
+                for name in MEASURES
+                if name in internals.measures
+            },
         )
 
 

@@ -49,25 +49,17 @@ MEASURES = {
         "update", "share of that state that it replaces, with attention in the gate", True
     ),
 }
-"""The measures by the fields of :class:`Internals`, in the order in which a model computes them."""
+"""The measures by name, in the order in which a model computes them."""
 
 
 class Internals(NamedTuple):
-    """Attention and gates of a batch; gates are means over the H units.
+    """Click probabilities of a batch, ``[B]``, and its measures by name, ``[B, T]`` each.
 
-    Attributes:
-      probability: ``[B]``, of a click.
-      extractor_gate: ``[B, T]``; None without an extractor.
-      attention: ``[B, T]``; None without attention.
-      update_gate: ``[B, T]``; None if interest evolution has no update gate.
-      update: ``[B, T]``; None if attention does not scale the gate.
+    Gates are means over the H units. A measure that the model lacks is left out.
     """
 
     probability: Array
-    extractor_gate: Array | None
-    attention: Array | None
-    update_gate: Array | None
-    update: Array | None
+    measures: dict[str, Array]
 
 
 def update_gates(
@@ -115,22 +107,20 @@ def make_internals_step(
             return update_gates(Weights(**params[name]), x, states, model_config.form).mean(-1)
 
         attention: Any = output.attention
-        update_gate: Any = None
-        extractor_gate, update = None, None
+        measures = {} if attention is None else {"attention": attention}
         if model_config.extractor == "gru":
             items = jnp.asarray(batch.history)
             history: Any = model.apply(variables, items, features, method="embed_items")
-            extractor_gate = mean_gate("extractor", history)
+            measures["extractor_gate"] = mean_gate("extractor", history)
         if model_config.evolution in ("gru_attention", "augru"):
-            update_gate = mean_gate("evolution", output.interest_states)
+            measures["update_gate"] = gate = mean_gate("evolution", output.interest_states)
         elif model_config.evolution == "aigru":
-            update_gate = mean_gate("evolution", output.interest_states * attention[..., None])
+            inputs = output.interest_states * attention[..., None]
+            measures["update_gate"] = mean_gate("evolution", inputs)
         if model_config.evolution == "augru":
-            update = attention * update_gate
-            if model_config.form == "authors":  # 1 - (1 - a) u
-                update = 1 - (1 - attention) * (1 - update_gate)
-        probability = jax.nn.sigmoid(output.logits)
-        return Internals(probability, extractor_gate, attention, update_gate, update)
+            is_paper = model_config.form == "paper"
+            measures["update"] = attention * gate if is_paper else 1 - (1 - attention) * (1 - gate)
+        return Internals(jax.nn.sigmoid(output.logits), measures)
 
     return jax.jit(internals)
 
