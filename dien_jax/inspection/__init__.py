@@ -1,7 +1,7 @@
 """Inspection of trained models: attention and gates, permutation importance, maps and reports.
 
-Hooks in the model do not belong here or there: inspection reads what modules return. Flags and
-printing stay in the commands ``explain.py`` and ``report.py``.
+The model gets no hooks for this package, which reads what modules return. Flags and printing stay
+in the commands ``explain`` and ``report``.
 """
 
 from dien_jax.inspection.examples import Example, Inspector

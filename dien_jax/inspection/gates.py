@@ -69,7 +69,6 @@ def update_gates(
 
     It is u in the paper's form and 1 - u in the authors' form, whose gate is the share that is
     kept. An AUGRU replaces this share at attention 1 in the paper's form, at 0 in the authors'.
-
     ``states`` are those after each step on ``x``, from an initial state of zeros.
     """
     before = jnp.pad(states, ((0, 0), (1, 0), (0, 0)))[:, :-1]

@@ -97,11 +97,9 @@ def model_inputs(schema: Schema) -> list[Input]:
 
     def whole_and_parts(title: str, kind: str, features: Sequence[Feature]) -> list[Input]:
         names = tuple(feature.name for feature in features)
-        parts = [
-            Input(f"{title}: {f'{name} id' if name == kind else name}", kind, (name,))
-            for name in names
-        ]
-        return [Input(title, kind, names), *parts[: len(parts) if len(parts) > 1 else 0]]
+        titles = [f"{title}: {name} id" if name == kind else f"{title}: {name}" for name in names]
+        parts = [Input(part, kind, (name,)) for part, name in zip(titles, names, strict=True)]
+        return [Input(title, kind, names), *(parts if len(parts) > 1 else [])]
 
     return [
         *whole_and_parts("candidate", "item", schema.item),
@@ -127,8 +125,8 @@ def permutation_importance(
 
     >>> from dien_jax import load_run
     >>> importance = permutation_importance(load_run("runs/first"), "valid", permutations=1)
-    >>> sorted(each.input for each in importance.inputs)[-2:]
-    ['history order', 'user']
+    >>> len(importance.inputs[0].aucs), importance.split
+    (1, 'valid')
     """
     dataset = trained.dataset
     check_examples(dataset, split)
@@ -159,7 +157,7 @@ def permutation_importance(
             is_constant = _is_constant(dataset, split, input_)
             measured.append(InputImportance(input_.name, drop, aucs, is_constant))
         current.note = f"{len(inputs)} inputs, {permutations} permutations each"
-    measured.sort(key=lambda one: -one.drop.value)
+    measured.sort(key=lambda importance: -importance.drop.value)
     return Importance(split, len(labels), area, measured)
 
 
