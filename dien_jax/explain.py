@@ -113,19 +113,13 @@ def _check(arguments: Arguments) -> None:
 
 
 def _explain_example(trained: TrainedModel, arguments: Arguments) -> None:
-    dataset, model = trained.dataset, trained.run.config.model
-    inspector = Inspector(trained)
+    model, inspector = trained.run.config.model, Inspector(trained)
     if arguments.example is not None:
-        count = len(dataset.splits[arguments.split].label)
-        if not 0 <= arguments.example < count:
-            existing = f"examples 0 to {count - 1}" if count else "no examples"
-            raise UserError(
-                f"--example {arguments.example} does not exist: the {arguments.split} split of "
-                f"{dataset.path} has {existing}"
-            )
         [example] = inspector.examples(arguments.split, [arguments.example])
     else:
-        requested = request(dataset, arguments.user or "", arguments.item or "", arguments.context)
+        requested = request(
+            trained.dataset, arguments.user or "", arguments.item or "", arguments.context
+        )
         [example] = inspector.examples("test", [0], requested)
         example = dataclasses.replace(example, split=None, label=None)
         if model.dice_statistics == "batch":

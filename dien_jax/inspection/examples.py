@@ -12,6 +12,7 @@ from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
+from dien_jax.errors import UserError
 from dien_jax.inspection.gates import MEASURES, Internals, make_internals_step
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.state import feature_tables
@@ -151,8 +152,18 @@ class Inspector:
           numbers: distinct, from 0.
           dataset: a dataset with the vocabularies and item features of the model's, which is the
             default.
+
+        Raises:
+          UserError: if a number does not exist.
         """
         dataset = dataset or self.trained.dataset
+        count = len(dataset.splits[split].label)
+        for number in numbers:
+            if not 0 <= number < count:
+                raise UserError(
+                    f"example {number} does not exist: the {split} split of {dataset.path} has "
+                    + (f"examples 0 to {count - 1}" if count else "no examples")
+                )
         loader = evaluation_loader(dataset, split, self.trained.run.config.train)
         examples: dict[int, Example] = {}
         for step in range(loader.steps_per_epoch):

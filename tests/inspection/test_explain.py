@@ -97,7 +97,7 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
         (("--example", 1, "--features"), "found --example with --features"),
         (("--user", "u1"), "must be given together; --item is missing"),
         (("--item", "i2"), "must be given together; --user is missing"),
-        (("--example", 24), "--example 24 does not exist: the valid split"),
+        (("--example", 24), "example 24 does not exist: the valid split"),
         (("--example", -1), "has examples 0 to 23"),
         (("--user", "u", "--item", "i2"), "--user 'u' does not exist"),
         (("--user", "u1", "--item", "i22"), "--item 'i22' does not exist"),
