@@ -46,7 +46,9 @@ MEASURES = {
         "share of the interest evolution's state that a behaviour would replace without attention",
     ),
     "update": Measure(
-        "update", "share of that state that it replaces, with attention in the gate", True
+        "update",
+        "share of the interest evolution's state that a behaviour replaces under attention",
+        True,
     ),
 }
 """The measures by name, in the order in which a model computes them."""

@@ -145,7 +145,7 @@ def draw_map(item_map: EmbeddingMap) -> "Figure":
     ]
     first, second = item_map.explained
     axes.set_xlabel(f"first principal component ({first:.0%} of the variance)")
-    axes.set_ylabel(f"second ({second:.0%})")
+    axes.set_ylabel(f"second principal component ({second:.0%})")
     axes.set_title(_title(item_map), fontsize="medium")
     legend = figure.legend(
         handles,
