@@ -128,7 +128,7 @@ def _title(item_map: EmbeddingMap) -> str:
 
 def draw_map(item_map: EmbeddingMap) -> "Figure":
     """Draw the items as points, the most common categories in colours; needs matplotlib."""
-    figure, [axes] = new_figure(9, 6.2)
+    figure, [axes] = new_figure(9.0, 6.2)
     coloured = list(item_map.groups.items())[: len(COLOURS)]
     in_colour = [places for _, places in coloured]
     rest = np.setdiff1d(np.arange(len(item_map.points)), np.concatenate([[], *in_colour]))
