@@ -156,7 +156,7 @@ def permutation_importance(
             aucs = [value for row in scores if (value := auc(labels, row)) is not None]
             is_constant = _is_constant(dataset, split, input_)
             measured.append(InputImportance(input_.name, drop, aucs, is_constant))
-        current.note = f"{len(inputs)} inputs, {permutations} permutation{'s' * (permutations > 1)} each"
+        current.note = f"{len(inputs)} inputs, permutations of each: {permutations}"
     measured.sort(key=lambda importance: -importance.drop.value)
     return Importance(split, len(labels), area, measured)
 
