@@ -256,11 +256,7 @@ def require_shown(dataset: Dataset) -> Column:
 
 
 def _draw_shown(
-    shown: Column,
-    event: np.ndarray,
-    live: np.ndarray,
-    count: int,
-    generator: np.random.Generator,
+    shown: Column, event: np.ndarray, live: np.ndarray, count: int, generator: np.random.Generator
 ) -> np.ndarray:
     """Draw ``count`` items of each live event: int32 ``[*shape, count]``, -1 where it has none.
 
