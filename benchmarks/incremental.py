@@ -151,14 +151,14 @@ def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
     model = load_run(run)
     config, schema = model.run.config, model.dataset.schema
     test = in_terms_of(dataset, model.dataset)
-    found = score_batches(
+    predictions = score_batches(
         make_predict_step(config, schema),
         model.params,
         model.batch_stats,
         feature_tables(test),
         evaluation_loader(test, "test", config.train),
     )
-    return found, int(np.count_nonzero(test.splits["test"].item == UNKNOWN))
+    return predictions, int(np.count_nonzero(test.splits["test"].item == UNKNOWN))
 
 
 def row(

@@ -32,7 +32,7 @@ from dien_jax.data.batch import example_batch
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
-from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run

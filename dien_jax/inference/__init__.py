@@ -1,4 +1,12 @@
-"""Inference: ranking, scoring of request tables, and exported models.
+"""Inference: ranking candidates, scoring tables of requests, and exporting a model to one file.
 
-Serves run folders and exported files alike; HTTP and flags do not enter.
+All of it works with run folders, and ranking with exported files too. HTTP, flags and training
+state may not enter.
 """
+
+from dien_jax.inference.export import export_run
+from dien_jax.inference.ranker import Ranker, Ranking
+from dien_jax.inference.requests import RankRequest
+from dien_jax.inference.score_table import RequestColumns, score_requests
+
+__all__ = ["RankRequest", "Ranker", "Ranking", "RequestColumns", "export_run", "score_requests"]

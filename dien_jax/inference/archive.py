@@ -1,13 +1,13 @@
-"""The file that ``python -m dien_jax.export`` writes: a zip archive that holds a whole model.
+"""The exported file: a zip archive with a whole model.
 
-    manifest.json                 format version, versions, settings, features, and the inputs and
-                                  outputs of every program
-    programs/<name>.stablehlo     a program, as ``jax.export`` serialises it
-    weights/<name>.npy            an array, shared by all programs
-    vocabularies/<feature>.json   raw values of the ids, users and context features that programs
-                                  take; entry k is that of row k, entry 0 the unknown one's
+    manifest.json                 format version, package versions, settings, features, and the
+                                  inputs and outputs of every program
+    programs/<name>.stablehlo     a program, as serialised by ``jax.export``
+    weights/<name>.npy            an array; all programs share them
+    vocabularies/<feature>.json   raw values of a feature whose rows programs take; entry k is the
+                                  value of row k, entry 0 stands for unknown values
 
-docs/export.md reads one without this package. The archive's checksums tell damage.
+docs/export.md reads such a file without this package. The archive's checksums detect damage.
 """
 
 import json
@@ -30,24 +30,17 @@ from dien_jax.utils.extras import require
 FORMAT = "dien_jax.export"
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
-_PROGRAMS, _WEIGHTS, _VOCABULARIES = (
+_PROGRAM, _WEIGHT, _VOCABULARY = (
     "programs/{}.stablehlo",
     "weights/{}.npy",
     "vocabularies/{}.json",
 )
+_EXPECTED = "a file written by python -m dien_jax.export"
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """What such a file holds.
-
-    Attributes:
-      manifest: ``manifest.json`` as parsed.
-      schema: the features.
-      vocabularies: raw values by feature.
-      weights: arrays by name.
-      programs: by name.
-    """
+class ExportedModel:
+    """The content of an exported file, by feature, array and program."""
 
     manifest: dict[str, Any]
     schema: Schema
@@ -56,134 +49,116 @@ class Artifact:
     programs: dict[str, export.Exported]
 
     def vocabulary(self, feature: str) -> list[str]:
-        """Raw values of a feature that programs take; entry k is that of row k."""
+        """Return the raw values of a feature; entry k is the value of row k."""
         return self.vocabularies[feature]
 
 
 def input_features(schema: Schema) -> list[str]:
-    """Features whose rows programs take, and whose vocabularies an artifact therefore holds."""
-    of_context = [feature.name for feature in schema.context if feature.size is not None]
-    return ["item", "user", *of_context]
+    """Return the features whose rows programs take, which therefore need a vocabulary."""
+    return ["item", "user", *(f.name for f in schema.context if f.size is not None)]
 
 
-def write_artifact(
+def write_archive(
     file: Path,
     manifest: dict[str, Any],
     programs: dict[str, export.Exported],
     weights: dict[str, np.ndarray],
     vocabularies: dict[str, list[str]],
 ) -> None:
-    """Writes the archive; ``manifest`` lacks what is said here: format and version.
-
-    Raises:
-      UserError: without what ``jax.export`` serialises with.
-      OSError: when the file cannot be written.
-    """
-    require("export", "an exported model")
+    """Write an exported file; format and version are added to ``manifest``."""
     manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
-    texts = {
-        _MANIFEST: json.dumps(manifest, indent=2, allow_nan=False).encode(),
-        **{_PROGRAMS.format(name): bytes(one.serialize()) for name, one in programs.items()},
-        **{
-            _VOCABULARIES.format(name): json.dumps(values, indent=0).encode()
-            for name, values in vocabularies.items()
-        },
-    }
+    entries = {_MANIFEST: json.dumps(manifest, indent=2, allow_nan=False).encode()}
+    for name, program in programs.items():
+        entries[_PROGRAM.format(name)] = bytes(program.serialize())
+    for name, values in vocabularies.items():
+        entries[_VOCABULARY.format(name)] = json.dumps(values, indent=0).encode()
     with zipfile.ZipFile(file, "w") as archive:
-        for name, content in texts.items():
+        for name, content in entries.items():
             info = zipfile.ZipInfo(name)
             archive.writestr(info, content, compress_type=zipfile.ZIP_DEFLATED)
-        for name, array in weights.items():  # float32 hardly compresses
-            info = zipfile.ZipInfo(_WEIGHTS.format(name))
+        for name, array in weights.items():  # stored: float32 hardly compresses
+            info = zipfile.ZipInfo(_WEIGHT.format(name))
             with archive.open(info, "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def read_artifact(file: Path) -> Artifact:
-    """Reads and checks all of an archive.
+def read_archive(file: Path) -> ExportedModel:
+    """Read an exported file.
 
     Raises:
-      UserError: when it is missing, another kind of file, cut short, damaged, of a newer format
-        or of programs that this JAX does not read.
+      UserError: when it is missing, of another kind, cut short, damaged, or too new for this
+        package or this JAX.
     """
     if not file.is_file():
-        what = "is not a file" if file.exists() else "does not exist"
-        raise UserError(f"{file} {what}; expected what python -m dien_jax.export wrote")
+        problem = "is not a file" if file.exists() else "does not exist"
+        raise UserError(f"{file} {problem}; expected {_EXPECTED}")
     try:
         archive = zipfile.ZipFile(file)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{file}: expected what python -m dien_jax.export wrote, found another kind of file, "
-            f"or one that was cut short: {error}"
+            f"{file}: expected {_EXPECTED}, found another kind of file or one that was cut short: "
+            f"{error}"
         ) from error
     with archive:
-        manifest = _read_manifest(file, archive)
+        manifest = _manifest(file, archive)
         require("export", "an exported model")
-        with _told(file):
+        with _reading(file):
             schema = schema_from_json(manifest["schema"])
             vocabularies = {
-                name: _vocabulary(archive, name, schema) for name in input_features(schema)
+                name: json.loads(archive.read(_VOCABULARY.format(name)))
+                for name in input_features(schema)
             }
-            programs = {name: _program(archive, name) for name in manifest["programs"]}
-            weights = {name: _array(archive, name) for name in manifest["weights"]}
-    return Artifact(manifest, schema, vocabularies, weights, programs)
+            sizes = {f.name: f.size for f in (*schema.item, *schema.user, *schema.context)}
+            for name, values in vocabularies.items():
+                if len(values) != sizes[name]:
+                    raise ValueError(f"{name!r} has {len(values)} values, not {sizes[name]}")
+            weights = {}
+            for name in manifest["weights"]:
+                with archive.open(_WEIGHT.format(name)) as stream:
+                    weights[name] = np.lib.format.read_array(stream, allow_pickle=False)
+            programs = {
+                name: export.deserialize(bytearray(archive.read(_PROGRAM.format(name))))
+                for name in manifest["programs"]
+            }
+            for program in programs.values():
+                program.mlir_module()  # a newer StableHLO would otherwise fail at the first call
+    return ExportedModel(manifest, schema, vocabularies, weights, programs)
 
 
-def _read_manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     if _MANIFEST not in archive.namelist():
-        raise UserError(f"{file}: not what python -m dien_jax.export wrote: no {_MANIFEST} inside")
-    with _told(file):
+        raise UserError(f"{file}: expected {_EXPECTED}, found no {_MANIFEST} in it")
+    with _reading(file):
         manifest = json.loads(archive.read(_MANIFEST))
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(
-            f"{file}: not what python -m dien_jax.export wrote: its {_MANIFEST} should have "
-            f"format {FORMAT!r}"
-        )
+        raise UserError(f"{file}: expected {_EXPECTED}, with format {FORMAT!r} in its {_MANIFEST}")
     version = manifest.get("format_version")
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise UserError(
             f"{file}: has format version {version!r}, this dien_jax reads version "
             f"{FORMAT_VERSION}; use the dien_jax that wrote it, or export the run again"
         )
-    least = export.minimum_supported_calling_convention_version
-    most = export.maximum_supported_calling_convention_version
+    oldest = export.minimum_supported_calling_convention_version
+    newest = export.maximum_supported_calling_convention_version
     convention = manifest.get("calling_convention_version")
-    if not isinstance(convention, int) or not least <= convention <= most:
-        wrote = (manifest.get("versions") or {}).get("jax", "unknown")
+    if not isinstance(convention, int) or not oldest <= convention <= newest:
+        writer = (manifest.get("versions") or {}).get("jax", "unknown")
         raise UserError(
-            f"{file}: its programs have calling convention {convention!r}, written by JAX {wrote}; "
-            f"this JAX reads {least} to {most}: export the run again, or use a JAX nearer to that"
+            f"{file}: its programs have calling convention {convention!r}, written by JAX "
+            f"{writer}; this JAX reads {oldest} to {newest}: export the run again, or use a JAX "
+            f"version nearer to that"
         )
     return manifest
 
 
-def _program(archive: zipfile.ZipFile, name: str) -> export.Exported:
-    program = export.deserialize(bytearray(archive.read(_PROGRAMS.format(name))))
-    program.mlir_module()  # of a newer StableHLO, it would fail only when it is first called
-    return program
-
-
-def _vocabulary(archive: zipfile.ZipFile, name: str, schema: Schema) -> list[str]:
-    sizes = {one.name: one.size for one in (*schema.item, *schema.user, *schema.context)}
-    values = json.loads(archive.read(_VOCABULARIES.format(name)))
-    if len(values) != sizes[name]:
-        raise ValueError(f"expected {sizes[name]} values of {name!r}, found {len(values)}")
-    return values
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(_WEIGHTS.format(name)) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
-
-
 @contextmanager
-def _told(file: Path) -> Iterator[None]:
-    """Turns what a damaged archive, or one that JAX does not understand, raises into one error."""
+def _reading(file: Path) -> Iterator[None]:
+    """Turn any exception of reading a damaged or newer archive into a :class:`UserError`."""
     try:
         yield
-    except Exception as error:  # zipfile, numpy and jax raise every kind
+    except Exception as error:  # zipfile, numpy and jax raise exceptions of many kinds
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
-            f"{file}: damaged, or not readable by JAX {jax.__version__} (the manifest tells which "
-            f"wrote it): {reason}"
+            f"{file}: damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the "
+            f"version that wrote it): {reason}"
         ) from error

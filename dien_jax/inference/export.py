@@ -1,157 +1,235 @@
-"""Writing a trained model as one file, and checking the file against the run"""
+"""Exporting a trained model to one file, with a check of its scores against the run.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+The file (:mod:`dien_jax.inference.archive`) holds the weights of the best checkpoint, the
+vocabularies, and the programs (:mod:`dien_jax.inference.exported_programs`). Before it replaces an
+earlier file, it is read back and must score random requests as the run does.
+"""
+
+import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from dien_jax.data.batch import Batch
+from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import Feature, MultiValued
-from dien_jax.errors import UserError
-from dien_jax.inference.archive import read_artifact
-from dien_jax.inference.exported_programs import plain_context
-from dien_jax.inference.loaded_model import exported_model, ranked_model
-from dien_jax.inference.onnx import onnx_scores
-from dien_jax.inference.ranker import BaseRanker
-from dien_jax.runs.trained import TrainedModel
+from dien_jax.errors import UserError, writing
+from dien_jax.inference.archive import input_features, read_archive, write_archive
+from dien_jax.inference.exported_programs import (
+    PLATFORMS,
+    RECURRENCE,
+    described,
+    make_exports,
+    row_arrays,
+)
+from dien_jax.inference.loaded_model import LoadedModel, history_buckets
+from dien_jax.inference.onnx import onnx_model, onnx_scores, require_onnx
+from dien_jax.inference.ranker import Ranker
+from dien_jax.runs.folder import versions
+from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import feature_tables
+from dien_jax.utils.console import stage
+from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path
 
 CHECKED_ROWS = 8
 CHECKED_CANDIDATES = 40
-"""More than one program takes at once, where there are as many items."""
+"""More than one program scores at once, if there are as many items."""
 TOLERANCE = {"cpu": 1e-5}
-"""Largest difference of two probabilities: a few roundings of float32."""
+"""Largest difference of two probabilities, by device: a few roundings of float32."""
 TOLERANCE_ELSEWHERE = 5e-3
-"""Where matmuls round their operands to fewer bits."""
+"""The same where matmuls round their operands to fewer bits."""
 
 
-def check_artifact(file: Path, trained: TrainedModel) -> dict[str, Any]:
-    """Compares scores of a file with those of the run it was made of, on made-up requests.
+def export_run(
+    run_dir: str | Path,
+    out: str | Path,
+    data: str | Path | None = None,
+    onnx: str | Path | None = None,
+) -> dict[str, Any]:
+    """Export the best checkpoint of a run, and check the scores of the file.
+
+    >>> from dien_jax.inference import export_run
+    >>> report = export_run("runs/first", "model.dien")
+    >>> report["file"], report["largest_difference"] < 1e-5
+    ('model.dien', True)
+
+    Args:
+      run_dir: run folder.
+      out: file to write.
+      data: dataset folder, for features and vocabularies; None for the one of the run.
+      onnx: ONNX file to write in addition; None for none.
 
     Returns:
-      How many ``checked_rows`` and ``checked_candidates``, and their ``largest_difference``.
+      ``file``, ``bytes``, ``checked_rows``, ``checked_candidates`` and ``largest_difference``;
+      with ``onnx`` also ``onnx``, ``onnx_bytes`` and ``onnx_largest_difference``.
 
     Raises:
-      UserError: when the file cannot be read, or scores differ by more than roundings.
+      UserError: when the run or its data cannot be used, a file cannot be written, an extra is not
+        installed, or scores differ. No file is written then.
     """
-    artifact = read_artifact(file)
-    batch = made_up(trained)
-    score_rows = jax.jit(artifact.programs["score_rows"].call)
-    model = exported_model(artifact)
-    found = np.asarray(score_rows(*model.arguments, inputs_of(batch)))
-    differences = [np.abs(found - scores_of_run(trained, batch)).max()]
+    run_dir, out = Path(run_dir), Path(out)
+    _check_output("--out", out)
+    require("export", "an exported model")
+    if onnx is not None:
+        onnx = Path(onnx)
+        _check_output("--onnx", onnx)
+        if onnx.absolute() == out.absolute():
+            raise UserError(f"--out and --onnx are both {out}; give them different names")
+        require_onnx()
+    trained = load_run(run_dir, data)
+    report: dict[str, Any] = {}
+    with ExitStack() as files:
+        files.enter_context(writing(out, "--out"))
+        partial = files.enter_context(atomic_path(out))
+        with stage(f"exporting {run_dir}"):
+            _write(partial, trained)
+        with stage("checking its scores"):
+            report |= {"file": str(out), "bytes": partial.stat().st_size}
+            report |= check_export(partial, trained)
+        if isinstance(onnx, Path):
+            files.enter_context(writing(onnx, "--onnx"))
+            partial = files.enter_context(atomic_path(onnx))
+            with stage("converting to ONNX and checking its scores"):
+                partial.write_bytes(onnx_model(trained))
+                report |= {"onnx": str(onnx), "onnx_bytes": partial.stat().st_size}
+                report["onnx_largest_difference"] = check_onnx(partial, trained)
+    return report
 
-    own, exported = BaseRanker(ranked_model(trained)), BaseRanker(model)
+
+def _check_output(flag: str, file: Path) -> None:
+    if file.is_dir():
+        raise UserError(f"{flag} {file} is a folder; expected the name of a file")
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"{flag} {file}: the folder {file.parent} does not exist; make it first")
+
+
+def _write(file: Path, trained: TrainedModel) -> None:
+    run, dataset = trained.run, trained.dataset
+    weights, programs = make_exports(trained)
+    shapes = {
+        name: {
+            "inputs": described(jax.tree.unflatten(program.in_tree, program.in_avals)[0][1]),
+            "outputs": described(jax.tree.unflatten(program.out_tree, program.out_avals)),
+        }
+        for name, program in programs.items()
+    }
+    steps = shapes["read_history"]["inputs"]["history"]["shape"][0]
+    buckets = history_buckets(run.config) if isinstance(steps, str) else (steps,)
+    manifest = {
+        "calling_convention_version": programs["score_rows"].calling_convention_version,
+        "versions": versions(),
+        "platforms": PLATFORMS,
+        "recurrence": RECURRENCE,
+        "preset": run.preset,
+        "seed": run.seed,
+        "step": trained.step,
+        "settings": dataclasses.asdict(run.config),
+        "schema": run.schema,
+        "max_history": run.config.train.max_history,
+        "history_buckets": buckets,
+        "programs": shapes,
+        "weights": {name: described(array) for name, array in weights.items()},
+    }
+    vocabularies = {name: dataset.vocabulary(name) for name in input_features(dataset.schema)}
+    write_archive(file, manifest, programs, weights, vocabularies)
+
+
+def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
+    """Compare scores of an exported file with those of its run, on random requests.
+
+    Raises:
+      UserError: when the file cannot be read, or scores differ by more than rounding.
+    """
+    exported = read_archive(file)
+    model, batch = LoadedModel.from_export(exported), random_batch(trained)
+    score_rows = jax.jit(exported.programs["score_rows"].call)
+    scores = np.asarray(score_rows(*model.arguments, row_arrays(batch)))
+    differences = [np.abs(scores - run_scores(trained, batch)).max()]
+
     dataset, length = trained.dataset, int(batch.lengths[-1])
     items, users = dataset.vocabulary("item"), dataset.vocabulary("user")
     history = [items[row] for row in np.asarray(batch.history)[-1, :length]]
     candidates = items[-CHECKED_CANDIDATES:]
-    context = {feature.name: _made_up_value(trained, feature) for feature in dataset.schema.context}
-    for ranker in (own, exported):
+    context = {feature.name: _raw_value(trained, feature) for feature in dataset.schema.context}
+    rankers = Ranker(trained), Ranker(model)
+    for ranker in rankers:
         ranker.remember("", history[:-1])
         ranker.observe("", history[-1])
     for past, user, count in ((history, users[-1], len(candidates)), (None, "", 1)):
-        requested = (past, candidates[:count], user, context)
-        wanted, got = (one.rank(*requested) for one in (own, exported))
-        scores = dict(zip(got.ids, got.scores, strict=True))
-        differences += [
-            abs(scores[name] - score) for name, score in zip(wanted.ids, wanted.scores, strict=True)
-        ]
+        expected, actual = (
+            dict(zip(ranking.ids, ranking.scores, strict=True))
+            for ranker in rankers
+            for ranking in [ranker.rank(past, candidates[:count], user, context)]
+        )
+        differences += [abs(actual[item] - expected[item]) for item in expected]
     return {
         "checked_rows": CHECKED_ROWS,
         "checked_candidates": len(candidates),
-        "largest_difference": _agreed("the file's scores", max(map(float, differences))),
+        "largest_difference": _checked("the file's scores", max(map(float, differences))),
     }
 
 
 def check_onnx(file: Path, trained: TrainedModel) -> float:
-    """The largest difference of an ONNX file's scores to those of the run, on made-up requests.
-
-    Raises:
-      UserError: when scores differ by more than roundings.
-    """
-    batch = made_up(trained)
-    found = onnx_scores(file, inputs_of(batch))
-    difference = float(np.abs(found - scores_of_run(trained, batch)).max())
-    return _agreed("the ONNX file's scores", difference)
+    """Return the largest difference between scores of an ONNX file and its run, or raise."""
+    batch = random_batch(trained)
+    scores = onnx_scores(file, row_arrays(batch))
+    difference = float(np.abs(scores - run_scores(trained, batch)).max())
+    return _checked("the ONNX file's scores", difference)
 
 
-def made_up(trained: TrainedModel) -> Batch:
-    """Some requests: histories of every length from none to the run's longest, any ids."""
+def random_batch(trained: TrainedModel) -> Batch:
+    """Return random requests, with histories of all lengths from 0 to the run's maximum."""
     schema, longest = trained.dataset.schema, trained.run.config.train.max_history
     rng = np.random.default_rng(0)
+    blank = example_batch(schema, batch_size=CHECKED_ROWS, steps=longest)
     lengths = np.linspace(0, longest, CHECKED_ROWS).astype(np.int32)
+    live = np.arange(longest) < lengths[:, None]
 
-    def rows(size: int | None, *shape: int) -> np.ndarray:
-        return rng.integers(0, size, shape).astype(np.int32)
+    def rows(size: int, like: Any) -> np.ndarray:
+        return rng.integers(0, size, like.shape).astype(np.int32)
 
     def values(feature: Feature) -> Any:
-        if feature.kind == "numeric":
-            return rng.normal(size=CHECKED_ROWS).astype(np.float32)
-        if feature.kind == "categorical":
-            return rows(feature.size, CHECKED_ROWS)
-        assert feature.max_values is not None
-        several = rows(feature.size, CHECKED_ROWS, feature.max_values)
-        return MultiValued(several, rows(feature.max_values + 1, CHECKED_ROWS))
+        like = blank.context[feature.name]
+        if feature.size is None:
+            return rng.normal(size=like.shape).astype(np.float32)  # type: ignore[union-attr]
+        if isinstance(like, MultiValued):
+            several = rows(feature.size, like.values)
+            return MultiValued(several, rows(like.values.shape[1] + 1, like.count))
+        return rows(feature.size, like)
 
-    live = np.arange(longest) < lengths[:, None]
-    one = np.ones(CHECKED_ROWS, np.float32)
-    return Batch(
-        history=np.where(live, rows(schema.num_items, CHECKED_ROWS, longest), 0).astype(np.int32),
+    return blank._replace(
+        history=np.where(live, rows(schema.num_items, blank.history), 0),
         lengths=lengths,
-        item=rows(schema.num_items, CHECKED_ROWS),
-        user=rows(schema.num_users, CHECKED_ROWS),
-        label=one,
-        weight=one,
+        item=rows(schema.num_items, blank.item),
+        user=rows(schema.num_users, blank.user),
+        weight=np.ones_like(blank.weight),
         context={feature.name: values(feature) for feature in schema.context},
     )
 
 
-def inputs_of(batch: Batch) -> dict[str, Any]:
-    """What ``score_rows`` reads of a batch."""
-    return {
-        "history": batch.history,
-        "lengths": batch.lengths,
-        "item": batch.item,
-        "user": batch.user,
-        "context": plain_context(batch.context),
-    }
-
-
-def scores_of_run(trained: TrainedModel, batch: Batch) -> np.ndarray:
-    """Scores ``[B]`` as ``python -m dien_jax.evaluate`` has them."""
+def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
+    """Return scores ``[B]`` as computed by ``python -m dien_jax.evaluate``."""
     config, dataset = trained.run.config, trained.dataset
     step = make_predict_step(config, dataset.schema)
     return np.asarray(step(trained.params, trained.batch_stats, feature_tables(dataset), batch))
 
 
-def _made_up_value(trained: TrainedModel, feature: Feature) -> Any:
+def _raw_value(trained: TrainedModel, feature: Feature) -> Any:
     if feature.kind == "numeric":
         return feature.mean
     values = trained.dataset.vocabulary(feature.name)
     return values[-1] if feature.kind == "categorical" else values[-2:]
 
 
-def _agreed(what: str, difference: float) -> float:
-    most = TOLERANCE.get(jax.default_backend(), TOLERANCE_ELSEWHERE)
-    if not difference <= most:  # NaN is no agreement either
+def _checked(subject: str, difference: float) -> float:
+    tolerance = TOLERANCE.get(jax.default_backend(), TOLERANCE_ELSEWHERE)
+    if not difference <= tolerance:  # NaN fails too
         raise UserError(
-            f"{what} differ from the run's by {difference:.2g}, expected at most {most:.2g}; "
-            f"nothing was written"
+            f"{subject} differ from the run's by {difference:.2g}, expected at most "
+            f"{tolerance:.2g}; nothing was written"
         )
     return difference
-
-
-@contextmanager
-def _told(flag: str, file: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``file`` in the end."""
-    try:
-        with atomic_path(file) as partial:
-            yield partial
-    except OSError as error:
-        raise UserError(f"{flag} {file} cannot be written: {error.strerror or error}") from error

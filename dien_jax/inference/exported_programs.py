@@ -1,12 +1,12 @@
-"""A model's programs as ``jax.export`` has them: one text for CPU, CUDA and TPU, sizes left open.
+"""A model's programs in the form of ``jax.export``: for CPU, CUDA and TPU, with symbolic sizes.
 
-Every program takes two arguments of plain dicts, lists and arrays: the weights, by name, and its
-inputs. ``score_rows`` scores examples one by one. The others rank as :class:`~dien_jax.Ranker`
-does: ``read_history`` gives what is known of a history without a candidate, ``add_event`` adds an
-event to that, ``score_candidates`` scores candidates against it, up to ``CHUNK`` of them, and
-``score_many_candidates`` a larger multiple of ``CHUNK``.
+Every program takes the weights by name and its inputs, as plain dicts, lists and arrays.
+``score_rows`` scores independent rows. The others do the parts of :class:`dien_jax.Ranker`:
+``read_history`` returns the interests of a history, ``add_event`` extends them by one event,
+``score_candidates`` scores up to ``CHUNK`` candidates against them, and ``score_many_candidates``
+a larger multiple of ``CHUNK``.
 
-A Pallas kernel is compiled for one kind of device, so the recurrences are XLA's here.
+A Pallas kernel is compiled for one kind of device, so the recurrences are the ``xla`` ones.
 
 Dimensions: B (b) rows, T (t) steps, N (n) candidates.
 """
@@ -22,8 +22,9 @@ from dien_kernels import Implementation
 from jax import export
 
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
+from dien_jax.data.batch import Batch, example_batch
+from dien_jax.data.schema import FeatureTables, MultiValued, Schema
+from dien_jax.errors import UserError
 from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.shared_history import CHUNK
 from dien_jax.runs.trained import TrainedModel
@@ -33,37 +34,49 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 RECURRENCE: Implementation = "xla"
 """Implementation of the recurrences in every program."""
 _TRAINING_ONLY = "auxiliary"
-"""What the names of parts begin with that no score needs."""
+"""Prefix of training-only parameters, which are left out of exports."""
+_INPUTS = {
+    "read_history": ("history", "length"),
+    "add_event": ("interests", "item", "length"),
+    "score_candidates": ("interests", "history", "length", "user", "context", "items", "count"),
+}
+"""Inputs of the programs of ranking, in the order of :class:`Programs` and their arguments."""
 
 Weights = dict[str, Any]
 """Parameters, running statistics and feature tables, by names such as ``params/mlp/logit/bias``."""
 
 
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a tree by their paths, joined by ``/``."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def plain(value: Any) -> Any:
+    """Return a tree with dicts in place of named tuples, and lists in place of tuples."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, tuple) else value
+
+
 def named_weights(
     trained: TrainedModel,
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights], tuple[Any, FeatureTables]]]:
-    """All that a model's scores depend on, by name.
-
-    Returns:
-      The arrays, on the host; and what makes the model's variables and tables of such a dict.
-    """
+    """Return a model's weights, and a function from weights to its variables and tables."""
     dataset = trained.dataset
     tree = {
         "params": _scoring(trained.params),
         "batch_stats": _scoring(trained.batch_stats),
         "tables": dataset.feature_tables(),
     }
-    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
-    arrays = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in paths
-    }
-    names = list(arrays)
+    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+    structure = jax.tree.structure(tree)
 
     def rebuild(weights: Weights) -> tuple[Any, FeatureTables]:
-        parts = jax.tree.unflatten(structure, [weights[name] for name in names])
-        tables = parts.pop("tables")
-        return parts, tables
+        variables = jax.tree.unflatten(structure, [weights[name] for name in arrays])
+        return variables, variables.pop("tables")
 
     return arrays, rebuild
 
@@ -71,153 +84,126 @@ def named_weights(
 def row_scores(
     trained: TrainedModel, recurrence: Implementation
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights, dict[str, Any]], jax.Array]]:
-    """The weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function.
-
-    Args:
-      trained: the model.
-      recurrence: implementation of its recurrences.
-    """
+    """Return the weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function."""
     weights, rebuild = named_weights(trained)
-    schema = trained.dataset.schema
-    model = InterestModel(_with_recurrence(trained, recurrence).model, schema)
+    model = InterestModel(_with_recurrence(trained, recurrence).model, trained.dataset.schema)
 
     def score_rows(weights: Weights, inputs: dict[str, Any]) -> jax.Array:
         variables, tables = rebuild(weights)
-        one = jnp.ones(inputs["lengths"].shape, jnp.float32)
-        batch = Batch(
-            history=inputs["history"],
-            lengths=inputs["lengths"],
-            item=inputs["item"],
-            user=inputs["user"],
-            label=one,
-            weight=one,
-            context=structured(inputs["context"]),
-        )
+        ones = jnp.ones(inputs["lengths"].shape, jnp.float32)
+        batch = Batch(**_structured(inputs), label=ones, weight=ones)
         output = cast(ModelOutput, model.apply(variables, batch, tables))
         return jax.nn.sigmoid(output.logits)
 
     return weights, score_rows
 
 
+def row_arrays(batch: Batch) -> dict[str, Any]:
+    """Return the inputs of ``score_rows`` for a batch."""
+    names = ("history", "lengths", "item", "user", "context")
+    return {name: plain(getattr(batch, name)) for name in names}
+
+
 def row_inputs(schema: Schema, rows: Any, steps: Any) -> dict[str, Any]:
-    """Shapes and dtypes of what ``score_rows`` reads."""
-    return {
-        "history": _integers(rows, steps),
-        "lengths": _integers(rows),
-        "item": _integers(rows),
-        "user": _integers(rows),
-        "context": _context(schema, rows),
-    }
+    """Return the shapes and dtypes of the inputs of ``score_rows``."""
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype),
+        row_arrays(example_batch(schema)),
+    )
+    return shapes | {"history": _integers(rows, steps)}
 
 
-def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str, export.Exported]]:
-    """The weights of a model, and its programs by name."""
+def make_exports(
+    trained: TrainedModel,
+) -> tuple[dict[str, np.ndarray], dict[str, export.Exported]]:
+    """Return the weights of a model, and its programs by name.
+
+    An attention or evolution that users add may have to know the number of steps; the programs then
+    read histories padded to ``max_history``.
+
+    Raises:
+      UserError: where such a module cannot be exported.
+    """
     schema = trained.dataset.schema
     arrays, rebuild = named_weights(trained)
-    _, score_rows = row_scores(trained, RECURRENCE)
     programs = make_programs(_with_recurrence(trained, RECURRENCE), schema)
 
-    def read_history(weights: Weights, inputs: dict[str, Any]) -> dict[str, Any]:
-        return _plain(programs.read(*rebuild(weights), inputs["history"], inputs["length"]))
+    def exportable(name: str, program: Callable) -> Callable[[Weights, dict[str, Any]], Any]:
+        def call(weights: Weights, inputs: dict[str, Any]) -> Any:
+            values = _structured(inputs)
+            return plain(program(*rebuild(weights), *(values[part] for part in _INPUTS[name])))
 
-    def add_event(weights: Weights, inputs: dict[str, Any]) -> dict[str, Any]:
-        interests = _interests(inputs["interests"])
-        model = rebuild(weights)
-        return _plain(programs.extend(*model, interests, inputs["item"], inputs["length"]))
+        call.__name__ = name  # the program's name in StableHLO
+        return call
 
-    def score_candidates(weights: Weights, inputs: dict[str, Any]) -> jax.Array:
-        return programs.score(
-            *rebuild(weights),
-            _interests(inputs["interests"]),
-            inputs["history"],
-            inputs["length"],
-            inputs["user"],
-            structured(inputs["context"]),
-            inputs["items"],
-            inputs["count"],
-        )
-
-    shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
+    functions = {
+        name: exportable(name, program)
+        for name, program in zip(_INPUTS, programs[: len(_INPUTS)], strict=True)
+    }
+    functions["score_many_candidates"] = functions["score_candidates"]
+    functions["score_rows"] = row_scores(trained, RECURRENCE)[1]
+    weights = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
 
     def history(steps: Any) -> dict[str, Any]:
         return {"history": _integers(steps), "length": _integers()}
 
     def interests(steps: Any) -> dict[str, Any]:
-        return jax.eval_shape(read_history, shapes, history(steps))
+        return jax.eval_shape(functions["read_history"], weights, history(steps))
 
     def candidates(steps: Any, count: Any) -> dict[str, Any]:
+        row = row_inputs(schema, 1, steps)
+        shared = {"user": row["user"], "context": row["context"], "interests": interests(steps)}
+        return shared | history(steps) | {"items": _integers(count), "count": _integers()}
+
+    def exports(steps: int | str) -> dict[str, export.Exported]:
+        (alone,) = export.symbolic_shape(f"{steps}")
+        few = export.symbolic_shape(f"{steps}, n", constraints=[f"n <= {CHUNK}"])
+        many = export.symbolic_shape(f"{steps}, {CHUNK}*k", constraints=["k >= 2"])
+        event = {"interests": interests(alone), "item": _integers(), "length": _integers()}
+        inputs = {
+            "score_rows": row_inputs(schema, *export.symbolic_shape(f"b, {steps}")),
+            "read_history": history(alone),
+            "add_event": event,
+            "score_candidates": candidates(*few),
+            "score_many_candidates": candidates(*many),
+        }
         return {
-            "interests": interests(steps),
-            **history(steps),
-            "user": _integers(1),
-            "context": _context(schema, 1),
-            "items": _integers(count),
-            "count": _integers(),
+            name: export.export(jax.jit(functions[name]), platforms=PLATFORMS)(weights, shapes)
+            for name, shapes in inputs.items()
         }
 
-    rows, steps = export.symbolic_shape("b, t")
-    (alone,) = export.symbolic_shape("t")
-    few = export.symbolic_shape("t, n", constraints=[f"n <= {CHUNK}"])
-    many = export.symbolic_shape(f"t, {CHUNK}*k", constraints=["k >= 2"])
-    event = {"interests": interests(alone), "item": _integers(), "length": _integers()}
-    made: dict[str, tuple[Callable, dict[str, Any]]] = {
-        "score_rows": (score_rows, row_inputs(schema, rows, steps)),
-        "read_history": (read_history, history(alone)),
-        "add_event": (add_event, event),
-        "score_candidates": (score_candidates, candidates(*few)),
-        "score_many_candidates": (score_candidates, candidates(*many)),
-    }
-    return arrays, {
-        name: export.export(jax.jit(program), platforms=PLATFORMS)(shapes, inputs)
-        for name, (program, inputs) in made.items()
-    }
+    config = trained.run.config
+    for steps in ("t", config.train.max_history):
+        try:
+            return arrays, exports(steps)
+        except Exception as failure:  # a module may raise anything
+            error = failure
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    raise UserError(
+        f"a model with attention {config.model.attention!r} and evolution "
+        f"{config.model.evolution!r} cannot be exported: {reason}"
+    ) from error
 
 
 def ranking_programs(exports: dict[str, export.Exported]) -> Programs:
-    """Exported programs as a ranker calls them; each takes the weights first."""
-    call = {name: exported.call for name, exported in exports.items()}
+    """Return exported programs in the form that a ranker calls; each takes the weights first."""
 
-    def read(weights: Weights, history: jax.Array, length: jax.Array) -> Interests:
-        inputs = {"history": history, "length": jnp.asarray(length, jnp.int32)}
-        return _interests(call["read_history"](weights, inputs))
+    def program(name: str) -> Callable:
+        def call(weights: Weights, *arguments: Any) -> Any:
+            inputs = dict(zip(_INPUTS[name], map(plain, arguments), strict=True))
+            for scalar in inputs.keys() & {"length", "count"}:
+                inputs[scalar] = jnp.asarray(inputs[scalar], jnp.int32)
+            is_large = name == "score_candidates" and len(inputs["items"]) > CHUNK
+            result = exports["score_many_candidates" if is_large else name].call(weights, inputs)
+            return _interests(result) if isinstance(result, dict) else result
 
-    def extend(
-        weights: Weights, interests: Interests, item: jax.Array, length: jax.Array
-    ) -> Interests:
-        inputs = {
-            "interests": _plain(interests),
-            "item": item,
-            "length": jnp.asarray(length, jnp.int32),
-        }
-        return _interests(call["add_event"](weights, inputs))
+        return jax.jit(call)
 
-    def score(
-        weights: Weights,
-        interests: Interests,
-        history: jax.Array,
-        length: jax.Array,
-        user: jax.Array,
-        context: dict[str, FeatureValues],
-        items: jax.Array,
-        count: jax.Array,
-    ) -> jax.Array:
-        inputs = {
-            "interests": _plain(interests),
-            "history": history,
-            "length": jnp.asarray(length, jnp.int32),
-            "user": user,
-            "context": plain_context(context),
-            "items": items,
-            "count": jnp.asarray(count, jnp.int32),
-        }
-        name = "score_candidates" if len(items) <= CHUNK else "score_many_candidates"
-        return call[name](weights, inputs)
-
-    return Programs(jax.jit(read), jax.jit(extend), jax.jit(score))
+    return Programs(*map(program, _INPUTS))
 
 
 def described(shapes: Any) -> Any:
-    """Shapes and dtypes as JSON has them: ``{"dtype": "int32", "shape": ["b", "t"]}`` a leaf."""
+    """Return shapes and dtypes for JSON: ``{"dtype": "int32", "shape": ["b", "t"]}`` a leaf."""
     return jax.tree.map(
         lambda leaf: {
             "dtype": str(leaf.dtype),
@@ -227,20 +213,21 @@ def described(shapes: Any) -> Any:
     )
 
 
-def plain_context(context: dict[str, FeatureValues]) -> dict[str, Any]:
-    """Context features as programs take them."""
-    return {
-        name: value._asdict() if isinstance(value, MultiValued) else value
-        for name, value in context.items()
-    }
+def _structured(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return a program's inputs as the model takes them; undoes :func:`plain`."""
+    values = dict(inputs)
+    if "interests" in inputs:
+        values["interests"] = _interests(inputs["interests"])
+    if "context" in inputs:
+        values["context"] = {
+            name: MultiValued(**value) if isinstance(value, dict) else value
+            for name, value in inputs["context"].items()
+        }
+    return values
 
 
-def structured(context: dict[str, Any]) -> dict[str, FeatureValues]:
-    """Context features as the model takes them; undoes :func:`plain_context`."""
-    return {
-        name: MultiValued(**value) if isinstance(value, dict) else value
-        for name, value in context.items()
-    }
+def _interests(plain_interests: dict[str, Any]) -> Interests:
+    return Interests(plain_interests["states"], tuple(plain_interests["last"]))
 
 
 def _scoring(variables: Any) -> dict[str, Any]:
@@ -255,22 +242,3 @@ def _with_recurrence(trained: TrainedModel, recurrence: Implementation) -> Confi
 
 def _integers(*shape: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-
-def _context(schema: Schema, rows: Any) -> dict[str, Any]:
-    def values(feature: Feature) -> Any:
-        if feature.kind == "numeric":
-            return jax.ShapeDtypeStruct((rows,), jnp.float32)
-        if feature.kind == "categorical":
-            return _integers(rows)
-        return {"values": _integers(rows, feature.max_values), "count": _integers(rows)}
-
-    return {feature.name: values(feature) for feature in schema.context}
-
-
-def _plain(interests: Interests) -> dict[str, Any]:
-    return {"states": interests.states, "last": list(interests.last)}
-
-
-def _interests(plain: dict[str, Any]) -> Interests:
-    return Interests(plain["states"], tuple(plain["last"]))

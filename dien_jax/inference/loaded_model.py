@@ -1,9 +1,6 @@
-"""Ranking with the one file that ``python -m dien_jax.export`` writes.
+"""Loading a model to rank with, from a run folder or an exported file."""
 
-ranker = load_ranker("model.dien")  # or a run folder
-ranker.rank(["item 1", "item 7"], ["item 3", "item 4"], user="Ann").ids
-"""
-
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,63 +8,77 @@ import jax
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
-from dien_jax.inference.archive import Artifact
+from dien_jax.errors import UserError
+from dien_jax.inference.archive import ExportedModel, read_archive
 from dien_jax.inference.exported_programs import ranking_programs
-from dien_jax.runs.trained import TrainedModel
+from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.rank import Programs, make_programs
 
 
-class RankedModel(NamedTuple):
-    """What a ranker works with.
+class LoadedModel(NamedTuple):
+    """Everything that a ranker needs of a model.
 
-    Attributes:
-      schema: of the model.
-      step: of the checkpoint.
-      max_history: events kept of a history.
-      buckets: lengths that histories are padded to, the last one ``max_history``.
-      vocabularies: rows of raw ids.
-      arguments: the first arguments of every program, on the device.
-      programs: of the model.
+    ``arguments`` are the first arguments of every program, on the device.
     """
 
     schema: Schema
     step: int
     max_history: int
-    buckets: tuple[int, ...]
+    history_buckets: tuple[int, ...]
     vocabularies: Vocabularies
     arguments: tuple[Any, ...]
     programs: Programs
 
+    @classmethod
+    def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
+        """Return the model of a run."""
+        config, dataset = trained.run.config, trained.dataset
+        variables = {"params": trained.params, "batch_stats": trained.batch_stats}
+        return cls(
+            dataset.schema,
+            trained.step,
+            config.train.max_history,
+            history_buckets(config),
+            Vocabularies(dataset, separator),
+            jax.device_put((variables, dataset.feature_tables())),
+            make_programs(config, dataset.schema),
+        )
 
-def exported_model(artifact: Artifact, separator: str = SEPARATOR) -> RankedModel:
-    """An exported model as a ranker takes it."""
-    return RankedModel(
-        artifact.schema,
-        artifact.manifest["step"],
-        artifact.manifest["max_history"],
-        tuple(artifact.manifest["history_buckets"]),
-        Vocabularies(artifact, separator),
-        (jax.device_put(artifact.weights),),
-        ranking_programs(artifact.programs),
-    )
+    @classmethod
+    def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
+        """Return the model of an exported file."""
+        manifest = exported.manifest
+        return cls(
+            exported.schema,
+            manifest["step"],
+            manifest["max_history"],
+            tuple(manifest["history_buckets"]),
+            Vocabularies(exported, separator),
+            (jax.device_put(exported.weights),),
+            ranking_programs(exported.programs),
+        )
 
 
-def ranked_model(trained: TrainedModel, separator: str = SEPARATOR) -> RankedModel:
-    """A trained model as a ranker takes it."""
-    config, dataset = trained.run.config, trained.dataset
-    variables = {"params": trained.params, "batch_stats": trained.batch_stats}
-    return RankedModel(
-        dataset.schema,
-        trained.step,
-        config.train.max_history,
-        history_buckets(config),
-        Vocabularies(dataset, separator),
-        jax.device_put((variables, dataset.feature_tables())),
-        make_programs(config, dataset.schema),
-    )
+def load_model(
+    path: str | Path | TrainedModel, data: str | Path | None, separator: str
+) -> LoadedModel:
+    """Load the best checkpoint of a run folder, or an exported file; see :class:`Ranker`."""
+    if isinstance(path, TrainedModel):
+        return LoadedModel.from_run(path, separator)
+    path = Path(path)
+    if path.is_dir():
+        return LoadedModel.from_run(load_run(path, data), separator)
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist; expected a run folder, or a file written by "
+            f"python -m dien_jax.export"
+        )
+    if data is not None:
+        raise UserError(f"{path} is an exported model, which needs no data; leave out {data}")
+    return LoadedModel.from_export(read_archive(path), separator)
 
 
 def history_buckets(config: Config) -> tuple[int, ...]:
-    """Lengths that histories are padded to, ``max_history`` the last."""
+    """Return the padded lengths of histories, the last of which is ``max_history``."""
     train = config.train
     return (*(edge for edge in train.buckets if edge < train.max_history), train.max_history)

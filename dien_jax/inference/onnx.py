@@ -1,11 +1,10 @@
-"""The scoring of rows as ONNX, through jax2onnx.
+"""The program ``score_rows`` as an ONNX model, converted by jax2onnx.
 
-Inputs are those of ``score_rows`` (:mod:`dien_jax.inference.exported_programs`), a feature's parts
-joined by ``/``: ``context/query/values``. Weights are inside. The batch is of any size, histories
-are padded to the run's ``max_history``.
+Inputs are those of ``score_rows`` (:mod:`dien_jax.inference.exported_programs`), with the parts of
+a multi-valued feature named ``context/query/values``. Weights are inside. The number of rows is
+free, histories are padded to the run's ``max_history``.
 """
 
-import importlib
 import importlib.metadata
 import logging
 import warnings
@@ -19,37 +18,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.errors import UserError
-from dien_jax.inference.exported_programs import row_inputs, row_scores
+from dien_jax.inference.exported_programs import named_leaves, row_inputs, row_scores
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.extras import require
 
-MOST_BYTES = 2**31 - 1
-"""Of one ONNX message."""
+MAX_BYTES = 2**31 - 1
+"""Maximum size of an ONNX message."""
 _ERRORS_ONLY = 3
-"""Of onnxruntime's levels: it warns of every constant that goes unused."""
+"""Log level of onnxruntime; lower ones report every unused constant."""
 
 
 def require_onnx() -> None:
-    """Checks that the extra ``onnx`` is there.
-
-    Raises:
-      UserError: naming what is missing, and what to install.
-    """
+    """Check that the extra ``onnx`` is installed."""
     with _quiet():
         require("onnx", "--onnx")
 
 
 def onnx_model(trained: TrainedModel) -> bytes:
-    """A model that takes rows and gives ``score``, float32 ``[B]``.
-
-    Raises:
-      UserError: when the converter cannot, or the model is too large for ONNX.
-    """
+    """Convert a model that takes rows and returns ``score``, float32 ``[B]``."""
     import jax2onnx
 
     weights, score_rows = row_scores(trained, "reference")
     size = sum(array.nbytes for array in weights.values())
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise UserError(f"--onnx: an ONNX file holds at most 2 GiB, the weights are {size:,} bytes")
     inputs = row_inputs(trained.dataset.schema, "B", trained.run.config.train.max_history)
     leaves, structure = jax.tree.flatten(inputs)
@@ -58,57 +49,48 @@ def onnx_model(trained: TrainedModel) -> bytes:
     def score(*arrays: jax.Array) -> jax.Array:
         return score_rows(weights, jax.tree.unflatten(structure, arrays))
 
-    try:
-        with _quiet():
-            model = jax2onnx.to_onnx(
-                score,
-                leaves,
-                model_name="dien_jax",
-                input_names=list(_named(inputs)),
-                output_names=["score"],
-            )
-            return model.SerializeToString()
-    except Exception as error:  # a converter raises whatever it did not foresee
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(
-            f"--onnx: jax2onnx {importlib.metadata.version('jax2onnx')} with JAX "
-            f"{jax.__version__} cannot convert this model: {reason}"
-        ) from error
+    with _failure(f"jax2onnx with JAX {jax.__version__} cannot convert this model"), _quiet():
+        model = jax2onnx.to_onnx(
+            score,
+            leaves,
+            model_name="dien_jax",
+            input_names=list(named_leaves(inputs)),
+            output_names=["score"],
+        )
+        return model.SerializeToString()
 
 
 def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:
-    """What an ONNX file makes of inputs of ``score_rows``, by onnxruntime on the CPU.
-
-    Raises:
-      UserError: when onnxruntime cannot load or run it.
-    """
+    """Score inputs of ``score_rows`` with an ONNX file, by onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    try:
+    with _failure("onnxruntime cannot run the model"):
         session = onnxruntime.InferenceSession(
             str(file), options, providers=["CPUExecutionProvider"]
         )
-        wanted = {one.name for one in session.get_inputs()}
-        feed = {name: array for name, array in _named(inputs).items() if name in wanted}
+        used = {argument.name for argument in session.get_inputs()}
+        feed = {name: array for name, array in named_leaves(inputs).items() if name in used}
         (scores,) = session.run(["score"], feed)
-    except Exception as error:  # its exceptions have no common base
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(
-            f"--onnx: onnxruntime {onnxruntime.__version__} cannot run the model: {reason}"
-        ) from error
     return np.asarray(scores)
 
 
-def _named(inputs: Any) -> dict[str, Any]:
-    paths, _ = jax.tree_util.tree_flatten_with_path(inputs)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+@contextmanager
+def _failure(problem: str) -> Iterator[None]:
+    """Turn any exception of a package into a :class:`UserError`: PACKAGE VERSION ... : REASON."""
+    try:
+        yield
+    except Exception as error:  # the two packages raise exceptions without a common base
+        package, _, rest = problem.partition(" ")
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        version = importlib.metadata.version(package)
+        raise UserError(f"--onnx: {package} {version} {rest}: {reason}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the converter and its libraries say of themselves, nor strict types in them."""
+    """Silence the converter's logging and relax JAX's strict dtype and rank checks inside it."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,11 +1,13 @@
-"""Tables to score, read in pieces: CSV through the standard library, Parquet through the extra.
+"""Tables of requests, read in pieces and written back with a column of scores.
 
-A table's rows keep all their columns; what is written beside them goes to a table of the same kind.
+CSV and TSV are read by the standard library, Parquet by the extra ``data``. The table written is of
+the same kind and keeps all columns.
 """
 
 import contextlib
 import csv
 import gzip
+import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,21 +21,21 @@ from dien_jax.utils.files import atomic_path
 from dien_jax.utils.text_files import BadLines, open_bytes, read_lines
 
 SCORE = "score"
-"""The column that is added."""
+"""Name of the column that is added."""
 PARQUET_MAGIC = b"PAR1"
 
 
 class Piece(NamedTuple):
-    """Some rows of a table.
+    """Consecutive rows of a table.
 
     Attributes:
-      rows: how many.
-      whole: all their columns, as the table's writer wants them back.
-      places: line of each row in a CSV file, number of each in a Parquet file, from 1.
+      rows: number of rows.
+      content: all their columns, in the form that the table's writer takes.
+      places: line of each row in a text file, number of each row in a Parquet file, from 1.
     """
 
     rows: int
-    whole: Any
+    content: Any
     places: Sequence[int]
 
 
@@ -42,102 +44,81 @@ Write = Callable[[Piece, np.ndarray], None]
 
 
 class TextTable:
-    """CSV with a header; values of a ``.tsv[.gz]`` are separated by tabs.
+    """CSV with a header; the columns of a ``.tsv[.gz]`` are separated by tabs.
 
     Attributes:
-      file: where it is.
-      names: of its columns.
-      unit: what the places of a piece count.
-      rows: how many rows there are; not known before they are read.
+      file: the file.
+      names: names of the columns.
+      rows: number of rows; None if it is not known before they are read.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.unit = "line"
+        self.names: list[str] = []
         self.rows: int | None = None
-        self._delimiter = _delimiter(file)
-        header = next(self._records(), None)
-        assert header is not None  # an empty file was refused
-        self.names = [name.strip() for name in header[1]]
+        _, header = next(self._records())
+        self.names = [name.strip() for name in header]
+
+    def where(self, place: int) -> str:
+        """Return the place of a row for error messages."""
+        return f"{self.file}:{place}"
 
     def pieces(self, size: int) -> Iterator[Piece]:
-        """The rows in turn, at most ``size`` at a time."""
-        records = self._records()
-        next(records)
-        places: list[int] = []
-        whole: list[list[str]] = []
-        for place, fields in records:
-            if not fields:
-                continue
-            if len(fields) != len(self.names):
-                raise UserError(
-                    f"{self.file}:{place}: expected {len(self.names)} columns, found {len(fields)}"
-                )
-            places.append(place)
-            whole.append(fields)
-            if len(whole) == size:
-                yield Piece(size, whole, places)
-                places, whole = [], []
-        if whole:
-            yield Piece(len(whole), whole, places)
+        """Yield the rows, at most ``size`` at a time."""
+        records = itertools.islice(self._records(), 1, None)
+        while rows := list(itertools.islice(records, size)):
+            places, content = zip(*rows, strict=True)
+            yield Piece(len(rows), content, places)
 
     def column(self, piece: Piece, name: str) -> list[Any]:
-        """The cells of one column."""
-        place = self.names.index(name)
-        return [fields[place] for fields in piece.whole]
+        """Return the cells of one column."""
+        column = self.names.index(name)
+        return [fields[column] for fields in piece.content]
 
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:
-        """What writes the table with its scores; the file appears when the block ends."""
+        """Yield a function that writes pieces; the file appears when the block ends."""
         if out.name.removesuffix(".gz").endswith(".parquet"):
-            raise UserError(f"--out {out}: {self.file} is text, and so is what is written; "
-                            f"name it .csv")  # fmt: skip
-        with atomic_path(out) as partial:
-            compressed = out.name.endswith(".gz")
-            opened = gzip.open if compressed else open
-            with opened(partial, "wt", encoding="utf-8", newline="") as stream:
-                writer = csv.writer(stream, delimiter=_delimiter(out), lineterminator="\n")
-                writer.writerow([*self.names, SCORE])
+            raise UserError(f"--out {out}: {self.file} is text and is written as text; "
+                            f"name the file .csv")  # fmt: skip
+        opened = gzip.open if out.name.endswith(".gz") else open
+        with (
+            atomic_path(out) as partial,
+            opened(partial, "wt", encoding="utf-8", newline="") as stream,
+        ):
+            writer = csv.writer(stream, delimiter=_delimiter(out), lineterminator="\n")
+            writer.writerow([*self.names, SCORE])
 
-                def write(piece: Piece, scores: np.ndarray) -> None:
-                    # Nine digits give a float32 score back exactly.
-                    texts = (f"{score:.9g}" for score in scores)
-                    pairs = zip(piece.whole, texts, strict=True)
-                    writer.writerows([*fields, text] for fields, text in pairs)
+            def write(piece: Piece, scores: np.ndarray) -> None:
+                for fields, score in zip(piece.content, scores, strict=True):
+                    writer.writerow([*fields, f"{score:.9g}"])  # exact for a float32
 
-                yield write
+            yield write
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Line on which each record ends, and its fields."""
+        """Yield the last line and the fields of each record, the header first."""
         bad = BadLines()
-        number = 0
-
-        def lines() -> Iterator[str]:
-            nonlocal number
-            for number, line in read_lines(self.file, bad):  # noqa: B007
-                if bad.count:
-                    break
-                yield line + "\n"
-
-        reader = csv.reader(lines(), delimiter=self._delimiter, strict=True)
-        while True:
-            try:
-                fields = next(reader, None)
-            except csv.Error as error:
-                raise UserError(f"{self.file}:{number}: {error}") from error
-            if bad.count:
-                raise UserError(f"{bad.examples[0]}; expected Parquet, or CSV with a header")
-            if fields is None:
-                return
-            yield number, fields
+        lines = (line + "\n" for _, line in read_lines(self.file, bad))
+        good = itertools.takewhile(lambda _: not bad.count, lines)
+        reader = csv.reader(good, delimiter=_delimiter(self.file), strict=True)
+        try:
+            for fields in reader:
+                if self.names and not fields:
+                    continue
+                if self.names and len(fields) != len(self.names):
+                    raise UserError(
+                        f"{self.where(reader.line_num)}: expected {len(self.names)} columns, "
+                        f"found {len(fields)}"
+                    )
+                yield reader.line_num, fields
+        except csv.Error as error:
+            raise UserError(f"{self.where(reader.line_num)}: {error}") from error
+        if bad.count:
+            raise UserError(f"{bad.examples[0]}; expected Parquet, or CSV with a header")
 
 
 class ParquetTable:
-    """Parquet; with the attributes of :class:`TextTable`.
-
-    Raises:
-      UserError: when the extra ``data`` is missing or the file is damaged.
-    """
+    """Parquet, with the attributes of :class:`TextTable`."""
 
     def __init__(self, file: Path) -> None:
         require("data", "reading Parquet")
@@ -145,7 +126,6 @@ class ParquetTable:
         import pyarrow.parquet as pq
 
         self.file = file
-        self.unit = "row"
         try:
             self._parquet = pq.ParquetFile(file)
         except (pa.ArrowException, OSError) as error:
@@ -153,8 +133,12 @@ class ParquetTable:
         self.names = list(self._parquet.schema_arrow.names)
         self.rows: int | None = self._parquet.metadata.num_rows
 
+    def where(self, place: int) -> str:
+        """Return the place of a row for error messages."""
+        return f"{self.file}: row {place}"
+
     def pieces(self, size: int) -> Iterator[Piece]:
-        """The rows in turn, at most ``size`` at a time."""
+        """Yield the rows, at most ``size`` at a time."""
         import pyarrow as pa
 
         start = 1
@@ -166,62 +150,54 @@ class ParquetTable:
             raise UserError(f"{self.file}: damaged after row {start - 1}: {error}") from error
 
     def column(self, piece: Piece, name: str) -> list[Any]:
-        """The cells of one column."""
-        return list(piece.whole.column(name).to_pylist())
+        """Return the cells of one column."""
+        return list(piece.content.column(name).to_pylist())
 
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:
-        """What writes the table with its scores; the file appears when the block ends."""
+        """Yield a function that writes pieces; the file appears when the block ends."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not out.name.endswith(".parquet"):
-            raise UserError(
-                f"--out {out}: {self.file} is Parquet, and so is what is written; name it .parquet"
-            )
+            raise UserError(f"--out {out}: {self.file} is Parquet and is written as Parquet; "
+                            f"name the file .parquet")  # fmt: skip
         schema = self._parquet.schema_arrow.append(pa.field(SCORE, pa.float32()))
         with atomic_path(out) as partial, pq.ParquetWriter(partial, schema) as writer:
 
             def write(piece: Piece, scores: np.ndarray) -> None:
-                columns = [*piece.whole.columns, pa.array(scores, pa.float32())]
+                columns = [*piece.content.columns, pa.array(scores, pa.float32())]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
 
             yield write
 
 
 RequestTable = TextTable | ParquetTable
-"""A table that can be read in pieces and written back with scores."""
 
 
 def open_requests(file: Path) -> RequestTable:
-    """A CSV, TSV or Parquet table, told by its first bytes; text may be compressed with gzip.
-
-    Raises:
-      UserError: when it is missing, empty or damaged, or has a column ``score`` or one twice.
-    """
+    """Open a CSV, TSV or Parquet table, recognised by its content; text may be gzip."""
     try:
         with open_bytes(file) as stream:
             is_parquet = stream.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
     except (OSError, EOFError, zlib.error):
-        is_parquet = False  # read as text, it tells what is wrong
+        is_parquet = False  # reading it as text raises the error
     table = ParquetTable(file) if is_parquet else TextTable(file)
     for name in table.names:
         if table.names.count(name) > 1:
             raise UserError(f"{file} has two columns {name!r}")
     if SCORE in table.names:
-        raise UserError(f"{file} has a column {SCORE!r} already; rename it, scores are to go there")
+        raise UserError(
+            f"{file} already has a column {SCORE!r}, the name of the column to add; rename it"
+        )
     return table
 
 
-def find_column(table: RequestTable, name: str, why: str) -> str:
-    """The column's name.
-
-    Raises:
-      UserError: when the table has none of that name.
-    """
+def find_column(table: RequestTable, name: str, reason: str) -> str:
+    """Return the name of a column; raise a :class:`UserError` with the reason if there is none."""
     if name not in table.names:
         raise UserError(
-            f"{table.file} has no column {name!r} ({why}){suggestion(name, table.names)}; its "
+            f"{table.file} has no column {name!r} ({reason}){suggestion(name, table.names)}; its "
             f"columns are {', '.join(column[:40] for column in table.names)}"
         )
     return name

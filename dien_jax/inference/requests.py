@@ -1,28 +1,43 @@
-"""Several users ranked for in one call of a program, each as if alone.
+"""Requests: as users send them, as rows, and grouped into those that can share a call.
 
-A program for one user leaves most of a device idle, and much of a processor's time goes into
-calling it. What is equally long and wide is put together, in groups of as many users as programs
-are compiled for: no group is padded with users who are not there.
+A call for one user leaves most of a device idle. Requests of the same padded sizes therefore share
+a call, in groups of as many users as programs are compiled for. Groups are never padded with dummy
+users, and each user's scores are as in a call of its own.
 
 Dimensions: U users, T steps, N candidates.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
+from dien_jax.data.schema import FeatureValues
+from dien_jax.steps.rank import Interests
+
 USER_BUCKETS = (1, 2, 4, 8)
-"""Numbers of users that programs are compiled for, rising from 1."""
-MOST_ROWS = 1024
-"""Candidates of all users of a call: with more of them a call is busy enough already."""
+"""Numbers of users that programs are compiled for, in rising order from 1."""
+MAX_ROWS = 1024
+"""Maximum number of candidates of all users of a call; with more, sharing saves nothing."""
 
 Member = TypeVar("Member")
 
 
 class RankRequest(NamedTuple):
-    """What :meth:`dien_jax.inference.ranker.Ranker.rank` takes, for one user of many."""
+    """The arguments of :meth:`dien_jax.Ranker.rank` for one of several users.
+
+    >>> from dien_jax import RankRequest
+    >>> RankRequest(history=["pear"], candidates=["fig", "plum"], user="Ann").candidates
+    ['fig', 'plum']
+
+    Attributes:
+      history: behaviours, oldest first; None for the remembered history of ``user``.
+      candidates: items to score.
+      user: None for an unknown user.
+      context: value of each context feature by name.
+    """
 
     history: Sequence[str | int] | None
     candidates: Sequence[str | int]
@@ -30,35 +45,48 @@ class RankRequest(NamedTuple):
     context: Mapping[str, Any] | None = None
 
 
-def user_counts(candidates: int, most: int = USER_BUCKETS[-1]) -> list[int]:
-    """How many users with so many candidates each a program is compiled for, ``most`` at most."""
-    allowed = max(min(most, MOST_ROWS // max(candidates, 1)), 1)
-    return [count for count in USER_BUCKETS if count <= allowed]
+@dataclass(frozen=True)
+class History:
+    """A history: rows of its kept events, and its interests once they are computed."""
+
+    rows: np.ndarray
+    interests: Interests | None = None
 
 
-def together(
+@dataclass
+class EncodedRequest:
+    """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row."""
+
+    history: History
+    candidates: np.ndarray
+    user: np.ndarray
+    context: dict[str, FeatureValues]
+    unknown_context: int
+
+
+def user_counts(candidates: int, at_most: int = USER_BUCKETS[-1]) -> list[int]:
+    """Return the compiled numbers of users for requests of so many candidates each."""
+    limit = max(min(at_most, MAX_ROWS // max(candidates, 1)), 1)
+    return [count for count in USER_BUCKETS if count <= limit]
+
+
+def grouped(
     members: Iterable[Member],
     shape: Callable[[Member], Hashable],
-    counts: Callable[[Member], Sequence[int]],
+    sizes: Callable[[Member], Sequence[int]],
 ) -> Iterator[list[Member]]:
-    """Members in groups of one shape, each of a size that is compiled.
-
-    Args:
-      members: in any order, which is kept within a shape.
-      shape: what all members of a group have in common.
-      counts: sizes of groups for a shape, rising from 1.
-    """
+    """Yield groups of members of the same shape, in order, each of one of the allowed sizes."""
     by_shape: dict[Hashable, list[Member]] = {}
     for member in members:
         by_shape.setdefault(shape(member), []).append(member)
     for alike in by_shape.values():
-        sizes = counts(alike[0])
+        allowed = sizes(alike[0])
         while alike:
-            size = max(size for size in sizes if size <= len(alike))
+            size = max(size for size in allowed if size <= len(alike))
             yield alike[:size]
             alike = alike[size:]
 
 
 def stacked(trees: Sequence[Any]) -> Any:
-    """Host arrays of several users, one more dimension in front."""
+    """Return host arrays of several users with a leading dimension U."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

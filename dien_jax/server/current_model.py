@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dien_jax.errors import UserError, reading
-from dien_jax.inference.ranker import BaseRanker, load_ranker
+from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.requests import RankRequest
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
@@ -39,7 +39,7 @@ class _StoppedError(Exception):
 class ServedModel(NamedTuple):
     """A ranker, the version of its files, and the decoders of its requests."""
 
-    ranker: BaseRanker
+    ranker: Ranker
     version: str
     decoders: dict[str, msgspec.json.Decoder]
 
@@ -201,7 +201,7 @@ class CurrentModel:
     def _load(self, version: str) -> ServedModel:
         options = self._options
         with stage(f"loading {options.run}"):
-            ranker = load_ranker(
+            ranker = Ranker(
                 options.run,
                 options.data,
                 max_users=options.max_users,

@@ -1,6 +1,7 @@
 """GRU, AGRU and AUGRU over masked histories, for JAX: functions that own no parameters.
 
-``gru``, ``agru`` and ``augru`` compute, ``explain`` tells which implementation they choose.
+``gru``, ``agru`` and ``augru`` run over histories, ``last_states`` over one history under many
+attentions. ``explain`` returns the implementation that the first three choose.
 Implementations are in ``backends/``. This package imports jax and nothing else.
 """
 

@@ -93,8 +93,7 @@ def _key(backend: Backend, plan: Plan, device: Device) -> str:
     """Return a name for the kernel, the device and every version that the outcome depends on."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    client = get_backend()
-    versions = [jax.__version__, jax.lib.__version__, client.platform_version]
+    versions = [jax.__version__, jax.lib.__version__, get_backend().platform_version]
     identity = json.dumps([code, device.kind, str(device.capability), versions])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return f"{backend.name}-{plan.cell}-{plan.form}-{plan.precision.name.lower()}-{digest}"
@@ -119,8 +118,8 @@ def _check(backend: Backend, plan: Plan, default: Any) -> Outcome:
     tolerance = TOLERANCES[plan.precision]
 
     def kernel(inputs: Inputs) -> tuple[jax.Array, jax.Array]:
-        shape = Shape(BATCH, STEPS, HIDDEN)
-        return fused.run(backend, fused.with_blocks(plan, backend, shape), inputs)
+        whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, HIDDEN))
+        return fused.run(backend, whole, inputs)
 
     def oracle(inputs: Inputs) -> tuple[jax.Array, jax.Array]:
         return reference.run(plan.cell, plan.form, inputs, jax.lax.Precision.HIGHEST)

@@ -4,13 +4,14 @@ Dimensions: B batch, T steps, D input, H hidden, G gates (3; AGRU has 2).
 """
 
 import dataclasses
-from typing import Any, Literal, NoReturn, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from dien_kernels import devices, fused, reference
+from dien_kernels.checks import Shapes, check_arrays, check_name, refuse
 from dien_kernels.choice import KERNELS, Choice, Implementation, backend, choose, require
 from dien_kernels.contract import Blocks, Plan, Shape
 from dien_kernels.launch import shards
@@ -212,7 +213,7 @@ def _run(
 ) -> tuple[jax.Array, jax.Array]:
     """Check arguments, choose an implementation and run it in float32."""
     _check(cell, form, inputs)
-    _check_name("implementation", implementation, Implementation)
+    check_name("implementation", implementation, Implementation)
     plan = Plan(cell, form, _precision(precision))
     x, attention, weights, lengths, initial_state = inputs
     batch, steps, _ = x.shape
@@ -242,11 +243,9 @@ def _run(
     else:
         module = backend(implementation)
         blocks = blocks if implementation in KERNELS else None
-        plan = dataclasses.replace(
-            fused.with_blocks(plan, module, shape, blocks),
-            interpret=devices.is_interpreted(),
-            sharding=batch_sharding,
-        )
+        plan = fused.with_blocks(plan, module, shape, blocks)
+        interpret = devices.is_interpreted()
+        plan = dataclasses.replace(plan, interpret=interpret, sharding=batch_sharding)
         try:
             states, last = fused.run(module, plan, inputs)
         except TypeError as error:
@@ -260,42 +259,23 @@ def _run(
 
 
 def _precision(name: Precision) -> jax.lax.Precision:
-    _check_name("precision", name, Precision)
+    check_name("precision", name, Precision)
     return jax.lax.Precision[name.upper()]
-
-
-def _check_name(argument: str, name: str, names: Any) -> None:
-    if name not in get_args(names):
-        _refuse(argument, f"one of {get_args(names)}", repr(name))
-
-
-def _refuse(argument: str, expected: str, found: str) -> NoReturn:
-    raise ValueError(f"{argument}: expected {expected}, got {found}")
 
 
 def _check(cell: Cell, form: Form, inputs: Inputs) -> None:
     x, attention, weights, lengths, initial_state = inputs
-    _check_name("form", form, Form)
+    check_name("form", form, Form)
     if x.ndim != 3 or x.shape[1] < 1:
-        _refuse("x", "shape [B, T, D] with T >= 1", str(x.shape))
+        refuse("x", "shape [B, T, D] with T >= 1", x.shape)
     if x.dtype not in (jnp.float32, jnp.bfloat16):
-        _refuse("x", "float32 or bfloat16", str(x.dtype))
+        refuse("x", "float32 or bfloat16", x.dtype)
     batch, steps, depth = x.shape
-    gates = 2 if cell == "agru" else 3
-    hidden = weights.recurrent.shape[0]
-    expected: dict[str, tuple[jax.Array | None, tuple[int, ...]]] = {
-        "weights.input": (weights.input, (depth, gates, hidden)),
-        "weights.recurrent": (weights.recurrent, (hidden, gates, hidden)),
-        "weights.bias": (weights.bias, (gates, hidden)),
-        "weights.recurrent_bias": (weights.recurrent_bias, (hidden,)),
+    shapes: Shapes = {
         "lengths": (lengths, (batch,)),
         "attention": (attention, (batch, steps)),
-        "initial_state": (initial_state, (batch, hidden)),
+        "initial_state": (initial_state, (batch, weights.recurrent.shape[0])),
     }
-    for name, (array, shape) in expected.items():
-        if array is not None and array.shape != shape:
-            _refuse(name, f"shape {shape}", str(array.shape))
+    check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        _refuse("lengths", "integers", str(lengths.dtype))
-    if form == "authors" and weights.recurrent_bias is not None:
-        _refuse("weights.recurrent_bias", "None with form='authors'", "an array")
+        refuse("lengths", "integers", lengths.dtype)

@@ -158,13 +158,13 @@ def _backward(
             jax.tree.map(jnp.add, d_weights, d_chunk_weights),
         )
 
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
     if count == 1:
         d_end = d_last
     else:  # states past the chunks that ran repeat the last one
         past = jnp.arange(count * size)[None, :, None] >= needed * size
         d_end = d_last + jnp.where(past, d_states, 0).sum(1)
-    start = (d_end, *zeros((whole.x, whole.offset, whole.slope, whole.weights)))
+    zeros = jax.tree.map(jnp.zeros_like, (whole.x, whole.offset, whole.slope, whole.weights))
+    start = (d_end, *zeros)
     if count == 1:
         end = chunk(0, start)
     else:

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -49,7 +50,15 @@ def current() -> Device:
 
 
 @contextlib.contextmanager
-def assume(device: Device) -> Iterator[None]:
+def _within(variable: contextvars.ContextVar, value: Any) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def assume(device: Device) -> contextlib.AbstractContextManager[None]:
     """Make calls within the context for a device that need not be attached.
 
     For compiling ahead of time. A function that ``jax.jit`` has traced before keeps the device of
@@ -60,15 +69,10 @@ def assume(device: Device) -> Iterator[None]:
     ...     dien_kernels.explain("augru", batch=128, steps=100, hidden=36).reason
     'mosaic_tpu: it has not been run on a device that is not attached'
     """
-    token = _assumed.set(dataclasses.replace(device, attached=False))
-    try:
-        yield
-    finally:
-        _assumed.reset(token)
+    return _within(_assumed, dataclasses.replace(device, attached=False))
 
 
-@contextlib.contextmanager
-def interpreted() -> Iterator[None]:
+def interpreted() -> contextlib.AbstractContextManager[None]:
     """Run named kernels within the context in Pallas's interpreter, on any device.
 
     Slow; for tests and for debugging a kernel. A function that ``jax.jit`` has traced before keeps
@@ -79,15 +83,10 @@ def interpreted() -> Iterator[None]:
     >>> weights = Weights(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 4)), jnp.zeros((3, 4)))
     >>> x, lengths = jnp.ones((1, 3, 2)), jnp.array([2])
     >>> with interpreted():
-    ...     states, last = gru(x, weights, lengths=lengths, implementation="mosaic_tpu")
-    >>> last.shape
+    ...     gru(x, weights, lengths=lengths, implementation="mosaic_tpu")[1].shape
     (1, 4)
     """
-    token = _interpreted.set(True)
-    try:
-        yield
-    finally:
-        _interpreted.reset(token)
+    return _within(_interpreted, True)
 
 
 def is_interpreted() -> bool:

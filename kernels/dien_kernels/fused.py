@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from dien_kernels import chunks
-from dien_kernels.contract import Backend, Blocks, Kept, Layout, Operands, Plan, Shape
+from dien_kernels.contract import Backend, Blocks, Kept, Operands, Plan, Shape
 from dien_kernels.launch import launch, no_gradient, padded
 from dien_kernels.matmuls import by_gate, project, recurrent_gradients
 from dien_kernels.reference import Inputs, Weights
@@ -60,7 +60,7 @@ def run(backend: Backend, plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Ar
 
     x = jnp.where(live.T[..., None], x, 0)
     wide = backend.padded_hidden(hidden)
-    wider = _wider(weights, wide)
+    wider, rows_last = _wider(weights, wide), backend.layout == "thb"
     operands = Operands(
         project(backend.layout, plan, x, wider),
         offset,
@@ -68,11 +68,11 @@ def run(backend: Backend, plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Ar
         lengths,
         by_gate(plan, wider.recurrent.swapaxes(0, 1)),
         wider.recurrent_bias,
-        _ordered(backend.layout, padded(initial, {1: wide})),
+        padded(initial, {1: wide}).T if rows_last else padded(initial, {1: wide}),
     )
     states = _recurrence(backend, plan, operands)
     last = states[-1]
-    if backend.layout == "thb":
+    if rows_last:
         return states.transpose(2, 0, 1)[..., :hidden], last.T[:, :hidden]
     return states.swapaxes(0, 1)[..., :hidden], last[:, :hidden]
 
@@ -86,11 +86,6 @@ def _wider(weights: Weights, wide: int) -> Weights:
         padded(weights.bias, {1: wide}),
         padded(weights.recurrent_bias, {0: wide}),
     )
-
-
-def _ordered(layout: Layout, rows: jax.Array) -> jax.Array:
-    """Bring ``[B, H]`` into the layout's order."""
-    return rows.T if layout == "thb" else rows
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -83,9 +83,8 @@ def shards(sharding: NamedSharding | None) -> int:
     axes = sharding.spec[0] if sharding is not None and len(sharding.spec) else None
     if sharding is None or axes is None:
         return 1
-    return math.prod(
-        sharding.mesh.shape[name] for name in (axes if type(axes) is tuple else (axes,))
-    )
+    names = axes if isinstance(axes, tuple) else (axes,)
+    return math.prod(sharding.mesh.shape[name] for name in names)
 
 
 def sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:

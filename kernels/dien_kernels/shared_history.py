@@ -8,13 +8,15 @@ Dimensions: N candidates, T steps, D input, H hidden, G gates (3; AGRU has 2).
 """
 
 import functools
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from dien_kernels.api import Precision
+from dien_kernels.checks import Shapes, check_arrays, check_name, refuse
 from dien_kernels.reference import Form, Weights
+from dien_kernels.step import sigmoid
 
 SharedCell = Literal["aigru", "agru", "augru"]
 
@@ -60,7 +62,14 @@ def last_states(
 
     Source: Zhou et al., AAAI 2019, eq. 11 to 14 (arXiv:1809.03672).
     """
-    _check(cell, form, states, attention, weights, length, precision)
+    check_name("cell", cell, SharedCell)
+    check_name("form", form, Form)
+    check_name("precision", precision, Precision)
+    if states.ndim != 2:
+        refuse("states", "shape [T, D]", states.shape)
+    steps, depth = states.shape
+    shapes: Shapes = {"attention": (attention, (attention.shape[0], steps)), "length": (length, ())}
+    check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
     exact = jax.lax.Precision[precision.upper()]
     dot = functools.partial(jnp.dot, precision=exact)
     authors = form == "authors"
@@ -75,7 +84,7 @@ def last_states(
         a = by_time[time][None]
         inputs = projected[time][:, :, None]
         inputs = (inputs * a[None] if cell == "aigru" else inputs) + bias
-        r = _sigmoid(inputs[0] + dot(recurrent[0], h))
+        r = sigmoid(inputs[0] + dot(recurrent[0], h))
         if authors:
             c = jnp.tanh(inputs[-1] + dot(recurrent[-1], r * h))
         else:
@@ -85,7 +94,7 @@ def last_states(
             c = jnp.tanh(inputs[-1] + r * product)
         if cell == "agru":
             return h + a * (c - h)
-        u = _sigmoid(inputs[1] + dot(recurrent[1], h))
+        u = sigmoid(inputs[1] + dot(recurrent[1], h))
         if cell == "augru":
             strength = 1 - (1 - a) * u if authors else a * u
         else:
@@ -94,43 +103,3 @@ def last_states(
 
     start = jnp.zeros((weights.recurrent.shape[0], attention.shape[0]), single)
     return jax.lax.fori_loop(0, length, step, start).T.astype(states.dtype)
-
-
-def _sigmoid(value: jax.Array) -> jax.Array:
-    # One tanh: XLA's CPU backend evaluates its logistic function more slowly.
-    return 0.5 * jnp.tanh(0.5 * value) + 0.5
-
-
-def _check(
-    cell: SharedCell,
-    form: Form,
-    states: jax.Array,
-    attention: jax.Array,
-    weights: Weights,
-    length: jax.Array,
-    precision: Precision,
-) -> None:
-    for name, value, known in (
-        ("cell", cell, get_args(SharedCell)),
-        ("form", form, get_args(Form)),
-        ("precision", precision, get_args(Precision)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}: expected one of {known}, got {value!r}")
-    if states.ndim != 2:
-        raise ValueError(f"states: expected shape [T, D], got {states.shape}")
-    gates, hidden = 2 if cell == "agru" else 3, weights.recurrent.shape[0]
-    steps, depth = states.shape
-    expected: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "attention": (attention, (attention.shape[0], steps)),
-        "weights.input": (weights.input, (depth, gates, hidden)),
-        "weights.recurrent": (weights.recurrent, (hidden, gates, hidden)),
-        "weights.bias": (weights.bias, (gates, hidden)),
-        "weights.recurrent_bias": (weights.recurrent_bias, (hidden,)),
-        "length": (length, ()),
-    }
-    for name, (array, shape) in expected.items():
-        if array is not None and array.shape != shape:
-            raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
-    if form == "authors" and weights.recurrent_bias is not None:
-        raise ValueError("weights.recurrent_bias: expected None with form='authors', got an array")

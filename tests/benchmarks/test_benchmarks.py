@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say, on sizes that take no time."""
+"""Benchmarks at tiny sizes: rows, tables, files and error messages."""
 
 import dataclasses
 import functools
@@ -338,7 +338,7 @@ def test_every_trial_is_a_valid_configuration() -> None:
     ("target", "kernels"),
     [("tpu-v5e", ["mosaic_tpu"]), ("h100", ["mosaic_gpu", "triton"]), ("a100", ["triton"])],
 )
-def test_what_compiles_for_an_absent_device_is_what_runs_there(target, kernels) -> None:
+def test_kernels_compiled_for_an_absent_device_are_those_that_run_there(target, kernels) -> None:
     assert compile_only.kernels_for(target) == kernels
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of training on: what it trains on what, and whom it tests on which examples."""
+"""The benchmark of weekly updates: training data, test data and ids of each policy."""
 
 import json
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ def log(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(log, tmp_path_factory) -> Path:
-    """What the benchmark leaves."""
+    """Run the benchmark and return its folder."""
     pytest.importorskip("matplotlib")
     out = tmp_path_factory.mktemp("incremental")
     with pytest.MonkeyPatch.context() as patch, tiny_run.compilation_cache():
@@ -51,7 +51,7 @@ def done(log, tmp_path_factory) -> Path:
     return out
 
 
-def test_rows_tell_of_each_model_and_day(done):
+def test_each_model_and_day_has_a_row(done):
     rows = json.loads((done / "rows.json").read_text())
     models, differences = rows[:-2], rows[-2:]
     assert [(row["policy"], row["day"]) for row in models] == [
@@ -74,7 +74,7 @@ def test_rows_tell_of_each_model_and_day(done):
     assert (done / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_update_trains_on_what_is_new_and_no_test_event_was_seen(done):
+def test_update_trains_on_new_events_and_sees_no_test_event(done):
     work = done / "work"
     base, update = (open_dataset(work / "new" / number) for number in "01")
 
@@ -94,7 +94,7 @@ def test_an_update_trains_on_what_is_new_and_no_test_event_was_seen(done):
     assert run.warm_start["run"] == str(work / "runs" / "warm-start-0")
 
 
-def test_a_model_is_tested_in_terms_of_what_it_knew(done):
+def test_model_is_tested_with_the_ids_it_was_trained_with(done):
     work = done / "work"
     base, update = (open_dataset(work / "new" / number) for number in "01")
     seen = incremental.in_terms_of(update, base)

@@ -1,4 +1,4 @@
-"""Other programs train on our batches, those of them that are installed."""
+"""Peers train on our batches, if installed."""
 
 import importlib
 

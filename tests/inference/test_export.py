@@ -1,6 +1,5 @@
 """The file of an exported model: scores of its run, with this package and without, and damage."""
 
-import importlib.util
 import json
 import os
 import re
@@ -19,7 +18,8 @@ from dien_jax import export
 from dien_jax import prepare as prepare_command
 from dien_jax.config.presets import FAMILY
 from dien_jax.errors import UserError
-from dien_jax.inference import archive as artifact
+from dien_jax.inference import export as inference_export
+from dien_jax.inference.archive import read_archive
 from dien_jax.runs.trained import load_run
 
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
@@ -97,7 +97,7 @@ def test_every_member_of_the_family_exports(model, changes, data, tmp_path) -> N
 
 
 def test_a_file_ranks_as_its_run(run, exported) -> None:
-    ours, theirs = dien_jax.Ranker(run), dien_jax.ExportedRanker(exported)
+    ours, theirs = dien_jax.Ranker(run), dien_jax.Ranker(exported)
     unknown = (["?", PEAR, "!"], [PEAR, "?", ODD], "Zoe", {"device": "fridge", "query": "q|?"})
     same(theirs.rank(*unknown), ours.rank(*unknown))
     many = [PEAR, SLASH, ODD] * 200  # more than one turn, and a program of its own
@@ -115,14 +115,16 @@ def test_a_file_ranks_as_its_run(run, exported) -> None:
 
 
 def test_rows_and_steps_are_of_any_number(run, exported) -> None:
-    trained, model = load_run(run), artifact.read_artifact(exported)
+    trained, model = load_run(run), read_archive(exported)
     program = model.programs["score_rows"]
     assert program.platforms == ("cpu", "cuda", "tpu")
-    batch = export.made_up(trained)
+    batch = inference_export.random_batch(trained)
     longer = np.concatenate([batch.history, np.zeros((8, 17), np.int32)], axis=1)
-    inputs = export.inputs_of(batch._replace(history=longer))  # a second chunk of the recurrence
+    inputs = inference_export.row_arrays(
+        batch._replace(history=longer)
+    )  # a second chunk of the recurrence
     three = jax.tree.map(lambda array: array[:3], inputs)
-    expected = export.scores_of_run(trained, batch)[:3]
+    expected = inference_export.run_scores(trained, batch)[:3]
     found = jax.jit(program.call)(model.weights, three)
     np.testing.assert_allclose(found, expected, **TOLERANCE)
     assert len(set(expected.tolist())) == 3
@@ -144,21 +146,19 @@ def test_weights_are_there_once_and_the_auxiliary_network_is_not(run, exported) 
     assert manifest["settings"]["model"]["evolution"] == "augru"
 
 
-def test_one_function_takes_a_run_folder_or_a_file(run, exported, tmp_path) -> None:
-    assert type(dien_jax.load_ranker(run)) is dien_jax.Ranker
-    ranker = dien_jax.load_ranker(str(exported), max_users=1)
-    assert type(ranker) is dien_jax.ExportedRanker
+def test_a_ranker_takes_a_run_folder_or_a_file(exported, tmp_path) -> None:
+    ranker = dien_jax.Ranker(str(exported), max_users=1)
     ranker.remember("Ann", [PEAR])
     ranker.remember("Bob", [PEAR])
     assert "Ann" not in ranker
     with pytest.raises(UserError, match="nothing does not exist; expected a run folder, or a file"):
-        dien_jax.load_ranker(tmp_path / "nothing")
+        dien_jax.Ranker(tmp_path / "nothing")
     with pytest.raises(UserError, match="is an exported model, which needs no data"):
-        dien_jax.load_ranker(exported, tmp_path)
-    with pytest.raises(UserError, match="is not a file; expected what python"):
-        dien_jax.ExportedRanker(tmp_path)
+        dien_jax.Ranker(exported, tmp_path)
+    with pytest.raises(UserError, match="is not a file; expected a file written by python"):
+        read_archive(tmp_path)
     with pytest.raises(ValueError, match="max_users must be at least 1, got 0"):
-        dien_jax.ExportedRanker(exported, max_users=0)
+        dien_jax.Ranker(exported, max_users=0)
 
 
 def rewritten(exported: Path, file: Path, **changes: object) -> Path:
@@ -176,7 +176,7 @@ def rewritten(exported: Path, file: Path, **changes: object) -> Path:
     ("changes", "expected"),
     [
         ({"format_version": 2}, "format version 2, this dien_jax reads version 1"),
-        ({"format": "other"}, "should have format 'dien_jax.export'"),
+        ({"format": "other"}, "with format 'dien_jax.export' in its manifest.json"),
         ({"calling_convention_version": 99}, "calling convention 99, written by JAX .*this JAX re"),
         ({"programs": {"missing": {}}}, "damaged.*missing"),
         ({"weights": {"params/none": {}}}, "damaged.*params/none"),
@@ -186,15 +186,15 @@ def rewritten(exported: Path, file: Path, **changes: object) -> Path:
 def test_files_that_do_not_fit_are_refused(changes, expected, exported, tmp_path) -> None:
     file = rewritten(exported, tmp_path / "other.dien", **changes)
     with pytest.raises(UserError, match=f"other.dien.*{expected}"):
-        dien_jax.load_ranker(file)
+        dien_jax.Ranker(file)
 
 
 def test_files_that_are_cut_damaged_or_foreign_are_refused(exported, tmp_path) -> None:
     whole, file = exported.read_bytes(), tmp_path / "model.dien"
     for content in (b"", b"hello", whole[:-1000], whole[: len(whole) // 2]):
         file.write_bytes(content)
-        with pytest.raises(UserError, match=r"model\.dien.*another kind of file, or one that"):
-            dien_jax.load_ranker(file)
+        with pytest.raises(UserError, match=r"model\.dien.*another kind of file or one that"):
+            dien_jax.Ranker(file)
     with zipfile.ZipFile(exported) as archive:
         places = [info.header_offset for info in archive.infolist() if info.file_size > 100]
     for place in places:
@@ -202,16 +202,20 @@ def test_files_that_are_cut_damaged_or_foreign_are_refused(exported, tmp_path) -
         damaged[place + 120] ^= 0xFF
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"model\.dien: damaged"):
-            dien_jax.load_ranker(file)
+            dien_jax.Ranker(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a.txt", "a")
-    with pytest.raises(UserError, match=r"model\.dien: not what .* wrote: no manifest.json inside"):
-        dien_jax.load_ranker(file)
+    with pytest.raises(
+        UserError, match=r"model\.dien: expected a file .*, found no manifest.json in it"
+    ):
+        dien_jax.Ranker(file)
 
 
 def test_mistakes_on_the_command_line_are_told(data, run, tmp_path, capsys) -> None:
     out = tmp_path / "model.dien"
-    assert "there is no folder" in refused([run, "--out", tmp_path / "no" / "m"], capsys)
+    assert "no does not exist; make it first" in refused(
+        [run, "--out", tmp_path / "no" / "m"], capsys
+    )
     assert "is a folder; expected the name of a file" in refused([run, "--out", tmp_path], capsys)
     assert "does not exist" in refused([tmp_path / "none", "--out", out], capsys)
     assert "are both" in refused([run, "--out", out, "--onnx", out], capsys)
@@ -237,8 +241,8 @@ def test_what_is_not_installed_is_told(missing, flags, run, tmp_path, monkeypatc
 def test_scores_that_differ_leave_nothing(run, tmp_path, monkeypatch, capsys) -> None:
     file = tmp_path / "model.dien"
     file.write_text("old")
-    own = export.scores_of_run
-    monkeypatch.setattr(export, "scores_of_run", lambda *given: own(*given) + 1e-3)
+    own = inference_export.run_scores
+    monkeypatch.setattr(inference_export, "run_scores", lambda *given: own(*given) + 1e-3)
     told = refused([run, "--out", file], capsys)
     assert "the file's scores differ from the run's by 0.001, expected at most 1e-05" in told
     assert file.read_text() == "old"
@@ -259,7 +263,7 @@ file = "model.dien"
 
 
 def test_the_page_runs_and_its_middle_without_this_package(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(export, "check_artifact", lambda *_: {})  # other tests have that
+    monkeypatch.setattr(inference_export, "check_export", lambda *_: {})  # other tests have that
     folder = tmp_path / "folder"
     folder.mkdir()
     log = tmp_path / "log.csv"
@@ -296,15 +300,3 @@ def test_the_page_runs_and_its_middle_without_this_package(tmp_path, monkeypatch
     np.testing.assert_allclose(ranked, [of_item["fig"], of_item["pear"], of_item["kiwi"]], 2e-5)
     np.testing.assert_allclose(scores, [of_item["fig"], second.scores[0]], 2e-5)
     same(namespace["ranking"], first)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("jax2onnx") is None, reason="the extra 'onnx'")
-@pytest.mark.parametrize("model", ["din", "dien"])
-def test_onnx_scores_are_those_of_the_run(model, data, tmp_path, capsys) -> None:
-    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=())
-    file = tmp_path / "model.onnx"
-    flags = ["--out", str(tmp_path / "model.dien"), "--onnx", str(file)]
-    assert export.main([str(run), *flags]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["onnx_bytes"] == file.stat().st_size
-    assert told["onnx_largest_difference"] < 1e-5

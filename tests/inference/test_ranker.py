@@ -11,9 +11,9 @@ import dien_jax
 from dien_jax.config.presets import FAMILY
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import UserError
-from dien_jax.inference.rank_calls import CANDIDATE_BUCKETS
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inference.requests import RankRequest, together, user_counts
+from dien_jax.inference.requests import RankRequest, grouped, user_counts
 from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.rank import make_programs
@@ -192,7 +192,7 @@ def test_remembered_users_score_as_their_history_given_whole(model, data, tmp_pa
 def test_an_event_within_max_history_is_one_step(ranker, monkeypatch) -> None:
     ranker.remember("Cid", [PEAR, ODD])
     expected = ranker.rank([PEAR, ODD, SLASH], [PEAR], "Cid", CONTEXT)
-    monkeypatch.setattr(ranker._calls, "programs", ranker._calls.programs._replace(read=None))
+    monkeypatch.setattr(ranker._programs, "programs", ranker._programs.programs._replace(read=None))
     ranker.observe("Cid", SLASH)
     same(ranker.rank(None, [PEAR], "Cid", CONTEXT), expected)
 
@@ -241,11 +241,11 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
 
         return call
 
-    programs = ranker._calls.programs
-    ranker._calls.programs = programs._replace(**{name: counted(name) for name in calls})
+    programs = ranker._programs.programs
+    ranker._programs.programs = programs._replace(**{name: counted(name) for name in calls})
     outcomes = ranker.rank_many(requests)
     assert min(calls.values()) > 1
-    ranker._calls.programs = programs
+    ranker._programs.programs = programs
     for request, outcome in zip(requests, outcomes, strict=True):
         if isinstance(outcome, UserError):
             with pytest.raises(UserError) as alone:
@@ -258,7 +258,7 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
     assert [isinstance(outcome, UserError) for outcome in outcomes].index(True) == 5
     assert "value of 'query'" in str(outcomes[9])
     # Without programs for several users each has calls of its own.
-    ranker._calls.programs = programs._replace(read_many=None, score_many=None)
+    ranker._programs.programs = programs._replace(read_many=None, score_many=None)
     for outcome, expected in zip(ranker.rank_many(requests), outcomes, strict=True):
         if not isinstance(expected, UserError):
             same(outcome, expected)
@@ -267,14 +267,14 @@ def test_users_ranked_together_score_as_each_alone(run) -> None:
 
 def test_groups_are_as_large_as_programs_are_and_never_padded() -> None:
     members = [*range(0, 22, 2), *range(1, 6, 2)]
-    groups = list(together(members, lambda one: one % 2, lambda _: user_counts(8)))
+    groups = list(grouped(members, lambda one: one % 2, lambda _: user_counts(8)))
     assert [len(group) for group in groups] == [8, 2, 1, 2, 1]
     assert sorted(member for group in groups for member in group) == sorted(members)
     assert groups[0] == list(range(0, 16, 2))
     assert [user_counts(size) for size in (1, 128, 512, 5000)] == [
         [1, 2, 4, 8], [1, 2, 4, 8], [1, 2], [1],
     ]  # fmt: skip
-    assert user_counts(8, most=3) == [1, 2]
+    assert user_counts(8, at_most=3) == [1, 2]
 
 
 def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
@@ -294,19 +294,19 @@ def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
     newer._vocabularies.items[1:3] = [SLASH, PEAR]  # other rows for the same raw ids
     newer._vocabularies._item_rows |= {SLASH: 1, PEAR: 2}
     newer.adopt(older)
-    assert newer._users["Cid"].rows.tolist() == [0, 1]
+    assert newer._users.get("Cid").rows.tolist() == [0, 1]
     newer.remember("Dan", [])
     assert [user in newer for user in ("Bob", "Cid", "Dan")] == [True, False, True]
 
 
 def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> None:
     run = untrained_run.write(tmp_path / "run", data, buckets=(4,))
-    monkeypatch.setattr("dien_jax.inference.rank_calls.CANDIDATE_BUCKETS", (2, 4))
+    monkeypatch.setattr("dien_jax.inference.bucketed_programs.CANDIDATE_BUCKETS", (2, 4))
     make_programs.cache_clear()  # which rankers of one model share
     ranker = Ranker(run)
     before = len(COMPILED)
     ranker.warm_up()
-    lengths, sizes = len(ranker._calls.buckets), 2
+    lengths, sizes = len(ranker._programs.buckets), 2
     assert len(COMPILED) - before == lengths * (2 + sizes)
     before = len(COMPILED)
     ranker.rank([PEAR], [ODD] * 11, "Ann", CONTEXT)  # in turns

@@ -11,6 +11,8 @@ from support import small_dataset, untrained_run
 
 from dien_jax import predict
 from dien_jax.data.dataset import open_dataset
+from dien_jax.data.user_events import UserEvents
+from dien_jax.inference import score_table
 from dien_jax.inference.ranker import Ranker
 
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
@@ -97,7 +99,7 @@ def test_histories_come_from_the_data_folder(name, times, run, ranker, tmp_path,
     }
     told = "before column 'timestamp'" if times else "all of each user's events"
     assert told in output.err
-    assert "1 rows of items that training did not know" in output.err
+    assert "1 rows with an item that training did not see" in output.err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, out.name])
 
 
@@ -105,7 +107,7 @@ def test_histories_come_from_the_data_folder(name, times, run, ranker, tmp_path,
 def test_a_column_of_histories_comes_first(
     batches, run, ranker, tmp_path, monkeypatch, capfd
 ) -> None:
-    monkeypatch.setattr(predict, "BATCHES_OF_A_PIECE", batches)
+    monkeypatch.setattr(score_table, "BATCHES_PER_PIECE", batches)
     given = [[PEAR, SLASH], [], [SLASH] * 9, ["?", SLASH], [PEAR]]
     rows = [(*row, ";".join(history)) for row, history in zip(ROWS, given, strict=True)]
     file = table(tmp_path / "a.csv", rows, (*HEADER, "past"))
@@ -155,11 +157,11 @@ def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("user,item,device,query\n", "a.csv holds no rows"),
+        ("user,item,device,query\n", "a.csv has no rows"),
         ("", "a.csv: the file is empty"),
         ("user,itme,device,query\nAnn,x,,\n", "no column 'item' (--item); did you mean 'itme'?"),
         ("user,item,query\nAnn,x,\n", "no column 'device' (a context feature of the run)"),
-        ("user,item,device,query,score\n", "has a column 'score' already"),
+        ("user,item,device,query,score\n", "already has a column 'score'"),
         ("user,item,item,device,query\n", "has two columns 'item'"),
         ("user,item,device,query\nAnn,x,,\nAnn,x,\n", "a.csv:3: expected 4 columns, found 3"),
         ("user,item,device,query\nAnn,,,\n", "a.csv:2: column 'item': the item is empty"),
@@ -192,7 +194,7 @@ def test_mistaken_flags_are_told(run, tmp_path, capfd) -> None:
     assert "no column 'past' (--history)" in refusal(run, file, capfd, "--history", "past")
     assert "--separator must not be empty" in refusal(run, file, capfd, "--separator", "")
     wrong = ["--out", str(tmp_path / "out.parquet")]
-    assert "is text, and so is what is written; name it .csv" in refusal(run, file, capfd, *wrong)
+    assert "is text and is written as text; name the file .csv" in refusal(run, file, capfd, *wrong)
     missing = ["--out", str(tmp_path / "missing" / "out.csv")]
     assert "out.csv cannot be written: No such file" in refusal(run, file, capfd, *missing)
     assert "nowhere.csv cannot be read" in refusal(
@@ -213,7 +215,7 @@ def test_several_histories_of_a_user_need_a_column(run, tmp_path, capfd) -> None
 
 def test_users_without_an_example_have_a_history(data) -> None:
     dataset = open_dataset(data)
-    events = predict.UserEvents(dataset)
+    events = UserEvents(dataset)
     assert events.find("Ann", None) == (0, 3)
     assert events.find("Bob", 100) == (1, 3)
     assert events.find("Eve", None) == (0, 0)

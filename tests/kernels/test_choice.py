@@ -1,4 +1,4 @@
-"""Which implementation runs where, and the check that a kernel passes before "auto" takes it."""
+"""The choice of an implementation, and the check of a kernel before "auto" takes it."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ SHAPE = {"batch": 128, "steps": 100, "hidden": 36}
 
 @pytest.fixture(autouse=True)
 def fresh_memory(tmp_path, monkeypatch):
-    """Outcomes in a folder of the test's own, and none remembered."""
+    """Keep outcomes in a temporary folder, and none in memory."""
     monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
     monkeypatch.setattr(choice, "_warned", set())
     agreement.outcome.cache_clear()
@@ -87,14 +87,14 @@ def test_auto_says_what_it_took():
 
 @pytest.fixture
 def tpu_here(monkeypatch):
-    """A device that claims to be a TPU, where kernels are interpreted."""
+    """Pretend that the device is a TPU, and interpret kernels."""
     monkeypatch.setattr(devices, "current", lambda: V5E)
     with interpreted():
         yield
 
 
 def take(monkeypatch, **changes):
-    """Makes the mosaic_tpu of the table another implementation: the XLA one, changed."""
+    """Replace mosaic_tpu of the table by the XLA implementation with changes."""
     stand_in = dataclasses.replace(
         xla.BACKEND, name="mosaic_tpu", blocks=lambda *_: Blocks(rows=1), **changes
     )
@@ -203,7 +203,7 @@ def test_an_unwritable_folder_only_costs_the_memory(monkeypatch, tpu_here, tmp_p
 
 
 def test_the_check_runs_outside_of_what_is_traced(monkeypatch, tpu_here):
-    """The first call of all may well be inside jit and grad."""
+    """The first call may be inside jit and grad."""
     take(monkeypatch)
     arrays = operands("augru")
     found = evaluate.__wrapped__("augru", "paper", "auto")(*arrays)

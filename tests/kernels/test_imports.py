@@ -1,4 +1,4 @@
-"""The kernels' own tests where nothing is installed but jax and pytest."""
+"""Tests of dien_kernels with only jax and pytest installed."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ sys.exit(pytest.main([*options, *sys.argv[4:]]))
 
 
 def requirements(*names: str) -> set[str]:
-    """The distributions themselves and all that they need, without extras."""
+    """Return distributions and all their requirements, without extras."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -41,7 +41,7 @@ def requirements(*names: str) -> set[str]:
 
 
 def is_installed(name: str) -> bool:
-    """Requirements for other Pythons and systems are not."""
+    """Return False for requirements of other Pythons and systems."""
     try:
         importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""The Pallas kernels against the oracle, interpreted: the kernels' own programs, on any device.
+"""The Pallas kernels in the interpreter, compared with the oracle, on any device.
 
-Interpretation proves the arithmetic, the masks and the order of steps. It proves nothing about
-how a GPU or TPU runs them; for ``mosaic_gpu`` a plain product even stands in for ``wgmma``, so
-that layouts, barriers and copies of that kernel are proved by nothing but a run on a Hopper GPU.
+The interpreter proves the arithmetic, the masks and the order of steps. It proves nothing about
+execution on a GPU or TPU. For ``mosaic_gpu`` it runs a plain product in place of ``wgmma``, so only
+a run on a Hopper GPU can prove layouts, barriers and copies of that kernel.
 """
 
 import itertools
@@ -72,7 +72,7 @@ PAIRWISE = [
     ("mosaic_gpu", "augru", "paper", 3, 100, 36, "mixed", "float32"),
 ]
 REFUSED = ("mosaic_gpu", 200)
-"""A hidden size for which that kernel has not the shared memory."""
+"""A hidden size too large for that kernel's shared memory."""
 CROSS = [
     (kernel, cell, form, batch, steps, hidden, live, dtype)
     for kernel, cell, form, batch, steps, hidden, live, dtype in itertools.product(

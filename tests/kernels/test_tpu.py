@@ -1,4 +1,4 @@
-"""What needs libtpu, a compiler for TPUs, but no TPU."""
+"""Tests that need libtpu, a compiler for TPUs, but no TPU."""
 
 import importlib.util
 import os

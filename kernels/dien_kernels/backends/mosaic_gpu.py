@@ -16,7 +16,6 @@ cannot take from registers. It proves the arithmetic and the order of copies and
 nothing about layouts, swizzles, memory fences, or the hardware's approximate ``tanh``.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,6 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from dien_kernels.activations import sigmoid
 from dien_kernels.backends.mosaic_gpu_parts import (
     LIMIT,
     ROWS,
@@ -33,10 +31,8 @@ from dien_kernels.backends.mosaic_gpu_parts import (
     Output,
     Place,
     Ring,
-    across,
     bytes_of,
     columns,
-    cut,
     deepest,
     down,
     emit,
@@ -47,10 +43,10 @@ from dien_kernels.backends.mosaic_gpu_parts import (
     matmul,
     operand,
     padded_hidden,
-    rounded,
     zeros,
 )
 from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
+from dien_kernels.step import sigmoid
 
 NOTHING = Gates(None, None, None)
 
@@ -84,13 +80,13 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
         _fetch({"bias": operands.bias}, memory["bias"], memory["arrived"])
 
     def half(name: str, value: jax.Array, chunk: int) -> jax.Array:
-        return rounded(place, left[name], chunk, value)
+        return place.rounded(left[name], chunk, value)
 
     def through(name: str, value: Any, chunk: int, *starts: jax.Array) -> Chunks:
         """Return columns of some gates' chunk: starts plus an operand times their weights."""
         matrix = weights[name].at[pl.ds(chunk * hidden, hidden)]
         start = jnp.concatenate(starts, 1)
-        return cut(matmul(plan.interpret, start, [(value, matrix)]), place.width)
+        return place.cut(matmul(plan.interpret, start, [(value, matrix)]))
 
     def output(name: str, value: jax.Array, chunk: int) -> list[Output]:
         array = states if name == "states" else getattr(kept, name, None)
@@ -126,10 +122,10 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
                 candidate = x_candidate + r * product
                 outputs += output("reset", r, chunk) + output("product", product, chunk)
             c = jnp.tanh(candidate)
-            z = across(offset, place.width)
+            z = place.across(offset)
             if plan.has_update:
                 u = sigmoid(gates[0])
-                z = z + across(update[0], place.width) * u
+                z = z + place.across(update[0]) * u
                 outputs += output("update", u, chunk)
             after += (before[chunk] + z * (c - before[chunk]),)
             outputs += output("candidate", c, chunk) + output("states", after[-1], chunk)
@@ -198,7 +194,7 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
             before, r = resets.take(i, chunk)
             d_before[chunk] += d_part * r
             d_reset = d_part * before * r * (1 - r)
-            parts["reset"].append(rounded(place, left["reset"], chunk, d_reset))
+            parts["reset"].append(place.rounded(left["reset"], chunk, d_reset))
             emit(live - 1 - i, [output("reset", d_reset, chunk)])
 
     def step(i: jax.Array, dh: Chunks) -> Chunks:
@@ -208,12 +204,12 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
         for chunk in range(place.chunks):
             offset, d_state, before, c, *more = everything.take(i, chunk)
             d_after = dh[chunk] + d_state
-            z = across(offset, place.width)
+            z = place.across(offset)
             d_z = d_after * (c - before)
             d_offset += d_z.sum(1)
             inputs = {}
             if plan.has_update:
-                slope, u = across(more[-2], place.width), more[-1]
+                slope, u = place.across(more[-2]), more[-1]
                 z = z + slope * u
                 d_slope += (d_z * u).sum(1)
                 inputs["update"] = d_z * slope * u * (1 - u)
@@ -225,7 +221,7 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
                 d_product = d_product * r
                 inputs["reset"] = d_product * product * (1 - r)
             for name, value in (inputs | {"candidate": d_product}).items():
-                parts[name].append(rounded(place, left[name], chunk, value))
+                parts[name].append(place.rounded(left[name], chunk, value))
             outputs = [output(name, value, chunk) for name, value in inputs.items()]
             if chunk == place.chunks - 1:
                 outputs += row_outputs(d_offset, d_slope)
@@ -235,9 +231,9 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
             names.remove("candidate")
             start = zeros(ROWS, hidden)
             d_masked = matmul(plan.interpret, start, through(parts, "candidate"))
-            resets_last(i, cut(d_masked, place.width), d_before, parts)
+            resets_last(i, place.cut(d_masked), d_before, parts)
         start = jnp.concatenate(d_before, 1)
-        return cut(matmul(plan.interpret, start, through(parts, *names)), place.width)
+        return place.cut(matmul(plan.interpret, start, through(parts, *names)))
 
     def dead_step(i: jax.Array, carry: tuple[Chunks, Chunks]) -> tuple[Chunks, Chunks]:
         dh, d_state = carry
@@ -252,13 +248,12 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
     dh, _ = jax.lax.fori_loop(0, steps - live, dead_step, start)
     dh = jax.lax.fori_loop(0, live, step, dh)
     for chunk, part in enumerate(dh):
-        to_initial = functools.partial(_initial, gives.initial, place, chunk)
-        emit(0, [Output(stage["candidate"], part, to_initial)])
+
+        def initial(_: Any, chunk: int = chunk) -> Any:
+            return gives.initial.at[place.rows, place.columns(chunk)]
+
+        emit(0, [Output(stage["candidate"], part, initial)])
     plgpu.wait_smem_to_gmem(0)
-
-
-def _initial(array: Any, place: Place, chunk: int, _: Any) -> Any:
-    return array.at[place.rows, place.columns(chunk)]
 
 
 def _fetch(arrays: dict[str, Any], places: dict[str, Any], arrived: Any) -> None:
@@ -288,13 +283,9 @@ def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> An
     flat_gives, gives_tree = jax.tree.flatten(gives)
 
     def kernel(*references: Any, **memory: Any) -> None:
-        first, second = references[: len(flat_reads)], references[len(flat_reads) :]
-        body(
-            plan,
-            jax.tree.unflatten(reads_tree, first),
-            jax.tree.unflatten(gives_tree, second),
-            memory,
-        )
+        reads = jax.tree.unflatten(reads_tree, references[: len(flat_reads)])
+        gives = jax.tree.unflatten(gives_tree, references[len(flat_reads) :])
+        body(plan, reads, gives, memory)
 
     out = plgpu.kernel(
         kernel,
@@ -317,10 +308,13 @@ def _longest(operands: Operands) -> jax.Array:
     return operands.lengths.reshape(-1, ROWS).max(1)
 
 
+def _like(array: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
     """Return states of all steps, and the gates if they are to be kept."""
-    like = operands.inputs.candidate
-    wide = jax.ShapeDtypeStruct(like.shape, like.dtype)
+    wide = _like(operands.inputs.candidate)
     matrices = _stacked(plan, operands.recurrent)
     reads = operands._replace(recurrent=NOTHING), matrices, _longest(operands)
     gives = (wide, plan.kept(wide) if keep else None)
@@ -338,27 +332,22 @@ def backward(
     # Without the projected inputs, so that they need not outlive the forward launch.
     needed = operands._replace(inputs=NOTHING, recurrent=NOTHING)
     reads = needed, matrices, _longest(operands), before, kept, d_states
-    wide, row, initial = (
-        jax.ShapeDtypeStruct(array.shape, array.dtype)
-        for array in (states, operands.offset, operands.initial)
-    )
+    row = _like(operands.offset)
     d_slope = row if plan.has_update else None
-    gives = Gradients(plan.gates(wide), row, d_slope, initial)
+    gives = Gradients(plan.gates(_like(states)), row, d_slope, _like(operands.initial))
     gradients = _launch(plan, _backward_body, "backward", reads, gives)
     if plan.has_update:
         return gradients
     return gradients._replace(slope=jnp.zeros_like(operands.slope))
 
 
-def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
+def blocks(*_: Any) -> Blocks:
     """Return the only choice: the rows of a ``wgmma`` and the warps that issue it."""
-    del plan, rows, steps, hidden
     return Blocks(ROWS)
 
 
-def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
+def check(plan: Plan, blocks: Blocks, _rows: int, _steps: int, hidden: int) -> None:
     """Raise for blocks, shapes and versions that the kernels do not support."""
-    del rows, steps
     if jax.__version_info__ < (0, 11):
         raise NotImplementedError(
             f"mosaic_gpu: needs JAX 0.11 or newer, whose Pallas Mosaic GPU loads and stores by"

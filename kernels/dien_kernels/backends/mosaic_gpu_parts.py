@@ -70,6 +70,22 @@ class Place(NamedTuple):
         tiles = (array.at[self.rows, self.columns(chunk)] for chunk in range(self.chunks))
         return tuple(_load(tile, optimized=False) for tile in tiles)
 
+    def across(self, row: jax.Array) -> jax.Array:
+        """Broadcast a value for each row, ``[R]``, to all columns, ``[R, C]``."""
+        return jax.lax.broadcast_in_dim(row, (ROWS, self.width), (0,))
+
+    def cut(self, array: jax.Array) -> Chunks:
+        """Split an array ``[R, N]`` into chunks."""
+        starts = range(0, array.shape[1], self.width)
+        return tuple(array[:, start : start + self.width] for start in starts)
+
+    def rounded(self, tile: Any, chunk: int, value: jax.Array) -> jax.Array:
+        """Round a chunk of an :func:`operand`, and store it in ``tile`` unless that is None."""
+        value = value.astype(jnp.bfloat16)
+        if tile is not None:
+            tile.at[:, self.columns(chunk)][...] = value
+        return value
+
 
 class Ring(NamedTuple):
     """Tiles fetched ahead for units of work: the chunks of a step, step by step."""
@@ -166,28 +182,10 @@ def _stage(outputs: Sequence[Output]) -> None:
     plgpu.commit_smem()
 
 
-def across(row: jax.Array, width: int) -> jax.Array:
-    """Broadcast a value for each row, ``[R]``, to all columns, ``[R, C]``."""
-    return jax.lax.broadcast_in_dim(row, (ROWS, width), (0,))
-
-
 def down(ref: Any) -> jax.Array:
     """Broadcast a value for each column, ``[C]`` in shared memory, to all rows, ``[R, C]``."""
     column = latest.load(ref, layout=plgpu.Layout.WGMMA.reduce(0), optimized=False)
     return jax.lax.broadcast_in_dim(column, (ROWS, *column.shape), (1,))
-
-
-def cut(array: jax.Array, width: int) -> Chunks:
-    """Split an array ``[R, N]`` into chunks."""
-    return tuple(array[:, start : start + width] for start in range(0, array.shape[1], width))
-
-
-def rounded(place: Place, tile: Any, chunk: int, value: jax.Array) -> jax.Array:
-    """Round a chunk of an :func:`operand`, and store it in ``tile`` unless that is None."""
-    value = value.astype(jnp.bfloat16)
-    if tile is not None:
-        tile.at[:, place.columns(chunk)][...] = value
-    return value
 
 
 def operand(tile: Any, chunks: Sequence[jax.Array]) -> Any:

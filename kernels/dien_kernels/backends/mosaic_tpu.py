@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from dien_kernels.activations import sigmoid
 from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
+from dien_kernels.step import sigmoid
 
 LANES, SUBLANES = 128, 8
 VECTOR_MEMORY = 48 * 2**20
@@ -35,18 +35,13 @@ def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept
     stacked = _stacked(plan, jax.tree.map(jnp.transpose, recurrent), axis=0)
     # Broadcast along the lanes once, outside of the kernel.
     bias = jnp.broadcast_to(bias[:, None], cut.state_shape)
+    coefficients, matrices = cut.coefficients(live=True), jax.tree.map(cut.everything, stacked)
+    gates = plan.gates(cut.wide(live=True))
     launch = cut.launch(
         "recurrence_forward",
         functools.partial(_forward_kernel, plan, cut.size),
         out_shape=(wide, plan.kept(wide) if keep else None),
-        in_specs=(
-            plan.gates(cut.wide(live=True)),
-            cut.coefficients(live=True),
-            cut.coefficients(live=True),
-            jax.tree.map(cut.everything, stacked),
-            cut.everything(bias),
-            cut.state(),
-        ),
+        in_specs=(gates, coefficients, coefficients, matrices, cut.everything(bias), cut.state()),
         out_specs=(cut.wide(), plan.kept(cut.wide()) if keep else None),
         scratch_shapes=[pltpu.VMEM(cut.state_shape, jnp.float32)],
     )
@@ -105,24 +100,19 @@ def backward(
 ) -> Gradients:
     """Return gradients of the projected inputs, the coefficients and the initial state."""
     _, offset, slope, lengths, recurrent, _, initial = operands
-    wide: Any = jax.ShapeDtypeStruct(states.shape, jnp.float32)
-    coefficient = jax.ShapeDtypeStruct(offset.shape, jnp.float32)
-    state = jax.ShapeDtypeStruct(initial.shape, jnp.float32)
+    wide, coefficient, state = (
+        jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in (states, offset, initial)
+    )
     cut = _Cut(plan, wide.shape, reverse=True)
     stacked = _stacked(plan, recurrent, axis=1)
+    coefficients, live = cut.coefficients(live=True), cut.wide(live=True)
     launch = cut.launch(
         "recurrence_backward",
         functools.partial(_backward_kernel, plan, cut.size, wide.shape[0]),
         out_shape=(plan.gates(wide), coefficient, coefficient, state),
         in_specs=(
-            cut.coefficients(live=True),
-            cut.coefficients(live=True),
-            jax.tree.map(cut.everything, stacked),
-            cut.state(),
-            cut.wide(live=True),
-            cut.step_before(),
-            plan.kept(cut.wide(live=True)),
-            cut.wide(),
+            *(coefficients, coefficients, jax.tree.map(cut.everything, stacked), cut.state()),
+            *(live, cut.step_before(), plan.kept(live), cut.wide()),
         ),
         out_specs=(plan.gates(cut.wide()), cut.coefficients(), cut.coefficients(), cut.state()),
     )

@@ -22,6 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
 from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
+from dien_kernels.step import strength
 
 RESIDENT = 64
 LIMIT = 256
@@ -84,7 +85,7 @@ def _forward_kernel(
         else:
             product = None
             c = jnp.tanh(inputs.candidate + matmul(r * h, weights.candidate))
-        h = h + _strength(offset, slope, u) * (c - h)
+        h = h + strength(offset, slope, u) * (c - h)
         states[t] = h
         if kept is not None:
             _write(kept, t, Kept(r, u, c, product))
@@ -136,7 +137,7 @@ def _backward_kernel(
         dh, (before, (r, u, c, product), d_state, offset, slope) = carry
         following = None if is_wide else read(t - 1)  # loaded during this step
         dh = dh + d_state
-        z = _strength(offset, slope, u)
+        z = strength(offset, slope, u)
         d_z = dh * (c - before)
         d_before = dh * (1 - z)
         d_candidate = dh * z * (1 - c * c)
@@ -224,13 +225,6 @@ def _synchronize(plan: Plan) -> None:
         plt.debug_barrier()
 
 
-def _strength(offset: jax.Array, slope: jax.Array | None, u: jax.Array | None) -> jax.Array:
-    """Return z of a step: ``[R, H]``, or ``[R, 1]`` without an update gate."""
-    if u is None or slope is None:
-        return offset[:, None]
-    return offset[:, None] + slope[:, None] * u
-
-
 def _write(refs: Any, t: jax.Array, values: Any) -> None:
     """Store step t of every array that is not None."""
 
@@ -294,18 +288,16 @@ def _fewest_rows(plan: Plan) -> int:
     return 8 if plan.precision == jax.lax.Precision.HIGHEST else 16
 
 
-def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
+def blocks(plan: Plan, *_: int) -> Blocks:
     """Return few rows, so that many multiprocessors work, and enough warps not to spill registers.
 
     Tensor cores multiply 16 rows at once. True float32 does without them, and with fewer rows.
     """
-    del rows, steps, hidden
     return Blocks(rows=_fewest_rows(plan), warps=8)
 
 
-def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
+def check(plan: Plan, blocks: Blocks, _rows: int, _steps: int, hidden: int) -> None:
     """Raise for blocks that cannot run, and for a hidden size that is too large."""
-    del rows, steps
     fewest = _fewest_rows(plan)
     if hidden > LIMIT:
         raise NotImplementedError(

@@ -1,15 +1,12 @@
-"""The recurrences as two scans, for any device that XLA compiles for.
-
-Operands, results and equations are in :mod:`dien_kernels.contract`. Arrays are ``[T, B, H]``.
-"""
+"""The recurrences as two scans over arrays ``[T, B, H]``; see :mod:`dien_kernels.contract`."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from dien_kernels.activations import sigmoid
 from dien_kernels.contract import Backend, Gates, Gradients, Kept, Operands, Plan
+from dien_kernels.step import sigmoid, strength
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
@@ -29,7 +26,7 @@ def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept
         else:
             product = dot(h, recurrent.candidate) + operands.bias[None]
             c = jnp.tanh(inputs.candidate + r * product)
-        h = h + _strength(offset, slope, u) * (c - h)
+        h = h + strength(offset, slope, u) * (c - h)
         return h, (h, Kept(r, u, c, product) if keep else None)
 
     scanned = (operands.inputs, operands.offset, operands.slope)
@@ -44,7 +41,7 @@ def backward(
     before = jnp.concatenate([operands.initial[None], states[:-1]])
     r, u, c, product = kept
     offset, slope = operands.offset, operands.slope
-    z = _strength(offset, slope, u)
+    z = strength(offset, slope, u)
     d_strength = c - before  # of z, per unit of dh
     to_candidate = z * (1 - c * c)
     to_update = None if u is None else d_strength * slope[..., None] * (u * (1 - u))
@@ -93,11 +90,6 @@ def backward(
     d_z = dh * d_strength
     d_slope = jnp.zeros_like(slope) if u is None else (d_z * u).sum(-1)
     return Gradients(d_inputs, d_z.sum(-1), d_slope, d_initial)
-
-
-def _strength(offset: jax.Array, slope: jax.Array, u: jax.Array | None) -> jax.Array:
-    """Return z of a step: ``[..., H]``, or ``[..., 1]`` without an update gate."""
-    return offset[..., None] if u is None else offset[..., None] + slope[..., None] * u
 
 
 BACKEND = Backend("xla", "tbh", forward, backward)

@@ -1,4 +1,4 @@
-"""Activations that backends share."""
+"""Parts of a step that backends share."""
 
 import jax
 import jax.numpy as jnp
@@ -11,3 +11,8 @@ def sigmoid(value: jax.Array) -> jax.Array:
     instruction on TPUs, and on GPUs where it may be approximate.
     """
     return 0.5 * jnp.tanh(0.5 * value) + 0.5
+
+
+def strength(offset: jax.Array, slope: jax.Array, u: jax.Array | None) -> jax.Array:
+    """Return z of a step: ``[..., H]``, or ``[..., 1]`` without an update gate."""
+    return offset[..., None] if u is None else offset[..., None] + slope[..., None] * u

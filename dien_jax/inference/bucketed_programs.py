@@ -1,0 +1,147 @@
+"""A model's programs, called with padded histories and candidates.
+
+Histories are padded to the run's buckets, candidates to ``CANDIDATE_BUCKETS``. Histories or
+requests of the same padded sizes share a call.
+
+Dimensions: N candidates, U users of a call.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dien_jax.data.schema import UNKNOWN, FeatureValues
+from dien_jax.inference.loaded_model import LoadedModel
+from dien_jax.inference.requests import (
+    USER_BUCKETS,
+    EncodedRequest,
+    History,
+    grouped,
+    stacked,
+    user_counts,
+)
+from dien_jax.steps.rank import Interests
+
+CANDIDATE_BUCKETS = (8, 32, 128, 512)
+"""Numbers of candidates that programs are compiled for; more are scored in slices of 512."""
+
+
+class _Slice(NamedTuple):
+    """At most ``CANDIDATE_BUCKETS[-1]`` candidates of a request, ``size`` when padded."""
+
+    place: int  # of the request
+    start: int
+    candidates: np.ndarray
+    size: int
+
+
+class BucketedPrograms:
+    """The programs of a model, for any number of histories and requests."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.programs, self.buckets = model.programs, model.history_buckets
+        self._arguments = model.arguments
+
+    def compile_all(
+        self, context: dict[str, FeatureValues], users: int, candidates: int
+    ) -> Iterator[float]:
+        """Call every program at every combination of sizes; yield the share that is done."""
+        sizes = CANDIDATE_BUCKETS[: _bucket_place(candidates) + 1]
+        for number, bucket in enumerate(self.buckets):
+            history = History(np.zeros(bucket, np.int32))
+            for count in self._user_counts(1, users):
+                encoded = self.encode([history] * count)[0]
+            assert encoded.interests is not None
+            self.extend(encoded.interests, UNKNOWN, bucket - 1)
+            for place, size in enumerate(sizes):
+                yield (number + place / len(sizes)) / len(self.buckets)
+                rows, user = np.zeros(size, np.int32), np.full(1, UNKNOWN, np.int32)
+                request = EncodedRequest(encoded, rows, user, context, 0)
+                for count in self._user_counts(size, users):
+                    self.score([request] * count)
+
+    def encode(self, histories: Sequence[History]) -> list[History]:
+        """Return the histories with their interests."""
+        encoded = list(histories)
+        for places in grouped(
+            range(len(histories)),
+            lambda place: self._bucket(len(histories[place].rows)),
+            lambda _: self._user_counts(1),
+        ):
+            rows = [self._padded(histories[place].rows) for place in places]
+            lengths = [len(histories[place].rows) for place in places]
+            if len(places) == 1:
+                interests = [self.programs.read(*self._arguments, rows[0], lengths[0])]
+            else:
+                stacks = np.stack(rows), np.array(lengths, np.int32)
+                interests = self.programs.read_many(*self._arguments, *stacks)
+            for place, of_user in zip(places, interests, strict=True):
+                encoded[place] = replace(histories[place], interests=of_user)
+        return encoded
+
+    def extend(self, interests: Interests, row: int, length: int) -> Interests:
+        """Return the interests after one more event; ``length`` counts the events before it."""
+        states, bucket = interests.states, self._bucket(length + 1)
+        if bucket > len(states):
+            padding = np.zeros((bucket - len(states), states.shape[1]), states.dtype)
+            wider = np.concatenate([np.asarray(states), padding])
+            states = jax.device_put(wider, states.sharding)  # or programs would compile again
+        interests = interests._replace(states=states)
+        return self.programs.extend(*self._arguments, interests, np.int32(row), length)
+
+    def score(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
+        """Return click probabilities, float32 ``[N]`` of each request; histories are encoded."""
+        largest = CANDIDATE_BUCKETS[-1]
+        slices = []
+        for place, request in enumerate(requests):
+            for start in range(0, len(request.candidates), largest):
+                candidates = request.candidates[start : start + largest]
+                size = CANDIDATE_BUCKETS[_bucket_place(len(candidates))]
+                slices.append(_Slice(place, start, candidates, size))
+
+        def shape(part: _Slice) -> tuple[int, int, int]:
+            return self._bucket(len(requests[part.place].history.rows)), part.size, part.start
+
+        groups = list(grouped(slices, shape, lambda part: self._user_counts(part.size)))
+        calls = [self._score([(requests[part.place], part) for part in group]) for group in groups]
+        scores = [np.zeros(len(request.candidates), np.float32) for request in requests]
+        for group, of_group in zip(groups, jax.device_get(calls), strict=True):
+            for part, of_part in zip(group, np.atleast_2d(of_group), strict=True):
+                count = len(part.candidates)
+                scores[part.place][part.start : part.start + count] = of_part[:count]
+        return scores
+
+    def _score(self, members: Sequence[tuple[EncodedRequest, _Slice]]) -> jax.Array:
+        """Call the program: ``[size]`` for one member, ``[U, size]`` for more."""
+        arguments: list[tuple[Any, ...]] = []
+        for request, part in members:
+            items = np.zeros(part.size, np.int32)
+            items[: len(part.candidates)] = part.candidates
+            rows = request.history.rows
+            history, length = self._padded(rows), np.int32(len(rows))
+            count = np.int32(len(part.candidates))
+            arguments.append((history, length, request.user, request.context, items, count))
+        interests = tuple(request.history.interests for request, _ in members)
+        if len(members) == 1:
+            return self.programs.score(*self._arguments, interests[0], *arguments[0])
+        return self.programs.score_many(*self._arguments, interests, *stacked(arguments))
+
+    def _user_counts(self, candidates: int, at_most: int = USER_BUCKETS[-1]) -> list[int]:
+        return user_counts(candidates, at_most) if self.programs.score_many else [1]
+
+    def _bucket(self, length: int) -> int:
+        return next(edge for edge in self.buckets if edge >= length)
+
+    def _padded(self, rows: np.ndarray) -> np.ndarray:
+        padded = np.zeros(self._bucket(len(rows)), np.int32)
+        padded[: len(rows)] = rows
+        return padded
+
+
+def _bucket_place(candidates: int) -> int:
+    """Return the place of the smallest bucket that holds the candidates, else of the largest."""
+    fitting = (place for place, size in enumerate(CANDIDATE_BUCKETS) if size >= candidates)
+    return next(fitting, len(CANDIDATE_BUCKETS) - 1)

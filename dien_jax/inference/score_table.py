@@ -1,0 +1,254 @@
+"""Scoring every row of a table of requests.
+
+A row is a user and an item. Its history is the first of these that is available:
+
+1. the ids in its column ``history``, oldest first;
+2. the user's events in the data folder before the row's ``timestamp``, which is a time as in the
+   log of the folder, or an ISO date;
+3. all of the user's events in the data folder.
+
+Context features are read from columns of their names, in the form of the log. Values that training
+did not see are unknown to the model, and counted. The table is read and written in pieces, so its
+size is not limited by memory.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dien_jax.data.dataset import Dataset, Examples
+from dien_jax.data.loader import evaluation_loader
+from dien_jax.data.schema import UNKNOWN
+from dien_jax.data.user_events import UserEvents
+from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
+from dien_jax.errors import UserError, writing
+from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
+from dien_jax.runs.scoring import score_batches
+from dien_jax.runs.trained import TrainedModel, load_run
+from dien_jax.steps.score import make_predict_step
+from dien_jax.steps.state import feature_tables
+from dien_jax.utils.console import say, stage
+
+BATCHES_PER_PIECE = 64
+"""Rows of a piece are sorted by history length, which reduces padding."""
+COUNTS = (
+    "rows",
+    "unknown_users",
+    "unknown_items",
+    "unknown_history",
+    "unknown_context",
+    "empty_histories",
+)
+
+Values = TypeVar("Values")
+
+
+@dataclass(frozen=True)
+class RequestColumns:
+    """Columns of a table of requests.
+
+    >>> from dien_jax.inference import RequestColumns
+    >>> RequestColumns(history="past", separator=";").user
+    'user'
+    """
+
+    user: str = "user"
+    """Column of user ids. An empty cell is an unknown user."""
+    item: str = "item"
+    """Column of item ids."""
+    history: str | None = None
+    """Column of histories: a list, or ids with separators. Default: 'history', if it exists."""
+    timestamp: str | None = None
+    """Column of times, used when histories come from the data folder: whole numbers as in the log,
+    or ISO dates (UTC without an offset). Default: 'timestamp', if it exists."""
+    separator: str = SEPARATOR
+    """Separator between the values of a history or a multi-valued column."""
+
+
+DEFAULT_COLUMNS = RequestColumns()
+
+
+def score_requests(
+    run_dir: str | Path,
+    table: str | Path,
+    out: str | Path,
+    data: str | Path | None = None,
+    columns: RequestColumns = DEFAULT_COLUMNS,
+) -> dict[str, int]:
+    r"""Score every row of a table with the best checkpoint of a run, and write it with the scores.
+
+    >>> from pathlib import Path
+    >>> from dien_jax import Ranker
+    >>> from dien_jax.inference import score_requests
+    >>> context = [feature.name for feature in Ranker("runs/first").schema.context]
+    >>> header = ",".join(["user", "item", *context])
+    >>> _ = Path("requests.csv").write_text(f"{header}\nAnn,item 1{',' * len(context)}\n")
+    >>> score_requests("runs/first", "requests.csv", "scored.csv")["rows"]
+    1
+
+    Args:
+      run_dir: run folder.
+      table: CSV or TSV with a header, or Parquet.
+      out: table to write, of the same kind.
+      data: dataset folder; None for the one of the run.
+      columns: names of the table's columns.
+
+    Returns:
+      The number of ``rows``, ``unknown_users``, ``unknown_items``, ``unknown_history``,
+      ``unknown_context`` and ``empty_histories``.
+
+    Raises:
+      UserError: when the run, the data or the table cannot be used, or ``out`` cannot be written.
+        Errors in a row name file, line and column. No table is written then.
+    """
+    if not columns.separator:
+        raise UserError("--separator must not be empty")
+    out = Path(out)
+    requests = open_requests(Path(table))
+    find_column(requests, columns.user, "--user")
+    find_column(requests, columns.item, "--item")
+    columns = dataclasses.replace(
+        columns,
+        history=_optional(requests, columns.history, "history"),
+        timestamp=_optional(requests, columns.timestamp, "timestamp"),
+    )
+    trained = load_run(run_dir, data)
+    for feature in trained.dataset.schema.context:
+        find_column(requests, feature.name, "a context feature of the run")
+    say(f"histories: {_described(columns, trained.dataset)}")
+    score = _scorer(trained)
+    encoder = _Encoder(requests, columns, trained.dataset)
+    counts = encoder.counts
+    with (
+        writing(out, "--out"),
+        stage(f"scoring {table}") as current,
+        requests.writing(out) as write,
+    ):
+        for piece in requests.pieces(BATCHES_PER_PIECE * trained.run.config.train.batch_size):
+            write(piece, score(encoder.examples(piece)))
+            current.note = f"{counts['rows']:,} rows"
+            if requests.rows:
+                current.note = f"{counts['rows']:,} of {requests.rows:,} rows"
+                current.share = counts["rows"] / requests.rows
+        if not counts["rows"]:
+            raise UserError(f"{table} has no rows")
+    return counts
+
+
+def _optional(table: RequestTable, name: str | None, default: str) -> str | None:
+    if name is not None:
+        return find_column(table, name, f"--{default}")
+    return default if default in table.names else None
+
+
+def _described(columns: RequestColumns, dataset: Dataset) -> str:
+    if columns.history:
+        ignored = f"; column {columns.timestamp!r} is not used" if columns.timestamp else ""
+        return f"column {columns.history!r}{ignored}"
+    if columns.timestamp:
+        return f"each user's events in {dataset.path} before column {columns.timestamp!r}"
+    return f"all of each user's events in {dataset.path}, as there is no column of times"
+
+
+def _scorer(trained: TrainedModel) -> Callable[[Dataset], np.ndarray]:
+    """Return a function that scores the test examples of a dataset, compiled once."""
+    config, dataset = trained.run.config, trained.dataset
+    step, tables = make_predict_step(config, dataset.schema), feature_tables(dataset)
+
+    def score(requests: Dataset) -> np.ndarray:
+        loader = evaluation_loader(requests, "test", config.train)
+        return score_batches(step, trained.params, trained.batch_stats, tables, loader)
+
+    return score
+
+
+class _Encoder:
+    """Turns pieces of a table into datasets; ``counts`` are totals over all pieces."""
+
+    def __init__(self, table: RequestTable, columns: RequestColumns, dataset: Dataset) -> None:
+        self._table, self._columns, self._dataset = table, columns, dataset
+        self._vocabularies = Vocabularies(dataset, columns.separator)
+        self._events = None if columns.history else UserEvents(dataset)
+        self.counts = dict.fromkeys(COUNTS, 0)
+
+    def examples(self, piece: Piece) -> Dataset:
+        """Return the dataset with the rows of a piece as its test examples."""
+        vocabularies = self._vocabularies
+        users = [as_text(cell) for cell in self._table.column(piece, self._columns.user)]
+        user = np.array([vocabularies.user_row(raw) for raw in users], np.int32)
+        item = self._convert(piece, self._columns.item, self._item_rows)
+        dataset, sequence, end = self._histories(piece, users)
+        context = {}
+        for feature in dataset.schema.context:
+            context[feature.name], unknown = self._convert(
+                piece, feature.name, partial(vocabularies.encode, feature)
+            )
+            self.counts["unknown_context"] += unknown
+        starts = np.asarray(dataset.event_offsets)[sequence]
+        self.counts["rows"] += piece.rows
+        self._count("unknown_users", user == UNKNOWN)
+        self._count("unknown_items", item == UNKNOWN)
+        self._count("empty_histories", starts == end)
+        zeros = np.zeros(piece.rows, np.int32)
+        examples = Examples(
+            sequence=sequence.astype(np.int32),
+            history_end=end.astype(np.int64),
+            user=user,
+            group=zeros,
+            item=item,
+            label=zeros.astype(np.int8),
+            context=context,
+            probability=None,
+        )
+        return dataclasses.replace(dataset, splits={"test": examples})
+
+    def _histories(self, piece: Piece, users: list[str]) -> tuple[Dataset, np.ndarray, np.ndarray]:
+        """Return a dataset with the events, and each row's sequence and end of history in it."""
+        columns, events = self._columns, self._events
+        if events is None:
+            assert columns.history is not None
+            cells = self._table.column(piece, columns.history)
+            histories = [self._vocabularies.split(cell) for cell in cells]
+            offsets = np.cumsum([0, *map(len, histories)])
+            rows = self._vocabularies.item_rows(chain.from_iterable(histories))
+            self._count("unknown_history", rows == UNKNOWN)
+            dataset = dataclasses.replace(self._dataset, event_item=rows, event_offsets=offsets)
+            return dataset, np.arange(piece.rows), offsets[1:]
+        times: list[int | None] = [None] * piece.rows
+        if columns.timestamp is not None:
+            read = events.time
+            times = self._convert(
+                piece, columns.timestamp, lambda cells: [read(cell) for cell in cells]
+            )
+        ends = [events.find(user, time) for user, time in zip(users, times, strict=True)]
+        sequence, end = np.array(ends).T
+        return self._dataset, sequence, end
+
+    def _item_rows(self, cells: list[Any]) -> np.ndarray:
+        items = [as_text(cell) for cell in cells]
+        if "" in items:
+            raise UserError("the item is empty")
+        return self._vocabularies.item_rows(items)
+
+    def _convert(self, piece: Piece, column: str, convert: Callable[[list[Any]], Values]) -> Values:
+        """Return ``convert(cells)`` of a column; an error names the first cell that causes it."""
+        cells = self._table.column(piece, column)
+        try:
+            return convert(cells)
+        except UserError:
+            for place, cell in zip(piece.places, cells, strict=True):
+                try:
+                    convert([cell])
+                except UserError as error:
+                    where = self._table.where(place)
+                    raise UserError(f"{where}: column {column!r}: {error}") from error
+            raise
+
+    def _count(self, name: str, rows: np.ndarray) -> None:
+        self.counts[name] += int(np.count_nonzero(rows))

@@ -1,0 +1,36 @@
+"""Checks of arguments. An error names the argument, what was expected and what was found."""
+
+from typing import Any, NoReturn, get_args
+
+from dien_kernels.reference import Form, Weights
+
+Shapes = dict[str, tuple[Any, tuple[Any, ...]]]
+"""An array or None, and its expected shape, by the argument's name."""
+
+
+def refuse(argument: str, expected: str, found: object) -> NoReturn:
+    """Raise ``ValueError`` for an argument."""
+    raise ValueError(f"{argument}: expected {expected}, got {found}")
+
+
+def check_name(argument: str, name: str, names: Any) -> None:
+    """Check that a name is one of those of a ``Literal``."""
+    if name not in get_args(names):
+        refuse(argument, f"one of {get_args(names)}", repr(name))
+
+
+def check_arrays(form: Form, weights: Weights, gates: int, depth: int, shapes: Shapes) -> None:
+    """Check the shapes of weights, for inputs ``[.., depth]``, and of other arrays."""
+    hidden = weights.recurrent.shape[0]
+    expected: Shapes = {
+        "weights.input": (weights.input, (depth, gates, hidden)),
+        "weights.recurrent": (weights.recurrent, (hidden, gates, hidden)),
+        "weights.bias": (weights.bias, (gates, hidden)),
+        "weights.recurrent_bias": (weights.recurrent_bias, (hidden,)),
+        **shapes,
+    }
+    for name, (array, shape) in expected.items():
+        if array is not None and array.shape != shape:
+            refuse(name, f"shape {shape}", array.shape)
+    if form == "authors" and weights.recurrent_bias is not None:
+        refuse("weights.recurrent_bias", "None with form='authors'", "an array")
