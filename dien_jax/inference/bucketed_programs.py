@@ -20,7 +20,6 @@ from dien_jax.inference.requests import (
     History,
     RankRequest,
     grouped,
-    stacked,
     user_counts,
 )
 from dien_jax.steps.rank import Interests
@@ -126,7 +125,8 @@ class BucketedPrograms:
         interests = tuple(part.request.history.interests for part in group)
         if len(group) == 1:
             return self.programs.score(*self._arguments, interests[0], *arguments[0])
-        return self.programs.score_many(*self._arguments, interests, *stacked(arguments))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *arguments)
+        return self.programs.score_many(*self._arguments, interests, *stacked)
 
     def _user_counts(self, candidates: int, at_most: int = USER_BUCKETS[-1]) -> list[int]:
         return user_counts(candidates, at_most) if self.programs.score_many else [1]

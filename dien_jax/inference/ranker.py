@@ -134,7 +134,7 @@ class Ranker:
         Requests of the same padded sizes share calls of the programs. A request that cannot be
         ranked has its error in place of a ranking; the others do not depend on it.
         """
-        outcomes = [self._encoded_or_error(request) for request in requests]
+        outcomes = list(map(self._encoded_or_error, requests))
         encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedRequest)]
         missing = [request for request in encoded if request.history.interests is None]
         histories = self._programs.encode([request.history for request in missing])
@@ -152,7 +152,6 @@ class Ranker:
 
         Training need not have seen the user; the history may be empty.
         """
-        _check_sequence("history", history)
         (encoded,) = self._programs.encode([self._history(history)])
         self._users.put(user, encoded)
 
@@ -222,11 +221,8 @@ class Ranker:
     def _encoded_or_error(self, request: RankRequest) -> EncodedRequest | UserError:
         try:
             _check_sequence("candidates", request.candidates)
-            if request.history is None:
-                history = self._users.get(request.user)
-            else:
-                _check_sequence("history", request.history)
-                history = self._history(request.history)
+            events = request.history
+            history = self._users.get(request.user) if events is None else self._history(events)
             context, unknown_context = self._context(request.context or {})
         except UserError as error:
             return error
@@ -239,6 +235,7 @@ class Ranker:
         return padded_columns(self.schema.context, columns, np.zeros(1, np.int64)), unknown
 
     def _history(self, events: Sequence[str | int]) -> History:
+        _check_sequence("history", events)
         kept = events[max(len(events) - self._max_history, 0) :]
         return History(self._vocabularies.item_rows(kept))
 

@@ -177,14 +177,13 @@ def open_requests(file: Path) -> RequestTable:
     return table
 
 
-def find_column(table: RequestTable, name: str, reason: str) -> str:
-    """Return the name of a column; raise a :class:`UserError` with the reason if there is none."""
+def find_column(table: RequestTable, name: str, reason: str) -> None:
+    """Check that a table has a column; the error says for what reason."""
     if name not in table.names:
         raise UserError(
             f"{table.file} has no column {name!r} ({reason}){suggestion(name, table.names)}; its "
             f"columns are {', '.join(column[:40] for column in table.names)}"
         )
-    return name
 
 
 def _delimiter(file: Path) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 
 from dien_jax.data.schema import FeatureValues
@@ -77,8 +76,3 @@ def grouped(
             size = max(size for size in allowed if size <= len(alike))
             yield alike[:size]
             alike = alike[size:]
-
-
-def stacked(trees: Sequence[Any]) -> Any:
-    """Return host arrays of several users with a leading dimension U."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

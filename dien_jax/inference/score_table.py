@@ -94,8 +94,8 @@ def score_requests(
       columns: names of the table's columns.
 
     Returns:
-      The numbers of rows, of values that training did not see, and of empty histories, by the names
-      in ``COUNTS``.
+      The number of ``rows``, ``unknown_users``, ``unknown_items``, ``unknown_history``,
+      ``unknown_context`` and ``empty_histories``.
 
     Raises:
       UserError: when the run, the data or the table cannot be used, or ``out`` cannot be written.
@@ -105,17 +105,12 @@ def score_requests(
         raise UserError("--separator must not be empty")
     out = Path(out)
     requests = open_requests(Path(table))
-    find_column(requests, columns.user, "--user")
-    find_column(requests, columns.item, "--item")
-    optional = {}
-    for default in ("history", "timestamp"):
-        name = getattr(columns, default)
-        if name is not None:
-            find_column(requests, name, f"--{default}")
-        elif default in requests.names:
-            name = default
-        optional[default] = name
-    columns = dataclasses.replace(columns, **optional)
+    named = {name: column for name, column in vars(columns).items() if column is not None}
+    defaults = {name: name for name in ("history", "timestamp") if name in requests.names}
+    columns = RequestColumns(**defaults | named)
+    for flag in ("user", "item", "history", "timestamp"):
+        if (column := getattr(columns, flag)) is not None:
+            find_column(requests, column, f"--{flag}")
     trained = load_run(run_dir, data)
     for feature in trained.dataset.schema.context:
         find_column(requests, feature.name, "a context feature of the run")

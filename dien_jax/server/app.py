@@ -37,8 +37,7 @@ _CLIENT_CLOSED_REQUEST = 499
 class Application:
     """The ASGI application of a server; requests must have the bearer token, if there is one.
 
-    Attributes:
-      cut_off: number of requests cancelled before they were answered.
+    ``cut_off`` is the number of requests cancelled before they were answered.
     """
 
     def __init__(

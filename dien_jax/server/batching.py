@@ -64,11 +64,7 @@ class Batcher:
         return self._thread.is_alive()
 
     def submit(self, work: RankRequest | Callable[[], Any], *, bounded: bool = True) -> Future:
-        """Return the future ranking of a request, or the future result of a function.
-
-        Raises:
-          QueueFullError: if ``bounded`` and too many jobs wait.
-        """
+        """Return the future result, or raise QueueFullError if ``bounded`` and too many wait."""
         job = _Job(work)
         with self._changed:
             if bounded and len(self._jobs) >= self._options.queue:

@@ -23,7 +23,6 @@ _ERRORS = {
     500: "Internal server error; its cause is in the log of the server.",
     503: "Not available: the server is starting, stopping or has failed.",
 }
-_POST_ERRORS = _ERRORS.keys() - {404}
 _OPERATIONS = (
     (
         "/v1/rank", "post", "rank", Ranked, _ERRORS.keys(),
@@ -31,7 +30,7 @@ _OPERATIONS = (
         "event first) or, without it, the remembered history of `user`.",
     ),
     (
-        "/v1/remember", "post", "remember", Remembered, _POST_ERRORS,
+        "/v1/remember", "post", "remember", Remembered, _ERRORS.keys() - {404},
         "Remember a user's history, in place of any earlier one.",
     ),
     (
