@@ -140,7 +140,7 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
         values = {"history": _integers(steps), "length": integer}
         if name != "read_history":
             interests = jax.eval_shape(functions["read_history"], weights, values)
-            values |= row_inputs(schema, 1, steps) | values | {"interests": interests}
+            values = row_inputs(schema, 1, steps) | values | {"interests": interests}
             values |= {"item": integer, "items": _integers(count), "count": integer}
         return {part: values[part] for part in _INPUTS[name]}
 
