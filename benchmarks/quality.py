@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace, name: str) -> list[dict]:
         list(datasets.values()),
         range(options.seeds),
         options.out / "quality",
-        tables={"results": Table(tuple(ROWS), {})},
+        tables={"results": Table(ROWS, {})},
     )
     for source, dataset in datasets.items():
         runs = [line for line in lines if line["data"] == dataset.path.name]

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
             [0],
             options.out / "trials",
             test=False,
-            tables={"trials": Table(tuple(TRIALS), {})},
+            tables={"trials": Table(TRIALS, {})},
         )
         scores = {
             source: f"{float(line['valid_auc']):.4f} @{line['best_epoch']}"

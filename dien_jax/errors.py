@@ -15,10 +15,10 @@ class UserError(ValueError):
 
     >>> from dien_jax import UserError, preset
     >>> try:
-    ...     preset("dein")
+    ...     preset("autors")
     ... except UserError as error:
-    ...     print(str(error)[:43])
-    unknown preset 'dein'; did you mean 'dien'?
+    ...     print(str(error)[:48])
+    unknown preset 'autors'; did you mean 'authors'?
     """
 
 

@@ -15,20 +15,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from dien_jax.config.preset_files import DEFAULT_PRESET, read_preset_file
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
-from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
-from dien_jax.preparation.sources.synthetic import built_in_data
-from dien_jax.runs.folder import Run
-from dien_jax.training.run import RunResult, default_run_dir, fit, resume
 from dien_jax.utils.command import run_command, stop_signals
+
+if TYPE_CHECKING:
+    from dien_jax.training.run import RunResult
 
 _COMMAND = "python -m dien_jax.train"
 
@@ -79,6 +78,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     if file is not None:
         name, config = read_preset_file(file)
     elif warm_start is not None and not named:
+        from dien_jax.runs.folder import Run
+
         source = Run.load(warm_start)
         name, config = source.preset, source.config
     else:
@@ -107,8 +108,12 @@ def _path(argv: Sequence[str], flag: str) -> Path | None:
     return getattr(parser.parse_known_args(argv)[0], name)
 
 
-def run(arguments: Arguments) -> RunResult:
+def run(arguments: Arguments) -> "RunResult":
     """Train, or resume, until the end or a signal."""
+    from dien_jax.data.dataset import open_dataset  # imported here: --help needs no training
+    from dien_jax.preparation.sources.synthetic import built_in_data
+    from dien_jax.training.run import default_run_dir, fit, resume
+
     if arguments.resume is not None:
         with stop_signals() as stop_signal:
             return resume(arguments.resume, stop_signal=stop_signal)
@@ -128,7 +133,7 @@ def run(arguments: Arguments) -> RunResult:
         )
 
 
-def _table(result: RunResult) -> str:
+def _table(result: "RunResult") -> str:
     rows: dict[str, dict[str, Any]] = {
         "validation": result.valid,
         "test": result.test,

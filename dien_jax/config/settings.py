@@ -25,9 +25,9 @@ ADDED_CHOICES: dict[str, Collection[str]] = {}
 users add modules of their own."""
 
 
-def _require(condition: bool, name: str, expected: str, found: object) -> None:
+def _require(condition: bool, name: str, expected: str, value: object) -> None:
     if not condition:
-        raise UserError(f"{name} must be {expected}, got {found!r}")
+        raise UserError(f"{name} must be {expected}, got {value!r}")
 
 
 def _require_choice(name: str, value: object, choices: Collection[str]) -> None:

@@ -49,20 +49,6 @@ _FIRST_GUESS = 60.0, 8000.0, 6
 """Seconds of a run besides training, examples a second and epochs, until a run has been timed."""
 
 
-class PaperTable(NamedTuple):
-    """A table of :func:`paper_tables`.
-
-    Attributes:
-      rows: settings by the row's name.
-      digests: twelve digits by row that identify its settings in ``results.csv``.
-      baselines: the rows that others are compared with, by their labels.
-    """
-
-    rows: dict[str, Config]
-    digests: dict[str, str]
-    baselines: dict[str, str]
-
-
 class _Task(NamedTuple):
     """One run of a study."""
 
@@ -86,7 +72,7 @@ def settings_digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def paper_tables() -> dict[str, PaperTable]:
+def paper_tables() -> dict[str, Table]:
     """Return the tables of ``python -m dien_jax.reproduce``.
 
     ``family`` has the presets of the paper's models. The other tables are frozen, so that their
@@ -100,18 +86,17 @@ def paper_tables() -> dict[str, PaperTable]:
     """
     rows = {name: PRESETS[name] for name in FAMILY}
     digests = {name: settings_digest(json.loads(rows[name].to_json())) for name in rows}
-    tables = {"family": PaperTable(rows, digests, {"DIN": "din", "DIEN": "dien"})}
+    tables = {"family": Table(rows, {"DIN": "din", "DIEN": "dien"}, digests)}
     file = read_json(SETTINGS)
     for table, changes_by_row in file["tables"].items():
-        frozen = PaperTable({}, {}, file["baselines"])
+        configs, digests = {}, {}
         for row, changes in changes_by_row.items():
             values = json.loads(json.dumps(file["base"]))
             for name, value in changes.items():
                 group, _, setting = name.partition(".")
                 values[group][setting] = value
-            frozen.rows[row] = Config.from_dict(values)
-            frozen.digests[row] = settings_digest(values)
-        tables[table] = frozen
+            configs[row], digests[row] = Config.from_dict(values), settings_digest(values)
+        tables[table] = Table(configs, file["baselines"], digests)
     return tables
 
 
@@ -156,8 +141,7 @@ def reproduce_table(
         [open_dataset(folder) for folder in data],
         range(seeds),
         out,
-        digests={row: digest for each in tables.values() for row, digest in each.digests.items()},
-        tables={name: Table(tuple(each.rows), each.baselines) for name, each in tables.items()},
+        tables=tables,
     )
 
 
@@ -169,7 +153,6 @@ def run_study(
     *,
     test: bool = True,
     tables: Mapping[str, Table] | None = None,
-    digests: Mapping[str, str] | None = None,
     after_run: Callable[[Line], None] = lambda line: None,
 ) -> list[Line]:
     """Train every row on every data set with every seed, unless it is done; write the tables.
@@ -182,7 +165,6 @@ def run_study(
       test: whether runs are kept and opened on the test split once. If False, each line has the
         best validation metrics and ``best_epoch``; no test split is scored and no run is kept.
       tables: the tables to write, by name; by default one, ``results``, of all rows.
-      digests: digests of rows with frozen settings; that of all settings by default.
       after_run: called with the line of each run that was not done before.
 
     Returns:
@@ -206,10 +188,10 @@ def run_study(
     names = [_name(dataset) for dataset in datasets]
     if len(set(names)) < len(names):
         raise UserError(f"--data folders must have different names, got {', '.join(names)}")
-    digests = {
-        row: settings_digest(json.loads(config.to_json())) for row, config in rows.items()
-    } | dict(digests or {})
-    tables = tables or {"results": Table(tuple(rows), {})}
+    tables = tables or {"results": Table(rows, {})}
+    digests = {row: settings_digest(json.loads(rows[row].to_json())) for row in rows}
+    for table in tables.values():
+        digests |= table.digests
     tasks = [
         _Task(dataset, row, seed, config, digests[row])
         for seed in seeds
@@ -245,12 +227,12 @@ def _name(dataset: Dataset) -> str:
 def _known(out: Path, digests: Mapping[str, str]) -> dict[tuple[str, str, str], Line]:
     """Return the lines of ``results.csv`` by :meth:`_Task.key`.
 
-    A row that has another name now, as the frozen ones had in earlier versions, gets it.
+    A row whose name stands for other settings now gets the present name of its own settings.
     """
     names = {digest: row for row, digest in digests.items()}
     known = {}
     for line in read_results(out / RESULTS_FILE):
-        if digests.get(line["row"]) != line["settings"]:
+        if digests.get(line["row"], line["settings"]) != line["settings"]:
             line["row"] = names.get(line["settings"], line["row"])
         known[line["data_digest"], line["settings"], line["seed"]] = line
     return known

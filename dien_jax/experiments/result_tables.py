@@ -16,7 +16,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,12 +37,15 @@ class Table(NamedTuple):
     """A table of results.
 
     Attributes:
-      rows: the names of its rows, in order.
+      rows: what its rows stand for, such as settings, by their names and in order.
       baselines: the rows that the others are compared with, by the labels that columns use.
+      digests: twelve digits by row that identify its settings in ``results.csv``; by default they
+        are derived from all settings.
     """
 
-    rows: tuple[str, ...]
+    rows: Mapping[str, Any]
     baselines: Mapping[str, str]
+    digests: Mapping[str, str] = MappingProxyType({})
 
 
 def read_results(file: Path) -> list[Line]:

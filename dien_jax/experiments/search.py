@@ -24,9 +24,9 @@ from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import NotFiniteError, UserError, writing
 from dien_jax.experiments.search_report import (
+    DIRECTION,
     OBJECTIVE,
     TrainingLine,
-    direction,
     draw_plots,
     outcome,
     searched_settings,
@@ -293,7 +293,7 @@ def _study(out: Path) -> Iterator["optuna.Study"]:
         yield optuna.create_study(
             storage=storage,
             study_name="tune",
-            direction=direction(),
+            direction=DIRECTION,
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(
                 n_startup_trials=TRIALS_BEFORE_PRUNING, n_warmup_steps=2

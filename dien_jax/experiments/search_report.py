@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 OBJECTIVE = METRICS["auc"]
 """The validation metric that trials are compared by."""
 
+DIRECTION: Literal["maximize", "minimize"] = (
+    "maximize" if OBJECTIVE.higher_is_better else "minimize"
+)
+
 
 class TrainingLine:
     """A listener that shows training in a progress line.
@@ -108,7 +112,7 @@ def draw_plots(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -> 
     import optuna
     from optuna.visualization import matplotlib as plots
 
-    study = optuna.create_study(direction=direction())  # in memory, numbered as on the console
+    study = optuna.create_study(direction=DIRECTION)  # in memory, numbered as on the console
     study.add_trials(finished)
     label = f"validation {OBJECTIVE.label}"
     figures: dict[str, Any] = {}
@@ -141,8 +145,3 @@ def draw_plots(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -> 
                 figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
             pyplot.close(figure)
     return [folder / name for name in figures]
-
-
-def direction() -> Literal["maximize", "minimize"]:
-    """Return the direction of the objective, as Optuna names it."""
-    return "maximize" if OBJECTIVE.higher_is_better else "minimize"

@@ -110,6 +110,15 @@ def _check_output(flag: str, file: Path) -> None:
 def _write(file: Path, trained: TrainedModel) -> None:
     run, dataset = trained.run, trained.dataset
     weights, programs = make_exports(trained)
+    shapes = {
+        name: {
+            "inputs": described(jax.tree.unflatten(program.in_tree, program.in_avals)[0][1]),
+            "outputs": described(jax.tree.unflatten(program.out_tree, program.out_avals)),
+        }
+        for name, program in programs.items()
+    }
+    steps = shapes["read_history"]["inputs"]["history"]["shape"][0]
+    buckets = history_buckets(run.config) if isinstance(steps, str) else (steps,)
     manifest = {
         "calling_convention_version": programs["score_rows"].calling_convention_version,
         "versions": versions(),
@@ -121,14 +130,8 @@ def _write(file: Path, trained: TrainedModel) -> None:
         "settings": dataclasses.asdict(run.config),
         "schema": run.schema,
         "max_history": run.config.train.max_history,
-        "history_buckets": history_buckets(run.config),
-        "programs": {
-            name: {
-                "inputs": described(jax.tree.unflatten(program.in_tree, program.in_avals)[0][1]),
-                "outputs": described(jax.tree.unflatten(program.out_tree, program.out_avals)),
-            }
-            for name, program in programs.items()
-        },
+        "history_buckets": buckets,
+        "programs": shapes,
         "weights": {name: described(array) for name, array in weights.items()},
     }
     vocabularies = {name: dataset.vocabulary(name) for name in input_features(dataset.schema)}

@@ -24,6 +24,7 @@ from jax import export
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import FeatureTables, MultiValued, Schema
+from dien_jax.errors import UserError
 from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.shared_history import CHUNK
 from dien_jax.runs.trained import TrainedModel
@@ -115,7 +116,14 @@ def row_inputs(schema: Schema, rows: Any, steps: Any) -> dict[str, Any]:
 def make_exports(
     trained: TrainedModel,
 ) -> tuple[dict[str, np.ndarray], dict[str, export.Exported]]:
-    """Return the weights of a model, and its programs by name."""
+    """Return the weights of a model, and its programs by name.
+
+    An attention or evolution that users add may have to know the number of steps; the programs then
+    read histories padded to ``max_history``.
+
+    Raises:
+      UserError: where such a module cannot be exported.
+    """
     schema = trained.dataset.schema
     arrays, rebuild = named_weights(trained)
     programs = make_programs(_with_recurrence(trained, RECURRENCE), schema)
@@ -147,22 +155,34 @@ def make_exports(
         shared = {"user": row["user"], "context": row["context"], "interests": interests(steps)}
         return shared | history(steps) | {"items": _integers(count), "count": _integers()}
 
-    (alone,) = export.symbolic_shape("t")
-    inputs = {
-        "score_rows": row_inputs(schema, *export.symbolic_shape("b, t")),
-        "read_history": history(alone),
-        "add_event": {"interests": interests(alone), "item": _integers(), "length": _integers()},
-        "score_candidates": candidates(
-            *export.symbolic_shape("t, n", constraints=[f"n <= {CHUNK}"])
-        ),
-        "score_many_candidates": candidates(
-            *export.symbolic_shape(f"t, {CHUNK}*k", constraints=["k >= 2"])
-        ),
-    }
-    return arrays, {
-        name: export.export(jax.jit(functions[name]), platforms=PLATFORMS)(weights, shapes)
-        for name, shapes in inputs.items()
-    }
+    def exports(steps: int | str) -> dict[str, export.Exported]:
+        (alone,) = export.symbolic_shape(f"{steps}")
+        few = export.symbolic_shape(f"{steps}, n", constraints=[f"n <= {CHUNK}"])
+        many = export.symbolic_shape(f"{steps}, {CHUNK}*k", constraints=["k >= 2"])
+        event = {"interests": interests(alone), "item": _integers(), "length": _integers()}
+        inputs = {
+            "score_rows": row_inputs(schema, *export.symbolic_shape(f"b, {steps}")),
+            "read_history": history(alone),
+            "add_event": event,
+            "score_candidates": candidates(*few),
+            "score_many_candidates": candidates(*many),
+        }
+        return {
+            name: export.export(jax.jit(functions[name]), platforms=PLATFORMS)(weights, shapes)
+            for name, shapes in inputs.items()
+        }
+
+    config = trained.run.config
+    for steps in ("t", config.train.max_history):
+        try:
+            return arrays, exports(steps)
+        except Exception as failure:  # a module may raise anything
+            error = failure
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    raise UserError(
+        f"a model with attention {config.model.attention!r} and evolution "
+        f"{config.model.evolution!r} cannot be exported: {reason}"
+    ) from error
 
 
 def ranking_programs(exports: dict[str, export.Exported]) -> Programs:

@@ -9,12 +9,18 @@ from jaxtyping import Array, Bool, Float
 
 
 class Dice(nn.Module):
-    """``(alpha (1 - p) + p) x`` with p the sigmoid of the normalised x, one alpha a unit.
+    """``(alpha (1 - p) + p) x`` with p the sigmoid of the normalised x, one alpha for each unit.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import Dice
+    >>> x, live = jnp.ones((3, 2)), jnp.ones(3, bool)
+    >>> Dice().init_with_output(jax.random.key(0), x, live, train=False)[0].shape
+    (3, 2)
 
     Attributes:
-      statistics: ``"running"`` uses the statistics of real rows in training and running ones
-        when scoring, so that a score never depends on its batch mates; ``"batch"`` uses the
-        batch's own at all times, as the paper's authors' program does.
+      statistics: ``"running"`` normalises by real rows in training and by running statistics when
+        scoring, so that a score never depends on its batch mates; ``"batch"`` by the batch's own
+        at all times, as the paper's authors' program does.
 
     Source: Zhou et al., KDD 2018 (arXiv:1706.06978).
     """
@@ -25,7 +31,7 @@ class Dice(nn.Module):
     def __call__(
         self, x: Float[Array, "B H"], live: Bool[Array, " B"], *, train: bool
     ) -> Float[Array, "B H"]:
-        """Element-wise; ``live`` says which rows statistics may see."""
+        """Apply element-wise; ``live`` marks the rows that statistics may see."""
         alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
         if self.statistics == "running":
             norm = nn.BatchNorm(
@@ -49,7 +55,7 @@ class Dice(nn.Module):
 
 @jax.custom_vjp
 def sigmoid(value: jax.Array) -> jax.Array:
-    """The logistic function, evaluated once and kept for its derivative.
+    """Return the logistic function, evaluated once and kept for its derivative.
 
     XLA's CPU fusion would evaluate the plain one again in every consumer. Reverse-mode
     derivatives only.
@@ -70,15 +76,21 @@ sigmoid.defvjp(_sigmoid_forward, _sigmoid_backward)
 
 
 class PReLU(nn.Module):
-    """``x`` where it is positive, ``alpha x`` elsewhere, one alpha a unit, 0.1 at first."""
+    """``x`` where it is positive, ``alpha x`` elsewhere, one alpha for each unit, initially 0.1.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import PReLU
+    >>> PReLU().init_with_output(jax.random.key(0), jnp.array([[2.0, -2.0]]))[0].tolist()[0][0]
+    2.0
+    """
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H"]) -> Float[Array, "B H"]:
-        """Element-wise."""
+        """Apply element-wise."""
         alpha = self.param("alpha", nn.initializers.constant(0.1), (x.shape[-1],))
         return jnp.where(x > 0, x, alpha.astype(x.dtype)[None, :] * x)
 
 
 def as_logit(scores: Float[Array, "*R C"]) -> Float[Array, "*R"]:
-    """One linear column, or the difference of a softmax's two."""
+    """Return one linear column as a logit, or the difference of a softmax's two."""
     return scores[..., 0] if scores.shape[-1] == 1 else scores[..., 0] - scores[..., 1]

@@ -17,7 +17,7 @@ from dien_jax.model.shared_history import in_chunks
 
 
 def masked_softmax(scores: Float[Array, "B T"], lengths: Int[Array, " B"]) -> Float[Array, "B T"]:
-    """Softmax over live steps; dead steps, and whole rows of length 0, are exactly 0."""
+    """Return the softmax over live steps; dead steps and rows of length 0 are exactly 0."""
     steps = jnp.arange(scores.shape[1], dtype=lengths.dtype)
     live = steps[None, :] < lengths[:, None]
     highest = jnp.where(live, scores, -jnp.inf).max(-1, keepdims=True)
@@ -33,6 +33,13 @@ class MLPAttention(nn.Module):
     sigmoid activations and a linear end; weights are the softmax over live steps. The first
     layer is evaluated as ``q (W_q + W_d) + h (W_h - W_d) + (q o h) W_p``: its share in q is
     computed once a row, not once a step.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import MLPAttention
+    >>> candidate, states, lengths = jnp.ones((2, 3)), jnp.ones((2, 4, 6)), jnp.array([2, 0])
+    >>> attention = MLPAttention(layers=(8,))
+    >>> attention.init_with_output(jax.random.key(0), candidate, states, lengths)[0].tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 
     Attributes:
       layers: hidden layer sizes.
@@ -52,13 +59,7 @@ class MLPAttention(nn.Module):
         states: Float[Array, "B T H"],
         lengths: Int[Array, " B"],
     ) -> Float[Array, "B T"]:
-        """Return weights that sum to 1 over the live steps of each row, or are all 0 without any.
-
-        Args:
-          candidate: embedding of each row's candidate.
-          states: interest states of each row's history.
-          lengths: live steps of each row.
-        """
+        """Return weights that sum to 1 over the live steps of each row, or are 0 without any."""
         hidden = states.shape[-1]
         query = candidate
         if self.projects_query:
@@ -79,15 +80,10 @@ class MLPAttention(nn.Module):
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
     ) -> Float[Array, "N T"]:
-        """Return the weights of one history's states for each candidate; as ``__call__``'s rows.
+        """Return the weights of one history's states for each candidate.
 
         A candidate's first layer is one matrix applied to the states. Sigmoids are computed as
         ``(1 + tanh(x / 2)) / 2``, the factors taken into the layers around them.
-
-        Args:
-          candidates: their embeddings.
-          states: interest states of the history.
-          length: live steps.
         """
         dtype = candidates.dtype
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.variables["params"])
@@ -123,6 +119,13 @@ class MLPAttention(nn.Module):
 class BilinearAttention(nn.Module):
     """Attention weights by a bilinear form: the softmax of ``h_t W q`` over live steps.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import BilinearAttention
+    >>> candidate, states, lengths = jnp.ones((1, 3)), jnp.ones((1, 4, 6)), jnp.array([2])
+    >>> attention = BilinearAttention()
+    >>> attention.init_with_output(jax.random.key(0), candidate, states, lengths)[0].tolist()
+    [[0.5, 0.5, 0.0, 0.0]]
+
     Source: Zhou et al., AAAI 2019, eq. 8 (arXiv:1809.03672).
     """
 
@@ -133,13 +136,7 @@ class BilinearAttention(nn.Module):
         states: Float[Array, "B T H"],
         lengths: Int[Array, " B"],
     ) -> Float[Array, "B T"]:
-        """Return weights that sum to 1 over the live steps of each row, or are all 0 without any.
-
-        Args:
-          candidate: embedding of each row's candidate.
-          states: interest states of each row's history.
-          lengths: live steps of each row.
-        """
+        """Return weights that sum to 1 over the live steps of each row, or are 0 without any."""
         form = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="form")
         scores = jnp.einsum("bth,bh->bt", states, form(candidate))
         return masked_softmax(scores.astype(jnp.float32), lengths)
@@ -147,13 +144,7 @@ class BilinearAttention(nn.Module):
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
     ) -> Float[Array, "N T"]:
-        """Return the weights of one history's states for each candidate; as ``__call__``'s rows.
-
-        Args:
-          candidates: their embeddings.
-          states: interest states of the history.
-          length: live steps.
-        """
+        """Return the weights of one history's states for each candidate."""
         kernel = self.variables["params"]["form"]["kernel"].astype(candidates.dtype)
         return _shared_softmax((candidates @ kernel) @ states.T, length)
 

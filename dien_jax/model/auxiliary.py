@@ -10,7 +10,7 @@ position, P = B S positions, D item embedding, H hidden.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,99 +20,88 @@ from jaxtyping import Array, Bool, Float, Int
 from dien_jax.model.activations import as_logit, sigmoid
 
 CPU_BLOCK = 1280
-"""Positions of a block: some hundred kilobytes a layer."""
-
+"""Positions of a block on a CPU: some hundred kilobytes a layer."""
 BLOCK = 65_536
-"""On other devices: large enough for matmuls, small enough for long histories."""
-
-
-class Network(NamedTuple):
-    """The attributes of an :class:`AuxiliaryNetwork`."""
-
-    layers: tuple[int, ...]
-    columns: int
+"""Positions of a block elsewhere: enough for matmuls, few enough for long histories."""
 
 
 def weighted_loss(
-    network: Network,
+    network: "AuxiliaryNetwork",
     params: Any,
     states: Float[Array, "B S H"],
     behaviours: Float[Array, "K B S D"],
     weights: Float[Array, "K B S"],
 ) -> Float[Array, ""]:
-    """Cross-entropy of telling behaviours, the first real and the others sampled, in nats.
+    """Return the cross-entropy of telling behaviours, the first real, the others sampled, in nats.
 
     With logits l of the network: the sum of ``weights[0] softplus(-l[0])`` and of
-    ``weights[k] softplus(l[k])``. See :func:`dien_jax.model.auxiliary.auxiliary_weights`.
+    ``weights[k] softplus(l[k])``. See :func:`auxiliary_weights`.
 
     Args:
-      network: which network.
-      params: its parameters.
+      network: without a parent.
+      params: of the network.
       states: interest states.
-      behaviours: what follows each state, then what was sampled instead.
+      behaviours: the behaviour after each state, then those sampled instead.
       weights: of each position; gradients do not flow to them.
     """
-    flat = (
+    return _loss(
+        network,
+        params,
         states.reshape(-1, states.shape[-1]),
         behaviours.reshape(behaviours.shape[0], -1, behaviours.shape[-1]),
         jax.lax.stop_gradient(weights.reshape(weights.shape[0], -1)),
     )
-    return _loss(network, params, *flat)
 
 
 def normalising(
     params: Any,
-    of_state: tuple[Float[Array, " H"], Float[Array, " H"]],
-    of_behaviour: tuple[Float[Array, " D"], Float[Array, " D"]],
+    state_affine: tuple[Float[Array, " H"], Float[Array, " H"]],
+    behaviour_affine: tuple[Float[Array, " D"], Float[Array, " D"]],
 ) -> Any:
-    """Parameters of a network that scales and shifts what it reads, then is as before.
+    """Return parameters of an :class:`AuxiliaryNetwork` that first scales and shifts its inputs.
 
     The first layer is linear in both, so no normalised copy of all positions is made.
 
     Args:
-      params: of an :class:`AuxiliaryNetwork`.
-      of_state: scale and shift of the columns of states.
-      of_behaviour: scale and shift of the columns of behaviours.
+      params: of the network as it is.
+      state_affine: scale and shift of the columns of states.
+      behaviour_affine: scale and shift of the columns of behaviours.
     """
     state, behaviour = params["state"], params["behaviour"]
-    shifted = of_state[1] @ state["kernel"] + of_behaviour[1] @ behaviour["kernel"]
+    shifted = state_affine[1] @ state["kernel"] + behaviour_affine[1] @ behaviour["kernel"]
     return {
         **params,
         "state": {
-            "kernel": of_state[0][:, None] * state["kernel"],
+            "kernel": state_affine[0][:, None] * state["kernel"],
             "bias": state["bias"] + shifted,
         },
-        "behaviour": {"kernel": of_behaviour[0][:, None] * behaviour["kernel"]},
+        "behaviour": {"kernel": behaviour_affine[0][:, None] * behaviour["kernel"]},
     }
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(
-    network: Network,
+    network: "AuxiliaryNetwork",
     params: Any,
     states: Float[Array, "P H"],
     behaviours: Float[Array, "K P D"],
     weights: Float[Array, "K P"],
 ) -> Float[Array, ""]:
-    return _of_block(network, params, states, behaviours, weights)
+    return _block_loss(network, params, states, behaviours, weights)
 
 
-def _of_block(
-    network: Network, params: Any, states: jax.Array, behaviours: jax.Array, weights: jax.Array
-) -> jax.Array:
-    module = AuxiliaryNetwork(*network, parent=None)
-    logits = module.apply({"params": params}, states, behaviours)
-    assert isinstance(logits, jax.Array)
+def _block_loss(network: "AuxiliaryNetwork", params: Any, *arrays: jax.Array) -> jax.Array:
+    states, behaviours, weights = arrays
+    logits: Any = network.apply({"params": params}, states, behaviours)
     real, sampled = jax.nn.softplus(-logits[0]), jax.nn.softplus(logits[1:])
     return (weights[0] * real).sum() + (weights[1:] * sampled).sum()
 
 
 def _with_gradients(
-    network: Network, block: int, params: Any, *arrays: jax.Array
+    network: "AuxiliaryNetwork", block: int, params: Any, *arrays: jax.Array
 ) -> tuple[jax.Array, tuple]:
-    """The loss and its gradients for parameters, states and behaviours."""
-    both = functools.partial(_of_block, network)
-    differentiated = jax.value_and_grad(both, argnums=(0, 1, 2))
+    """Return the loss and its gradients for parameters, states and behaviours."""
+    differentiated = jax.value_and_grad(functools.partial(_block_loss, network), argnums=(0, 1, 2))
     states, behaviours, weights = arrays
     positions = len(states)
     count = -(-positions // block)
@@ -127,20 +116,20 @@ def _with_gradients(
         shape = (*array.shape[:axis], count, size, *array.shape[axis + 1 :])
         return jnp.moveaxis(whole.reshape(shape), axis, 0)
 
-    def one(totals: tuple, parts: tuple) -> tuple[tuple, tuple]:
+    def add_block(totals: tuple, parts: tuple) -> tuple[tuple, tuple]:
         loss, (d_params, d_states, d_behaviours) = differentiated(params, *parts)
         return jax.tree.map(jnp.add, totals, (loss, d_params)), (d_states, d_behaviours)
 
     start = (jnp.zeros((), weights.dtype), jax.tree.map(jnp.zeros_like, params))
     parts = (split(states, 0), split(behaviours, 1), split(weights, 1))
-    (loss, d_params), (d_states, d_behaviours) = jax.lax.scan(one, start, parts)
+    (loss, d_params), (d_states, d_behaviours) = jax.lax.scan(add_block, start, parts)
     d_states = d_states.reshape(-1, states.shape[-1])[:positions]
     joined = jnp.moveaxis(d_behaviours, 0, 1)
     d_behaviours = joined.reshape(len(behaviours), -1, behaviours.shape[-1])[:, :positions]
     return loss, (d_params, d_states, d_behaviours)
 
 
-def _forward(network: Network, *arguments: Any) -> tuple[jax.Array, tuple]:
+def _forward(network: "AuxiliaryNetwork", *arguments: Any) -> tuple[jax.Array, tuple]:
     by_platform: Callable[..., Any] = functools.partial(
         jax.lax.platform_dependent,
         cpu=functools.partial(_with_gradients, network, CPU_BLOCK),
@@ -150,7 +139,7 @@ def _forward(network: Network, *arguments: Any) -> tuple[jax.Array, tuple]:
     return loss, (gradients, arguments[-1])
 
 
-def _backward(network: Network, saved: tuple, d_loss: jax.Array) -> tuple[Any, ...]:
+def _backward(network: "AuxiliaryNetwork", saved: tuple, d_loss: jax.Array) -> tuple[Any, ...]:
     gradients, weights = saved
     scaled = jax.tree.map(lambda array: d_loss.astype(array.dtype) * array, gradients)
     return (*scaled, jnp.zeros_like(weights))
@@ -162,12 +151,18 @@ _loss.defvjp(_forward, _backward)
 class AuxiliaryNetwork(nn.Module):
     """Logit that a behaviour follows an interest state: an MLP of [state, behaviour].
 
-    The state's share of the first layer is computed once and serves the real behaviour and all
-    sampled ones.
+    The state's share of the first layer is computed once for the real and all sampled behaviours.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import AuxiliaryNetwork
+    >>> states, behaviours = jnp.ones((4, 9, 6)), jnp.ones((2, 4, 9, 3))
+    >>> logits, _ = AuxiliaryNetwork().init_with_output(jax.random.key(0), states, behaviours)
+    >>> logits.shape
+    (2, 4, 9)
 
     Attributes:
       layers: hidden layer sizes.
-      columns: of the last layer: 1, or a softmax's 2.
+      columns: of the last layer: 1, or 2 for a softmax.
     """
 
     layers: Sequence[int] = (100, 50)
@@ -177,13 +172,11 @@ class AuxiliaryNetwork(nn.Module):
     def __call__(
         self, states: Float[Array, "*R H"], behaviours: Float[Array, "K *R D"]
     ) -> Float[Array, "K *R"]:
-        """Logits of K candidate behaviours for each state."""
+        """Return logits of K candidate behaviours for each state."""
         dtype = states.dtype
-        of_state = nn.Dense(self.layers[0], dtype=dtype, name="state")(states)
-        of_behaviour = nn.Dense(self.layers[0], use_bias=False, dtype=dtype, name="behaviour")(
-            behaviours
-        )
-        value = sigmoid(of_state[None] + of_behaviour)
+        state_layer = nn.Dense(self.layers[0], dtype=dtype, name="state")
+        layer = nn.Dense(self.layers[0], use_bias=False, dtype=dtype, name="behaviour")
+        value = sigmoid(state_layer(states)[None] + layer(behaviours))
         for index, size in enumerate(self.layers[1:], start=1):
             value = sigmoid(nn.Dense(size, dtype=dtype, name=f"layer_{index}")(value))
         scores = nn.Dense(self.columns, dtype=dtype, name="score")(value)
@@ -193,7 +186,7 @@ class AuxiliaryNetwork(nn.Module):
 def auxiliary_positions(
     lengths: Int[Array, " B"], weights: Float[Array, " B"], steps: int
 ) -> Bool[Array, "B S"]:
-    """Positions t whose state has a real next behaviour to tell: ``t + 1 < length``."""
+    """Return the positions t whose state has a real next behaviour to tell: ``t + 1 < length``."""
     following = jnp.arange(1, steps, dtype=lengths.dtype)
     return (following[None, :] < lengths[:, None]) & (weights[:, None] > 0)
 
@@ -205,7 +198,7 @@ def auxiliary_weights(
     mean: Literal["live", "all"] = "live",
     weights: Float[Array, " B"],
 ) -> tuple[Float[Array, "B S"], Float[Array, "B S N"]]:
-    """What each real behaviour and each sampled one weighs in the auxiliary loss.
+    """Return the weights of real and of sampled behaviours in the auxiliary loss.
 
     Args:
       positions: live positions, see :func:`auxiliary_positions`; others weigh 0.
@@ -218,12 +211,12 @@ def auxiliary_weights(
     Returns:
       Two sets of weights, each of sum 1 (less with ``"all"``, 0 without a position).
     """
-    one = positions.astype(weights.dtype)
-    valid = one[..., None] * negative_is_valid.astype(weights.dtype)
+    counted = positions.astype(weights.dtype)
+    valid = counted[..., None] * negative_is_valid.astype(weights.dtype)
     if mean == "all":
         everywhere = jnp.maximum(weights.sum(), 1) * max(positions.shape[1], 1)
-        return one / everywhere, valid / (everywhere * valid.shape[2])
-    return one / jnp.maximum(one.sum(), 1), valid / jnp.maximum(valid.sum(), 1)
+        return counted / everywhere, valid / (everywhere * valid.shape[2])
+    return counted / jnp.maximum(counted.sum(), 1), valid / jnp.maximum(valid.sum(), 1)
 
 
 def auxiliary_loss(
@@ -235,27 +228,22 @@ def auxiliary_loss(
     mean: Literal["live", "all"] = "live",
     weights: Float[Array, " B"],
 ) -> Float[Array, ""]:
-    """How badly interest states tell the next behaviour from sampled ones, in nats.
+    """Return ``mean(softplus(-p)) + mean(softplus(n_k))``, in nats; 0 without a position.
 
-    With p the logit of the next real behaviour and n_k those of N sampled ones::
+    p is the logit of the next real behaviour given an interest state, n_k are those of N sampled
+    ones. :func:`auxiliary_weights` describes the other arguments.
 
-        L = mean(softplus(-p)) + mean(softplus(n_k))
-
-    Args:
-      positive_logits: of behaviour t + 1 given state t.
-      negative_logits: of the sampled behaviours given the same state.
-      positions: which count, and for how much: these four see :func:`auxiliary_weights`.
-      negative_is_valid: see there.
-      mean: see there.
-      weights: see there.
-
-    Returns:
-      The loss; 0 where there is no position at all.
+    >>> import jax.numpy as jnp
+    >>> from dien_jax.model import auxiliary_loss, auxiliary_positions
+    >>> positions = auxiliary_positions(jnp.array([3]), jnp.ones(1), steps=3)
+    >>> valid = jnp.ones((1, 2, 1), bool)
+    >>> loss = auxiliary_loss(jnp.zeros((1, 2)), jnp.zeros((1, 2, 1)), positions, valid,
+    ...                       weights=jnp.ones(1))
+    >>> round(float(loss), 4)  # 2 log 2
+    1.3863
 
     Source: Zhou et al., AAAI 2019, eq. 6 (arXiv:1809.03672).
     """
-    of_real, of_sampled = auxiliary_weights(
-        positions, negative_is_valid, mean=mean, weights=weights
-    )
-    real = of_real * jax.nn.softplus(-positive_logits)
-    return real.sum() + (of_sampled * jax.nn.softplus(negative_logits)).sum()
+    real, sampled = auxiliary_weights(positions, negative_is_valid, mean=mean, weights=weights)
+    loss = (real * jax.nn.softplus(-positive_logits)).sum()
+    return loss + (sampled * jax.nn.softplus(negative_logits)).sum()

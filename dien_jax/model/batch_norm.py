@@ -1,6 +1,6 @@
-"""Batch normalisation, and Dice, the activation that normalises its input.
+"""Batch normalisation with float32 statistics of live entries only.
 
-Statistics are float32, and of live entries alone. Dimensions: R rows, D columns, B batch, H hidden.
+Dimensions: R rows, D columns.
 """
 
 from typing import Literal
@@ -13,21 +13,28 @@ from jaxtyping import Array, Bool, Float
 BATCH_NORM_EPSILON = 1e-3
 """Added to the variance, as in the paper's program."""
 BATCH_NORM_MOMENTUM = 0.99
-"""Of running statistics."""
+"""Decay of running statistics."""
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation as a scale and a shift of columns, by what is live, or none at all.
+    """Batch normalisation, returned as a scale and a shift of each column.
 
-    What comes next may take them into its weights; :func:`rescaled` applies them.
+    The next layer may take them into its weights; :func:`rescaled` applies them.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import BatchNorm
+    >>> norm, live = BatchNorm("frozen"), jnp.ones(3, bool)
+    >>> (scale, shift), _ = norm.init_with_output(jax.random.key(0), jnp.ones((3, 2)), live,
+    ...                                           train=False)
+    >>> scale.shape, shift.shape
+    ((2,), (2,))
 
     Attributes:
       kind: ``"running"`` is ``gamma (x - mean) / sqrt(variance + epsilon) + beta`` with the mean
         and variance of live entries in training, and their running means in evaluation, which
-        a batch without live entries leaves as they are (a column that does not vary becomes
-        beta); ``"frozen"`` is
-        ``gamma x / sqrt(1 + epsilon) + beta``, what remains when statistics are never trained;
-        ``"none"`` does nothing.
+        a batch without live entries does not change (a column that does not vary becomes beta);
+        ``"frozen"`` is ``gamma x / sqrt(1 + epsilon) + beta``, the same with statistics that are
+        never trained; ``"none"`` does nothing.
 
     Source: Ioffe and Szegedy, 2015 (arXiv:1502.03167).
     """
@@ -38,7 +45,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "*R D"], live: Bool[Array, "*R"], *, train: bool
     ) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
-        """Scale and shift of each column; ``live`` says which rows of ``x`` statistics may see."""
+        """Return scale and shift of each column; ``live`` marks rows for statistics."""
         width = x.shape[-1]
         if self.kind == "none":
             return jnp.ones(width), jnp.zeros(width)
@@ -56,8 +63,8 @@ class BatchNorm(nn.Module):
                     moved = BATCH_NORM_MOMENTUM * kept.value + (1 - BATCH_NORM_MOMENTUM) * value
                     kept.value = jnp.where(count > 0, moved, kept.value)
         scale = gamma * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
-        # What deviates by a millionth of its mean is the same in all rows, as of one user, but for
-        # rounding, which the scale would make a gradient of.
+        # A deviation of a millionth of the mean is rounding of a column that is constant, as for
+        # batches of one user; the scale would turn it into a gradient.
         scale = jnp.where(variance > 1e-12 * mean**2, scale, 0)
         return scale, beta - mean * scale
 
@@ -65,7 +72,7 @@ class BatchNorm(nn.Module):
 def _moments(
     x: Float[Array, "*R D"], live: Bool[Array, "*R"]
 ) -> tuple[Float[Array, ""], Float[Array, " D"], Float[Array, " D"]]:
-    """How many rows are live, and the mean and variance of their columns; 0 where none is."""
+    """Return the number of live rows and the mean and variance of their columns; 0 without any."""
     axes = tuple(range(x.ndim - 1))
     weight = live.astype(x.dtype)[..., None]
     count = weight.sum()
@@ -80,6 +87,6 @@ def _moments(
 def rescaled(
     x: Float[Array, "*R D"], scale: Float[Array, " D"], shift: Float[Array, " D"]
 ) -> Float[Array, "*R D"]:
-    """``scale x + shift`` by columns."""
+    """Return ``scale x + shift`` by columns."""
     row = (1,) * (x.ndim - 1) + (-1,)
     return (x.astype(jnp.float32) * scale.reshape(row) + shift.reshape(row)).astype(x.dtype)

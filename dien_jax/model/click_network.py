@@ -1,4 +1,4 @@
-"""The click network"""
+"""The click network."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,13 +14,19 @@ from dien_jax.model.batch_norm import BatchNorm, rescaled
 class MLP(nn.Module):
     """The click network: normalisation, hidden layers with PReLU or Dice, one logit.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import MLP
+    >>> x, live = jnp.ones((3, 5)), jnp.ones(3, bool)
+    >>> MLP((8, 4)).init_with_output(jax.random.key(0), x, live, train=False)[0].shape
+    (3,)
+
     Attributes:
       layers: hidden layer sizes.
       activation: ``"prelu"`` or ``"dice"``.
       dice_statistics: see :class:`Dice`.
       batch_norm: of the input, see :class:`BatchNorm`.
       dropout: share of hidden units dropped in training.
-      columns: of the last layer: 1, or a softmax's 2.
+      columns: of the last layer: 1, or 2 for a softmax.
     """
 
     layers: Sequence[int] = (200, 80)
@@ -34,7 +40,7 @@ class MLP(nn.Module):
     def __call__(
         self, x: Float[Array, "B D"], live: Bool[Array, " B"], *, train: bool
     ) -> Float[Array, " B"]:
-        """Logits; ``live`` says which rows are real. Training with dropout needs its key."""
+        """Return logits; ``live`` marks real rows. Training with dropout needs its key."""
         if self.batch_norm != "none":
             x = rescaled(x, *BatchNorm(self.batch_norm, name="norm")(x, live, train=train))
         for index, size in enumerate(self.layers):

@@ -1,4 +1,4 @@
-"""Embeddings of categorical, multi-valued and numeric features"""
+"""Embeddings of categorical, multi-valued and numeric features."""
 
 import flax.linen as nn
 import jax
@@ -9,10 +9,19 @@ from dien_jax.data.schema import Feature, FeatureValues, MultiValued
 
 
 class FeatureEmbeddings(nn.Module):
-    """Embeds the values of several features and concatenates them, in the order of the schema.
+    """Embeddings of several features, concatenated in the order of the schema.
 
     A categorical value is a row of its table, a multi-valued one the mean of its live values'
     rows (zeros without any), a numeric one that number times a learned vector.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.data import Feature
+    >>> from dien_jax.model import FeatureEmbeddings
+    >>> features = (Feature("item", "categorical", 9), Feature("category", "categorical", 3))
+    >>> module, ids = FeatureEmbeddings(features, size=4), jnp.zeros((2, 5), jnp.int32)
+    >>> values = {"item": ids, "category": ids}
+    >>> module.init_with_output(jax.random.key(0), values)[0].shape
+    (2, 5, 8)
 
     Attributes:
       features: what to embed.
@@ -24,12 +33,12 @@ class FeatureEmbeddings(nn.Module):
 
     @nn.compact
     def __call__(self, values: dict[str, FeatureValues]) -> Float[Array, "... D"]:
-        """Embeddings of the values of every feature, whose leading dimensions agree."""
+        """Return embeddings of the values of every feature, whose leading dimensions agree."""
         return jnp.concatenate([self._embed(f, values[f.name]) for f in self.features], axis=-1)
 
     def _embed(self, feature: Feature, value: FeatureValues) -> Float[Array, "... E"]:
-        # Deviation sqrt(2 / (rows + columns)), as in the paper's program: what few values share,
-        # categories say, starts larger than what is rare.
+        # Deviation sqrt(2 / (rows + columns)), as in the paper's program: features of few values,
+        # such as categories, start larger.
         initial = nn.initializers.glorot_uniform()
         if feature.kind == "numeric":
             direction = self.param(feature.name, initial, (1, self.size))[0]
@@ -47,6 +56,6 @@ class FeatureEmbeddings(nn.Module):
 
 
 def gather(ids: Int[Array, "..."], tables: dict[str, FeatureValues], name: str) -> dict:
-    """Feature values of the rows ``ids``: the id itself under ``name``, the rest from tables."""
+    """Return feature values of the rows ``ids``: the id under ``name``, the rest from tables."""
     rows = jax.tree.map(lambda table: jnp.asarray(table)[ids], tables)
     return {name: ids, **rows}

@@ -27,7 +27,6 @@ from dien_jax.model.activations import as_logit
 from dien_jax.model.attention import ATTENTIONS
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
-    Network,
     auxiliary_positions,
     auxiliary_weights,
     normalising,
@@ -170,7 +169,7 @@ class InterestModel(nn.Module):
             states = encoded.interests
             auxiliary = self._auxiliary_loss(batch, tables, history, states, negatives, train)
 
-        live = _live(lengths, history.shape[1])
+        live = _live(lengths, history)
         looked_up = (jnp.where(live, history, 0), rows.candidate, rows.user)
         count = jnp.maximum(lengths.sum() + 2 * lengths.shape[0], 1).astype(logits.dtype)
         squares = sum((part.astype(logits.dtype) ** 2).sum() for part in looked_up)
@@ -310,7 +309,7 @@ class InterestModel(nn.Module):
         """Return raw behaviours pooled over time, as ``config.pooling`` says; 0 at length 0."""
         if self.config.pooling == "padded_sum":
             return history.sum(1)
-        total = jnp.where(_live(lengths, history.shape[1]), history, 0).sum(1)
+        total = jnp.where(_live(lengths, history), history, 0).sum(1)
         if self.config.pooling == "sum":
             return total
         return total / jnp.maximum(lengths, 1).astype(total.dtype)[:, None]
@@ -362,18 +361,19 @@ class InterestModel(nn.Module):
                     behaviours, jnp.moveaxis(counted, -1, 0), train=train
                 ),
             )
-        of_real, of_sampled = auxiliary_weights(
+        real, sampled = auxiliary_weights(
             positions, valid, mean=self.config.auxiliary_mean, weights=weights
         )
-        network = Network(*(getattr(self.auxiliary, name) for name in Network._fields))
+        network = self.auxiliary.clone(parent=None, name=None)
         return weighted_loss(
             network,
             params,
             before,
             behaviours,
-            jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)]),
+            jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)]),
         )
 
 
-def _live(lengths: Int[Array, " B"], steps: int) -> Bool[Array, "B T 1"]:
+def _live(lengths: Int[Array, " B"], history: Float[Array, "B T D"]) -> Bool[Array, "B T 1"]:
+    steps = history.shape[1]  # symbolic in exported programs
     return (jnp.arange(steps, dtype=lengths.dtype)[None, :] < lengths[:, None])[..., None]

@@ -10,7 +10,7 @@ import dien_kernels
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from dien_kernels import Form, Implementation, Precision, Weights, agru, augru, gru
+from dien_kernels import Form, Implementation, Precision, SharedCell, Weights, agru, augru, gru
 from jaxtyping import Array, Float, Int
 
 from dien_jax.config.settings import ADDED_CHOICES, ModelConfig
@@ -60,28 +60,38 @@ class _Recurrence(nn.Module):
 
     def options(self, lengths: Int[Array, " B"]) -> dict:
         """Return the keyword arguments that every function of ``dien_kernels`` takes."""
-        return {
-            "lengths": lengths,
-            "form": self.form,
-            "implementation": self.implementation,
-            "precision": self.precision,
-        }
+        options = {"implementation": self.implementation, "precision": self.precision}
+        return {"lengths": lengths, "form": self.form, **options}
 
-    def _last_states(
-        self,
-        cell: dien_kernels.SharedCell,
+
+def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
+    """Return the method by which a class computes one history under many attentions."""
+
+    def last_states(
+        self: _Recurrence,
         states: Float[Array, "T D"],
         attention: Float[Array, "N T"],
         length: Int[Array, ""],
     ) -> Float[Array, "N H"]:
+        """Return the last state over one history under each candidate's attention."""
         weights = Weights(**self.variables["params"])
         return dien_kernels.last_states(
             cell, self.form, states, attention, weights, length, self.precision
         )
 
+    return last_states
+
 
 class GRU(_Recurrence):
-    """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own."""
+    """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import GRU
+    >>> x, lengths = jnp.ones((2, 5, 3)), jnp.array([5, 0])
+    >>> (states, last), _ = GRU(4).init_with_output(jax.random.key(0), x, lengths)
+    >>> states.shape, last.shape
+    ((2, 5, 4), (2, 4))
+    """
 
     @nn.compact
     def __call__(
@@ -96,7 +106,15 @@ class GRU(_Recurrence):
 
 
 class AGRU(_Recurrence):
-    """A GRU with attention in place of the update gate; see :func:`dien_kernels.agru`."""
+    """A GRU with attention in place of the update gate; see :func:`dien_kernels.agru`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import AGRU
+    >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
+    >>> (states, last), _ = AGRU(4).init_with_output(jax.random.key(0), x, attention, lengths)
+    >>> states.shape, last.shape
+    ((2, 5, 4), (2, 4))
+    """
 
     @nn.compact
     def __call__(
@@ -105,15 +123,19 @@ class AGRU(_Recurrence):
         """Return the states of every step and the last one."""
         return agru(x, attention, self.weights(x.shape[-1], gates=2), **self.options(lengths))
 
-    def last_states(
-        self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
-    ) -> Float[Array, "N H"]:
-        """Return the last state over one history under each candidate's attention."""
-        return self._last_states("agru", states, attention, length)
+    last_states = _last_states("agru")
 
 
 class AUGRU(_Recurrence):
-    """A GRU whose update gate is scaled by attention; see :func:`dien_kernels.augru`."""
+    """A GRU whose update gate is scaled by attention; see :func:`dien_kernels.augru`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import AUGRU
+    >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
+    >>> (states, last), _ = AUGRU(4).init_with_output(jax.random.key(0), x, attention, lengths)
+    >>> states.shape, last.shape
+    ((2, 5, 4), (2, 4))
+    """
 
     @nn.compact
     def __call__(
@@ -122,15 +144,19 @@ class AUGRU(_Recurrence):
         """Return the states of every step and the last one."""
         return augru(x, attention, self.weights(x.shape[-1]), **self.options(lengths))
 
-    def last_states(
-        self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
-    ) -> Float[Array, "N H"]:
-        """Return the last state over one history under each candidate's attention."""
-        return self._last_states("augru", states, attention, length)
+    last_states = _last_states("augru")
 
 
 class AIGRU(_Recurrence):
-    """A GRU over inputs scaled by attention: ``gru(a_t x_t)``."""
+    """A GRU over inputs scaled by attention: ``gru(a_t x_t)``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import AIGRU
+    >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
+    >>> (states, last), _ = AIGRU(4).init_with_output(jax.random.key(0), x, attention, lengths)
+    >>> states.shape, last.shape
+    ((2, 5, 4), (2, 4))
+    """
 
     @nn.compact
     def __call__(
@@ -141,11 +167,7 @@ class AIGRU(_Recurrence):
         scaled = x * attention.astype(x.dtype)[..., None]
         return gru(scaled, weights, **self.options(lengths))
 
-    def last_states(
-        self, states: Float[Array, "T D"], attention: Float[Array, "N T"], length: Int[Array, ""]
-    ) -> Float[Array, "N H"]:
-        """Return the last state over one history under each candidate's attention."""
-        return self._last_states("aigru", states, attention, length)
+    last_states = _last_states("aigru")
 
 
 def make_recurrence(cell: type[_Recurrence], config: ModelConfig) -> nn.Module:

@@ -1,13 +1,12 @@
 """Attention and interest evolution for many candidates of one history, whatever the module.
 
-A module is called with a history in each row. To rank, one history is shared by N candidates:
+In training a module has a history in each row. To rank, N candidates share one history:
 
 - A class that defines :data:`WEIGHTS` (attention) or :data:`LAST_STATES` (evolution) itself is
-  asked by that method, which can compute once what the candidates share.
+  asked by that method, which can compute once what the candidates share. A method inherited does
+  not count: a subclass that overrides ``__call__`` computes something else.
 - Any other module is called as in training, with a copy of the history for each candidate,
   ``CHUNK`` candidates at a time, so that memory stays bounded.
-
-An inherited method does not count: a subclass that overrides ``__call__`` computes something else.
 
 Dimensions: N candidates, T steps, H state, Q candidate embedding.
 """
@@ -37,18 +36,14 @@ def attention_weights(
     states: Float[Array, "T H"],
     length: Int[Array, ""],
 ) -> Float[Array, "N T"]:
-    """Return the attention weights of all states for each candidate.
-
-    Raises:
-      UserError: where the module cannot be called for many candidates.
-    """
+    """Return the attention weights of all states for each candidate."""
     if WEIGHTS in vars(type(attention)):
         return getattr(attention, WEIGHTS)(candidates, states, length)
 
-    def call(apply: Callable, copies: jax.Array, lengths: jax.Array, rows: jax.Array) -> jax.Array:
-        return _shaped(apply(rows, copies, lengths), (rows.shape[0], states.shape[0]))
+    def weights(call: Callable, rows: jax.Array, copies: jax.Array, lengths: jax.Array) -> Any:
+        return call(rows, copies, lengths), (rows.shape[0], states.shape[0])
 
-    return _by_copies(attention, WEIGHTS, call, states, length, candidates)
+    return _by_copies(attention, WEIGHTS, weights, candidates, states, length)
 
 
 def last_states(
@@ -57,25 +52,21 @@ def last_states(
     attention: Float[Array, "N T"],
     length: Int[Array, ""],
 ) -> Float[Array, "N H"]:
-    """Return the last state of a recurrence over the states, under each attention.
-
-    Raises:
-      UserError: where the module cannot be called for many candidates.
-    """
+    """Return the last state of a recurrence over the states, under each attention."""
     if LAST_STATES in vars(type(evolution)):
         return getattr(evolution, LAST_STATES)(states, attention, length)
 
-    def call(apply: Callable, copies: jax.Array, lengths: jax.Array, rows: jax.Array) -> jax.Array:
-        _, last = apply(copies, rows, lengths)
-        return _shaped(last, (rows.shape[0], *last.shape[1:2]))
+    def last(call: Callable, rows: jax.Array, copies: jax.Array, lengths: jax.Array) -> Any:
+        _, state = call(copies, rows, lengths)
+        return state, (rows.shape[0], *state.shape[1:2])
 
-    return _by_copies(evolution, LAST_STATES, call, states, length, attention)
+    return _by_copies(evolution, LAST_STATES, last, attention, states, length)
 
 
 def in_chunks(function: Callable[[jax.Array], jax.Array], rows: jax.Array) -> jax.Array:
-    """Return ``function(rows)``, row by row alike, computed for ``CHUNK`` rows at a time.
+    """Return ``function(rows)``, computed for ``CHUNK`` rows at a time.
 
-    A number of rows that is not known while tracing must be a multiple of ``CHUNK``, or none above.
+    A symbolic number of rows must be at most ``CHUNK``, or a multiple of it.
     """
     count = rows.shape[0]
     if count <= CHUNK:
@@ -89,35 +80,33 @@ def in_chunks(function: Callable[[jax.Array], jax.Array], rows: jax.Array) -> ja
 def _by_copies(
     module: nn.Module,
     method: str,
-    call: Callable[[Callable, jax.Array, jax.Array, jax.Array], jax.Array],
+    compute: Callable[..., tuple[Any, tuple]],
+    rows: jax.Array,
     states: jax.Array,
     length: jax.Array,
-    rows: jax.Array,
 ) -> jax.Array:
+    """Return ``compute``'s result, of the shape that it tells, for rows with a copy each.
+
+    Raises:
+      UserError: where the module cannot be called so; it names class and method.
+    """
     unbound, variables = module.unbind()
 
     def of_chunk(rows: jax.Array) -> jax.Array:
-        def apply(*arguments: Any) -> Any:
-            return unbound.apply(variables, *arguments)
-
-        count = rows.shape[0]
-        copies = jnp.broadcast_to(states, (count, *states.shape))
-        return call(apply, copies, jnp.broadcast_to(length, (count,)), rows)
+        copies = jnp.broadcast_to(states, (rows.shape[0], *states.shape))
+        lengths = jnp.broadcast_to(length, rows.shape[:1])
+        call = lambda *arguments: unbound.apply(variables, *arguments)  # noqa: E731
+        result, shape = compute(call, rows, copies, lengths)
+        if result.shape != shape:
+            raise ValueError(f"a result of shape {result.shape}, expected {shape}")
+        return result
 
     try:
         return in_chunks(of_chunk, rows)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the module raises
+    except Exception as error:  # a module may raise anything
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
             f"{type(module).__name__} (model.{module.name}) cannot score the candidates of one "
-            f"history: called with {rows.shape[0]} rows it raised {reason}. Make it accept any "
+            f"history: called with {rows.shape[0]} rows it gave {reason}. Make it accept any "
             f"number of rows, or give the class a method {method}"
         ) from error
-
-
-def _shaped(result: Any, shape: tuple) -> jax.Array:
-    if result.shape != shape:
-        raise ValueError(f"expected a result of shape {shape}, got {result.shape}")
-    return result

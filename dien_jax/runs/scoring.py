@@ -145,7 +145,7 @@ def score_split(
         source = f" with {model}"
         model = load_run(model, data)
     elif data is not None:
-        raise UserError("data must be given to load_run, not beside a loaded model")
+        raise UserError("data belongs to load_run; a loaded model has its own")
     dataset = model.dataset
     check_examples(dataset, split)
     examples = dataset.splits[split]

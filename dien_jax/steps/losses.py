@@ -1,4 +1,4 @@
-"""Click losses"""
+"""Click losses."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,33 @@ from jaxtyping import Array, Float
 
 
 def click_loss(
-    logits: Float[Array, " B"],
-    labels: Float[Array, " B"],
-    weights: Float[Array, " B"],
+    logits: Float[Array, " B"], labels: Float[Array, " B"], weights: Float[Array, " B"]
 ) -> Float[Array, ""]:
-    """Cross-entropy of click logits, in nats: a mean over rows, weighted.
+    """Return the cross-entropy of click logits in nats, a weighted mean over rows.
 
-    Finite for any finite logit. Filler rows weigh 0; a batch of nothing but filler gives 0.
+    It is finite for any finite logit. Filler rows weigh 0; a batch of filler alone gives 0.
+
+    >>> import jax.numpy as jnp
+    >>> from dien_jax.steps import click_loss
+    >>> round(float(click_loss(jnp.zeros(2), jnp.array([0.0, 1.0]), jnp.ones(2))), 4)  # log 2
+    0.6931
     """
     per_row = jax.nn.softplus(logits) - labels * logits
     return (per_row * weights).sum() / jnp.maximum(weights.sum(), 1)
 
 
 def halved_click_loss(
-    logits: Float[Array, " B"],
-    labels: Float[Array, " B"],
-    weights: Float[Array, " B"],
+    logits: Float[Array, " B"], labels: Float[Array, " B"], weights: Float[Array, " B"]
 ) -> Float[Array, ""]:
-    """The click loss of the paper's authors' program: a mean over rows and over two columns.
+    """Return the click loss of the authors' program, a mean over rows and over two columns.
 
-    The columns are a softmax's, click and no click, with 1e-8 added to each, so that this is
-    half of :func:`click_loss` but for confident mistakes, whose gradient fades.
+    The columns are a softmax's, click and no click, with 1e-8 added to each: half of
+    :func:`click_loss` except for confident mistakes, whose gradient fades.
+
+    >>> import jax.numpy as jnp
+    >>> from dien_jax.steps import halved_click_loss
+    >>> round(float(halved_click_loss(jnp.zeros(2), jnp.array([0.0, 1.0]), jnp.ones(2))), 4)
+    0.3466
     """
     clicked = jax.nn.sigmoid(logits) + 1e-8
     passed = jax.nn.sigmoid(-logits) + 1e-8

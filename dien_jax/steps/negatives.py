@@ -14,15 +14,15 @@ from dien_jax.data import schema
 from dien_jax.data.schema import UNKNOWN
 
 REDRAWS = 1
-"""Times that a negative equal to its positive is drawn again; after that it is masked out."""
+"""Times that a negative equal to its positive is redrawn; after that it is masked out."""
 
 
 class Sampler(NamedTuple):
-    """An alias table over items.
+    """An alias table over items; see :func:`make_sampler`.
 
     Attributes:
-      keep: float32 ``[I]``, the probability that a draw of column i gives i itself.
-      alias: int32 ``[I]``, what it gives otherwise.
+      keep: float32 ``[I]``, the probability that a draw of column i returns i itself.
+      alias: int32 ``[I]``, the item that it returns otherwise.
 
     Source: Walker, ACM TOMS 1977; construction after Vose, IEEE TSE 1991.
     """
@@ -34,13 +34,17 @@ class Sampler(NamedTuple):
 def make_sampler(
     popularity: schema.Array, distribution: Literal["popularity", "uniform", "shown"]
 ) -> Sampler:
-    """An alias table that draws known items by their count, or uniformly.
+    """Return an alias table that draws known items by their count, or uniformly.
+
+    >>> import numpy as np
+    >>> from dien_jax.steps import make_sampler
+    >>> make_sampler(np.array([0, 3, 1]), "popularity").keep.shape
+    (3,)
 
     Args:
       popularity: ``[I]``, events of each item in training. The unknown item is drawn only
         where no other item exists.
-      distribution: ``"popularity"`` or ``"uniform"``; ``"shown"`` is ``"popularity"``, which it
-        draws by where nothing was shown.
+      distribution: ``"shown"`` is ``"popularity"``, for behaviours where nothing was shown.
     """
     mass = np.asarray(popularity, np.float64).copy()
     if distribution == "uniform":
@@ -59,14 +63,14 @@ def make_sampler(
         scaled[high] -= 1 - scaled[low]
         if scaled[high] < 1:
             small.append(large.pop())
-    for leftover in small:  # rounding alone leaves some: their mass is 1, or 0 if never drawn
+    for leftover in small:  # left by rounding: their mass is 1, or 0 if never drawn
         if mass[leftover] == 0:
             keep[leftover], alias[leftover] = 0, int(mass.argmax())
     return Sampler(jnp.asarray(keep, jnp.float32), jnp.asarray(alias, jnp.int32))
 
 
 def draw(sampler: Sampler, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Independent item ids of the sampler's distribution."""
+    """Return independent item ids of the sampler's distribution."""
     column_key, keep_key = jax.random.split(key)
     column = jax.random.randint(column_key, shape, 0, sampler.keep.shape[0], jnp.int32)
     kept = jax.random.uniform(keep_key, shape, jnp.float32) < sampler.keep[column]
@@ -76,10 +80,16 @@ def draw(sampler: Sampler, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Arr
 def auxiliary_negatives(
     sampler: Sampler, key: PRNGKeyArray, history: Int[Array, "B T"], count: int
 ) -> Int[Array, "B S N"]:
-    """``count`` items for each behaviour from the second on, unequal to it where possible.
+    """Draw ``count`` items for each behaviour from the second on, unequal to it where possible.
 
-    A draw that equals its behaviour is drawn again ``REDRAWS`` times; one that still equals it
-    is left, for the loss to mask out.
+    A draw that equals its behaviour is redrawn ``REDRAWS`` times; one that still equals it stays,
+    for the loss to mask out.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.steps import auxiliary_negatives, make_sampler
+    >>> sampler, history = make_sampler(jnp.array([0, 3, 1]), "uniform"), jnp.array([[1, 2, 1]])
+    >>> auxiliary_negatives(sampler, jax.random.key(0), history, 4).shape
+    (1, 2, 4)
     """
     following = history[:, 1:, None]
     draws = draw(sampler, key, (REDRAWS + 1, *following.shape[:2], count))

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, through optax"""
+"""Optimizers and learning-rate schedules, through optax."""
 
 import dataclasses
 from typing import Any
@@ -8,15 +8,11 @@ import optax
 
 from dien_jax.config.settings import Config, OptimConfig
 from dien_jax.data.schema import Schema
-from dien_jax.steps.embedding_rows import (
-    large_tables,
-    scale_by_rowwise_adagrad,
-    table_of,
-)
+from dien_jax.steps.embedding_rows import large_tables, scale_by_rowwise_adagrad, table_of
 
 
 def learning_rate(config: OptimConfig, steps_per_epoch: int, epochs: int) -> optax.Schedule:
-    """The learning rate at each step, warm-up included."""
+    """Return the learning rate of each step, warm-up included."""
     peak = config.learning_rate
     if config.schedule == "halving":
         schedule = optax.exponential_decay(peak, steps_per_epoch, 0.5, staircase=True)
@@ -34,9 +30,9 @@ def learning_rate(config: OptimConfig, steps_per_epoch: int, epochs: int) -> opt
 def make_optimizer(
     config: Config, schema: Schema, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """Adam or AdamW with the configured schedule, clipping and decay.
+    """Return Adam or AdamW with the configured schedule, clipping and decay.
 
-    Large embedding tables have row-wise Adagrad instead where ``embedding_update`` says so.
+    With ``embedding_update="rowwise_adagrad"`` large embedding tables have row-wise Adagrad.
     """
     optim = config.optim
     schedule = learning_rate(optim, steps_per_epoch, config.train.epochs)
@@ -45,12 +41,10 @@ def make_optimizer(
     else:
         update = optax.adamw(schedule, weight_decay=optim.weight_decay, mask=_decayed)
     if optim.embedding_update == "rowwise_adagrad":
-        of_tables = dataclasses.replace(optim, learning_rate=optim.embedding_learning_rate)
-        of_rows = optax.chain(
-            scale_by_rowwise_adagrad(),
-            optax.scale_by_learning_rate(
-                learning_rate(of_tables, steps_per_epoch, config.train.epochs)
-            ),
+        table_optim = dataclasses.replace(optim, learning_rate=optim.embedding_learning_rate)
+        table_schedule = learning_rate(table_optim, steps_per_epoch, config.train.epochs)
+        table_update = optax.chain(
+            scale_by_rowwise_adagrad(), optax.scale_by_learning_rate(table_schedule)
         )
         large = large_tables(schema)
 
@@ -59,12 +53,12 @@ def make_optimizer(
                 lambda path, _: "table" if table_of(path) in large else "rest", params
             )
 
-        update = optax.partition({"table": of_rows, "rest": update}, kinds)
+        update = optax.partition({"table": table_update, "rest": update}, kinds)
     if optim.clip_norm is not None:
         update = optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)
 
     def lenient(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # Optax raises floats to an int32 count, which strict dtype promotion would refuse.
+        # Optax raises floats to an int32 count, which strict dtype promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             return update.update(gradients, state, params)
 
@@ -72,7 +66,7 @@ def make_optimizer(
 
 
 def _decayed(params: Any) -> Any:
-    """Weight decay touches matrices, but neither embeddings nor vectors."""
+    """Mark the parameters that weight decay changes: matrices other than embeddings."""
 
     def decays(path: tuple, leaf: jax.Array) -> bool:
         return leaf.ndim > 1 and not str(path[0].key).endswith("_embeddings")

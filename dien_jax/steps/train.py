@@ -19,13 +19,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
 from dien_jax.model.interest import InterestModel
-from dien_jax.steps.embedding_rows import (
-    Table,
-    large_tables,
-    look_up,
-    put_rows,
-    take_rows,
-)
+from dien_jax.steps.embedding_rows import Table, large_tables, look_up, put_rows, take_rows
 from dien_jax.steps.losses import click_loss, halved_click_loss
 from dien_jax.steps.negatives import Sampler, auxiliary_negatives
 from dien_jax.steps.optimizer import make_optimizer
@@ -35,14 +29,14 @@ Metrics = dict[str, jax.Array]
 
 
 def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
-    """``loss(params, batch_stats, tables, batch, key) -> (loss, (batch_stats, metrics))``."""
-    of_drawn = _loss_of_drawn(config, schema)
+    """Return ``loss(params, batch_stats, tables, batch, key)``: loss, (batch_stats, metrics)."""
+    loss_of_draws = _loss_of_draws(config, schema)
 
     def loss(
         params: Any, batch_stats: Any, tables: Tables, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Any, Metrics]]:
         batch, negatives, dropout_key = _draw(config, tables.sampler, batch, key)
-        return of_drawn(params, batch_stats, tables.features, batch, negatives, dropout_key)
+        return loss_of_draws(params, batch_stats, tables.features, batch, negatives, dropout_key)
 
     return loss
 
@@ -50,7 +44,7 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
 def _draw(
     config: Config, sampler: Sampler | None, batch: Batch, key: jax.Array
 ) -> tuple[Batch, jax.Array | None, jax.Array]:
-    """The batch with some users unknown, the auxiliary negatives, and the key of dropout."""
+    """Return the batch with some users unknown, the auxiliary negatives, and the key of dropout."""
     sample_key, dropout_key, user_key = jax.random.split(key, 3)
     negatives = None
     if config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1:
@@ -70,10 +64,10 @@ def _draw(
     return batch, negatives, dropout_key
 
 
-def _loss_of_drawn(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
-    """``loss(params, batch_stats, features, batch, negatives, dropout_key)``."""
+def _loss_of_draws(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
+    """Return ``loss(params, batch_stats, features, batch, negatives, dropout_key)``."""
     model = InterestModel(config.model, schema)
-    of_clicks = halved_click_loss if config.model.classifier == "softmax" else click_loss
+    click_loss_of = halved_click_loss if config.model.classifier == "softmax" else click_loss
 
     def loss(
         params: Any,
@@ -93,7 +87,7 @@ def _loss_of_drawn(config: Config, schema: Schema) -> Callable[..., tuple[jax.Ar
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        click = of_clicks(output.logits, labels, weights)
+        click = click_loss_of(output.logits, labels, weights)
         total = click + config.model.auxiliary_weight * output.auxiliary_loss
         if config.optim.embedding_l2:
             total = total + config.optim.embedding_l2 * output.embedding_norm
@@ -114,7 +108,7 @@ def _loss_of_drawn(config: Config, schema: Schema) -> Callable[..., tuple[jax.Ar
 def make_train_step(
     config: Config, schema: Schema, steps_per_epoch: int
 ) -> Callable[[TrainState, Tables, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step. It donates the state: the one passed in must not be used again.
+    """Return the jitted step. It donates the state: the one passed in must not be used again.
 
     Metrics are device scalars: ``loss`` (with weights and penalty), ``click_loss``,
     ``auxiliary_loss`` (unweighted), ``accuracy`` at a probability of one half, ``weight`` (real
@@ -127,16 +121,17 @@ def make_train_step(
     def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         batch, negatives, dropout_key = _draw(config, tables.sampler, batch, key)
-        found = look_up(schema, compact, tables.features, batch, negatives)
+        looked_up = look_up(schema, compact, tables.features, batch, negatives)
         whole = (state.params, state.optimizer_state)
-        params, optimizer_state = take_rows(whole, found.rows)
-        loss = _loss_of_drawn(config, found.schema)
+        params, optimizer_state = take_rows(whole, looked_up.rows)
+        loss = _loss_of_draws(config, looked_up.schema)
+        inputs = (looked_up.features, looked_up.batch, looked_up.negatives, dropout_key)
         gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(
-            params, state.batch_stats, found.features, found.batch, found.negatives, dropout_key
+            params, state.batch_stats, *inputs
         )
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         params = optax.apply_updates(params, updates)
-        params, optimizer_state = put_rows(whole, (params, optimizer_state), found.rows)
+        params, optimizer_state = put_rows(whole, (params, optimizer_state), looked_up.rows)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(params, batch_stats, optimizer_state, state.step + 1, state.key), metrics
 

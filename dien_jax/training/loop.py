@@ -179,7 +179,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the last evaluation is done, after all epochs or by early stopping."""
+        """True after the last evaluation: all epochs are done, or early stopping applies."""
         patience = self._config.train.patience
         return self.progress.evaluated_step == self.total_steps or (
             0 < patience <= self.progress.worse_evaluations

@@ -32,7 +32,7 @@ HISTOGRAM_BINS = 64
 
 
 class Reporter:
-    """Reports one run from its start, or its restored step, to :meth:`close`.
+    """Reports of one run from its start, or its restored step, to :meth:`close`.
 
     A context manager. The progress line is that of :class:`ProgressLine`.
 

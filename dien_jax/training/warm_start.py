@@ -120,14 +120,14 @@ def _check_features(before: Schema, dataset: Dataset) -> None:
     for group in ("item", "user", "context"):
         trained: tuple[Feature, ...] = getattr(before, group)
         given: tuple[Feature, ...] = getattr(dataset.schema, group)
-        expected, found = (
+        expected, actual = (
             ", ".join(f"{feature.name} ({feature.kind})" for feature in features) or "none"
             for features in (trained, given)
         )
-        if expected != found:
+        if expected != actual:
             raise UserError(
                 f"{dataset.path} must have the {group} features of the run, {expected}, found "
-                f"{found}"
+                f"{actual}"
             )
         for old, new in zip(trained, given, strict=True):
             if (old.mean, old.deviation) != (new.mean, new.deviation):

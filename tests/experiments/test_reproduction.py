@@ -16,7 +16,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.experiments import reproduction
-from dien_jax.experiments.reproduction import PaperTable, run_study
+from dien_jax.experiments.reproduction import run_study
 from dien_jax.experiments.result_tables import Table, read_results, write_tables
 from dien_jax.runs.folder import Run
 from dien_jax.training import loop
@@ -27,16 +27,16 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu" / "reproduce.csv"
 
 
-def tiny_tables() -> dict[str, PaperTable]:
+def tiny_tables() -> dict[str, Table]:
     arguments = train.parse(["dien", *SETTINGS, "--train.epochs=1"])
     rows = {
         name: Config(member(name, arguments.model), arguments.optim, arguments.train)
         for name in ROWS
     }
-    family = PaperTable(rows, {name: name for name in ROWS}, {"DIN": "din", "DIEN": "dien"})
+    family = Table(rows, {"DIN": "din", "DIEN": "dien"}, {name: name for name in ROWS})
     frozen = dataclasses.replace(arguments.model, batch_norm="none")
     rows = {"dien (batch_norm none)": Config(frozen, arguments.optim, arguments.train)}
-    none = PaperTable(rows, {"dien (batch_norm none)": "frozen"}, {})
+    none = Table(rows, {}, {"dien (batch_norm none)": "frozen"})
     return {"family": family, "no_batch_norm": none}
 
 
@@ -103,11 +103,7 @@ def test_published_results_have_the_rows_and_digests_of_the_frozen_tables() -> N
 
 
 def test_published_tables_are_those_of_the_published_results(tmp_path) -> None:
-    tables = {
-        name: Table(tuple(table.rows), table.baselines)
-        for name, table in reproduction.paper_tables().items()
-    }
-    write_tables(tmp_path, read_results(RESULTS), tables, "none.csv")
+    write_tables(tmp_path, read_results(RESULTS), reproduction.paper_tables(), "none.csv")
     assert (tmp_path / "results.csv").read_bytes() == RESULTS.read_bytes()
     page = (ROOT / "docs" / "results.md").read_text()
     rows = [row for row in (tmp_path / "results.md").read_text().splitlines() if row[:1] == "|"]
@@ -192,6 +188,21 @@ def test_results_of_earlier_row_names_count_under_their_settings(tiny, tmp_path,
     assert rows == ["dien (batch_norm none)"] * 2
 
 
+def test_rows_of_the_same_settings_on_other_data_keep_their_names(tiny, tmp_path) -> None:
+    data, _, _ = tiny
+    other = write_data(tmp_path / "other", sizes={"train": 48, "valid": 24, "test": 20})
+    config = tiny_tables()["family"].rows["din"]
+    tables = {"results": Table(dict.fromkeys(("here", "there")), {})}
+    for row, folder in (("here", data), ("there", other), ("here", data)):
+        run_study(
+            {row: config}, [open_dataset(folder)], [0], tmp_path / "out", test=False, tables=tables
+        )
+    lines = read_results(tmp_path / "out" / "results.csv")
+    assert [(line["row"], line["data"]) for line in lines] == [
+        ("there", "other"), ("here", data.name)
+    ]  # fmt: skip
+
+
 def test_study_without_a_test_split_keeps_no_run_and_scores_no_test(tiny, tmp_path, monkeypatch):
     data, _, _ = tiny
     measured, done = [], []
@@ -274,7 +285,7 @@ def test_differences_are_of_shared_seeds(tmp_path) -> None:
         for row, seeds in scores.items()
         for seed, score in seeds.items()
     ]  # fmt: skip
-    table = Table(ROWS, {"DIN": "din", "DIEN": "dien"})
+    table = Table(dict.fromkeys(ROWS), {"DIN": "din", "DIEN": "dien"})
     write_tables(tmp_path, lines, {"family": table}, "none.csv")
     text = (tmp_path / "results.md").read_text()
     assert "| dien | 2 | 0.7450 ± 0.0212 | none | none | none | +0.0350 ± 0.0050 |  |" in text

@@ -8,7 +8,6 @@ import pytest
 from dien_jax.model import auxiliary
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
-    Network,
     auxiliary_loss,
     auxiliary_weights,
     weighted_loss,
@@ -30,12 +29,11 @@ def test_value_and_gradients_do_not_depend_on_blocks(monkeypatch, block, columns
     valid = jnp.asarray(rng.random((B, S, N)) < 0.8)
     rows = jnp.array([1.0, 1, 1, 0, 1])
     positions = positions & (rows > 0)[:, None]
-    network = Network((8, 5), columns)
-    module = AuxiliaryNetwork(*network)
-    params = module.init(jax.random.key(0), states, behaviours)["params"]
+    network = AuxiliaryNetwork((8, 5), columns)
+    params = network.init(jax.random.key(0), states, behaviours)["params"]
 
     def plain(params, states, behaviours):
-        logits = module.apply({"params": params}, states, behaviours)
+        logits = network.apply({"params": params}, states, behaviours)
         sampled = jnp.moveaxis(logits[1:], 0, -1)
         return 3 * auxiliary_loss(logits[0], sampled, positions, valid, mean=mean, weights=rows)
 
@@ -54,12 +52,10 @@ def test_value_and_gradients_do_not_depend_on_blocks(monkeypatch, block, columns
 def test_no_activation_of_all_positions_is_kept():
     """The compiled program has room for one block's activations, not for everyone's."""
     positions, width = 20 * auxiliary.CPU_BLOCK, 100
-    network = Network((width, 50), 1)
+    network = AuxiliaryNetwork((width, 50), 1)
     shapes = ((1, positions, 8), (2, 1, positions, 8), (2, 1, positions))
     states, behaviours, weights = (jnp.zeros(shape) for shape in shapes)
-    params = AuxiliaryNetwork(*network).init(
-        jax.random.key(0), states[:, :1], behaviours[:, :, :1]
-    )["params"]
+    params = network.init(jax.random.key(0), states[:, :1], behaviours[:, :, :1])["params"]
     step = jax.jit(jax.grad(lambda *a: weighted_loss(network, *a, weights), (0, 1, 2)))
     memory = step.lower(params, states, behaviours).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2 * positions * width * 4

@@ -1,0 +1,115 @@
+"""A cell and an attention that someone adds: trained, ranked with, exported and served."""
+
+import asyncio
+import dataclasses
+import re
+import threading
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import tiny_run
+from support.small_model import MODEL
+
+from dien_jax import Config, Ranker, RankRequest, TrainConfig, fit, open_dataset, score_split
+from dien_jax.inference import export_run
+from dien_jax.inference.archive import read_archive
+from dien_jax.model import ATTENTIONS, EVOLUTIONS
+
+PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
+TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
+
+
+class DotAttention(nn.Module):
+    """Weights that are sigmoids of dot products: not a softmax, and no parameter named as ours."""
+
+    @nn.compact
+    def __call__(self, candidate, states, lengths):
+        query = nn.Dense(states.shape[-1], name="query")(candidate)
+        live = jnp.arange(states.shape[1], dtype=lengths.dtype)[None] < lengths[:, None]
+        return jnp.where(live, jax.nn.sigmoid(jnp.einsum("bth,bh->bt", states, query)), 0)
+
+
+def tutorial_cell() -> type[nn.Module]:
+    block = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert block is not None
+    namespace: dict = {"__name__": "tutorial"}
+    exec(block[1], namespace)
+    return namespace["MinAUGRU"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "table"), [("evolution", EVOLUTIONS), ("attention", ATTENTIONS)]
+)
+def test_own_modules_train_rank_export_and_serve(setting, table, tmp_path, monkeypatch) -> None:
+    cell = tutorial_cell()
+    own = {"evolution": lambda c: cell(c.hidden_size), "attention": lambda c: DotAttention()}
+    monkeypatch.setitem(table, "own", own[setting])
+    train = TrainConfig(batch_size=16, epochs=1, max_history=8, buckets=())
+    config = Config(dataclasses.replace(MODEL, **{setting: "own"}), train=train)
+    run, file = tmp_path / "run", tmp_path / "model.dien"
+    dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
+    fit(config, data=dataset, run_dir=run)
+
+    examples, ranker = dataset.splits["test"], Ranker(run)
+    items, users = dataset.vocabulary("item"), dataset.vocabulary("user")
+    starts = dataset.event_offsets[examples.sequence]
+    histories = [
+        [items[item] for item in dataset.event_item[start:end]]
+        for start, end in zip(starts, examples.history_end, strict=True)
+    ]
+    scores = [
+        ranker.rank(history, [items[item]], users[user]).scores[0]
+        for history, item, user in zip(histories, examples.item, examples.user, strict=True)
+    ]
+    np.testing.assert_allclose(scores, score_split(run, "test").scores, **TOLERANCE)
+    assert np.ptp(scores) > 1e-4
+
+    history, candidates = max(histories, key=len), items[1:] * 4  # more than one chunk of them
+    expected = ranker.rank(history, candidates, "u1")
+    ranker.remember("u1", history[:-1])
+    ranker.observe("u1", history[-1])
+    remembered = ranker.rank(None, candidates, "u1")
+    np.testing.assert_allclose(remembered.scores, expected.scores, **TOLERANCE)
+
+    export_run(run, file)
+    monkeypatch.delitem(table, "own")  # the file holds the computation
+    steps = read_archive(file).manifest["programs"]["read_history"]["inputs"]["history"]["shape"]
+    assert steps == ([8] if setting == "evolution" else ["t"])  # the cell's scan must know it
+    exported = Ranker(file).rank(history, candidates, "u1")
+    np.testing.assert_allclose(exported.scores, expected.scores, **TOLERANCE)
+    assert_served(file, RankRequest(history, candidates, "u1"), expected)
+
+
+def assert_served(file: Path, request: RankRequest, expected) -> None:
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("starlette")
+    from dien_jax.server.app import Application
+    from dien_jax.server.batching import Batcher
+    from dien_jax.server.current_model import CurrentModel
+    from dien_jax.server.options import ServerOptions
+    from dien_jax.server.prometheus import Metrics
+
+    options, metrics = ServerOptions(file, max_candidates=len(request.candidates)), Metrics()
+    current = CurrentModel(options, metrics)
+    batcher = Batcher(current.rank, metrics, options)
+    ready, failures = threading.Event(), []
+    thread = current.start(batcher, ready.set, failures.append)
+    assert ready.wait(120)
+
+    async def post():
+        transport = httpx.ASGITransport(Application(options, current, batcher, metrics, None))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            body = {name: value for name, value in request._asdict().items() if value is not None}
+            return await client.post("/v1/rank", json=body)
+
+    response = asyncio.run(post())
+    current.stop()
+    batcher.close()
+    thread.join()
+    assert not failures
+    assert response.status_code == 200, response.text
+    np.testing.assert_allclose(response.json()["scores"], expected.scores, **TOLERANCE)

@@ -1,0 +1,105 @@
+"""Training from Python: fit, resume and their result."""
+
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from support import tiny_run
+
+import dien_jax
+from dien_jax import train
+from dien_jax.config.presets import nearest_preset
+from dien_jax.errors import Interrupted
+from dien_jax.utils.files import read_json
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache():
+    with tiny_run.compilation_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+def config(*more: str) -> dien_jax.Config:
+    arguments = train.parse([*tiny_run.SETTINGS, *more])
+    return dien_jax.Config(arguments.model, arguments.optim, arguments.train)
+
+
+@pytest.fixture(scope="module")
+def result(data, tmp_path_factory) -> dien_jax.RunResult:
+    return dien_jax.fit(config(), data=data, run_dir=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path):
+    folder = tmp_path / "command"
+    assert train.main(tiny_run.flags(data, folder)) == 0
+    ours, theirs = read_json(result.run_dir / "result.json"), read_json(folder / "result.json")
+    for name in ("train_examples_per_second", "wall_seconds"):
+        assert getattr(result, name) == ours.pop(name)
+        theirs.pop(name)
+    assert ours == theirs
+    assert {name: getattr(result, name) for name in ours} == ours
+    assert set(result.baselines) == {"popularity"}
+
+
+def test_resume_of_a_finished_run_returns_its_result(result, capfd):
+    again = dien_jax.resume(str(result.run_dir))
+    assert again.test == result.test
+    assert again.baselines == {}
+    assert "is finished" in capfd.readouterr().err
+
+
+def test_scores_are_those_that_the_result_measured(result):
+    scored = dien_jax.score_split(result.run_dir, "valid")
+    assert scored.metrics() == result.valid
+    assert scored.scores.shape == scored.labels.shape == scored.groups.shape
+    model = dien_jax.load_run(result.run_dir)
+    assert (dien_jax.score_split(model, "valid").scores == scored.scores).all()
+
+
+def test_library_installs_no_signal_handlers_and_runs_in_a_thread(data, tmp_path):
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    seen, results = [], []
+
+    def run() -> None:
+        def asked() -> None:
+            seen.append([signal.getsignal(number) for number in numbers])
+
+        few = config("--train.epochs=1")
+        dataset = dien_jax.open_dataset(data)
+        results.append(dien_jax.fit(few, data=dataset, run_dir=tmp_path / "run", stop_signal=asked))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert results[0].steps == tiny_run.STEPS_PER_EPOCH
+    assert all(handlers == before for handlers in seen)
+
+
+def test_run_can_be_stopped_and_resumed(result, data, tmp_path, capfd):
+    asked = iter([None] * 6 + [15])
+    with pytest.raises(Interrupted):
+        dien_jax.fit(
+            config(), data=data, run_dir=tmp_path / "run", stop_signal=lambda: next(asked, 15)
+        )
+    assert "is saved. Resume with" in capfd.readouterr().err
+    resumed = dien_jax.resume(tmp_path / "run")
+    assert (resumed.valid, resumed.test) == (result.valid, result.test)
+
+
+@pytest.mark.parametrize("name", dien_jax.PRESETS)
+def test_settings_of_a_preset_are_recorded_by_its_name(name):
+    assert nearest_preset(dien_jax.preset(name)) == name
+
+
+def test_settings_of_no_preset_are_recorded_by_their_row_of_the_table():
+    assert nearest_preset(config("--model.dropout=0.5")) == "dien"
+    assert nearest_preset(dien_jax.Config(dien_jax.ModelConfig(auxiliary_weight=0.0))) == "augru"
+    own = dien_jax.ModelConfig(auxiliary_weight=0.0, wide=True)
+    assert nearest_preset(dien_jax.Config(own)) == "dien"
