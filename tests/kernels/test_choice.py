@@ -149,7 +149,7 @@ def test_names_of_implementations_are_those_of_the_table_and_files():
     names = ("auto", "reference", "xla", *choice.KERNELS)
     assert get_args(choice.Implementation) == names
     for name in names[2:]:
-        # Found, not imported: JAX 0.10's Pallas Mosaic GPU needs packages that jax does not install.
+        # Not imported: JAX 0.10's Pallas Mosaic GPU needs packages that jax does not install.
         assert importlib.util.find_spec(f"dien_kernels.backends.{name}") is not None
 
 
