@@ -178,7 +178,7 @@ def _part_sections(
     dataset, most = trained.dataset, trained.run.config.train.max_history
     examples = dataset.splits[split]
     starts = np.asarray(dataset.event_offsets)[examples.sequence]
-    lengths = diagnostics.history_lengths(np.asarray(examples.history_end), starts, most)
+    lengths = np.minimum(np.asarray(examples.history_end) - starts, most)  # that the model sees
     item = np.asarray(examples.item)
     popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
     return [

@@ -1,6 +1,7 @@
 """Comparison of runs: tables of their metrics and settings, and differences with intervals."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from dien_jax.config.preset_files import WARM_START, flat_settings
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, writing
 from dien_jax.experiments.curves import draw_comparison
+from dien_jax.experiments.result_tables import mean_and_deviation
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
@@ -44,8 +46,7 @@ def compare_runs(
       without rows is left out.
 
     Raises:
-      UserError: if a folder is not a run, a run or the data cannot be read, or ``out`` cannot be
-        written.
+      UserError: if a run, the data or ``out`` is at fault.
 
     >>> from pathlib import Path
     >>> print(next(compare_runs([Path("runs/first")])).splitlines()[1].split()[:4])
@@ -62,8 +63,7 @@ def compare_runs(
             )
     groups = seed_groups(runs)
     yield _run_table(runs)
-    several = [group for group in groups if len(group.finished) > 1]
-    if several:
+    if several := [group for group in groups if len(group.finished) > 1]:
         yield f"mean ± deviation over seeds\n{_seed_table(several)}"
     if settings := _settings_table(groups):
         yield settings
@@ -80,67 +80,49 @@ def compare_runs(
 
 
 def _comparable(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """Return the runs whose scores can be compared with the first's; print why others cannot."""
+    """Return the runs with scores of the first's examples; print why others have none."""
     first, *others = runs
     if others and first.result is None:
         say(f"no paired differences: the first run, {first.name}, is unfinished")
         return []
-    comparable = []
     for run in others:
         if run.run.data_digest != first.run.data_digest:
             say(
                 f"no paired difference of {run.name} to {first.name}: it was trained on other "
                 f"data, {run.run.data}, so there are no scores of the same examples"
             )
-        elif run.result is not None:
-            comparable.append(run)
-    return comparable
+    digest = first.run.data_digest
+    return [run for run in others if run.result is not None and run.run.data_digest == digest]
 
 
-def _labels() -> list[str]:
-    return [metric.label for metric in METRICS.values()]
-
-
-def _split_header(label: str) -> list[str]:
-    return [label, *[""] * (len(METRICS) - 1)]
+def _metric_headers(*columns: str) -> list[list[str]]:
+    """Return both header rows of the given columns and every metric of both splits."""
+    gap = [""] * (len(METRICS) - 1)
+    labels = [metric.label for metric in METRICS.values()]
+    return [[*[""] * len(columns), "validation", *gap, "test", *gap], [*columns, *labels, *labels]]
 
 
 def _run_table(runs: Sequence[RunSummary]) -> str:
-    rows = [
-        [*[""] * 5, *_split_header("validation"), *_split_header("test"), ""],
-        ["run", "preset", "data", "seed", "best step", *_labels() * 2, "examples/s"],
-    ]
+    upper, lower = _metric_headers("run", "preset", "data", "seed", "best step")
+    rows = [[*upper, ""], [*lower, "examples/s"]]
     for run in runs:
+        cells = [run.name + ("" if run.result else " (unfinished)"), run.run.preset]
+        cells += [Path(run.run.data).name, str(run.run.seed)]
+        cells += [f"{run.best_step:,}" if run.best_step else _ABSENT]
         metrics = [run.metrics(split) or {} for split in ("valid", "test")]
-        rows.append(
-            [
-                run.name + ("" if run.result else " (unfinished)"),
-                run.run.preset,
-                Path(run.run.data).name,
-                str(run.run.seed),
-                f"{run.best_step:,}" if run.best_step else _ABSENT,
-                *(m.text(values, absent=_ABSENT) for values in metrics for m in METRICS.values()),
-                f"{run.speed:,.0f}" if run.speed else _ABSENT,
-            ]
-        )
+        cells += [m.text(values, absent=_ABSENT) for values in metrics for m in METRICS.values()]
+        rows.append([*cells, f"{run.speed:,.0f}" if run.speed else _ABSENT])
     return _aligned(rows, left=3)
 
 
 def _seed_table(groups: Sequence[SeedGroup]) -> str:
-    rows = [
-        ["", "", *_split_header("validation"), *_split_header("test")],
-        ["runs", "seeds", *_labels() * 2],
-    ]
+    rows = _metric_headers("runs", "seeds")
     for group in groups:
-        cells = []
-        for split in ("valid", "test"):
-            for name in METRICS:
-                values = list(group.by_seed(split, name).values())
-                complete = len(values) == len(group.finished) and len(values) > 1
-                cells.append(
-                    f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" if complete else _ABSENT
-                )
-        rows.append([group.name, str(len(group.finished)), *cells])
+        rows.append([group.name, str(len(group.finished))])
+        for split, name in itertools.product(("valid", "test"), METRICS):
+            values = list(group.by_seed(split, name).values())
+            complete = len(values) == len(group.finished)
+            rows[-1].append(mean_and_deviation(values) if complete else _ABSENT)
     return _aligned(rows, left=1)
 
 
@@ -149,10 +131,11 @@ def _settings_table(groups: Sequence[SeedGroup]) -> str:
     settings = [
         flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")} for run in runs
     ]
+    columns = {name: [values[name] for values in settings] for name in settings[0]}
     rows = [
-        [name, *(_setting(values[name]) for values in settings)]
-        for name in settings[0]
-        if len({repr(values[name]) for values in settings}) > 1
+        [name, *map(_setting, values)]
+        for name, values in columns.items()
+        if len(set(map(repr, values))) > 1
     ]
     if not rows:
         return "all settings are the same" if len(groups[0].members) + len(groups) > 2 else ""
@@ -171,7 +154,7 @@ def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
             seeds = sorted(set(ours) & set(theirs))
             mean = paired_seeds([ours[s] for s in seeds], [theirs[s] for s in seeds])
             if mean is not None:
-                rows.append([group.name, metric.label, str(len(seeds)), *_interval(mean), _p(mean)])
+                rows.append([group.name, metric.label, str(len(seeds)), *_cells(mean)])
     if not rows:
         return ""
     title = f"{split}, mean difference to {first.name} over seeds"
@@ -190,26 +173,22 @@ def _pair_table(
     examples = dataset.splits[split]
     labels, users = np.asarray(examples.label), np.asarray(examples.group)
     baseline = _scores(first, dataset, split, out)
-    rows = []
+    title = f"{split}, difference to {first.name}"
+    rows = [[title, "", "difference", "95% (users)", "95% (DeLong)", "p"]]
     for run in others:
         scores = _scores(run, dataset, split, out)
         with stage(f"resampling users for {run.name}"):
             over_users = bootstrap(labels, scores, baseline, users)
         over_pairs = delong(labels, scores, baseline)
         for name, metric in METRICS.items():
-            difference = over_users[name]
-            if difference is None:
-                rows.append([run.name, metric.label, "undefined", "", "", ""])
-                continue
-            exact = metric.interval == "delong" and over_pairs
-            pairs = (_interval(exact)[1], _p(exact)) if exact else ("", "")
-            rows.append([run.name, metric.label, *_interval(difference), *pairs])
-    title = f"{split}, difference to {first.name}"
-    header = [title, "", "difference", "95% (users)", "95% (DeLong)", "p"]
+            cells = ["undefined", "", "", ""]
+            if (difference := over_users[name]) is not None:
+                exact = metric.interval == "delong" and over_pairs
+                cells = [*_cells(difference)[:2], *(_cells(exact)[1:] if exact else ("", ""))]
+            rows.append([run.name, metric.label, *cells])
     return (
-        _aligned([header, *rows], left=2)
-        + f"\n{len(labels):,} examples of {len(np.unique(users)):,} users, who are resampled "
-        f"{RESAMPLES:,} times; DeLong takes examples as independent"
+        f"{_aligned(rows, left=2)}\n{len(labels):,} examples of {len(np.unique(users)):,} users, "
+        f"who are resampled {RESAMPLES:,} times; DeLong takes examples as independent"
     )
 
 
@@ -220,8 +199,7 @@ def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> 
     digest = hashlib.sha256(str(run.folder.resolve()).encode())
     for name in (CONFIG_FILE, RESULT_FILE):  # they change if another run is trained in the folder
         digest.update((run.folder / name).read_bytes())
-    name = run.name.replace("/", "-")
-    file = out / f"predictions-{split}-{name}-{digest.hexdigest()[:12]}.npy"
+    file = out / f"predictions-{split}-{run.name.replace('/', '-')}-{digest.hexdigest()[:12]}.npy"
     if file.exists():
         try:
             scores = np.load(file, allow_pickle=False)
@@ -239,29 +217,22 @@ def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> 
 def _setting(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    if isinstance(value, str):
-        return value
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else str(value).lower()
 
 
-def _interval(difference: Difference) -> tuple[str, str]:
-    return f"{difference.value:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"
-
-
-def _p(difference: Difference) -> str:
-    if difference.p_value is None:
-        return ""
-    return "< .0001" if difference.p_value < 1e-4 else f"{difference.p_value:.4f}"
+def _cells(difference: Difference) -> tuple[str, str, str]:
+    """Return the difference, its interval and its p-value as text."""
+    value, _, low, high, p = difference
+    p_text = "" if p is None else "< .0001" if p < 1e-4 else f"{p:.4f}"
+    return f"{value:+.4f}", f"{low:+.4f} to {high:+.4f}", p_text
 
 
 def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
     """Align columns: the first ``left`` flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if number < left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    columns = []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        width, adjust = max(map(len, column)), str.ljust if number < left else str.rjust
+        columns.append([adjust(cell, width) for cell in column])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))

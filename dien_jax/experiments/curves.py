@@ -22,13 +22,8 @@ _RING: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.5, "lin
 def draw_comparison(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
     """Draw training loss, validation AUC and log loss of every run over epochs.
 
-    Runs that differ by seed only share a colour. A ring marks the best checkpoint.
-
-    Returns:
-      The file; None without matplotlib or before the first evaluation.
-
-    Raises:
-      OSError: if it cannot be written.
+    Runs that differ by seed only share a colour. A ring marks the best checkpoint. Return the
+    file; None without matplotlib or before the first evaluation.
     """
     try:
         from matplotlib.figure import Figure
@@ -44,6 +39,7 @@ def draw_comparison(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
         style = _STYLES[number // _COLOURS % len(_STYLES)]
         several = len(group.members) > 1
         label = f"{group.name} ({len(group.members)} runs)" if several else group.name
+        width, alpha = (1.2, 0.7) if several else (1.8, 1.0)
         for member in group.members:
             for axes, (split, metric) in zip(panels, _PANELS.values(), strict=True):
                 points = [
@@ -54,10 +50,8 @@ def draw_comparison(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
                 if not points:
                     continue
                 epochs, values, steps = zip(*points, strict=True)
-                [line] = axes.plot(
-                    epochs, values, style, color=f"C{number % _COLOURS}", marker=".",
-                    linewidth=1.2 if several else 1.8, alpha=0.7 if several else 1.0,
-                )  # fmt: skip
+                [line] = axes.plot(epochs, values, style, color=f"C{number % _COLOURS}",
+                                   marker=".", linewidth=width, alpha=alpha)  # fmt: skip
                 if label not in named:
                     line.set_label(label)
                     named.add(label)
@@ -71,9 +65,7 @@ def draw_comparison(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    columns = min(5, len(named) + 1)
-    figure.legend(loc="outside lower center", ncols=columns, fontsize="small")
-    file = folder / PLOT_FILE
-    with atomic_path(file) as partial:
+    figure.legend(loc="outside lower center", ncols=min(5, len(named) + 1), fontsize="small")
+    with atomic_path(folder / PLOT_FILE) as partial:
         figure.savefig(partial, format="png", dpi=120)
-    return file
+    return folder / PLOT_FILE
