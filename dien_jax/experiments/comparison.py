@@ -1,4 +1,4 @@
-"""Comparison of runs: tables of their metrics and settings, and differences with intervals."""
+"""Comparison of runs: tables of metrics and settings, curves, and differences with intervals."""
 
 import hashlib
 import itertools
@@ -11,10 +11,9 @@ import numpy as np
 from dien_jax.config.preset_files import WARM_START, flat_settings
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, writing
-from dien_jax.experiments.curves import draw_comparison
 from dien_jax.experiments.result_tables import mean_and_deviation
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
-from dien_jax.metrics.scores import METRICS
+from dien_jax.metrics.scores import METRICS, SELECTION
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
@@ -22,14 +21,17 @@ from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import atomic_path
 
 _ABSENT = "-"
+_PANELS = {
+    "training click loss": ("train", "click_loss"),
+    **{f"validation {METRICS[name].label}": ("valid", name) for name in SELECTION},
+}
+_STYLES = ("-", "--", ":", "-.")
+_COLOURS = 10
+_RING: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.5, "linestyle": "none"}
 
 
 def compare_runs(
-    folders: Sequence[Path],
-    *,
-    split: str = "test",
-    out: Path | None = None,
-    data: Path | None = None,
+    folders: Sequence[Path], split: str = "test", out: Path | None = None, data: Path | None = None
 ) -> Iterator[str]:
     """Compare runs with the first of them.
 
@@ -70,7 +72,7 @@ def compare_runs(
     if out is not None:
         with writing(out, "--out"):
             out.mkdir(parents=True, exist_ok=True)
-            plot = draw_comparison(groups, out)
+            plot = _draw_curves(groups, out)
         if plot is not None:
             say(f"curves: {plot}")
     if seeds := _seed_differences(groups, split):
@@ -236,3 +238,56 @@ def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
         width, adjust = max(map(len, column)), str.ljust if number < left else str.rjust
         columns.append([adjust(cell, width) for cell in column])
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
+def _draw_curves(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
+    """Draw training loss, validation AUC and log loss of every run over epochs.
+
+    Runs that differ by seed only share a colour. A ring marks the best checkpoint. Return the
+    file; None without matplotlib or before the first evaluation.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        return None
+    if not any(member.evaluations for group in groups for member in group.members):
+        return None
+    figure = Figure(figsize=(14, 4.8), layout="constrained")
+    panels = figure.subplots(1, len(_PANELS))
+    named: set[str] = set()
+    for number, group in enumerate(groups):
+        style = _STYLES[number // _COLOURS % len(_STYLES)]
+        several = len(group.members) > 1
+        label = f"{group.name} ({len(group.members)} runs)" if several else group.name
+        width, alpha = (1.2, 0.7) if several else (1.8, 1.0)
+        for member in group.members:
+            for axes, (split, metric) in zip(panels, _PANELS.values(), strict=True):
+                points = [
+                    (record["epoch"], record[split][metric], record["step"])
+                    for record in member.evaluations
+                    if "epoch" in record and record.get(split, {}).get(metric) is not None
+                ]
+                if not points:
+                    continue
+                epochs, values, steps = zip(*points, strict=True)
+                [line] = axes.plot(epochs, values, style, color=f"C{number % _COLOURS}",
+                                   marker=".", linewidth=width, alpha=alpha)  # fmt: skip
+                if label not in named:
+                    line.set_label(label)
+                    named.add(label)
+                if split == "valid" and member.best_step in steps:
+                    best = steps.index(member.best_step)
+                    axes.plot(epochs[best], values[best], color=line.get_color(), **_RING)
+    panels[0].plot([], [], color="0.4", label="best checkpoint", **_RING)
+    for axes, title in zip(panels, _PANELS, strict=True):
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=min(5, len(named) + 1), fontsize="small")
+    file = folder / "compare.png"
+    with atomic_path(file) as partial:
+        figure.savefig(partial, format="png", dpi=120)
+    return file

@@ -152,13 +152,11 @@ def run_study(
       UserError: if data, a run folder or ``out`` is at fault.
       Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
 
-    >>> import dataclasses
     >>> from pathlib import Path
     >>> from dien_jax import open_dataset, preset
-    >>> config = preset("base_model")
-    >>> config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
-    >>> data = open_dataset("data")
-    >>> [line] = run_study({"short": config}, [data], [0], Path("study"), test=False)
+    >>> from dien_jax.config.preset_files import with_settings
+    >>> rows = {"short": with_settings(preset("base_model"), {"train.epochs": 1})}
+    >>> [line] = run_study(rows, [open_dataset("data")], [0], Path("study"), test=False)
     >>> line["row"], line["best_epoch"]
     ('short', '1')
     """

@@ -34,7 +34,8 @@ from dien_jax.utils.extras import require
 from dien_jax.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
 
 BEST_FILE = "best.json"
 TRIALS_BEFORE_PRUNING = 5
@@ -109,13 +110,11 @@ def run_search(options: SearchOptions) -> SearchResult:
         plots = report.draw_plots(finished, options.out)
     if best is None:
         return SearchResult(None, None, "", plots)
-    return SearchResult(
-        options.out / "best.json", best.value, report.summary(finished, best), plots
-    )
+    return SearchResult(options.out / BEST_FILE, best.value, report.summary(finished, best), plots)
 
 
 def _run_trials(
-    study: "optuna.Study", options: SearchOptions, base: Config, space: Space, dataset: Dataset
+    study: "Study", options: SearchOptions, base: Config, space: Space, dataset: Dataset
 ) -> None:
     from optuna import samplers
     from optuna.trial import TrialState
@@ -147,7 +146,7 @@ def _run(options: SearchOptions, dataset: Dataset, config: Config) -> Run:
     return Run.create(preset=options.preset, seed=options.seed, dataset=dataset, config=config)
 
 
-def _train(trial: "optuna.Trial", trainer: Trainer, listener: TrainingLine) -> float | None:
+def _train(trial: "Trial", trainer: Trainer, listener: TrainingLine) -> float | None:
     """Return the best value of the objective in a trial; None if it was pruned or diverged."""
     values: list[float] = []
     try:
@@ -164,7 +163,7 @@ def _train(trial: "optuna.Trial", trainer: Trainer, listener: TrainingLine) -> f
     return (max if OBJECTIVE.higher_is_better else min)(values, default=None)
 
 
-def _trials(study: "optuna.Study", *states: str) -> list["optuna.trial.FrozenTrial"]:
+def _trials(study: "Study", *states: str) -> list["FrozenTrial"]:
     """Return trials in order; by default those that ended, without interrupted ones."""
     from optuna.trial import TrialState
 
@@ -172,9 +171,7 @@ def _trials(study: "optuna.Study", *states: str) -> list["optuna.trial.FrozenTri
     return study.get_trials(deepcopy=False, states=wanted)
 
 
-def _write_best(
-    study: "optuna.Study", options: SearchOptions, base: Config
-) -> "optuna.trial.FrozenTrial | None":
+def _write_best(study: "Study", options: SearchOptions, base: Config) -> "FrozenTrial | None":
     """Write the settings of the best completed trial to ``best.json``, and return the trial."""
     sign = 1 if OBJECTIVE.higher_is_better else -1
     complete = _trials(study, "COMPLETE")
@@ -234,7 +231,7 @@ def _lock(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _study(out: Path) -> Iterator["optuna.Study"]:
+def _study(out: Path) -> Iterator["Study"]:
     """Open the study of a folder, or create it."""
     import optuna
     from sqlalchemy import URL

@@ -135,8 +135,9 @@ def _dimension(name: str, given: Any, base: Config) -> Choices | Range:
     given = {"step": None, "log": False} | given
     numbers = [key for key in ("low", "high", "step") if key != "step" or given[key] is not None]
     for key in numbers:
-        if not _is_number(given.get(key)):
-            raise UserError(f"{name}: expected {key!r} to be a number, found {given.get(key)!r}")
+        value = given.get(key)
+        if type(value) not in (int, float) or not abs(value) < 1e300:
+            raise UserError(f"{name}: expected {key!r} to be a number, found {value!r}")
     low, high, step, log = (given[key] for key in ("low", "high", "step", "log"))
     if not isinstance(log, bool):
         raise UserError(f"{name}: expected 'log' to be true or false, found {log!r}")
@@ -173,7 +174,3 @@ def _is_whole(name: str) -> bool:
     if not {int, float} & set(kinds) or typing.get_origin(hint) is tuple:
         raise UserError(f"{name}: is not a number; give a list of choices, not a range")
     return int in kinds
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

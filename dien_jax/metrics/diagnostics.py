@@ -50,7 +50,11 @@ class PartAuc(NamedTuple):
 
 
 class Picks(NamedTuple):
-    """Indices of examples: the most wrong and right first; typical ones have the median loss."""
+    """Indices of examples, the most extreme scores first.
+
+    False alarms and rejections are non-clicks, misses and hits clicks; typical examples have
+    losses near the median.
+    """
 
     false_alarms: list[int]
     misses: list[int]

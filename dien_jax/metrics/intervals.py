@@ -95,8 +95,6 @@ def bootstrap(
     examples, and takes both models' metrics on them (Field and Welsh, JRSS B 69, 2007). The
     interval is between percentiles of the differences; their deviation is the standard error.
 
-    Equal seeds give equal intervals.
-
     Returns:
       Differences by the metrics' names, without a p-value. A difference is None if the metric is
       undefined on all examples or on more than half of the resamples, or if there is one user
@@ -109,8 +107,7 @@ def bootstrap(
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    clicked, scores = checked(labels, scores)
-    baseline = np.asarray(baseline)
+    (clicked, scores), baseline = checked(labels, scores), np.asarray(baseline)
     values = [
         _difference(metric(clicked, scores, groups), metric(clicked, baseline, groups))
         for metric in METRICS.values()
@@ -142,7 +139,7 @@ def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Differen
     if ours.ndim != 1 or ours.shape != theirs.shape:
         shapes = f"{ours.shape} and {theirs.shape}"
         raise ValueError(f"values and baseline must be [seeds] of one length, got {shapes}")
-    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+    if not np.isfinite([ours, theirs]).all():
         raise ValueError(f"values must be finite, got {ours.tolist()} and {theirs.tolist()}")
     if (seeds := len(ours)) < 2:
         return None
