@@ -84,16 +84,16 @@ def compare_runs(
 def _comparable(runs: Sequence[RunSummary]) -> list[RunSummary]:
     """Return the runs with scores of the first's examples; print why others have none."""
     first, *others = runs
+    digest = first.run.data_digest
     if others and first.result is None:
         say(f"no paired differences: the first run, {first.name}, is unfinished")
         return []
     for run in others:
-        if run.run.data_digest != first.run.data_digest:
+        if run.run.data_digest != digest:
             say(
                 f"no paired difference of {run.name} to {first.name}: it was trained on other "
                 f"data, {run.run.data}, so there are no scores of the same examples"
             )
-    digest = first.run.data_digest
     return [run for run in others if run.result is not None and run.run.data_digest == digest]
 
 

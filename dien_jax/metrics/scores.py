@@ -18,7 +18,6 @@ from dien_jax.errors import UserError
 LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)
 """Least distance of a probability from 0 and 1 in the log loss: float32 resolves no more."""
 
-
 _ByUser = tuple[np.ndarray, np.ndarray]
 
 
