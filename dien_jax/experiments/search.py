@@ -135,8 +135,8 @@ def _run_trials(
             name = f"trial {number + 1} of {options.trials}"
             settings = report.searched_settings(trial).items()
             line.say(f"{name}: {', '.join(f'{key} {value}' for key, value in settings)}")
-            trainer = Trainer(_run(options, dataset, config), dataset, checkpoints=None)
-            value = _train(trial, trainer, TrainingLine(line, name, number / options.trials))
+            run = _run(options, dataset, config)
+            value = _train(trial, run, dataset, TrainingLine(line, name, number / options.trials))
             study.tell(trial, value, TrialState.PRUNED if value is None else None)
             best = _write_best(study, options, base)
             line.say(f"{name}: {report.outcome(_trials(study), best)}")
@@ -146,8 +146,9 @@ def _run(options: SearchOptions, dataset: Dataset, config: Config) -> Run:
     return Run.create(preset=options.preset, seed=options.seed, dataset=dataset, config=config)
 
 
-def _train(trial: "Trial", trainer: Trainer, listener: TrainingLine) -> float | None:
+def _train(trial: "Trial", run: Run, dataset: Dataset, listener: TrainingLine) -> float | None:
     """Return the best value of the objective in a trial; None if it was pruned or diverged."""
+    trainer = Trainer(run, dataset, checkpoints=None)
     values: list[float] = []
     try:
         for number, record in enumerate(trainer.evaluations(listener.progress), start=1):

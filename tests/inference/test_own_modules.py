@@ -16,6 +16,7 @@ from support.small_model import MODEL
 
 from dien_jax import Config, Ranker, RankRequest, TrainConfig, fit, open_dataset, score_split
 from dien_jax.inference import export_run
+from dien_jax.inference.archive import read_archive
 from dien_jax.model import ATTENTIONS, EVOLUTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
@@ -76,6 +77,8 @@ def test_own_modules_train_rank_export_and_serve(setting, table, tmp_path, monke
 
     export_run(run, file)
     monkeypatch.delitem(table, "own")  # the file holds the computation
+    steps = read_archive(file).manifest["programs"]["read_history"]["inputs"]["history"]["shape"]
+    assert steps == ([8] if setting == "evolution" else ["t"])  # the cell's scan must know it
     exported = Ranker(file).rank(history, candidates, "u1")
     np.testing.assert_allclose(exported.scores, expected.scores, **TOLERANCE)
     assert_served(file, RankRequest(history, candidates, "u1"), expected)

@@ -10,13 +10,17 @@ import pytest
 from support import tiny_run
 from support.tiny_run import flags
 
-from dien_jax import evaluate, train
+from dien_jax import Ranker, evaluate, load_run, score_split, train
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import NotFiniteError
+from dien_jax.inference import export_run
+from dien_jax.inspection.examples import Inspector
+from dien_jax.inspection.importance import importance
 from dien_jax.metrics.scores import auc
 from dien_jax.runs.scoring import score_batches
+from dien_jax.steps import training_tables
 from dien_jax.training import loop
 from dien_jax.utils.files import read_json
 
@@ -198,3 +202,18 @@ def test_wrong_flag_is_refused_with_what_was_expected(arguments, expected, capfd
     output = capfd.readouterr()
     assert expected in output.err
     assert output.out == ""
+
+
+def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeypatch) -> None:
+    built = []
+    monkeypatch.setattr("dien_jax.steps.state.make_sampler", lambda *_: built.append(_))
+    model = load_run(run)
+    assert model.run.config.model.auxiliary_weight
+    score_split(model, "test")
+    Ranker(run).rank(["i2"], ["i3"])
+    export_run(run, tmp_path / "model.dien")
+    Inspector(model).examples("test", [0])
+    importance(model, "test", 1)
+    assert built == []
+    training_tables(model.dataset, model.run.config)  # counts
+    assert len(built) == 1

@@ -1,0 +1,73 @@
+"""The examples in the docstrings of public names run, and print what they say.
+
+Functions and classes need an example. Records (named tuples and dataclasses) appear in the
+examples of the functions that take or return them.
+"""
+
+import dataclasses
+import doctest
+import importlib
+import inspect
+import pkgutil
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import tiny_run
+
+import dien_jax
+from dien_jax import train
+
+PACKAGES = (
+    "dien_jax",
+    "dien_kernels",
+    *(
+        f"dien_jax.{package.name}"
+        for package in pkgutil.iter_modules(dien_jax.__path__)
+        if package.ispkg
+    ),
+)
+
+
+def is_record(item: Any) -> bool:
+    return dataclasses.is_dataclass(item) or hasattr(item, "_fields")
+
+
+def public(package: str) -> Iterator[tuple[str, Any]]:
+    """Names and objects of the functions and classes in ``__all__``."""
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        item = getattr(module, name)
+        if inspect.isclass(item) or inspect.isfunction(item):
+            yield name, item
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset folder ``data`` and a finished run ``runs/first``."""
+    folder = tmp_path_factory.mktemp("examples")
+    tiny_run.write_data(folder / "data")
+    assert train.main(tiny_run.flags(folder / "data", folder / "runs" / "first")) == 0
+    return folder
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_have_an_example_that_runs(
+    package: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    finder, lacking, failed = doctest.DocTestFinder(recurse=True), [], []
+    for name, item in public(package):
+        examples = [test for test in finder.find(item, name) if test.examples]
+        if not examples and not is_record(item):
+            lacking.append(name)
+        for test in examples:
+            report: list[str] = []
+            runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS)
+            runner.run(test, out=report.append)
+            failed += report
+    assert lacking == []
+    assert failed == [], "\n".join(failed)

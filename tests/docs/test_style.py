@@ -1,0 +1,94 @@
+"""Rules of the code that a linter does not know: sizes, and how docstrings begin."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("dien_jax", "kernels", "benchmarks", "tests", "docs")
+FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+PACKAGES = [file for file in FILES if file.is_relative_to(ROOT / "dien_jax")] + [
+    file for file in FILES if file.is_relative_to(ROOT / "kernels")
+]
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 80
+"""Lines of code, docstring not counted."""
+MOST_PARAMETERS = 8
+NOT_A_BEGINNING = ("What", "Of", "Who", "As", "By", "Whether", "Where", "How")
+KERNEL_BODIES = ("_kernel", "_body")
+"""Endings of the names of functions that run on the device, one reference an argument."""
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def definitions(file: Path) -> Iterator[Definition | ast.Module]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, Definition | ast.Module):
+            yield node
+
+
+def place(file: Path, node: ast.AST) -> str:
+    name = getattr(node, "name", "module")
+    return f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 1)} {name}"
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    docstring = ast.get_docstring(function, clean=False)
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    return lines - (docstring.count("\n") + 1 if docstring else 0)
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    arguments = function.args
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def test_files_are_short() -> None:
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
+    assert len(lengths) > 200
+    assert {file: n for file, n in lengths.items() if n > LONGEST_FILE} == {}
+
+
+def test_functions_are_short_and_take_few_parameters() -> None:
+    too_large = []
+    for file in PACKAGES:
+        for node in definitions(file):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if node.name.endswith(KERNEL_BODIES):
+                continue
+            few = node.name == "__call__" or parameters(node) <= MOST_PARAMETERS
+            if code_lines(node) > LONGEST_FUNCTION or not few:
+                too_large.append(place(file, node))
+    assert too_large == []
+
+
+@pytest.mark.parametrize("folder", ["dien_jax", "kernels", "benchmarks"])
+def test_docstrings_begin_with_an_imperative_or_a_noun_phrase(folder: str) -> None:
+    wrong = []
+    for file in FILES:
+        if not file.is_relative_to(ROOT / folder):
+            continue
+        for node in definitions(file):
+            docstring = ast.get_docstring(node)
+            if docstring and docstring.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING:
+                wrong.append(f"{place(file, node)}: {docstring.splitlines()[0]}")
+    assert wrong == []
+
+
+def test_settings_and_flags_begin_with_an_imperative_or_a_noun_phrase() -> None:
+    """Strings below the fields of a class are the help texts of flags."""
+    wrong = []
+    for file in PACKAGES:
+        for node in definitions(file):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for statement in node.body:
+                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                    text = str(statement.value.value)
+                    if text.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING:
+                        wrong.append(f"{place(file, node)}: {text.splitlines()[0]}")
+    assert wrong == []
