@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from dien_jax.errors import UserError
 
-END_OF_9999 = 253402300799
-"""The last second of the year 9999, since 1970."""
+END_OF_9999 = 253402300799  # the last second of the year 9999, since 1970
 LIKELY_MILLISECONDS = 10**11
 """Whole-number times are milliseconds when most of them are larger. As seconds this would be after
 the year 5138; as milliseconds it is after March 1973."""
