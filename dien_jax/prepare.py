@@ -4,9 +4,9 @@ Standard output gets the summary, standard error the progress. Exit status: 0 wh
 made, 2 for a mistake in flags or files, 130 after Ctrl-C; then nothing is left behind.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,53 +29,32 @@ from dien_jax.utils.console import say, stage
 COMMAND = "python -m dien_jax.prepare"
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-From = tyro.conf.arg(name="from")
+Source = Annotated[Path, tyro.conf.arg(name="from")]
+Archive = Annotated[Path | None, tyro.conf.arg(name="from")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Interactions(interactions.InteractionsOptions):
-    __doc__ = interactions.InteractionsOptions.__doc__
-    file: File
-
-
-@dataclass(frozen=True, kw_only=True)
-class Impressions(impressions.ImpressionsOptions):
-    __doc__ = impressions.ImpressionsOptions.__doc__
-    file: File
-
-
-@dataclass(frozen=True, kw_only=True)
-class Authors(authors.AuthorsOptions):
-    __doc__ = authors.AuthorsOptions.__doc__
-    folder: Folder
-
-
-@dataclass(frozen=True, kw_only=True)
-class Movielens(movielens.MovielensOptions):
-    __doc__ = movielens.MovielensOptions.__doc__
-    source: Annotated[Path | None, From] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taobao(taobao.TaobaoOptions):
-    __doc__ = taobao.TaobaoOptions.__doc__
-    source: Annotated[Path, From]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alimama(alimama.AlimamaOptions):
-    __doc__ = alimama.AlimamaOptions.__doc__
-    source: Annotated[Path, From]
+def _flags(options: type, **kinds: Any) -> type:
+    """Return the options of a source with the annotations of fields that the command line needs."""
+    fields = [(n, kind, getattr(options, n, dataclasses.MISSING)) for n, kind in kinds.items()]
+    how: dict[str, Any] = {
+        "frozen": True,
+        "kw_only": True,
+        "namespace": {"__doc__": options.__doc__},
+    }
+    return dataclasses.make_dataclass(options.__name__, fields, bases=(options,), **how)
 
 
 SOURCES: dict[str, tuple[type, Callable[[Any], list[str]]]] = {
-    "interactions": (Interactions, interactions.prepare),
-    "impressions": (Impressions, impressions.prepare),
+    "interactions": (_flags(interactions.InteractionsOptions, file=File), interactions.prepare),
+    "impressions": (_flags(impressions.ImpressionsOptions, file=File), impressions.prepare),
     "amazon": (amazon.AmazonOptions, amazon.prepare),
-    "movielens": (Movielens, movielens.prepare),
-    "taobao": (Taobao, taobao.prepare),
-    "alimama": (Alimama, alimama.prepare),
-    "authors": (Authors, stage("reading and writing")(authors.prepare)),
+    "movielens": (_flags(movielens.MovielensOptions, source=Archive), movielens.prepare),
+    "taobao": (_flags(taobao.TaobaoOptions, source=Source), taobao.prepare),
+    "alimama": (_flags(alimama.AlimamaOptions, source=Source), alimama.prepare),
+    "authors": (
+        _flags(authors.AuthorsOptions, folder=Folder),
+        stage("reading and writing")(authors.prepare),
+    ),
     "synthetic": (synthetic.SyntheticOptions, stage("simulating")(synthetic.prepare)),
 }
 
@@ -111,16 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _overview() -> str:
     """Return the help without a source."""
     sources = [f"  {name:14}{kind.__doc__}" for name, (kind, _) in SOURCES.items()]
-    return "\n".join(
-        [
-            f"usage: {COMMAND} SOURCE [...] --out DIR",
-            "",
-            "Make a dataset folder for python -m dien_jax.train. Sources:",
-            *sources,
-            "",
-            f"Flags of a source: {COMMAND} SOURCE --help",
-        ]
-    )
+    usage = f"usage: {COMMAND} SOURCE [...] --out DIR"
+    work = "Make a dataset folder for python -m dien_jax.train. Sources:"
+    return "\n".join([usage, "", work, *sources, "", f"Flags of a source: {COMMAND} SOURCE --help"])
 
 
 if __name__ == "__main__":

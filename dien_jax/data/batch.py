@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.schema import Array, FeatureValues, MultiValued, Schema
+from dien_jax.data.schema import Array, Feature, FeatureValues, MultiValued, Schema
 
 
 class Batch(NamedTuple):
@@ -13,7 +13,6 @@ class Batch(NamedTuple):
     >>> from dien_jax.data import example_batch, open_dataset
     >>> example_batch(open_dataset("data").schema, batch_size=4, steps=10).history.shape
     (4, 10)
-
 
     Attributes:
       history: int32 ``[B, T]``, item ids, oldest first; entries at or past ``lengths`` are 0.
@@ -40,20 +39,14 @@ class Batch(NamedTuple):
 def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Batch:
     """Return a batch of padding in the shapes of a dataset of this schema."""
 
-    def values(kind: str, max_values: int | None) -> Any:
-        if kind == "numeric":
-            return np.zeros(batch_size, np.float32)
+    def values(feature: Feature) -> Any:
         ids = np.zeros(batch_size, np.int32)
-        if kind == "categorical":
-            return ids
-        return MultiValued(np.zeros((batch_size, max_values or 1), np.int32), ids)
+        if feature.kind == "multivalued":
+            return MultiValued(np.zeros((batch_size, feature.max_values or 1), np.int32), ids)
+        return ids.astype(np.float32) if feature.kind == "numeric" else ids
 
-    return Batch(
-        history=np.zeros((batch_size, steps), np.int32),
-        lengths=np.zeros(batch_size, np.int32),
-        item=np.zeros(batch_size, np.int32),
-        user=np.zeros(batch_size, np.int32),
-        label=np.zeros(batch_size, np.float32),
-        weight=np.zeros(batch_size, np.float32),
-        context={f.name: values(f.kind, f.max_values) for f in schema.context},
-    )
+    history = np.zeros((batch_size, steps), np.int32)
+    lengths, item, user = (np.zeros(batch_size, np.int32) for _ in range(3))
+    label, weight = (np.zeros(batch_size, np.float32) for _ in range(2))
+    context = {feature.name: values(feature) for feature in schema.context}
+    return Batch(history, lengths, item, user, label, weight, context)

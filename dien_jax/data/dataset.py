@@ -25,20 +25,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.metadata import (
-    EXAMPLE_COLUMNS,
-    PROBABILITY,
-    SPLITS,
-    check_lines,
-    read_meta,
-    read_schema,
-    read_values,
-)
+from dien_jax.data import metadata
+from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS, read_values
 from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
 from dien_jax.errors import UserError
 
-CHUNK_ROWS = 1 << 20
-"""Rows checked or written at a time."""
+CHUNK_ROWS = 1 << 20  # rows checked or written at a time
+Check = tuple[Callable[[np.ndarray], np.ndarray], str]  # whether entries are valid; in words
 
 
 class Column(NamedTuple):
@@ -147,18 +140,11 @@ class Dataset:
 
     def feature_tables(self) -> FeatureTables:
         """Return the features after the id of all items and users, multi-valued ones padded."""
-        return FeatureTables(
-            padded_columns(self.schema.item[1:], self.items, None),
-            padded_columns(self.schema.user[1:], self.users, None),
-        )
+        items = padded_columns(self.schema.item[1:], self.items, None)
+        return FeatureTables(items, padded_columns(self.schema.user[1:], self.users, None))
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
-        """Return the context features of some examples.
-
-        Args:
-          split: ``train``, ``valid`` or ``test``.
-          rows: integers ``[B]``, indices of examples of the split.
-        """
+        """Return the context features of some examples of a split, integers ``[B]``."""
         return padded_columns(self.schema.context, self.splits[split].context, rows)
 
 
@@ -170,47 +156,36 @@ def open_dataset(path: str | Path) -> Dataset:
     'data'
 
     Raises:
-      UserError: when the folder is missing, is not a dataset folder or has another format version;
-        when a file is missing or damaged; when sizes disagree, an id is out of range, offsets or
-        timestamps decrease, a label is not 0 or 1, a history reaches outside its sequence, or a
-        number is not finite. The message names the file.
+      UserError: when the folder is missing, is not a dataset folder or has another format version,
+        or a file is missing, damaged or holds invalid values. The message names the file.
     """
     path = Path(path)
-    meta = read_meta(path)
-    schema, counts = read_schema(path / "meta.json", meta)
-    for feature in (*schema.item, *schema.user, *schema.context):
+    meta = metadata.read_meta(path)
+    schema, counts = metadata.read_schema(path / "meta.json", meta)
+    for feature in schema.features:
         if feature.size is not None:
-            check_lines(path / "vocab" / f"{feature.name}.txt", feature.size)
-    check_lines(path / "groups.txt", counts["groups"])
-
-    offsets = _offsets(path / "events" / "offsets.npy", counts["sequences"], counts["events"])
-    event_item = _integers(path / "events" / "item", np.int32, counts["events"], schema.num_items)
-    timestamp = _integers(path / "events" / "timestamp", np.int64, counts["events"], None)
-    _check_order(path / "events" / "timestamp" / "values.npy", timestamp, offsets)
-    negatives = path / "events" / "negatives"
-    popularity = _load_array(path / "popularity.npy", np.int64, schema.num_items)
-    _check_entries(
-        path / "popularity.npy", popularity, lambda part: part >= 0, "a count of 0 or more"
-    )
+            metadata.check_lines(path / "vocab" / f"{feature.name}.txt", feature.size)
+    metadata.check_lines(path / "groups.txt", counts["groups"])
+    events, num_events = path / "events", counts["events"]
+    offsets = _offsets(events / "offsets.npy", counts["sequences"], num_events)
+    timestamp = _array(events / "timestamp" / "values.npy", np.int64, num_events)
+    _check_order(events / "timestamp" / "values.npy", timestamp, offsets)
+    negatives = None
+    if (events / "negatives").exists():
+        negatives = _multivalued(events / "negatives", schema.num_items, num_events)
+    counted = (lambda part: part >= 0, "a count of 0 or more")
     return Dataset(
         path=path,
         schema=schema,
         meta=meta,
         items=_columns(path / "items", schema.item[1:], schema.num_items),
         users=_columns(path / "users", schema.user[1:], schema.num_users),
-        event_item=event_item,
+        event_item=_ids(events / "item", np.int32, num_events, schema.num_items),
         event_timestamp=timestamp,
         event_offsets=offsets,
-        popularity=popularity,
-        splits={
-            split: _examples(path / "examples" / split, schema, counts, counts[split], offsets)
-            for split in SPLITS
-        },
-        event_negatives=(
-            _multivalued(negatives, schema.num_items, counts["events"])
-            if negatives.exists()
-            else None
-        ),
+        popularity=_array(path / "popularity.npy", np.int64, schema.num_items, counted),
+        splits={split: _examples(path, split, schema, counts, offsets) for split in SPLITS},
+        event_negatives=negatives,
     )
 
 
@@ -220,7 +195,10 @@ def chunks(rows: int) -> Iterator[slice]:
         yield slice(start, min(start + CHUNK_ROWS, rows))
 
 
-def _load_array(file: Path, dtype: type[np.generic], rows: int | None) -> np.ndarray:
+def _array(
+    file: Path, dtype: type[np.generic], rows: int | None, check: Check | None = None
+) -> np.ndarray:
+    """Map an array of one dimension, and check its entries."""
     try:
         array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
     except FileNotFoundError:
@@ -228,25 +206,17 @@ def _load_array(file: Path, dtype: type[np.generic], rows: int | None) -> np.nda
     except Exception as error:  # NumPy raises every kind of exception for a damaged header
         raise UserError(f"{file}: damaged, or not a .npy file: {error}") from error
     if array.dtype != np.dtype(dtype) or array.ndim != 1:
-        raise UserError(
-            f"{file}: expected one dimension of {np.dtype(dtype)}, "
-            f"found shape {array.shape} of {array.dtype}"
-        )
+        shape = f"shape {array.shape} of {array.dtype}"
+        raise UserError(f"{file}: expected one dimension of {np.dtype(dtype)}, found {shape}")
     if rows is not None and len(array) != rows:
         raise UserError(f"{file}: expected {rows} entries, found {len(array)}")
+    row = _first_bad(len(array), lambda part: check[0](array[part])) if check else None
+    if check and row is not None:
+        raise UserError(f"{file}: entry {row} should be {check[1]}, found {array[row]}")
     return array
 
 
-def _check_entries(
-    file: Path, values: np.ndarray, valid: Callable[[np.ndarray], np.ndarray], expected: str
-) -> None:
-    row = _first_bad(len(values), lambda part: valid(values[part]))
-    if row is not None:
-        raise UserError(f"{file}: entry {row} should be {expected}, found {values[row]}")
-
-
 def _first_bad(rows: int, valid: Callable[[slice], np.ndarray]) -> int | None:
-    """Return the first row that is not valid, checking a chunk at a time."""
     for part in chunks(rows):
         good = valid(part)
         if not good.all():
@@ -254,29 +224,20 @@ def _first_bad(rows: int, valid: Callable[[slice], np.ndarray]) -> int | None:
     return None
 
 
-def _integers(
-    folder: Path, dtype: type[np.generic], rows: int | None, size: int | None
-) -> np.ndarray:
-    file = folder / "values.npy"
-    values = _load_array(file, dtype, rows)
-    if size is not None:
-        expected = f"at least 0 and below {size}"
-        _check_entries(file, values, lambda part: (part >= 0) & (part < size), expected)
-    return values
+def _ids(folder: Path, dtype: type[np.generic], rows: int | None, size: int) -> np.ndarray:
+    check = (lambda ids: (ids >= 0) & (ids < size), f"at least 0 and below {size}")
+    return _array(folder / "values.npy", dtype, rows, check)
 
 
 def _offsets(file: Path, rows: int, total: int) -> np.ndarray:
-    offsets = _load_array(file, np.int64, rows + 1)
+    offsets = _array(file, np.int64, rows + 1)
     if offsets[0] != 0 or offsets[-1] != total:
-        raise UserError(
-            f"{file}: expected offsets from 0 to {total}, found {offsets[0]} to {offsets[-1]}"
-        )
+        span = f"{offsets[0]} to {offsets[-1]}"
+        raise UserError(f"{file}: expected offsets from 0 to {total}, found {span}")
     row = _first_bad(rows, lambda part: np.diff(offsets[part.start : part.stop + 1]) >= 0)
     if row is not None:
-        raise UserError(
-            f"{file}: offsets must not fall, found {offsets[row]} then {offsets[row + 1]} "
-            f"at entry {row}"
-        )
+        fall = f"{offsets[row]} then {offsets[row + 1]} at entry {row}"
+        raise UserError(f"{file}: offsets must not fall, found {fall}")
     return offsets
 
 
@@ -286,17 +247,16 @@ def _columns(folder: Path, features: tuple[Feature, ...], rows: int) -> dict[str
 
 def _column(folder: Path, feature: Feature, rows: int) -> Column:
     if feature.kind == "numeric":
-        values = _load_array(folder / "values.npy", np.float32, rows)
-        _check_entries(folder / "values.npy", values, np.isfinite, "a finite number")
-        return Column(values, None)
-    if feature.kind == "categorical":
-        return Column(_integers(folder, np.int32, rows, feature.size), None)
+        finite = (np.isfinite, "a finite number")
+        return Column(_array(folder / "values.npy", np.float32, rows, finite), None)
     assert feature.size is not None
+    if feature.kind == "categorical":
+        return Column(_ids(folder, np.int32, rows, feature.size), None)
     return _multivalued(folder, feature.size, rows)
 
 
 def _multivalued(folder: Path, size: int, rows: int) -> Column:
-    values = _integers(folder, np.int32, None, size)
+    values = _ids(folder, np.int32, None, size)
     return Column(values, _offsets(folder / "offsets.npy", rows, len(values)))
 
 
@@ -307,45 +267,31 @@ def _check_order(file: Path, timestamp: np.ndarray, offsets: np.ndarray) -> None
         starts = offsets[np.searchsorted(offsets, falls)] == falls
         if not starts.all():
             row = int(falls[np.argmin(starts)])
-            raise UserError(
-                f"{file}: events of a sequence must be oldest first, found {timestamp[row - 1]} "
-                f"then {timestamp[row]} at entry {row}"
-            )
+            fall = f"{timestamp[row - 1]} then {timestamp[row]} at entry {row}"
+            raise UserError(f"{file}: events of a sequence must be oldest first, found {fall}")
 
 
 def _examples(
-    folder: Path, schema: Schema, counts: dict[str, int], rows: int, offsets: np.ndarray
+    path: Path, split: str, schema: Schema, counts: dict[str, int], offsets: np.ndarray
 ) -> Examples:
-    sizes = {
-        "sequence": counts["sequences"],
-        "history_end": counts["events"] + 1,
-        "user": schema.num_users,
-        "group": counts["groups"],
-        "item": schema.num_items,
-        "label": 2,
-    }
-    columns = {
-        name: _integers(folder / name, dtype, rows, sizes[name])
-        for name, dtype in EXAMPLE_COLUMNS.items()
-    }
+    folder, rows = path / "examples" / split, counts[split]
+    ids = (counts["sequences"], counts["events"] + 1, schema.num_users, counts["groups"])
+    sizes = dict(zip(EXAMPLE_COLUMNS, (*ids, schema.num_items, 2), strict=True))
+    columns = {n: _ids(folder / n, dtype, rows, sizes[n]) for n, dtype in EXAMPLE_COLUMNS.items()}
     sequence, end = columns["sequence"], columns["history_end"]
-    row = _first_bad(
-        rows,
-        lambda part: (
-            (offsets[sequence[part]] <= end[part]) & (end[part] <= offsets[sequence[part] + 1])
-        ),
-    )
-    if row is not None:
+
+    def is_within(part: slice) -> np.ndarray:
+        start, stop = offsets[sequence[part]], offsets[sequence[part] + 1]
+        return (start <= end[part]) & (end[part] <= stop)
+
+    if (row := _first_bad(rows, is_within)) is not None:
         start, stop = offsets[sequence[row]], offsets[sequence[row] + 1]
-        raise UserError(
-            f"{folder / 'history_end' / 'values.npy'}: entry {row} should be within its sequence, "
-            f"{start} to {stop}, found {end[row]}"
-        )
-    probability = None
-    file = folder / PROBABILITY / "values.npy"
+        expected = f"within its sequence, {start} to {stop}, found {end[row]}"
+        raise UserError(f"{folder}/history_end/values.npy: entry {row} should be {expected}")
+    probability, file = None, folder / PROBABILITY / "values.npy"
     if file.exists():
-        probability = _load_array(file, np.float32, rows)
-        _check_entries(file, probability, lambda p: (p >= 0) & (p <= 1), "a probability")
+        valid = (lambda p: (p >= 0) & (p <= 1), "a probability")
+        probability = _array(file, np.float32, rows, valid)
     context = _columns(folder, schema.context, rows)
     return Examples(**columns, context=context, probability=probability)
 
@@ -354,9 +300,7 @@ def padded_columns(
     features: tuple[Feature, ...], columns: dict[str, Column], rows: np.ndarray | None
 ) -> dict[str, FeatureValues]:
     """Return the values of features over some rows, or over all, multi-valued ones padded."""
-    return {
-        feature.name: _padded_column(feature, columns[feature.name], rows) for feature in features
-    }
+    return {f.name: _padded_column(f, columns[f.name], rows) for f in features}
 
 
 def _padded_column(feature: Feature, column: Column, rows: np.ndarray | None) -> FeatureValues:

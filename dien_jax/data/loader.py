@@ -1,8 +1,8 @@
 """Batches of examples: their order, their padding, and a thread that prepares them ahead.
 
-A batch is a function of (seed, epoch, step) and of nothing that was read before, so a run can
-start again at any step. All batches have ``batch_size`` rows and one of a few padded lengths,
-so that a jitted step is compiled a bounded number of times; an epoch shows every example once.
+A batch is a function of (seed, epoch, step), so a run can start again at any step. All batches
+have ``batch_size`` rows and one of a few padded lengths: a jitted step is compiled a bounded number
+of times. An epoch shows every example once.
 
 Dimensions: n examples of the split, B rows of a batch, T padded steps, R real rows of a batch,
 K auxiliary negatives a step.
@@ -20,13 +20,8 @@ from dien_jax.data.dataset import Column, Dataset
 from dien_jax.data.schema import FeatureValues, MultiValued
 from dien_jax.errors import UserError
 
-SORT_BUFFER = 20
-"""Batches within which ``order="sorted"`` sorts by length."""
-
-PREFETCH = 8
-"""Batches that are prepared ahead of the one in use."""
-
-_NO_EVENTS = np.zeros(1, np.int32)
+SORT_BUFFER = 20  # batches within which order="sorted" sorts by length
+PREFETCH = 8  # batches that are prepared ahead of the one in use
 
 
 @runtime_checkable
@@ -34,20 +29,16 @@ class BatchOptions(Protocol):
     """The fields of ``TrainConfig`` that batches depend on."""
 
     @property
-    def batch_size(self) -> int:
-        """B."""
+    def batch_size(self) -> int: ...  # B
 
     @property
-    def buckets(self) -> tuple[int, ...]:
-        """Rising lengths to pad to, besides ``max_history``; those above it are not used."""
+    def buckets(self) -> tuple[int, ...]: ...  # rising padded lengths; max_history is the last one
 
     @property
-    def max_history(self) -> int:
-        """Events kept of a history, the latest ones."""
+    def max_history(self) -> int: ...  # events kept of a history, the latest ones
 
     @property
-    def order(self) -> str:
-        """``"shuffled"`` or ``"sorted"``; see :class:`Loader`."""
+    def order(self) -> str: ...  # "shuffled" or "sorted"; see Loader
 
 
 class Loader:
@@ -66,12 +57,20 @@ class Loader:
       ``evaluation``: sorted by length, longest first, which wastes the least; every epoch is the
         same. See :func:`evaluation_loader`.
 
-    Example:
-      >>> from dien_jax import Loader, TrainConfig, open_dataset
-      >>> loader = Loader(open_dataset("data"), "train", TrainConfig(batch_size=16), seed=1)
-      >>> batch = loader.batch(epoch=0, step=0)
-      >>> batch.item.shape, batch.history.shape[1] in loader.padded_lengths
-      ((16,), True)
+    >>> from dien_jax import Loader, TrainConfig, open_dataset
+    >>> loader = Loader(open_dataset("data"), "train", TrainConfig(batch_size=16), seed=1)
+    >>> batch = loader.batch(epoch=0, step=0)
+    >>> batch.item.shape, batch.history.shape[1] in loader.padded_lengths
+    ((16,), True)
+
+    Args:
+      dataset: the dataset, of which the split's examples are read.
+      split: ``train``, ``valid`` or ``test``.
+      train_config: batch size, padded lengths and order.
+      seed: seed of the order, with the epoch.
+      shown_per_step: K, items drawn for each behaviour from those that were shown with it and not
+        clicked; 0 leaves them out. A dataset without such items is a ``UserError``.
+      order: in place of ``train_config.order``.
 
     Attributes:
       steps_per_epoch: batches of every epoch, ceil(n / batch_size).
@@ -88,47 +87,26 @@ class Loader:
         shown_per_step: int = 0,
         order: str | None = None,
     ) -> None:
-        """Look up how long every history is.
-
-        Args:
-          dataset: the dataset, of which the split's examples are read.
-          split: ``train``, ``valid`` or ``test``.
-          train_config: batch size, padded lengths and order.
-          seed: seed of the order, with the epoch.
-          shown_per_step: K, items drawn for each behaviour from those that were shown with it and
-            not clicked; 0 leaves them out.
-          order: in place of ``train_config.order``.
-
-        Raises:
-          UserError: when ``shown_per_step`` asks for items that the dataset does not have.
-        """
-        self._dataset = dataset
-        self._split = split
-        self._batch_size = train_config.batch_size
-        self._seed = seed
+        self._dataset, self._split = dataset, split
+        self._batch_size, self._seed = train_config.batch_size, seed
         self._order = order or train_config.order
         self._shown_per_step = shown_per_step
         self._shown = require_shown(dataset) if shown_per_step else None
-        examples = dataset.splits[split]
-        self._examples = examples
+        self._examples = examples = dataset.splits[split]
         # Without any event, one that no history reaches keeps every gather valid.
-        self._event_item = np.asarray(dataset.event_item) if dataset.event_item.size else _NO_EVENTS
+        events = dataset.event_item if dataset.event_item.size else [0]
+        self._event_item = np.asarray(events, np.int32)
         starts = np.asarray(dataset.event_offsets)[examples.sequence]
         longest = train_config.max_history
         self._lengths = np.minimum(examples.history_end - starts, longest).astype(np.int32)
         edges = np.array([*(edge for edge in train_config.buckets if edge < longest), longest])
-        edges = edges[: np.searchsorted(edges, int(self._lengths.max(initial=0))) + 1]
-        self._edges = edges
-        self.padded_lengths: tuple[int, ...] = tuple(edges.tolist())
+        self._edges = edges[: np.searchsorted(edges, int(self._lengths.max(initial=0))) + 1]
+        self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
         self.steps_per_epoch = -(-len(self._lengths) // self._batch_size)
         self._plan: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def example_indices(self, epoch: int, step: int) -> np.ndarray:
-        """Return the examples of a batch's real rows, int64 ``[R]`` with 1 <= R <= B.
-
-        Raises:
-          IndexError: for a step outside the epoch.
-        """
+        """Return the examples of a batch's real rows, int64 ``[R]`` with 1 <= R <= B."""
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step must be in [0, {self.steps_per_epoch}), got {step}")
         epoch = 0 if self._order == "evaluation" else epoch
@@ -139,13 +117,7 @@ class Loader:
         return order[start : start + self._batch_size]
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0.
-
-        There, and at other steps that are not live, nothing was shown.
-
-        Raises:
-          IndexError: for a step outside the epoch.
-        """
+        """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0."""
         indices = self.example_indices(epoch, step)
         examples = self._examples
         lengths = self._filled(self._lengths[indices])
@@ -241,11 +213,7 @@ def evaluation_loader(dataset: Dataset, split: str, train_config: BatchOptions) 
 
 
 def require_shown(dataset: Dataset) -> Column:
-    """Return the items that were shown at each event and not clicked.
-
-    Raises:
-      UserError: when the dataset does not have them.
-    """
+    """Return the items that were shown at each event and not clicked, or raise a ``UserError``."""
     if dataset.event_negatives is None:
         raise UserError(
             f"model.auxiliary_distribution 'shown' needs to know what was shown and not clicked, "
@@ -260,17 +228,9 @@ def _draw_shown(
 ) -> np.ndarray:
     """Draw ``count`` items of each live event: int32 ``[*shape, count]``, -1 where it has none.
 
-    They are distinct where the event has as many, by Floyd's sampling, and drawn with replacement
-    where it has fewer.
-
-    Args:
-      shown: items over all events.
-      event: integers of any shape, indices of events; those that are not live may be anything.
-      live: bool, of the same shape.
-      count: at least 1.
-      generator: of the draws.
-
-    Source: Bentley and Floyd, CACM 30(9), 1987.
+    They are distinct where the event has as many, by Floyd's sampling (Bentley and Floyd, CACM
+    30(9), 1987), and drawn with replacement where it has fewer. ``event`` may be anything where it
+    is not ``live``.
     """
     values, offsets = shown
     assert offsets is not None

@@ -24,25 +24,17 @@ EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
 }
 """Columns of every split, without the context features."""
 PROBABILITY = "probability"
-
 _ESCAPED = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(\\|u([0-9a-f]{4})|.|$)")
 
 
 def escape(value: str) -> str:
-    r"""Escape ``value`` to one line: ``\`` to ``\\``, a control character to ``\uXXXX``.
-
-    Line separators and lone surrogates count as control characters. :func:`unescape` undoes it.
-    """
+    r"""Escape to one line: ``\`` to ``\\``; controls, separators and surrogates to ``\uXXXX``."""
     return _ESCAPED.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", value)
 
 
 def unescape(line: str) -> str:
-    """Undo :func:`escape`.
-
-    Raises:
-      ValueError: for a backslash that starts no escape.
-    """
+    """Undo :func:`escape`; ``ValueError`` for a backslash that starts no escape."""
     return _ESCAPE.sub(_unescape_match, line) if "\\" in line else line
 
 
@@ -55,11 +47,7 @@ def _unescape_match(match: re.Match[str]) -> str:
 
 
 def read_values(path: Path) -> list[str]:
-    """Read the unescaped lines of a text file of a dataset folder.
-
-    Raises:
-      UserError: when the file is missing, is not UTF-8 or has an escape that does not exist.
-    """
+    """Read the unescaped lines of a text file of a dataset folder."""
     try:
         lines = path.read_bytes().decode("utf-8").split("\n")
         return [unescape(line) for line in lines[:-1]]
@@ -68,11 +56,7 @@ def read_values(path: Path) -> list[str]:
 
 
 def check_lines(file: Path, expected: int) -> None:
-    """Check the number of lines of a text file without loading it into memory.
-
-    Raises:
-      UserError: when it is not ``expected``, or the last line has no end.
-    """
+    """Check the number of lines of a text file, all with an end, without loading it."""
     count, last = 0, b"\n"
     with reading(file), file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -84,15 +68,10 @@ def check_lines(file: Path, expected: int) -> None:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Read ``meta.json`` of a dataset folder.
-
-    Raises:
-      UserError: when it is missing, is not JSON, or has another format version.
-    """
+    """Read ``meta.json`` of a dataset folder; refuse another format version."""
     if not path.is_dir():
-        raise UserError(
-            f"dataset folder {path} {'is not a folder' if path.exists() else 'does not exist'}"
-        )
+        problem = "is not a folder" if path.exists() else "does not exist"
+        raise UserError(f"dataset folder {path} {problem}")
     file = path / "meta.json"
     if not file.is_file():
         raise UserError(f"{path} is not a dataset folder: it has no meta.json")
@@ -101,43 +80,25 @@ def read_meta(path: Path) -> dict[str, Any]:
     if version is None:
         raise UserError(f"{file}: expected an object with a format_version; not a dataset folder")
     if version != FORMAT_VERSION or isinstance(version, bool):
-        raise UserError(
-            f"{file}: the dataset has format version {version!r}, this program reads version "
-            f"{FORMAT_VERSION}; prepare the data again"
-        )
+        known = f"this program reads version {FORMAT_VERSION}; prepare the data again"
+        raise UserError(f"{file}: the dataset has format version {version!r}, {known}")
     return meta
 
 
 def read_schema(file: Path, meta: dict[str, Any]) -> tuple[Schema, dict[str, int]]:
-    """Parse the schema and the counts of ``meta.json``.
-
-    Returns:
-      the schema, and the numbers of ``sequences``, ``events``, ``groups`` and examples by split.
-
-    Raises:
-      UserError: when an entry is missing or invalid.
-    """
+    """Parse the schema, and the counts of sequences, events, groups and examples by split."""
+    names = ("sequences", "events", "groups", *SPLITS)
     try:
         schema = schema_from_json(meta["schema"])
-        counts = {
-            name: _whole(meta["counts"][name], f"counts.{name}")
-            for name in ("sequences", "events", "groups", *SPLITS)
-        }
-    except KeyError as error:
-        raise UserError(f"{file}: has no {error.args[0]!r}") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: {error}") from error
+        counts = {name: _whole(meta["counts"][name], f"counts.{name}") for name in names}
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{file}: {problem}") from error
     return schema, counts
 
 
 def schema_from_json(values: Any) -> Schema:
-    """Undo :func:`schema_to_json`.
-
-    Raises:
-      KeyError: for a missing group.
-      TypeError: for values of the wrong type.
-      ValueError: for an invalid feature.
-    """
+    """Undo :func:`schema_to_json`; KeyError, TypeError or ValueError for invalid values."""
     groups = ("item", "user", "context")
     schema = Schema(**{name: tuple(map(_read_feature, values[name])) for name in groups})
     check_names(schema)
@@ -174,12 +135,8 @@ def _whole(value: Any, name: str) -> int:
 
 
 def check_names(schema: Schema) -> None:
-    """Refuse a schema whose features would share a file.
-
-    Raises:
-      ValueError: when two features share a name, or a context feature has the name of a column.
-    """
-    names = [feature.name for feature in (*schema.item, *schema.user, *schema.context)]
+    """Refuse features that share a name, or context features that have the name of a column."""
+    names = [feature.name for feature in schema.features]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two features are named {twice[0]!r}; names must differ")
@@ -190,10 +147,8 @@ def check_names(schema: Schema) -> None:
 
 def schema_to_json(schema: Schema) -> dict[str, list[dict[str, Any]]]:
     """Return the schema in the form of ``meta.json``: lists of features by group, without None."""
-    return {
-        group: [
-            {name: value for name, value in feature.items() if value is not None}
-            for feature in features
-        ]
-        for group, features in dataclasses.asdict(schema).items()
-    }
+
+    def given(feature: Feature) -> dict[str, Any]:
+        return {k: v for k, v in dataclasses.asdict(feature).items() if v is not None}
+
+    return {group: [*map(given, getattr(schema, group))] for group in ("item", "user", "context")}

@@ -1,7 +1,5 @@
 """Features of items, users and requests, and the arrays of their values.
 
-The dataset folder stores these values, batches carry them and embedding layers read them.
-
 Dimensions: B examples, N rows of a table, K values that a multi-valued feature keeps.
 """
 
@@ -11,12 +9,8 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
-Array = jax.Array | np.ndarray
-"""A NumPy array on the host, or a JAX array on the device."""
-
-UNKNOWN = 0
-"""Row of every vocabulary for values that are unseen, or too rare, in training."""
-
+Array = jax.Array | np.ndarray  # on the device, or on the host
+UNKNOWN = 0  # row of every vocabulary for values that are unseen, or too rare, in training
 Kind = Literal["categorical", "multivalued", "numeric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -50,6 +44,7 @@ class Feature:
     deviation: float | None = None
 
     def __post_init__(self) -> None:
+        where = f"feature {self.name!r}"
         if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
             raise ValueError(
                 f"feature name must be letters, digits, '_' and '-', got {self.name!r}"
@@ -60,18 +55,16 @@ class Feature:
             "numeric": (False, False, True),
         }
         if self.kind not in expected:
-            raise ValueError(
-                f"feature {self.name!r}: kind must be one of {sorted(expected)}, got {self.kind!r}"
-            )
+            raise ValueError(f"{where}: kind must be one of {sorted(expected)}, got {self.kind!r}")
         given = (self.size is not None, self.max_values is not None, self.mean is not None)
         if given != expected[self.kind] or (self.mean is None) != (self.deviation is None):
             raise ValueError(
-                f"feature {self.name!r}: a {self.kind} feature does not have size={self.size}, "
+                f"{where}: a {self.kind} feature does not have size={self.size}, "
                 f"max_values={self.max_values}, mean={self.mean}, deviation={self.deviation}"
             )
         for name, value in (("size", self.size), ("max_values", self.max_values)):
             if value is not None and value < 1:
-                raise ValueError(f"feature {self.name!r}: {name} must be at least 1, got {value}")
+                raise ValueError(f"{where}: {name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -93,17 +86,19 @@ class Schema:
     context: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
-        for group, features in (("item", self.item), ("user", self.user)):
-            if not features or (features[0].name, features[0].kind) != (group, "categorical"):
-                raise ValueError(f"the first {group} feature must be the categorical {group!r}")
-        for group, features in (
-            ("item", self.item),
-            ("user", self.user),
-            ("context", self.context),
-        ):
+        for group in ("item", "user", "context"):
+            features = getattr(self, group)
             names = [feature.name for feature in features]
+            first = (group, "categorical")
+            if group != "context" and [(f.name, f.kind) for f in features[:1]] != [first]:
+                raise ValueError(f"the first {group} feature must be the categorical {group!r}")
             if len(set(names)) != len(names):
                 raise ValueError(f"{group} features must have different names, got {names}")
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """All features: of items, users and requests."""
+        return (*self.item, *self.user, *self.context)
 
     @property
     def num_items(self) -> int:
@@ -135,12 +130,7 @@ FeatureValues = Array | MultiValued
 
 
 class FeatureTables(NamedTuple):
-    """Features of every item and user, kept on the device and gathered there by id.
-
-    Attributes:
-      item: values of each item feature after the id, over all N items.
-      user: values of each user feature after the id, over all N users.
-    """
+    """Values of the features after the id, over all N rows; gathered by id on the device."""
 
     item: dict[str, FeatureValues]
     user: dict[str, FeatureValues]

@@ -15,22 +15,14 @@ _REMEDY = "give each row its own in a column 'history' (--history)"
 class UserEvents:
     """Look-up of the events of raw users in a dataset folder.
 
-    Args:
-      dataset: the folder.
-      remedy: advice for a folder that has several histories of one user.
-
-    Raises:
-      UserError: when the folder has several histories of one user.
+    A folder that has several histories of one user is a ``UserError`` with ``remedy`` as advice.
     """
 
     def __init__(self, dataset: Dataset, remedy: str = _REMEDY) -> None:
         self._dataset = dataset
         sequences = _user_sequences(dataset, remedy)
-        self._sequences = {
-            raw: int(sequences[group])
-            for group, raw in enumerate(dataset.groups())
-            if sequences[group] >= 0
-        }
+        pairs = zip(dataset.groups(), sequences.tolist(), strict=True)
+        self._sequences = {raw: sequence for raw, sequence in pairs if sequence >= 0}
         offsets = np.asarray(dataset.event_offsets)
         latest = dataset.event_timestamp[offsets[1:][np.diff(offsets) > 0] - 1].max(initial=0)
         unit = "milliseconds" if latest > LIKELY_MILLISECONDS else "seconds"
@@ -53,11 +45,7 @@ class UserEvents:
         return sequence, start + int(before)
 
     def time(self, cell: Any) -> int:
-        """Parse the time in a cell, in the folder's unit.
-
-        Raises:
-          UserError: when it is not a time; the message shows the cell.
-        """
+        """Parse the time in a cell, in the folder's unit; a ``UserError`` shows the cell."""
         text = as_text(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
         if not text:
             raise UserError("it is empty")

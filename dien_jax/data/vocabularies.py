@@ -14,8 +14,7 @@ from dien_jax.data.dataset import Column
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, suggestion
 
-SEPARATOR = "|"
-"""Default separator of the values of a multi-valued cell, as in ``dien_jax.prepare``."""
+SEPARATOR = "|"  # default separator of the values of a multi-valued cell
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
@@ -34,26 +33,17 @@ class RawValues(Protocol):
 class Vocabularies:
     """Look-up of the rows of raw ids and values.
 
-    Attributes:
-      items: raw item ids, by row.
-      context: the context features.
-
-    Args:
-      values: the vocabularies, which are read once.
-      separator: separator of the values of a multi-valued feature that is given as one text.
+    ``separator`` separates the values of a multi-valued feature that is given as one text.
     """
 
     def __init__(self, values: RawValues, separator: str = SEPARATOR) -> None:
         self._separator = separator
-        self.items = values.vocabulary("item")
+        self.items = values.vocabulary("item")  # raw item ids, by row
         self.context = values.schema.context
         self._item_rows = _row_numbers(self.items)
         self._user_rows = _row_numbers(values.vocabulary("user"))
-        self._context_rows = {
-            feature.name: _row_numbers(values.vocabulary(feature.name))
-            for feature in self.context
-            if feature.size is not None
-        }
+        names = [feature.name for feature in self.context if feature.size is not None]
+        self._context_rows = {name: _row_numbers(values.vocabulary(name)) for name in names}
 
     def item_rows(self, ids: Iterable[Any]) -> np.ndarray:
         """Return the rows of raw item ids, int32 ``[n]``."""
@@ -73,19 +63,13 @@ class Vocabularies:
     def encode(self, feature: Feature, cells: Iterable[Any]) -> tuple[Column, int]:
         """Encode a context feature over some rows; return it with the number of unknown values.
 
-        Args:
-          feature: a context feature of the schema.
-          cells: one cell per row. None or an empty text is a missing value: the unknown row, no
-            values, or the training rows' mean.
-
-        Raises:
-          UserError: for a cell of a numeric feature that is not a number; the message starts with
-            the cell.
+        ``cells`` has one cell per row. None or an empty text is a missing value: the unknown row,
+        no values, or the training rows' mean. A cell of a numeric feature that is not a number is a
+        ``UserError`` that starts with the cell.
         """
         if feature.kind == "numeric":
-            return Column(
-                np.array([_standard(feature, cell) for cell in cells], np.float32), None
-            ), 0
+            numbers = np.array([_standard(feature, cell) for cell in cells], np.float32)
+            return Column(numbers, None), 0
         rows = self._context_rows[feature.name]
         if feature.kind == "categorical":
             texts = [as_text(cell) for cell in cells]
@@ -101,24 +85,19 @@ class Vocabularies:
         return Column(np.array(values, np.int32), np.array(offsets, np.int64)), unknown
 
     def context_columns(self, values: Mapping[str, Any]) -> tuple[dict[str, Column], int]:
-        """Encode the context of one request, given by feature, and count its unknown values.
-
-        Raises:
-          UserError: when a feature is missing or does not exist, or a value is not a number.
-        """
+        """Encode the context of one request, given by feature, and count its unknown values."""
         names = [feature.name for feature in self.context]
+        listed = ", ".join(names) or "none"
         for name in values:
             if name not in names:
-                raise UserError(
-                    f"context has no feature {name!r}{suggestion(name, names)} "
-                    f"(features: {', '.join(names) or 'none'})"
-                )
+                near = suggestion(name, names)
+                raise UserError(f"context has no feature {name!r}{near} (features: {listed})")
         columns, unknown = {}, 0
         for feature in self.context:
             if feature.name not in values:
+                missing = f"{feature.name!r} (None if it is missing)"
                 raise UserError(
-                    f"context: expected a value of {feature.name!r} (None if it is missing); "
-                    f"its features are {', '.join(names)}"
+                    f"context: expected a value of {missing}; its features are {listed}"
                 )
             try:
                 columns[feature.name], count = self.encode(feature, [values[feature.name]])
@@ -132,12 +111,10 @@ def as_text(value: Any) -> str:
     """Return a value as text, as in a log: empty for None and NaN, 1 and 0 for booleans."""
     if isinstance(value, str):
         return value
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool | np.bool_):
         return str(int(value))
-    if isinstance(value, float) and math.isnan(value):
-        return ""
     if isinstance(value, datetime.date):  # includes datetime
         return value.isoformat()
     return str(value)
@@ -149,8 +126,6 @@ def _row_numbers(vocabulary: list[str]) -> dict[str, int]:
 
 def _standard(feature: Feature, cell: Any) -> float:
     """Standardise a number; 0 where it is missing."""
-    assert feature.mean is not None
-    assert feature.deviation is not None
     text = as_text(cell)
     if not text or text.lower() == "nan":
         return 0.0
@@ -160,4 +135,6 @@ def _standard(feature: Feature, cell: Any) -> float:
         raise UserError(f"{text[:40]!r} is not a number") from None
     if abs(number) > LARGEST_NUMBER:
         raise UserError(f"{text[:40]!r} is too large a number")
+    assert feature.mean is not None
+    assert feature.deviation is not None
     return (number - feature.mean) / feature.deviation

@@ -6,21 +6,13 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from dien_jax.data import metadata
 from dien_jax.data.dataset import Column, Examples, chunks, open_dataset
-from dien_jax.data.metadata import (
-    EXAMPLE_COLUMNS,
-    FORMAT_VERSION,
-    PROBABILITY,
-    SPLITS,
-    check_names,
-    escape,
-    schema_to_json,
-)
+from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError, writing
 
@@ -30,8 +22,7 @@ class DatasetWriter:
 
     A context manager. Files are written to a hidden sibling of ``path``. When the block ends, the
     sibling is checked as on opening and renamed to ``path``; when the block raises, it is removed.
-    Arrays may be memory maps: they are converted and written a chunk at a time. Splits that were
-    not written are empty.
+    Arrays may be memory maps: they are written a chunk at a time. Missing splits are empty.
 
     >>> import tempfile
     >>> from dien_jax.data import DatasetWriter, Examples, Feature, Schema, open_dataset
@@ -52,8 +43,7 @@ class DatasetWriter:
     Args:
       path: the folder to create; must not exist. Missing parents are created.
       schema: the features.
-      source: origin of the data for ``meta.json``: ``name``, ``files`` (name to sha256), and
-        further entries.
+      source: origin of the data for ``meta.json``: ``name``, ``files`` (name to sha256) and more.
       split: description of the splits for ``meta.json``: ``policy``, ``seed`` and the like.
 
     Raises:
@@ -65,7 +55,7 @@ class DatasetWriter:
     def __init__(
         self, path: str | Path, *, schema: Schema, source: dict[str, Any], split: dict[str, Any]
     ) -> None:
-        check_names(schema)
+        metadata.check_names(schema)
         self.path = Path(path)
         self._schema = schema
         self._meta = {"source": source, "split": split}
@@ -81,12 +71,7 @@ class DatasetWriter:
             self._partial.mkdir()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._finish()
@@ -95,8 +80,7 @@ class DatasetWriter:
 
     def vocabulary(self, feature: str, values: Iterable[str]) -> None:
         """Write the raw values of a categorical or multi-valued feature, the unknown one first."""
-        known = (*self._schema.item, *self._schema.user, *self._schema.context)
-        expected = _find_feature(feature, known).size
+        expected = _find_feature(feature, self._schema.features).size
         if expected is None:
             raise ValueError(f"numeric feature {feature!r} has no vocabulary")
         written = self._lines(f"vocab/{feature}.txt", values)
@@ -108,25 +92,18 @@ class DatasetWriter:
 
     def items(self, feature: str, values: Any, offsets: Any | None = None) -> None:
         """Write an item feature over all items, the unknown one first; see :class:`Column`."""
-        described = _find_feature(feature, self._schema.item[1:])
-        self._column("items", described, Column(values, offsets), self._schema.num_items)
+        entry = _find_feature(feature, self._schema.item[1:])
+        self._column("items", entry, Column(values, offsets), self._schema.num_items)
 
     def users(self, feature: str, values: Any, offsets: Any | None = None) -> None:
         """Write a user feature over all users, the unknown one first; see :class:`Column`."""
-        described = _find_feature(feature, self._schema.user[1:])
-        self._column("users", described, Column(values, offsets), self._schema.num_users)
+        entry = _find_feature(feature, self._schema.user[1:])
+        self._column("users", entry, Column(values, offsets), self._schema.num_users)
 
     def events(
         self, item: Any, timestamp: Any, offsets: Any, negatives: Column | None = None
     ) -> None:
-        """Write the events, grouped by sequence, oldest first.
-
-        Args:
-          item: integers ``[events]``.
-          timestamp: integers ``[events]``, non-decreasing within a sequence.
-          offsets: integers ``[sequences + 1]``.
-          negatives: items that were shown with each event and not clicked, if they are known.
-        """
+        """Write the events, by sequence, oldest first, and the items shown and not clicked."""
         self._counts["events"] = self._array("events/item/values.npy", item, np.int32)
         timestamps = self._array("events/timestamp/values.npy", timestamp, np.int64)
         _require_rows("timestamp", timestamps, self._counts["events"])
@@ -167,12 +144,15 @@ class DatasetWriter:
         self._meta.update(entries)
 
     def _finish(self) -> None:
+        none, no_offsets = np.zeros(0), {"multivalued": np.zeros(1, np.int64)}
+        context = {f.name: Column(none, no_offsets.get(f.kind)) for f in self._schema.context}
         for split in SPLITS:
             if split not in self._counts:
-                self._empty_split(split)
+                empty = Examples(**dict.fromkeys(EXAMPLE_COLUMNS, none), context=context)
+                self.examples(split, empty)
         meta = {
-            "format_version": FORMAT_VERSION,
-            "schema": schema_to_json(self._schema),
+            "format_version": metadata.FORMAT_VERSION,
+            "schema": metadata.schema_to_json(self._schema),
             "counts": self._counts,
             **self._meta,
         }
@@ -186,25 +166,13 @@ class DatasetWriter:
         with writing(self.path, "dataset folder"):
             self._partial.rename(self.path.absolute())
 
-    def _empty_split(self, split: str) -> None:
-        context = {
-            feature.name: Column(
-                np.zeros(0, np.float32 if feature.kind == "numeric" else np.int32),
-                np.zeros(1, np.int64) if feature.kind == "multivalued" else None,
-            )
-            for feature in self._schema.context
-        }
-        empty = dict.fromkeys(EXAMPLE_COLUMNS, np.zeros(0, np.int8))
-        self.examples(split, Examples(**empty, context=context))
-
     def _column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
         name = f"{folder}/{feature.name}"
         dtype = np.float32 if feature.kind == "numeric" else np.int32
         written = self._array(f"{name}/values.npy", column.values, dtype)
         if (column.offsets is not None) != (feature.kind == "multivalued"):
-            raise ValueError(
-                f"{feature.kind} feature {feature.name!r}: offsets are for multivalued"
-            )
+            where = f"{feature.kind} feature {feature.name!r}"
+            raise ValueError(f"{where}: offsets are for multivalued")
         if column.offsets is not None:
             written = self._array(f"{name}/offsets.npy", column.offsets, np.int64) - 1
         _require_rows(f"feature {feature.name!r}", written, rows)
@@ -213,7 +181,7 @@ class DatasetWriter:
         written = 0
         with self._file(name) as stream:
             for value in values:
-                stream.write(escape(value).encode("utf-8") + b"\n")
+                stream.write(metadata.escape(value).encode("utf-8") + b"\n")
                 written += 1
         return written
 
@@ -243,11 +211,7 @@ class DatasetWriter:
 
 
 def check_target(path: Path) -> None:
-    """Refuse a target that exists; sources call this before long work.
-
-    Raises:
-      UserError: when ``path`` exists.
-    """
+    """Refuse a target that exists; sources call this before long work."""
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists already; choose another folder or remove it")
 
@@ -256,18 +220,13 @@ def _remove_leftovers(path: Path) -> None:
     """Remove the leftovers of killed processes that were writing ``path``."""
     for leftover in path.parent.glob(f".{path.name}.partial-*"):
         process = leftover.name.rpartition("-")[2]
-        if process.isdecimal() and not _is_running(int(process)):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
+        if process.isdecimal():
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                shutil.rmtree(leftover, ignore_errors=True)
+            except (PermissionError, OverflowError):
+                pass  # it may be running
 
 
 def _find_feature(name: str, features: tuple[Feature, ...]) -> Feature:

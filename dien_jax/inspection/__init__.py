@@ -1,1 +1,20 @@
-"""Inspection of trained models: gates and attention, feature importance, maps and reports."""
+"""Inspection of trained models: attention and gates, permutation importance, maps and reports.
+
+The model gets no hooks for this package, which reads what modules return. Flags and printing stay
+in the commands ``explain`` and ``report``.
+"""
+
+from dien_jax.inspection.examples import Example, Inspector
+from dien_jax.inspection.importance import Importance, permutation_importance
+from dien_jax.inspection.item_map import EmbeddingMap, embedding_map
+from dien_jax.inspection.report import write_report
+
+__all__ = [
+    "EmbeddingMap",
+    "Example",
+    "Importance",
+    "Inspector",
+    "embedding_map",
+    "permutation_importance",
+    "write_report",
+]

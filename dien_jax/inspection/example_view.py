@@ -1,22 +1,21 @@
-"""One example as text and as a picture: its history beside attention and gates."""
+"""One example as text and as a figure: its history with attention and gates."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.cells import cell_len
 
-from dien_jax.inspection.examples import Example
-from dien_jax.inspection.gates import EXPLANATIONS, MEASURES, RELATIVE
-from dien_jax.utils.plots import padded, shortened
+from dien_jax.inspection.examples import Behaviour, Example
+from dien_jax.inspection.gates import MEASURES
+from dien_jax.utils.plots import new_figure, padded, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ITEM_WIDTH, CATEGORY_WIDTH = 24, 18
-"""Most columns of text."""
+"""Maximum number of columns of text."""
 BAR_WIDTH = 8
-ALIKE = "*"
+MATCH = "*"
 """Marks a behaviour that shares a category with the candidate."""
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -24,24 +23,21 @@ _ROW_HEIGHT = 0.19
 """Inches."""
 
 
-def heading(example: Example) -> list[str]:
-    """Which example it is, what the model says and what happened: two lines."""
-    of_category = f" ({example.candidate.category})" if example.candidate.category else ""
-    named = "" if example.split is None else f"{example.split} example {example.number}: "
-    return [
-        f"{named}user {example.user}, item {example.candidate.item}{of_category}",
-        verdict(example),
-    ]
+def heading(example: Example) -> str:
+    """Return the number, user and item of an example."""
+    item, category, _ = example.candidate
+    number = "" if example.split is None else f"{example.split} example {example.number}: "
+    return f"{number}user {example.user}, item {item}{f' ({category})' if category else ''}"
 
 
-def verdict(example: Example) -> str:
-    """What the model says and what happened."""
-    happened = {None: "", 0: ", not clicked", 1: ", clicked"}[example.label]
-    return f"click probability {example.probability:.4f}{happened}"
+def prediction(example: Example) -> str:
+    """Return the click probability and the label."""
+    label = {None: "", 0: ", not clicked", 1: ", clicked"}[example.label]
+    return f"click probability {example.probability:.4f}{label}"
 
 
 def history_line(example: Example, feature: str | None) -> str:
-    """How long the history is, what is cut off it and what the mark means."""
+    """Return the length of the history, the number of older behaviours, and the mark's meaning."""
     count = len(example.behaviours)
     if not count:
         return "no behaviours: the history is empty"
@@ -49,64 +45,59 @@ def history_line(example: Example, feature: str | None) -> str:
     if example.older:
         line += f" ({example.older:,} older left out, as in training: train.max-history)"
     if feature is not None:
-        line += f"; {ALIKE} has the candidate's {feature}"
+        line += f"; {MATCH} marks the candidate's {feature}"
     return line
 
 
-def shares(example: Example, name: str) -> np.ndarray:
-    """How long the bars of a measure are, 0 to 1."""
+def bar_lengths(example: Example, name: str) -> np.ndarray:
+    """Return the lengths of a measure's bars, from 0 to 1: ``[T]``."""
     values = example.measures[name]
-    largest = values.max(initial=0) if name in RELATIVE else 1.0
+    largest = values.max(initial=0) if MEASURES[name].is_relative else 1.0
     return np.clip(values / largest, 0, 1) if largest else np.zeros_like(values)
 
 
-def as_text(example: Example, feature: str | None, encoding: str) -> list[str]:
-    """Lines for a terminal.
+def example_lines(example: Example, feature: str | None, encoding: str) -> list[str]:
+    """Return an example as lines for a terminal.
 
     Args:
-      example: what is shown.
-      feature: the item feature that the category is.
-      encoding: of the terminal; bars are of another character where it lacks those of blocks.
+      example: the example.
+      feature: the item feature that is shown as the category.
+      encoding: of the terminal; bars are ``#`` if it has no block characters.
     """
-    lines = [*heading(example), history_line(example, feature), ""]
+    lines = [heading(example), prediction(example), history_line(example, feature)]
     behaviours = example.behaviours
     if not behaviours:
-        return lines[:-1]
-    item = _width([b.item for b in behaviours], "item", ITEM_WIDTH)
-    category = _width([b.category or "" for b in behaviours], feature or "", CATEGORY_WIDTH)
-    head = f"{'':3} {'':1} {padded('item', item)}"
+        return lines
+
+    def column(title: str, texts: list[str], most: int) -> list[str]:
+        texts = [title, *texts]
+        return [padded(text, min(most, max(map(cell_len, texts)))) for text in texts]
+
+    marks = [MATCH if behaviour.matches else " " for behaviour in behaviours]
+    numbers = [f"{row:3} {mark}" for row, mark in enumerate(marks, start=1)]
+    columns = [[" " * 5, *numbers], column("item", [b.item for b in behaviours], ITEM_WIDTH)]
     if feature is not None:
-        head += f"  {padded(feature, category)}"
-    bars = {name: shares(example, name) for name in example.measures}
-    wide = BAR_WIDTH + 7
-    lines.append((head + "".join(f"  {MEASURES[name]:{wide}}" for name in bars)).rstrip())
-    for row, behaviour in enumerate(behaviours):
-        mark = ALIKE if behaviour.is_alike else " "
-        line = f"{row + 1:3} {mark} {padded(behaviour.item, item)}"
-        if feature is not None:
-            line += f"  {padded(behaviour.category or '', category)}"
-        for name, lengths in bars.items():
-            bar = _bar(float(lengths[row]), encoding)
-            line += f"  {bar:{BAR_WIDTH}} {example.measures[name][row]:.4f}"
-        lines.append(line.rstrip())
-    return lines
+        categories = [behaviour.category or "" for behaviour in behaviours]
+        columns.append(column(feature, categories, CATEGORY_WIDTH))
+    for name, values in example.measures.items():
+        bars = [_bar(length, encoding) for length in bar_lengths(example, name).tolist()]
+        cells = [f"{bar:{BAR_WIDTH}} {v:.4f}" for bar, v in zip(bars, values, strict=True)]
+        columns.append([f"{MEASURES[name].title:{BAR_WIDTH + 7}}", *cells])
+    rows = zip(*columns, strict=True)
+    return [*lines, "", *(f"{first} {'  '.join(rest)}".rstrip() for first, *rest in rows)]
 
 
-def explained(example: Example) -> list[str]:
-    """What each measure is, a line each."""
+def measure_lines(example: Example) -> list[str]:
+    """Return the meaning of each measure."""
     return [
-        f"{MEASURES[name]}: {EXPLANATIONS[name]}"
-        + (" (bars are relative to the largest)" if name in RELATIVE else "")
-        for name in example.measures
+        f"{measure.title}: {measure.explanation}"
+        + (" (bars are relative to the largest)" if measure.is_relative else "")
+        for measure in map(MEASURES.__getitem__, example.measures)
     ]
 
 
-def _width(texts: Sequence[str], title: str, most: int) -> int:
-    return min(most, max(map(cell_len, [*texts, title])))
-
-
-def _bar(share: float, encoding: str) -> str:
-    eighths = round(share * BAR_WIDTH * 8)
+def _bar(length: float, encoding: str) -> str:
+    eighths = round(length * BAR_WIDTH * 8)
     bar = ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
     try:
         bar.encode(encoding)
@@ -116,54 +107,52 @@ def _bar(share: float, encoding: str) -> str:
 
 
 def draw_example(example: Example, feature: str | None) -> "Figure":
-    """Bars beside the history, a row a behaviour, the candidate below; needs matplotlib."""
-    from matplotlib.figure import Figure
+    """Draw a panel of bars for each measure: a row for each behaviour, then the candidate's.
 
+    Needs matplotlib.
+    """
     behaviours, count = example.behaviours, len(example.behaviours)
-    names = list(example.measures)
-    columns = max(len(names), 1)
-    labels = [_label(b.item, b.category) for b in behaviours]
-    labels.append(_label(example.candidate.item, example.candidate.category))
-    figure = Figure(
-        figsize=(3.6 + 2.1 * columns, 1.5 + _ROW_HEIGHT * (count + 1)), layout="constrained"
-    )
-    panels = np.atleast_1d(figure.subplots(1, columns, sharey=True))
-    colours = ["C1" if b.is_alike else "C0" for b in behaviours]
-    places = np.arange(count)
-    for axes, name in zip(panels, names, strict=False):
-        values = example.measures[name]
-        axes.barh(places, values, color=colours, height=0.75)
-        axes.set_title(MEASURES[name], fontsize="small", loc="left")
-        axes.set_xlim(0, float(values.max(initial=0)) * 1.05 or 1 if name in RELATIVE else 1)
+    columns = max(len(example.measures), 1)
+    width, height = 3.6 + 2.1 * columns, 1.5 + _ROW_HEIGHT * (count + 1)
+    figure, panels = new_figure(width, height, columns=columns, sharey=True)
+    colours = ["C1" if behaviour.matches else "C0" for behaviour in behaviours]
+    rows = np.arange(count)
+    for axes, (name, values) in zip(panels, example.measures.items(), strict=False):
+        measure = MEASURES[name]
+        axes.barh(rows, values, color=colours, height=0.75)
+        axes.set_title(measure.title, fontsize="small", loc="left")
+        axes.set_xlim(0, float(values.max(initial=0)) * 1.05 or 1 if measure.is_relative else 1)
         axes.locator_params(axis="x", nbins=3)
-        axes.set_axisbelow(True)
-        axes.grid(axis="x", alpha=0.3)
     for axes in panels:
         axes.axhline(count - 0.5, color="0.5", lw=0.8)
         axes.tick_params(labelsize="x-small")
         axes.tick_params(axis="y", length=0)
-        axes.spines[["top", "right"]].set_visible(False)
-    if not names:
-        panels[0].set_xticks([])
-        panels[0].text(0.5, 0.5, "no attention and no gates", transform=panels[0].transAxes,
-                       ha="center", color="0.4")  # fmt: skip
-    panels[0].set_ylim(count + 0.5, -0.5)
-    panels[0].set_yticks([*places, count], labels, parse_math=False)
-    for label, behaviour in zip(panels[0].get_yticklabels(), behaviours, strict=False):
-        label.set_color("#a85b00" if behaviour.is_alike else "black")
-    panels[0].get_yticklabels()[-1].set_weight("bold")
-    alike = feature is not None and any(b.is_alike for b in behaviours)
-    below = f"orange: behaviours of the candidate's {feature}" if alike else ""
-    older = f"{example.older:,} older behaviours left out" if example.older else ""
-    named = "" if example.split is None else f"{example.split} example {example.number}, "
-    title = [f"{named}user {shortened(example.user, ITEM_WIDTH)}", verdict(example)]
-    figure.suptitle("\n".join(title), fontsize="medium", parse_math=False)
-    notes = list(filter(None, ("last row: the candidate", below, older)))
-    figure.supxlabel(("; " if columns > 1 else "\n").join(notes), fontsize="small",
-                     parse_math=False)  # fmt: skip
+        axes.grid(visible=False, axis="y")
+    first = panels[0]
+    if not example.measures:
+        first.set_xticks([])
+        first.text(0.5, 0.5, "no attention and no gates", transform=first.transAxes,
+                   ha="center", color="0.4")  # fmt: skip
+    first.set_ylim(count + 0.5, -0.5)
+    labels = [_label(behaviour) for behaviour in (*behaviours, example.candidate)]
+    first.set_yticks(np.arange(count + 1), labels, parse_math=False)
+    for label, behaviour in zip(first.get_yticklabels(), behaviours, strict=False):
+        label.set_color("#a85b00" if behaviour.matches else "black")
+    first.get_yticklabels()[-1].set_fontweight("bold")
+    number = "" if example.split is None else f"{example.split} example {example.number}, "
+    title = f"{number}user {shortened(example.user, ITEM_WIDTH)}\n{prediction(example)}"
+    figure.suptitle(title, fontsize="medium", parse_math=False)
+    notes = ["last row: the candidate"]
+    if any(behaviour.matches for behaviour in behaviours):
+        notes.append(f"orange: behaviours of the candidate's {feature}")
+    if example.older:
+        notes.append(f"{example.older:,} older behaviours left out")
+    note = ("; " if columns > 1 else "\n").join(notes)
+    figure.supxlabel(note, fontsize="small", parse_math=False)
     return figure
 
 
-def _label(item: str, category: str | None) -> str:
-    item = shortened(item, ITEM_WIDTH)
+def _label(behaviour: Behaviour) -> str:
+    item = shortened(behaviour.item, ITEM_WIDTH)
+    category = behaviour.category
     return f"{item} · {shortened(category, CATEGORY_WIDTH)}" if category else item

@@ -1,4 +1,12 @@
-"""Attention and update gates of a model, recorded while it scores"""
+"""Attention and gates of a model, recorded while it scores.
+
+The model has no inspection hooks: Flax's ``capture_intermediates`` records what modules return, and
+gates are recomputed from the inputs and states of a recurrence, whichever implementation it ran:
+
+    u_t = sigmoid(W_u x_t + U_u h_{t-1} + b_u)
+
+Dimensions: B examples, T steps, D input, H hidden.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,74 +24,75 @@ from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.interest import InterestModel
 
+
+class Measure(NamedTuple):
+    """A number from 0 to 1 for each behaviour of a history."""
+
+    title: str
+    explanation: str
+    is_relative: bool = False
+    """Whether bars are relative to the largest, as all numbers of a long history are small."""
+
+
 MEASURES = {
-    "extractor_gate": "extractor gate",
-    "attention": "attention",
-    "update_gate": "update gate",
-    "update": "update",
+    "extractor_gate": Measure(
+        "extractor gate", "share of the interest extractor's state that a behaviour replaces"
+    ),
+    "attention": Measure(
+        "attention", "weight of a behaviour for this candidate; the weights sum to 1", True
+    ),
+    "update_gate": Measure(
+        "update gate",
+        "share of the interest evolution's state that a behaviour would replace without attention",
+    ),
+    "update": Measure(
+        "update",
+        "share of the interest evolution's state that a behaviour replaces under attention",
+        True,
+    ),
 }
-"""Short names of what there is for each behaviour, in the order of the computation."""
-EXPLANATIONS = {
-    "extractor_gate": "share of the interest extractor's state that a behaviour replaces",
-    "attention": "weight of a behaviour for this candidate; the weights sum to 1",
-    "update_gate": "share of the state of interest evolution that a behaviour would replace if "
-    "attention had no say",
-    "update": "share of that state that it does replace, with attention in the gate",
-}
-RELATIVE = frozenset({"attention", "update"})
-"""Measures that are small in a long history: their bars are relative to the largest."""
+"""The measures by name, in the order in which a model computes them."""
 
 
-class Glimpse(NamedTuple):
-    """What the model made of a batch; gates are means over the H units.
+class Internals(NamedTuple):
+    """Click probabilities of a batch, ``[B]``, and its measures by name, ``[B, T]`` each.
 
-    Attributes:
-      probability: ``[B]``, of a click.
-      extractor_gate: ``[B, T]``; None without an extractor.
-      attention: ``[B, T]``; None without attention.
-      update_gate: ``[B, T]``; None where interest evolution has none.
-      update: ``[B, T]``; None where attention does not scale the gate.
+    Gates are means over the H units. A measure that the model lacks is left out.
     """
 
     probability: Array
-    extractor_gate: Array | None
-    attention: Array | None
-    update_gate: Array | None
-    update: Array | None
+    measures: dict[str, Array]
 
 
 def update_gates(
     weights: Weights, x: Float[Array, "B T D"], states: Float[Array, "B T H"], form: Form
 ) -> Float[Array, "B T H"]:
-    """Share of each unit of the state that a GRU's step replaces, before any attention.
+    """Return the share of each unit of the state that a GRU's step replaces, without attention.
 
-    That is u in the paper's form and 1 - u in the authors', whose gate says what is kept. AUGRU
-    has it at attention 1 in the paper's form, and at 0 in the authors'.
-
-    Args:
-      weights: of a recurrence with three gates.
-      x: its inputs.
-      states: its states, which began at zero.
-      form: of its gates.
+    It is u in the paper's form and 1 - u in the authors' form, whose gate is the share that is
+    kept. An AUGRU replaces this share at attention 1 in the paper's form, at 0 in the authors'.
+    ``states`` are those after each step on ``x``, from an initial state of zeros.
     """
     before = jnp.pad(states, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-    of_input = jnp.einsum("btd,dh->bth", x, weights.input[:, 1], precision="highest")
-    of_state = jnp.einsum("btg,gh->bth", before, weights.recurrent[:, 1], precision="highest")
-    u = jax.nn.sigmoid(of_input + of_state + weights.bias[None, None, 1])
+    from_input = jnp.einsum("btd,dh->bth", x, weights.input[:, 1], precision="highest")
+    from_state = jnp.einsum("btg,gh->bth", before, weights.recurrent[:, 1], precision="highest")
+    u = jax.nn.sigmoid(from_input + from_state + weights.bias[None, None, 1])
     return u if form == "paper" else 1 - u
 
 
-def make_look_step(
+def make_internals_step(
     config: Config, schema: Schema
-) -> Callable[[Any, Any, FeatureTables, Batch], Glimpse]:
-    """Jitted ``look(params, batch_stats, features, batch)``."""
-    settings = config.model
-    model = InterestModel(settings, schema)
+) -> Callable[[Any, Any, FeatureTables, Batch], Internals]:
+    """Return the jitted ``internals(params, batch_stats, features, batch)``."""
+    model_config = config.model
+    model = InterestModel(model_config, schema)
 
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
-    def look(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> Glimpse:
+    def internals(
+        params: Any, batch_stats: Any, features: FeatureTables, batch: Batch
+    ) -> Internals:
         variables = {"params": params, "batch_stats": batch_stats}
         output, captured = model.apply(
             variables,
@@ -94,58 +103,55 @@ def make_look_step(
         )
         returned = captured.get("intermediates", {})
 
-        def gates(name: str, x: jax.Array) -> jax.Array:
+        def mean_gate(name: str, x: jax.Array) -> jax.Array:
             ((states, _),) = returned[name]["__call__"]
-            return update_gates(Weights(**params[name]), x, states, settings.form)
+            return update_gates(Weights(**params[name]), x, states, model_config.form).mean(-1)
 
-        attention, extractor, evolution, update = output.attention, None, None, None
-        interests = output.interest_states
-        if settings.extractor == "gru":
+        attention: Any = output.attention
+        measures = {} if attention is None else {"attention": attention}
+        if model_config.extractor == "gru":
             items = jnp.asarray(batch.history)
             history: Any = model.apply(variables, items, features, method="embed_items")
-            extractor = gates("extractor", history).mean(-1)
-        if settings.evolution == "gru_attention":
-            evolution = gates("evolution", interests).mean(-1)
-        elif settings.evolution == "aigru":
-            evolution = gates("evolution", interests * attention[..., None]).mean(-1)
-        elif settings.evolution == "augru":
-            unscaled = gates("evolution", interests)
-            evolution = unscaled.mean(-1)
-            update = attention * evolution
-            if settings.form == "authors":  # 1 - (1 - a) u
-                update = 1 - (1 - attention) * (1 - evolution)
-        return Glimpse(jax.nn.sigmoid(output.logits), extractor, attention, evolution, update)
+            measures["extractor_gate"] = mean_gate("extractor", history)
+        if model_config.evolution in ("gru_attention", "augru"):
+            measures["update_gate"] = gate = mean_gate("evolution", output.interest_states)
+        elif model_config.evolution == "aigru":
+            inputs = output.interest_states * attention[..., None]
+            measures["update_gate"] = mean_gate("evolution", inputs)
+        if model_config.evolution == "augru":
+            is_paper = model_config.form == "paper"
+            measures["update"] = attention * gate if is_paper else 1 - (1 - attention) * (1 - gate)
+        return Internals(jax.nn.sigmoid(output.logits), measures)
 
-    return jax.jit(look)
+    return jax.jit(internals)
 
 
-def measures_of(model: ModelConfig) -> list[str]:
-    """Which of :data:`MEASURES` a model has."""
-    gated = ("gru_attention", "aigru", "augru")
-    has = {
+def available_measures(model: ModelConfig) -> list[str]:
+    """Return the names of the :data:`MEASURES` that a model has."""
+    present = {
         "extractor_gate": model.extractor == "gru",
         "attention": model.evolution != "none",
-        "update_gate": model.evolution in gated,
+        "update_gate": model.evolution in ("gru_attention", "aigru", "augru"),
         "update": model.evolution == "augru",
     }
-    return [name for name in MEASURES if has[name]]
+    return [name for name in MEASURES if present[name]]
 
 
-def lacking(model: ModelConfig) -> list[str]:
-    """What a model does not have of what could be looked at, one sentence each."""
+def missing_measures(model: ModelConfig) -> list[str]:
+    """Return sentences that say why a model lacks attention or an update gate."""
     name = member_name(model)
     name = "this model" if name == "custom" else name
     if model.evolution == "none":
-        pooled = "mean" if model.pooling == "mean" else "sum"
-        found = [f"{name} has no attention: the {pooled} of the history's embeddings stands for it"]
+        pooling = "mean" if model.pooling == "mean" else "sum"
+        lines = [f"{name} has no attention; it uses the {pooling} of the history's embeddings"]
         if model.extractor == "none":
-            found.append(f"{name} has no recurrence, so no gates: the order does not matter to it")
-        return found
+            lines.append(f"{name} has no recurrence, hence no gates; it ignores the order of items")
+        return lines
     if model.evolution == "attention":
-        has = "" if model.extractor == "none" else " in interest evolution"
-        return [f"{name} has attention but no recurrence{has}, so no update gate"]
+        place = "" if model.extractor == "none" else " in interest evolution"
+        return [f"{name} has attention but no recurrence{place}, hence no update gate"]
     if model.evolution == "agru":
-        return [
-            "AGRU has attention in place of an update gate: its state is replaced by that share"
-        ]
+        return [f"{name} has no update gate: attention is the share of the state that is replaced"]
+    if "update_gate" not in available_measures(model):
+        return [f"the gates of the evolution {model.evolution!r} are not known"]
     return []

@@ -1,4 +1,4 @@
-"""Requests for an explanation, read from a JSON file"""
+"""Examples for a user and an item that are given by their raw ids."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,41 +14,41 @@ from dien_jax.inspection.examples import printable
 from dien_jax.utils.console import say
 
 _NAMED = 3
-"""How many ids an error message names."""
+"""Number of ids that an error message names."""
 
 
 def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) -> Dataset:
-    """The dataset with one test example: a candidate after all events of a user.
+    """Return the dataset with one test example: an item for a user after all the user's events.
 
     Args:
-      dataset: whose events they are.
+      dataset: the folder with the user's events.
       user: raw id.
       item: raw id.
-      context: values of context features by name; of those left out, a missing one.
+      context: values of context features by name; features that are left out are missing.
 
     Raises:
-      UserError: for a user, an item or a context feature that does not exist, or where users have
-        several histories.
+      UserError: if the user, the item or a context feature does not exist, or users have several
+        histories.
     """
     vocabularies = Vocabularies(dataset)
-    events = UserEvents(dataset, "look at one of its examples, with --example")
+    events = UserEvents(dataset, "inspect one of the user's examples, with --example")
     groups = dataset.groups()
     if user not in events:
-        raise _absent("--user", user, groups, groups, dataset)
+        raise _unknown("--user", user, groups, groups, dataset)
     [row] = vocabularies.item_rows([item])
     if row == UNKNOWN:
         known = vocabularies.items[1:]
-        order = np.argsort(-dataset.popularity[1:], kind="stable")
-        raise _absent("--item", item, known, [known[k] for k in order[:_NAMED]], dataset)
+        frequent = np.argsort(-dataset.popularity[1:], kind="stable")[:_NAMED]
+        raise _unknown("--item", item, known, [known[k] for k in frequent], dataset)
     missing = [f.name for f in dataset.schema.context if f.name not in context]
     if missing:
-        say(f"context: {', '.join(missing)} counts as missing; --context NAME VALUE gives a value")
+        say(f"note: no value for {', '.join(missing)}; set context with --context NAME VALUE")
     columns, unknown = vocabularies.context_columns({**dict.fromkeys(missing), **context})
     if unknown:
-        say(f"{unknown} of the context values training did not know")
+        say(f"note: {unknown} context value{'s' * (unknown > 1)} did not occur in training")
     user_row = vocabularies.user_row(user)
     if user_row == UNKNOWN and dataset.schema.num_users > 1:
-        say(f"user {user} is not among the training users, so the model takes it for unknown")
+        say(f"note: user {user} did not occur in training; the model sees the unknown user")
     sequence, end = events.find(user, None)
     example = Examples(
         sequence=np.array([sequence], np.int32),
@@ -63,13 +63,12 @@ def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) 
     return dataclasses.replace(dataset, splits={"test": example})
 
 
-def _absent(
+def _unknown(
     flag: str, value: str, known: Sequence[str], named: Sequence[str], dataset: Dataset
 ) -> UserError:
-    what = f"{flag.removeprefix('--')}s"
     near = suggestion(value, known) if len(known) <= 100_000 else ""  # slow beyond
-    first = ", ".join(repr(printable(raw)) for raw in named[:_NAMED])
+    ids = ", ".join(repr(printable(raw)) for raw in named[:_NAMED])
     return UserError(
-        f"{flag} {value!r} does not exist in {dataset.path}{near}; it has {len(known):,} {what}"
-        + (f", {first} among them" if first else "")
+        f"{flag} {value!r} does not exist in {dataset.path}{near}; the folder has {len(known):,} "
+        f"{flag.removeprefix('--')}s{f', such as {ids}' if ids else ''}"
     )

@@ -55,16 +55,20 @@ class LogOptions:
         require_at_least({"--min-count": (self.min_count, 1), "--seed": (self.seed, 0)})
         check_bad_share(self.max_bad_share)
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares that are held out, by field."""
+        return {"valid_share": self.valid_share, "test_share": self.test_share}
+
     def describe(self) -> str:
-        """Return the split in words."""
+        """Return the options in words."""
         if self.split == "last-event":
             return "last-event split"
         begins = "" if self.train_from is None else f", training from {self.train_from}"
+        held_out = f"{self.valid_share:.0%} validation and {self.test_share:.0%} test"
         if self.valid_from is not None:
             held_out = f"validation from {self.valid_from}, test from {self.test_from}"
-            return f"by-time split{begins}, {held_out}"
-        shares = f"{self.valid_share:.0%} validation and {self.test_share:.0%} test"
-        return f"{self.split} split{begins}, {shares}"
+        return f"{self.split} split{begins}, {held_out}"
 
     def matched_settings(self) -> dict[str, Any]:
         """Return the settings that a folder must share with the one it extends, by field."""
@@ -87,20 +91,18 @@ class LogColumn(NamedTuple):
 class Features(NamedTuple):
     """Feature columns of a log."""
 
-    item: tuple[LogColumn, ...] = ()  # columns that describe the item
-    user: tuple[LogColumn, ...] = ()  # columns that describe the user
+    item: tuple[LogColumn, ...] = ()
+    user: tuple[LogColumn, ...] = ()
     context: tuple[LogColumn, ...] = ()  # columns that describe the request
     separator: str = "|"  # separator between the values of a multi-valued cell
     max_values: int = 20  # number of values kept of a multi-valued cell, the first ones
 
     @property
     def groups(self) -> dict[str, tuple[LogColumn, ...]]:
-        """Columns by group."""
         return {"item": self.item, "user": self.user, "context": self.context}
 
     @property
     def columns(self) -> tuple[LogColumn, ...]:
-        """All columns."""
         return (*self.item, *self.user, *self.context)
 
 
@@ -108,14 +110,10 @@ def feature_columns(flag: str, texts: Iterable[str]) -> tuple[LogColumn, ...]:
     """Parse ``column`` or ``column:kind``; the default kind is categorical."""
     columns = []
     for text in texts:
-        name, colon, kind = text.rpartition(":")
-        if not colon:
-            name, kind = text, "categorical"
+        name, _, kind = text.rpartition(":") if ":" in text else (text, "", "categorical")
         if kind not in KINDS:
-            raise UserError(
-                f"{flag} {text}: the kind must be one of {', '.join(KINDS)}, got {kind!r}"
-                f"{suggestion(kind, KINDS)}"
-            )
+            got = f"{kind!r}{suggestion(kind, KINDS)}"
+            raise UserError(f"{flag} {text}: the kind must be one of {', '.join(KINDS)}, got {got}")
         try:
             Feature(name, "numeric", mean=0.0, deviation=1.0)
         except ValueError as error:
@@ -159,32 +157,29 @@ class ColumnOptions(LogOptions):
         self.features()
 
     def features(self) -> Features:
-        """Return the feature columns."""
-        features = Features(
-            item=feature_columns("--item-features", self.item_features),
-            user=feature_columns("--user-features", self.user_features),
-            context=self.context_columns(),
-            separator=self.separator,
-            max_values=self.max_values,
-        )
-        _check_feature_names(features)
-        return features
+        """Return the feature columns; refuse those that share a name, or have a taken one."""
+        item = feature_columns("--item-features", self.item_features)
+        user = feature_columns("--user-features", self.user_features)
+        names = getattr(self, "context_features", ())  # sources of impressions have them
+        context = feature_columns("--context-features", names)
+        taken = {"item": "the item id", "user": "the user id"}
+        for column in (*item, *user, *context):
+            if column in context and column.name in {*EXAMPLE_COLUMNS, PROBABILITY}:
+                taken.setdefault(column.name, "a column of every example")
+            if column.name in taken:
+                problem = f"that name is taken by {taken[column.name]}; rename the column"
+                raise UserError(f"{column.flag} {column.name}: {problem}")
+            taken[column.name] = column.flag
+        return Features(item, user, context, self.separator, self.max_values)
 
     def matched_settings(self) -> dict[str, Any]:
-        """Return the settings of every log, and how its columns are read."""
         names = ("user", "item", "timestamp", "separator", "max_values")
         return super().matched_settings() | {name: getattr(self, name) for name in names}
 
-    def context_columns(self) -> tuple[LogColumn, ...]:
-        """Return the context feature columns; none unless a source has flags for them."""
-        return ()
-
     def log_columns(self) -> dict[str, LogColumn]:
         """Return all columns to read, by their name in the database."""
-        columns = {
-            name: LogColumn(getattr(self, name), f"--{name}")
-            for name in ("user", "item", "timestamp")
-        }
+        ids = ("user", "item", "timestamp")
+        columns = {name: LogColumn(getattr(self, name), f"--{name}") for name in ids}
         return columns | {column.alias: column for column in self.features().columns}
 
 
@@ -204,18 +199,15 @@ class ImplicitOptions(LogOptions):
         require_at_least({"--negatives": (self.negatives, 1)})
 
     def describe(self) -> str:
-        """Return the split and the negatives in words."""
         plural = "s" * (self.negatives > 1)
         how = "by popularity" if self.negative_distribution == "popularity" else "uniformly"
         return f"{super().describe()}, {self.negatives} negative{plural} per positive, drawn {how}"
 
     def negative_settings(self) -> dict[str, Any]:
-        """Return the settings of negatives, by field."""
         names = ("negatives", "negative_distribution", "allow_own_negatives")
         return {name: getattr(self, name) for name in names}
 
     def matched_settings(self) -> dict[str, Any]:
-        """Return the settings of every log, and how negatives are drawn."""
         return super().matched_settings() | self.negative_settings()
 
 
@@ -238,21 +230,5 @@ def check_shares(valid_share: float, test_share: float) -> None:
         if not 0 <= share < 1:
             raise UserError(f"{flag} must be at least 0 and below 1, got {share}")
     if valid_share + test_share >= 1:
-        raise UserError(
-            f"--valid-share and --test-share must leave something to train on, "
-            f"but {valid_share} + {test_share} is not below 1"
-        )
-
-
-def _check_feature_names(features: Features) -> None:
-    """Refuse features that share a name with another one, or with a column of every dataset."""
-    taken = {"item": "the item id", "user": "the user id"}
-    for column in features.columns:
-        if column in features.context and column.name in {*EXAMPLE_COLUMNS, PROBABILITY}:
-            taken.setdefault(column.name, "a column of every example")
-        if column.name in taken:
-            raise UserError(
-                f"{column.flag} {column.name}: that name is taken by {taken[column.name]}; "
-                f"rename the column"
-            )
-        taken[column.name] = column.flag
+        problem = f"leave something to train on, but {valid_share} + {test_share} is not below 1"
+        raise UserError(f"--valid-share and --test-share must {problem}")

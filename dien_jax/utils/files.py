@@ -58,3 +58,17 @@ def atomic_file(file: Path) -> Iterator[TextIO]:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def check_out(file: Path, *suffixes: str) -> None:
+    """Check the file of ``--out`` before anything is computed for it.
+
+    Raises:
+      UserError: if its name has none of the suffixes, it is a folder, or its folder is missing.
+    """
+    if file.suffix.lower() not in suffixes:
+        raise UserError(f"--out must name a {suffixes[0]} file, got {file}")
+    if file.is_dir():
+        raise UserError(f"--out {file} cannot be written: it is a folder")
+    if not file.parent.is_dir():
+        raise UserError(f"--out {file} cannot be written: there is no folder {file.parent}")

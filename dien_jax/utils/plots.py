@@ -4,15 +4,16 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import writing
 from dien_jax.utils.extras import require
-from dien_jax.utils.files import atomic_path
+from dien_jax.utils.files import atomic_path, check_out
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 110
@@ -24,12 +25,7 @@ def check_picture(file: Path) -> None:
     Raises:
       UserError: when the figure cannot be drawn or written.
     """
-    if file.suffix.lower() != ".png":
-        raise UserError(f"--out must name a .png file, got {file}")
-    if file.is_dir():
-        raise UserError(f"--out {file} cannot be written: it is a folder")
-    if not file.parent.is_dir():
-        raise UserError(f"--out {file} cannot be written: there is no folder {file.parent}")
+    check_out(file, ".png")
     require("plot", "--out")
 
 
@@ -41,6 +37,21 @@ def save_picture(figure: "Figure", file: Path) -> None:
     """
     with drawing(), writing(file, "--out"), atomic_path(file) as partial:
         figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple["Figure", "list[Axes]"]:
+    """Return an empty figure, in inches, and its axes; ``options`` are those of ``subplots``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
+    for axes in panels:
+        axes.set_axisbelow(True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 @contextlib.contextmanager

@@ -13,10 +13,8 @@ from typing import cast
 from dien_jax.errors import UserError, reading
 
 GZIP_MAGIC = b"\x1f\x8b"
-EXAMPLES = 5
-"""Malformed lines that are shown."""
-LONGEST_LINE = 1 << 24
-"""Bytes; a file with a longer line is not text."""
+EXAMPLES = 5  # malformed lines that are shown
+LONGEST_LINE = 1 << 24  # bytes; a file with a longer line is not text
 
 
 class BadLines:
@@ -48,9 +46,6 @@ class BadLines:
 
         Returns:
           Lines of text for the user, none when no line was malformed.
-
-        Raises:
-          UserError: when more than ``max_share`` of the lines were malformed.
         """
         if self.count == 0:
             return []
@@ -93,10 +88,8 @@ def read_lines(
                     number += 1
                     bad.read += 1
                     if len(line) == LONGEST_LINE:
-                        raise UserError(
-                            f"{shown}:{number}: not a text file, a line is longer than "
-                            f"{LONGEST_LINE} bytes"
-                        )
+                        problem = f"a line is longer than {LONGEST_LINE} bytes"
+                        raise UserError(f"{shown}:{number}: not a text file, {problem}")
                     try:
                         first = number == 1 and encoding == "utf-8"
                         text = line.decode("utf-8-sig" if first else encoding)
@@ -108,20 +101,15 @@ def read_lines(
                         continue
                     yield number, text.removesuffix("\n").removesuffix("\r")
         except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(
-                f"{shown}: the {'archive' if member else 'gzip stream'} is cut off or damaged "
-                f"after line {number}: {error}"
-            ) from error
+            kind = "archive" if member else "gzip stream"
+            damage = f"the {kind} is cut off or damaged after line {number}: {error}"
+            raise UserError(f"{shown}: {damage}") from error
     if number == 0:
         raise UserError(f"{shown}: the file is empty")
 
 
 def is_gzip(file: Path) -> bool:
-    """Return whether a file begins like gzip.
-
-    Raises:
-      OSError: when it cannot be read.
-    """
+    """Return whether a file begins like gzip."""
     with file.open("rb") as stream:
         return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
@@ -129,8 +117,7 @@ def is_gzip(file: Path) -> bool:
 def open_bytes(file: Path) -> io.BufferedIOBase:
     """Open the bytes of a file, decompressed when it is gzip.
 
-    Raises:
-      OSError: when it cannot be opened. Reading can raise OSError, EOFError and zlib.error.
+    Reading can raise OSError, EOFError and zlib.error.
     """
     return gzip.GzipFile(file, "rb") if is_gzip(file) else file.open("rb")
 
@@ -139,27 +126,18 @@ def open_bytes(file: Path) -> io.BufferedIOBase:
 def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
     """Open the bytes of one file in a zip archive.
 
-    Raises:
-      UserError: when the archive does not contain it.
-      OSError: when the archive cannot be opened. Opening and reading can raise OSError, EOFError,
-        BadZipFile and zlib.error.
+    Opening and reading can raise OSError, EOFError, BadZipFile and zlib.error.
     """
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if member not in names:
-            raise UserError(
-                f"{file} holds no {member}; its files are {', '.join(names[:10])}"
-                f"{' and more' * (len(names) > 10)}"
-            )
+            listed = ", ".join(names[:10]) + " and more" * (len(names) > 10)
+            raise UserError(f"{file} holds no {member}; its files are {listed}")
         with archive.open(member) as stream:
             yield io.BufferedReader(cast(io.RawIOBase, stream), 1 << 18)
 
 
 def sha256(file: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes.
-
-    Raises:
-      UserError: when it cannot be read.
-    """
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     with reading(file), file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

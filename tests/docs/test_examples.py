@@ -1,9 +1,15 @@
-"""The examples in the docstrings of public names run, and print what they say."""
+"""The examples in the docstrings of public names run, and print what they say.
 
+Functions and classes need an example. Records (named tuples and dataclasses) appear in the
+examples of the functions that take or return them.
+"""
+
+import dataclasses
 import doctest
 import importlib
 import inspect
 import pkgutil
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,7 @@ import pytest
 from support import tiny_run
 
 import dien_jax
+from dien_jax import train
 
 PACKAGES = (
     "dien_jax",
@@ -24,8 +31,12 @@ PACKAGES = (
 )
 
 
+def is_record(item: Any) -> bool:
+    return dataclasses.is_dataclass(item) or hasattr(item, "_fields")
+
+
 def public(package: str) -> Iterator[tuple[str, Any]]:
-    """Names and objects in ``__all__`` that have docstrings of their own."""
+    """Names and objects of the functions and classes in ``__all__``."""
     module = importlib.import_module(package)
     for name in module.__all__:
         item = getattr(module, name)
@@ -38,19 +49,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a dataset folder ``data`` and a finished run ``runs/first``."""
     folder = tmp_path_factory.mktemp("examples")
     tiny_run.write_data(folder / "data")
-    tiny_run.train(folder / "data", folder / "runs" / "first")
+    assert train.main(tiny_run.flags(folder / "data", folder / "runs" / "first")) == 0
     return folder
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_public_names_have_an_example_that_runs(
-    package: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(folder)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     finder, lacking, failed = doctest.DocTestFinder(recurse=True), [], []
     for name, item in public(package):
         examples = [test for test in finder.find(item, name) if test.examples]
-        if not examples:
+        if not examples and not is_record(item):
             lacking.append(name)
         for test in examples:
             report: list[str] = []

@@ -1,4 +1,4 @@
-"""The command line that looks inside a model."""
+"""The command line of explain: texts, figures and errors."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from support.long_example import long_example
 from dien_jax import explain
 from dien_jax.data.dataset import open_dataset
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inspection.example_view import as_text, draw_example
+from dien_jax.inspection.example_view import draw_example, example_lines
 from dien_jax.inspection.item_map import embedding_map
 from dien_jax.runs.trained import load_run
 from dien_jax.utils.plots import padded, save_picture, shortened
@@ -50,10 +50,10 @@ def refusal(capfd, *arguments: object) -> str:
     return output.err
 
 
-def test_example_is_told_with_raw_ids_and_drawn(tiny, tmp_path, capfd):
+def test_example_is_shown_with_raw_ids_and_drawn(tiny, tmp_path, capfd):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "example.png"
-    text, told = shown(capfd, tiny, "--example", 3, "--out", picture)
+    text, notes = shown(capfd, tiny, "--example", 3, "--out", picture)
     run = load_run(tiny)
     split = run.dataset.splits["valid"]
     item = run.dataset.vocabulary("item")[split.item[3]]
@@ -61,7 +61,7 @@ def test_example_is_told_with_raw_ids_and_drawn(tiny, tmp_path, capfd):
     assert "click probability 0." in text
     assert "attention: weight of a behaviour" in text
     assert "din has attention but no recurrence" in text
-    assert told.splitlines()[-1] == f"picture: {picture}"
+    assert notes.splitlines()[-1] == f"figure: {picture}"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["example.png"]
 
@@ -72,37 +72,43 @@ def test_user_and_item_get_the_score_of_the_ranker(small, capfd):
     history = [PEAR, "back\\slash", "back\\slash"]
     [score] = ranker.rank(history, [PEAR], user="Ann", context=context).scores
     flags = ("--context", "device", "phone", "query", "q|r")
-    text, told = shown(capfd, small, "--user", "Ann", "--item", PEAR, *flags)
+    text, notes = shown(capfd, small, "--user", "Ann", "--item", PEAR, *flags)
     assert f"user Ann, item pear\\u000afig (fruit)\nclick probability {score:.4f}\n" in text
     assert "3 behaviours, oldest first" in text
-    assert told == ""
+    assert notes == ""
 
 
-def test_missing_context_and_users_without_a_row_are_told(small, capfd):
-    text, told = shown(capfd, small, "--user", "Bob", "--item", PEAR, "--context", "device", "tv")
+def test_missing_context_and_unknown_users_are_noted(small, capfd):
+    text, notes = shown(capfd, small, "--user", "Bob", "--item", PEAR, "--context", "device", "tv")
     assert "no behaviours: the history is empty" in text
-    assert "context: query counts as missing" in told
-    assert "1 of the context values training did not know" in told
-    _, told = shown(capfd, small, "--user", "Cid", "--item", PEAR)
-    assert "user Cid is not among the training users" in told
+    assert "note: no value for query; set context with --context" in notes
+    assert "note: 1 context value did not occur in training" in notes
+    _, notes = shown(capfd, small, "--user", "Cid", "--item", PEAR)
+    assert "note: user Cid did not occur in training" in notes
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "give one of --example, --user and --item, --features, --embedding-map; found none"),
+        (
+            (),
+            "expected one of --example, --user and --item, --features, --embedding-map; found none",
+        ),
         (("--example", 1, "--features"), "found --example with --features"),
-        (("--user", "u1"), "belong together; --item is missing"),
-        (("--item", "i2"), "belong together; --user is missing"),
-        (("--example", 24), "--example 24 does not exist: the valid split"),
+        (("--user", "u1"), "must be given together; --item is missing"),
+        (("--item", "i2"), "must be given together; --user is missing"),
+        (("--example", 24), "example 24 does not exist: the valid split"),
         (("--example", -1), "has examples 0 to 23"),
         (("--user", "u", "--item", "i2"), "--user 'u' does not exist"),
         (("--user", "u1", "--item", "i22"), "--item 'i22' does not exist"),
-        (("--user", "u1", "--item", ""), "it has 11 items, 'i"),
+        (("--user", "u1", "--item", ""), "the folder has 11 items, such as 'i"),
         (("--user", "u1", "--item", "i2", "--context", "hour", "3"), "no feature 'hour'"),
-        (("--example", 1, "--context", "hour", "3"), "--context goes with --user and --item"),
+        (
+            ("--example", 1, "--context", "hour", "3"),
+            "--context needs --user and --item; found --example",
+        ),
         (("--features", "--permutations", 0), "--permutations must be at least 1, got 0"),
-        (("--embedding-map",), "say where to with --out FILE.png"),
+        (("--embedding-map",), "give its file with --out FILE.png"),
         (("--example", 1, "--out", "picture.jpg"), "--out must name a .png file"),
         (("--example", 1, "--out", "nowhere/a.png"), "there is no folder nowhere"),
         (("--example", 1, "--data", "nowhere"), "dataset folder nowhere does not exist"),
@@ -120,8 +126,8 @@ def test_folder_without_a_run_and_a_folder_as_picture_are_refused(tiny, tmp_path
 
 def test_several_histories_of_a_user_are_refused(small, tmp_path, capfd):
     data = small_dataset.write(tmp_path / "data", group=small_dataset.ints(0, 0, 0, 2))
-    told = refusal(capfd, small, "--data", data, "--user", "Ann", "--item", PEAR)
-    assert "several histories of one user; look at one of its examples" in told
+    error = refusal(capfd, small, "--data", data, "--user", "Ann", "--item", PEAR)
+    assert "several histories of one user; inspect one of the user's examples" in error
 
 
 def test_pictures_without_matplotlib_are_refused_at_once(tiny, tmp_path, capfd, monkeypatch):
@@ -130,37 +136,39 @@ def test_pictures_without_matplotlib_are_refused_at_once(tiny, tmp_path, capfd, 
     assert "--out needs the extra 'plot' (matplotlib is not installed): pip install" in told
 
 
-def test_features_are_told_drawn_and_written(tiny, tmp_path, capfd):
+def test_importance_is_printed_drawn_and_written(tiny, tmp_path, capfd):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "features.png"
-    text, told = shown(
+    text, notes = shown(
         capfd, tiny, "--features", "--permutations", 2, "--split", "test", "--out", picture
     )
     figures = json.loads((tmp_path / "features.json").read_text())
     assert figures["split"] == "test"
     assert figures["examples"] == 20
-    names = [each["input"] for each in figures["inputs"]]
+    names = [row["input"] for row in figures["inputs"]]
     assert {"candidate", "candidate: category", "user", "history", "history order"} < set(names)
     assert [line.split("  ")[0] for line in text.splitlines()[3:]] == names
-    assert all(len(each["permuted_auc"]) == 2 for each in figures["inputs"])
+    assert all(len(row["permuted_auc"]) == 2 for row in figures["inputs"])
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert told.splitlines()[-2:] == [f"figures: {tmp_path / 'features.json'}",
-                                      f"picture: {picture}"]  # fmt: skip
+    assert notes.splitlines()[-2:] == [
+        f"numbers: {tmp_path / 'features.json'}",
+        f"figure: {picture}",
+    ]
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_embeddings_are_mapped(name, request, tmp_path, capfd):
     pytest.importorskip("matplotlib")
     run = request.getfixturevalue(name)
-    text, told = shown(capfd, run, "--embedding-map", "--out", tmp_path / "map.png")
+    text, notes = shown(capfd, run, "--embedding-map", "--out", tmp_path / "map.png")
     assert "most frequent of" in text
-    assert "is of its category in" in text
-    assert told.endswith(f"picture: {tmp_path / 'map.png'}\n")
+    assert "has the same category in" in text
+    assert notes.endswith(f"figure: {tmp_path / 'map.png'}\n")
 
 
 def test_map_keeps_distances_and_groups_every_item(tiny):
     trained = load_run(tiny)
-    found = embedding_map(trained)
+    item_map = embedding_map(trained)
     popularity = open_dataset(trained.dataset.path).popularity
     rows = [row for row in np.argsort(-popularity, kind="stable") if row and popularity[row]]
     vectors = trained.params["item_embeddings"]["item"][np.array(rows)]
@@ -168,11 +176,11 @@ def test_map_keeps_distances_and_groups_every_item(tiny):
     _, lengths, axes = np.linalg.svd(vectors)
     for column in range(2):
         expected = vectors @ axes[column]
-        assert abs(expected @ found.points[:, column]) == pytest.approx(lengths[column] ** 2)
-    assert found.explained[0] == pytest.approx(lengths[0] ** 2 / (lengths**2).sum())
-    places = np.concatenate(list(found.groups.values()))
+        assert abs(expected @ item_map.points[:, column]) == pytest.approx(lengths[column] ** 2)
+    assert item_map.explained[0] == pytest.approx(lengths[0] ** 2 / (lengths**2).sum())
+    places = np.concatenate(list(item_map.groups.values()))
     assert sorted(places.tolist()) == list(range(len(rows)))
-    sizes = [len(group) for group in found.groups.values()]
+    sizes = [len(group) for group in item_map.groups.values()]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -184,7 +192,7 @@ def test_map_of_two_items_is_refused(small, tmp_path, capfd):
 
 
 def test_long_histories_of_long_ids_stay_in_their_columns():
-    lines = as_text(long_example(100), "category", "utf-8")
+    lines = example_lines(long_example(100), "category", "utf-8")
     assert "12 older left out" in lines[2]
     table = lines[4:]
     assert len(table) == 101
@@ -193,7 +201,7 @@ def test_long_histories_of_long_ids_stay_in_their_columns():
     assert sum(" * " in line[:8] for line in table[1:]) == 14
     assert table[-1].split()[-1] == f"{long_example(100).measures['update'][-1]:.4f}"
     assert "█" * 8 in table[-1]
-    plain = as_text(long_example(100), "category", "ascii")
+    plain = example_lines(long_example(100), "category", "ascii")
     assert "#" * 8 in plain[-1]
     "\n".join(plain[4:]).replace("…", "").encode("ascii")
 

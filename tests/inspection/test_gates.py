@@ -1,4 +1,4 @@
-"""What a model makes of single examples: attention, gates, and what a model does not have."""
+"""Attention and gates of single examples, and of models that lack them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from dien_jax.config.presets import FAMILY, member
 from dien_jax.data.batch import example_batch
 from dien_jax.data.dataset import open_dataset
 from dien_jax.inspection.examples import UNKNOWN_NAME, Inspector, Names, printable
-from dien_jax.inspection.gates import lacking, measures_of
+from dien_jax.inspection.gates import available_measures, missing_measures
 from dien_jax.runs.scoring import trained_scores
 from dien_jax.steps.state import create_state, training_tables
 from dien_jax.steps.train import make_train_step
@@ -30,7 +30,7 @@ MEASURES = {
 }
 NUMBERS = [3, 0, 17]
 BATCH_MATES = {"dice_statistics": "batch", "pooling": "padded_sum"}
-"""Settings by which a score depends on the batch."""
+"""Settings that make a score depend on the batch."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def sigmoid(value: np.ndarray) -> np.ndarray:
 
 
 def gates(weights, inputs: np.ndarray, attention: np.ndarray | None, form: str):
-    """By the equations, one step after the other: states, gates alone and with attention."""
+    """Return states, and mean gates without and with attention, by the equations."""
     kernel, recurrent = np.float64(weights["input"]), np.float64(weights["recurrent"])
     h = np.zeros(kernel.shape[2])
     states, alone, whole = [], [], []
@@ -94,33 +94,33 @@ def test_gates_are_those_of_the_equations(data, model, form):
 
 
 @pytest.mark.parametrize("model", ["wide_deep", "din", "agru"])
-def test_members_show_what_they_have(data, model):
+def test_examples_have_the_measures_of_their_model(data, model):
     made = trained(data, model)
     examples = Inspector(made).examples("valid", NUMBERS)
     assert [example.number for example in examples] == NUMBERS
     for example in examples:
-        assert list(example.measures) == measures_of(made.run.config.model)
+        assert list(example.measures) == available_measures(made.run.config.model)
         for values in example.measures.values():
             assert values.shape == (len(example.behaviours),)
 
 
-def test_every_member_says_what_it_lacks():
+def test_models_name_the_measures_that_they_lack():
     assert set(MEASURES) == set(FAMILY)
     for name, has in MEASURES.items():
         model = member(name, untrained_run.SMALL)
-        assert set(measures_of(model)) == has
-        said = " ".join(lacking(model))
-        assert ("no attention" in said) == ("attention" not in has)
-        assert ("gate" in said) == ("update_gate" not in has)
-    assert lacking(member("dien", untrained_run.SMALL)) == []
+        assert set(available_measures(model)) == has
+        text = " ".join(missing_measures(model))
+        assert ("no attention" in text) == ("attention" not in has)
+        assert ("gate" in text) == ("update_gate" not in has)
+    assert missing_measures(member("dien", untrained_run.SMALL)) == []
 
 
 def test_score_is_that_of_evaluation_where_batch_mates_matter(data):
     made = trained(data, "augru", form="paper", **BATCH_MATES)
     scores = trained_scores(made, "valid")
     examples = Inspector(made).examples("valid", NUMBERS)
-    found = [example.probability for example in examples]
-    np.testing.assert_allclose(found, scores[NUMBERS], atol=1e-6)
+    probabilities = [example.probability for example in examples]
+    np.testing.assert_allclose(probabilities, scores[NUMBERS], atol=1e-6)
 
 
 def test_raw_ids_and_categories_are_shown(data):
@@ -133,19 +133,19 @@ def test_raw_ids_and_categories_are_shown(data):
     names = dict(zip(("", "x", "y", "z"), range(4), strict=True))
     assert example.candidate.category in (UNKNOWN_NAME, "x", "y", "z")
     for behaviour in example.behaviours:
-        alike = behaviour.category == example.candidate.category and behaviour.category in names
-        assert behaviour.is_alike == alike
+        matches = behaviour.category == example.candidate.category and behaviour.category in names
+        assert behaviour.matches == matches
 
 
-def test_unknown_items_and_what_cannot_be_printed_are_readable(data):
+def test_unknown_items_and_unprintable_characters_are_readable(data):
     names = Names(open_dataset(data))
     assert names.item(0) == UNKNOWN_NAME
     assert names.feature == "category"
-    assert not names.behaviour(0, 0).is_alike  # both unknown, which is no category
+    assert not names.behaviour(0, 0).matches  # both unknown, which is no category
     assert printable("a\nb\x1b[31m\ud800 é語") == "a\\u000ab\\u001b[31m\\ud800 é語"
 
 
-def test_looking_leaves_the_train_step_as_it_is(data):
+def test_inspection_leaves_the_train_step_unchanged(data):
     made = trained(data, "augru", form="paper", **BATCH_MATES)
     config, schema = made.run.config, tiny_run.SCHEMA
     state = jax.eval_shape(lambda: create_state(config, schema, 1, seed=0))

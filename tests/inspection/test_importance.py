@@ -1,4 +1,4 @@
-"""What each input is worth: what is exchanged, and what that costs."""
+"""Permutation importance: the inputs that are exchanged, and the AUC that is lost."""
 
 import dataclasses
 import functools
@@ -11,8 +11,14 @@ from support.random_model import trained
 
 from dien_jax.data.dataset import Column, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.inspection import importance
-from dien_jax.inspection.importance import Input, exchanged_scores, inputs_of, make_exchanged_step
+from dien_jax.inspection.importance import (
+    Input,
+    exchanged_scores,
+    importance_table,
+    make_exchanged_step,
+    model_inputs,
+    permutation_importance,
+)
 from dien_jax.metrics.scores import auc
 from dien_jax.runs.scoring import trained_scores
 from dien_jax.steps.state import feature_tables
@@ -31,10 +37,10 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 compiled = functools.cache(make_exchanged_step)
 
 
-def exchanged(model, split: str, each: Input, seed: int = 4) -> np.ndarray:
+def exchanged(model, split: str, input_: Input, seed: int = 4) -> np.ndarray:
     config, dataset = model.run.config, model.dataset
     step, tables = compiled(config, dataset.schema), feature_tables(dataset)
-    return exchanged_scores(model, tables, step, split, each, np.random.default_rng(seed))
+    return exchanged_scores(model, tables, step, split, input_, np.random.default_rng(seed))
 
 
 def moved_scores(model, split: str, *columns: str, seed: int = 4) -> np.ndarray:
@@ -49,7 +55,7 @@ def moved_scores(model, split: str, *columns: str, seed: int = 4) -> np.ndarray:
 
 
 def test_every_feature_is_an_input(small):
-    assert [each.name for each in inputs_of(small.dataset.schema)] == [
+    assert [input_.name for input_ in model_inputs(small.dataset.schema)] == [
         "candidate",
         "candidate: item id",
         "candidate: category",
@@ -66,26 +72,26 @@ def test_every_feature_is_an_input(small):
 
 
 def test_nothing_exchanged_leaves_the_scores(small):
-    scores = exchanged(small, "train", Input("nothing"))
+    scores = exchanged(small, "train", Input("nothing", "item"))
     np.testing.assert_allclose(scores, trained_scores(small, "train"), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["aigru", "wide_deep"])
 def test_whole_inputs_are_those_of_other_examples(tiny_data, name):
     model = trained(tiny_data, name)
-    candidate, _, _, user, history, _ = inputs_of(model.dataset.schema)
-    for each, columns in (
+    candidate, _, _, user, history, _ = model_inputs(model.dataset.schema)
+    for input_, columns in (
         (candidate, ("item",)),
         (user, ("user",)),
         (history, ("sequence", "history_end")),
     ):
         expected = moved_scores(model, "train", *columns)
-        np.testing.assert_allclose(exchanged(model, "train", each), expected, atol=1e-6)
+        np.testing.assert_allclose(exchanged(model, "train", input_), expected, atol=1e-6)
         assert not np.allclose(expected, trained_scores(model, "train"))
 
 
 def test_whole_context_is_that_of_other_examples(small):
-    both = Input("context", context=("device", "query"))
+    both = Input("context", "context", ("device", "query"))
     expected = moved_scores(small, "train", "context")
     np.testing.assert_allclose(exchanged(small, "train", both), expected, atol=1e-6)
 
@@ -96,45 +102,45 @@ def test_one_feature_is_exchanged_and_the_others_stay(small):
     device = {**examples.context, "device": Column(examples.context["device"].values[order], None)}
     changed = {"train": examples._replace(context=device)}
     moved = small._replace(dataset=dataclasses.replace(small.dataset, splits=changed))
-    scores = exchanged(small, "train", Input("device", context=("device",)))
+    scores = exchanged(small, "train", Input("device", "context", ("device",)))
     np.testing.assert_allclose(scores, trained_scores(moved, "train"), atol=1e-6)
-    alone = exchanged(small, "train", Input("id", item=("item",)))
-    assert not np.allclose(alone, exchanged(small, "train", Input("tags", item=("tags",))))
+    alone = exchanged(small, "train", Input("id", "item", ("item",)))
+    assert not np.allclose(alone, exchanged(small, "train", Input("tags", "item", ("tags",))))
 
 
-def test_order_is_worth_nothing_to_a_model_that_does_not_see_it(tiny_data):
+def test_order_is_worth_nothing_to_a_model_that_ignores_it(tiny_data):
     for name, sees in (("wide_deep", False), ("aigru", True)):
         model = trained(tiny_data, name)
-        scores = exchanged(model, "train", Input("order", history="order"))
+        scores = exchanged(model, "train", Input("order", "order"))
         same = np.allclose(scores, trained_scores(model, "train"), atol=1e-5)
         assert same != sees
 
 
 def test_figures_are_those_of_the_scores(tiny_data, capfd):
     model = trained(tiny_data, "wide_deep")
-    found = importance.importance(model, "valid", 2)
+    importance = permutation_importance(model, "valid", 2)
     assert capfd.readouterr().out == ""
     labels = np.asarray(model.dataset.splits["valid"].label)
-    assert found.auc == auc(labels, trained_scores(model, "valid"))
-    drops = [each.drop.value for each in found.inputs]
+    assert importance.auc == auc(labels, trained_scores(model, "valid"))
+    drops = [row.drop.value for row in importance.inputs]
     assert drops == sorted(drops, reverse=True)
-    named = {each.input: each for each in found.inputs}
-    for each in found.inputs:
-        assert each.drop.value == pytest.approx(found.auc - np.mean(each.aucs))
-        assert each.drop.low <= each.drop.value <= each.drop.high
+    named = {row.input: row for row in importance.inputs}
+    for row in importance.inputs:
+        assert row.drop.value == pytest.approx(importance.auc - np.mean(row.aucs))
+        assert row.drop.low <= row.drop.value <= row.drop.high
     assert named["user"].is_constant  # those of held-out users are one and the same
     assert named["user"].drop.value == pytest.approx(0, abs=1e-12)
     assert not named["candidate"].is_constant
-    text = importance.as_table(found)
+    text = importance_table(importance)
     assert "the same in all examples" in text
-    assert len(text.splitlines()) == len(found.inputs) + 3
+    assert len(text.splitlines()) == len(importance.inputs) + 3
 
 
 def test_split_of_one_label_is_refused(tmp_path):
     data = tiny_run.write_data(tmp_path / "data", valid=1)
     model = trained(data, "wide_deep")
     with pytest.raises(UserError, match="valid split has 24 clicks among 24 examples"):
-        importance.importance(model, "valid", 1)
+        permutation_importance(model, "valid", 1)
 
 
 def test_examples_are_taken_with_all_their_columns(small):

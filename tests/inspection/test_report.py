@@ -1,4 +1,4 @@
-"""The report on a run: one page that needs nothing else and says what is so."""
+"""The report on a run: one self-contained page with the right numbers."""
 
 import base64
 import json
@@ -14,6 +14,7 @@ from support import tiny_run, untrained_run
 from support.long_example import long_example
 
 from dien_jax import report
+from dien_jax.inspection.report import write_report
 from dien_jax.inspection.report_page import article
 from dien_jax.metrics.scores import example_losses
 from dien_jax.runs.evaluations import METRICS_FILE
@@ -73,12 +74,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def content(run) -> str:
-    file = report.write_report(report.Arguments(run))
+    file = write_report(run)
     assert file == run / "report.html"
     return file.read_text()
 
 
-def test_page_is_whole_and_needs_nothing_else(content):
+def test_page_is_complete_and_self_contained(content):
     page = Page(content)
     assert page.open == []
     for tag, attributes in page.elements:
@@ -92,12 +93,12 @@ def test_page_is_whole_and_needs_nothing_else(content):
     assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in ids]
 
 
-def test_ids_are_text_whatever_they_hold(content):
+def test_ids_are_escaped(content):
     assert "<script" not in content
     assert SCRIPT in "\n".join(Page(content).text)
 
 
-def test_pictures_have_words_and_a_dark_version(content):
+def test_figures_have_a_description_and_a_dark_version(content):
     pytest.importorskip("matplotlib")
     page = Page(content)
     assert len(page.all("img")) == len(page.all("source")) == 4
@@ -112,16 +113,16 @@ def test_pictures_have_words_and_a_dark_version(content):
     assert "@media print" in content
 
 
-def test_figures_are_those_of_the_run(run, content):
+def test_numbers_are_those_of_the_run(run, content):
     trained = load_run(run)
     scores = trained_scores(trained, "valid")
     labels = np.asarray(trained.dataset.splits["valid"].label)
     text = " ".join(Page(content).text)
-    assert f"{scores.mean():.4f} on average, {labels.mean():.4f}" in text
+    assert f"click probability is {scores.mean():.4f}, and {labels.mean():.4f}" in text
     worst = int(np.argmax(np.where(labels == 0, scores, -1)))
     loss = example_losses(labels[[worst]], scores[[worst]])[0]
     users = trained.dataset.groups()
-    first = text.partition("Not clicked, but sure of a click")[2]
+    first = text.partition("Not clicked, at the highest probabilities")[2]
     assert first.index(f" {users[trained.dataset.splits['valid'].group[worst]]} ") < 200
     assert f"{scores[worst]:.4f}" in first[:300]
     assert f"{loss:.3f}" in first[:300]
@@ -149,7 +150,7 @@ def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monke
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--out", "report.txt"), "--out must name an .html file, got report.txt"),
+        (("--out", "report.txt"), "--out must name a .html file, got report.txt"),
         (("--out", "nowhere/report.html"), "there is no folder nowhere"),
         (("--data", "nowhere"), "dataset folder nowhere does not exist"),
     ],
@@ -169,7 +170,7 @@ def test_split_without_examples_is_refused(run, tmp_path, capfd):
     assert not out.exists()
 
 
-def test_of_a_long_history_what_has_most_attention_is_shown():
+def test_behaviours_with_most_attention_of_a_long_history_are_shown():
     example = long_example(100)
     page = Page(article(example, "category", "look"))
     shown = [text for text in page.text if text.startswith("an-item-of-a-very")]

@@ -12,7 +12,7 @@ from support.tiny_logs import events_of, real_data, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.pipeline.shown_negatives import passed_over_items
+from dien_jax.preparation.pipeline.from_impressions import passed_over_items
 from dien_jax.preparation.pipeline.splits import request_starts
 from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
 

@@ -4,156 +4,50 @@ import asyncio
 import dataclasses
 import json
 import os
-import shutil
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import small_dataset, untrained_run
 
 from dien_jax import export
-from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.requests import RankRequest
-from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
-from dien_jax.steps.state import create_state
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 
+from support.http_server import (  # noqa: E402
+    CONTEXT,
+    LIMITS,
+    MAX_BATCH,
+    PEAR,
+    SLASH,
+    TOKEN,
+    TOLERANCE,
+    Server,
+    bodies,
+    check_ranking,
+    expected_ranking,
+    rank_body,
+)
+
 from dien_jax.server import app as serve_app  # noqa: E402
 from dien_jax.server.app import Application  # noqa: E402
-from dien_jax.server.batching import Batcher  # noqa: E402
 from dien_jax.server.current_model import CurrentModel, model_version  # noqa: E402
 from dien_jax.server.messages import request_decoders  # noqa: E402
 from dien_jax.server.openapi import document, page  # noqa: E402
 from dien_jax.server.options import ServerOptions  # noqa: E402
 from dien_jax.server.prometheus import Metrics  # noqa: E402
 
-PEAR, SLASH = small_dataset.ITEMS[1:3]
-CONTEXT = {"device": "desk", "query": ["q", "s"]}
-TOKEN = "0123456789abcdef"
-LIMITS = {"max_body": 2000, "max_candidates": 8, "max_history": 9}
-MAX_BATCH = 2
 COMPILED: list[str] = []
-TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
-"""Tolerance on probabilities: a few roundings of float32."""
+
 
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
 )
-
-
-class Server:
-    """All parts of a server except its socket."""
-
-    def __init__(self, run: Path, *, capacity: int = 50, token: str | None = None) -> None:
-        self.metrics = Metrics()
-        self.options = ServerOptions(
-            run, max_users=3, max_batch=MAX_BATCH, poll_seconds=0.0, queue=capacity, **LIMITS
-        )
-        self.current = CurrentModel(self.options, self.metrics)
-        self.batcher = Batcher(self.current.rank, self.metrics, self.options)
-        self.application = Application(
-            self.options, self.current, self.batcher, self.metrics, token
-        )
-
-    def warm(self) -> "Server":
-        ready, failures = threading.Event(), []
-        self.thread = self.current.start(self.batcher, ready.set, failures.append)
-        assert ready.wait(120)
-        assert not failures
-        return self
-
-    def end(self) -> None:
-        self.current.stop()
-        self.batcher.close()
-        self.thread.join()
-
-    def run_calls(self, *calls: Callable[[Any], Awaitable[Any]]) -> list[Any]:
-        """Make calls concurrently, with one client; return their results."""
-
-        async def gather() -> list[Any]:
-            transport = httpx.ASGITransport(app=self.application)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                return await asyncio.gather(*(call(client) for call in calls))
-
-        return asyncio.run(gather())
-
-    def get(self, path: str, **more: Any) -> Any:
-        return self.run_calls(lambda client: client.get(path, **more))[0]
-
-    def post(self, path: str, body: Any, **more: Any) -> Any:
-        return self.run_calls(lambda client: client.post(path, json=body, **more))[0]
-
-    def metric(self, name: str, **labels: str) -> float:
-        """Return the value of a metric in /metrics."""
-        if labels:
-            name += "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
-        lines = self.metrics.text().decode().splitlines()
-        return float(next(line.split()[-1] for line in lines if line.split()[0] == name))
-
-    def hold(self) -> threading.Event:
-        """Make requests wait until the event is set."""
-        go, started = threading.Event(), threading.Event()
-        self.batcher.submit(lambda: (started.set(), go.wait(30)))
-        assert started.wait(30)
-        return go
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("served")
-    data = small_dataset.write(folder / "data")
-    return untrained_run.write(folder / "run", data, model="din", buckets=())
-
-
-@pytest.fixture(scope="module")
-def server(run) -> Iterator[Server]:
-    server = Server(run).warm()
-    yield server
-    server.end()
-
-
-@pytest.fixture(scope="module")
-def ranker(run) -> Ranker:
-    return Ranker(run)
-
-
-def rank_body(**changes: Any) -> dict[str, Any]:
-    body = {"history": [PEAR], "candidates": [SLASH, PEAR, 17.0], "user": "Ann", "context": CONTEXT}
-    return {name: value for name, value in (body | changes).items() if value is not ...}
-
-
-def check_ranking(answer, expected) -> None:
-    assert answer.status_code == 200, answer.text
-    ranking = answer.json()
-    assert ranking["ids"] == expected.ids
-    np.testing.assert_allclose(ranking["scores"], expected.scores, **TOLERANCE)
-    names = ("unknown_history", "unknown_candidates", "unknown_context")
-    assert tuple(ranking[name] for name in names) == expected[2:]
-
-
-def bodies() -> list[dict[str, Any]]:
-    """Return requests of every padded size that the limits allow."""
-    return [
-        rank_body(history=[PEAR, "?", SLASH] * (length // 3 + 1), candidates=[PEAR, SLASH] * count)
-        for length in range(0, 7, 3)
-        for count in range(1, 5)
-    ]
-
-
-def expected_ranking(ranker: Ranker, body: dict[str, Any]) -> Any:
-    candidates = [17 if item == 17 else item for item in body["candidates"]]
-    return ranker.rank(body["history"], candidates, body["user"], body["context"])
 
 
 def test_responses_equal_the_rankers_without_compilation(server, ranker) -> None:
@@ -368,73 +262,6 @@ def test_metrics(server) -> None:
     for name in ("request_seconds", "queue_seconds", "batch_seconds"):
         assert f"# TYPE dien_{name} histogram" in answer.text
     assert 'dien_request_seconds_bucket{le="0.005",path="/v1/rank"}' in answer.text
-
-
-def save_step(run: Path, step: int) -> None:
-    """Save a better checkpoint with different parameters."""
-    loaded = Run.load(run)
-    state = create_state(loaded.config, open_dataset(Path(loaded.data)).schema, 1, seed=step)
-    params = jax.tree.map(lambda leaf: leaf + jnp.float32(0.1 * step), state.params)
-    Checkpoints(run / CHECKPOINTS_FOLDER).save(step, state._replace(params=params), {}, best=True)
-
-
-def test_reload_drops_no_request(run, ranker, tmp_path, caplog) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    server = Server(copy).warm()
-    server.post("/v1/remember", {"user": "Ann", "history": [PEAR, "?"]})
-    remembered = rank_body(history=...)
-    assert not server.current.update(server.batcher)
-    before = len(COMPILED)
-    save_step(copy, 2)
-    compiled = len(COMPILED) - before  # to create the parameters
-    replaced = threading.Event()
-
-    def replace() -> None:
-        assert server.current.update(server.batcher)
-        replaced.set()
-
-    thread = threading.Thread(target=replace)
-
-    async def hammer(client) -> list[Any]:
-        answers = []
-        while not replaced.is_set() or len(answers) < 5:
-            answers.append(await client.post("/v1/rank", json=rank_body()))
-        return answers
-
-    thread.start()
-    answers = [answer for some in server.run_calls(*[hammer] * 3) for answer in some]
-    thread.join()
-    assert {answer.status_code for answer in answers} == {200}
-    assert {answer.json()["checkpoint_step"] for answer in answers} == {1, 2}
-    newer = Ranker(copy)
-    for answer in answers:
-        of_step = {1: ranker, 2: newer}[answer.json()["checkpoint_step"]]
-        check_ranking(answer, expected_ranking(of_step, rank_body()))
-    check_ranking(
-        server.post("/v1/rank", remembered), expected_ranking(newer, rank_body(history=[PEAR, "?"]))
-    )
-    assert len(COMPILED) == before + compiled  # programs of the old model are reused
-    assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 2}
-    assert server.metric("dien_reloads_total", result="ok") == 1
-
-    save_step(copy, 3)
-    kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
-    for file in kept:
-        file.write_bytes(b"")
-    for _ in range(2):
-        assert not server.current.update(server.batcher)
-    assert caplog.text.count("reload failed, model kept: cannot read the checkpoint") == 1
-    assert server.metric("dien_reloads_total", result="failed") == 2
-    assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 2
-    for file, content in kept.items():
-        file.write_bytes(content)
-    server.current.request_reload()  # as SIGHUP does
-    until = time.monotonic() + 60
-    while server.get("/readyz").json()["checkpoint_step"] != 3 and time.monotonic() < until:
-        time.sleep(0.02)
-    assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 3
-    server.end()
 
 
 def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> None:

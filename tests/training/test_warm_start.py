@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 from support import tiny_run
+from support.grown_data import GONE, NEW_ITEMS, write_grown
 
 from dien_jax import train
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import score_batches
@@ -39,53 +39,11 @@ from dien_jax.training.warm_start import (
 )
 from dien_jax.utils.files import read_json
 
-NEW_ITEMS = {"n1": "y", "n2": "brand new"}
-"""Items that only the grown folder has, and their categories."""
-GONE = "i4"
-"""An item that only the first folder has."""
 SMALL = (
     *("--model.extractor=none", "--model.evolution=none", "--model.auxiliary-weight=0"),
     "--model.batch-norm=running",
 )
 """A model that compiles in no time and has statistics of both kinds."""
-
-
-def write_grown(path: Path, before: Dataset) -> Path:
-    """The tiny data under vocabularies in another order, with some values more and one less."""
-    rng = np.random.default_rng(1)
-    vocabularies, rows = {}, {}
-    more = {"item": list(NEW_ITEMS), "category": ["brand new"], "user": ["v1", "v2"]}
-    for name, added in more.items():
-        known = before.vocabulary(name)
-        kept = [value for value in known[1:] if value != GONE]
-        vocabularies[name] = ["", *rng.permutation([*kept, *added]).tolist()]
-        places = {value: row for row, value in enumerate(vocabularies[name])}
-        rows[name] = np.array([places.get(value, 0) for value in known])
-    features = {
-        name: Feature(name, "categorical", size=len(values))
-        for name, values in vocabularies.items()
-    }
-    schema = Schema((features["item"], features["category"]), (features["user"],))
-    of_item = dict(zip(before.vocabulary("item"), before.items["category"].values, strict=True))
-    categories = {
-        item: before.vocabulary("category")[value] for item, value in of_item.items()
-    } | NEW_ITEMS
-    places = {value: row for row, value in enumerate(vocabularies["category"])}
-    with DatasetWriter(
-        path, schema=schema, source={"name": "tiny", "files": {}}, split={"policy": "by-user"}
-    ) as writer:
-        for name, values in vocabularies.items():
-            writer.vocabulary(name, values)
-        writer.items("category", [places[categories[item]] for item in vocabularies["item"]])
-        writer.groups(before.groups())
-        writer.events(rows["item"][before.event_item], before.event_timestamp, before.event_offsets)
-        popularity = np.zeros(len(vocabularies["item"]), np.int64)
-        np.add.at(popularity, rows["item"], before.popularity)
-        writer.popularity(popularity)
-        for split, examples in before.splits.items():
-            users, items = rows["user"][examples.user], rows["item"][examples.item]
-            writer.examples(split, examples._replace(user=users, item=items, context={}))
-    return path
 
 
 class Tiny(NamedTuple):

@@ -1,9 +1,4 @@
-"""From a log in the database to arrays: skip malformed rows, order events, number ids.
-
-``load_events`` turns the text table ``rows`` into the tables ``users`` and ``items`` (raw id,
-number in order of first appearance, features) and ``events`` (ordered by user, time and the log's
-own order).
-"""
+"""From a log in the database to arrays: skip malformed rows, order events, number ids."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,8 +17,8 @@ from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES
 
-SHOWN = 40
-"""Characters shown of a malformed value."""
+SHOWN = 40  # characters shown of a malformed value
+Narrow = Callable[[Table], Table] | None
 
 
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
@@ -32,26 +27,25 @@ def epoch_ms(moment: Value) -> IntegerValue:
 
 
 class Events(NamedTuple):
-    """Events of a log, grouped by sequence (one a user), oldest first, ties in the log's order.
+    """E events of a log, grouped by sequence (one for each of S users), oldest first.
 
-    Dimensions: E rows, S users.
+    Ties keep the log's order. Users and items are numbered by first appearance.
     """
 
     item: np.ndarray  # int32 [E], number of the item
     timestamp: np.ndarray  # int64 [E]
     label: np.ndarray | None  # int8 [E], or None for a log of interactions
     offsets: np.ndarray  # int64 [S + 1]
-    features: Features  # the feature columns
+    features: Features
     users: Table  # table position (the sequence), raw and user features
     items: Table  # table position (the item's number), raw and item features
     contexts: Table  # table position (the row) and context features
-    num_items: int  # rows of items
-    clock: Clock  # how the log's times are written
+    num_items: int
+    clock: Clock
     report: list[str]  # lines about malformed rows, for the user
 
     @property
     def num_users(self) -> int:
-        """Number of sequences."""
         return len(self.offsets) - 1
 
     @property
@@ -61,21 +55,14 @@ class Events(NamedTuple):
 
 
 def load_events(
-    workspace: Workspace,
-    log: Log,
-    features: Features,
-    *,
-    max_bad_share: float,
-    narrow: Callable[[Table], Table] | None = None,
+    workspace: Workspace, log: Log, features: Features, max_bad_share: float, narrow: Narrow = None
 ) -> Events:
     """Skip the malformed rows of a log, and number its users and items.
 
     A feature of an item or a user is its first value that is not missing, by time and then by the
     log's order. The log is read a second time when malformed rows need line numbers. ``narrow``
-    filters the clean rows before anything is counted.
-
-    Raises:
-      UserError: when too much of the log is malformed, or no row is left.
+    filters the clean rows before anything is counted. Too many malformed rows, or no row left, is a
+    ``UserError``.
     """
     clock = _clock(workspace, log.rows)
     with stage("checking rows"):
@@ -86,7 +73,12 @@ def load_events(
         checked = _checked(log.rows, clock, features.columns)
     total = workspace.count(log.rows) + log.bad.count
     if malformed:
-        _count_malformed(workspace, log, checked.filter(checked.reason.notnull()))
+        wrong = checked.filter(checked.reason.notnull())
+        first = wrong.order_by("line").limit(EXAMPLES).select("line", "reason")
+        shown = [row for batch in workspace.batches(first) for row in batch.to_pylist()]
+        log.bad.count += workspace.count(wrong) - len(shown)
+        for row in shown:
+            log.bad.add(log.file, row["line"], row["reason"])
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
@@ -104,9 +96,8 @@ def load_events(
         num_rows, num_users, num_items = map(workspace.count, (rows, users, items))
         if not num_rows:
             raise UserError(f"{log.file}: nothing is left to prepare")
-        dtypes: dict[str, type[np.generic]]
-        dtypes = {"sequence": np.int32, "code": np.int32, "time": np.int64}
-        dtypes.update(dict.fromkeys(label, np.int8))
+        dtypes: dict[str, type] = {"sequence": np.int32, "code": np.int32, "time": np.int64}
+        dtypes |= dict.fromkeys(label, np.int8)
         arrays = workspace.arrays(rows.order_by(rows.rowid()), num_rows, dtypes)
     lengths = np.bincount(arrays["sequence"], minlength=num_users)
     return Events(
@@ -125,10 +116,10 @@ def load_events(
 
 
 def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) -> Table:
-    """Add features of the ``key`` from another table to the rows, missing where it has none.
+    """Add features of the ``key`` (``user`` or ``item``) from another table to the rows.
 
-    ``other`` has ``line``, the key (``user`` or ``item``) and columns named like the features. If a
-    key occurs again, its first value that is not missing counts.
+    ``other`` has ``line``, the key and columns named like the features. If a key occurs again, its
+    first value that is not missing counts.
     """
     values = {column.alias: other[column.name].first(order_by=other.line) for column in columns}
     joined = rows.left_join(other.group_by(key).aggregate(**values), key)
@@ -138,17 +129,13 @@ def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) 
 def _clock(workspace: Workspace, rows: Table) -> Clock:
     """Return how most of the timestamps are written."""
     number = rows.timestamp.try_cast("float64")
-    counts = workspace.numbers(
-        rows.aggregate(
-            numbers=number.count(),
-            large=(number > LIKELY_MILLISECONDS).sum(),
-            dates=epoch_ms(rows.timestamp.try_cast(dt.Timestamp("UTC"))).count(),
-        )
-    )
-    if counts["dates"] > counts["numbers"]:
-        return Clock(iso=True, unit="milliseconds")
-    large = 2 * counts["large"] > counts["numbers"]
-    return Clock(iso=False, unit="milliseconds" if large else "seconds")
+    dates = epoch_ms(rows.timestamp.try_cast(dt.Timestamp("UTC")))
+    large = (number > LIKELY_MILLISECONDS).sum()
+    counted = rows.aggregate(numbers=number.count(), large=large, dates=dates.count())
+    counts = workspace.numbers(counted)
+    iso = counts["dates"] > counts["numbers"]
+    is_fine = iso or 2 * counts["large"] > counts["numbers"]
+    return Clock(iso, "milliseconds" if is_fine else "seconds")
 
 
 def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Table:
@@ -182,33 +169,25 @@ def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Tabl
             number = text.try_cast("float64")
             number = number.isnan().ifelse(ibis.null("float64"), number)
             missing = text.isnull() | (text.lower() == "nan")
-            too_large = number.abs() > LARGEST_NUMBER
-            wrong = ~missing & (number.isnull() | too_large)
+            wrong = ~missing & (number.isnull() | (number.abs() > LARGEST_NUMBER))
             shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
             reasons.append((wrong, shown + "is not a number"))
             typed[feature.alias] = number
     return rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
 
 
-def _count_malformed(workspace: Workspace, log: Log, malformed: Table) -> None:
-    count = workspace.count(malformed)
-    first = workspace.batches(malformed.order_by("line").limit(EXAMPLES).select("line", "reason"))
-    for row in (row for batch in first for row in batch.to_pylist()):
-        log.bad.add(log.file, row["line"], row["reason"])
-        count -= 1
-    log.bad.count += count
-
-
 def _numbered_ids(
     workspace: Workspace, clean: Table, name: str, features: tuple[LogColumn, ...]
 ) -> Table:
     """Return every user or item once, numbered by first appearance, with its features."""
-    values = {
-        feature.alias: clean[feature.alias].first(
-            where=clean[feature.alias].notnull(), order_by=[clean.time, clean.line]
-        )
-        for feature in features
-    }
+    order = [clean.time, clean.line]
+    columns = {feature.alias: clean[feature.alias] for feature in features}
+    values = {a: c.first(where=c.notnull(), order_by=order) for a, c in columns.items()}
     grouped = clean.group_by(raw=clean[name]).aggregate(**values, first=clean.line.min())
-    numbered = grouped.mutate(position=ibis.row_number().over(order_by=grouped["first"]))
-    return workspace.store(f"{name}s", numbered.drop("first"))
+    return workspace.store(f"{name}s", numbered(grouped))
+
+
+def numbered(grouped: Table) -> Table:
+    """Replace the column ``first`` of a table by ``position``, the row's number in its order."""
+    position = ibis.row_number().over(order_by=grouped["first"])
+    return grouped.mutate(position=position).drop("first")

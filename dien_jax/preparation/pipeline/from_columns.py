@@ -16,15 +16,11 @@ def prepare_columns(
     """Read the log that the options name, and ``write`` the folder with the source's name."""
     say(f"from {name} in {options.file}: {options.describe()}")
     extended = open_extended(options, name)
+    hint = " (a CSV file without a header needs --columns)"
+    text = {"separator": options.separator, "hint": hint}
     with open_workspace(options.out, options.memory_limit) as workspace:
-        log = read_columns(
-            workspace,
-            options.file,
-            options.log_columns(),
-            columns=options.columns,
-            separator=options.separator,
-            hint=" (a CSV file without a header needs --columns)",
-        )
+        wanted = options.log_columns()
+        log = read_columns(workspace, options.file, wanted, columns=options.columns, **text)
         features = options.features()
-        events = load_events(workspace, log, features, max_bad_share=options.max_bad_share)
+        events = load_events(workspace, log, features, options.max_bad_share)
         return write(workspace, options, events, column_source(name, options, extended), extended)

@@ -1,17 +1,10 @@
 """Logs of impressions: split the rows, collect items passed over, write the folder.
 
 Every row is an example with its own label. Its history is the user's clicks of strictly smaller
-times; it may be empty. Rows of one user and one time (a request) always fall into one split:
-
-- ``by-time``: rows before, between and after two times. Rows before ``--train-from`` are in no
-  split: their clicks appear in histories and in popularity.
-- ``by-user``: all rows of a user go to the user's split.
-- ``last-event``: per user, the rows of the last time test, those of the time before it validate
-  and earlier ones train.
-
-Popularity counts clicks of the training rows. Vocabularies and rows of users come from all
-training rows. The items that a request showed and nobody clicked are stored with each of its
-clicks, as auxiliary negatives.
+times. Rows of one user and one time (a request) always fall into one split. Rows before
+``--train-from`` are in none: their clicks appear in histories and in popularity. Popularity counts
+clicks of the training rows; vocabularies and rows of users come from all training rows. The items
+that a request showed and nobody clicked are stored with each of its clicks, as auxiliary negatives.
 """
 
 from typing import Any
@@ -25,15 +18,8 @@ from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import Events
 from dien_jax.preparation.pipeline.features import Encoder
-from dien_jax.preparation.pipeline.shown_negatives import passed_over_items
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
-from dien_jax.preparation.pipeline.write import (
-    History,
-    PreparedLog,
-    SplitExamples,
-    TrainingCounts,
-    write_folder,
-)
+from dien_jax.preparation.pipeline.write import History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 
 
@@ -44,54 +30,39 @@ def write_impressions(
     source: dict[str, Any],
     extended: Dataset | None = None,
 ) -> list[str]:
-    """Write the dataset folder of a log of impressions, and return lines that summarise it.
-
-    ``source`` describes the log in ``meta.json``. Nothing left to train on is a ``UserError``.
-    """
+    """Write the dataset folder of a log that ``source`` describes; return lines about it."""
     assert events.label is not None
     offsets, label, sequence = events.offsets, events.label, events.sequence
     sides, split = _sides(options, events)
     training = sides == splits.TRAIN
     if not training.any():
-        raise UserError(
-            f"no training examples: --split {options.split} leaves none of the "
-            f"{events.num_users:,} users' {len(label):,} impressions to training"
-        )
-    counts = TrainingCounts(
-        item=np.bincount(events.item[training], minlength=events.num_items),
-        user=np.bincount(sequence[training], minlength=events.num_users),
-        context=training.astype(np.int64),
-    )
-    encoder = Encoder(workspace, events.features, options.min_count, extended)
-    items = encoder.vocabulary("item", events.items, counts.item)
-    users = encoder.vocabulary("user", events.users, counts.user)
-    item, click = items.row_of[events.item], np.flatnonzero(label)
+        left = f"none of the {events.num_users:,} users' {len(label):,} impressions to training"
+        raise UserError(f"no training examples: --split {options.split} leaves {left}")
+    counts = {
+        "item": np.bincount(events.item[training], minlength=events.num_items),
+        "user": np.bincount(sequence[training], minlength=events.num_users),
+        "context": training.astype(np.int64),
+    }
+    encoder = Encoder(workspace, events, counts, options.min_count, extended)
+    size = encoder.items.size
+    item, click = encoder.items.row_of[events.item], np.flatnonzero(label)
     clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
     past_clicks = click[sides[click] <= splits.TRAIN]
     starts = splits.request_starts(events.timestamp, offsets)
-    negatives = passed_over_items(item, label, starts, items.size)
+    negatives = passed_over_items(item, label, starts, size)
+    history = History(
+        item[click],
+        events.timestamp[click],
+        clicks_before[offsets],
+        np.bincount(item[past_clicks], minlength=size),
+        negatives if len(negatives.values) else None,
+    )
     history_end = splits.click_histories(events.timestamp, label, offsets)
     examples = {}
     for side, name in enumerate(SPLITS):
         row = np.flatnonzero(sides == side)
         examples[name] = SplitExamples(sequence[row], history_end[row], item[row], label[row], row)
-    log = PreparedLog(
-        events=events,
-        counts=counts,
-        items=items,
-        users=users,
-        history=History(
-            item[click],
-            events.timestamp[click],
-            clicks_before[offsets],
-            np.bincount(item[past_clicks], minlength=items.size),
-            negatives if len(negatives.values) else None,
-        ),
-        examples=examples,
-        source=source,
-        split=split,
-    )
-    report = write_folder(options.out, encoder, log)
+    report = write_folder(options.out, encoder, history, examples, source=source, split=split)
     return [*events.report, *report, _describe_negatives(negatives)]
 
 
@@ -101,8 +72,7 @@ def _sides(options: LogOptions, events: Events) -> tuple[np.ndarray, dict[str, A
         sides = splits.last_time_sides(events.timestamp, events.offsets)
         return sides, split_metadata(options)
     if options.split == "by-user":
-        shares = {"valid_share": options.valid_share, "test_share": options.test_share}
-        sides = splits.user_sides(events.num_users, seed=options.seed, **shares)
+        sides = splits.user_sides(events.num_users, seed=options.seed, **options.shares)
         return sides[events.sequence], split_metadata(options)
     borders, begin = resolve_times(options, events.timestamp, events.clock)
     sides = splits.time_sides(events.timestamp, borders)
@@ -112,7 +82,6 @@ def _sides(options: LogOptions, events: Events) -> tuple[np.ndarray, dict[str, A
 
 
 def _describe_negatives(negatives: Column) -> str:
-    """Return a line about the clicks that have auxiliary negatives."""
     assert negatives.offsets is not None
     clicks = int(np.count_nonzero(np.diff(negatives.offsets)))
     if not clicks:
@@ -122,3 +91,24 @@ def _describe_negatives(negatives: Column) -> str:
         f"same time and not clicked, {len(negatives.values) / clicks:.3g} on average "
         f"(auxiliary negatives for --model.auxiliary-distribution shown)"
     )
+
+
+def passed_over_items(
+    item: np.ndarray, label: np.ndarray, starts: np.ndarray, num_items: int
+) -> Column:
+    """Return the items that the request of each click showed and of which no row was clicked.
+
+    Each item appears once, in rising order, and the unknown one never. ``starts``, bool ``[R]``,
+    comes from ``request_starts``; ``num_items`` counts the unknown item. The column is over the
+    clicks, in order.
+    """
+    request = np.cumsum(starts) - 1
+    clicked = label == 1
+    keys = request * num_items + item
+    has_click = np.zeros(int(starts.sum()), bool)
+    has_click[request[clicked]] = True
+    passed = np.unique(keys[has_click[request] & ~clicked & (item > 0)])
+    passed = np.setdiff1d(passed, np.unique(keys[clicked]), assume_unique=True)
+    owner, values = np.divmod(passed, num_items)
+    offsets = np.searchsorted(owner, np.arange(len(has_click) + 1))
+    return Column(values.astype(np.int32), offsets).take(request[clicked])

@@ -1,10 +1,9 @@
 """Logs of interactions: split the events, draw negatives, write the folder.
 
-An example is an event, and its history is everything before it in time, ties in the log's order;
-see ``pipeline.splits``. A user's first event has no history and is no example, so a user with a
-single event has none at all and only appears in ``groups.txt`` and in the events. Popularity,
-vocabularies and rows of users come from training events: those that a training example has as
-its target or in its history. With ``--train-from`` popularity counts earlier events too.
+An example is an event, and its history is everything before it in time, ties in the log's order.
+A user's first event has no history and is no example. Popularity, vocabularies and rows of users
+come from training events: those that a training example has as its target or in its history. With
+``--train-from`` popularity counts earlier events too.
 """
 
 from typing import Any
@@ -20,13 +19,7 @@ from dien_jax.preparation.pipeline.events import Events
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
-from dien_jax.preparation.pipeline.write import (
-    History,
-    PreparedLog,
-    SplitExamples,
-    TrainingCounts,
-    write_folder,
-)
+from dien_jax.preparation.pipeline.write import History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 
@@ -38,41 +31,26 @@ def write_interactions(
     source: dict[str, Any],
     extended: Dataset | None = None,
 ) -> list[str]:
-    """Write the dataset folder of a log of interactions, and return lines that summarise it.
-
-    ``source`` describes the log in ``meta.json``. Nothing left to train on is a ``UserError``.
-    """
+    """Write the dataset folder of a log that ``source`` describes; return lines about it."""
     offsets, sequence = events.offsets, events.sequence
     targets, split, past = _split(options, events)
     if not len(targets["train"]):
-        raise UserError(
-            f"no training examples: --split {options.split} leaves none of the "
-            f"{events.num_users:,} users' {len(events.item):,} events to training"
-        )
+        left = f"none of the {events.num_users:,} users' {len(events.item):,} events to training"
+        raise UserError(f"no training examples: --split {options.split} leaves {left}")
     seen = splits.training_events(targets["train"], offsets)
-    counts = TrainingCounts(
-        item=np.bincount(events.item[seen], minlength=events.num_items),
-        user=np.bincount(sequence[targets["train"]], minlength=events.num_users),
-    )
-    encoder = Encoder(workspace, events.features, options.min_count, extended)
-    items = encoder.vocabulary("item", events.items, counts.item)
-    users = encoder.vocabulary("user", events.users, counts.user)
-    item = items.row_of[events.item]
+    counts = {
+        "item": np.bincount(events.item[seen], minlength=events.num_items),
+        "user": np.bincount(sequence[targets["train"]], minlength=events.num_users),
+    }
+    encoder = Encoder(workspace, events, counts, options.min_count, extended)
+    item = encoder.items.row_of[events.item]
     before = splits.training_events(past, offsets)
-    popularity = np.bincount(item[before], minlength=items.size)
+    popularity = np.bincount(item[before], minlength=encoder.items.size)
+    history = History(item, events.timestamp, offsets, popularity)
     with stage("drawing negatives"):
-        examples, missing = _examples(options, targets, sequence, item, offsets, popularity)
-    log = PreparedLog(
-        events=events,
-        counts=counts,
-        items=items,
-        users=users,
-        history=History(item, events.timestamp, offsets, popularity),
-        examples=examples,
-        source=source,
-        split=split | options.negative_settings(),
-    )
-    report = write_folder(options.out, encoder, log)
+        examples, missing = _examples(options, targets, sequence, history)
+    split |= options.negative_settings()
+    report = write_folder(options.out, encoder, history, examples, source=source, split=split)
     report += _notes(options, events, targets)
     if missing:
         report.append(f"{missing:,} negatives left out: their users chose nearly every item")
@@ -98,45 +76,33 @@ def _split(
     if options.split == "last-event":
         targets = splits.last_event(offsets)
     else:
-        shares = {"valid_share": options.valid_share, "test_share": options.test_share}
-        targets = splits.by_user(offsets, seed=options.seed, **shares)
+        targets = splits.by_user(offsets, seed=options.seed, **options.shares)
     return targets, split_metadata(options), targets["train"]
 
 
 def _examples(
-    options: ImplicitOptions,
-    targets: dict[str, np.ndarray],
-    sequence: np.ndarray,
-    item: np.ndarray,
-    offsets: np.ndarray,
-    popularity: np.ndarray,
+    options: ImplicitOptions, targets: dict[str, np.ndarray], sequence: np.ndarray, history: History
 ) -> tuple[dict[str, SplitExamples], int]:
     """Return each positive followed by its negatives, by split; and the number of missing ones."""
-    sampler = NegativeSampler(
-        item, offsets, popularity, options.negative_distribution, options.allow_own_negatives
-    )
+    how = (options.negative_distribution, options.allow_own_negatives)
+    sampler = NegativeSampler(history.item, history.offsets, history.popularity, *how)
     examples, missing = {}, 0
     for number, name in enumerate(SPLITS):
         target = targets[name]
-        drawn = sampler.draw(
-            sequence[target],
-            item[target],
-            count=options.negatives,
-            seed=(options.seed, 1, number),
-        )
+        users, items = sequence[target], history.item[target]
+        seed = (options.seed, 1, number)
+        drawn = sampler.draw(users, items, count=options.negatives, seed=seed)
         missing += drawn.missing
         positive = np.concatenate([np.arange(len(target)), drawn.positive])
         order = np.argsort(positive, kind="stable")
         event = target[positive[order]]
-        label = np.zeros(len(order), np.int8)
-        label[order < len(target)] = 1
-        candidate = np.concatenate([item[target], drawn.item])[order]
+        label = (order < len(target)).astype(np.int8)
+        candidate = np.concatenate([items, drawn.item])[order]
         examples[name] = SplitExamples(sequence[event], event, candidate, label)
     return examples, missing
 
 
 def _notes(options: ImplicitOptions, events: Events, targets: dict[str, np.ndarray]) -> list[str]:
-    """Return remarks about users without examples and about ties."""
     notes = []
     single = np.count_nonzero(np.diff(events.offsets) == 1)
     if single:
@@ -145,8 +111,6 @@ def _notes(options: ImplicitOptions, events: Events, targets: dict[str, np.ndarr
         last = [targets[name] for name in SPLITS if options.split == "by-user" or name != "train"]
         tied = splits.tied_targets(np.sort(np.concatenate(last)), events.timestamp, events.offsets)
         if len(tied):
-            notes.append(
-                f"{len(tied):,} users' last events tie in time with the event before; the order "
-                "of the log decided which came last"
-            )
+            tie = "last events tie in time with the event before; the order of the log decided"
+            notes.append(f"{len(tied):,} users' {tie} which came last")
     return notes

@@ -10,22 +10,18 @@ from dien_jax.preparation.options import LogOptions, check_shares
 
 
 class Borders(NamedTuple):
-    """The two times that cut a log."""
+    """The first times of the validation and the test split; everything earlier is training."""
 
-    valid: int  # the first time of the validation split; everything earlier is training
-    test: int  # the first time of the test split
+    valid: int
+    test: int
 
 
 def resolve_times(
     options: LogOptions, timestamp: np.ndarray, clock: Clock
 ) -> tuple[Borders, int | None]:
-    """Return the borders of a by-time split, and when training examples start, if that is given.
-
-    Times that cannot be read or are out of order are a ``UserError``.
-    """
+    """Return the borders of a by-time split, and when training examples start, if that is given."""
     if options.valid_from is None or options.test_from is None:
-        shares = {"valid_share": options.valid_share, "test_share": options.test_share}
-        borders = borders_by_share(timestamp, **shares)
+        borders = borders_by_share(timestamp, **options.shares)
     else:
         valid = clock.read("--valid-from", options.valid_from)
         test = clock.read("--test-from", options.test_from)
@@ -36,17 +32,15 @@ def resolve_times(
         return borders, None
     begin = clock.read("--train-from", options.train_from)
     if begin >= borders.valid:
-        raise UserError(
-            f"--train-from must lie before validation, which starts at {borders.valid}, got {begin}"
-        )
+        limit = f"which starts at {borders.valid}, got {begin}"
+        raise UserError(f"--train-from must lie before validation, {limit}")
     return borders, begin
 
 
 def borders_by_share(timestamp: np.ndarray, *, valid_share: float, test_share: float) -> Borders:
     """Return the times that leave the last shares of all events to validation and test.
 
-    All events at the time of the border belong to the later side, so ties are never torn apart.
-    With many ties the later sides come out larger than asked.
+    All events at the time of a border belong to the later side: ties make it larger than asked.
     """
     check_shares(valid_share, test_share)
     events = len(timestamp)
@@ -57,10 +51,7 @@ def borders_by_share(timestamp: np.ndarray, *, valid_share: float, test_share: f
     inside = [position for position in (valid, test) if position < events]
     ordered = np.partition(timestamp, inside) if inside else timestamp
     end = int(timestamp.max()) + 1
-    return Borders(
-        int(ordered[valid]) if valid < events else end,
-        int(ordered[test]) if test < events else end,
-    )
+    return Borders(*(int(ordered[p]) if p < events else end for p in (valid, test)))
 
 
 def split_metadata(
@@ -69,7 +60,7 @@ def split_metadata(
     """Return the description of the split for ``meta.json``."""
     split: dict[str, Any] = {"policy": options.split, "seed": options.seed}
     if options.split == "by-user":
-        split |= {"valid_share": options.valid_share, "test_share": options.test_share}
+        split |= options.shares
     if borders is not None:
         split |= {"valid_from": borders.valid, "test_from": borders.test}
     if begin is not None:

@@ -1,17 +1,13 @@
 """Splits of a log that never look ahead.
 
-Events are grouped by sequence (one sequence a user), oldest first; events of equal time keep the
-log's order. An example of an interaction log is one event, its target. Its history is everything
-before it in its sequence, so the index of the target identifies the example. The first event of a
-sequence has no history and is no example.
+An example of an interaction log is one event, its target; its history is everything before it in
+its sequence. A split assigns a side to every event, or to every row of an impression log: 0 train,
+1 valid, 2 test. No history of a side holds an event of a later side, because sides never fall along
+a sequence and a history ends before its target.
 
-A split assigns a side to every event, or to every row of an impression log: 0 train, 1 valid,
-2 test, in the order of ``SPLITS``. No history of a side holds an event of a later side, because
-sides never fall along a sequence and a history ends before its target.
-
-Dimensions: E events, S sequences, R rows of an impression log. All functions take ``timestamp``,
-int64 ``[E]`` or ``[R]``, non-decreasing within each sequence, and ``offsets``, int64 ``[S + 1]``,
-where the sequences begin. Targets are event indices by split, int64, rising.
+Dimensions: E events, S sequences (one a user), R rows of an impression log. ``timestamp``, int64
+``[E]`` or ``[R]``, does not fall within a sequence; ``offsets``, int64 ``[S + 1]``, are where the
+sequences begin. Targets are event indices by split, int64, rising.
 """
 
 import numpy as np
@@ -21,15 +17,11 @@ from dien_jax.preparation.options import check_shares
 from dien_jax.preparation.pipeline.split_times import Borders
 
 TRAIN, VALID, TEST = range(3)
-NO_SIDE = -1
-"""Side of a row that is no example."""
+NO_SIDE = -1  # side of a row that is no example
 
 
 def user_sides(sequences: int, *, valid_share: float, test_share: float, seed: int) -> np.ndarray:
-    """Draw a side for each of ``sequences`` users: int8 ``[sequences]``.
-
-    The shares are of users, rounded to whole ones. The same seed draws the same users.
-    """
+    """Draw a side for each user, int8 ``[sequences]``; the shares are rounded to whole users."""
     check_shares(valid_share, test_share)
     valid, test = round(valid_share * sequences), round(test_share * sequences)
     order = np.random.default_rng((seed, 0)).permutation(sequences)
@@ -45,7 +37,7 @@ def time_sides(timestamp: np.ndarray, borders: Borders) -> np.ndarray:
 
 
 def last_time_sides(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Hold out the last time of each sequence as test, and the distinct time before it as valid.
+    """Hold out the last time of each sequence as test, and the time before it as valid.
 
     For impressions, int8 ``[R]``: rows of equal time are one request and stay together.
     """
@@ -68,8 +60,8 @@ def request_starts(timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 def click_histories(timestamp: np.ndarray, label: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return where the history of each impression ends among the clicks: int64 ``[R]``.
 
-    The clicks are the rows of label 1, in order. A row sees the clicks of its sequence with a
-    strictly smaller time, so a click never enters the history of another row of its request.
+    A row sees the clicks (rows of label 1) of its sequence with a strictly smaller time, so a click
+    never enters the history of another row of its request.
     """
     clicks_before = np.cumsum(label, dtype=np.int64) - label
     request = np.flatnonzero(request_starts(timestamp, offsets))
@@ -92,19 +84,14 @@ def by_user(
 def last_event(offsets: np.ndarray) -> dict[str, np.ndarray]:
     """Hold out the last event of each user as test, and the one before it as valid.
 
-    A user with one event has no example, with two a test example, with three a validation and a
-    test example, with more also training examples: every earlier event from the second on.
+    Every earlier event from the second on is a training example.
     """
-    events = int(offsets[-1])
-    from_end = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(events)
+    from_end = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(int(offsets[-1]))
     return _targets(np.maximum(TEST - from_end, TRAIN), offsets)
 
 
 def by_time(timestamp: np.ndarray, offsets: np.ndarray, borders: Borders) -> dict[str, np.ndarray]:
-    """Put every event from a user's second on into the split of its time.
-
-    Events of one time are on one side, so no history crosses the border of its target.
-    """
+    """Put every event from a user's second on into the split of its time."""
     return _targets(time_sides(timestamp, borders), offsets)
 
 
@@ -114,10 +101,7 @@ def sequence_of(events: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def training_events(targets: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Mark the events that training sees, as a target or in a history: bool ``[E]``.
-
-    Popularity, vocabularies and trained rows come from these alone.
-    """
+    """Mark the events that training sees, as a target or in a history: bool ``[E]``."""
     sequence = sequence_of(targets, offsets)
     is_last = np.diff(sequence, append=-1) != 0
     steps = np.zeros(int(offsets[-1]) + 1, np.int8)
@@ -127,16 +111,12 @@ def training_events(targets: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def tied_targets(targets: np.ndarray, timestamp: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return the sequences in which a target ties with the event before it: int32, rising, unique.
-
-    There the log's own order alone decides which of the two came last.
-    """
+    """Return the sequences in which a target ties with the event before it: int32, rising."""
     tied = timestamp[targets] == timestamp[targets - 1]
     return np.unique(sequence_of(targets[tied], offsets))
 
 
 def _first_events(offsets: np.ndarray) -> np.ndarray:
-    """Return the first event of each sequence that has any."""
     return offsets[:-1][np.diff(offsets) > 0]
 
 

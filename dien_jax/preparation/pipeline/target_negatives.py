@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
 from dien_jax.preparation.options import Distribution
 
-DRAWS = 32
-"""Number of draws before a negative is given up."""
-CHUNK_POSITIVES = 1 << 18
-"""Positives processed at a time."""
+DRAWS = 32  # draws before a negative is given up
+CHUNK_POSITIVES = 1 << 18  # positives processed at a time
 
 
 class Negatives(NamedTuple):
@@ -29,38 +28,23 @@ class NegativeSampler:
     """Sampler of negatives, with replacement, from the known items.
 
     A draw that equals the positive is repeated, and so is one among the user's own items, earlier
-    or later, unless those are allowed. After ``DRAWS`` draws a negative is given up: a user who
-    chose nearly everything gets fewer.
-
-    Attributes:
-      event_item: int32 ``[E]``, item of every event of every user.
-      offsets: int64 ``[S + 1]``, where the events of each sequence begin.
-      popularity: int64 ``[N]``, training events of each item. Items without any, and item 0, the
-        unknown one, are never drawn.
-      distribution: ``popularity`` draws items in proportion to their training events, ``uniform``
-        with equal probability.
-      allow_own: whether other items of the same user may be drawn.
+    or later, unless those are allowed. A user who chose nearly everything gets fewer negatives.
     """
 
-    event_item: np.ndarray
-    offsets: np.ndarray
+    event_item: np.ndarray  # int32 [E], item of every event of every user
+    offsets: np.ndarray  # int64 [S + 1], where the events of each sequence begin
+    # int64 [N], training events of each item; items without any, and item 0, are never drawn
     popularity: np.ndarray
-    distribution: Distribution = "popularity"
-    allow_own: bool = False
+    distribution: Distribution = "popularity"  # in proportion to training events, or uniform
+    allow_own: bool = False  # whether other items of the same user may be drawn
 
     def draw(
         self, sequence: np.ndarray, item: np.ndarray, *, count: int, seed: tuple[int, ...]
     ) -> Negatives:
-        """Draw ``count`` negatives for every positive.
+        """Draw ``count`` negatives for every positive, given as int32 ``[P]``.
 
         Positives are processed in chunks, each with a generator made from the seed and the number
         of the chunk: memory is bounded, and the same seed always draws the same items.
-
-        Args:
-          sequence: int32 ``[P]``, the user's sequence of each positive.
-          item: int32 ``[P]``, the positive itself.
-          count: negatives per positive.
-          seed: random seed.
         """
         uniform = self.distribution == "uniform"
         weights = np.minimum(self.popularity, 1) if uniform else self.popularity.copy()
@@ -70,7 +54,8 @@ class NegativeSampler:
         for chunk, start in enumerate(range(0, len(item), CHUNK_POSITIVES)):
             part = slice(start, start + CHUNK_POSITIVES)
             generator = np.random.default_rng((*seed, chunk))
-            drawn = self._draw_chunk(sequence[part], item[part], count, bounds, generator)
+            asked = np.repeat(sequence[part], count), np.repeat(item[part], count)
+            drawn = self._draw_chunk(*asked, bounds, generator)
             kept = np.flatnonzero(drawn)
             owners.append(start + kept // count)
             items.append(drawn[kept])
@@ -78,17 +63,10 @@ class NegativeSampler:
         return Negatives(np.concatenate(owners), kept_items, len(item) * count - len(kept_items))
 
     def _draw_chunk(
-        self,
-        sequence: np.ndarray,
-        item: np.ndarray,
-        count: int,
-        bounds: np.ndarray,
-        generator: np.random.Generator,
+        self, sequence: np.ndarray, positive: np.ndarray, bounds: np.ndarray, generator: Generator
     ) -> np.ndarray:
-        """Return the negatives of some positives, 0 where one was given up."""
-        positive = np.repeat(item, count)
+        """Return a negative for each positive, 0 where one was given up."""
         user, owner = np.unique(sequence, return_inverse=True)
-        owner = np.repeat(owner, count)
         own = None if self.allow_own else self._own_items(user)
         drawn = np.zeros(len(positive), np.int32)
         pending = np.arange(len(positive))
@@ -111,8 +89,5 @@ class NegativeSampler:
         lengths = self.offsets[user + 1] - self.offsets[user]
         ends = np.cumsum(lengths)
         shift = np.repeat(self.offsets[user] - (ends - lengths), lengths)
-        events = np.arange(int(ends[-1])) + shift
-        keys = np.repeat(np.arange(len(user)), lengths) * len(self.popularity)
-        keys += self.event_item[events]
-        keys.sort()
-        return keys
+        items = self.event_item[np.arange(int(ends[-1])) + shift]
+        return np.sort(np.repeat(np.arange(len(user)), lengths) * len(self.popularity) + items)

@@ -5,11 +5,9 @@
     DOWNLOADS/<folder>/NAME.part        the part of a file that has been received so far
     DOWNLOADS/<folder>/NAME.part.json   the version of the file that the part belongs to
 
-DOWNLOADS is ``$XDG_CACHE_HOME/dien_jax/downloads``, or ``~/.cache/dien_jax/downloads`` where that
-is not set. An interrupted download continues where it stopped if the server supports ranges and
-still has the same version of the file, identified by its ETag or the time of its last change (RFC
-9110, 13 and 14); otherwise it starts again. A file is fetched once. A file whose sha256 differs
-from the one first seen on this machine is refused; most of these files have no published sha256.
+A download is resumed if the server supports ranges and still has the same version of the file,
+by its ETag or the time of its last change (RFC 9110, 13 and 14). A file whose sha256 differs from
+the one first seen on this machine is refused; most of these files have no published sha256.
 """
 
 import contextlib
@@ -31,10 +29,7 @@ from dien_jax.utils.console import Stage, say, stage
 from dien_jax.utils.files import read_json, user_cache, write_json
 from dien_jax.utils.text_files import sha256
 
-CHUNK = 1 << 18
-"""Maximum number of bytes per read."""
-TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
-"""HTTP statuses after which another attempt may succeed."""
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses after which an attempt may succeed
 LONGEST_PAUSE = 60.0
 
 
@@ -60,12 +55,10 @@ class Remote(NamedTuple):
 
     @property
     def name(self) -> str:
-        """File name."""
         return self.url.rsplit("/", 1)[1]
 
     @property
     def alternative(self) -> str:
-        """Advice for a download that fails."""
         return f"Or get {self.name} from {self.page} and name it with {self.by_hand}"
 
 
@@ -77,17 +70,17 @@ class LocalFile(NamedTuple):
 
 
 class _AttemptError(Exception):
-    """An attempt that failed in a way that may be temporary."""
+    """A failure that may be temporary."""
 
 
 def downloads() -> Path:
-    """Return the folder of all downloads, which need not exist."""
+    """Return the folder of all downloads."""
     return user_cache() / "downloads"
 
 
-def given(file: Path) -> LocalFile:
-    """Return a file that the user named, with its sha256."""
-    with stage(f"computing the sha256 of {file.name}"):
+def given(file: Path, name: str = "") -> LocalFile:
+    """Return a file with its sha256; ``name`` is shown in place of its own."""
+    with stage(f"computing the sha256 of {name or file.name}"):
         return LocalFile(file, sha256(file))
 
 
@@ -113,8 +106,7 @@ def fetch(remote: Remote, patience: Patience | None = None) -> LocalFile:
                     say(f"  kept {part}; run the same command again to resume")
                     raise
             complete = file if file.exists() else part
-            with stage(f"computing the sha256 of {remote.name}"):
-                digest = sha256(complete)
+            digest = given(complete, remote.name).sha256
             _check_first_seen(remote, complete, _with_suffix(file, ".sha256.json"), digest)
             if complete == part:
                 part.replace(file)
@@ -145,16 +137,14 @@ def _locked(folder: Path) -> Iterator[None]:
 def _check_first_seen(remote: Remote, file: Path, record: Path, digest: str) -> None:
     """Refuse a file that differs from the one first seen; record a file seen for the first time."""
     if not record.exists():
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
         entry = {"sha256": digest, "url": remote.url, "bytes": file.stat().st_size}
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
         write_json(record, {**entry, "first_seen": today})
-        return
-    seen = _read_record(record)
-    if seen.get("sha256") != digest:
+    elif (seen := _read_record(record)).get("sha256") != digest:
+        before = f"{seen.get('sha256')} when first seen, on {seen.get('first_seen')}"
         raise UserError(
-            f"{file} has the sha256 {digest}, but it was {seen.get('sha256')} when first seen, on "
-            f"{seen.get('first_seen')}: it is damaged, or {remote.url} has changed. "
-            f"Delete {file} to fetch it again, or {record} to accept this file"
+            f"{file} has the sha256 {digest}, but it was {before}: it is damaged, or {remote.url} "
+            f"has changed. Delete {file} to fetch it again, or {record} to accept this file"
         )
 
 
@@ -172,20 +162,16 @@ def _download(remote: Remote, part: Path, patience: Patience) -> None:
                 failures, pause = (1, patience.pause_seconds) if progress else (failures + 1, pause)
                 if failures >= patience.attempts:
                     kept = "The part received so far is kept: run the same command to resume. "
-                    raise UserError(
-                        f"{remote.url}: {failure}; no progress in {failures} consecutive attempts. "
-                        f"{kept * bool(_length(part))}{remote.alternative}"
-                    ) from failure
+                    advice = f"{kept * bool(_length(part))}{remote.alternative}"
+                    attempts = f"no progress in {failures} consecutive attempts"
+                    raise UserError(f"{remote.url}: {failure}; {attempts}. {advice}") from failure
                 current.note = f"{failure}; trying again in {pause:.0f} s"
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _attempt(remote: Remote, part: Path, stall_seconds: float, current: Stage) -> None:
-    """Send one request and append the answer to the part.
-
-    An ``_AttemptError`` means that another attempt may complete the part.
-    """
+    """Send one request and append the answer to the part; ``_AttemptError`` if it is cut off."""
     record = _with_suffix(part, ".json")
     version = _read_record(record) if record.exists() else {}
     validator = version.get("etag") or version.get("last_modified")
@@ -206,13 +192,11 @@ def _attempt(remote: Remote, part: Path, stall_seconds: float, current: Stage) -
         total = version["bytes"]
         free = shutil.disk_usage(part.parent).free
         if total is not None and free < total - start:
-            raise UserError(
-                f"{part.parent} has {_size(free)} free, but {remote.name} needs "
-                f"{_size(total - start)} more"
-            )
+            needed = f"{remote.name} needs {_size(total - start)} more"
+            raise UserError(f"{part.parent} has {_size(free)} free, but {needed}")
         with part.open("ab") as stream:
             length, begin = start, time.monotonic()
-            for chunk in _chunks(response):
+            while chunk := _read(response):
                 stream.write(chunk)
                 length += len(chunk)
                 speed = (length - start) / max(time.monotonic() - begin, 1e-3)
@@ -239,17 +223,15 @@ def _open(remote: Remote, headers: dict[str, str], stall: float, part: Path) -> 
         raise _AttemptError(_reason(error)) from error
     if response.headers.get_content_type() == "text/html":
         response.close()
-        raise UserError(
-            f"{remote.url}: the server answered with a web page, not the file. {remote.alternative}"
-        )
+        answer = "the server answered with a web page, not the file"
+        raise UserError(f"{remote.url}: {answer}. {remote.alternative}")
     return response
 
 
-def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """Yield bytes as they arrive, so that those before a failure are kept."""
+def _read(response: HTTPResponse) -> bytes:
+    """Return bytes as they arrive, so that those before a failure are kept."""
     try:
-        while chunk := response.read1(CHUNK):
-            yield chunk
+        return response.read1(1 << 18)
     except (HTTPException, OSError) as error:
         raise _AttemptError(_reason(error)) from error
 
@@ -301,7 +283,6 @@ def _length(part: Path) -> int:
 
 
 def _size(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
+    sizes = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
+    fitting = (f"{count / size:.1f} {unit}" for unit, size in sizes.items() if count >= size)
+    return next(fitting, f"{count} bytes")

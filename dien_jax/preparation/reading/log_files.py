@@ -1,12 +1,13 @@
-"""CSV and Parquet logs as the table ``rows``: text columns and a line number.
+"""Log files as tables of text columns and a line number: CSV, Parquet, and lines of other formats.
 
 The database's own CSV reader is fast, but after a quote that is never closed it skips an unknown
 number of rows. So a file in which it meets anything unexpected is read a second time in Python,
 line by line: every malformed line is counted and reported by its number.
 """
 
+import contextlib
 import csv
-import functools
+import itertools
 import re
 import shutil
 import zlib
@@ -19,7 +20,7 @@ import duckdb
 import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ibis.expr.types import StringColumn, Table, Value
+from ibis.expr.types import Table, Value
 
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.options import LogColumn
@@ -27,13 +28,12 @@ from dien_jax.preparation.reading.workspace import Workspace, quoted
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines
 
-PARQUET_MAGIC = b"PAR1"
-ZIP_MAGIC = b"PK\x03\x04"
-LONGEST_RECORD = 10
-"""Lines that a quoted value may span when a file is read line by line."""
+PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
+LONGEST_RECORD = 10  # lines that a quoted value may span when a file is read line by line
 BATCH_ROWS = 1 << 16
-END = (0, "")
-"""Marks the end of the lines."""
+LINES_BETWEEN_NOTES = 10_000
+LONGEST_REASON = 100  # characters shown of why a line is malformed
+END = (0, "")  # after the last line
 
 
 class Log(NamedTuple):
@@ -43,16 +43,11 @@ class Log(NamedTuple):
     # the requested columns as text, NULL where empty, and line, rising in the log's order
     rows: Table
     bad: BadLines  # the malformed lines that are not among rows
-    # reads the log again, so that line is the line (row, in Parquet) of the file, from 1; None
-    # where it is that already
+    # reads the log again, so that line is that of the file, from 1; None where it is that already
     reread: "Callable[[], Log] | None" = None
 
     def check(self, workspace: Workspace, max_bad_share: float) -> list[str]:
-        """Check the share of malformed lines, and return lines about them.
-
-        Raises:
-          UserError: when it is larger than ``max_bad_share``.
-        """
+        """Check the share of malformed lines, and return lines about them."""
         return self.bad.check(workspace.count(self.rows) + self.bad.count, max_bad_share)
 
 
@@ -63,49 +58,78 @@ def read_columns(
     *,
     columns: Sequence[str] = (),
     separator: str = "|",
-    careful: bool = False,
     hint: str = "",
 ) -> Log:
     """Read columns of a CSV or Parquet file, recognised by its first bytes; gzip too.
 
-    Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas.
-
-    Args:
-      workspace: database that stores ``rows``.
-      file: the file.
-      wanted: the columns to read, by their name in ``rows``.
-      columns: names of all columns, for CSV without a header.
-      separator: joins the values of a Parquet list.
-      careful: whether to read CSV line by line in any case.
-      hint: end of the message about a CSV file that lacks a column.
-
-    Raises:
-      UserError: when the file is missing, empty, damaged or of another kind, or lacks a column.
+    Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas. ``wanted`` has
+    the columns by their name in ``rows``, ``columns`` the names of all columns of CSV without a
+    header. ``separator`` joins the values of a Parquet list. ``hint`` ends the message about a CSV
+    file that lacks a column.
     """
-    try:
-        with open_bytes(file) as stream:
-            magic = stream.read(len(PARQUET_MAGIC))
-    except (OSError, EOFError, zlib.error):
-        magic = b""  # reading it as text raises the right error
+    magic = b""  # a file that cannot be read: reading it as text raises the right error
+    with contextlib.suppress(OSError, EOFError, zlib.error), open_bytes(file) as stream:
+        magic = stream.read(len(PARQUET_MAGIC))
     if magic == ZIP_MAGIC:
         raise UserError(f"{file} is a zip archive; unpack it, and name the file in it")
-    with stage(f"reading {file}{' line by line' if careful else ''}"):
+    with stage(f"reading {file}"):
         if magic == PARQUET_MAGIC:
             return _read_parquet(workspace, file, wanted, separator)
         delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
         header = list(columns) or _csv_header(file, delimiter)
         places = _column_places(file, wanted, header, hint)
-        if not careful:
-            rows = _read_csv(workspace, file, delimiter, len(header), places, not columns)
-            if rows is not None:
-                reread = functools.partial(
-                    read_columns, workspace, file, wanted, columns=columns, careful=True
-                )
-                return Log(file, rows, BadLines(), reread)
-        bad = BadLines()
-        records = _records(file, delimiter, len(header), not columns, bad)
-        chosen = ((number, [f[p] for p in places.values()]) for number, f in records)
-        return Log(file, load_records(workspace, list(places), chosen), bad)
+
+        def read_by_line() -> Log:
+            bad = BadLines()
+            records = _records(file, delimiter, len(header), not columns, bad)
+            chosen = ((number, [f[p] for p in places.values()]) for number, f in records)
+            return Log(file, load_records(workspace, list(places), chosen), bad)
+
+        rows = _read_csv(workspace, file, delimiter, len(header), places, not columns)
+        if rows is None:
+            return read_by_line()
+    return Log(file, rows, BadLines(), stage(f"reading {file} line by line")(read_by_line))
+
+
+def read_records(
+    workspace: Workspace,
+    file: Path,
+    parse: Callable[[str], list[str]],
+    columns: list[str],
+    *,
+    member: str = "",
+    encoding: str = "utf-8",
+    header: str = "",
+) -> Log:
+    """Parse a file (plain text, gzip, or ``member`` of a zip archive) line by line into a table.
+
+    ``parse`` returns the values of a line as text, by ``columns``, and raises ``ValueError`` for a
+    malformed one. The table, named after its columns, also has ``line``, from 1; empty values are
+    NULL. ``header`` is the expected first line, if there is one.
+    """
+    bad, shown = BadLines(), file / member
+
+    def records() -> Iterator[tuple[int, list[str]]]:
+        for number, line in read_lines(file, bad, member=member, encoding=encoding):
+            if number % LINES_BETWEEN_NOTES == 0:
+                current.note = f"{number:,} lines"
+            if header and number == 1:
+                if line.strip() != header:
+                    raise UserError(f"{shown}:1: expected {header!r}, found {line[:80]!r}")
+                continue
+            if not line.strip():
+                continue
+            try:
+                record = parse(line)
+                "".join(record).encode()
+            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+                bad.add(shown, number, str(error)[:LONGEST_REASON])
+            else:
+                yield number, record
+
+    with stage(f"reading {shown}") as current:
+        rows = load_records(workspace, columns, records())
+        return Log(shown, workspace.store("_".join(columns), rows), bad)
 
 
 def load_records(
@@ -114,27 +138,14 @@ def load_records(
     """Store records with their line numbers as the table ``rows``, empty values as NULL."""
     schema = pa.schema([("line", pa.int64()), *((name, pa.string()) for name in names)])
     parquet = workspace.folder / "lines.parquet"
+    records = iter(records)
     with pq.ParquetWriter(parquet, schema) as writer:
-        lines: list[int] = []
-        values: list[list[str]] = []
-
-        def flush() -> None:
-            columns = zip(*values, strict=True) if values else ([] for _ in names)
-            arrays = [pa.array([v or None for v in c], pa.string()) for c in columns]
-            writer.write_table(pa.table([pa.array(lines, pa.int64()), *arrays], schema=schema))
-            lines.clear()
-            values.clear()
-
-        for line, record in records:
-            lines.append(line)
-            values.append(record)
-            if len(lines) == BATCH_ROWS:
-                flush()
-        flush()
-    workspace.sql(
-        "CREATE OR REPLACE TABLE rows AS SELECT * FROM read_parquet($file)",
-        {"file": _escape_wildcards(parquet)},
-    )
+        while batch := list(itertools.islice(records, BATCH_ROWS)):
+            lines, values = zip(*batch, strict=True)
+            columns = ([value or None for value in column] for column in zip(*values, strict=True))
+            writer.write_table(pa.table([lines, *columns], schema=schema))
+    query = "CREATE OR REPLACE TABLE rows AS SELECT * FROM read_parquet($file)"
+    workspace.sql(query, {"file": _escape_wildcards(parquet)})
     parquet.unlink()
     return ibis.table({"line": "int64"} | dict.fromkeys(names, "string"), name="rows")
 
@@ -143,18 +154,15 @@ def _column_places(
     file: Path, wanted: Mapping[str, LogColumn], header: list[str], hint: str = ""
 ) -> dict[str, int]:
     """Return the position of every wanted column in the header."""
-    places = {}
-    for alias, column in wanted.items():
+    for column in wanted.values():
+        named = f"{column.name!r} ({column.flag})"
         if column.name not in header:
-            raise UserError(
-                f"{file} has no column {column.name!r} ({column.flag})"
-                f"{suggestion(column.name, header)}; "
-                f"its columns are {', '.join(name[:40] for name in header)}{hint}"
-            )
+            names = ", ".join(name[:40] for name in header)
+            near = suggestion(column.name, header)
+            raise UserError(f"{file} has no column {named}{near}; its columns are {names}{hint}")
         if header.count(column.name) > 1:
-            raise UserError(f"{file} has two columns {column.name!r} ({column.flag})")
-        places[alias] = header.index(column.name)
-    return places
+            raise UserError(f"{file} has two columns {named}")
+    return {alias: header.index(column.name) for alias, column in wanted.items()}
 
 
 def _csv_header(file: Path, delimiter: str) -> list[str]:
@@ -180,18 +188,14 @@ def _read_csv(
     """Read the file with the database's own reader; None when it meets anything unexpected."""
     types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
     selected = ", ".join(f"c{place} AS {quoted(alias)}" for alias, place in places.items())
+    compression = "gzip" if is_gzip(file) else "none"
+    query = (
+        f"CREATE TABLE raw AS SELECT {selected} FROM read_csv($file, auto_detect = false, "
+        f"columns = {{{types}}}, header = {has_header}, delim = $delimiter, quote = '\"', "
+        f"escape = '\"', nullstr = '', compression = {compression}, strict_mode = true)"
+    )
     try:
-        workspace.sql(
-            f"CREATE TABLE raw AS SELECT {selected} FROM read_csv($file, auto_detect = false, "
-            f"columns = {{{types}}}, header = $header, delim = $delimiter, quote = '\"', "
-            "escape = '\"', nullstr = '', compression = $compression, strict_mode = true)",
-            {
-                "file": _escape_wildcards(file),
-                "header": has_header,
-                "delimiter": delimiter,
-                "compression": "gzip" if is_gzip(file) else "none",
-            },
-        )
+        workspace.sql(query, {"file": _escape_wildcards(file), "delimiter": delimiter})
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
         return None
     raw = ibis.table(dict.fromkeys(places, "string"), name="raw")
@@ -211,38 +215,29 @@ def _read_parquet(
     try:
         schema = pq.read_schema(plain)
         places = _column_places(file, wanted, schema.names)
-        selected = ", ".join(
-            f"{quoted(column.name)} AS {quoted(alias)}" for alias, column in wanted.items()
-        )
-        workspace.sql(
-            f"CREATE TABLE raw AS SELECT {selected}, file_row_number + 1 AS line "
-            "FROM read_parquet($file, file_row_number = true)",
-            {"file": _escape_wildcards(plain)},
-        )
+        names = [f"{quoted(column.name)} AS {quoted(alias)}" for alias, column in wanted.items()]
+        names += ["file_row_number + 1 AS line FROM read_parquet($file, file_row_number = true)"]
+        query = f"CREATE TABLE raw AS SELECT {', '.join(names)}"
+        workspace.sql(query, {"file": _escape_wildcards(plain)})
     except (pa.ArrowException, duckdb.InvalidInputException, duckdb.IOException) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
-    types = {alias: schema.field(place).type for alias, place in places.items()}
-    raw = ibis.table(
-        ibis.Schema.from_pyarrow(pa.schema([*types.items(), ("line", pa.int64())])), name="raw"
-    )
-    texts = {
-        alias: _text_column(file, column, raw[alias], separator).nullif("")
-        for alias, column in wanted.items()
-    }
+    types = [(alias, schema.field(place).type) for alias, place in places.items()]
+    types += [("line", pa.int64())]
+    raw = ibis.table(ibis.Schema.from_pyarrow(pa.schema(types)), name="raw")
+    texts = {a: _text(file, column, raw[a], separator) for a, column in wanted.items()}
     rows = workspace.store("rows", raw.select("line", **texts))
     workspace.sql("DROP TABLE raw")
     return Log(file, rows, BadLines())
 
 
-def _text_column(file: Path, column: LogColumn, values: Value, separator: str) -> StringColumn:
+def _text(file: Path, column: LogColumn, values: Value, separator: str) -> Value:
     kind = values.type()
     if kind.is_array():
-        return values.cast("array<string>").join(separator)
+        return values.cast("array<string>").join(separator).nullif("")
     if kind.is_nested():
-        raise UserError(
-            f"{file}: column {column.name!r} ({column.flag}) should hold plain values, found {kind}"
-        )
-    return (values.cast("int8") if kind.is_boolean() else values).cast("string")
+        named = f"{column.name!r} ({column.flag})"
+        raise UserError(f"{file}: column {named} should hold plain values, found {kind}")
+    return (values.cast("int8") if kind.is_boolean() else values).cast("string").nullif("")
 
 
 def _escape_wildcards(file: Path) -> str:
@@ -258,31 +253,25 @@ def _records(
     if has_header:
         next(lines)
     waiting: deque[tuple[int, str]] = deque()
-    while True:
-        number, line = waiting.popleft() if waiting else next(lines, END)
-        if number == 0:
-            return
+    while (record := waiting.popleft() if waiting else next(lines, END)) != END:
+        number, line = record
         if not line:
             continue
-        if '"' not in line:
-            fields, reason = line.split(delimiter), ""
-        else:
-            fields, reason = _quoted_record(line, delimiter, lines, waiting)
-        if not reason and len(fields) != width:
-            reason = f"expected {width} columns, found {len(fields)}"
-        if reason:
-            bad.add(file, number, reason)
+        try:
+            plain = '"' not in line
+            fields = line.split(delimiter) if plain else _quoted(line, delimiter, lines, waiting)
+            if len(fields) != width:
+                raise ValueError(f"expected {width} columns, found {len(fields)}")
+        except ValueError as error:
+            bad.add(file, number, str(error))
         else:
             yield number, fields
 
 
-def _quoted_record(
-    line: str,
-    delimiter: str,
-    lines: Iterator[tuple[int, str]],
-    waiting: deque[tuple[int, str]],
-) -> tuple[list[str], str]:
-    """Return the fields of a record that starts with ``line``, or why it is malformed.
+def _quoted(
+    line: str, delimiter: str, lines: Iterator[tuple[int, str]], waiting: deque[tuple[int, str]]
+) -> list[str]:
+    """Return the fields of a record that starts with ``line``; ``ValueError`` if it is malformed.
 
     A value whose quote is not closed continues in the next lines, at most ``LONGEST_RECORD``. They
     are consumed only when that completes a record.
@@ -293,14 +282,14 @@ def _quoted_record(
             fields = next(csv.reader(parts, delimiter=delimiter, strict=True))
         except csv.Error as error:
             if "unexpected end" not in str(error):
-                return [], f"wrong quotes: {error}"
+                raise ValueError(f"wrong quotes: {error}") from error
         else:
             for _ in parts[1:]:
                 waiting.popleft()
-            return fields, ""
+            return fields
         if len(parts) > len(waiting):
             waiting.append(next(lines, END))
         if waiting[len(parts) - 1] == END:
             break
         parts.append(waiting[len(parts) - 1][1] + "\n")
-    return [], "a quote is not closed"
+    raise ValueError("a quote is not closed")

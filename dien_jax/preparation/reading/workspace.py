@@ -1,9 +1,8 @@
 """The database of large logs: DuckDB, on disk, within a memory limit.
 
-Queries are Ibis expressions over tables whose columns are known here. Ibis only writes the SQL, so
-nothing depends on which releases of the Python interfaces of Ibis and DuckDB work together.
-Importing this module needs the extra ``data``: sources import it in their ``prepare``, after
-``require("data", ...)`` of :mod:`dien_jax.utils.extras`.
+Ibis only writes the SQL, so nothing depends on which releases of the Python interfaces of Ibis and
+DuckDB work together. Importing this module needs the extra ``data``: sources import it in their
+``prepare``, after ``require("data", ...)`` of :mod:`dien_jax.utils.extras`.
 """
 
 import contextlib
@@ -25,14 +24,10 @@ from dien_jax.errors import UserError, writing
 
 @contextlib.contextmanager
 def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
-    """Open a database in a hidden folder next to the dataset folder; remove it at the end.
+    """Open a database in a hidden folder next to ``out``, the folder to create, and remove it.
 
-    Tables beyond the memory limit spill to that disk. Errors of the engine that a user can act on
-    leave the block as ``UserError``.
-
-    Args:
-      out: the dataset folder to create; it must not exist.
-      memory_limit: memory limit of DuckDB, such as ``1GB``.
+    Tables beyond the memory limit, such as ``1GB``, spill to that disk. Errors of the engine that a
+    user can act on leave the block as ``UserError``.
     """
     check_target(out)
     path = out.absolute()
@@ -44,10 +39,8 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
             with _connect(folder, memory_limit) as connection:
                 yield Workspace(folder, connection)
     except duckdb.OutOfMemoryException as error:
-        raise UserError(
-            f"the database ran out of memory within {memory_limit}; "
-            f"raise --memory-limit: {_first_line(error)}"
-        ) from error
+        problem = f"the database ran out of memory within {memory_limit}; raise --memory-limit"
+        raise UserError(f"{problem}: {_first_line(error)}") from error
     except (duckdb.InterruptException, RuntimeError) as error:
         if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
             raise KeyboardInterrupt from error  # how the engine reports Ctrl-C
@@ -62,34 +55,27 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
 
 
 def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
+    config: dict[str, Any] = {
+        "memory_limit": memory_limit,
+        "temp_directory": str(folder / "spill"),
+        "autoinstall_known_extensions": False,
+        "TimeZone": "UTC",
+    }
     try:
-        connection = duckdb.connect(
-            folder / "work.duckdb",
-            config={
-                "memory_limit": memory_limit,
-                "temp_directory": str(folder / "spill"),
-                "autoinstall_known_extensions": False,
-                "TimeZone": "UTC",
-            },
-        )
+        connection = duckdb.connect(folder / "work.duckdb", config=config)
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
         connection.execute("SET enable_progress_bar = false")  # it writes to standard output
     except duckdb.Error as error:
-        raise UserError(
-            f"--memory-limit must be a size such as 1GB, got {memory_limit!r}: {error}"
-        ) from error
+        got = f"{memory_limit!r}: {error}"
+        raise UserError(f"--memory-limit must be a size such as 1GB, got {got}") from error
     return connection
 
 
 class Workspace:
-    """Tables in the database.
-
-    Attributes:
-      folder: a folder for temporary files.
-    """
+    """Tables in the database."""
 
     def __init__(self, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
-        self.folder = folder
+        self.folder = folder  # for temporary files
         self._connection = connection
 
     def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> None:
@@ -108,8 +94,7 @@ class Workspace:
 
     def batches(self, table: Table) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a table, in order, a batch at a time."""
-        relation = self._connection.sql(_query(table))
-        yield from pa.RecordBatchReader.from_stream(relation)
+        yield from pa.RecordBatchReader.from_stream(self._connection.sql(_query(table)))
 
     def numbers(self, table: Table) -> dict[str, int]:
         """Return the one row of a table of whole numbers; NULL becomes 0."""
@@ -123,10 +108,7 @@ class Workspace:
     def arrays(
         self, table: Table, rows: int, dtypes: Mapping[str, type[np.generic]]
     ) -> dict[str, np.ndarray]:
-        """Return columns of a table, which has ``rows`` rows, as arrays of the given types.
-
-        NULL becomes -1 in integers and NaN in floats.
-        """
+        """Return columns of a table of ``rows`` rows; NULL is -1 in integers, NaN in floats."""
         arrays = {name: np.empty(rows, dtype) for name, dtype in dtypes.items()}
         start = 0
         for batch in self.batches(table.select(*dtypes)):

@@ -7,9 +7,8 @@ The files, with a header each, unpacked or gzip:
     user_profile.csv  userid,cms_segid,cms_group_id,final_gender_code,age_level,pvalue_level,
                       shopping_level,occupation,new_user_class_level; empty where unknown
 
-The item is the ad; ``pid`` (its place on the page) describes the request. A user's history
-consists of earlier clicks. ``behavior_log.csv`` is not read: it has categories and brands but no
-items. The rest is as for any log of impressions.
+The item is the ad; ``pid`` (its place on the page) describes the request. ``behavior_log.csv`` is
+not read: it has categories and brands but no items.
 
 The set requires a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/56,
 and its format were read on 2026-11-25 in datasets/Ali_Display_Ad_Click/readme.md of
@@ -21,13 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import (
-    Features,
-    LogColumn,
-    LogOptions,
-    SplitPolicy,
-    feature_columns,
-)
+from dien_jax.preparation.options import Features, LogOptions, SplitPolicy, feature_columns
 from dien_jax.preparation.reading.download import given
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
@@ -43,14 +36,13 @@ TERMS = (
 )
 SEVENTH_DAY, EIGHTH_DAY = "2017-05-12T00:00+08:00", "2017-05-13T00:00+08:00"
 FILES = ("raw_sample.csv", "ad_feature.csv", "user_profile.csv")
+_AD = "cate_id campaign_id customer brand price:numeric"
 _PROFILE = (
     "cms_segid cms_group_id final_gender_code age_level pvalue_level shopping_level occupation "
     "new_user_class_level"
 )
 FEATURES = Features(
-    item=feature_columns(
-        "--from", ["cate_id", "campaign_id", "customer", "brand", "price:numeric"]
-    ),
+    item=feature_columns("--from", _AD.split()),
     user=feature_columns("--from", _PROFILE.split()),
     context=feature_columns("--from", ["pid"]),
 )
@@ -80,24 +72,19 @@ class AlimamaOptions(LogOptions):
 
 
 def prepare(options: AlimamaOptions) -> list[str]:
-    """Make a dataset folder from impressions of ads, and return lines that summarise it.
-
-    Raises:
-      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
-        left to train on, or the folder cannot be written.
-    """
+    """Make a dataset folder from impressions of ads."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
     from dien_jax.preparation.reading.workspace import open_workspace
 
     say(TERMS)
-    samples, ads, profiles = (_file(options.source, name) for name in FILES)
-    hashes = {file.name: given(file).sha256 for file in (samples, ads, profiles)}
-    say(f"from impressions in {samples}: {options.describe()}")
+    files = [_file(options.source, name) for name in FILES]
+    hashes = {file.name: given(file).sha256 for file in files}
+    say(f"from impressions in {files[0]}: {options.describe()}")
     with open_workspace(options.out, options.memory_limit) as workspace:
-        log, report = _read(workspace, samples, ads, profiles, options.max_bad_share)
-        events = load_events(workspace, log, FEATURES, max_bad_share=options.max_bad_share)
+        log, report = _read(workspace, files, options.max_bad_share)
+        events = load_events(workspace, log, FEATURES, options.max_bad_share)
         source = {"name": "alimama", "files": hashes}
         return report + write_impressions(workspace, options, events, source)
 
@@ -113,18 +100,21 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _read(
-    workspace: "Workspace", samples: Path, ads: Path, profiles: Path, max_bad_share: float
+    workspace: "Workspace", files: list[Path], max_bad_share: float
 ) -> "tuple[Log, list[str]]":
     """Read the impressions with the features of their ads and users; return lines about them."""
     from dien_jax.preparation.pipeline.events import attach
     from dien_jax.preparation.reading.log_files import read_columns
 
+    def read(file: Path, names: dict[str, str]) -> "Log":
+        columns = feature_columns("--from", names.values())
+        return read_columns(workspace, file, dict(zip(names, columns, strict=True)))
+
     report: list[str] = []
     descriptions = {}
-    for key, column, file in (("item", "adgroup_id", ads), ("user", "userid", profiles)):
-        names = [feature.name for feature in FEATURES.groups[key]]
-        wanted = {name: LogColumn(name, "--from") for name in names}
-        log = read_columns(workspace, file, {key: LogColumn(column, "--from"), **wanted})
+    for key, column, file in (("item", "adgroup_id", files[1]), ("user", "userid", files[2])):
+        names = {feature.name: feature.name for feature in FEATURES.groups[key]}
+        log = read(file, {key: column} | names)
         report += log.check(workspace, max_bad_share)
         values = {name: log.rows[name].nullif("NULL") for name in names}
         descriptions[key] = workspace.store(f"described {key}s", log.rows.mutate(**values))
@@ -133,16 +123,13 @@ def _read(
         rows, reread = log.rows, log.reread
         for key, description in descriptions.items():
             rows = attach(rows, key, description, FEATURES.groups[key])
-        return log._replace(
-            rows=workspace.store("impressions", rows),
-            reread=None if reread is None else lambda: described(reread()),
-        )
+        again = None if reread is None else lambda: described(reread())
+        return log._replace(rows=workspace.store("impressions", rows), reread=again)
 
     columns = {"user": "user", "item": "adgroup_id", "timestamp": "time_stamp", "label": "clk"}
     columns |= {column.alias: column.name for column in FEATURES.context}
-    wanted = {alias: LogColumn(name, "--from") for alias, name in columns.items()}
-    log = read_columns(workspace, samples, wanted)
-    for key, file in (("item", ads), ("user", profiles)):
+    log = read(files[0], columns)
+    for key, file in zip(descriptions, files[1:], strict=True):
         unknown = log.rows.anti_join(descriptions[key], key)
         count = workspace.numbers(unknown.aggregate(unknown=unknown[key].nunique()))["unknown"]
         report.append(f"{count:,} {key}s of the impressions are not in {file.name}")

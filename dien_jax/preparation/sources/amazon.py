@@ -48,26 +48,17 @@ class AmazonOptions(ImplicitOptions):
             find_category(self.name, self.year)
 
     def files(self) -> tuple[LocalFile, LocalFile]:
-        """Return reviews and metadata; download them if they were named.
-
-        Raises:
-          UserError: when they cannot be downloaded or read.
-        """
-        if self.name is not None:
-            reviews, meta = remote_files(self.name, self.year)
-            return fetch(reviews), fetch(meta)
-        assert self.reviews is not None
-        assert self.meta is not None
-        return given(self.reviews), given(self.meta)
+        """Return reviews and metadata; download them if they were named."""
+        if self.name is None:
+            assert self.reviews
+            assert self.meta
+            return given(self.reviews), given(self.meta)
+        reviews, meta = remote_files(self.name, self.year)
+        return fetch(reviews), fetch(meta)
 
 
 def prepare(options: AmazonOptions) -> list[str]:
-    """Make a dataset folder from raw reviews, and return lines that summarise it.
-
-    Raises:
-      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
-        left to train on, or the folder cannot be written.
-    """
+    """Make a dataset folder from raw reviews."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
@@ -83,20 +74,15 @@ def prepare(options: AmazonOptions) -> list[str]:
         meta = load_products(workspace, files[1].file, options.year)
         report = meta.check(workspace, options.max_bad_share)
         rows = attach(reviews.rows, "item", meta.rows, (CATEGORY,))
-        category = rows[CATEGORY.alias].fill_null(DEFAULT_CATEGORY)
-        rows = workspace.store("rows", rows.mutate(**{CATEGORY.alias: category}))
-        events = load_events(
-            workspace,
-            reviews._replace(rows=rows),
-            Features(item=(CATEGORY,)),
-            max_bad_share=options.max_bad_share,
-            narrow=(lambda clean: five_core(workspace, clean)) if options.five_core else None,
-        )
+        category = {CATEGORY.alias: rows[CATEGORY.alias].fill_null(DEFAULT_CATEGORY)}
+        log = reviews._replace(rows=workspace.store("rows", rows.mutate(**category)))
+        narrow = (lambda clean: five_core(workspace, clean)) if options.five_core else None
+        features = Features(item=(CATEGORY,))
+        events = load_events(workspace, log, features, options.max_bad_share, narrow)
         unnamed = events.items.filter(events.items[CATEGORY.alias] == DEFAULT_CATEGORY)
-        report.append(
-            f"{workspace.count(unnamed):,} of {events.num_items:,} items have no category in "
-            f"{files[1].file.name} and got {DEFAULT_CATEGORY!r}"
-        )
+        counts = f"{workspace.count(unnamed):,} of {events.num_items:,} items"
+        lack = f"have no category in {files[1].file.name} and got {DEFAULT_CATEGORY!r}"
+        report.append(f"{counts} {lack}")
         source = {
             "name": "amazon",
             "year": options.year,

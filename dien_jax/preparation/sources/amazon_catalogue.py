@@ -29,27 +29,24 @@ class AmazonSet(NamedTuple):
     reviews: str  # address of a category's reviews
     meta: str  # address of a category's products
     page: str  # web page on which people find both
-    terms: str  # terms of use
-    categories: tuple[str, ...]  # names of the categories in the addresses
+    terms: str
+    categories: tuple[str, ...]  # as the addresses name them
 
 
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 _MCAULEY_LAB = "https://mcauleylab.ucsd.edu/public_datasets/data"
-_ALL_YEARS = """
-Automotive Books CDs_and_Vinyl Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry Digital_Music
-Electronics Grocery_and_Gourmet_Food Home_and_Kitchen Kindle_Store Movies_and_TV
-Musical_Instruments Office_Products Patio_Lawn_and_Garden Pet_Supplies Sports_and_Outdoors
-Tools_and_Home_Improvement Toys_and_Games Video_Games
+_ALL_YEARS = """Automotive Books CDs_and_Vinyl Cell_Phones_and_Accessories
+Clothing_Shoes_and_Jewelry Digital_Music Electronics Grocery_and_Gourmet_Food Home_and_Kitchen
+Kindle_Store Movies_and_TV Musical_Instruments Office_Products Patio_Lawn_and_Garden Pet_Supplies
+Sports_and_Outdoors Tools_and_Home_Improvement Toys_and_Games Video_Games
 """
-_SINCE_2018 = """
-All_Beauty Appliances Arts_Crafts_and_Sewing Gift_Cards Industrial_and_Scientific
+_SINCE_2018 = """All_Beauty Appliances Arts_Crafts_and_Sewing Gift_Cards Industrial_and_Scientific
 Magazine_Subscriptions Software
 """
 _ONLY_2014 = "Amazon_Instant_Video Apps_for_Android Baby Beauty Health_and_Personal_Care"
 _ONLY_2018 = "AMAZON_FASHION Luxury_Beauty Prime_Pantry"
-_ONLY_2023 = """
-Amazon_Fashion Baby_Products Beauty_and_Personal_Care Handmade_Products Health_and_Household
-Health_and_Personal_Care Subscription_Boxes Unknown
+_ONLY_2023 = """Amazon_Fashion Baby_Products Beauty_and_Personal_Care Handmade_Products
+Health_and_Household Health_and_Personal_Care Subscription_Boxes Unknown
 """
 
 SETS: dict[Year, AmazonSet] = {
@@ -86,34 +83,21 @@ SETS: dict[Year, AmazonSet] = {
 def find_category(name: str, year: Year) -> str:
     """Return the category as its files name it; case, spaces and punctuation do not matter.
 
-    Raises:
-      UserError: when the year has no such category; names the nearest one and lists all.
+    An unknown one is a ``UserError`` that names the nearest one and lists all.
     """
-    categories = SETS[year].categories
-    known = {_plain(category): category for category in categories}
+    known = {_plain(category): category for category in SETS[year].categories}
     plain = _plain(name)
     if plain not in known:
-        near = suggestion(plain, known)
-        raise UserError(
-            f"--name {name}: the reviews of {year} have no such category{near} "
-            f"(categories: {', '.join(sorted(known))})"
-        )
+        listed = f"{suggestion(plain, known)} (categories: {', '.join(sorted(known))})"
+        raise UserError(f"--name {name}: the reviews of {year} have no such category{listed}")
     return known[plain]
 
 
 def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
-    """Return the published reviews and products of a category.
-
-    Raises:
-      UserError: when the year has no such category.
-    """
-    category, published = find_category(name, year), SETS[year]
-
-    def remote(address: str) -> Remote:
-        url, folder = address.format(category), f"amazon/{year}"
-        return Remote(url, folder, published.terms, published.page, "--reviews and --meta")
-
-    return remote(published.reviews), remote(published.meta)
+    """Return the published reviews and products of a category."""
+    category, (reviews, meta, page, terms, _) = find_category(name, year), SETS[year]
+    shared = (f"amazon/{year}", terms, page, "--reviews and --meta")
+    return Remote(reviews.format(category), *shared), Remote(meta.format(category), *shared)
 
 
 def _plain(name: str) -> str:

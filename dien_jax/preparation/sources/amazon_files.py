@@ -14,26 +14,23 @@ All but the products of 2014 are JSON lines.
 import ast
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ibis.expr.types import Table
 
-from dien_jax.preparation.reading.log_files import Log
-from dien_jax.preparation.reading.records import read_records
+from dien_jax.preparation.reading.log_files import Log, read_records
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources.amazon_catalogue import Year
 
-CORE = 5
-"""Minimum number of events of every user and item of a five-core log."""
+CORE = 5  # minimum number of events of every user and item of a five-core log
 
 
 def load_reviews(workspace: Workspace, file: Path, year: Year) -> Log:
     """Read reviews as the table ``line``, ``user``, ``item``, ``timestamp``."""
-    names = ("user_id", "parent_asin", "timestamp")
-    if year != 2023:
-        names = ("reviewerID", "asin", "unixReviewTime")
+    names = ("reviewerID", "asin", "unixReviewTime")
+    if year == 2023:
+        names = ("user_id", "parent_asin", "timestamp")
 
     def parse(line: str) -> list[str]:
         review = _json(line)
@@ -44,15 +41,20 @@ def load_reviews(workspace: Workspace, file: Path, year: Year) -> Log:
 
 def load_products(workspace: Workspace, file: Path, year: Year) -> Log:
     """Read metadata as the table ``line``, ``item``, ``category``; empty without a category."""
-    parsers: dict[Year, Callable[[str], list[str]]] = {
-        2014: _product_2014,
-        2018: _product_2018,
-        2023: _product_2023,
-    }
+
+    def parse(line: str) -> list[str]:
+        if year == 2014:
+            return _product_2014(line)
+        product = _json(line)
+        if year == 2018:
+            return [_text(product, "asin"), _leaf(product, "category")]
+        category = _leaf(product, "categories") or str(product.get("main_category") or "")
+        return [_text(product, "parent_asin"), category]
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in Python literals
         warnings.simplefilter("ignore", DeprecationWarning)
-        return read_records(workspace, file, parsers[year], ["item", "category"])
+        return read_records(workspace, file, parse, ["item", "category"])
 
 
 def _product_2014(line: str) -> list[str]:
@@ -68,17 +70,6 @@ def _product_2014(line: str) -> list[str]:
     return [_text(product, "asin"), str(paths[0][-1]) if paths[0] else ""]
 
 
-def _product_2018(line: str) -> list[str]:
-    product = _json(line)
-    return [_text(product, "asin"), _leaf(product, "category")]
-
-
-def _product_2023(line: str) -> list[str]:
-    product = _json(line)
-    category = _leaf(product, "categories") or str(product.get("main_category") or "")
-    return [_text(product, "parent_asin"), category]
-
-
 def _json(line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
@@ -90,7 +81,7 @@ def _json(line: str) -> dict[str, Any]:
 
 
 def _leaf(product: dict[str, Any], name: str) -> str:
-    """Return the last entry of a category path, or nothing where there is no path."""
+    """Return the last entry of a category path; empty where there is no path."""
     path = product.get(name) or []
     if not isinstance(path, list):
         raise ValueError(f"{name!r} should be a list, found {str(path)[:20]!r}")

@@ -1,15 +1,13 @@
 """Prepared files of the program that the authors of DIEN published with their paper.
 
-That program writes and reads one folder:
-
     local_{train,test}_splitByUser    label, user, item, category, items, categories
     {uid,mid,cat}_voc.pkl             pickled dict of raw value to index
     item-info                         item, category
 
-Fields are separated by tabs; items and categories of a history, oldest first, by the character
-U+0002. A user has two lines: the real last item with label 1 and a sampled one with label 0.
-Index 0 of items and categories stands for what is unknown. Index 0 of users is a training user,
-and the program gives that row to every user without an index, all test users among them.
+Fields are separated by tabs; items and categories of a history, oldest first, by U+0002. A user
+has two lines: the real last item with label 1 and a sampled one with label 0. Index 0 of items and
+categories is the unknown one. Index 0 of users is a training user, and the program gives that row
+to every user without an index, all test users among them.
 
 Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019.
 """
@@ -33,7 +31,6 @@ from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
 from dien_jax.utils.text_files import BadLines, open_bytes, read_lines, sha256
 
 SEPARATOR = "\x02"
-"""Separator of the items, and of the categories, of a history."""
 TRAIN_FILE, TEST_FILE = "local_train_splitByUser", "local_test_splitByUser"
 FILES = (TRAIN_FILE, TEST_FILE, "uid_voc.pkl", "mid_voc.pkl", "cat_voc.pkl", "item-info")
 Columns = dict[str, np.ndarray]
@@ -75,28 +72,19 @@ def prepare(options: AuthorsOptions) -> list[str]:
     Items and categories keep their indices; one that the vocabularies lack becomes the unknown
     one. Events have no clock, so an event's timestamp is its position in its history. Lines of
     one user with one history share it. GAUC groups are raw user ids.
-
-    Returns:
-      lines that summarise the examples and warn about unexpected content.
-
-    Raises:
-      UserError: when a file is missing, damaged or of another kind, too many lines are malformed,
-        or the folder cannot be written.
     """
     if not options.folder.is_dir():
         raise UserError(f"{options.folder}: expected the folder that holds {', '.join(FILES)}")
     check_target(options.out)
     files = {name: _find_file(options.folder, name) for name in FILES}
     user_index = read_vocabulary(files["uid_voc.pkl"])
-    item_index = _read_vocabulary_with_unknown(files["mid_voc.pkl"], "default_mid")
-    category_index = _read_vocabulary_with_unknown(files["cat_voc.pkl"], "default_cat")
+    item_index = read_vocabulary(files["mid_voc.pkl"], "default_mid")
+    category_index = read_vocabulary(files["cat_voc.pkl"], "default_cat")
     bad = BadLines()
     category = _read_item_info(files["item-info"], item_index, category_index, bad)
     log = _Log(item_index, category_index)
-    train = log.read(files[TRAIN_FILE], bad)
-    sides = user_sides(
-        len(log.groups), valid_share=options.valid_share, test_share=0.0, seed=options.seed
-    )
+    train, share = log.read(files[TRAIN_FILE], bad), options.valid_share
+    sides = user_sides(len(log.groups), valid_share=share, test_share=0.0, seed=options.seed)
     is_valid = sides[train["group"]] == VALID
     splits: dict[str, Columns] = {
         "train": {name: values[~is_valid] for name, values in train.items()},
@@ -105,44 +93,45 @@ def prepare(options: AuthorsOptions) -> list[str]:
     }
     warnings = bad.check(bad.read, options.max_bad_share)
     events, offsets = np.array(log.events, np.int32), np.array(log.offsets, np.int64)
-    popularity = _popularity(splits["train"], events, offsets, len(item_index))
+    # Each training history counts once, and so does each training positive.
+    in_training = np.isin(np.arange(len(offsets) - 1), splits["train"]["sequence"])
+    positives = splits["train"]["item"][splits["train"]["label"] == 1]
+    seen = np.concatenate([events[np.repeat(in_training, np.diff(offsets))], positives])
+    popularity = np.bincount(seen, minlength=len(item_index))
     position = np.arange(len(events)) - np.repeat(offsets[:-1], np.diff(offsets))
     for columns in splits.values():
         columns["history_end"] = offsets[columns["sequence"] + 1]
     if options.every_event:
         sampler = NegativeSampler(events, offsets, popularity)
         earlier = _earlier_events(splits["train"], sampler, options.seed)
-        for name, values in splits["train"].items():
-            splits["train"][name] = np.concatenate([values, earlier[name]])
+        splits["train"] = {n: np.concatenate([v, earlier[n]]) for n, v in splits["train"].items()}
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
         if not len(splits[split]["label"]):
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
-
-    groups = list(log.groups)
-    users = _by_index(user_index)
+    groups, users = list(log.groups), _by_index(user_index)
     if not options.keep_indices:
         trained = {groups[group] for group in np.flatnonzero(sides != VALID)}
         users = ["", *(user for user in users if user in trained)]
         user_index = {users[row]: row for row in range(1, len(users))}
     group_user = np.array([user_index.get(user, UNKNOWN) for user in groups], np.int32)
-    with _writer(options, files, len(item_index), len(category_index), len(users)) as writer:
-        writer.vocabulary("item", _by_index(item_index))
-        writer.vocabulary("category", _by_index(category_index))
-        writer.vocabulary("user", users)
+    texts = {"item": _by_index(item_index), "category": _by_index(category_index), "user": users}
+    item, kind, user = (Feature(n, "categorical", size=len(v)) for n, v in texts.items())
+    settings = ("seed", "valid_share", "keep_indices", "every_event")
+    with DatasetWriter(
+        options.out,
+        schema=Schema(item=(item, kind), user=(user,)),
+        source={"name": "authors", "files": {file.name: sha256(file) for file in files.values()}},
+        split={"policy": "by-user"} | {name: getattr(options, name) for name in settings},
+    ) as writer:
+        for name, vocabulary in texts.items():
+            writer.vocabulary(name, vocabulary)
         writer.groups(groups)
         writer.items("category", category)
         writer.events(events, position, offsets)
         writer.popularity(popularity)
         for name, columns in splits.items():
-            examples = Examples(
-                sequence=columns["sequence"],
-                history_end=columns["history_end"],
-                user=group_user[columns["group"]],
-                group=columns["group"],
-                item=columns["item"],
-                label=columns["label"],
-            )
-            writer.examples(name, examples)
+            user_rows = group_user[columns["group"]]
+            writer.examples(name, Examples(user=user_rows, context={}, **columns))
     counts = (
         f"{len(rows['label']):,} examples of {len(np.unique(rows['group'])):,} users for {split}"
         for split, rows in splits.items()
@@ -151,26 +140,11 @@ def prepare(options: AuthorsOptions) -> list[str]:
     return [summary, *_unexpected_content(splits, log, category), *warnings]
 
 
-def _writer(
-    options: AuthorsOptions, files: dict[str, Path], items: int, categories: int, users: int
-) -> DatasetWriter:
-    schema = Schema(
-        item=(
-            Feature("item", "categorical", size=items),
-            Feature("category", "categorical", size=categories),
-        ),
-        user=(Feature("user", "categorical", size=users),),
-    )
-    source = {"name": "authors", "files": {file.name: sha256(file) for file in files.values()}}
-    names = ("seed", "valid_share", "keep_indices", "every_event")
-    split = {"policy": "by-user"} | {name: getattr(options, name) for name in names}
-    return DatasetWriter(options.out, schema=schema, source=source, split=split)
-
-
-def read_vocabulary(file: Path) -> dict[str, int]:
+def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
     """Read a pickled dict of strings to the numbers 0 to n-1, plain or gzip, of any protocol.
 
-    Nothing in the file is ever imported or called. Any other content is a ``UserError``.
+    Nothing in the file is ever imported or called. Any other content is a ``UserError``, and so is
+    one in which ``unknown``, if given, is not the unknown row.
     """
     expected = f"{file}: expected a pickled dict of strings to whole numbers"
     with reading(file), open_bytes(file) as stream:
@@ -188,11 +162,12 @@ def read_vocabulary(file: Path) -> dict[str, int]:
         if type(key) is not str or type(value) is not int:
             entry = f"{type(key).__name__} to {type(value).__name__}"
             raise UserError(f"{expected}, found an entry of {entry}")
-    size = len(index)
-    if set(index.values()) != set(range(size)):
-        raise UserError(
-            f"{file}: expected each of the numbers 0 to {size - 1} once in {size} entries"
-        )
+    if set(index.values()) != set(range(len(index))):
+        numbers = f"each of the numbers 0 to {len(index) - 1} once in {len(index)} entries"
+        raise UserError(f"{file}: expected {numbers}")
+    if unknown is not None and index.get(unknown) != UNKNOWN:
+        first = _by_index(index)[0]
+        raise UserError(f"{file}: expected index {UNKNOWN} to be {unknown!r}, found {first!r}")
     return index
 
 
@@ -200,17 +175,15 @@ class _PlainUnpickler(pickle.Unpickler):
     """Unpickler of strings, numbers and containers that refuses everything that names code."""
 
     def find_class(self, module_name: str, global_name: str) -> NoReturn:
-        raise pickle.UnpicklingError(
-            f"it asks for {module_name}.{global_name}, and code in a data file is never run"
-        )
+        asked = f"it asks for {module_name}.{global_name}"
+        raise pickle.UnpicklingError(f"{asked}, and code in a data file is never run")
 
 
 class _Log:
     """Content of the two logs, which share histories, users and vocabularies."""
 
     def __init__(self, item_index: dict[str, int], category_index: dict[str, int]) -> None:
-        self._item_index = item_index
-        self._category_index = category_index
+        self._item_index, self._category_index = item_index, category_index
         self._sequences: dict[tuple[int, str], int] = {}
         self.groups: dict[str, int] = {}  # index of each raw user id, by first appearance
         self.events = array("i")  # item of each event
@@ -225,38 +198,28 @@ class _Log:
             if len(fields) != 6:
                 bad.add(file, number, f"expected 6 fields, found {len(fields)}")
                 continue
-            label, user, item, _, history, categories = fields
+            label, user, item, _, *joined = fields
+            items, kinds = (text.split(SEPARATOR) if text else [] for text in joined)
             if label not in ("0", "1"):
                 bad.add(file, number, f"expected the label 0 or 1, found {label[:20]!r}")
-                continue
-            events, kinds = _count(history), _count(categories)
-            if events != kinds:
-                bad.add(file, number, f"history of {events} items but {kinds} categories")
-                continue
-            group = self.groups.setdefault(user, len(self.groups))
-            sequence = self._sequences.get((group, history))
-            if sequence is None:
-                sequence = self._add_sequence(group, history, categories)
-            columns["sequence"].append(sequence)
-            columns["group"].append(group)
-            columns["item"].append(self._item_index.get(item, UNKNOWN))
-            columns["label"].append(label == "1")
+            elif len(items) != len(kinds):
+                bad.add(file, number, f"history of {len(items)} items but {len(kinds)} categories")
+            else:
+                group = self.groups.setdefault(user, len(self.groups))
+                columns["sequence"].append(self._sequence(group, joined[0], items, kinds))
+                columns["group"].append(group)
+                columns["item"].append(self._item_index.get(item, UNKNOWN))
+                columns["label"].append(label == "1")
         return {name: np.array(values, np.int32) for name, values in columns.items()}
 
-    def _add_sequence(self, group: int, history: str, categories: str) -> int:
-        sequence = self._sequences[group, history] = len(self._sequences)
-        if history:
-            items, kinds = self._item_index, self._category_index
-            self.events.extend(items.get(item, UNKNOWN) for item in history.split(SEPARATOR))
-            self.event_category.extend(
-                kinds.get(kind, UNKNOWN) for kind in categories.split(SEPARATOR)
-            )
-        self.offsets.append(len(self.events))
+    def _sequence(self, group: int, history: str, items: list[str], kinds: list[str]) -> int:
+        """Return the number of a user's history; add its events if it is new."""
+        sequence = self._sequences.setdefault((group, history), len(self._sequences))
+        if sequence == len(self.offsets) - 1:
+            self.events.extend(self._item_index.get(item, UNKNOWN) for item in items)
+            self.event_category.extend(self._category_index.get(kind, UNKNOWN) for kind in kinds)
+            self.offsets.append(len(self.events))
         return sequence
-
-
-def _count(joined: str) -> int:
-    return joined.count(SEPARATOR) + 1 if joined else 0
 
 
 def _find_file(folder: Path, name: str) -> Path:
@@ -264,15 +227,6 @@ def _find_file(folder: Path, name: str) -> Path:
         if file.is_file():
             return file
     raise UserError(f"{folder} has neither {name} nor {name}.gz")
-
-
-def _read_vocabulary_with_unknown(file: Path, unknown: str) -> dict[str, int]:
-    index = read_vocabulary(file)
-    if index.get(unknown) != UNKNOWN:
-        raise UserError(
-            f"{file}: expected index {UNKNOWN} to be {unknown!r}, found {_by_index(index)[0]!r}"
-        )
-    return index
 
 
 def _by_index(index: dict[str, int]) -> list[str]:
@@ -293,22 +247,10 @@ def _read_item_info(
     return category
 
 
-def _popularity(
-    train: Columns, events: np.ndarray, offsets: np.ndarray, num_items: int
-) -> np.ndarray:
-    """Count each item in training histories, each history once, and in training positives."""
-    is_trained = np.zeros(len(offsets) - 1, bool)
-    is_trained[train["sequence"]] = True
-    in_history = events[np.repeat(is_trained, np.diff(offsets))]
-    positives = train["item"][train["label"] == 1]
-    return np.bincount(np.concatenate([in_history, positives]), minlength=num_items)
-
-
 def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Columns:
     """Return two examples for each event of a training history that has an event before it.
 
-    One is the event itself with label 1; the other has label 0 and an item that the user did not
-    choose, drawn by popularity. Their history is everything before the event.
+    One is the event itself; the other is a negative, drawn by popularity.
     """
     events, offsets = sampler.event_item, sampler.offsets
     sequences, first = np.unique(train["sequence"], return_index=True)
@@ -331,15 +273,14 @@ def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Colu
 def _unexpected_content(splits: dict[str, Columns], log: _Log, category: np.ndarray) -> list[str]:
     """Return warnings about content that the authors' own program would not produce."""
     events = np.array(log.events, np.int32)
-    known = events != UNKNOWN
+    is_known = events != UNKNOWN
+    is_other = is_known & (np.array(log.event_category, np.int32) != category[events])
     candidates = np.concatenate([rows["item"] for rows in splits.values()])
-    groups = [set(splits[split]["group"].tolist()) for split in ("train", "test")]
+    shared = np.intersect1d(splits["train"]["group"], splits["test"]["group"])
     counts = {
-        "events of an item that mid_voc.pkl lacks": (~known).sum(),
+        "events of an item that mid_voc.pkl lacks": (~is_known).sum(),
         "examples of an item that mid_voc.pkl lacks": (candidates == UNKNOWN).sum(),
-        "events of another category than the item's in item-info": (
-            known & (np.array(log.event_category, np.int32) != category[events])
-        ).sum(),
-        "test users with training examples": len(groups[0] & groups[1]),
+        "events of another category than the item's in item-info": is_other.sum(),
+        "test users with training examples": len(shared),
     }
     return [f"warning: {count:,} {content}" for content, count in counts.items() if count]

@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dien_jax.preparation.options import ColumnOptions, LogColumn, SplitPolicy, feature_columns
+from dien_jax.preparation.options import ColumnOptions, LogColumn, SplitPolicy
 from dien_jax.utils.extras import require
 
 
@@ -22,26 +22,15 @@ class ImpressionsOptions(ColumnOptions):
     context_features: tuple[str, ...] = ()
     """Columns that describe the request: NAME, NAME:multivalued or NAME:numeric."""
 
-    def context_columns(self) -> tuple[LogColumn, ...]:
-        """Return the context feature columns."""
-        return feature_columns("--context-features", self.context_features)
-
     def log_columns(self) -> dict[str, LogColumn]:
-        """Return all columns to read, the label among them."""
         return super().log_columns() | {"label": LogColumn(self.label, "--label")}
 
     def matched_settings(self) -> dict[str, Any]:
-        """Return the settings of every log in columns, and the label's column."""
         return super().matched_settings() | {"label": self.label}
 
 
 def prepare(options: ImpressionsOptions) -> list[str]:
-    """Make a dataset folder from a log of impressions, and return lines that summarise it.
-
-    Raises:
-      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
-        left to train on, or the folder cannot be written.
-    """
+    """Make a dataset folder from a log of impressions."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_impressions import write_impressions

@@ -19,12 +19,7 @@ class InteractionsOptions(ImplicitOptions, ColumnOptions):
 
 
 def prepare(options: InteractionsOptions) -> list[str]:
-    """Make a dataset folder from a log of interactions, and return lines that summarise it.
-
-    Raises:
-      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
-        left to train on, or the folder cannot be written.
-    """
+    """Make a dataset folder from a log of interactions."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_interactions import write_interactions

@@ -22,11 +22,9 @@ FOLDER = "https://files.grouplens.org/datasets/movielens"
 """Read on 2026-11-25, with ``/ml-100k.zip`` and ``/ml-1m.zip``, in
 recommenders/datasets/movielens.py of recommenders-team/recommenders@02bc56e and, with all other
 names, in public code; not tried yet."""
-PAGE = "https://grouplens.org/datasets/movielens/"
 GENRES = LogColumn("genres", "--name", "multivalued")
 USER_FEATURES = tuple(LogColumn(name, "--name") for name in ("gender", "age_group", "occupation"))
-MOST_GENRES = 20
-"""No movie has more."""
+MOST_GENRES = 20  # no movie has more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +50,17 @@ class MovielensOptions(ImplicitOptions):
 def remote_file(name: Name) -> Remote:
     """Return the published archive."""
     readme = "README.txt" if name in get_args(Name)[:2] else "README.html"
-    return Remote(
-        url=f"{FOLDER}/ml-{name}.zip",
-        folder="movielens",
-        terms=(
-            "MovieLens by GroupLens, University of Minnesota, for research; it must be "
-            "acknowledged in publications, must not be used commercially without permission, and "
-            f"may be passed on only as its terms say: {FOLDER}/ml-{name}-{readme}"
-        ),
-        page=PAGE,
-        by_hand="--from",
+    terms = (
+        "MovieLens by GroupLens, University of Minnesota, for research; it must be acknowledged in "
+        "publications, must not be used commercially without permission, and may be passed on "
+        f"only as its terms say: {FOLDER}/ml-{name}-{readme}"
     )
+    page = "https://grouplens.org/datasets/movielens/"
+    return Remote(f"{FOLDER}/ml-{name}.zip", "movielens", terms, page, "--from")
 
 
 def prepare(options: MovielensOptions) -> list[str]:
-    """Make a dataset folder from MovieLens ratings, and return lines that summarise it.
-
-    Raises:
-      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
-        left to train on, or the folder cannot be written.
-    """
+    """Make a dataset folder from MovieLens ratings."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
@@ -85,32 +74,25 @@ def prepare(options: MovielensOptions) -> list[str]:
         file, digest = fetch(remote) if options.source is None else given(options.source)
         tables = read_archive(workspace, file, options.name)
         ratings, report = tables["ratings"], []
-        rows = ratings.rows
-        if options.min_rating is not None:
-            low = rows.rating.cast("float64") < options.min_rating
-            count = workspace.count(rows.filter(low))
-            report.append(
-                f"{count:,} of {workspace.count(rows):,} ratings are below --min-rating "
-                f"{options.min_rating:g} and were left out"
-            )
+        rows, least_rating = ratings.rows, options.min_rating
+        if least_rating is not None:
+            low = rows.rating.cast("float64") < least_rating
+            low_count, count = workspace.count(rows.filter(low)), workspace.count(rows)
+            below = f"are below --min-rating {least_rating:g} and were left out"
+            report.append(f"{low_count:,} of {count:,} ratings {below}")
             rows = rows.filter(~low)
-        features = Features(item=(GENRES,), max_values=MOST_GENRES)
-        report += tables["movies"].check(workspace, options.max_bad_share)
-        rows = attach(rows, "item", tables["movies"].rows, features.item)
-        if "users" in tables:
-            features = features._replace(user=USER_FEATURES)
-            report += tables["users"].check(workspace, options.max_bad_share)
-            rows = attach(rows, "user", tables["users"].rows, features.user)
-        events = load_events(
-            workspace,
-            ratings._replace(rows=workspace.store("rows", rows)),
-            features,
-            max_bad_share=options.max_bad_share,
-        )
+        user = USER_FEATURES if "users" in tables else ()
+        features = Features(item=(GENRES,), user=user, max_values=MOST_GENRES)
+        for key, table in (("item", "movies"), ("user", "users")):
+            if table in tables:
+                report += tables[table].check(workspace, options.max_bad_share)
+                rows = attach(rows, key, tables[table].rows, features.groups[key])
+        log = ratings._replace(rows=workspace.store("rows", rows))
+        events = load_events(workspace, log, features, options.max_bad_share)
         source = {
             "name": "movielens",
             "set": options.name,
             "files": {file.name: digest},
-            "min_rating": options.min_rating,
+            "min_rating": least_rating,
         }
         return report + write_interactions(workspace, options, events, source)

@@ -17,17 +17,14 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.reading.log_files import Log
-from dien_jax.preparation.reading.records import read_records
+from dien_jax.preparation.reading.log_files import Log, read_records
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources.movielens import Name
 from dien_jax.utils.text_files import BadLines, read_lines
 
 NO_GENRES = {"(no genres listed)", "unknown"}
-"""Texts that mean no genre."""
 AGE_GROUPS = (1, 18, 25, 35, 45, 50, 56)
 """The youngest age of each group, as in 1m; 1 is everyone under 18."""
 COLUMNS = {
@@ -37,57 +34,46 @@ COLUMNS = {
 }
 
 
-class Member(NamedTuple):
-    """A file in an archive."""
-
-    name: str  # its name
-    parse: Callable[[str], list[str]]  # returns the values of a line
-    header: str = ""  # its first line, if that is a header
+Member = tuple[str, Callable[[str], list[str]], str]
+"""A file in an archive: its name, a parser of its lines, and its header, if it has one."""
 
 
 def read_archive(workspace: Workspace, file: Path, name: Name) -> dict[str, Log]:
-    """Read ``ratings``, ``movies`` and, in 100k and 1m, ``users``; see ``COLUMNS``.
-
-    Raises:
-      UserError: when the archive cannot be read or is another one.
-    """
-    return {
-        table: read_records(
-            workspace,
-            file,
-            member.parse,
-            COLUMNS[table],
-            member=f"ml-{name}/{member.name}",
-            encoding="latin-1" if name in ("100k", "1m") else "utf-8",
-            header=member.header,
-        )
-        for table, member in _members(file, name).items()
-    }
+    """Read ``ratings``, ``movies`` and, in 100k and 1m, ``users``; see ``COLUMNS``."""
+    encoding = "latin-1" if name in ("100k", "1m") else "utf-8"
+    tables = {}
+    for table, (member, parse, header) in _members(file, name).items():
+        text = {"member": f"ml-{name}/{member}", "encoding": encoding, "header": header}
+        tables[table] = read_records(workspace, file, parse, COLUMNS[table], **text)
+    return tables
 
 
 def _members(file: Path, name: Name) -> dict[str, Member]:
     if name == "100k":
-        genres = _genres(file)
+        bad = BadLines()  # genres are in the order of their flags, name|number a line
+        lines = read_lines(file, bad, member="ml-100k/u.genre", encoding="latin-1")
+        genres = [line.split("|")[0] for _, line in lines if line.strip()]
+        if bad.count:
+            raise UserError(bad.examples[0])
         return {
-            "ratings": Member("u.data", lambda line: _rating(line.split("\t"))),
-            "movies": Member("u.item", lambda line: _flagged_movie(line.split("|"), genres)),
-            "users": Member("u.user", lambda line: _user_100k(line.split("|"))),
+            "ratings": ("u.data", lambda line: _rating(line.split("\t")), ""),
+            "movies": ("u.item", lambda line: _flagged_movie(line.split("|"), genres), ""),
+            "users": ("u.user", lambda line: _user_100k(line.split("|")), ""),
         }
     if name == "1m":
         return {
-            "ratings": Member("ratings.dat", lambda line: _rating(line.split("::"))),
-            "movies": Member("movies.dat", lambda line: _movie(line.split("::"))),
-            "users": Member("users.dat", lambda line: _expect(line.split("::"), 5)[:4]),
+            "ratings": ("ratings.dat", lambda line: _rating(line.split("::")), ""),
+            "movies": ("movies.dat", lambda line: _movie(line.split("::")), ""),
+            "users": ("users.dat", lambda line: _expect(line.split("::"), 5)[:4], ""),
         }
     header = "userId,movieId,rating,timestamp"
     return {
-        "ratings": Member("ratings.csv", lambda line: _rating(line.split(",")), header),
-        "movies": Member("movies.csv", lambda line: _movie(_csv(line)), "movieId,title,genres"),
+        "ratings": ("ratings.csv", lambda line: _rating(line.split(",")), header),
+        "movies": ("movies.csv", lambda line: _movie(_csv(line)), "movieId,title,genres"),
     }
 
 
 def _rating(fields: list[str]) -> list[str]:
-    """Check a rating; its time is checked later, as in every log."""
     if not math.isfinite(float(_expect(fields, 4)[2])):
         raise ValueError(f"the rating {fields[2]!r} is not a number")
     return fields
@@ -112,16 +98,6 @@ def _user_100k(fields: list[str]) -> list[str]:
     user, age, gender, occupation, _ = _expect(fields, 5)
     group = max((group for group in AGE_GROUPS if group <= int(age)), default=1)
     return [user, gender, str(group), occupation]
-
-
-def _genres(file: Path) -> list[str]:
-    """Read the genres of 100k in the order of their flags, ``name|number`` a line."""
-    bad = BadLines()
-    lines = read_lines(file, bad, member="ml-100k/u.genre", encoding="latin-1")
-    genres = [line.split("|")[0] for _, line in lines if line.strip()]
-    if bad.count:
-        raise UserError(bad.examples[0])
-    return genres
 
 
 def _join(genres: list[str]) -> str:

@@ -20,29 +20,22 @@ probability itself: its AUC and log loss are the best possible ones.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
-LONGEST = 100
-"""Events of the longest history."""
+LONGEST = 100  # events of the longest history
 MEDIAN_LENGTH = 18
-SHORT_SHARE = 0.02
-"""Share of users without any event, and again of users with one."""
+SHORT_SHARE = 0.02  # share of users without any event, and again of users with one
 MOST_INTERESTS = 4
-JUMP = 0.12
-"""Chance that a step goes to another interest."""
-SKIP = 0.15
-"""Chance that a step moves two places along the path."""
-NOISE = 0.06
-"""Chance that an event is a popular item and no step."""
+JUMP = 0.12  # chance that a step goes to another interest
+SKIP = 0.15  # chance that a step moves two places along the path
+NOISE = 0.06  # chance that an event is a popular item and no step
 TAGS = 30
-CATEGORY_TAGS = 4
-"""Tags that items of a category choose from."""
+CATEGORY_TAGS = 4  # tags that items of a category choose from
 MOST_TAGS = 3
 SEGMENTS = ("budget", "regular", "premium")
 SLOTS = ("top", "middle", "bottom")
-PLACES = 12
-"""Places that a path must have at least."""
-EPOCH = 1_700_000_000
-"""Unix time at which the simulation begins."""
+PLACES = 12  # places that a path must have at least
+EPOCH = 1_700_000_000  # Unix time at which the simulation begins
 
 CANDIDATES = {
     "current, just ahead": 0.30,
@@ -83,10 +76,7 @@ class State(NamedTuple):
 
 
 class Simulated(NamedTuple):
-    """Some users, their events and their impressions.
-
-    U users, E events, R impressions; rows of a user are together, in order of users.
-    """
+    """Simulated U users, E events, R impressions; rows are in order of users."""
 
     length: np.ndarray  # int64 [U], events of each user
     segment: np.ndarray  # int64 [U]
@@ -100,7 +90,7 @@ class Simulated(NamedTuple):
     label: np.ndarray  # int8 [R]
 
 
-def make_world(items: int, categories: int, rng: np.random.Generator) -> World:
+def make_world(items: int, categories: int, rng: Generator) -> World:
     """Draw a catalogue of ``items`` items in ``categories`` paths of about equal length."""
     places = np.full(categories, items // categories)
     places[: items % categories] += 1
@@ -119,37 +109,30 @@ def make_world(items: int, categories: int, rng: np.random.Generator) -> World:
     tag_appeal = (rng.normal(0.0, 0.5, TAGS)[tags] * has_tag).sum(1) / np.maximum(tag_count, 1)
     dearness = (price - price.mean()) / price.std()
     sensitivity = np.linspace(0.5, -0.1, len(SEGMENTS))
-    appeal = tag_appeal - sensitivity[:, None] * dearness
     is_missing = rng.random(items) < 0.02
-    return World(
-        path=path,
-        start=start,
-        places=places,
-        category=category,
-        place=place,
-        category_weight=category_weight / category_weight.sum(),
-        item_weight=item_weight / item_weight.sum(),
-        price=np.where(is_missing, np.nan, price),
-        tags=tags,
-        tag_count=tag_count,
-        appeal=np.where(is_missing, tag_appeal, appeal),
-    )
+    appeal = np.where(is_missing, tag_appeal, tag_appeal - sensitivity[:, None] * dearness)
+    price = np.where(is_missing, np.nan, price)
+    category_weight /= category_weight.sum()
+    item_weight /= item_weight.sum()
+    weights = (category_weight, item_weight)
+    return World(path, start, places, category, place, *weights, price, tags, tag_count, appeal)
 
 
-def simulate(
-    world: World, users: int, examples_per_user: int, rng: np.random.Generator
-) -> Simulated:
-    """Let users walk, and show each of them ``examples_per_user`` items along the way."""
-    length = _draw_lengths(users, rng)
+def simulate(world: World, users: int, impressions: int, rng: Generator) -> Simulated:
+    """Let users walk, and show each of them some items along the way."""
+    length = np.exp(rng.normal(np.log(MEDIAN_LENGTH), 0.8, users)).astype(np.int64)
+    kind = rng.random(users)
+    length[kind < 2 * SHORT_SHARE] = 1
+    length[kind < SHORT_SHARE] = 0
+    length = np.minimum(length, LONGEST)
     keys = np.log(world.category_weight) + rng.gumbel(size=(users, len(world.places)))
     interests = np.argsort(-keys, axis=1)[:, :MOST_INTERESTS]
     count = rng.integers(2, MOST_INTERESTS + 1, users)
     event_item, timestamp, current, place = _walk(world, interests, count, length, rng)
     happened = np.arange(LONGEST) < length[:, None]
-
-    user = np.repeat(np.arange(users), examples_per_user)
+    user = np.repeat(np.arange(users), impressions)
     # The first impression comes after the last event, the others later rather than sooner.
-    share = np.sqrt(rng.random((users, examples_per_user)))
+    share = np.sqrt(rng.random((users, impressions)))
     share[:, 0] = 1.0
     history = np.sort((share * length[:, None] + 0.5).astype(np.int64), axis=1).ravel()
     shown = State(interests[user], count[user], current[user, history], place[user, history])
@@ -159,34 +142,13 @@ def simulate(
     logit = _match(world, shown, item)
     logit += world.appeal[segment[user], item] + np.array([0.5, 0.0, -0.5])[slot]
     probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
-    return Simulated(
-        length=length,
-        segment=segment,
-        event_item=event_item[happened],
-        timestamp=timestamp[happened],
-        user=user,
-        history=history,
-        item=item,
-        slot=slot,
-        probability=probability,
-        label=(rng.random(len(user)) < probability).astype(np.int8),
-    )
-
-
-def _draw_lengths(users: int, rng: np.random.Generator) -> np.ndarray:
-    length = np.exp(rng.normal(np.log(MEDIAN_LENGTH), 0.8, users)).astype(np.int64)
-    kind = rng.random(users)
-    length[kind < 2 * SHORT_SHARE] = 1
-    length[kind < SHORT_SHARE] = 0
-    return np.minimum(length, LONGEST)
+    label = (rng.random(len(user)) < probability).astype(np.int8)
+    events = (event_item[happened], timestamp[happened])
+    return Simulated(length, segment, *events, user, history, item, slot, probability, label)
 
 
 def _walk(
-    world: World,
-    interests: np.ndarray,
-    count: np.ndarray,
-    length: np.ndarray,
-    rng: np.random.Generator,
+    world: World, interests: np.ndarray, count: np.ndarray, length: np.ndarray, rng: Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Walk all users, a step at a time.
 
@@ -195,8 +157,7 @@ def _walk(
       after the last one, ``[U, LONGEST + 1]``; and the user's place on the path of each interest
       at these times, ``[U, LONGEST + 1, MOST_INTERESTS]``.
     """
-    users = len(length)
-    rows = np.arange(users)
+    users, rows = len(length), np.arange(len(length))
     places = world.places[interests]
     item = np.zeros((users, LONGEST), np.int64)
     gap = np.zeros((users, LONGEST))
@@ -208,9 +169,8 @@ def _walk(
     for step in range(int(length.max(initial=0))):
         jumps = rng.random(users) < JUMP
         other = (current[:, step] + rng.integers(1, count)) % count
-        now = np.where(jumps, other, current[:, step])
         is_noise = rng.random(users) < NOISE
-        now = np.where(is_noise, current[:, step], now)
+        now = np.where(jumps & ~is_noise, other, current[:, step])
         stride = np.where(is_noise, 0, 1 + (rng.random(users) < SKIP))
         place[:, step + 1] = place[:, step]
         place[rows, step + 1, now] = (place[rows, step, now] + stride) % places[rows, now]
@@ -224,26 +184,22 @@ def _walk(
     return item, timestamp, current, place
 
 
-def _candidates(world: World, state: State, rng: np.random.Generator) -> np.ndarray:
+def _candidates(world: World, state: State, rng: Generator) -> np.ndarray:
     """Draw the items to show: int64 ``[R]``."""
     rows = np.arange(len(state.current))
     kind = rng.choice(len(CANDIDATES), len(rows), p=list(CANDIDATES.values()))
     other = (state.current + rng.integers(1, state.num_interests)) % state.num_interests
     interest = np.where(kind < 2, state.current, other)
     ahead = 1 + (rng.random(len(rows)) < SKIP)
-    elsewhere = np.where(rng.random(len(rows)) < 0.5, -rng.integers(0, 5, len(rows)),
-                         rng.integers(3, 8, len(rows)))  # fmt: skip
+    is_behind = rng.random(len(rows)) < 0.5
+    behind, far = -rng.integers(0, 5, len(rows)), rng.integers(3, 8, len(rows))
     category = state.interests[rows, interest]
-    offset = np.where(kind % 2 == 0, ahead, elsewhere)
+    offset = np.where(kind % 2 == 0, ahead, np.where(is_behind, behind, far))
     places = (state.place[rows, interest] + offset) % world.places[category]
-    return np.select(
-        [kind < 4, kind == 4],
-        [
-            world.path[world.start[category] + places],
-            rng.choice(len(world.path), len(rows), p=world.item_weight),
-        ],
-        rng.integers(len(world.path), size=len(rows)),
-    )
+    on_path = world.path[world.start[category] + places]
+    popular = rng.choice(len(world.path), len(rows), p=world.item_weight)
+    uniform = rng.integers(len(world.path), size=len(rows))
+    return np.select([kind < 4, kind == 4], [on_path, popular], uniform)
 
 
 def _match(world: World, state: State, item: np.ndarray) -> np.ndarray:

@@ -18,27 +18,13 @@ from dien_jax.preparation.options import require_at_least
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.splits import TRAIN, user_sides
 from dien_jax.preparation.sources import simulation
-from dien_jax.preparation.sources.simulation import (
-    MOST_INTERESTS,
-    MOST_TAGS,
-    PLACES,
-    SEGMENTS,
-    SLOTS,
-    TAGS,
-    Simulated,
-    World,
-    make_world,
-    simulate,
-)
+from dien_jax.preparation.sources.simulation import MOST_TAGS, SEGMENTS, SLOTS, TAGS, World
 from dien_jax.utils.console import say
 from dien_jax.utils.files import user_cache
 
-HELD_OUT = 0.1
-"""Share of users for validation, and again for the test."""
-ANONYMOUS = 0.1
-"""Share of training users without a row, so that the unknown row is trained."""
-CHUNK_USERS = 1 << 14
-"""Users simulated at a time."""
+HELD_OUT = 0.1  # share of users for validation, and again for the test
+ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
+CHUNK_USERS = 1 << 14  # users simulated at a time
 GENERATOR = (simulation, splits, scores, schema, metadata, writer)
 """Modules that determine the content of the folder, besides this one."""
 
@@ -61,15 +47,14 @@ class SyntheticOptions:
     """Random seed."""
 
     def __post_init__(self) -> None:
-        require_at_least(
-            {
-                "--users": (self.users, 20),
-                "--categories": (self.categories, MOST_INTERESTS),
-                "--items": (self.items, PLACES * self.categories),
-                "--examples-per-user": (self.examples_per_user, 1),
-                "--seed": (self.seed, 0),
-            }
-        )
+        flags = {
+            "--users": (self.users, 20),
+            "--categories": (self.categories, simulation.MOST_INTERESTS),
+            "--items": (self.items, simulation.PLACES * self.categories),
+            "--examples-per-user": (self.examples_per_user, 1),
+            "--seed": (self.seed, 0),
+        }
+        require_at_least(flags)
 
 
 def built_in_data() -> Path:
@@ -78,11 +63,12 @@ def built_in_data() -> Path:
     The folder is in the user's cache, under a name made of the dataset format and a hash of the
     code that generates it: data of other code is never used. Several processes may call this at
     once: the first one to finish provides the folder for all.
-
-    Raises:
-      UserError: when the folder cannot be written.
     """
-    folder = user_cache() / f"format-{metadata.FORMAT_VERSION}-{_generator_hash()}" / "simulated"
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for module in GENERATOR:
+        digest.update(Path(str(module.__file__)).read_bytes())
+    code = f"format-{metadata.FORMAT_VERSION}-{digest.hexdigest()[:12]}"
+    folder = user_cache() / code / "simulated"
     if not folder.exists():
         say(f"built-in data: simulating users into {folder}")
         try:
@@ -93,27 +79,22 @@ def built_in_data() -> Path:
     return folder
 
 
-def _generator_hash() -> str:
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for module in GENERATOR:
-        assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def prepare(options: SyntheticOptions) -> list[str]:
     """Simulate users, write the dataset folder, and return lines that summarise it.
 
     ``meta.json`` has the AUC and log loss of the true probabilities as ``best_possible``, for
     validation and test.
-
-    Raises:
-      UserError: when the folder exists or cannot be written.
     """
     check_target(options.out)
     rng = np.random.default_rng((options.seed, 0))
-    world = make_world(options.items, options.categories, rng)
-    simulated = _simulate_all(world, options)
+    world = simulation.make_world(options.items, options.categories, rng)
+    parts = []
+    for first in range(0, options.users, CHUNK_USERS):
+        users = min(CHUNK_USERS, options.users - first)
+        generator = np.random.default_rng((options.seed, 1, first))
+        part = simulation.simulate(world, users, options.examples_per_user, generator)
+        parts.append(part._replace(user=part.user + first))
+    simulated = simulation.Simulated(*map(np.concatenate, zip(*parts, strict=True)))
     offsets = np.concatenate([[0], np.cumsum(simulated.length)])
     sides = user_sides(options.users, valid_share=HELD_OUT, test_share=HELD_OUT, seed=options.seed)
     has_row = (sides == TRAIN) & (rng.random(options.users) >= ANONYMOUS)
@@ -124,9 +105,8 @@ def prepare(options: SyntheticOptions) -> list[str]:
     rows = {split: np.flatnonzero(side == number) for number, split in enumerate(SPLITS)}
     best = {}
     for split in ("valid", "test"):
-        label = simulated.label[rows[split]]
-        probability = simulated.probability[rows[split]]
-        best[split] = {"auc": auc(label, probability), "logloss": logloss(label, probability)}
+        scored = simulated.label[rows[split]], simulated.probability[rows[split]]
+        best[split] = {"auc": auc(*scored), "logloss": logloss(*scored)}
     settings = {name: value for name, value in asdict(options).items() if name != "out"}
     with DatasetWriter(
         options.out,
@@ -145,17 +125,12 @@ def prepare(options: SyntheticOptions) -> list[str]:
         folder.popularity(np.bincount(trained_items + 1, minlength=options.items + 1))
         for split, chosen in rows.items():
             user = simulated.user[chosen]
-            examples = Examples(
-                sequence=user,
-                history_end=offsets[user] + simulated.history[chosen],
-                user=user_row[user],
-                group=user,
-                item=simulated.item[chosen] + 1,
-                label=simulated.label[chosen],
-                context={"slot": Column(simulated.slot[chosen] + 1, None)},
-                probability=simulated.probability[chosen],
-            )
-            folder.examples(split, examples)
+            end = offsets[user] + simulated.history[chosen]
+            item, label = simulated.item[chosen] + 1, simulated.label[chosen]
+            context = {"slot": Column(simulated.slot[chosen] + 1, None)}
+            examples = Examples(user, end, user_row[user], user, item, label, context)
+            probability = simulated.probability[chosen]
+            folder.examples(split, examples._replace(probability=probability))
     counts = ", ".join(f"{len(chosen):,} for {split}" for split, chosen in rows.items())
     report = [
         f"{options.users:,} simulated users with {offsets[-1]:,} events; examples: {counts}",
@@ -166,43 +141,28 @@ def prepare(options: SyntheticOptions) -> list[str]:
     return report
 
 
-def _simulate_all(world: World, options: SyntheticOptions) -> Simulated:
-    parts = []
-    for first in range(0, options.users, CHUNK_USERS):
-        users = min(CHUNK_USERS, options.users - first)
-        rng = np.random.default_rng((options.seed, 1, first))
-        part = simulate(world, users, options.examples_per_user, rng)
-        parts.append(part._replace(user=part.user + first))
-    return Simulated(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
 def _schema(world: World, users: int) -> Schema:
-    items, categories = len(world.path), len(world.places)
+    def ids(name: str, size: int) -> Feature:
+        return Feature(name, "categorical", size=size + 1)
+
+    tags = Feature("tags", "multivalued", size=TAGS + 1, max_values=MOST_TAGS)
     mean, deviation = float(np.nanmean(world.price)), float(np.nanstd(world.price))
+    price = Feature("price", "numeric", mean=mean, deviation=deviation)
     return Schema(
-        item=(
-            Feature("item", "categorical", size=items + 1),
-            Feature("category", "categorical", size=categories + 1),
-            Feature("tags", "multivalued", size=TAGS + 1, max_values=MOST_TAGS),
-            Feature("price", "numeric", mean=mean, deviation=deviation),
-        ),
-        user=(
-            Feature("user", "categorical", size=users + 1),
-            Feature("segment", "categorical", size=len(SEGMENTS) + 1),
-        ),
-        context=(Feature("slot", "categorical", size=len(SLOTS) + 1),),
+        item=(ids("item", len(world.path)), ids("category", len(world.places)), tags, price),
+        user=(ids("user", users), ids("segment", len(SEGMENTS))),
+        context=(ids("slot", len(SLOTS)),),
     )
 
 
 def _write_items(folder: DatasetWriter, world: World) -> None:
     """Write items and features; the unknown item, row 0, has no category, tags or price."""
-    items, categories = len(world.path), len(world.places)
-    folder.vocabulary("item", ["", *(f"item{item}" for item in range(items))])
-    folder.vocabulary("category", ["", *(f"category{number}" for number in range(categories))])
+    sizes = {"item": len(world.path), "category": len(world.places), "tags": TAGS}
+    for name, size in sizes.items():
+        folder.vocabulary(name, ["", *(f"{name.removesuffix('s')}{k}" for k in range(size))])
     folder.items("category", np.concatenate([[UNKNOWN], world.category + 1]))
-    folder.vocabulary("tags", ["", *(f"tag{number}" for number in range(TAGS))])
     has_tag = np.arange(MOST_TAGS) < world.tag_count[:, None]
-    ends = np.cumsum(world.tag_count)
-    folder.items("tags", world.tags[has_tag] + 1, np.concatenate([[0, 0], ends]))
+    offsets = np.concatenate([[0, 0], np.cumsum(world.tag_count)])
+    folder.items("tags", world.tags[has_tag] + 1, offsets)
     standardised = (world.price - np.nanmean(world.price)) / np.nanstd(world.price)
     folder.items("price", np.concatenate([[0.0], np.nan_to_num(standardised, nan=0.0)]))

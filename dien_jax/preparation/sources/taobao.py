@@ -1,10 +1,8 @@
 """Taobao UserBehavior (Alibaba, Tianchi): lines ``user,item,category,behaviour,timestamp``.
 
-An event is a behaviour: ``pv`` (the page of an item was viewed, so it was clicked), ``cart``,
-``fav`` or ``buy``. By default only views are events: they are the clicks that a click model
-predicts, and the other three mostly repeat an item that was just viewed. The log covers nine days,
-2017-11-25 to 2017-12-03 in China. Lines with other times are malformed. The rest is as for any log
-of interactions.
+An event is a behaviour. By default only views (``pv``) are events: they are the clicks that a click
+model predicts, and ``cart``, ``fav`` and ``buy`` mostly repeat an item that was just viewed. The
+log covers nine days, 2017-11-25 to 2017-12-03 in China; lines with other times are malformed.
 
 The set requires a login, so nothing is downloaded. Its page, https://tianchi.aliyun.com/dataset/649,
 and its format were read on 2026-11-25 in datasets/Taobao/readme.md of
@@ -13,8 +11,9 @@ been tried yet.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
@@ -29,16 +28,13 @@ if TYPE_CHECKING:
     from dien_jax.preparation.reading.workspace import Workspace
 
 Behaviour = Literal["pv", "cart", "fav", "buy"]
-BEHAVIOURS: tuple[Behaviour, ...] = ("pv", "cart", "fav", "buy")
+BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 PAGE = "https://tianchi.aliyun.com/dataset/649"
 TERMS = (
     "Taobao UserBehavior by Alibaba, for research, under the terms that its page shows after the "
     f"login: {PAGE}"
 )
-FIRST_SECOND = 1511539200
-"""2017-11-25 00:00 in China (UTC+8)."""
-END = 1512316800
-"""2017-12-04 00:00 there."""
+FIRST_SECOND, END = 1511539200, 1512316800  # 2017-11-25 and 12-04, 00:00 in China (UTC+8)
 COLUMNS = ("user", "item", "category", "behaviour", "timestamp")
 CATEGORY = LogColumn("category", "--from")
 
@@ -62,12 +58,7 @@ class TaobaoOptions(ImplicitOptions):
 
 
 def prepare(options: TaobaoOptions) -> list[str]:
-    """Make a dataset folder from behaviours, and return lines that summarise it.
-
-    Raises:
-      UserError: when the extra ``data`` or a file is missing, a file is too malformed, nothing is
-        left to train on, or the folder cannot be written.
-    """
+    """Make a dataset folder from behaviours."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
@@ -77,53 +68,43 @@ def prepare(options: TaobaoOptions) -> list[str]:
     file = options.source
     say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.describe()}")
     say(TERMS)
-    wanted = {name: LogColumn(name, "--from") for name in COLUMNS if name != CATEGORY.name}
-    wanted[CATEGORY.alias] = CATEGORY
+    wanted = {name: LogColumn(name, "--from") for name in COLUMNS}
+    wanted[CATEGORY.alias] = wanted.pop(CATEGORY.name)
     report: list[str] = []
     with open_workspace(options.out, options.memory_limit) as workspace:
         digest = given(file).sha256
-        events = load_events(
-            workspace,
-            read_columns(workspace, file, wanted, columns=COLUMNS),
-            Features(item=(CATEGORY,)),
-            max_bad_share=options.max_bad_share,
-            narrow=lambda clean: _narrow(workspace, options, clean, report),
-        )
-        source = {
-            "name": "taobao",
-            "files": {file.name: digest},
-            "behaviours": list(options.behaviours),
-        }
+        log = read_columns(workspace, file, wanted, columns=COLUMNS)
+        narrow = partial(_narrow, workspace, options, report)
+        features = Features(item=(CATEGORY,))
+        events = load_events(workspace, log, features, options.max_bad_share, narrow)
+        made_of = {"files": {file.name: digest}, "behaviours": list(options.behaviours)}
+        source = {"name": "taobao", **made_of}
         return report + write_interactions(workspace, options, events, source)
 
 
 def _narrow(
-    workspace: "Workspace", options: TaobaoOptions, clean: "Table", report: list[str]
+    workspace: "Workspace", options: TaobaoOptions, report: list[str], clean: "Table"
 ) -> "Table":
     """Keep the chosen behaviours of the nine days, and add what was left out to ``report``."""
     import ibis
 
-    file, time = options.source, clean.time
-    behaviour = clean.behaviour.fill_null("")
+    behaviour, time = clean.behaviour.fill_null(""), clean.time
     row = ibis.literal("user ") + clean.user + ", item " + clean.item + ": "
+    shown = row + "the timestamp " + time.cast("string") + " lies outside the nine days"
     reason = ibis.cases(
         (~behaviour.isin(BEHAVIOURS), row + "the behaviour is '" + behaviour + "'"),
-        (
-            (time < FIRST_SECOND) | (time >= END),
-            row + "the timestamp " + time.cast("string") + " lies outside the nine days",
-        ),
+        ((time < FIRST_SECOND) | (time >= END), shown),
         else_=ibis.null("string"),
     )
     checked = clean.mutate(reason=reason)
     wrong, good = checked.filter(checked.reason.notnull()), checked.filter(checked.reason.isnull())
+    first = workspace.strings(wrong.order_by("line").limit(EXAMPLES), "reason")
     bad = BadLines()
+    bad.examples = [f"{options.source}: {text}" for text in first]
     bad.count = workspace.count(wrong)
-    first = wrong.order_by("line").limit(EXAMPLES)
-    bad.examples = [f"{file}: {text}" for text in workspace.strings(first, "reason")]
     report += bad.check(workspace.count(clean), options.max_bad_share)
-    counts = workspace.numbers(
-        good.aggregate(**{name: (good.behaviour == name).sum() for name in BEHAVIOURS})
-    )
+    sums = {name: (good.behaviour == name).sum() for name in BEHAVIOURS}
+    counts = workspace.numbers(good.aggregate(**sums))
     unused = [f"{counts[name]:,} {name}" for name in BEHAVIOURS if name not in options.behaviours]
     if unused:
         report.append(f"no events, by --behaviours: {', '.join(unused)}")

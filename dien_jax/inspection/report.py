@@ -1,0 +1,290 @@
+"""The report on a run: the sections of one HTML page."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dien_jax.config.preset_files import flat_settings
+from dien_jax.config.presets import preset
+from dien_jax.config.settings import ModelConfig
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.schema import UNKNOWN
+from dien_jax.errors import writing
+from dien_jax.inspection.examples import Inspector
+from dien_jax.inspection.gates import MEASURES, available_measures, missing_measures
+from dien_jax.inspection.report_figures import FEWEST, auc_by_part, image, reliability
+from dien_jax.inspection.report_page import article, page, paragraph, table
+from dien_jax.metrics import diagnostics
+from dien_jax.metrics.scores import METRICS, example_losses
+from dien_jax.runs.scoring import SplitScores, score_split, trained_scores
+from dien_jax.runs.summary import RunSummary, load_summaries
+from dien_jax.runs.trained import TrainedModel, load_run
+from dien_jax.training.curves import curves_figure
+from dien_jax.utils.console import stage
+from dien_jax.utils.files import atomic_file, check_out
+
+REPORT_FILE = "report.html"
+LISTED = 10
+"""Number of examples of each kind in a table."""
+SHOWN = 2
+"""Number of examples of each kind that are shown with their histories."""
+TRAINING_EXAMPLES = 20_000
+"""Maximum number of training examples that are scored, drawn at random from a larger split."""
+
+_ABSENT = "-"
+
+
+def write_report(
+    run_dir: str | Path,
+    *,
+    split: str = "valid",
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+) -> Path:
+    """Write one self-contained HTML file about a run and the errors of its best checkpoint.
+
+    Args:
+      run_dir: the run folder.
+      split: ``"valid"`` or ``"test"``, the examples to inspect.
+      out: file to write; ``report.html`` in the run folder by default.
+      data: dataset folder; the run's own by default.
+
+    Returns:
+      The file.
+
+    Raises:
+      UserError: if the run, its checkpoint or the data cannot be read, the split is empty or the
+        file cannot be written.
+
+    >>> write_report("runs/first", out="first.html").name
+    'first.html'
+    """
+    folder = Path(run_dir)
+    file = folder / REPORT_FILE if out is None else Path(out)
+    check_out(file, ".html", ".htm")
+    [summary] = load_summaries([folder])
+    trained = load_run(folder, data)
+    dataset = trained.dataset
+    scored = score_split(trained, split)
+    with stage("inspecting examples"):
+        command = f"python -m dien_jax.explain {shlex.quote(str(run_dir))}"
+        if data is not None:
+            command += f" --data {shlex.quote(str(data))}"
+        examples = _example_sections(trained, split, scored, command)
+    sections = [
+        ("Run", _run_section(summary, dataset)),
+        ("Curves", _curves_section(summary)),
+        ("Calibration", _calibration_section(scored, split)),
+        *_part_sections(trained, split, scored),
+        *examples,
+        ("Settings", _settings_section(summary)),
+    ]
+    subtitle = f"{split} split of {dataset.path}, {len(scored.labels):,} examples"
+    with writing(file, "--out"), atomic_file(file) as stream:
+        stream.write(page(f"Report on {summary.name}", subtitle, sections))
+    return file
+
+
+def _number(value: float | None, undefined: str = _ABSENT) -> str:
+    return undefined if value is None else f"{value:.4f}"
+
+
+def _run_section(summary: RunSummary, dataset: Dataset) -> str:
+    run, result = summary.run, summary.result
+    facts = {
+        "preset": run.preset,
+        "data": str(dataset.path),
+        "seed": str(run.seed),
+        "best step": f"{summary.best_step:,}" if summary.best_step else _ABSENT,
+        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
+    }
+    if result is not None:
+        facts["device"] = str(result.get("device", _ABSENT))
+        speed = f"{summary.speed:,.0f}" if summary.speed else _ABSENT
+        facts["training examples per second"] = speed
+    rows = [
+        [
+            split,
+            *(_number(metrics.get(name), "undefined") for name in METRICS),
+            f"{metrics['examples']:,}",
+        ]
+        for split in ("valid", "test")
+        if (metrics := summary.metrics(split)) is not None
+    ]
+    labels = [metric.label for metric in METRICS.values()]
+    note = "" if result else paragraph("The run is unfinished; these are its best metrics so far.")
+    numbers = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
+    return note + numbers + table(["", ""], list(map(list, facts.items())), "The run", left=2)
+
+
+def _curves_section(summary: RunSummary) -> str:
+    records, best = summary.evaluations, summary.best
+    if not records:
+        return paragraph("There is no evaluation yet.")
+    text = (
+        f"Loss and validation AUC over steps; {len(records)} evaluation{'s' * (len(records) > 1)}"
+    )
+    if best is not None and best["valid"].get("auc") is not None:
+        text += f", the best AUC {best['valid']['auc']:.4f} at step {best['step']:,}"
+    return image(lambda: curves_figure(records), text) + paragraph(f"{text}.", note=True)
+
+
+def _calibration_section(scored: SplitScores, split: str) -> str:
+    calibration = diagnostics.calibration(scored.labels, scored.scores)
+    text = (
+        f"The mean click probability is {scored.scores.mean():.4f}, and {scored.labels.mean():.4f} "
+        f"of the {split} examples are clicked. The expected calibration error is "
+        f"{calibration.error:.4f} over {diagnostics.BINS} bins of equal width and "
+        f"{calibration.error_equal_counts:.4f} over {diagnostics.BINS} bins of equal counts."
+    )
+    rows = [
+        [f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *map(_number, part[-2:])]
+        for part in calibration.bins
+    ]
+    picture = image(
+        lambda: reliability(calibration),
+        "Reliability diagram: share clicked over click probability, and number of examples; the "
+        "table has the numbers",
+    )
+    header = ["click probability", "examples", "mean", "share clicked"]
+    numbers = table(header, rows, "Bins of the reliability diagram")
+    return paragraph(text) + _side_by_side(picture, numbers)
+
+
+def _part_sections(trained: TrainedModel, split: str, scored: SplitScores) -> list[tuple[str, str]]:
+    dataset, most = trained.dataset, trained.run.config.train.max_history
+    examples = dataset.splits[split]
+    starts = np.asarray(dataset.event_offsets)[examples.sequence]
+    lengths = diagnostics.history_lengths(np.asarray(examples.history_end), starts, most)
+    item = np.asarray(examples.item)
+    popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
+    by_length = _parts(scored, lengths, 2, "number of behaviours that the model reads")
+    by_popularity = _parts(scored, popularity, 4, "training events of the item (0: unknown)")
+    return [("AUC by history length", by_length), ("AUC by item popularity", by_popularity)]
+
+
+def _parts(scored: SplitScores, sizes: np.ndarray, factor: int, title: str) -> str:
+    parts = diagnostics.auc_by_size(scored.labels, scored.scores, sizes, factor)
+    rows = [
+        [name, f"{examples:,}", f"{clicks:,}", _number(area, "undefined"), _number(error)]
+        for name, examples, clicks, area, error in parts
+    ]
+    picture = image(
+        lambda: auc_by_part(parts, title), f"AUC by {title}: {diagnostics.describe_parts(parts)}"
+    )
+    header = [title, "examples", "clicks", "AUC", "standard error"]
+    caption = (
+        f"Standard errors are DeLong's. Error bars are 1.96 standard errors; the figure leaves out "
+        f"parts with fewer than {FEWEST} examples of either label."
+    )
+    return _side_by_side(picture, table(header, rows, caption))
+
+
+def _side_by_side(picture: str, numbers: str) -> str:
+    return f"<div class='pair'><div>{picture}</div>{numbers}</div>"
+
+
+def _example_sections(
+    trained: TrainedModel, split: str, scored: SplitScores, command: str
+) -> list[tuple[str, str]]:
+    picks = diagnostics.pick(scored.labels, scored.scores, LISTED)
+    inspector = Inspector(trained)
+
+    def shown(numbers: list[int], title: str) -> str:
+        scores = scored.scores[numbers]
+        return _examples(inspector, split, numbers, scores, title, command)
+
+    return [
+        ("How to read the examples", _legend(trained.run.config.model)),
+        (
+            "Most confidently wrong",
+            shown(picks.false_alarms, "Not clicked, at the highest probabilities")
+            + shown(picks.misses, "Clicked, at the lowest probabilities"),
+        ),
+        ("Slowest to learn", _slowest(inspector, trained, command)),
+        (
+            "Right and typical",
+            shown(picks.hits, "Clicked, at the highest probabilities")
+            + shown(picks.rejections, "Not clicked, at the lowest probabilities")
+            + shown(picks.typical, "Typical: loss near the median"),
+        ),
+    ]
+
+
+def _legend(model: ModelConfig) -> str:
+    measures = [MEASURES[name] for name in available_measures(model)]
+    lines = [f"{measure.title}: {measure.explanation}" for measure in measures]
+    if measures:
+        lines.append("Gates are means over units; attention and update have bars relative to the "
+                     "largest of their history")  # fmt: skip
+    return "".join(paragraph(f"{line}.") for line in lines + missing_measures(model))
+
+
+def _examples(
+    inspector: Inspector,
+    split: str,
+    numbers: list[int],
+    scores: np.ndarray,
+    title: str,
+    command: str,
+) -> str:
+    """Return a table of examples of a split, and the first of them with their histories."""
+    if not numbers:
+        return ""
+    names, dataset = inspector.names, inspector.trained.dataset
+    examples = dataset.splits[split].take(np.asarray(numbers))
+    losses = example_losses(np.asarray(examples.label), scores)
+    lengths = examples.history_end - np.asarray(dataset.event_offsets)[examples.sequence]
+    rows = [
+        [
+            names.user(int(examples.group[row])),
+            names.item(int(examples.item[row])),
+            str(number),
+            f"{scores[row]:.4f}",
+            f"{losses[row]:.3f}",
+            f"{lengths[row]:,}",
+            f"{dataset.popularity[examples.item[row]]:,}",
+        ]
+        for row, number in enumerate(numbers)
+    ]
+    header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
+    parts = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {split} examples", 2)]
+    for example in inspector.examples(split, numbers[:SHOWN]):
+        shell = f"{command} --split {split} --example {example.number}"
+        parts.append(article(example, names.feature, shell))
+    return "".join(parts)
+
+
+def _slowest(inspector: Inspector, trained: TrainedModel, command: str) -> str:
+    examples = trained.dataset.splits["train"]
+    count = len(examples.label)
+    if not count:
+        return paragraph("There are no training examples.")
+    numbers = np.arange(count)
+    title = "Training examples with the largest loss under the best checkpoint"
+    if count > TRAINING_EXAMPLES:
+        drawn = np.random.default_rng(0).choice(count, TRAINING_EXAMPLES, replace=False)
+        numbers = np.sort(drawn)
+        title += f", among {TRAINING_EXAMPLES:,} drawn from {count:,}"
+    drawn_examples = examples.take(numbers)
+    part = dataclasses.replace(trained.dataset, splits={"train": drawn_examples})
+    scores = trained_scores(trained._replace(dataset=part), "train")
+    rows = diagnostics.largest_losses(np.asarray(drawn_examples.label), scores, LISTED)
+    return _examples(inspector, "train", numbers[rows].tolist(), scores[rows], title, command)
+
+
+def _settings_section(summary: RunSummary) -> str:
+    defaults = flat_settings(preset(summary.run.preset))
+    rows = [
+        [name, _setting(value), "" if value == defaults[name] else _setting(defaults[name])]
+        for name, value in flat_settings(summary.run.config).items()
+    ]
+    header = ["setting", "value", "preset's value, if different"]
+    return table(header, rows, "All settings", left=3)
+
+
+def _setting(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

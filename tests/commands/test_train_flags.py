@@ -1,0 +1,124 @@
+"""Flags of the training command: defaults, presets, preset files, and what it refuses"""
+
+import dataclasses
+
+import pytest
+from support.refusals import refusal
+from support.tiny_run import flags
+
+from dien_jax import train
+from dien_jax.config.presets import PRESETS
+
+
+def test_preset_gives_the_defaults_and_flags_override_them():
+    arguments = train.parse(["authors", "--optim.learning-rate", "0.5", "--train.buckets", "3"])
+    expected = PRESETS["authors"]
+    assert arguments.model == expected.model
+    assert arguments.optim == dataclasses.replace(expected.optim, learning_rate=0.5)
+    assert arguments.train == dataclasses.replace(expected.train, buckets=(3,))
+
+
+def test_preset_file_gives_the_defaults_and_flags_override_them(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"preset": "authors", "model": {"dropout": 0.5}, "train": {"epochs": 9}}')
+    expected = PRESETS["authors"]
+    for flag in ([f"--preset-file={file}"], ["--preset-file", str(file)]):
+        arguments = train.parse(["--seed=4", *flag, "--train.epochs", "5"])
+        assert arguments.preset == "authors"
+        assert arguments.model == dataclasses.replace(expected.model, dropout=0.5)
+        assert arguments.optim == expected.optim
+        assert arguments.train == dataclasses.replace(expected.train, epochs=5)
+
+
+def test_help_with_a_preset_file_shows_its_settings(tmp_path, capfd):
+    file = tmp_path / "mine.json"
+    file.write_text('{"model": {"embedding_size": 77}}')
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(["--preset-file", str(file), "--help"])
+    assert stopped.value.code == 0
+    assert "(default: 77)" in capfd.readouterr().out
+
+
+def test_preset_file_is_refused_beside_a_preset_and_with_its_mistakes(tmp_path, capfd):
+    file = tmp_path / "mine.json"
+    file.write_text('{"model": {"hiden_size": 3}}')
+    found = refusal(["--preset-file", str(file)], capfd)
+    assert f"{file}: unknown setting 'model.hiden_size'; did you mean 'hidden_size'" in found
+    file.write_text("{}")
+    beside = refusal(["authors", "--preset-file", str(file)], capfd)
+    assert f"give a preset or --preset-file, not both; got 'authors' and {file}" in beside
+    assert "exclude each other" in refusal(["--preset-file", str(file), "authors"], capfd)
+    missing = tmp_path / "none.json"
+    assert f"{missing}: expected JSON" in refusal(["--preset-file", str(missing)], capfd)
+
+
+def test_help_lists_every_setting(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(["--help"])
+    assert stopped.value.code == 0
+    shown = capfd.readouterr().out
+    for group in dataclasses.fields(train.Arguments)[-3:]:
+        for setting in dataclasses.fields(getattr(PRESETS["dien"], group.name)):
+            assert f"--{group.name}.{setting.name.replace('_', '-')}" in shown
+    assert "(default: 18)" in shown
+    assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
+
+
+def test_unknown_preset_is_refused_with_the_nearest_one(capfd):
+    assert "did you mean 'authors'" in refusal(["autors"], capfd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model.hiden-size", "3"], "--model.hidden-size"),
+        (["--resum", "runs/x"], "--resume"),
+        (["--optim.name", "sgd"], "adamw"),
+        (["--model.hidden-size", "0"], "model.hidden_size must be at least 1, got 0"),
+        (["--seed", "one"], "--seed"),
+    ],
+)
+def test_wrong_flag_is_refused_with_what_was_expected(arguments, expected, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments)
+    assert stopped.value.code == 2
+    output = capfd.readouterr()
+    assert expected in " ".join(output.err.replace("│", "").split())
+    assert output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--seed", "3", "authors"], "preset comes before all flags"),
+        (["--resume", "runs/x", "--seed", "0"], "--resume takes no other flag"),
+        (["--resume", "/does/not/exist"], "run folder /does/not/exist does not exist"),
+        (["--data", "/does/not/exist"], "/does/not/exist does not exist"),
+    ],
+)
+def test_mistake_is_refused_in_one_message(arguments, expected, capfd):
+    assert expected in refusal(arguments, capfd)
+
+
+def test_seed_out_of_range_is_refused(data, tmp_path, capfd):
+    arguments = [*flags(data, tmp_path / "run"), "--seed=-1"]
+    assert "seed must be 0 to 4294967295, got -1" in refusal(arguments, capfd)
+
+
+def test_shown_negatives_of_data_that_has_none_are_refused(data, tmp_path, capfd):
+    arguments = [*flags(data, tmp_path / "run"), "--model.auxiliary-distribution=shown"]
+    said = refusal(arguments, capfd)
+    assert "model.auxiliary_distribution 'shown'" in said
+    assert f"{data} has no events/negatives" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_without_a_run_is_refused(tmp_path, capfd):
+    assert "is not a run folder" in refusal(["--resume", str(tmp_path)], capfd)
+
+
+def test_damaged_settings_are_refused(data, tmp_path, capfd):
+    (tmp_path / "config.json").write_text("{")
+    assert "expected JSON" in refusal(["--resume", str(tmp_path)], capfd)
+    (tmp_path / "config.json").write_text('{"preset": "dien", "seed": 0.5}')
+    assert "'seed' of type int, found 0.5" in refusal(["--resume", str(tmp_path)], capfd)

@@ -1,0 +1,111 @@
+"""A server without a socket, and requests to it; needs the extra ``serve`` and httpx."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from dien_jax.inference.ranker import Ranker
+from dien_jax.server.app import Application
+from dien_jax.server.batching import Batcher
+from dien_jax.server.current_model import CurrentModel
+from dien_jax.server.options import ServerOptions
+from dien_jax.server.prometheus import Metrics
+from support import small_dataset
+
+PEAR, SLASH = small_dataset.ITEMS[1:3]
+CONTEXT = {"device": "desk", "query": ["q", "s"]}
+TOKEN = "0123456789abcdef"
+LIMITS = {"max_body": 2000, "max_candidates": 8, "max_history": 9}
+MAX_BATCH = 2
+TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
+"""Tolerance on probabilities: a few roundings of float32."""
+
+
+class Server:
+    """All parts of a server except its socket."""
+
+    def __init__(self, run: Path, *, capacity: int = 50, token: str | None = None) -> None:
+        self.metrics = Metrics()
+        self.options = ServerOptions(
+            run, max_users=3, max_batch=MAX_BATCH, poll_seconds=0.0, queue=capacity, **LIMITS
+        )
+        self.current = CurrentModel(self.options, self.metrics)
+        self.batcher = Batcher(self.current.rank, self.metrics, self.options)
+        self.application = Application(
+            self.options, self.current, self.batcher, self.metrics, token
+        )
+
+    def warm(self) -> "Server":
+        ready, failures = threading.Event(), []
+        self.thread = self.current.start(self.batcher, ready.set, failures.append)
+        assert ready.wait(120)
+        assert not failures
+        return self
+
+    def end(self) -> None:
+        self.current.stop()
+        self.batcher.close()
+        self.thread.join()
+
+    def run_calls(self, *calls: Callable[[Any], Awaitable[Any]]) -> list[Any]:
+        """Make calls concurrently, with one client; return their results."""
+
+        async def gather() -> list[Any]:
+            transport = httpx.ASGITransport(app=self.application)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await asyncio.gather(*(call(client) for call in calls))
+
+        return asyncio.run(gather())
+
+    def get(self, path: str, **more: Any) -> Any:
+        return self.run_calls(lambda client: client.get(path, **more))[0]
+
+    def post(self, path: str, body: Any, **more: Any) -> Any:
+        return self.run_calls(lambda client: client.post(path, json=body, **more))[0]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the value of a metric in /metrics."""
+        if labels:
+            name += "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
+        lines = self.metrics.text().decode().splitlines()
+        return float(next(line.split()[-1] for line in lines if line.split()[0] == name))
+
+    def hold(self) -> threading.Event:
+        """Make requests wait until the event is set."""
+        go, started = threading.Event(), threading.Event()
+        self.batcher.submit(lambda: (started.set(), go.wait(30)))
+        assert started.wait(30)
+        return go
+
+
+def rank_body(**changes: Any) -> dict[str, Any]:
+    body = {"history": [PEAR], "candidates": [SLASH, PEAR, 17.0], "user": "Ann", "context": CONTEXT}
+    return {name: value for name, value in (body | changes).items() if value is not ...}
+
+
+def check_ranking(answer, expected) -> None:
+    assert answer.status_code == 200, answer.text
+    ranking = answer.json()
+    assert ranking["ids"] == expected.ids
+    np.testing.assert_allclose(ranking["scores"], expected.scores, **TOLERANCE)
+    names = ("unknown_history", "unknown_candidates", "unknown_context")
+    assert tuple(ranking[name] for name in names) == expected[2:]
+
+
+def bodies() -> list[dict[str, Any]]:
+    """Return requests of every padded size that the limits allow."""
+    return [
+        rank_body(history=[PEAR, "?", SLASH] * (length // 3 + 1), candidates=[PEAR, SLASH] * count)
+        for length in range(0, 7, 3)
+        for count in range(1, 5)
+    ]
+
+
+def expected_ranking(ranker: Ranker, body: dict[str, Any]) -> Any:
+    candidates = [17 if item == 17 else item for item in body["candidates"]]
+    return ranker.rank(body["history"], candidates, body["user"], body["context"])
