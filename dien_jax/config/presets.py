@@ -69,14 +69,11 @@ PRESETS: dict[str, Config] = {
 
 
 def preset(name: str) -> Config:
-    """Return the settings of a preset.
+    """Return the settings of a preset; an unknown name is a UserError with the nearest one.
 
     >>> from dien_jax import preset
     >>> preset("din").model.evolution
     'attention'
-
-    Raises:
-      UserError: for a name that is not in ``PRESETS``, with the nearest one.
     """
     if name not in PRESETS:
         raise UserError(

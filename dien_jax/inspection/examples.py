@@ -168,6 +168,8 @@ class Inspector:
     ) -> Example:
         examples, item = dataset.splits[split], int(dataset.splits[split].item[number])
         start = dataset.event_offsets[examples.sequence[number]]
+        names = [name for name in MEASURES if name in internals.measures]
+        measures = {name: np.asarray(internals.measures[name]) for name in names}
         return Example(
             split=split,
             number=number,
@@ -177,11 +179,7 @@ class Inspector:
             probability=float(internals.probability),
             behaviours=tuple(self.names.behaviour(int(row), item) for row in history),
             older=int(examples.history_end[number] - start) - len(history),
-            measures={
-                name: np.asarray(internals.measures[name])[: len(history)]
-                for name in MEASURES
-                if name in internals.measures
-            },
+            measures={name: values[: len(history)] for name, values in measures.items()},
         )
 
 

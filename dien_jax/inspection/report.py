@@ -44,16 +44,13 @@ def write_report(
     out: str | Path | None = None,
     data: str | Path | None = None,
 ) -> Path:
-    """Write one self-contained HTML file about a run and the errors of its best checkpoint.
+    """Write one self-contained HTML file on a run and the errors of its best model; return it.
 
     Args:
       run_dir: the run folder.
       split: ``"valid"`` or ``"test"``, the examples to inspect.
       out: file to write; ``report.html`` in the run folder by default.
       data: dataset folder; the run's own by default.
-
-    Returns:
-      The file.
 
     Raises:
       UserError: if the run, its checkpoint or the data cannot be read, the split is empty or the
@@ -205,8 +202,8 @@ def _legend(model: ModelConfig) -> str:
     measures = [MEASURES[name] for name in available_measures(model)]
     lines = [f"{measure.title}: {measure.explanation}" for measure in measures]
     if measures:
-        lines.append("Gates are means over units; attention and update have bars relative to the "
-                     "largest of their history")  # fmt: skip
+        bars = "attention and update have bars relative to the largest of their history"
+        lines.append(f"Gates are means over units; {bars}")
     return "".join(paragraph(f"{line}.") for line in lines + missing_measures(model))
 
 

@@ -62,8 +62,7 @@ def _table(caption: str, head: str, body: str) -> str:
 def article(example: Example, feature: str | None, command: str) -> str:
     """Return an example as HTML: its history as a table, with bars for attention and gates.
 
-    ``feature`` is the item feature that is shown as the category, ``command`` the shell command
-    that shows the example in a terminal.
+    ``feature`` is shown as the category; ``command`` shows the example in a terminal.
     """
     text, note = prediction(example), history_line(example, feature)
     places = np.arange(len(example.behaviours))

@@ -29,7 +29,6 @@ from dien_jax.steps.state import TrainState
 
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
 _LEFTOVER = re.compile(r"\d+(-\d+)?\..+")
-_REMOVED_SUFFIX = ".removed"
 
 _Saved = tuple[int, int]
 """Step, and how many times that step was saved before."""
@@ -98,7 +97,7 @@ class Checkpoints:
                 for old in earlier:
                     if best or old != kept:
                         name = self._path(old)
-                        name.rename(name.with_name(name.name + _REMOVED_SUFFIX))
+                        name.rename(f"{name}.removed")
         finally:
             self._remove_leftovers()
 

@@ -65,9 +65,9 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
     if best_step is None:
+        command = f"python -m dien_jax.train --resume {folder}"
         raise UserError(
-            f"{folder} has no evaluated checkpoint yet; continue the run with "
-            f"python -m dien_jax.train --resume {folder}"
+            f"{folder} has no evaluated checkpoint yet; continue the run with {command}"
         )
     state, _ = checkpoints.restore(best_step, _blank_state(run, dataset))
     return best_step, state

@@ -3,9 +3,9 @@
 A run that resumes from a checkpoint takes back the reports of later steps.
 """
 
-import contextlib
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,7 @@ class Reporter:
         ``metrics.jsonl`` are dropped.
 
     Raises:
-      UserError: when the folder cannot be written (so do the methods), or ``metrics.jsonl`` is
-        damaged.
+      UserError: when the folder cannot be written, or ``metrics.jsonl`` is damaged.
     """
 
     def __init__(self, folder: Path, *, restored_step: int = 0, evaluated_step: int = 0) -> None:
@@ -147,10 +146,6 @@ def write_hparams(
     events = [Event(wall_time=now, file_version="brain.Event:2")]
     events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
     file = folder / TENSORBOARD_FOLDER / HPARAMS_FILE
-    with (
-        writing(file),
-        atomic_path(file) as partial,
-        contextlib.closing(RecordWriter(str(partial))) as writer,
-    ):
+    with writing(file), atomic_path(file) as path, closing(RecordWriter(str(path))) as writer:
         for event in events:
             writer.write(event.SerializeToString())

@@ -86,11 +86,9 @@ def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
         if name not in FREE and value != expected:
             raise UserError(f"model.{name} must be {expected!r}, as in the run, got {value!r}")
     if bool(before.auxiliary_weight) != bool(now.auxiliary_weight):
-        weight = "above 0" if before.auxiliary_weight else "0"
-        raise UserError(
-            f"model.auxiliary_weight must be {weight}, as in the run "
-            f"({before.auxiliary_weight:g}), got {now.auxiliary_weight:g}"
-        )
+        weight, old = "above 0" if before.auxiliary_weight else "0", before.auxiliary_weight
+        expected = f"model.auxiliary_weight must be {weight}, as in the run ({old:g})"
+        raise UserError(f"{expected}, got {now.auxiliary_weight:g}")
 
 
 def _check_features(before: Schema, dataset: Dataset) -> None:
