@@ -229,7 +229,7 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
         history = module.embed_items(jnp.asarray(batch.history), features)
         encoded = module.encode_history(history, lengths)
         real = jnp.asarray(batch.weight) > 0
-        return module.score(encoded.states, history, lengths, rows, real).logits
+        return module.score(encoded.states, history, lengths, rows, real)[0]
 
     def score(params: Any, batch_stats: Any, *inputs: Any) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}

@@ -147,7 +147,7 @@ def _part_sections(trained: TrainedModel, split: str, scored: SplitScores) -> li
     dataset, most = trained.dataset, trained.run.config.train.max_history
     examples = dataset.splits[split]
     starts = np.asarray(dataset.event_offsets)[examples.sequence]
-    lengths = diagnostics.history_lengths(np.asarray(examples.history_end), starts, most)
+    lengths = np.minimum(np.asarray(examples.history_end) - starts, most)
     item = np.asarray(examples.item)
     popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
     by_length = _parts(scored, lengths, 2, "number of behaviours that the model reads")
