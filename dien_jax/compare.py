@@ -3,12 +3,9 @@
     python -m dien_jax.compare RUN RUN ... [--split test] [--out FOLDER] [--data DIR]
 
 Standard output has one line for each run, means over runs that differ by seed only, the settings
-that differ, and the difference of each run to the first with two 95% intervals: DeLong's, which
-takes examples as independent, and a bootstrap over users. Differences need scores of the same
-examples, so an unfinished run, or a run on other data than the first, appears in the tables and
-curves without one; standard error names it. Run folders are not changed. ``--out`` receives
-``compare.png`` and the scores, which later comparisons read. Exit status: 0, or 2 for a mistake in
-flags or files.
+that differ, and the difference of each run to the first with two 95% intervals. Differences need
+scores of the same examples: standard error names a run without them, unfinished or on other data.
+Run folders are not changed. Exit status: 0, or 2 for a mistake in flags or files.
 """
 
 import sys
@@ -39,10 +36,8 @@ class Arguments:
 
 def compare(arguments: Arguments) -> None:
     """Print the sections of the comparison, each as soon as it is computed."""
-    sections = compare_runs(
-        arguments.runs, split=arguments.split, out=arguments.out, data=arguments.data
-    )
-    for number, section in enumerate(sections):
+    options = vars(arguments).copy()
+    for number, section in enumerate(compare_runs(options.pop("runs"), **options)):
         print(f"\n{section}" if number else section, flush=True)
 
 

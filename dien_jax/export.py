@@ -2,8 +2,6 @@
 
     python -m dien_jax.export RUN --out model.dien [--onnx model.onnx]
 
-The file holds weights, vocabularies and programs for CPU, NVIDIA GPU and TPU.
-:class:`dien_jax.Ranker` ranks with it, and docs/export.md reads it with jax and numpy alone.
 Standard output carries one JSON object: the files, their sizes, and the check of their scores.
 """
 
@@ -50,9 +48,8 @@ def _export(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.export"), _export
-    )
+    prog = "python -m dien_jax.export"
+    return run_command(lambda: tyro.cli(Arguments, args=argv, prog=prog), _export)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Score every row of a table of requests: ``python -m dien_jax.predict``.
+"""Score every row of a table of requests (:mod:`dien_jax.inference.score_table`).
 
     python -m dien_jax.predict RUN --input requests.csv --out scored.csv
 
-:mod:`dien_jax.inference.score_table` describes the table. Standard output carries one JSON object
-of counts.
+Standard output carries one JSON object of counts.
 """
 
 import json
@@ -47,23 +46,21 @@ def _predict(arguments: Arguments) -> None:
     )
     say(f"scores: {arguments.out}")
     for name, subject in {
-        "unknown_users": "rows with a user",
-        "unknown_items": "rows with an item",
-        "unknown_history": "behaviours",
-        "unknown_context": "context values",
+        "unknown_users": "rows with a user that training did not see",
+        "unknown_items": "rows with an item that training did not see",
+        "unknown_history": "behaviours that training did not see",
+        "unknown_context": "context values that training did not see",
+        "empty_histories": "rows with an empty history",
     }.items():
         if counts[name]:
-            say(f"{counts[name]:,} {subject} that training did not see")
-    if counts["empty_histories"]:
-        say(f"{counts['empty_histories']:,} rows with an empty history")
+            say(f"{counts[name]:,} {subject}")
     print(json.dumps(counts))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.predict"), _predict
-    )
+    prog = "python -m dien_jax.predict"
+    return run_command(lambda: tyro.cli(Arguments, args=argv, prog=prog), _predict)
 
 
 if __name__ == "__main__":

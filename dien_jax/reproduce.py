@@ -3,11 +3,9 @@
     python -m dien_jax.reproduce --data DIR [DIR ...] --out DIR [--rows NAME ...] [--seeds 5]
                                  [--table family|no_batch_norm|choices]
 
-Each run chooses its epoch by validation and opens the test split once. Finished runs are not
-repeated: run a stopped command again to resume it. Commands with other data, rows or tables may
-share an OUT, whose files are listed in :mod:`dien_jax.experiments.reproduction`.
-
-Standard output has the tables. Exit status: as ``python -m dien_jax.train``.
+Each run chooses its epoch by validation and opens the test split once. A stopped command can be
+run again to resume, and commands with other data, rows or tables may share an OUT. Standard output
+has the tables. Exit status: as ``python -m dien_jax.train``.
 """
 
 import sys
@@ -41,13 +39,7 @@ class Arguments:
 
 def reproduce(arguments: Arguments) -> None:
     """Train what is missing, and print the tables."""
-    reproduce_table(
-        arguments.data,
-        arguments.out,
-        table=arguments.table,
-        rows=arguments.rows,
-        seeds=arguments.seeds,
-    )
+    reproduce_table(**vars(arguments))
     print((arguments.out / "results.md").read_text(), end="")
 
 

@@ -41,9 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-    status = run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.serve"), serve
-    )
+    prog = "python -m dien_jax.serve"
+    status = run_command(lambda: tyro.cli(Arguments, args=argv, prog=prog), serve)
     if any(thread.name == MODEL_THREAD for thread in threading.enumerate()):
         atexit.register(os._exit, status)  # an ordinary exit would crash in its compilation
     return status

@@ -3,13 +3,10 @@
     python -m dien_jax.tune [PRESET] --data DIR --out DIR [--trials N] [--sampler tpe|random]
                             [--space FILE] [--seed N]
 
-Each trial trains with settings drawn by Optuna; its value is its best validation AUC. A trial that
-is behind the others after an evaluation is pruned. The test split is never scored. The same command
-resumes a study that was stopped, and a higher ``--trials`` adds to one that is finished. The files
-of ``--out`` are listed in :mod:`dien_jax.experiments.search`.
-
-Standard output has the best trial and the command that trains with its settings; progress goes to
-standard error. Exit status: 0, 1 if every trial diverged, 2 for a mistake, 130 after Ctrl-C.
+A trial trains with settings drawn by Optuna, and is pruned if it is behind the others after an
+evaluation. The same command resumes a study that was stopped; a higher ``--trials`` adds to one
+that is finished. Standard output has the best trial and the command that trains with its settings.
+Exit status: 0, 1 if every trial diverged, 2 for a mistake, 130 after Ctrl-C.
 """
 
 import shlex

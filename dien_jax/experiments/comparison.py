@@ -1,6 +1,7 @@
-"""Comparison of runs: tables of their metrics and settings, and differences with intervals."""
+"""Comparison of runs: tables of metrics and settings, curves, and differences with intervals."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 from dien_jax.config.preset_files import WARM_START, flat_settings
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, writing
-from dien_jax.experiments.curves import draw_comparison
+from dien_jax.experiments.result_tables import mean_and_deviation
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
-from dien_jax.metrics.scores import METRICS
+from dien_jax.metrics.scores import METRICS, SELECTION
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
 from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
@@ -20,14 +21,17 @@ from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import atomic_path
 
 _ABSENT = "-"
+_PANELS = {
+    "training click loss": ("train", "click_loss"),
+    **{f"validation {METRICS[name].label}": ("valid", name) for name in SELECTION},
+}
+_STYLES = ("-", "--", ":", "-.")
+_COLOURS = 10
+_RING: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.5, "linestyle": "none"}
 
 
 def compare_runs(
-    folders: Sequence[Path],
-    *,
-    split: str = "test",
-    out: Path | None = None,
-    data: Path | None = None,
+    folders: Sequence[Path], split: str = "test", out: Path | None = None, data: Path | None = None
 ) -> Iterator[str]:
     """Compare runs with the first of them.
 
@@ -44,8 +48,7 @@ def compare_runs(
       without rows is left out.
 
     Raises:
-      UserError: if a folder is not a run, a run or the data cannot be read, or ``out`` cannot be
-        written.
+      UserError: if a run, the data or ``out`` is at fault.
 
     >>> from pathlib import Path
     >>> print(next(compare_runs([Path("runs/first")])).splitlines()[1].split()[:4])
@@ -62,15 +65,14 @@ def compare_runs(
             )
     groups = seed_groups(runs)
     yield _run_table(runs)
-    several = [group for group in groups if len(group.finished) > 1]
-    if several:
+    if several := [group for group in groups if len(group.finished) > 1]:
         yield f"mean ± deviation over seeds\n{_seed_table(several)}"
     if settings := _settings_table(groups):
         yield settings
     if out is not None:
         with writing(out, "--out"):
             out.mkdir(parents=True, exist_ok=True)
-            plot = draw_comparison(groups, out)
+            plot = _draw_curves(groups, out)
         if plot is not None:
             say(f"curves: {plot}")
     if seeds := _seed_differences(groups, split):
@@ -80,67 +82,49 @@ def compare_runs(
 
 
 def _comparable(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """Return the runs whose scores can be compared with the first's; print why others cannot."""
+    """Return the runs with scores of the first's examples; print why others have none."""
     first, *others = runs
+    digest = first.run.data_digest
     if others and first.result is None:
         say(f"no paired differences: the first run, {first.name}, is unfinished")
         return []
-    comparable = []
     for run in others:
-        if run.run.data_digest != first.run.data_digest:
+        if run.run.data_digest != digest:
             say(
                 f"no paired difference of {run.name} to {first.name}: it was trained on other "
                 f"data, {run.run.data}, so there are no scores of the same examples"
             )
-        elif run.result is not None:
-            comparable.append(run)
-    return comparable
+    return [run for run in others if run.result is not None and run.run.data_digest == digest]
 
 
-def _labels() -> list[str]:
-    return [metric.label for metric in METRICS.values()]
-
-
-def _split_header(label: str) -> list[str]:
-    return [label, *[""] * (len(METRICS) - 1)]
+def _metric_headers(*columns: str) -> list[list[str]]:
+    """Return both header rows of the given columns and every metric of both splits."""
+    gap = [""] * (len(METRICS) - 1)
+    labels = [metric.label for metric in METRICS.values()]
+    return [[*[""] * len(columns), "validation", *gap, "test", *gap], [*columns, *labels, *labels]]
 
 
 def _run_table(runs: Sequence[RunSummary]) -> str:
-    rows = [
-        [*[""] * 5, *_split_header("validation"), *_split_header("test"), ""],
-        ["run", "preset", "data", "seed", "best step", *_labels() * 2, "examples/s"],
-    ]
+    upper, lower = _metric_headers("run", "preset", "data", "seed", "best step")
+    rows = [[*upper, ""], [*lower, "examples/s"]]
     for run in runs:
+        cells = [run.name + ("" if run.result else " (unfinished)"), run.run.preset]
+        cells += [Path(run.run.data).name, str(run.run.seed)]
+        cells += [f"{run.best_step:,}" if run.best_step else _ABSENT]
         metrics = [run.metrics(split) or {} for split in ("valid", "test")]
-        rows.append(
-            [
-                run.name + ("" if run.result else " (unfinished)"),
-                run.run.preset,
-                Path(run.run.data).name,
-                str(run.run.seed),
-                f"{run.best_step:,}" if run.best_step else _ABSENT,
-                *(m.text(values, absent=_ABSENT) for values in metrics for m in METRICS.values()),
-                f"{run.speed:,.0f}" if run.speed else _ABSENT,
-            ]
-        )
+        cells += [m.text(values, absent=_ABSENT) for values in metrics for m in METRICS.values()]
+        rows.append([*cells, f"{run.speed:,.0f}" if run.speed else _ABSENT])
     return _aligned(rows, left=3)
 
 
 def _seed_table(groups: Sequence[SeedGroup]) -> str:
-    rows = [
-        ["", "", *_split_header("validation"), *_split_header("test")],
-        ["runs", "seeds", *_labels() * 2],
-    ]
+    rows = _metric_headers("runs", "seeds")
     for group in groups:
-        cells = []
-        for split in ("valid", "test"):
-            for name in METRICS:
-                values = list(group.by_seed(split, name).values())
-                complete = len(values) == len(group.finished) and len(values) > 1
-                cells.append(
-                    f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" if complete else _ABSENT
-                )
-        rows.append([group.name, str(len(group.finished)), *cells])
+        rows.append([group.name, str(len(group.finished))])
+        for split, name in itertools.product(("valid", "test"), METRICS):
+            values = list(group.by_seed(split, name).values())
+            complete = len(values) == len(group.finished)
+            rows[-1].append(mean_and_deviation(values) if complete else _ABSENT)
     return _aligned(rows, left=1)
 
 
@@ -149,10 +133,11 @@ def _settings_table(groups: Sequence[SeedGroup]) -> str:
     settings = [
         flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")} for run in runs
     ]
+    columns = {name: [values[name] for values in settings] for name in settings[0]}
     rows = [
-        [name, *(_setting(values[name]) for values in settings)]
-        for name in settings[0]
-        if len({repr(values[name]) for values in settings}) > 1
+        [name, *map(_setting, values)]
+        for name, values in columns.items()
+        if len(set(map(repr, values))) > 1
     ]
     if not rows:
         return "all settings are the same" if len(groups[0].members) + len(groups) > 2 else ""
@@ -171,7 +156,7 @@ def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
             seeds = sorted(set(ours) & set(theirs))
             mean = paired_seeds([ours[s] for s in seeds], [theirs[s] for s in seeds])
             if mean is not None:
-                rows.append([group.name, metric.label, str(len(seeds)), *_interval(mean), _p(mean)])
+                rows.append([group.name, metric.label, str(len(seeds)), *_cells(mean)])
     if not rows:
         return ""
     title = f"{split}, mean difference to {first.name} over seeds"
@@ -190,26 +175,22 @@ def _pair_table(
     examples = dataset.splits[split]
     labels, users = np.asarray(examples.label), np.asarray(examples.group)
     baseline = _scores(first, dataset, split, out)
-    rows = []
+    title = f"{split}, difference to {first.name}"
+    rows = [[title, "", "difference", "95% (users)", "95% (DeLong)", "p"]]
     for run in others:
         scores = _scores(run, dataset, split, out)
         with stage(f"resampling users for {run.name}"):
             over_users = bootstrap(labels, scores, baseline, users)
         over_pairs = delong(labels, scores, baseline)
         for name, metric in METRICS.items():
-            difference = over_users[name]
-            if difference is None:
-                rows.append([run.name, metric.label, "undefined", "", "", ""])
-                continue
-            exact = metric.interval == "delong" and over_pairs
-            pairs = (_interval(exact)[1], _p(exact)) if exact else ("", "")
-            rows.append([run.name, metric.label, *_interval(difference), *pairs])
-    title = f"{split}, difference to {first.name}"
-    header = [title, "", "difference", "95% (users)", "95% (DeLong)", "p"]
+            cells = ["undefined", "", "", ""]
+            if (difference := over_users[name]) is not None:
+                exact = metric.interval == "delong" and over_pairs
+                cells = [*_cells(difference)[:2], *(_cells(exact)[1:] if exact else ("", ""))]
+            rows.append([run.name, metric.label, *cells])
     return (
-        _aligned([header, *rows], left=2)
-        + f"\n{len(labels):,} examples of {len(np.unique(users)):,} users, who are resampled "
-        f"{RESAMPLES:,} times; DeLong takes examples as independent"
+        f"{_aligned(rows, left=2)}\n{len(labels):,} examples of {len(np.unique(users)):,} users, "
+        f"who are resampled {RESAMPLES:,} times; DeLong takes examples as independent"
     )
 
 
@@ -220,8 +201,7 @@ def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> 
     digest = hashlib.sha256(str(run.folder.resolve()).encode())
     for name in (CONFIG_FILE, RESULT_FILE):  # they change if another run is trained in the folder
         digest.update((run.folder / name).read_bytes())
-    name = run.name.replace("/", "-")
-    file = out / f"predictions-{split}-{name}-{digest.hexdigest()[:12]}.npy"
+    file = out / f"predictions-{split}-{run.name.replace('/', '-')}-{digest.hexdigest()[:12]}.npy"
     if file.exists():
         try:
             scores = np.load(file, allow_pickle=False)
@@ -239,29 +219,75 @@ def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> 
 def _setting(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    if isinstance(value, str):
-        return value
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else str(value).lower()
 
 
-def _interval(difference: Difference) -> tuple[str, str]:
-    return f"{difference.value:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"
-
-
-def _p(difference: Difference) -> str:
-    if difference.p_value is None:
-        return ""
-    return "< .0001" if difference.p_value < 1e-4 else f"{difference.p_value:.4f}"
+def _cells(difference: Difference) -> tuple[str, str, str]:
+    """Return the difference, its interval and its p-value as text."""
+    value, _, low, high, p = difference
+    p_text = "" if p is None else "< .0001" if p < 1e-4 else f"{p:.4f}"
+    return f"{value:+.4f}", f"{low:+.4f} to {high:+.4f}", p_text
 
 
 def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
     """Align columns: the first ``left`` flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if number < left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    columns = []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        width, adjust = max(map(len, column)), str.ljust if number < left else str.rjust
+        columns.append([adjust(cell, width) for cell in column])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
+def _draw_curves(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
+    """Draw training loss, validation AUC and log loss of every run over epochs.
+
+    Runs that differ by seed only share a colour. A ring marks the best checkpoint. Return the
+    file; None without matplotlib or before the first evaluation.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        return None
+    if not any(member.evaluations for group in groups for member in group.members):
+        return None
+    figure = Figure(figsize=(14, 4.8), layout="constrained")
+    panels = figure.subplots(1, len(_PANELS))
+    named: set[str] = set()
+    for number, group in enumerate(groups):
+        style = _STYLES[number // _COLOURS % len(_STYLES)]
+        several = len(group.members) > 1
+        label = f"{group.name} ({len(group.members)} runs)" if several else group.name
+        width, alpha = (1.2, 0.7) if several else (1.8, 1.0)
+        for member in group.members:
+            for axes, (split, metric) in zip(panels, _PANELS.values(), strict=True):
+                points = [
+                    (record["epoch"], record[split][metric], record["step"])
+                    for record in member.evaluations
+                    if "epoch" in record and record.get(split, {}).get(metric) is not None
+                ]
+                if not points:
+                    continue
+                epochs, values, steps = zip(*points, strict=True)
+                [line] = axes.plot(epochs, values, style, color=f"C{number % _COLOURS}",
+                                   marker=".", linewidth=width, alpha=alpha)  # fmt: skip
+                if label not in named:
+                    line.set_label(label)
+                    named.add(label)
+                if split == "valid" and member.best_step in steps:
+                    best = steps.index(member.best_step)
+                    axes.plot(epochs[best], values[best], color=line.get_color(), **_RING)
+    panels[0].plot([], [], color="0.4", label="best checkpoint", **_RING)
+    for axes, title in zip(panels, _PANELS, strict=True):
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=min(5, len(named) + 1), fontsize="small")
+    file = folder / "compare.png"
+    with atomic_path(file) as partial:
+        figure.savefig(partial, format="png", dpi=120)
+    return file

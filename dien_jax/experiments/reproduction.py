@@ -1,18 +1,17 @@
 """Studies: settings x data sets x seeds, trained, scored and written as tables.
 
-:func:`run_study` runs any rows of settings; :func:`reproduce_table` the rows of the paper's table,
-frozen in ``reproduction.json`` where results with them are published. A run that is done is never
-repeated, so a study that was stopped continues, and studies may share a folder:
+A run that is done is never repeated, so a study that was stopped continues, and studies may share
+a folder:
 
     OUT/runs/DATA/ROW/SEED/     run folders, with test-predictions.csv
     OUT/results.csv             one line for each run; a copy in another OUT counts as done there
-    OUT/results.md, *.png       the tables, see dien_jax.experiments.result_tables
+    OUT/results.md, *.png       mean, deviation and paired differences; a plot for each table
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,17 +24,10 @@ from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, suggestion, writing
-from dien_jax.experiments.result_tables import (
-    RESULTS_FILE,
-    Line,
-    Table,
-    folder_of,
-    read_results,
-    write_tables,
-)
+from dien_jax.experiments.result_tables import Line, Table, folder_of, read_results, write_tables
 from dien_jax.experiments.search_report import TrainingLine
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.folder import CONFIG_FILE, Run
+from dien_jax.runs.folder import CONFIG_FILE, Run, versions
 from dien_jax.runs.scoring import score_split, write_predictions
 from dien_jax.training.loop import Trainer
 from dien_jax.training.run import fit, resume
@@ -50,26 +42,23 @@ _FIRST_GUESS = 60.0, 8000.0, 6
 
 
 class _Task(NamedTuple):
-    """One run of a study."""
+    """One run of a study; ``key``, of data, settings and seed, identifies its result."""
 
     dataset: Dataset
+    data: str
     row: str
     seed: int
     config: Config
-    digest: str
-
-    @property
-    def data(self) -> str:
-        return _name(self.dataset)
-
-    def key(self) -> tuple[str, str, str]:
-        """Return what identifies a result: data, settings and seed."""
-        return data_digest(self.dataset), self.digest, str(self.seed)
+    key: tuple[str, str, str]
 
 
 def settings_digest(values: Mapping[str, Any]) -> str:
     """Return twelve digits that identify settings, given as nested JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _digests(rows: Mapping[str, Config]) -> dict[str, str]:
+    return {row: settings_digest(json.loads(config.to_json())) for row, config in rows.items()}
 
 
 def paper_tables() -> dict[str, Table]:
@@ -85,13 +74,12 @@ def paper_tables() -> dict[str, Table]:
     True
     """
     rows = {name: PRESETS[name] for name in FAMILY}
-    digests = {name: settings_digest(json.loads(rows[name].to_json())) for name in rows}
-    tables = {"family": Table(rows, {"DIN": "din", "DIEN": "dien"}, digests)}
+    tables = {"family": Table(rows, {"DIN": "din", "DIEN": "dien"}, _digests(rows))}
     file = read_json(SETTINGS)
     for table, changes_by_row in file["tables"].items():
         configs, digests = {}, {}
         for row, changes in changes_by_row.items():
-            values = json.loads(json.dumps(file["base"]))
+            values = copy.deepcopy(file["base"])
             for name, value in changes.items():
                 group, _, setting = name.partition(".")
                 values[group][setting] = value
@@ -101,12 +89,7 @@ def paper_tables() -> dict[str, Table]:
 
 
 def reproduce_table(
-    data: Sequence[Path],
-    out: Path,
-    *,
-    table: str = "family",
-    rows: Sequence[str] = (),
-    seeds: int = 5,
+    data: Sequence[Path], out: Path, table: str = "family", rows: Sequence[str] = (), seeds: int = 5
 ) -> None:
     """Train what is missing of a table of the paper's models, and write the tables.
 
@@ -118,8 +101,7 @@ def reproduce_table(
       seeds: runs of each row, with the seeds 0 to ``seeds - 1``.
 
     Raises:
-      UserError: if an argument, data, a run folder or ``out`` is at fault.
-      Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
+      UserError, Interrupted, NotFiniteError: as :func:`run_study`.
 
     >>> from pathlib import Path
     >>> reproduce_table([Path("data")], Path("table"), seeds=0)
@@ -136,13 +118,8 @@ def reproduce_table(
             )
     if seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {seeds}")
-    run_study(
-        {row: known[row] for row in rows or known},
-        [open_dataset(folder) for folder in data],
-        range(seeds),
-        out,
-        tables=tables,
-    )
+    chosen, datasets = {row: known[row] for row in rows or known}, list(map(open_dataset, data))
+    run_study(chosen, datasets, range(seeds), out, tables=tables)
 
 
 def run_study(
@@ -175,63 +152,51 @@ def run_study(
       UserError: if data, a run folder or ``out`` is at fault.
       Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
 
-    >>> import dataclasses
     >>> from pathlib import Path
     >>> from dien_jax import open_dataset, preset
-    >>> config = preset("base_model")
-    >>> config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
-    >>> data = open_dataset("data")
-    >>> [line] = run_study({"short": config}, [data], [0], Path("study"), test=False)
+    >>> from dien_jax.config.preset_files import with_settings
+    >>> rows = {"short": with_settings(preset("base_model"), {"train.epochs": 1})}
+    >>> [line] = run_study(rows, [open_dataset("data")], [0], Path("study"), test=False)
     >>> line["row"], line["best_epoch"]
     ('short', '1')
     """
-    names = [_name(dataset) for dataset in datasets]
+    names = [dataset.path.absolute().name for dataset in datasets]
     if len(set(names)) < len(names):
         raise UserError(f"--data folders must have different names, got {', '.join(names)}")
-    tables = tables or {"results": Table(rows, {})}
-    digests = {row: settings_digest(json.loads(rows[row].to_json())) for row in rows}
+    tables, digests = tables or {"results": Table(rows, {})}, _digests(rows)
     for table in tables.values():
         digests |= table.digests
     tasks = [
-        _Task(dataset, row, seed, config, digests[row])
+        _Task(dataset, name, row, seed, rows[row], (data_digest(dataset), digests[row], str(seed)))
         for seed in seeds
-        for dataset in datasets
-        for row, config in rows.items()
+        for name, dataset in zip(names, datasets, strict=True)
+        for row in rows
     ]
     with writing(out, "--out"):
         out.mkdir(parents=True, exist_ok=True)
     known = _known(out, digests)
-    missing = [task for task in tasks if task.key() not in known]
+    missing = [task for task in tasks if task.key not in known]
     say(f"{len(tasks)} runs, {len(tasks) - len(missing)} of them done; {_estimate(missing, known)}")
     for number, task in enumerate(missing):
-        say(
-            f"[{number + 1}/{len(missing)}] {task.data}, {task.row}, seed {task.seed}; "
-            f"{_estimate(missing[number:], known)}"
-        )
+        name = f"{task.data}, {task.row}, seed {task.seed}"
+        say(f"[{number + 1}/{len(missing)}] {name}; {_estimate(missing[number:], known)}")
         result = _train_and_test(task, out) if test else _train_only(task)
-        known[task.key()] = _line(task, result)
+        known[task.key] = _line(task, result)
         known |= _known(out, digests)  # lines of another process
         write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
-        after_run(known[task.key()])
+        after_run(known[task.key])
         jax.clear_caches()
     if not missing:
         write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
     say(f"results are in {out}")
-    return [known[task.key()] for task in tasks]
-
-
-def _name(dataset: Dataset) -> str:
-    return dataset.path.absolute().name
+    return [known[task.key] for task in tasks]
 
 
 def _known(out: Path, digests: Mapping[str, str]) -> dict[tuple[str, str, str], Line]:
-    """Return the lines of ``results.csv`` by :meth:`_Task.key`.
-
-    A row whose name stands for other settings now gets the present name of its own settings.
-    """
+    """Return the lines of ``results.csv`` by key, under the present names of their settings."""
     names = {digest: row for row, digest in digests.items()}
     known = {}
-    for line in read_results(out / RESULTS_FILE):
+    for line in read_results(out / "results.csv"):
         if digests.get(line["row"], line["settings"]) != line["settings"]:
             line["row"] = names.get(line["settings"], line["row"])
         known[line["data_digest"], line["settings"], line["seed"]] = line
@@ -249,16 +214,9 @@ def _train_and_test(task: _Task, out: Path) -> dict[str, Any]:
                 raise UserError(f"{folder} was begun with other settings; choose another --out")
             result = resume(folder, stop_signal=stop_signal)
         else:
-            result = fit(
-                task.config,
-                data=task.dataset,
-                run_dir=folder,
-                seed=task.seed,
-                preset=task.row,
-                stop_signal=stop_signal,
-            )
-    file = folder / PREDICTIONS_FILE
-    if not file.exists():
+            result = fit(task.config, data=task.dataset, run_dir=folder, seed=task.seed,
+                         preset=task.row, stop_signal=stop_signal)  # fmt: skip
+    if not (file := folder / PREDICTIONS_FILE).exists():
         scores = score_split(folder, "test", data=task.dataset).scores
         with writing(file), atomic_file(file) as stream:
             write_predictions(stream, task.dataset, "test", scores)
@@ -280,31 +238,24 @@ def _train_only(task: _Task) -> dict[str, Any]:
         "train_examples_per_second": None,
         "wall_seconds": time.perf_counter() - start,
         "device": jax.devices()[0].device_kind,
-        "versions": {"jax": jax.__version__, "python": platform.python_version()},
+        "versions": versions(),
     }
 
 
 def _line(task: _Task, result: Mapping[str, Any]) -> Line:
     """Return the line of a run in ``results.csv``."""
-    digest_of_data, digest, seed = task.key()
-    values = {
-        "data": task.data,
-        "row": task.row,
-        "seed": seed,
-        **{
-            f"{split}_{metric}": result[split][metric]
-            for split in ("valid", "test")
-            if split in result
-            for metric in METRICS
-        },
-        "epochs": round(result["epochs"], 2),
-        "best_step": result["best_step"],
-        **({"best_epoch": result["best_epoch"]} if "best_epoch" in result else {}),
+    digest_of_data, digest, seed = task.key
+    values: dict[str, Any] = {"data": task.data, "row": task.row, "seed": seed}
+    for split in ("valid", "test"):
+        if split in result:
+            values |= {f"{split}_{metric}": result[split][metric] for metric in METRICS}
+    values |= {"epochs": round(result["epochs"], 2)}
+    values |= {name: result[name] for name in ("best_step", "best_epoch") if name in result}
+    values |= {
         "examples_per_second": round(result["train_examples_per_second"] or 0),
         "seconds": round(result["wall_seconds"], 1),
         "device": result["device"],
-        "jax": result["versions"]["jax"],
-        "python": result["versions"]["python"],
+        **{name: result["versions"][name] for name in ("jax", "python")},
         "settings": digest,
         "data_digest": digest_of_data,
     }
@@ -315,10 +266,9 @@ def _estimate(missing: Sequence[_Task], known: Mapping[Any, Line]) -> str:
     """Return how long the missing runs may take, from the finished ones on the same data."""
     if not missing:
         return "nothing is left to do"
-    seconds = 0.0
+    (fixed, speed, epochs), seconds = _FIRST_GUESS, 0.0
     for task in missing:
         timed = [float(line["seconds"]) for line in known.values() if line["data"] == task.data]
-        fixed, speed, epochs = _FIRST_GUESS
         guess = fixed + len(task.dataset.splits["train"].label) * epochs / speed
         seconds += statistics.mean(timed) if timed else guess
     return f"about {seconds / 60:.0f} minutes left"

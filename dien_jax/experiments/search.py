@@ -1,6 +1,6 @@
-"""Search for settings by a validation metric, with Optuna; trials are resumed from a study.
+"""Search for settings by a validation metric, with Optuna; the test split is never scored.
 
-The test split is never scored. A study folder holds
+A study folder holds
 
     OUT/study.db       the trials, Optuna's SQLite storage
     OUT/tune.json      what is searched: preset, data, space, sampler, seed
@@ -23,22 +23,10 @@ from dien_jax.config.presets import preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import NotFiniteError, UserError, writing
-from dien_jax.experiments.search_report import (
-    DIRECTION,
-    OBJECTIVE,
-    TrainingLine,
-    draw_plots,
-    outcome,
-    searched_settings,
-    summary,
-)
-from dien_jax.experiments.search_space import (
-    Space,
-    chosen_settings,
-    read_space,
-    space_to_json,
-    suggest,
-)
+from dien_jax.experiments import search_report as report
+from dien_jax.experiments import search_space as spaces
+from dien_jax.experiments.search_report import DIRECTION, OBJECTIVE, TrainingLine
+from dien_jax.experiments.search_space import Space
 from dien_jax.runs.folder import Run
 from dien_jax.training.loop import Trainer
 from dien_jax.utils.console import ProgressLine, say
@@ -46,13 +34,10 @@ from dien_jax.utils.extras import require
 from dien_jax.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
 
-STUDY_FILE = "study.db"
-SEARCH_FILE = "tune.json"
 BEST_FILE = "best.json"
-_LOCK_FILE = ".lock"
-
 TRIALS_BEFORE_PRUNING = 5
 """Trials that are trained to their end before any is pruned."""
 
@@ -86,8 +71,8 @@ class SearchResult(NamedTuple):
     """Outcome of a search.
 
     Attributes:
-      best_file: preset file of the best settings; None if every trial diverged or was pruned.
-      best_value: validation AUC of the best trial.
+      best_file, best_value: preset file and validation AUC of the best trial; None if every trial
+        diverged or was pruned.
       summary: the best trial and its settings, as text.
       plots: files of the plots that were drawn.
     """
@@ -99,9 +84,7 @@ class SearchResult(NamedTuple):
 
 
 def run_search(options: SearchOptions) -> SearchResult:
-    """Run the trials that the study lacks.
-
-    A study that was stopped continues with the trials that it would have drawn next.
+    """Run the trials that the study lacks, as an uninterrupted search would have drawn them.
 
     Raises:
       UserError: if options, data, space or the ``out`` folder are at fault, or Optuna is not
@@ -116,95 +99,86 @@ def run_search(options: SearchOptions) -> SearchResult:
         raise UserError(f"--trials must be at least 1, got {options.trials}")
     require("tune", "tuning")
     base = preset(options.preset)
-    space = read_space(options.space, base)
+    space = spaces.read_space(options.space, base)
     dataset = open_dataset(options.data)
     _check_splits(dataset)
-    Run.create(preset=options.preset, seed=options.seed, dataset=dataset, config=base)
+    _run(options, dataset, base)  # checks the settings
     _begin(options, base, space, dataset)
     with writing(options.out), _lock(options.out), _study(options.out) as study:
         _run_trials(study, options, base, space, dataset)
-        finished, best = _finished(study), _write_best(study, options, base)
-        plots = draw_plots(finished, options.out)
+        finished, best = _trials(study), _write_best(study, options, base)
+        plots = report.draw_plots(finished, options.out)
     if best is None:
         return SearchResult(None, None, "", plots)
-    return SearchResult(options.out / BEST_FILE, best.value, summary(finished, best), plots)
+    return SearchResult(options.out / BEST_FILE, best.value, report.summary(finished, best), plots)
 
 
 def _run_trials(
-    study: "optuna.Study", options: SearchOptions, base: Config, space: Space, dataset: Dataset
+    study: "Study", options: SearchOptions, base: Config, space: Space, dataset: Dataset
 ) -> None:
-    import optuna
+    from optuna import samplers
+    from optuna.trial import TrialState
 
-    for lost in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(lost.number, state=optuna.trial.TrialState.FAIL)
-    done = len(_finished(study))
-    if done:
+    for lost in _trials(study, "RUNNING"):
+        study.tell(lost.number, state=TrialState.FAIL)
+    if done := len(_trials(study)):
         say(f"{done} trials of {options.out} are finished")
+    sampler = {"tpe": samplers.TPESampler, "random": samplers.RandomSampler}[options.sampler]
     with ProgressLine(every=SECONDS_BETWEEN_LINES) as line:
         for number in range(done, options.trials):
             # The seed depends on (seed, number) alone, so a study that was stopped draws what an
             # uninterrupted one would have drawn.
             seed = int(np.random.SeedSequence([options.seed, number]).generate_state(1)[0])
-            samplers = optuna.samplers
-            study.sampler = (
-                samplers.TPESampler(seed=seed)
-                if options.sampler == "tpe"
-                else samplers.RandomSampler(seed=seed)
-            )
+            study.sampler = sampler(seed=seed)
             trial = study.ask()
-            config = with_settings(base, suggest(space, trial))
+            config = with_settings(base, spaces.suggest(space, trial))
             name = f"trial {number + 1} of {options.trials}"
-            settings = searched_settings(trial).items()
+            settings = report.searched_settings(trial).items()
             line.say(f"{name}: {', '.join(f'{key} {value}' for key, value in settings)}")
-            run = Run.create(
-                preset=options.preset, seed=options.seed, dataset=dataset, config=config
-            )
+            run = _run(options, dataset, config)
             value = _train(trial, run, dataset, TrainingLine(line, name, number / options.trials))
-            study.tell(trial, value, optuna.trial.TrialState.PRUNED if value is None else None)
+            study.tell(trial, value, TrialState.PRUNED if value is None else None)
             best = _write_best(study, options, base)
-            line.say(f"{name}: {outcome(_finished(study), best)}")
+            line.say(f"{name}: {report.outcome(_trials(study), best)}")
 
 
-def _train(
-    trial: "optuna.Trial", run: Run, dataset: Dataset, listener: TrainingLine
-) -> float | None:
+def _run(options: SearchOptions, dataset: Dataset, config: Config) -> Run:
+    return Run.create(preset=options.preset, seed=options.seed, dataset=dataset, config=config)
+
+
+def _train(trial: "Trial", run: Run, dataset: Dataset, listener: TrainingLine) -> float | None:
     """Return the best value of the objective in a trial; None if it was pruned or diverged."""
     trainer = Trainer(run, dataset, checkpoints=None)
-    better = max if OBJECTIVE.higher_is_better else min
-    best = None
+    values: list[float] = []
     try:
         for number, record in enumerate(trainer.evaluations(listener.progress), start=1):
-            value = record["valid"][OBJECTIVE.name]
-            best = value if best is None else better(best, value)
+            values.append(record["valid"][OBJECTIVE.name])
             listener.evaluation(record)
             trial.set_user_attr("epochs", record["epoch"])
-            trial.report(value, number)
+            trial.report(values[-1], number)
             if not trainer.finished and trial.should_prune():
                 return None
     except NotFiniteError as error:
         trial.set_user_attr("diverged", str(error))
         return None
-    return best
+    return (max if OBJECTIVE.higher_is_better else min)(values, default=None)
 
 
-def _finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
-    """Return the trials that ended, in order; interrupted ones are left out."""
+def _trials(study: "Study", *states: str) -> list["FrozenTrial"]:
+    """Return trials in order; by default those that ended, without interrupted ones."""
     from optuna.trial import TrialState
 
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    wanted = [TrialState[state] for state in states or ("COMPLETE", "PRUNED")]
+    return study.get_trials(deepcopy=False, states=wanted)
 
 
-def _write_best(
-    study: "optuna.Study", options: SearchOptions, base: Config
-) -> "optuna.trial.FrozenTrial | None":
+def _write_best(study: "Study", options: SearchOptions, base: Config) -> "FrozenTrial | None":
     """Write the settings of the best completed trial to ``best.json``, and return the trial."""
-    from optuna.trial import TrialState
-
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     sign = 1 if OBJECTIVE.higher_is_better else -1
+    complete = _trials(study, "COMPLETE")
     best = max(complete, key=lambda trial: sign * (trial.value or 0.0), default=None)
     if best is not None:
-        config = with_settings(base, chosen_settings(best.params))
+        config = with_settings(base, spaces.chosen_settings(best.params))
         write_preset_file(options.out / BEST_FILE, options.preset, config)
     return best
 
@@ -215,27 +189,21 @@ def _check_splits(dataset: Dataset) -> None:
     labels = np.unique(dataset.splits["valid"].label)
     if len(labels) < 2:
         content = f"label {labels[0]} only" if len(labels) else "no examples"
-        raise UserError(
-            f"{dataset.path}: the valid split has {content}, so there is no {OBJECTIVE.label} to "
-            f"tune by"
-        )
+        reason = f"the valid split has {content}, so there is no {OBJECTIVE.label} to tune by"
+        raise UserError(f"{dataset.path}: {reason}")
 
 
 def _begin(options: SearchOptions, base: Config, space: Space, dataset: Dataset) -> None:
-    """Write ``tune.json``, or check that the folder holds a study of the same options.
-
-    Raises:
-      UserError: for a folder of something else, naming what differs.
-    """
+    """Write ``tune.json``, or check that the folder holds a study of the same options."""
     description = {
         "preset": options.preset,
         "data_digest": data_digest(dataset),
         "sampler": options.sampler,
         "seed": options.seed,
-        "space": space_to_json(space),
+        "space": spaces.space_to_json(space),
         "settings": asdict(base),
     }
-    out, file = options.out, options.out / SEARCH_FILE
+    out, file = options.out, options.out / "tune.json"
     with writing(out, "--out"):
         out.mkdir(parents=True, exist_ok=True)
         if not file.exists():
@@ -245,24 +213,17 @@ def _begin(options: SearchOptions, base: Config, space: Space, dataset: Dataset)
     begun = read_json(file)
     for name, value in json.loads(json.dumps(description)).items():
         if begun.get(name) != value:
+            difference = f"--{name} {begun.get(name)}, found {value}"
             if name in ("data_digest", "space", "settings"):
                 difference = f"other {name.replace('_digest', '')}"
-            else:
-                difference = f"--{name} {begun.get(name)}, found {value}"
-            raise UserError(
-                f"--out {out} was begun with {difference}; only the same command resumes it "
-                f"(see {file})"
-            )
+            hint = f"only the same command resumes it (see {file})"
+            raise UserError(f"--out {out} was begun with {difference}; {hint}")
 
 
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Keep other processes out of the study: they would take its running trial for a lost one.
-
-    Raises:
-      UserError: if another process uses it.
-    """
-    with (out / _LOCK_FILE).open("w") as stream:
+    """Keep other processes out of the study: they would take its running trial for a lost one."""
+    with (out / ".lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -271,34 +232,23 @@ def _lock(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _study(out: Path) -> Iterator["optuna.Study"]:
-    """Open the study of a folder, or create it.
-
-    Raises:
-      UserError: if its file cannot be read or written.
-    """
+def _study(out: Path) -> Iterator["Study"]:
+    """Open the study of a folder, or create it."""
     import optuna
     from sqlalchemy import URL
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
-    file = out / STUDY_FILE
-    verbosity = optuna.logging.get_verbosity()
+    file = out / "study.db"
+    verbosity, storage = optuna.logging.get_verbosity(), None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = None
     try:
         url = URL.create("sqlite", database=str(file)).render_as_string()
         # Without a pool, no connection outlives an error, even inside Optuna.
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
-        yield optuna.create_study(
-            storage=storage,
-            study_name="tune",
-            direction=DIRECTION,
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(
-                n_startup_trials=TRIALS_BEFORE_PRUNING, n_warmup_steps=2
-            ),
-        )
+        pruner = optuna.pruners.MedianPruner(TRIALS_BEFORE_PRUNING, n_warmup_steps=2)
+        yield optuna.create_study(storage=storage, study_name="tune", direction=DIRECTION,
+                                  load_if_exists=True, pruner=pruner)  # fmt: skip
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = error.__cause__ or error
         raise UserError(f"{file}: cannot be used: {str(reason).splitlines()[0]}") from error

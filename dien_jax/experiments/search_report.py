@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,40 +15,33 @@ from dien_jax.utils.files import atomic_path
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 OBJECTIVE = METRICS["auc"]
 """The validation metric that trials are compared by."""
 
-DIRECTION: Literal["maximize", "minimize"] = (
-    "maximize" if OBJECTIVE.higher_is_better else "minimize"
-)
+DIRECTION: Literal["maximize", "minimize"]
+DIRECTION = "maximize" if OBJECTIVE.higher_is_better else "minimize"
 
 
-class TrainingLine:
-    """A listener that shows training in a progress line.
+class TrainingLine(NamedTuple):
+    """A listener that shows training, named, in a line; ``share`` of the whole work is done."""
 
-    Args:
-      line: the line.
-      name: what is trained.
-      share: the part of the whole work that is done, from 0 to 1.
-    """
-
-    def __init__(self, line: ProgressLine, name: str, share: float) -> None:
-        self._line, self._name, self._share = line, name, share
+    line: ProgressLine
+    name: str
+    share: float
 
     def progress(self, report: StepReport) -> None:
         """Show a step between evaluations."""
-        self._line.update(f"{self._name}, {report}", self._share)
+        self.line.update(f"{self.name}, {report}", self.share)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Print the objective of an evaluation, a line of ``metrics.jsonl``."""
         value = f"validation {OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
-        self._line.say(f"  {self._name}, epoch {record['epoch']:.2f}: {value}")
+        self.line.say(f"  {self.name}, epoch {record['epoch']:.2f}: {value}")
 
 
-def outcome(
-    finished: Sequence["optuna.trial.FrozenTrial"], best: "optuna.trial.FrozenTrial | None"
-) -> str:
+def outcome(finished: Sequence["FrozenTrial"], best: "FrozenTrial | None") -> str:
     """Return the outcome of the last finished trial, and the best one so far, as text."""
     trial = finished[-1]
     text = f"validation {OBJECTIVE.label} {trial.value or 0:.4f}"
@@ -60,47 +53,34 @@ def outcome(
     return text
 
 
-def summary(
-    finished: Sequence["optuna.trial.FrozenTrial"], best: "optuna.trial.FrozenTrial"
-) -> str:
+def summary(finished: Sequence["FrozenTrial"], best: "FrozenTrial") -> str:
     """Return the best trial and its settings as text."""
     diverged = sum("diverged" in trial.user_attrs for trial in finished)
     pruned = sum(trial.state.name == "PRUNED" for trial in finished) - diverged
-    counts = "".join(
-        f", {count} {kind}" for count, kind in ((pruned, "pruned"), (diverged, "diverged")) if count
-    )
+    counts = [f", {pruned} pruned"] * bool(pruned) + [f", {diverged} diverged"] * bool(diverged)
     settings = searched_settings(best)
     width = max(map(len, settings), default=0)
-    return "\n".join(
-        [
-            f"best of {len(finished)} trials{counts}: trial {finished.index(best) + 1}, "
-            f"validation {OBJECTIVE.label} {best.value:.4f}",
-            *(f"  {name:{width}}  {value}" for name, value in settings.items()),
-        ]
+    first = (
+        f"best of {len(finished)} trials{''.join(counts)}: trial {finished.index(best) + 1}, "
+        f"validation {OBJECTIVE.label} {best.value:.4f}"
     )
+    return "\n".join([first, *(f"  {name:{width}}  {value}" for name, value in settings.items())])
 
 
-def searched_settings(trial: "optuna.Trial | optuna.trial.FrozenTrial") -> dict[str, str]:
+def searched_settings(trial: "optuna.Trial | FrozenTrial") -> dict[str, str]:
     """Return the settings drawn for a trial as text, without those that the space fixes."""
-    settings = {}
-    for name, value in chosen_settings(trial.params).items():
-        if not trial.distributions[name].single():
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            settings[name] = text.replace(" ", "")
-    return settings
+    return {
+        name: (f"{value:.4g}" if isinstance(value, float) else str(value)).replace(" ", "")
+        for name, value in chosen_settings(trial.params).items()
+        if not trial.distributions[name].single()
+    }
 
 
-def draw_plots(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -> list[Path]:
+def draw_plots(finished: Sequence["FrozenTrial"], folder: Path) -> list[Path]:
     """Draw Optuna's plots of a study: history, objective over each setting, and importances.
 
-    A pruned trial is in the history at the best value it reached.
-
-    Returns:
-      The files; none without matplotlib or before the first evaluation, and the history alone
-      before the second completed trial.
-
-    Raises:
-      OSError: if a file cannot be written.
+    A pruned trial is in the history at the best value it reached. Return the files: none without
+    matplotlib or before the first evaluation, the history alone before two completed trials.
     """
     try:
         from matplotlib import pyplot
@@ -136,10 +116,9 @@ def draw_plots(finished: Sequence["optuna.trial.FrozenTrial"], folder: Path) -> 
             axes = plots.plot_slice(study, params=names, target_name=label)
             figures["settings.png"] = np.atleast_1d(axes).flat[0].figure
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            axes = plots.plot_param_importances(
+            figures["importances.png"] = plots.plot_param_importances(
                 study, params=names, evaluator=evaluator, target_name=label
-            )
-            figures["importances.png"] = axes.figure
+            ).figure
         for name, figure in figures.items():
             with atomic_path(folder / name) as partial:
                 figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")

@@ -1,16 +1,11 @@
 """Search space: the settings that a search varies, and their values.
 
 A space file is a JSON object of settings by flat name. A list gives choices; a single choice fixes
-a setting. An object gives a range of numbers, of integers if the setting is an integer:
+a setting. An object gives a range of numbers, of integers if the setting is an integer: ``log``
+samples on a logarithmic scale, ``step`` only multiples of it above ``low``.
 
-    {
-      "optim.learning_rate": {"low": 0.0001, "high": 0.01, "log": true},
-      "model.hidden_size": {"low": 16, "high": 96, "step": 16},
-      "model.layers": [[200, 80], [400, 100]],
-      "train.epochs": [10]
-    }
-
-``log`` samples on a logarithmic scale, ``step`` only multiples of it above ``low``.
+    {"optim.learning_rate": {"low": 0.0001, "high": 0.01, "log": true},
+     "model.hidden_size": {"low": 16, "high": 96, "step": 16}, "model.layers": [[200, 80], [40]]}
 """
 
 import json
@@ -87,12 +82,7 @@ def default_space(base: Config) -> Space:
 
 
 def read_space(file: Path | None, base: Config) -> Space:
-    """Read the space of a file, or return the default one; check it against the base settings.
-
-    Raises:
-      UserError: naming the file and the setting: an unknown one (with the nearest that exists), a
-        wrong range, or values that the settings refuse.
-    """
+    """Read the space of a file, or return the default one; check it against the base settings."""
     if file is None:
         return default_space(base)
     try:
@@ -112,10 +102,7 @@ def suggest(space: Space, trial: "optuna.Trial") -> dict[str, Any]:
 
 def chosen_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by flat name from Optuna's parameters, where choices are JSON text."""
-    return {
-        name: json.loads(value) if isinstance(value, str) else value
-        for name, value in params.items()
-    }
+    return {name: json.loads(v) if isinstance(v, str) else v for name, v in params.items()}
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
@@ -137,20 +124,21 @@ def _dimension(name: str, given: Any, base: Config) -> Choices | Range:
             raise UserError(f"{name}: expected one or more choices, found none")
         return Choices(tuple(given))
     if not isinstance(given, dict):
+        example = '{"low": 1, "high": 9}'
         raise UserError(
-            f'{name}: expected a list of choices or a range like {{"low": 1, "high": 9}}, found '
-            f"{given!r}"
+            f"{name}: expected a list of choices or a range like {example}, found {given!r}"
         )
     for key in given:
         if key not in _RANGE_KEYS:
-            raise UserError(
-                f"{name}: a range has {', '.join(_RANGE_KEYS)}, found {key!r}"
-                f"{suggestion(key, _RANGE_KEYS)}"
-            )
-    for key in ("low", "high", *(["step"] if given.get("step") is not None else [])):
-        if not _is_number(given.get(key)):
-            raise UserError(f"{name}: expected {key!r} to be a number, found {given.get(key)!r}")
-    low, high, step, log = given["low"], given["high"], given.get("step"), given.get("log", False)
+            near = suggestion(key, _RANGE_KEYS)
+            raise UserError(f"{name}: a range has {', '.join(_RANGE_KEYS)}, found {key!r}{near}")
+    given = {"step": None, "log": False} | given
+    numbers = [key for key in ("low", "high", "step") if key != "step" or given[key] is not None]
+    for key in numbers:
+        value = given.get(key)
+        if type(value) not in (int, float) or not abs(value) < 1e300:
+            raise UserError(f"{name}: expected {key!r} to be a number, found {value!r}")
+    low, high, step, log = (given[key] for key in ("low", "high", "step", "log"))
     if not isinstance(log, bool):
         raise UserError(f"{name}: expected 'log' to be true or false, found {log!r}")
     if not low < high:
@@ -164,9 +152,9 @@ def _dimension(name: str, given: Any, base: Config) -> Choices | Range:
     if step is not None and abs((high - low) / step - round((high - low) / step)) > 1e-9:
         raise UserError(f"{name}: 'high' must be a number of steps above 'low', got {high}")
     whole = _is_whole(name)
-    numbers = [number for number in (low, high, step) if number is not None]
-    if whole and not all(isinstance(number, int) for number in numbers):
-        raise UserError(f"{name}: must be an integer, got {', '.join(map(str, numbers))}")
+    if whole and not all(isinstance(given[key], int) for key in numbers):
+        got = ", ".join(str(given[key]) for key in numbers)
+        raise UserError(f"{name}: must be an integer, got {got}")
     return Range(low, high, log, step, whole)
 
 
@@ -179,18 +167,10 @@ def _check_values(space: Space, base: Config) -> None:
 
 
 def _is_whole(name: str) -> bool:
-    """Return whether a numeric setting is an integer.
-
-    Raises:
-      UserError: for a setting that is not a number.
-    """
+    """Return whether a setting, which must be numeric, is an integer."""
     group, _, setting = name.partition(".")
     hint = typing.get_type_hints(typing.get_type_hints(Config)[group])[setting]
     kinds = typing.get_args(hint) or (hint,)
     if not {int, float} & set(kinds) or typing.get_origin(hint) is tuple:
         raise UserError(f"{name}: is not a number; give a list of choices, not a range")
     return int in kinds
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

@@ -1,13 +1,11 @@
-"""The exported file: a zip archive with a whole model.
+"""The exported file: a zip archive with a whole model, whose checksums detect damage.
 
-    manifest.json                 format version, package versions, settings, features, and the
-                                  inputs and outputs of every program
+    manifest.json                 versions, settings, features, inputs and outputs of every program
     programs/<name>.stablehlo     a program, as serialised by ``jax.export``
     weights/<name>.npy            an array; all programs share them
-    vocabularies/<feature>.json   raw values of a feature whose rows programs take; entry k is the
-                                  value of row k, entry 0 stands for unknown values
+    vocabularies/<feature>.json   raw values of a feature; entry k is the value of row k
 
-docs/export.md reads such a file without this package. The archive's checksums detect damage.
+docs/export.md describes it, and reads it without this package.
 """
 
 import json
@@ -25,22 +23,19 @@ from jax import export
 from dien_jax.data.metadata import schema_from_json
 from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError
+from dien_jax.inference.exported_programs import reason
 from dien_jax.utils.extras import require
 
 FORMAT = "dien_jax.export"
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
-_PROGRAM, _WEIGHT, _VOCABULARY = (
-    "programs/{}.stablehlo",
-    "weights/{}.npy",
-    "vocabularies/{}.json",
-)
+_PROGRAM, _WEIGHT, _VOCABULARY = ("programs/{}.stablehlo", "weights/{}.npy", "vocabularies/{}.json")
 _EXPECTED = "a file written by python -m dien_jax.export"
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """The content of an exported file, by feature, array and program."""
+    """The content of an exported file, with the vocabularies in the form of a dataset's."""
 
     manifest: dict[str, Any]
     schema: Schema
@@ -49,7 +44,6 @@ class ExportedModel:
     programs: dict[str, export.Exported]
 
     def vocabulary(self, feature: str) -> list[str]:
-        """Return the raw values of a feature; entry k is the value of row k."""
         return self.vocabularies[feature]
 
 
@@ -83,12 +77,7 @@ def write_archive(
 
 
 def read_archive(file: Path) -> ExportedModel:
-    """Read an exported file.
-
-    Raises:
-      UserError: when it is missing, of another kind, cut short, damaged, or too new for this
-        package or this JAX.
-    """
+    """Read an exported file; refuse one that is damaged, or too new for this package or JAX."""
     if not file.is_file():
         problem = "is not a file" if file.exists() else "does not exist"
         raise UserError(f"{file} {problem}; expected {_EXPECTED}")
@@ -104,15 +93,12 @@ def read_archive(file: Path) -> ExportedModel:
         require("export", "an exported model")
         with _reading(file):
             schema = schema_from_json(manifest["schema"])
-            vocabularies = {
-                name: json.loads(archive.read(_VOCABULARY.format(name)))
-                for name in input_features(schema)
-            }
             sizes = {f.name: f.size for f in (*schema.item, *schema.user, *schema.context)}
-            for name, values in vocabularies.items():
+            vocabularies, weights = {}, {}
+            for name in input_features(schema):
+                vocabularies[name] = values = json.loads(archive.read(_VOCABULARY.format(name)))
                 if len(values) != sizes[name]:
                     raise ValueError(f"{name!r} has {len(values)} values, not {sizes[name]}")
-            weights = {}
             for name in manifest["weights"]:
                 with archive.open(_WEIGHT.format(name)) as stream:
                     weights[name] = np.lib.format.read_array(stream, allow_pickle=False)
@@ -157,8 +143,7 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # zipfile, numpy and jax raise exceptions of many kinds
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
             f"{file}: damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the "
-            f"version that wrote it): {reason}"
+            f"version that wrote it): {reason(error)}"
         ) from error

@@ -1,11 +1,10 @@
 """A model's programs, called with padded histories and candidates.
 
-Histories are padded to the run's buckets, candidates to ``CANDIDATE_BUCKETS``. Histories or
-requests of the same padded sizes share a call.
-
-Dimensions: N candidates, U users of a call.
+Histories are padded to the run's buckets, N candidates to ``CANDIDATE_BUCKETS``. Histories or
+requests of U users with the same padded sizes share a call.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,8 +18,8 @@ from dien_jax.inference.requests import (
     USER_BUCKETS,
     EncodedRequest,
     History,
+    RankRequest,
     grouped,
-    stacked,
     user_counts,
 )
 from dien_jax.steps.rank import Interests
@@ -32,7 +31,8 @@ CANDIDATE_BUCKETS = (8, 32, 128, 512)
 class _Slice(NamedTuple):
     """At most ``CANDIDATE_BUCKETS[-1]`` candidates of a request, ``size`` when padded."""
 
-    place: int  # of the request
+    request: EncodedRequest
+    scores: np.ndarray  # of these candidates, to be filled
     start: int
     candidates: np.ndarray
     size: int
@@ -59,7 +59,7 @@ class BucketedPrograms:
             for place, size in enumerate(sizes):
                 yield (number + place / len(sizes)) / len(self.buckets)
                 rows, user = np.zeros(size, np.int32), np.full(1, UNKNOWN, np.int32)
-                request = EncodedRequest(encoded, rows, user, context, 0)
+                request = EncodedRequest(RankRequest(None, ()), encoded, rows, user, context, 0)
                 for count in self._user_counts(size, users):
                     self.score([request] * count)
 
@@ -95,53 +95,55 @@ class BucketedPrograms:
     def score(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
         """Return click probabilities, float32 ``[N]`` of each request; histories are encoded."""
         largest = CANDIDATE_BUCKETS[-1]
+        scores = [np.zeros(len(request.candidates), np.float32) for request in requests]
         slices = []
-        for place, request in enumerate(requests):
-            for start in range(0, len(request.candidates), largest):
+        for request, of_request in zip(requests, scores, strict=True):
+            for start in range(0, len(of_request), largest):
                 candidates = request.candidates[start : start + largest]
                 size = CANDIDATE_BUCKETS[_bucket_place(len(candidates))]
-                slices.append(_Slice(place, start, candidates, size))
+                own = of_request[start : start + largest]
+                slices.append(_Slice(request, own, start, candidates, size))
 
         def shape(part: _Slice) -> tuple[int, int, int]:
-            return self._bucket(len(requests[part.place].history.rows)), part.size, part.start
+            return self._bucket(len(part.request.history.rows)), part.size, part.start
 
         groups = list(grouped(slices, shape, lambda part: self._user_counts(part.size)))
-        calls = [self._score([(requests[part.place], part) for part in group]) for group in groups]
-        scores = [np.zeros(len(request.candidates), np.float32) for request in requests]
-        for group, of_group in zip(groups, jax.device_get(calls), strict=True):
-            for part, of_part in zip(group, np.atleast_2d(of_group), strict=True):
-                count = len(part.candidates)
-                scores[part.place][part.start : part.start + count] = of_part[:count]
+        results = jax.device_get([self._score(group) for group in groups])
+        for group, result in zip(groups, results, strict=True):
+            for part, padded in zip(group, np.atleast_2d(result), strict=True):
+                part.scores[:] = padded[: len(part.scores)]
         return scores
 
-    def _score(self, members: Sequence[tuple[EncodedRequest, _Slice]]) -> jax.Array:
-        """Call the program: ``[size]`` for one member, ``[U, size]`` for more."""
+    def _score(self, group: Sequence[_Slice]) -> jax.Array:
+        """Call the program: ``[size]`` for one slice, ``[U, size]`` for more."""
         arguments: list[tuple[Any, ...]] = []
-        for request, part in members:
-            items = np.zeros(part.size, np.int32)
-            items[: len(part.candidates)] = part.candidates
-            rows = request.history.rows
+        for request, _, _, candidates, size in group:
+            rows, count = request.history.rows, np.int32(len(candidates))
             history, length = self._padded(rows), np.int32(len(rows))
-            count = np.int32(len(part.candidates))
+            items = _padded(candidates, size)
             arguments.append((history, length, request.user, request.context, items, count))
-        interests = tuple(request.history.interests for request, _ in members)
-        if len(members) == 1:
+        interests = tuple(part.request.history.interests for part in group)
+        if len(group) == 1:
             return self.programs.score(*self._arguments, interests[0], *arguments[0])
-        return self.programs.score_many(*self._arguments, interests, *stacked(arguments))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *arguments)
+        return self.programs.score_many(*self._arguments, interests, *stacked)
 
     def _user_counts(self, candidates: int, at_most: int = USER_BUCKETS[-1]) -> list[int]:
         return user_counts(candidates, at_most) if self.programs.score_many else [1]
 
     def _bucket(self, length: int) -> int:
-        return next(edge for edge in self.buckets if edge >= length)
+        return self.buckets[bisect_left(self.buckets, length)]
 
     def _padded(self, rows: np.ndarray) -> np.ndarray:
-        padded = np.zeros(self._bucket(len(rows)), np.int32)
-        padded[: len(rows)] = rows
-        return padded
+        return _padded(rows, self._bucket(len(rows)))
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    padded = np.zeros(size, np.int32)
+    padded[: len(rows)] = rows
+    return padded
 
 
 def _bucket_place(candidates: int) -> int:
     """Return the place of the smallest bucket that holds the candidates, else of the largest."""
-    fitting = (place for place, size in enumerate(CANDIDATE_BUCKETS) if size >= candidates)
-    return next(fitting, len(CANDIDATE_BUCKETS) - 1)
+    return min(bisect_left(CANDIDATE_BUCKETS, candidates), len(CANDIDATE_BUCKETS) - 1)

@@ -1,8 +1,6 @@
-"""Exporting a trained model to one file, with a check of its scores against the run.
+"""Exporting a trained model to one file (:mod:`dien_jax.inference.archive`).
 
-The file (:mod:`dien_jax.inference.archive`) holds the weights of the best checkpoint, the
-vocabularies, and the programs (:mod:`dien_jax.inference.exported_programs`). Before it replaces an
-earlier file, it is read back and must score random requests as the run does.
+Before it replaces an earlier file, it is read back and must score random requests as the run does.
 """
 
 import dataclasses
@@ -38,10 +36,9 @@ from dien_jax.utils.files import atomic_path
 CHECKED_ROWS = 8
 CHECKED_CANDIDATES = 40
 """More than one program scores at once, if there are as many items."""
-TOLERANCE = {"cpu": 1e-5}
-"""Largest difference of two probabilities, by device: a few roundings of float32."""
-TOLERANCE_ELSEWHERE = 5e-3
-"""The same where matmuls round their operands to fewer bits."""
+TOLERANCE, TOLERANCE_ELSEWHERE = {"cpu": 1e-5}, 5e-3
+"""Largest difference of two probabilities: a few roundings of float32 on the device named, more
+where matmuls round their operands to fewer bits."""
 
 
 def export_run(
@@ -81,14 +78,13 @@ def export_run(
             raise UserError(f"--out and --onnx are both {out}; give them different names")
         require_onnx()
     trained = load_run(run_dir, data)
-    report: dict[str, Any] = {}
     with ExitStack() as files:
         files.enter_context(writing(out, "--out"))
         partial = files.enter_context(atomic_path(out))
         with stage(f"exporting {run_dir}"):
             _write(partial, trained)
         with stage("checking its scores"):
-            report |= {"file": str(out), "bytes": partial.stat().st_size}
+            report = {"file": str(out), "bytes": partial.stat().st_size}
             report |= check_export(partial, trained)
         if isinstance(onnx, Path):
             files.enter_context(writing(onnx, "--onnx"))
@@ -96,7 +92,10 @@ def export_run(
             with stage("converting to ONNX and checking its scores"):
                 partial.write_bytes(onnx_model(trained))
                 report |= {"onnx": str(onnx), "onnx_bytes": partial.stat().st_size}
-                report["onnx_largest_difference"] = check_onnx(partial, trained)
+                batch = random_batch(trained)
+                difference = onnx_scores(partial, row_arrays(batch)) - run_scores(trained, batch)
+                largest = _checked("the ONNX file's scores", float(np.abs(difference).max()))
+                report["onnx_largest_difference"] = largest
     return report
 
 
@@ -139,11 +138,7 @@ def _write(file: Path, trained: TrainedModel) -> None:
 
 
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
-    """Compare scores of an exported file with those of its run, on random requests.
-
-    Raises:
-      UserError: when the file cannot be read, or scores differ by more than rounding.
-    """
+    """Compare scores of an exported file with those of its run, or raise."""
     exported = read_archive(file)
     model, batch = LoadedModel.from_export(exported), random_batch(trained)
     score_rows = jax.jit(exported.programs["score_rows"].call)
@@ -173,14 +168,6 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     }
 
 
-def check_onnx(file: Path, trained: TrainedModel) -> float:
-    """Return the largest difference between scores of an ONNX file and its run, or raise."""
-    batch = random_batch(trained)
-    scores = onnx_scores(file, row_arrays(batch))
-    difference = float(np.abs(scores - run_scores(trained, batch)).max())
-    return _checked("the ONNX file's scores", difference)
-
-
 def random_batch(trained: TrainedModel) -> Batch:
     """Return random requests, with histories of all lengths from 0 to the run's maximum."""
     schema, longest = trained.dataset.schema, trained.run.config.train.max_history
@@ -192,14 +179,13 @@ def random_batch(trained: TrainedModel) -> Batch:
     def rows(size: int, like: Any) -> np.ndarray:
         return rng.integers(0, size, like.shape).astype(np.int32)
 
-    def values(feature: Feature) -> Any:
-        like = blank.context[feature.name]
-        if feature.size is None:
-            return rng.normal(size=like.shape).astype(np.float32)  # type: ignore[union-attr]
+    def values(size: int | None, like: Any) -> Any:
+        if size is None:
+            return rng.normal(size=like.shape).astype(np.float32)
         if isinstance(like, MultiValued):
-            several = rows(feature.size, like.values)
-            return MultiValued(several, rows(like.values.shape[1] + 1, like.count))
-        return rows(feature.size, like)
+            count = rows(like.values.shape[1] + 1, like.count)
+            return MultiValued(rows(size, like.values), count)
+        return rows(size, like)
 
     return blank._replace(
         history=np.where(live, rows(schema.num_items, blank.history), 0),
@@ -207,7 +193,7 @@ def random_batch(trained: TrainedModel) -> Batch:
         item=rows(schema.num_items, blank.item),
         user=rows(schema.num_users, blank.user),
         weight=np.ones_like(blank.weight),
-        context={feature.name: values(feature) for feature in schema.context},
+        context={part.name: values(part.size, blank.context[part.name]) for part in schema.context},
     )
 
 

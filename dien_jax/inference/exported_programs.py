@@ -1,19 +1,15 @@
 """A model's programs in the form of ``jax.export``: for CPU, CUDA and TPU, with symbolic sizes.
 
 Every program takes the weights by name and its inputs, as plain dicts, lists and arrays.
-``score_rows`` scores independent rows. The others do the parts of :class:`dien_jax.Ranker`:
-``read_history`` returns the interests of a history, ``add_event`` extends them by one event,
-``score_candidates`` scores up to ``CHUNK`` candidates against them, and ``score_many_candidates``
-a larger multiple of ``CHUNK``.
-
-A Pallas kernel is compiled for one kind of device, so the recurrences are the ``xla`` ones.
+``score_rows`` scores independent rows. The others are the parts of :class:`dien_jax.Ranker`;
+``score_candidates`` scores up to ``CHUNK`` candidates, ``score_many_candidates`` a larger multiple.
 
 Dimensions: B (b) rows, T (t) steps, N (n) candidates.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +17,7 @@ import numpy as np
 from dien_kernels import Implementation
 from jax import export
 
-from dien_jax.config.settings import Config
+from dien_jax.config.settings import Attention, Config, Evolution
 from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import FeatureTables, MultiValued, Schema
 from dien_jax.errors import UserError
@@ -29,12 +25,13 @@ from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.shared_history import CHUNK
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.rank import Interests, Programs, make_programs
+from dien_jax.utils.console import say
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 RECURRENCE: Implementation = "xla"
-"""Implementation of the recurrences in every program."""
-_TRAINING_ONLY = "auxiliary"
-"""Prefix of training-only parameters, which are left out of exports."""
+"""The recurrences of every program: a Pallas kernel is compiled for one kind of device."""
+_AUXILIARY = "auxiliary"
+"""Prefix of the parameters that only training needs, which are left out of exports."""
 _INPUTS = {
     "read_history": ("history", "length"),
     "add_event": ("interests", "item", "length"),
@@ -65,11 +62,10 @@ def named_weights(
     trained: TrainedModel,
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights], tuple[Any, FeatureTables]]]:
     """Return a model's weights, and a function from weights to its variables and tables."""
-    dataset = trained.dataset
-    tree = {
-        "params": _scoring(trained.params),
-        "batch_stats": _scoring(trained.batch_stats),
-        "tables": dataset.feature_tables(),
+    variables = {"params": trained.params, "batch_stats": trained.batch_stats}
+    tree = {"tables": trained.dataset.feature_tables()} | {
+        collection: {name: part for name, part in parts.items() if not name.startswith(_AUXILIARY)}
+        for collection, parts in variables.items()
     }
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
     structure = jax.tree.structure(tree)
@@ -113,16 +109,11 @@ def row_inputs(schema: Schema, rows: Any, steps: Any) -> dict[str, Any]:
     return shapes | {"history": _integers(rows, steps)}
 
 
-def make_exports(
-    trained: TrainedModel,
-) -> tuple[dict[str, np.ndarray], dict[str, export.Exported]]:
+def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str, export.Exported]]:
     """Return the weights of a model, and its programs by name.
 
     An attention or evolution that users add may have to know the number of steps; the programs then
-    read histories padded to ``max_history``.
-
-    Raises:
-      UserError: where such a module cannot be exported.
+    read histories padded to ``max_history``, and a line on standard error says so.
     """
     schema = trained.dataset.schema
     arrays, rebuild = named_weights(trained)
@@ -144,45 +135,44 @@ def make_exports(
     functions["score_rows"] = row_scores(trained, RECURRENCE)[1]
     weights = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
 
-    def history(steps: Any) -> dict[str, Any]:
-        return {"history": _integers(steps), "length": _integers()}
-
-    def interests(steps: Any) -> dict[str, Any]:
-        return jax.eval_shape(functions["read_history"], weights, history(steps))
-
-    def candidates(steps: Any, count: Any) -> dict[str, Any]:
-        row = row_inputs(schema, 1, steps)
-        shared = {"user": row["user"], "context": row["context"], "interests": interests(steps)}
-        return shared | history(steps) | {"items": _integers(count), "count": _integers()}
+    def inputs(name: str, steps: Any, count: Any = 1) -> dict[str, Any]:
+        integer = _integers()
+        values = {"history": _integers(steps), "length": integer}
+        if name != "read_history":
+            interests = jax.eval_shape(functions["read_history"], weights, values)
+            values = row_inputs(schema, 1, steps) | values | {"interests": interests}
+            values |= {"item": integer, "items": _integers(count), "count": integer}
+        return {part: values[part] for part in _INPUTS[name]}
 
     def exports(steps: int | str) -> dict[str, export.Exported]:
         (alone,) = export.symbolic_shape(f"{steps}")
         few = export.symbolic_shape(f"{steps}, n", constraints=[f"n <= {CHUNK}"])
         many = export.symbolic_shape(f"{steps}, {CHUNK}*k", constraints=["k >= 2"])
-        event = {"interests": interests(alone), "item": _integers(), "length": _integers()}
-        inputs = {
+        shapes = {
             "score_rows": row_inputs(schema, *export.symbolic_shape(f"b, {steps}")),
-            "read_history": history(alone),
-            "add_event": event,
-            "score_candidates": candidates(*few),
-            "score_many_candidates": candidates(*many),
+            "read_history": inputs("read_history", alone),
+            "add_event": inputs("add_event", alone),
+            "score_candidates": inputs("score_candidates", *few),
+            "score_many_candidates": inputs("score_candidates", *many),
         }
         return {
-            name: export.export(jax.jit(functions[name]), platforms=PLATFORMS)(weights, shapes)
-            for name, shapes in inputs.items()
+            name: export.export(jax.jit(functions[name]), platforms=PLATFORMS)(weights, shape)
+            for name, shape in shapes.items()
         }
 
-    config = trained.run.config
-    for steps in ("t", config.train.max_history):
-        try:
-            return arrays, exports(steps)
-        except Exception as failure:  # a module may raise anything
-            error = failure
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    raise UserError(
-        f"a model with attention {config.model.attention!r} and evolution "
-        f"{config.model.evolution!r} cannot be exported: {reason}"
-    ) from error
+    model, longest = trained.run.config.model, trained.run.config.train.max_history
+    own_modules = {model.attention, model.evolution} - {*get_args(Attention), *get_args(Evolution)}
+    subject = f"a model with attention {model.attention!r} and evolution {model.evolution!r}"
+    try:
+        return arrays, exports("t")
+    except Exception as error:  # a module that users add may raise anything
+        if not own_modules:
+            raise
+        say(f"{subject} is exported for histories padded to {longest}: {reason(error)}")
+    try:
+        return arrays, exports(longest)
+    except Exception as error:
+        raise UserError(f"{subject} cannot be exported: {reason(error)}") from error
 
 
 def ranking_programs(exports: dict[str, export.Exported]) -> Programs:
@@ -200,6 +190,11 @@ def ranking_programs(exports: dict[str, export.Exported]) -> Programs:
         return jax.jit(call)
 
     return Programs(*map(program, _INPUTS))
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def described(shapes: Any) -> Any:
@@ -228,10 +223,6 @@ def _structured(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def _interests(plain_interests: dict[str, Any]) -> Interests:
     return Interests(plain_interests["states"], tuple(plain_interests["last"]))
-
-
-def _scoring(variables: Any) -> dict[str, Any]:
-    return {name: value for name, value in variables.items() if not name.startswith(_TRAINING_ONLY)}
 
 
 def _with_recurrence(trained: TrainedModel, recurrence: Implementation) -> Config:

@@ -16,10 +16,7 @@ from dien_jax.steps.rank import Programs, make_programs
 
 
 class LoadedModel(NamedTuple):
-    """Everything that a ranker needs of a model.
-
-    ``arguments`` are the first arguments of every program, on the device.
-    """
+    """A model to rank with; ``arguments`` are the first ones of every program, on the device."""
 
     schema: Schema
     step: int
@@ -31,7 +28,6 @@ class LoadedModel(NamedTuple):
 
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        """Return the model of a run."""
         config, dataset = trained.run.config, trained.dataset
         variables = {"params": trained.params, "batch_stats": trained.batch_stats}
         return cls(
@@ -46,7 +42,6 @@ class LoadedModel(NamedTuple):
 
     @classmethod
     def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        """Return the model of an exported file."""
         manifest = exported.manifest
         return cls(
             exported.schema,

@@ -1,8 +1,7 @@
 """The program ``score_rows`` as an ONNX model, converted by jax2onnx.
 
-Inputs are those of ``score_rows`` (:mod:`dien_jax.inference.exported_programs`), with the parts of
-a multi-valued feature named ``context/query/values``. Weights are inside. The number of rows is
-free, histories are padded to the run's ``max_history``.
+Inputs are those of ``score_rows``, with names such as ``context/query/values`` for the parts of a
+feature. Weights are inside. Rows are of any number, histories padded to the run's ``max_history``.
 """
 
 import importlib.metadata
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.errors import UserError
-from dien_jax.inference.exported_programs import named_leaves, row_inputs, row_scores
+from dien_jax.inference.exported_programs import named_leaves, reason, row_inputs, row_scores
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.extras import require
 
@@ -50,13 +49,8 @@ def onnx_model(trained: TrainedModel) -> bytes:
         return score_rows(weights, jax.tree.unflatten(structure, arrays))
 
     with _failure(f"jax2onnx with JAX {jax.__version__} cannot convert this model"), _quiet():
-        model = jax2onnx.to_onnx(
-            score,
-            leaves,
-            model_name="dien_jax",
-            input_names=list(named_leaves(inputs)),
-            output_names=["score"],
-        )
+        names = {"input_names": list(named_leaves(inputs)), "output_names": ["score"]}
+        model = jax2onnx.to_onnx(score, leaves, model_name="dien_jax", **names)
         return model.SerializeToString()
 
 
@@ -67,11 +61,9 @@ def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     with _failure("onnxruntime cannot run the model"):
-        session = onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
-        )
-        used = {argument.name for argument in session.get_inputs()}
-        feed = {name: array for name, array in named_leaves(inputs).items() if name in used}
+        session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+        arrays = named_leaves(inputs)
+        feed = {node.name: arrays[node.name] for node in session.get_inputs()}
         (scores,) = session.run(["score"], feed)
     return np.asarray(scores)
 
@@ -83,9 +75,8 @@ def _failure(problem: str) -> Iterator[None]:
         yield
     except Exception as error:  # the two packages raise exceptions without a common base
         package, _, rest = problem.partition(" ")
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         version = importlib.metadata.version(package)
-        raise UserError(f"--onnx: {package} {version} {rest}: {reason}") from error
+        raise UserError(f"--onnx: {package} {version} {rest}: {reason(error)}") from error
 
 
 @contextmanager
@@ -93,13 +84,9 @@ def _quiet() -> Iterator[None]:
     """Silence the converter's logging and relax JAX's strict dtype and rank checks inside it."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    dtypes, ranks = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
     try:
-        with (
-            warnings.catch_warnings(),
-            jax.numpy_dtype_promotion("standard"),
-            jax.numpy_rank_promotion("allow"),
-        ):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), dtypes, ranks:
             yield
     finally:
         logging.disable(level)

@@ -1,10 +1,6 @@
-"""Ranking many candidates for one user; what the candidates share is computed once.
+"""Ranking N candidates for one user; the interest extractor runs over a history once.
 
-The interest extractor runs over a history once. One batch of candidates then goes through
-attention, interest evolution and the click network (:mod:`dien_jax.steps.rank`). Scores are those
-of ``python -m dien_jax.evaluate``, to float32 rounding.
-
-Dimensions: N candidates.
+Scores are those of ``python -m dien_jax.evaluate``, to float32 rounding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,15 +56,14 @@ class Ranker:
     >>> sorted(ranker.rank(None, ["item 4", "item 5"], user="Ann", context=context).ids)
     ['item 4', 'item 5']
 
-    Histories keep their latest ``max_history`` events and are padded to the run's buckets;
-    candidates are padded to ``CANDIDATE_BUCKETS``. Each pair of sizes is compiled when it first
-    occurs, or by :meth:`warm_up`. Methods may be called from several threads.
+    Histories keep their latest ``max_history`` events. They and the candidates are padded; each
+    pair of sizes is compiled when it first occurs, or by :meth:`warm_up`. Methods may be called
+    from several threads.
 
-    :meth:`remember` reads a user's history, :meth:`observe` adds an event by a single step of the
-    recurrence, and ``rank(None, ...)`` ranks for the remembered history. Once a history has
-    ``max_history`` events, each further event drops the oldest one. A recurrence cannot forget its
-    first event, so the remaining history is read again when the user is next ranked for: a
-    remembered user always scores as the same history given whole.
+    :meth:`observe` adds an event to a remembered history by one step of the recurrence. Once there
+    are ``max_history`` events, each further one drops the oldest. A recurrence cannot forget its
+    first event, so the history is read again when the user is next ranked for: a remembered user
+    always scores as the same history given whole.
 
     Two choices of the authors' program make scores depend on more than user and candidate, as in
     ``evaluate``: ``model.dice_statistics`` ``batch`` normalises over the candidates of a call,
@@ -139,25 +134,24 @@ class Ranker:
         Requests of the same padded sizes share calls of the programs. A request that cannot be
         ranked has its error in place of a ranking; the others do not depend on it.
         """
-        outcomes = [self._encoded_or_error(request) for request in requests]
-        self._encode_histories(requests, outcomes)
+        outcomes = list(map(self._encoded_or_error, requests))
         encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedRequest)]
+        missing = [request for request in encoded if request.history.interests is None]
+        histories = self._programs.encode([request.history for request in missing])
+        for request, history in zip(missing, histories, strict=True):
+            self._users.swap(request.raw.user, request.history, history)
+            request.history = history
         scores = iter(self._programs.score(encoded))
         return [
-            outcome
-            if isinstance(outcome, UserError)
-            else _ranking(request.candidates, outcome, next(scores))
-            for request, outcome in zip(requests, outcomes, strict=True)
+            outcome if isinstance(outcome, UserError) else _ranking(outcome, next(scores))
+            for outcome in outcomes
         ]
 
     def remember(self, user: str | int, history: Sequence[str | int]) -> None:
-        """Read a user's history and keep the result, in place of an earlier one.
+        """Read a user's history, oldest event first, and keep it in place of an earlier one.
 
-        Args:
-          user: raw id; training need not have seen it.
-          history: raw item ids, oldest first; empty for a new user.
+        Training need not have seen the user; the history may be empty.
         """
-        _check_sequence("history", history)
         (encoded,) = self._programs.encode([self._history(history)])
         self._users.put(user, encoded)
 
@@ -180,12 +174,11 @@ class Ranker:
         self._users.change(user, longer)
 
     def __contains__(self, user: object) -> bool:
-        """Return whether a user is remembered."""
         return user in self._users
 
     @property
     def remembered_users(self) -> int:
-        """Number of remembered users."""
+        """Return the number of remembered users."""
         return len(self._users)
 
     def adopt(self, other: "Ranker") -> None:
@@ -213,69 +206,46 @@ class Ranker:
     ) -> None:
         """Compile every program, so that no later call waits for compilation.
 
-        This takes about half a second for each combination of padded sizes. Call
-        :func:`dien_jax.utils.compile_cache.enable_compile_cache` first to keep the programs on
-        disk for the next process.
+        This takes about half a second for each combination of padded sizes;
+        :func:`dien_jax.utils.compile_cache.enable_compile_cache` keeps the programs on disk.
 
         Args:
           users: maximum number of requests of one :meth:`rank_many`; 8 covers any number.
           candidates: maximum number of candidates of a request; 512 covers any number.
           progress: called now and then with the share that is done, from 0 to 1.
         """
-        blank = dict.fromkeys(feature.name for feature in self.schema.context)
-        context, _ = self._context(blank)
+        context, _ = self._context(dict.fromkeys(feature.name for feature in self.schema.context))
         for share in self._programs.compile_all(context, users, candidates):
             progress(share)
 
     def _encoded_or_error(self, request: RankRequest) -> EncodedRequest | UserError:
         try:
             _check_sequence("candidates", request.candidates)
-            if request.history is None:
-                history = self._users.get(request.user)
-            else:
-                _check_sequence("history", request.history)
-                history = self._history(request.history)
+            events = request.history
+            history = self._users.get(request.user) if events is None else self._history(events)
             context, unknown_context = self._context(request.context or {})
         except UserError as error:
             return error
         candidates = self._vocabularies.item_rows(request.candidates)
         user = np.full(1, self._vocabularies.user_row(request.user), np.int32)
-        return EncodedRequest(history, candidates, user, context, unknown_context)
+        return EncodedRequest(request, history, candidates, user, context, unknown_context)
 
     def _context(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         columns, unknown = self._vocabularies.context_columns(values)
         return padded_columns(self.schema.context, columns, np.zeros(1, np.int64)), unknown
 
     def _history(self, events: Sequence[str | int]) -> History:
+        _check_sequence("history", events)
         kept = events[max(len(events) - self._max_history, 0) :]
         return History(self._vocabularies.item_rows(kept))
 
-    def _encode_histories(
-        self, requests: Sequence[RankRequest], outcomes: Sequence[EncodedRequest | UserError]
-    ) -> None:
-        """Compute missing interests; remembered users keep theirs."""
-        missing = [
-            (request.user, outcome)
-            for request, outcome in zip(requests, outcomes, strict=True)
-            if isinstance(outcome, EncodedRequest) and outcome.history.interests is None
-        ]
-        histories = self._programs.encode([encoded.history for _, encoded in missing])
-        for (user, encoded), history in zip(missing, histories, strict=True):
-            self._users.swap(user, encoded.history, history)
-            encoded.history = history
 
-
-def _ranking(
-    candidates: Sequence[str | int], encoded: EncodedRequest, scores: np.ndarray
-) -> Ranking:
+def _ranking(request: EncodedRequest, scores: np.ndarray) -> Ranking:
     order = np.argsort(-scores, kind="stable")
-    return Ranking(
-        ids=[str(candidates[place]) for place in order],
-        scores=scores[order],
-        unknown_history=int(np.count_nonzero(encoded.history.rows == UNKNOWN)),
-        unknown_candidates=int(np.count_nonzero(encoded.candidates == UNKNOWN)),
-        unknown_context=encoded.unknown_context,
-    )
+    ids = [str(request.raw.candidates[place]) for place in order]
+    encoded = request.history.rows, request.candidates
+    history, candidates = (int(np.count_nonzero(rows == UNKNOWN)) for rows in encoded)
+    return Ranking(ids, scores[order], history, candidates, request.unknown_context)
 
 
 def _check_sequence(name: str, ids: Any) -> None:

@@ -20,11 +20,9 @@ class RememberedUsers:
         self._lock = threading.Lock()
 
     def __contains__(self, user: object) -> bool:
-        """Return whether a user is remembered."""
         return str(user) in self._histories
 
     def __len__(self) -> int:
-        """Return the number of remembered users."""
         return len(self._histories)
 
     def get(self, user: Any) -> History:
@@ -40,11 +38,7 @@ class RememberedUsers:
                 self._histories.popitem(last=False)
 
     def change(self, user: Any, change: Callable[[History], History]) -> History:
-        """Replace a user's history by ``change(history)`` in one step, and return that.
-
-        Raises:
-          UserError: when the user is not remembered.
-        """
+        """Replace a remembered user's history by ``change(history)`` in one step; return that."""
         with self._lock:
             history = None if user is None else self._histories.get(str(user))
             if history is None:

@@ -1,8 +1,4 @@
-"""Tables of requests, read in pieces and written back with a column of scores.
-
-CSV and TSV are read by the standard library, Parquet by the extra ``data``. The table written is of
-the same kind and keeps all columns.
-"""
+"""Tables of requests, read in pieces and written back in the same kind with a column of scores."""
 
 import contextlib
 import csv
@@ -10,6 +6,7 @@ import gzip
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +25,8 @@ PARQUET_MAGIC = b"PAR1"
 class Piece(NamedTuple):
     """Consecutive rows of a table.
 
-    Attributes:
-      rows: number of rows.
-      content: all their columns, in the form that the table's writer takes.
-      places: line of each row in a text file, number of each row in a Parquet file, from 1.
+    ``content`` is all their columns, in the form that the table's writer takes. ``places`` are
+    lines of a text file, or numbers of rows in a Parquet file, from 1.
     """
 
     rows: int
@@ -44,18 +39,14 @@ Write = Callable[[Piece, np.ndarray], None]
 
 
 class TextTable:
-    """CSV with a header; the columns of a ``.tsv[.gz]`` are separated by tabs.
+    """CSV with a header; the columns of a ``.tsv[.gz]`` are separated by tabs."""
 
-    Attributes:
-      file: the file.
-      names: names of the columns.
-      rows: number of rows; None if it is not known before they are read.
-    """
+    file: Path
+    rows: int | None  # None if it is not known before they are read
+    names: list[str]
 
     def __init__(self, file: Path) -> None:
-        self.file = file
-        self.names: list[str] = []
-        self.rows: int | None = None
+        self.file, self.rows, self.names = file, None, []
         _, header = next(self._records())
         self.names = [name.strip() for name in header]
 
@@ -81,11 +72,8 @@ class TextTable:
         if out.name.removesuffix(".gz").endswith(".parquet"):
             raise UserError(f"--out {out}: {self.file} is text and is written as text; "
                             f"name the file .csv")  # fmt: skip
-        opened = gzip.open if out.name.endswith(".gz") else open
-        with (
-            atomic_path(out) as partial,
-            opened(partial, "wt", encoding="utf-8", newline="") as stream,
-        ):
+        opened = partial(gzip.open if out.name.endswith(".gz") else open, encoding="utf-8")
+        with atomic_path(out) as file, opened(file, "wt", newline="") as stream:
             writer = csv.writer(stream, delimiter=_delimiter(out), lineterminator="\n")
             writer.writerow([*self.names, SCORE])
 
@@ -118,7 +106,7 @@ class TextTable:
 
 
 class ParquetTable:
-    """Parquet, with the attributes of :class:`TextTable`."""
+    """Parquet, with the attributes and methods of :class:`TextTable`."""
 
     def __init__(self, file: Path) -> None:
         require("data", "reading Parquet")
@@ -134,11 +122,9 @@ class ParquetTable:
         self.rows: int | None = self._parquet.metadata.num_rows
 
     def where(self, place: int) -> str:
-        """Return the place of a row for error messages."""
         return f"{self.file}: row {place}"
 
     def pieces(self, size: int) -> Iterator[Piece]:
-        """Yield the rows, at most ``size`` at a time."""
         import pyarrow as pa
 
         start = 1
@@ -150,12 +136,10 @@ class ParquetTable:
             raise UserError(f"{self.file}: damaged after row {start - 1}: {error}") from error
 
     def column(self, piece: Piece, name: str) -> list[Any]:
-        """Return the cells of one column."""
         return list(piece.content.column(name).to_pylist())
 
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:
-        """Yield a function that writes pieces; the file appears when the block ends."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -163,7 +147,7 @@ class ParquetTable:
             raise UserError(f"--out {out}: {self.file} is Parquet and is written as Parquet; "
                             f"name the file .parquet")  # fmt: skip
         schema = self._parquet.schema_arrow.append(pa.field(SCORE, pa.float32()))
-        with atomic_path(out) as partial, pq.ParquetWriter(partial, schema) as writer:
+        with atomic_path(out) as file, pq.ParquetWriter(file, schema) as writer:
 
             def write(piece: Piece, scores: np.ndarray) -> None:
                 columns = [*piece.content.columns, pa.array(scores, pa.float32())]
@@ -193,14 +177,13 @@ def open_requests(file: Path) -> RequestTable:
     return table
 
 
-def find_column(table: RequestTable, name: str, reason: str) -> str:
-    """Return the name of a column; raise a :class:`UserError` with the reason if there is none."""
+def find_column(table: RequestTable, name: str, reason: str) -> None:
+    """Check that a table has a column; the error says for what reason."""
     if name not in table.names:
         raise UserError(
             f"{table.file} has no column {name!r} ({reason}){suggestion(name, table.names)}; its "
             f"columns are {', '.join(column[:40] for column in table.names)}"
         )
-    return name
 
 
 def _delimiter(file: Path) -> str:

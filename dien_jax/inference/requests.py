@@ -1,17 +1,13 @@
 """Requests: as users send them, as rows, and grouped into those that can share a call.
 
 A call for one user leaves most of a device idle. Requests of the same padded sizes therefore share
-a call, in groups of as many users as programs are compiled for. Groups are never padded with dummy
-users, and each user's scores are as in a call of its own.
-
-Dimensions: U users, T steps, N candidates.
+a call, in groups of as many users U as programs are compiled for, never padded with dummy users.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 
 from dien_jax.data.schema import FeatureValues
@@ -26,17 +22,11 @@ Member = TypeVar("Member")
 
 
 class RankRequest(NamedTuple):
-    """The arguments of :meth:`dien_jax.Ranker.rank` for one of several users.
+    """The arguments of :meth:`dien_jax.Ranker.rank`, described there, for one of several users.
 
     >>> from dien_jax import RankRequest
     >>> RankRequest(history=["pear"], candidates=["fig", "plum"], user="Ann").candidates
     ['fig', 'plum']
-
-    Attributes:
-      history: behaviours, oldest first; None for the remembered history of ``user``.
-      candidates: items to score.
-      user: None for an unknown user.
-      context: value of each context feature by name.
     """
 
     history: Sequence[str | int] | None
@@ -57,6 +47,7 @@ class History:
 class EncodedRequest:
     """A request as rows: ``user`` is int32 ``[1]``, ``context`` has one row."""
 
+    raw: RankRequest
     history: History
     candidates: np.ndarray
     user: np.ndarray
@@ -85,8 +76,3 @@ def grouped(
             size = max(size for size in allowed if size <= len(alike))
             yield alike[:size]
             alike = alike[size:]
-
-
-def stacked(trees: Sequence[Any]) -> Any:
-    """Return host arrays of several users with a leading dimension U."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

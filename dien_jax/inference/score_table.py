@@ -6,10 +6,8 @@ A row is a user and an item. Its history is the first of these that is available
 2. the user's events in the data folder before the row's ``timestamp``, which is a time as in the
    log of the folder, or an ISO date;
 3. all of the user's events in the data folder.
-
-Context features are read from columns of their names, in the form of the log. Values that training
-did not see are unknown to the model, and counted. The table is read and written in pieces, so its
-size is not limited by memory.
+Context features are columns of their names. Tables are read and written in pieces, so
+memory does not limit their size.
 """
 
 import dataclasses
@@ -30,7 +28,7 @@ from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
 from dien_jax.runs.scoring import score_batches
-from dien_jax.runs.trained import TrainedModel, load_run
+from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
@@ -38,13 +36,9 @@ from dien_jax.utils.console import say, stage
 BATCHES_PER_PIECE = 64
 """Rows of a piece are sorted by history length, which reduces padding."""
 COUNTS = (
-    "rows",
-    "unknown_users",
-    "unknown_items",
-    "unknown_history",
-    "unknown_context",
+    "rows", "unknown_users", "unknown_items", "unknown_history", "unknown_context",
     "empty_histories",
-)
+)  # fmt: skip
 
 Values = TypeVar("Values")
 
@@ -111,27 +105,25 @@ def score_requests(
         raise UserError("--separator must not be empty")
     out = Path(out)
     requests = open_requests(Path(table))
-    find_column(requests, columns.user, "--user")
-    find_column(requests, columns.item, "--item")
-    columns = dataclasses.replace(
-        columns,
-        history=_optional(requests, columns.history, "history"),
-        timestamp=_optional(requests, columns.timestamp, "timestamp"),
-    )
+    named = {name: column for name, column in vars(columns).items() if column is not None}
+    defaults = {name: name for name in ("history", "timestamp") if name in requests.names}
+    columns = RequestColumns(**defaults | named)
+    for flag in ("user", "item", "history", "timestamp"):
+        if (column := getattr(columns, flag)) is not None:
+            find_column(requests, column, f"--{flag}")
     trained = load_run(run_dir, data)
     for feature in trained.dataset.schema.context:
         find_column(requests, feature.name, "a context feature of the run")
     say(f"histories: {_described(columns, trained.dataset)}")
-    score = _scorer(trained)
+    config = trained.run.config
+    step = make_predict_step(config, trained.dataset.schema)
+    model = trained.params, trained.batch_stats, feature_tables(trained.dataset)
     encoder = _Encoder(requests, columns, trained.dataset)
-    counts = encoder.counts
-    with (
-        writing(out, "--out"),
-        stage(f"scoring {table}") as current,
-        requests.writing(out) as write,
-    ):
-        for piece in requests.pieces(BATCHES_PER_PIECE * trained.run.config.train.batch_size):
-            write(piece, score(encoder.examples(piece)))
+    counts, label = encoder.counts, f"scoring {table}"
+    with writing(out, "--out"), stage(label) as current, requests.writing(out) as write:
+        for piece in requests.pieces(BATCHES_PER_PIECE * config.train.batch_size):
+            loader = evaluation_loader(encoder.examples(piece), "test", config.train)
+            write(piece, score_batches(step, *model, loader))
             current.note = f"{counts['rows']:,} rows"
             if requests.rows:
                 current.note = f"{counts['rows']:,} of {requests.rows:,} rows"
@@ -141,12 +133,6 @@ def score_requests(
     return counts
 
 
-def _optional(table: RequestTable, name: str | None, default: str) -> str | None:
-    if name is not None:
-        return find_column(table, name, f"--{default}")
-    return default if default in table.names else None
-
-
 def _described(columns: RequestColumns, dataset: Dataset) -> str:
     if columns.history:
         ignored = f"; column {columns.timestamp!r} is not used" if columns.timestamp else ""
@@ -154,18 +140,6 @@ def _described(columns: RequestColumns, dataset: Dataset) -> str:
     if columns.timestamp:
         return f"each user's events in {dataset.path} before column {columns.timestamp!r}"
     return f"all of each user's events in {dataset.path}, as there is no column of times"
-
-
-def _scorer(trained: TrainedModel) -> Callable[[Dataset], np.ndarray]:
-    """Return a function that scores the test examples of a dataset, compiled once."""
-    config, dataset = trained.run.config, trained.dataset
-    step, tables = make_predict_step(config, dataset.schema), feature_tables(dataset)
-
-    def score(requests: Dataset) -> np.ndarray:
-        loader = evaluation_loader(requests, "test", config.train)
-        return score_batches(step, trained.params, trained.batch_stats, tables, loader)
-
-    return score
 
 
 class _Encoder:
@@ -195,17 +169,9 @@ class _Encoder:
         self._count("unknown_users", user == UNKNOWN)
         self._count("unknown_items", item == UNKNOWN)
         self._count("empty_histories", starts == end)
-        zeros = np.zeros(piece.rows, np.int32)
-        examples = Examples(
-            sequence=sequence.astype(np.int32),
-            history_end=end.astype(np.int64),
-            user=user,
-            group=zeros,
-            item=item,
-            label=zeros.astype(np.int8),
-            context=context,
-            probability=None,
-        )
+        sequence, end = sequence.astype(np.int32), end.astype(np.int64)
+        group, label = np.zeros(piece.rows, np.int32), np.zeros(piece.rows, np.int8)
+        examples = Examples(sequence, end, user, group, item, label, context, None)
         return dataclasses.replace(dataset, splits={"test": examples})
 
     def _histories(self, piece: Piece, users: list[str]) -> tuple[Dataset, np.ndarray, np.ndarray]:
@@ -222,9 +188,8 @@ class _Encoder:
             return dataset, np.arange(piece.rows), offsets[1:]
         times: list[int | None] = [None] * piece.rows
         if columns.timestamp is not None:
-            read = events.time
             times = self._convert(
-                piece, columns.timestamp, lambda cells: [read(cell) for cell in cells]
+                piece, columns.timestamp, lambda cells: list(map(events.time, cells))
             )
         ends = [events.find(user, time) for user, time in zip(users, times, strict=True)]
         sequence, end = np.array(ends).T

@@ -1,6 +1,10 @@
 """Metrics of scored examples, intervals of their differences, and diagnostics.
 
-Plain NumPy functions of labels and scores. Nothing here may know datasets, models or runs.
+Arrays are ``[n]``: labels are 0 or 1 (1 is a click), scores any numbers that rank the examples,
+higher for a likelier click (log loss, accuracy and calibration need probabilities), and groups any
+integers, the user of each example. Anything else raises ``ValueError``, a score that is NaN
+:class:`~dien_jax.errors.UserError`. A metric that its examples do not define is None, never 0.5 or
+NaN. Plain NumPy: nothing here may know datasets, models or runs.
 """
 
 from dien_jax.metrics.diagnostics import Calibration, PartAuc, auc_by_size, calibration

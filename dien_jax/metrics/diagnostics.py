@@ -1,7 +1,4 @@
-"""Diagnostics of scored examples: calibration, AUC by part, and the most wrong examples.
-
-Dimensions: n examples.
-"""
+"""Diagnostics of scored examples: calibration, AUC by part, and the most wrong examples."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,14 +13,7 @@ BINS = 10
 
 
 class CalibrationBin(NamedTuple):
-    """Examples of similar score.
-
-    Attributes:
-      low, high: bounds of the scores.
-      examples: their number; the means are None if it is 0.
-      score: mean score.
-      clicks: share of clicks.
-    """
+    """Bounds and number of examples of similar score; mean score and share of clicks, or None."""
 
     low: float
     high: float
@@ -37,10 +27,8 @@ class Calibration(NamedTuple):
 
     Attributes:
       bins: of equal width in score, from 0 to 1.
-      error: expected calibration error: mean of |score - share of clicks| over bins, weighted by
-        their examples.
-      error_equal_counts: the same with bins of equal counts, which resolve scores that lie close
-        together.
+      error: mean of |score - share of clicks| over bins, weighted by their examples.
+      error_equal_counts: the same with bins of equal counts, which resolve similar scores.
     """
 
     bins: list[CalibrationBin]
@@ -49,14 +37,9 @@ class Calibration(NamedTuple):
 
 
 class PartAuc(NamedTuple):
-    """AUC of one part of the examples.
+    """A part of the examples, its counts, its AUC and DeLong's standard error.
 
-    Attributes:
-      name: the part.
-      examples: its number of examples.
-      clicks: its number of clicks.
-      auc: None unless both labels occur.
-      standard_error: DeLong's; None without two examples of either label.
+    The AUC is None unless both labels occur, its error without two examples of either label.
     """
 
     name: str
@@ -67,14 +50,10 @@ class PartAuc(NamedTuple):
 
 
 class Picks(NamedTuple):
-    """Examples to look at, as lists of their indices.
+    """Indices of examples, the most extreme scores first.
 
-    Attributes:
-      false_alarms: non-clicks, highest scores first.
-      misses: clicks, lowest scores first.
-      hits: clicks, highest scores first.
-      rejections: non-clicks, lowest scores first.
-      typical: by distance of the loss from the median loss.
+    False alarms and rejections are non-clicks, misses and hits clicks; typical examples have
+    losses near the median.
     """
 
     false_alarms: list[int]
@@ -85,12 +64,7 @@ class Picks(NamedTuple):
 
 
 def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Calibration:
-    """Return the reliability of scores as probabilities.
-
-    Args:
-      labels: ``[n]``, 0 or 1; n at least 1.
-      scores: ``[n]``, probabilities of a click.
-      bins: number of bins.
+    """Return the reliability of at least one score as probabilities.
 
     Source: Guo et al., ICML 2017 (arXiv:1706.04599).
 
@@ -104,19 +78,15 @@ def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Cal
     parts = []
     for number, (low, high) in enumerate(itertools.pairwise(edges)):
         inside = wide == number
-        count = int(inside.sum())
-        means = (
-            (float(scores[inside].mean()), float(labels[inside].mean())) if count else (None,) * 2
-        )
-        parts.append(CalibrationBin(low, high, count, *means))
+        means = (float(a[inside].mean()) if inside.any() else None for a in (scores, labels))
+        parts.append(CalibrationBin(low, high, int(inside.sum()), *means))
     even = np.empty(len(scores), int)
     even[np.argsort(scores, kind="stable")] = np.arange(len(scores)) * bins // len(scores)
-    return Calibration(parts, _gap(labels, scores, wide), _gap(labels, scores, even))
-
-
-def _gap(labels: np.ndarray, scores: np.ndarray, parts: np.ndarray) -> float:
-    """Return the sum over parts of |sum of scores - clicks|, divided by n."""
-    return float(np.abs(np.bincount(parts, scores - labels)).sum() / len(scores))
+    errors = (
+        float(np.abs(np.bincount(bin_of, scores - labels)).sum() / len(scores))
+        for bin_of in (wide, even)
+    )
+    return Calibration(parts, *errors)
 
 
 def auc_by_size(
@@ -124,11 +94,8 @@ def auc_by_size(
 ) -> list[PartAuc]:
     """Return the AUC of examples by a count, in parts of growing size: 0, 1, 2-3, 4-7 and so on.
 
-    Args:
-      labels: ``[n]``, 0 or 1.
-      scores: ``[n]``.
-      sizes: integers ``[n]``, 0 or more.
-      factor: ratio of consecutive bounds; 4 gives 0, 1-3, 4-15 and so on.
+    ``sizes`` are integers ``[n]``, 0 or more. ``factor`` is the ratio of consecutive bounds: 4
+    gives 0, 1-3, 4-15 and so on.
 
     >>> sizes = np.array([1, 1, 2, 3])
     >>> parts = auc_by_size(np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.8, 0.4]), sizes)
@@ -144,29 +111,20 @@ def auc_by_size(
         inside = places == place
         low, high = (0, 0) if place == 0 else (bounds[place - 1], bounds[place] - 1)
         name = f"{low:,}" if low == high else f"{low:,}-{high:,}"
-        part_labels, part_scores = labels[inside], scores[inside]
-        count, clicks = len(part_labels), int(part_labels.sum())
+        part = labels[inside], scores[inside]
         # Against a constant, whose AUC is always 0.5, the error is that of the AUC.
-        error = delong(part_labels, part_scores, np.zeros(count, np.float32))
-        standard_error = None if error is None else error.standard_error
-        parts.append(PartAuc(name, count, clicks, auc(part_labels, part_scores), standard_error))
+        error = delong(*part, np.zeros(len(part[0]), np.float32))
+        counts = len(part[0]), int(part[0].sum())
+        parts.append(PartAuc(name, *counts, auc(*part), error and error.standard_error))
     return parts
 
 
 def pick(labels: np.ndarray, scores: np.ndarray, count: int) -> Picks:
-    """Pick the examples that the model gets most wrong and most right, and typical ones.
-
-    Args:
-      labels: ``[n]``, 0 or 1.
-      scores: ``[n]``, probabilities of a click.
-      count: the number of each kind, if there are as many.
-    """
+    """Pick at most ``count`` of the most wrong, the most right and the most typical examples."""
     losses = example_losses(labels, scores)
-    rising = np.argsort(scores, kind="stable")
-    falling = np.argsort(-scores, kind="stable")
     is_click = np.asarray(labels) == 1
+    rising, falling = (np.argsort(order, kind="stable") for order in (scores, -scores))
     distances = np.abs(losses - np.median(losses)) if len(losses) else losses
-    middle = np.argsort(distances, kind="stable")
 
     def first(order: np.ndarray, inside: np.ndarray) -> list[int]:
         return order[inside[order]][:count].tolist()
@@ -176,7 +134,7 @@ def pick(labels: np.ndarray, scores: np.ndarray, count: int) -> Picks:
         misses=first(rising, is_click),
         hits=first(falling, is_click),
         rejections=first(rising, ~is_click),
-        typical=middle[:count].tolist(),
+        typical=np.argsort(distances, kind="stable")[:count].tolist(),
     )
 
 
@@ -185,14 +143,7 @@ def largest_losses(labels: np.ndarray, scores: np.ndarray, count: int) -> list[i
     return np.argsort(-example_losses(labels, scores), kind="stable")[:count].tolist()
 
 
-def history_lengths(history_end: np.ndarray, starts: np.ndarray, most: int) -> np.ndarray:
-    """Return the number of behaviours that the model sees of each example, integers ``[n]``."""
-    return np.minimum(history_end - starts, most)
-
-
 def describe_parts(parts: Sequence[PartAuc]) -> str:
     """Return the AUCs of parts in words, the alternative text of a plot."""
-    return "; ".join(
-        f"{part.name}: " + ("undefined" if part.auc is None else f"{part.auc:.3f}")
-        for part in parts
-    )
+    texts = ("undefined" if part.auc is None else f"{part.auc:.3f}" for part in parts)
+    return "; ".join(f"{part.name}: {text}" for part, text in zip(parts, texts, strict=True))

@@ -1,10 +1,10 @@
 """Intervals of the difference between two models: paired comparisons of scores.
 
-Both score vectors are of the same examples, in the same order, labelled as in
-:mod:`dien_jax.metrics.scores`, and every difference is ``scores`` minus ``baseline``.
-:func:`delong` takes examples as independent draws. :func:`bootstrap` takes users as independent,
-which is right for a click log, where the examples of one user resemble each other. Neither covers
-another training seed: :func:`paired_seeds` does.
+Both score vectors are of the same examples, in the same order, with arrays and errors as in
+:mod:`dien_jax.metrics`, and every difference is ``scores`` minus ``baseline``. :func:`delong` takes
+examples as independent draws. :func:`bootstrap` takes users as independent, which is right for a
+click log, where the examples of one user resemble each other. Neither covers another training
+seed: :func:`paired_seeds` does.
 """
 
 import math
@@ -20,6 +20,7 @@ RESAMPLES = 1000
 
 _NORMAL_QUANTILE = 1.959963984540054
 """The quantile of (1 + CONFIDENCE) / 2."""
+_OfResample = Callable[[np.ndarray], float | None]
 
 
 class Difference(NamedTuple):
@@ -27,8 +28,7 @@ class Difference(NamedTuple):
 
     Attributes:
       value: the difference on all examples, or the mean over seeds.
-      standard_error: standard error of ``value``.
-      low, high: ends of its 95% interval.
+      standard_error, low, high: its standard error, and the ends of its 95% interval.
       p_value: two-sided, of the hypothesis of no difference; None if the method has none.
     """
 
@@ -54,17 +54,8 @@ def delong(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray) -> Diff
     p-value are the normal distribution's. If both models rank all pairs right, or all wrong, the
     variance is 0 and the normal approximation does not hold.
 
-    Args:
-      labels: ``[n]``, 0 or 1.
-      scores: ``[n]``, higher for a likelier click.
-      baseline: ``[n]``, scores of the other model; or ``[K, n]``, K draws of a model with random
-        scores, for its mean AUC: an example's V and W are then means over the draws.
-
-    Returns:
-      The difference; None without two clicks and two non-clicks.
-
-    Raises:
-      ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
+    ``baseline`` may be ``[K, n]``, K draws of a model with random scores, for its mean AUC: an
+    example's V and W are then means over the draws. None without two clicks and two non-clicks.
 
     >>> labels = np.array([1, 1, 0, 0])
     >>> scores, baseline = np.array([0.9, 0.6, 0.3, 0.2]), np.array([0.9, 0.2, 0.3, 0.1])
@@ -73,8 +64,7 @@ def delong(labels: np.ndarray, scores: np.ndarray, baseline: np.ndarray) -> Diff
     """
     labels, scores = checked(labels, scores)
     draws = [checked(labels, draw)[1] for draw in np.atleast_2d(baseline)]
-    clicks = int(labels.sum())
-    others = labels.size - clicks
+    clicks, others = int(labels.sum()), int((~labels).sum())
     if min(clicks, others) < 2:
         return None
     areas = [area for draw in draws if (area := auc(labels, draw)) is not None]
@@ -105,22 +95,10 @@ def bootstrap(
     examples, and takes both models' metrics on them (Field and Welsh, JRSS B 69, 2007). The
     interval is between percentiles of the differences; their deviation is the standard error.
 
-    Args:
-      labels: ``[n]``, 0 or 1.
-      scores: ``[n]``, probabilities of a click.
-      baseline: ``[n]``, scores of the other model.
-      groups: ``[n]``, any integers, the user of each example.
-      resamples: number of resamples.
-      seed: random seed; equal seeds give equal intervals.
-
     Returns:
       Differences by the metrics' names, without a p-value. A difference is None if the metric is
       undefined on all examples or on more than half of the resamples, or if there is one user
       only. Resamples on which it is undefined are left out.
-
-    Raises:
-      ValueError: if shapes differ, a label is neither 0 nor 1, a score is outside [0, 1] or
-        ``resamples`` is below 1; UserError: if a score is NaN.
 
     >>> labels, users = np.array([1, 0, 1, 0]), np.array([1, 1, 2, 2])
     >>> scores, baseline = np.array([0.9, 0.2, 0.8, 0.4]), np.array([0.5, 0.2, 0.5, 0.6])
@@ -129,58 +107,44 @@ def bootstrap(
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    clicked, scores = checked(labels, scores)
-    baseline = np.asarray(baseline)
-    values = {
-        name: _difference(metric(clicked, scores, groups), metric(clicked, baseline, groups))
-        for name, metric in METRICS.items()
-    }
+    (clicked, scores), baseline = checked(labels, scores), np.asarray(baseline)
+    values = [
+        _difference(metric(clicked, scores, groups), metric(clicked, baseline, groups))
+        for metric in METRICS.values()
+    ]
     names, user = np.unique(groups, return_inverse=True)
     if len(names) < 2:
-        return dict.fromkeys(values)
-    differences = {
-        name: _resampled_difference(metric, clicked, scores, baseline, user)
-        for name, metric in METRICS.items()
-    }
-    random = np.random.default_rng(seed)
-    drawn = {name: np.full(resamples, np.nan) for name in values}
-    for number in range(resamples):
+        return dict.fromkeys(METRICS)
+    differences = [
+        _resampled_difference(metric, clicked, scores, baseline, user)
+        for metric in METRICS.values()
+    ]
+    random, drawn = np.random.default_rng(seed), []
+    for _ in range(resamples):
         times = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
-        for name, difference in differences.items():
-            if (value := difference(times)) is not None:
-                drawn[name][number] = value
-    return {name: _percentiles(value, drawn[name]) for name, value in values.items()}
+        drawn.append([difference(times) for difference in differences])
+    columns = np.array(drawn, np.float64).T  # None becomes NaN
+    return dict(zip(METRICS, map(_percentiles, values, columns), strict=True))
 
 
 def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Difference | None:
     """Return the mean difference of a metric over training seeds, with Student's t interval.
 
-    Args:
-      values: the metric by seed.
-      baseline: the metric of the other model, with the same seeds on the same data.
-
-    Returns:
-      The difference; None with fewer than two seeds.
-
-    Raises:
-      ValueError: if the lengths differ or a value is not finite.
+    Both models have finite values of the same seeds on the same data. None with fewer than two.
 
     >>> round(paired_seeds([0.75, 0.77], [0.70, 0.74]).value, 4)
     0.04
     """
     ours, theirs = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
     if ours.ndim != 1 or ours.shape != theirs.shape:
-        raise ValueError(
-            f"values and baseline must be [seeds] of one length, got {ours.shape} and "
-            f"{theirs.shape}"
-        )
-    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        shapes = f"{ours.shape} and {theirs.shape}"
+        raise ValueError(f"values and baseline must be [seeds] of one length, got {shapes}")
+    if not np.isfinite([ours, theirs]).all():
         raise ValueError(f"values must be finite, got {ours.tolist()} and {theirs.tolist()}")
+    if (seeds := len(ours)) < 2:
+        return None
     from scipy.special import stdtr, stdtrit  # 0.1 s; a dependency of JAX
 
-    seeds = len(ours)
-    if seeds < 2:
-        return None
     differences = ours - theirs
     return _with_interval(
         float(differences.mean()),
@@ -193,14 +157,13 @@ def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Differen
 def _with_interval(
     value: float, error: float, quantile: float, p_value: Callable[[float], float]
 ) -> Difference:
-    """Return a difference with the interval and p-value of ``value / error``."""
     p = 1.0 if value == 0 else p_value(abs(value) / error) if error else 0.0
     return Difference(value, error, value - quantile * error, value + quantile * error, p)
 
 
 def _resampled_difference(
     metric: Metric, clicked: np.ndarray, scores: np.ndarray, baseline: np.ndarray, user: np.ndarray
-) -> Callable[[np.ndarray], float | None]:
+) -> _OfResample:
     """Return the difference of a metric as a function of how often each user is drawn."""
     if metric.interval == "delong":
         ours, theirs = _weighted_auc(clicked, scores, user), _weighted_auc(clicked, baseline, user)
@@ -212,17 +175,13 @@ def _resampled_difference(
 
     def evaluated(times: np.ndarray) -> float | None:
         rows = np.repeat(np.arange(len(user)), times[user])
-        return _difference(
-            metric(clicked[rows], scores[rows], user[rows]),
-            metric(clicked[rows], baseline[rows], user[rows]),
-        )
+        labels, users = clicked[rows], user[rows]
+        return _difference(*(metric(labels, s[rows], users) for s in (scores, baseline)))
 
     return evaluated
 
 
-def _weighted_auc(
-    clicked: np.ndarray, scores: np.ndarray, user: np.ndarray
-) -> Callable[[np.ndarray], float | None]:
+def _weighted_auc(clicked: np.ndarray, scores: np.ndarray, user: np.ndarray) -> _OfResample:
     """Return the AUC as a function of how often each user counts: integers ``[users]``."""
     order = np.argsort(scores)
     ordered, is_click, user = scores[order], clicked[order], user[order]
@@ -243,12 +202,14 @@ def _weighted_auc(
 
 def _placements(clicked: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return V of each click and W of each non-click, see :func:`delong`."""
-    clicks, others = np.sort(scores[clicked]), np.sort(scores[~clicked])
-    below = np.searchsorted(others, scores[clicked], "left")
-    below = below + np.searchsorted(others, scores[clicked], "right")
-    above = np.searchsorted(clicks, scores[~clicked], "left")
-    above = above + np.searchsorted(clicks, scores[~clicked], "right")
-    return below / (2.0 * others.size), 1 - above / (2.0 * clicks.size)
+
+    def share_below(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+        other = np.sort(other)
+        below = np.searchsorted(other, own, "left") + np.searchsorted(other, own, "right")
+        return below / (2.0 * other.size)
+
+    clicks, others = scores[clicked], scores[~clicked]
+    return share_below(clicks, others), 1 - share_below(others, clicks)
 
 
 def _difference(first: float | None, second: float | None) -> float | None:

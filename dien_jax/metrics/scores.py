@@ -1,9 +1,7 @@
 """AUC, GAUC, log loss and accuracy of scored examples, exact, and the table of metrics.
 
-Labels are 0 or 1 (1 is a click) and scores any numbers that rank the examples, higher for a
-likelier click; log loss and accuracy need probabilities. All arrays are one-dimensional and of
-one length. Counts are integers and sums float64, so nothing is lost over millions of examples.
-A metric that its examples do not define is None, never 0.5 and never NaN.
+Counts are integers and sums float64, so nothing is lost over millions of examples. The arrays are
+described in :mod:`dien_jax.metrics`.
 
 To add a metric, write its function and add one entry to ``METRICS``: evaluations, TensorBoard,
 tables, reports, comparisons and studies loop over that table.
@@ -20,14 +18,15 @@ from dien_jax.errors import UserError
 LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)
 """Least distance of a probability from 0 and 1 in the log loss: float32 resolves no more."""
 
+_ByUser = tuple[np.ndarray, np.ndarray]
+
 
 class Gauc(NamedTuple):
     """AUC within each user, averaged over users.
 
     Attributes:
       value: the mean, weighted by each user's number of examples; None without such users.
-      users: number of users with both labels, the ones averaged over.
-      left_out: number of users with one label only.
+      users, left_out: numbers of users with both labels, averaged over, and with one label only.
     """
 
     value: float | None
@@ -39,17 +38,8 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Return the area under the ROC curve: P(s+ > s-) + P(s+ = s-) / 2.
 
     Here s+ is the score of a random click and s- that of a random non-click, so equal scores count
-    half and a constant score gives 0.5. Exact, by sorting, in O(n log n).
-
-    Args:
-      labels: ``[n]``, 0 or 1.
-      scores: ``[n]``.
-
-    Returns:
-      The area in [0, 1]; None unless both labels occur.
-
-    Raises:
-      ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
+    half and a constant score gives 0.5. Exact, by sorting, in O(n log n). None unless both labels
+    occur.
 
     >>> auc(np.array([1, 0, 1, 0]), np.array([0.9, 0.2, 0.4, 0.4]))
     0.875
@@ -65,45 +55,26 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
 def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Gauc:
     """Return the AUC within each group (a user), averaged by the groups' example counts.
 
-    Groups with one label only have no AUC; they are left out and counted. See "Deep Interest
-    Network for Click-Through Rate Prediction" (Zhou et al., KDD 2018), section 6.
-
-    Args:
-      labels: ``[n]``, 0 or 1.
-      scores: ``[n]``.
-      groups: ``[n]``, any integers; equal ones are one group.
-
-    Raises:
-      ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
+    Equal integers in ``groups`` ``[n]`` are one group. Groups with one label only have no AUC; they
+    are left out and counted. See "Deep Interest Network for Click-Through Rate Prediction" (Zhou et
+    al., KDD 2018), section 6.
 
     >>> users = np.array([1, 1, 2, 2, 3])
     >>> gauc(np.array([1, 0, 0, 1, 1]), np.array([0.9, 0.2, 0.6, 0.4, 0.5]), users)
     Gauc(value=0.5, users=2, left_out=1)
     """
-    areas, examples, defined = _user_aucs(labels, scores, groups)
-    users = int(defined.sum())
-    if not users:
-        return Gauc(None, 0, defined.size)
-    weights = examples[defined].astype(np.float64)
-    return Gauc(float(areas[defined] @ weights / weights.sum()), users, defined.size - users)
+    areas, examples = _user_aucs(labels, scores, groups)
+    defined = examples > 0
+    users, weights = int(defined.sum()), examples[defined].astype(np.float64)
+    value = float(areas[defined] @ weights / weights.sum()) if users else None
+    return Gauc(value, users, defined.size - users)
 
 
 def logloss(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Return the mean of -log(p) over clicks and -log(1 - p) over the others.
+    """Return the mean of -log(p) over clicks and -log(1 - p) over the others, in nats.
 
     To avoid log(0), p is clipped to [epsilon, 1 - epsilon] with ``LOGLOSS_EPSILON``: one example
-    adds at most 15.95.
-
-    Args:
-      labels: ``[n]``, 0 or 1.
-      scores: ``[n]``, probabilities of a click.
-
-    Returns:
-      The mean in nats; None without examples.
-
-    Raises:
-      ValueError: if shapes differ, a label is neither 0 nor 1 or a score is outside [0, 1];
-        UserError: if a score is NaN.
+    adds at most 15.95. None without examples.
 
     >>> round(logloss(np.array([1, 0]), np.array([0.9, 0.2])), 4)
     0.1643
@@ -113,11 +84,7 @@ def logloss(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def example_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the term of each example in :func:`logloss`, in nats: float64 ``[n]``.
-
-    Raises:
-      ValueError, UserError: as :func:`logloss`.
-    """
+    """Return the term of each example in :func:`logloss`, in nats: float64 ``[n]``."""
     labels, scores = checked(labels, scores)
     _check_probabilities(scores)
     probability = np.clip(scores.astype(np.float64), LOGLOSS_EPSILON, 1 - LOGLOSS_EPSILON)
@@ -125,25 +92,14 @@ def example_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _check_probabilities(scores: np.ndarray) -> None:
-    scores = np.asarray(scores)
-    if scores.size and (scores.min() < 0 or scores.max() > 1):
-        raise ValueError(
-            f"scores must be probabilities, got values from {scores.min()} to {scores.max()}"
-        )
+    if np.size(scores) and ((low := np.min(scores)) < 0 or np.max(scores) > 1):
+        raise ValueError(f"scores must be probabilities, got values from {low} to {np.max(scores)}")
 
 
 def accuracy(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Return the share of examples whose score is above one half exactly if they are clicks.
 
-    Args:
-      labels: ``[n]``, 0 or 1.
-      scores: ``[n]``, probabilities of a click.
-
-    Returns:
-      The share in [0, 1]; None without examples.
-
-    Raises:
-      ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
+    None without examples.
 
     >>> accuracy(np.array([1, 0]), np.array([0.9, 0.6]))
     0.5
@@ -152,10 +108,8 @@ def accuracy(labels: np.ndarray, scores: np.ndarray) -> float | None:
     return float(((scores > 0.5) == labels).mean()) if labels.size else None
 
 
-def _user_aucs(
-    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for each group, in order: its AUC, its examples, and whether the AUC is defined."""
+def _user_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> _ByUser:
+    """Return for each group, in order, its AUC and its examples: 0 where the AUC is undefined."""
     labels, scores = checked(labels, scores)
     groups = np.asarray(groups)
     if groups.shape != labels.shape:
@@ -163,20 +117,15 @@ def _user_aucs(
     order = np.lexsort((scores, groups))
     doubled_wins, clicks, others = ranked_pairs(labels, scores, groups, order)
     pairs = clicks * others
-    return doubled_wins / np.maximum(2.0 * pairs, 1), clicks + others, pairs > 0
+    return doubled_wins / np.maximum(2.0 * pairs, 1), np.where(pairs > 0, clicks + others, 0)
 
 
-def _gauc_terms(
-    labels: np.ndarray, scores: np.ndarray, user: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    areas, examples, defined = _user_aucs(labels, scores, user)
-    weights = np.where(defined, examples, 0)
+def _gauc_terms(labels: np.ndarray, scores: np.ndarray, user: np.ndarray) -> _ByUser:
+    areas, weights = _user_aucs(labels, scores, user)
     return weights * areas, weights
 
 
-def _logloss_terms(
-    labels: np.ndarray, scores: np.ndarray, user: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _logloss_terms(labels: np.ndarray, scores: np.ndarray, user: np.ndarray) -> _ByUser:
     return np.bincount(user, example_losses(labels, scores)), np.bincount(user)
 
 
@@ -190,8 +139,8 @@ class Metric:
       function: ``(labels, scores, groups)``, each ``[n]``, to the metric; None where undefined.
       higher_is_better: the direction that is better.
       needs_probabilities: whether scores outside [0, 1] are refused; other metrics only rank.
-      interval: kind of the 95% interval of a difference between two models: ``"users"`` resamples
-        users; ``"delong"``, for the AUC alone, gives DeLong's beside it.
+      interval: of a difference between two models: ``"users"`` resamples users; ``"delong"``, for
+        the AUC alone, adds DeLong's.
       user_terms: ``(labels, scores, user)`` to the numerators and denominators ``[users]`` whose
         sums over users have the metric as their ratio; ``user`` numbers users from 0. It makes
         resampling fast; without it the metric is evaluated on each resample.
@@ -203,16 +152,10 @@ class Metric:
     higher_is_better: bool = True
     needs_probabilities: bool = False
     interval: Literal["delong", "users"] = "users"
-    user_terms: (
-        Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None
-    ) = None
+    user_terms: Callable[[np.ndarray, np.ndarray, np.ndarray], _ByUser] | None = None
 
     def __call__(self, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float | None:
-        """Return the metric of scored examples; None where they do not define it.
-
-        Raises:
-          ValueError: if scores must be probabilities and are not.
-        """
+        """Return the metric of scored examples; None where they do not define it."""
         if self.needs_probabilities:
             _check_probabilities(scores)
         return self.function(labels, scores, groups)
@@ -229,15 +172,11 @@ METRICS = {
         Metric("auc", "AUC", lambda labels, scores, _: auc(labels, scores), interval="delong"),
         Metric("gauc", "GAUC", lambda *arrays: gauc(*arrays).value, user_terms=_gauc_terms),
         Metric(
-            "logloss",
-            "log loss",
-            lambda labels, scores, _: logloss(labels, scores),
-            higher_is_better=False,
-            needs_probabilities=True,
-            user_terms=_logloss_terms,
+            "logloss", "log loss", lambda labels, scores, _: logloss(labels, scores),
+            higher_is_better=False, needs_probabilities=True, user_terms=_logloss_terms,
         ),
     )
-}
+}  # fmt: skip
 """The metrics that are reported, by name, in the order of tables."""
 
 SELECTION = ("auc", "logloss")
@@ -245,13 +184,9 @@ SELECTION = ("auc", "logloss")
 
 
 def selection_score(metrics: Mapping[str, Any]) -> float | None:
-    """Return the validation score, highest for the best checkpoint; None where it is undefined.
-
-    It is the first metric of ``SELECTION`` that is defined, negated where lower is better.
-    """
+    """Return the first metric of ``SELECTION`` that is defined, negated where lower is better."""
     for name in SELECTION:
-        value = metrics.get(name)
-        if value is not None:
+        if (value := metrics.get(name)) is not None:
             return value if METRICS[name].higher_is_better else -value
     return None
 
@@ -261,17 +196,9 @@ def evaluate_scores(
 ) -> dict[str, float | int | None]:
     """Return every metric of one split, named as in ``result.json`` and ``metrics.jsonl``.
 
-    Args:
-      labels: ``[n]``, 0 or 1.
-      scores: ``[n]``, probabilities of a click.
-      groups: ``[n]``, integers, the user of each example.
-
     Returns:
       The metrics of ``METRICS`` and ``accuracy`` (None where undefined), ``examples`` (n),
       ``gauc_users`` and ``gauc_left_out`` (users with both labels, and with one).
-
-    Raises:
-      ValueError, UserError: as :func:`auc`, :func:`gauc` and :func:`logloss`.
 
     >>> labels, scores = np.array([1, 0, 1]), np.array([0.9, 0.2, 0.1])
     >>> metrics = evaluate_scores(labels, scores, np.array([7, 7, 8]))
@@ -282,21 +209,13 @@ def evaluate_scores(
     labels, groups = np.asarray(labels), np.asarray(groups)
     with_click, without_click = np.unique(groups[labels == 1]), np.unique(groups[labels == 0])
     users = np.intersect1d(with_click, without_click, assume_unique=True).size
-    return {
-        **values,
-        "accuracy": accuracy(labels, scores),
-        "examples": len(labels),
-        "gauc_users": users,
-        "gauc_left_out": with_click.size + without_click.size - 2 * users,
-    }
+    left_out = with_click.size + without_click.size - 2 * users
+    counts = {"examples": len(labels), "gauc_users": users, "gauc_left_out": left_out}
+    return {**values, "accuracy": accuracy(labels, scores), **counts}
 
 
 def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Check labels and scores; return labels as bool and scores unchanged.
-
-    Raises:
-      ValueError: if shapes differ or a label is neither 0 nor 1; UserError: if a score is NaN.
-    """
+    """Check labels and scores; return labels as bool and scores unchanged."""
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise ValueError(
@@ -305,8 +224,7 @@ def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
     clicked = labels == 1
     if not np.all(clicked | (labels == 0)):
         raise ValueError(f"labels must be 0 or 1, got {np.unique(labels)[:8].tolist()}")
-    missing = np.isnan(scores)
-    if missing.any():
+    if (missing := np.isnan(scores)).any():
         raise UserError(
             f"{int(missing.sum())} of {scores.size} scores are not a number, the first that of "
             f"example {int(missing.argmax())}: the model's parameters are not finite"
@@ -317,21 +235,14 @@ def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 def ranked_pairs(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count the ranked pairs of every group, in order of the groups.
-
-    Args:
-      labels: bool ``[n]``.
-      scores: ``[n]``.
-      groups: ``[n]``.
-      order: ``[n]``, sorts by group, then by score.
+    """Count the ranked pairs of every group, in order of the groups; ``order`` sorts by both.
 
     Returns:
       int64 ``[G]`` each: twice the (click, other) pairs that the click wins plus those that tie,
       the clicks and the others.
     """
     if not order.size:
-        empty = np.zeros(0, np.int64)
-        return empty, empty, empty
+        return (np.zeros(0, np.int64),) * 3
     labels, scores, groups = labels[order], scores[order], groups[order]
     new_group = np.concatenate([[True], groups[1:] != groups[:-1]])
     new_tie = new_group | np.concatenate([[True], scores[1:] != scores[:-1]])

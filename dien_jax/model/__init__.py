@@ -8,17 +8,11 @@ Add attentions and recurrences of your own to ``ATTENTIONS`` and ``EVOLUTIONS``.
 
 from dien_jax.model.activations import Dice, PReLU
 from dien_jax.model.attention import ATTENTIONS, BilinearAttention, MLPAttention
-from dien_jax.model.authors_weights import from_authors
-from dien_jax.model.auxiliary import (
-    AuxiliaryNetwork,
-    auxiliary_loss,
-    auxiliary_positions,
-    auxiliary_weights,
-)
+from dien_jax.model.auxiliary import AuxiliaryNetwork, auxiliary_loss, auxiliary_positions
 from dien_jax.model.batch_norm import BatchNorm
 from dien_jax.model.click_network import MLP
 from dien_jax.model.embeddings import FeatureEmbeddings
-from dien_jax.model.interest import InterestModel, ModelOutput
+from dien_jax.model.interest import InterestModel
 from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, EVOLUTIONS, GRU
 
 __all__ = [
@@ -36,10 +30,7 @@ __all__ = [
     "FeatureEmbeddings",
     "InterestModel",
     "MLPAttention",
-    "ModelOutput",
     "PReLU",
     "auxiliary_loss",
     "auxiliary_positions",
-    "auxiliary_weights",
-    "from_authors",
 ]

@@ -186,7 +186,13 @@ class AuxiliaryNetwork(nn.Module):
 def auxiliary_positions(
     lengths: Int[Array, " B"], weights: Float[Array, " B"], steps: int
 ) -> Bool[Array, "B S"]:
-    """Return the positions t whose state has a real next behaviour to tell: ``t + 1 < length``."""
+    """Return the positions t whose state has a real next behaviour to tell: ``t + 1 < length``.
+
+    >>> import jax.numpy as jnp
+    >>> from dien_jax.model import auxiliary_positions
+    >>> auxiliary_positions(jnp.array([3, 1]), jnp.ones(2), steps=4).tolist()
+    [[True, True, False], [False, False, False]]
+    """
     following = jnp.arange(1, steps, dtype=lengths.dtype)
     return (following[None, :] < lengths[:, None]) & (weights[:, None] > 0)
 

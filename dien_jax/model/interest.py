@@ -88,16 +88,18 @@ class RowEmbeddings(NamedTuple):
     context: jax.Array | None
 
 
-class Scores(NamedTuple):
-    """Logits of rows, with the attention and final state of :class:`ModelOutput` behind them."""
-
-    logits: jax.Array
-    attention: jax.Array | None
-    final_state: jax.Array | None
-
-
 class InterestModel(nn.Module):
     """DIEN and its relatives.
+
+    >>> import jax
+    >>> from dien_jax import Feature, InterestModel, ModelConfig, Schema
+    >>> from dien_jax.data import FeatureTables, example_batch
+    >>> schema = Schema((Feature("item", "categorical", 9),), (Feature("user", "categorical", 3),))
+    >>> inputs = example_batch(schema, batch_size=2), FeatureTables({}, {})
+    >>> model = InterestModel(ModelConfig(), schema)
+    >>> output, variables = model.init_with_output(jax.random.key(0), *inputs)
+    >>> output.logits.shape, sorted(variables)
+    ((2,), ['batch_stats', 'params'])
 
     Attributes:
       config: which parts, how large.
@@ -161,8 +163,9 @@ class InterestModel(nn.Module):
         rows = self.embed_rows(batch, tables)
 
         encoded = self.encode_history(history, lengths)
-        scores = self.score(encoded.states, history, lengths, rows, real, train=train)
-        logits = scores.logits
+        logits, attention, final_state = self.score(
+            encoded.states, history, lengths, rows, real, train=train
+        )
 
         auxiliary = jnp.zeros((), logits.dtype)
         if negatives is not None and self.config.auxiliary_weight and history.shape[1] > 1:
@@ -173,14 +176,8 @@ class InterestModel(nn.Module):
         looked_up = (jnp.where(live, history, 0), rows.candidate, rows.user)
         count = jnp.maximum(lengths.sum() + 2 * lengths.shape[0], 1).astype(logits.dtype)
         squares = sum((part.astype(logits.dtype) ** 2).sum() for part in looked_up)
-        return ModelOutput(
-            logits,
-            auxiliary,
-            scores.attention,
-            encoded.interests,
-            scores.final_state,
-            squares / count,
-        )
+        norm = squares / count
+        return ModelOutput(logits, auxiliary, attention, encoded.interests, final_state, norm)
 
     def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
         """Return the features of items, embedded and concatenated."""
@@ -241,8 +238,8 @@ class InterestModel(nn.Module):
         real: Bool[Array, " B"],
         *,
         train: bool = False,
-    ) -> Scores:
-        """Score each row's candidate against its own history.
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """Return logits, attention and final state of each row's candidate and own history.
 
         Args:
           states: of :meth:`encode_history`.
@@ -261,7 +258,7 @@ class InterestModel(nn.Module):
                 _, final_state = self.evolution(states, attention, lengths)
         pooled = self.pool(history, lengths)
         logits = self.click_logits(rows, pooled, final_state, real, train=train)
-        return Scores(logits, attention, final_state)
+        return logits, attention, final_state
 
     def score_candidates(
         self,

@@ -37,8 +37,7 @@ _CLIENT_CLOSED_REQUEST = 499
 class Application:
     """The ASGI application of a server; requests must have the bearer token, if there is one.
 
-    Attributes:
-      cut_off: number of requests cancelled before they were answered.
+    ``cut_off`` is the number of requests cancelled before they were answered.
     """
 
     def __init__(
@@ -59,8 +58,8 @@ class Application:
             Route("/healthz", self._health),
             Route("/readyz", self._ready),
             Route("/metrics", self._metrics_text),
-            Route("/openapi.json", self._openapi),
-            Route("/docs", self._page),
+            Route("/openapi.json", partial(self._describe, _Json)),
+            Route("/docs", partial(self._describe, lambda content: HTMLResponse(page(content)))),
         ]
         self._paths = frozenset(route.path for route in routes)
         handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _internal_error}
@@ -160,15 +159,9 @@ class Application:
     async def _metrics_text(self, request: Request) -> Response:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _openapi(self, request: Request) -> Response:
-        return _Json(self._document())
-
-    async def _page(self, request: Request) -> Response:
-        return HTMLResponse(page(self._document()))
-
-    def _document(self) -> dict[str, Any]:
-        decoders = self._current.served.decoders
-        return document(decoders, self._options, token=self._token is not None)
+    async def _describe(self, form: Callable[[dict[str, Any]], Response], _: Request) -> Response:
+        token = self._token is not None
+        return form(document(self._current.served.decoders, self._options, token=token))
 
 
 class _Json(Response):

@@ -23,11 +23,7 @@ LOG = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
-    """The queue is at its capacity.
-
-    Attributes:
-      retry_after: whole seconds after which the waiting requests should be answered.
-    """
+    """The queue is full; its requests should be answered after ``retry_after`` whole seconds."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"the queue is full; try again in {retry_after} s")
@@ -44,10 +40,7 @@ class _Job:
 class Batcher:
     """Rank requests and call functions in a separate thread, in the order of arrival.
 
-    Args:
-      rank: ranks several requests; returns a result or an exception for each.
-      metrics: records batches and waiting times.
-      options: its ``queue`` and ``max_batch`` are the limits.
+    ``rank`` takes several requests and returns a result or an exception for each.
     """
 
     def __init__(
@@ -71,11 +64,7 @@ class Batcher:
         return self._thread.is_alive()
 
     def submit(self, work: RankRequest | Callable[[], Any], *, bounded: bool = True) -> Future:
-        """Return the future ranking of a request, or the future result of a function.
-
-        Raises:
-          QueueFullError: if ``bounded`` and too many jobs wait.
-        """
+        """Return the future result, or raise QueueFullError if ``bounded`` and too many wait."""
         job = _Job(work)
         with self._changed:
             if bounded and len(self._jobs) >= self._options.queue:

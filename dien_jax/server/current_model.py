@@ -45,13 +45,7 @@ class ServedModel(NamedTuple):
 
 
 def model_version(path: Path) -> str:
-    """Return a string that changes with the model of a run folder or exported file.
-
-    It is made from names and times of files; none is read.
-
-    Raises:
-      UserError: if there is no model.
-    """
+    """Return a string that changes with the model at a path, from names and times of files."""
     files = [path]
     if not path.is_file():
         Run.load(path)
@@ -74,9 +68,6 @@ class CurrentModel:
     Attributes:
       served: the model in use; replaced as a whole.
       warm: True once all programs are compiled and requests are ranked.
-
-    Raises:
-      UserError: if there is no readable model.
     """
 
     def __init__(self, options: ServerOptions, metrics: Metrics) -> None:
@@ -125,17 +116,12 @@ class CurrentModel:
         return Remembered(str(message.user), ranker.remembered_users)
 
     def start(
-        self,
-        batcher: Batcher,
-        ready: Callable[[], None],
-        failed: Callable[[BaseException], None],
+        self, batcher: Batcher, ready: Callable[[], None], failed: Callable[[BaseException], None]
     ) -> threading.Thread:
-        """Start the thread that warms the model up and then checks for newer ones.
+        """Start the thread that warms the model up, calls ``ready``, and checks for newer models.
 
-        Args:
-          batcher: replaces the model, between two batches.
-          ready: called after the warm-up.
-          failed: called with the error of a failed warm-up.
+        The batcher replaces the model between two batches. ``failed`` takes the error of a failed
+        warm-up.
         """
 
         def work() -> None:
@@ -172,7 +158,7 @@ class CurrentModel:
     def update(self, batcher: Batcher, *, force: bool = False) -> bool:
         """Replace the model if there is a newer one, or ``force``; return whether it was replaced.
 
-        If a version cannot be loaded, that is logged once and the model in use is kept.
+        A version that cannot be loaded is logged once, and the model in use is kept.
         """
         version = ""
         try:
@@ -202,10 +188,7 @@ class CurrentModel:
         options = self._options
         with stage(f"loading {options.run}"):
             ranker = Ranker(
-                options.run,
-                options.data,
-                max_users=options.max_users,
-                separator=options.separator,
+                options.run, options.data, max_users=options.max_users, separator=options.separator
             )
         return ServedModel(ranker, version, request_decoders(ranker.schema, options))
 

@@ -1,7 +1,4 @@
-"""The OpenAPI description of a server, and an HTML page that shows it.
-
-Schemas are generated from the types in :mod:`dien_jax.server.messages`.
-"""
+"""The OpenAPI description of a server, and an HTML page that shows it."""
 
 import html
 import json
@@ -26,7 +23,6 @@ _ERRORS = {
     500: "Internal server error; its cause is in the log of the server.",
     503: "Not available: the server is starting, stopping or has failed.",
 }
-_POST_ERRORS = _ERRORS.keys() - {404}
 _OPERATIONS = (
     (
         "/v1/rank", "post", "rank", Ranked, _ERRORS.keys(),
@@ -34,7 +30,7 @@ _OPERATIONS = (
         "event first) or, without it, the remembered history of `user`.",
     ),
     (
-        "/v1/remember", "post", "remember", Remembered, _POST_ERRORS,
+        "/v1/remember", "post", "remember", Remembered, _ERRORS.keys() - {404},
         "Remember a user's history, in place of any earlier one.",
     ),
     (
@@ -61,11 +57,9 @@ def document(
 
     def response(description: str, type_: type, status: int = 200) -> dict[str, Any]:
         media_type = "text/plain" if type_ is str else "application/json"
-        content = {media_type: {"schema": schema_of[type_]}}
-        if status not in (429, 503):
-            return {"description": description, "content": content}
+        answer = {"description": description, "content": {media_type: {"schema": schema_of[type_]}}}
         seconds = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
-        return {"description": description, "content": content, "headers": {"Retry-After": seconds}}
+        return answer | ({"headers": {"Retry-After": seconds}} if status in (429, 503) else {})
 
     paths: dict[str, Any] = {}
     for path, method, name, answer, errors, summary in _OPERATIONS:

@@ -59,16 +59,9 @@ def serve(options: ServerOptions) -> int:
         current = CurrentModel(options, metrics)
         batcher = Batcher(current.rank, metrics, options)
         application = Application(options, current, batcher, metrics, token)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                application,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=options.drain_seconds,
-            )
-        )
+        config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
+        config.server_header, config.timeout_graceful_shutdown = False, options.drain_seconds
+        server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]
         if token is None and host not in ("127.0.0.1", "::1"):
             say(f"warning: {url} accepts requests from anyone; set {TOKEN_VARIABLE}")
@@ -112,11 +105,7 @@ def serve(options: ServerOptions) -> int:
 
 
 def read_token() -> str | None:
-    """Return the bearer token from the environment, or None if the variable is not set.
-
-    Raises:
-      UserError: if the token is too short or cannot stand in an HTTP header.
-    """
+    """Return the bearer token from the environment, or None if the variable is not set."""
     token = os.environ.get(TOKEN_VARIABLE)
     if token is None:
         return None
@@ -130,17 +119,12 @@ def read_token() -> str | None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address and does not listen yet.
-
-    Raises:
-      UserError: if the address is in use or does not belong to this machine.
-    """
+    """Return a socket that is bound to an address and does not listen yet."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
+        family, *_, address = socket.getaddrinfo(host, port, type=kind, flags=flags)[0]
         # asyncio disables Nagle's algorithm, a delay of 40 ms, only if the protocol is named.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener = socket.socket(family, kind, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)

@@ -26,6 +26,17 @@ def make_predict_step(
     """Return the jitted ``predict(params, batch_stats, features, batch)``.
 
     It gives click probabilities ``[B]``; ``features`` are those of :func:`feature_tables`.
+
+    >>> from dien_jax import load_run
+    >>> from dien_jax.data import evaluation_loader
+    >>> from dien_jax.steps import feature_tables, make_predict_step
+    >>> model = load_run("runs/first")
+    >>> config, dataset = model.run.config, model.dataset
+    >>> predict = make_predict_step(config, dataset.schema)
+    >>> batch = evaluation_loader(dataset, "test", config.train).batch(0, 0)
+    >>> scores = predict(model.params, model.batch_stats, feature_tables(dataset), batch)
+    >>> bool((scores > 0).all() and (scores < 1).all())
+    True
     """
     forward = _forward(config, schema)
 

@@ -48,18 +48,22 @@ class Tables(NamedTuple):
 def feature_tables(dataset: Dataset) -> FeatureTables:
     """Return the features of all items and users of a dataset, on the default device.
 
-    Example:
-      >>> from dien_jax.data import open_dataset
-      >>> from dien_jax.steps import feature_tables
-      >>> tables = feature_tables(open_dataset("data"))
-      >>> sorted(tables.item), sorted(tables.user)
-      (['category'], [])
+    >>> from dien_jax import open_dataset
+    >>> from dien_jax.steps import feature_tables
+    >>> sorted(feature_tables(open_dataset("data")).item)
+    ['category']
     """
     return jax.tree.map(jnp.asarray, dataset.feature_tables())
 
 
 def training_tables(dataset: Dataset, config: Config) -> Tables:
-    """Return the feature tables, and the sampler of auxiliary negatives that training needs."""
+    """Return the feature tables, and the sampler of auxiliary negatives that training needs.
+
+    >>> from dien_jax import open_dataset, preset
+    >>> from dien_jax.steps import training_tables
+    >>> training_tables(open_dataset("data"), preset("din")).sampler is None  # no auxiliary loss
+    True
+    """
     sampler = None
     if config.model.auxiliary_weight:
         sampler = make_sampler(dataset.popularity, config.model.auxiliary_distribution)
@@ -68,6 +72,12 @@ def training_tables(dataset: Dataset, config: Config) -> Tables:
 
 def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int) -> TrainState:
     """Return a fresh state; every array is a function of configuration, schema and seed.
+
+    >>> from dien_jax import open_dataset, preset
+    >>> from dien_jax.steps import create_state
+    >>> state = create_state(preset("din"), open_dataset("data").schema, 10, seed=0)
+    >>> int(state.step), sorted(state.params)[:2]
+    (0, ['attention', 'item_embeddings'])
 
     Args:
       config: all settings.

@@ -110,6 +110,16 @@ def make_train_step(
 ) -> Callable[[TrainState, Tables, Batch], tuple[TrainState, Metrics]]:
     """Return the jitted step. It donates the state: the one passed in must not be used again.
 
+    >>> from dien_jax import Loader, open_dataset, preset
+    >>> from dien_jax.steps import create_state, make_train_step, training_tables
+    >>> config, dataset = preset("din"), open_dataset("data")
+    >>> loader = Loader(dataset, "train", config.train)
+    >>> state = create_state(config, dataset.schema, loader.steps_per_epoch, seed=0)
+    >>> step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
+    >>> state, metrics = step(state, training_tables(dataset, config), loader.batch(0, 0))
+    >>> int(state.step), sorted(metrics)[:2]
+    (1, ['accuracy', 'auxiliary_loss'])
+
     Metrics are device scalars: ``loss`` (with weights and penalty), ``click_loss``,
     ``auxiliary_loss`` (unweighted), ``accuracy`` at a probability of one half, ``weight`` (real
     rows of the batch) and ``gradient_norm``; means are over real rows.

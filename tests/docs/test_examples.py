@@ -9,6 +9,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,3 +72,16 @@ def test_public_names_have_an_example_that_runs(
             failed += report
     assert lacking == []
     assert failed == [], "\n".join(failed)
+
+
+def test_the_python_of_the_readme_runs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    auc, ranking = capsys.readouterr().out.splitlines()
+    assert 0 <= float(auc) <= 1
+    assert "item 3" in ranking

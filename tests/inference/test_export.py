@@ -19,6 +19,7 @@ from dien_jax import prepare as prepare_command
 from dien_jax.config.presets import FAMILY
 from dien_jax.errors import UserError
 from dien_jax.inference import export as inference_export
+from dien_jax.inference import exported_programs
 from dien_jax.inference.archive import read_archive
 from dien_jax.runs.trained import load_run
 
@@ -128,6 +129,15 @@ def test_rows_and_steps_are_of_any_number(run, exported) -> None:
     found = jax.jit(program.call)(model.weights, three)
     np.testing.assert_allclose(found, expected, **TOLERANCE)
     assert len(set(expected.tolist())) == 3
+
+
+def test_failures_of_built_in_modules_are_not_hidden(run, monkeypatch) -> None:
+    def failing(*arguments, **options):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(exported_programs.export, "symbolic_shape", failing)
+    with pytest.raises(RuntimeError, match="a fault"):
+        exported_programs.make_exports(load_run(run))
 
 
 def test_weights_are_there_once_and_the_auxiliary_network_is_not(run, exported) -> None:

@@ -44,7 +44,9 @@ def tutorial_cell() -> type[nn.Module]:
 @pytest.mark.parametrize(
     ("setting", "table"), [("evolution", EVOLUTIONS), ("attention", ATTENTIONS)]
 )
-def test_own_modules_train_rank_export_and_serve(setting, table, tmp_path, monkeypatch) -> None:
+def test_own_modules_train_rank_export_and_serve(
+    setting, table, tmp_path, monkeypatch, capfd
+) -> None:
     cell = tutorial_cell()
     own = {"evolution": lambda c: cell(c.hidden_size), "attention": lambda c: DotAttention()}
     monkeypatch.setitem(table, "own", own[setting])
@@ -76,6 +78,7 @@ def test_own_modules_train_rank_export_and_serve(setting, table, tmp_path, monke
     np.testing.assert_allclose(remembered.scores, expected.scores, **TOLERANCE)
 
     export_run(run, file)
+    assert ("histories padded to 8" in capfd.readouterr().err) == (setting == "evolution")
     monkeypatch.delitem(table, "own")  # the file holds the computation
     steps = read_archive(file).manifest["programs"]["read_history"]["inputs"]["history"]["shape"]
     assert steps == ([8] if setting == "evolution" else ["t"])  # the cell's scan must know it

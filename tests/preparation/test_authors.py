@@ -10,33 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.authors_files import (
+    CATEGORIES,
+    ITEMS,
+    TEST,
+    TRAIN,
+    USERS,
+    known,
+    line,
+    rows,
+    run,
+)
 
-from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.authors import AuthorsOptions, prepare, read_vocabulary
 from dien_jax.utils.text_files import GZIP_MAGIC
-
-USERS = {"Ann": 0, "Bob": 1, "Cid": 2, "Dan": 3}
-ITEMS = {"default_mid": 0, "pear": 1, "fig": 2, "saw": 3}
-CATEGORIES = {"default_cat": 0, "fruit": 1, "tool": 2}
-CATEGORY_OF = {"pear": "fruit", "fig": "fruit", "saw": "tool"}
-TRAIN = [
-    (1, "Ann", "fig", ["pear", "saw"]),
-    (0, "Ann", "saw", ["pear", "saw"]),
-    (1, "Bob", "pear", ["saw"]),
-    (0, "Bob", "kiwi", ["saw"]),
-    (1, "Cid", "saw", ["kiwi", "fig", "fig"]),
-    (0, "Cid", "fig", ["kiwi", "fig", "fig"]),
-    (1, "Dan", "pear", []),
-    (0, "Dan", "fig", []),
-]
-TEST = [(1, "Eve", "saw", ["pear", "fig"]), (0, "Eve", "pear", ["pear", "fig"])]
-
-
-def line(label: int, user: str, item: str, history: list[str]) -> str:
-    kinds = [CATEGORY_OF.get(event, "nuts") for event in history]
-    fields = [str(label), user, item, CATEGORY_OF.get(item, "nuts")]
-    return "\t".join([*fields, "\x02".join(history), "\x02".join(kinds)]) + "\n"
 
 
 @pytest.fixture
@@ -51,37 +40,6 @@ def folder(tmp_path: Path) -> Path:
     for name, index in (("uid", USERS), ("mid", ITEMS), ("cat", CATEGORIES)):
         (folder / f"{name}_voc.pkl").write_bytes(pickle.dumps(index, protocol=2))
     return folder
-
-
-def run(folder: Path, out: str = "out", **options: Any) -> tuple[Dataset, list[str]]:
-    target = folder.parent / out
-    report = prepare(AuthorsOptions(folder, target, **options))
-    return open_dataset(target), report
-
-
-def rows(data: Dataset, split: str) -> list[tuple[Any, ...]]:
-    """Examples with raw values: label, group, user, item, history."""
-    groups, items, users = data.groups(), data.vocabulary("item"), data.vocabulary("user")
-    found = data.splits[split]
-    return [
-        (
-            int(found.label[row]),
-            groups[found.group[row]],
-            users[found.user[row]],
-            items[found.item[row]],
-            [
-                items[event]
-                for event in data.event_item[
-                    data.event_offsets[found.sequence[row]] : found.history_end[row]
-                ]
-            ],
-        )
-        for row in range(len(found.label))
-    ]
-
-
-def known(item: str) -> str:
-    return item if item in ITEMS else "default_mid"
 
 
 def test_rows_keep_order_labels_candidates_and_histories(folder: Path) -> None:
@@ -385,8 +343,8 @@ def test_real_files(tmp_path: Path, name: str, train: int, test: int, events: in
     sizes = {split: len(rows.label) for split, rows in data.splits.items()}
     assert (sizes["train"] + sizes["valid"], sizes["test"]) == (train, test)
     assert sizes["valid"] == 2 * round(0.1 * train / 2)
-    for rows in data.splits.values():
-        assert rows.label.mean() == 0.5
+    for examples in data.splits.values():
+        assert examples.label.mean() == 0.5
     assert data.schema.num_users == sizes["train"] // 2 + 1
     assert not (set(data.splits["train"].group) & set(data.splits["valid"].group))
     # Histories were cut at 100 events and hold all but each user's last event.
