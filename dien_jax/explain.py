@@ -5,18 +5,16 @@
     python -m dien_jax.explain RUN --features [--split valid] [--out FILE.png]
     python -m dien_jax.explain RUN --embedding-map --out FILE.png
 
-An example is a history and a candidate, shown with the attention on each behaviour and its effect
-on the gates. ``--features`` measures the AUC that each input contributes, ``--embedding-map`` draws
-items by their embeddings. Standard output has text, ``--out`` gets the figure. Exit status: 0, or 2
-for a mistake in flags or files.
+Standard output has text, ``--out`` gets the figure.
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -36,6 +34,9 @@ from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.command import run_command
 from dien_jax.utils.console import say
 from dien_jax.utils.plots import check_picture, save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,16 @@ def explain(arguments: Arguments) -> None:
         check_picture(arguments.out)
     trained = load_run(arguments.run_dir, arguments.data)
     if arguments.features:
-        _explain_features(trained, arguments)
+        figure = _explain_features(trained, arguments)
     elif arguments.embedding_map:
-        _explain_embeddings(trained, arguments)
+        item_map = embedding_map(trained)
+        print("\n".join(map_lines(item_map)))
+        figure = functools.partial(draw_map, item_map)
     else:
-        _explain_example(trained, arguments)
+        figure = _explain_example(trained, arguments)
+    if arguments.out is not None:
+        save_picture(figure(), arguments.out)
+        say(f"figure: {arguments.out}")
 
 
 def _check(arguments: Arguments) -> None:
@@ -98,9 +104,8 @@ def _check(arguments: Arguments) -> None:
     }
     given = [name for name, is_given in subjects.items() if is_given]
     if len(given) != 1:
-        raise UserError(
-            f"expected one of {', '.join(subjects)}; found {' with '.join(given) or 'none'}"
-        )
+        found = " with ".join(given) or "none"
+        raise UserError(f"expected one of {', '.join(subjects)}; found {found}")
     if is_request and (arguments.user is None or arguments.item is None):
         missing = "--user" if arguments.user is None else "--item"
         raise UserError(f"--user and --item must be given together; {missing} is missing")
@@ -112,14 +117,13 @@ def _check(arguments: Arguments) -> None:
         raise UserError("--embedding-map draws a figure: give its file with --out FILE.png")
 
 
-def _explain_example(trained: TrainedModel, arguments: Arguments) -> None:
+def _explain_example(trained: TrainedModel, arguments: Arguments) -> Callable[[], "Figure"]:
     model, inspector = trained.run.config.model, Inspector(trained)
     if arguments.example is not None:
         [example] = inspector.examples(arguments.split, [arguments.example])
     else:
-        requested = request(
-            trained.dataset, arguments.user or "", arguments.item or "", arguments.context
-        )
+        user, item = arguments.user or "", arguments.item or ""
+        requested = request(trained.dataset, user, item, arguments.context)
         [example] = inspector.examples("test", [0], requested)
         example = dataclasses.replace(example, split=None, label=None)
         if model.dice_statistics == "batch":
@@ -128,28 +132,18 @@ def _explain_example(trained: TrainedModel, arguments: Arguments) -> None:
     lines = [*example_lines(example, feature, encoding), "", *measure_lines(example)]
     for line in lines + missing_measures(model):
         print(line.encode(encoding, "backslashreplace").decode(encoding).rstrip())
-    if arguments.out is not None:
-        save_picture(draw_example(example, feature), arguments.out)
-        say(f"figure: {arguments.out}")
+    return functools.partial(draw_example, example, feature)
 
 
-def _explain_features(trained: TrainedModel, arguments: Arguments) -> None:
+def _explain_features(trained: TrainedModel, arguments: Arguments) -> Callable[[], "Figure"]:
     importance = permutation_importance(trained, arguments.split, arguments.permutations)
     print(importance_table(importance))
     if arguments.out is not None:
         file = arguments.out.with_suffix(".json")
         with writing(file, "--out"):
             write_importance(importance, trained, file)
-        save_picture(draw_importance(importance), arguments.out)
-        say(f"numbers: {file}\nfigure: {arguments.out}")
-
-
-def _explain_embeddings(trained: TrainedModel, arguments: Arguments) -> None:
-    assert arguments.out is not None
-    item_map = embedding_map(trained)
-    print("\n".join(map_lines(item_map)))
-    save_picture(draw_map(item_map), arguments.out)
-    say(f"figure: {arguments.out}")
+        say(f"numbers: {file}")
+    return functools.partial(draw_importance, importance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,11 +2,9 @@
 
     python -m dien_jax.report RUN [--split valid] [--out FILE.html] [--data DIR]
 
-The page shows the run's settings and metrics, its curves, calibration, AUC by history length and
-by item popularity, and examples with attention and gates: those that the best checkpoint gets most
-wrong and most right, typical ones, and the training examples with the largest loss. It loads
-nothing from elsewhere. Standard output has its path. Exit status: 0, or 2 for a mistake in flags or
-files.
+The page shows settings, metrics, curves, calibration, AUC by history length and by item popularity,
+and examples with attention and gates. It loads nothing from elsewhere. Standard output has its
+path.
 """
 
 import sys

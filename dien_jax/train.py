@@ -6,11 +6,11 @@
     python -m dien_jax.train --resume RUN_DIR
 
 Without arguments it trains on built-in simulated data. Progress goes to standard error; standard
-output carries the result. Exit status: 0 for a finished run, 1 when training diverged, 2 for a
-mistake in flags, files or settings, and 128 + n when signal n stopped it.
+output carries the result. For the exit status see :func:`run_command`.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,8 +28,6 @@ from dien_jax.utils.command import run_command, stop_signals
 
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
-
-_COMMAND = "python -m dien_jax.train"
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     """Parse flags; defaults come from the preset, the preset file or the warm start.
 
     Raises:
-      UserError: for an unknown preset, one that is not first or is combined with a file, a mistake
-        in the file, and flags combined with ``--resume``.
+      UserError: for flags that do not go together, and a mistake in the preset or its file.
       SystemExit: 0 after ``--help``; 2 for an unknown flag, with the nearest one.
     """
     named = bool(argv) and not argv[0].startswith("-")
@@ -84,13 +81,10 @@ def parse(argv: Sequence[str]) -> Arguments:
         name, config = source.preset, source.config
     else:
         config = preset(name)
-    arguments = tyro.cli(
-        Arguments,
-        default=Arguments(name, model=config.model, optim=config.optim, train=config.train),
-        args=argv,
-        prog=_COMMAND,
-        description=f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}.",
-    )
+    defaults = Arguments(name, model=config.model, optim=config.optim, train=config.train)
+    about = f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}."
+    prog = "python -m dien_jax.train"
+    arguments = tyro.cli(Arguments, default=defaults, args=argv, prog=prog, description=about)
     if arguments.preset != name:
         other = "comes before all flags" if file is None else "and --preset-file exclude each other"
         raise UserError(f"the preset {other}; got {arguments.preset!r} after them")
@@ -115,22 +109,18 @@ def run(arguments: Arguments) -> "RunResult":
     from dien_jax.training.run import default_run_dir, fit, resume
 
     if arguments.resume is not None:
-        with stop_signals() as stop_signal:
-            return resume(arguments.resume, stop_signal=stop_signal)
-    dataset = open_dataset(built_in_data() if arguments.data is None else arguments.data)
-    run_dir = arguments.run_dir
-    if run_dir is None and arguments.preset_file is not None:
-        run_dir = default_run_dir(arguments.preset_file.stem, dataset)
+        work = functools.partial(resume, arguments.resume)
+    else:
+        dataset = open_dataset(built_in_data() if arguments.data is None else arguments.data)
+        run_dir, preset_file = arguments.run_dir, arguments.preset_file
+        if run_dir is None and preset_file is not None:
+            run_dir = default_run_dir(preset_file.stem, dataset)
+        config = Config(arguments.model, arguments.optim, arguments.train)
+        names = ("seed", "preset", "warm_start")
+        options: Any = {name: getattr(arguments, name) for name in names}
+        work = functools.partial(fit, config, data=dataset, run_dir=run_dir, **options)
     with stop_signals() as stop_signal:
-        return fit(
-            Config(arguments.model, arguments.optim, arguments.train),
-            data=dataset,
-            run_dir=run_dir,
-            seed=arguments.seed,
-            preset=arguments.preset,
-            warm_start=arguments.warm_start,
-            stop_signal=stop_signal,
-        )
+        return work(stop_signal=stop_signal)
 
 
 def _table(result: "RunResult") -> str:

@@ -33,15 +33,7 @@ def flat_settings(config: Config) -> dict[str, Any]:
 
 
 def with_settings(config: Config, changes: dict[str, Any]) -> Config:
-    """Return settings with some of them changed.
-
-    Args:
-      config: settings to start from.
-      changes: JSON values by flat name.
-
-    Raises:
-      UserError: for an unknown name or an invalid value.
-    """
+    """Return settings with some changed to JSON values, by flat name."""
     values = dataclasses.asdict(config)
     for name, value in changes.items():
         group, _, setting = name.partition(".")
@@ -52,8 +44,7 @@ def with_settings(config: Config, changes: dict[str, Any]) -> Config:
 def read_preset_file(file: Path) -> tuple[str, Config]:
     """Read a preset file; return the preset that it starts from, and all settings.
 
-    Raises:
-      UserError: naming the file and the setting that is unknown (with the nearest one) or invalid.
+    An unknown or invalid setting is a UserError that names it, the nearest one and the file.
     """
     given = read_json(file)
     name = given.pop("preset", DEFAULT_PRESET)
@@ -72,9 +63,5 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
 
 
 def write_preset_file(file: Path, name: str, config: Config) -> None:
-    """Write a preset file with every setting.
-
-    Raises:
-      OSError: when the file cannot be written.
-    """
+    """Write a preset file with every setting."""
     write_json(file, {"preset": name, **dataclasses.asdict(config)})

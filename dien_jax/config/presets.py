@@ -40,8 +40,8 @@ FAMILY: dict[str, dict[str, Any]] = {
 def member(name: str, base: ModelConfig) -> ModelConfig:
     """Return a model of the paper's table, with everything else as in ``base``.
 
-    As in the authors' program, models without attention use PReLU. All but DIEN leave out the
-    auxiliary loss.
+    As in the authors' program, models without attention use PReLU, and only DIEN has the auxiliary
+    loss.
     """
     parts = dict(FAMILY[name])
     if parts["evolution"] == "none":
@@ -53,13 +53,11 @@ def member(name: str, base: ModelConfig) -> ModelConfig:
 
 def member_name(model: ModelConfig) -> str:
     """Return the row of the paper's table that a model is, or ``"custom"``."""
+    names = ("extractor", "evolution", "product", "wide")
     for name, parts in FAMILY.items():
-        has_auxiliary_loss = name == "dien"
-        whole = dataclasses.replace(ModelConfig(auxiliary_weight=0.0), **parts)
-        if bool(model.auxiliary_weight) == has_auxiliary_loss and all(
-            getattr(model, part) == getattr(whole, part)
-            for part in ("extractor", "evolution", "product", "wide")
-        ):
+        whole = {part: parts.get(part, getattr(ModelConfig, part)) for part in names}
+        same = all(getattr(model, part) == value for part, value in whole.items())
+        if same and bool(model.auxiliary_weight) == (name == "dien"):
             return name
     return "custom"
 
@@ -71,14 +69,11 @@ PRESETS: dict[str, Config] = {
 
 
 def preset(name: str) -> Config:
-    """Return the settings of a preset.
+    """Return the settings of a preset; an unknown name is a UserError with the nearest one.
 
     >>> from dien_jax import preset
     >>> preset("din").model.evolution
     'attention'
-
-    Raises:
-      UserError: for a name that is not in ``PRESETS``, with the nearest one.
     """
     if name not in PRESETS:
         raise UserError(
@@ -88,12 +83,7 @@ def preset(name: str) -> Config:
 
 
 def nearest_preset(config: Config) -> str:
-    """Return the preset that settings equal or, failing that, the row of the paper's table.
-
-    Settings of no row count as ``"dien"``.
-    """
-    for name, values in PRESETS.items():
-        if values == config:
-            return name
-    name = member_name(config.model)
+    """Return the preset that settings equal, or else the row of the paper's table, or else dien."""
+    equal = [name for name, values in PRESETS.items() if values == config]
+    name = equal[0] if equal else member_name(config.model)
     return name if name in PRESETS else DEFAULT_PRESET

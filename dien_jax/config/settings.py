@@ -5,10 +5,12 @@
 """
 
 import dataclasses
+import functools
 import json
+import math
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,6 +32,14 @@ def _require(condition: bool, name: str, expected: str, value: object) -> None:
         raise UserError(f"{name} must be {expected}, got {value!r}")
 
 
+def _check(
+    settings: object, group: str, names: str, holds: Callable[[Any], object], expected: str
+) -> None:
+    for name in names.split():
+        value = getattr(settings, name)
+        _require(bool(holds(value)), f"{group}.{name}", expected, value)
+
+
 def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
     near = suggestion(value, choices) if isinstance(value, str) else ""
     _require(value in choices, name, f"one of {', '.join(choices)}{near}", value)
@@ -37,12 +47,7 @@ def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The interest model.
-
-    >>> from dien_jax import ModelConfig
-    >>> ModelConfig(hidden_size=64, attention="bilinear").evolution
-    'augru'
-    """
+    """The interest model."""
 
     embedding_size: int = 18
     """Size of every embedding. The GRU's input is the item's and its category's, concatenated."""
@@ -100,26 +105,14 @@ class ModelConfig:
     click loss averaged over both, as in the authors' program."""
 
     def __post_init__(self) -> None:
-        for name in ("embedding_size", "hidden_size", "auxiliary_negatives"):
-            value = getattr(self, name)
-            _require(value >= 1, f"model.{name}", "at least 1", value)
-        for name in ("attention_layers", "auxiliary_layers", "layers"):
-            value = getattr(self, name)
-            _require(
-                len(value) > 0 and all(size >= 1 for size in value),
-                f"model.{name}",
-                "one or more layer sizes, each at least 1",
-                value,
-            )
-        weight = self.auxiliary_weight
-        _require(0 <= weight < float("inf"), "model.auxiliary_weight", "0 or more", weight)
-        _require(
-            self.extractor == "gru" or not weight,
-            "model.auxiliary_weight",
-            "0 unless model.extractor is 'gru'",
-            weight,
-        )
-        _require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
+        check = functools.partial(_check, self, "model")
+        sizes = "one or more layer sizes, each at least 1"
+        check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
+        check("attention_layers auxiliary_layers layers", lambda n: n and min(n) >= 1, sizes)
+        check("auxiliary_weight", lambda weight: 0 <= weight < math.inf, "0 or more")
+        without_gru = "0 unless model.extractor is 'gru'"
+        check("auxiliary_weight", lambda w: self.extractor == "gru" or not w, without_gru)
+        check("dropout", lambda share: 0 <= share < 1, "in [0, 1)")
         for name, choices in (("attention", Attention), ("evolution", Evolution)):
             known = dict.fromkeys([*typing.get_args(choices), *ADDED_CHOICES.get(name, ())])
             _require_choice(f"model.{name}", getattr(self, name), known)
@@ -157,24 +150,12 @@ class OptimConfig:
     """Greatest global norm of the gradients, which are scaled down to it."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "embedding_learning_rate"):
-            value = getattr(self, name)
-            _require(0 < value < float("inf"), f"optim.{name}", "above 0", value)
-        for name in ("warmup_steps", "weight_decay", "embedding_l2"):
-            value = getattr(self, name)
-            _require(0 <= value < float("inf"), f"optim.{name}", "0 or more", value)
-        _require(
-            self.weight_decay == 0 or self.name == "adamw",
-            "optim.weight_decay",
-            "0 unless optim.name is 'adamw'",
-            self.weight_decay,
-        )
-        _require(
-            self.clip_norm is None or self.clip_norm > 0,
-            "optim.clip_norm",
-            "above 0",
-            self.clip_norm,
-        )
+        check = functools.partial(_check, self, "optim")
+        check("learning_rate embedding_learning_rate", lambda r: 0 < r < math.inf, "above 0")
+        check("warmup_steps weight_decay embedding_l2", lambda v: 0 <= v < math.inf, "0 or more")
+        other = "0 unless optim.name is 'adamw'"
+        check("weight_decay", lambda decay: decay == 0 or self.name == "adamw", other)
+        check("clip_norm", lambda norm: norm is None or norm > 0, "above 0")
 
 
 @dataclass(frozen=True)
@@ -205,21 +186,12 @@ class TrainConfig:
     """Make training bitwise repeatable on a GPU, where it is then slower; on a CPU it always is."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "log_every", "max_history"):
-            value = getattr(self, name)
-            _require(value >= 1, f"train.{name}", "at least 1", value)
-        for name in ("patience", "evaluate_every"):
-            value = getattr(self, name)
-            _require(value >= 0, f"train.{name}", "0 or more", value)
-        share = self.unknown_users
-        _require(0 <= share <= 1, "train.unknown_users", "in [0, 1]", share)
-        _require(
-            all(edge >= 1 for edge in self.buckets)
-            and list(self.buckets) == sorted(set(self.buckets)),
-            "train.buckets",
-            "rising lengths, each at least 1",
-            self.buckets,
-        )
+        check = functools.partial(_check, self, "train")
+        check("batch_size epochs log_every max_history", lambda n: n >= 1, "at least 1")
+        check("patience evaluate_every", lambda n: n >= 0, "0 or more")
+        check("unknown_users", lambda share: 0 <= share <= 1, "in [0, 1]")
+        rising = "rising lengths, each at least 1"
+        check("buckets", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1, rising)
 
 
 @dataclass(frozen=True)
@@ -244,9 +216,7 @@ class Config:
     def from_dict(cls, values: dict[str, Any]) -> "Config":
         """Return settings from nested dicts; those left out have their defaults.
 
-        Raises:
-          UserError: for an unknown name (with the nearest one), a value of the wrong type, or an
-            invalid one.
+        An unknown name or a wrong value is a :class:`UserError` that names it.
         """
         return _build(cls, values, "")
 
@@ -257,8 +227,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     arguments = {}
     for name, value in values.items():
         if name not in hints:
-            near = suggestion(name, hints)
-            raise UserError(f"unknown setting {prefix + name!r}{near}")
+            raise UserError(f"unknown setting {prefix + name!r}{suggestion(name, hints)}")
         arguments[name] = _convert(hints[name], value, prefix + name)
     return cls(**arguments)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.cells import cell_len
 
-from dien_jax.inspection.examples import Behaviour, Example
+from dien_jax.inspection.examples import Example
 from dien_jax.inspection.gates import MEASURES
 from dien_jax.utils.plots import new_figure, padded, shortened
 
@@ -19,8 +19,7 @@ MATCH = "*"
 """Marks a behaviour that shares a category with the candidate."""
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_ROW_HEIGHT = 0.19
-"""Inches."""
+_ROW_HEIGHT = 0.19  # inches
 
 
 def heading(example: Example) -> str:
@@ -57,12 +56,9 @@ def bar_lengths(example: Example, name: str) -> np.ndarray:
 
 
 def example_lines(example: Example, feature: str | None, encoding: str) -> list[str]:
-    """Return an example as lines for a terminal.
+    """Return an example as lines for a terminal, bars as ``#`` if ``encoding`` lacks blocks.
 
-    Args:
-      example: the example.
-      feature: the item feature that is shown as the category.
-      encoding: of the terminal; bars are ``#`` if it has no block characters.
+    ``feature`` is the item feature that is shown as the category.
     """
     lines = [heading(example), prediction(example), history_line(example, feature)]
     behaviours = example.behaviours
@@ -89,11 +85,9 @@ def example_lines(example: Example, feature: str | None, encoding: str) -> list[
 
 def measure_lines(example: Example) -> list[str]:
     """Return the meaning of each measure."""
-    return [
-        f"{measure.title}: {measure.explanation}"
-        + (" (bars are relative to the largest)" if measure.is_relative else "")
-        for measure in map(MEASURES.__getitem__, example.measures)
-    ]
+    relative = {True: " (bars are relative to the largest)", False: ""}
+    measures = map(MEASURES.__getitem__, example.measures)
+    return [f"{m.title}: {m.explanation}{relative[m.is_relative]}" for m in measures]
 
 
 def _bar(length: float, encoding: str) -> str:
@@ -107,10 +101,7 @@ def _bar(length: float, encoding: str) -> str:
 
 
 def draw_example(example: Example, feature: str | None) -> "Figure":
-    """Draw a panel of bars for each measure: a row for each behaviour, then the candidate's.
-
-    Needs matplotlib.
-    """
+    """Draw a panel of bars for each measure: a row for each behaviour, then the candidate's."""
     behaviours, count = example.behaviours, len(example.behaviours)
     columns = max(len(example.measures), 1)
     width, height = 3.6 + 2.1 * columns, 1.5 + _ROW_HEIGHT * (count + 1)
@@ -134,7 +125,10 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
         first.text(0.5, 0.5, "no attention and no gates", transform=first.transAxes,
                    ha="center", color="0.4")  # fmt: skip
     first.set_ylim(count + 0.5, -0.5)
-    labels = [_label(behaviour) for behaviour in (*behaviours, example.candidate)]
+    labels = []
+    for item, category, _ in (*behaviours, example.candidate):
+        suffix = f" · {shortened(category, CATEGORY_WIDTH)}" if category else ""
+        labels.append(shortened(item, ITEM_WIDTH) + suffix)
     first.set_yticks(np.arange(count + 1), labels, parse_math=False)
     for label, behaviour in zip(first.get_yticklabels(), behaviours, strict=False):
         label.set_color("#a85b00" if behaviour.matches else "black")
@@ -150,9 +144,3 @@ def draw_example(example: Example, feature: str | None) -> "Figure":
     note = ("; " if columns > 1 else "\n").join(notes)
     figure.supxlabel(note, fontsize="small", parse_math=False)
     return figure
-
-
-def _label(behaviour: Behaviour) -> str:
-    item = shortened(behaviour.item, ITEM_WIDTH)
-    category = behaviour.category
-    return f"{item} · {shortened(category, CATEGORY_WIDTH)}" if category else item

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
@@ -22,12 +21,10 @@ UNKNOWN_NAME = "(unknown)"
 
 
 class Behaviour(NamedTuple):
-    """One event of a history, or the candidate.
+    """One event of a history, or the candidate: raw id and categories of the item, printable.
 
-    Attributes:
-      item: raw id, printable.
-      category: of the item, printable; None if items have no category.
-      matches: whether the item shares a category with the candidate.
+    ``category`` is None if items have none; ``matches`` is true for a category that the candidate
+    has too.
     """
 
     item: str
@@ -39,9 +36,14 @@ class Behaviour(NamedTuple):
 class Example:
     """An example as the model reads it.
 
+    >>> from dien_jax import load_run
+    >>> [example] = Inspector(load_run("runs/first")).examples("valid", [0])
+    >>> len(example.behaviours) == len(example.measures["attention"])
+    True
+
     Attributes:
-      split: the split it is from; None for a user and an item that were given by name.
-      number: its number in the split, from 0.
+      split, number: its split and its number there, from 0; no split for a user and an item that
+        were given by name.
       user: raw id, printable.
       candidate: the target item.
       label: 1 for a click, 0 for none; None if unknown.
@@ -49,11 +51,6 @@ class Example:
       behaviours: the history, oldest first, without behaviours that the model cuts off.
       older: number of behaviours that the model cuts off.
       measures: float32 ``[T]`` over the behaviours, by names of ``MEASURES``.
-
-    >>> from dien_jax import load_run
-    >>> [example] = Inspector(load_run("runs/first")).examples("valid", [0])
-    >>> len(example.behaviours) == len(example.measures["attention"])
-    True
     """
 
     split: str | None
@@ -97,9 +94,8 @@ class Names:
         if self.feature is None:
             return []
         values, offsets = self._column
-        if offsets is None:
-            return [int(values[row])]
-        return values[offsets[row] : offsets[row + 1]].tolist()
+        start, end = (row, row + 1) if offsets is None else offsets[row : row + 2]
+        return values[start:end].tolist()
 
     def category(self, value: int) -> str:
         """Return the raw value of a row of ``feature``."""
@@ -116,42 +112,31 @@ class Names:
 class Inspector:
     """Reads attention and gates of a trained model on single examples.
 
-    Args:
-      trained: the model, with the dataset of the examples.
-
-    Attributes:
-      names: printable raw ids of the dataset.
-
     >>> from dien_jax import load_run
     >>> inspector = Inspector(load_run("runs/first"))
     >>> [example] = inspector.examples("valid", [0])
     >>> list(example.measures)
     ['extractor_gate', 'attention', 'update_gate', 'update']
+
+    Attributes:
+      trained: the model, with the dataset of the examples.
+      names: printable raw ids of the dataset.
     """
 
     def __init__(self, trained: TrainedModel) -> None:
         self.trained = trained
-        config, dataset = trained.run.config, trained.dataset
-        self._internals = functools.partial(
-            make_internals_step(config, dataset.schema),
-            trained.params,
-            trained.batch_stats,
-            feature_tables(dataset),
-        )
-        self.names = Names(dataset)
+        step = make_internals_step(trained.run.config, trained.dataset.schema)
+        inputs = (trained.params, trained.batch_stats, feature_tables(trained.dataset))
+        self._internals = functools.partial(step, *inputs)
+        self.names = Names(trained.dataset)
 
     def examples(
         self, split: str, numbers: Sequence[int], dataset: Dataset | None = None
     ) -> list[Example]:
-        """Return examples of a split in the order of their numbers.
+        """Return examples of a split in the order of their numbers, which are distinct.
 
-        Each is scored in the same batch as in evaluation, so that its score is the same.
-
-        Args:
-          split: ``"train"``, ``"valid"`` or ``"test"``.
-          numbers: distinct, from 0.
-          dataset: a dataset with the vocabularies and item features of the model's, which is the
-            default.
+        Each is scored in the same batch as in evaluation, so its score is the same. The default
+        dataset is the model's; another one has its vocabularies and item features.
 
         Raises:
           UserError: if a number does not exist.
@@ -160,52 +145,41 @@ class Inspector:
         count = len(dataset.splits[split].label)
         for number in numbers:
             if not 0 <= number < count:
-                raise UserError(
-                    f"example {number} does not exist: the {split} split of {dataset.path} has "
-                    + (f"examples 0 to {count - 1}" if count else "no examples")
-                )
+                exist = f"examples 0 to {count - 1}" if count else "no examples"
+                where = f"the {split} split of {dataset.path}"
+                raise UserError(f"example {number} does not exist: {where} has {exist}")
         loader = evaluation_loader(dataset, split, self.trained.run.config.train)
         examples: dict[int, Example] = {}
         for step in range(loader.steps_per_epoch):
             batch_numbers = loader.example_indices(0, step)
             places = np.flatnonzero(np.isin(batch_numbers, numbers)).tolist()
-            if not places:
-                continue
-            batch = loader.batch(0, step)
-            internals = jax.device_get(self._internals(batch))
-            for place in places:
-                number = int(batch_numbers[place])
-                examples[number] = self._example(dataset, split, number, batch, place, internals)
+            if places:
+                batch = loader.batch(0, step)
+                internals = jax.device_get(self._internals(batch))
+                for place in places:
+                    number, length = int(batch_numbers[place]), int(batch.lengths[place])
+                    history = np.asarray(batch.history)[place, :length]
+                    row = jax.tree.map(lambda values, place=place: values[place], internals)
+                    examples[number] = self._example(dataset, split, number, history, row)
         return [examples[number] for number in numbers]
 
     def _example(
-        self,
-        dataset: Dataset,
-        split: str,
-        number: int,
-        batch: Batch,
-        place: int,
-        internals: Internals,
+        self, dataset: Dataset, split: str, number: int, history: np.ndarray, internals: Internals
     ) -> Example:
-        examples, length = dataset.splits[split], int(batch.lengths[place])
+        examples, item = dataset.splits[split], int(dataset.splits[split].item[number])
         start = dataset.event_offsets[examples.sequence[number]]
-        item = int(examples.item[number])
+        names = [name for name in MEASURES if name in internals.measures]
+        measures = {name: np.asarray(internals.measures[name]) for name in names}
         return Example(
             split=split,
             number=number,
             user=self.names.user(int(examples.group[number])),
             candidate=self.names.behaviour(item, item),
             label=int(examples.label[number]),
-            probability=float(internals.probability[place]),
-            behaviours=tuple(
-                self.names.behaviour(int(row), item) for row in batch.history[place, :length]
-            ),
-            older=int(examples.history_end[number] - start) - length,
-            measures={
-                name: np.asarray(internals.measures[name])[place, :length]
-                for name in MEASURES
-                if name in internals.measures
-            },
+            probability=float(internals.probability),
+            behaviours=tuple(self.names.behaviour(int(row), item) for row in history),
+            older=int(examples.history_end[number] - start) - len(history),
+            measures={name: values[: len(history)] for name, values in measures.items()},
         )
 
 

@@ -31,7 +31,7 @@ class Measure(NamedTuple):
     title: str
     explanation: str
     is_relative: bool = False
-    """Whether bars are relative to the largest, as all numbers of a long history are small."""
+    """True for bars relative to the largest, as all numbers of a long history are small."""
 
 
 MEASURES = {
@@ -80,9 +80,7 @@ def update_gates(
     return u if form == "paper" else 1 - u
 
 
-def make_internals_step(
-    config: Config, schema: Schema
-) -> Callable[[Any, Any, FeatureTables, Batch], Internals]:
+def make_internals_step(config: Config, schema: Schema) -> Callable[..., Internals]:
     """Return the jitted ``internals(params, batch_stats, features, batch)``."""
     model_config = config.model
     model = InterestModel(model_config, schema)
@@ -90,16 +88,10 @@ def make_internals_step(
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
-    def internals(
-        params: Any, batch_stats: Any, features: FeatureTables, batch: Batch
-    ) -> Internals:
-        variables = {"params": params, "batch_stats": batch_stats}
+    def internals(params: Any, stats: Any, features: FeatureTables, batch: Batch) -> Internals:
+        variables = {"params": params, "batch_stats": stats}
         output, captured = model.apply(
-            variables,
-            batch,
-            features,
-            capture_intermediates=is_captured,
-            mutable=["intermediates"],
+            variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
         )
         returned = captured.get("intermediates", {})
 
@@ -128,19 +120,15 @@ def make_internals_step(
 
 def available_measures(model: ModelConfig) -> list[str]:
     """Return the names of the :data:`MEASURES` that a model has."""
-    present = {
-        "extractor_gate": model.extractor == "gru",
-        "attention": model.evolution != "none",
-        "update_gate": model.evolution in ("gru_attention", "aigru", "augru"),
-        "update": model.evolution == "augru",
-    }
-    return [name for name in MEASURES if present[name]]
+    evolution = model.evolution
+    gates = evolution in ("gru_attention", "aigru", "augru")
+    present = (model.extractor == "gru", evolution != "none", gates, evolution == "augru")
+    return [name for name, is_present in zip(MEASURES, present, strict=True) if is_present]
 
 
 def missing_measures(model: ModelConfig) -> list[str]:
     """Return sentences that say why a model lacks attention or an update gate."""
-    name = member_name(model)
-    name = "this model" if name == "custom" else name
+    name = member_name(model).replace("custom", "this model")
     if model.evolution == "none":
         pooling = "mean" if model.pooling == "mean" else "sum"
         lines = [f"{name} has no attention; it uses the {pooling} of the history's embeddings"]

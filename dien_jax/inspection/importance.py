@@ -1,10 +1,8 @@
 """Permutation importance: the AUC that each input of a model contributes on a split.
 
 An input is exchanged at random among the examples: its distribution stays, and it says nothing
-about the label any more. The AUC that is lost is its importance. Inputs are the candidate and each
-of its features, the user and each feature, each context feature, whole histories, and the order of
-behaviours within each history. An input that others can replace loses little: a candidate's id
-tells its category.
+about the label any more. The AUC that is lost is its importance. An input that others can replace
+loses little: a candidate's id tells its category.
 
 Source: Breiman, "Random Forests", Machine Learning 45, 2001; Fisher, Rudin and Dominici, JMLR 20,
 2019 (arXiv:1801.01489).
@@ -46,13 +44,10 @@ SEED = 0
 
 
 class Input(NamedTuple):
-    """An input of the model: features that are exchanged together, or histories.
+    """Features that are exchanged together, or histories, which have no ``features``.
 
-    Attributes:
-      name: as shown.
-      kind: ``"item"`` for features of the candidate, ``"user"``, ``"context"``, ``"history"`` for
-        whole histories, or ``"order"`` for the order within each history.
-      features: names of the features; empty for histories.
+    ``kind`` is ``"item"`` for features of the candidate, ``"user"``, ``"context"``, ``"history"``
+    for whole histories, or ``"order"`` for the order within each history.
     """
 
     name: str
@@ -61,13 +56,9 @@ class Input(NamedTuple):
 
 
 class InputImportance(NamedTuple):
-    """Importance of one input.
+    """AUC lost when an input is exchanged, on average, and the AUC of each permutation.
 
-    Attributes:
-      input: its name.
-      drop: AUC of the model minus its mean AUC over the permutations.
-      aucs: AUC of each permutation.
-      is_constant: whether the input is the same in all examples, so that no exchange changes it.
+    ``is_constant`` is true if the input is the same in all examples: no exchange changes it.
     """
 
     input: str
@@ -77,13 +68,9 @@ class InputImportance(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """Importance of every input of a model.
+    """Importance of the inputs of a model, the most important first.
 
-    Attributes:
-      split: the split whose examples are scored.
-      examples: their number.
-      auc: AUC of the model without an exchange.
-      inputs: the inputs, the most important first.
+    ``split`` and ``examples`` name and count what is scored; ``auc`` is that without an exchange.
     """
 
     split: str
@@ -97,8 +84,7 @@ def model_inputs(schema: Schema) -> list[Input]:
 
     def whole_and_parts(title: str, kind: str, features: Sequence[Feature]) -> list[Input]:
         names = tuple(feature.name for feature in features)
-        titles = [f"{title}: {name} id" if name == kind else f"{title}: {name}" for name in names]
-        parts = [Input(part, kind, (name,)) for part, name in zip(titles, names, strict=True)]
+        parts = [Input(f"{title}: {n}{' id' * (n == kind)}", kind, (n,)) for n in names]
         return [Input(title, kind, names), *(parts if len(parts) > 1 else [])]
 
     return [
@@ -211,9 +197,7 @@ def exchanged_scores(
     }
     with closing(other_loader.epoch(0)) as others:
 
-        def predict_step(
-            params: Any, stats: Any, features: FeatureTables, batch: Batch
-        ) -> jax.Array:
+        def predict_step(params: Any, stats: Any, features: Any, batch: Batch) -> jax.Array:
             if input_.kind == "order":
                 batch = batch._replace(history=_shuffled(batch, random))
             return step(params, stats, features, batch, next(others), exchanged)
@@ -222,20 +206,16 @@ def exchanged_scores(
 
 
 def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:
-    """Return the jitted ``score(params, batch_stats, features, batch, other, exchanged)``.
+    """Return the jitted ``score(params, batch_stats, features, batch, other, exchanged)``, ``[B]``.
 
-    It gives probabilities ``[B]``. ``other`` has the histories of ``batch`` with candidates, users
-    and contexts of other examples; ``exchanged`` says for each feature of the groups ``item``,
-    ``user`` and ``context`` whether it is taken from there, bool ``[F]``.
+    ``other`` has the histories of ``batch`` with candidates, users and contexts of other examples;
+    ``exchanged`` says for each feature of the groups ``item``, ``user`` and ``context`` whether it
+    is taken from there, bool ``[F]``.
     """
     model = InterestModel(config.model, schema)
 
     def logits(
-        module: InterestModel,
-        features: FeatureTables,
-        batch: Batch,
-        other: Batch,
-        exchanged: dict[str, jax.Array],
+        module: InterestModel, features: FeatureTables, batch: Batch, other: Batch, exchanged: dict
     ) -> jax.Array:
         def mixed(group: str, ours: Any, theirs: Any) -> Any:
             if ours is None:  # no context features
@@ -243,13 +223,8 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
             is_theirs = jnp.repeat(jnp.asarray(exchanged[group]), config.model.embedding_size)
             return jnp.where(is_theirs[None], theirs, ours)
 
-        pairs = zip(
-            ("item", "user", "context"),
-            module.embed_rows(batch, features),
-            module.embed_rows(other, features),
-            strict=True,
-        )
-        rows = RowEmbeddings(*(mixed(*pair) for pair in pairs))
+        ours, theirs = (module.embed_rows(given, features) for given in (batch, other))
+        rows = RowEmbeddings(*map(mixed, ("item", "user", "context"), ours, theirs))
         lengths = jnp.asarray(batch.lengths)
         history = module.embed_items(jnp.asarray(batch.history), features)
         encoded = module.encode_history(history, lengths)
@@ -274,11 +249,9 @@ def importance_table(importance: Importance) -> str:
     ]
     for name, drop, aucs, is_constant in importance.inputs:
         deviation = f"{np.std(aucs, ddof=1):.4f}" if permutations > 1 else "-"
-        lines.append(
-            f"{name:{width}}  {_signed(drop.value):>8}  {_signed(drop.low)} to "
-            f"{_signed(drop.high)}  {deviation:>9}"
-            f"{'  the same in all examples' if is_constant else ''}"
-        )
+        note = "  the same in all examples" if is_constant else ""
+        interval = f"{_signed(drop.low)} to {_signed(drop.high)}"
+        lines.append(f"{name:{width}}  {_signed(drop.value):>8}  {interval}  {deviation:>9}{note}")
     return "\n".join(lines)
 
 
@@ -291,11 +264,7 @@ def _signed(value: float) -> str:
 
 
 def write_importance(importance: Importance, trained: TrainedModel, file: Path) -> None:
-    """Write the importance of every input as JSON.
-
-    Raises:
-      OSError: if the file cannot be written.
-    """
+    """Write the importance of every input as JSON."""
     inputs = [
         {"input": name, "auc_drop": drop.value, "standard_error": drop.standard_error}
         | {"low": drop.low, "high": drop.high, "permuted_auc": aucs, "is_constant": is_constant}

@@ -27,8 +27,7 @@ class EmbeddingMap(NamedTuple):
       explained: share of the variance along each component.
       items: number of items in the vocabulary, without the unknown item.
       feature: the item feature that is shown as the category; None if items have none.
-      groups: for each category, the most common first: indices of its points. A point is in one
-        group.
+      groups: for each category, the most common first: indices of its points, each in one group.
       neighbour_share: share of items whose nearest neighbour, over all components, is in the same
         category; None without categories.
       chance_share: the same share for neighbours that are drawn at random.
@@ -83,15 +82,9 @@ def embedding_map(trained: TrainedModel) -> EmbeddingMap:
             groups[name] = np.concatenate([groups.get(name, points_of_value[:0]), points_of_value])
         neighbour_share = float((category[_nearest(centred)] == category).mean())
         chance_share = float((counts * (counts - 1)).sum() / (len(rows) * (len(rows) - 1)))
-    return EmbeddingMap(
-        points,
-        (float(variances[0]), float(variances[1])),
-        dataset.schema.num_items - 1,
-        names.feature,
-        groups,
-        neighbour_share,
-        chance_share,
-    )
+    explained, items = (float(variances[0]), float(variances[1])), dataset.schema.num_items - 1
+    shares = (neighbour_share, chance_share)
+    return EmbeddingMap(points, explained, items, names.feature, groups, *shares)
 
 
 def _nearest(vectors: np.ndarray) -> np.ndarray:
@@ -105,25 +98,20 @@ def _nearest(vectors: np.ndarray) -> np.ndarray:
 def map_lines(item_map: EmbeddingMap) -> list[str]:
     """Return a description of a map."""
     first, second = item_map.explained
-    lines = [
-        f"{_title(item_map)}; the two components explain {first:.0%} and {second:.0%} of the "
-        f"variance"
-    ]
-    if item_map.neighbour_share is None:
-        lines.append("items have no categorical feature to colour them by")
-    else:
-        lines.append(
+    explained = f"the two components explain {first:.0%} and {second:.0%} of the variance"
+    neighbours = "items have no categorical feature to colour them by"
+    if item_map.neighbour_share is not None:
+        neighbours = (
             f"the nearest neighbour of an item, over all components, has the same "
             f"{item_map.feature} in {item_map.neighbour_share:.0%} of cases; expected by chance: "
             f"{item_map.chance_share:.0%}"
         )
-    return lines
+    return [f"{_title(item_map)}; {explained}", neighbours]
 
 
 def _title(item_map: EmbeddingMap) -> str:
-    return (
-        f"id embeddings of the {len(item_map.points):,} most frequent of {item_map.items:,} items"
-    )
+    count = len(item_map.points)
+    return f"id embeddings of the {count:,} most frequent of {item_map.items:,} items"
 
 
 def draw_map(item_map: EmbeddingMap) -> "Figure":
@@ -137,12 +125,10 @@ def draw_map(item_map: EmbeddingMap) -> "Figure":
         others = len(item_map.groups) - len(coloured)
         layers.append((f"{others} other values" if others else "all items", rest, "0.75"))
     look: Any = {"s": 24 if len(item_map.points) < 500 else 11, "alpha": 0.75, "lw": 0}
-    handles = [  # grey points are below the others
-        axes.scatter(
-            *item_map.points[places].T, color=colour, zorder=1 + (places is not rest), **look
-        )
-        for _, places, colour in layers
-    ]
+    handles = []
+    for _, places, colour in layers:  # grey points are below the others
+        look["zorder"] = 1 + (places is not rest)
+        handles.append(axes.scatter(*item_map.points[places].T, color=colour, **look))
     first, second = item_map.explained
     axes.set_xlabel(f"first principal component ({first:.0%} of the variance)")
     axes.set_ylabel(f"second principal component ({second:.0%})")

@@ -44,16 +44,13 @@ def write_report(
     out: str | Path | None = None,
     data: str | Path | None = None,
 ) -> Path:
-    """Write one self-contained HTML file about a run and the errors of its best checkpoint.
+    """Write one self-contained HTML file on a run and the errors of its best model; return it.
 
     Args:
       run_dir: the run folder.
       split: ``"valid"`` or ``"test"``, the examples to inspect.
       out: file to write; ``report.html`` in the run folder by default.
       data: dataset folder; the run's own by default.
-
-    Returns:
-      The file.
 
     Raises:
       UserError: if the run, its checkpoint or the data cannot be read, the split is empty or the
@@ -70,9 +67,8 @@ def write_report(
     dataset = trained.dataset
     scored = score_split(trained, split)
     with stage("inspecting examples"):
-        command = f"python -m dien_jax.explain {shlex.quote(str(run_dir))}"
-        if data is not None:
-            command += f" --data {shlex.quote(str(data))}"
+        flags = [str(run_dir), *([] if data is None else ["--data", str(data)])]
+        command = f"python -m dien_jax.explain {shlex.join(flags)}"
         examples = _example_sections(trained, split, scored, command)
     sections = [
         ("Run", _run_section(summary, dataset)),
@@ -105,28 +101,23 @@ def _run_section(summary: RunSummary, dataset: Dataset) -> str:
         facts["device"] = str(result.get("device", _ABSENT))
         speed = f"{summary.speed:,.0f}" if summary.speed else _ABSENT
         facts["training examples per second"] = speed
-    rows = [
-        [
-            split,
-            *(_number(metrics.get(name), "undefined") for name in METRICS),
-            f"{metrics['examples']:,}",
-        ]
-        for split in ("valid", "test")
-        if (metrics := summary.metrics(split)) is not None
-    ]
+    rows = []
+    for split in ("valid", "test"):
+        if (metrics := summary.metrics(split)) is not None:
+            numbers = [_number(metrics.get(name), "undefined") for name in METRICS]
+            rows.append([split, *numbers, f"{metrics['examples']:,}"])
     labels = [metric.label for metric in METRICS.values()]
     note = "" if result else paragraph("The run is unfinished; these are its best metrics so far.")
-    numbers = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
-    return note + numbers + table(["", ""], list(map(list, facts.items())), "The run", left=2)
+    measured = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")
+    return note + measured + table(["", ""], list(map(list, facts.items())), "The run", left=2)
 
 
 def _curves_section(summary: RunSummary) -> str:
     records, best = summary.evaluations, summary.best
     if not records:
         return paragraph("There is no evaluation yet.")
-    text = (
-        f"Loss and validation AUC over steps; {len(records)} evaluation{'s' * (len(records) > 1)}"
-    )
+    count = f"{len(records)} evaluation{'s' * (len(records) > 1)}"
+    text = f"Loss and validation AUC over steps; {count}"
     if best is not None and best["valid"].get("auc") is not None:
         text += f", the best AUC {best['valid']['auc']:.4f} at step {best['step']:,}"
     return image(lambda: curves_figure(records), text) + paragraph(f"{text}.", note=True)
@@ -144,11 +135,9 @@ def _calibration_section(scored: SplitScores, split: str) -> str:
         [f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *map(_number, part[-2:])]
         for part in calibration.bins
     ]
-    picture = image(
-        lambda: reliability(calibration),
-        "Reliability diagram: share clicked over click probability, and number of examples; the "
-        "table has the numbers",
-    )
+    alternative = ("Reliability diagram: share clicked over click probability, and number of "
+                   "examples; the table has the numbers")  # fmt: skip
+    picture = image(lambda: reliability(calibration), alternative)
     header = ["click probability", "examples", "mean", "share clicked"]
     numbers = table(header, rows, "Bins of the reliability diagram")
     return paragraph(text) + _side_by_side(picture, numbers)
@@ -172,9 +161,8 @@ def _parts(scored: SplitScores, sizes: np.ndarray, factor: int, title: str) -> s
         [name, f"{examples:,}", f"{clicks:,}", _number(area, "undefined"), _number(error)]
         for name, examples, clicks, area, error in parts
     ]
-    picture = image(
-        lambda: auc_by_part(parts, title), f"AUC by {title}: {diagnostics.describe_parts(parts)}"
-    )
+    alternative = f"AUC by {title}: {diagnostics.describe_parts(parts)}"
+    picture = image(lambda: auc_by_part(parts, title), alternative)
     header = [title, "examples", "clicks", "AUC", "standard error"]
     caption = (
         f"Standard errors are DeLong's. Error bars are 1.96 standard errors; the figure leaves out "
@@ -197,20 +185,16 @@ def _example_sections(
         scores = scored.scores[numbers]
         return _examples(inspector, split, numbers, scores, title, command)
 
+    wrong = shown(picks.false_alarms, "Not clicked, at the highest probabilities")
+    wrong += shown(picks.misses, "Clicked, at the lowest probabilities")
+    right = shown(picks.hits, "Clicked, at the highest probabilities")
+    right += shown(picks.rejections, "Not clicked, at the lowest probabilities")
+    right += shown(picks.typical, "Typical: loss near the median")
     return [
         ("How to read the examples", _legend(trained.run.config.model)),
-        (
-            "Most confidently wrong",
-            shown(picks.false_alarms, "Not clicked, at the highest probabilities")
-            + shown(picks.misses, "Clicked, at the lowest probabilities"),
-        ),
-        ("Slowest to learn", _slowest(inspector, trained, command)),
-        (
-            "Right and typical",
-            shown(picks.hits, "Clicked, at the highest probabilities")
-            + shown(picks.rejections, "Not clicked, at the lowest probabilities")
-            + shown(picks.typical, "Typical: loss near the median"),
-        ),
+        ("Most confidently wrong", wrong),
+        ("Slowest to learn", _slowest(inspector, command)),
+        ("Right and typical", right),
     ]
 
 
@@ -218,18 +202,13 @@ def _legend(model: ModelConfig) -> str:
     measures = [MEASURES[name] for name in available_measures(model)]
     lines = [f"{measure.title}: {measure.explanation}" for measure in measures]
     if measures:
-        lines.append("Gates are means over units; attention and update have bars relative to the "
-                     "largest of their history")  # fmt: skip
+        bars = "attention and update have bars relative to the largest of their history"
+        lines.append(f"Gates are means over units; {bars}")
     return "".join(paragraph(f"{line}.") for line in lines + missing_measures(model))
 
 
 def _examples(
-    inspector: Inspector,
-    split: str,
-    numbers: list[int],
-    scores: np.ndarray,
-    title: str,
-    command: str,
+    inspector: Inspector, split: str, numbers: list[int], scores: Any, title: str, command: str
 ) -> str:
     """Return a table of examples of a split, and the first of them with their histories."""
     if not numbers:
@@ -238,18 +217,11 @@ def _examples(
     examples = dataset.splits[split].take(np.asarray(numbers))
     losses = example_losses(np.asarray(examples.label), scores)
     lengths = examples.history_end - np.asarray(dataset.event_offsets)[examples.sequence]
-    rows = [
-        [
-            names.user(int(examples.group[row])),
-            names.item(int(examples.item[row])),
-            str(number),
-            f"{scores[row]:.4f}",
-            f"{losses[row]:.3f}",
-            f"{lengths[row]:,}",
-            f"{dataset.popularity[examples.item[row]]:,}",
-        ]
-        for row, number in enumerate(numbers)
-    ]
+    rows = []
+    for row, (number, item) in enumerate(zip(numbers, examples.item.tolist(), strict=True)):
+        ids = [names.user(int(examples.group[row])), names.item(item), str(number)]
+        fit = [f"{scores[row]:.4f}", f"{losses[row]:.3f}"]
+        rows.append([*ids, *fit, f"{lengths[row]:,}", f"{dataset.popularity[item]:,}"])
     header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
     parts = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {split} examples", 2)]
     for example in inspector.examples(split, numbers[:SHOWN]):
@@ -258,7 +230,8 @@ def _examples(
     return "".join(parts)
 
 
-def _slowest(inspector: Inspector, trained: TrainedModel, command: str) -> str:
+def _slowest(inspector: Inspector, command: str) -> str:
+    trained = inspector.trained
     examples = trained.dataset.splits["train"]
     count = len(examples.label)
     if not count:

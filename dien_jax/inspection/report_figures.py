@@ -18,12 +18,8 @@ FEWEST = 10
 """Minimum number of examples of either label for an AUC to be drawn."""
 
 _COMMON: dict[str, Any] = {
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
     "legend.framealpha": 0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "svg.hashsalt": "dien_jax",
 }
 _INKS = {"light": "#222222", "dark": "#dddddd"}
@@ -31,14 +27,9 @@ _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "yti
 
 
 def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
-    """Return a figure as HTML.
+    """Return a figure as HTML: a ``picture``, or a paragraph that says that matplotlib is missing.
 
-    Args:
-      draw: draws the figure.
-      alternative: description of the figure in words.
-
-    Returns:
-      A ``picture`` element; without matplotlib a paragraph that says so.
+    ``alternative`` describes the figure in words.
     """
     try:
         import matplotlib
@@ -54,12 +45,9 @@ def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
             figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
         encoded = base64.b64encode(stream.getvalue()).decode()
         addresses[theme] = f"data:image/svg+xml;base64,{encoded}"
-    return (
-        "<picture>"
-        f"<source media='screen and (prefers-color-scheme: dark)' srcset='{addresses['dark']}'>"
-        f"<img src='{addresses['light']}' alt='{escape(alternative)}'>"
-        "</picture>"
-    )
+    dark = f"media='screen and (prefers-color-scheme: dark)' srcset='{addresses['dark']}'"
+    light = f"src='{addresses['light']}' alt='{escape(alternative)}'"
+    return f"<picture><source {dark}><img {light}></picture>"
 
 
 def reliability(calibration: Calibration) -> "Figure":

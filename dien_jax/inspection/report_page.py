@@ -17,21 +17,11 @@ _STYLE = Path(__file__).with_name("report_page.css")
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
-    """Return the whole page.
-
-    Args:
-      title: text of the title.
-      subtitle: text of the line below it.
-      sections: their titles, as text, and their contents, as HTML.
-    """
-    links = "".join(
-        f"<a href='#part-{number}'>{escape(name)}</a>"
-        for number, (name, _) in enumerate(sections, start=1)
-    )
-    parts = "".join(
-        f"<section><h2 id='part-{number}'>{escape(name)}</h2>{body}</section>\n"
-        for number, (name, body) in enumerate(sections, start=1)
-    )
+    """Return the whole page; sections are pairs of a title (text) and a content (HTML)."""
+    links, parts = "", ""
+    for number, (name, body) in enumerate(sections, start=1):
+        links += f"<a href='#part-{number}'>{escape(name)}</a>"
+        parts += f"<section><h2 id='part-{number}'>{escape(name)}</h2>{body}</section>\n"
     return (
         "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         "<meta http-equiv='Content-Security-Policy' "
@@ -57,11 +47,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, le
             for number, cell in enumerate(row)
         )
 
-    return _table(
-        f"<caption>{escape(caption)}</caption>",
-        cells("th", header, " scope='col'"),
-        "".join(f"<tr>{cells('td', row)}</tr>" for row in rows),
-    )
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    head = cells("th", header, " scope='col'")
+    return _table(f"<caption>{escape(caption)}</caption>", head, body)
 
 
 def _table(caption: str, head: str, body: str) -> str:
@@ -74,13 +62,9 @@ def _table(caption: str, head: str, body: str) -> str:
 def article(example: Example, feature: str | None, command: str) -> str:
     """Return an example as HTML: its history as a table, with bars for attention and gates.
 
-    Args:
-      example: the example.
-      feature: the item feature that is shown as the category.
-      command: shell command that shows the example in a terminal.
+    ``feature`` is shown as the category; ``command`` shows the example in a terminal.
     """
-    text = prediction(example)
-    note = history_line(example, feature)
+    text, note = prediction(example), history_line(example, feature)
     places = np.arange(len(example.behaviours))
     if len(places) > MOST_BEHAVIOURS and "attention" in example.measures:
         attention = example.measures["attention"]

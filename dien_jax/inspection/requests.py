@@ -20,15 +20,8 @@ _NAMED = 3
 def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) -> Dataset:
     """Return the dataset with one test example: an item for a user after all the user's events.
 
-    Args:
-      dataset: the folder with the user's events.
-      user: raw id.
-      item: raw id.
-      context: values of context features by name; features that are left out are missing.
-
-    Raises:
-      UserError: if the user, the item or a context feature does not exist, or users have several
-        histories.
+    Ids are raw. ``context`` has values of context features by name; others are missing. A name that
+    does not exist, or users with several histories, is a UserError.
     """
     vocabularies = Vocabularies(dataset)
     events = UserEvents(dataset, "inspect one of the user's examples, with --example")
@@ -50,12 +43,10 @@ def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) 
     if user_row == UNKNOWN and dataset.schema.num_users > 1:
         say(f"note: user {user} did not occur in training; the model sees the unknown user")
     sequence, end = events.find(user, None)
+    ids = {"sequence": sequence, "user": user_row, "group": groups.index(user), "item": row}
     example = Examples(
-        sequence=np.array([sequence], np.int32),
+        **{name: np.array([value], np.int32) for name, value in ids.items()},
         history_end=np.array([end], np.int64),
-        user=np.array([user_row], np.int32),
-        group=np.array([groups.index(user)], np.int32),
-        item=np.array([row], np.int32),
         label=np.zeros(1, np.int8),
         context=columns,
         probability=None,

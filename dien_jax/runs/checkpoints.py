@@ -4,9 +4,8 @@
     CHECKPOINTS/1200-1/          the same step, saved again
     CHECKPOINTS/1500.<suffix>/   an interrupted save or removal; deleted at the next start
 
-Orbax writes into a folder with a suffix and renames it once it is complete, so a name without a
-suffix is a complete checkpoint. A removal renames first, for the same reason. The best checkpoint
-is marked inside itself, so that no other file has to change with it.
+Orbax renames a folder once it is complete; a removal renames first, for the same reason. The best
+checkpoint is marked inside itself, so that no other file has to change with it.
 """
 
 import contextlib
@@ -30,7 +29,6 @@ from dien_jax.steps.state import TrainState
 
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
 _LEFTOVER = re.compile(r"\d+(-\d+)?\..+")
-_REMOVED_SUFFIX = ".removed"
 
 _Saved = tuple[int, int]
 """Step, and how many times that step was saved before."""
@@ -44,7 +42,7 @@ class Checkpoints:
       read_only: change nothing.
 
     Raises:
-      UserError: when the folder cannot be written.
+      UserError: when the folder cannot be written or, in methods, a checkpoint cannot be read.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
@@ -61,20 +59,12 @@ class Checkpoints:
         return saved[-1][0] if saved else None
 
     def best_step(self) -> int | None:
-        """Return the step of the last checkpoint saved as best; None without any.
-
-        Raises:
-          UserError: when a checkpoint cannot be read.
-        """
+        """Return the step of the last checkpoint saved as best; None without any."""
         best = self._best()
         return best[0] if best else None
 
     def best_path(self) -> Path | None:
-        """Return the folder of the last checkpoint saved as best; None without any.
-
-        Raises:
-          UserError: when a checkpoint cannot be read.
-        """
+        """Return the folder of the last checkpoint saved as best; None without any."""
         best = self._best()
         return self._path(best) if best else None
 
@@ -82,19 +72,14 @@ class Checkpoints:
         """Save a checkpoint, then remove those that are neither the latest nor the best.
 
         The checkpoint is complete and on disk when this returns. A kill at any moment leaves the
-        latest and the best either as before or as after. A step that is saved again stays the
-        best if it was.
+        latest and the best either as before or as after, and so does a full disk. A step that is
+        saved again stays the best if it was.
 
         Args:
-          step: steps done.
+          step: steps done, at least the latest (else ValueError).
           state: arrays, typed PRNG keys among them.
           host: values for JSON; floats are restored bit for bit.
-          best: whether this is the best checkpoint so far.
-
-        Raises:
-          ValueError: for a step before the latest.
-          UserError: when the folder cannot be written, for example because the disk is full;
-            earlier checkpoints are untouched.
+          best: true for the best checkpoint so far.
         """
         earlier = self._complete()
         kept = self._best()
@@ -106,43 +91,31 @@ class Checkpoints:
         arrays = jax.device_get(jax.tree.map(_without_key, state))
         try:
             with _orbax_errors(f"cannot save the checkpoint {path}"):
-                self._checkpointer.save(
-                    path,
-                    args=ocp.args.Composite(
-                        state=ocp.args.PyTreeSave(arrays),
-                        host=ocp.args.JsonSave({"best": best, "host": host}),
-                    ),
-                )
+                values = ocp.args.JsonSave({"best": best, "host": host})
+                content = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), host=values)
+                self._checkpointer.save(path, args=content)
                 for old in earlier:
                     if best or old != kept:
                         name = self._path(old)
-                        name.rename(name.with_name(name.name + _REMOVED_SUFFIX))
+                        name.rename(f"{name}.removed")
         finally:
             self._remove_leftovers()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Return the state and the host's values as they were saved, bit for bit.
 
-        Args:
-          step: step of a checkpoint.
-          like: a state of the same configuration. Only its names, shapes, types and devices
-            matter: each array is put on the device of its counterpart here.
-
-        Raises:
-          UserError: when there is no such checkpoint, it cannot be read, or the name, shape or
-            type of an array differs from ``like``; the message names the first that differs.
+        Only names, shapes, types and devices of ``like`` matter, a state of the same configuration:
+        each array is put on the device of its counterpart there. An array that differs from it, or
+        a checkpoint that does not exist, is a UserError.
         """
         attempts = [saved for saved in self._complete() if saved[0] == step]
         if not attempts:
             raise UserError(f"{self._directory} has no checkpoint of step {step}")
         path = self._path(attempts[-1])
         with _orbax_errors(f"cannot read the checkpoint {path}"):
-            content = self._checkpointer.restore(
-                path,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(), host=ocp.args.JsonRestore()
-                ),
-            )
+            state, values = ocp.args.PyTreeRestore(), ocp.args.JsonRestore()
+            arguments = ocp.args.Composite(state=state, host=values)
+            content = self._checkpointer.restore(path, args=arguments)
             arrays, host = _by_name(content["state"]), content["host"]["host"]
         leaves, structure = jax.tree.flatten(like)
         names = list(_by_name(like))
@@ -189,9 +162,8 @@ class Checkpoints:
 def _orbax_errors(failure: str) -> Iterator[None]:
     """Turn an error of files, in any form that Orbax gives it, into a :class:`UserError`.
 
-    Orbax reads and writes arrays concurrently. When one fails, the threads and tasks of the
-    others find their event loop closed and print tracebacks on standard error. These are
-    silenced: the one message is enough.
+    Orbax reads and writes arrays concurrently. When one fails, the threads and tasks of the others
+    find their event loop closed and print tracebacks, which are silenced: one message is enough.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
@@ -225,10 +197,10 @@ def _without_key(leaf: jax.Array) -> jax.Array:
 
 def _placed(saved: np.ndarray, leaf: jax.Array) -> jax.Array:
     """Return a saved array on the device of ``leaf``, as a typed key if that is one."""
+    array: Any = saved
     if _is_key(leaf):
-        key = jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf))
-        return jax.device_put(key, leaf.sharding)
-    return jax.device_put(saved, leaf.sharding)
+        array = jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf))
+    return jax.device_put(array, leaf.sharding)
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

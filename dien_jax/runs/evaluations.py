@@ -13,11 +13,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """Return the evaluations of a run, oldest first, without a last line that was cut short.
-
-    Raises:
-      UserError: when another line is not an evaluation, or the file cannot be read.
-    """
+    """Return the evaluations of a run, oldest first, without a last line that was cut short."""
     file = folder / METRICS_FILE
     with reading(file):
         try:
@@ -31,20 +27,14 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            start = line[:60].decode(errors="replace")
-            raise UserError(
-                f"{file}, line {number}: expected the JSON object of an evaluation, found {start!r}"
-            )
+            expected = f"{file}, line {number}: expected the JSON object of an evaluation"
+            raise UserError(f"{expected}, found {line[:60].decode(errors='replace')!r}")
         records.append(record)
     return records
 
 
 def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write one evaluation, to the disk.
-
-    Raises:
-      ValueError: for a number that is not finite. UserError: when the file cannot be written.
-    """
+    """Write one evaluation, to the disk; a number that is not finite is a ValueError."""
     line = json.dumps(record, allow_nan=False) + "\n"
     file = folder / METRICS_FILE
     with writing(file), file.open("ab") as stream:
@@ -54,11 +44,7 @@ def append_evaluation(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def cut_back(folder: Path, step: int) -> None:
-    """Drop the evaluations after ``step``, and a last line that was cut short.
-
-    Raises:
-      UserError: when ``metrics.jsonl`` is damaged or cannot be written.
-    """
+    """Drop the evaluations after ``step``, and a last line that was cut short."""
     file = folder / METRICS_FILE
     records = read_evaluations(folder)
     kept = "".join(json.dumps(record) + "\n" for record in records if record["step"] <= step)

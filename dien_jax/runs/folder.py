@@ -39,8 +39,11 @@ class Run:
       schema: its features as in ``meta.json``; a run is evaluated only on data with this schema.
       config: all settings.
       versions: of Python and the packages that decide the outcome.
-      warm_start: the run whose trained parameters this one started from: ``run``, the absolute
-        path of its folder, and ``step``, of its checkpoint; None for fresh parameters.
+      warm_start: ``run``, the absolute path of the run folder whose parameters this one started
+        from, and ``step``, of the checkpoint; None for fresh parameters.
+
+    Raises:
+      UserError: from any method, when a file cannot be read or written, or does not fit.
     """
 
     preset: str
@@ -62,30 +65,15 @@ class Run:
         config: Config,
         warm_start: dict[str, Any] | None = None,
     ) -> "Run":
-        """Describe a new run.
-
-        Raises:
-          UserError: for a seed out of range.
-        """
+        """Describe a new run; a seed out of range is a :class:`UserError`."""
         if not 0 <= seed < 2**32:
             raise UserError(f"seed must be 0 to {2**32 - 1}, got {seed}")
-        return cls(
-            preset=preset,
-            seed=seed,
-            data=str(dataset.path.absolute()),
-            data_digest=data_digest(dataset),
-            schema=schema_to_json(dataset.schema),
-            config=config,
-            versions=versions(),
-            warm_start=warm_start,
-        )
+        data, digest = str(dataset.path.absolute()), data_digest(dataset)
+        schema = schema_to_json(dataset.schema)
+        return cls(preset, seed, data, digest, schema, config, versions(), warm_start)
 
     def save(self, folder: Path) -> None:
-        """Create the run folder and write ``config.json``.
-
-        Raises:
-          UserError: when the folder is not empty or cannot be written.
-        """
+        """Create the run folder, which must be empty if it exists, and write ``config.json``."""
         values = dataclasses.asdict(self)
         settings = values.pop("config")
         if self.warm_start is None:
@@ -102,11 +90,7 @@ class Run:
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
-        """Read ``config.json``.
-
-        Raises:
-          UserError: when the folder is missing or no run folder, or the file is damaged.
-        """
+        """Read ``config.json``."""
         file = folder / CONFIG_FILE
         if not folder.is_dir():
             problem = "is not a folder" if folder.exists() else "does not exist"
@@ -129,33 +113,23 @@ class Run:
             raise UserError(f"{file}: {error}") from error
 
     def check_schema(self, dataset: Dataset) -> None:
-        """Refuse a dataset whose features differ from those in training.
-
-        Raises:
-          UserError: naming the first feature that differs.
-        """
-        schema = schema_to_json(dataset.schema)
+        """Refuse a dataset whose features differ from those in training, naming the first."""
+        schema, problem = schema_to_json(dataset.schema), f"{dataset.path} does not fit the run:"
         for group in ("item", "user", "context"):
             ours = {feature["name"]: feature for feature in self.schema.get(group, [])}
             theirs = {feature["name"]: feature for feature in schema[group]}
             if list(ours) != list(theirs):
+                expected, actual = (", ".join(names) or "none" for names in (ours, theirs))
                 raise UserError(
-                    f"{dataset.path} does not fit the run: expected the {group} features "
-                    f"{', '.join(ours) or 'none'}, found {', '.join(theirs) or 'none'}"
+                    f"{problem} expected the {group} features {expected}, found {actual}"
                 )
             for name, feature in ours.items():
                 if feature != theirs[name]:
-                    raise UserError(
-                        f"{dataset.path} does not fit the run: feature {name!r} was {feature} "
-                        f"in training, found {theirs[name]}"
-                    )
+                    change = f"was {feature} in training, found {theirs[name]}"
+                    raise UserError(f"{problem} feature {name!r} {change}")
 
     def check_same_data(self, dataset: Dataset) -> None:
-        """Refuse a dataset folder that was prepared again since the run began.
-
-        Raises:
-          UserError: when its ``meta.json`` differs.
-        """
+        """Refuse a dataset folder whose ``meta.json`` has changed since the run began."""
         if data_digest(dataset) != self.data_digest:
             raise UserError(
                 f"{dataset.path} has changed since this run began (its meta.json differs); a run "
@@ -164,11 +138,7 @@ class Run:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return the content of ``result.json``; None for an unfinished run.
-
-    Raises:
-      UserError: when the file is damaged.
-    """
+    """Return the content of ``result.json``; None for an unfinished run."""
     file = folder / RESULT_FILE
     if not file.exists():
         return None

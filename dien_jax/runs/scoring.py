@@ -2,16 +2,16 @@
 
 import csv
 import itertools
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
+from typing import Any, NamedTuple, TextIO
 
 import jax
 import numpy as np
 
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import evaluation_loader
+from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.runs.trained import TrainedModel, load_run
@@ -26,38 +26,17 @@ _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
 
 
-@runtime_checkable
-class Batches(Protocol):
-    """The batches to score: a :class:`Loader`, or an object with its methods."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches."""
-
-    def example_indices(self, epoch: int, step: int) -> np.ndarray:
-        """Return the examples of the real rows of a batch."""
-
-    def epoch(self, epoch: int) -> Generator[Any, None, None]:
-        """Yield the batches, in the order of the steps."""
-
-
 def score_batches(
     predict_step: Predict,
     params: Any,
     batch_stats: Any,
     features: Any,
-    loader: Batches,
+    loader: Loader,
     before_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return the click probability of every example, float32 ``[n]``, in the split's order.
 
-    Args:
-      predict_step: see ``make_predict_step``.
-      params: the model's parameters.
-      batch_stats: its running statistics.
-      features: item and user features on the device.
-      loader: the split, in order ``evaluation``.
-      before_batch: called before each batch; may raise to stop.
+    ``loader`` has the order ``evaluation``; ``before_batch`` may raise to stop.
     """
     indices = [loader.example_indices(0, step) for step in range(loader.steps_per_epoch)]
     scores = np.empty(sum(map(len, indices)), np.float32)
@@ -90,9 +69,8 @@ def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.n
     users, items = dataset.groups(), dataset.vocabulary("item")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("user", "item", "label", "score"))
-    for group, item, label, score in zip(
-        examples.group, examples.item, examples.label, scores, strict=True
-    ):
+    columns = (examples.group, examples.item, examples.label, scores)
+    for group, item, label, score in zip(*columns, strict=True):
         writer.writerow((users[group], items[item], int(label), f"{score:.9g}"))
 
 
@@ -110,10 +88,7 @@ class SplitScores(NamedTuple):
     groups: np.ndarray
 
     def metrics(self) -> dict[str, Any]:
-        """Return AUC, GAUC, log loss and others by their names in ``result.json``.
-
-        A metric that is undefined, such as the AUC of one label, is None.
-        """
+        """Return AUC, GAUC, log loss and others by name; None where undefined."""
         return evaluate_scores(self.labels, self.scores, self.groups)
 
 
@@ -156,11 +131,7 @@ def score_split(
 
 
 def check_examples(dataset: Dataset, split: str) -> None:
-    """Refuse a split without examples.
-
-    Raises:
-      UserError: naming the data and the split.
-    """
+    """Refuse a split without examples."""
     if not len(dataset.splits[split].label):
         raise UserError(f"{dataset.path} has no {split} examples to score")
 
@@ -168,18 +139,11 @@ def check_examples(dataset: Dataset, split: str) -> None:
 def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
     """Return click probabilities of a split, float32 ``[n]``, and show how far they are."""
     config, dataset = trained.run.config, trained.dataset
-    loader = evaluation_loader(dataset, split, config.train)
-    batches = itertools.count()
+    loader, batches = evaluation_loader(dataset, split, config.train), itertools.count()
 
     def count() -> None:
         if current is not None:
             current.share = next(batches) / loader.steps_per_epoch
 
-    return score_batches(
-        make_predict_step(config, dataset.schema),
-        trained.params,
-        trained.batch_stats,
-        feature_tables(dataset),
-        loader,
-        count,
-    )
+    step, features = make_predict_step(config, dataset.schema), feature_tables(dataset)
+    return score_batches(step, trained.params, trained.batch_stats, features, loader, count)

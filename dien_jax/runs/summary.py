@@ -16,12 +16,8 @@ from dien_jax.runs.folder import Run, read_result
 class RunSummary:
     """The files of one run, without its checkpoints.
 
-    Attributes:
-      name: the end of its path that distinguishes it from the others.
-      folder: the run folder.
-      run: its settings, seed and data.
-      evaluations: content of ``metrics.jsonl``.
-      result: content of ``result.json``; None for an unfinished run.
+    ``name`` is the end of its path that distinguishes it from other runs. ``evaluations`` is the
+    content of ``metrics.jsonl``, ``result`` that of ``result.json``; None for an unfinished run.
     """
 
     name: str
@@ -33,12 +29,12 @@ class RunSummary:
     @property
     def best(self) -> dict[str, Any] | None:
         """The best evaluation so far, by the score that training uses; None before the first."""
-        best, best_score = None, None
-        for record in self.evaluations:
-            score = selection_score(record.get("valid", {}))
-            if score is not None and (best_score is None or score > best_score):
-                best, best_score = record, score
-        return best
+        scored = [
+            (score, record)
+            for record in self.evaluations
+            if (score := selection_score(record.get("valid", {}))) is not None
+        ]
+        return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
     @property
     def best_step(self) -> int | None:
@@ -63,9 +59,7 @@ class RunSummary:
 class SeedGroup:
     """Runs with the same settings, data and start, which differ at most by seed.
 
-    Attributes:
-      name: the name of its only run, or the common start of the names and ``*``.
-      members: its runs.
+    ``name`` is that of its only run, or the common start of the names and ``*``.
     """
 
     name: str
@@ -89,18 +83,18 @@ class SeedGroup:
 
 
 def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
-    """Read run folders.
-
-    Raises:
-      UserError: for a folder that is no run, is damaged or is given twice.
-    """
+    """Read run folders; a folder that is no run, is damaged or is given twice is a UserError."""
     resolved = [folder.resolve() for folder in folders]
     for number, path in enumerate(resolved):
         if path in resolved[:number]:
             raise UserError(f"run folder {folders[number]} is given twice")
+    parts = 1  # as many last parts of the paths as distinguish them
+    while len({path.parts[-parts:] for path in resolved}) < len(resolved):
+        parts += 1
+    names = ["/".join(path.parts[-parts:]) for path in resolved]
     return [
         RunSummary(name, folder, Run.load(folder), read_evaluations(folder), read_result(folder))
-        for name, folder in zip(_names(resolved), folders, strict=True)
+        for name, folder in zip(names, folders, strict=True)
     ]
 
 
@@ -120,11 +114,3 @@ def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:
             name = f"{name} +{len(group) - 1}" if ambiguous else f"{start}*"
         groups.append(SeedGroup(name, tuple(group)))
     return groups
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Return as many last parts of the paths as distinguish them."""
-    count = 1
-    while len({path.parts[-count:] for path in paths}) < len(paths):
-        count += 1
-    return ["/".join(path.parts[-count:]) for path in paths]

@@ -55,32 +55,19 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     run = Run.load(folder)
     if not isinstance(data, Dataset):
         data = open_dataset(Path(run.data if data is None else data))
-    return restore(folder, run, data)
-
-
-def restore(folder: Path, run: Run, dataset: Dataset) -> TrainedModel:
-    """Load the best checkpoint of a run, for data with its schema.
-
-    Raises:
-      UserError: when the data does not fit the run, or no checkpoint can be read.
-    """
-    step, state = restore_state(folder, run, dataset)
-    return TrainedModel(run, dataset, state.params, state.batch_stats, step)
+    step, state = restore_state(folder, run, data)
+    return TrainedModel(run, data, state.params, state.batch_stats, step)
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
-    """Return the step of the best checkpoint, and the whole training state.
-
-    Raises:
-      UserError: as :func:`restore`.
-    """
+    """Return the step of the best checkpoint, and the whole training state."""
     run.check_schema(dataset)
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
     if best_step is None:
+        command = f"python -m dien_jax.train --resume {folder}"
         raise UserError(
-            f"{folder} has no evaluated checkpoint yet; continue the run with "
-            f"python -m dien_jax.train --resume {folder}"
+            f"{folder} has no evaluated checkpoint yet; continue the run with {command}"
         )
     state, _ = checkpoints.restore(best_step, _blank_state(run, dataset))
     return best_step, state

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dien_jax.errors import writing
 from dien_jax.runs.evaluations import read_evaluations
 from dien_jax.utils.files import atomic_path
+from dien_jax.utils.plots import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,13 +25,9 @@ _CURVES = {
 
 
 def draw_curves(folder: Path) -> Path | None:
-    """Draw ``curves.png`` of a run from its ``metrics.jsonl``.
+    """Draw ``curves.png`` of a run from its ``metrics.jsonl``, and return the file.
 
-    Returns:
-      The file; None where matplotlib is not installed or nothing was evaluated.
-
-    Raises:
-      UserError: when the file cannot be written, or ``metrics.jsonl`` is damaged.
+    None where matplotlib is not installed or nothing was evaluated.
     """
     records = read_evaluations(folder)
     figure = curves_figure(records) if records else None
@@ -43,24 +40,18 @@ def draw_curves(folder: Path) -> Path | None:
 
 
 def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
-    """Return losses and AUC by step as a figure; None where matplotlib is not installed.
-
-    Args:
-      records: lines of ``metrics.jsonl``, at least one.
-    """
+    """Draw losses and AUC by step from evaluations; None where matplotlib is not installed."""
     try:
-        from matplotlib.figure import Figure
+        figure, panels = new_figure(10.0, 4.0, columns=2)
     except ImportError:
         return None
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(1, 2), _CURVES.items(), strict=True):
+    for axes, (title, lines) in zip(panels, _CURVES.items(), strict=True):
         for label, (group, name) in lines.items():
             points = [(record["step"], record.get(group, {}).get(name)) for record in records]
             points = [point for point in points if point[1] is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set(xlabel="step", ylabel=title)
-        axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
     return figure

@@ -28,14 +28,7 @@ from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import TrainState, create_state, training_tables
 from dien_jax.steps.train import make_train_step
-from dien_jax.training.progress import (
-    EXAMPLES,
-    Listener,
-    Progress,
-    StepReport,
-    add_metrics,
-    mean_metrics,
-)
+from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
 from dien_jax.training.reporter import Reporter
 
 SAVE_SECONDS = 600.0
@@ -48,8 +41,15 @@ HISTOGRAM_ROWS = 65_536
 class Trainer:
     """One run, from its first step or its latest checkpoint to its result.
 
+    Args:
+      run: settings and seed.
+      dataset: the data.
+      checkpoints: storage for states; None saves none, and allows only :meth:`evaluations`.
+      stop_signal: asked before each batch; the number of a signal stops the run once its state is
+        saved.
+
     Attributes:
-      state: the train state; its arrays are donated at each step.
+      state: the train state, on the device; its arrays are donated at each step.
       progress: steps, evaluations and times so far.
       steps_per_epoch: batches of an epoch.
       total_steps: maximum number of steps; early stopping may end the run before.
@@ -62,24 +62,11 @@ class Trainer:
         checkpoints: Checkpoints | None,
         stop_signal: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """Prepare data and state on the device, from the latest checkpoint if there is one.
-
-        Args:
-          run: settings and seed.
-          dataset: the data.
-          checkpoints: storage for states; None saves none, and allows only :meth:`evaluations`.
-          stop_signal: asked before each batch; the number of a signal stops the run once its
-            state is saved.
-
-        Raises:
-          UserError: when a checkpoint cannot be read or does not fit the settings.
-        """
         config, schema, train = run.config, dataset.schema, run.config.train
         self._dataset, self._config = dataset, config
         self._checkpoints, self._stop_signal = checkpoints, stop_signal
-        self._loader = Loader(
-            dataset, "train", train, seed=run.seed, shown_per_step=config.model.shown_per_step
-        )
+        shown = config.model.shown_per_step
+        self._loader = Loader(dataset, "train", train, seed=run.seed, shown_per_step=shown)
         self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs
         self._validation = evaluation_loader(dataset, "valid", train)
@@ -97,9 +84,8 @@ class Trainer:
             try:
                 self.progress = Progress(**host)
             except TypeError as error:
-                raise UserError(
-                    f"the checkpoint of step {latest} is from another version: {error}"
-                ) from error
+                problem = f"the checkpoint of step {latest} is from another version: {error}"
+                raise UserError(problem) from error
         self._saved_step = self.progress.step
         self._saved_at = self._started_at = time.perf_counter()
         self._earlier_seconds = self.progress.wall_seconds
@@ -109,14 +95,7 @@ class Trainer:
         self._unreported: list[dict[str, float]] = []
 
     def start_from(self, state: TrainState) -> None:
-        """Replace the fresh state, and save it as the checkpoint of step 0.
-
-        Args:
-          state: arrays with the shapes and types of the fresh state.
-
-        Raises:
-          UserError: when the run folder cannot be written.
-        """
+        """Replace the fresh state by one of the same shapes, and save it as step 0."""
 
         def put(value: Any, fresh: jax.Array) -> jax.Array:
             if value.shape != fresh.shape or value.dtype != fresh.dtype:
@@ -136,7 +115,6 @@ class Trainer:
         Raises:
           Interrupted: after a stop signal; the state is saved.
           NotFiniteError: when the loss or a parameter is not finite; earlier checkpoints are kept.
-          UserError: when the run folder cannot be written.
         """
         if self._checkpoints is None:
             raise ValueError("run() needs checkpoints: it measures the best one")
@@ -144,13 +122,12 @@ class Trainer:
             reporter.evaluation(record)
             reporter.histograms(self.progress.step, self._summary())
             self._save(best=self.progress.best_step == self.progress.step)
-        best, _ = self._checkpoints.restore(self.progress.best_step, self.state)
+        progress, dataset = self.progress, self._dataset
+        best, _ = self._checkpoints.restore(progress.best_step, self.state)
         measured = {}
         for split in ("valid", "test"):
-            loader = evaluation_loader(self._dataset, split, self._config.train)
-            scores = self._scores(loader, best.params, best.batch_stats)
-            measured[split] = measure(self._dataset, split, scores)
-        progress = self.progress
+            scores = self._scores(evaluation_loader(dataset, split, self._config.train), best)
+            measured[split] = measure(dataset, split, scores)
         return {
             "steps": progress.step,
             "epochs": progress.step / self.steps_per_epoch,
@@ -160,36 +137,26 @@ class Trainer:
             "wall_seconds": self._wall_seconds(),
         }
 
-    def evaluations(self, listener: Listener) -> Iterator[dict[str, Any]]:
+    def evaluations(self, listener: Callable[[StepReport], None]) -> Iterator[dict[str, Any]]:
         """Train to the end and yield each evaluation; the test set is not used.
 
-        Args:
-          listener: receives the progress between evaluations.
-
-        Yields:
-          ``step``, ``epoch``, ``train`` (training metrics since the last evaluation) and ``valid``
-          (metrics of the validation split).
-
-        Raises:
-          Interrupted, NotFiniteError, UserError: as :meth:`run`.
+        ``listener`` receives the progress between evaluations. An evaluation has ``step``,
+        ``epoch``, ``train`` (training metrics since the last one) and ``valid`` (metrics of the
+        validation split). Raises as :meth:`run`.
         """
+        interval = self._config.train.evaluate_every or self.steps_per_epoch
         while not self.finished:
-            self._train_until(self._next_evaluation(), listener)
+            due = (self.progress.evaluated_step // interval + 1) * interval
+            self._train_until(min(due, self.total_steps), listener)
             yield self._evaluate()
 
     @property
     def finished(self) -> bool:
         """True after the last evaluation: all epochs are done, or early stopping applies."""
-        patience = self._config.train.patience
-        return self.progress.evaluated_step == self.total_steps or (
-            0 < patience <= self.progress.worse_evaluations
-        )
+        stops = 0 < self._config.train.patience <= self.progress.worse_evaluations
+        return stops or self.progress.evaluated_step == self.total_steps
 
-    def _next_evaluation(self) -> int:
-        interval = self._config.train.evaluate_every or self.steps_per_epoch
-        return min((self.progress.evaluated_step // interval + 1) * interval, self.total_steps)
-
-    def _train_until(self, target: int, listener: Listener) -> None:
+    def _train_until(self, target: int, listener: Callable[[StepReport], None]) -> None:
         while self.progress.step < target:
             epoch, start = divmod(self.progress.step, self.steps_per_epoch)
             with closing(self._loader.epoch(epoch, start)) as batches:
@@ -201,7 +168,7 @@ class Trainer:
         self._fetch()
         self._timed_from = None
 
-    def _step(self, batch: Any, listener: Listener) -> None:
+    def _step(self, batch: Any, listener: Callable[[StepReport], None]) -> None:
         length = batch.history.shape[1]
         compiles = length not in self._lengths_seen
         if compiles:  # not part of the speed: time up to here, and again after the step
@@ -224,13 +191,10 @@ class Trainer:
 
     def _fetch(self) -> None:
         """Wait for the steps taken, and read their metrics."""
-        rows = [
-            {name: float(value) for name, value in row.items()}
-            for row in jax.device_get(self._pending)
-        ]
+        pending = jax.device_get(self._pending)
+        rows = [{name: float(value) for name, value in row.items()} for row in pending]
         now = time.perf_counter()
-        first = self.progress.step - len(rows) + 1
-        for step, row in enumerate(rows, start=first):
+        for step, row in enumerate(rows, start=self.progress.step - len(rows) + 1):
             if not math.isfinite(row["loss"]):
                 names = ("click_loss", "auxiliary_loss", "gradient_norm")
                 values = ", ".join(f"{name} {row[name]:g}" for name in names)
@@ -244,26 +208,19 @@ class Trainer:
             self.progress.timed_examples += sum(row[EXAMPLES] for row in rows)
         self._timed_from = now
 
-    def _report(self, listener: Listener) -> None:
+    def _report(self, listener: Callable[[StepReport], None]) -> None:
         totals: dict[str, float] = {}
         for row in self._unreported:
             add_metrics(totals, row)
         self._unreported.clear()
-        step = self.progress.step
-        listener(
-            StepReport(
-                step,
-                self.total_steps,
-                mean_metrics(totals),
-                self.progress.examples_per_second,
-                float(self._learning_rate(step - 1)),
-            )
-        )
+        step, speed = self.progress.step, self.progress.examples_per_second
+        rate = float(self._learning_rate(step - 1))
+        listener(StepReport(step, self.total_steps, mean_metrics(totals), speed, rate))
 
     def _evaluate(self) -> dict[str, Any]:
         self._require_finite_state()
         progress = self.progress
-        scores = self._scores(self._validation, self.state.params, self.state.batch_stats)
+        scores = self._scores(self._validation, self.state)
         metrics = measure(self._dataset, "valid", scores)
         score = selection_score(metrics)
         assert score is not None  # the split has examples, so the log loss is defined
@@ -281,26 +238,25 @@ class Trainer:
         progress.totals = {}
         return record
 
-    def _scores(self, loader: Loader, params: Any, batch_stats: Any) -> np.ndarray:
+    def _scores(self, loader: Loader, state: TrainState) -> np.ndarray:
+        step, features = self._predict_step, self._tables.features
         return score_batches(
-            self._predict_step,
-            params,
-            batch_stats,
-            self._tables.features,
-            loader,
-            self._stop_if_asked,
+            step, state.params, state.batch_stats, features, loader, self._stop_if_asked
         )
 
     def _summary(self) -> dict[str, np.ndarray]:
         """Return arrays for histograms: embeddings, and states and attention of one batch."""
-        params, batch = self.state.params, self._validation.batch(0, 0)
-        summary = jax.device_get(
-            self._summary_step(params, self.state.batch_stats, self._tables.features, batch)
+        params, stats, batch = (
+            self.state.params,
+            self.state.batch_stats,
+            self._validation.batch(0, 0),
         )
+        summary = self._summary_step(params, stats, self._tables.features, batch)
         live = np.arange(batch.history.shape[1]) < np.asarray(batch.lengths)[:, None]
         real = np.asarray(batch.weight) > 0
         values = {
-            name: value[real if name == "final_state" else live] for name, value in summary.items()
+            name: value[real if name == "final_state" else live]
+            for name, value in jax.device_get(summary).items()
         }
         for group in ("item", "user", "context"):
             for name, rows in params.get(f"{group}_embeddings", {}).items():
@@ -327,22 +283,18 @@ class Trainer:
         self._timed_from = None
 
     def _require_finite_state(self) -> None:
-        if not _all_finite((self.state.params, self.state.batch_stats, self.state.optimizer_state)):
-            raise self._not_finite(
-                f"a parameter or its optimizer state is not finite after step {self.progress.step}"
-            )
+        state, problem = self.state, "a parameter or its optimizer state is not finite"
+        if not _all_finite((state.params, state.batch_stats, state.optimizer_state)):
+            raise self._not_finite(f"{problem} after step {self.progress.step}")
 
     def _not_finite(self, problem: str) -> NotFiniteError:
-        optim = self._config.optim
-        clip = "clipping with --optim.clip-norm 1"
+        optim, clip = self._config.optim, "clipping with --optim.clip-norm 1"
         if optim.clip_norm is not None:
             clip = f"a lower --optim.clip-norm (now {optim.clip_norm:g})"
         kept = None if self._checkpoints is None else self._checkpoints.latest_step()
-        return NotFiniteError(
-            f"training stopped: {problem}. Try a lower --optim.learning-rate (now "
-            f"{optim.learning_rate:g}) or {clip}"
-            + (f"; the checkpoint of step {kept} is kept" if kept is not None else "")
-        )
+        note = "" if kept is None else f"; the checkpoint of step {kept} is kept"
+        rate = f"a lower --optim.learning-rate (now {optim.learning_rate:g})"
+        return NotFiniteError(f"training stopped: {problem}. Try {rate} or {clip}{note}")
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at

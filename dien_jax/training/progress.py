@@ -1,6 +1,5 @@
 """Progress of a training run: what a checkpoint keeps of it, and what is reported of it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,13 +13,11 @@ class Progress:
 
     Attributes:
       step: steps taken.
-      evaluated_step: step of the last evaluation; 0 before the first.
-      best_step: step of the best evaluation; 0 before the first.
-      best_score: its score, higher is better; None before the first.
+      evaluated_step, best_step: steps of the last and the best evaluation; 0 before the first.
+      best_score: score of the best evaluation, higher is better; None before the first.
       worse_evaluations: evaluations since the best one.
       totals: training metrics since the last evaluation, summed over examples.
-      timed_examples: examples of the steps that were timed.
-      timed_seconds: duration of those steps.
+      timed_examples, timed_seconds: examples and duration of the steps that were timed.
       wall_seconds: time since the start, over all processes of the run.
     """
 
@@ -41,15 +38,7 @@ class Progress:
 
 
 class StepReport(NamedTuple):
-    """Progress between two evaluations, as text for a progress line.
-
-    Attributes:
-      step: steps taken.
-      total_steps: maximum number of steps.
-      metrics: training metrics, means since the last report.
-      examples_per_second: training speed; None while it is unknown.
-      learning_rate: of the last step.
-    """
+    """Progress between two evaluations; ``metrics`` are means since the last report."""
 
     step: int
     total_steps: int
@@ -59,15 +48,11 @@ class StepReport(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"step {self.step:,} of {self.total_steps:,}"]
-        for name in ("loss", "auxiliary_loss"):
-            if name in self.metrics:
-                parts.append(f"{name.replace('_', ' ')} {self.metrics[name]:.4f}")
+        names = [name for name in ("loss", "auxiliary_loss") if name in self.metrics]
+        parts += [f"{name.replace('_', ' ')} {self.metrics[name]:.4f}" for name in names]
         if self.examples_per_second is not None:
             parts.append(f"{self.examples_per_second:,.0f} examples/s")
         return ", ".join(parts)
-
-
-Listener = Callable[[StepReport], None]
 
 
 def add_metrics(totals: dict[str, float], metrics: dict[str, float]) -> None:

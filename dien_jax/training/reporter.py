@@ -1,14 +1,11 @@
 """Reports of a run: the console, ``metrics.jsonl`` and TensorBoard.
 
-    RUN/metrics.jsonl    one JSON object per evaluation
-    RUN/tensorboard/     scalars and histograms by step; settings and final metrics at the end
-
 A run that resumes from a checkpoint takes back the reports of later steps.
 """
 
-import contextlib
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +31,6 @@ HISTOGRAM_BINS = 64
 class Reporter:
     """Reports of one run from its start, or its restored step, to :meth:`close`.
 
-    A context manager. The progress line is that of :class:`ProgressLine`.
-
     tensorboardX's ``SummaryWriter`` is not used: it writes in a thread, so that ``flush`` may
     return before events are in the file, and an event that cannot be written ends that thread
     silently and then blocks training.
@@ -47,17 +42,10 @@ class Reporter:
         ``metrics.jsonl`` are dropped.
 
     Raises:
-      UserError: when the folder cannot be written (so do the methods), or ``metrics.jsonl`` is
-        damaged.
+      UserError: when the folder cannot be written, or ``metrics.jsonl`` is damaged.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        restored_step: int = 0,
-        evaluated_step: int = 0,
-    ) -> None:
+    def __init__(self, folder: Path, *, restored_step: int = 0, evaluated_step: int = 0) -> None:
         self._folder = folder
         self._line = ProgressLine()
         self._first: tuple[int, float] | None = None
@@ -66,12 +54,10 @@ class Reporter:
         board = folder / TENSORBOARD_FOLDER
         with writing(board):
             board.mkdir(parents=True, exist_ok=True)
-            # TensorBoard reads the files of a folder in order of their names, which start with
-            # the second they were made in.
+            # TensorBoard reads files in order of their names, which start with the time.
             self._board = EventsWriter(str(board / "events"), f".{time.time_ns():020d}")
         if restored_step:  # TensorBoard drops earlier events from this step on
-            start = SessionLog(status=SessionLog.START)
-            self._event(restored_step + 1, session_log=start)
+            self._event(restored_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> "Reporter":
         return self
@@ -94,7 +80,8 @@ class Reporter:
         line = str(report)
         if step > first_step:  # includes evaluations, but not the first compilation
             pace = (now - first_time) / (step - first_step)
-            line += f", {_clock(pace * (report.total_steps - step))} left"
+            left = round(pace * (report.total_steps - step))
+            line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         self._line.update(line, step / report.total_steps)
         if now - self._flushed_at >= SECONDS_BETWEEN_LINES:
             self._flushed_at = now
@@ -103,12 +90,8 @@ class Reporter:
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Report an evaluation, which is on disk when this returns.
 
-        Args:
-          record: ``step``, ``epoch``, and ``train`` and ``valid`` (metrics by name, None where
-            undefined).
-
-        Raises:
-          ValueError: for a number that is not finite.
+        ``record`` has ``step``, ``epoch``, and ``train`` and ``valid``: metrics by name, None where
+        undefined. A number that is not finite is a ValueError.
         """
         append_evaluation(self._folder, record)
         for name, value in record["valid"].items():
@@ -150,16 +133,8 @@ def write_hparams(
 ) -> None:
     """Add a finished run to the rows of TensorBoard's HPARAMS tab.
 
-    One file is replaced as a whole, so a run that is killed and ends twice has one row.
-
-    Args:
-      folder: the run folder.
-      step: step of the best checkpoint.
-      settings: by name; a tuple becomes text, and None is left out.
-      metrics: of the best checkpoint, by tag; None is left out.
-
-    Raises:
-      UserError: when the file cannot be written.
+    One file is replaced as a whole, so a run that is killed and ends twice has one row. A tuple
+    among the settings becomes text; settings and metrics that are None are left out.
     """
     defined = {tag: value for tag, value in metrics.items() if value is not None}
     texts = {
@@ -171,16 +146,6 @@ def write_hparams(
     events = [Event(wall_time=now, file_version="brain.Event:2")]
     events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
     file = folder / TENSORBOARD_FOLDER / HPARAMS_FILE
-    with (
-        writing(file),
-        atomic_path(file) as partial,
-        contextlib.closing(RecordWriter(str(partial))) as writer,
-    ):
+    with writing(file), atomic_path(file) as path, closing(RecordWriter(str(path))) as writer:
         for event in events:
             writer.write(event.SerializeToString())
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -32,10 +32,6 @@ _NOT_IN_FILE = {"run_dir", "baselines"}
 """Fields of :class:`RunResult` that ``result.json`` does not hold."""
 
 
-def _never() -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class RunResult:
     """The result of a finished run: ``result.json`` of its folder.
@@ -46,17 +42,11 @@ class RunResult:
     (True, ['accuracy', 'auc'])
 
     Attributes:
-      run_dir: the run folder.
+      run_dir, preset, data, seed: run folder, preset, path of the dataset and random seed.
       model: the row of the paper's table that the model is, or ``"custom"``.
-      preset: the preset that the settings started from.
-      data: path of the dataset folder.
-      seed: random seed.
-      steps: steps taken.
-      epochs: ``steps`` in epochs.
-      best_step: step of the checkpoint with the best validation score, which ``valid`` and
-        ``test`` measure.
-      valid: metrics of the validation split by name; None where undefined.
-      test: metrics of the test split.
+      steps, epochs: length of the training.
+      best_step: step of the checkpoint with the best validation score.
+      valid, test: metrics of that checkpoint by name; None where undefined.
       train_examples_per_second: training speed without compilation and evaluation; None where
         nothing was timed.
       wall_seconds: duration, over all processes of the run.
@@ -91,7 +81,7 @@ def fit(
     seed: int = 0,
     preset: str | None = None,
     warm_start: str | Path | None = None,
-    stop_signal: StopSignal = _never,
+    stop_signal: StopSignal = lambda: None,
 ) -> RunResult:
     """Train a model and return the metrics of its best checkpoint.
 
@@ -104,6 +94,7 @@ def fit(
 
     Progress goes to standard error, or to one display of a notebook. A run that is interrupted
     continues with :func:`resume` from its latest checkpoint, and ends with the same parameters.
+    ``load_run(result.run_dir)`` loads them.
 
     Args:
       config: all settings.
@@ -114,9 +105,6 @@ def fit(
       warm_start: run folder whose trained parameters replace fresh ones.
       stop_signal: asked before each batch; the number of a signal stops the run once its state
         is saved.
-
-    Returns:
-      Metrics, best step and speed. Parameters: ``load_run(result.run_dir)``.
 
     Raises:
       UserError: for data, settings or folders that do not fit; the run folder is made only once
@@ -138,7 +126,7 @@ def fit(
     return _train(run, dataset, folder, stop_signal, source)
 
 
-def resume(run_dir: str | Path, *, stop_signal: StopSignal = _never) -> RunResult:
+def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> RunResult:
     """Continue a run from its latest checkpoint; return the result of a finished one.
 
     >>> from dien_jax import resume
@@ -164,12 +152,10 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = _never) -> RunResul
     dataset = open_dataset(run.data)
     run.check_same_data(dataset)
     now = versions()
+    differ = "the last digits of its parameters may differ from those of an uninterrupted run"
     for name, version in run.versions.items():
-        if now.get(name) != version:
-            say(
-                f"warning: the run began with {name} {version}, this is {now.get(name)}; the last "
-                f"digits of its parameters may differ from those of an uninterrupted run"
-            )
+        if version != now.get(name):
+            say(f"warning: the run began with {name} {version}, this is {now.get(name)}; {differ}")
     return _train(run, dataset, folder, stop_signal)
 
 
@@ -180,11 +166,7 @@ def default_run_dir(name: str, dataset: Dataset) -> Path:
 
 
 def _train(
-    run: Run,
-    dataset: Dataset,
-    folder: Path,
-    stop_signal: StopSignal,
-    source: Source | None = None,
+    run: Run, dataset: Dataset, folder: Path, stop_signal: StopSignal, source: Source | None = None
 ) -> RunResult:
     """Train to the end; ``source`` is the run to start from, if it is loaded already."""
     if run.config.train.deterministic:  # JAX reads it when it first looks for devices
@@ -209,26 +191,18 @@ def _train(
         _start_from(run, dataset, trainer, source)
     if progress.step:
         say(f"resuming from the checkpoint of step {progress.step:,}")
+    steps = {"restored_step": progress.step, "evaluated_step": progress.evaluated_step}
     try:
-        with Reporter(
-            folder, restored_step=progress.step, evaluated_step=progress.evaluated_step
-        ) as reporter:
+        with Reporter(folder, **steps) as reporter:
             outcome = trainer.run(reporter)
     except Interrupted:
         kept = f"step {progress.step:,} is saved" if progress.step else "nothing is lost"
         say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}")
         raise
-    result = RunResult(
-        run_dir=folder,
-        model=member_name(run.config.model),
-        preset=run.preset,
-        data=run.data,
-        seed=run.seed,
-        **outcome,
-        device=device,
-        versions=versions(),
-        baselines=_baselines(dataset),
-    )
+    model, seed = member_name(run.config.model), run.seed
+    about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
+    about |= {"device": device, "versions": versions(), "baselines": _baselines(dataset)}
+    result = RunResult(run_dir=folder, **about, **outcome)
     _write_result(run, result)
     say(f"finished; results and checkpoints are in {folder}")
     return result
@@ -236,15 +210,11 @@ def _train(
 
 def _write_result(run: Run, result: RunResult) -> None:
     """Write ``result.json`` last but for the curves, which can be drawn again."""
-    values = dataclasses.asdict(result)
+    values, folder = dataclasses.asdict(result), result.run_dir
     for name in _NOT_IN_FILE:
         del values[name]
-    folder = result.run_dir
-    final = {
-        f"final/{split}_{name}": values[split][name]
-        for split in ("valid", "test")
-        for name in METRICS
-    }
+    splits = ("valid", "test")
+    final = {f"final/{split}_{name}": values[split][name] for split in splits for name in METRICS}
     hparams = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
     write_hparams(folder, result.best_step, hparams | flat_settings(run.config), final)
     with writing(folder / RESULT_FILE):
@@ -253,15 +223,10 @@ def _write_result(run: Run, result: RunResult) -> None:
 
 
 def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | None) -> None:
-    """Replace the trainer's fresh state by that of another run, and save it as step 0.
-
-    Raises:
-      UserError: when the other run changed since this one began.
-    """
+    """Replace the trainer's fresh state by that of another run, and save it as step 0."""
     assert run.warm_start is not None
     folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
-    if source is None:
-        source = load_source(folder, dataset, run.config)
+    source = source or load_source(folder, dataset, run.config)
     if source.step != step:
         raise UserError(
             f"warm start from {folder}: this run began from its checkpoint of step {step}, but "

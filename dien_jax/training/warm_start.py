@@ -1,13 +1,10 @@
 """Start a run from the parameters of another, on data with other ids.
 
-Rows of embedding tables are matched by raw value, never by position: a value in both vocabularies
-keeps its trained row, and the unknown row stays the unknown row. Rows of new values start from
-trained rows; see :func:`grown`. All other parameters, and the running statistics of BatchNorm and
-Dice, are copied.
-
-Optimizer state is copied too where both runs' optimizers have the same: its slots move with their
-rows, and new rows start with zero slots. Schedules start again. docs/incremental.md measures what
-that is worth.
+Rows of embedding tables are matched by raw value, never by position; rows of new values start
+from trained rows, see :func:`grown`. Other parameters, and the running statistics of BatchNorm and
+Dice, are copied. So is optimizer state where both runs' optimizers have the same: its slots move
+with their rows, and new rows start with zero slots. Schedules start again. docs/incremental.md
+measures what that is worth.
 """
 
 import dataclasses
@@ -27,12 +24,8 @@ from dien_jax.runs.trained import restore_state
 from dien_jax.steps.embedding_rows import Table, table_of
 from dien_jax.steps.state import TrainState
 
-FREE = frozenset(
-    {
-        *("recurrence", "recurrence_precision", "dropout"),
-        *("auxiliary_weight", "auxiliary_negatives", "auxiliary_distribution", "auxiliary_mean"),
-    }
-)
+FREE = {"recurrence", "recurrence_precision", "dropout", "auxiliary_weight",
+        "auxiliary_negatives", "auxiliary_distribution", "auxiliary_mean"}  # fmt: skip
 """Model settings that may differ: neither shapes nor meaning of parameters depend on them."""
 
 NEW = -1
@@ -40,14 +33,7 @@ NEW = -1
 
 
 class Source(NamedTuple):
-    """The run to start from.
-
-    Attributes:
-      folder: its run folder.
-      dataset: the data that it was trained on.
-      step: step of its best checkpoint.
-      state: the training state of that checkpoint.
-    """
+    """The run to start from: its folder and data, and step and state of its best checkpoint."""
 
     folder: Path
     dataset: Dataset
@@ -56,12 +42,10 @@ class Source(NamedTuple):
 
 
 class Grown(NamedTuple):
-    """A training state for another dataset.
+    """A training state for another dataset, on the host, with steps and key of a fresh state.
 
-    Attributes:
-      state: on the host; steps and key are those of a fresh state.
-      new_rows: by feature, the number of rows of values that the run did not know.
-      keeps_optimizer: whether the optimizer state of the run was copied.
+    ``new_rows`` counts by feature the rows of values that the run did not know; ``keeps_optimizer``
+    is true if the optimizer state of the run was copied.
     """
 
     state: TrainState
@@ -69,7 +53,7 @@ class Grown(NamedTuple):
     keeps_optimizer: bool
 
     def __str__(self) -> str:
-        """New rows and the optimizer, for the console."""
+        """Describe new rows and the optimizer, for the console."""
         counts = [f"{count:,} of {name}" for name, count in self.new_rows.items() if count]
         rows = f"new rows: {', '.join(counts)}" if counts else "no new rows"
         kept = "is kept" if self.keeps_optimizer else "differs and starts fresh"
@@ -77,16 +61,9 @@ class Grown(NamedTuple):
 
 
 def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
-    """Load the run to start from, and check that it fits the data and the settings.
+    """Load the run to start from, and check that it fits the data and settings of the new run.
 
-    Args:
-      folder: the run folder.
-      dataset: data of the new run.
-      config: settings of the new run.
-
-    Raises:
-      UserError: when the run, its checkpoint or its data cannot be read, its data has changed, or
-        features or settings differ.
+    Features and most settings must be the same, and its data unchanged (else a UserError).
     """
     try:
         run = Run.load(folder)
@@ -109,11 +86,9 @@ def _check_settings(before: ModelConfig, now: ModelConfig) -> None:
         if name not in FREE and value != expected:
             raise UserError(f"model.{name} must be {expected!r}, as in the run, got {value!r}")
     if bool(before.auxiliary_weight) != bool(now.auxiliary_weight):
-        weight = "above 0" if before.auxiliary_weight else "0"
-        raise UserError(
-            f"model.auxiliary_weight must be {weight}, as in the run "
-            f"({before.auxiliary_weight:g}), got {now.auxiliary_weight:g}"
-        )
+        weight, old = "above 0" if before.auxiliary_weight else "0", before.auxiliary_weight
+        expected = f"model.auxiliary_weight must be {weight}, as in the run ({old:g})"
+        raise UserError(f"{expected}, got {now.auxiliary_weight:g}")
 
 
 def _check_features(before: Schema, dataset: Dataset) -> None:
@@ -144,15 +119,10 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     New users start from the unknown row, which scored them until now and was trained to represent
     any user (``train.unknown_users``). New items start from the mean of the items' rows weighted
     by the inverse of their training events, because new items resemble rare ones. Other new
-    values start from the mean of their table.
-
-    Args:
-      source: the run to start from.
-      dataset: data of the new run.
-      fresh: a state of the new run, whose steps and key are kept.
+    values start from the mean of their table. Steps and key are those of ``fresh``.
     """
-    state = jax.tree.map(np.array, jax.device_get((source.state.params, source.state.batch_stats)))
-    params, batch_stats = state
+    trained = jax.device_get((source.state.params, source.state.batch_stats))
+    params, batch_stats = jax.tree.map(np.array, trained)
     rows, new_rows = dict[Table, np.ndarray](), {}
     for group in ("item", "user", "context"):
         for feature in getattr(dataset.schema, group):
@@ -163,24 +133,16 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
             rows[path, name] = matches
             new_rows[name] = int(np.count_nonzero(matches == NEW))
             table = params[path][name]
-            start = table[UNKNOWN]
-            if name != "user":
-                weights = None
-                if name == "item":
-                    weights = 1 / np.maximum(source.dataset.popularity[1:], 1)
-                start = mean_row(table, weights)
+            counts = source.dataset.popularity[1:]
+            weights = 1 / np.maximum(counts, 1) if name == "item" else None
+            start = table[UNKNOWN] if name == "user" else mean_row(table, weights)
             params[path][name] = grown_table(table, matches, start)
     optimizer_state = _grown_slots(source.state.optimizer_state, rows)
     keeps = _described(optimizer_state) == _described(fresh.optimizer_state)
-    return Grown(
-        fresh._replace(
-            params=params,
-            batch_stats=batch_stats,
-            optimizer_state=optimizer_state if keeps else fresh.optimizer_state,
-        ),
-        new_rows,
-        keeps,
-    )
+    if not keeps:
+        optimizer_state = fresh.optimizer_state
+    state = fresh._replace(params=params, batch_stats=batch_stats, optimizer_state=optimizer_state)
+    return Grown(state, new_rows, keeps)
 
 
 def trained_rows(before: list[str], now: list[str]) -> np.ndarray:
@@ -195,24 +157,16 @@ def trained_rows(before: list[str], now: list[str]) -> np.ndarray:
 
 
 def mean_row(table: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Return the mean of all rows but the unknown one, or that one if there is no other.
-
-    Args:
-      table: float32 ``[R, E]``.
-      weights: ``[R - 1]``; None for equal weights.
-    """
+    """Return the mean of all rows but the unknown one, or that one if there is no other."""
     if len(table) == 1:
         return table[UNKNOWN]
     return np.average(table[1:], axis=0, weights=weights).astype(table.dtype)
 
 
 def grown_table(table: np.ndarray, rows: np.ndarray, start: np.ndarray | float) -> np.ndarray:
-    """Return a table ``[V, ...]`` for another vocabulary.
+    """Return a table ``[V, ...]`` for another vocabulary, with ``start`` in its ``NEW`` rows.
 
-    Args:
-      table: trained, ``[R, ...]``.
-      rows: integers ``[V]``: the trained row of each new one, or ``NEW``.
-      start: value of the ``NEW`` rows.
+    ``rows`` are integers ``[V]``: the row in the trained ``table`` of each new one, or ``NEW``.
     """
     result = table[np.where(rows == NEW, UNKNOWN, rows)]
     result[rows == NEW] = start

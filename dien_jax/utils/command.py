@@ -22,16 +22,14 @@ def run_command(
 ) -> int:
     """Parse flags, run a command, and return its exit status.
 
+    The status is 0 for success, 1 when training diverged, 2 for a mistake in flags, files or
+    settings, and 128 + n when signal n stopped the command.
+
     Args:
       parse: returns the options; may raise :class:`UserError`.
       run: does the work; returns an exit status other than 0 if it has one.
-      compiles: whether to enable the compile cache first, unless the options have a
-        ``compile_cache`` that is False.
+      compiles: enable the compile cache first, unless the options have a false ``compile_cache``.
       when_interrupted: printed when Ctrl-C ends the command.
-
-    Returns:
-      0 for success, 1 when training diverged, 2 for a mistake in flags, files or settings, and
-      128 + n when signal n stopped the command.
     """
     try:
         options = parse()
@@ -40,12 +38,9 @@ def run_command(
 
             enable_compile_cache()
         return run(options) or 0
-    except UserError as error:
+    except (UserError, NotFiniteError) as error:
         say(f"error: {error}")
-        return 2
-    except NotFiniteError as error:
-        say(f"error: {error}")
-        return 1
+        return 2 if isinstance(error, UserError) else 1
     except (Interrupted, KeyboardInterrupt) as stop:
         if when_interrupted:
             say(when_interrupted)
@@ -54,10 +49,9 @@ def run_command(
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Note the first SIGINT or SIGTERM of a block; a second one ends the process at once.
+    """Yield a function that returns the number of the first SIGINT or SIGTERM; None before it.
 
-    Yields:
-      A function that returns the number of the signal, or None before it.
+    A second signal ends the process at once.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     stopped_by: list[int] = []

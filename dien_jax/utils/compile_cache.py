@@ -20,15 +20,12 @@ def enable_compile_cache() -> None:
     a home folder may be shared by machines with different instruction sets.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = user_cache() / "compiled" / _processor()
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        except OSError:
+            features = platform.processor()
+        kind = f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+        folder = user_cache() / "compiled" / kind
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        features = platform.processor()
-    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -18,9 +19,8 @@ from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPDATES = 0.25
-"""Of a terminal or notebook."""
+"""Least time between updates of a terminal or notebook."""
 BAR_WIDTH = 20
-"""Characters."""
 
 
 def say(line: str) -> None:
@@ -31,11 +31,8 @@ def say(line: str) -> None:
 class ProgressLine:
     """One line that shows how far work is; a context manager.
 
-    Args:
-      every: least seconds between lines where they are printed.
-
-    Attributes:
-      live: whether the line is redrawn, on a terminal or in a notebook.
+    ``every`` is the least time between lines where they are printed, in seconds. ``live`` is true
+    where the line is redrawn, on a terminal or in a notebook.
     """
 
     def __init__(self, every: float = SECONDS_BETWEEN_LINES) -> None:
@@ -57,7 +54,8 @@ class ProgressLine:
 
     def update(self, text: str, share: float | None = None) -> None:
         """Show a text and, where the line is redrawn, a bar for the share that is done."""
-        bar = "" if share is None else f"{_bar(share)} "
+        done = round(BAR_WIDTH * min(share or 0.0, 1.0))
+        bar = "" if share is None else f"{'━' * done}{'╌' * (BAR_WIDTH - done)} "
         if self.live and not self._notebook:
             line = Text(bar + text, no_wrap=False, overflow="fold")
             self._spinner.update(text=line)
@@ -93,13 +91,9 @@ class ProgressLine:
         if self._redrawn is not None:
             self._redrawn.update(content)
             return
-        self._redrawn = Live(
-            content,
-            console=self._console,
-            refresh_per_second=1 / SECONDS_BETWEEN_UPDATES,
-            redirect_stdout=False,
-            transient=True,
-        )
+        options: Any = {"redirect_stdout": False, "transient": True}
+        rate = 1 / SECONDS_BETWEEN_UPDATES
+        self._redrawn = Live(content, console=self._console, refresh_per_second=rate, **options)
         self._redrawn.start()
         self._console.show_cursor(True)  # a process that is killed cannot restore it
 
@@ -114,18 +108,13 @@ class ProgressLine:
             self._display.update(content, raw=True)
 
 
+@dataclass
 class Stage:
-    """Work in progress.
+    """Work in progress: a note and the share that is done (0 to 1) may change at any time."""
 
-    Attributes:
-      note: shown after the name; may be changed at any time.
-      share: the part that is done, from 0 to 1; None while it is unknown.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.note = ""
-        self.share: float | None = None
+    name: str
+    note: str = ""
+    share: float | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.note}" if self.note else self.name
@@ -153,8 +142,3 @@ def stage(name: str) -> Iterator[Stage]:
         done.set()
         watcher.join()
         line.close(end)
-
-
-def _bar(share: float) -> str:
-    done = round(BAR_WIDTH * min(share, 1.0))
-    return "━" * done + "╌" * (BAR_WIDTH - done)

@@ -18,12 +18,7 @@ EXTRAS = {
 def require(extra: str, work: str) -> None:
     """Check that an extra is installed, before a module that needs it is imported.
 
-    Args:
-      extra: a name in ``EXTRAS``.
-      work: the subject of the error message, e.g. ``"--out"`` or ``"exporting"``.
-
-    Raises:
-      UserError: naming the module that is missing, and the command that installs it.
+    ``work`` is the subject of the error message, e.g. ``"--out"`` or ``"exporting"``.
     """
     for module in EXTRAS[extra]:
         try:

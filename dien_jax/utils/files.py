@@ -16,11 +16,7 @@ def user_cache() -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-      UserError: when the file cannot be read or holds anything else.
-    """
+    """Return the object in a JSON file; anything else is a :class:`UserError`."""
     try:
         values = json.loads(file.read_bytes().decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -31,11 +27,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Write an object as indented JSON, completely or not at all.
-
-    Raises:
-      OSError: when the file cannot be written. ValueError: for NaN or an infinity.
-    """
+    """Write an object without NaN as indented JSON, completely or not at all."""
     with atomic_file(file) as stream:
         stream.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
@@ -61,11 +53,7 @@ def atomic_file(file: Path) -> Iterator[TextIO]:
 
 
 def check_out(file: Path, *suffixes: str) -> None:
-    """Check the file of ``--out`` before anything is computed for it.
-
-    Raises:
-      UserError: if its name has none of the suffixes, it is a folder, or its folder is missing.
-    """
+    """Check the file of ``--out``, its suffix and folder, before anything is computed for it."""
     if file.suffix.lower() not in suffixes:
         raise UserError(f"--out must name a {suffixes[0]} file, got {file}")
     if file.is_dir():

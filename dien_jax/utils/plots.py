@@ -20,21 +20,13 @@ DOTS_PER_INCH = 110
 
 
 def check_picture(file: Path) -> None:
-    """Check ``--out`` before anything is computed for a figure.
-
-    Raises:
-      UserError: when the figure cannot be drawn or written.
-    """
+    """Check, before anything is computed for a figure, that ``--out`` can be drawn and written."""
     check_out(file, ".png")
     require("plot", "--out")
 
 
 def save_picture(figure: "Figure", file: Path) -> None:
-    """Write a figure to ``--out``, completely or not at all.
-
-    Raises:
-      UserError: when the file cannot be written.
-    """
+    """Write a figure to ``--out``, completely or not at all."""
     with drawing(), writing(file, "--out"), atomic_path(file) as partial:
         figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
 
@@ -64,15 +56,11 @@ def drawing() -> Iterator[None]:
 
 def shortened(text: str, width: int) -> str:
     """Return the text in at most ``width`` columns of a terminal, cut in the middle."""
-    if cell_len(text) <= width:
-        return text
-    kept = len(text)
-    while True:
+    kept, short = len(text), text
+    while cell_len(short) > width and kept:
         kept -= 1
-        head, tail = (kept + 1) // 2, kept // 2
-        short = f"{text[:head]}…{text[len(text) - tail :]}"
-        if cell_len(short) <= width or not kept:
-            return short
+        short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return short
 
 
 def padded(text: str, width: int) -> str:

@@ -16,7 +16,8 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import NotFiniteError
 from dien_jax.inference import export_run
-from dien_jax.inspection import Inspector, permutation_importance
+from dien_jax.inspection.examples import Inspector
+from dien_jax.inspection.importance import permutation_importance
 from dien_jax.metrics.scores import auc
 from dien_jax.runs.scoring import score_batches
 from dien_jax.steps import training_tables
