@@ -55,11 +55,7 @@ class Dice(nn.Module):
 
 @jax.custom_vjp
 def sigmoid(value: jax.Array) -> jax.Array:
-    """Return the logistic function, evaluated once and kept for its derivative.
-
-    XLA's CPU fusion would evaluate the plain one again in every consumer. Reverse-mode
-    derivatives only.
-    """
+    """Return the logistic function, not repeated by fusion in each consumer; reverse mode only."""
     return jax.lax.optimization_barrier(0.5 * jnp.tanh(0.5 * value) + 0.5)
 
 

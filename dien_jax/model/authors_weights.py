@@ -1,8 +1,7 @@
 """Conversion of the parameters of the DIEN authors' TensorFlow program, by variable name.
 
-Their program stacks [x; h] along the input axis of a recurrent kernel and [reset | update] along
-its columns, and normalises concatenated inputs; here these are separate arrays. Tables keep their
-row order; AGRU's unused update columns are dropped.
+Arrays that the program stacks or concatenates are separate here; AGRU's unused update columns are
+dropped.
 """
 
 from collections.abc import Mapping

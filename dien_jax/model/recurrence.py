@@ -28,14 +28,7 @@ def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initi
 
 
 class _Recurrence(nn.Module):
-    """Parameters and options that the recurrent modules share.
-
-    Attributes:
-      hidden_size: H.
-      form: ``"paper"`` or ``"authors"``; the latter's gate biases start at 1.
-      implementation: of the recurrence.
-      precision: of its matmuls.
-    """
+    """Parameters and options of :mod:`dien_kernels`; "authors" starts gate biases at 1."""
 
     hidden_size: int
     form: Form = "paper"
@@ -43,7 +36,6 @@ class _Recurrence(nn.Module):
     precision: Precision = "highest"
 
     def weights(self, depth: int, gates: int = 3) -> Weights:
-        """Return the parameters for inputs of ``depth`` columns."""
         gate_bias = 1.0 if self.form == "authors" else 0.0
 
         def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -59,14 +51,11 @@ class _Recurrence(nn.Module):
         )
 
     def options(self, lengths: Int[Array, " B"]) -> dict:
-        """Return the keyword arguments that every function of ``dien_kernels`` takes."""
         options = {"implementation": self.implementation, "precision": self.precision}
         return {"lengths": lengths, "form": self.form, **options}
 
 
 def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
-    """Return the method by which a class computes one history under many attentions."""
-
     def last_states(
         self: _Recurrence,
         states: Float[Array, "T D"],
@@ -74,9 +63,9 @@ def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
         length: Int[Array, ""],
     ) -> Float[Array, "N H"]:
         """Return the last state over one history under each candidate's attention."""
-        weights = Weights(**self.variables["params"])
+        w = Weights(**self.variables["params"])
         return dien_kernels.last_states(
-            cell, self.form, states, attention, weights, length, self.precision
+            cell, self.form, states, attention, w, length, self.precision
         )
 
     return last_states

@@ -23,9 +23,7 @@ def _forward(config: Config, schema: Schema) -> Callable[..., ModelOutput]:
 def make_predict_step(
     config: Config, schema: Schema
 ) -> Callable[[Any, Any, FeatureTables, Batch], jax.Array]:
-    """Return the jitted ``predict(params, batch_stats, features, batch)``.
-
-    It gives click probabilities ``[B]``; ``features`` are those of :func:`feature_tables`.
+    """Return the jitted function from :func:`feature_tables` and a batch to probabilities ``[B]``.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.data import evaluation_loader
@@ -49,11 +47,7 @@ def make_predict_step(
 def make_summary_step(
     config: Config, schema: Schema
 ) -> Callable[[Any, Any, FeatureTables, Batch], dict[str, jax.Array]]:
-    """Return the jitted ``summarise(params, batch_stats, features, batch)``, for histograms.
-
-    It gives ``interest_states`` ``[B, T, H]`` and, where the model has them, ``attention``
-    ``[B, T]`` and ``final_state`` ``[B, H]``; entries past a row's length are not live.
-    """
+    """Return the jitted function that gives the states and attention of :class:`ModelOutput`."""
     forward = _forward(config, schema)
 
     def summarise(
