@@ -17,10 +17,9 @@ class Dice(nn.Module):
     >>> Dice().init_with_output(jax.random.key(0), x, live, train=False)[0].shape
     (3, 2)
 
-    Attributes:
-      statistics: ``"running"`` normalises by real rows in training and by running statistics when
-        scoring, so that a score never depends on its batch mates; ``"batch"`` by the batch's own
-        at all times, as the paper's authors' program does.
+    Statistics ``"running"`` are those of live rows in training and running ones when scoring, so
+    that a score never depends on its batch; ``"batch"`` are always the batch's own, as in the
+    paper's authors' program.
 
     Source: Zhou et al., KDD 2018 (arXiv:1706.06978).
     """

@@ -41,10 +41,7 @@ class MLPAttention(nn.Module):
     >>> attention.init_with_output(jax.random.key(0), candidate, states, lengths)[0].tolist()
     [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 
-    Attributes:
-      layers: hidden layer sizes.
-      projects_query: False, as in DIN, takes the candidate itself for q; it is then as wide as a
-        state.
+    Without ``projects_query``, as in DIN, q is the candidate itself, as wide as a state.
 
     Source: the paper's authors' program; Zhou et al., KDD 2018 (arXiv:1706.06978).
     """

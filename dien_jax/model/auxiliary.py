@@ -138,9 +138,7 @@ class AuxiliaryNetwork(nn.Module):
     >>> logits.shape
     (2, 4, 9)
 
-    Attributes:
-      layers: hidden layer sizes.
-      columns: of the last layer: 1, or 2 for a softmax.
+    The last layer has 1 column, or 2 for a softmax.
     """
 
     layers: Sequence[int] = (100, 50)
@@ -186,14 +184,10 @@ def auxiliary_weights(
 
     Args:
       positions: live positions, see :func:`auxiliary_positions`; others weigh 0.
-      negative_is_valid: False where a sample is the positive itself; such a one weighs 0.
-      mean: ``"live"`` averages over live positions. ``"all"`` divides by all positions of real
-        rows, padding included, as the paper's authors' program does, which makes the loss
-        depend on how far a batch is padded.
+      negative_is_valid: False where a sample is the positive itself; it weighs 0.
+      mean: ``"live"`` gives each set the sum 1. ``"all"`` divides by all positions of real rows,
+        padding included, as the paper's authors' program does.
       weights: 0 for filler rows.
-
-    Returns:
-      Two sets of weights, each of sum 1 (less with ``"all"``, 0 without a position).
     """
     counted = positions.astype(weights.dtype)
     valid = counted[..., None] * negative_is_valid.astype(weights.dtype)

@@ -84,10 +84,6 @@ class InterestModel(nn.Module):
     >>> output.logits.shape, sorted(variables)
     ((2,), ['batch_stats', 'params'])
 
-    Attributes:
-      config: which parts, how large.
-      schema: the features of items, users and requests.
-
     Source: Zhou et al., AAAI 2019 (arXiv:1809.03672).
     """
 
@@ -133,12 +129,8 @@ class InterestModel(nn.Module):
     ) -> ModelOutput:
         """Run one forward pass.
 
-        Args:
-          batch: see :class:`Batch`.
-          tables: values of every item and user feature.
-          negatives: item ids that behaviours 1 to T - 1 are told from; None, as when scoring,
-            leaves the auxiliary loss out.
-          train: whether statistics are the batch's own and dropout is on (needs its key).
+        ``negatives`` are item ids to tell behaviours 1 to T - 1 from; without them there is no
+        auxiliary loss. ``train`` uses the batch's statistics and dropout, which needs its key.
         """
         lengths = jnp.asarray(batch.lengths)
         real = jnp.asarray(batch.weight) > 0
@@ -195,17 +187,13 @@ class InterestModel(nn.Module):
 
         ``initial`` is ``last`` of an earlier call, whose behaviours these follow.
         """
-        interests, last = history, []
+        interests, last, earlier = history, [], initial or (None,)
         if self.config.extractor == "gru":
-            interests, final = self.extractor(
-                history, lengths, None if initial is None else initial[0]
-            )
+            interests, final = self.extractor(history, lengths, earlier[0])
             last.append(final)
         states = interests
         if self.config.evolution == "gru_attention":
-            states, final = self.evolution(
-                states, lengths, None if initial is None else initial[-1]
-            )
+            states, final = self.evolution(states, lengths, earlier[-1])
             last.append(final)
         return EncodedHistory(interests, states, tuple(last))
 
@@ -221,13 +209,8 @@ class InterestModel(nn.Module):
     ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
         """Return logits, attention and final state of each row's candidate and own history.
 
-        Args:
-          states: of :meth:`encode_history`.
-          history: embedded behaviours.
-          lengths: live ones.
-          rows: embeddings of candidates, users and context.
-          real: False for filler rows, which no statistics may see.
-          train: see :meth:`__call__`.
+        ``states`` are those of :meth:`encode_history`; ``real`` is False for filler rows, which
+        no statistics may see.
         """
         attention, final_state = None, None
         if self.config.evolution != "none":
@@ -326,24 +309,16 @@ class InterestModel(nn.Module):
             self.auxiliary(before, behaviours)
         params = self.auxiliary.variables["params"]
         if self.config.batch_norm != "none":
-            params = normalising(
-                params,
-                self.auxiliary_norm_state(before, positions, train=train),
-                self.auxiliary_norm_behaviour(
-                    behaviours, jnp.moveaxis(counted, -1, 0), train=train
-                ),
-            )
+            state_affine = self.auxiliary_norm_state(before, positions, train=train)
+            live = jnp.moveaxis(counted, -1, 0)
+            behaviour_affine = self.auxiliary_norm_behaviour(behaviours, live, train=train)
+            params = normalising(params, state_affine, behaviour_affine)
         real, sampled = auxiliary_weights(
             positions, valid, mean=self.config.auxiliary_mean, weights=weights
         )
         network = self.auxiliary.clone(parent=None, name=None)
-        return weighted_loss(
-            network,
-            params,
-            before,
-            behaviours,
-            jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)]),
-        )
+        shares = jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)])
+        return weighted_loss(network, params, before, behaviours, shares)
 
 
 def _live(lengths: Int[Array, " B"], history: Float[Array, "B T D"]) -> Bool[Array, "B T 1"]:

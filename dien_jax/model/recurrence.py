@@ -63,10 +63,9 @@ def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
         length: Int[Array, ""],
     ) -> Float[Array, "N H"]:
         """Return the last state over one history under each candidate's attention."""
-        w = Weights(**self.variables["params"])
-        return dien_kernels.last_states(
-            cell, self.form, states, attention, w, length, self.precision
-        )
+        weights = Weights(**self.variables["params"])
+        operands = (states, attention, weights, length)
+        return dien_kernels.last_states(cell, self.form, *operands, self.precision)
 
     return last_states
 

@@ -55,8 +55,7 @@ class LookUps(NamedTuple):
 def large_tables(schema: Schema) -> frozenset[Table]:
     """Return the embedding tables of more than ``DENSE_ROWS`` rows.
 
-    Item (user) ids are included where a table of their features is: the feature values of a batch's
-    items are looked up through the items taken.
+    Item (user) ids come with the features, whose values are looked up through the ids taken.
     """
     tables = set()
     for group, features in _groups(schema).items():
@@ -204,14 +203,11 @@ def scale_by_rowwise_adagrad() -> optax.GradientTransformation:
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, RowwiseAdagradState]:
         del params
-        squares = jax.tree.map(
-            lambda total, gradient: total + (gradient**2).mean(1), state.squares, gradients
-        )
-        scaled = jax.tree.map(
-            lambda gradient, total: gradient / (jnp.sqrt(total) + ADAGRAD_EPSILON)[:, None],
-            gradients,
-            squares,
-        )
-        return scaled, RowwiseAdagradState(squares)
+        squares = jax.tree.map(lambda s, g: s + (g**2).mean(1), state.squares, gradients)
+
+        def scale(g: jax.Array, s: jax.Array) -> jax.Array:
+            return g / (jnp.sqrt(s) + ADAGRAD_EPSILON)[:, None]
+
+        return jax.tree.map(scale, gradients, squares), RowwiseAdagradState(squares)
 
     return optax.GradientTransformation(init, update)

@@ -20,10 +20,8 @@ def _forward(config: Config, schema: Schema) -> Callable[..., ModelOutput]:
     return forward
 
 
-def make_predict_step(
-    config: Config, schema: Schema
-) -> Callable[[Any, Any, FeatureTables, Batch], jax.Array]:
-    """Return the jitted function from :func:`feature_tables` and a batch to probabilities ``[B]``.
+def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:
+    """Return the jitted ``predict(params, batch_stats, features, batch)``: probabilities ``[B]``.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.data import evaluation_loader
@@ -44,21 +42,18 @@ def make_predict_step(
     return jax.jit(predict)
 
 
-def make_summary_step(
-    config: Config, schema: Schema
-) -> Callable[[Any, Any, FeatureTables, Batch], dict[str, jax.Array]]:
-    """Return the jitted function that gives the states and attention of :class:`ModelOutput`."""
+def make_summary_step(config: Config, schema: Schema) -> Callable[..., dict[str, jax.Array]]:
+    """Return the jitted ``summarise(params, batch_stats, features, batch)``, for histograms.
+
+    It gives what the model has of the states and attention of :class:`ModelOutput`.
+    """
     forward = _forward(config, schema)
 
     def summarise(
         params: Any, batch_stats: Any, features: FeatureTables, batch: Batch
     ) -> dict[str, jax.Array]:
         output = forward(params, batch_stats, features, batch)
-        summary = {
-            "interest_states": output.interest_states,
-            "attention": output.attention,
-            "final_state": output.final_state,
-        }
-        return {name: value for name, value in summary.items() if value is not None}
+        names = ("interest_states", "attention", "final_state")
+        return {name: value for name in names if (value := getattr(output, name)) is not None}
 
     return jax.jit(summarise)
