@@ -81,7 +81,6 @@ class PReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H"]) -> Float[Array, "B H"]:
-        """Apply element-wise."""
         alpha = self.param("alpha", nn.initializers.constant(0.1), (x.shape[-1],))
         return jnp.where(x > 0, x, alpha.astype(x.dtype)[None, :] * x)
 

@@ -38,9 +38,9 @@ from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
 class ModelOutput(NamedTuple):
     """Results of one forward pass.
 
-    Without an extractor ``interest_states`` are embeddings, and H is D. ``auxiliary_loss`` is
-    unweighted, and 0 without negatives. ``embedding_norm`` is the mean squared norm of the item
-    and user rows that were looked up.
+    Without an extractor ``interest_states`` are embeddings, and H is D. ``final_state`` is that of
+    interest evolution. ``auxiliary_loss`` is unweighted, and 0 without negatives.
+    ``embedding_norm`` is the mean squared norm of the item and user rows that were looked up.
     """
 
     logits: Float[Array, " B"]
@@ -91,7 +91,6 @@ class InterestModel(nn.Module):
     schema: Schema
 
     def setup(self) -> None:
-        """Create the parts."""
         config, schema = self.config, self.schema
         columns = 2 if config.classifier == "softmax" else 1
         self.item_embeddings = FeatureEmbeddings(schema.item, config.embedding_size)
@@ -185,7 +184,7 @@ class InterestModel(nn.Module):
     ) -> EncodedHistory:
         """Run the recurrences that no candidate decides over embedded behaviours.
 
-        ``initial`` is ``last`` of an earlier call, whose behaviours these follow.
+        ``initial`` is ``last`` of an earlier call, whose behaviours these follow; zeros if None.
         """
         interests, last, earlier = history, [], initial or (None,)
         if self.config.extractor == "gru":

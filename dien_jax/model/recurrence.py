@@ -28,7 +28,7 @@ def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initi
 
 
 class _Recurrence(nn.Module):
-    """Parameters and options of :mod:`dien_kernels`; "authors" starts gate biases at 1."""
+    """Parameters and options of a recurrence; the form "authors" has initial gate biases of 1."""
 
     hidden_size: int
     form: Form = "paper"
@@ -94,7 +94,7 @@ class GRU(_Recurrence):
 
 
 class AGRU(_Recurrence):
-    """A GRU with attention in place of the update gate; see :func:`dien_kernels.agru`.
+    """:class:`GRU` with attention in place of the update gate; see :func:`dien_kernels.agru`.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AGRU
@@ -108,14 +108,13 @@ class AGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """Return the states of every step and the last one."""
         return agru(x, attention, self.weights(x.shape[-1], gates=2), **self.options(lengths))
 
     last_states = _last_states("agru")
 
 
 class AUGRU(_Recurrence):
-    """A GRU whose update gate is scaled by attention; see :func:`dien_kernels.augru`.
+    """:class:`GRU` with the update gate scaled by attention; see :func:`dien_kernels.augru`.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AUGRU
@@ -129,14 +128,13 @@ class AUGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """Return the states of every step and the last one."""
         return augru(x, attention, self.weights(x.shape[-1]), **self.options(lengths))
 
     last_states = _last_states("augru")
 
 
 class AIGRU(_Recurrence):
-    """A GRU over inputs scaled by attention: ``gru(a_t x_t)``.
+    """:class:`GRU` over inputs scaled by attention: ``gru(a_t x_t)``.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AIGRU
@@ -150,7 +148,6 @@ class AIGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """Return the states of every step and the last one."""
         weights = self.weights(x.shape[-1])
         scaled = x * attention.astype(x.dtype)[..., None]
         return gru(scaled, weights, **self.options(lengths))

@@ -43,7 +43,7 @@ class Rows(NamedTuple):
 
 
 class LookUps(NamedTuple):
-    """A batch in terms of compact tables; ``rows`` has the rows taken of each."""
+    """A batch with ids renumbered for compact tables, and the rows taken of each table."""
 
     schema: Schema
     features: FeatureTables
