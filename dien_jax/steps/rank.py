@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dien_jax.config.settings import Config
-from dien_jax.data.schema import FeatureTables, FeatureValues, Schema
+from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.interest import EncodedHistory, InterestModel, RowEmbeddings
 
 
@@ -70,17 +70,9 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         states = jax.lax.dynamic_update_slice_in_dim(interests.states, encoded.states[0], length, 0)
         return Interests(states, encoded.last)
 
-    def score(
-        variables: Any,
-        tables: FeatureTables,
-        interests: Interests,
-        history: Array,
-        length: Array,
-        user: Array,
-        context: dict[str, FeatureValues],
-        items: Array,
-        count: Array,
-    ) -> Array:
+    def score(variables: Any, tables: FeatureTables, interests: Interests, *request: Any) -> Array:
+        history, length, user, context, items, count = request
+
         def method(model: InterestModel) -> Array:
             rows = RowEmbeddings(
                 model.embed_items(jnp.asarray(items), tables),
