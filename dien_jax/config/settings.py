@@ -47,12 +47,7 @@ def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The interest model.
-
-    >>> from dien_jax import ModelConfig
-    >>> ModelConfig(hidden_size=64, attention="bilinear").evolution
-    'augru'
-    """
+    """The interest model."""
 
     embedding_size: int = 18
     """Size of every embedding. The GRU's input is the item's and its category's, concatenated."""

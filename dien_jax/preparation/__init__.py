@@ -12,3 +12,7 @@ Each module of :mod:`dien_jax.preparation.sources` has options and a function ``
 
 Plain NumPy and DuckDB: the model, its parameters and its optimizer do not enter.
 """
+
+from dien_jax.preparation import sources
+
+__all__ = ["sources"]

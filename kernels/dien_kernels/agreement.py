@@ -26,26 +26,20 @@ from dien_kernels.contract import Backend, Plan, Shape
 from dien_kernels.devices import Device
 from dien_kernels.reference import Inputs, Weights
 
+# Largest deviation allowed of an array, relative to its largest entry. True float32 deviates by
+# about 1e-6 here. Operands of bfloat16 have 8 bits, and a dozen steps and a product of two
+# gradients multiply their rounding. A wrong gate, layout or mask deviates by a tenth or more.
 TOLERANCES = {
     jax.lax.Precision.HIGHEST: 1e-4,
     jax.lax.Precision.HIGH: 1e-3,
     jax.lax.Precision.DEFAULT: 5e-2,
 }
-"""Largest deviation allowed of an array, relative to its largest entry; see ``_deviation``.
-
-True float32 deviates by about 1e-6 here. Operands of bfloat16 have 8 bits, and a dozen steps and a
-product of two gradients multiply their rounding. A wrong gate, layout or mask deviates by a tenth
-or more.
-"""
-
+# More rows than one block and fewer than two have; H is no multiple of any tile.
 BATCH, STEPS, INPUT, HIDDEN = 70, 9, 12, 36
-"""More rows than one block and fewer than two have; H is no multiple of any tile."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Outcome of the check."""
-
     deviation: float | None  # the largest one; None where the kernel raised
     tolerance: float  # the largest deviation allowed
     error: str | None  # the kernel's exception
@@ -53,17 +47,13 @@ class Outcome:
 
     @property
     def agrees(self) -> bool:
-        """True where the kernel may be taken."""
         return self.deviation is not None and self.deviation <= self.tolerance
 
     def describe(self) -> str:
-        """Return a sentence on the failure and how to repeat the check."""
-        failure = (
-            f"it failed on this device ({self.error})"
-            if self.error is not None
-            else f"it deviates from the oracle by {self.deviation:.1e} on this device, "
-            f"more than {self.tolerance:.0e}"
-        )
+        failure = f"it failed on this device ({self.error})"
+        if self.error is None:
+            deviation = f"{self.deviation:.1e} on this device, more than {self.tolerance:.0e}"
+            failure = f"it deviates from the oracle by {deviation}"
         return failure if self.file is None else f"{failure}; delete {self.file} to check again"
 
 
@@ -90,7 +80,6 @@ def outcome(backend: Backend, plan: Plan, device: Device) -> Outcome:
 
 
 def _key(backend: Backend, plan: Plan, device: Device) -> str:
-    """Return a name for the kernel, the device and every version that the outcome depends on."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     versions = [jax.__version__, jax.lib.__version__, get_backend().platform_version]
@@ -115,16 +104,11 @@ def _write(file: Path, checked: Outcome) -> bool:
 
 def _check(backend: Backend, plan: Plan, default: Any) -> Outcome:
     """Run the case on the default device, which a new thread would not know."""
-    tolerance = TOLERANCES[plan.precision]
-
-    def kernel(inputs: Inputs) -> tuple[jax.Array, jax.Array]:
-        whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, HIDDEN))
-        return fused.run(backend, whole, inputs)
-
-    def oracle(inputs: Inputs) -> tuple[jax.Array, jax.Array]:
-        return reference.run(plan.cell, plan.form, inputs, jax.lax.Precision.HIGHEST)
-
+    tolerance, exact = TOLERANCES[plan.precision], jax.lax.Precision.HIGHEST
+    oracle = functools.partial(reference.run, plan.cell, plan.form, precision=exact)
     try:
+        whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, HIDDEN))
+        kernel = functools.partial(fused.run, backend, whole)
         with jax.default_device(default):
             results, expected = (_results(run, plan) for run in (kernel, oracle))
             pairs = zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True)
@@ -152,15 +136,10 @@ def _results(run: Callable, plan: Plan) -> Any:
     lengths = jnp.arange(BATCH, dtype=jnp.int32) % (STEPS + 1)
     live = jnp.arange(STEPS, dtype=jnp.int32)[None, :] < lengths[:, None]
     x, initial = jnp.where(live[..., None], normal(BATCH, STEPS, INPUT), 0), normal(BATCH, HIDDEN)
-    attention = None
-    if plan.cell != "gru":
-        attention = jnp.where(live, jax.random.uniform(next(keys), live.shape, jnp.float32), 0)
-    weights = Weights(
-        normal(INPUT, gates, HIDDEN),
-        normal(HIDDEN, gates, HIDDEN),
-        normal(gates, HIDDEN),
-        normal(HIDDEN) if plan.form == "paper" else None,
-    )
+    uniform = None if plan.cell == "gru" else jax.random.uniform(next(keys), live.shape)
+    attention = None if uniform is None else jnp.where(live, uniform, 0)
+    shapes = (INPUT, gates, HIDDEN), (HIDDEN, gates, HIDDEN), (gates, HIDDEN), (HIDDEN,)
+    weights = Weights(*(normal(*shape) for shape in shapes[: 3 + (plan.form == "paper")]))
 
     def objective(differentiable: tuple) -> tuple[jax.Array, Any]:
         x, attention, weights, initial = differentiable

@@ -85,7 +85,7 @@ def gru(
     return _run("gru", form, inputs, implementation, precision, blocks, batch_sharding)
 
 
-def agru(  # noqa: D417
+def agru(
     x: jax.Array,
     attention: jax.Array,
     weights: Weights,
@@ -109,12 +109,8 @@ def agru(  # noqa: D417
     >>> states.shape, last.shape
     ((1, 3, 4), (1, 4))
 
-    Args:
-      x: ``[B, T, D]``, float32 or bfloat16.
-      attention: ``[B, T]``, in [0, 1].
-      weights: see :class:`Weights`, G = 2 (reset, candidate).
-
-    All other arguments, results and errors are as in :func:`gru`.
+    Attention is ``[B, T]``, in [0, 1]. Weights have G = 2 (reset, candidate). All other arguments,
+    results and errors are as in :func:`gru`.
 
     Source: Zhou et al., AAAI 2019, eq. 12 (arXiv:1809.03672).
     """
@@ -122,7 +118,7 @@ def agru(  # noqa: D417
     return _run("agru", form, inputs, implementation, precision, blocks, batch_sharding)
 
 
-def augru(  # noqa: D417
+def augru(
     x: jax.Array,
     attention: jax.Array,
     weights: Weights,
@@ -154,12 +150,8 @@ def augru(  # noqa: D417
     >>> bool((states[:, 2] == states[:, 1]).all())
     True
 
-    Args:
-      x: ``[B, T, D]``, float32 or bfloat16.
-      attention: ``[B, T]``, in [0, 1].
-      weights: see :class:`Weights`, G = 3.
-
-    All other arguments, results and errors are as in :func:`gru`.
+    Attention is ``[B, T]``, in [0, 1]. All other arguments, results and errors are as in
+    :func:`gru`.
 
     Source: Zhou et al., AAAI 2019, eq. 13 and 14 (arXiv:1809.03672).
     """
@@ -188,16 +180,8 @@ def explain(
     ...     explain("augru", batch=128, steps=100, hidden=36).implementation
     'xla'
 
-    Args:
-      cell: ``"gru"``, ``"agru"`` or ``"augru"``.
-      batch: rows on one device.
-      steps: T.
-      hidden: H.
-      form: ``"paper"`` or ``"authors"``.
-      precision: ``"default"``, ``"high"`` or ``"highest"``.
-
-    Returns:
-      The implementation's name and a sentence.
+    The shape is ``batch`` rows on one device, ``steps`` T and ``hidden`` H; ``form`` and
+    ``precision`` are as in :func:`gru`.
     """
     return choose(Plan(cell, form, _precision(precision)), Shape(batch, steps, hidden))
 

@@ -4,17 +4,15 @@ from typing import Any, NoReturn, get_args
 
 from dien_kernels.reference import Form, Weights
 
+# An array or None, and its expected shape, by the argument's name.
 Shapes = dict[str, tuple[Any, tuple[Any, ...]]]
-"""An array or None, and its expected shape, by the argument's name."""
 
 
 def refuse(argument: str, expected: str, found: object) -> NoReturn:
-    """Raise ``ValueError`` for an argument."""
     raise ValueError(f"{argument}: expected {expected}, got {found}")
 
 
 def check_name(argument: str, name: str, names: Any) -> None:
-    """Check that a name is one of those of a ``Literal``."""
     if name not in get_args(names):
         refuse(argument, f"one of {get_args(names)}", repr(name))
 

@@ -17,11 +17,11 @@ Implementation = Literal["auto", "reference", "xla", "mosaic_tpu", "mosaic_gpu",
 
 
 class Kernel(NamedTuple):
-    """Requirements of a Pallas kernel, in words and as a test of a device."""
-
-    needs: str
+    needs: str  # in words
     fits: Callable[[Device], bool]
 
+
+_warned: set[str] = set()
 
 # In the order in which "auto" tries them.
 KERNELS: dict[Implementation, Kernel] = {
@@ -38,24 +38,19 @@ KERNELS: dict[Implementation, Kernel] = {
 
 
 class Choice(NamedTuple):
-    """The implementation that a call runs, see :func:`dien_kernels.explain`.
+    """The implementation that a call runs, never ``"auto"``; see :func:`dien_kernels.explain`.
 
     >>> import dien_kernels
     >>> choice = dien_kernels.explain("gru", batch=128, steps=100, hidden=36)
     >>> isinstance(choice, Choice)
     True
-
-    Attributes:
-      implementation: never ``"auto"``.
-      reason: a sentence.
     """
 
     implementation: Implementation
-    reason: str
+    reason: str  # a sentence
 
 
 def backend(name: Implementation) -> Backend:
-    """Import a fused implementation."""
     return importlib.import_module(f"dien_kernels.backends.{name}").BACKEND
 
 
@@ -72,8 +67,7 @@ def require(name: Implementation) -> None:
 def choose(plan: Plan, shape: Shape, blocks: Blocks | None = None) -> Choice:
     """Return what ``implementation="auto"`` runs on the current device, and why.
 
-    A Pallas kernel is taken only where it agrees with the oracle, see
-    :mod:`dien_kernels.agreement`. Where it does not, this warns once.
+    A kernel that disagrees with the oracle (:mod:`dien_kernels.agreement`) is not taken; warn once.
     """
     device = devices.current()
     reasons = []
@@ -93,15 +87,9 @@ def choose(plan: Plan, shape: Shape, blocks: Blocks | None = None) -> Choice:
         if outcome.agrees:
             return Choice(name, f"it agrees with the oracle on this {device.kind}")
         obstacle = outcome.describe()
-        _warn_once(f"dien_kernels runs {plan.cell} by XLA instead of {name}: {obstacle}")
+        message = f"dien_kernels runs {plan.cell} by XLA instead of {name}: {obstacle}"
+        if message not in _warned:
+            _warned.add(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
         reasons.append(f"{name}: {obstacle}")
     return Choice("xla", "; ".join(reasons) or f"there is no kernel for this {device.platform}")
-
-
-_warned: set[str] = set()
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=4)

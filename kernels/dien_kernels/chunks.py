@@ -20,8 +20,8 @@ from dien_kernels.launch import Pass, no_gradient, padded, sharded
 from dien_kernels.matmuls import by_gate, project, recurrent_gradients
 from dien_kernels.reference import Weights
 
+# Most steps of a chunk: arrays of some hundred kilobytes, and few steps past the longest one.
 LONGEST_CHUNK = 20
-"""Most steps of a chunk: arrays of some hundred kilobytes, and few steps past the longest one."""
 
 
 class Histories(NamedTuple):
@@ -135,17 +135,15 @@ def _backward(
     def chunk(index: Any, carry: tuple) -> tuple:
         d_last, d_x, d_offset, d_slope, d_weights = carry
         start = index * size
-        previous = jax.lax.dynamic_index_in_dim(
-            states, jnp.maximum(start - 1, 0), axis=1, keepdims=False
-        )
+        last_before = jnp.maximum(start - 1, 0)
+        previous = jax.lax.dynamic_index_in_dim(states, last_before, axis=1, keepdims=False)
         initial = jnp.where(start == 0, histories.initial, previous)
         operands, x = _operands(plan, whole, start, size, initial)
         chunk_states = _slice(states, start, size, axis=1).swapaxes(0, 1)
         d_chunk_states = _slice(d_states, start, size, axis=1).swapaxes(0, 1)
         gates = jax.tree.map(lambda array: _slice(array, start, size), kept)
-        gradients = backend.backward(
-            plan, operands, chunk_states, gates, d_chunk_states.at[-1].add(d_last)
-        )
+        d_chunk_states = d_chunk_states.at[-1].add(d_last)
+        gradients = backend.backward(plan, operands, chunk_states, gates, d_chunk_states)
         before = jnp.concatenate([initial[None], chunk_states[:-1]])
         d_chunk_x, d_chunk_weights = _matmul_gradients(
             plan, whole.weights, x, before, gates, gradients.inputs
@@ -158,19 +156,15 @@ def _backward(
             jax.tree.map(jnp.add, d_weights, d_chunk_weights),
         )
 
-    if count == 1:
-        d_end = d_last
-    else:  # states past the chunks that ran repeat the last one
+    if count > 1:  # states past the chunks that ran repeat the last one
         past = jnp.arange(count * size)[None, :, None] >= needed * size
-        d_end = d_last + jnp.where(past, d_states, 0).sum(1)
+        d_last = d_last + jnp.where(past, d_states, 0).sum(1)
     zeros = jax.tree.map(jnp.zeros_like, (whole.x, whole.offset, whole.slope, whole.weights))
-    start = (d_end, *zeros)
+    end = (d_last, *zeros)
     if count == 1:
-        end = chunk(0, start)
+        end = chunk(0, end)
     else:
-        end = jax.lax.fori_loop(
-            0, needed, lambda number, carry: chunk(needed - 1 - number, carry), start
-        )
+        end = jax.lax.fori_loop(0, needed, lambda ran, carry: chunk(needed - 1 - ran, carry), end)
     d_initial, d_x, d_offset, d_slope, d_weights = end
     return Histories(d_x[:, :steps], d_offset[:steps], d_slope[:steps], None, d_weights, d_initial)
 
@@ -185,12 +179,8 @@ def _matmul_gradients(
     inputs = x.swapaxes(0, 1).reshape(-1, x.shape[-1])
     d_input = jnp.stack([dot(inputs.T, gate) for gate in flat], axis=1)
     shares = [dot(gate, weights.input[:, number].T) for number, gate in enumerate(flat)]
-    d_weights = Weights(
-        d_input,
-        jnp.stack(jax.tree.leaves(d_recurrent), axis=1),
-        jnp.stack([gate.sum(0) for gate in flat]),
-        d_bias,
-    )
+    d_stacked = jnp.stack(jax.tree.leaves(d_recurrent), axis=1)
+    d_weights = Weights(d_input, d_stacked, jnp.stack([gate.sum(0) for gate in flat]), d_bias)
     by_time = functools.reduce(jnp.add, shares).reshape(x.shape[1], -1, x.shape[-1])
     return by_time.swapaxes(0, 1), d_weights
 
@@ -202,17 +192,14 @@ def _cut(steps: int) -> tuple[int, int]:
 
 
 def _needed(lengths: jax.Array, count: int, size: int) -> jax.Array:
-    """Return the number of chunks up to the longest history."""
     return jnp.minimum(-(-lengths.max(initial=0) // size), count)
 
 
 def _whole(histories: Histories, steps: int) -> Histories:
     """Append dead steps up to a whole number of chunks."""
-    return histories._replace(
-        x=padded(histories.x, {1: steps}),
-        offset=padded(histories.offset, {0: steps}),
-        slope=padded(histories.slope, {0: steps}),
-    )
+    x = padded(histories.x, {1: steps})
+    offset, slope = (padded(row, {0: steps}) for row in (histories.offset, histories.slope))
+    return histories._replace(x=x, offset=offset, slope=slope)
 
 
 def _operands(
@@ -222,16 +209,11 @@ def _operands(
     x = _slice(whole.x, start, size, axis=1)
     live = (start + jnp.arange(size))[None, :, None] < whole.lengths[:, None, None]
     x = jnp.where(live, x, 0)
-    operands = Operands(
-        project("tbh", dataclasses.replace(plan, sharding=None), x, whole.weights),
-        _slice(whole.offset, start, size),
-        _slice(whole.slope, start, size),
-        whole.lengths - start,
-        by_gate(plan, whole.weights.recurrent.swapaxes(0, 1)),
-        whole.weights.recurrent_bias,
-        initial,
-    )
-    return operands, x
+    inputs = project("tbh", dataclasses.replace(plan, sharding=None), x, whole.weights)
+    offset, slope = (_slice(array, start, size) for array in (whole.offset, whole.slope))
+    lengths, bias = whole.lengths - start, whole.weights.recurrent_bias
+    recurrent = by_gate(plan, whole.weights.recurrent.swapaxes(0, 1))
+    return Operands(inputs, offset, slope, lengths, recurrent, bias, initial), x
 
 
 def _slice(array: jax.Array, start: Any, size: int, axis: int = 0) -> jax.Array:

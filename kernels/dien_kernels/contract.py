@@ -1,9 +1,7 @@
 """The interface of a fused implementation: what a backend reads, computes and returns.
 
 A backend supplies two launches. The forward launch goes through time and keeps the states and the
-gates. The backward launch turns gradients of the states into gradients of the gates. The rest is
-matmuls over all steps at once, outside of the launches: the input projections before, each weight
-gradient after.
+gates. The backward launch turns gradients of the states into gradients of the gates.
 
 Every cell is one formula with two coefficients for each step and row,
 
@@ -43,9 +41,7 @@ from jax.sharding import NamedSharding
 from dien_kernels.reference import Cell, Form
 
 Layout = Literal["tbh", "thb"]
-
-Leaf = Any
-"""An array or None; a reference to one within a kernel, its block or shape around a kernel."""
+Leaf = Any  # an array or None; a reference within a kernel, a block or shape around one
 
 
 class Shape(NamedTuple):
@@ -77,16 +73,12 @@ class Operands(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Arrays that the forward launch keeps for the backward one, in the layout.
-
-    ``product`` is ``before U_c + bias`` in the paper's form and None in the authors'. Dead steps
-    may hold any finite value.
-    """
+    """Arrays that the forward launch keeps, in the layout; any finite value at dead steps."""
 
     reset: Leaf
     update: Leaf
     candidate: Leaf
-    product: Leaf
+    product: Leaf  # before U_c + bias; None in the authors' form
 
 
 class Gradients(NamedTuple):
@@ -102,13 +94,11 @@ class Gradients(NamedTuple):
 class Blocks:
     """Block sizes of a Pallas kernel.
 
+    A block carries ``rows`` of the batch through time, in chunks of ``steps`` where the kernel has
+    chunks; on GPUs it has ``warps`` of 32 threads.
+
     >>> Blocks(rows=128, steps=8)
     Blocks(rows=128, steps=8, warps=4)
-
-    Attributes:
-      rows: rows of the batch that one block carries through time.
-      steps: steps whose inputs one block holds at once, where a kernel works in chunks of time.
-      warps: warps of 32 threads in a block, on GPUs.
     """
 
     rows: int
@@ -129,7 +119,6 @@ class Plan:
 
     @property
     def has_update(self) -> bool:
-        """False for AGRU."""
         return self.cell != "agru"
 
     def gates(self, value: Leaf) -> Gates:
@@ -143,26 +132,16 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """A fused implementation.
+    """A fused implementation."""
 
-    Attributes:
-      name: as in ``implementation=``.
-      layout: order of the dimensions of its arrays.
-      forward: ``(plan, operands, keep) -> (states, Kept or None)``, states in the layout; a dead
-        step repeats the last live state.
-      backward: ``(plan, operands, states, kept, d_states) -> Gradients``.
-      padded_hidden: the hidden size at which the kernel runs, for a given one. Padding is zeros
-        everywhere, and a padded column of the state stays 0.
-      blocks: ``(plan, rows, steps, hidden) -> Blocks``, a choice for this shape, with
-        ``plan.blocks`` None and ``hidden`` padded. None where there are no blocks.
-      check: ``(plan, blocks, rows, steps, hidden)`` raises ``ValueError`` where these blocks
-        cannot run, and ``NotImplementedError`` where the plan cannot.
-    """
-
-    name: str
+    name: str  # as in implementation=
     layout: Layout
+    # (plan, operands, keep) to states, in the layout, and Kept; a dead step repeats the last state.
     forward: Callable[..., tuple[jax.Array, Kept | None]]
-    backward: Callable[..., Gradients]
+    backward: Callable[..., Gradients]  # (plan, operands, states, kept, d_states)
+    # H at which the kernel runs: padding is zeros, and a padded column of the state stays 0.
     padded_hidden: Callable[[int], int] = lambda hidden: hidden
+    # (plan without blocks, rows, steps, padded hidden) to a choice, or None without blocks.
     blocks: Callable[[Plan, int, int, int], Blocks | None] = lambda *_: None
+    # Raises ValueError where blocks cannot run, and NotImplementedError where the plan cannot.
     check: Callable[[Plan, Blocks, int, int, int], None] = lambda *_: None

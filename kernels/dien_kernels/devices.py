@@ -13,14 +13,11 @@ import jax
 class Device:
     """Properties of a device by which an implementation is chosen.
 
+    ``platform`` and ``kind`` are as in ``jax.Device``; ``capability`` is the CUDA compute
+    capability of an NVIDIA GPU. ``attached`` is False where programs are only compiled for it.
+
     >>> Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0)).capability
     (9, 0)
-
-    Attributes:
-      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``.
-      kind: the maker's name, as ``jax.Device.device_kind``.
-      capability: CUDA compute capability of an NVIDIA GPU such as ``(9, 0)``; None elsewhere.
-      attached: False where programs are only compiled for the device.
     """
 
     platform: str
@@ -90,5 +87,4 @@ def interpreted() -> contextlib.AbstractContextManager[None]:
 
 
 def is_interpreted() -> bool:
-    """Return True within :func:`interpreted`."""
     return _interpreted.get()

@@ -1,34 +1,29 @@
 """Parts that all fused implementations share: projections, padding of H, and the derivative.
 
-Autodiff of a scan keeps or recomputes every intermediate of every step and adds up the weight
-gradients step by step. Here only the sequential part goes to a backend's launches (see
-:mod:`dien_kernels.contract`). The rest is matmuls over all steps at once: the input projections
-before, each weight gradient after. A backend without blocks of rows does all of that in chunks of
-time, see :mod:`dien_kernels.chunks`.
+Only the sequential part goes to a backend's launches (:mod:`dien_kernels.contract`). The rest is
+matmuls over all steps at once: the input projections before, each weight gradient after, which
+autodiff of a scan would add up step by step. A backend without blocks of rows does all of that in
+chunks of time, see :mod:`dien_kernels.chunks`.
 
 Dimensions: B batch (rows), T steps, D input, H hidden.
 """
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dien_kernels import chunks
-from dien_kernels.contract import Backend, Blocks, Kept, Operands, Plan, Shape
+from dien_kernels.contract import Backend, Blocks, Operands, Plan, Shape
 from dien_kernels.launch import launch, no_gradient, padded
 from dien_kernels.matmuls import by_gate, project, recurrent_gradients
 from dien_kernels.reference import Inputs, Weights
 
 
 def with_blocks(plan: Plan, backend: Backend, shape: Shape, blocks: Blocks | None = None) -> Plan:
-    """Return the plan with blocks: the given ones, or the backend's choice for this shape.
-
-    Raises:
-      ValueError: for blocks that cannot run.
-      NotImplementedError: for a shape or precision that the backend does not support.
-    """
+    """Return the plan with the given blocks or the backend's choice, after the backend's check."""
     wide = backend.padded_hidden(shape.hidden)
     blocks = blocks or backend.blocks(plan, shape.rows, shape.steps, wide)
     if blocks is None:
@@ -60,16 +55,13 @@ def run(backend: Backend, plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Ar
 
     x = jnp.where(live.T[..., None], x, 0)
     wide = backend.padded_hidden(hidden)
-    wider, rows_last = _wider(weights, wide), backend.layout == "thb"
-    operands = Operands(
-        project(backend.layout, plan, x, wider),
-        offset,
-        slope,
-        lengths,
-        by_gate(plan, wider.recurrent.swapaxes(0, 1)),
-        wider.recurrent_bias,
-        padded(initial, {1: wide}).T if rows_last else padded(initial, {1: wide}),
-    )
+    sizes: Any = {2: wide}, {0: wide, 2: wide}, {1: wide}, {0: wide}
+    wider, rows_last = jax.tree.map(padded, weights, Weights(*sizes)), backend.layout == "thb"
+    projected = project(backend.layout, plan, x, wider)
+    recurrent = by_gate(plan, wider.recurrent.swapaxes(0, 1))
+    initial = padded(initial, {1: wide}).T if rows_last else padded(initial, {1: wide})
+    bias = wider.recurrent_bias
+    operands = Operands(projected, offset, slope, lengths, recurrent, bias, initial)
     states = _recurrence(backend, plan, operands)
     last = states[-1]
     if rows_last:
@@ -77,33 +69,17 @@ def run(backend: Backend, plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Ar
     return states.swapaxes(0, 1)[..., :hidden], last[:, :hidden]
 
 
-def _wider(weights: Weights, wide: int) -> Weights:
-    """Pad weights with zeros up to the kernel's hidden size."""
-    assert weights.recurrent_bias is not None
-    return Weights(
-        padded(weights.input, {2: wide}),
-        padded(weights.recurrent, {0: wide, 2: wide}),
-        padded(weights.bias, {1: wide}),
-        padded(weights.recurrent_bias, {0: wide}),
-    )
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _recurrence(backend: Backend, plan: Plan, operands: Operands) -> jax.Array:
-    """Return the states of all steps, in the backend's layout."""
     return launch(backend, plan, "forward")(operands)
 
 
-def _recurrence_forward(
-    backend: Backend, plan: Plan, operands: Operands
-) -> tuple[jax.Array, tuple]:
+def _recurrence_forward(backend: Backend, plan: Plan, operands: Operands) -> tuple:
     states, kept = launch(backend, plan, "keep")(operands)
     return states, (operands, states, kept)
 
 
-def _recurrence_backward(
-    backend: Backend, plan: Plan, saved: tuple[Operands, jax.Array, Kept], d_states: jax.Array
-) -> tuple[Operands]:
+def _recurrence_backward(backend: Backend, plan: Plan, saved: tuple, d_states: Any) -> tuple:
     operands, states, kept = saved
     d_inputs, d_offset, d_slope, d_initial = launch(backend, plan, "backward")(*saved, d_states)
     before = jnp.concatenate([operands.initial[None], states[:-1]])

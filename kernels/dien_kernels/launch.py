@@ -17,16 +17,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dien_kernels.contract import Backend, Gradients, Operands, Plan
 
-Pass = Literal["forward", "keep", "backward"]
-"""The forward launch without and with kept gates, and the backward launch."""
+Pass = Literal["forward", "keep", "backward"]  # "keep" is forward with kept gates
 
 
 def launch(backend: Backend, plan: Plan, kind: Pass) -> Callable[..., Any]:
     """Return one launch of the backend for any rows, shardings and vmap."""
     rows: Any = backend.layout.index("b")
-    operands = Operands(
-        rows, offset=1, slope=1, lengths=0, recurrent=_NO_ROWS, bias=_NO_ROWS, initial=rows - 1
-    )
+    no_rows: Any = -1
+    operands = Operands(rows, 1, 1, 0, recurrent=no_rows, bias=no_rows, initial=rows - 1)
     if kind == "backward":
         arguments: tuple = (operands, rows, rows, rows)
         results: Any = Gradients(rows, offset=1, slope=1, initial=rows - 1)
@@ -42,9 +40,6 @@ def launch(backend: Backend, plan: Plan, kind: Pass) -> Callable[..., Any]:
 
     whole = _whole_blocks(plan, call, arguments, results)
     return _mappable(sharded(plan, whole, arguments, results), arguments, results)
-
-
-_NO_ROWS: Any = -1
 
 
 def _map(function: Callable, axes: Any, *trees: Any) -> Any:
@@ -136,9 +131,8 @@ def _mappable(call: Callable, arguments: tuple, results: Any) -> Callable:
         flags = tuple(batched)
         mapped_weights = _map(lambda axis, flag: axis < 0 and flag, arguments, flags)
         if any(jax.tree.leaves(mapped_weights)):
-            out = jax.lax.map(
-                lambda example: mapped(*example), _map(repeated, arguments, parts, flags)
-            )
+            whole = _map(repeated, arguments, parts, flags)
+            out = jax.lax.map(lambda example: mapped(*example), whole)
         else:
             out = _map(unfold, results, mapped(*_map(fold, arguments, parts, flags)))
         return out, jax.tree.map(lambda _: True, out)
@@ -148,7 +142,6 @@ def _mappable(call: Callable, arguments: tuple, results: Any) -> Callable:
 
 
 def no_gradient(integers: jax.Array) -> Any:
-    """Return the placeholder for the gradient of integers."""
     return jnp.zeros(integers.shape, jax.dtypes.float0)
 
 

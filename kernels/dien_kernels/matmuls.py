@@ -11,7 +11,6 @@ from dien_kernels.reference import Weights
 
 
 def by_gate(plan: Plan, stacked: jax.Array) -> Gates:
-    """Split an array whose first dimension is the gate."""
     return Gates(stacked[0], stacked[1] if plan.has_update else None, stacked[-1])
 
 
@@ -39,8 +38,7 @@ def recurrent_gradients(
 ) -> tuple[Gates, jax.Array]:
     """Return gradients of the recurrent weights, each one matmul over all steps, and of their bias.
 
-    ``before`` is the state at the start of each step, ``d_inputs`` the gradients of the projected
-    inputs. The gradients are ``[H, H]`` for each gate, and ``[H]``.
+    ``before`` is the state at the start of each step. Results are ``[H, H]`` by gate, and ``[H]``.
     """
     if plan.form == "paper":
         candidate_operand, d_product = before, d_inputs.candidate * kept.reset

@@ -17,18 +17,14 @@ Form = Literal["paper", "authors"]
 class Weights(NamedTuple):
     """Parameters of one recurrence, gates ordered reset, update, candidate (AGRU has no update).
 
-    >>> import jax.numpy as jnp
+    ``input`` is ``[D, G, H]``, ``recurrent`` ``[H, G, H]``, ``bias`` ``[G, H]``.
+    ``recurrent_bias``, ``[H]`` or None, is added to the candidate's recurrent product before the
+    reset gate multiplies it, as in cuDNN; ``form="paper"`` only.
+
     >>> D, G, H = 8, 3, 16
     >>> weights = Weights(jnp.ones((D, G, H)), jnp.ones((H, G, H)), jnp.zeros((G, H)))
     >>> weights.recurrent_bias is None
     True
-
-    Attributes:
-      input: ``[D, G, H]``.
-      recurrent: ``[H, G, H]``.
-      bias: ``[G, H]``.
-      recurrent_bias: ``[H]`` or None; added to the candidate's recurrent product before the reset
-        gate multiplies it, as in cuDNN. ``form="paper"`` only.
     """
 
     input: jax.Array

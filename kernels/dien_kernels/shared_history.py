@@ -21,7 +21,7 @@ from dien_kernels.step import sigmoid
 SharedCell = Literal["aigru", "agru", "augru"]
 
 
-def last_states(
+def last_states(  # noqa: D417
     cell: SharedCell,
     form: Form,
     states: jax.Array,
@@ -33,27 +33,21 @@ def last_states(
     """Return the last state of a recurrence over one history, under each attention.
 
     Row n is the last state of :func:`dien_kernels.agru` or :func:`dien_kernels.augru` over
-    ``states`` with attention ``attention[n]``. ``"aigru"`` is :func:`dien_kernels.gru` over
+    ``states`` under ``attention[n]``. ``"aigru"`` is :func:`dien_kernels.gru` over
     ``attention[n, t] * states[t]``. The first state is zero.
 
     Args:
-      cell: ``"aigru"``, ``"agru"`` or ``"augru"``.
-      form: ``"paper"`` or ``"authors"``.
       states: ``[T, D]``, the inputs, float32 or bfloat16.
       attention: ``[N, T]``, in [0, 1].
       weights: see :class:`Weights`, G = 3 (2 for AGRU).
       length: integer scalar, live steps, 0 to T.
-      precision: of every matmul, as ``jax.lax.Precision``.
+
+    ``form``, ``precision`` and errors are as in :func:`dien_kernels.gru`.
 
     Returns:
       ``[N, H]``, in the dtype of ``states``; computed in float32.
 
-    Raises:
-      ValueError: for an argument of the wrong shape or name; it is named.
-
     Example:
-      >>> import jax.numpy as jnp
-      >>> from dien_kernels import Weights, last_states
       >>> weights = Weights(jnp.ones((2, 3, 4)), jnp.ones((4, 3, 4)), jnp.zeros((3, 4)))
       >>> attention = jnp.array([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])  # of two candidates
       >>> last = last_states("augru", "paper", jnp.ones((3, 2)), attention, weights, jnp.int32(3))

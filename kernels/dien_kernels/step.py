@@ -1,5 +1,7 @@
 """Parts of a step that backends share."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -16,3 +18,10 @@ def sigmoid(value: jax.Array) -> jax.Array:
 def strength(offset: jax.Array, slope: jax.Array, u: jax.Array | None) -> jax.Array:
     """Return z of a step: ``[..., H]``, or ``[..., 1]`` without an update gate."""
     return offset[..., None] if u is None else offset[..., None] + slope[..., None] * u
+
+
+def store(refs: Any, t: jax.Array, values: Any) -> None:
+    """Store step t of every array that is not None."""
+    for ref, value in zip(refs or (), values or (), strict=False):
+        if ref is not None:
+            ref[t] = value

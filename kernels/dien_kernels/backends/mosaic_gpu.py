@@ -24,27 +24,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from dien_kernels.backends.mosaic_gpu_parts import (
-    LIMIT,
-    ROWS,
-    Chunks,
-    Output,
-    Place,
-    Ring,
-    bytes_of,
-    columns,
-    deepest,
-    down,
-    emit,
-    emit_again,
-    gate_groups,
-    gate_names,
-    latest,
-    matmul,
-    operand,
-    padded_hidden,
-    zeros,
-)
+from dien_kernels.backends import mosaic_gpu_parts as hopper
 from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
 from dien_kernels.step import sigmoid
 
@@ -52,12 +32,11 @@ NOTHING = Gates(None, None, None)
 
 
 def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -> None:
-    """Run 64 rows through time."""
     operands, matrices, longest = reads
     states, kept = gives
     weights, stage, left = memory["weights"], memory["stage"], memory["left"]
     steps, _, hidden = states.shape
-    place = Place.of_block(hidden)
+    place = hopper.Place.of_block(hidden)
     live = longest[jax.lax.axis_index("block")]
 
     def for_reset(t: Any, chunk: int) -> list:
@@ -71,8 +50,8 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
         return sources
 
     # In the authors' form the reset gate of all columns comes before any candidate.
-    resets = Ring.of(memory["first"], for_reset, live, place.chunks)
-    rest = Ring.of(memory["second"], for_rest, live, place.chunks)
+    resets = hopper.Ring(memory["first"], for_reset, live, place.chunks)
+    rest = hopper.Ring(memory["second"], for_rest, live, place.chunks)
     resets.start()
     rest.start()
     _fetch(matrices, weights, memory["arrived"])
@@ -82,32 +61,32 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
     def half(name: str, value: jax.Array, chunk: int) -> jax.Array:
         return place.rounded(left[name], chunk, value)
 
-    def through(name: str, value: Any, chunk: int, *starts: jax.Array) -> Chunks:
+    def through(name: str, value: Any, chunk: int, *starts: jax.Array) -> hopper.Chunks:
         """Return columns of some gates' chunk: starts plus an operand times their weights."""
         matrix = weights[name].at[pl.ds(chunk * hidden, hidden)]
         start = jnp.concatenate(starts, 1)
-        return place.cut(matmul(plan.interpret, start, [(value, matrix)]))
+        return place.cut(hopper.matmul(plan.interpret, start, [(value, matrix)]))
 
-    def output(name: str, value: jax.Array, chunk: int) -> list[Output]:
+    def output(name: str, value: jax.Array, chunk: int) -> list[hopper.Output]:
         array = states if name == "states" else getattr(kept, name, None)
         if array is None:
             return []
-        return [Output(stage[name], value, lambda t: place.tile(array, t, chunk))]
+        return [hopper.Output(stage[name], value, lambda t: place.tile(array, t, chunk))]
 
-    def resets_first(t: jax.Array, before: Chunks, h: Any) -> Any:
+    def resets_first(t: jax.Array, before: hopper.Chunks, h: Any) -> Any:
         """Return the state times the reset gate, as an operand, in the authors' form."""
         parts = []
         for chunk in range(place.chunks):
             (r,) = map(sigmoid, through("reset", h, chunk, *resets.take(t, chunk)))
             parts.append(half("masked", r * before[chunk], chunk))
-            emit(t, output("reset", r, chunk))
-        return operand(left["masked"], parts)
+            hopper.emit(t, output("reset", r, chunk))
+        return hopper.operand(left["masked"], parts)
 
-    def step(t: jax.Array, before: Chunks) -> Chunks:
-        h = operand(left["state"], [half("state", part, n) for n, part in enumerate(before)])
+    def step(t: jax.Array, before: hopper.Chunks) -> hopper.Chunks:
+        h = hopper.operand(left["state"], [half("state", part, n) for n, part in enumerate(before)])
         if plan.form == "authors":
             masked = resets_first(t, before, h)
-        after: Chunks = ()
+        after: hopper.Chunks = ()
         for chunk in range(place.chunks):
             offset, x_candidate, *update = rest.take(t, chunk)
             outputs = []
@@ -115,7 +94,7 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
                 (candidate,) = through("candidate", masked, chunk, x_candidate)
                 gates = list(through("update", h, chunk, update[1])) if plan.has_update else []
             else:
-                bias = down(memory["bias"]["bias"].at[place.columns(chunk)])
+                bias = hopper.down(memory["bias"]["bias"].at[place.columns(chunk)])
                 starts = bias, *resets.take(t, chunk), *update[1:]
                 product, r, *gates = through("all", h, chunk, *starts)
                 r = sigmoid(r)
@@ -129,16 +108,16 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
                 outputs += output("update", u, chunk)
             after += (before[chunk] + z * (c - before[chunk]),)
             outputs += output("candidate", c, chunk) + output("states", after[-1], chunk)
-            emit(t, outputs)
+            hopper.emit(t, outputs)
         return after
 
     last = jax.lax.fori_loop(0, live, step, place.load(operands.initial))
-    nothing = zeros(ROWS, place.width)
+    nothing = hopper.zeros(hopper.ROWS, place.width)
     for chunk, part in enumerate(last):
         outputs = output("states", part, chunk)
         for name in Kept._fields:
             outputs += output(name, nothing, chunk)
-        emit_again(live, steps, outputs)
+        hopper.emit_again(live, steps, outputs)
     plgpu.wait_smem_to_gmem(0)
 
 
@@ -147,7 +126,7 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
     operands, matrices, longest, before_all, kept, d_states = reads
     weights, stage, left = memory["weights"], memory["stage"], memory["left"]
     steps, _, hidden = d_states.shape
-    place = Place.of_block(hidden)
+    place = hopper.Place.of_block(hidden)
     live = longest[jax.lax.axis_index("block")]
 
     def for_all(i: Any, chunk: int) -> list:
@@ -164,30 +143,32 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
         t = live - 1 - i
         return [place.tile(before_all, t, chunk), place.tile(kept.reset, t, chunk)]
 
-    everything = Ring.of(memory["first"], for_all, live, place.chunks)
+    everything = hopper.Ring(memory["first"], for_all, live, place.chunks)
     everything.start()
     if plan.form == "authors":
-        resets = Ring.of(memory["second"], for_reset, live, place.chunks)
+        resets = hopper.Ring(memory["second"], for_reset, live, place.chunks)
         resets.start()
     _fetch(matrices, weights, memory["arrived"])
 
-    def output(name: str, value: jax.Array, chunk: int) -> Output:
+    def output(name: str, value: jax.Array, chunk: int) -> hopper.Output:
         array = getattr(gives.inputs, name)
-        return Output(stage[name], value, lambda t: place.tile(array, t, chunk))
+        return hopper.Output(stage[name], value, lambda t: place.tile(array, t, chunk))
 
-    def row_outputs(d_offset: jax.Array, d_slope: jax.Array) -> list[Output]:
+    def row_outputs(d_offset: jax.Array, d_slope: jax.Array) -> list[hopper.Output]:
         rows = place.rows
-        outputs = [Output(stage["offset"], d_offset, lambda t: gives.offset.at[t, rows])]
+        outputs = [hopper.Output(stage["offset"], d_offset, lambda t: gives.offset.at[t, rows])]
         if plan.has_update:
-            outputs.append(Output(stage["slope"], d_slope, lambda t: gives.slope.at[t, rows]))
+            outputs.append(
+                hopper.Output(stage["slope"], d_slope, lambda t: gives.slope.at[t, rows])
+            )
         return outputs
 
     def through(parts: dict[str, list[jax.Array]], *names: str) -> list[tuple[Any, Any]]:
         """Return terms of a matmul: shares of some gates in the gradient of the state before."""
-        return [(operand(left[name], parts[name]), weights[name]) for name in names]
+        return [(hopper.operand(left[name], parts[name]), weights[name]) for name in names]
 
     def resets_last(
-        i: jax.Array, d_masked: Chunks, d_before: list, parts: dict[str, list[jax.Array]]
+        i: jax.Array, d_masked: hopper.Chunks, d_before: list, parts: dict[str, list[jax.Array]]
     ) -> None:
         """Finish the authors' form, whose gradient of the reset gate needs all of U_c."""
         for chunk, d_part in enumerate(d_masked):
@@ -195,10 +176,10 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
             d_before[chunk] += d_part * r
             d_reset = d_part * before * r * (1 - r)
             parts["reset"].append(place.rounded(left["reset"], chunk, d_reset))
-            emit(live - 1 - i, [output("reset", d_reset, chunk)])
+            hopper.emit(live - 1 - i, [output("reset", d_reset, chunk)])
 
-    def step(i: jax.Array, dh: Chunks) -> Chunks:
-        d_offset, d_slope = zeros(ROWS), zeros(ROWS)
+    def step(i: jax.Array, dh: hopper.Chunks) -> hopper.Chunks:
+        d_offset, d_slope = hopper.zeros(hopper.ROWS), hopper.zeros(hopper.ROWS)
         d_before: list[jax.Array] = []
         parts: dict[str, list[jax.Array]] = {name: [] for name in weights}
         for chunk in range(place.chunks):
@@ -225,34 +206,35 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
             outputs = [output(name, value, chunk) for name, value in inputs.items()]
             if chunk == place.chunks - 1:
                 outputs += row_outputs(d_offset, d_slope)
-            emit(live - 1 - i, outputs)
+            hopper.emit(live - 1 - i, outputs)
         names = list(weights)
         if plan.form == "authors":
             names.remove("candidate")
-            start = zeros(ROWS, hidden)
-            d_masked = matmul(plan.interpret, start, through(parts, "candidate"))
+            start = hopper.zeros(hopper.ROWS, hidden)
+            d_masked = hopper.matmul(plan.interpret, start, through(parts, "candidate"))
             resets_last(i, place.cut(d_masked), d_before, parts)
         start = jnp.concatenate(d_before, 1)
-        return place.cut(matmul(plan.interpret, start, through(parts, *names)))
+        return place.cut(hopper.matmul(plan.interpret, start, through(parts, *names)))
 
-    def dead_step(i: jax.Array, carry: tuple[Chunks, Chunks]) -> tuple[Chunks, Chunks]:
+    def dead_step(
+        i: jax.Array, carry: tuple[hopper.Chunks, hopper.Chunks]
+    ) -> tuple[hopper.Chunks, hopper.Chunks]:
         dh, d_state = carry
         following = place.load(d_states.at[jnp.maximum(steps - 2 - i, 0)])
         return tuple(a + b for a, b in zip(dh, d_state, strict=True)), following
 
-    nothing = zeros(ROWS, place.width)
+    nothing = hopper.zeros(hopper.ROWS, place.width)
     for chunk in range(place.chunks):
         outputs = [output(name, nothing, chunk) for name in weights]
-        emit_again(live, steps, outputs + row_outputs(zeros(ROWS), zeros(ROWS)))
+        hopper.emit_again(
+            live, steps, outputs + row_outputs(hopper.zeros(hopper.ROWS), hopper.zeros(hopper.ROWS))
+        )
     start = (nothing,) * place.chunks, place.load(d_states.at[steps - 1])
     dh, _ = jax.lax.fori_loop(0, steps - live, dead_step, start)
     dh = jax.lax.fori_loop(0, live, step, dh)
     for chunk, part in enumerate(dh):
-
-        def initial(_: Any, chunk: int = chunk) -> Any:
-            return gives.initial.at[place.rows, place.columns(chunk)]
-
-        emit(0, [Output(stage["candidate"], part, initial)])
+        target = gives.initial.at[place.rows, place.columns(chunk)]
+        hopper.emit(0, [hopper.Output(stage["candidate"], part, lambda _: target)])  # noqa: B023
     plgpu.wait_smem_to_gmem(0)
 
 
@@ -266,18 +248,17 @@ def _fetch(arrays: dict[str, Any], places: dict[str, Any], arrived: Any) -> None
 def _stacked(plan: Plan, recurrent: Gates) -> dict[str, jax.Array]:
     """Return forward weights: for each chunk of columns, those of a group's gates side by side."""
     hidden = recurrent.reset.shape[0]
-    width = columns(hidden)
+    width = hopper.columns(hidden)
 
     def stack(names: tuple[str, ...]) -> jax.Array:
         matrices = [getattr(recurrent, name).reshape(hidden, -1, width) for name in names]
         chunks = jnp.concatenate(matrices, 2).swapaxes(0, 1)
         return chunks.reshape(-1, len(names) * width).astype(jnp.bfloat16)
 
-    return {group: stack(names) for group, names in gate_groups(plan).items()}
+    return {group: stack(names) for group, names in hopper.gate_groups(plan).items()}
 
 
 def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> Any:
-    """Launch a block for every 64 rows."""
     hidden = reads[0].initial.shape[1]
     flat_reads, reads_tree = jax.tree.flatten(reads)
     flat_gives, gives_tree = jax.tree.flatten(gives)
@@ -290,22 +271,21 @@ def _launch(plan: Plan, body: Callable, kind: str, reads: Any, gives: Any) -> An
     out = plgpu.kernel(
         kernel,
         out_type=tuple(flat_gives),
-        scratch_types=deepest(plan, hidden, kind),
-        grid=(reads[0].lengths.shape[0] // ROWS,),
+        scratch_types=hopper.deepest(plan, hidden, kind),
+        grid=(reads[0].lengths.shape[0] // hopper.ROWS,),
         grid_names=("block",),
         compiler_params=plgpu.CompilerParams(
             approx_math=True,  # as exact as the operands, which have 8 bits
             unsafe_no_auto_barriers=True,  # the bodies have the barriers that are needed
         ),
-        interpret=latest.InterpretGPUParams() if plan.interpret else None,
+        interpret=hopper.latest.InterpretGPUParams() if plan.interpret else None,
         kernel_name=f"recurrence_{kind}",
     )(*flat_reads)
     return jax.tree.unflatten(gives_tree, out)
 
 
 def _longest(operands: Operands) -> jax.Array:
-    """Return the longest history of each block, ``[B / 64]``."""
-    return operands.lengths.reshape(-1, ROWS).max(1)
+    return operands.lengths.reshape(-1, hopper.ROWS).max(1)
 
 
 def _like(array: jax.Array) -> jax.ShapeDtypeStruct:
@@ -313,7 +293,6 @@ def _like(array: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    """Return states of all steps, and the gates if they are to be kept."""
     wide = _like(operands.inputs.candidate)
     matrices = _stacked(plan, operands.recurrent)
     reads = operands._replace(recurrent=NOTHING), matrices, _longest(operands)
@@ -324,9 +303,9 @@ def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept
 def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
-    """Return gradients of the projected inputs, the coefficients and the initial state."""
     matrices = {
-        name: getattr(operands.recurrent, name).T.astype(jnp.bfloat16) for name in gate_names(plan)
+        name: getattr(operands.recurrent, name).T.astype(jnp.bfloat16)
+        for name in hopper.gate_names(plan)
     }
     before = jnp.concatenate([operands.initial[None], states[:-1]])
     # Without the projected inputs, so that they need not outlive the forward launch.
@@ -343,11 +322,10 @@ def backward(
 
 def blocks(*_: Any) -> Blocks:
     """Return the only choice: the rows of a ``wgmma`` and the warps that issue it."""
-    return Blocks(ROWS)
+    return Blocks(hopper.ROWS)
 
 
 def check(plan: Plan, blocks: Blocks, _rows: int, _steps: int, hidden: int) -> None:
-    """Raise for blocks, shapes and versions that the kernels do not support."""
     if jax.__version_info__ < (0, 11):
         raise NotImplementedError(
             f"mosaic_gpu: needs JAX 0.11 or newer, whose Pallas Mosaic GPU loads and stores by"
@@ -358,15 +336,15 @@ def check(plan: Plan, blocks: Blocks, _rows: int, _steps: int, hidden: int) -> N
             f"mosaic_gpu: precision {plan.precision.name} of the recurrent matmuls; Hopper's"
             " tensor cores round operands to bfloat16, which is precision DEFAULT"
         )
-    if blocks != Blocks(ROWS):
-        raise ValueError(f"blocks: expected {Blocks(ROWS)}, got {blocks}")
+    if blocks != Blocks(hopper.ROWS):
+        raise ValueError(f"blocks: expected {Blocks(hopper.ROWS)}, got {blocks}")
     for kind in ("keep", "backward"):
-        needed = bytes_of(deepest(plan, hidden, kind))
-        if needed > LIMIT:
+        needed = hopper.bytes_of(hopper.deepest(plan, hidden, kind))
+        if needed > hopper.LIMIT:
             raise NotImplementedError(
                 f"mosaic_gpu: {hidden} hidden units (padded) need {needed} bytes of shared memory,"
-                f" expected at most {LIMIT}"
+                f" expected at most {hopper.LIMIT}"
             )
 
 
-BACKEND = Backend("mosaic_gpu", "tbh", forward, backward, padded_hidden, blocks, check)
+BACKEND = Backend("mosaic_gpu", "tbh", forward, backward, hopper.padded_hidden, blocks, check)

@@ -19,18 +19,10 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from dien_kernels.contract import Gates, Plan
 
-latest: Any = plgpu
-"""The module, for names that the oldest JAX lacks and that type checkers do not know."""
-
-ROWS = 64
-"""Rows of a block: the M of a ``wgmma``."""
-
-LIMIT = 227 * 1024
-"""Most bytes of shared memory of a block on Hopper."""
-
-RESERVED = 4 * 1024
-"""Bytes of it for barriers and Pallas itself."""
-
+latest: Any = plgpu  # for names that the oldest JAX lacks and that type checkers do not know
+ROWS = 64  # of a block: the M of a wgmma
+LIMIT = 227 * 1024  # bytes of shared memory of a block on Hopper
+RESERVED = 4 * 1024  # bytes of it for barriers and Pallas itself
 Chunks = tuple[jax.Array, ...]
 
 
@@ -40,7 +32,6 @@ def columns(hidden: int) -> int:
 
 
 def padded_hidden(hidden: int) -> int:
-    """Return H in whole chunks."""
     unit = 16 if hidden <= 64 else 32
     return -(-hidden // unit) * unit
 
@@ -90,20 +81,14 @@ class Place(NamedTuple):
 class Ring(NamedTuple):
     """Tiles fetched ahead for units of work: the chunks of a step, step by step."""
 
-    tiles: Sequence[Any]  # shared memory, [depth, R, C] or [depth, R] each
-    arrived: Any  # a barrier for each slot
+    memory: tuple[Sequence[Any], Any]  # tiles [depth, R, C] or [depth, R]; a barrier for each slot
     sources: Callable[[Any, int], Sequence[Any]]  # (step, chunk) to arrays, one for each tile
     steps: Any  # dynamic
     chunks: int  # of a step
 
-    @classmethod
-    def of(cls, memory: tuple[Sequence[Any], Any], *rest: Any) -> "Ring":
-        tiles, arrived = memory
-        return cls(tiles, arrived, *rest)
-
     @property
     def depth(self) -> int:
-        return self.tiles[0].shape[0]
+        return self.memory[0][0].shape[0]
 
     def _slot(self, step: Any, chunk: int) -> Any:
         if self.chunks % self.depth == 0:
@@ -112,11 +97,12 @@ class Ring(NamedTuple):
 
     def _fetch(self, step: Any, chunk: int) -> None:
         slot = self._slot(step, chunk)
+        tiles, arrived = self.memory
 
         @pl.when(step < self.steps)
         def _() -> None:
-            for source, tile in zip(self.sources(step, chunk), self.tiles, strict=True):
-                plgpu.copy_gmem_to_smem(source, tile.at[slot], self.arrived.at[slot])
+            for source, tile in zip(self.sources(step, chunk), tiles, strict=True):
+                plgpu.copy_gmem_to_smem(source, tile.at[slot], arrived.at[slot])
 
     def start(self) -> None:
         """Fetch as many units as there are slots."""
@@ -126,8 +112,9 @@ class Ring(NamedTuple):
     def take(self, step: Any, chunk: int) -> list[jax.Array]:
         """Wait for a unit's tiles, load them, and fetch the next unit of their slot."""
         slot = self._slot(step, chunk)
-        plgpu.barrier_wait(self.arrived.at[slot])
-        tiles = [tile.at[slot] for tile in self.tiles]
+        tiles, arrived = self.memory
+        plgpu.barrier_wait(arrived.at[slot])
+        tiles = [tile.at[slot] for tile in tiles]
         # A value for each row is in four threads at once, which has no optimized load.
         values = [_load(tile, optimized=len(tile.shape) == 2) for tile in tiles]
         plgpu.commit_smem()
@@ -158,21 +145,19 @@ class Output(NamedTuple):
 
 
 def emit(step: Any, outputs: Sequence[Output]) -> None:
-    """Store values at a step."""
     _stage(outputs)
-    for output in outputs:
-        plgpu.copy_smem_to_gmem(output.tile, output.destination(step))
+    _send(step, outputs)
 
 
 def emit_again(first: Any, end: Any, outputs: Sequence[Output]) -> None:
     """Store the same values at all steps of a range."""
     _stage(outputs)
+    jax.lax.fori_loop(first, end, lambda step, _: _send(step, outputs), None)
 
-    def send(step: Any, _: None) -> None:
-        for output in outputs:
-            plgpu.copy_smem_to_gmem(output.tile, output.destination(step))
 
-    jax.lax.fori_loop(first, end, send, None)
+def _send(step: Any, outputs: Sequence[Output]) -> None:
+    for output in outputs:
+        plgpu.copy_smem_to_gmem(output.tile, output.destination(step))
 
 
 def _stage(outputs: Sequence[Output]) -> None:
@@ -212,7 +197,6 @@ def matmul(interpret: bool, start: jax.Array, terms: Sequence[tuple[Any, Any]]) 
 
 
 def gate_names(plan: Plan) -> tuple[str, ...]:
-    """Return the cell's gates, as in :class:`dien_kernels.contract.Gates`."""
     return tuple(name for name in Gates._fields if plan.has_update or name != "update")
 
 

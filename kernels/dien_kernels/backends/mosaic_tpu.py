@@ -20,15 +20,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
-from dien_kernels.step import sigmoid
+from dien_kernels.step import sigmoid, store
 
 LANES, SUBLANES = 128, 8
-VECTOR_MEMORY = 48 * 2**20
-"""Bytes of a core's vector memory that a launch may use; cores have 64 MiB or more since v5p."""
+VECTOR_MEMORY = 48 * 2**20  # bytes that a launch may use; cores have 64 MiB or more since v5p
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    """Return states of all steps, and the gates if they are to be kept."""
     inputs, offset, slope, lengths, recurrent, bias, initial = operands
     wide: Any = jax.ShapeDtypeStruct(inputs.candidate.shape, jnp.float32)
     cut = _Cut(plan, wide.shape, reverse=False)
@@ -84,11 +82,11 @@ def _forward_kernel(
         h = h + _strength(offset_ref, slope_ref, i, u) * (c - h)
         h_ref[...] = h
         states_ref[i] = h
-        _store(kept_ref, i, Kept(r, u, c, product))
+        store(kept_ref, i, Kept(r, u, c, product))
 
     def dead_step(i: jax.Array, _: None) -> None:
         states_ref[i] = h_ref[...]
-        _store(kept_ref, i, Kept(*[jnp.zeros_like(h_ref)] * 4))
+        store(kept_ref, i, Kept(*[jnp.zeros_like(h_ref)] * 4))
 
     live = jnp.clip(longest_ref[block] - chunk * size, 0, size)
     jax.lax.fori_loop(0, live, live_step, None)
@@ -98,7 +96,6 @@ def _forward_kernel(
 def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
-    """Return gradients of the projected inputs, the coefficients and the initial state."""
     _, offset, slope, lengths, recurrent, _, initial = operands
     wide, coefficient, state = (
         jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in (states, offset, initial)
@@ -152,7 +149,7 @@ def _backward_kernel(
 
     def dead_step(i: jax.Array, _: None) -> None:
         dh_ref[...] += d_states_ref[i]
-        _store(d_inputs_ref, i, Gates(*[jnp.zeros_like(dh_ref)] * 3))
+        store(d_inputs_ref, i, Gates(*[jnp.zeros_like(dh_ref)] * 3))
         d_offset_ref[pl.ds(i, 1), :] = jnp.zeros_like(offset_ref[pl.ds(i, 1), :])
         d_slope_ref[pl.ds(i, 1), :] = jnp.zeros_like(slope_ref[pl.ds(i, 1), :])
 
@@ -180,7 +177,7 @@ def _backward_kernel(
         if plan.form == "paper":
             d_products.append(d_candidate * r)
         dh_ref[...] = d_before + _dot(plan, together_ref[...], jnp.concatenate(d_products))
-        _store(d_inputs_ref, i, Gates(d_reset, d_update, d_candidate))
+        store(d_inputs_ref, i, Gates(d_reset, d_update, d_candidate))
         d_offset_ref[pl.ds(i, 1), :] = d_strength.sum(0, keepdims=True)
         d_slope_ref[pl.ds(i, 1), :] = d_slope
         return start
@@ -228,16 +225,8 @@ def _dot(plan: Plan, left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _strength(offset_ref: Any, slope_ref: Any, i: jax.Array, u: jax.Array | None) -> jax.Array:
-    """Return z of step i: ``[H, R]``, or ``[1, R]`` without an update gate."""
     offset = offset_ref[pl.ds(i, 1), :]
     return offset if u is None else offset + slope_ref[pl.ds(i, 1), :] * u
-
-
-def _store(refs: Any, i: jax.Array, values: Any) -> None:
-    """Store step i of every array that is not None."""
-    for ref, value in zip(refs or (), values, strict=False):
-        if ref is not None:
-            ref[i] = value
 
 
 def _stacked(plan: Plan, gates: Gates, axis: int) -> tuple[jax.Array, jax.Array | None]:
@@ -267,7 +256,6 @@ class _Cut:
         self._reverse, self._interpret = reverse, plan.interpret
 
     def longest(self, lengths: jax.Array) -> jax.Array:
-        """Return the longest history of each block of rows."""
         return jnp.minimum(lengths.reshape(self._grid[0], -1).max(1), self._steps)
 
     def launch(self, name: str, kernel: Callable, *, out_shape: Any, **specs: Any) -> Callable:
@@ -327,7 +315,6 @@ def blocks(plan: Plan, rows: int, steps: int, hidden: int) -> Blocks:
 
 
 def check(plan: Plan, blocks: Blocks, rows: int, steps: int, hidden: int) -> None:
-    """Raise ``ValueError`` for blocks that do not fill registers or do not fit vector memory."""
     if blocks.rows < 1 or blocks.rows % LANES:
         raise ValueError(f"blocks.rows: expected a multiple of {LANES}, got {blocks.rows}")
     if blocks.steps != steps and (blocks.steps < 1 or blocks.steps % SUBLANES):
@@ -355,12 +342,8 @@ def _memory(plan: Plan, blocks: Blocks, hidden: int) -> int:
     return 2 * (chunks + coefficients + recurrent + 3 * state) + 20 * state
 
 
-BACKEND = Backend(
-    "mosaic_tpu",
-    "thb",
-    forward,
-    backward,
-    padded_hidden=lambda hidden: -(-hidden // SUBLANES) * SUBLANES,
-    blocks=blocks,
-    check=check,
-)
+def padded_hidden(hidden: int) -> int:
+    return -(-hidden // SUBLANES) * SUBLANES
+
+
+BACKEND = Backend("mosaic_tpu", "thb", forward, backward, padded_hidden, blocks, check)

@@ -22,27 +22,22 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
 from dien_kernels.contract import Backend, Blocks, Gates, Gradients, Kept, Operands, Plan
-from dien_kernels.step import strength
+from dien_kernels.step import store, strength
 
 RESIDENT = 64
-LIMIT = 256
-"""Hidden units: wider tiles of weights than these do not fit in shared memory."""
+LIMIT = 256  # hidden units: wider tiles of weights do not fit in shared memory
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    """Return states of all steps, and the gates if they are to be kept."""
     specs = _block_specs(plan, operands)
-    results, result_specs = (
-        (wide, plan.kept(wide) if keep else None)
-        for wide in (operands.inputs.reset, specs.inputs.reset)
-    )
+    wides = operands.inputs.reset, specs.inputs.reset
+    results, result_specs = ((wide, plan.kept(wide) if keep else None) for wide in wides)
     return _launch(plan, _forward_kernel, (operands,), (specs,), results, result_specs)
 
 
 def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
-    """Return gradients of the projected inputs, the coefficients and the initial state."""
     specs = _block_specs(plan, operands)
     wide = specs.inputs.reset
     unread: Any = {"inputs": None, "bias": None}
@@ -62,8 +57,7 @@ def _forward_kernel(
 ) -> None:
     """Run one block; refs are ``[T, R, H]``, ``[T, R]``, ``[R, H]``, ``[R]``, weights whole."""
     steps = states.shape[0]
-    is_wide = _is_wide(plan, states)
-    longest = jnp.max(operands.lengths[...])
+    is_wide, longest = _is_wide(plan, states), jnp.max(operands.lengths[...])
     weights, matmul = _matmuls(plan, operands.recurrent, scratch, turned=False)
     of_state = weights if plan.form == "paper" else weights._replace(candidate=None)
     bias = operands.bias[...]
@@ -87,14 +81,12 @@ def _forward_kernel(
             c = jnp.tanh(inputs.candidate + matmul(r * h, weights.candidate))
         h = h + strength(offset, slope, u) * (c - h)
         states[t] = h
-        if kept is not None:
-            _write(kept, t, Kept(r, u, c, product))
+        store(kept, t, Kept(r, u, c, product))
         return h, read(t + 1) if is_wide else following
 
     def repeat(t: jax.Array, last: jax.Array) -> jax.Array:
         states[t] = last
-        if kept is not None:
-            _write(kept, t, jax.tree.map(lambda _: jnp.zeros_like(last), kept))
+        store(kept, t, jax.tree.map(lambda _: jnp.zeros_like(last), kept))
         return last
 
     h, _ = jax.lax.fori_loop(0, longest, step, (operands.initial[...], read(jnp.int32(0))))
@@ -110,10 +102,8 @@ def _backward_kernel(
     gradients: Gradients,
     scratch: Any,
 ) -> None:
-    """Run one block backward; refs are as in the forward kernel."""
     steps = states.shape[0]
-    is_wide = _is_wide(plan, states)
-    longest = jnp.max(operands.lengths[...])
+    is_wide, longest = _is_wide(plan, states), jnp.max(operands.lengths[...])
     weights, matmul = _matmuls(plan, operands.recurrent, scratch, turned=True)
     initial = operands.initial[...]
 
@@ -126,10 +116,8 @@ def _backward_kernel(
 
     def dead(index: jax.Array, dh: jax.Array) -> jax.Array:
         t = steps - 1 - index
-        _write(gradients.inputs, t, jax.tree.map(lambda _: jnp.zeros_like(dh), gradients.inputs))
-        nothing = jnp.zeros(dh.shape[:1], dh.dtype)
-        gradients.offset[t] = nothing
-        gradients.slope[t] = nothing
+        store(gradients.inputs, t, jax.tree.map(lambda _: jnp.zeros_like(dh), gradients.inputs))
+        gradients.offset[t] = gradients.slope[t] = jnp.zeros(dh.shape[:1], dh.dtype)
         return dh + d_states[t]
 
     def step(index: jax.Array, carry: tuple) -> tuple:
@@ -155,7 +143,7 @@ def _backward_kernel(
             d_slope = jnp.sum(d_z * u, axis=1)
         else:
             d_update, d_slope = None, jnp.zeros_like(offset)
-        _write(gradients.inputs, t, Gates(d_reset, d_update, d_candidate))
+        store(gradients.inputs, t, Gates(d_reset, d_update, d_candidate))
         gradients.offset[t] = jnp.sum(d_z, axis=1)
         gradients.slope[t] = d_slope
         return d_before, read(t - 1) if is_wide else following
@@ -220,18 +208,8 @@ def _precision(plan: Plan) -> Any:
 
 
 def _synchronize(plan: Plan) -> None:
-    """Wait for the block's threads and their writes; the interpreter has only one thread."""
-    if not plan.interpret:
+    if not plan.interpret:  # which has only one thread
         plt.debug_barrier()
-
-
-def _write(refs: Any, t: jax.Array, values: Any) -> None:
-    """Store step t of every array that is not None."""
-
-    def store(ref: Any, value: jax.Array) -> None:
-        ref[t] = value
-
-    jax.tree.map(store, refs, values)
 
 
 def _block_specs(plan: Plan, operands: Operands) -> Operands:
@@ -242,15 +220,11 @@ def _block_specs(plan: Plan, operands: Operands) -> Operands:
     wide = pl.BlockSpec((steps, rows, hidden), lambda block: (0, block, 0))
     narrow = pl.BlockSpec((steps, rows), lambda block: (0, block))
     matrix = pl.BlockSpec((hidden, hidden), lambda block: (0, 0))
-    return Operands(
-        plan.gates(wide),
-        narrow,
-        narrow,
-        pl.BlockSpec((rows,), lambda block: (block,)),
-        plan.gates(matrix),
-        pl.BlockSpec((hidden,), lambda block: (0,)),
-        pl.BlockSpec((rows, hidden), lambda block: (block, 0)),
-    )
+    lengths = pl.BlockSpec((rows,), lambda block: (block,))
+    bias = pl.BlockSpec((hidden,), lambda block: (0,))
+    initial = pl.BlockSpec((rows, hidden), lambda block: (block, 0))
+    inputs, recurrent = plan.gates(wide), plan.gates(matrix)
+    return Operands(inputs, narrow, narrow, lengths, recurrent, bias, initial)
 
 
 def _launch(
@@ -285,28 +259,23 @@ def padded_hidden(hidden: int) -> int:
 
 
 def _fewest_rows(plan: Plan) -> int:
+    # Tensor cores multiply 16 rows at once; true float32 does without them.
     return 8 if plan.precision == jax.lax.Precision.HIGHEST else 16
 
 
 def blocks(plan: Plan, *_: int) -> Blocks:
-    """Return few rows, so that many multiprocessors work, and enough warps not to spill registers.
-
-    Tensor cores multiply 16 rows at once. True float32 does without them, and with fewer rows.
-    """
+    """Return few rows, for many multiprocessors, and warps enough not to spill registers."""
     return Blocks(rows=_fewest_rows(plan), warps=8)
 
 
 def check(plan: Plan, blocks: Blocks, _rows: int, _steps: int, hidden: int) -> None:
-    """Raise for blocks that cannot run, and for a hidden size that is too large."""
     fewest = _fewest_rows(plan)
     if hidden > LIMIT:
         raise NotImplementedError(
             f"triton: expected at most {LIMIT} hidden units (padded), got {hidden}"
         )
     if blocks.rows < fewest or blocks.rows & (blocks.rows - 1):
-        raise ValueError(
-            f"blocks.rows: expected a power of two, at least {fewest}, got {blocks.rows}"
-        )
+        raise ValueError(f"blocks.rows: expected a power of two >= {fewest}, got {blocks.rows}")
     if not 1 <= blocks.warps <= 32 or blocks.warps & (blocks.warps - 1):
         raise ValueError(f"blocks.warps: expected a power of two, at most 32, got {blocks.warps}")
 

@@ -10,7 +10,6 @@ from dien_kernels.step import sigmoid, strength
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    """Return states of all steps, and the gates if they are to be kept."""
     dot = functools.partial(jnp.dot, precision=plan.precision)
     recurrent = operands.recurrent
 
