@@ -17,10 +17,9 @@ class Dice(nn.Module):
     >>> Dice().init_with_output(jax.random.key(0), x, live, train=False)[0].shape
     (3, 2)
 
-    Attributes:
-      statistics: ``"running"`` normalises by real rows in training and by running statistics when
-        scoring, so that a score never depends on its batch mates; ``"batch"`` by the batch's own
-        at all times, as the paper's authors' program does.
+    Statistics ``"running"`` are those of live rows in training and running ones when scoring, so
+    that a score never depends on its batch; ``"batch"`` are always the batch's own, as in the
+    paper's authors' program.
 
     Source: Zhou et al., KDD 2018 (arXiv:1706.06978).
     """
@@ -55,11 +54,7 @@ class Dice(nn.Module):
 
 @jax.custom_vjp
 def sigmoid(value: jax.Array) -> jax.Array:
-    """Return the logistic function, evaluated once and kept for its derivative.
-
-    XLA's CPU fusion would evaluate the plain one again in every consumer. Reverse-mode
-    derivatives only.
-    """
+    """Return the logistic function, not repeated by fusion in each consumer; reverse mode only."""
     return jax.lax.optimization_barrier(0.5 * jnp.tanh(0.5 * value) + 0.5)
 
 
@@ -86,7 +81,6 @@ class PReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H"]) -> Float[Array, "B H"]:
-        """Apply element-wise."""
         alpha = self.param("alpha", nn.initializers.constant(0.1), (x.shape[-1],))
         return jnp.where(x > 0, x, alpha.astype(x.dtype)[None, :] * x)
 

@@ -41,10 +41,7 @@ class MLPAttention(nn.Module):
     >>> attention.init_with_output(jax.random.key(0), candidate, states, lengths)[0].tolist()
     [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 
-    Attributes:
-      layers: hidden layer sizes.
-      projects_query: False, as in DIN, takes the candidate itself for q; it is then as wide as a
-        state.
+    Without ``projects_query``, as in DIN, q is the candidate itself, as wide as a state.
 
     Source: the paper's authors' program; Zhou et al., KDD 2018 (arXiv:1706.06978).
     """
@@ -80,11 +77,7 @@ class MLPAttention(nn.Module):
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
     ) -> Float[Array, "N T"]:
-        """Return the weights of one history's states for each candidate.
-
-        A candidate's first layer is one matrix applied to the states. Sigmoids are computed as
-        ``(1 + tanh(x / 2)) / 2``, the factors taken into the layers around them.
-        """
+        """Return the weights of one history's states for each candidate."""
         dtype = candidates.dtype
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.variables["params"])
         query = candidates
@@ -100,6 +93,7 @@ class MLPAttention(nn.Module):
         self, params: Any, states: Float[Array, "T G"], query: Float[Array, "N H"]
     ) -> Float[Array, "N T"]:
         """Return scores up to a constant, which the softmax removes; the last state column is 1."""
+        # Sigmoids are (1 + tanh(x / 2)) / 2, the factors taken into the layers around them.
         steps, rows = states.shape[0], query.shape[0]
         w_query, w_state, w_difference, w_product = jnp.split(params["kernel"], 4)
         per_row = query @ (w_query + w_difference) + params["bias"][None]
@@ -136,7 +130,7 @@ class BilinearAttention(nn.Module):
         states: Float[Array, "B T H"],
         lengths: Int[Array, " B"],
     ) -> Float[Array, "B T"]:
-        """Return weights that sum to 1 over the live steps of each row, or are 0 without any."""
+        """Return weights as :meth:`MLPAttention.__call__` does."""
         form = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="form")
         scores = jnp.einsum("bth,bh->bt", states, form(candidate))
         return masked_softmax(scores.astype(jnp.float32), lengths)

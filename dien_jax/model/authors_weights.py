@@ -1,8 +1,7 @@
 """Conversion of the parameters of the DIEN authors' TensorFlow program, by variable name.
 
-Their program stacks [x; h] along the input axis of a recurrent kernel and [reset | update] along
-its columns, and normalises concatenated inputs; here these are separate arrays. Tables keep their
-row order; AGRU's unused update columns are dropped.
+Arrays that the program stacks or concatenates are separate here; AGRU's unused update columns are
+dropped.
 """
 
 from collections.abc import Mapping
@@ -23,14 +22,12 @@ _DICE = ("dice_1/alphadice_1", "dice_2/alphadice_2")
 def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
     """Return the parameters of an ``InterestModel`` in the authors' form.
 
+    The model's schema has the item feature ``category`` and no user feature but the id; its
+    configuration is ``member(name, AUTHORS.model)`` of :mod:`dien_jax.config.presets`.
+
     Args:
       variables: arrays by variable name, without ``:0``; optimiser slots may be among them.
-      name: model, one of ``dien_jax.config.presets.FAMILY``.
-
-    Returns:
-      Nested dicts of float32 arrays, for ``model.apply({"params": ...})``. The model's schema
-      has the item feature ``category`` and no feature of users but their id; its configuration
-      is ``member(name, AUTHORS.model)`` of ``dien_jax.config.presets``.
+      name: model of ``FAMILY``.
 
     Raises:
       UserError: for an unknown model, or where a variable is missing; it is named.

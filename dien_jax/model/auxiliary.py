@@ -1,8 +1,7 @@
 """The auxiliary loss with its network, evaluated and differentiated block by block.
 
-The loss is a sum over positions whose weights are known beforehand, so a block of positions gives
-its share of the loss and of every gradient at once, while its activations are in the processor's
-cache. No activation is kept for a backward pass, which only scales the gradients.
+A block of positions gives its share of the loss and of every gradient while its activations are
+in the processor's cache. No activation is kept for the backward pass, which scales the gradients.
 
 Dimensions: B examples, S positions with a next one, N sampled negatives, K = 1 + N behaviours a
 position, P = B S positions, D item embedding, H hidden.
@@ -34,15 +33,8 @@ def weighted_loss(
 ) -> Float[Array, ""]:
     """Return the cross-entropy of telling behaviours, the first real, the others sampled, in nats.
 
-    With logits l of the network: the sum of ``weights[0] softplus(-l[0])`` and of
-    ``weights[k] softplus(l[k])``. See :func:`auxiliary_weights`.
-
-    Args:
-      network: without a parent.
-      params: of the network.
-      states: interest states.
-      behaviours: the behaviour after each state, then those sampled instead.
-      weights: of each position; gradients do not flow to them.
+    With logits l of the network (which has no parent): the sum of ``weights[0] softplus(-l[0])``
+    and ``weights[k] softplus(l[k])``, with constant weights of :func:`auxiliary_weights`.
     """
     return _loss(
         network,
@@ -60,12 +52,7 @@ def normalising(
 ) -> Any:
     """Return parameters of an :class:`AuxiliaryNetwork` that first scales and shifts its inputs.
 
-    The first layer is linear in both, so no normalised copy of all positions is made.
-
-    Args:
-      params: of the network as it is.
-      state_affine: scale and shift of the columns of states.
-      behaviour_affine: scale and shift of the columns of behaviours.
+    The first layer takes in the two pairs of scale and shift, so no normalised copy is made.
     """
     state, behaviour = params["state"], params["behaviour"]
     shifted = state_affine[1] @ state["kernel"] + behaviour_affine[1] @ behaviour["kernel"]
@@ -79,17 +66,6 @@ def normalising(
     }
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(
-    network: "AuxiliaryNetwork",
-    params: Any,
-    states: Float[Array, "P H"],
-    behaviours: Float[Array, "K P D"],
-    weights: Float[Array, "K P"],
-) -> Float[Array, ""]:
-    return _block_loss(network, params, states, behaviours, weights)
-
-
 def _block_loss(network: "AuxiliaryNetwork", params: Any, *arrays: jax.Array) -> jax.Array:
     states, behaviours, weights = arrays
     logits: Any = network.apply({"params": params}, states, behaviours)
@@ -97,10 +73,12 @@ def _block_loss(network: "AuxiliaryNetwork", params: Any, *arrays: jax.Array) ->
     return (weights[0] * real).sum() + (weights[1:] * sampled).sum()
 
 
+_loss = jax.custom_vjp(_block_loss, nondiff_argnums=(0,))
+
+
 def _with_gradients(
     network: "AuxiliaryNetwork", block: int, params: Any, *arrays: jax.Array
 ) -> tuple[jax.Array, tuple]:
-    """Return the loss and its gradients for parameters, states and behaviours."""
     differentiated = jax.value_and_grad(functools.partial(_block_loss, network), argnums=(0, 1, 2))
     states, behaviours, weights = arrays
     positions = len(states)
@@ -160,9 +138,7 @@ class AuxiliaryNetwork(nn.Module):
     >>> logits.shape
     (2, 4, 9)
 
-    Attributes:
-      layers: hidden layer sizes.
-      columns: of the last layer: 1, or 2 for a softmax.
+    The last layer has 1 column, or 2 for a softmax.
     """
 
     layers: Sequence[int] = (100, 50)
@@ -208,14 +184,10 @@ def auxiliary_weights(
 
     Args:
       positions: live positions, see :func:`auxiliary_positions`; others weigh 0.
-      negative_is_valid: False where a sample is the positive itself; such a one weighs 0.
-      mean: ``"live"`` averages over live positions. ``"all"`` divides by all positions of real
-        rows, padding included, as the paper's authors' program does, which makes the loss
-        depend on how far a batch is padded.
+      negative_is_valid: False where a sample is the positive itself; it weighs 0.
+      mean: ``"live"`` gives each set the sum 1. ``"all"`` divides by all positions of real rows,
+        padding included, as the paper's authors' program does.
       weights: 0 for filler rows.
-
-    Returns:
-      Two sets of weights, each of sum 1 (less with ``"all"``, 0 without a position).
     """
     counted = positions.astype(weights.dtype)
     valid = counted[..., None] * negative_is_valid.astype(weights.dtype)

@@ -45,7 +45,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "*R D"], live: Bool[Array, "*R"], *, train: bool
     ) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
-        """Return scale and shift of each column; ``live`` marks rows for statistics."""
+        """Return scale and shift; ``live`` marks the rows that count in statistics."""
         width = x.shape[-1]
         if self.kind == "none":
             return jnp.ones(width), jnp.zeros(width)
@@ -72,7 +72,7 @@ class BatchNorm(nn.Module):
 def _moments(
     x: Float[Array, "*R D"], live: Bool[Array, "*R"]
 ) -> tuple[Float[Array, ""], Float[Array, " D"], Float[Array, " D"]]:
-    """Return the number of live rows and the mean and variance of their columns; 0 without any."""
+    """Return the number of live rows, and the mean and variance of their columns."""
     axes = tuple(range(x.ndim - 1))
     weight = live.astype(x.dtype)[..., None]
     count = weight.sum()

@@ -20,13 +20,8 @@ class MLP(nn.Module):
     >>> MLP((8, 4)).init_with_output(jax.random.key(0), x, live, train=False)[0].shape
     (3,)
 
-    Attributes:
-      layers: hidden layer sizes.
-      activation: ``"prelu"`` or ``"dice"``.
-      dice_statistics: see :class:`Dice`.
-      batch_norm: of the input, see :class:`BatchNorm`.
-      dropout: share of hidden units dropped in training.
-      columns: of the last layer: 1, or 2 for a softmax.
+    :class:`Dice` and :class:`BatchNorm` describe their kinds of statistics. The last layer has 1
+    column, or 2 for a softmax.
     """
 
     layers: Sequence[int] = (200, 80)

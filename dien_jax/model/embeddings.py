@@ -23,9 +23,7 @@ class FeatureEmbeddings(nn.Module):
     >>> module.init_with_output(jax.random.key(0), values)[0].shape
     (2, 5, 8)
 
-    Attributes:
-      features: what to embed.
-      size: columns of each embedding; the result has ``len(features) * size``.
+    The result has ``len(features) * size`` columns.
     """
 
     features: tuple[Feature, ...]

@@ -2,11 +2,8 @@
 
 Data flow: ids -> embeddings -> interest extractor (GRU, taught by the auxiliary loss) ->
 attention for the candidate -> interest evolution (AIGRU, AGRU or AUGRU) -> MLP -> click logit.
-The models that the paper compares DIEN with leave parts out or put simpler ones in their place.
-
-The pass has two stages, which training, evaluation, ranking, exports and the permutation
-importance all call: ``encode_history`` does what no candidate decides, and ``score`` the rest, for
-a candidate in each row, or ``score_candidates`` for many candidates of one history.
+``encode_history`` does what no candidate decides; ``score`` does the rest for a candidate in each
+row, ``score_candidates`` for many candidates of one history.
 
 Dimensions: B examples, N candidates of one history, T steps, S = T - 1, K auxiliary negatives a
 step, D item embedding, U user embedding, C context embedding, H state.
@@ -41,14 +38,9 @@ from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
 class ModelOutput(NamedTuple):
     """Results of one forward pass.
 
-    Attributes:
-      logits: ``[B]``; a click's probability is their sigmoid.
-      auxiliary_loss: scalar, unweighted; 0 where the pass had no negatives.
-      attention: ``[B, T]``, summing to 1 over live steps; None without attention.
-      interest_states: ``[B, T, H]``, of the extractor, or ``[B, T, D]`` without one.
-      final_state: ``[B, H]`` (``[B, D]``), interests as evolved for the candidate; None where
-        they are not used.
-      embedding_norm: scalar, mean squared norm of the item and user rows that were looked up.
+    Without an extractor ``interest_states`` are embeddings, and H is D. ``final_state`` is that of
+    interest evolution. ``auxiliary_loss`` is unweighted, and 0 without negatives.
+    ``embedding_norm`` is the mean squared norm of the item and user rows that were looked up.
     """
 
     logits: Float[Array, " B"]
@@ -60,32 +52,23 @@ class ModelOutput(NamedTuple):
 
 
 class EncodedHistory(NamedTuple):
-    """All of a history that no candidate decides.
+    """Encoding of a history, independent of candidates.
 
-    Attributes:
-      interests: ``[B, T, H]``, states of the extractor; embeddings without one.
-      states: ``[B, T, H]``, what attention weighs: those of the last recurrence that does not
-        depend on the candidate.
-      last: ``[B, H]`` each, last states of those recurrences; a later call continues from them.
+    Attention weighs ``states``, those of the last recurrence that no candidate decides. ``last``
+    has the last state of each such recurrence; a later call continues from them.
     """
 
-    interests: jax.Array
-    states: jax.Array
-    last: tuple[jax.Array, ...]
+    interests: Float[Array, "B T H"]
+    states: Float[Array, "B T H"]
+    last: tuple[Float[Array, "B H"], ...]
 
 
 class RowEmbeddings(NamedTuple):
-    """Embeddings of what a row holds besides its history.
+    """Embeddings of a row's features other than its history."""
 
-    Attributes:
-      candidate: ``[B, D]``.
-      user: ``[B, U]``.
-      context: ``[B, C]``; None without context features.
-    """
-
-    candidate: jax.Array
-    user: jax.Array
-    context: jax.Array | None
+    candidate: Float[Array, "B D"]
+    user: Float[Array, "B U"]
+    context: Float[Array, "B C"] | None
 
 
 class InterestModel(nn.Module):
@@ -101,10 +84,6 @@ class InterestModel(nn.Module):
     >>> output.logits.shape, sorted(variables)
     ((2,), ['batch_stats', 'params'])
 
-    Attributes:
-      config: which parts, how large.
-      schema: the features of items, users and requests.
-
     Source: Zhou et al., AAAI 2019 (arXiv:1809.03672).
     """
 
@@ -112,7 +91,6 @@ class InterestModel(nn.Module):
     schema: Schema
 
     def setup(self) -> None:
-        """Create the parts."""
         config, schema = self.config, self.schema
         columns = 2 if config.classifier == "softmax" else 1
         self.item_embeddings = FeatureEmbeddings(schema.item, config.embedding_size)
@@ -150,12 +128,8 @@ class InterestModel(nn.Module):
     ) -> ModelOutput:
         """Run one forward pass.
 
-        Args:
-          batch: see :class:`Batch`.
-          tables: values of every item and user feature.
-          negatives: item ids that behaviours 1 to T - 1 are told from; None, as when scoring,
-            leaves the auxiliary loss out.
-          train: whether statistics are the batch's own and dropout is on (needs its key).
+        ``negatives`` are item ids to tell behaviours 1 to T - 1 from; without them there is no
+        auxiliary loss. ``train`` uses the batch's statistics and dropout, which needs its key.
         """
         lengths = jnp.asarray(batch.lengths)
         real = jnp.asarray(batch.weight) > 0
@@ -184,11 +158,11 @@ class InterestModel(nn.Module):
         return self._cast(self.item_embeddings(gather(ids, tables.item, "item")))
 
     def embed_users(self, ids: Int[Array, " B"], tables: FeatureTables) -> Float[Array, "B U"]:
-        """Return the features of users, embedded and concatenated."""
+        """Return embeddings, as :meth:`embed_items`."""
         return self._cast(self.user_embeddings(gather(ids, tables.user, "user")))
 
     def embed_context(self, values: dict[str, FeatureValues]) -> Float[Array, "B C"] | None:
-        """Return the context features, embedded and concatenated; None where there are none."""
+        """Return embeddings, as :meth:`embed_items`; None without context features."""
         return self._cast(self.context_embeddings(values)) if self.schema.context else None
 
     def embed_rows(self, batch: Batch, tables: FeatureTables) -> RowEmbeddings:
@@ -208,24 +182,17 @@ class InterestModel(nn.Module):
         lengths: Int[Array, " B"],
         initial: tuple[Float[Array, "B H"], ...] | None = None,
     ) -> EncodedHistory:
-        """Run the recurrences that no candidate decides.
+        """Run the recurrences that no candidate decides over embedded behaviours.
 
-        Args:
-          history: embedded behaviours.
-          lengths: live ones.
-          initial: last states of an earlier call, whose behaviours these follow; zeros when None.
+        ``initial`` is ``last`` of an earlier call, whose behaviours these follow; zeros if None.
         """
-        interests, last = history, []
+        interests, last, earlier = history, [], initial or (None,)
         if self.config.extractor == "gru":
-            interests, final = self.extractor(
-                history, lengths, None if initial is None else initial[0]
-            )
+            interests, final = self.extractor(history, lengths, earlier[0])
             last.append(final)
         states = interests
         if self.config.evolution == "gru_attention":
-            states, final = self.evolution(
-                states, lengths, None if initial is None else initial[-1]
-            )
+            states, final = self.evolution(states, lengths, earlier[-1])
             last.append(final)
         return EncodedHistory(interests, states, tuple(last))
 
@@ -241,13 +208,8 @@ class InterestModel(nn.Module):
     ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
         """Return logits, attention and final state of each row's candidate and own history.
 
-        Args:
-          states: of :meth:`encode_history`.
-          history: embedded behaviours.
-          lengths: live ones.
-          rows: embeddings of candidates, users and context.
-          real: False for filler rows, which no statistics may see.
-          train: see :meth:`__call__`.
+        ``states`` are those of :meth:`encode_history`; ``real`` is False for filler rows, which
+        no statistics may see.
         """
         attention, final_state = None, None
         if self.config.evolution != "none":
@@ -270,12 +232,7 @@ class InterestModel(nn.Module):
     ) -> Float[Array, " N"]:
         """Score many candidates of one history: logits of :meth:`score`, to rounding.
 
-        Args:
-          states: of :meth:`encode_history`, for this history.
-          history: embedded behaviours.
-          length: live ones.
-          rows: embeddings of candidates, with user and context in one row, or in each.
-          real: False for filler rows.
+        ``rows`` has a row for each candidate; its user and context may have a single one.
         """
         candidates = rows.candidate
         count = candidates.shape[0]
@@ -351,24 +308,16 @@ class InterestModel(nn.Module):
             self.auxiliary(before, behaviours)
         params = self.auxiliary.variables["params"]
         if self.config.batch_norm != "none":
-            params = normalising(
-                params,
-                self.auxiliary_norm_state(before, positions, train=train),
-                self.auxiliary_norm_behaviour(
-                    behaviours, jnp.moveaxis(counted, -1, 0), train=train
-                ),
-            )
+            state_affine = self.auxiliary_norm_state(before, positions, train=train)
+            live = jnp.moveaxis(counted, -1, 0)
+            behaviour_affine = self.auxiliary_norm_behaviour(behaviours, live, train=train)
+            params = normalising(params, state_affine, behaviour_affine)
         real, sampled = auxiliary_weights(
             positions, valid, mean=self.config.auxiliary_mean, weights=weights
         )
         network = self.auxiliary.clone(parent=None, name=None)
-        return weighted_loss(
-            network,
-            params,
-            before,
-            behaviours,
-            jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)]),
-        )
+        shares = jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)])
+        return weighted_loss(network, params, before, behaviours, shares)
 
 
 def _live(lengths: Int[Array, " B"], history: Float[Array, "B T D"]) -> Bool[Array, "B T 1"]:

@@ -28,14 +28,7 @@ def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initi
 
 
 class _Recurrence(nn.Module):
-    """Parameters and options that the recurrent modules share.
-
-    Attributes:
-      hidden_size: H.
-      form: ``"paper"`` or ``"authors"``; the latter's gate biases start at 1.
-      implementation: of the recurrence.
-      precision: of its matmuls.
-    """
+    """Parameters and options of a recurrence; the form "authors" has initial gate biases of 1."""
 
     hidden_size: int
     form: Form = "paper"
@@ -43,7 +36,6 @@ class _Recurrence(nn.Module):
     precision: Precision = "highest"
 
     def weights(self, depth: int, gates: int = 3) -> Weights:
-        """Return the parameters for inputs of ``depth`` columns."""
         gate_bias = 1.0 if self.form == "authors" else 0.0
 
         def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -59,14 +51,11 @@ class _Recurrence(nn.Module):
         )
 
     def options(self, lengths: Int[Array, " B"]) -> dict:
-        """Return the keyword arguments that every function of ``dien_kernels`` takes."""
         options = {"implementation": self.implementation, "precision": self.precision}
         return {"lengths": lengths, "form": self.form, **options}
 
 
 def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
-    """Return the method by which a class computes one history under many attentions."""
-
     def last_states(
         self: _Recurrence,
         states: Float[Array, "T D"],
@@ -75,9 +64,8 @@ def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
     ) -> Float[Array, "N H"]:
         """Return the last state over one history under each candidate's attention."""
         weights = Weights(**self.variables["params"])
-        return dien_kernels.last_states(
-            cell, self.form, states, attention, weights, length, self.precision
-        )
+        operands = (states, attention, weights, length)
+        return dien_kernels.last_states(cell, self.form, *operands, self.precision)
 
     return last_states
 
@@ -106,7 +94,7 @@ class GRU(_Recurrence):
 
 
 class AGRU(_Recurrence):
-    """A GRU with attention in place of the update gate; see :func:`dien_kernels.agru`.
+    """:class:`GRU` with attention in place of the update gate; see :func:`dien_kernels.agru`.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AGRU
@@ -120,14 +108,13 @@ class AGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """Return the states of every step and the last one."""
         return agru(x, attention, self.weights(x.shape[-1], gates=2), **self.options(lengths))
 
     last_states = _last_states("agru")
 
 
 class AUGRU(_Recurrence):
-    """A GRU whose update gate is scaled by attention; see :func:`dien_kernels.augru`.
+    """:class:`GRU` with the update gate scaled by attention; see :func:`dien_kernels.augru`.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AUGRU
@@ -141,14 +128,13 @@ class AUGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """Return the states of every step and the last one."""
         return augru(x, attention, self.weights(x.shape[-1]), **self.options(lengths))
 
     last_states = _last_states("augru")
 
 
 class AIGRU(_Recurrence):
-    """A GRU over inputs scaled by attention: ``gru(a_t x_t)``.
+    """:class:`GRU` over inputs scaled by attention: ``gru(a_t x_t)``.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import AIGRU
@@ -162,7 +148,6 @@ class AIGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """Return the states of every step and the last one."""
         weights = self.weights(x.shape[-1])
         scaled = x * attention.astype(x.dtype)[..., None]
         return gru(scaled, weights, **self.options(lengths))

@@ -1,12 +1,8 @@
 """Attention and interest evolution for many candidates of one history, whatever the module.
 
-In training a module has a history in each row. To rank, N candidates share one history:
-
-- A class that defines :data:`WEIGHTS` (attention) or :data:`LAST_STATES` (evolution) itself is
-  asked by that method, which can compute once what the candidates share. A method inherited does
-  not count: a subclass that overrides ``__call__`` computes something else.
-- Any other module is called as in training, with a copy of the history for each candidate,
-  ``CHUNK`` candidates at a time, so that memory stays bounded.
+A class that defines :data:`WEIGHTS` or :data:`LAST_STATES` itself (inherited ones do not count, as
+a subclass may override ``__call__``) computes once what candidates share. Other modules are called
+as in training, on a copy of the history for each of ``CHUNK`` candidates at a time.
 
 Dimensions: N candidates, T steps, H state, Q candidate embedding.
 """
@@ -85,11 +81,7 @@ def _by_copies(
     states: jax.Array,
     length: jax.Array,
 ) -> jax.Array:
-    """Return ``compute``'s result, of the shape that it tells, for rows with a copy each.
-
-    Raises:
-      UserError: where the module cannot be called so; it names class and method.
-    """
+    """Return the result of ``compute``, which also gives its expected shape, for copied rows."""
     unbound, variables = module.unbind()
 
     def of_chunk(rows: jax.Array) -> jax.Array:

@@ -1,23 +1,10 @@
 """Updates of embedding tables whose cost depends on the batch, not on the size of the tables.
 
-Dense Adam reads and writes every row of a table and of its two slots at every step. Here a step
-takes the rows that its batch looks up out of tables and optimiser state, works on these compact
-tables with ids renumbered, and puts the rows back, in place where the state is donated:
-
     look_up -> take_rows -> forward, gradients, any optimiser of optax -> put_rows
 
-The gradient of a table has one row for each row taken; terms of repeated ids are summed. No array
-of a table's size is made, and every other row keeps its parameters and slots to the bit. Two
-optimisers use it:
-
-- Adam (``lazy_adam``). Unlike in dense Adam, the moments of a row do not decay, nor does the row
-  move, while nothing looks it up. Bias correction counts steps, as in the LazyAdam optimiser of
-  TensorFlow Addons. Where every row is looked up, the step is dense Adam's, to rounding.
-- Adagrad with one accumulator for each row (``rowwise_adagrad``). A row without gradient does not
-  move in the dense version either, so taking rows changes nothing.
-
-Padding and filler read row 0, that of unknown values, which is therefore looked up at nearly every
-step.
+A step works on compact tables of the rows that its batch looks up. Other rows keep parameters and
+slots to the bit: with ``lazy_adam`` (as in TensorFlow Addons) their moments do not decay, while
+``rowwise_adagrad`` is the same as dense. Padding and filler look up row 0, of unknown values.
 
 Dimensions: U rows taken of a table, at most as many as ids look it up.
 """
@@ -46,11 +33,9 @@ Table = tuple[str, str]
 
 
 class Rows(NamedTuple):
-    """Distinct rows of one table, with filler up to U.
+    """Distinct rows of one table, rising, then filler up to U.
 
-    Attributes:
-      read: int32 ``[U]``; filler repeats the first row.
-      write: int32 ``[U]``, rising; filler points past the end and is not written.
+    Filler reads the first row again and writes past the end, so nowhere.
     """
 
     read: Int[Array, " U"]
@@ -58,15 +43,7 @@ class Rows(NamedTuple):
 
 
 class LookUps(NamedTuple):
-    """A batch in terms of compact tables.
-
-    Attributes:
-      schema: with the sizes of the compact tables.
-      features: of the items and users taken.
-      batch: with ids renumbered.
-      negatives: with ids renumbered, or None.
-      rows: taken of each table; the others are whole.
-    """
+    """A batch with ids renumbered for compact tables, and the rows taken of each table."""
 
     schema: Schema
     features: FeatureTables
@@ -78,8 +55,7 @@ class LookUps(NamedTuple):
 def large_tables(schema: Schema) -> frozenset[Table]:
     """Return the embedding tables of more than ``DENSE_ROWS`` rows.
 
-    Item (user) ids are included where a table of their features is: the feature values of a batch's
-    items are looked up through the items taken.
+    Item (user) ids come with the features, whose values are looked up through the ids taken.
     """
     tables = set()
     for group, features in _groups(schema).items():
@@ -116,21 +92,12 @@ def look_up(
     batch: Batch,
     negatives: jax.Array | None,
 ) -> LookUps:
-    """Find the rows of the given tables that a batch looks up, and renumber its ids.
-
-    Args:
-      schema: of the whole tables.
-      tables: tables to take rows of; the others stay whole.
-      features: of all items and users.
-      batch: with ids of the whole tables.
-      negatives: item ids of auxiliary negatives, or None.
-    """
+    """Find the rows of the given tables that a batch looks up, and renumber its ids."""
     tables, rows = frozenset(tables), dict[Table, Rows]()
     if not tables:
         return LookUps(schema, features, batch, negatives, rows)
 
     def take(group: str, feature: Feature, ids: jax.Array) -> jax.Array:
-        """Renumber ids of a table that rows are taken of."""
         table = _table(group, feature)
         if table not in tables:
             return ids
@@ -145,7 +112,6 @@ def look_up(
     def take_group(
         group: str, members: tuple[Feature, ...], values: dict[str, FeatureValues], ids: jax.Array
     ) -> tuple[dict[str, FeatureValues], jax.Array]:
-        """Return the features of the items or users taken, and the ids renumbered."""
         ids = take(group, members[0], ids)
         taken = rows.get(_table(group, members[0]))
         if taken is not None:
@@ -173,8 +139,6 @@ def _table(group: str, feature: Feature) -> Table:
 
 
 def _compact_schema(schema: Schema, rows: dict[Table, Rows]) -> Schema:
-    """Return the schema with the sizes of the compact tables."""
-
     def compact(table: Table, feature: Feature) -> Feature:
         if table not in rows:
             return feature
@@ -189,11 +153,7 @@ def _compact_schema(schema: Schema, rows: dict[Table, Rows]) -> Schema:
 
 
 def take_rows(tree: Any, rows: dict[Table, Rows]) -> Any:
-    """Return parameters, or optimiser state, with the rows taken in place of each table.
-
-    Every leaf under the path of a table, also in a slot of the optimiser, has the table's rows as
-    its first dimension.
-    """
+    """Return parameters or optimiser state, with the rows taken in place of tables and slots."""
 
     def take(path: tuple, leaf: jax.Array) -> jax.Array:
         taken = rows.get(table_of(path))
@@ -223,11 +183,7 @@ def table_of(path: tuple) -> Table:
 
 
 class RowwiseAdagradState(NamedTuple):
-    """State of :func:`scale_by_rowwise_adagrad`.
-
-    Attributes:
-      squares: float32 ``[rows]`` for each table.
-    """
+    """State of :func:`scale_by_rowwise_adagrad`: float32 ``[rows]`` for each table."""
 
     squares: Any
 
@@ -247,14 +203,11 @@ def scale_by_rowwise_adagrad() -> optax.GradientTransformation:
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, RowwiseAdagradState]:
         del params
-        squares = jax.tree.map(
-            lambda total, gradient: total + (gradient**2).mean(1), state.squares, gradients
-        )
-        scaled = jax.tree.map(
-            lambda gradient, total: gradient / (jnp.sqrt(total) + ADAGRAD_EPSILON)[:, None],
-            gradients,
-            squares,
-        )
-        return scaled, RowwiseAdagradState(squares)
+        squares = jax.tree.map(lambda s, g: s + (g**2).mean(1), state.squares, gradients)
+
+        def scale(g: jax.Array, s: jax.Array) -> jax.Array:
+            return g / (jnp.sqrt(s) + ADAGRAD_EPSILON)[:, None]
+
+        return jax.tree.map(scale, gradients, squares), RowwiseAdagradState(squares)
 
     return optax.GradientTransformation(init, update)

@@ -18,11 +18,7 @@ REDRAWS = 1
 
 
 class Sampler(NamedTuple):
-    """An alias table over items; see :func:`make_sampler`.
-
-    Attributes:
-      keep: float32 ``[I]``, the probability that a draw of column i returns i itself.
-      alias: int32 ``[I]``, the item that it returns otherwise.
+    """An alias table: column i gives item i with probability ``keep[i]``, else ``alias[i]``.
 
     Source: Walker, ACM TOMS 1977; construction after Vose, IEEE TSE 1991.
     """
@@ -82,8 +78,7 @@ def auxiliary_negatives(
 ) -> Int[Array, "B S N"]:
     """Draw ``count`` items for each behaviour from the second on, unequal to it where possible.
 
-    A draw that equals its behaviour is redrawn ``REDRAWS`` times; one that still equals it stays,
-    for the loss to mask out.
+    A draw that equals it after ``REDRAWS`` more stays, for the loss to mask out.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.steps import auxiliary_negatives, make_sampler

@@ -43,9 +43,8 @@ def make_optimizer(
     if optim.embedding_update == "rowwise_adagrad":
         table_optim = dataclasses.replace(optim, learning_rate=optim.embedding_learning_rate)
         table_schedule = learning_rate(table_optim, steps_per_epoch, config.train.epochs)
-        table_update = optax.chain(
-            scale_by_rowwise_adagrad(), optax.scale_by_learning_rate(table_schedule)
-        )
+        descend = optax.scale_by_learning_rate(table_schedule)
+        table_update = optax.chain(scale_by_rowwise_adagrad(), descend)
         large = large_tables(schema)
 
         def kinds(params: Any) -> Any:

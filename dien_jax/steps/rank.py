@@ -9,30 +9,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from dien_jax.config.settings import Config
-from dien_jax.data.schema import FeatureTables, FeatureValues, Schema
+from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.interest import EncodedHistory, InterestModel, RowEmbeddings
 
 
 class Interests(NamedTuple):
-    """All of a history that no candidate decides.
+    """One history of :class:`EncodedHistory`."""
 
-    Attributes:
-      states: ``[T, H]``, what attention weighs.
-      last: ``[1, H]`` each, last states of the recurrences over the history.
-    """
-
-    states: jax.Array
-    last: tuple[jax.Array, ...]
+    states: Float[Array, "T H"]
+    last: tuple[Float[Array, "1 H"], ...]
 
 
 class Programs(NamedTuple):
-    """The jitted programs of ranking; each takes the variables and tables first.
-
-    The last two serve several users in one call; where they are None each user has calls of its
-    own.
-    """
+    """The jitted programs of ranking; without the last two, each user has calls of its own."""
 
     read: Any
     extend: Any
@@ -56,9 +48,9 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     def encode(
         variables: Any,
         tables: FeatureTables,
-        items: jax.Array,
-        length: jax.Array,
-        initial: tuple[jax.Array, ...] | None = None,
+        items: Array,
+        length: Array,
+        initial: tuple[Array, ...] | None = None,
     ) -> EncodedHistory:
         def method(model: InterestModel) -> EncodedHistory:
             history = model.embed_items(jnp.asarray(items)[None], tables)
@@ -66,36 +58,22 @@ def make_programs(config: Config, schema: Schema) -> Programs:
 
         return model.apply(variables, method=method)  # type: ignore[return-value]
 
-    def read(
-        variables: Any, tables: FeatureTables, history: jax.Array, length: jax.Array
-    ) -> Interests:
+    def read(variables: Any, tables: FeatureTables, history: Array, length: Array) -> Interests:
         encoded = encode(variables, tables, history, length)
         return Interests(encoded.states[0], encoded.last)
 
     def extend(
-        variables: Any,
-        tables: FeatureTables,
-        interests: Interests,
-        item: jax.Array,
-        length: jax.Array,
+        variables: Any, tables: FeatureTables, interests: Interests, item: Array, length: Array
     ) -> Interests:
         one = jnp.ones((), jnp.int32)
         encoded = encode(variables, tables, jnp.asarray(item)[None], one, interests.last)
         states = jax.lax.dynamic_update_slice_in_dim(interests.states, encoded.states[0], length, 0)
         return Interests(states, encoded.last)
 
-    def score(
-        variables: Any,
-        tables: FeatureTables,
-        interests: Interests,
-        history: jax.Array,
-        length: jax.Array,
-        user: jax.Array,
-        context: dict[str, FeatureValues],
-        items: jax.Array,
-        count: jax.Array,
-    ) -> jax.Array:
-        def method(model: InterestModel) -> jax.Array:
+    def score(variables: Any, tables: FeatureTables, interests: Interests, *request: Any) -> Array:
+        history, length, user, context, items, count = request
+
+        def method(model: InterestModel) -> Array:
             rows = RowEmbeddings(
                 model.embed_items(jnp.asarray(items), tables),
                 model.embed_users(jnp.asarray(user), tables),
@@ -122,12 +100,9 @@ def make_programs(config: Config, schema: Schema) -> Programs:
 
 
 def read_many(read: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``read`` for several users: ``(variables, tables, history [U, T], length [U])``.
+    """Return ``read`` for histories ``[U, T]`` and lengths ``[U]``; it gives a tuple of U."""
 
-    It returns a tuple of U results, as each may be kept for its user.
-    """
-
-    def many(variables: Any, tables: Any, history: jax.Array, length: jax.Array) -> tuple:
+    def many(variables: Any, tables: Any, history: Array, length: Array) -> tuple:
         stacked = jax.vmap(read, in_axes=(None, None, 0, 0))(variables, tables, history, length)
         return tuple(
             jax.tree.map(lambda leaf, user=user: leaf[user], stacked)
@@ -138,12 +113,9 @@ def read_many(read: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def score_many(score: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``score`` for several users, ``[U, N]``.
+    """Return ``score`` for a tuple of U interests and stacked further arguments: ``[U, N]``."""
 
-    It takes a tuple of U interests; all further arguments are stacked.
-    """
-
-    def many(variables: Any, tables: Any, interests: tuple, *others: Any) -> jax.Array:
+    def many(variables: Any, tables: Any, interests: tuple, *others: Any) -> Array:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *interests)
         axes = (None, None, 0, *(0 for _ in others))
         return jax.vmap(score, in_axes=axes)(variables, tables, stacked, *others)

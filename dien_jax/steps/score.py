@@ -20,12 +20,8 @@ def _forward(config: Config, schema: Schema) -> Callable[..., ModelOutput]:
     return forward
 
 
-def make_predict_step(
-    config: Config, schema: Schema
-) -> Callable[[Any, Any, FeatureTables, Batch], jax.Array]:
-    """Return the jitted ``predict(params, batch_stats, features, batch)``.
-
-    It gives click probabilities ``[B]``; ``features`` are those of :func:`feature_tables`.
+def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:
+    """Return the jitted ``predict(params, batch_stats, features, batch)``: probabilities ``[B]``.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.data import evaluation_loader
@@ -46,13 +42,10 @@ def make_predict_step(
     return jax.jit(predict)
 
 
-def make_summary_step(
-    config: Config, schema: Schema
-) -> Callable[[Any, Any, FeatureTables, Batch], dict[str, jax.Array]]:
+def make_summary_step(config: Config, schema: Schema) -> Callable[..., dict[str, jax.Array]]:
     """Return the jitted ``summarise(params, batch_stats, features, batch)``, for histograms.
 
-    It gives ``interest_states`` ``[B, T, H]`` and, where the model has them, ``attention``
-    ``[B, T]`` and ``final_state`` ``[B, H]``; entries past a row's length are not live.
+    It gives what the model has of the states and attention of :class:`ModelOutput`.
     """
     forward = _forward(config, schema)
 
@@ -60,11 +53,7 @@ def make_summary_step(
         params: Any, batch_stats: Any, features: FeatureTables, batch: Batch
     ) -> dict[str, jax.Array]:
         output = forward(params, batch_stats, features, batch)
-        summary = {
-            "interest_states": output.interest_states,
-            "attention": output.attention,
-            "final_state": output.final_state,
-        }
-        return {name: value for name, value in summary.items() if value is not None}
+        names = ("interest_states", "attention", "final_state")
+        return {name: value for name in names if (value := getattr(output, name)) is not None}
 
     return jax.jit(summarise)

@@ -16,15 +16,7 @@ from dien_jax.steps.optimizer import make_optimizer
 
 
 class TrainState(NamedTuple):
-    """Everything a run carries from step to step.
-
-    Attributes:
-      params: the model's parameters, a plain tree of float32 arrays.
-      batch_stats: running statistics; empty where the model has none.
-      optimizer_state: optax's.
-      step: int32 scalar, steps taken.
-      key: typed PRNG key, never changed: step k uses ``fold_in(key, k)``.
-    """
+    """Everything a run carries from step to step; step k uses ``fold_in(key, k)``."""
 
     params: Any
     batch_stats: Any
@@ -34,12 +26,7 @@ class TrainState(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What a train step reads besides state and batch, on the device once.
-
-    Attributes:
-      features: of all items and users; all that scoring needs.
-      sampler: of auxiliary negatives; None without an auxiliary loss.
-    """
+    """Constant inputs of a train step; the sampler is None without an auxiliary loss."""
 
     features: FeatureTables
     sampler: Sampler | None
@@ -71,19 +58,13 @@ def training_tables(dataset: Dataset, config: Config) -> Tables:
 
 
 def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int) -> TrainState:
-    """Return a fresh state; every array is a function of configuration, schema and seed.
+    """Return the initial state, which configuration, schema and seed determine.
 
     >>> from dien_jax import open_dataset, preset
     >>> from dien_jax.steps import create_state
     >>> state = create_state(preset("din"), open_dataset("data").schema, 10, seed=0)
     >>> int(state.step), sorted(state.params)[:2]
     (0, ['attention', 'item_embeddings'])
-
-    Args:
-      config: all settings.
-      schema: of the dataset.
-      steps_per_epoch: batches of an epoch, of which schedules are made.
-      seed: of parameters and of all that steps draw.
 
     Raises:
       UserError: where the configured implementation of the recurrences cannot run here, or a

@@ -2,10 +2,7 @@
 
     sample auxiliary negatives -> forward -> both losses -> gradients -> optimiser update
 
-With ``optim.embedding_update`` other than ``dense``, all but the sampling works on the rows that
-the batch looks up; see :mod:`dien_jax.steps.embedding_rows`.
-
-Randomness is ``fold_in(state.key, state.step)``, so a step depends on nothing but its arguments.
+Unless ``optim.embedding_update`` is ``dense``, it works on :mod:`~dien_jax.steps.embedding_rows`.
 """
 
 from collections.abc import Callable
@@ -120,9 +117,8 @@ def make_train_step(
     >>> int(state.step), sorted(metrics)[:2]
     (1, ['accuracy', 'auxiliary_loss'])
 
-    Metrics are device scalars: ``loss`` (with weights and penalty), ``click_loss``,
-    ``auxiliary_loss`` (unweighted), ``accuracy`` at a probability of one half, ``weight`` (real
-    rows of the batch) and ``gradient_norm``; means are over real rows.
+    Metrics are device scalars, means over real rows: ``loss`` (with penalty), ``click_loss``,
+    ``auxiliary_loss`` (unweighted), ``accuracy``, ``weight`` (real rows) and ``gradient_norm``.
     """
     optimizer = make_optimizer(config, schema, steps_per_epoch)
     is_dense = config.optim.embedding_update == "dense"
