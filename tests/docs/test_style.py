@@ -21,8 +21,6 @@ KERNEL_BODIES = ("_kernel", "_body")
 """Endings of the names of functions that run on the device, one reference an argument."""
 CELLS = ("gru", "agru", "augru")
 """Public functions that take operands and options one by one, as functions of JAX do."""
-PROGRAMS = ("score",)
-"""Functions that are jitted, one array an argument."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -64,7 +62,7 @@ def test_functions_are_short_and_take_few_parameters() -> None:
                 continue
             if node.name.endswith(KERNEL_BODIES):
                 continue
-            exempt = node.name in ("__call__", *CELLS, *PROGRAMS)
+            exempt = node.name in ("__call__", *CELLS)
             few = exempt or parameters(node) <= MOST_PARAMETERS
             if code_lines(node) > LONGEST_FUNCTION or not few:
                 too_large.append(place(file, node))
