@@ -129,10 +129,11 @@ def _table(result: "RunResult") -> str:
         "test": result.test,
         **{f"test, {name}": {"auc": value} for name, value in result.baselines.items()},
     }
-    labels = "".join(f"{metric.label:>10}" for metric in METRICS.values())
+    widths = {name: max(10, len(metric.label) + 2) for name, metric in METRICS.items()}
+    labels = "".join(f"{METRICS[name].label:>{width}}" for name, width in widths.items())
     lines = [f"{'':24}{labels}{'examples':>12}"]
     for name, metrics in rows.items():
-        cells = [f"{metric.text(metrics):>10}" for metric in METRICS.values()]
+        cells = [f"{METRICS[key].text(metrics):>{width}}" for key, width in widths.items()]
         count = f"{metrics['examples']:,}" if "examples" in metrics else ""
         lines.append(f"{name:24}{''.join(cells)}{count:>12}".rstrip())
     return "\n".join(lines)

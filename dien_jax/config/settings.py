@@ -41,8 +41,9 @@ def _check(
 
 
 def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
-    near = suggestion(value, choices) if isinstance(value, str) else ""
-    _require(value in choices, name, f"one of {', '.join(choices)}{near}", value)
+    if value not in choices:
+        near = suggestion(value, choices) if isinstance(value, str) else ""
+        raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}{near}")
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ def _line(task: _Task, result: Mapping[str, Any]) -> Line:
     values: dict[str, Any] = {"data": task.data, "row": task.row, "seed": seed}
     for split in ("valid", "test"):
         if split in result:
-            values |= {f"{split}_{metric}": result[split][metric] for metric in METRICS}
+            values |= {f"{split}_{metric}": result[split].get(metric) for metric in METRICS}
     values |= {"epochs": round(result["epochs"], 2)}
     values |= {name: result[name] for name in ("best_step", "best_epoch") if name in result}
     values |= {

@@ -49,7 +49,8 @@ def document(
 ) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document; ``token`` says whether requests need a bearer token."""
     requests = {name: decoder.type for name, decoder in decoders.items()}
-    types = [*requests.values(), Ranked, Remembered, Failure, Status, str]
+    answers = dict.fromkeys(answer for _, _, _, answer, _, _ in _OPERATIONS if answer is not str)
+    types = [*requests.values(), *answers, Failure, str]
     schemas, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
