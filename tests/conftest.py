@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 OPTIMISED = {"test_golden", "test_implementations"}
@@ -19,6 +20,12 @@ if IS_OWNER:  # other processes of the session inherit it
     os.environ[CACHE] = tempfile.mkdtemp(prefix="dien_jax-compiled-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+if version("jax").split(".")[:2] == ["0", "10"]:  # the last for Python 3.11
+    # XLA's newer way to emit fusions takes most of the time of a compilation; later JAX has no
+    # such flag.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 import jax  # noqa: E402
 import jax.monitoring  # noqa: E402
