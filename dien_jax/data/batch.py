@@ -37,7 +37,12 @@ class Batch(NamedTuple):
 
 
 def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Batch:
-    """Return a batch of padding in the shapes of a dataset of this schema."""
+    """Return a batch of padding in the shapes of a dataset of this schema.
+
+    >>> from dien_jax import open_dataset
+    >>> example_batch(open_dataset("data").schema, batch_size=4, steps=8).history.shape
+    (4, 8)
+    """
 
     def values(feature: Feature) -> Any:
         ids = np.zeros(batch_size, np.int32)

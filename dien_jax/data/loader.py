@@ -208,7 +208,12 @@ class Loader:
 
 
 def evaluation_loader(dataset: Dataset, split: str, train_config: BatchOptions) -> Loader:
-    """Return the batches of every example once, in the order that wastes least padding."""
+    """Return the batches of every example once, in the order that wastes least padding.
+
+    >>> from dien_jax import TrainConfig, open_dataset
+    >>> evaluation_loader(open_dataset("data"), "test", TrainConfig()).steps_per_epoch
+    1
+    """
     return Loader(dataset, split, train_config, order="evaluation")
 
 
