@@ -185,8 +185,11 @@ class ColumnOptions(LogOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ImplicitOptions(LogOptions):
-    """Options of logs without negatives: how negatives are drawn."""
+    """Options of logs without negatives: which events are examples, how negatives are drawn."""
 
+    max_examples: int | None = None
+    """Train on the latest N events of each training user only. By default every event from the
+    second on is an example. Of users held out by --split by-user only the last event is one."""
     negatives: int = 1
     """Negatives drawn for each positive."""
     negative_distribution: Distribution = "popularity"
@@ -197,18 +200,21 @@ class ImplicitOptions(LogOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least({"--negatives": (self.negatives, 1)})
+        if self.max_examples is not None:
+            require_at_least({"--max-examples": (self.max_examples, 1)})
 
     def describe(self) -> str:
         plural = "s" * (self.negatives > 1)
         how = "by popularity" if self.negative_distribution == "popularity" else "uniformly"
         return f"{super().describe()}, {self.negatives} negative{plural} per positive, drawn {how}"
 
-    def negative_settings(self) -> dict[str, Any]:
-        names = ("negatives", "negative_distribution", "allow_own_negatives")
+    def example_settings(self) -> dict[str, Any]:
+        """Return the settings of examples and their negatives, by field."""
+        names = ("max_examples", "negatives", "negative_distribution", "allow_own_negatives")
         return {name: getattr(self, name) for name in names}
 
     def matched_settings(self) -> dict[str, Any]:
-        return super().matched_settings() | self.negative_settings()
+        return super().matched_settings() | self.example_settings()
 
 
 def require_at_least(values: dict[str, tuple[int, int]]) -> None:

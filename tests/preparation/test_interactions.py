@@ -80,7 +80,7 @@ def test_vocabularies_and_popularity_count_training_events_only(tmp_path):
 
 
 def test_values_rarer_than_min_count_share_the_unknown_row(tmp_path):
-    dataset, _ = make(write(tmp_path, LOG), min_count=3, split="by-user")
+    dataset, _ = make(write(tmp_path, LOG), min_count=3, split="by-user", max_examples=1)
     trained = np.bincount(dataset.event_item, minlength=len(dataset.vocabulary("item")))
     assert (dataset.popularity[1:] >= 3).all()
     assert trained[0] > 0

@@ -91,7 +91,7 @@ def test_by_user_leaves_every_event_of_a_held_out_user_out_of_training(log, seed
     for split in SPLITS:
         for target in policy[split]:
             sequence = splits.sequence_of(np.array([target]), offsets)[0]
-            assert target == offsets[sequence + 1] - 1
+            assert split == "train" or target == offsets[sequence + 1] - 1
             events = slice(offsets[sequence], offsets[sequence + 1])
             assert (trained[events] == (split == "train")).all()
 
@@ -135,10 +135,36 @@ def test_by_user_splits_users_by_the_given_shares_and_only_those_with_a_history(
     _, offsets = arrays(*([[1, 2, 3]] * 10), *([[1]] * 5))
     policy = splits.by_user(offsets, valid_share=0.2, test_share=0.3, seed=0)
     assert {name: len(events) for name, events in policy.items()} == {
-        "train": 5,
+        "train": 10,
         "valid": 2,
         "test": 3,
     }
+
+
+@given(logs(), st.integers(0, 3))
+def test_by_user_trains_on_every_event_of_the_other_users_from_the_second_on(log, seed):
+    _, offsets = log
+    policy = splits.by_user(offsets, valid_share=0.3, test_share=0.3, seed=seed)
+    held_out = {int(splits.sequence_of(policy[s], offsets)[k]) for s in ("valid", "test")
+                for k in range(len(policy[s]))}  # fmt: skip
+    expected = [
+        event
+        for sequence, (start, end) in enumerate(pairwise(offsets))
+        for event in range(start + 1, end)
+        if sequence not in held_out
+    ]
+    assert policy["train"].tolist() == expected
+
+
+@given(logs(), st.integers(1, 3))
+def test_the_latest_targets_are_the_last_ones_of_each_sequence(log, most):
+    _, offsets = log
+    targets = splits.last_event(offsets)["train"]
+    kept = splits.latest(targets, offsets, most).tolist()
+    expected = []
+    for start, end in pairwise(offsets):
+        expected += [event for event in targets.tolist() if start <= event < end][-most:]
+    assert kept == expected
 
 
 def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another():

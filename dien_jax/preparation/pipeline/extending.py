@@ -20,7 +20,11 @@ SETTINGS = "settings"  # entry of source in meta.json that an extending folder m
 
 
 def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
-    """Open the folder that ``--extend`` names, None without it; refuse one made otherwise."""
+    """Open the folder that ``--extend`` names, None without it; refuse one made otherwise.
+
+    A folder without the setting ``max_examples`` is older than it: it has one training example of
+    each user if it was split by user, and one of every event otherwise.
+    """
     if options.extend is None:
         return None
     flag = f"--extend {options.extend}"
@@ -36,6 +40,7 @@ def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
     if settings is None:
         lacks = "its meta.json lacks the settings it was made with; prepare it again"
         raise UserError(f"{flag}: {lacks}")
+    settings = {"max_examples": 1 if settings.get("split") == "by-user" else None} | settings
     for group, columns in options.features().groups.items():
         given = " ".join(f"{column.name}:{column.kind}" for column in columns) or "none"
         features = getattr(dataset.schema, group)[0 if group == "context" else 1 :]
@@ -45,9 +50,14 @@ def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
             raise UserError(f"{flag}: {must}")
     for name, value in options.matched_settings().items():
         if settings.get(name) != value:
-            must = f"must be that of that folder, {settings.get(name)!r}, got {value!r}"
+            expected, got = map(_shown, (settings.get(name), value))
+            must = f"must be that of that folder, {expected}, got {got}"
             raise UserError(f"{flag}: --{name.replace('_', '-')} {must}")
     return dataset
+
+
+def _shown(setting: Any) -> str:
+    return "none" if setting is None else repr(setting)
 
 
 def column_source(name: str, options: ColumnOptions, extended: Dataset | None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Logs of interactions: split the events, draw negatives, write the folder.
 
 An example is an event, and its history is everything before it in time, ties in the log's order.
-A user's first event has no history and is no example. Popularity, vocabularies and rows of users
+A user's first event has no history and is no example. Every other event of training is one, unless
+``--max-examples`` keeps the latest of each user. Popularity, vocabularies and rows of users
 come from training events: those that a training example has as its target or in its history. With
 ``--train-from`` popularity counts earlier events too.
 """
@@ -49,8 +50,9 @@ def write_interactions(
     history = History(item, events.timestamp, offsets, popularity)
     with stage("drawing negatives"):
         examples, missing = _examples(options, targets, sequence, history)
-    split |= options.negative_settings()
+    split |= options.example_settings()
     report = write_folder(options.out, encoder, history, examples, source=source, split=split)
+    report += [_describe_examples(options, targets["train"], int(seen.sum()), offsets)]
     report += _notes(options, events, targets)
     if missing:
         report.append(f"{missing:,} negatives left out: their users chose nearly every item")
@@ -62,22 +64,24 @@ def _split(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], np.ndarray]:
     """Return the target events by split, the metadata, and the training targets of popularity.
 
-    The last ones ignore ``--train-from``: popularity is that of the whole past, or negatives would
-    be drawn from the few items of recent users.
+    The last ones ignore ``--train-from`` and ``--max-examples``: popularity is that of the whole
+    past, or negatives would be drawn from the few items of recent users.
     """
     offsets = events.offsets
+    borders, begin = None, None
     if options.split == "by-time":
         borders, begin = resolve_times(options, events.timestamp, events.clock)
         targets = splits.by_time(events.timestamp, offsets, borders)
-        past = targets["train"]
-        if begin is not None:
-            targets["train"] = past[events.timestamp[past] >= begin]
-        return targets, split_metadata(options, borders, begin), past
-    if options.split == "last-event":
+    elif options.split == "last-event":
         targets = splits.last_event(offsets)
     else:
         targets = splits.by_user(offsets, seed=options.seed, **options.shares)
-    return targets, split_metadata(options), targets["train"]
+    train = past = targets["train"]
+    if begin is not None:
+        train = train[events.timestamp[train] >= begin]
+    if options.max_examples is not None:
+        train = splits.latest(train, offsets, options.max_examples)
+    return targets | {"train": train}, split_metadata(options, borders, begin), past
 
 
 def _examples(
@@ -102,14 +106,24 @@ def _examples(
     return examples, missing
 
 
+def _describe_examples(
+    options: ImplicitOptions, targets: np.ndarray, events: int, offsets: np.ndarray
+) -> str:
+    """Return what was made of the log for training; ``events`` counts those that training sees."""
+    users = len(np.unique(splits.sequence_of(targets, offsets)))
+    most = options.max_examples
+    which = "every event" if most is None else f"the latest {most:,} events of each user"
+    return f"{len(targets):,} training examples of {events:,} events of {users:,} users ({which})"
+
+
 def _notes(options: ImplicitOptions, events: Events, targets: dict[str, np.ndarray]) -> list[str]:
     notes = []
     single = np.count_nonzero(np.diff(events.offsets) == 1)
     if single:
         notes.append(f"{single:,} users have one event, hence no history and no example")
     if options.split != "by-time":
-        last = [targets[name] for name in SPLITS if options.split == "by-user" or name != "train"]
-        tied = splits.tied_targets(np.sort(np.concatenate(last)), events.timestamp, events.offsets)
+        last = np.sort(np.concatenate([targets["valid"], targets["test"]]))
+        tied = splits.tied_targets(last, events.timestamp, events.offsets)
         if len(tied):
             tie = "last events tie in time with the event before; the order of the log decided"
             notes.append(f"{len(tied):,} users' {tie} which came last")

@@ -71,14 +71,18 @@ def click_histories(timestamp: np.ndarray, label: np.ndarray, offsets: np.ndarra
 def by_user(
     offsets: np.ndarray, *, valid_share: float, test_share: float, seed: int
 ) -> dict[str, np.ndarray]:
-    """Split users; the last event of each is its only example, as in the authors' data.
+    """Split users: every event of training users from the second on, the last one of the others.
 
     Users with one event have no example and do not count in the shares.
     """
     able = np.flatnonzero(np.diff(offsets) >= 2)
-    sides = user_sides(len(able), valid_share=valid_share, test_share=test_share, seed=seed)
-    last = offsets[able + 1] - 1
-    return {name: last[sides == side] for side, name in enumerate(SPLITS)}
+    drawn = user_sides(len(able), valid_share=valid_share, test_share=test_share, seed=seed)
+    sides = np.full(len(offsets) - 1, NO_SIDE, np.int8)
+    sides[able] = drawn
+    held_out = {VALID: offsets[able[drawn == VALID] + 1] - 1}
+    held_out[TEST] = offsets[able[drawn == TEST] + 1] - 1
+    train = _targets(np.repeat(sides, np.diff(offsets)), offsets)[SPLITS[TRAIN]]
+    return {name: held_out.get(side, train) for side, name in enumerate(SPLITS)}
 
 
 def last_event(offsets: np.ndarray) -> dict[str, np.ndarray]:
@@ -93,6 +97,13 @@ def last_event(offsets: np.ndarray) -> dict[str, np.ndarray]:
 def by_time(timestamp: np.ndarray, offsets: np.ndarray, borders: Borders) -> dict[str, np.ndarray]:
     """Put every event from a user's second on into the split of its time."""
     return _targets(time_sides(timestamp, borders), offsets)
+
+
+def latest(targets: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
+    """Return the latest ``most`` targets of each sequence; ``targets`` rise."""
+    sequence = sequence_of(targets, offsets)
+    end = np.searchsorted(sequence, sequence, side="right")
+    return targets[end - np.arange(len(targets)) <= most]
 
 
 def sequence_of(events: np.ndarray, offsets: np.ndarray) -> np.ndarray:
