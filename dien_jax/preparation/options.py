@@ -193,9 +193,10 @@ class ImplicitOptions(LogOptions):
     negatives: int = 1
     """Negatives drawn for each positive."""
     negative_distribution: Distribution = "popularity"
-    """Draw negatives in proportion to their training events, or uniformly."""
+    """Draw negatives in proportion to their events up to the time of the positive, or uniformly
+    among the items that had one by then."""
     allow_own_negatives: bool = False
-    """Allow negatives that the same user chose, earlier or later."""
+    """Allow negatives that the same user chose before the positive."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

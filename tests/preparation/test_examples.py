@@ -1,7 +1,9 @@
-"""Which events of a log of interactions are training examples."""
+"""Which events of a log of interactions are training examples, and which items their negatives."""
 
+import numpy as np
 import pytest
 from support.interaction_logs import HEADER, LOG, make, positives, refused
+from support.noise_logs import noise
 from support.tiny_logs import write
 
 SHARES = {"by-user": {"valid_share": 0.25, "test_share": 0.25}}
@@ -58,3 +60,107 @@ def test_the_summary_counts_the_events_that_training_sees(tmp_path):
 def test_a_cap_below_one_is_refused(tmp_path):
     file = write(tmp_path, LOG)
     refused(file, "--max-examples must be at least 1, got 0", max_examples=0)
+
+
+# Negatives as of the time of their positive
+
+SPLITS = {
+    "by-user": {"valid_share": 0.2, "test_share": 0.2},
+    "last-event": {},
+    "by-time": {"valid_share": 0.2, "test_share": 0.2},
+}
+
+
+def log_of(rows: list[tuple[int, int, int]]) -> str:
+    return HEADER + "".join(f"u{user},i{item},c{item},{time}\n" for user, item, time in rows)
+
+
+def negatives(dataset, split: str) -> list[tuple[int, int, int]]:
+    """Row, event of the positive and raw item number (-1 for an unknown one) of each negative."""
+    examples, items = dataset.splits[split], dataset.vocabulary("item")
+    return [
+        (row, int(examples.history_end[row]), int(items[examples.item[row]][1:] or -1))
+        for row in np.flatnonzero(examples.label == 0)
+    ]
+
+
+@pytest.mark.parametrize("distribution", ["popularity", "uniform"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_negative_existed_by_then_and_only_what_was_chosen_before_is_excluded(
+    tmp_path, split, distribution
+):
+    rows = noise(users=60, items=25, events=9, seed=3)
+    dataset, _ = make(
+        write(tmp_path, log_of(rows)),
+        split=split,
+        negatives=2,
+        negative_distribution=distribution,
+        **SPLITS[split],
+    )
+    train = dataset.splits["train"]
+    trained_until: dict[int, int] = {}
+    for sequence, end in zip(train.sequence.tolist(), train.history_end.tolist(), strict=True):
+        trained_until[sequence] = max(end, trained_until.get(sequence, 0))
+    sequences = np.repeat(np.arange(60), np.diff(dataset.event_offsets))
+    in_training = [e <= trained_until.get(s, -1) for e, s in enumerate(sequences.tolist())]
+    names = dataset.vocabulary("item")
+    item = np.array([int(names[k][1:] or -1) for k in dataset.event_item])
+    later = 0
+    for name, examples in dataset.splits.items():
+        pool = np.array(in_training) if name == "train" else np.ones(len(item), bool)
+        drawn = negatives(dataset, name)
+        assert len(drawn) > len(examples.label) / 2
+        for row, event, negative in drawn:
+            time = dataset.event_timestamp[event]
+            start, stop = dataset.event_offsets[examples.sequence[row] :][:2]
+            assert negative in item[pool & (dataset.event_timestamp <= time)]
+            assert negative not in item[start : event + 1]
+            later += negative in item[event + 1 : stop]
+    assert later > 30, "what a user chose later may be a negative"
+
+
+def test_own_earlier_items_may_be_negatives_when_that_is_asked_for(tmp_path):
+    file = write(tmp_path, log_of(noise(users=30, items=12, events=8, seed=4)))
+    for allow in (False, True):
+        dataset, _ = make(file, out=tmp_path / str(allow), allow_own_negatives=allow)
+        examples, names = dataset.splits["train"], dataset.vocabulary("item")
+        own = 0
+        for row, event, negative in negatives(dataset, "train"):
+            start = dataset.event_offsets[examples.sequence[row]]
+            own += f"i{negative}" in [names[k] for k in dataset.event_item[start:event]]
+            assert f"i{negative}" != names[dataset.event_item[event]]
+        assert (own > 10) == allow
+
+
+def test_items_unknown_in_training_are_among_the_negatives_of_held_out_examples(tmp_path):
+    early = [(user, user * 7 % 10 + k, k) for user in range(40) for k in range(4)]
+    late = [(user, 50 + (user + k) % 9, 10 + k) for user in range(40) for k in range(3)]
+    dataset, _ = make(
+        write(tmp_path, log_of(early + late)), split="by-time", valid_from="10", test_from="11"
+    )
+    assert (dataset.splits["train"].item > 0).all()
+    test = dataset.splits["test"]
+    assert (test.item[test.label == 1] == 0).all(), "all items of the test are new"
+    unknown = (test.item[test.label == 0] == 0).mean()
+    assert 0.3 < unknown < 0.6, "80 to 120 of the 240 to 280 events up to then"
+
+
+def test_a_training_negative_has_a_training_example_when_training_starts_late(tmp_path):
+    old = [(user, 100 + user % 5, 0) for user in range(20)]
+    new = [(user, (user * 3 + k) % 7, 10 + k) for user in range(20, 60) for k in range(6)]
+    dataset, _ = make(
+        write(tmp_path, log_of(old + new)),
+        split="by-time",
+        train_from="11",
+        valid_from="14",
+        test_from="15",
+    )
+    assert (dataset.splits["train"].item > 0).all()
+    assert "i100" not in dataset.vocabulary("item")
+
+
+def test_rare_items_that_share_the_unknown_row_may_be_negatives(tmp_path):
+    rows = [(user, (user + k) % 6 if k else 100 + user, k) for user in range(40) for k in range(6)]
+    dataset, _ = make(write(tmp_path, log_of(rows)), min_count=5)
+    train = dataset.splits["train"]
+    assert (train.item[train.label == 0] == 0).any()

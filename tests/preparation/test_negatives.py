@@ -6,84 +6,135 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dien_jax.preparation.pipeline import target_negatives as negatives
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
+from dien_jax.preparation.pipeline.target_negatives import (
+    EarlierItems,
+    NegativeSampler,
+    Pool,
+    make_pool,
+)
 
-OFFSETS = np.array([0, 2, 5], np.int64)
-EVENTS = np.array([1, 2, 2, 3, 4], np.int32)
+OFFSETS = np.array([0, 3, 6], np.int64)
+EVENTS = np.array([1, 2, 3, 2, 4, 5], np.int32)
+TIMES = np.array([0, 1, 9, 0, 2, 9], np.int64)
+"""Two users; the later one chose 5 at the time when the first chose 3."""
 
 
-def draw(sequence, item, *, popularity, **changes):
-    asked = {"count": changes.pop("count", 4), "seed": changes.pop("seed", (7,))}
-    sampler = NegativeSampler(EVENTS, OFFSETS, np.array(popularity, np.int64), **changes)
-    return sampler.draw(np.array(sequence, np.int32), np.array(item, np.int32), **asked)
+def pool_of(items, times, distribution="popularity") -> Pool:
+    return make_pool(np.array(items, np.int32), np.array(times, np.int64), distribution)
+
+
+def draw(target, pool: Pool, *, count=4, seed=(7,), allow_own=False):
+    sampler = NegativeSampler(EVENTS, TIMES, OFFSETS, pool, allow_own)
+    return sampler.draw(np.array(target, np.int64), count=count, seed=seed)
+
+
+@st.composite
+def logs(draw):
+    """Items and rising times of some users, and their offsets."""
+    users = draw(
+        st.lists(
+            st.lists(st.tuples(st.integers(0, 6), st.integers(0, 7)), min_size=1, max_size=7),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    users = [sorted(events) for events in users]
+    offsets = np.cumsum([0, *map(len, users)]).astype(np.int64)
+    time, item = np.array([event for events in users for event in events], np.int64).T
+    return item.astype(np.int32), time, offsets
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=6), min_size=1, max_size=6),
+    logs(),
     st.integers(0, 5),
     st.booleans(),
     st.sampled_from(["popularity", "uniform"]),
+    st.data(),
 )
-def test_a_negative_is_known_and_never_the_positive_nor_an_own_item(
-    sequences, seed, allow_own, distribution
+def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choice(
+    log, seed, allow_own, distribution, data
 ):
-    offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
-    events = np.array([item for items in sequences for item in items], np.int32)
-    popularity = np.bincount(events, minlength=9)
-    popularity[0] = 0
-    last = offsets[1:] - 1
-    sampler = NegativeSampler(events, offsets, popularity, distribution, allow_own)
-    drawn = sampler.draw(
-        np.arange(len(sequences), dtype=np.int32), events[last], count=3, seed=(seed,)
-    )
-    assert len(drawn.item) + drawn.missing == 3 * len(sequences)
+    item, time, offsets = log
+    inside = np.array(data.draw(st.lists(st.booleans(), min_size=len(item), max_size=len(item))))
+    order = np.argsort(time, kind="stable")
+    order = order[inside[order]]
+    pool = make_pool(item[order], time[order], distribution)
+    target = np.arange(len(item))
+    sampler = NegativeSampler(item, time, offsets, pool, allow_own)
+    drawn = sampler.draw(target, count=3, seed=(seed,))
+    assert len(drawn.item) + drawn.missing == 3 * len(target)
     assert (np.diff(drawn.positive) >= 0).all()
-    assert (popularity[drawn.item] > 0).all()
-    for positive, item in zip(drawn.positive, drawn.item, strict=True):
-        assert item != events[last[positive]]
-        assert allow_own or item not in sequences[positive]
+    for positive, negative in zip(drawn.positive, drawn.item, strict=True):
+        assert negative in item[inside & (time <= time[positive])]
+        assert negative != item[positive]
+        start = offsets[np.searchsorted(offsets, positive, side="right") - 1]
+        assert allow_own or negative not in item[start:positive]
 
 
-def test_popularity_is_followed():
-    drawn = draw([0] * 6000, [1] * 6000, popularity=[0, 5, 5, 10, 30], allow_own=True)
-    counts = np.bincount(drawn.item, minlength=5)
-    np.testing.assert_allclose(
-        counts / len(drawn.item), [0, 0, 5 / 45, 10 / 45, 30 / 45], atol=0.02
-    )
+@given(logs(), st.data())
+def test_earlier_items_are_those_of_the_sequence_before_the_event(log, data):
+    item, _, offsets = log
+    sequences = st.integers(0, len(offsets) - 2)
+    sequence = np.array(data.draw(st.lists(sequences, min_size=1)), np.int32)
+    end = np.array([data.draw(st.integers(offsets[s], offsets[s + 1])) for s in sequence])
+    asked = np.array([data.draw(st.integers(0, 8)) for _ in sequence], np.int32)
+    earlier = EarlierItems(sequence, item, offsets, 9)
+    assert earlier.contain(np.arange(len(sequence)), asked, end).tolist() == [
+        a in item[offsets[s] : e] for s, a, e in zip(sequence, asked, end, strict=True)
+    ]
 
 
-def test_uniform_draws_every_known_item_alike():
-    drawn = draw(
-        [0] * 6000, [1] * 6000, popularity=[9, 5, 0, 10, 30], allow_own=True, distribution="uniform"
-    )
-    counts = np.bincount(drawn.item, minlength=5)
-    np.testing.assert_allclose(counts / len(drawn.item), [0, 0, 0, 0.5, 0.5], atol=0.02)
+def test_sequences_without_events_have_no_earlier_items():
+    empty = np.zeros(3, np.int64)
+    earlier = EarlierItems(np.array([0, 1]), np.zeros(0, np.int32), empty, 5)
+    assert not earlier.contain(np.arange(2), np.array([0, 4]), np.array([0, 0])).any()
 
 
-def test_own_items_are_drawn_only_when_allowed():
-    popularity = [0, 1, 1, 1, 1]
-    assert set(draw([0] * 50, [1] * 50, popularity=popularity).item.tolist()) == {3, 4}
-    allowed = draw([0] * 50, [1] * 50, popularity=popularity, allow_own=True)
-    assert set(allowed.item.tolist()) == {2, 3, 4}
+def test_popularity_is_that_of_the_time():
+    pool = pool_of([4] * 3 + [5] * 1 + [6] * 100, [0] * 4 + [5] * 100)
+    early = draw([1] * 6000, pool)
+    counts = np.bincount(early.item, minlength=7)
+    np.testing.assert_allclose(counts[4:] / len(early.item), [0.75, 0.25, 0], atol=0.02)
+    late = draw([2] * 6000, pool)
+    counts = np.bincount(late.item, minlength=7)
+    np.testing.assert_allclose(counts[4:] / len(late.item), np.array([3, 1, 100]) / 104, atol=0.02)
+
+
+def test_uniform_draws_every_item_that_existed_alike():
+    pool = pool_of([4] * 3 + [5, 4] + [6] * 100, [0] * 5 + [5] * 100, "uniform")
+    assert [values.tolist() for values in pool] == [[4, 5, 6], [0, 0, 5]]
+    for target, share in ((1, [1 / 2, 1 / 2, 0]), (2, [1 / 3] * 3)):
+        drawn = draw([target] * 6000, pool)
+        counts = np.bincount(drawn.item, minlength=7)
+        np.testing.assert_allclose(counts[4:] / len(drawn.item), share, atol=0.02)
+
+
+def test_what_the_user_chose_later_is_drawn_and_what_was_chosen_before_is_not():
+    pool = pool_of([1, 2, 3, 4], [0, 0, 0, 0])
+    assert set(draw([1] * 50, pool).item.tolist()) == {3, 4}, "3 is the user's next choice"
+    assert set(draw([2] * 50, pool).item.tolist()) == {4}
+    assert set(draw([2] * 50, pool, allow_own=True).item.tolist()) == {1, 2, 4}
 
 
 def test_a_user_who_chose_everything_gets_no_negative_and_is_counted():
-    everything = draw([0, 1], [1, 2], popularity=[0, 0, 1, 1, 1])
-    assert everything.positive.tolist() == [0, 0, 0, 0]
-    assert set(everything.item.tolist()) <= {3, 4}
-    assert everything.missing == 4
+    drawn = draw([2, 5], pool_of([1, 2, 3], [0, 0, 0]))
+    assert drawn.positive.tolist() == [1, 1, 1, 1]
+    assert set(drawn.item.tolist()) <= {1, 3}
+    assert drawn.missing == 4
 
 
-def test_nothing_to_draw_from_gives_no_negatives():
-    assert draw([0], [1], popularity=[3, 0, 0, 0, 0]).missing == 4
+def test_before_anything_exists_there_are_no_negatives():
+    pool = pool_of([4, 6], [5, 5])
+    assert draw([1], pool).missing == 4
+    assert draw([1, 2], pool).positive.tolist() == [1, 1, 1, 1]
+    assert draw([1], pool_of([], [])).missing == 4
 
 
 def test_draws_are_a_function_of_the_seed():
-    popularity = [0, *[1] * 200]
+    pool = pool_of(range(10, 210), [0] * 200)
     first, same, other = (
-        draw([0] * 20, [1] * 20, popularity=popularity, seed=seed).item.tolist()
-        for seed in ((1, 2), (1, 2), (1, 3))
+        draw([1] * 20, pool, seed=seed).item.tolist() for seed in ((1, 2), (1, 2), (1, 3))
     )
     assert first == same
     assert first != other
@@ -91,14 +142,15 @@ def test_draws_are_a_function_of_the_seed():
 
 def test_chunks_cover_all_positives_in_order(monkeypatch):
     monkeypatch.setattr(negatives, "CHUNK_POSITIVES", 3)
-    drawn = draw([0, 0, 1, 1, 0, 1, 1], [1, 2, 2, 3, 1, 4, 2], popularity=[0, *[1] * 50], count=2)
+    target = [0, 1, 2, 2, 3, 4, 5]
+    drawn = draw(target, pool_of([*range(1, 6)] * 10, [0] * 50), count=2)
     assert drawn.positive.tolist() == np.repeat(np.arange(7), 2).tolist()
-    own = [EVENTS[OFFSETS[s] : OFFSETS[s + 1]] for s in (0, 0, 1, 1, 0, 1, 1)]
     for positive, item in zip(drawn.positive, drawn.item, strict=True):
-        assert item not in own[positive]
+        start = 3 * (target[positive] // 3)
+        assert item not in EVENTS[start : target[positive] + 1]
 
 
 @pytest.mark.parametrize("allow_own", [True, False])
 def test_no_positives_need_no_negatives(allow_own):
-    drawn = draw([], [], popularity=[0, 1], allow_own=allow_own)
+    drawn = draw([], pool_of([1], [0]), allow_own=allow_own)
     assert (len(drawn.item), drawn.missing) == (0, 0)

@@ -51,7 +51,7 @@ def write_impressions(
     starts = splits.request_starts(events.timestamp, offsets)
     negatives = passed_over_items(item, label, starts, size)
     history = History(
-        item[click],
+        events.item[click],
         events.timestamp[click],
         clicks_before[offsets],
         np.bincount(item[past_clicks], minlength=size),
@@ -61,7 +61,9 @@ def write_impressions(
     examples = {}
     for side, name in enumerate(SPLITS):
         row = np.flatnonzero(sides == side)
-        examples[name] = SplitExamples(sequence[row], history_end[row], item[row], label[row], row)
+        examples[name] = SplitExamples(
+            sequence[row], history_end[row], events.item[row], label[row], row
+        )
     report = write_folder(options.out, encoder, history, examples, source=source, split=split)
     return [*events.report, *report, _describe_negatives(negatives)]
 

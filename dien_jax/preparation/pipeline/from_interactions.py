@@ -5,6 +5,10 @@ A user's first event has no history and is no example. Every other event of trai
 ``--max-examples`` keeps the latest of each user. Popularity, vocabularies and rows of users
 come from training events: those that a training example has as its target or in its history. With
 ``--train-from`` popularity counts earlier events too.
+
+Negatives of training are drawn from the events that popularity counts, so each is an item that
+training knows. Those of validation and test are drawn from all events up to their time: there,
+items unknown in training are among the negatives as they are among the positives.
 """
 
 from typing import Any
@@ -19,7 +23,7 @@ from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import Events
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, make_pool
 from dien_jax.preparation.pipeline.write import History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
@@ -44,18 +48,20 @@ def write_interactions(
         "user": np.bincount(sequence[targets["train"]], minlength=events.num_users),
     }
     encoder = Encoder(workspace, events, counts, options.min_count, extended)
-    item = encoder.items.row_of[events.item]
+    row_of = encoder.items.row_of
     before = splits.training_events(past, offsets)
-    popularity = np.bincount(item[before], minlength=encoder.items.size)
-    history = History(item, events.timestamp, offsets, popularity)
+    popularity = np.bincount(row_of[events.item[before]], minlength=encoder.items.size)
+    history = History(events.item, events.timestamp, offsets, popularity)
+    known = (counts["item"] > 0) | (row_of[:-1] > 0)  # an extended folder knows more than training
     with stage("drawing negatives"):
-        examples, missing = _examples(options, targets, sequence, history)
+        examples, missing = _examples(options, events, targets, before & known[events.item])
     split |= options.example_settings()
     report = write_folder(options.out, encoder, history, examples, source=source, split=split)
     report += [_describe_examples(options, targets["train"], int(seen.sum()), offsets)]
     report += _notes(options, events, targets)
     if missing:
-        report.append(f"{missing:,} negatives left out: their users chose nearly every item")
+        reason = "by then nothing else had been chosen, or their users had chosen nearly all of it"
+        report.append(f"{missing:,} negatives left out: {reason}")
     return [*events.report, *report]
 
 
@@ -85,23 +91,30 @@ def _split(
 
 
 def _examples(
-    options: ImplicitOptions, targets: dict[str, np.ndarray], sequence: np.ndarray, history: History
+    options: ImplicitOptions, events: Events, targets: dict[str, np.ndarray], trained: np.ndarray
 ) -> tuple[dict[str, SplitExamples], int]:
-    """Return each positive followed by its negatives, by split; and the number of missing ones."""
-    how = (options.negative_distribution, options.allow_own_negatives)
-    sampler = NegativeSampler(history.item, history.offsets, history.popularity, *how)
+    """Return each positive followed by its negatives, by split; and the number of missing ones.
+
+    ``trained``, bool ``[E]``, marks the events that negatives of training are drawn from.
+    """
+    item, time, sequence = events.item, events.timestamp, events.sequence
+    by_time = np.argsort(time, kind="stable")
+    pools = [
+        make_pool(item[chosen], time[chosen], options.negative_distribution)
+        for chosen in (by_time[trained[by_time]], by_time)
+    ]
     examples, missing = {}, 0
     for number, name in enumerate(SPLITS):
+        pool = pools[number != splits.TRAIN]
+        sampler = NegativeSampler(item, time, events.offsets, pool, options.allow_own_negatives)
         target = targets[name]
-        users, items = sequence[target], history.item[target]
-        seed = (options.seed, 1, number)
-        drawn = sampler.draw(users, items, count=options.negatives, seed=seed)
+        drawn = sampler.draw(target, count=options.negatives, seed=(options.seed, 1, number))
         missing += drawn.missing
         positive = np.concatenate([np.arange(len(target)), drawn.positive])
         order = np.argsort(positive, kind="stable")
         event = target[positive[order]]
         label = (order < len(target)).astype(np.int8)
-        candidate = np.concatenate([items, drawn.item])[order]
+        candidate = np.concatenate([item[target], drawn.item])[order]
         examples[name] = SplitExamples(sequence[event], event, candidate, label)
     return examples, missing
 

@@ -1,6 +1,11 @@
-"""Target negatives: for each positive, items that its user did not choose.
+"""Target negatives: for each positive, items that existed by then and that its user had not chosen.
 
-Dimensions: P positives, M negatives, E events, S sequences, N items with the unknown one.
+A negative looks no further than its positive. It is drawn from what others had chosen up to that
+time, and only the positive itself and what the user had chosen before it are excluded. What the
+user chose later may be drawn: excluding it would teach a model who avoids what, which no ranking
+can know.
+
+Dimensions: P positives, M negatives, E events, S sequences, K entries of a pool.
 """
 
 from dataclasses import dataclass
@@ -13,6 +18,7 @@ from dien_jax.preparation.options import Distribution
 
 DRAWS = 32  # draws before a negative is given up
 CHUNK_POSITIVES = 1 << 18  # positives processed at a time
+NONE = -1  # the item of a negative that was given up
 
 
 class Negatives(NamedTuple):
@@ -23,71 +29,108 @@ class Negatives(NamedTuple):
     missing: int  # negatives that were given up; M + missing is the number asked for
 
 
+class Pool(NamedTuple):
+    """What negatives are drawn from, oldest first: at a time, all entries up to it alike."""
+
+    item: np.ndarray  # int32 [K]
+    time: np.ndarray  # int64 [K], non-decreasing
+
+
+def make_pool(item: np.ndarray, time: np.ndarray, distribution: Distribution) -> Pool:
+    """Return a pool of events in the order of their times.
+
+    Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
+    then. For ``uniform`` the first event of each item is one.
+    """
+    if distribution == "uniform":
+        first = np.sort(np.unique(item, return_index=True)[1])
+        item, time = item[first], time[first]
+    return Pool(item, time)
+
+
+class EarlierItems:
+    """Whether the sequence of each of P rows has an item before an event.
+
+    Args:
+      sequence: int32 ``[P]``, the sequence of each row.
+      event_item: int32 ``[E]``, item of every event of all sequences.
+      offsets: int64 ``[S + 1]``, where the events of each sequence begin.
+      num_items: a number above all items that occur.
+    """
+
+    def __init__(
+        self, sequence: np.ndarray, event_item: np.ndarray, offsets: np.ndarray, num_items: int
+    ) -> None:
+        chosen, self._owner = np.unique(sequence, return_inverse=True)
+        self._num_items = num_items
+        lengths = offsets[chosen + 1] - offsets[chosen]
+        ends = np.cumsum(lengths)
+        shift = np.repeat(offsets[chosen] - (ends - lengths), lengths)
+        events = np.arange(len(shift)) + shift
+        keys = np.repeat(np.arange(len(chosen)), lengths) * num_items + event_item[events]
+        order = np.argsort(keys, kind="stable")  # the first event of each item comes first
+        self._keys = np.append(keys[order], np.iinfo(np.int64).max)
+        self._events = np.append(events[order], 0)
+
+    def contain(self, row: np.ndarray, item: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Tell for each of the rows whether it has the item before the event ``end``."""
+        keys = self._owner[row] * self._num_items + item
+        place = np.searchsorted(self._keys, keys)
+        return (self._keys[place] == keys) & (self._events[place] < end)
+
+
 @dataclass(frozen=True)
 class NegativeSampler:
-    """Sampler of negatives, with replacement, from the known items.
+    """Sampler of negatives, with replacement, from a pool.
 
-    A draw that equals the positive is repeated, and so is one among the user's own items, earlier
-    or later, unless those are allowed. A user who chose nearly everything gets fewer negatives.
+    A draw that equals the positive is repeated, and so is one that the user chose before, unless
+    those are allowed. Where the pool has nothing yet, or a user chose nearly all of it, a positive
+    gets fewer negatives.
     """
 
     event_item: np.ndarray  # int32 [E], item of every event of every user
+    timestamp: np.ndarray  # int64 [E]
     offsets: np.ndarray  # int64 [S + 1], where the events of each sequence begin
-    # int64 [N], training events of each item; items without any, and item 0, are never drawn
-    popularity: np.ndarray
-    distribution: Distribution = "popularity"  # in proportion to training events, or uniform
-    allow_own: bool = False  # whether other items of the same user may be drawn
+    pool: Pool
+    allow_own: bool = False  # whether items that the user chose before may be drawn
 
-    def draw(
-        self, sequence: np.ndarray, item: np.ndarray, *, count: int, seed: tuple[int, ...]
-    ) -> Negatives:
-        """Draw ``count`` negatives for every positive, given as int32 ``[P]``.
+    def draw(self, target: np.ndarray, *, count: int, seed: tuple[int, ...]) -> Negatives:
+        """Draw ``count`` negatives for every positive, given as an event, int64 ``[P]``.
 
         Positives are processed in chunks, each with a generator made from the seed and the number
         of the chunk: memory is bounded, and the same seed always draws the same items.
         """
-        uniform = self.distribution == "uniform"
-        weights = np.minimum(self.popularity, 1) if uniform else self.popularity.copy()
-        weights[0] = 0
-        bounds = np.cumsum(weights, dtype=np.int64)
         owners, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-        for chunk, start in enumerate(range(0, len(item), CHUNK_POSITIVES)):
-            part = slice(start, start + CHUNK_POSITIVES)
+        num_items = 1 + int(max(self.event_item.max(initial=0), self.pool.item.max(initial=0)))
+        for chunk, start in enumerate(range(0, len(target), CHUNK_POSITIVES)):
+            part = target[start : start + CHUNK_POSITIVES]
             generator = np.random.default_rng((*seed, chunk))
-            asked = np.repeat(sequence[part], count), np.repeat(item[part], count)
-            drawn = self._draw_chunk(*asked, bounds, generator)
-            kept = np.flatnonzero(drawn)
+            drawn = self._draw_chunk(part, count, num_items, generator)
+            kept = np.flatnonzero(drawn != NONE)
             owners.append(start + kept // count)
             items.append(drawn[kept])
         kept_items = np.concatenate(items)
-        return Negatives(np.concatenate(owners), kept_items, len(item) * count - len(kept_items))
+        return Negatives(np.concatenate(owners), kept_items, len(target) * count - len(kept_items))
 
     def _draw_chunk(
-        self, sequence: np.ndarray, positive: np.ndarray, bounds: np.ndarray, generator: Generator
+        self, target: np.ndarray, count: int, num_items: int, generator: Generator
     ) -> np.ndarray:
-        """Return a negative for each positive, 0 where one was given up."""
-        user, owner = np.unique(sequence, return_inverse=True)
-        own = None if self.allow_own else self._own_items(user)
-        drawn = np.zeros(len(positive), np.int32)
-        pending = np.arange(len(positive))
-        total = int(bounds[-1])
-        for _ in range(DRAWS if total else 0):
-            draws = generator.integers(total, size=len(pending))
-            drawn[pending] = np.searchsorted(bounds, draws, side="right")
-            taken = drawn[pending] == positive[pending]
-            if own is not None:
-                keys = owner[pending] * len(bounds) + drawn[pending]
-                taken |= own[np.minimum(np.searchsorted(own, keys), len(own) - 1)] == keys
-            pending = pending[taken]
+        """Return ``count`` negatives for each positive, ``NONE`` where one was given up."""
+        choices = np.searchsorted(self.pool.time, self.timestamp[target], side="right")
+        earlier = None
+        if not self.allow_own:
+            sequence = np.searchsorted(self.offsets, target, side="right") - 1
+            earlier = EarlierItems(sequence, self.event_item, self.offsets, num_items)
+        drawn = np.full(len(target) * count, NONE, np.int32)
+        pending = np.flatnonzero(np.repeat(choices, count))
+        for _ in range(DRAWS):
             if not len(pending):
                 break
-        drawn[pending] = 0
+            row = pending // count
+            item = self.pool.item[generator.integers(choices[row])]
+            taken = item == self.event_item[target[row]]
+            if earlier is not None:
+                taken |= earlier.contain(row, item, target[row])
+            drawn[pending] = np.where(taken, NONE, item)
+            pending = pending[taken]
         return drawn
-
-    def _own_items(self, user: np.ndarray) -> np.ndarray:
-        """Return sorted keys ``position in user * N + item`` of the items these users chose."""
-        lengths = self.offsets[user + 1] - self.offsets[user]
-        ends = np.cumsum(lengths)
-        shift = np.repeat(self.offsets[user] - (ends - lengths), lengths)
-        items = self.event_item[np.arange(int(ends[-1])) + shift]
-        return np.sort(np.repeat(np.arange(len(user)), lengths) * len(self.popularity) + items)

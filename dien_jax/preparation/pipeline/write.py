@@ -23,7 +23,7 @@ class SplitExamples(NamedTuple):
 
     sequence: np.ndarray  # int32 [n], the user's sequence
     history_end: np.ndarray  # int64 [n], where the history ends among the events
-    item: np.ndarray  # int32 [n], row of the candidate
+    item: np.ndarray  # int32 [n], number of the candidate in the log
     label: np.ndarray  # int8 [n]
     row: np.ndarray | None = None  # int64 [n], row of the log with the context; None without one
 
@@ -31,10 +31,10 @@ class SplitExamples(NamedTuple):
 class History(NamedTuple):
     """Events that histories are made of."""
 
-    item: np.ndarray  # int32 [E], row of the item
+    item: np.ndarray  # int32 [E], number of the item in the log
     timestamp: np.ndarray  # int64 [E]
     offsets: np.ndarray  # int64 [S + 1]
-    popularity: np.ndarray  # int64 [V], training events of each item
+    popularity: np.ndarray  # int64 [V], training events of each row
     negatives: Column | None = None  # items shown at each event and not clicked, if known
 
 
@@ -52,6 +52,7 @@ def write_folder(
     ``source`` and ``split`` describe the log and its split in ``meta.json``.
     """
     events, workspace, extended = encoder.events, encoder.workspace, encoder.extended
+    row_of = encoder.items.row_of
     ids = {"item": encoder.items, "user": encoder.users}
     encoded = encoder.features()
     features = {group: [entry.feature for entry in encoded[group]] for group in encoded}
@@ -69,18 +70,19 @@ def write_folder(
                 before = getattr(extended, f"{group}s")[feature.name] if extended else None
                 write(feature.name, *concatenated(column, before).take(ids[group].positions()))
         writer.groups(workspace.strings(events.users.order_by("position"), "raw"))
-        writer.events(history.item, history.timestamp, history.offsets, history.negatives)
+        writer.events(row_of[history.item], history.timestamp, history.offsets, history.negatives)
         writer.popularity(history.popularity)
         for name, (sequence, end, item, label, row) in examples.items():
             contexts = encoded["context"]
             context = {f.name: c.take(row) for f, c, _ in contexts if row is not None}
             user = encoder.users.row_of[sequence]
-            writer.examples(name, Examples(sequence, end, user, sequence, item, label, context))
+            columns = (sequence, end, user, sequence, row_of[item], label, context)
+            writer.examples(name, Examples(*columns))
     return [
         f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
         f"times {events.timestamp.min()} to {events.timestamp.max()} ({events.clock.unit})",
         *_describe_vocabularies(encoder),
-        *(_describe_split(name, examples[name], history.offsets) for name in SPLITS),
+        *(_describe_split(name, examples[name], history.offsets, row_of) for name in SPLITS),
     ]
 
 
@@ -98,7 +100,7 @@ def _describe_vocabularies(encoder: Encoder) -> list[str]:
     ]
 
 
-def _describe_split(name: str, rows: SplitExamples, offsets: np.ndarray) -> str:
+def _describe_split(name: str, rows: SplitExamples, offsets: np.ndarray, row_of: np.ndarray) -> str:
     if not len(rows.label):
         return f"{name}: no examples"
     users = 1 + np.count_nonzero(np.diff(rows.sequence))
@@ -108,5 +110,5 @@ def _describe_split(name: str, rows: SplitExamples, offsets: np.ndarray) -> str:
         f"{int(rows.label.sum(dtype=np.int64)):,} positive; histories of {lengths.min()} to "
         f"{lengths.max()} events, median {np.median(lengths):g}, "
         f"{np.count_nonzero(lengths == 0):,} empty; "
-        f"{np.count_nonzero(rows.item == 0):,} candidates unknown in training"
+        f"{np.count_nonzero(row_of[rows.item] == 0):,} candidates unknown in training"
     )

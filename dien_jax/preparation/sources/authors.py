@@ -27,7 +27,7 @@ from dien_jax.data.writer import DatasetWriter, check_target
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares
 from dien_jax.preparation.pipeline.splits import VALID, user_sides
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.utils.text_files import BadLines, open_bytes, read_lines, sha256
 
 SEPARATOR = "\x02"
@@ -56,8 +56,8 @@ class AuthorsOptions:
     them share an unknown row of their own."""
     every_event: bool = False
     """Also train on every earlier event of the training users' histories, from the second on, each
-    with a negative drawn by popularity. The files hold each user's last event only. Validation and
-    test stay the files' own lines."""
+    with a negative drawn by popularity that the user had not chosen before. The files hold each
+    user's last event only. Validation and test stay the files' own lines."""
     max_bad_share: float = 0.001
     """Largest share of malformed lines that is tolerated. Malformed lines are skipped."""
 
@@ -102,7 +102,9 @@ def prepare(options: AuthorsOptions) -> list[str]:
     for columns in splits.values():
         columns["history_end"] = offsets[columns["sequence"] + 1]
     if options.every_event:
-        sampler = NegativeSampler(events, offsets, popularity)
+        drawn_from = seen[seen != UNKNOWN]
+        pool = Pool(drawn_from, np.zeros(len(drawn_from), np.int64))  # the files tell no times
+        sampler = NegativeSampler(events, np.zeros(len(events), np.int64), offsets, pool)
         earlier = _earlier_events(splits["train"], sampler, options.seed)
         splits["train"] = {n: np.concatenate([v, earlier[n]]) for n, v in splits["train"].items()}
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
@@ -250,7 +252,7 @@ def _read_item_info(
 def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Columns:
     """Return two examples for each event of a training history that has an event before it.
 
-    One is the event itself; the other is a negative, drawn by popularity.
+    One is the event itself; the other is a negative, drawn by popularity in all of training.
     """
     events, offsets = sampler.event_item, sampler.offsets
     sequences, first = np.unique(train["sequence"], return_index=True)
@@ -259,7 +261,7 @@ def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Colu
     group = np.repeat(train["group"][first], counts)
     within = np.arange(len(sequence)) - np.repeat(np.cumsum(counts) - counts, counts)
     position = offsets[sequence] + 1 + within
-    negatives = sampler.draw(sequence, events[position], count=1, seed=(seed,))
+    negatives = sampler.draw(position, count=1, seed=(seed,))
     both = np.concatenate([np.arange(len(sequence)), negatives.positive])
     return {
         "sequence": sequence[both],
