@@ -140,7 +140,7 @@ def test_gzip_files_give_the_same_folder(folder: Path) -> None:
 
 def test_what_the_vocabularies_lack_is_reported(folder: Path) -> None:
     _, report = run(folder)
-    assert report[1:] == [
+    assert [line for line in report if line.startswith("warning")] == [
         "warning: 1 events of an item that mid_voc.pkl lacks",
         "warning: 1 examples of an item that mid_voc.pkl lacks",
     ]
@@ -338,7 +338,7 @@ def test_missing_folder_and_existing_target_are_refused(folder: Path) -> None:
 def test_real_files(tmp_path: Path, name: str, train: int, test: int, events: int) -> None:
     folder = Path(os.environ["DIEN_JAX_DATA"]) / "authors_format" / name
     report = prepare(AuthorsOptions(folder, tmp_path / "out"))
-    assert len(report) == 1, "no line is odd"
+    assert not any(line.startswith("warning") for line in report), "no line is odd"
     data = open_dataset(tmp_path / "out")
     sizes = {split: len(rows.label) for split, rows in data.splits.items()}
     assert (sizes["train"] + sizes["valid"], sizes["test"]) == (train, test)

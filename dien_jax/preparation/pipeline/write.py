@@ -13,6 +13,7 @@ from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
+from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
 from dien_jax.preparation.pipeline.extending import concatenated
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.utils.console import stage
@@ -46,10 +47,12 @@ def write_folder(
     *,
     source: dict[str, Any],
     split: dict[str, Any],
+    drawn: str = "",
 ) -> list[str]:
     """Write the dataset folder, and return lines that summarise it.
 
-    ``source`` and ``split`` describe the log and its split in ``meta.json``.
+    ``source`` and ``split`` describe the log and its split in ``meta.json``; ``drawn`` says how
+    negatives were drawn, empty where they were not.
     """
     events, workspace, extended = encoder.events, encoder.workspace, encoder.extended
     row_of = encoder.items.row_of
@@ -78,12 +81,21 @@ def write_folder(
             user = encoder.users.row_of[sequence]
             columns = (sequence, end, user, sequence, row_of[item], label, context)
             writer.examples(name, Examples(*columns))
+    with stage("scoring simple rules"):
+        held_out = {name: _candidates(examples[name], history, row_of) for name in SPLITS[1:]}
+        baselines = describe_baselines(held_out, history.popularity, drawn)
     return [
         f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
         f"times {events.timestamp.min()} to {events.timestamp.max()} ({events.clock.unit})",
         *_describe_vocabularies(encoder),
         *(_describe_split(name, examples[name], history.offsets, row_of) for name in SPLITS),
+        *baselines,
     ]
+
+
+def _candidates(rows: SplitExamples, history: History, row_of: np.ndarray) -> Candidates:
+    repeated = in_history(rows.sequence, rows.history_end, rows.item, history.item, history.offsets)
+    return Candidates(rows.label, row_of[rows.item], repeated)
 
 
 def _describe_vocabularies(encoder: Encoder) -> list[str]:

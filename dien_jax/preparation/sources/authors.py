@@ -22,10 +22,12 @@ from typing import NoReturn
 import numpy as np
 
 from dien_jax.data.dataset import Examples
+from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.writer import DatasetWriter, check_target
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares
+from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
 from dien_jax.preparation.pipeline.splits import VALID, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.utils.text_files import BadLines, open_bytes, read_lines, sha256
@@ -139,7 +141,11 @@ def prepare(options: AuthorsOptions) -> list[str]:
         for split, rows in splits.items()
     )
     summary = f"{', '.join(counts)}; {len(events):,} events in {len(offsets) - 1:,} histories"
-    return [summary, *_unexpected_content(splits, log, category), *warnings]
+    held_out = {
+        name: _candidates(splits[name], events, offsets) for name in SPLITS if name != "train"
+    }
+    baselines = describe_baselines(held_out, popularity, "in proportion to popularity")
+    return [summary, *baselines, *_unexpected_content(splits, log, category), *warnings]
 
 
 def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
@@ -270,6 +276,11 @@ def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Colu
         "label": np.repeat([1, 0], [len(sequence), len(negatives.item)]).astype(np.int32),
         "history_end": position[both],
     }
+
+
+def _candidates(columns: Columns, events: np.ndarray, offsets: np.ndarray) -> Candidates:
+    item, place = columns["item"], (columns["sequence"], columns["history_end"])
+    return Candidates(columns["label"], item, in_history(*place, item, events, offsets))
 
 
 def _unexpected_content(splits: dict[str, Columns], log: _Log, category: np.ndarray) -> list[str]:

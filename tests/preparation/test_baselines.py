@@ -1,0 +1,126 @@
+"""What simple rules would score on the held-out examples, and how many candidates are unknown."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.interaction_logs import HEADER, make
+from support.tiny_logs import write
+
+from dien_jax.preparation.pipeline import baselines
+from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
+from dien_jax.preparation.sources import impressions
+
+POPULARITY = np.array([0, 9, 5, 1], np.int64)
+
+
+def candidates(label, row, repeated) -> Candidates:
+    return Candidates(np.array(label), np.array(row, np.int32), np.array(repeated, bool))
+
+
+def test_rules_are_scored_with_ties_as_one_half():
+    test = candidates([1, 1, 0, 0], [1, 2, 2, 3], [1, 0, 0, 0])
+    assert describe_baselines({"valid": test, "test": test}, POPULARITY) == [
+        'AUC of the rule "the candidate is in the history": 0.7500 on valid, 0.7500 on test',
+        "AUC of popularity in training: 0.8750 on valid, 0.8750 on test",
+        "valid: 0 of 2 positives and 0 of 2 negatives are unknown in training",
+        "test: 0 of 2 positives and 0 of 2 negatives are unknown in training",
+    ]
+
+
+def test_popularity_under_one_half_is_explained_where_negatives_were_drawn():
+    rare = {"test": candidates([1, 0], [3, 1], [0, 0])}
+    line = describe_baselines(rare, POPULARITY, "by luck")[1]
+    assert line == (
+        "AUC of popularity in training: 0.0000 on test; under one half, as negatives are drawn "
+        "by luck and positives are often rarer"
+    )
+    assert describe_baselines(rare, POPULARITY)[1].endswith("0.0000 on test")
+    popular = {"test": candidates([1, 0], [1, 3], [0, 0])}
+    assert describe_baselines(popular, POPULARITY, "by luck")[1].endswith("1.0000 on test")
+
+
+@pytest.mark.parametrize(
+    ("label", "counts", "advice"),
+    [
+        ([1, 1, 0, 0], "1 of 2 positives and 0 of 2 negatives", "first alone gives an AUC of 0.75"),
+        ([0, 0, 1, 1], "0 of 2 positives and 1 of 2 negatives", "last alone gives an AUC of 0.75"),
+        ([1, 0, 1, 0], "1 of 2 positives and 0 of 2 negatives", "first alone gives an AUC of 0.75"),
+    ],
+)
+def test_unknown_candidates_are_counted_with_what_ranking_by_them_gives(label, counts, advice):
+    line = describe_baselines({"test": candidates(label, [0, 1, 2, 3], [0] * 4)}, POPULARITY)[-1]
+    assert line.startswith(f"test: {counts} are unknown in training; ranking these ")
+    assert advice in line
+
+
+def test_equal_unknown_shares_need_no_advice():
+    both = candidates([1, 0, 1, 0], [0, 0, 1, 2], [0] * 4)
+    assert describe_baselines({"test": both}, POPULARITY)[-1] == (
+        "test: 1 of 2 positives and 1 of 2 negatives are unknown in training"
+    )
+
+
+def test_splits_that_define_no_auc_say_so_and_empty_ones_nothing():
+    none, clicks = candidates([], [], []), candidates([1, 1], [1, 2], [0, 1])
+    lines = describe_baselines({"valid": none, "test": clicks}, POPULARITY)
+    assert lines[0].endswith(": undefined on test")
+    assert lines[1].endswith(": undefined on test")
+    assert lines[2:] == ["test: 0 of 2 positives and 0 of 0 negatives are unknown in training"]
+    assert describe_baselines({"valid": none, "test": none}, POPULARITY) == []
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 4), max_size=6), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6), st.integers(0, 5)), max_size=12),
+)
+def test_a_history_has_the_candidate_if_an_event_before_its_end_is_of_it(sequences, asked):
+    offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
+    events = np.array([item for items in sequences for item in items], np.int32)
+    asked = [(s % len(sequences), n, item) for s, n, item in asked]
+    sequence = np.array([s for s, _, _ in asked], np.int32)
+    length = np.array([min(n, len(sequences[s])) for s, n, _ in asked], np.int64)
+    item = np.array([item for _, _, item in asked], np.int32)
+    expected = [i in sequences[s][:n] for s, n, i in zip(sequence, length, item, strict=True)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "CHUNK_EXAMPLES", 5)
+        end = offsets[sequence] + length
+        assert in_history(sequence, end, item, events, offsets).tolist() == expected
+
+
+def test_preparing_interactions_reports_the_rules(tmp_path):
+    again = "".join(f"u{user},i{user % 3},c,{time}\n" for user in range(9) for time in range(5))
+    _, summary = make(write(tmp_path, HEADER + again))
+    text = "\n".join(summary)
+    assert 'AUC of the rule "the candidate is in the history": 1.0000 on valid, 1.0000 on' in text
+    assert "AUC of popularity in training: 0.5" in text
+    assert "test: 0 of 9 positives and 0 of 9 negatives are unknown in training" in summary
+    new = "".join(f"u{user},{'i' if time < 3 else 'n'}{user % 4},c,{time}\n" for user in range(9)
+                  for time in range(5))  # fmt: skip
+    _, summary = make(write(tmp_path, HEADER + new), out=tmp_path / "new")
+    (line,) = [line for line in summary if line.startswith("AUC of popularity")]
+    assert line.endswith(
+        "; under one half, as negatives are drawn in proportion to popularity as of their time "
+        "and positives are often rarer"
+    )
+    (line,) = [line for line in summary if line.startswith("valid: 9 of 9 positives and ")]
+    assert "negatives are unknown in training; ranking these first alone gives an AUC of" in line
+
+
+def test_preparing_impressions_reports_the_rules_without_a_word_on_drawing(tmp_path):
+    rows = "".join(
+        f"u{user},i{item},{int(item == user % 3)},{time}\n"
+        for user in range(6)
+        for time in range(6)
+        for item in range(3)
+    )
+    log = write(tmp_path, "user,item,label,timestamp\n" + rows)
+    summary = impressions.prepare(
+        impressions.ImpressionsOptions(file=log, out=tmp_path / "data", split="last-event")
+    )
+    assert (
+        'AUC of the rule "the candidate is in the history": 1.0000 on valid, 1.0000 on test'
+        in summary
+    )
+    assert "test: 0 of 6 positives and 0 of 12 negatives are unknown in training" in summary
+    assert not any("drawn" in line for line in summary)
