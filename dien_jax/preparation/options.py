@@ -211,7 +211,7 @@ class ImplicitOptions(LogOptions):
 
     @property
     def drawn(self) -> str:
-        """How negatives are drawn, in words that continue a sentence."""
+        """Way of drawing negatives, in words that continue a sentence."""
         if self.negative_distribution == "popularity":
             return "in proportion to popularity as of their time"
         return "uniformly from the items of their time"

@@ -1,4 +1,4 @@
-"""What rules without a model would score on the held-out examples that were just made.
+"""Scores of rules without a model on the held-out examples that were just made.
 
 A data set on which such a rule does well, or on which unknown items tell clicks from the rest, says
 little about a model. Dimensions: n examples, V items with the unknown one.

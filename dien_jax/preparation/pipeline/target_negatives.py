@@ -30,7 +30,7 @@ class Negatives(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """What negatives are drawn from, oldest first: at a time, all entries up to it alike."""
+    """Entries that negatives are drawn from, oldest first; at a time, all up to it alike."""
 
     item: np.ndarray  # int32 [K]
     time: np.ndarray  # int64 [K], non-decreasing
@@ -49,7 +49,7 @@ def make_pool(item: np.ndarray, time: np.ndarray, distribution: Distribution) ->
 
 
 class EarlierItems:
-    """Whether the sequence of each of P rows has an item before an event.
+    """Lookup of the items that the sequence of each of P rows has before an event.
 
     Args:
       sequence: int32 ``[P]``, the sequence of each row.
