@@ -15,10 +15,12 @@ from ibis.expr.types import Table
 
 from dien_jax.data.dataset import Column, Dataset
 from dien_jax.data.schema import Feature
+from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.pipeline.events import Events, numbered
 from dien_jax.preparation.pipeline.extending import known_rows
+from dien_jax.preparation.pipeline.separators import separator_warnings
 from dien_jax.preparation.reading.workspace import Workspace
-from dien_jax.utils.console import stage
+from dien_jax.utils.console import say, stage
 
 
 class Vocabulary(NamedTuple):
@@ -84,6 +86,8 @@ class Encoder:
     ) -> None:
         self.workspace, self.events, self.extended = workspace, events, extended
         self.min_count, self._counts = min_count, counts
+        self.notes: list[str] = []  # lines about encoded features, for the user
+        self._warnings: list[str] = []
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
         self.items = self.vocabulary("item", events.items, counts["item"])
         self.users = self.vocabulary("user", events.users, counts["user"])
@@ -93,7 +97,8 @@ class Encoder:
 
         Values are counted over the training events (impressions) of the rows that have them.
         Numbers are standardised with the mean and deviation of the rows that training sees, each
-        counted once, or with those of the extended folder.
+        counted once, or with those of the extended folder. Lists that were cut are noted;
+        categorical columns that look like lists are told on standard error.
         """
         events = self.events
         tables = {"item": events.items, "user": events.users, "context": events.contexts}
@@ -107,7 +112,9 @@ class Encoder:
             with stage(f"encoding {group} features"):
                 for column in events.features.groups[group]:
                     values = tables[group].select("position", raw=tables[group][column.alias])
-                    encoded[group].append(encode[column.kind](column.name, values, counts))
+                    encoded[group].append(encode[column.kind](column, values, counts))
+        for warning in self._warnings:
+            say(warning)
         return encoded
 
     def vocabulary(self, name: str, values: Table, counts: np.ndarray) -> Vocabulary:
@@ -125,23 +132,25 @@ class Encoder:
         row_of[new] = np.arange(len(known) + 1, len(rows) + 1)
         return Vocabulary(values, rows, row_of, known)
 
-    def _numeric(self, name: str, values: Table, counts: np.ndarray) -> EncodedFeature:
+    def _numeric(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
         ordered = values.order_by("position")
         numbers = self.workspace.arrays(ordered, len(counts), {"raw": np.float64})["raw"]
         present = numbers[(counts > 0) & ~np.isnan(numbers)]
         mean, deviation = (present.mean(), present.std()) if len(present) else (0.0, 1.0)
         deviation = deviation if deviation > 1e-9 * abs(mean) else 1.0
-        feature = Feature(name, "numeric", mean=float(mean), deviation=float(deviation))
-        feature = self._before.get(name, feature)
+        feature = Feature(column.name, "numeric", mean=float(mean), deviation=float(deviation))
+        feature = self._before.get(column.name, feature)
         assert feature.mean is not None
         assert feature.deviation is not None
         standard = (numbers - feature.mean) / feature.deviation
-        column = Column(np.nan_to_num(standard, nan=0.0).astype(np.float32), None)
-        return EncodedFeature(feature, column)
+        encoded = Column(np.nan_to_num(standard, nan=0.0).astype(np.float32), None)
+        return EncodedFeature(feature, encoded)
 
-    def _categorical(self, name: str, values: Table, counts: np.ndarray) -> EncodedFeature:
+    def _categorical(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
+        name, separator = column.name, self.events.features.separator
         present = values.filter(values.raw.notnull()).mutate(rank=0)
         raws, count = self._numbered(name, present)
+        self._warnings += separator_warnings(self.workspace, column, raws, separator)
         joined = values.left_join(raws.select(raw="raw", code="position"), "raw")
         ordered = joined.order_by("position")
         codes = self.workspace.arrays(ordered, len(counts), {"code": np.int32})["code"]
@@ -149,7 +158,8 @@ class Encoder:
         feature = Feature(name, "categorical", size=vocabulary.size)
         return EncodedFeature(feature, Column(vocabulary.row_of[codes], None), vocabulary)
 
-    def _multivalued(self, name: str, values: Table, counts: np.ndarray) -> EncodedFeature:
+    def _multivalued(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
+        name, max_values = column.name, self.events.features.max_values
         cells = values.filter(values.raw.notnull())
         parts = cells.raw.split(self.events.features.separator)
         rank = ibis.range(0, parts.length()).unnest()
@@ -165,7 +175,11 @@ class Encoder:
         first = np.sort(np.unique(position * vocabulary.size + rows, return_index=True)[1])
         position, rows = position[first], rows[first]
         offsets = np.searchsorted(position, np.arange(len(counts) + 1))
-        kept = np.arange(len(rows)) - offsets[position] < self.events.features.max_values
+        long = np.count_nonzero(np.diff(offsets) > max_values)
+        if long:
+            cut = f"{long:,} of {self.workspace.count(cells):,} cells hold more than {max_values:,}"
+            self.notes.append(f"{name}: {cut} values and keep the first ones (--max-values)")
+        kept = np.arange(len(rows)) - offsets[position] < max_values
         position, rows = position[kept], rows[kept]
         offsets = np.searchsorted(position, np.arange(len(counts) + 1)).astype(np.int64)
         before = self._before.get(name)

@@ -56,8 +56,9 @@ def write_interactions(
     with stage("drawing negatives"):
         examples, missing = _examples(options, events, targets, before & known[events.item])
     split |= options.example_settings()
-    made_of = {"source": source, "split": split, "drawn": options.drawn}
-    report = write_folder(options.out, encoder, history, examples, **made_of)
+    report = write_folder(
+        options.out, encoder, history, examples, source=source, split=split, drawn=options.drawn
+    )
     report += [_describe_examples(options, targets["train"], int(seen.sum()), offsets)]
     report += _notes(options, events, targets)
     if missing:

@@ -88,6 +88,7 @@ def write_folder(
         f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
         f"times {events.timestamp.min()} to {events.timestamp.max()} ({events.clock.unit})",
         *_describe_vocabularies(encoder),
+        *encoder.notes,
         *(_describe_split(name, examples[name], history.offsets, row_of) for name in SPLITS),
         *baselines,
     ]
