@@ -136,7 +136,7 @@ class ColumnOptions(LogOptions):
     """Column of the time: whole seconds or milliseconds, or ISO dates (UTC without an offset)."""
     item_features: tuple[str, ...] = ()
     """Columns that describe the item: NAME, NAME:multivalued or NAME:numeric. An item keeps its
-    earliest value."""
+    earliest value in training."""
     user_features: tuple[str, ...] = ()
     """Columns that describe the user, in the form of --item-features."""
     columns: tuple[str, ...] = ()

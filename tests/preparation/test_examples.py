@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from support.interaction_logs import HEADER, LOG, make, positives, refused
+from support.interaction_logs import (
+    HEADER,
+    LOG,
+    make,
+    positives,
+    refused,
+    training_events,
+)
 from support.noise_logs import noise
 from support.tiny_logs import write
 
@@ -97,17 +104,12 @@ def test_a_negative_existed_by_then_and_only_what_was_chosen_before_is_excluded(
         negative_distribution=distribution,
         **SPLITS[split],
     )
-    train = dataset.splits["train"]
-    trained_until: dict[int, int] = {}
-    for sequence, end in zip(train.sequence.tolist(), train.history_end.tolist(), strict=True):
-        trained_until[sequence] = max(end, trained_until.get(sequence, 0))
-    sequences = np.repeat(np.arange(60), np.diff(dataset.event_offsets))
-    in_training = [e <= trained_until.get(s, -1) for e, s in enumerate(sequences.tolist())]
+    in_training = training_events(dataset)
     names = dataset.vocabulary("item")
     item = np.array([int(names[k][1:] or -1) for k in dataset.event_item])
     later = 0
     for name, examples in dataset.splits.items():
-        pool = np.array(in_training) if name == "train" else np.ones(len(item), bool)
+        pool = in_training if name == "train" else np.ones(len(item), bool)
         drawn = negatives(dataset, name)
         assert len(drawn) > len(examples.label) / 2
         for row, event, negative in drawn:

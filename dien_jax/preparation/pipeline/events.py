@@ -1,6 +1,8 @@
 """From a log in the database to arrays: skip malformed rows, order events, number ids."""
 
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import ibis
@@ -18,6 +20,7 @@ from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES
 
 SHOWN = 40  # characters shown of a malformed value
+VARIES = "varies"  # column of users and items: whether their rows differ in a feature
 Narrow = Callable[[Table], Table] | None
 
 
@@ -37,9 +40,10 @@ class Events(NamedTuple):
     label: np.ndarray | None  # int8 [E], or None for a log of interactions
     offsets: np.ndarray  # int64 [S + 1]
     features: Features
-    users: Table  # table position (the sequence), raw and user features
-    items: Table  # table position (the item's number), raw and item features
-    contexts: Table  # table position (the row) and context features
+    users: Table  # table position (the sequence), raw, user features and varies
+    items: Table  # table position (the item's number), raw, item features and varies
+    contexts: Table  # table position (the row), line and context features
+    rows: Table  # table line, user, item, time and item and user features
     num_items: int
     clock: Clock
     report: list[str]  # lines about malformed rows, for the user
@@ -60,7 +64,8 @@ def load_events(
     """Skip the malformed rows of a log, and number its users and items.
 
     A feature of an item or a user is its first value that is not missing, by time and then by the
-    log's order. The log is read a second time when malformed rows need line numbers. ``narrow``
+    log's order; :func:`~dien_jax.preparation.pipeline.training_values.training_values` prefers
+    training. The log is read a second time when malformed rows need line numbers. ``narrow``
     filters the clean rows before anything is counted. Too many malformed rows, or no row left, is a
     ``UserError``.
     """
@@ -108,7 +113,8 @@ def load_events(
         features=features,
         users=users,
         items=items,
-        contexts=rows.select(*contexts, position=rows.rowid()),
+        contexts=rows.select("line", *contexts, position=rows.rowid()),
+        rows=clean,
         num_items=num_items,
         clock=clock,
         report=report,
@@ -180,11 +186,21 @@ def _numbered_ids(
     workspace: Workspace, clean: Table, name: str, features: tuple[LogColumn, ...]
 ) -> Table:
     """Return every user or item once, numbered by first appearance, with its features."""
+    differs = []
+    for column in (clean[feature.alias] for feature in features):
+        present = column.count()
+        differs += [column.min() != column.max(), (present > 0) & (present < clean.count())]
+    varies = {VARIES: reduce(or_, differs).fill_null(False)} if differs else {}
+    values = first_values(clean, features)
+    grouped = clean.group_by(raw=clean[name]).aggregate(**values, **varies, first=clean.line.min())
+    return workspace.store(f"{name}s", numbered(grouped))
+
+
+def first_values(clean: Table, features: tuple[LogColumn, ...]) -> dict[str, Value]:
+    """Return, by alias, the first value of each feature that is not missing, of grouped rows."""
     order = [clean.time, clean.line]
     columns = {feature.alias: clean[feature.alias] for feature in features}
-    values = {a: c.first(where=c.notnull(), order_by=order) for a, c in columns.items()}
-    grouped = clean.group_by(raw=clean[name]).aggregate(**values, first=clean.line.min())
-    return workspace.store(f"{name}s", numbered(grouped))
+    return {a: c.first(where=c.notnull(), order_by=order) for a, c in columns.items()}
 
 
 def numbered(grouped: Table) -> Table:

@@ -19,6 +19,7 @@ from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.pipeline.events import Events, numbered
 from dien_jax.preparation.pipeline.extending import known_rows
 from dien_jax.preparation.pipeline.separators import separator_warnings
+from dien_jax.preparation.pipeline.training_values import training_values
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
 
@@ -70,6 +71,7 @@ class Encoder:
     Args:
       workspace: database that numbers the values.
       events: the log.
+      trained: bool ``[E]``, the events (impressions) that training sees.
       counts: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``, and for
         impressions ``context``, 1 for each row of training.
       min_count: values with fewer occurrences in training share the unknown row.
@@ -80,12 +82,13 @@ class Encoder:
         self,
         workspace: Workspace,
         events: Events,
+        trained: np.ndarray,
         counts: dict[str, np.ndarray],
         min_count: int,
         extended: Dataset | None,
     ) -> None:
         self.workspace, self.events, self.extended = workspace, events, extended
-        self.min_count, self._counts = min_count, counts
+        self.min_count, self._counts, self._trained = min_count, counts, trained
         self.notes: list[str] = []  # lines about encoded features, for the user
         self._warnings: list[str] = []
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
@@ -101,7 +104,11 @@ class Encoder:
         categorical columns that look like lists are told on standard error.
         """
         events = self.events
-        tables = {"item": events.items, "user": events.users, "context": events.contexts}
+        tables = {
+            group: training_values(self.workspace, events, group, self._trained)
+            for group in ("item", "user")
+        }
+        tables["context"] = events.contexts
         encode = {
             "numeric": self._numeric,
             "categorical": self._categorical,

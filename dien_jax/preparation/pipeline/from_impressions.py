@@ -43,7 +43,7 @@ def write_impressions(
         "user": np.bincount(sequence[training], minlength=events.num_users),
         "context": training.astype(np.int64),
     }
-    encoder = Encoder(workspace, events, counts, options.min_count, extended)
+    encoder = Encoder(workspace, events, training, counts, options.min_count, extended)
     size = encoder.items.size
     item, click = encoder.items.row_of[events.item], np.flatnonzero(label)
     clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])

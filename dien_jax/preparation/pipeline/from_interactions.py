@@ -47,7 +47,7 @@ def write_interactions(
         "item": np.bincount(events.item[seen], minlength=events.num_items),
         "user": np.bincount(sequence[targets["train"]], minlength=events.num_users),
     }
-    encoder = Encoder(workspace, events, counts, options.min_count, extended)
+    encoder = Encoder(workspace, events, seen, counts, options.min_count, extended)
     row_of = encoder.items.row_of
     before = splits.training_events(past, offsets)
     popularity = np.bincount(row_of[events.item[before]], minlength=encoder.items.size)
