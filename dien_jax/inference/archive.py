@@ -73,7 +73,7 @@ def write_archive(
         for name, array in weights.items():  # stored: float32 hardly compresses
             info = zipfile.ZipInfo(_WEIGHT.format(name))
             with archive.open(info, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(stream, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def read_archive(file: Path) -> ExportedModel:

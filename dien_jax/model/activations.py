@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dien_jax.model.batch_norm import DiceNorm
+
 
 class Dice(nn.Module):
     """``(alpha (1 - p) + p) x`` with p the sigmoid of the normalised x, one alpha for each unit.
@@ -33,15 +35,8 @@ class Dice(nn.Module):
         """Apply element-wise; ``live`` marks the rows that statistics may see."""
         alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
         if self.statistics == "running":
-            norm = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.99,
-                epsilon=1e-5,
-                use_bias=False,
-                use_scale=False,
-            )
-            mask = live[:, None] if train else None
-            normed = norm(x.astype(jnp.float32), mask=mask).astype(x.dtype)
+            norm = DiceNorm(name="BatchNorm_0")  # the path in checkpoints
+            normed = norm(x.astype(jnp.float32), live, train=train).astype(x.dtype)
         else:
             weight = live.astype(x.dtype)[:, None]
             rows = jnp.maximum(weight.sum(), 1)

@@ -3,7 +3,7 @@
 Dimensions: R rows, D columns.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,13 @@ BATCH_NORM_EPSILON = 1e-3
 """Added to the variance, as in the paper's program."""
 BATCH_NORM_MOMENTUM = 0.99
 """Decay of running statistics."""
+DICE_EPSILON = 1e-5
+"""Added to the variance of Dice."""
+TOTAL_WEIGHT = "total_weight"
+"""Name of the variable with the sum of the weights of all batches in running statistics."""
+
+Moments = tuple[Float[Array, " D"], Float[Array, " D"]]
+"""Mean and variance of columns."""
 
 
 class BatchNorm(nn.Module):
@@ -31,8 +38,8 @@ class BatchNorm(nn.Module):
 
     Attributes:
       kind: ``"running"`` is ``gamma (x - mean) / sqrt(variance + epsilon) + beta`` with the mean
-        and variance of live entries in training, and their running means in evaluation, which
-        a batch without live entries does not change (a column that does not vary becomes beta);
+        and variance of live entries in training, and their running means in evaluation, see
+        :func:`moments_in_use` (a column that does not vary becomes beta);
         ``"frozen"`` is ``gamma x / sqrt(1 + epsilon) + beta``, the same with statistics that are
         never trained; ``"none"`` does nothing.
 
@@ -53,15 +60,13 @@ class BatchNorm(nn.Module):
         beta = self.param("bias", nn.initializers.zeros, (width,))
         if self.kind == "frozen":
             return gamma / jnp.sqrt(1 + BATCH_NORM_EPSILON), beta
-        kept_mean = self.variable("batch_stats", "mean", jnp.zeros, width)
-        kept_variance = self.variable("batch_stats", "var", jnp.ones, width)
-        mean, variance = kept_mean.value, kept_variance.value
+        batch = None
         if train:
-            count, mean, variance = _moments(x.astype(jnp.float32), live)
-            if not self.is_initializing():
-                for kept, value in ((kept_mean, mean), (kept_variance, variance)):
-                    moved = BATCH_NORM_MOMENTUM * kept.value + (1 - BATCH_NORM_MOMENTUM) * value
-                    kept.value = jnp.where(count > 0, moved, kept.value)
+            values = x.astype(jnp.float32)
+            mean = live_mean(values, live)
+            row = (1,) * (x.ndim - 1) + (-1,)
+            batch = mean, live_mean((values - mean.reshape(row)) ** 2, live)
+        mean, variance = moments_in_use(self, width, batch, live)
         scale = gamma * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
         # A deviation of a millionth of the mean is rounding of a column that is constant, as for
         # batches of one user; the scale would turn it into a gradient.
@@ -69,19 +74,79 @@ class BatchNorm(nn.Module):
         return scale, beta - mean * scale
 
 
-def _moments(
-    x: Float[Array, "*R D"], live: Bool[Array, "*R"]
-) -> tuple[Float[Array, ""], Float[Array, " D"], Float[Array, " D"]]:
-    """Return the number of live rows, and the mean and variance of their columns."""
-    axes = tuple(range(x.ndim - 1))
-    weight = live.astype(x.dtype)[..., None]
-    count = weight.sum()
+class DiceNorm(nn.Module):
+    """``(x - mean) / sqrt(variance + epsilon)``, the normalisation within Dice.
 
-    def average(terms: jax.Array) -> jax.Array:
-        return (weight * terms).sum(axes) / jnp.maximum(count, 1)
+    The variance of a batch is the mean of squares less the square of the mean; without a live row,
+    moments are those of all rows.
+    """
 
-    mean = average(x)
-    return count, mean, average((x - mean.reshape((1,) * len(axes) + (-1,))) ** 2)
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B D"], live: Bool[Array, " B"], *, train: bool
+    ) -> Float[Array, "B D"]:
+        """Return normalised rows; ``live`` marks those that count in statistics."""
+        batch = None
+        if train:
+            counted, squares = (live | ~live.any())[:, None], jnp.square(x)
+            mean, square = x.mean(0, where=counted), squares.mean(0, where=counted)
+            batch = mean, jnp.maximum(0.0, square - jnp.square(mean))
+        mean, variance = moments_in_use(self, x.shape[-1], batch, live)
+        return (x - mean[None, :]) * jax.lax.rsqrt(variance[None, :] + DICE_EPSILON)
+
+
+def moments_in_use(
+    module: nn.Module, width: int, batch: Moments | None, live: Bool[Array, "*R"]
+) -> Moments:
+    """Return the moments to normalise with, and keep a module's running statistics.
+
+    In training these are the ``batch`` moments, which also move the running ones:
+
+        m(n) = .99 m(n - 1) + .01 batch moment(n),  m(0) = 0
+        w(n) = .99 w(n - 1) + .01,                  w(0) = 0
+
+    In evaluation, with ``batch`` None, they are m / w: a mean over all batches with weights that
+    fall by .99 a batch and add up to 1. A batch without a live row changes nothing. Before the
+    first batch, the mean is 0 and the variance 1.
+
+    Statistics of earlier versions start at mean 0 and variance 1 and have no w. They are used and
+    moved as they are, so runs of these versions score as they did.
+
+    Source: Kingma and Ba, 2015 (arXiv:1412.6980), section 3, for m / w.
+    """
+    kept = [module.variable("batch_stats", name, jnp.zeros, width) for name in ("mean", "var")]
+    total = None
+    if module.is_initializing() or module.has_variable("batch_stats", TOTAL_WEIGHT):
+        total = module.variable("batch_stats", TOTAL_WEIGHT, jnp.zeros, ())
+    if batch is not None:
+        if not module.is_initializing():
+            moved = [*zip(kept, batch, strict=True)]
+            moved += [] if total is None else [(total, jnp.ones(()))]
+            for variable, value in moved:
+                new = BATCH_NORM_MOMENTUM * variable.value + (1 - BATCH_NORM_MOMENTUM) * value
+                variable.value = jnp.where(live.any(), new, variable.value)
+        return batch
+    mean, variance = (variable.value for variable in kept)
+    if total is None:
+        return mean, variance
+    weight = jnp.where(total.value > 0, total.value, 1)
+    return mean / weight, jnp.where(total.value > 0, variance / weight, 1)
+
+
+def without_total_weight(batch_stats: dict[str, Any]) -> dict[str, Any]:
+    """Return running statistics in the form of earlier versions, see :func:`moments_in_use`."""
+    return {
+        name: without_total_weight(part) if isinstance(part, dict) else part
+        for name, part in batch_stats.items()
+        if name != TOTAL_WEIGHT
+    }
+
+
+def live_mean(terms: Float[Array, "*R D"], live: Bool[Array, "*R"]) -> Float[Array, " D"]:
+    """Return the mean of each column over live rows; 0 without any."""
+    axes = tuple(range(terms.ndim - 1))
+    weight = live.astype(terms.dtype)[..., None]
+    return (weight * terms).sum(axes) / jnp.maximum(weight.sum(), 1)
 
 
 def rescaled(

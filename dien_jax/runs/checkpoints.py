@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dien_jax.errors import UserError
+from dien_jax.model.batch_norm import TOTAL_WEIGHT, without_total_weight
 from dien_jax.steps.state import TrainState
 
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -106,7 +107,8 @@ class Checkpoints:
 
         Only names, shapes, types and devices of ``like`` matter, a state of the same configuration:
         each array is put on the device of its counterpart there. An array that differs from it, or
-        a checkpoint that does not exist, is a UserError.
+        a checkpoint that does not exist, is a UserError. Running statistics that were saved without
+        their total weight, by earlier versions, are returned without it.
         """
         attempts = [saved for saved in self._complete() if saved[0] == step]
         if not attempts:
@@ -117,6 +119,8 @@ class Checkpoints:
             arguments = ocp.args.Composite(state=state, host=values)
             content = self._checkpointer.restore(path, args=arguments)
             arrays, host = _by_name(content["state"]), content["host"]["host"]
+        if not any(name.endswith(f"/{TOTAL_WEIGHT}") for name in arrays):
+            like = like._replace(batch_stats=without_total_weight(like.batch_stats))
         leaves, structure = jax.tree.flatten(like)
         names = list(_by_name(like))
         mismatch = f"the checkpoint {path} does not fit the configuration:"

@@ -309,6 +309,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     expected = read(FROZEN / "run_dien" / "result.json")
     assert (result.steps, result.best_step) == (expected["steps"], expected["best_step"])
     trained = load_run(copy, DATASET)
+    assert "total_weight" not in str(jax.tree.structure(trained.batch_stats))
     scores = trained_scores(trained, "test")
     if known_environment() == "python3.11":
         _, state = restore_state(copy, trained.run, trained.dataset)

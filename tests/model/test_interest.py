@@ -13,9 +13,8 @@ from dien_jax.config.presets import AUTHORS, member
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
-from dien_jax.model.activations import Dice, sigmoid
+from dien_jax.model.activations import sigmoid
 from dien_jax.model.attention import BilinearAttention, MLPAttention
-from dien_jax.model.batch_norm import BatchNorm, rescaled
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.interest import InterestModel
 
@@ -252,28 +251,6 @@ def test_features_of_every_kind_are_embedded() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
-def test_dice_uses_running_statistics_when_scoring() -> None:
-    module = Dice()
-    x = jnp.array([[1.0, 5.0], [3.0, -1.0], [99.0, 99.0]])
-    live = jnp.array([True, True, False])
-    variables = module.init(jax.random.key(0), x, live, train=True)
-    _, changed = module.apply(variables, x, live, train=True, mutable=["batch_stats"])
-    (statistics,) = changed["batch_stats"].values()
-    np.testing.assert_allclose(statistics["mean"], [0.02, 0.02], rtol=1e-5)  # .01 of (2, 2)
-    variables = {**variables, **changed}
-    alone = module.apply(variables, x[:1], live[:1], train=False)
-    together = module.apply(variables, x, live, train=False)
-    np.testing.assert_allclose(alone[0], together[0], rtol=1e-6)
-
-
-def test_frozen_batch_norm_only_scales() -> None:
-    x = jnp.array([[1.0, -2.0]])
-    module = BatchNorm("frozen")
-    variables = module.init(jax.random.key(0), x, jnp.array([True]), train=True)
-    found = rescaled(x, *module.apply(variables, x, jnp.array([True]), train=True))
-    np.testing.assert_allclose(found, x / np.sqrt(1.001), rtol=1e-6)
-
-
 def test_pinned_sigmoid_is_the_logistic_function() -> None:
     x = jnp.linspace(-30, 30, 101)
     np.testing.assert_allclose(sigmoid(x), jax.nn.sigmoid(x), atol=1e-6)
@@ -323,32 +300,3 @@ def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> Non
     of_networks = [line for line in products if "bf16" in line]
     # Those of recurrences, of three gates each way, and of Wide&Deep's linear part are float32.
     assert len(of_networks) > len(products) / 2 if name == "wide_deep" else of_networks
-
-
-def test_a_column_that_is_the_same_in_all_rows_has_no_gradient() -> None:
-    """As of one user: rounding must not be taken for variance."""
-    norm, live = BatchNorm("running"), jnp.ones(64, bool)
-    varied = jnp.linspace(-1, 1, 64)
-    variables = norm.init(jax.random.key(0), jnp.ones((64, 2)), live, train=True)
-
-    def loss(same: jax.Array, other: jax.Array) -> jax.Array:
-        x = jnp.stack([jnp.broadcast_to(same, 64), other], axis=1)
-        affine, _ = norm.apply(variables, x, live, train=True, mutable=["batch_stats"])
-        normed = rescaled(x, *affine)
-        return 1000 * (normed * (varied + 0.3)[:, None]).sum()
-
-    of_same, of_other = jax.jit(jax.grad(loss, (0, 1)))(jnp.float32(0.7), varied**3)
-    assert of_same == 0
-    assert np.abs(of_other).max() > 1
-
-
-def test_statistics_stay_where_no_row_is_live() -> None:
-    norm, x = BatchNorm("running"), jnp.arange(6.0).reshape(3, 2)
-    dead = jnp.zeros(3, bool)
-    variables = norm.init(jax.random.key(0), x, dead, train=True)
-    affine, changed = norm.apply(variables, x, dead, train=True, mutable=["batch_stats"])
-    assert np.isfinite(affine).all()
-    for before, after in zip(
-        jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(changed), strict=True
-    ):
-        np.testing.assert_array_equal(after, before)
