@@ -104,21 +104,19 @@ class Encoder:
         categorical columns that look like lists are told on standard error.
         """
         events = self.events
-        tables = {
-            group: training_values(self.workspace, events, group, self._trained)
-            for group in ("item", "user")
-        }
-        tables["context"] = events.contexts
         encode = {
             "numeric": self._numeric,
             "categorical": self._categorical,
             "multivalued": self._multivalued,
         }
-        encoded: dict[str, list[EncodedFeature]] = {group: [] for group in tables}
+        encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
         for group, counts in self._counts.items():
             with stage(f"encoding {group} features"):
+                table = events.contexts
+                if group != "context":
+                    table = training_values(self.workspace, events, group, self._trained)
                 for column in events.features.groups[group]:
-                    values = tables[group].select("position", raw=tables[group][column.alias])
+                    values = table.select("position", raw=table[column.alias])
                     encoded[group].append(encode[column.kind](column, values, counts))
         for warning in self._warnings:
             say(warning)
