@@ -9,7 +9,6 @@ Run folders are not changed. Exit status: 0, or 2 for a mistake in flags or file
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +16,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dien_jax.experiments.comparison import compare_runs
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,7 @@ def compare(arguments: Arguments) -> None:
         print(f"\n{section}" if number else section, flush=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.compare"), compare
-    )
+main = make_main("compare", tyro.cli, Arguments, compare)
 
 
 if __name__ == "__main__":

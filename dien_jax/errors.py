@@ -44,18 +44,19 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-@contextlib.contextmanager
-def writing(path: Path, flag: str = "") -> Iterator[None]:
+def reason(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def writing(path: Path, flag: str = "") -> contextlib.AbstractContextManager[None]:
     """Turn an ``OSError`` of the block into a :class:`UserError`: "FLAG PATH cannot be written"."""
-    with _naming(path, flag, "written"):
-        yield
+    return _naming(path, flag, "written")
 
 
-@contextlib.contextmanager
-def reading(path: Path, flag: str = "") -> Iterator[None]:
+def reading(path: Path, flag: str = "") -> contextlib.AbstractContextManager[None]:
     """Turn an ``OSError`` of the block into a :class:`UserError`: "FLAG PATH cannot be read"."""
-    with _naming(path, flag, "read"):
-        yield
+    return _naming(path, flag, "read")
 
 
 @contextlib.contextmanager

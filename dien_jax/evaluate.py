@@ -7,7 +7,6 @@ Standard output carries one JSON object: the metrics of the split under the run'
 
 import json
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import tyro
 from dien_jax.errors import writing
 from dien_jax.runs.scoring import score_split, write_predictions
 from dien_jax.runs.trained import load_run
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 from dien_jax.utils.console import say
 from dien_jax.utils.files import atomic_file
 
@@ -54,11 +53,7 @@ def evaluate(arguments: Arguments) -> None:
     print(json.dumps(metrics, allow_nan=False))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.evaluate"), evaluate
-    )
+main = make_main("evaluate", tyro.cli, Arguments, evaluate)
 
 
 if __name__ == "__main__":

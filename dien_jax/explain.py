@@ -11,7 +11,7 @@ Standard output has text, ``--out`` gets the figure.
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,19 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dien_jax.errors import UserError, writing
+from dien_jax.inspection import importance
 from dien_jax.inspection.example_view import draw_example, example_lines, measure_lines
 from dien_jax.inspection.examples import Inspector
 from dien_jax.inspection.gates import missing_measures
-from dien_jax.inspection.importance import (
-    draw_importance,
-    importance_table,
-    permutation_importance,
-    write_importance,
-)
 from dien_jax.inspection.item_map import draw_map, embedding_map, map_lines
 from dien_jax.inspection.requests import request
 from dien_jax.runs.trained import TrainedModel, load_run
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 from dien_jax.utils.console import say
 from dien_jax.utils.plots import check_picture, save_picture
 
@@ -136,21 +131,18 @@ def _explain_example(trained: TrainedModel, arguments: Arguments) -> Callable[[]
 
 
 def _explain_features(trained: TrainedModel, arguments: Arguments) -> Callable[[], "Figure"]:
-    importance = permutation_importance(trained, arguments.split, arguments.permutations)
-    print(importance_table(importance))
+    split, permutations = arguments.split, arguments.permutations
+    measured = importance.permutation_importance(trained, split, permutations)
+    print(importance.importance_table(measured))
     if arguments.out is not None:
         file = arguments.out.with_suffix(".json")
         with writing(file, "--out"):
-            write_importance(importance, trained, file)
+            importance.write_importance(measured, trained, file)
         say(f"numbers: {file}")
-    return functools.partial(draw_importance, importance)
+    return functools.partial(importance.draw_importance, measured)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.explain"), explain
-    )
+main = make_main("explain", tyro.cli, Arguments, explain)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ Standard output carries one JSON object: the files, their sizes, and the check o
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from dien_jax.inference.export import export_run
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 from dien_jax.utils.console import say
 
 
@@ -46,10 +45,7 @@ def _export(arguments: Arguments) -> None:
     print(json.dumps(report))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    prog = "python -m dien_jax.export"
-    return run_command(lambda: tyro.cli(Arguments, args=argv, prog=prog), _export)
+main = make_main("export", tyro.cli, Arguments, _export)
 
 
 if __name__ == "__main__":

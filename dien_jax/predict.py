@@ -7,7 +7,6 @@ Standard output carries one JSON object of counts.
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from dien_jax.inference.score_table import DEFAULT_COLUMNS, RequestColumns, score_requests
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 from dien_jax.utils.console import say
 
 
@@ -41,9 +40,8 @@ class Arguments:
 
 
 def _predict(arguments: Arguments) -> None:
-    counts = score_requests(
-        arguments.run_dir, arguments.input, arguments.out, arguments.data, arguments.columns
-    )
+    run, table, data = arguments.run_dir, arguments.input, arguments.data
+    counts = score_requests(run, table, arguments.out, data, arguments.columns)
     say(f"scores: {arguments.out}")
     for name, subject in {
         "unknown_users": "rows with a user that training did not see",
@@ -57,10 +55,7 @@ def _predict(arguments: Arguments) -> None:
     print(json.dumps(counts))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    prog = "python -m dien_jax.predict"
-    return run_command(lambda: tyro.cli(Arguments, args=argv, prog=prog), _predict)
+main = make_main("predict", tyro.cli, Arguments, _predict)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,7 @@ Archive = Annotated[Path | None, tyro.conf.arg(name="from")]
 def _flags(options: type, **kinds: Any) -> type:
     """Return the options of a source with the annotations of fields that the command line needs."""
     fields = [(n, kind, getattr(options, n, dataclasses.MISSING)) for n, kind in kinds.items()]
-    how: dict[str, Any] = {
-        "frozen": True,
-        "kw_only": True,
-        "namespace": {"__doc__": options.__doc__},
-    }
+    how: Any = {"frozen": True, "kw_only": True, "namespace": {"__doc__": options.__doc__}}
     return dataclasses.make_dataclass(options.__name__, fields, bases=(options,), **how)
 
 
@@ -82,9 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(line)
         print(f"dataset folder: {options.out}")
 
-    return run_command(
-        parse, run, compiles=False, when_interrupted="interrupted; nothing was written"
-    )
+    interrupted = "interrupted; nothing was written"
+    return run_command(parse, run, compiles=False, when_interrupted=interrupted)
 
 
 def _overview() -> str:

@@ -8,7 +8,6 @@ path.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from typing import Literal
 import tyro
 
 from dien_jax.inspection.report import write_report
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,7 @@ def report(arguments: Arguments) -> None:
     print(write_report(arguments.run_dir, split=split, out=out, data=data))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.report"), report
-    )
+main = make_main("report", tyro.cli, Arguments, report)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ has the tables. Exit status: as ``python -m dien_jax.train``.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from typing import Literal
 import tyro
 
 from dien_jax.experiments.reproduction import reproduce_table
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +42,8 @@ def reproduce(arguments: Arguments) -> None:
     print((arguments.out / "results.md").read_text(), end="")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.reproduce"),
-        reproduce,
-        when_interrupted="Stopped. Run the same command again to resume.",
-    )
+STOPPED = "Stopped. Run the same command again to resume."
+main = make_main("reproduce", tyro.cli, Arguments, reproduce, STOPPED)
 
 
 if __name__ == "__main__":

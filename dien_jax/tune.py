@@ -11,15 +11,15 @@ Exit status: 0, 1 if every trial diverged, 2 for a mistake, 130 after Ctrl-C.
 
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import tyro
 
 from dien_jax.config.preset_files import DEFAULT_PRESET
 from dien_jax.config.presets import PRESETS
 from dien_jax.experiments.search import SearchOptions, run_search
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 from dien_jax.utils.console import say
 
 
@@ -45,18 +45,8 @@ def tune(arguments: Arguments) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(
-        lambda: tyro.cli(
-            Arguments,
-            args=argv,
-            prog="python -m dien_jax.tune",
-            description=f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}.",
-        ),
-        tune,
-        when_interrupted="Stopped. Run the same command again to resume.",
-    )
+PARSE = partial(tyro.cli, description=f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}.")
+main = make_main("tune", PARSE, Arguments, tune, "Stopped. Run the same command again to resume.")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,13 @@ FAST = (
     "tests/test_public_names.py",
 )
 """Folders and files whose tests are marked ``fast``."""
+SLOWER = (
+    "tests/preparation/test_alimama.py",
+    "tests/preparation/test_impressions.py::test_no_row_sees_its_own_request_or_later",
+    "tests/preparation/test_interactions.py::test_no_example_sees_a_later_event_whatever_the_log",
+    "tests/preparation/test_synthetic.py::test_processes_that_need_the_built_in_data_at_once",
+)
+"""Tests among them that are not marked: each takes seconds, by several processes or databases."""
 
 _compiled: list[str] = []
 """Events of programs that were compiled in this process."""
@@ -60,10 +67,11 @@ jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of ``FAST``."""
+    """Mark the tests of ``FAST``, without ``SLOWER``."""
     root = Path(__file__).parents[1]
     for item in items:
-        if item.path.relative_to(root).as_posix().startswith(FAST):
+        name = f"{item.path.relative_to(root).as_posix()}::{item.name}"
+        if name.startswith(FAST) and not name.startswith(SLOWER):
             item.add_marker("fast")
 
 

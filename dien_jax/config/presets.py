@@ -76,9 +76,8 @@ def preset(name: str) -> Config:
     'attention'
     """
     if name not in PRESETS:
-        raise UserError(
-            f"unknown preset {name!r}{suggestion(name, PRESETS)} (presets: {', '.join(PRESETS)})"
-        )
+        near = suggestion(name, PRESETS)
+        raise UserError(f"unknown preset {name!r}{near} (presets: {', '.join(PRESETS)})")
     return PRESETS[name]
 
 

@@ -36,6 +36,14 @@ class Batch(NamedTuple):
     shown: Array | None = None
 
 
+def blank_values(feature: Feature, rows: int) -> Any:
+    """Return missing values of a feature."""
+    ids = np.zeros(rows, np.int32)
+    if feature.kind == "multivalued":
+        return MultiValued(np.zeros((rows, feature.max_values or 1), np.int32), ids)
+    return ids.astype(np.float32) if feature.kind == "numeric" else ids
+
+
 def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Batch:
     """Return a batch of padding in the shapes of a dataset of this schema.
 
@@ -43,15 +51,8 @@ def example_batch(schema: Schema, *, batch_size: int = 1, steps: int = 2) -> Bat
     >>> example_batch(open_dataset("data").schema, batch_size=4, steps=8).history.shape
     (4, 8)
     """
-
-    def values(feature: Feature) -> Any:
-        ids = np.zeros(batch_size, np.int32)
-        if feature.kind == "multivalued":
-            return MultiValued(np.zeros((batch_size, feature.max_values or 1), np.int32), ids)
-        return ids.astype(np.float32) if feature.kind == "numeric" else ids
-
     history = np.zeros((batch_size, steps), np.int32)
     lengths, item, user = (np.zeros(batch_size, np.int32) for _ in range(3))
     label, weight = (np.zeros(batch_size, np.float32) for _ in range(2))
-    context = {feature.name: values(feature) for feature in schema.context}
+    context = {feature.name: blank_values(feature, batch_size) for feature in schema.context}
     return Batch(history, lengths, item, user, label, weight, context)

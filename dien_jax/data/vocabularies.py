@@ -5,8 +5,8 @@ An id without a row becomes the unknown row, 0, and is counted.
 
 import datetime
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,32 +18,22 @@ SEPARATOR = "|"  # default separator of the values of a multi-valued cell
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
-@runtime_checkable
-class RawValues(Protocol):
-    """Vocabularies of a dataset folder, or of an exported file."""
-
-    @property
-    def schema(self) -> Schema:
-        """Features of the dataset."""
-
-    def vocabulary(self, feature: str) -> list[str]:
-        """Return the raw values of a categorical or multi-valued feature, by row."""
-
-
 class Vocabularies:
     """Look-up of the rows of raw ids and values.
 
+    ``vocabulary`` returns the raw values of a categorical or multi-valued feature, by row.
     ``separator`` separates the values of a multi-valued feature that is given as one text.
     """
 
-    def __init__(self, values: RawValues, separator: str = SEPARATOR) -> None:
-        self._separator = separator
-        self.items = values.vocabulary("item")  # raw item ids, by row
-        self.context = values.schema.context
+    def __init__(
+        self, schema: Schema, vocabulary: Callable[[str], list[str]], separator: str = SEPARATOR
+    ) -> None:
+        self._separator, self.context = separator, schema.context
+        self.items = vocabulary("item")  # raw item ids, by row
         self._item_rows = _row_numbers(self.items)
-        self._user_rows = _row_numbers(values.vocabulary("user"))
+        self._user_rows = _row_numbers(vocabulary("user"))
         names = [feature.name for feature in self.context if feature.size is not None]
-        self._context_rows = {name: _row_numbers(values.vocabulary(name)) for name in names}
+        self._context_rows = {name: _row_numbers(vocabulary(name)) for name in names}
 
     def item_rows(self, ids: Iterable[Any]) -> np.ndarray:
         """Return the rows of raw item ids, int32 ``[n]``."""
@@ -96,9 +86,7 @@ class Vocabularies:
         for feature in self.context:
             if feature.name not in values:
                 missing = f"{feature.name!r} (None if it is missing)"
-                raise UserError(
-                    f"context: expected a value of {missing}; its features are {listed}"
-                )
+                raise UserError(f"context: expected a value of {missing} (features: {listed})")
             try:
                 columns[feature.name], count = self.encode(feature, [values[feature.name]])
             except UserError as error:

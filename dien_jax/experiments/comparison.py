@@ -19,6 +19,7 @@ from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import atomic_path
+from dien_jax.utils.plots import new_figure, save_picture
 
 _ABSENT = "-"
 _PANELS = {
@@ -134,11 +135,8 @@ def _settings_table(groups: Sequence[SeedGroup]) -> str:
         flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")} for run in runs
     ]
     columns = {name: [values[name] for values in settings] for name in settings[0]}
-    rows = [
-        [name, *map(_setting, values)]
-        for name, values in columns.items()
-        if len(set(map(repr, values))) > 1
-    ]
+    differing = {n: values for n, values in columns.items() if len({*map(repr, values)}) > 1}
+    rows = [[name, *map(_setting, values)] for name, values in differing.items()]
     if not rows:
         return "all settings are the same" if len(groups[0].members) + len(groups) > 2 else ""
     return _aligned([["settings that differ", *(group.name for group in groups)], *rows], left=1)
@@ -246,15 +244,12 @@ def _draw_curves(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
     Runs that differ by seed only share a colour. A ring marks the best checkpoint. Return the
     file; None without matplotlib or before the first evaluation.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        return None
     if not any(member.evaluations for group in groups for member in group.members):
         return None
-    figure = Figure(figsize=(14, 4.8), layout="constrained")
-    panels = figure.subplots(1, len(_PANELS))
+    try:
+        figure, panels = new_figure(14.0, 4.8, columns=len(_PANELS))
+    except ImportError:
+        return None
     named: set[str] = set()
     for number, group in enumerate(groups):
         style = _STYLES[number // _COLOURS % len(_STYLES)]
@@ -283,11 +278,7 @@ def _draw_curves(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
     for axes, title in zip(panels, _PANELS, strict=True):
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.locator_params(axis="x", integer=True)
     figure.legend(loc="outside lower center", ncols=min(5, len(named) + 1), fontsize="small")
-    file = folder / "compare.png"
-    with atomic_path(file) as partial:
-        figure.savefig(partial, format="png", dpi=120)
-    return file
+    save_picture(figure, folder / "compare.png")
+    return folder / "compare.png"

@@ -5,7 +5,6 @@ seeds, and of the test split, which a mean over seeds does not reduce (the mean 
 DeLong's, see :mod:`dien_jax.metrics.intervals`).
 """
 
-import contextlib
 import csv
 import functools
 import math
@@ -20,7 +19,8 @@ import numpy as np
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.intervals import delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
-from dien_jax.utils.files import atomic_file, atomic_path
+from dien_jax.utils.files import atomic_file
+from dien_jax.utils.plots import new_figure, save_picture
 
 Line = dict[str, str]
 """One run; the keys are the columns of ``results.csv``."""
@@ -187,10 +187,6 @@ def _difference(runs: Mapping[str, Mapping[str, Line]], row: str, label: str, ba
 
 def _draw(file: Path, name: str, table: Table, lines: Sequence[Line]) -> None:
     """Draw the AUC of every run as a dot, and the mean of each row with its deviation."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
     runs_by_data = {
         data: runs
         for data in dict.fromkeys(line["data"] for line in lines)
@@ -202,8 +198,10 @@ def _draw(file: Path, name: str, table: Table, lines: Sequence[Line]) -> None:
     width = min(len(runs_by_data), 2)
     height = math.ceil(len(runs_by_data) / width)
     size = 5.2 * width, (0.32 * len(table.rows) + 1.1) * height
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(height, width, squeeze=False).ravel()
+    try:
+        figure, axes = new_figure(*size, rows=height, columns=width)
+    except ImportError:
+        return
     for axis in axes[len(runs_by_data) :]:
         axis.set_visible(False)
     for axis, (data, runs) in zip(axes, runs_by_data.items(), strict=False):
@@ -219,13 +217,13 @@ def _draw(file: Path, name: str, table: Table, lines: Sequence[Line]) -> None:
             if baseline in present:
                 mean = statistics.mean(scores[baseline])
                 axis.axvline(mean, color=colour, lw=0.9, ls="--", label=label)
-        axis.set_yticks(range(len(present)), present)
+        axis.set_yticks(range(len(present)), present, parse_math=False)
         axis.invert_yaxis()
-        axis.grid(axis="x", alpha=0.3)
+        axis.grid(visible=False, axis="y")
         counts = sorted(len(runs[row]) for row in present)
         title = f"{data} (n = {'-'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))})"
-        axis.set(xlabel="test AUC" if split == "test" else "validation AUC", title=title)
+        axis.set_xlabel("test AUC" if split == "test" else "validation AUC")
+        axis.set_title(title, parse_math=False)
     dashed = f"; dashed: means of {' and '.join(table.baselines)}" if table.baselines else ""
-    figure.suptitle(f"{name}: each run, mean and deviation{dashed}")
-    with atomic_path(file) as partial, contextlib.suppress(ValueError):
-        figure.savefig(partial, dpi=140, format="png")
+    figure.suptitle(f"{name}: each run, mean and deviation{dashed}", parse_math=False)
+    save_picture(figure, file)

@@ -84,7 +84,6 @@ def draw_plots(finished: Sequence["FrozenTrial"], folder: Path) -> list[Path]:
     """
     try:
         from matplotlib import pyplot
-        from matplotlib.ticker import MaxNLocator
     except ImportError:
         return []
     if not any(trial.intermediate_values for trial in finished):
@@ -108,7 +107,7 @@ def draw_plots(finished: Sequence["FrozenTrial"], folder: Path) -> list[Path]:
             axes.scatter(*zip(*pruned, strict=True), facecolors="none", edgecolors="tab:blue",
                          label="pruned")  # fmt: skip
         axes.legend()
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params(axis="x", integer=True)
         axes.xaxis.set_major_formatter(lambda number, _: f"{number + 1:.0f}")
         figures["history.png"] = axes.figure
         names = list(searched_settings(finished[0]))

@@ -22,8 +22,7 @@ from jax import export
 
 from dien_jax.data.metadata import schema_from_json
 from dien_jax.data.schema import Schema
-from dien_jax.errors import UserError
-from dien_jax.inference.exported_programs import reason
+from dien_jax.errors import UserError, reason
 from dien_jax.utils.extras import require
 
 FORMAT = "dien_jax.export"
@@ -42,9 +41,6 @@ class ExportedModel:
     vocabularies: dict[str, list[str]]
     weights: dict[str, np.ndarray]
     programs: dict[str, export.Exported]
-
-    def vocabulary(self, feature: str) -> list[str]:
-        return self.vocabularies[feature]
 
 
 def input_features(schema: Schema) -> list[str]:

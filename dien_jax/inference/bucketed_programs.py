@@ -66,11 +66,9 @@ class BucketedPrograms:
     def encode(self, histories: Sequence[History]) -> list[History]:
         """Return the histories with their interests."""
         encoded = list(histories)
-        for places in grouped(
-            range(len(histories)),
-            lambda place: self._bucket(len(histories[place].rows)),
-            lambda _: self._user_counts(1),
-        ):
+        buckets = [self._bucket(len(history.rows)) for history in histories]
+        counts = self._user_counts(1)
+        for places in grouped(range(len(histories)), buckets.__getitem__, lambda _: counts):
             rows = [self._padded(histories[place].rows) for place in places]
             lengths = [len(histories[place].rows) for place in places]
             if len(places) == 1:

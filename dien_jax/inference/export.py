@@ -31,7 +31,7 @@ from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import stage
 from dien_jax.utils.extras import require
-from dien_jax.utils.files import atomic_path
+from dien_jax.utils.files import atomic_path, check_out
 
 CHECKED_ROWS = 8
 CHECKED_CANDIDATES = 40
@@ -69,17 +69,17 @@ def export_run(
         installed, or scores differ. No file is written then.
     """
     run_dir, out = Path(run_dir), Path(out)
-    _check_output("--out", out)
+    check_out(out)
     require("export", "an exported model")
     if onnx is not None:
         onnx = Path(onnx)
-        _check_output("--onnx", onnx)
+        check_out(onnx)
         if onnx.absolute() == out.absolute():
-            raise UserError(f"--out and --onnx are both {out}; give them different names")
+            raise UserError(f"the ONNX file must have another name than the model, got {out} twice")
         require_onnx()
     trained = load_run(run_dir, data)
     with ExitStack() as files:
-        files.enter_context(writing(out, "--out"))
+        files.enter_context(writing(out))
         partial = files.enter_context(atomic_path(out))
         with stage(f"exporting {run_dir}"):
             _write(partial, trained)
@@ -87,7 +87,7 @@ def export_run(
             report = {"file": str(out), "bytes": partial.stat().st_size}
             report |= check_export(partial, trained)
         if isinstance(onnx, Path):
-            files.enter_context(writing(onnx, "--onnx"))
+            files.enter_context(writing(onnx))
             partial = files.enter_context(atomic_path(onnx))
             with stage("converting to ONNX and checking its scores"):
                 partial.write_bytes(onnx_model(trained))
@@ -97,13 +97,6 @@ def export_run(
                 largest = _checked("the ONNX file's scores", float(np.abs(difference).max()))
                 report["onnx_largest_difference"] = largest
     return report
-
-
-def _check_output(flag: str, file: Path) -> None:
-    if file.is_dir():
-        raise UserError(f"{flag} {file} is a folder; expected the name of a file")
-    if not file.absolute().parent.is_dir():
-        raise UserError(f"{flag} {file}: the folder {file.parent} does not exist; make it first")
 
 
 def _write(file: Path, trained: TrainedModel) -> None:

@@ -20,9 +20,10 @@ from jax import export
 from dien_jax.config.settings import Attention, Config, Evolution
 from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import FeatureTables, MultiValued, Schema
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, reason
 from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.shared_history import CHUNK
+from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.rank import Interests, Programs, make_programs
 from dien_jax.utils.console import say
@@ -41,12 +42,6 @@ _INPUTS = {
 
 Weights = dict[str, Any]
 """Parameters, running statistics and feature tables, by names such as ``params/mlp/logit/bias``."""
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """Return the leaves of a tree by their paths, joined by ``/``."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
 def plain(value: Any) -> Any:
@@ -192,20 +187,14 @@ def ranking_programs(exports: dict[str, export.Exported]) -> Programs:
     return Programs(*map(program, _INPUTS))
 
 
-def reason(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its type."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
 def described(shapes: Any) -> Any:
     """Return shapes and dtypes for JSON: ``{"dtype": "int32", "shape": ["b", "t"]}`` a leaf."""
-    return jax.tree.map(
-        lambda leaf: {
-            "dtype": str(leaf.dtype),
-            "shape": [size if isinstance(size, int) else str(size) for size in leaf.shape],
-        },
-        shapes,
-    )
+
+    def describe(leaf: Any) -> dict[str, Any]:
+        sizes = [size if isinstance(size, int) else str(size) for size in leaf.shape]
+        return {"dtype": str(leaf.dtype), "shape": sizes}
+
+    return jax.tree.map(describe, shapes)
 
 
 def _structured(inputs: dict[str, Any]) -> dict[str, Any]:

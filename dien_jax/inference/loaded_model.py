@@ -28,30 +28,22 @@ class LoadedModel(NamedTuple):
 
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        config, dataset = trained.run.config, trained.dataset
+        config, data = trained.run.config, trained.dataset
+        about = (data.schema, trained.step, config.train.max_history, history_buckets(config))
         variables = {"params": trained.params, "batch_stats": trained.batch_stats}
-        return cls(
-            dataset.schema,
-            trained.step,
-            config.train.max_history,
-            history_buckets(config),
-            Vocabularies(dataset, separator),
-            jax.device_put((variables, dataset.feature_tables())),
-            make_programs(config, dataset.schema),
-        )
+        arguments = jax.device_put((variables, data.feature_tables()))
+        programs = make_programs(config, data.schema)
+        vocabularies = Vocabularies(data.schema, data.vocabulary, separator)
+        return cls(*about, vocabularies, arguments, programs)
 
     @classmethod
     def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        manifest = exported.manifest
-        return cls(
-            exported.schema,
-            manifest["step"],
-            manifest["max_history"],
-            tuple(manifest["history_buckets"]),
-            Vocabularies(exported, separator),
-            (jax.device_put(exported.weights),),
-            ranking_programs(exported.programs),
-        )
+        manifest, schema, values = exported.manifest, exported.schema, exported.vocabularies
+        vocabularies = Vocabularies(schema, values.__getitem__, separator)
+        about = (manifest["step"], manifest["max_history"], tuple(manifest["history_buckets"]))
+        arguments = (jax.device_put(exported.weights),)
+        programs = ranking_programs(exported.programs)
+        return cls(schema, *about, vocabularies, arguments, programs)
 
 
 def load_model(

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dien_jax.errors import UserError
-from dien_jax.inference.exported_programs import named_leaves, reason, row_inputs, row_scores
+from dien_jax.errors import UserError, reason
+from dien_jax.inference.exported_programs import row_inputs, row_scores
+from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.extras import require
 

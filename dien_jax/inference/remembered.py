@@ -9,6 +9,10 @@ from dien_jax.errors import UserError
 from dien_jax.inference.requests import History
 
 
+class NotRememberedError(UserError):
+    """The user is not, or no longer, remembered."""
+
+
 class RememberedUsers:
     """Histories by raw user id, shared by threads; the least recently used are evicted."""
 
@@ -42,9 +46,9 @@ class RememberedUsers:
         with self._lock:
             history = None if user is None else self._histories.get(str(user))
             if history is None:
-                raise UserError(
-                    f"user {user!r} is not remembered; give the history, or call "
-                    f"remember(user, history) first (max_users limits how many users are kept)"
+                raise NotRememberedError(
+                    f"user {str(user)[:100]!r} is not remembered; give the history, or remember "
+                    f"the user first (max_users limits how many users are kept)"
                 )
             self._histories[str(user)] = history = change(history)
             self._histories.move_to_end(str(user))

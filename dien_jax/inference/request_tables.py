@@ -171,9 +171,7 @@ def open_requests(file: Path) -> RequestTable:
         if table.names.count(name) > 1:
             raise UserError(f"{file} has two columns {name!r}")
     if SCORE in table.names:
-        raise UserError(
-            f"{file} already has a column {SCORE!r}, the name of the column to add; rename it"
-        )
+        raise UserError(f"{file} already has a column {SCORE!r}, the new column's name; rename it")
     return table
 
 

@@ -35,10 +35,7 @@ from dien_jax.utils.console import say, stage
 
 BATCHES_PER_PIECE = 64
 """Rows of a piece are sorted by history length, which reduces padding."""
-COUNTS = (
-    "rows", "unknown_users", "unknown_items", "unknown_history", "unknown_context",
-    "empty_histories",
-)  # fmt: skip
+COUNTS = "rows unknown_users unknown_items unknown_history unknown_context empty_histories"
 
 Values = TypeVar("Values")
 
@@ -147,9 +144,9 @@ class _Encoder:
 
     def __init__(self, table: RequestTable, columns: RequestColumns, dataset: Dataset) -> None:
         self._table, self._columns, self._dataset = table, columns, dataset
-        self._vocabularies = Vocabularies(dataset, columns.separator)
+        self._vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
         self._events = None if columns.history else UserEvents(dataset)
-        self.counts = dict.fromkeys(COUNTS, 0)
+        self.counts = dict.fromkeys(COUNTS.split(), 0)
 
     def examples(self, piece: Piece) -> Dataset:
         """Return the dataset with the rows of a piece as its test examples."""
@@ -160,9 +157,8 @@ class _Encoder:
         dataset, sequence, end = self._histories(piece, users)
         context = {}
         for feature in dataset.schema.context:
-            context[feature.name], unknown = self._convert(
-                piece, feature.name, partial(vocabularies.encode, feature)
-            )
+            encode = partial(vocabularies.encode, feature)
+            context[feature.name], unknown = self._convert(piece, feature.name, encode)
             self.counts["unknown_context"] += unknown
         starts = np.asarray(dataset.event_offsets)[sequence]
         self.counts["rows"] += piece.rows
@@ -189,7 +185,7 @@ class _Encoder:
         times: list[int | None] = [None] * piece.rows
         if columns.timestamp is not None:
             times = self._convert(
-                piece, columns.timestamp, lambda cells: list(map(events.time, cells))
+                piece, columns.timestamp, lambda cells: [*map(events.time, cells)]
             )
         ends = [events.find(user, time) for user, time in zip(users, times, strict=True)]
         sequence, end = np.array(ends).T

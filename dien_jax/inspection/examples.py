@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -168,8 +168,7 @@ class Inspector:
     ) -> Example:
         examples, item = dataset.splits[split], int(dataset.splits[split].item[number])
         start = dataset.event_offsets[examples.sequence[number]]
-        names = [name for name in MEASURES if name in internals.measures]
-        measures = {name: np.asarray(internals.measures[name]) for name in names}
+        measures: Any = internals.measures
         return Example(
             split=split,
             number=number,
@@ -179,7 +178,7 @@ class Inspector:
             probability=float(internals.probability),
             behaviours=tuple(self.names.behaviour(int(row), item) for row in history),
             older=int(examples.history_end[number] - start) - len(history),
-            measures={name: values[: len(history)] for name, values in measures.items()},
+            measures={n: measures[n][: len(history)] for n in MEASURES if n in measures},
         )
 
 

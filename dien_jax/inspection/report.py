@@ -79,7 +79,7 @@ def write_report(
         ("Settings", _settings_section(summary)),
     ]
     subtitle = f"{split} split of {dataset.path}, {len(scored.labels):,} examples"
-    with writing(file, "--out"), atomic_file(file) as stream:
+    with writing(file), atomic_file(file) as stream:
         stream.write(page(f"Report on {summary.name}", subtitle, sections))
     return file
 

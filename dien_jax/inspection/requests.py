@@ -23,7 +23,7 @@ def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) 
     Ids are raw. ``context`` has values of context features by name; others are missing. A name that
     does not exist, or users with several histories, is a UserError.
     """
-    vocabularies = Vocabularies(dataset)
+    vocabularies = Vocabularies(dataset.schema, dataset.vocabulary)
     events = UserEvents(dataset, "inspect one of the user's examples, with --example")
     groups = dataset.groups()
     if user not in events:
@@ -43,14 +43,10 @@ def request(dataset: Dataset, user: str, item: str, context: Mapping[str, str]) 
     if user_row == UNKNOWN and dataset.schema.num_users > 1:
         say(f"note: user {user} did not occur in training; the model sees the unknown user")
     sequence, end = events.find(user, None)
-    ids = {"sequence": sequence, "user": user_row, "group": groups.index(user), "item": row}
-    example = Examples(
-        **{name: np.array([value], np.int32) for name, value in ids.items()},
-        history_end=np.array([end], np.int64),
-        label=np.zeros(1, np.int8),
-        context=columns,
-        probability=None,
-    )
+    numbers = {"sequence": sequence, "user": user_row, "group": groups.index(user), "item": row}
+    ids = {name: np.array([value], np.int32) for name, value in numbers.items()}
+    ends, label = np.array([end], np.int64), np.zeros(1, np.int8)
+    example = Examples(**ids, history_end=ends, label=label, context=columns)
     return dataclasses.replace(dataset, splits={"test": example})
 
 

@@ -115,10 +115,8 @@ def bootstrap(
     names, user = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         return dict.fromkeys(METRICS)
-    differences = [
-        _resampled_difference(metric, clicked, scores, baseline, user)
-        for metric in METRICS.values()
-    ]
+    arrays = (clicked, scores, baseline, user)
+    differences = [_resampled_difference(metric, *arrays) for metric in METRICS.values()]
     random, drawn = np.random.default_rng(seed), []
     for _ in range(resamples):
         times = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
@@ -154,9 +152,7 @@ def paired_seeds(values: Sequence[float], baseline: Sequence[float]) -> Differen
     )
 
 
-def _with_interval(
-    value: float, error: float, quantile: float, p_value: Callable[[float], float]
-) -> Difference:
+def _with_interval(value: float, error: float, quantile: float, p_value: Callable) -> Difference:
     p = 1.0 if value == 0 else p_value(abs(value) / error) if error else 0.0
     return Difference(value, error, value - quantile * error, value + quantile * error, p)
 

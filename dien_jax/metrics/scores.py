@@ -191,9 +191,7 @@ def selection_score(metrics: Mapping[str, Any]) -> float | None:
     return None
 
 
-def evaluate_scores(
-    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
-) -> dict[str, float | int | None]:
+def evaluate_scores(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """Return every metric of one split, named as in ``result.json`` and ``metrics.jsonl``.
 
     Returns:

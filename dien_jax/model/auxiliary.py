@@ -8,7 +8,7 @@ position, P = B S positions, D item embedding, H hidden.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -36,13 +36,10 @@ def weighted_loss(
     With logits l of the network (which has no parent): the sum of ``weights[0] softplus(-l[0])``
     and ``weights[k] softplus(l[k])``, with constant weights of :func:`auxiliary_weights`.
     """
-    return _loss(
-        network,
-        params,
-        states.reshape(-1, states.shape[-1]),
-        behaviours.reshape(behaviours.shape[0], -1, behaviours.shape[-1]),
-        jax.lax.stop_gradient(weights.reshape(weights.shape[0], -1)),
-    )
+    flat_states = states.reshape(-1, states.shape[-1])
+    flat_behaviours = behaviours.reshape(behaviours.shape[0], -1, behaviours.shape[-1])
+    constant = jax.lax.stop_gradient(weights.reshape(weights.shape[0], -1))
+    return _loss(network, params, flat_states, flat_behaviours, constant)
 
 
 def normalising(
@@ -56,14 +53,10 @@ def normalising(
     """
     state, behaviour = params["state"], params["behaviour"]
     shifted = state_affine[1] @ state["kernel"] + behaviour_affine[1] @ behaviour["kernel"]
-    return {
-        **params,
-        "state": {
-            "kernel": state_affine[0][:, None] * state["kernel"],
-            "bias": state["bias"] + shifted,
-        },
-        "behaviour": {"kernel": behaviour_affine[0][:, None] * behaviour["kernel"]},
-    }
+    scaled = state_affine[0][:, None] * state["kernel"]
+    changed = {"kernel": behaviour_affine[0][:, None] * behaviour["kernel"]}
+    first = {"kernel": scaled, "bias": state["bias"] + shifted}
+    return {**params, "state": first, "behaviour": changed}
 
 
 def _block_loss(network: "AuxiliaryNetwork", params: Any, *arrays: jax.Array) -> jax.Array:
@@ -108,12 +101,8 @@ def _with_gradients(
 
 
 def _forward(network: "AuxiliaryNetwork", *arguments: Any) -> tuple[jax.Array, tuple]:
-    by_platform: Callable[..., Any] = functools.partial(
-        jax.lax.platform_dependent,
-        cpu=functools.partial(_with_gradients, network, CPU_BLOCK),
-        default=functools.partial(_with_gradients, network, BLOCK),
-    )
-    loss, gradients = by_platform(*arguments)
+    cpu, default = (functools.partial(_with_gradients, network, n) for n in (CPU_BLOCK, BLOCK))
+    loss, gradients = jax.lax.platform_dependent(*arguments, cpu=cpu, default=default)
     return loss, (gradients, arguments[-1])
 
 

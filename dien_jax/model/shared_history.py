@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, reason
 
 CHUNK = 32
 """Candidates that are computed together: more would leave the processor's cache."""
@@ -96,9 +96,8 @@ def _by_copies(
     try:
         return in_chunks(of_chunk, rows)
     except Exception as error:  # a module may raise anything
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
             f"{type(module).__name__} (model.{module.name}) cannot score the candidates of one "
-            f"history: called with {rows.shape[0]} rows it gave {reason}. Make it accept any "
-            f"number of rows, or give the class a method {method}"
+            f"history: called with {rows.shape[0]} rows it gave {reason(error)}. Make it accept "
+            f"any number of rows, or give the class a method {method}"
         ) from error

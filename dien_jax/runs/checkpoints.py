@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, reason
 from dien_jax.model.batch_norm import TOTAL_WEIGHT, without_total_weight
 from dien_jax.steps.state import TrainState
 
@@ -105,10 +105,11 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Return the state and the host's values as they were saved, bit for bit.
 
-        Only names, shapes, types and devices of ``like`` matter, a state of the same configuration:
-        each array is put on the device of its counterpart there. An array that differs from it, or
-        a checkpoint that does not exist, is a UserError. Running statistics that were saved without
-        their total weight, by earlier versions, are returned without it.
+        Only names, shapes, types and devices of ``like`` matter, a state of the same configuration,
+        arrays or their shapes: each array is put on the device of its counterpart there, or the
+        default device. An array that differs from it, or a checkpoint that does not exist, is a
+        UserError. Running statistics that were saved without their total weight, by earlier
+        versions, are returned without it.
         """
         attempts = [saved for saved in self._complete() if saved[0] == step]
         if not attempts:
@@ -118,11 +119,11 @@ class Checkpoints:
             state, values = ocp.args.PyTreeRestore(), ocp.args.JsonRestore()
             arguments = ocp.args.Composite(state=state, host=values)
             content = self._checkpointer.restore(path, args=arguments)
-            arrays, host = _by_name(content["state"]), content["host"]["host"]
+            arrays, host = named_leaves(content["state"]), content["host"]["host"]
         if not any(name.endswith(f"/{TOTAL_WEIGHT}") for name in arrays):
             like = like._replace(batch_stats=without_total_weight(like.batch_stats))
         leaves, structure = jax.tree.flatten(like)
-        names = list(_by_name(like))
+        names = list(named_leaves(like))
         mismatch = f"the checkpoint {path} does not fit the configuration:"
         for name, leaf in zip(names, leaves, strict=True):
             expected = _described(jax.eval_shape(_without_key, leaf))
@@ -178,7 +179,7 @@ def _orbax_errors(failure: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        problem = next(iter(str(error).splitlines()), type(error).__name__)
+        problem = reason(error)
     finally:
         if problem is not None:
             time.sleep(0.1)  # Orbax's threads cannot be joined from here
@@ -190,7 +191,7 @@ def _orbax_errors(failure: str) -> Iterator[None]:
         raise UserError(f"{failure}: {problem}")
 
 
-def _is_key(leaf: jax.Array) -> bool:
+def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -199,15 +200,17 @@ def _without_key(leaf: jax.Array) -> jax.Array:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _placed(saved: np.ndarray, leaf: jax.Array) -> jax.Array:
+def _placed(saved: np.ndarray, leaf: Any) -> jax.Array:
     """Return a saved array on the device of ``leaf``, as a typed key if that is one."""
     array: Any = saved
     if _is_key(leaf):
-        array = jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf))
-    return jax.device_put(array, leaf.sharding)
+        impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None  # the default
+        array = jax.random.wrap_key_data(jnp.asarray(saved), impl=impl)
+    # To a named device, so that programs find results like what they were compiled for.
+    return jax.device_put(array, leaf.sharding or jax.device_put(0).sharding)
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: Any) -> dict[str, Any]:
     """Return the leaves by names like ``params/embedding/item``, since Orbax loses tuples."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}

@@ -82,10 +82,8 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 begun = (folder / CONFIG_FILE).exists()
-                raise UserError(
-                    f"run folder {folder} is not empty; choose another folder"
-                    + (f", or --resume {folder} to continue that run" if begun else "")
-                )
+                hint = f", or --resume {folder} to continue that run" if begun else ""
+                raise UserError(f"run folder {folder} is not empty; choose another folder{hint}")
             write_json(folder / CONFIG_FILE, values | settings)
 
     @classmethod
@@ -120,9 +118,8 @@ class Run:
             theirs = {feature["name"]: feature for feature in schema[group]}
             if list(ours) != list(theirs):
                 expected, actual = (", ".join(names) or "none" for names in (ours, theirs))
-                raise UserError(
-                    f"{problem} expected the {group} features {expected}, found {actual}"
-                )
+                difference = f"expected the {group} features {expected}, found {actual}"
+                raise UserError(f"{problem} {difference}")
             for name, feature in ours.items():
                 if feature != theirs[name]:
                     change = f"was {feature} in training, found {theirs[name]}"

@@ -1,10 +1,9 @@
 """The trained model of a run: the best checkpoint of its folder, and its data."""
 
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
@@ -65,21 +64,9 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
     if best_step is None:
-        command = f"python -m dien_jax.train --resume {folder}"
-        raise UserError(
-            f"{folder} has no evaluated checkpoint yet; continue the run with {command}"
-        )
-    state, _ = checkpoints.restore(best_step, _blank_state(run, dataset))
+        advice = f"continue the run with python -m dien_jax.train --resume {folder}"
+        raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
+    # Only the shapes: initialising a state compiles for seconds.
+    shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
+    state, _ = checkpoints.restore(best_step, shapes)
     return best_step, state
-
-
-def _blank_state(run: Run, dataset: Dataset) -> TrainState:
-    """Return zeros in the shapes of the run's state; initialising one compiles for seconds."""
-    shapes = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
-
-    def blank(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.key(0)
-        return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
-
-    return cast(TrainState, jax.tree.map(blank, shapes))

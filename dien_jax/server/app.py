@@ -19,9 +19,10 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from dien_jax.errors import UserError
+from dien_jax.inference.remembered import NotRememberedError
 from dien_jax.inference.requests import RankRequest
 from dien_jax.server.batching import Batcher, QueueFullError
-from dien_jax.server.current_model import CurrentModel, NotRememberedError
+from dien_jax.server.current_model import CurrentModel
 from dien_jax.server.messages import Failure, Status, validation_failure
 from dien_jax.server.openapi import document, page
 from dien_jax.server.options import ServerOptions
@@ -79,7 +80,7 @@ class Application:
 
         path = scope["path"] if scope["path"] in self._paths else "other"
         try:
-            response = self._routes if self._authorized(scope, path) else _unauthorized()
+            response = self._routes if self._authorized(scope, path) else _UNAUTHORIZED
             await response(scope, receive, send_and_record)
         except asyncio.CancelledError:
             self.cut_off += 1
@@ -102,9 +103,7 @@ class Application:
         same = hmac.compare_digest(token.strip(), self._token.encode())
         return same and scheme.lower() == b"bearer"
 
-    async def _post(
-        self, name: str, call: Callable[[Any], Any] | None, request: Request
-    ) -> Response:
+    async def _post(self, name: str, call: Callable | None, request: Request) -> Response:
         """Decode a request; have it ranked, or passed to a function, by the batcher's thread."""
         if not self._current.warm:
             return _error(503, "not ready", headers={"Retry-After": "1"})
@@ -182,8 +181,7 @@ def _error(
     return _Json(Failure(error, field), status, headers)
 
 
-def _unauthorized() -> Response:
-    return _error(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
+_UNAUTHORIZED = _error(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -22,16 +22,6 @@ from dien_jax.utils.console import stage
 LOG = logging.getLogger(__name__)
 
 
-class NotRememberedError(UserError):
-    """The user is not remembered."""
-
-    def __init__(self, user: str | int | None) -> None:
-        super().__init__(
-            f"user {str(user)[:100]!r} is not remembered: send the history with the request or to "
-            f"/v1/remember"
-        )
-
-
 class _StoppedError(Exception):
     """The server stops during a warm-up."""
 
@@ -89,10 +79,9 @@ class CurrentModel:
         """Rank a batch; return a response or an error for each request."""
         ranker = self.served.ranker
         responses: list[Ranked | UserError] = []
-        for request, outcome in zip(requests, ranker.rank_many(requests), strict=True):
+        for outcome in ranker.rank_many(requests):
             if isinstance(outcome, UserError):
-                forgotten = request.history is None and request.user not in ranker
-                responses.append(NotRememberedError(request.user) if forgotten else outcome)
+                responses.append(outcome)
                 continue
             unknown = outcome[2:]
             self._metrics.candidates.inc(len(outcome.ids))
@@ -108,10 +97,8 @@ class CurrentModel:
         return Remembered(str(message.user), ranker.remembered_users)
 
     def observe(self, message: Any) -> Remembered:
-        """Append an event to a remembered history, or raise :class:`NotRememberedError`."""
+        """Append an event to a remembered history."""
         ranker = self.served.ranker
-        if message.user not in ranker:
-            raise NotRememberedError(message.user)
         ranker.observe(message.user, message.event)
         return Remembered(str(message.user), ranker.remembered_users)
 
@@ -187,9 +174,8 @@ class CurrentModel:
     def _load(self, version: str) -> ServedModel:
         options = self._options
         with stage(f"loading {options.run}"):
-            ranker = Ranker(
-                options.run, options.data, max_users=options.max_users, separator=options.separator
-            )
+            limits: Any = {"max_users": options.max_users, "separator": options.separator}
+            ranker = Ranker(options.run, options.data, **limits)
         return ServedModel(ranker, version, request_decoders(ranker.schema, options))
 
     def _warm_up(self, model: ServedModel) -> None:

@@ -81,12 +81,9 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
         "Remember": [("user", Id), ("history", history)],
         "Observe": [("user", Id), ("event", Id)],
     }
-    return {
-        name.lower(): msgspec.json.Decoder(
-            msgspec.defstruct(name, fields, bases=(_Request,), kw_only=True)
-        )
-        for name, fields in structs.items()
-    }
+    how: Any = {"bases": (_Request,), "kw_only": True}
+    types = {name: msgspec.defstruct(name, fields, **how) for name, fields in structs.items()}
+    return {name.lower(): msgspec.json.Decoder(type_) for name, type_ in types.items()}
 
 
 def validation_failure(error: msgspec.ValidationError) -> Failure:

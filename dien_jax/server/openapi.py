@@ -82,12 +82,9 @@ def document(
         f"{options.max_candidates:,} candidates and {options.max_history:,} events."
     )
     security = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if token else {}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "dien_jax", "version": __version__, "description": description},
-        "paths": paths,
-        "components": {"schemas": components, **security},
-    }
+    info = {"title": "dien_jax", "version": __version__, "description": description}
+    content = {"paths": paths, "components": {"schemas": components, **security}}
+    return {"openapi": "3.1.0", "info": info, **content}
 
 
 def page(document: dict[str, Any]) -> str:

@@ -22,18 +22,14 @@ class Metrics:
         self.request_seconds = seconds(
             "dien_request_seconds", "Time from request headers to complete response.", ("path",)
         )
-        self.queue_seconds = seconds(
-            "dien_queue_seconds", "Time that requests waited in the queue."
-        )
+        self.queue_seconds = seconds("dien_queue_seconds", "Time of requests in the queue.")
         self.batch_seconds = seconds("dien_batch_seconds", "Time to rank a batch.")
         self.batch_size = histogram(
             "dien_batch_size", "Requests ranked in one batch.", buckets=(1, 2, 4, 8, 16, 32, 64)
         )
         self.queue_depth = gauge("dien_queue_depth", "Requests waiting in the queue.")
         self.candidates = counter("dien_candidates", "Candidates ranked.")
-        self.unknown = counter(
-            "dien_unknown_ids", "Ids and values unknown to the model.", ("kind",)
-        )
+        self.unknown = counter("dien_unknown_ids", "Unknown ids and values.", ("kind",))
         self.remembered = gauge("dien_remembered_users", "Remembered users.")
         self.reloads = counter("dien_reloads", "Reloads of the model.", ("result",))
         self.step = gauge("dien_checkpoint_step", "Training step of the checkpoint in use.")

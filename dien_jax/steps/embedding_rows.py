@@ -58,16 +58,12 @@ def large_tables(schema: Schema) -> frozenset[Table]:
     Item (user) ids come with the features, whose values are looked up through the ids taken.
     """
     tables = set()
-    for group, features in _groups(schema).items():
+    for group, features in vars(schema).items():
         large = {_table(group, f) for f in features if f.size is not None and f.size > DENSE_ROWS}
         if large and group != "context":
             large.add(_table(group, features[0]))
         tables |= large
     return frozenset(tables)
-
-
-def _groups(schema: Schema) -> dict[str, tuple[Feature, ...]]:
-    return {"item": schema.item, "user": schema.user, "context": schema.context}
 
 
 def distinct(ids: Int[Array, "..."], size: int) -> Rows:
@@ -125,13 +121,10 @@ def look_up(
     placed = [part.reshape(ids.shape) for part, ids in zip(parts, id_arrays, strict=True)]
     users, user = take_group("user", schema.user, features.user, jnp.asarray(batch.user))
     context = {f.name: take_values("context", f, batch.context[f.name]) for f in schema.context}
-    return LookUps(
-        _compact_schema(schema, rows),
-        FeatureTables(items, users),
-        batch._replace(history=placed[0], item=placed[1], user=user, context=context, shown=None),
-        None if negatives is None else placed[2],
-        rows,
-    )
+    renumbered = batch._replace(history=placed[0], item=placed[1], user=user, shown=None)
+    drawn = None if negatives is None else placed[2]
+    inputs = (FeatureTables(items, users), renumbered._replace(context=context), drawn)
+    return LookUps(_compact_schema(schema, rows), *inputs, rows)
 
 
 def _table(group: str, feature: Feature) -> Table:
@@ -144,12 +137,11 @@ def _compact_schema(schema: Schema, rows: dict[Table, Rows]) -> Schema:
             return feature
         return dataclasses.replace(feature, size=rows[table].read.shape[0])
 
-    return Schema(
-        **{
-            group: tuple(compact(_table(group, feature), feature) for feature in features)
-            for group, features in _groups(schema).items()
-        }
-    )
+    groups = {
+        group: tuple(compact(_table(group, feature), feature) for feature in features)
+        for group, features in vars(schema).items()
+    }
+    return Schema(**groups)
 
 
 def take_rows(tree: Any, rows: dict[Table, Rows]) -> Any:

@@ -46,11 +46,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     model = InterestModel(config.model, schema)
 
     def encode(
-        variables: Any,
-        tables: FeatureTables,
-        items: Array,
-        length: Array,
-        initial: tuple[Array, ...] | None = None,
+        variables: Any, tables: FeatureTables, items: Array, length: Array, initial: Any = None
     ) -> EncodedHistory:
         def method(model: InterestModel) -> EncodedHistory:
             history = model.embed_items(jnp.asarray(items)[None], tables)
@@ -74,29 +70,18 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         history, length, user, context, items, count = request
 
         def method(model: InterestModel) -> Array:
-            rows = RowEmbeddings(
-                model.embed_items(jnp.asarray(items), tables),
-                model.embed_users(jnp.asarray(user), tables),
-                model.embed_context(context),
-            )
-            return model.score_candidates(
-                interests.states,
-                model.embed_items(jnp.asarray(history), tables),
-                jnp.asarray(length, jnp.int32),
-                rows,
-                jnp.arange(items.shape[0]) < count,
-            )
+            candidates = model.embed_items(jnp.asarray(items), tables)
+            users = model.embed_users(jnp.asarray(user), tables)
+            rows = RowEmbeddings(candidates, users, model.embed_context(context))
+            past = model.embed_items(jnp.asarray(history), tables)
+            live, real = jnp.asarray(length, jnp.int32), jnp.arange(items.shape[0]) < count
+            return model.score_candidates(interests.states, past, live, rows, real)
 
         logits: Any = model.apply(variables, method=method)
         return jax.nn.sigmoid(logits)
 
-    return Programs(
-        jax.jit(read),
-        jax.jit(extend),
-        jax.jit(score),
-        jax.jit(read_many(read)),
-        jax.jit(score_many(score)),
-    )
+    programs: Any = (read, extend, score, read_many(read), score_many(score))
+    return Programs(*map(jax.jit, programs))
 
 
 def read_many(read: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,10 +89,8 @@ def read_many(read: Callable[..., Any]) -> Callable[..., Any]:
 
     def many(variables: Any, tables: Any, history: Array, length: Array) -> tuple:
         stacked = jax.vmap(read, in_axes=(None, None, 0, 0))(variables, tables, history, length)
-        return tuple(
-            jax.tree.map(lambda leaf, user=user: leaf[user], stacked)
-            for user in range(len(history))
-        )
+        users = range(len(history))
+        return tuple(jax.tree.map(lambda leaf, user=user: leaf[user], stacked) for user in users)
 
     return many
 

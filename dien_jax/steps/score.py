@@ -8,16 +8,7 @@ import jax
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.model.interest import InterestModel, ModelOutput
-
-
-def _forward(config: Config, schema: Schema) -> Callable[..., ModelOutput]:
-    model = InterestModel(config.model, schema)
-
-    def forward(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> Any:
-        return model.apply({"params": params, "batch_stats": batch_stats}, batch, features)
-
-    return forward
+from dien_jax.model.interest import InterestModel
 
 
 def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:
@@ -34,10 +25,11 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
     >>> bool((scores > 0).all() and (scores < 1).all())
     True
     """
-    forward = _forward(config, schema)
+    model = InterestModel(config.model, schema)
 
     def predict(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> jax.Array:
-        return jax.nn.sigmoid(forward(params, batch_stats, features, batch).logits)
+        output: Any = model.apply({"params": params, "batch_stats": batch_stats}, batch, features)
+        return jax.nn.sigmoid(output.logits)
 
     return jax.jit(predict)
 
@@ -47,12 +39,10 @@ def make_summary_step(config: Config, schema: Schema) -> Callable[..., dict[str,
 
     It gives what the model has of the states and attention of :class:`ModelOutput`.
     """
-    forward = _forward(config, schema)
+    model = InterestModel(config.model, schema)
 
-    def summarise(
-        params: Any, batch_stats: Any, features: FeatureTables, batch: Batch
-    ) -> dict[str, jax.Array]:
-        output = forward(params, batch_stats, features, batch)
+    def summarise(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> dict:
+        output = model.apply({"params": params, "batch_stats": batch_stats}, batch, features)
         names = ("interest_states", "attention", "final_state")
         return {name: value for name in names if (value := getattr(output, name)) is not None}
 

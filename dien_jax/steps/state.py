@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import example_batch
+from dien_jax.data.batch import blank_values, example_batch
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import FeatureTables, MultiValued, Schema
+from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.errors import UserError
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.negatives import Sampler, make_sampler
@@ -75,18 +75,9 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
     optimizer = make_optimizer(config, schema, steps_per_epoch)
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
-        def zeros(kind: str, max_values: int | None) -> Any:
-            ids = jnp.zeros(1, jnp.int32)
-            if kind == "numeric":
-                return jnp.zeros(1, jnp.float32)
-            if kind == "categorical":
-                return ids
-            return MultiValued(jnp.zeros((1, max_values or 1), jnp.int32), ids)
-
-        tables = FeatureTables(
-            {f.name: zeros(f.kind, f.max_values) for f in schema.item[1:]},
-            {f.name: zeros(f.kind, f.max_values) for f in schema.user[1:]},
-        )
+        groups = (schema.item[1:], schema.user[1:])
+        blank = FeatureTables(*({f.name: blank_values(f, 1) for f in group} for group in groups))
+        tables = jax.tree.map(jnp.asarray, blank)
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)
         variables = model.init({"params": key, "dropout": key}, batch, tables, negatives)

@@ -14,7 +14,7 @@ import optax
 
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
+from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.embedding_rows import Table, large_tables, look_up, put_rows, take_rows
 from dien_jax.steps.losses import click_loss, halved_click_loss
@@ -25,20 +25,7 @@ from dien_jax.steps.state import Tables, TrainState
 Metrics = dict[str, jax.Array]
 
 
-def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
-    """Return ``loss(params, batch_stats, tables, batch, key)``: loss, (batch_stats, metrics)."""
-    loss_of_draws = _loss_of_draws(config, schema)
-
-    def loss(
-        params: Any, batch_stats: Any, tables: Tables, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        batch, negatives, dropout_key = _draw(config, tables.sampler, batch, key)
-        return loss_of_draws(params, batch_stats, tables.features, batch, negatives, dropout_key)
-
-    return loss
-
-
-def _draw(
+def draw(
     config: Config, sampler: Sampler | None, batch: Batch, key: jax.Array
 ) -> tuple[Batch, jax.Array | None, jax.Array]:
     """Return the batch with some users unknown, the auxiliary negatives, and the key of dropout."""
@@ -61,42 +48,29 @@ def _draw(
     return batch, negatives, dropout_key
 
 
-def _loss_of_draws(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
-    """Return ``loss(params, batch_stats, features, batch, negatives, dropout_key)``."""
+def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
+    """Return ``loss(params, batch_stats, features, batch, negatives, dropout_key)``.
+
+    It gives the loss, and the new running statistics with the metrics.
+    """
     model = InterestModel(config.model, schema)
     click_loss_of = halved_click_loss if config.model.classifier == "softmax" else click_loss
 
-    def loss(
-        params: Any,
-        batch_stats: Any,
-        features: FeatureTables,
-        batch: Batch,
-        negatives: jax.Array | None,
-        dropout_key: jax.Array,
-    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+    def loss(params: Any, batch_stats: Any, *inputs: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        features, batch, negatives, dropout_key = inputs
         labels, weights = jnp.asarray(batch.label), jnp.asarray(batch.weight)
-        output, changed = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            batch,
-            features,
-            negatives,
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable=["batch_stats"],
-        )
+        variables = {"params": params, "batch_stats": batch_stats}
+        options: Any = {"rngs": {"dropout": dropout_key}, "mutable": ["batch_stats"]}
+        output, changed = model.apply(variables, batch, features, negatives, train=True, **options)
         click = click_loss_of(output.logits, labels, weights)
         total = click + config.model.auxiliary_weight * output.auxiliary_loss
         if config.optim.embedding_l2:
             total = total + config.optim.embedding_l2 * output.embedding_norm
         hits = (output.logits > 0) == (labels > 0.5)
         real = jnp.maximum(weights.sum(), 1)
-        metrics = {
-            "loss": total,
-            "click_loss": click,
-            "auxiliary_loss": output.auxiliary_loss,
-            "accuracy": (hits.astype(jnp.float32) * weights).sum() / real,
-            "weight": weights.sum(),
-        }
+        accuracy = (hits.astype(jnp.float32) * weights).sum() / real
+        losses = {"loss": total, "click_loss": click, "auxiliary_loss": output.auxiliary_loss}
+        metrics = {**losses, "accuracy": accuracy, "weight": weights.sum()}
         return total, (changed.get("batch_stats", batch_stats), metrics)
 
     return loss
@@ -126,15 +100,14 @@ def make_train_step(
 
     def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        batch, negatives, dropout_key = _draw(config, tables.sampler, batch, key)
+        batch, negatives, dropout_key = draw(config, tables.sampler, batch, key)
         looked_up = look_up(schema, compact, tables.features, batch, negatives)
         whole = (state.params, state.optimizer_state)
         params, optimizer_state = take_rows(whole, looked_up.rows)
-        loss = _loss_of_draws(config, looked_up.schema)
+        loss = make_loss(config, looked_up.schema)
         inputs = (looked_up.features, looked_up.batch, looked_up.negatives, dropout_key)
-        gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(
-            params, state.batch_stats, *inputs
-        )
+        gradient = jax.grad(loss, has_aux=True)
+        gradients, (batch_stats, metrics) = gradient(params, state.batch_stats, *inputs)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         params = optax.apply_updates(params, updates)
         params, optimizer_state = put_rows(whole, (params, optimizer_state), looked_up.rows)

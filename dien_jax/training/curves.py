@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dien_jax.errors import writing
 from dien_jax.runs.evaluations import read_evaluations
-from dien_jax.utils.files import atomic_path
-from dien_jax.utils.plots import new_figure
+from dien_jax.utils.plots import new_figure, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,10 +31,8 @@ def draw_curves(folder: Path) -> Path | None:
     figure = curves_figure(records) if records else None
     if figure is None:
         return None
-    file = folder / CURVES_FILE
-    with writing(file), atomic_path(file) as partial:
-        figure.savefig(partial, format="png")
-    return file
+    save_picture(figure, folder / CURVES_FILE)
+    return folder / CURVES_FILE
 
 
 def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":

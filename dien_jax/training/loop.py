@@ -92,7 +92,7 @@ class Trainer:
         self._timed_from: float | None = None
         self._lengths_seen: set[int] = set()
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
-        self._unreported: list[dict[str, float]] = []
+        self._unreported: dict[str, float] = {}  # sums of training metrics
 
     def start_from(self, state: TrainState) -> None:
         """Replace the fresh state by one of the same shapes, and save it as step 0."""
@@ -128,14 +128,10 @@ class Trainer:
         for split in ("valid", "test"):
             scores = self._scores(evaluation_loader(dataset, split, self._config.train), best)
             measured[split] = measure(dataset, split, scores)
-        return {
-            "steps": progress.step,
-            "epochs": progress.step / self.steps_per_epoch,
-            "best_step": progress.best_step,
-            **measured,
-            "train_examples_per_second": progress.examples_per_second,
-            "wall_seconds": self._wall_seconds(),
-        }
+        steps, speed = progress.step, progress.examples_per_second
+        length = {"steps": steps, "epochs": steps / self.steps_per_epoch}
+        times = {"train_examples_per_second": speed, "wall_seconds": self._wall_seconds()}
+        return {**length, "best_step": progress.best_step, **measured, **times}
 
     def evaluations(self, listener: Callable[[StepReport], None]) -> Iterator[dict[str, Any]]:
         """Train to the end and yield each evaluation; the test set is not used.
@@ -200,8 +196,8 @@ class Trainer:
                 values = ", ".join(f"{name} {row[name]:g}" for name in names)
                 raise self._not_finite(f"the loss is not finite at step {step} ({values})")
         self._pending.clear()
-        self._unreported += rows
         for row in rows:
+            add_metrics(self._unreported, row)
             add_metrics(self.progress.totals, row)
         if self._timed_from is not None:
             self.progress.timed_seconds += now - self._timed_from
@@ -209,13 +205,10 @@ class Trainer:
         self._timed_from = now
 
     def _report(self, listener: Callable[[StepReport], None]) -> None:
-        totals: dict[str, float] = {}
-        for row in self._unreported:
-            add_metrics(totals, row)
-        self._unreported.clear()
+        metrics, self._unreported = mean_metrics(self._unreported), {}
         step, speed = self.progress.step, self.progress.examples_per_second
         rate = float(self._learning_rate(step - 1))
-        listener(StepReport(step, self.total_steps, mean_metrics(totals), speed, rate))
+        listener(StepReport(step, self.total_steps, metrics, speed, rate))
 
     def _evaluate(self) -> dict[str, Any]:
         self._require_finite_state()
@@ -229,35 +222,24 @@ class Trainer:
             progress.best_step, progress.best_score = progress.step, score
         progress.worse_evaluations = 0 if better else progress.worse_evaluations + 1
         progress.evaluated_step = progress.step
-        record = {
-            "step": progress.step,
-            "epoch": progress.step / self.steps_per_epoch,
-            "train": mean_metrics(progress.totals),
-            "valid": metrics,
-        }
+        when = {"step": progress.step, "epoch": progress.step / self.steps_per_epoch}
+        record = {**when, "train": mean_metrics(progress.totals), "valid": metrics}
         progress.totals = {}
         return record
 
     def _scores(self, loader: Loader, state: TrainState) -> np.ndarray:
-        step, features = self._predict_step, self._tables.features
-        return score_batches(
-            step, state.params, state.batch_stats, features, loader, self._stop_if_asked
-        )
+        model = (state.params, state.batch_stats, self._tables.features)
+        return score_batches(self._predict_step, *model, loader, self._stop_if_asked)
 
     def _summary(self) -> dict[str, np.ndarray]:
         """Return arrays for histograms: embeddings, and states and attention of one batch."""
-        params, stats, batch = (
-            self.state.params,
-            self.state.batch_stats,
-            self._validation.batch(0, 0),
-        )
-        summary = self._summary_step(params, stats, self._tables.features, batch)
+        params, batch = self.state.params, self._validation.batch(0, 0)
+        inputs = (params, self.state.batch_stats, self._tables.features, batch)
+        summary = jax.device_get(self._summary_step(*inputs))
         live = np.arange(batch.history.shape[1]) < np.asarray(batch.lengths)[:, None]
         real = np.asarray(batch.weight) > 0
-        values = {
-            name: value[real if name == "final_state" else live]
-            for name, value in jax.device_get(summary).items()
-        }
+        places = {"final_state": real}
+        values = {name: value[places.get(name, live)] for name, value in summary.items()}
         for group in ("item", "user", "context"):
             for name, rows in params.get(f"{group}_embeddings", {}).items():
                 stride = -(-len(rows) // HISTOGRAM_ROWS)

@@ -70,10 +70,8 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         _check_settings(run.config.model, config.model)
         before = open_dataset(run.data)
         if data_digest(before) != run.data_digest:
-            raise UserError(
-                f"its data, {run.data}, has changed since (meta.json differs), so the ids of its "
-                f"rows are unknown"
-            )
+            problem = "has changed since (meta.json differs), so the ids of its rows are unknown"
+            raise UserError(f"its data, {run.data}, {problem}")
         _check_features(before.schema, dataset)
         return Source(folder, before, *restore_state(folder, run, before))
     except UserError as error:
@@ -100,10 +98,8 @@ def _check_features(before: Schema, dataset: Dataset) -> None:
             for features in (trained, given)
         )
         if expected != actual:
-            raise UserError(
-                f"{dataset.path} must have the {group} features of the run, {expected}, found "
-                f"{actual}"
-            )
+            features = f"the {group} features of the run, {expected}"
+            raise UserError(f"{dataset.path} must have {features}, found {actual}")
         for old, new in zip(trained, given, strict=True):
             if (old.mean, old.deviation) != (new.mean, new.deviation):
                 raise UserError(

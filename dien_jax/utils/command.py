@@ -1,9 +1,10 @@
 """The one way to start a command: compile cache, user errors and signals become an exit status."""
 
 import contextlib
+import functools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TypeVar
 
@@ -45,6 +46,26 @@ def run_command(
         if when_interrupted:
             say(when_interrupted)
         return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
+
+
+def make_main(
+    name: str,
+    parse: Callable[..., Options],
+    arguments: type[Options],
+    run: Callable[[Options], int | None],
+    when_interrupted: str = "",
+) -> Callable[..., int]:
+    """Return the ``main`` of a command: ``(argv=None)`` to its exit status, by :func:`run_command`.
+
+    ``parse`` is ``tyro.cli``, which only commands import, and ``arguments`` its first argument.
+    """
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        prog = f"python -m dien_jax.{name}"
+        flags = functools.partial(parse, arguments, args=argv, prog=prog)
+        return run_command(flags, run, when_interrupted=when_interrupted)
+
+    return main
 
 
 @contextlib.contextmanager

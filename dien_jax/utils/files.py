@@ -53,10 +53,10 @@ def atomic_file(file: Path) -> Iterator[TextIO]:
 
 
 def check_out(file: Path, *suffixes: str) -> None:
-    """Check the file of ``--out``, its suffix and folder, before anything is computed for it."""
-    if file.suffix.lower() not in suffixes:
-        raise UserError(f"--out must name a {suffixes[0]} file, got {file}")
+    """Check a file to write, its suffix and folder, before anything is computed for it."""
+    if suffixes and file.suffix.lower() not in suffixes:
+        raise UserError(f"{file} cannot be written: expected the name of a {suffixes[0]} file")
     if file.is_dir():
-        raise UserError(f"--out {file} cannot be written: it is a folder")
-    if not file.parent.is_dir():
-        raise UserError(f"--out {file} cannot be written: there is no folder {file.parent}")
+        raise UserError(f"{file} cannot be written: it is a folder")
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"{file} cannot be written: there is no folder {file.parent}")

@@ -20,14 +20,14 @@ DOTS_PER_INCH = 110
 
 
 def check_picture(file: Path) -> None:
-    """Check, before anything is computed for a figure, that ``--out`` can be drawn and written."""
+    """Check, before anything is computed for a figure, that it can be drawn and written."""
     check_out(file, ".png")
-    require("plot", "--out")
+    require("plot", "drawing a figure")
 
 
 def save_picture(figure: "Figure", file: Path) -> None:
-    """Write a figure to ``--out``, completely or not at all."""
-    with drawing(), writing(file, "--out"), atomic_path(file) as partial:
+    """Write a figure as PNG, completely or not at all."""
+    with drawing(), writing(file), atomic_path(file) as partial:
         figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
 
 

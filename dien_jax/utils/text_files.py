@@ -137,6 +137,15 @@ def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
             yield io.BufferedReader(cast(io.RawIOBase, stream), 1 << 18)
 
 
+def plain_or_gzip(folder: Path, name: str) -> Path:
+    """Return the file of that name in a folder, or its gzip."""
+    for file in (folder / name, folder / f"{name}.gz"):
+        if file.is_file():
+            return file
+    hint = f"; unpack {name}.tar.gz first" * (folder / f"{name}.tar.gz").exists()
+    raise UserError(f"{folder}: expected a folder with {name} or {name}.gz{hint}")
+
+
 def sha256(file: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     with reading(file), file.open("rb") as stream:

@@ -26,14 +26,11 @@ from dien_kernels.contract import Backend, Plan, Shape
 from dien_kernels.devices import Device
 from dien_kernels.reference import Inputs, Weights
 
+EXACT = jax.lax.Precision.HIGHEST
 # Largest deviation allowed of an array, relative to its largest entry. True float32 deviates by
 # about 1e-6 here. Operands of bfloat16 have 8 bits, and a dozen steps and a product of two
 # gradients multiply their rounding. A wrong gate, layout or mask deviates by a tenth or more.
-TOLERANCES = {
-    jax.lax.Precision.HIGHEST: 1e-4,
-    jax.lax.Precision.HIGH: 1e-3,
-    jax.lax.Precision.DEFAULT: 5e-2,
-}
+TOLERANCES = {EXACT: 1e-4, jax.lax.Precision.HIGH: 1e-3, jax.lax.Precision.DEFAULT: 5e-2}
 # More rows than one block and fewer than two have; H is no multiple of any tile.
 BATCH, STEPS, INPUT, HIDDEN = 70, 9, 12, 36
 
@@ -104,8 +101,8 @@ def _write(file: Path, checked: Outcome) -> bool:
 
 def _check(backend: Backend, plan: Plan, default: Any) -> Outcome:
     """Run the case on the default device, which a new thread would not know."""
-    tolerance, exact = TOLERANCES[plan.precision], jax.lax.Precision.HIGHEST
-    oracle = functools.partial(reference.run, plan.cell, plan.form, precision=exact)
+    tolerance = TOLERANCES[plan.precision]
+    oracle = functools.partial(reference.run, plan.cell, plan.form, precision=EXACT)
     try:
         whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, HIDDEN))
         kernel = functools.partial(fused.run, backend, whole)

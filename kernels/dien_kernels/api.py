@@ -214,13 +214,10 @@ def _run(
         initial_state = jnp.zeros((batch, hidden), single)
     # The zero is typed: a converter to other formats may take a bare one for a double.
     zero = jnp.zeros((), single)
-    inputs = Inputs(
-        x.astype(single),
-        None if attention is None else jnp.where(live, attention.astype(single), zero),
-        jax.tree.map(lambda part: part.astype(single), weights),
-        lengths,
-        initial_state.astype(single),
-    )
+    if attention is not None:
+        attention = jnp.where(live, attention.astype(single), zero)
+    weights = jax.tree.map(lambda part: part.astype(single), weights)
+    inputs = Inputs(x.astype(single), attention, weights, lengths, initial_state.astype(single))
     if implementation == "reference":
         inputs = inputs._replace(x=jnp.where(live[..., None], inputs.x, 0))
         states, last = reference.run(cell, form, inputs, plan.precision)

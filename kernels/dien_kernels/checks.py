@@ -1,5 +1,6 @@
 """Checks of arguments. An error names the argument, what was expected and what was found."""
 
+import difflib
 from typing import Any, NoReturn, get_args
 
 from dien_kernels.reference import Form, Weights
@@ -14,7 +15,9 @@ def refuse(argument: str, expected: str, found: object) -> NoReturn:
 
 def check_name(argument: str, name: str, names: Any) -> None:
     if name not in get_args(names):
-        refuse(argument, f"one of {get_args(names)}", repr(name))
+        near = difflib.get_close_matches(str(name), get_args(names), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        refuse(argument, f"one of {get_args(names)}", f"{name!r}{hint}")
 
 
 def check_arrays(form: Form, weights: Weights, gates: int, depth: int, shapes: Shapes) -> None:

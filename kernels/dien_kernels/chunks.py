@@ -116,16 +116,8 @@ def _forward(
     return states[:, :steps], last, kept
 
 
-def _backward(
-    backend: Backend,
-    plan: Plan,
-    up_to_longest: bool,
-    histories: Histories,
-    states: jax.Array,
-    kept: Kept,
-    d_states: jax.Array,
-    d_last: jax.Array,
-) -> Histories:
+def _backward(backend: Backend, plan: Plan, up_to_longest: bool, *saved: Any) -> Histories:
+    histories, states, kept, d_states, d_last = saved
     steps = histories.x.shape[1]
     count, size = _cut(steps)
     whole = _whole(histories, count * size)
@@ -145,16 +137,12 @@ def _backward(
         d_chunk_states = d_chunk_states.at[-1].add(d_last)
         gradients = backend.backward(plan, operands, chunk_states, gates, d_chunk_states)
         before = jnp.concatenate([initial[None], chunk_states[:-1]])
-        d_chunk_x, d_chunk_weights = _matmul_gradients(
-            plan, whole.weights, x, before, gates, gradients.inputs
-        )
-        return (
-            gradients.initial,
-            _put(d_x, d_chunk_x, at=start, axis=1),
-            _put(d_offset, gradients.offset, at=start),
-            _put(d_slope, gradients.slope, at=start),
-            jax.tree.map(jnp.add, d_weights, d_chunk_weights),
-        )
+        d_part, d_own = _matmul_gradients(plan, whole.weights, x, before, gates, gradients.inputs)
+        d_x = _put(d_x, d_part, at=start, axis=1)
+        d_offset = _put(d_offset, gradients.offset, at=start)
+        d_slope = _put(d_slope, gradients.slope, at=start)
+        d_weights = jax.tree.map(jnp.add, d_weights, d_own)
+        return gradients.initial, d_x, d_offset, d_slope, d_weights
 
     if count > 1:  # states past the chunks that ran repeat the last one
         past = jnp.arange(count * size)[None, :, None] >= needed * size

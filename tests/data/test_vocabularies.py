@@ -16,7 +16,8 @@ PRICE = Feature("price", "numeric", mean=10.0, deviation=2.5)
 
 @pytest.fixture(scope="module")
 def vocabularies(tmp_path_factory) -> Vocabularies:
-    return Vocabularies(open_dataset(small_dataset.write(tmp_path_factory.mktemp("d") / "small")))
+    data = open_dataset(small_dataset.write(tmp_path_factory.mktemp("d") / "small"))
+    return Vocabularies(data.schema, data.vocabulary)
 
 
 @pytest.mark.parametrize(

@@ -223,12 +223,14 @@ def test_files_that_are_cut_damaged_or_foreign_are_refused(exported, tmp_path) -
 
 def test_mistakes_on_the_command_line_are_told(data, run, tmp_path, capsys) -> None:
     out = tmp_path / "model.dien"
-    assert "no does not exist; make it first" in refused(
+    assert "cannot be written: there is no folder" in refused(
         [run, "--out", tmp_path / "no" / "m"], capsys
     )
-    assert "is a folder; expected the name of a file" in refused([run, "--out", tmp_path], capsys)
+    assert "cannot be written: it is a folder" in refused([run, "--out", tmp_path], capsys)
     assert "does not exist" in refused([tmp_path / "none", "--out", out], capsys)
-    assert "are both" in refused([run, "--out", out, "--onnx", out], capsys)
+    assert "must have another name than the model" in refused(
+        [run, "--out", out, "--onnx", out], capsys
+    )
     fresh = untrained_run.write(tmp_path / "fresh", data)
     for checkpoint in (fresh / "checkpoints").iterdir():
         checkpoint.rename(tmp_path / "elsewhere")

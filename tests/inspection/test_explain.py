@@ -109,7 +109,10 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
         ),
         (("--features", "--permutations", 0), "--permutations must be at least 1, got 0"),
         (("--embedding-map",), "give its file with --out FILE.png"),
-        (("--example", 1, "--out", "picture.jpg"), "--out must name a .png file"),
+        (
+            ("--example", 1, "--out", "picture.jpg"),
+            "picture.jpg cannot be written: expected the name of a .png",
+        ),
         (("--example", 1, "--out", "nowhere/a.png"), "there is no folder nowhere"),
         (("--example", 1, "--data", "nowhere"), "dataset folder nowhere does not exist"),
     ],
@@ -133,7 +136,9 @@ def test_several_histories_of_a_user_are_refused(small, tmp_path, capfd):
 def test_pictures_without_matplotlib_are_refused_at_once(tiny, tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     told = refusal(capfd, tiny, "--example", 1, "--out", tmp_path / "a.png")
-    assert "--out needs the extra 'plot' (matplotlib is not installed): pip install" in told
+    assert (
+        "drawing a figure needs the extra 'plot' (matplotlib is not installed): pip install" in told
+    )
 
 
 def test_importance_is_printed_drawn_and_written(tiny, tmp_path, capfd):

@@ -150,7 +150,7 @@ def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monke
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--out", "report.txt"), "--out must name a .html file, got report.txt"),
+        (("--out", "report.txt"), "report.txt cannot be written: expected the name of a .html"),
         (("--out", "nowhere/report.html"), "there is no folder nowhere"),
         (("--data", "nowhere"), "dataset folder nowhere does not exist"),
     ],

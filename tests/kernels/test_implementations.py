@@ -169,6 +169,7 @@ def test_composes_with_vmap_and_checkpoint():
         ({"initial_state": jnp.zeros((3, 9))}, r"initial_state: expected shape \(3, 8\)"),
         ({"form": "book"}, "form: expected one of"),
         ({"implementation": "cudnn"}, "implementation: expected one of"),
+        ({"implementation": "mosaic_gpus"}, r"did you mean 'mosaic_gpu'\?"),
     ],
 )
 def test_a_wrong_argument_is_named(change, message):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.authors_weights import from_authors
 
 from dien_jax.config.presets import AUTHORS, FAMILY, member
 from dien_jax.config.settings import ModelConfig
@@ -18,7 +19,6 @@ from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.errors import UserError
 from dien_jax.model import attention
-from dien_jax.model.authors_weights import from_authors
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.losses import click_loss, halved_click_loss
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from dien_kernels import Device, assume, interpreted
 from jax.sharding import AbstractMesh, AxisType
+from support.drawn_loss import make_loss
 from support.small_model import CONFIG, MODEL, SCHEMA, batch_of, tables
 from support.untrained_run import random_state
 
 from dien_jax.errors import UserError
 from dien_jax.steps.state import create_state
-from dien_jax.steps.train import make_loss, make_train_step
+from dien_jax.steps.train import make_train_step
 
 PRECISION = {
     "xla": "highest",

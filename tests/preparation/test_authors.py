@@ -304,7 +304,7 @@ def test_empty_missing_and_cut_files_are_refused(folder: Path, name: str) -> Non
     with pytest.raises(UserError, match=f"{name}: the gzip stream is cut off"):
         run(folder)
     file.unlink()
-    with pytest.raises(UserError, match=rf"files has neither {name} nor {name}\.gz"):
+    with pytest.raises(UserError, match=rf"files: expected a folder with {name} or {name}\.gz"):
         run(folder)
     assert not (folder.parent / "out").exists()
 

@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +54,26 @@ def test_reload_drops_no_request(run, ranker, tmp_path, caplog) -> None:
     before = len(COMPILED)
     save_step(copy, 2)
     compiled = len(COMPILED) - before  # to create the parameters
-    replaced = threading.Event()
+    answered = threading.Event()
 
-    def replace() -> None:
-        assert server.current.update(server.batcher)
-        replaced.set()
-
-    thread = threading.Thread(target=replace)
+    def replace() -> bool:
+        assert answered.wait(60)
+        return server.current.update(server.batcher)
 
     async def hammer(client) -> list[Any]:
+        """Send requests one after the other: before, during and after the replacement."""
         answers = []
-        while not replaced.is_set() or len(answers) < 5:
+        done = False
+        while not done:
+            done = replacement.done()
             answers.append(await client.post("/v1/rank", json=rank_body()))
+            answered.set()
         return answers
 
-    thread.start()
-    answers = [answer for some in server.run_calls(*[hammer] * 3) for answer in some]
-    thread.join()
+    with ThreadPoolExecutor(1) as thread:
+        replacement = thread.submit(replace)
+        answers = [answer for some in server.run_calls(*[hammer] * 3) for answer in some]
+    assert replacement.result()
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["checkpoint_step"] for answer in answers} == {1, 2}
     newer = Ranker(copy)

@@ -16,7 +16,7 @@ from dien_jax.steps.embedding_rows import ADAGRAD_EPSILON, distinct, large_table
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.state import Tables, TrainState, create_state
-from dien_jax.steps.train import make_loss, make_train_step
+from dien_jax.steps.train import make_train_step
 
 ITEMS, USERS, SIZE, STEPS = 60, 40, 8, 4
 NEGATIVE = 37

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.drawn_loss import make_loss
 from support.small_model import CONFIG, LIGHT, MODEL, SCHEMA, batch_of, tables
 from support.untrained_run import random_state
 
@@ -18,7 +19,7 @@ from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import learning_rate, make_optimizer
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import Tables, create_state
-from dien_jax.steps.train import make_loss, make_train_step
+from dien_jax.steps.train import make_train_step
 
 
 def test_one_compilation_a_history_length() -> None:

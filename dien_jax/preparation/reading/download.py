@@ -31,6 +31,7 @@ from dien_jax.utils.text_files import sha256
 
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses after which an attempt may succeed
 LONGEST_PAUSE = 60.0
+ALIBABA_TERMS = "by Alibaba, for research, under the terms that its page shows after the login"
 
 
 class Patience(NamedTuple):
@@ -253,9 +254,7 @@ def _version(response: HTTPResponse) -> dict[str, Any]:
     }
 
 
-def _check_continuation(
-    response: HTTPResponse, version: dict[str, Any], start: int, part: Path
-) -> None:
+def _check_continuation(response: HTTPResponse, version: dict, start: int, part: Path) -> None:
     """Delete the part if the answer does not continue it: some servers ignore ``If-Range``."""
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers["Content-Range"] or "")
     now = _version(response)

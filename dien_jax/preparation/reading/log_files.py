@@ -34,6 +34,7 @@ BATCH_ROWS = 1 << 16
 LINES_BETWEEN_NOTES = 10_000
 LONGEST_REASON = 100  # characters shown of why a line is malformed
 END = (0, "")  # after the last line
+Wanted = Mapping[str, LogColumn]  # columns of a log by their name in the database
 
 
 class Log(NamedTuple):
@@ -54,7 +55,7 @@ class Log(NamedTuple):
 def read_columns(
     workspace: Workspace,
     file: Path,
-    wanted: Mapping[str, LogColumn],
+    wanted: Wanted,
     *,
     columns: Sequence[str] = (),
     separator: str = "|",
@@ -150,9 +151,7 @@ def load_records(
     return ibis.table({"line": "int64"} | dict.fromkeys(names, "string"), name="rows")
 
 
-def _column_places(
-    file: Path, wanted: Mapping[str, LogColumn], header: list[str], hint: str = ""
-) -> dict[str, int]:
+def _column_places(file: Path, wanted: Wanted, header: list[str], hint: str = "") -> dict[str, int]:
     """Return the position of every wanted column in the header."""
     for column in wanted.values():
         named = f"{column.name!r} ({column.flag})"
@@ -204,9 +203,7 @@ def _read_csv(
     return rows
 
 
-def _read_parquet(
-    workspace: Workspace, file: Path, wanted: Mapping[str, LogColumn], separator: str
-) -> Log:
+def _read_parquet(workspace: Workspace, file: Path, wanted: Wanted, separator: str) -> Log:
     plain = file
     if is_gzip(file):
         plain = workspace.folder / "log.parquet"

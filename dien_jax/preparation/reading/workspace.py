@@ -19,7 +19,7 @@ import pyarrow as pa
 from ibis.expr.types import Table
 
 from dien_jax.data.writer import check_target
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import UserError, reason, writing
 
 
 @contextlib.contextmanager
@@ -40,13 +40,13 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
                 yield Workspace(folder, connection)
     except duckdb.OutOfMemoryException as error:
         problem = f"the database ran out of memory within {memory_limit}; raise --memory-limit"
-        raise UserError(f"{problem}: {_first_line(error)}") from error
+        raise UserError(f"{problem}: {reason(error)}") from error
     except (duckdb.InterruptException, RuntimeError) as error:
         if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
             raise KeyboardInterrupt from error  # how the engine reports Ctrl-C
         raise
     except (duckdb.OperationalError, duckdb.FatalException) as error:
-        raise UserError(f"dataset folder {out} cannot be written: {_first_line(error)}") from error
+        raise UserError(f"dataset folder {out} cannot be written: {reason(error)}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in new_parents:
@@ -55,12 +55,8 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
 
 
 def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
-    config: dict[str, Any] = {
-        "memory_limit": memory_limit,
-        "temp_directory": str(folder / "spill"),
-        "autoinstall_known_extensions": False,
-        "TimeZone": "UTC",
-    }
+    limits: Any = {"memory_limit": memory_limit, "temp_directory": str(folder / "spill")}
+    config = {"autoinstall_known_extensions": False, "TimeZone": "UTC", **limits}
     try:
         connection = duckdb.connect(folder / "work.duckdb", config=config)
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
@@ -135,7 +131,3 @@ def quoted(name: str) -> str:
 
 def _query(table: Table) -> str:
     return str(ibis.to_sql(table, dialect="duckdb"))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

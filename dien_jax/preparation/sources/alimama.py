@@ -19,21 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dien_jax.errors import UserError
 from dien_jax.preparation.options import Features, LogOptions, SplitPolicy, feature_columns
-from dien_jax.preparation.reading.download import given
+from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
+from dien_jax.utils.text_files import plain_or_gzip
 
 if TYPE_CHECKING:
     from dien_jax.preparation.reading.log_files import Log
     from dien_jax.preparation.reading.workspace import Workspace
 
 PAGE = "https://tianchi.aliyun.com/dataset/56"
-TERMS = (
-    "Ali_Display_Ad_Click by Alibaba, for research, under the terms that its page shows after the "
-    f"login: {PAGE}"
-)
 SEVENTH_DAY, EIGHTH_DAY = "2017-05-12T00:00+08:00", "2017-05-13T00:00+08:00"
 FILES = ("raw_sample.csv", "ad_feature.csv", "user_profile.csv")
 _AD = "cate_id campaign_id customer brand price:numeric"
@@ -78,8 +74,8 @@ def prepare(options: AlimamaOptions) -> list[str]:
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
     from dien_jax.preparation.reading.workspace import open_workspace
 
-    say(TERMS)
-    files = [_file(options.source, name) for name in FILES]
+    say(f"Ali_Display_Ad_Click {ALIBABA_TERMS}: {PAGE}")
+    files = [plain_or_gzip(options.source, name) for name in FILES]
     hashes = {file.name: given(file).sha256 for file in files}
     say(f"from impressions in {files[0]}: {options.describe()}")
     with open_workspace(options.out, options.memory_limit) as workspace:
@@ -89,19 +85,7 @@ def prepare(options: AlimamaOptions) -> list[str]:
         return report + write_impressions(workspace, options, events, source)
 
 
-def _file(folder: Path, name: str) -> Path:
-    """Return the file of that name, or its gzip."""
-    for file in (folder / name, folder / f"{name}.gz"):
-        if file.is_file():
-            return file
-    packed = folder / f"{name}.tar.gz"
-    hint = f"; unpack {packed.name} first" if packed.exists() else ""
-    raise UserError(f"--from {folder}: expected a folder with {name} or {name}.gz{hint}")
-
-
-def _read(
-    workspace: "Workspace", files: list[Path], max_bad_share: float
-) -> "tuple[Log, list[str]]":
+def _read(workspace: "Workspace", files: list[Path], share: float) -> "tuple[Log, list[str]]":
     """Read the impressions with the features of their ads and users; return lines about them."""
     from dien_jax.preparation.pipeline.events import attach
     from dien_jax.preparation.reading.log_files import read_columns
@@ -115,7 +99,7 @@ def _read(
     for key, column, file in (("item", "adgroup_id", files[1]), ("user", "userid", files[2])):
         names = {feature.name: feature.name for feature in FEATURES.groups[key]}
         log = read(file, {key: column} | names)
-        report += log.check(workspace, max_bad_share)
+        report += log.check(workspace, share)
         values = {name: log.rows[name].nullif("NULL") for name in names}
         descriptions[key] = workspace.store(f"described {key}s", log.rows.mutate(**values))
 

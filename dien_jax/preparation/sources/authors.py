@@ -30,7 +30,7 @@ from dien_jax.preparation.options import check_bad_share, check_shares
 from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
 from dien_jax.preparation.pipeline.splits import VALID, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
-from dien_jax.utils.text_files import BadLines, open_bytes, read_lines, sha256
+from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
 
 SEPARATOR = "\x02"
 TRAIN_FILE, TEST_FILE = "local_train_splitByUser", "local_test_splitByUser"
@@ -78,7 +78,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
     if not options.folder.is_dir():
         raise UserError(f"{options.folder}: expected the folder that holds {', '.join(FILES)}")
     check_target(options.out)
-    files = {name: _find_file(options.folder, name) for name in FILES}
+    files = {name: plain_or_gzip(options.folder, name) for name in FILES}
     user_index = read_vocabulary(files["uid_voc.pkl"])
     item_index = read_vocabulary(files["mid_voc.pkl"], "default_mid")
     category_index = read_vocabulary(files["cat_voc.pkl"], "default_cat")
@@ -228,13 +228,6 @@ class _Log:
             self.event_category.extend(self._category_index.get(kind, UNKNOWN) for kind in kinds)
             self.offsets.append(len(self.events))
         return sequence
-
-
-def _find_file(folder: Path, name: str) -> Path:
-    for file in (folder / name, folder / f"{name}.gz"):
-        if file.is_file():
-            return file
-    raise UserError(f"{folder} has neither {name} nor {name}.gz")
 
 
 def _by_index(index: dict[str, int]) -> list[str]:

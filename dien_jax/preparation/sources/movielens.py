@@ -89,10 +89,6 @@ def prepare(options: MovielensOptions) -> list[str]:
                 rows = attach(rows, key, tables[table].rows, features.groups[key])
         log = ratings._replace(rows=workspace.store("rows", rows))
         events = load_events(workspace, log, features, options.max_bad_share)
-        source = {
-            "name": "movielens",
-            "set": options.name,
-            "files": {file.name: digest},
-            "min_rating": least_rating,
-        }
+        made_of = {"files": {file.name: digest}, "min_rating": least_rating}
+        source = {"name": "movielens", "set": options.name, **made_of}
         return report + write_interactions(workspace, options, events, source)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
-from dien_jax.preparation.reading.download import given
+from dien_jax.preparation.reading.download import ALIBABA_TERMS, given
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
 from dien_jax.utils.text_files import EXAMPLES, BadLines
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 Behaviour = Literal["pv", "cart", "fav", "buy"]
 BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 PAGE = "https://tianchi.aliyun.com/dataset/649"
-TERMS = (
-    "Taobao UserBehavior by Alibaba, for research, under the terms that its page shows after the "
-    f"login: {PAGE}"
-)
 FIRST_SECOND, END = 1511539200, 1512316800  # 2017-11-25 and 12-04, 00:00 in China (UTC+8)
 COLUMNS = ("user", "item", "category", "behaviour", "timestamp")
 CATEGORY = LogColumn("category", "--from")
@@ -67,7 +63,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
 
     file = options.source
     say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.describe()}")
-    say(TERMS)
+    say(f"Taobao UserBehavior {ALIBABA_TERMS}: {PAGE}")
     wanted = {name: LogColumn(name, "--from") for name in COLUMNS}
     wanted[CATEGORY.alias] = wanted.pop(CATEGORY.name)
     report: list[str] = []

@@ -156,20 +156,15 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
 
     def row_outputs(d_offset: jax.Array, d_slope: jax.Array) -> list[hopper.Output]:
         rows = place.rows
-        outputs = [hopper.Output(stage["offset"], d_offset, lambda t: gives.offset.at[t, rows])]
-        if plan.has_update:
-            outputs.append(
-                hopper.Output(stage["slope"], d_slope, lambda t: gives.slope.at[t, rows])
-            )
-        return outputs
+        offset = hopper.Output(stage["offset"], d_offset, lambda t: gives.offset.at[t, rows])
+        slope = hopper.Output(stage["slope"], d_slope, lambda t: gives.slope.at[t, rows])
+        return [offset, slope] if plan.has_update else [offset]
 
     def through(parts: dict[str, list[jax.Array]], *names: str) -> list[tuple[Any, Any]]:
         """Return terms of a matmul: shares of some gates in the gradient of the state before."""
         return [(hopper.operand(left[name], parts[name]), weights[name]) for name in names]
 
-    def resets_last(
-        i: jax.Array, d_masked: hopper.Chunks, d_before: list, parts: dict[str, list[jax.Array]]
-    ) -> None:
+    def resets_last(i: jax.Array, d_masked: hopper.Chunks, d_before: list, parts: dict) -> None:
         """Finish the authors' form, whose gradient of the reset gate needs all of U_c."""
         for chunk, d_part in enumerate(d_masked):
             before, r = resets.take(i, chunk)
@@ -216,19 +211,15 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
         start = jnp.concatenate(d_before, 1)
         return place.cut(hopper.matmul(plan.interpret, start, through(parts, *names)))
 
-    def dead_step(
-        i: jax.Array, carry: tuple[hopper.Chunks, hopper.Chunks]
-    ) -> tuple[hopper.Chunks, hopper.Chunks]:
+    def dead_step(i: jax.Array, carry: tuple) -> tuple[hopper.Chunks, hopper.Chunks]:
         dh, d_state = carry
         following = place.load(d_states.at[jnp.maximum(steps - 2 - i, 0)])
         return tuple(a + b for a, b in zip(dh, d_state, strict=True)), following
 
-    nothing = hopper.zeros(hopper.ROWS, place.width)
+    nothing, no_row = hopper.zeros(hopper.ROWS, place.width), hopper.zeros(hopper.ROWS)
     for chunk in range(place.chunks):
         outputs = [output(name, nothing, chunk) for name in weights]
-        hopper.emit_again(
-            live, steps, outputs + row_outputs(hopper.zeros(hopper.ROWS), hopper.zeros(hopper.ROWS))
-        )
+        hopper.emit_again(live, steps, outputs + row_outputs(no_row, no_row))
     start = (nothing,) * place.chunks, place.load(d_states.at[steps - 1])
     dh, _ = jax.lax.fori_loop(0, steps - live, dead_step, start)
     dh = jax.lax.fori_loop(0, live, step, dh)
@@ -303,10 +294,8 @@ def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept
 def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
-    matrices = {
-        name: getattr(operands.recurrent, name).T.astype(jnp.bfloat16)
-        for name in hopper.gate_names(plan)
-    }
+    gates = {name: getattr(operands.recurrent, name) for name in hopper.gate_names(plan)}
+    matrices = {name: gate.T.astype(jnp.bfloat16) for name, gate in gates.items()}
     before = jnp.concatenate([operands.initial[None], states[:-1]])
     # Without the projected inputs, so that they need not outlive the forward launch.
     needed = operands._replace(inputs=NOTHING, recurrent=NOTHING)

@@ -215,10 +215,8 @@ def memory_of(plan: Plan, hidden: int, kind: str, depth: int) -> dict[str, Any]:
     width, single, half = columns(hidden), jnp.float32, jnp.bfloat16
     tile, row = (ROWS, width), (ROWS,)
     swizzled = 32 if width % 32 == 0 else 16  # columns
-    transforms = (
-        plgpu.TilingTransform((8, swizzled)),
-        plgpu.SwizzleTransform(swizzled * jnp.dtype(half).itemsize),
-    )
+    swizzle = plgpu.SwizzleTransform(swizzled * jnp.dtype(half).itemsize)
+    transforms = (plgpu.TilingTransform((8, swizzled)), swizzle)
 
     def matrix(*shape: int) -> Any:
         return plgpu.SMEM(shape, half, transforms=transforms)

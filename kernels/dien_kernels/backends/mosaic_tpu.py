@@ -27,68 +27,55 @@ VECTOR_MEMORY = 48 * 2**20  # bytes that a launch may use; cores have 64 MiB or 
 
 
 def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept | None]:
-    inputs, offset, slope, lengths, recurrent, bias, initial = operands
-    wide: Any = jax.ShapeDtypeStruct(inputs.candidate.shape, jnp.float32)
+    wide: Any = jax.ShapeDtypeStruct(operands.inputs.candidate.shape, jnp.float32)
     cut = _Cut(plan, wide.shape, reverse=False)
-    stacked = _stacked(plan, jax.tree.map(jnp.transpose, recurrent), axis=0)
+    stacked = _stacked(plan, jax.tree.map(jnp.transpose, operands.recurrent), axis=0)
     # Broadcast along the lanes once, outside of the kernel.
-    bias = jnp.broadcast_to(bias[:, None], cut.state_shape)
-    coefficients, matrices = cut.coefficients(live=True), jax.tree.map(cut.everything, stacked)
-    gates = plan.gates(cut.wide(live=True))
+    bias = jnp.broadcast_to(operands.bias[:, None], cut.state_shape)
+    reads = operands._replace(lengths=None, recurrent=stacked, bias=bias)
     launch = cut.launch(
         "recurrence_forward",
         functools.partial(_forward_kernel, plan, cut.size),
         out_shape=(wide, plan.kept(wide) if keep else None),
-        in_specs=(gates, coefficients, coefficients, matrices, cut.everything(bias), cut.state()),
+        in_specs=(cut.operands(reads),),
         out_specs=(cut.wide(), plan.kept(cut.wide()) if keep else None),
         scratch_shapes=[pltpu.VMEM(cut.state_shape, jnp.float32)],
     )
-    return launch(cut.longest(lengths), inputs, offset, slope, stacked, bias, initial)
+    return launch(cut.longest(operands.lengths), reads)
 
 
 def _forward_kernel(
-    plan: Plan,
-    size: int,
-    longest_ref: Any,
-    inputs_ref: Any,
-    offset_ref: Any,
-    slope_ref: Any,
-    recurrent_ref: tuple,
-    bias_ref: Any,
-    initial_ref: Any,
-    states_ref: Any,
-    kept_ref: Any,
-    h_ref: Any,
+    plan: Plan, size: int, longest: Any, operands: Operands, states: Any, kept: Any, h_ref: Any
 ) -> None:
     """Run one chunk: wide ``[S, H, R]``, coefficients ``[S, R]``, bias, initial, h ``[H, R]``."""
     block, chunk = pl.program_id(0), pl.program_id(1)
-    together_ref, candidate_ref = recurrent_ref
+    inputs, (together, _, candidate) = operands.inputs, operands.recurrent
 
     @pl.when(chunk == 0)
     def _start() -> None:
-        h_ref[...] = initial_ref[...]
+        h_ref[...] = operands.initial[...]
 
     def live_step(i: jax.Array, _: None) -> None:
         h = h_ref[...]
-        products = jnp.split(_dot(plan, together_ref[...], h), together_ref.shape[0] // h.shape[0])
-        r = sigmoid(inputs_ref.reset[i] + products[0])
+        products = jnp.split(_dot(plan, together[...], h), together.shape[0] // h.shape[0])
+        r = sigmoid(inputs.reset[i] + products[0])
         if plan.form == "paper":
-            product = products[-1] + bias_ref[...]
-            c = jnp.tanh(inputs_ref.candidate[i] + r * product)
+            product = products[-1] + operands.bias[...]
+            c = jnp.tanh(inputs.candidate[i] + r * product)
         else:
             product = None
-            c = jnp.tanh(inputs_ref.candidate[i] + _dot(plan, candidate_ref[...], r * h))
-        u = sigmoid(inputs_ref.update[i] + products[1]) if plan.has_update else None
-        h = h + _strength(offset_ref, slope_ref, i, u) * (c - h)
+            c = jnp.tanh(inputs.candidate[i] + _dot(plan, candidate[...], r * h))
+        u = sigmoid(inputs.update[i] + products[1]) if plan.has_update else None
+        h = h + _strength(operands, i, u) * (c - h)
         h_ref[...] = h
-        states_ref[i] = h
-        store(kept_ref, i, Kept(r, u, c, product))
+        states[i] = h
+        store(kept, i, Kept(r, u, c, product))
 
     def dead_step(i: jax.Array, _: None) -> None:
-        states_ref[i] = h_ref[...]
-        store(kept_ref, i, Kept(*[jnp.zeros_like(h_ref)] * 4))
+        states[i] = h_ref[...]
+        store(kept, i, Kept(*[jnp.zeros_like(h_ref)] * 4))
 
-    live = jnp.clip(longest_ref[block] - chunk * size, 0, size)
+    live = jnp.clip(longest[block] - chunk * size, 0, size)
     jax.lax.fori_loop(0, live, live_step, None)
     jax.lax.fori_loop(live, size, dead_step, None)
 
@@ -96,96 +83,78 @@ def _forward_kernel(
 def backward(
     plan: Plan, operands: Operands, states: jax.Array, kept: Kept, d_states: jax.Array
 ) -> Gradients:
-    _, offset, slope, lengths, recurrent, _, initial = operands
-    wide, coefficient, state = (
-        jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in (states, offset, initial)
-    )
+    arrays = (states, operands.offset, operands.initial)
+    wide, row, state = (jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in arrays)
     cut = _Cut(plan, wide.shape, reverse=True)
-    stacked = _stacked(plan, recurrent, axis=1)
-    coefficients, live = cut.coefficients(live=True), cut.wide(live=True)
+    unread: Any = {"inputs": None, "lengths": None, "bias": None}
+    needed = operands._replace(recurrent=_stacked(plan, operands.recurrent, axis=1), **unread)
+    rows, live = cut.coefficients(), cut.wide(live=True)
     launch = cut.launch(
         "recurrence_backward",
         functools.partial(_backward_kernel, plan, cut.size, wide.shape[0]),
-        out_shape=(plan.gates(wide), coefficient, coefficient, state),
-        in_specs=(
-            *(coefficients, coefficients, jax.tree.map(cut.everything, stacked), cut.state()),
-            *(live, cut.step_before(), plan.kept(live), cut.wide()),
-        ),
-        out_specs=(plan.gates(cut.wide()), cut.coefficients(), cut.coefficients(), cut.state()),
+        out_shape=(Gradients(plan.gates(wide), row, row, state),),
+        in_specs=((cut.operands(needed), live, cut.step_before(), plan.kept(live), cut.wide()),),
+        out_specs=(Gradients(plan.gates(cut.wide()), rows, rows, cut.state()),),
     )
     # States twice: their chunk, and the step before it.
-    reads = offset, slope, stacked, initial, states, states, kept, d_states
-    return Gradients(*launch(cut.longest(lengths), *reads))
+    reads = needed, states, states, kept, d_states
+    return launch(cut.longest(operands.lengths), reads)[0]
 
 
 def _backward_kernel(
-    plan: Plan,
-    size: int,
-    steps: int,
-    longest_ref: Any,
-    offset_ref: Any,
-    slope_ref: Any,
-    recurrent_ref: tuple,
-    initial_ref: Any,
-    states_ref: Any,
-    state_before_ref: Any,
-    kept_ref: Any,
-    d_states_ref: Any,
-    d_inputs_ref: Gates,
-    d_offset_ref: Any,
-    d_slope_ref: Any,
-    dh_ref: Any,
+    plan: Plan, size: int, steps: int, longest: Any, reads: tuple, gradients: Gradients
 ) -> None:
     """Run one chunk, the last first; ``state_before`` ``[1, H, R]`` is the state at its start.
 
     The gradient of the initial state has one block for all chunks, which holds dh meanwhile.
     """
     block, chunk = pl.program_id(0), pl.num_programs(1) - 1 - pl.program_id(1)
-    together_ref, candidate_ref = recurrent_ref
+    operands, states, state_before, kept, d_states = reads
+    (together, _, candidate), dh_ref = operands.recurrent, gradients.initial
+    no_row = jnp.zeros((1, dh_ref.shape[1]), dh_ref.dtype)
 
     @pl.when(pl.program_id(1) == 0)
     def _start() -> None:
         dh_ref[...] = jnp.zeros_like(dh_ref)
 
     def dead_step(i: jax.Array, _: None) -> None:
-        dh_ref[...] += d_states_ref[i]
-        store(d_inputs_ref, i, Gates(*[jnp.zeros_like(dh_ref)] * 3))
-        d_offset_ref[pl.ds(i, 1), :] = jnp.zeros_like(offset_ref[pl.ds(i, 1), :])
-        d_slope_ref[pl.ds(i, 1), :] = jnp.zeros_like(slope_ref[pl.ds(i, 1), :])
+        dh_ref[...] += d_states[i]
+        store(gradients.inputs, i, Gates(*[jnp.zeros_like(dh_ref)] * 3))
+        gradients.offset[pl.ds(i, 1), :] = gradients.slope[pl.ds(i, 1), :] = no_row
 
     def live_step(i: jax.Array, start: jax.Array) -> jax.Array:
-        before = jnp.where(i == 0, start, states_ref[jnp.maximum(i - 1, 0)])
-        r, c = kept_ref.reset[i], kept_ref.candidate[i]
-        u = kept_ref.update[i] if plan.has_update else None
-        z = _strength(offset_ref, slope_ref, i, u)
-        dh = dh_ref[...] + d_states_ref[i]
+        before = jnp.where(i == 0, start, states[jnp.maximum(i - 1, 0)])
+        r, c = kept.reset[i], kept.candidate[i]
+        u = kept.update[i] if plan.has_update else None
+        z = _strength(operands, i, u)
+        dh = dh_ref[...] + d_states[i]
         d_strength = dh * (c - before)
         d_candidate = dh * z * (1 - c * c)
         d_before = dh * (1 - z)
         if plan.form == "paper":
-            d_reset = d_candidate * kept_ref.product[i] * (r * (1 - r))
+            d_reset = d_candidate * kept.product[i] * (r * (1 - r))
         else:
-            d_masked = _dot(plan, candidate_ref[...], d_candidate)
+            d_masked = _dot(plan, candidate[...], d_candidate)
             d_reset = d_masked * before * (r * (1 - r))
             d_before = d_before + d_masked * r
         d_products = [d_reset]
-        d_slope, d_update = jnp.zeros_like(offset_ref[pl.ds(i, 1), :]), None
+        d_slope, d_update = no_row, None
         if u is not None:
             d_slope = (d_strength * u).sum(0, keepdims=True)
-            d_update = d_strength * slope_ref[pl.ds(i, 1), :] * (u * (1 - u))
+            d_update = d_strength * operands.slope[pl.ds(i, 1), :] * (u * (1 - u))
             d_products.append(d_update)
         if plan.form == "paper":
             d_products.append(d_candidate * r)
-        dh_ref[...] = d_before + _dot(plan, together_ref[...], jnp.concatenate(d_products))
-        store(d_inputs_ref, i, Gates(d_reset, d_update, d_candidate))
-        d_offset_ref[pl.ds(i, 1), :] = d_strength.sum(0, keepdims=True)
-        d_slope_ref[pl.ds(i, 1), :] = d_slope
+        dh_ref[...] = d_before + _dot(plan, together[...], jnp.concatenate(d_products))
+        store(gradients.inputs, i, Gates(d_reset, d_update, d_candidate))
+        gradients.offset[pl.ds(i, 1), :] = d_strength.sum(0, keepdims=True)
+        gradients.slope[pl.ds(i, 1), :] = d_slope
         return start
 
     first = chunk * size
-    live = jnp.clip(longest_ref[block] - first, 0, size)
+    live = jnp.clip(longest[block] - first, 0, size)
     jax.lax.fori_loop(live, jnp.minimum(size, steps - first), dead_step, None)
-    start = jnp.where(chunk == 0, initial_ref[...], state_before_ref[0])
+    start = jnp.where(chunk == 0, operands.initial[...], state_before[0])
     jax.lax.fori_loop(0, live, lambda back, start: live_step(live - 1 - back, start), start)
 
 
@@ -224,21 +193,21 @@ def _dot(plan: Plan, left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.dot(left, right.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
 
 
-def _strength(offset_ref: Any, slope_ref: Any, i: jax.Array, u: jax.Array | None) -> jax.Array:
-    offset = offset_ref[pl.ds(i, 1), :]
-    return offset if u is None else offset + slope_ref[pl.ds(i, 1), :] * u
+def _strength(operands: Operands, i: jax.Array, u: jax.Array | None) -> jax.Array:
+    offset = operands.offset[pl.ds(i, 1), :]
+    return offset if u is None else offset + operands.slope[pl.ds(i, 1), :] * u
 
 
-def _stacked(plan: Plan, gates: Gates, axis: int) -> tuple[jax.Array, jax.Array | None]:
-    """Stack recurrent weights for as few matmuls as the form allows: all gates, and the candidate.
+def _stacked(plan: Plan, gates: Gates, axis: int) -> Gates:
+    """Stack recurrent weights for as few matmuls as the form allows, in place of the reset gate's.
 
     Forward ``[G H, H]``, backward ``[H, G H]``. The paper's form multiplies by all gates at once.
     In the authors' form the reset gate separates the candidate ``[H, H]`` from the others.
     """
     parts = [gate for gate in gates if gate is not None]
     if plan.form == "paper":
-        return _left(plan, jnp.concatenate(parts, axis)), None
-    return _left(plan, jnp.concatenate(parts[:-1], axis)), _left(plan, parts[-1])
+        return Gates(_left(plan, jnp.concatenate(parts, axis)), None, None)
+    return Gates(_left(plan, jnp.concatenate(parts[:-1], axis)), None, _left(plan, parts[-1]))
 
 
 class _Cut:
@@ -269,6 +238,13 @@ class _Cut:
             interpret=self._interpret,
             name=name,
         )
+
+    def operands(self, arrays: Operands) -> Operands:
+        """Return the blocks of operands with stacked weights; those that are None have none."""
+        wide, row = self.wide(live=True), self.coefficients(live=True)
+        matrices, bias = jax.tree.map(self.everything, (arrays.recurrent, arrays.bias))
+        inputs = jax.tree.map(lambda _: wide, arrays.inputs)
+        return Operands(inputs, row, row, None, matrices, bias, self.state())
 
     def wide(self, *, live: bool = False) -> pl.BlockSpec:
         return pl.BlockSpec(

@@ -52,9 +52,7 @@ def backward(
     return gradients
 
 
-def _forward_kernel(
-    plan: Plan, operands: Operands, states: Any, kept: Kept | None, scratch: Any
-) -> None:
+def _forward_kernel(plan: Plan, operands: Operands, states: Any, kept: Any, scratch: Any) -> None:
     """Run one block; refs are ``[T, R, H]``, ``[T, R]``, ``[R, H]``, ``[R]``, weights whole."""
     steps = states.shape[0]
     is_wide, longest = _is_wide(plan, states), jnp.max(operands.lengths[...])
@@ -93,15 +91,8 @@ def _forward_kernel(
     jax.lax.fori_loop(longest, steps, repeat, h)
 
 
-def _backward_kernel(
-    plan: Plan,
-    operands: Operands,
-    states: Any,
-    kept: Kept,
-    d_states: Any,
-    gradients: Gradients,
-    scratch: Any,
-) -> None:
+def _backward_kernel(plan: Plan, *references: Any) -> None:
+    operands, states, kept, d_states, gradients, scratch = references
     steps = states.shape[0]
     is_wide, longest = _is_wide(plan, states), jnp.max(operands.lengths[...])
     weights, matmul = _matmuls(plan, operands.recurrent, scratch, turned=True)
@@ -240,9 +231,7 @@ def _launch(
     scratch = (state, state_spec) if hidden > RESIDENT else (None, None)
     *outputs, _ = pl.pallas_call(
         functools.partial(kernel, plan),
-        out_shape=jax.tree.map(
-            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (*results, scratch[0])
-        ),
+        out_shape=jax.eval_shape(lambda *arrays: arrays, *results, scratch[0]),
         grid=(rows // plan.blocks.rows,),
         in_specs=specs,
         out_specs=(*result_specs, scratch[1]),
@@ -271,9 +260,8 @@ def blocks(plan: Plan, *_: int) -> Blocks:
 def check(plan: Plan, blocks: Blocks, _rows: int, _steps: int, hidden: int) -> None:
     fewest = _fewest_rows(plan)
     if hidden > LIMIT:
-        raise NotImplementedError(
-            f"triton: expected at most {LIMIT} hidden units (padded), got {hidden}"
-        )
+        most = f"at most {LIMIT} hidden units (padded)"
+        raise NotImplementedError(f"triton: expected {most}, got {hidden}")
     if blocks.rows < fewest or blocks.rows & (blocks.rows - 1):
         raise ValueError(f"blocks.rows: expected a power of two >= {fewest}, got {blocks.rows}")
     if not 1 <= blocks.warps <= 32 or blocks.warps & (blocks.warps - 1):

@@ -16,9 +16,7 @@ def forward(plan: Plan, operands: Operands, keep: bool) -> tuple[jax.Array, Kept
     def step(h: jax.Array, now: tuple) -> tuple[jax.Array, tuple]:
         inputs, offset, slope = now
         r = sigmoid(inputs.reset + dot(h, recurrent.reset))
-        u = None
-        if inputs.update is not None and recurrent.update is not None:
-            u = sigmoid(inputs.update + dot(h, recurrent.update))
+        u = sigmoid(inputs.update + dot(h, recurrent.update)) if plan.has_update else None
         if plan.form == "authors":
             product = None
             c = jnp.tanh(inputs.candidate + dot(r * h, recurrent.candidate))
@@ -79,13 +77,9 @@ def backward(
     scanned = (d_states, factors, r if product is None else None)
     d_initial, emitted = jax.lax.scan(step, jnp.zeros_like(operands.initial), scanned, reverse=True)
     dh = emitted[0]
-    d_inputs = jax.lax.optimization_barrier(
-        Gates(
-            emitted[1] if product is None else dh * to_reset,
-            None if to_update is None else dh * to_update,
-            dh * to_candidate,
-        )
-    )
+    d_reset = emitted[1] if product is None else dh * to_reset
+    d_update = None if to_update is None else dh * to_update
+    d_inputs = jax.lax.optimization_barrier(Gates(d_reset, d_update, dh * to_candidate))
     d_z = dh * d_strength
     d_slope = jnp.zeros_like(slope) if u is None else (d_z * u).sum(-1)
     return Gradients(d_inputs, d_z.sum(-1), d_slope, d_initial)
