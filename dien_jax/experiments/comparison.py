@@ -135,8 +135,11 @@ def _settings_table(groups: Sequence[SeedGroup]) -> str:
         flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")} for run in runs
     ]
     columns = {name: [values[name] for values in settings] for name in settings[0]}
-    differing = {n: values for n, values in columns.items() if len({*map(repr, values)}) > 1}
-    rows = [[name, *map(_setting, values)] for name, values in differing.items()]
+    rows = [
+        [name, *map(_setting, values)]
+        for name, values in columns.items()
+        if len(set(map(repr, values))) > 1
+    ]
     if not rows:
         return "all settings are the same" if len(groups[0].members) + len(groups) > 2 else ""
     return _aligned([["settings that differ", *(group.name for group in groups)], *rows], left=1)

@@ -108,8 +108,10 @@ def chosen_settings(params: Mapping[str, Any]) -> dict[str, Any]:
 def space_to_json(space: Space) -> dict[str, Any]:
     """Return the space as a space file has it."""
     return {
-        name: [*d.values] if isinstance(d, Choices) else {k: getattr(d, k) for k in _RANGE_KEYS}
-        for name, d in space.items()
+        name: list(dimension.values)
+        if isinstance(dimension, Choices)
+        else {key: getattr(dimension, key) for key in _RANGE_KEYS}
+        for name, dimension in space.items()
     }
 
 

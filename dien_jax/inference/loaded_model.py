@@ -28,22 +28,30 @@ class LoadedModel(NamedTuple):
 
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        config, data = trained.run.config, trained.dataset
-        about = (data.schema, trained.step, config.train.max_history, history_buckets(config))
+        config, dataset = trained.run.config, trained.dataset
         variables = {"params": trained.params, "batch_stats": trained.batch_stats}
-        arguments = jax.device_put((variables, data.feature_tables()))
-        programs = make_programs(config, data.schema)
-        vocabularies = Vocabularies(data.schema, data.vocabulary, separator)
-        return cls(*about, vocabularies, arguments, programs)
+        return cls(
+            dataset.schema,
+            trained.step,
+            config.train.max_history,
+            history_buckets(config),
+            Vocabularies(dataset.schema, dataset.vocabulary, separator),
+            jax.device_put((variables, dataset.feature_tables())),
+            make_programs(config, dataset.schema),
+        )
 
     @classmethod
     def from_export(cls, exported: ExportedModel, separator: str = SEPARATOR) -> "LoadedModel":
-        manifest, schema, values = exported.manifest, exported.schema, exported.vocabularies
-        vocabularies = Vocabularies(schema, values.__getitem__, separator)
-        about = (manifest["step"], manifest["max_history"], tuple(manifest["history_buckets"]))
-        arguments = (jax.device_put(exported.weights),)
-        programs = ranking_programs(exported.programs)
-        return cls(schema, *about, vocabularies, arguments, programs)
+        manifest = exported.manifest
+        return cls(
+            exported.schema,
+            manifest["step"],
+            manifest["max_history"],
+            tuple(manifest["history_buckets"]),
+            Vocabularies(exported.schema, exported.vocabularies.__getitem__, separator),
+            (jax.device_put(exported.weights),),
+            ranking_programs(exported.programs),
+        )
 
 
 def load_model(

@@ -142,7 +142,10 @@ class Ranker:
             self._users.swap(request.raw.user, request.history, history)
             request.history = history
         scores = iter(self._programs.score(encoded))
-        return [o if isinstance(o, UserError) else _ranking(o, next(scores)) for o in outcomes]
+        return [
+            outcome if isinstance(outcome, UserError) else _ranking(outcome, next(scores))
+            for outcome in outcomes
+        ]
 
     def remember(self, user: str | int, history: Sequence[str | int]) -> None:
         """Read a user's history, oldest event first, and keep it in place of an earlier one.

@@ -35,7 +35,10 @@ from dien_jax.utils.console import say, stage
 
 BATCHES_PER_PIECE = 64
 """Rows of a piece are sorted by history length, which reduces padding."""
-COUNTS = "rows unknown_users unknown_items unknown_history unknown_context empty_histories"
+COUNTS = (
+    "rows", "unknown_users", "unknown_items", "unknown_history", "unknown_context",
+    "empty_histories",
+)  # fmt: skip
 
 Values = TypeVar("Values")
 
@@ -146,7 +149,7 @@ class _Encoder:
         self._table, self._columns, self._dataset = table, columns, dataset
         self._vocabularies = Vocabularies(dataset.schema, dataset.vocabulary, columns.separator)
         self._events = None if columns.history else UserEvents(dataset)
-        self.counts = dict.fromkeys(COUNTS.split(), 0)
+        self.counts = dict.fromkeys(COUNTS, 0)
 
     def examples(self, piece: Piece) -> Dataset:
         """Return the dataset with the rows of a piece as its test examples."""
@@ -185,7 +188,7 @@ class _Encoder:
         times: list[int | None] = [None] * piece.rows
         if columns.timestamp is not None:
             times = self._convert(
-                piece, columns.timestamp, lambda cells: [*map(events.time, cells)]
+                piece, columns.timestamp, lambda cells: list(map(events.time, cells))
             )
         ends = [events.find(user, time) for user, time in zip(users, times, strict=True)]
         sequence, end = np.array(ends).T

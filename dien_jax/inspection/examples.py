@@ -178,7 +178,9 @@ class Inspector:
             probability=float(internals.probability),
             behaviours=tuple(self.names.behaviour(int(row), item) for row in history),
             older=int(examples.history_end[number] - start) - len(history),
-            measures={n: measures[n][: len(history)] for n in MEASURES if n in measures},
+            measures={
+                name: measures[name][: len(history)] for name in MEASURES if name in measures
+            },
         )
 
 

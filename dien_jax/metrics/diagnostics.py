@@ -129,10 +129,13 @@ def pick(labels: np.ndarray, scores: np.ndarray, count: int) -> Picks:
     def first(order: np.ndarray, inside: np.ndarray) -> list[int]:
         return order[inside[order]][:count].tolist()
 
-    wrong = first(falling, ~is_click), first(rising, is_click)
-    right = first(falling, is_click), first(rising, ~is_click)
-    typical = np.argsort(distances, kind="stable")[:count].tolist()
-    return Picks(*wrong, *right, typical)
+    return Picks(
+        false_alarms=first(falling, ~is_click),
+        misses=first(rising, is_click),
+        hits=first(falling, is_click),
+        rejections=first(rising, ~is_click),
+        typical=np.argsort(distances, kind="stable")[:count].tolist(),
+    )
 
 
 def largest_losses(labels: np.ndarray, scores: np.ndarray, count: int) -> list[int]:

@@ -53,10 +53,10 @@ def normalising(
     """
     state, behaviour = params["state"], params["behaviour"]
     shifted = state_affine[1] @ state["kernel"] + behaviour_affine[1] @ behaviour["kernel"]
-    scaled = state_affine[0][:, None] * state["kernel"]
-    changed = {"kernel": behaviour_affine[0][:, None] * behaviour["kernel"]}
-    first = {"kernel": scaled, "bias": state["bias"] + shifted}
-    return {**params, "state": first, "behaviour": changed}
+    state_kernel = state_affine[0][:, None] * state["kernel"]
+    behaviour_kernel = behaviour_affine[0][:, None] * behaviour["kernel"]
+    scaled_state = {"kernel": state_kernel, "bias": state["bias"] + shifted}
+    return {**params, "state": scaled_state, "behaviour": {"kernel": behaviour_kernel}}
 
 
 def _block_loss(network: "AuxiliaryNetwork", params: Any, *arrays: jax.Array) -> jax.Array:

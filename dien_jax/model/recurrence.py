@@ -41,11 +41,14 @@ class _Recurrence(nn.Module):
         def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
             return jnp.full(shape, gate_bias, dtype).at[-1].set(0)
 
-        hidden, orthogonal = self.hidden_size, _gate_by_gate(nn.initializers.orthogonal())
+        hidden = self.hidden_size
         glorot = _gate_by_gate(nn.initializers.glorot_uniform())
-        matrix = self.param("input", glorot, (depth, gates, hidden))
-        recurrent = self.param("recurrent", orthogonal, (hidden, gates, hidden))
-        return Weights(matrix, recurrent, self.param("bias", bias, (gates, hidden)))
+        orthogonal = _gate_by_gate(nn.initializers.orthogonal())
+        return Weights(
+            self.param("input", glorot, (depth, gates, hidden)),
+            self.param("recurrent", orthogonal, (hidden, gates, hidden)),
+            self.param("bias", bias, (gates, hidden)),
+        )
 
     def options(self, lengths: Int[Array, " B"]) -> dict:
         options = {"implementation": self.implementation, "precision": self.precision}
@@ -145,8 +148,9 @@ class AIGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        weights = self.weights(x.shape[-1])
         scaled = x * attention.astype(x.dtype)[..., None]
-        return gru(scaled, self.weights(x.shape[-1]), **self.options(lengths))
+        return gru(scaled, weights, **self.options(lengths))
 
     last_states = _last_states("aigru")
 

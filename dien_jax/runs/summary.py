@@ -77,7 +77,8 @@ class SeedGroup:
     def by_seed(self, split: str, metric: str) -> dict[int, float]:
         """Return a metric by seed, for the seeds where it is defined."""
         metrics = {seed: run.metrics(split) or {} for seed, run in self.finished.items()}
-        return {s: of[metric] for s, of in metrics.items() if of.get(metric) is not None}
+        values = {seed: of_run.get(metric) for seed, of_run in metrics.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
 
 
 def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:

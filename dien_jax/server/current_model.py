@@ -174,8 +174,9 @@ class CurrentModel:
     def _load(self, version: str) -> ServedModel:
         options = self._options
         with stage(f"loading {options.run}"):
-            limits: Any = {"max_users": options.max_users, "separator": options.separator}
-            ranker = Ranker(options.run, options.data, **limits)
+            ranker = Ranker(
+                options.run, options.data, max_users=options.max_users, separator=options.separator
+            )
         return ServedModel(ranker, version, request_decoders(ranker.schema, options))
 
     def _warm_up(self, model: ServedModel) -> None:

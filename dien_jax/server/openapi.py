@@ -82,9 +82,12 @@ def document(
         f"{options.max_candidates:,} candidates and {options.max_history:,} events."
     )
     security = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if token else {}
-    info = {"title": "dien_jax", "version": __version__, "description": description}
-    content = {"paths": paths, "components": {"schemas": components, **security}}
-    return {"openapi": "3.1.0", "info": info, **content}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "dien_jax", "version": __version__, "description": description},
+        "paths": paths,
+        "components": {"schemas": components, **security},
+    }
 
 
 def page(document: dict[str, Any]) -> str:

@@ -51,8 +51,11 @@ class ServerOptions:
 
     def check(self) -> None:
         """Raise a :class:`UserError` that names the flag of a value out of range."""
-        positive = "queue max_batch max_candidates max_history max_body max_users drain_seconds"
-        for name in positive.split():
+        positive = (
+            "queue", "max_batch", "max_candidates", "max_history", "max_body", "max_users",
+            "drain_seconds",
+        )  # fmt: skip
+        for name in positive:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} must be at least 1, got {getattr(self, name)}")

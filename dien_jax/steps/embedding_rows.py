@@ -121,10 +121,13 @@ def look_up(
     placed = [part.reshape(ids.shape) for part, ids in zip(parts, id_arrays, strict=True)]
     users, user = take_group("user", schema.user, features.user, jnp.asarray(batch.user))
     context = {f.name: take_values("context", f, batch.context[f.name]) for f in schema.context}
-    renumbered = batch._replace(history=placed[0], item=placed[1], user=user, shown=None)
-    drawn = None if negatives is None else placed[2]
-    inputs = (FeatureTables(items, users), renumbered._replace(context=context), drawn)
-    return LookUps(_compact_schema(schema, rows), *inputs, rows)
+    return LookUps(
+        _compact_schema(schema, rows),
+        FeatureTables(items, users),
+        batch._replace(history=placed[0], item=placed[1], user=user, context=context, shown=None),
+        None if negatives is None else placed[2],
+        rows,
+    )
 
 
 def _table(group: str, feature: Feature) -> Table:

@@ -70,12 +70,18 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         history, length, user, context, items, count = request
 
         def method(model: InterestModel) -> Array:
-            candidates = model.embed_items(jnp.asarray(items), tables)
-            users = model.embed_users(jnp.asarray(user), tables)
-            rows = RowEmbeddings(candidates, users, model.embed_context(context))
-            past = model.embed_items(jnp.asarray(history), tables)
-            live, real = jnp.asarray(length, jnp.int32), jnp.arange(items.shape[0]) < count
-            return model.score_candidates(interests.states, past, live, rows, real)
+            rows = RowEmbeddings(
+                model.embed_items(jnp.asarray(items), tables),
+                model.embed_users(jnp.asarray(user), tables),
+                model.embed_context(context),
+            )
+            return model.score_candidates(
+                interests.states,
+                model.embed_items(jnp.asarray(history), tables),
+                jnp.asarray(length, jnp.int32),
+                rows,
+                jnp.arange(items.shape[0]) < count,
+            )
 
         logits: Any = model.apply(variables, method=method)
         return jax.nn.sigmoid(logits)

@@ -14,7 +14,7 @@ import optax
 
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import UNKNOWN, Schema
+from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.embedding_rows import Table, large_tables, look_up, put_rows, take_rows
 from dien_jax.steps.losses import click_loss, halved_click_loss
@@ -56,12 +56,24 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
     model = InterestModel(config.model, schema)
     click_loss_of = halved_click_loss if config.model.classifier == "softmax" else click_loss
 
-    def loss(params: Any, batch_stats: Any, *inputs: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        features, batch, negatives, dropout_key = inputs
+    def loss(
+        params: Any,
+        batch_stats: Any,
+        features: FeatureTables,
+        batch: Batch,
+        negatives: jax.Array | None,
+        dropout_key: jax.Array,
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
         labels, weights = jnp.asarray(batch.label), jnp.asarray(batch.weight)
-        variables = {"params": params, "batch_stats": batch_stats}
-        options: Any = {"rngs": {"dropout": dropout_key}, "mutable": ["batch_stats"]}
-        output, changed = model.apply(variables, batch, features, negatives, train=True, **options)
+        output, changed = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch,
+            features,
+            negatives,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
         click = click_loss_of(output.logits, labels, weights)
         total = click + config.model.auxiliary_weight * output.auxiliary_loss
         if config.optim.embedding_l2:

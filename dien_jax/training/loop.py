@@ -128,10 +128,14 @@ class Trainer:
         for split in ("valid", "test"):
             scores = self._scores(evaluation_loader(dataset, split, self._config.train), best)
             measured[split] = measure(dataset, split, scores)
-        steps, speed = progress.step, progress.examples_per_second
-        length = {"steps": steps, "epochs": steps / self.steps_per_epoch}
-        times = {"train_examples_per_second": speed, "wall_seconds": self._wall_seconds()}
-        return {**length, "best_step": progress.best_step, **measured, **times}
+        return {
+            "steps": progress.step,
+            "epochs": progress.step / self.steps_per_epoch,
+            "best_step": progress.best_step,
+            **measured,
+            "train_examples_per_second": progress.examples_per_second,
+            "wall_seconds": self._wall_seconds(),
+        }
 
     def evaluations(self, listener: Callable[[StepReport], None]) -> Iterator[dict[str, Any]]:
         """Train to the end and yield each evaluation; the test set is not used.
@@ -222,8 +226,12 @@ class Trainer:
             progress.best_step, progress.best_score = progress.step, score
         progress.worse_evaluations = 0 if better else progress.worse_evaluations + 1
         progress.evaluated_step = progress.step
-        when = {"step": progress.step, "epoch": progress.step / self.steps_per_epoch}
-        record = {**when, "train": mean_metrics(progress.totals), "valid": metrics}
+        record = {
+            "step": progress.step,
+            "epoch": progress.step / self.steps_per_epoch,
+            "train": mean_metrics(progress.totals),
+            "valid": metrics,
+        }
         progress.totals = {}
         return record
 

@@ -137,7 +137,10 @@ def write_hparams(
     among the settings becomes text; settings and metrics that are None are left out.
     """
     defined = {tag: value for tag, value in metrics.items() if value is not None}
-    texts = {n: ",".join(map(str, v)) if isinstance(v, tuple) else v for n, v in settings.items()}
+    texts = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+    }
     summaries = [*hparams(texts, defined), *(scalar(tag, defined[tag]) for tag in defined)]
     now = time.time()
     events = [Event(wall_time=now, file_version="brain.Event:2")]

@@ -137,11 +137,13 @@ def _backward(backend: Backend, plan: Plan, up_to_longest: bool, *saved: Any) ->
         d_chunk_states = d_chunk_states.at[-1].add(d_last)
         gradients = backend.backward(plan, operands, chunk_states, gates, d_chunk_states)
         before = jnp.concatenate([initial[None], chunk_states[:-1]])
-        d_part, d_own = _matmul_gradients(plan, whole.weights, x, before, gates, gradients.inputs)
-        d_x = _put(d_x, d_part, at=start, axis=1)
+        d_chunk_x, d_chunk_weights = _matmul_gradients(
+            plan, whole.weights, x, before, gates, gradients.inputs
+        )
+        d_x = _put(d_x, d_chunk_x, at=start, axis=1)
         d_offset = _put(d_offset, gradients.offset, at=start)
         d_slope = _put(d_slope, gradients.slope, at=start)
-        d_weights = jax.tree.map(jnp.add, d_weights, d_own)
+        d_weights = jax.tree.map(jnp.add, d_weights, d_chunk_weights)
         return gradients.initial, d_x, d_offset, d_slope, d_weights
 
     if count > 1:  # states past the chunks that ran repeat the last one

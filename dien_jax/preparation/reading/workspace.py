@@ -55,8 +55,12 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
 
 
 def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
-    limits: Any = {"memory_limit": memory_limit, "temp_directory": str(folder / "spill")}
-    config = {"autoinstall_known_extensions": False, "TimeZone": "UTC", **limits}
+    config: dict[str, Any] = {
+        "memory_limit": memory_limit,
+        "temp_directory": str(folder / "spill"),
+        "autoinstall_known_extensions": False,
+        "TimeZone": "UTC",
+    }
     try:
         connection = duckdb.connect(folder / "work.duckdb", config=config)
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again

@@ -85,7 +85,9 @@ def prepare(options: AlimamaOptions) -> list[str]:
         return report + write_impressions(workspace, options, events, source)
 
 
-def _read(workspace: "Workspace", files: list[Path], share: float) -> "tuple[Log, list[str]]":
+def _read(
+    workspace: "Workspace", files: list[Path], max_bad_share: float
+) -> "tuple[Log, list[str]]":
     """Read the impressions with the features of their ads and users; return lines about them."""
     from dien_jax.preparation.pipeline.events import attach
     from dien_jax.preparation.reading.log_files import read_columns
@@ -99,7 +101,7 @@ def _read(workspace: "Workspace", files: list[Path], share: float) -> "tuple[Log
     for key, column, file in (("item", "adgroup_id", files[1]), ("user", "userid", files[2])):
         names = {feature.name: feature.name for feature in FEATURES.groups[key]}
         log = read(file, {key: column} | names)
-        report += log.check(workspace, share)
+        report += log.check(workspace, max_bad_share)
         values = {name: log.rows[name].nullif("NULL") for name in names}
         descriptions[key] = workspace.store(f"described {key}s", log.rows.mutate(**values))
 

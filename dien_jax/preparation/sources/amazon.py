@@ -83,7 +83,10 @@ def prepare(options: AmazonOptions) -> list[str]:
         counts = f"{workspace.count(unnamed):,} of {events.num_items:,} items"
         lack = f"have no category in {files[1].file.name} and got {DEFAULT_CATEGORY!r}"
         report.append(f"{counts} {lack}")
-        hashes = {local.file.name: local.sha256 for local in files}
-        made_of = {"files": hashes, "five_core": options.five_core}
-        source = {"name": "amazon", "year": options.year, **made_of}
+        source = {
+            "name": "amazon",
+            "year": options.year,
+            "files": {local.file.name: local.sha256 for local in files},
+            "five_core": options.five_core,
+        }
         return report + write_interactions(workspace, options, events, source)

@@ -89,6 +89,10 @@ def prepare(options: MovielensOptions) -> list[str]:
                 rows = attach(rows, key, tables[table].rows, features.groups[key])
         log = ratings._replace(rows=workspace.store("rows", rows))
         events = load_events(workspace, log, features, options.max_bad_share)
-        made_of = {"files": {file.name: digest}, "min_rating": least_rating}
-        source = {"name": "movielens", "set": options.name, **made_of}
+        source = {
+            "name": "movielens",
+            "set": options.name,
+            "files": {file.name: digest},
+            "min_rating": least_rating,
+        }
         return report + write_interactions(workspace, options, events, source)

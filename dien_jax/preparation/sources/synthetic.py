@@ -51,8 +51,9 @@ class SyntheticOptions:
             "--users": (self.users, 20),
             "--categories": (self.categories, simulation.MOST_INTERESTS),
             "--items": (self.items, simulation.PLACES * self.categories),
+            "--examples-per-user": (self.examples_per_user, 1),
+            "--seed": (self.seed, 0),
         }
-        flags |= {"--examples-per-user": (self.examples_per_user, 1), "--seed": (self.seed, 0)}
         require_at_least(flags)
 
 
