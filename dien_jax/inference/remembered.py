@@ -47,8 +47,9 @@ class RememberedUsers:
             history = None if user is None else self._histories.get(str(user))
             if history is None:
                 raise NotRememberedError(
-                    f"user {str(user)[:100]!r} is not remembered; give the history, or remember "
-                    f"the user first (max_users limits how many users are kept)"
+                    f"user {str(user)[:100]!r} is not remembered; give the history, or call "
+                    f"remember (/v1/remember of the server) first; max_users limits how many users "
+                    f"are kept"
                 )
             self._histories[str(user)] = history = change(history)
             self._histories.move_to_end(str(user))
