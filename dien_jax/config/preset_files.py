@@ -23,6 +23,12 @@ WARM_START = "warm_start"
 """One more, in a run that did not start from fresh parameters."""
 
 
+def complete_earlier(values: dict[str, Any]) -> None:
+    """Add to the settings of a run of an earlier version those that it was trained without."""
+    if isinstance(train := values.get("train"), dict):
+        train.setdefault("calibrate", False)
+
+
 def flat_settings(config: Config) -> dict[str, Any]:
     """Return every setting by its flat name, in the order of the dataclasses."""
     return {
@@ -50,6 +56,7 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
         given = {key: given[key] for key in given if key not in RUN_FIELDS | {WARM_START}}
+        complete_earlier(given)
     try:
         if not isinstance(name, str):
             raise UserError(f"preset must be a name, got {name!r}")

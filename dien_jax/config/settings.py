@@ -183,6 +183,12 @@ class TrainConfig:
     unknown_users: float = 0.5
     """Share of training examples whose user is replaced by the unknown user, which trains the
     embedding of users outside the training split; 1 removes user ids from the model."""
+    calibrate: bool = True
+    """Fit a calibration to the validation scores at the end, and apply it to all scores of the run;
+    the order of scores stays."""
+    click_rate: float | None = None
+    """True share of clicks among the candidates in use, where negatives were drawn: scores of
+    predict, Ranker, export and serve are shifted to it. Evaluation keeps the share of the data."""
     deterministic: bool = False
     """Make training bitwise repeatable on a GPU, where it is then slower; on a CPU it always is."""
 
@@ -191,6 +197,10 @@ class TrainConfig:
         check("batch_size epochs log_every max_history", lambda n: n >= 1, "at least 1")
         check("patience evaluate_every", lambda n: n >= 0, "0 or more")
         check("unknown_users", lambda share: 0 <= share <= 1, "in [0, 1]")
+        rate = "above 0 and below 1"
+        check("click_rate", lambda share: share is None or 0 < share < 1, rate)
+        needs = "none without train.calibrate"
+        check("click_rate", lambda share: share is None or self.calibrate, needs)
         rising = "rising lengths, each at least 1"
         check("buckets", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1, rising)
 

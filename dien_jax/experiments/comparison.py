@@ -10,6 +10,7 @@ import numpy as np
 
 from dien_jax.config.preset_files import WARM_START, flat_settings
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError, writing
 from dien_jax.experiments.result_tables import mean_and_deviation
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
@@ -175,18 +176,19 @@ def _pair_table(
         )
     examples = dataset.splits[split]
     labels, users = np.asarray(examples.label), np.asarray(examples.group)
+    known = np.asarray(examples.item) != UNKNOWN
     baseline = _scores(first, dataset, split, out)
     title = f"{split}, difference to {first.name}"
     rows = [[title, "", "difference", "95% (users)", "95% (DeLong)", "p"]]
     for run in others:
         scores = _scores(run, dataset, split, out)
         with stage(f"resampling users for {run.name}"):
-            over_users = bootstrap(labels, scores, baseline, users)
-        over_pairs = delong(labels, scores, baseline)
+            over_users = bootstrap(labels, scores, baseline, users, known=known)
         for name, metric in METRICS.items():
             cells = ["undefined", "", "", ""]
             if (difference := over_users[name]) is not None:
-                exact = metric.interval == "delong" and over_pairs
+                counted = metric.counted(known, labels, scores, baseline)
+                exact = delong(*counted) if metric.interval == "delong" else None
                 cells = [*_cells(difference)[:2], *(_cells(exact)[1:] if exact else ("", ""))]
             rows.append([run.name, metric.label, *cells])
     return (

@@ -130,8 +130,9 @@ def _by_row(lines: Sequence[Line], data: str) -> dict[str, dict[str, Line]]:
 
 
 def _markdown(lines: Sequence[Line], tables: Mapping[str, Table]) -> list[str]:
-    first, *others = METRICS.values()
-    columns = *(f"test_{metric}" for metric in METRICS), f"valid_{first.name}"
+    named = {column for line in lines for column in line}  # results of earlier versions have fewer
+    first, *others = (m for m in METRICS.values() if m.name == "auc" or f"test_{m.name}" in named)
+    columns = *(f"test_{metric.name}" for metric in (first, *others)), f"valid_{first.name}"
     labels = [f"test {first.label}", *(m.label for m in others), f"validation {first.label}"]
     text = []
     for number, (name, table) in enumerate(tables.items()):

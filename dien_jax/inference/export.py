@@ -191,10 +191,11 @@ def random_batch(trained: TrainedModel) -> Batch:
 
 
 def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
-    """Return scores ``[B]`` as computed by ``python -m dien_jax.evaluate``."""
+    """Return scores ``[B]`` as computed by ``python -m dien_jax.predict``."""
     config, dataset = trained.run.config, trained.dataset
     step = make_predict_step(config, dataset.schema)
-    return np.asarray(step(trained.params, trained.batch_stats, feature_tables(dataset), batch))
+    model = trained.params, trained.batch_stats, feature_tables(dataset)
+    return np.asarray(step(*model, batch, trained.logit_map(in_use=True)))
 
 
 def _raw_value(trained: TrainedModel, feature: Feature) -> Any:

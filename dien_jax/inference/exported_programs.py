@@ -22,6 +22,7 @@ from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import FeatureTables, MultiValued, Schema
 from dien_jax.errors import UserError, reason
 from dien_jax.model.interest import InterestModel, ModelOutput
+from dien_jax.model.logit_map import CALIBRATION, click_probability
 from dien_jax.model.shared_history import CHUNK
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
@@ -57,10 +58,9 @@ def named_weights(
     trained: TrainedModel,
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights], tuple[Any, FeatureTables]]]:
     """Return a model's weights, and a function from weights to its variables and tables."""
-    variables = {"params": trained.params, "batch_stats": trained.batch_stats}
     tree = {"tables": trained.dataset.feature_tables()} | {
         collection: {name: part for name, part in parts.items() if not name.startswith(_AUXILIARY)}
-        for collection, parts in variables.items()
+        for collection, parts in trained.variables().items()
     }
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
     structure = jax.tree.structure(tree)
@@ -84,7 +84,7 @@ def row_scores(
         ones = jnp.ones(inputs["lengths"].shape, jnp.float32)
         batch = Batch(**_structured(inputs), label=ones, weight=ones)
         output = cast(ModelOutput, model.apply(variables, batch, tables))
-        return jax.nn.sigmoid(output.logits)
+        return click_probability(output.logits, variables.get(CALIBRATION))
 
     return weights, score_rows
 

@@ -29,14 +29,13 @@ class LoadedModel(NamedTuple):
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
         config, dataset = trained.run.config, trained.dataset
-        variables = {"params": trained.params, "batch_stats": trained.batch_stats}
         return cls(
             dataset.schema,
             trained.step,
             config.train.max_history,
             history_buckets(config),
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
-            jax.device_put((variables, dataset.feature_tables())),
+            jax.device_put((trained.variables(), dataset.feature_tables())),
             make_programs(config, dataset.schema),
         )
 

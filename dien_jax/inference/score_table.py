@@ -117,6 +117,7 @@ def score_requests(
     say(f"histories: {_described(columns, trained.dataset)}")
     config = trained.run.config
     step = make_predict_step(config, trained.dataset.schema)
+    step = partial(step, logit_map=trained.logit_map(in_use=True))
     model = trained.params, trained.batch_stats, feature_tables(trained.dataset)
     encoder = _Encoder(requests, columns, trained.dataset)
     counts, label = encoder.counts, f"scoring {table}"

@@ -127,7 +127,9 @@ class Inspector:
         self.trained = trained
         step = make_internals_step(trained.run.config, trained.dataset.schema)
         inputs = (trained.params, trained.batch_stats, feature_tables(trained.dataset))
-        self._internals = functools.partial(step, *inputs)
+        self._internals = functools.partial(
+            step, *inputs, logit_map=trained.logit_map(in_use=False)
+        )
         self.names = Names(trained.dataset)
 
     def examples(

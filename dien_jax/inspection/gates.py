@@ -23,6 +23,7 @@ from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.interest import InterestModel
+from dien_jax.model.logit_map import LogitMap, click_probability
 
 
 class Measure(NamedTuple):
@@ -81,14 +82,20 @@ def update_gates(
 
 
 def make_internals_step(config: Config, schema: Schema) -> Callable[..., Internals]:
-    """Return the jitted ``internals(params, batch_stats, features, batch)``."""
+    """Return the jitted ``internals(params, batch_stats, features, batch, logit_map)``."""
     model_config = config.model
     model = InterestModel(model_config, schema)
 
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
-    def internals(params: Any, stats: Any, features: FeatureTables, batch: Batch) -> Internals:
+    def internals(
+        params: Any,
+        stats: Any,
+        features: FeatureTables,
+        batch: Batch,
+        logit_map: LogitMap | None = None,
+    ) -> Internals:
         variables = {"params": params, "batch_stats": stats}
         output, captured = model.apply(
             variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
@@ -113,7 +120,7 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
         if model_config.evolution == "augru":
             is_paper = model_config.form == "paper"
             measures["update"] = attention * gate if is_paper else 1 - (1 - attention) * (1 - gate)
-        return Internals(jax.nn.sigmoid(output.logits), measures)
+        return Internals(click_probability(output.logits, logit_map), measures)
 
     return jax.jit(internals)
 

@@ -18,7 +18,7 @@ from dien_jax.inspection.gates import MEASURES, available_measures, missing_meas
 from dien_jax.inspection.report_figures import FEWEST, auc_by_part, image, reliability
 from dien_jax.inspection.report_page import article, page, paragraph, table
 from dien_jax.metrics import diagnostics
-from dien_jax.metrics.scores import METRICS, example_losses
+from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, example_losses
 from dien_jax.runs.scoring import SplitScores, score_split, trained_scores
 from dien_jax.runs.summary import RunSummary, load_summaries
 from dien_jax.runs.trained import TrainedModel, load_run
@@ -129,7 +129,7 @@ def _calibration_section(scored: SplitScores, split: str) -> str:
         f"The mean click probability is {scored.scores.mean():.4f}, and {scored.labels.mean():.4f} "
         f"of the {split} examples are clicked. The expected calibration error is "
         f"{calibration.error:.4f} over {diagnostics.BINS} bins of equal width and "
-        f"{calibration.error_equal_counts:.4f} over {diagnostics.BINS} bins of equal counts."
+        f"{calibration.error_equal_counts:.4f} over {CALIBRATION_BINS} bins of equal counts."
     )
     rows = [
         [f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *map(_number, part[-2:])]

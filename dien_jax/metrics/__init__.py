@@ -15,9 +15,11 @@ from dien_jax.metrics.scores import (
     Metric,
     accuracy,
     auc,
+    calibration_error,
     evaluate_scores,
     gauc,
     logloss,
+    normalised_entropy,
 )
 
 __all__ = [
@@ -32,9 +34,11 @@ __all__ = [
     "auc_by_size",
     "bootstrap",
     "calibration",
+    "calibration_error",
     "delong",
     "evaluate_scores",
     "gauc",
     "logloss",
+    "normalised_entropy",
     "paired_seeds",
 ]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dien_jax.metrics.intervals import delong
-from dien_jax.metrics.scores import auc, example_losses
+from dien_jax.metrics.scores import auc, calibration_error, example_losses
 
 BINS = 10
 
@@ -28,7 +28,8 @@ class Calibration(NamedTuple):
     Attributes:
       bins: of equal width in score, from 0 to 1.
       error: mean of |score - share of clicks| over bins, weighted by their examples.
-      error_equal_counts: the same with bins of equal counts, which resolve similar scores.
+      error_equal_counts: :func:`~dien_jax.metrics.calibration_error`, with bins of equal counts,
+        which resolve similar scores.
     """
 
     bins: list[CalibrationBin]
@@ -80,13 +81,8 @@ def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Cal
         inside = wide == number
         means = (float(a[inside].mean()) if inside.any() else None for a in (scores, labels))
         parts.append(CalibrationBin(low, high, int(inside.sum()), *means))
-    even = np.empty(len(scores), int)
-    even[np.argsort(scores, kind="stable")] = np.arange(len(scores)) * bins // len(scores)
-    errors = (
-        float(np.abs(np.bincount(bin_of, scores - labels)).sum() / len(scores))
-        for bin_of in (wide, even)
-    )
-    return Calibration(parts, *errors)
+    error = float(np.abs(np.bincount(wide, scores - labels)).sum() / len(scores))
+    return Calibration(parts, error, calibration_error(labels, scores) or 0.0)
 
 
 def auc_by_size(

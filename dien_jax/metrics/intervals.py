@@ -86,6 +86,7 @@ def bootstrap(
     baseline: np.ndarray,
     groups: np.ndarray,
     *,
+    known: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Difference | None]:
@@ -94,6 +95,7 @@ def bootstrap(
     Each resample draws as many users as there are, with replacement, each with all of its
     examples, and takes both models' metrics on them (Field and Welsh, JRSS B 69, 2007). The
     interval is between percentiles of the differences; their deviation is the standard error.
+    ``known`` is bool ``[n]``: whether the candidate is known from training; None if all are.
 
     Returns:
       Differences by the metrics' names, without a p-value. A difference is None if the metric is
@@ -109,14 +111,16 @@ def bootstrap(
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     (clicked, scores), baseline = checked(labels, scores), np.asarray(baseline)
     values = [
-        _difference(metric(clicked, scores, groups), metric(clicked, baseline, groups))
+        _difference(*(metric(clicked, each, groups, known) for each in (scores, baseline)))
         for metric in METRICS.values()
     ]
     names, user = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         return dict.fromkeys(METRICS)
-    arrays = (clicked, scores, baseline, user)
-    differences = [_resampled_difference(metric, *arrays) for metric in METRICS.values()]
+    differences = [
+        _resampled_difference(metric, *metric.counted(known, clicked, scores, baseline, user))
+        for metric in METRICS.values()
+    ]
     random, drawn = np.random.default_rng(seed), []
     for _ in range(resamples):
         times = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))

@@ -1,4 +1,4 @@
-"""AUC, GAUC, log loss and accuracy of scored examples, exact, and the table of metrics.
+"""AUC, GAUC, log loss, calibration error and accuracy of scored examples, and their table.
 
 Counts are integers and sums float64, so nothing is lost over millions of examples. The arrays are
 described in :mod:`dien_jax.metrics`.
@@ -17,6 +17,9 @@ from dien_jax.errors import UserError
 
 LOGLOSS_EPSILON = float(np.finfo(np.float32).eps)
 """Least distance of a probability from 0 and 1 in the log loss: float32 resolves no more."""
+
+CALIBRATION_BINS = 15
+"""Bins of equal counts in the calibration error."""
 
 _ByUser = tuple[np.ndarray, np.ndarray]
 
@@ -83,6 +86,49 @@ def logloss(labels: np.ndarray, scores: np.ndarray) -> float | None:
     return float(losses.mean()) if losses.size else None
 
 
+def normalised_entropy(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Return the log loss divided by that of the constant score that equals the share of clicks.
+
+    Below 1, scores say more than the share does. None unless both labels occur.
+
+    Source: He et al., ADKDD 2014 ("Practical Lessons from Predicting Clicks on Ads"), section 3.
+
+    >>> normalised_entropy(np.array([1, 0, 0, 0]), np.full(4, 0.25))
+    1.0
+    """
+    losses, share = example_losses(labels, scores), np.mean(labels) if np.size(labels) else 0.0
+    if not 0 < share < 1:
+        return None
+    return float(losses.mean() / -(share * np.log(share) + (1 - share) * np.log(1 - share)))
+
+
+def calibration_error(
+    labels: np.ndarray, scores: np.ndarray, bins: int = CALIBRATION_BINS
+) -> float | None:
+    r"""Return the expected calibration error: the mean of \|score - share of clicks\| over bins.
+
+    Bins have equal counts of examples in the order of scores, and are weighted by them; fewer
+    examples than ``bins`` have a bin each. Equal scores share their clicks evenly, so the order of
+    examples does not matter. None without examples.
+
+    Source: Naeini et al., AAAI 2015; Nixon et al., CVPR workshops 2019 (arXiv:1904.01685), for
+    equal counts.
+
+    >>> round(calibration_error(np.array([0, 1, 1, 1]), np.full(4, 0.5)), 2)
+    0.25
+    """
+    labels, scores = checked(labels, scores)
+    _check_probabilities(scores)
+    if not scores.size:
+        return None
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order].astype(np.float64)
+    ties = np.cumsum(np.concatenate([[0], np.diff(ordered) != 0])).astype(int)
+    clicks = (np.bincount(ties, labels[order]) / np.bincount(ties))[ties]
+    bin_of = np.arange(scores.size) * bins // scores.size
+    return float(np.abs(np.bincount(bin_of, ordered - clicks)).sum() / scores.size)
+
+
 def example_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the term of each example in :func:`logloss`, in nats: float64 ``[n]``."""
     labels, scores = checked(labels, scores)
@@ -139,8 +185,9 @@ class Metric:
       function: ``(labels, scores, groups)``, each ``[n]``, to the metric; None where undefined.
       higher_is_better: the direction that is better.
       needs_probabilities: whether scores outside [0, 1] are refused; other metrics only rank.
+      known_only: whether only examples count whose candidate is known from training.
       interval: of a difference between two models: ``"users"`` resamples users; ``"delong"``, for
-        the AUC alone, adds DeLong's.
+        AUCs alone, adds DeLong's.
       user_terms: ``(labels, scores, user)`` to the numerators and denominators ``[users]`` whose
         sums over users have the metric as their ratio; ``user`` numbers users from 0. It makes
         resampling fast; without it the metric is evaluated on each resample.
@@ -151,14 +198,30 @@ class Metric:
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], float | None]
     higher_is_better: bool = True
     needs_probabilities: bool = False
+    known_only: bool = False
     interval: Literal["delong", "users"] = "users"
     user_terms: Callable[[np.ndarray, np.ndarray, np.ndarray], _ByUser] | None = None
 
-    def __call__(self, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float | None:
-        """Return the metric of scored examples; None where they do not define it."""
+    def __call__(
+        self,
+        labels: np.ndarray,
+        scores: np.ndarray,
+        groups: np.ndarray,
+        known: np.ndarray | None = None,
+    ) -> float | None:
+        """Return the metric of scored examples; None where they do not define it.
+
+        ``known`` is bool ``[n]``: whether the candidate is known from training; None if all are.
+        """
         if self.needs_probabilities:
             _check_probabilities(scores)
-        return self.function(labels, scores, groups)
+        return self.function(*self.counted(known, labels, scores, groups))
+
+    def counted(self, known: np.ndarray | None, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the entries of arrays ``[n]`` that the metric counts."""
+        if known is None or not self.known_only:
+            return arrays
+        return tuple(np.asarray(array)[known] for array in arrays)
 
     def text(self, metrics: Mapping[str, Any], absent: str = "") -> str:
         """Return the metric's cell in a table, from metrics by name."""
@@ -170,10 +233,24 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("auc", "AUC", lambda labels, scores, _: auc(labels, scores), interval="delong"),
+        Metric(
+            "auc_known", "AUC known", lambda labels, scores, _: auc(labels, scores),
+            known_only=True, interval="delong",
+        ),
         Metric("gauc", "GAUC", lambda *arrays: gauc(*arrays).value, user_terms=_gauc_terms),
         Metric(
             "logloss", "log loss", lambda labels, scores, _: logloss(labels, scores),
             higher_is_better=False, needs_probabilities=True, user_terms=_logloss_terms,
+        ),
+        Metric(
+            "normalised_entropy", "normalised entropy",
+            lambda labels, scores, _: normalised_entropy(labels, scores),
+            higher_is_better=False, needs_probabilities=True,
+        ),
+        Metric(
+            "calibration_error", "calibration error",
+            lambda labels, scores, _: calibration_error(labels, scores),
+            higher_is_better=False, needs_probabilities=True,
         ),
     )
 }  # fmt: skip
@@ -191,8 +268,12 @@ def selection_score(metrics: Mapping[str, Any]) -> float | None:
     return None
 
 
-def evaluate_scores(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+def evaluate_scores(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, known: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return every metric of one split, named as in ``result.json`` and ``metrics.jsonl``.
+
+    ``known`` is bool ``[n]``: whether the candidate is known from training; None if all are.
 
     Returns:
       The metrics of ``METRICS`` and ``accuracy`` (None where undefined), ``examples`` (n),
@@ -203,7 +284,7 @@ def evaluate_scores(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) 
     >>> metrics["auc"], metrics["gauc"], metrics["gauc_left_out"]
     (0.5, 1.0, 1)
     """
-    values = {name: metric(labels, scores, groups) for name, metric in METRICS.items()}
+    values = {name: metric(labels, scores, groups, known) for name, metric in METRICS.items()}
     labels, groups = np.asarray(labels), np.asarray(groups)
     with_click, without_click = np.unique(groups[labels == 1]), np.unique(groups[labels == 0])
     users = np.intersect1d(with_click, without_click, assume_unique=True).size

@@ -3,6 +3,7 @@
 RUN/config.json     preset, seed, data, settings, schema and versions; written first
 RUN/metrics.jsonl   one object per evaluation
 RUN/checkpoints/    the whole training state, best and latest
+RUN/calibration.json  map of the best checkpoint's scores, written before the result
 RUN/result.json     written last: a run that has it is finished
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dien_jax._version import __version__
-from dien_jax.config.preset_files import WARM_START
+from dien_jax.config.preset_files import WARM_START, complete_earlier
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest
 from dien_jax.data.metadata import schema_to_json
@@ -105,6 +106,7 @@ class Run:
             if not isinstance(origin, dict):
                 raise UserError(f"{file}: expected {WARM_START!r} to be an object, found {origin}")
             _check_types(f"{file}, {WARM_START}", origin, {"run": str, "step": int})
+        complete_earlier(values)
         try:
             return cls(**known, config=Config.from_dict(values))
         except UserError as error:

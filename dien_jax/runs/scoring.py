@@ -1,6 +1,7 @@
 """Scores and metrics of a trained model on the examples of a split."""
 
 import csv
+import functools
 import itertools
 from collections.abc import Callable
 from contextlib import closing
@@ -12,6 +13,7 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
+from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.runs.trained import TrainedModel, load_run
@@ -56,8 +58,7 @@ def score_batches(
 
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
     """Return the metrics of a split by their names in ``result.json``; None where undefined."""
-    examples = dataset.splits[split]
-    return evaluate_scores(np.asarray(examples.label), scores, np.asarray(examples.group))
+    return split_scores(dataset, split, scores).metrics()
 
 
 def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.ndarray) -> None:
@@ -81,15 +82,17 @@ class SplitScores(NamedTuple):
       labels: int8 ``[n]``, 1 for a click.
       scores: float32 ``[n]``, click probabilities.
       groups: int ``[n]``, the user whose GAUC an example counts for.
+      known: bool ``[n]``, whether the candidate is known from training; None if all are.
     """
 
     labels: np.ndarray
     scores: np.ndarray
     groups: np.ndarray
+    known: np.ndarray | None = None
 
     def metrics(self) -> dict[str, Any]:
         """Return AUC, GAUC, log loss and others by name; None where undefined."""
-        return evaluate_scores(self.labels, self.scores, self.groups)
+        return evaluate_scores(*self)
 
 
 def score_split(
@@ -127,7 +130,14 @@ def score_split(
     work = f"scoring {len(examples.label):,} {split} examples of {dataset.path}{source}"
     with stage(work) as current:
         scores = trained_scores(model, split, current)
-    return SplitScores(np.asarray(examples.label), scores, np.asarray(examples.group))
+    return split_scores(dataset, split, scores)
+
+
+def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScores:
+    """Return the scores ``[n]`` of a split with its labels, users and known candidates."""
+    examples = dataset.splits[split]
+    known = np.asarray(examples.item) != UNKNOWN
+    return SplitScores(np.asarray(examples.label), scores, np.asarray(examples.group), known)
 
 
 def check_examples(dataset: Dataset, split: str) -> None:
@@ -137,7 +147,10 @@ def check_examples(dataset: Dataset, split: str) -> None:
 
 
 def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
-    """Return click probabilities of a split, float32 ``[n]``, and show how far they are."""
+    """Return click probabilities of a split, float32 ``[n]``, and show how far they are.
+
+    They are calibrated for the share of clicks of the data, whatever ``train.click_rate`` is.
+    """
     config, dataset = trained.run.config, trained.dataset
     loader, batches = evaluation_loader(dataset, split, config.train), itertools.count()
 
@@ -146,4 +159,5 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
             current.share = next(batches) / loader.steps_per_epoch
 
     step, features = make_predict_step(config, dataset.schema), feature_tables(dataset)
+    step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
     return score_batches(step, trained.params, trained.batch_stats, features, loader, count)

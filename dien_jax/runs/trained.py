@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
+from dien_jax.model.logit_map import CALIBRATION
+from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.steps.state import TrainState, create_state
@@ -26,6 +29,7 @@ class TrainedModel(NamedTuple):
       params: parameters, by Flax module.
       batch_stats: running statistics.
       step: step of the checkpoint.
+      calibration: of the checkpoint's scores; None for a run without one.
     """
 
     run: Run
@@ -33,6 +37,17 @@ class TrainedModel(NamedTuple):
     params: Any
     batch_stats: Any
     step: int
+    calibration: Calibration | None = None
+
+    def logit_map(self, *, in_use: bool) -> dict[str, np.ndarray] | None:
+        """Return the map that calibrates logits: for use, or for evaluation on its dataset."""
+        return None if self.calibration is None else self.calibration.logit_map(in_use=in_use)
+
+    def variables(self) -> dict[str, Any]:
+        """Return the variables of ranking: those of the Flax model, and the map for use if any."""
+        variables = {"params": self.params, "batch_stats": self.batch_stats}
+        logit_map = self.logit_map(in_use=True)
+        return variables if logit_map is None else variables | {CALIBRATION: logit_map}
 
 
 def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> TrainedModel:
@@ -55,7 +70,8 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     if not isinstance(data, Dataset):
         data = open_dataset(Path(run.data if data is None else data))
     step, state = restore_state(folder, run, data)
-    return TrainedModel(run, data, state.params, state.batch_stats, step)
+    calibration = Calibration.load(folder, step)
+    return TrainedModel(run, data, state.params, state.batch_stats, step, calibration)
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:

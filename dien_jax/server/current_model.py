@@ -11,6 +11,7 @@ import msgspec
 from dien_jax.errors import UserError, reading
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.requests import RankRequest
+from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
 from dien_jax.server.batching import Batcher
@@ -43,6 +44,7 @@ def model_version(path: Path) -> str:
         if best is None:
             raise UserError(f"{path} has no evaluated checkpoint yet")
         files = [best, path / CONFIG_FILE]
+        files += [file] if (file := path / CALIBRATION_FILE).exists() else []
     times = []
     for file in files:
         with reading(file):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.interest import EncodedHistory, InterestModel, RowEmbeddings
+from dien_jax.model.logit_map import CALIBRATION, click_probability
 
 
 class Interests(NamedTuple):
@@ -40,7 +41,8 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     ``read(variables, tables, history [T], length) -> Interests``,
     ``extend(variables, tables, interests, item, length) -> Interests`` and
     ``score(variables, tables, interests, history [T], length, user [1], context, items [N],
-    count) -> [N]``, click probabilities of the first ``count`` items. For ``read_many`` and
+    count) -> [N]``, click probabilities of the first ``count`` items. ``variables`` may have a map
+    of logits under ``CALIBRATION``. For ``read_many`` and
     ``score_many`` see the functions of these names.
     """
     model = InterestModel(config.model, schema)
@@ -84,7 +86,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
             )
 
         logits: Any = model.apply(variables, method=method)
-        return jax.nn.sigmoid(logits)
+        return click_probability(logits, variables.get(CALIBRATION))
 
     programs: Any = (read, extend, score, read_many(read), score_many(score))
     return Programs(*map(jax.jit, programs))

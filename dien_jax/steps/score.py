@@ -9,10 +9,13 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.interest import InterestModel
+from dien_jax.model.logit_map import LogitMap, click_probability
 
 
 def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:
     """Return the jitted ``predict(params, batch_stats, features, batch)``: probabilities ``[B]``.
+
+    Its argument ``logit_map`` calibrates them, see :meth:`TrainedModel.logit_map`.
 
     >>> from dien_jax import load_run
     >>> from dien_jax.data import evaluation_loader
@@ -27,9 +30,15 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
     """
     model = InterestModel(config.model, schema)
 
-    def predict(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> jax.Array:
+    def predict(
+        params: Any,
+        batch_stats: Any,
+        features: FeatureTables,
+        batch: Batch,
+        logit_map: LogitMap | None = None,
+    ) -> jax.Array:
         output: Any = model.apply({"params": params, "batch_stats": batch_stats}, batch, features)
-        return jax.nn.sigmoid(output.logits)
+        return click_probability(output.logits, logit_map)
 
     return jax.jit(predict)
 

@@ -7,6 +7,7 @@ uninterrupted run. Evaluations are due at fixed steps, and the checkpoint after 
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.metrics.scores import selection_score
+from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import measure, score_batches
@@ -109,7 +111,8 @@ class Trainer:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
 
         Returns:
-          ``steps``, ``epochs``, ``best_step``, the metrics of ``valid`` and ``test``,
+          ``calibration``, None if there is none, ``steps``, ``epochs``, ``best_step``, the metrics
+          of ``valid`` and ``test`` with calibrated scores,
           ``train_examples_per_second`` (None when nothing was timed) and ``wall_seconds``.
 
         Raises:
@@ -124,11 +127,13 @@ class Trainer:
             self._save(best=self.progress.best_step == self.progress.step)
         progress, dataset = self.progress, self._dataset
         best, _ = self._checkpoints.restore(progress.best_step, self.state)
+        calibration = self._calibration(best)
         measured = {}
         for split in ("valid", "test"):
-            scores = self._scores(evaluation_loader(dataset, split, self._config.train), best)
-            measured[split] = measure(dataset, split, scores)
+            loader = evaluation_loader(dataset, split, self._config.train)
+            measured[split] = measure(dataset, split, self._scores(loader, best, calibration))
         return {
+            "calibration": calibration,
             "steps": progress.step,
             "epochs": progress.step / self.steps_per_epoch,
             "best_step": progress.best_step,
@@ -235,9 +240,28 @@ class Trainer:
         progress.totals = {}
         return record
 
-    def _scores(self, loader: Loader, state: TrainState) -> np.ndarray:
+    def _calibration(self, best: TrainState) -> Calibration | None:
+        """Return the calibration of the best checkpoint, fitted on the validation split."""
+        train = self._config.train
+        if not train.calibrate:
+            return None
+        labels = np.asarray(self._dataset.splits["valid"].label)
+        scores = self._scores(self._validation, best)
+        return fit_calibration(labels, scores, self.progress.best_step, train.click_rate)
+
+    def _scores(
+        self, loader: Loader, state: TrainState, calibration: Calibration | None = None
+    ) -> np.ndarray:
+        """Return the scores of a split.
+
+        A run that calibrates always maps logits, so that the last scores need no compilation.
+        """
+        if calibration is None and self._config.train.calibrate:
+            calibration = uncalibrated(self.progress.step)
+        logit_map = None if calibration is None else calibration.logit_map(in_use=False)
+        step = functools.partial(self._predict_step, logit_map=logit_map)
         model = (state.params, state.batch_stats, self._tables.features)
-        return score_batches(self._predict_step, *model, loader, self._stop_if_asked)
+        return score_batches(step, *model, loader, self._stop_if_asked)
 
     def _summary(self) -> dict[str, np.ndarray]:
         """Return arrays for histograms: embeddings, and states and attention of one batch."""

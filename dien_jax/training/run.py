@@ -46,7 +46,7 @@ class RunResult:
       model: the row of the paper's table that the model is, or ``"custom"``.
       steps, epochs: length of the training.
       best_step: step of the checkpoint with the best validation score.
-      valid, test: metrics of that checkpoint by name; None where undefined.
+      valid, test: metrics of that checkpoint by name, with calibrated scores; None where undefined.
       train_examples_per_second: training speed without compilation and evaluation; None where
         nothing was timed.
       wall_seconds: duration, over all processes of the run.
@@ -112,7 +112,7 @@ def fit(
       NotFiniteError: when training diverges. Interrupted: after ``stop_signal``.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
-    _check_splits(dataset)
+    _check_splits(dataset, config)
     if config.model.auxiliary_distribution == "shown":
         require_shown(dataset)
     preset = nearest_preset(config) if preset is None else preset
@@ -199,6 +199,10 @@ def _train(
         kept = f"step {progress.step:,} is saved" if progress.step else "nothing is lost"
         say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}")
         raise
+    calibration = outcome.pop("calibration")
+    if calibration is not None:
+        calibration.save(folder)
+        say(f"calibration: {calibration.kind}")
     model, seed = member_name(run.config.model), run.seed
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
     about |= {"device": device, "versions": versions(), "baselines": _baselines(dataset)}
@@ -237,8 +241,8 @@ def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | N
     say(f"starting from {folder}, step {step:,}; {start}")
 
 
-def _check_splits(dataset: Dataset) -> None:
-    """Refuse data without training or validation examples; warn where AUC is undefined."""
+def _check_splits(dataset: Dataset, config: Config) -> None:
+    """Refuse data without examples that training needs; warn where AUC is undefined."""
     for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
         if not len(dataset.splits[split].label):
             raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
@@ -246,6 +250,11 @@ def _check_splits(dataset: Dataset) -> None:
         labels = np.unique(dataset.splits[split].label)
         if len(labels) < 2:
             content = f"label {labels[0]} only" if len(labels) else "no examples"
+            if split == "valid" and config.train.click_rate is not None:
+                raise UserError(
+                    f"train.click_rate needs validation examples of both labels to be compared "
+                    f"with, {dataset.path} has {content}"
+                )
             instead = "; log loss chooses the best checkpoint" if split == "valid" else ""
             say(f"warning: the {split} split has {content}, so it has no AUC{instead}")
 

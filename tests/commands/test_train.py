@@ -20,7 +20,7 @@ from support.tiny_run import flags
 from dien_jax import train
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.metrics.scores import auc
+from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.steps.state import TrainState
 from dien_jax.training import loop
@@ -348,12 +348,13 @@ class FakeTrainer:
         self.progress, self.state = loop.Progress(), TrainState({}, {}, {}, None, None)
 
     def run(self, reporter):
-        metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 1}
+        metrics = dict.fromkeys(METRICS) | {"auc": 0.75, "logloss": 0.5, "examples": 1}
         speed = {"train_examples_per_second": None, "wall_seconds": 1.0}
         return {
             "steps": 1,
             "epochs": 1.0,
             "best_step": 1,
+            "calibration": None,
             "valid": metrics,
             "test": metrics,
         } | speed
@@ -374,7 +375,7 @@ def test_without_data_users_are_simulated_once_and_the_best_possible_score_is_to
     [folder] = (tmp_path / "cache" / "dien_jax").glob("*/simulated")
     assert read_json(tmp_path / "run" / "result.json")["data"] == str(folder)
     best = open_dataset(folder).meta["best_possible"]["test"]["auc"]
-    assert rows["test"][1:4] == ["0.7500", "none", "0.5000"]
+    assert rows["test"][1:] == ["0.7500", "none", "none", "0.5000", "none", "none", "1"]
     assert rows["test, best possible"][-1] == f"{best:.4f}"
     assert 0 < float(rows["test, popularity"][-1]) < 1
 

@@ -94,9 +94,9 @@ def test_each_run_has_a_line_with_its_figures(runs, capfd, scored):
         result = read_json(runs / f"0.02-{seed}" / "result.json")
         expected = [f"0.02-{seed}", "dien", "tiny", seed, str(result["best_step"])]
         for split in ("valid", "test"):
-            expected += [f"{result[split][name]:.4f}" for name in ("auc", "gauc", "logloss")]
-        assert line(table, f"0.02-{seed} ")[:11] == expected
-        assert line(table, f"0.02-{seed} ")[11] == f"{result['train_examples_per_second']:,.0f}"
+            expected += [f"{result[split][name]:.4f}" for name in METRICS]
+        expected.append(f"{result['train_examples_per_second']:,.0f}")
+        assert line(table, f"0.02-{seed} ") == expected
     assert "all settings are the same" in shown
 
 
@@ -116,7 +116,7 @@ def test_metric_added_to_the_table_is_trained_and_compared_with(runs, tmp_path, 
     assert value in output_of_training.out
     assert f"validation Brier {result['valid']['brier']:.4f}" in output_of_training.err
     shown, _ = output([runs / "0.02-0", folder], capfd)
-    assert line(shown[: shown.index("\n\n")], "added ")[12] == value
+    assert line(shown[: shown.index("\n\n")], "added ")[4 + 2 * len(METRICS)] == value
     [row] = [each.split() for each in shown.splitlines() if each.split()[1:2] == ["Brier"]]
     assert row[0] == "added"
     assert row[4] == "to"
@@ -135,7 +135,12 @@ def test_runs_that_differ_by_seed_give_a_mean_and_groups_are_compared_over_seeds
     for rate, found in values.items():
         words = line(table, f"{rate}-*  ")
         assert words[1] == "2"
-        assert words[11:14] == [f"{np.mean(found):.4f}", "±", f"{np.std(found, ddof=1):.4f}"]
+        test = 2 + 3 * len(METRICS)
+        assert words[test : test + 3] == [
+            f"{np.mean(found):.4f}",
+            "±",
+            f"{np.std(found, ddof=1):.4f}",
+        ]
     expected = paired_seeds(values["0.005"], values["0.02"])
     rows = shown[shown.index("mean difference to 0.02-* over seeds") :].splitlines()
     words = rows[1].split()
@@ -171,7 +176,7 @@ def test_differences_are_those_of_the_scores(split, runs, capfd, scored):
     exact = delong(examples.label, second, first)
     drawn = bootstrap(examples.label, second, first, examples.group)
     start = shown.index(f"{split}, difference to 0.02-0")
-    rows = [each.split() for each in shown[start:].splitlines()[1:4]]
+    rows = [each.split() for each in shown[start:].splitlines()[1 : 1 + len(METRICS)]]
     for row, (name, metric) in zip(rows, METRICS.items(), strict=True):
         value, _, low, high, _ = drawn[name]
         expected = [
@@ -182,7 +187,7 @@ def test_differences_are_those_of_the_scores(split, runs, capfd, scored):
             "to",
             f"{high:+.4f}",
         ]
-        if name == "auc":
+        if name in ("auc", "auc_known"):  # all candidates are known here
             expected += [f"{exact.low:+.4f}", "to", f"{exact.high:+.4f}", f"{exact.p_value:.4f}"]
         assert row == expected
 
@@ -190,11 +195,10 @@ def test_differences_are_those_of_the_scores(split, runs, capfd, scored):
 def test_run_does_not_differ_from_its_copy(runs, tmp_path, capfd):
     shown, said = output([runs / "0.02-0", copied(runs / "0.02-0", tmp_path / "copy")], capfd)
     nothing = ["+0.0000", "+0.0000", "to", "+0.0000"]
-    assert [row.split() for row in shown.splitlines()[-4:-1]] == [
-        ["copy", "AUC", *nothing, *nothing[1:], "1.0000"],
-        ["copy", "GAUC", *nothing],
-        ["copy", "log", "loss", *nothing],
-    ]
+    rows = shown.splitlines()[-1 - len(METRICS) : -1]
+    for row, metric in zip(rows, METRICS.values(), strict=True):
+        exact = [*nothing[1:], "1.0000"] if metric.interval == "delong" else []
+        assert row.split() == ["copy", *metric.label.split(), *nothing, *exact]
     assert f"scoring 20 test examples of {runs / 'tiny'} with {tmp_path / 'copy'}" in said
 
 
@@ -265,12 +269,12 @@ def test_unfinished_run_is_shown_by_its_evaluations_and_has_no_test_figures(
     [record] = tiny_run.evaluations(other)
     words = line(shown, "other (unfinished)")
     assert words[5:7] == ["4", f"{record['valid']['auc']:.4f}"]
-    assert words[9:] == ["-"] * 4
+    assert words[6 + len(METRICS) :] == ["-"] * (len(METRICS) + 1)
     assert "other is unfinished: its best evaluation so far is shown, and no test" in said
     assert "difference to" not in shown
     (other / "metrics.jsonl").unlink()
     shown, said = output([other, runs / "0.02-0"], capfd)
-    assert line(shown, "other (unfinished)")[5:] == ["-"] * 8
+    assert line(shown, "other (unfinished)")[5:] == ["-"] * (2 + 2 * len(METRICS))
     assert "no paired differences: the first run, other, is unfinished" in said
 
 
@@ -312,15 +316,17 @@ def test_undefined_metrics_are_said_to_be_so(runs, tmp_path, capfd, scored):
         for name in ("0.02-0", "0.005-0")
     ]
     result = read_json(folders[0] / "result.json")
-    result["test"] |= {"auc": None, "gauc": None}
+    result["test"] |= {"auc": None, "auc_known": None, "gauc": None}
     (folders[0] / "result.json").write_text(
         json.dumps(result | {"train_examples_per_second": None})
     )
     shown, _ = output(folders, capfd)
-    assert line(shown, "0.02-0  ")[8:10] == ["none", "none"]
-    assert line(shown, "0.02-0  ")[11] == "-"
-    rows = [each.split()[1:3] for each in shown.splitlines()[-4:-2]]
-    assert rows == [["AUC", "undefined"], ["GAUC", "undefined"]]
+    words = line(shown, "0.02-0  ")[5 + len(METRICS) :]
+    assert words[:3] == ["none"] * 3
+    assert words[len(METRICS)] == "-"
+    rows = shown.splitlines()[-1 - len(METRICS) : -1]
+    undefined = [name for name, row in zip(METRICS, rows, strict=True) if "undefined" in row]
+    assert undefined == ["auc", "auc_known", "gauc", "normalised_entropy"]
 
 
 @pytest.mark.parametrize(

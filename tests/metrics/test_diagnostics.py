@@ -33,14 +33,14 @@ def test_calibrated_scores_have_a_small_error_and_shifted_ones_a_large_one():
 
 
 def test_equal_counts_see_what_one_wide_bin_hides():
-    scores = np.repeat([0.01, 0.09], 1000)
-    labels = np.zeros(2000, np.int8)
-    labels[::20] = 1  # one in twenty of either
+    scores = np.repeat([0.01, 0.05, 0.09], 1000)
+    labels = np.zeros(3000, np.int8)
+    labels[::20] = 1  # one in twenty of each
     found = calibration(labels, scores)
-    assert [part.examples for part in found.bins] == [2000] + 9 * [0]
+    assert [part.examples for part in found.bins] == [3000] + 9 * [0]
     assert found.bins[1].score is None
     assert found.error == pytest.approx(0, abs=1e-9)
-    assert found.error_equal_counts == pytest.approx(0.04)
+    assert found.error_equal_counts == pytest.approx(0.08 / 3)
 
 
 def test_parts_double_and_hold_every_example():

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from dien_jax.errors import UserError
 from dien_jax.metrics import intervals
 from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
-from dien_jax.metrics.scores import METRICS, auc, gauc, logloss
+from dien_jax.metrics.scores import METRICS, auc
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, 1.0]) | st.floats(
     0, 1, width=32
@@ -135,7 +135,8 @@ def test_a_resample_is_the_metric_of_its_users_examples(monkeypatch):
     scores, baseline = scores.round(1), baseline.round(1)  # ties
     seen = []
     monkeypatch.setattr(intervals, "_percentiles", lambda value, drawn: seen.append(drawn))
-    bootstrap(labels, scores, baseline, groups + 7, resamples=3, seed=5)
+    known = np.arange(len(labels)) % 5 > 0
+    bootstrap(labels, scores, baseline, groups + 7, known=known, resamples=3, seed=5)
     random = np.random.default_rng(5)
     for number in range(3):
         users = random.integers(12, size=12)
@@ -143,9 +144,8 @@ def test_a_resample_is_the_metric_of_its_users_examples(monkeypatch):
         own = np.repeat(np.arange(12), 4)
         found = [values[number] for values in seen]
         pairs = [
-            [auc(labels[rows], each[rows]) for each in (scores, baseline)],
-            [gauc(labels[rows], each[rows], own).value for each in (scores, baseline)],
-            [logloss(labels[rows], each[rows]) for each in (scores, baseline)],
+            [metric(labels[rows], each[rows], own, known[rows]) for each in (scores, baseline)]
+            for metric in METRICS.values()
         ]
         assert found == pytest.approx([first - second for first, second in pairs], abs=1e-12)
 
@@ -169,9 +169,9 @@ def test_bootstrap_tells_only_what_is_defined():
     assert (one_label["auc"], one_label["gauc"]) == (None, None)
     assert one_label["logloss"].standard_error > 0
     one_user = bootstrap(labels, scores, baseline, np.zeros_like(groups), resamples=10)
-    assert list(one_user.values()) == [None] * 3
+    assert list(one_user.values()) == [None] * len(METRICS)
     nobody = bootstrap(*[np.zeros(0, int)] * 4, resamples=10)
-    assert list(nobody.values()) == [None] * 3
+    assert list(nobody.values()) == [None] * len(METRICS)
 
 
 def test_bootstrap_leaves_out_resamples_without_the_metric():

@@ -14,9 +14,11 @@ from dien_jax.metrics.scores import (
     METRICS,
     accuracy,
     auc,
+    calibration_error,
     evaluate_scores,
     gauc,
     logloss,
+    normalised_entropy,
     selection_score,
 )
 
@@ -135,8 +137,11 @@ def test_evaluate_scores_names_every_metric():
     result = evaluate_scores(labels, scores, np.array([3, 3, 5, 5, 7]))
     assert result == {
         "auc": 5 / 6,
+        "auc_known": 5 / 6,
         "gauc": 0.5,
         "logloss": logloss(labels, scores),
+        "normalised_entropy": normalised_entropy(labels, scores),
+        "calibration_error": calibration_error(labels, scores),
         "accuracy": 0.6,
         "examples": 5,
         "gauc_users": 2,
@@ -159,6 +164,38 @@ def test_table_of_metrics_says_what_each_entry_is():
             assert metric(labels, 10 * right, groups) == metric(labels, right, groups)
 
 
+def test_auc_of_known_candidates_leaves_out_the_others():
+    labels, users = np.array([1, 0, 1, 0]), np.zeros(4, int)
+    scores = np.array([0.9, 0.2, 0.1, 0.3])
+    known = np.array([True, True, False, True])
+    result = evaluate_scores(labels, scores, users, known)
+    assert (result["auc"], result["auc_known"]) == (0.5, 1.0)
+    assert evaluate_scores(labels, scores, users, labels == 1)["auc_known"] is None
+
+
+def test_normalised_entropy_is_the_log_loss_as_a_share_of_that_of_the_click_share():
+    labels = np.array([1, 0, 0, 0, 0])
+    scores = np.array([0.5, 0.1, 0.3, 0.2, 0.1])
+    constant = logloss(labels, np.full(5, 0.2))
+    assert normalised_entropy(labels, scores) == pytest.approx(logloss(labels, scores) / constant)
+    assert normalised_entropy(labels, np.full(5, 0.2)) == pytest.approx(1)
+    assert normalised_entropy(np.ones(3), np.full(3, 0.5)) is None
+
+
+def test_calibration_error_is_the_mean_gap_of_bins_of_equal_counts():
+    labels = np.array([0, 1, 0, 1, 1, 1])
+    scores = np.array([0.9, 0.1, 0.2, 0.3, 0.6, 0.7])
+    # In the order of scores, bins of .1 .2 .3 and .6 .7 .9, with clicks 1 0 1 and 1 1 0.
+    gaps = abs(0.2 - 2 / 3), abs(2.2 / 3 - 2 / 3)
+    assert calibration_error(labels, scores, bins=2) == pytest.approx(np.mean(gaps))
+
+
+def test_calibration_error_does_not_depend_on_the_order_of_equal_scores():
+    labels = np.repeat([1, 0], 100)
+    assert calibration_error(labels, np.full(200, 0.5)) == 0
+    assert calibration_error(labels, np.full(200, 0.8)) == pytest.approx(0.3)
+
+
 def test_checkpoint_is_selected_by_auc_and_without_one_by_log_loss():
     assert selection_score({"auc": 0.7, "logloss": 0.5}) == 0.7
     assert selection_score({"auc": None, "logloss": 0.5}) == -0.5
@@ -169,7 +206,7 @@ def test_evaluate_scores_of_no_examples_is_none_not_nan():
     empty = np.zeros(0)
     result = evaluate_scores(empty, empty, empty)
     assert result["examples"] == 0
-    assert [result[name] for name in ("auc", "gauc", "logloss", "accuracy")] == [None] * 4
+    assert [result[name] for name in (*METRICS, "accuracy")] == [None] * (len(METRICS) + 1)
 
 
 def test_nan_score_is_refused_with_its_position():

@@ -11,6 +11,7 @@ from support import tiny_run
 from support.tiny_run import flags
 
 from dien_jax import train
+from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import RESULT_FILE
 from dien_jax.steps import embedding_rows
@@ -108,6 +109,8 @@ def assert_ends_alike(folder: Path, whole: Path) -> None:
         for key, value in progress.items():
             assert key.endswith("seconds") or key.startswith("timed") or ours[name][2][key] == value
     assert tiny_run.evaluations(folder) == tiny_run.evaluations(whole)
+    written, expected_file = ((each / CALIBRATION_FILE).read_bytes() for each in (folder, whole))
+    assert written == expected_file
     result, expected = read_json(folder / RESULT_FILE), read_json(whole / RESULT_FILE)
     for clock in ("train_examples_per_second", "wall_seconds"):
         assert result.pop(clock) > 0

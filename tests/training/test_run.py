@@ -62,6 +62,28 @@ def test_scores_are_those_that_the_result_measured(result):
     assert (dien_jax.score_split(model, "valid").scores == scored.scores).all()
 
 
+def test_calibration_can_be_turned_off_and_changes_neither_training_nor_the_order(
+    result, data, tmp_path
+):
+    plain = dien_jax.fit(config("--train.no-calibrate"), data=data, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "calibration.json").exists()
+    assert (result.run_dir / "calibration.json").exists()
+    assert tiny_run.evaluations(tmp_path / "run") == tiny_run.evaluations(result.run_dir)
+    assert plain.best_step == result.best_step
+    assert plain.test["auc"] == pytest.approx(result.test["auc"], abs=1e-9)
+    best = [r for r in tiny_run.evaluations(tmp_path / "run") if r["step"] == plain.best_step]
+    assert best[0]["valid"] == plain.valid
+
+
+def test_click_rate_needs_validation_examples_of_both_labels(tmp_path):
+    data = tiny_run.write_data(tmp_path / "tiny", valid=1)
+    with pytest.raises(dien_jax.UserError, match=r"train.click_rate needs .* label 1 only"):
+        dien_jax.fit(config("--train.click-rate=0.1"), data=data, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(dien_jax.UserError, match=r"none without train\.calibrate"):
+        dien_jax.TrainConfig(calibrate=False, click_rate=0.1)
+
+
 def test_library_installs_no_signal_handlers_and_runs_in_a_thread(data, tmp_path):
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]

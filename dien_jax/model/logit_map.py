@@ -1,0 +1,27 @@
+"""Calibration as part of a scoring program: an increasing map of logits."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+LogitMap = dict[str, Float[Array, " K"]]
+"""Points of a piecewise linear map: rising ``logits``, and the ``calibrated`` logits there."""
+
+CALIBRATION = "calibration"
+"""Name of the map among the variables of a model that is ranked with or exported."""
+
+
+def click_probability(
+    logits: Float[Array, " B"], logit_map: LogitMap | None = None
+) -> Float[Array, " B"]:
+    """Return the sigmoid of logits, or of calibrated logits.
+
+    A calibrated logit is linear between the points of the map, and beyond its ends. The map from 0
+    and 1 to themselves changes no bit.
+    """
+    if logit_map is None:
+        return jax.nn.sigmoid(logits)
+    x, y = logit_map["logits"], logit_map["calibrated"]
+    above = (logits[:, None] >= x[None, 1:-1]).astype(jnp.int32).sum(-1)
+    slope = (y[1:] - y[:-1]) / (x[1:] - x[:-1])
+    return jax.nn.sigmoid(y[above] + (logits - x[above]) * slope[above])
