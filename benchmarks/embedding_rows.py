@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common import plots
-from benchmarks.common.cases import CATEGORIES, random_batch, schema_of
+from benchmarks.common.cases import CATEGORIES, random_batch, schema_of, without_statistics
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
 from dien_jax.config.preset_files import with_settings
@@ -41,7 +41,7 @@ class Training:
     """A training state on a table of items, and its step."""
 
     def __init__(self, config: Config, items: int) -> None:
-        schema = schema_of(items)
+        config, schema = without_statistics(config), schema_of(items)
         ids = jnp.arange(items, dtype=jnp.int32)
         # Uniform auxiliary negatives: the alias table of a million items is slow to build.
         self.tables = Tables(

@@ -155,7 +155,7 @@ def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
         make_predict_step(config, schema),
         model.params,
         model.batch_stats,
-        feature_tables(test),
+        feature_tables(test, config.model),
         evaluation_loader(test, "test", config.train),
     )
     return predictions, int(np.count_nonzero(test.splits["test"].item == UNKNOWN))

@@ -84,7 +84,7 @@ class Ranked:
         self.items = trained.dataset.vocabulary("item")
         self.context = dict.fromkeys(feature.name for feature in self.schema.context)
         self._step = make_predict_step(self.config, self.schema)
-        tables = feature_tables(trained.dataset)
+        tables = feature_tables(trained.dataset, trained.run.config.model)
         self._model: Any = jax.device_put((trained.params, trained.batch_stats, tables))
 
     def calls(self, candidates: int, history: int) -> dict[str, Callable[[], np.ndarray]]:

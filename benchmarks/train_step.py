@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.common.cases import CATEGORIES, ITEMS, random_batch, schema_of
+from benchmarks.common.cases import CATEGORIES, ITEMS, random_batch, schema_of, without_statistics
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, peak_megabytes, timed_row
 from benchmarks.peers import Peers, installed
@@ -64,8 +64,12 @@ def _rows(
 
 
 def full_length(config: Config, *, repeats: int, peers: Peers | None = None) -> list[dict]:
-    """Measure the step at the paper's size, with histories of the full length."""
+    """Measure the step at the paper's size, with histories of the full length.
+
+    The events are random, so the model reads no counts of them.
+    """
     peers = peers or {}
+    config = without_statistics(config)
     batch_size, steps = config.train.batch_size, config.train.max_history
     rng = np.random.default_rng(0)
     schema = schema_of()
@@ -104,7 +108,7 @@ def real_lengths(
     if padded:
         train = dataclasses.replace(config.train, buckets=())
         config = dataclasses.replace(config, train=train)
-    loader = Loader(dataset, "train", config.train)
+    loader = Loader(dataset, "train", config.train, statistics=config.model.statistics)
     tables = training_tables(dataset, config)
     step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
     state = create_state(config, dataset.schema, loader.steps_per_epoch, seed=0)

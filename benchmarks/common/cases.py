@@ -1,9 +1,11 @@
 """Shapes, lengths and data that benchmarks share: batch B, steps T, input and state width."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
+from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, Schema
 
@@ -55,6 +57,11 @@ def schema_of(items: int = ITEMS, categories: int = CATEGORIES, users: int = USE
         for name, size in (("item", items), ("category", categories), ("user", users))
     )
     return Schema(item=(item, category), user=(user,))
+
+
+def without_statistics(config: Config) -> Config:
+    """Return settings of the same model without counts of training events."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, statistics=False))
 
 
 def random_batch(rng: np.random.Generator, size: int, steps: int, items: int = ITEMS) -> Batch:

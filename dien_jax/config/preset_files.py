@@ -23,10 +23,18 @@ WARM_START = "warm_start"
 """One more, in a run that did not start from fresh parameters."""
 
 
+EARLIER: dict[str, dict[str, Any]] = {
+    "model": {"statistics": False},
+    "train": {"unknown_items": 0.0, "calibrate": False},
+}
+"""Settings that runs of an earlier version do not record, and what they were trained with."""
+
+
 def complete_earlier(values: dict[str, Any]) -> None:
     """Add to the settings of a run of an earlier version those that it was trained without."""
-    if isinstance(train := values.get("train"), dict):
-        train.setdefault("calibrate", False)
+    for group, settings in EARLIER.items():
+        if isinstance(recorded := values.get(group), dict):
+            values[group] = settings | recorded
 
 
 def flat_settings(config: Config) -> dict[str, Any]:

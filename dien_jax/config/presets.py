@@ -12,6 +12,8 @@ AUTHORS = Config(
     model=ModelConfig(
         form="authors",
         auxiliary_weight=1.0,
+        dropout=0.0,
+        statistics=False,
         auxiliary_mean="all",
         pooling="padded_sum",
         activation="dice",
@@ -20,7 +22,9 @@ AUTHORS = Config(
         classifier="softmax",
     ),
     optim=OptimConfig(name="adam", learning_rate=1e-3, schedule="halving"),
-    train=TrainConfig(batch_size=128, epochs=3, patience=0, order="sorted", unknown_users=0.0),
+    train=TrainConfig(
+        batch_size=128, epochs=3, patience=0, order="sorted", unknown_users=0.0, unknown_items=0.0
+    ),
 )
 """The program of the paper's authors, as far as settings can express it."""
 FAMILY: dict[str, dict[str, Any]] = {

@@ -80,7 +80,7 @@ class ModelConfig:
     """Hidden layer sizes of the attention MLP."""
     auxiliary_layers: LAYER_SIZES = (100, 50)
     """Hidden layer sizes of the auxiliary network."""
-    auxiliary_weight: float = 1.0
+    auxiliary_weight: float = 3.0
     """Weight of the auxiliary loss; 0 removes it and its network."""
     auxiliary_negatives: int = 1
     """Sampled items that each interest state learns to distinguish from the next behaviour."""
@@ -91,6 +91,9 @@ class ModelConfig:
     """Positions that the auxiliary loss averages over; all includes padding."""
     pooling: Literal["mean", "sum", "padded_sum"] = "mean"
     """Pooling of the history for the click network; padded_sum counts padding as item 0."""
+    statistics: bool = True
+    """Feed counts of training events to the click network: how many users chose the candidate, and
+    the candidate together with the history, by item and category."""
     layers: LAYER_SIZES = (200, 80)
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"
@@ -99,7 +102,7 @@ class ModelConfig:
     """Statistics of Dice: running averages, or those of the batch, in scoring too."""
     batch_norm: Literal["none", "running", "frozen"] = "running"
     """Batch normalization of the input of click and auxiliary network; frozen only scales."""
-    dropout: float = 0.0
+    dropout: float = 0.5
     """Share of the click network's hidden units that are dropped in training."""
     classifier: Literal["logistic", "softmax"] = "logistic"
     """Output of the click and auxiliary networks: one logit, or a softmax over two columns with the
@@ -189,6 +192,9 @@ class TrainConfig:
     click_rate: float | None = None
     """True share of clicks among the candidates in use, where negatives were drawn: scores of
     predict, Ranker, export and serve are shifted to it. Evaluation keeps the share of the data."""
+    unknown_items: float = 0.02
+    """Share of candidates and of behaviours that are replaced by the unknown item in training,
+    which trains the embedding of items outside the training split."""
     deterministic: bool = False
     """Make training bitwise repeatable on a GPU, where it is then slower; on a CPU it always is."""
 
@@ -201,6 +207,7 @@ class TrainConfig:
         check("click_rate", lambda share: share is None or 0 < share < 1, rate)
         needs = "none without train.calibrate"
         check("click_rate", lambda share: share is None or self.calibrate, needs)
+        check("unknown_items", lambda share: 0 <= share < 1, "in [0, 1)")
         rising = "rising lengths, each at least 1"
         check("buckets", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1, rising)
 

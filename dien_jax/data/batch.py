@@ -24,6 +24,9 @@ class Batch(NamedTuple):
       context: the context features, each with leading dimension B.
       shown: int32 ``[B, T - 1, N]``, items that were shown with behaviours 1 to T - 1 and
         not clicked, -1 where there are none; None unless ``auxiliary_distribution`` is ``shown``.
+      own: int8 ``[B, S]``, bits of :mod:`dien_jax.data.counting` for each of S features with
+        statistics; None outside training.
+      statistics: float32 ``[B, F]``, inputs of the click network; None to compute them.
     """
 
     history: Array
@@ -34,6 +37,8 @@ class Batch(NamedTuple):
     weight: Array
     context: dict[str, FeatureValues]
     shown: Array | None = None
+    own: Array | None = None
+    statistics: Array | None = None
 
 
 def blank_values(feature: Feature, rows: int) -> Any:

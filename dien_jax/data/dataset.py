@@ -8,6 +8,8 @@
                                       with an event and not clicked
     DATA/events/offsets.npy           int64 [sequences + 1]
     DATA/popularity.npy               int64 [items], training events of each item
+    DATA/statistics/<feature>/        optional: counts of training events, see
+                                      :mod:`dien_jax.data.statistics`
     DATA/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued
     DATA/groups.txt                   raw user ids
 
@@ -17,8 +19,8 @@ memory-mapped. Opening checks, in bounded memory, everything that would fail sil
 gather on an accelerator clamps an id out of range instead of refusing it.
 """
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +28,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dien_jax.data import metadata
+from dien_jax.data.arrays import chunks, first_bad, read_array, read_ids, read_offsets
+from dien_jax.data.counting import TrainingEvents
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS, read_values
 from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
+from dien_jax.data.statistics import (
+    STATISTICS,
+    Statistics,
+    count_training_events,
+    read_statistics,
+)
 from dien_jax.errors import UserError
-
-CHUNK_ROWS = 1 << 20  # rows checked or written at a time
-Check = tuple[Callable[[np.ndarray], np.ndarray], str]  # whether entries are valid; in words
 
 
 class Column(NamedTuple):
@@ -116,6 +123,7 @@ class Dataset:
       splits: the examples of ``train``, ``valid`` and ``test``; a split can be empty.
       event_negatives: items that were shown with each event and not clicked, over all events;
         None where the log does not record them.
+      stored_statistics: counts of training events, if the folder has them.
     """
 
     path: Path
@@ -129,6 +137,7 @@ class Dataset:
     popularity: np.ndarray
     splits: dict[str, Examples]
     event_negatives: Column | None = None
+    stored_statistics: Statistics | None = None
 
     def vocabulary(self, feature: str) -> list[str]:
         """Return the raw values of a categorical or multi-valued feature, by index."""
@@ -138,10 +147,25 @@ class Dataset:
         """Return the raw user ids, by group."""
         return read_values(self.path / "groups.txt")
 
-    def feature_tables(self) -> FeatureTables:
-        """Return the features after the id of all items and users, multi-valued ones padded."""
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        """Counts of training events; computed if the folder does not have them."""
+        if self.stored_statistics is not None:
+            return self.stored_statistics
+        train = self.splits["train"]
+        columns = (train.sequence, train.history_end, train.item, train.label)
+        events = TrainingEvents(self.event_item, self.event_offsets, *columns)
+        values = {name: column.values for name, column in self.items.items()}
+        return count_training_events(self.schema, values, events)
+
+    def feature_tables(self, statistics: bool = False) -> FeatureTables:
+        """Return the features after the id of all items and users, multi-valued ones padded.
+
+        With ``statistics`` they have the counts of training events too.
+        """
         items = padded_columns(self.schema.item[1:], self.items, None)
-        return FeatureTables(items, padded_columns(self.schema.user[1:], self.users, None))
+        users = padded_columns(self.schema.user[1:], self.users, None)
+        return FeatureTables(items, users, self.statistics.values if statistics else {})
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
         """Return the context features of some examples of a split, integers ``[B]``."""
@@ -167,8 +191,8 @@ def open_dataset(path: str | Path) -> Dataset:
             metadata.check_lines(path / "vocab" / f"{feature.name}.txt", feature.size)
     metadata.check_lines(path / "groups.txt", counts["groups"])
     events, num_events = path / "events", counts["events"]
-    offsets = _offsets(events / "offsets.npy", counts["sequences"], num_events)
-    timestamp = _array(events / "timestamp" / "values.npy", np.int64, num_events)
+    offsets = read_offsets(events / "offsets.npy", counts["sequences"], num_events)
+    timestamp = read_array(events / "timestamp" / "values.npy", np.int64, num_events)
     _check_order(events / "timestamp" / "values.npy", timestamp, offsets)
     negatives = None
     if (events / "negatives").exists():
@@ -180,65 +204,14 @@ def open_dataset(path: str | Path) -> Dataset:
         meta=meta,
         items=_columns(path / "items", schema.item[1:], schema.num_items),
         users=_columns(path / "users", schema.user[1:], schema.num_users),
-        event_item=_ids(events / "item", np.int32, num_events, schema.num_items),
+        event_item=read_ids(events / "item" / "values.npy", np.int32, num_events, schema.num_items),
         event_timestamp=timestamp,
         event_offsets=offsets,
-        popularity=_array(path / "popularity.npy", np.int64, schema.num_items, counted),
+        popularity=read_array(path / "popularity.npy", np.int64, schema.num_items, counted),
         splits={split: _examples(path, split, schema, counts, offsets) for split in SPLITS},
         event_negatives=negatives,
+        stored_statistics=read_statistics(path / STATISTICS, schema, counts["train"]),
     )
-
-
-def chunks(rows: int) -> Iterator[slice]:
-    """Yield slices of ``CHUNK_ROWS`` rows that cover ``rows`` rows."""
-    for start in range(0, rows, CHUNK_ROWS):
-        yield slice(start, min(start + CHUNK_ROWS, rows))
-
-
-def _array(
-    file: Path, dtype: type[np.generic], rows: int | None, check: Check | None = None
-) -> np.ndarray:
-    """Map an array of one dimension, and check its entries."""
-    try:
-        array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing") from None
-    except Exception as error:  # NumPy raises every kind of exception for a damaged header
-        raise UserError(f"{file}: damaged, or not a .npy file: {error}") from error
-    if array.dtype != np.dtype(dtype) or array.ndim != 1:
-        shape = f"shape {array.shape} of {array.dtype}"
-        raise UserError(f"{file}: expected one dimension of {np.dtype(dtype)}, found {shape}")
-    if rows is not None and len(array) != rows:
-        raise UserError(f"{file}: expected {rows} entries, found {len(array)}")
-    row = _first_bad(len(array), lambda part: check[0](array[part])) if check else None
-    if check and row is not None:
-        raise UserError(f"{file}: entry {row} should be {check[1]}, found {array[row]}")
-    return array
-
-
-def _first_bad(rows: int, valid: Callable[[slice], np.ndarray]) -> int | None:
-    for part in chunks(rows):
-        good = valid(part)
-        if not good.all():
-            return part.start + int(np.argmin(good))
-    return None
-
-
-def _ids(folder: Path, dtype: type[np.generic], rows: int | None, size: int) -> np.ndarray:
-    check = (lambda ids: (ids >= 0) & (ids < size), f"at least 0 and below {size}")
-    return _array(folder / "values.npy", dtype, rows, check)
-
-
-def _offsets(file: Path, rows: int, total: int) -> np.ndarray:
-    offsets = _array(file, np.int64, rows + 1)
-    if offsets[0] != 0 or offsets[-1] != total:
-        span = f"{offsets[0]} to {offsets[-1]}"
-        raise UserError(f"{file}: expected offsets from 0 to {total}, found {span}")
-    row = _first_bad(rows, lambda part: np.diff(offsets[part.start : part.stop + 1]) >= 0)
-    if row is not None:
-        fall = f"{offsets[row]} then {offsets[row + 1]} at entry {row}"
-        raise UserError(f"{file}: offsets must not fall, found {fall}")
-    return offsets
 
 
 def _columns(folder: Path, features: tuple[Feature, ...], rows: int) -> dict[str, Column]:
@@ -248,16 +221,16 @@ def _columns(folder: Path, features: tuple[Feature, ...], rows: int) -> dict[str
 def _column(folder: Path, feature: Feature, rows: int) -> Column:
     if feature.kind == "numeric":
         finite = (np.isfinite, "a finite number")
-        return Column(_array(folder / "values.npy", np.float32, rows, finite), None)
+        return Column(read_array(folder / "values.npy", np.float32, rows, finite), None)
     assert feature.size is not None
     if feature.kind == "categorical":
-        return Column(_ids(folder, np.int32, rows, feature.size), None)
+        return Column(read_ids(folder / "values.npy", np.int32, rows, feature.size), None)
     return _multivalued(folder, feature.size, rows)
 
 
 def _multivalued(folder: Path, size: int, rows: int) -> Column:
-    values = _ids(folder, np.int32, None, size)
-    return Column(values, _offsets(folder / "offsets.npy", rows, len(values)))
+    values = read_ids(folder / "values.npy", np.int32, None, size)
+    return Column(values, read_offsets(folder / "offsets.npy", rows, len(values)))
 
 
 def _check_order(file: Path, timestamp: np.ndarray, offsets: np.ndarray) -> None:
@@ -277,21 +250,24 @@ def _examples(
     folder, rows = path / "examples" / split, counts[split]
     ids = (counts["sequences"], counts["events"] + 1, schema.num_users, counts["groups"])
     sizes = dict(zip(EXAMPLE_COLUMNS, (*ids, schema.num_items, 2), strict=True))
-    columns = {n: _ids(folder / n, dtype, rows, sizes[n]) for n, dtype in EXAMPLE_COLUMNS.items()}
+    columns = {
+        name: read_ids(folder / name / "values.npy", dtype, rows, sizes[name])
+        for name, dtype in EXAMPLE_COLUMNS.items()
+    }
     sequence, end = columns["sequence"], columns["history_end"]
 
     def is_within(part: slice) -> np.ndarray:
         start, stop = offsets[sequence[part]], offsets[sequence[part] + 1]
         return (start <= end[part]) & (end[part] <= stop)
 
-    if (row := _first_bad(rows, is_within)) is not None:
+    if (row := first_bad(rows, is_within)) is not None:
         start, stop = offsets[sequence[row]], offsets[sequence[row] + 1]
         expected = f"within its sequence, {start} to {stop}, found {end[row]}"
         raise UserError(f"{folder}/history_end/values.npy: entry {row} should be {expected}")
     probability, file = None, folder / PROBABILITY / "values.npy"
     if file.exists():
         valid = (lambda p: (p >= 0) & (p <= 1), "a probability")
-        probability = _array(file, np.float32, rows, valid)
+        probability = read_array(file, np.float32, rows, valid)
     context = _columns(folder, schema.context, rows)
     return Examples(**columns, context=context, probability=probability)
 

@@ -70,11 +70,15 @@ class Loader:
       seed: seed of the order, with the epoch.
       shown_per_step: K, items drawn for each behaviour from those that were shown with it and not
         clicked; 0 leaves them out. A dataset without such items is a ``UserError``.
+      statistics: add ``own`` to the batches of the training split, for a model that reads counts
+        of training events.
       order: in place of ``train_config.order``.
 
     Attributes:
       steps_per_epoch: batches of every epoch, ceil(n / batch_size).
       padded_lengths: the lengths T that batches can have, rising.
+      num_examples: n.
+      cut_histories: examples whose history is longer than ``max_history``.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Loader:
         *,
         seed: int = 0,
         shown_per_step: int = 0,
+        statistics: bool = False,
         order: str | None = None,
     ) -> None:
         self._dataset, self._split = dataset, split
@@ -92,13 +97,16 @@ class Loader:
         self._order = order or train_config.order
         self._shown_per_step = shown_per_step
         self._shown = require_shown(dataset) if shown_per_step else None
+        self._own = dataset.statistics.own if statistics and split == "train" else None
         self._examples = examples = dataset.splits[split]
         # Without any event, one that no history reaches keeps every gather valid.
         events = dataset.event_item if dataset.event_item.size else [0]
         self._event_item = np.asarray(events, np.int32)
         starts = np.asarray(dataset.event_offsets)[examples.sequence]
-        longest = train_config.max_history
-        self._lengths = np.minimum(examples.history_end - starts, longest).astype(np.int32)
+        longest, lengths = train_config.max_history, examples.history_end - starts
+        self.num_examples = len(lengths)
+        self.cut_histories = int(np.count_nonzero(lengths > longest))
+        self._lengths = np.minimum(lengths, longest).astype(np.int32)
         edges = np.array([*(edge for edge in train_config.buckets if edge < longest), longest])
         self._edges = edges[: np.searchsorted(edges, int(self._lengths.max(initial=0))) + 1]
         self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
@@ -141,6 +149,7 @@ class Loader:
             weight=self._filled(np.ones(len(indices), np.float32)),
             context={name: self._filled_feature(values) for name, values in context.items()},
             shown=shown,
+            own=None if self._own is None else self._filled(self._own[indices]),
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from dien_jax.data.arrays import chunks
 from dien_jax.data.clock import LIKELY_MILLISECONDS, Clock
-from dien_jax.data.dataset import Dataset, chunks
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.vocabularies import as_text
 from dien_jax.errors import UserError
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from dien_jax.data import metadata
-from dien_jax.data.dataset import Column, Examples, chunks, open_dataset
+from dien_jax.data.arrays import chunks
+from dien_jax.data.dataset import Column, Examples, open_dataset
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS
 from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.statistics import STATISTICS, write_statistics
 from dien_jax.errors import UserError, writing
 
 
@@ -160,10 +162,11 @@ class DatasetWriter:
             text = json.dumps(meta, indent=2, allow_nan=False)
             (self._partial / "meta.json").write_text(text + "\n", encoding="utf-8")
         try:
-            open_dataset(self._partial)
+            dataset = open_dataset(self._partial)
         except UserError as error:
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
+            write_statistics(self._partial / STATISTICS, dataset.statistics)
             self._partial.rename(self.path.absolute())
 
     def _column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:

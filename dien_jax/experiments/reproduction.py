@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dien_jax.config.preset_files import complete_earlier
 from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
@@ -83,7 +84,9 @@ def paper_tables() -> dict[str, Table]:
             for name, value in changes.items():
                 group, _, setting = name.partition(".")
                 values[group][setting] = value
-            configs[row], digests[row] = Config.from_dict(values), settings_digest(values)
+            digests[row] = settings_digest(values)
+            complete_earlier(values)
+            configs[row] = Config.from_dict(values)
         tables[table] = Table(configs, file["baselines"], digests)
     return tables
 

@@ -194,7 +194,8 @@ def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Return scores ``[B]`` as computed by ``python -m dien_jax.predict``."""
     config, dataset = trained.run.config, trained.dataset
     step = make_predict_step(config, dataset.schema)
-    model = trained.params, trained.batch_stats, feature_tables(dataset)
+    features = feature_tables(dataset, config.model)
+    model = trained.params, trained.batch_stats, features
     return np.asarray(step(*model, batch, trained.logit_map(in_use=True)))
 
 

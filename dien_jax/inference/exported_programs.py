@@ -58,7 +58,8 @@ def named_weights(
     trained: TrainedModel,
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights], tuple[Any, FeatureTables]]]:
     """Return a model's weights, and a function from weights to its variables and tables."""
-    tree = {"tables": trained.dataset.feature_tables()} | {
+    statistics = trained.run.config.model.statistics
+    tree = {"tables": trained.dataset.feature_tables(statistics)} | {
         collection: {name: part for name, part in parts.items() if not name.startswith(_AUXILIARY)}
         for collection, parts in trained.variables().items()
     }

@@ -118,7 +118,8 @@ def score_requests(
     config = trained.run.config
     step = make_predict_step(config, trained.dataset.schema)
     step = partial(step, logit_map=trained.logit_map(in_use=True))
-    model = trained.params, trained.batch_stats, feature_tables(trained.dataset)
+    features = feature_tables(trained.dataset, config.model)
+    model = trained.params, trained.batch_stats, features
     encoder = _Encoder(requests, columns, trained.dataset)
     counts, label = encoder.counts, f"scoring {table}"
     with writing(out, "--out"), stage(label) as current, requests.writing(out) as write:

@@ -126,7 +126,8 @@ class Inspector:
     def __init__(self, trained: TrainedModel) -> None:
         self.trained = trained
         step = make_internals_step(trained.run.config, trained.dataset.schema)
-        inputs = (trained.params, trained.batch_stats, feature_tables(trained.dataset))
+        features = feature_tables(trained.dataset, trained.run.config.model)
+        inputs = (trained.params, trained.batch_stats, features)
         self._internals = functools.partial(
             step, *inputs, logit_map=trained.logit_map(in_use=False)
         )

@@ -28,7 +28,7 @@ from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc
-from dien_jax.model.interest import InterestModel, RowEmbeddings
+from dien_jax.model.interest import InterestModel, RowInputs
 from dien_jax.runs.scoring import check_examples, score_batches, trained_scores
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.state import feature_tables
@@ -47,7 +47,8 @@ class Input(NamedTuple):
     """Features that are exchanged together, or histories, which have no ``features``.
 
     ``kind`` is ``"item"`` for features of the candidate, ``"user"``, ``"context"``, ``"history"``
-    for whole histories, or ``"order"`` for the order within each history.
+    for whole histories, ``"order"`` for the order within each history, or ``"statistics"`` for the
+    counts of training events, which become those of another example's candidate.
     """
 
     name: str
@@ -79,8 +80,8 @@ class Importance(NamedTuple):
     inputs: list[InputImportance]
 
 
-def model_inputs(schema: Schema) -> list[Input]:
-    """Return the inputs of a model with these features."""
+def model_inputs(schema: Schema, statistics: bool) -> list[Input]:
+    """Return the inputs of a model with these features, and with or without statistics."""
 
     def whole_and_parts(title: str, kind: str, features: Sequence[Feature]) -> list[Input]:
         names = tuple(feature.name for feature in features)
@@ -93,6 +94,7 @@ def model_inputs(schema: Schema) -> list[Input]:
         *(Input(f"context: {f.name}", "context", (f.name,)) for f in schema.context),
         Input("history", "history"),
         Input("history order", "order"),
+        *([Input("statistics", "statistics")] if statistics else []),
     ]
 
 
@@ -123,8 +125,9 @@ def permutation_importance(
             f"{dataset.path}: the {split} split has {clicks} clicks among {len(labels)} examples; "
             f"the importance of inputs needs two or more of either label"
         )
-    inputs, measured = model_inputs(dataset.schema), []
-    features = feature_tables(dataset)
+    model = trained.run.config.model
+    inputs, measured = model_inputs(dataset.schema, model.statistics), []
+    features = feature_tables(dataset, model)
     step = make_exchanged_step(trained.run.config, dataset.schema)
     with stage(f"scoring {len(labels):,} {split} examples") as current:
         unchanged = trained_scores(trained, split)
@@ -152,7 +155,9 @@ def _is_constant(dataset: Dataset, split: str, input_: Input) -> bool:
     if input_.kind in ("history", "order"):
         lengths = examples.history_end - dataset.event_offsets[examples.sequence]
         return not lengths.any()
-    if input_.kind != "context":
+    if input_.kind == "statistics":
+        columns = [examples.item]
+    elif input_.kind != "context":
         columns = [getattr(examples, input_.kind)]
     else:
         given = [examples.context[name] for name in input_.features]
@@ -195,6 +200,7 @@ def exchanged_scores(
         kind: np.array([kind == input_.kind and f.name in input_.features for f in group], bool)
         for kind, group in vars(dataset.schema).items()
     }
+    exchanged["statistics"] = np.array([input_.kind == "statistics"])
     with closing(other_loader.epoch(0)) as others:
 
         def predict_step(params: Any, stats: Any, features: Any, batch: Batch) -> jax.Array:
@@ -210,7 +216,7 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
 
     ``other`` has the histories of ``batch`` with candidates, users and contexts of other examples;
     ``exchanged`` says for each feature of the groups ``item``, ``user`` and ``context`` whether it
-    is taken from there, bool ``[F]``.
+    is taken from there, bool ``[F]``; so does ``statistics``, bool ``[1]``, of all of them.
     """
     model = InterestModel(config.model, schema)
 
@@ -218,13 +224,16 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
         module: InterestModel, features: FeatureTables, batch: Batch, other: Batch, exchanged: dict
     ) -> jax.Array:
         def mixed(group: str, ours: Any, theirs: Any) -> Any:
-            if ours is None:  # no context features
+            if ours is None:  # no context features, or no statistics
                 return None
-            is_theirs = jnp.repeat(jnp.asarray(exchanged[group]), config.model.embedding_size)
+            is_theirs = jnp.asarray(exchanged[group])
+            if group != "statistics":
+                is_theirs = jnp.repeat(is_theirs, config.model.embedding_size)
             return jnp.where(is_theirs[None], theirs, ours)
 
-        ours, theirs = (module.embed_rows(given, features) for given in (batch, other))
-        rows = RowEmbeddings(*map(mixed, ("item", "user", "context"), ours, theirs))
+        ours, theirs = (module.row_inputs(given, features) for given in (batch, other))
+        groups = ("item", "user", "context", "statistics")
+        rows = RowInputs(*map(mixed, groups, ours, theirs))
         lengths = jnp.asarray(batch.lengths)
         history = module.embed_items(jnp.asarray(batch.history), features)
         encoded = module.encode_history(history, lengths)

@@ -14,6 +14,7 @@ from dien_jax.model.click_network import MLP
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, EVOLUTIONS, GRU
+from dien_jax.model.statistics import statistics_names
 
 __all__ = [
     "AGRU",
@@ -33,4 +34,5 @@ __all__ = [
     "PReLU",
     "auxiliary_loss",
     "auxiliary_positions",
+    "statistics_names",
 ]

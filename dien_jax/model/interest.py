@@ -33,6 +33,7 @@ from dien_jax.model.batch_norm import BatchNorm
 from dien_jax.model.click_network import MLP
 from dien_jax.model.embeddings import FeatureEmbeddings, gather
 from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
+from dien_jax.model.statistics import statistics_inputs
 
 
 class ModelOutput(NamedTuple):
@@ -63,12 +64,19 @@ class EncodedHistory(NamedTuple):
     last: tuple[Float[Array, "B H"], ...]
 
 
-class RowEmbeddings(NamedTuple):
-    """Embeddings of a row's features other than its history."""
+class RowInputs(NamedTuple):
+    """Inputs of the click network other than the history and the final state.
+
+    Attributes:
+      candidate, user, context: embeddings; no context without such features.
+      statistics: see :func:`dien_jax.model.statistics.statistics_inputs`; None for a model that
+        does not read them.
+    """
 
     candidate: Float[Array, "B D"]
     user: Float[Array, "B U"]
     context: Float[Array, "B C"] | None
+    statistics: Float[Array, "B F"] | None
 
 
 class InterestModel(nn.Module):
@@ -79,7 +87,7 @@ class InterestModel(nn.Module):
     >>> from dien_jax.data import FeatureTables, example_batch
     >>> schema = Schema((Feature("item", "categorical", 9),), (Feature("user", "categorical", 3),))
     >>> inputs = example_batch(schema, batch_size=2), FeatureTables({}, {})
-    >>> model = InterestModel(ModelConfig(), schema)
+    >>> model = InterestModel(ModelConfig(statistics=False), schema)
     >>> output, variables = model.init_with_output(jax.random.key(0), *inputs)
     >>> output.logits.shape, sorted(variables)
     ((2,), ['batch_stats', 'params'])
@@ -134,7 +142,7 @@ class InterestModel(nn.Module):
         lengths = jnp.asarray(batch.lengths)
         real = jnp.asarray(batch.weight) > 0
         history = self.embed_items(jnp.asarray(batch.history), tables)  # [B, T, D]
-        rows = self.embed_rows(batch, tables)
+        rows = self.row_inputs(batch, tables)
 
         encoded = self.encode_history(history, lengths)
         logits, attention, final_state = self.score(
@@ -165,12 +173,14 @@ class InterestModel(nn.Module):
         """Return embeddings, as :meth:`embed_items`; None without context features."""
         return self._cast(self.context_embeddings(values)) if self.schema.context else None
 
-    def embed_rows(self, batch: Batch, tables: FeatureTables) -> RowEmbeddings:
-        """Return the embeddings of a batch's candidates, users and context."""
-        return RowEmbeddings(
+    def row_inputs(self, batch: Batch, tables: FeatureTables) -> RowInputs:
+        """Return the inputs of a batch's candidates, users and context, and its statistics."""
+        batch = with_statistics(self.config, self.schema, tables, batch)
+        return RowInputs(
             self.embed_items(jnp.asarray(batch.item), tables),
             self.embed_users(jnp.asarray(batch.user), tables),
             self.embed_context(batch.context),
+            None if batch.statistics is None else jnp.asarray(batch.statistics),
         )
 
     def _cast(self, embedded: jax.Array) -> jax.Array:
@@ -201,7 +211,7 @@ class InterestModel(nn.Module):
         states: Float[Array, "B T H"],
         history: Float[Array, "B T D"],
         lengths: Int[Array, " B"],
-        rows: RowEmbeddings,
+        rows: RowInputs,
         real: Bool[Array, " B"],
         *,
         train: bool = False,
@@ -227,7 +237,7 @@ class InterestModel(nn.Module):
         states: Float[Array, "T H"],
         history: Float[Array, "T D"],
         length: Int[Array, ""],
-        rows: RowEmbeddings,
+        rows: RowInputs,
         real: Bool[Array, " N"],
     ) -> Float[Array, " N"]:
         """Score many candidates of one history: logits of :meth:`score`, to rounding.
@@ -243,7 +253,7 @@ class InterestModel(nn.Module):
         pooled = repeated(self.pool(history[None], length[None]))
         context = None if rows.context is None else repeated(rows.context)
         final_state = self.evolve_candidates(candidates, states, length)
-        rows = RowEmbeddings(candidates, repeated(rows.user), context)
+        rows = rows._replace(user=repeated(rows.user), context=context)
         return self.click_logits(rows, pooled, final_state, real)
 
     def evolve_candidates(
@@ -270,7 +280,7 @@ class InterestModel(nn.Module):
 
     def click_logits(
         self,
-        rows: RowEmbeddings,
+        rows: RowInputs,
         pooled: Float[Array, "B D"],
         final_state: Float[Array, "B H"] | None,
         real: Bool[Array, " B"],
@@ -281,6 +291,8 @@ class InterestModel(nn.Module):
         crossed = [rows.candidate, pooled, rows.candidate * pooled]
         parts = [rows.user, *crossed[: 3 if self.config.product else 2]]
         parts += [part for part in (final_state, rows.context) if part is not None]
+        if rows.statistics is not None:
+            parts.append(rows.statistics.astype(pooled.dtype))
         logits = self.mlp(jnp.concatenate(parts, axis=-1), real, train=train)
         if self.config.wide:
             wide = self.linear(jnp.concatenate(crossed, axis=-1).astype(jnp.float32))
@@ -318,6 +330,18 @@ class InterestModel(nn.Module):
         network = self.auxiliary.clone(parent=None, name=None)
         shares = jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)])
         return weighted_loss(network, params, before, behaviours, shares)
+
+
+def with_statistics(
+    config: ModelConfig, schema: Schema, tables: FeatureTables, batch: Batch
+) -> Batch:
+    """Return a batch with the statistics of its rows, if the model reads them."""
+    if batch.statistics is not None or not config.statistics:
+        return batch
+    history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
+    own = None if batch.own is None else jnp.asarray(batch.own)
+    statistics = statistics_inputs(schema, tables, history, lengths, item, own)
+    return batch._replace(statistics=statistics, own=None)
 
 
 def _live(lengths: Int[Array, " B"], history: Float[Array, "B T D"]) -> Bool[Array, "B T 1"]:

@@ -158,6 +158,7 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
         if current is not None:
             current.share = next(batches) / loader.steps_per_epoch
 
-    step, features = make_predict_step(config, dataset.schema), feature_tables(dataset)
+    step = make_predict_step(config, dataset.schema)
     step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
+    features = feature_tables(dataset, config.model)
     return score_batches(step, trained.params, trained.batch_stats, features, loader, count)

@@ -123,7 +123,7 @@ def look_up(
     context = {f.name: take_values("context", f, batch.context[f.name]) for f in schema.context}
     return LookUps(
         _compact_schema(schema, rows),
-        FeatureTables(items, users),
+        features._replace(item=items, user=users),
         batch._replace(history=placed[0], item=placed[1], user=user, context=context, shown=None),
         None if negatives is None else placed[2],
         rows,

@@ -24,7 +24,8 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
     >>> config, dataset = model.run.config, model.dataset
     >>> predict = make_predict_step(config, dataset.schema)
     >>> batch = evaluation_loader(dataset, "test", config.train).batch(0, 0)
-    >>> scores = predict(model.params, model.batch_stats, feature_tables(dataset), batch)
+    >>> features = feature_tables(dataset, config.model)
+    >>> scores = predict(model.params, model.batch_stats, features, batch)
     >>> bool((scores > 0).all() and (scores < 1).all())
     True
     """

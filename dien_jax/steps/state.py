@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dien_jax.config.settings import Config
+from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import blank_values, example_batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.data.statistics import blank_statistics
 from dien_jax.errors import UserError
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.negatives import Sampler, make_sampler
@@ -32,15 +33,15 @@ class Tables(NamedTuple):
     sampler: Sampler | None
 
 
-def feature_tables(dataset: Dataset) -> FeatureTables:
-    """Return the features of all items and users of a dataset, on the default device.
+def feature_tables(dataset: Dataset, model: ModelConfig) -> FeatureTables:
+    """Return the tables that a model reads, on the default device.
 
-    >>> from dien_jax import open_dataset
+    >>> from dien_jax import open_dataset, preset
     >>> from dien_jax.steps import feature_tables
-    >>> sorted(feature_tables(open_dataset("data")).item)
+    >>> sorted(feature_tables(open_dataset("data"), preset("dien").model).item)
     ['category']
     """
-    return jax.tree.map(jnp.asarray, dataset.feature_tables())
+    return jax.tree.map(jnp.asarray, dataset.feature_tables(model.statistics))
 
 
 def training_tables(dataset: Dataset, config: Config) -> Tables:
@@ -54,7 +55,7 @@ def training_tables(dataset: Dataset, config: Config) -> Tables:
     sampler = None
     if config.model.auxiliary_weight:
         sampler = make_sampler(dataset.popularity, config.model.auxiliary_distribution)
-    return Tables(feature_tables(dataset), sampler)
+    return Tables(feature_tables(dataset, config.model), sampler)
 
 
 def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int) -> TrainState:
@@ -76,8 +77,9 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
         groups = (schema.item[1:], schema.user[1:])
-        blank = FeatureTables(*({f.name: blank_values(f, 1) for f in group} for group in groups))
-        tables = jax.tree.map(jnp.asarray, blank)
+        item, user = ({f.name: blank_values(f, 1) for f in group} for group in groups)
+        statistics = blank_statistics(schema) if config.model.statistics else {}
+        tables = jax.tree.map(jnp.asarray, FeatureTables(item, user, statistics))
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)
         variables = model.init({"params": key, "dropout": key}, batch, tables, negatives)

@@ -15,7 +15,7 @@ import optax
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.interest import InterestModel, with_statistics
 from dien_jax.steps.embedding_rows import Table, large_tables, look_up, put_rows, take_rows
 from dien_jax.steps.losses import click_loss, halved_click_loss
 from dien_jax.steps.negatives import Sampler, auxiliary_negatives
@@ -28,8 +28,11 @@ Metrics = dict[str, jax.Array]
 def draw(
     config: Config, sampler: Sampler | None, batch: Batch, key: jax.Array
 ) -> tuple[Batch, jax.Array | None, jax.Array]:
-    """Return the batch with some users unknown, the auxiliary negatives, and the key of dropout."""
+    """Return the batch with some ids unknown, the auxiliary negatives, and the key of dropout."""
     sample_key, dropout_key, user_key = jax.random.split(key, 3)
+    if config.train.unknown_items:
+        item_key = jax.random.fold_in(user_key, 1)
+        batch = _with_unknown_items(batch, item_key, config.train.unknown_items)
     negatives = None
     if config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1:
         assert sampler is not None
@@ -46,6 +49,23 @@ def draw(
         unknown = jax.random.bernoulli(user_key, config.train.unknown_users, user.shape)
         batch = batch._replace(user=jnp.where(unknown, UNKNOWN, user))
     return batch, negatives, dropout_key
+
+
+def _with_unknown_items(batch: Batch, key: jax.Array, share: float) -> Batch:
+    """Return the batch with some candidates and behaviours replaced by the unknown item."""
+    item, history = jnp.asarray(batch.item), jnp.asarray(batch.history)
+    item_key, history_key = jax.random.split(key)
+    is_unknown = jax.random.bernoulli(item_key, share, item.shape)
+    own = batch.own  # of the item that was replaced
+    if own is not None:
+        own = jnp.where(is_unknown[:, None], jnp.zeros_like(own), jnp.asarray(own))
+    return batch._replace(
+        item=jnp.where(is_unknown, UNKNOWN, item),
+        history=jnp.where(
+            jax.random.bernoulli(history_key, share, history.shape), UNKNOWN, history
+        ),
+        own=own,
+    )
 
 
 def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
@@ -113,6 +133,7 @@ def make_train_step(
     def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         batch, negatives, dropout_key = draw(config, tables.sampler, batch, key)
+        batch = with_statistics(config.model, schema, tables.features, batch)
         looked_up = look_up(schema, compact, tables.features, batch, negatives)
         whole = (state.params, state.optimizer_state)
         params, optimizer_state = take_rows(whole, looked_up.rows)

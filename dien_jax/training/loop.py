@@ -68,7 +68,14 @@ class Trainer:
         self._dataset, self._config = dataset, config
         self._checkpoints, self._stop_signal = checkpoints, stop_signal
         shown = config.model.shown_per_step
-        self._loader = Loader(dataset, "train", train, seed=run.seed, shown_per_step=shown)
+        self._loader = Loader(
+            dataset,
+            "train",
+            train,
+            seed=run.seed,
+            shown_per_step=shown,
+            statistics=run.config.model.statistics,
+        )
         self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs
         self._validation = evaluation_loader(dataset, "valid", train)
@@ -95,6 +102,18 @@ class Trainer:
         self._lengths_seen: set[int] = set()
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: dict[str, float] = {}  # sums of training metrics
+
+    def notes(self) -> list[str]:
+        """Return lines about cut histories and compilation, to be said before the first step."""
+        loader, lines = self._loader, []
+        lengths = ", ".join(map(str, loader.padded_lengths))
+        if loader.cut_histories:
+            longest = self._config.train.max_history
+            lines.append(
+                f"{loader.cut_histories:,} of {loader.num_examples:,} training examples have more "
+                f"than train.max_history {longest} behaviours; only the latest {longest} are read"
+            )
+        return [*lines, f"compiling a train step for histories padded to {lengths}: takes a while"]
 
     def start_from(self, state: TrainState) -> None:
         """Replace the fresh state by one of the same shapes, and save it as step 0."""

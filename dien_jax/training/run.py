@@ -187,6 +187,8 @@ def _train(
         f"{parameters:,} parameters on {device}; at most {run.config.train.epochs} epochs of "
         f"{trainer.steps_per_epoch:,} steps; run folder {folder}"
     )
+    for line in trainer.notes():
+        say(line)
     if run.warm_start is not None and fresh:
         _start_from(run, dataset, trainer, source)
     if progress.step:

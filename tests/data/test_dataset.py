@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.small_dataset import ITEMS, SCHEMA, ints, write
 
-from dien_jax.data import dataset
+from dien_jax.data import arrays, dataset
 from dien_jax.data import metadata as dataset_text
 from dien_jax.data import writer as dataset_writer
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -90,7 +90,7 @@ def test_arrays_are_mapped_and_read_only(folder: Path) -> None:
 
 def test_tables_pad_and_cut_multivalued_features(folder: Path) -> None:
     data = open_dataset(folder)
-    tables, users = data.feature_tables()
+    tables, users, _ = data.feature_tables()
     assert list(tables) == ["category", "tags", "price"]
     assert np.asarray(tables["category"]).tolist() == [0, 1, 1, 2]
     np.testing.assert_array_equal(np.asarray(tables["price"]), np.float32([0, 1.5, -2, 0.25]))
@@ -125,7 +125,7 @@ def test_small_chunks_give_the_same_folder_and_find_the_same_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = write(tmp_path / "a")
-    monkeypatch.setattr(dataset, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(arrays, "CHUNK_ROWS", 2)
     parts = write(tmp_path / "b")
     open_dataset(parts)
     for file in (file for file in whole.rglob("*") if file.is_file()):

@@ -67,7 +67,7 @@ def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> No
         make_predict_step(config, dataset.schema),
         trained.params,
         trained.batch_stats,
-        feature_tables(dataset),
+        feature_tables(dataset, config.model),
         evaluation_loader(dataset, "train", config.train),
     )
     assert np.ptp(expected) > 1e-3

@@ -39,7 +39,7 @@ compiled = functools.cache(make_exchanged_step)
 
 def exchanged(model, split: str, input_: Input, seed: int = 4) -> np.ndarray:
     config, dataset = model.run.config, model.dataset
-    step, tables = compiled(config, dataset.schema), feature_tables(dataset)
+    step, tables = compiled(config, dataset.schema), feature_tables(dataset, config.model)
     return exchanged_scores(model, tables, step, split, input_, np.random.default_rng(seed))
 
 
@@ -55,7 +55,7 @@ def moved_scores(model, split: str, *columns: str, seed: int = 4) -> np.ndarray:
 
 
 def test_every_feature_is_an_input(small):
-    assert [input_.name for input_ in model_inputs(small.dataset.schema)] == [
+    assert [input_.name for input_ in model_inputs(small.dataset.schema, True)] == [
         "candidate",
         "candidate: item id",
         "candidate: category",
@@ -68,6 +68,7 @@ def test_every_feature_is_an_input(small):
         "context: query",
         "history",
         "history order",
+        "statistics",
     ]
 
 
@@ -78,8 +79,8 @@ def test_nothing_exchanged_leaves_the_scores(small):
 
 @pytest.mark.parametrize("name", ["aigru", "wide_deep"])
 def test_whole_inputs_are_those_of_other_examples(tiny_data, name):
-    model = trained(tiny_data, name)
-    candidate, _, _, user, history, _ = model_inputs(model.dataset.schema)
+    model = trained(tiny_data, name, statistics=False)
+    candidate, _, _, user, history, _ = model_inputs(model.dataset.schema, False)
     for input_, columns in (
         (candidate, ("item",)),
         (user, ("user",)),
@@ -110,7 +111,7 @@ def test_one_feature_is_exchanged_and_the_others_stay(small):
 
 def test_order_is_worth_nothing_to_a_model_that_ignores_it(tiny_data):
     for name, sees in (("wide_deep", False), ("aigru", True)):
-        model = trained(tiny_data, name)
+        model = trained(tiny_data, name, statistics=False)
         scores = exchanged(model, "train", Input("order", "order"))
         same = np.allclose(scores, trained_scores(model, "train"), atol=1e-5)
         assert same != sees

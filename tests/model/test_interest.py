@@ -38,6 +38,8 @@ SMALL = ModelConfig(
     attention_layers=(5, 3),
     auxiliary_layers=(5, 3),
     layers=(6, 4),
+    statistics=False,
+    dropout=0.0,
 )
 
 

@@ -286,7 +286,14 @@ def test_built_in_data_of_other_code_is_not_used(cache, tmp_path, monkeypatch, m
 
 def test_the_key_of_built_in_data_covers_every_module_that_decides_its_content():
     """Containers, checks and messages do not: nothing that they do reaches the folder."""
-    aside = {"data.dataset", "errors", "preparation.options", "utils.console", "utils.files"}
+    aside = {
+        "data.arrays",
+        "data.dataset",
+        "errors",
+        "preparation.options",
+        "utils.console",
+        "utils.files",
+    }
     aside |= {"preparation.pipeline.split_times"}
     covered = {module.__name__.removeprefix("dien_jax.") for module in synthetic.GENERATOR}
     for module in (synthetic, *synthetic.GENERATOR):

@@ -55,6 +55,8 @@ CONFIG = Config(
         batch_norm="none",
         auxiliary_weight=0.0,
         layers=(6,),
+        statistics=False,
+        dropout=0.0,
     ),
     optim=OptimConfig(learning_rate=0.05, embedding_learning_rate=0.1),
     train=TrainConfig(unknown_users=0.0),
@@ -129,7 +131,7 @@ def rows_looked_up(batch: Batch) -> dict[tuple[str, str], set[int]]:
     """By the schema, in NumPy."""
     items = {*batch.history.flat, *batch.item}
     users = set(batch.user)
-    of_items, of_users = tables().features
+    of_items, of_users, _ = tables().features
 
     def of(column, rows) -> set[int]:
         values = np.asarray(column.values if isinstance(column, MultiValued) else column)
@@ -307,6 +309,8 @@ def test_auxiliary_negatives_are_looked_up() -> None:
         auxiliary_layers=(4,),
         auxiliary_distribution="shown",
         layers=(6,),
+        statistics=False,
+        dropout=0.0,
     )
     config = with_update("lazy_adam", dataclasses.replace(CONFIG, model=model))
     shown = np.full((SIZE, STEPS - 1, 1), -1, np.int32)

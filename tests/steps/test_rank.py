@@ -23,7 +23,9 @@ SCHEMA = Schema(
     user=(Feature("user", "categorical", 3),),
 )
 STEPS = 7
-SMALL = ModelConfig(embedding_size=3, hidden_size=6, attention_layers=(5, 4, 3), layers=(4,))
+SMALL = ModelConfig(
+    embedding_size=3, hidden_size=6, attention_layers=(5, 4, 3), layers=(4,), statistics=False
+)
 
 
 def random_variables(config: ModelConfig) -> dict:

@@ -14,12 +14,13 @@ from support.untrained_run import random_state
 from dien_jax.config.presets import member, preset
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig
 from dien_jax.data.batch import Batch
+from dien_jax.data.schema import UNKNOWN
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import learning_rate, make_optimizer
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import Tables, create_state
-from dien_jax.steps.train import make_train_step
+from dien_jax.steps.train import draw, make_train_step
 
 
 def test_one_compilation_a_history_length() -> None:
@@ -244,3 +245,18 @@ def test_the_authors_preset_makes_a_step() -> None:
     state = create_state(config, SCHEMA, 10, seed=0)
     _, metrics = make_train_step(config, SCHEMA, 10)(state, tables(), batch_of(3, 4))
     assert np.isfinite(metrics["loss"])
+
+
+def test_unknown_items_take_their_own_bits_along() -> None:
+    """A replaced candidate must not have the count of the one before it taken out of its own."""
+    config = dataclasses.replace(CONFIG, train=TrainConfig(unknown_users=0.0, unknown_items=0.5))
+    batch = batch_of(6, size=64)._replace(own=np.full((64, 2), 7, np.int8))
+    drawn, _, _ = draw(config, tables().sampler, batch, jax.random.key(0))
+    is_unknown = np.asarray(drawn.item) == UNKNOWN
+    assert 10 < is_unknown.sum() < 54
+    assert (np.asarray(drawn.own)[is_unknown] == 0).all()
+    assert (np.asarray(drawn.own)[~is_unknown] == 7).all()
+    share = np.mean(np.asarray(drawn.history)[np.asarray(batch.history) != UNKNOWN] == UNKNOWN)
+    assert 0.4 < share < 0.6
+    unchanged = ~is_unknown
+    assert (np.asarray(drawn.item)[unchanged] == np.asarray(batch.item)[unchanged]).all()

@@ -17,7 +17,13 @@ SCHEMA = Schema(
     user=(Feature("user", "categorical", 5),),
 )
 MODEL = ModelConfig(
-    embedding_size=4, hidden_size=6, attention_layers=(6,), auxiliary_layers=(6,), layers=(8,)
+    embedding_size=4,
+    hidden_size=6,
+    attention_layers=(6,),
+    auxiliary_layers=(6,),
+    layers=(8,),
+    statistics=False,
+    dropout=0.0,
 )
 
 

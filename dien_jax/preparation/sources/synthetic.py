@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dien_jax.data import metadata, schema, writer
+from dien_jax.data import counting, metadata, schema, statistics, writer
 from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
@@ -25,7 +25,7 @@ from dien_jax.utils.files import user_cache
 HELD_OUT = 0.1  # share of users for validation, and again for the test
 ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
 CHUNK_USERS = 1 << 14  # users simulated at a time
-GENERATOR = (simulation, splits, scores, schema, metadata, writer)
+GENERATOR = (simulation, splits, scores, schema, metadata, writer, counting, statistics)
 """Modules that determine the content of the folder, besides this one."""
 
 

@@ -1,0 +1,63 @@
+"""Arrays of a dataset folder: memory-mapped, and checked in bounded memory."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dien_jax.errors import UserError
+
+CHUNK_ROWS = 1 << 20  # rows checked or written at a time
+Check = tuple[Callable[[np.ndarray], np.ndarray], str]  # whether entries are valid; in words
+
+
+def chunks(rows: int) -> Iterator[slice]:
+    """Yield slices of ``CHUNK_ROWS`` rows that cover ``rows`` rows."""
+    for start in range(0, rows, CHUNK_ROWS):
+        yield slice(start, min(start + CHUNK_ROWS, rows))
+
+
+def read_array(
+    file: Path, dtype: type[np.generic], rows: int | None, check: Check | None = None
+) -> np.ndarray:
+    """Map an array of one dimension, and check its entries."""
+    try:
+        array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing") from None
+    except Exception as error:  # NumPy raises every kind of exception for a damaged header
+        raise UserError(f"{file}: damaged, or not a .npy file: {error}") from error
+    if array.dtype != np.dtype(dtype) or array.ndim != 1:
+        shape = f"shape {array.shape} of {array.dtype}"
+        raise UserError(f"{file}: expected one dimension of {np.dtype(dtype)}, found {shape}")
+    if rows is not None and len(array) != rows:
+        raise UserError(f"{file}: expected {rows} entries, found {len(array)}")
+    row = first_bad(len(array), lambda part: check[0](array[part])) if check else None
+    if check and row is not None:
+        raise UserError(f"{file}: entry {row} should be {check[1]}, found {array[row]}")
+    return array
+
+
+def first_bad(rows: int, valid: Callable[[slice], np.ndarray]) -> int | None:
+    for part in chunks(rows):
+        good = valid(part)
+        if not good.all():
+            return part.start + int(np.argmin(good))
+    return None
+
+
+def read_ids(file: Path, dtype: type[np.generic], rows: int | None, size: int) -> np.ndarray:
+    check = (lambda ids: (ids >= 0) & (ids < size), f"at least 0 and below {size}")
+    return read_array(file, dtype, rows, check)
+
+
+def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:
+    offsets = read_array(file, np.int64, rows + 1)
+    if offsets[0] != 0 or offsets[-1] != total:
+        span = f"{offsets[0]} to {offsets[-1]}"
+        raise UserError(f"{file}: expected offsets from 0 to {total}, found {span}")
+    row = first_bad(rows, lambda part: np.diff(offsets[part.start : part.stop + 1]) >= 0)
+    if row is not None:
+        fall = f"{offsets[row]} then {offsets[row + 1]} at entry {row}"
+        raise UserError(f"{file}: offsets must not fall, found {fall}")
+    return offsets

@@ -1,0 +1,110 @@
+"""Counts of training events in a dataset folder.
+
+    statistics/<feature>/counts.json     sequences and least, see :class:`ValueStatistics`
+    statistics/<feature>/<array>.npy     its arrays, int32; offsets int64
+    statistics/<feature>/own.npy         int8 [n], bits of the n training examples
+
+The folder is a function of the rest of the dataset, and optional.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets
+from dien_jax.data.counting import TrainingEvents, count_values
+from dien_jax.data.schema import Schema, ValueStatistics, statistics_features
+from dien_jax.errors import UserError
+from dien_jax.utils.files import read_json
+
+STATISTICS = "statistics"
+"""Name of the folder."""
+_NUMBERS = ("sequences", "least")
+
+
+class Statistics(NamedTuple):
+    """Counts of training events.
+
+    Attributes:
+      values: the counts, by feature.
+      own: int8 ``[n, S]``, bits of each training example for each feature.
+    """
+
+    values: dict[str, ValueStatistics]
+    own: np.ndarray
+
+
+def count_training_events(
+    schema: Schema, values: dict[str, np.ndarray], events: TrainingEvents
+) -> Statistics:
+    """Count the values of every feature with statistics; ``values`` are those of all items."""
+    counted, own = {}, []
+    for feature in statistics_features(schema):
+        assert feature.size is not None
+        ids = np.arange(feature.size)
+        value_of = ids if feature is schema.item[0] else np.asarray(values[feature.name])
+        counted[feature.name], bits = count_values(events, value_of, feature.size)
+        own.append(bits)
+    return Statistics(counted, np.stack(own, axis=-1))
+
+
+def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
+    """Return counts of unknown values alone, for initialising a model."""
+    one, offsets = np.zeros(1, np.int32), np.zeros(2, np.int32)
+    blank = ValueStatistics(one, offsets, one, one, one, one, sequences=1, least=1, longest=1)
+    return {feature.name: blank for feature in statistics_features(schema)}
+
+
+def write_statistics(folder: Path, statistics: Statistics) -> None:
+    """Write the files."""
+    for place, (name, counts) in enumerate(statistics.values.items()):
+        target = folder / name
+        target.mkdir(parents=True)
+        arrays = dataclasses.asdict(counts)
+        numbers = {number: arrays.pop(number) for number in _NUMBERS}
+        del arrays["longest"]
+        (target / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+        arrays["offsets"] = arrays["offsets"].astype(np.int64)
+        for array, values in arrays.items():
+            np.save(target / f"{array}.npy", values)
+        np.save(target / "own.npy", np.ascontiguousarray(statistics.own[:, place]))
+
+
+def read_statistics(folder: Path, schema: Schema, examples: int) -> Statistics | None:
+    """Read and check the files; None without a folder. ``examples`` are those of training."""
+    if not folder.exists():
+        return None
+    values, own = {}, []
+    for feature in statistics_features(schema):
+        assert feature.size is not None
+        values[feature.name] = _read(folder / feature.name, feature.size)
+        bits: Check = (lambda part: (part >= 0) & (part < 8), "at least 0 and below 8")
+        own.append(read_array(folder / feature.name / "own.npy", np.int8, examples, bits))
+    return Statistics(values, np.stack(own, axis=-1))
+
+
+def _read(folder: Path, size: int) -> ValueStatistics:
+    numbers = read_json(folder / "counts.json")
+    for name in _NUMBERS:
+        if not isinstance(numbers.get(name), int) or numbers[name] < 0:
+            expected = f"expected {name!r} to be a whole number, found {numbers.get(name)!r}"
+            raise UserError(f"{folder / 'counts.json'}: {expected}")
+    other = read_ids(folder / "other.npy", np.int32, None, size)
+    counted: Check = (lambda part: part >= 0, "a count of 0 or more")
+    rows = {"count": size}
+    rows |= dict.fromkeys(("together", "before", "following"), len(other))
+    arrays: dict[str, Any] = {
+        name: read_array(folder / f"{name}.npy", np.int32, count, counted)
+        for name, count in rows.items()
+    }
+    offsets = read_offsets(folder / "offsets.npy", size, len(other)).astype(np.int32)
+    return ValueStatistics(
+        **arrays,
+        **{name: numbers[name] for name in _NUMBERS},
+        offsets=offsets,
+        other=other,
+        longest=int(np.diff(offsets).max()),
+    )

@@ -1,0 +1,178 @@
+"""Counts of training events as inputs of the click network: how often users chose what together.
+
+Dimensions: B rows, T steps, F inputs, S features with statistics.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from dien_jax.data.counting import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE
+from dien_jax.data.schema import FeatureTables, Schema, ValueStatistics, statistics_features
+from dien_jax.model.embeddings import gather
+
+OF_VALUE = (
+    "popularity",
+    "known",
+    "repeats",
+    "repeat_share",
+    "repeat_recency",
+    "together",
+    "most_together",
+    "before",
+    "cosine",
+    "most_cosine",
+    "recent_cosine",
+    "lift",
+    "most_lift",
+    "recent_lift",
+    "last_lift",
+    "linked_share",
+    "following",
+    "following_last",
+    "following_share",
+    "history_popularity",
+)
+"""Inputs of each feature with statistics; see :func:`_of_value`."""
+
+
+def statistics_names(schema: Schema) -> tuple[str, ...]:
+    """Return the names of the F inputs.
+
+    >>> from dien_jax import open_dataset
+    >>> from dien_jax.model import statistics_names
+    >>> statistics_names(open_dataset("data").schema)[:3]
+    ('length', 'item popularity', 'item known')
+    """
+    features = [feature.name for feature in statistics_features(schema)]
+    return ("length", *(f"{feature} {name}" for feature in features for name in OF_VALUE))
+
+
+def statistics_inputs(
+    schema: Schema,
+    tables: FeatureTables,
+    history: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    candidate: Int[Array, " B"],
+    own: Int[Array, "B S"] | None = None,
+) -> Float[Array, "B F"]:
+    """Return what the counts say of each row's candidate and history.
+
+    ``own`` are the bits of a training example, whose own event and its user's later ones are left
+    out of all counts.
+
+    Raises:
+      ValueError: for tables without statistics.
+    """
+    if not tables.statistics:
+        raise ValueError(
+            "model.statistics needs the counts of training events in the tables: make them with "
+            "feature_tables, or choose ModelConfig(statistics=False)"
+        )
+    of_candidate, of_history = (gather(ids, tables.item, "item") for ids in (candidate, history))
+    columns = [jnp.log1p(lengths.astype(jnp.float32))]
+    for place, feature in enumerate(statistics_features(schema)):
+        name = feature.name
+        bits = jnp.zeros_like(candidate) if own is None else own[:, place].astype(candidate.dtype)
+        values = of_candidate[name], of_history[name]
+        columns += _of_value(tables.statistics[name], *values, lengths, bits)
+    return jnp.stack(columns, axis=-1)
+
+
+def _of_value(
+    statistics: ValueStatistics,
+    candidate: Int[Array, " B"],
+    history: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    own: Int[Array, " B"],
+) -> list[Float[Array, " B"]]:
+    """Return the inputs ``OF_VALUE`` of one feature.
+
+    n(v) are users of a value, n(v, w) users of both. Of the candidate c and the values h of the
+    history: log(1 + n(c)); c is known; log of the number, share and recency of h = c; log of the
+    sum and maximum of n(h, c), and of the sum with h first; sum, maximum and sum by recency of the
+    cosine n(h, c) / sqrt(n(h) n(c)); mean, maximum, mean by recency and last of the lift log(1 + S
+    n(h, c) / (n(h) n(c))); share of h with n(h, c) > 0; log of the sum and last of the users who
+    chose c right after h, and its share of n(h); mean of log(1 + n(h)). Recency is 1 for the last
+    event, 1/2 for the one before and so on.
+    """
+    if not statistics.other.shape[0]:  # a gather needs an entry
+        none = np.zeros(1, np.int32)
+        statistics = replace(statistics, other=none, together=none, before=none, following=none)
+    statistics = jax.tree.map(jnp.asarray, statistics)
+
+    def bit(mask: int) -> Float[Array, " B"]:
+        return ((own & mask) > 0).astype(jnp.float32)
+
+    age = lengths[:, None] - 1 - jnp.arange(history.shape[1], dtype=lengths.dtype)[None, :]
+    live = age >= 0
+    recency = jnp.where(live, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0)
+    length = jnp.maximum(lengths, 1).astype(jnp.float32)
+    total_recency = jnp.maximum(recency.sum(1), 1)
+    is_last = age == 0
+
+    users = statistics.count[candidate].astype(jnp.float32) - bit(OWN_VALUE)
+    users_of = jnp.where(live, statistics.count[history].astype(jnp.float32), 0)
+    same = (live & (history == candidate[:, None]) & (candidate > 0)[:, None]).astype(jnp.float32)
+
+    place, found = _find_pairs(statistics, candidate, history)
+    together = _count(statistics.together, place) - bit(OWN_PAIR)[:, None]
+    found &= live & (together >= statistics.least)
+    together = jnp.where(found, together, 0)
+    before = jnp.where(found, _count(statistics.before, place) - bit(OWN_PAIR)[:, None], 0)
+    own_last = bit(OWN_FOLLOWING)[:, None] * is_last.astype(jnp.float32)
+    following = jnp.where(found, _count(statistics.following, place) - own_last, 0)
+
+    expected = (users_of + 1) * (users + 1)[:, None]
+    cosine = together * jax.lax.rsqrt(expected)
+    lift = jnp.log1p(together * statistics.sequences / expected)
+
+    def last(values: Float[Array, "B T"]) -> Float[Array, " B"]:
+        return jnp.where(is_last, values, 0).sum(1)
+
+    return [
+        jnp.log1p(users),
+        (candidate > 0).astype(jnp.float32),
+        jnp.log1p(same.sum(1)),
+        same.sum(1) / length,
+        (same * recency).max(1, initial=0),
+        jnp.log1p(together.sum(1)),
+        jnp.log1p(together.max(1, initial=0)),
+        jnp.log1p(before.sum(1)),
+        cosine.sum(1),
+        cosine.max(1, initial=0),
+        (cosine * recency).sum(1),
+        lift.sum(1) / length,
+        lift.max(1, initial=0),
+        (lift * recency).sum(1) / total_recency,
+        last(lift),
+        (together > 0).astype(jnp.float32).sum(1) / length,
+        jnp.log1p(following.sum(1)),
+        jnp.log1p(last(following)),
+        last(following) / (last(users_of) + 1),
+        jnp.log1p(users_of).sum(1) / length,
+    ]
+
+
+def _count(counts: Int[Array, " P"], place: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    return counts[place].astype(jnp.float32)
+
+
+def _find_pairs(
+    statistics: ValueStatistics, value: Int[Array, " B"], other: Int[Array, "B T"]
+) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
+    """Return the places of pairs, and whether they exist, by binary search in the value's row."""
+    low = jnp.broadcast_to(statistics.offsets[value][:, None], other.shape)
+    end = jnp.broadcast_to(statistics.offsets[value + 1][:, None], other.shape)
+    last = statistics.other.shape[0] - 1
+    high = end
+    for _ in range(statistics.longest.bit_length()):
+        middle = (low + high) // 2
+        is_below = (low < high) & (statistics.other[jnp.minimum(middle, last)] < other)
+        low = jnp.where(is_below, middle + 1, low)
+        high = jnp.where(is_below, high, middle)
+    place = jnp.minimum(low, last)
+    return place, (low < end) & (statistics.other[place] == other)

@@ -1,0 +1,160 @@
+"""Counts of training events, against a count in plain Python that removes what is later."""
+
+import itertools
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from dien_jax.data import counting
+from dien_jax.data.counting import (
+    OWN_FOLLOWING,
+    OWN_PAIR,
+    OWN_VALUE,
+    TrainingEvents,
+    count_values,
+)
+
+ITEMS = 12
+
+
+def random_events(seed: int, *, targets_in_events: bool = True) -> TrainingEvents:
+    """Events of 15 users with repeats, and examples at some of them, positive and negative."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 9, 15)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    items = rng.integers(0, ITEMS, offsets[-1]).astype(np.int32)
+    rows = []
+    for user, (start, stop) in enumerate(itertools.pairwise(offsets)):
+        if targets_in_events:
+            for place in range(start, stop - rng.integers(0, 2)):
+                if rng.random() < 0.7:
+                    rows.append((user, place, items[place], 1))
+                    rows.append((user, place, rng.integers(0, ITEMS), 0))
+        elif stop > start:
+            rows.append((user, stop, rng.integers(1, ITEMS), 1))
+            rows.append((user, stop, rng.integers(0, ITEMS), 0))
+    sequence, end, item, label = np.array(rows).T
+    return TrainingEvents(items, offsets, sequence, end, item, label)
+
+
+def sequences(events: TrainingEvents, value_of: np.ndarray) -> dict[int, list[tuple[int, int]]]:
+    """The training events of each user, as pairs of position and value."""
+    last = defaultdict(int)
+    for user, end in zip(events.sequence, events.history_end, strict=True):
+        last[user] = max(last[user], end)
+    result = {
+        user: [(p, value_of[events.event_item[p]]) for p in range(events.offsets[user], end)]
+        for user, end in last.items()
+    }
+    for user, end, item, label in zip(*events[2:], strict=True):
+        if label and end == last[user]:
+            result[user].append((end, value_of[item]))
+    return result
+
+
+def brute_counts(histories: dict[int, list[tuple[int, int]]]) -> tuple[dict, dict, dict, dict]:
+    """Users of each value; of each pair; with the first of the pair first; right before."""
+    count, together, before, following = (defaultdict(int) for _ in range(4))
+    for events in histories.values():
+        first = {}
+        for place, (position, value) in enumerate(events):
+            if value and value not in first:
+                first[value] = position, events[place - 1][1] if place else 0
+        for value, (position, previous) in first.items():
+            count[value] += 1
+            if previous:
+                following[previous, value] += 1
+            for other, (earlier, _) in first.items():
+                if other != value:
+                    together[value, other] += 1
+                    before[other, value] += earlier < position
+    return count, together, before, following
+
+
+def looked_up(statistics, value: int, other: int) -> tuple[int, int, int]:
+    row = slice(statistics.offsets[value], statistics.offsets[value + 1])
+    (place,) = np.nonzero(statistics.other[row] == other)
+    if not len(place):
+        return 0, 0, 0
+    columns = (statistics.together, statistics.before, statistics.following)
+    return tuple(int(column[row][place[0]]) for column in columns)
+
+
+@pytest.mark.parametrize("targets_in_events", [True, False])
+@pytest.mark.parametrize("by_category", [False, True])
+def test_counts_are_those_of_plain_python(targets_in_events: bool, by_category: bool) -> None:
+    value_of = np.arange(ITEMS) // 3 if by_category else np.arange(ITEMS)
+    for seed in range(20):
+        events = random_events(seed, targets_in_events=targets_in_events)
+        size = int(value_of.max()) + 1
+        statistics, _ = count_values(events, value_of, size)
+        count, together, before, following = brute_counts(sequences(events, value_of))
+        assert statistics.count.tolist() == [count[value] for value in range(size)]
+        for value in range(size):
+            for other in range(size):
+                expected = together[value, other], before[other, value], following[other, value]
+                assert looked_up(statistics, value, other) == expected
+
+
+@pytest.mark.parametrize("targets_in_events", [True, False])
+@pytest.mark.parametrize("by_category", [False, True])
+def test_own_bits_remove_the_own_event_and_all_later_ones(
+    targets_in_events: bool, by_category: bool
+) -> None:
+    """What is left equals a count of a log in which the user stopped before the example."""
+    value_of = np.arange(ITEMS) // 3 if by_category else np.arange(ITEMS)
+    removed = 0
+    for seed in range(20):
+        events = random_events(seed, targets_in_events=targets_in_events)
+        statistics, own = count_values(events, value_of, int(value_of.max()) + 1)
+        whole = sequences(events, value_of)
+        for (user, end, item, _), bits in zip(zip(*events[2:], strict=True), own, strict=True):
+            past = [(position, value) for position, value in whole[user] if position < end]
+            count, together, before, following = brute_counts(whole | {user: past})
+            candidate, history = value_of[item], [value for _, value in past]
+            assert statistics.count[candidate] - bool(bits & OWN_VALUE) == count[candidate]
+            for value in {*history} - {0, candidate}:
+                total = looked_up(statistics, candidate, value)
+                own_pair = bool(bits & OWN_PAIR)
+                assert total[0] - own_pair == together[candidate, value]
+                assert total[1] - own_pair == before[value, candidate]
+            if history and history[-1] not in (0, candidate):
+                total = looked_up(statistics, candidate, history[-1])[2]
+                left = total - bool(bits & OWN_FOLLOWING)
+                assert left == following[history[-1], candidate]
+            removed += bool(bits)
+    assert removed > 50
+
+
+def test_only_the_first_values_of_a_user_make_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "MAX_DISTINCT", 3)
+    items = np.array([1, 2, 3, 4, 5], np.int32)
+    end = np.arange(1, 5)
+    zeros = np.zeros(4, np.int64)
+    events = TrainingEvents(items, np.array([0, 5]), zeros, end, items[1:], zeros + 1)
+    statistics, own = count_values(events, np.arange(6), 6)
+    assert statistics.count.tolist() == [0, 1, 1, 1, 1, 1]
+    assert looked_up(statistics, 3, 1) == (1, 1, 0)
+    assert looked_up(statistics, 4, 1) == (0, 0, 0)
+    every = OWN_VALUE | OWN_PAIR | OWN_FOLLOWING
+    assert own.tolist() == [every, every, OWN_VALUE, OWN_VALUE]
+
+
+def test_pairs_of_few_users_are_left_out_of_a_long_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = random_events(0)
+    whole, _ = count_values(events, np.arange(ITEMS), ITEMS)
+    monkeypatch.setattr(counting, "MAX_KEPT", len(whole.other) // 2)
+    kept, _ = count_values(events, np.arange(ITEMS), ITEMS)
+    assert kept.least > 1
+    assert len(kept.other) <= len(whole.other) // 2
+    assert sorted(kept.together) == sorted(whole.together[whole.together >= kept.least])
+
+
+def test_small_chunks_give_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = random_events(1)
+    whole, _ = count_values(events, np.arange(ITEMS), ITEMS)
+    monkeypatch.setattr(counting, "CHUNK_PAIRS", 3)
+    parts, _ = count_values(events, np.arange(ITEMS), ITEMS)
+    for name in ("count", "offsets", "other", "together", "before", "following"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

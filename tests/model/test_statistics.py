@@ -1,0 +1,167 @@
+"""Inputs of the click network that are counts of training events."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import small_dataset, tiny_run
+from support.random_model import trained
+
+from dien_jax import Loader, ModelConfig, Ranker, TrainConfig, open_dataset
+from dien_jax.data.counting import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, TrainingEvents, count_values
+from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.model.interest import InterestModel
+from dien_jax.model.statistics import OF_VALUE, statistics_inputs, statistics_names
+from dien_jax.runs.scoring import trained_scores
+
+SCHEMA = Schema((Feature("item", "categorical", 6),), (Feature("user", "categorical", 3),))
+EVENTS = np.array([1, 2, 3, 1, 2, 4, 2, 3], np.int32)
+OFFSETS = np.array([0, 3, 6, 8])
+EXAMPLES = TrainingEvents(
+    EVENTS,
+    OFFSETS,
+    sequence=np.array([0, 1, 2, 2]),
+    history_end=np.array([2, 5, 7, 7]),
+    item=np.array([3, 4, 3, 5]),
+    label=np.array([1, 1, 1, 0]),
+)
+"""Users 1 2 3, 1 2 4 and 2 3; the target is the last event."""
+
+
+def inputs(history: list[int], candidate: int, bits: int = 0) -> dict[str, float]:
+    counts, _ = count_values(EXAMPLES, np.arange(6), 6)
+    row = np.zeros((1, 4), np.int32)
+    row[0, : len(history)] = history
+    values = statistics_inputs(
+        SCHEMA,
+        FeatureTables({}, {}, {"item": counts}),
+        jnp.asarray(row),
+        jnp.array([len(history)], jnp.int32),
+        jnp.array([candidate], jnp.int32),
+        jnp.array([[bits]], jnp.int8),
+    )
+    return dict(zip(statistics_names(SCHEMA), np.asarray(values)[0].tolist(), strict=True))
+
+
+def test_inputs_are_what_their_names_say() -> None:
+    found = inputs([1, 2], 3)
+    cosines = [1 / np.sqrt(3 * 3), 2 / np.sqrt(4 * 3)]  # of 1 and 3, 2 and 3; counts plus 1
+    lifts = [np.log1p(1 * 3 / (3 * 3)), np.log1p(2 * 3 / (4 * 3))]
+    expected = {
+        "length": np.log1p(2),
+        "item popularity": np.log1p(2),
+        "item known": 1,
+        "item repeats": 0,
+        "item repeat_share": 0,
+        "item repeat_recency": 0,
+        "item together": np.log1p(3),
+        "item most_together": np.log1p(2),
+        "item before": np.log1p(3),
+        "item cosine": sum(cosines),
+        "item most_cosine": cosines[1],
+        "item recent_cosine": cosines[0] / 2 + cosines[1],
+        "item lift": sum(lifts) / 2,
+        "item most_lift": max(lifts),
+        "item recent_lift": (lifts[0] / 2 + lifts[1]) / 1.5,
+        "item last_lift": lifts[1],
+        "item linked_share": 1,
+        "item following": np.log1p(2),
+        "item following_last": np.log1p(2),
+        "item following_share": 2 / 4,
+        "item history_popularity": (np.log1p(2) + np.log1p(3)) / 2,
+    }
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_own_event_is_left_out() -> None:
+    """The training example of the first user sees the log without that user's last event."""
+    found = inputs([1, 2], 3, OWN_VALUE | OWN_PAIR | OWN_FOLLOWING)
+    assert found["item popularity"] == pytest.approx(np.log1p(1))
+    assert found["item together"] == pytest.approx(np.log1p(1))  # 2 and 3, of the third user
+    assert found["item before"] == pytest.approx(np.log1p(1))
+    assert found["item following_last"] == pytest.approx(np.log1p(1))
+
+
+def test_repeats_and_unknown_values() -> None:
+    found = inputs([2, 1, 2], 2)
+    assert found["item repeats"] == pytest.approx(np.log1p(2))
+    assert found["item repeat_recency"] == 1
+    unknown = inputs([0, 1, 0], 0)
+    zeros = [name for name in OF_VALUE if name != "history_popularity"]
+    assert [unknown[f"item {name}"] for name in zeros] == [0] * len(zeros)
+
+
+def test_an_empty_history_and_a_log_without_pairs_have_finite_inputs() -> None:
+    assert np.isfinite(list(inputs([], 3).values())).all()
+    alone = TrainingEvents(
+        EVENTS[:1], np.array([0, 1]), *([np.array([0])] * 2), EVENTS[:1], EVENTS[:1]
+    )
+    counts, _ = count_values(alone, np.arange(6), 6)
+    tables = FeatureTables({}, {}, {"item": counts})
+    first = jnp.ones(1, jnp.int32)
+    assert np.isfinite(statistics_inputs(SCHEMA, tables, first[:, None], first, first)).all()
+
+
+def test_padding_changes_nothing() -> None:
+    counts, _ = count_values(EXAMPLES, np.arange(6), 6)
+    tables = FeatureTables({}, {}, {"item": counts})
+    lengths, candidate = jnp.array([2], jnp.int32), jnp.array([3], jnp.int32)
+    short, long = (
+        statistics_inputs(SCHEMA, tables, jnp.array([row], jnp.int32), lengths, candidate)
+        for row in ([1, 2], [1, 2, 4, 4, 0])
+    )
+    np.testing.assert_allclose(short, long, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+def test_stored_counts_are_those_of_the_folder(data: Path) -> None:
+    stored = open_dataset(data)
+    assert stored.stored_statistics is not None
+    computed = dataclasses.replace(stored, stored_statistics=None).statistics
+    np.testing.assert_array_equal(stored.statistics.own, computed.own)
+    for name, counts in computed.values.items():
+        jax.tree.map(np.testing.assert_array_equal, stored.statistics.values[name], counts)
+
+
+def test_only_training_batches_have_own_bits(data: Path) -> None:
+    dataset = open_dataset(data)
+    train = Loader(dataset, "train", TrainConfig(batch_size=4), statistics=True)
+    indices = train.example_indices(0, 0)
+    own = train.batch(0, 0).own
+    np.testing.assert_array_equal(own[: len(indices)], dataset.statistics.own[indices])
+    assert own.any()
+    for split in ("valid", "test"):
+        held_out = Loader(dataset, split, TrainConfig(batch_size=4), statistics=True)
+        assert held_out.batch(0, 0).own is None
+
+
+def test_ranking_reads_the_same_counts(data: Path) -> None:
+    model = trained(data, "din")
+    without = trained(data, "din", statistics=False)
+    assert model.params["mlp"]["layer_0"]["kernel"].shape[0] - without.params["mlp"]["layer_0"][
+        "kernel"
+    ].shape[0] == len(statistics_names(model.dataset.schema))
+    dataset, scores = model.dataset, trained_scores(model, "test")
+    test, items = dataset.splits["test"], dataset.vocabulary("item")
+    ranker = Ranker(model)
+    for row in range(5):
+        start, end = dataset.event_offsets[test.sequence[row]], test.history_end[row]
+        history = [items[item] for item in dataset.event_item[start:end]]
+        user = dataset.vocabulary("user")[test.user[row]]
+        ranking = ranker.rank(history, [items[test.item[row]]], user)
+        np.testing.assert_allclose(ranking.scores[0], scores[row], atol=1e-6)
+
+
+def test_a_model_with_statistics_refuses_tables_without(tmp_path: Path) -> None:
+    dataset = open_dataset(small_dataset.write(tmp_path / "small"))
+    loader = Loader(dataset, "train", TrainConfig(batch_size=4))
+    model = InterestModel(ModelConfig(), dataset.schema)
+    with pytest.raises(ValueError, match="feature_tables, or choose ModelConfig"):
+        model.init(jax.random.key(0), loader.batch(0, 0), dataset.feature_tables())
