@@ -59,7 +59,7 @@ CONFIG = Config(
         dropout=0.0,
     ),
     optim=OptimConfig(learning_rate=0.05, embedding_learning_rate=0.1),
-    train=TrainConfig(unknown_users=0.0),
+    train=TrainConfig(unknown_users=0.0, unknown_items=0.0),
 )
 LAZY = ("lazy_adam", "rowwise_adagrad")
 step_of = functools.cache(lambda config: make_train_step(config, SCHEMA, 10))

@@ -28,7 +28,9 @@ MODEL = ModelConfig(
 
 
 CONFIG = Config(
-    model=MODEL, optim=OptimConfig(learning_rate=0.01), train=TrainConfig(unknown_users=0.0)
+    model=MODEL,
+    optim=OptimConfig(learning_rate=0.01),
+    train=TrainConfig(unknown_users=0.0, unknown_items=0.0),
 )
 
 
