@@ -1,4 +1,4 @@
-"""The command line ``python -m dien_jax.compare``: compare runs with each other.
+"""The command line ``python -m dien_jax.compare``: compare runs with each other and baselines.
 
     python -m dien_jax.compare RUN RUN ... [--split test] [--out FOLDER] [--data DIR]
 
@@ -24,7 +24,8 @@ class Arguments:
     """Compare runs: metrics, settings that differ, and differences to the first with intervals."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders of dien_jax.train. The others are compared with the first."""
+    """Run folders of dien_jax.train, and folders in the --out of dien_jax.baselines. The others are
+    compared with the first."""
     split: Literal["test", "valid"] = "test"
     """Split whose examples the differences are computed on."""
     out: Path | None = None

@@ -11,6 +11,7 @@ output carries the result. For the exit status see :func:`run_command`.
 
 import argparse
 import functools
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConf
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.command import run_command, stop_signals
+from dien_jax.utils.console import say
 
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
@@ -139,11 +141,19 @@ def _table(result: "RunResult") -> str:
     return "\n".join(lines)
 
 
+def show(arguments: Arguments) -> None:
+    """Train, print the table, and name the command that gives others to compare with."""
+    result = run(arguments)
+    print(_table(result), flush=True)
+    command = shlex.join(["python", "-m", "dien_jax.baselines", result.data])
+    say(f"compare with simple models: {command} --out baselines")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     return run_command(
         lambda: parse(sys.argv[1:] if argv is None else argv),
-        lambda arguments: print(_table(run(arguments))),
+        show,
     )
 
 

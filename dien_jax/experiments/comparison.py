@@ -12,10 +12,11 @@ from dien_jax.config.preset_files import WARM_START, flat_settings
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError, writing
-from dien_jax.experiments.result_tables import mean_and_deviation
+from dien_jax.experiments.result_tables import aligned, mean_and_deviation, metric_headers
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS, SELECTION
-from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE
+from dien_jax.runs.baseline import BaselineRun, read_scores, stored_scores
+from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE, Run
 from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
 from dien_jax.utils.console import say, stage
@@ -38,7 +39,7 @@ def compare_runs(
     """Compare runs with the first of them.
 
     Args:
-      folders: run folders.
+      folders: folders of runs and of baselines, see :func:`run_baselines`.
       split: ``"test"`` or ``"valid"``, the examples that differences are computed on.
       out: folder to create for the curves, ``compare.png``, and for the scores of the runs, which
         are then computed once.
@@ -99,15 +100,8 @@ def _comparable(runs: Sequence[RunSummary]) -> list[RunSummary]:
     return [run for run in others if run.result is not None and run.run.data_digest == digest]
 
 
-def _metric_headers(*columns: str) -> list[list[str]]:
-    """Return both header rows of the given columns and every metric of both splits."""
-    gap = [""] * (len(METRICS) - 1)
-    labels = [metric.label for metric in METRICS.values()]
-    return [[*[""] * len(columns), "validation", *gap, "test", *gap], [*columns, *labels, *labels]]
-
-
 def _run_table(runs: Sequence[RunSummary]) -> str:
-    upper, lower = _metric_headers("run", "preset", "data", "seed", "best step")
+    upper, lower = metric_headers("run", "preset", "data", "seed", "best step")
     rows = [[*upper, ""], [*lower, "examples/s"]]
     for run in runs:
         cells = [run.name + ("" if run.result else " (unfinished)"), run.run.preset]
@@ -116,25 +110,29 @@ def _run_table(runs: Sequence[RunSummary]) -> str:
         metrics = [run.metrics(split) or {} for split in ("valid", "test")]
         cells += [m.text(values, absent=_ABSENT) for values in metrics for m in METRICS.values()]
         rows.append([*cells, f"{run.speed:,.0f}" if run.speed else _ABSENT])
-    return _aligned(rows, left=3)
+    return aligned(rows, left=3)
 
 
 def _seed_table(groups: Sequence[SeedGroup]) -> str:
-    rows = _metric_headers("runs", "seeds")
+    rows = metric_headers("runs", "seeds")
     for group in groups:
         rows.append([group.name, str(len(group.finished))])
         for split, name in itertools.product(("valid", "test"), METRICS):
             values = list(group.by_seed(split, name).values())
             complete = len(values) == len(group.finished)
             rows[-1].append(mean_and_deviation(values) if complete else _ABSENT)
-    return _aligned(rows, left=1)
+    return aligned(rows, left=1)
 
 
 def _settings_table(groups: Sequence[SeedGroup]) -> str:
-    runs = [group.members[0].run for group in groups]
+    groups = [group for group in groups if isinstance(group.members[0].run, Run)]
     settings = [
-        flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")} for run in runs
+        flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")}
+        for group in groups
+        if isinstance(run := group.members[0].run, Run)
     ]
+    if not settings:
+        return ""
     columns = {name: [values[name] for values in settings] for name in settings[0]}
     rows = [
         [name, *map(_setting, values)]
@@ -143,7 +141,7 @@ def _settings_table(groups: Sequence[SeedGroup]) -> str:
     ]
     if not rows:
         return "all settings are the same" if len(groups[0].members) + len(groups) > 2 else ""
-    return _aligned([["settings that differ", *(group.name for group in groups)], *rows], left=1)
+    return aligned([["settings that differ", *(group.name for group in groups)], *rows], left=1)
 
 
 def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
@@ -162,7 +160,7 @@ def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
     if not rows:
         return ""
     title = f"{split}, mean difference to {first.name} over seeds"
-    return _aligned([[title, "", "seeds", "difference", "95% (t)", "p"], *rows], left=2)
+    return aligned([[title, "", "seeds", "difference", "95% (t)", "p"], *rows], left=2)
 
 
 def _pair_table(
@@ -192,13 +190,15 @@ def _pair_table(
                 cells = [*_cells(difference)[:2], *(_cells(exact)[1:] if exact else ("", ""))]
             rows.append([run.name, metric.label, *cells])
     return (
-        f"{_aligned(rows, left=2)}\n{len(labels):,} examples of {len(np.unique(users)):,} users, "
+        f"{aligned(rows, left=2)}\n{len(labels):,} examples of {len(np.unique(users)):,} users, "
         f"who are resampled {RESAMPLES:,} times; DeLong takes examples as independent"
     )
 
 
 def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> np.ndarray:
     """Return the scores of a split; read and write them in the ``out`` folder if there is one."""
+    if isinstance(run.run, BaselineRun):
+        return stored_scores(run.folder, dataset, split)
     if out is None:
         return score_split(run.folder, split, data=dataset).scores
     digest = hashlib.sha256(str(run.folder.resolve()).encode())
@@ -206,13 +206,7 @@ def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> 
         digest.update((run.folder / name).read_bytes())
     file = out / f"predictions-{split}-{run.name.replace('/', '-')}-{digest.hexdigest()[:12]}.npy"
     if file.exists():
-        try:
-            scores = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{file} cannot be read; remove it: {error}") from error
-        if scores.shape != dataset.splits[split].label.shape:
-            raise UserError(f"{file} has {scores.shape} scores, of other data; remove it")
-        return scores
+        return read_scores(file, dataset, split)
     scores = score_split(run.folder, split, data=dataset).scores
     with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
         np.save(stream, scores)
@@ -232,15 +226,6 @@ def _cells(difference: Difference) -> tuple[str, str, str]:
     value, _, low, high, p = difference
     p_text = "" if p is None else "< .0001" if p < 1e-4 else f"{p:.4f}"
     return f"{value:+.4f}", f"{low:+.4f} to {high:+.4f}", p_text
-
-
-def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """Align columns: the first ``left`` flush left, the others flush right."""
-    columns = []
-    for number, column in enumerate(zip(*rows, strict=True)):
-        width, adjust = max(map(len, column)), str.ljust if number < left else str.rjust
-        columns.append([adjust(cell, width) for cell in column])
-    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
 def _draw_curves(groups: Sequence[SeedGroup], folder: Path) -> Path | None:

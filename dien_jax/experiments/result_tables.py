@@ -228,3 +228,19 @@ def _draw(file: Path, name: str, table: Table, lines: Sequence[Line]) -> None:
     dashed = f"; dashed: means of {' and '.join(table.baselines)}" if table.baselines else ""
     figure.suptitle(f"{name}: each run, mean and deviation{dashed}", parse_math=False)
     save_picture(figure, file)
+
+
+def metric_headers(*columns: str) -> list[list[str]]:
+    """Return both header rows of the given columns and every metric of both splits."""
+    gap = [""] * (len(METRICS) - 1)
+    labels = [metric.label for metric in METRICS.values()]
+    return [[*[""] * len(columns), "validation", *gap, "test", *gap], [*columns, *labels, *labels]]
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Align columns: the first ``left`` flush left, the others flush right."""
+    columns = []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        width, adjust = max(map(len, column)), str.ljust if number < left else str.rjust
+        columns.append([adjust(cell, width) for cell in column])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))

@@ -19,6 +19,7 @@ from dien_jax.inspection.report_figures import FEWEST, auc_by_part, image, relia
 from dien_jax.inspection.report_page import article, page, paragraph, table
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, example_losses
+from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import SplitScores, score_split, trained_scores
 from dien_jax.runs.summary import RunSummary, load_summaries
 from dien_jax.runs.trained import TrainedModel, load_run
@@ -71,12 +72,12 @@ def write_report(
         command = f"python -m dien_jax.explain {shlex.join(flags)}"
         examples = _example_sections(trained, split, scored, command)
     sections = [
-        ("Run", _run_section(summary, dataset)),
+        ("Run", _run_section(summary, trained.run, dataset)),
         ("Curves", _curves_section(summary)),
         ("Calibration", _calibration_section(scored, split)),
         *_part_sections(trained, split, scored),
         *examples,
-        ("Settings", _settings_section(summary)),
+        ("Settings", _settings_section(trained.run)),
     ]
     subtitle = f"{split} split of {dataset.path}, {len(scored.labels):,} examples"
     with writing(file), atomic_file(file) as stream:
@@ -88,8 +89,8 @@ def _number(value: float | None, undefined: str = _ABSENT) -> str:
     return undefined if value is None else f"{value:.4f}"
 
 
-def _run_section(summary: RunSummary, dataset: Dataset) -> str:
-    run, result = summary.run, summary.result
+def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
+    result = summary.result
     facts = {
         "preset": run.preset,
         "data": str(dataset.path),
@@ -249,11 +250,11 @@ def _slowest(inspector: Inspector, command: str) -> str:
     return _examples(inspector, "train", numbers[rows].tolist(), scores[rows], title, command)
 
 
-def _settings_section(summary: RunSummary) -> str:
-    defaults = flat_settings(preset(summary.run.preset))
+def _settings_section(run: Run) -> str:
+    defaults = flat_settings(preset(run.preset))
     rows = [
         [name, _setting(value), "" if value == defaults[name] else _setting(defaults[name])]
-        for name, value in flat_settings(summary.run.config).items()
+        for name, value in flat_settings(run.config).items()
     ]
     header = ["setting", "value", "preset's value, if different"]
     return table(header, rows, "All settings", left=3)

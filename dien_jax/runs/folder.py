@@ -99,13 +99,13 @@ class Run:
         values = read_json(file)
         types = {"preset": str, "seed": int, "data": str, "data_digest": str, "schema": dict,
                  "versions": dict}  # fmt: skip
-        _check_types(file, values, types)
+        check_types(file, values, types)
         known = {name: values.pop(name) for name in types}
         origin = known[WARM_START] = values.pop(WARM_START, None)
         if origin is not None:
             if not isinstance(origin, dict):
                 raise UserError(f"{file}: expected {WARM_START!r} to be an object, found {origin}")
-            _check_types(f"{file}, {WARM_START}", origin, {"run": str, "step": int})
+            check_types(f"{file}, {WARM_START}", origin, {"run": str, "step": int})
         complete_earlier(values)
         try:
             return cls(**known, config=Config.from_dict(values))
@@ -157,7 +157,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _check_types(source: Path | str, values: dict[str, Any], types: dict[str, type]) -> None:
+def check_types(source: Path | str, values: dict[str, Any], types: dict[str, type]) -> None:
+    """Refuse the values of a file that lack a name or have another type; ``source`` names it."""
     for name, kind in types.items():
         value = values.get(name)
         if not isinstance(value, kind):

@@ -8,13 +8,14 @@ from typing import Any
 
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import selection_score
+from dien_jax.runs.baseline import BaselineRun, is_baseline
 from dien_jax.runs.evaluations import read_evaluations
 from dien_jax.runs.folder import Run, read_result
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The files of one run, without its checkpoints.
+    """The files of one run, without its checkpoints, or of a baseline.
 
     ``name`` is the end of its path that distinguishes it from other runs. ``evaluations`` is the
     content of ``metrics.jsonl``, ``result`` that of ``result.json``; None for an unfinished run.
@@ -22,7 +23,7 @@ class RunSummary:
 
     name: str
     folder: Path
-    run: Run
+    run: Run | BaselineRun
     evaluations: list[dict[str, Any]]
     result: dict[str, Any] | None
 
@@ -82,7 +83,10 @@ class SeedGroup:
 
 
 def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
-    """Read run folders; a folder that is no run, is damaged or is given twice is a UserError."""
+    """Read folders of runs and of baselines.
+
+    A folder that is neither, is damaged or is given twice is a ``UserError``.
+    """
     resolved = [folder.resolve() for folder in folders]
     for number, path in enumerate(resolved):
         if path in resolved[:number]:
@@ -92,9 +96,13 @@ def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
         parts += 1
     names = ["/".join(path.parts[-parts:]) for path in resolved]
     return [
-        RunSummary(name, folder, Run.load(folder), read_evaluations(folder), read_result(folder))
+        RunSummary(name, folder, _load(folder), read_evaluations(folder), read_result(folder))
         for name, folder in zip(names, folders, strict=True)
     ]
+
+
+def _load(folder: Path) -> Run | BaselineRun:
+    return BaselineRun.load(folder) if is_baseline(folder) else Run.load(folder)
 
 
 def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:
@@ -102,7 +110,8 @@ def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:
     members: dict[tuple[Any, str, str], list[RunSummary]] = {}
     for summary in runs:
         run = summary.run
-        members.setdefault((run.config, run.data_digest, str(run.warm_start)), []).append(summary)
+        settings = run.config if isinstance(run, Run) else (run.preset, str(run.settings))
+        members.setdefault((settings, run.data_digest, str(run.warm_start)), []).append(summary)
     groups = []
     for group in members.values():
         name = group[0].name

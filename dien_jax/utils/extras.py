@@ -5,6 +5,7 @@ import importlib
 from dien_jax.errors import UserError
 
 EXTRAS = {
+    "baselines": ("lightgbm",),
     "data": ("ibis", "duckdb", "pyarrow"),
     "export": ("flatbuffers",),
     "onnx": ("jax2onnx", "onnxruntime"),

@@ -125,7 +125,8 @@ def test_console_says_what_it_does_first_and_where_results_are_last(finished, da
     assert lines[0].startswith(f"train preset dien on {data}: 64 training, 24 validation and 20")
     assert "parameters on cpu" in lines[1]
     assert str(finished.folder) in lines[1]
-    assert str(finished.folder) in lines[-1]
+    assert str(finished.folder) in lines[-2]
+    assert lines[-1].startswith("compare with simple models: python -m dien_jax.baselines ")
 
 
 def test_output_compares_the_test_set_with_popularity(finished, data):

@@ -1,0 +1,46 @@
+"""The command line ``python -m dien_jax.baselines``: simple models to compare with.
+
+    python -m dien_jax.baselines DATA [--out DIR]
+
+Standard output has a table: popularity, the match of attributes, co-occurrence, a logistic
+regression and boosted trees. ``--out`` keeps their scores, one folder for each model, and
+``python -m dien_jax.compare RUN DIR/logistic-regression`` gives the difference with intervals.
+Exit status: 0, or 2 for a mistake in flags or files.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from dien_jax.experiments.baselines import baseline_table, run_baselines
+from dien_jax.utils.command import run_command
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train and score simple models on a dataset folder, to compare runs with."""
+
+    data: tyro.conf.Positional[Path]
+    """Dataset folder, made by dien_jax.prepare."""
+    out: Path | None = None
+    """Folder to create for the scores of the models, one folder each, which dien_jax.compare takes
+    like runs."""
+
+
+def baselines(arguments: Arguments) -> None:
+    """Print the table of all models."""
+    print(baseline_table(run_baselines(**vars(arguments))))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(
+        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.baselines"), baselines
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

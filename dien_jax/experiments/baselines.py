@@ -1,0 +1,177 @@
+"""Baselines: simple models on a dataset folder, trained, scored and stored for comparison.
+
+OUT/<baseline>/    one folder each, see :mod:`dien_jax.runs.baseline`
+"""
+
+import importlib.metadata
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.errors import UserError, writing
+from dien_jax.experiments.baseline_inputs import BaselineInputs
+from dien_jax.experiments.baseline_models import (
+    SEED,
+    SINGLE,
+    Baseline,
+    fit_logistic,
+    fit_single,
+    fit_trees,
+)
+from dien_jax.experiments.result_tables import aligned, folder_of, metric_headers
+from dien_jax.metrics.scores import METRICS
+from dien_jax.runs.baseline import BaselineRun
+from dien_jax.runs.folder import versions
+from dien_jax.runs.scoring import measure
+from dien_jax.utils.console import say, stage
+from dien_jax.utils.extras import require
+
+MAX_ROWS = 1 << 20
+"""Training examples, and validation examples for choices, in memory; more are a random sample."""
+HELD_OUT = ("valid", "test")
+_PACKAGES = ("scipy", "lightgbm")
+
+
+class BaselineResult(NamedTuple):
+    """A baseline and its metrics.
+
+    Attributes:
+      name: the baseline.
+      settings: what its fit and the validation split chose, by name.
+      valid, test: metrics by name; None where undefined.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    valid: dict[str, Any]
+    test: dict[str, Any]
+
+
+def run_baselines(data: str | Path, out: str | Path | None = None) -> list[BaselineResult]:
+    """Fit simple models on the training split, and score validation and test.
+
+    Popularity, the match of attributes and co-occurrence rank by one column, whose sign and scale
+    are a logistic regression's on training examples. A logistic regression and boosted trees have
+    all columns of :class:`~dien_jax.experiments.baseline_inputs.BaselineInputs`. What a fit leaves
+    open is chosen on the validation split, and the test split is scored once.
+
+    Args:
+      data: dataset folder.
+      out: folder to create, with one folder for each baseline, which :func:`compare_runs` reads.
+
+    Raises:
+      UserError: for data that no model can be fitted to, an ``out`` that is not empty, and
+        packages that are not installed.
+
+    >>> from dien_jax.experiments import run_baselines
+    >>> [result.name for result in run_baselines("data", out="baselines")][:2]
+    ['popularity', 'attribute match']
+    """
+    require("baselines", "python -m dien_jax.baselines")
+    dataset = open_dataset(data)
+    _check_examples(dataset)
+    if out is not None:
+        out = Path(out)
+        with writing(out, "--out"):
+            out.mkdir(parents=True, exist_ok=True)
+            if any(out.iterdir()):
+                raise UserError(f"--out {out} is not empty; choose another folder")
+    start = time.perf_counter()
+    inputs = BaselineInputs(dataset)
+    models = _fit(inputs)
+    sizes = {split: len(dataset.splits[split].label) for split in HELD_OUT}
+    scores = {split: _scores(inputs, models, sizes[split], split) for split in HELD_OUT}
+    results = []
+    for name, model in models.items():
+        of_model = {split: scores[split][name] for split in HELD_OUT}
+        metrics = {split: measure(dataset, split, of_model[split]) for split in HELD_OUT}
+        results.append(BaselineResult(name, model.settings, **metrics))
+        if out is not None:
+            _save(out / folder_of(name), dataset, results[-1], of_model)
+    say(f"baselines took {time.perf_counter() - start:.0f} s")
+    return results
+
+
+def baseline_table(results: list[BaselineResult]) -> str:
+    """Return results as a table: metrics of validation and test, and what was chosen.
+
+    >>> from dien_jax.experiments import baseline_table
+    >>> baseline_table([]).split()[:2]
+    ['validation', 'test']
+    """
+    upper, lower = metric_headers("baseline", "chosen")
+    rows = [upper, lower]
+    for result in results:
+        cells = [m.text(s) for s in (result.valid, result.test) for m in METRICS.values()]
+        rows.append([result.name, _text(result.settings), *cells])
+    return aligned(rows, left=2)
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    texts = {n: v if isinstance(v, str) else f"{v:.4g}" for n, v in settings.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def _check_examples(dataset: Dataset) -> None:
+    labels = np.unique(dataset.splits["train"].label)
+    if len(labels) < 2:
+        found = f"label {labels[0]} only" if len(labels) else "no examples"
+        raise UserError(
+            f"{dataset.path}: expected training examples of both labels to fit baselines to, "
+            f"found {found}"
+        )
+    if not len(dataset.splits["valid"].label):
+        raise UserError(f"{dataset.path} has no valid examples to choose settings by")
+
+
+def _fit(inputs: BaselineInputs) -> dict[str, Baseline]:
+    """Return the fitted baselines by name."""
+    train, valid = (inputs.read(split, MAX_ROWS) for split in ("train", "valid"))
+    models = {}
+    for name, column in SINGLE.items():
+        if column in inputs.names:
+            models[name] = fit_single(inputs.names.index(column), train)
+        else:
+            say(f"no {name}: items have no categorical or multi-valued feature")
+    with stage("logistic regression") as current:
+        models["logistic regression"] = fit_logistic(train, valid, current)
+    with stage("boosted trees") as current:
+        models["boosted trees"] = fit_trees(inputs, train, valid, current)
+    return models
+
+
+def _scores(
+    inputs: BaselineInputs, models: Mapping[str, Baseline], examples: int, split: str
+) -> dict[str, np.ndarray]:
+    """Return click probabilities of all examples of a split, float32 ``[n]``, by baseline."""
+    scores = {name: np.empty(examples, np.float32) for name in models}
+    done = 0
+    with stage(f"scoring {examples:,} {split} examples") as current:
+        for rows, part in inputs.stream(split):
+            for name, model in models.items():
+                scores[name][rows] = model.predict(part)
+            done += len(rows)
+            current.share = done / examples
+    return scores
+
+
+def _save(
+    folder: Path, dataset: Dataset, result: BaselineResult, scores: dict[str, np.ndarray]
+) -> None:
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    run = BaselineRun(
+        preset=result.name,
+        seed=SEED,
+        data=str(dataset.path.absolute()),
+        data_digest=data_digest(dataset),
+        settings=result.settings,
+        versions=versions() | packages,
+    )
+    metrics = {split: getattr(result, split) for split in HELD_OUT}
+    shared = {"best_step": 0, "train_examples_per_second": None}
+    about = {"preset": run.preset, "data": run.data, "seed": run.seed, "settings": run.settings}
+    run.save(folder, about | shared | metrics | {"versions": run.versions}, scores)
