@@ -114,7 +114,9 @@ def test_metric_added_to_the_table_is_trained_and_compared_with(runs, tmp_path, 
     value = f"{result['test']['brier']:.4f}"
     assert "Brier" in output_of_training.out
     assert value in output_of_training.out
-    assert f"validation Brier {result['valid']['brier']:.4f}" in output_of_training.err
+    [evaluation] = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    before_calibration = evaluation["valid"]["brier"]
+    assert f"validation Brier {before_calibration:.4f}" in output_of_training.err
     shown, _ = output([runs / "0.02-0", folder], capfd)
     assert line(shown[: shown.index("\n\n")], "added ")[4 + 2 * len(METRICS)] == value
     [row] = [each.split() for each in shown.splitlines() if each.split()[1:2] == ["Brier"]]
