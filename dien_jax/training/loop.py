@@ -113,7 +113,7 @@ class Trainer:
                 f"{loader.cut_histories:,} of {loader.num_examples:,} training examples have more "
                 f"than train.max_history {longest} behaviours; only the latest {longest} are read"
             )
-        return [*lines, f"compiling a train step for histories padded to {lengths}: takes a while"]
+        return [*lines, f"compiling the train step for padded lengths {lengths} takes a while"]
 
     def start_from(self, state: TrainState) -> None:
         """Replace the fresh state by one of the same shapes, and save it as step 0."""
