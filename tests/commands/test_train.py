@@ -93,13 +93,9 @@ def test_best_checkpoint_is_that_of_the_best_evaluation(finished):
     assert [record["step"] for record in records] == [4, 8, 12]
     best = max(records, key=lambda record: record["valid"]["auc"])
     assert finished.result["best_step"] == best["step"]
-    result, evaluated = finished.result["valid"], best["valid"]
     calibrated = {name for name, metric in METRICS.items() if metric.needs_probabilities}
-    calibrated.add("accuracy")
-    assert result.keys() == evaluated.keys()
-    assert {name: result[name] for name in result.keys() - calibrated} == {
-        name: evaluated[name] for name in evaluated.keys() - calibrated
-    }
+    kept = best["valid"].keys() - calibrated - {"accuracy"}
+    assert all(finished.result["valid"][name] == best["valid"][name] for name in kept)
 
 
 def test_training_metrics_are_means_over_all_examples_since_the_last_evaluation(
@@ -350,12 +346,10 @@ class FakeTrainer:
     """A run that is over at once."""
 
     steps_per_epoch = total_steps = 1
+    notes = staticmethod(list)
 
     def __init__(self, *arguments):
         self.progress, self.state = loop.Progress(), TrainState({}, {}, {}, None, None)
-
-    def notes(self):
-        return []
 
     def run(self, reporter):
         metrics = dict.fromkeys(METRICS) | {"auc": 0.75, "logloss": 0.5, "examples": 1}
