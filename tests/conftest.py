@@ -48,9 +48,16 @@ FAST = (
 """Folders and files whose tests are marked ``fast``."""
 SLOWER = (
     "tests/preparation/test_alimama.py",
+    "tests/preparation/test_amazon.py",
+    "tests/preparation/test_examples.py",
+    "tests/preparation/test_extend.py",
     "tests/preparation/test_impressions.py::test_no_row_sees_its_own_request_or_later",
     "tests/preparation/test_interactions.py::test_no_example_sees_a_later_event_whatever_the_log",
+    "tests/preparation/test_interactions_refusals.py",
+    "tests/preparation/test_noise.py",
+    "tests/preparation/test_separators.py",
     "tests/preparation/test_synthetic.py::test_processes_that_need_the_built_in_data_at_once",
+    "tests/preparation/test_training_values.py",
 )
 """Tests among them that are not marked: each takes seconds, by several processes or databases."""
 
