@@ -22,7 +22,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import UNKNOWN, Feature, FeatureTables, FeatureValues, MultiValued, Schema
 from dien_jax.model.embeddings import gather
-from dien_jax.model.statistics import statistics_inputs, statistics_names
+from dien_jax.model.statistics import recency_of, statistics_inputs, statistics_names
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
 
@@ -196,8 +196,7 @@ def _match(
     values that event t has, and r_t is 1 for the last event, 1/2 for the one before and so on.
     Unknown values match nothing; without a history the result is 0.
     """
-    age = lengths[:, None] - 1 - jnp.arange(history.shape[1], dtype=lengths.dtype)[None, :]
-    weight = jnp.where(age >= 0, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0)
+    _, weight = recency_of(lengths, history.shape[1])
     total = jnp.maximum(weight.sum(1), 1)
     of_candidate, of_history = (gather(ids, tables.item, "item") for ids in (candidate, history))
     shares = []

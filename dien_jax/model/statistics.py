@@ -83,6 +83,17 @@ def statistics_inputs(
     return jnp.stack(columns, axis=-1)
 
 
+def recency_of(
+    lengths: Int[Array, " B"], steps: Any
+) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
+    """Return the age of each event, 0 for the last and below 0 for padding, and its recency.
+
+    Recency is 1 for the last event, 1/2 for the one before and so on, and 0 for padding.
+    """
+    age = lengths[:, None] - 1 - jnp.arange(steps, dtype=lengths.dtype)[None, :]
+    return age, jnp.where(age >= 0, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0)
+
+
 def _of_value(
     statistics: ValueStatistics,
     candidate: Int[Array, " B"],
@@ -108,9 +119,8 @@ def _of_value(
     def bit(mask: int) -> Float[Array, " B"]:
         return ((own & mask) > 0).astype(jnp.float32)
 
-    age = lengths[:, None] - 1 - jnp.arange(history.shape[1], dtype=lengths.dtype)[None, :]
+    age, recency = recency_of(lengths, history.shape[1])
     live = age >= 0
-    recency = jnp.where(live, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0)
     length = jnp.maximum(lengths, 1).astype(jnp.float32)
     total_recency = jnp.maximum(recency.sum(1), 1)
     is_last = age == 0
