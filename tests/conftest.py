@@ -4,6 +4,7 @@ Programs are compiled once a session, whichever test and process asks for them a
 rather than well where only behaviour is tested. Tests marked ``fast`` must not compile at all.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -21,15 +22,17 @@ if IS_OWNER:  # other processes of the session inherit it
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
 if version("jax").split(".")[:2] == ["0", "10"]:  # the last for Python 3.11
     # XLA's newer way to emit fusions takes most of the time of a compilation; later JAX has no
     # such flag.
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 import jax  # noqa: E402
 import jax.monitoring  # noqa: E402
 import pytest  # noqa: E402
+from support import tiny_run  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -82,6 +85,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("fast")
 
 
+def pytest_collection_finish() -> None:
+    """Collect garbage more seldom, and not among modules: tracing makes many small objects."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 def pytest_unconfigure() -> None:
     """Remove the compiled programs."""
     if IS_OWNER:
@@ -108,3 +117,9 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", True)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset folder of ``tiny_run``, to be read only."""
+    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import tiny_run
 
 from benchmarks import incremental, tutorial
 from dien_jax.data.dataset import open_dataset
@@ -39,7 +38,7 @@ def done(log, tmp_path_factory) -> Path:
     """Run the benchmark and return its folder."""
     pytest.importorskip("matplotlib")
     out = tmp_path_factory.mktemp("incremental")
-    with pytest.MonkeyPatch.context() as patch, tiny_run.compilation_cache():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(incremental, "SETTINGS", TINY)
         patch.setattr(incremental, "enable_compile_cache", lambda: None)
         incremental.main(

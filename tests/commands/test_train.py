@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from support import tensorboard_files, tiny_run
 from support.refusals import refusal
-from support.tiny_run import flags
+from support.tiny_run import flags, light_flags
 
 from dien_jax import train
 from dien_jax.data.dataset import open_dataset
@@ -26,12 +26,6 @@ from dien_jax.steps.state import TrainState
 from dien_jax.training import loop
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache():
-    with tiny_run.compilation_cache():
-        yield
 
 
 @dataclasses.dataclass
@@ -149,7 +143,7 @@ def test_histograms_of_large_tables_are_of_rows_evenly_apart(data, tmp_path, mon
         "histograms",
         lambda _, step, values: shapes.update({k: v.shape for k, v in values.items()}),
     )
-    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
+    assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
     assert shapes["item_embeddings/item"] == (4, 4)  # every third of 12
     assert shapes["user_embeddings/user"] == (5, 4)  # every seventh of 31
     assert shapes["item_embeddings/category"] == (4, 4)  # all
@@ -181,7 +175,7 @@ def test_hyperparameters_are_one_row_for_tensorboard(finished):
 def test_run_that_ended_twice_is_one_row_for_tensorboard(data, tmp_path, monkeypatch, capfd):
     with monkeypatch.context() as patch:
         patch.setattr(training_run, "write_json", stop_there)
-        message = refusal([*flags(data, tmp_path / "run"), "--train.epochs=1"], capfd)
+        message = refusal([*light_flags(data, tmp_path / "run"), "--train.epochs=1"], capfd)
     assert "stopped by the test" in message
     assert train.main(["--resume", str(tmp_path / "run")]) == 0
     assert len(tensorboard_files.hparams(tmp_path / "run")) == 1
@@ -200,7 +194,7 @@ def test_folder_in_use_is_refused_with_how_to_continue(finished, data, capfd):
 
 def test_unwritable_run_folder_is_refused(data, tmp_path, capfd):
     (tmp_path / "file").touch()
-    message = refusal(flags(data, tmp_path / "file" / "run"), capfd)
+    message = refusal(light_flags(data, tmp_path / "file" / "run"), capfd)
     assert f"run folder {tmp_path / 'file' / 'run'} cannot be written" in message
 
 
@@ -224,7 +218,7 @@ def stop_there(*arguments):
 def test_deterministic_flag_reaches_xla_beside_others(data, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_hlo_as_text=false")
     monkeypatch.setattr(training_run, "Trainer", stop_there)
-    refusal([*flags(data, tmp_path / "run"), "--train.deterministic"], capfd)
+    refusal([*light_flags(data, tmp_path / "run"), "--train.deterministic"], capfd)
     expected = "--xla_dump_hlo_as_text=false --xla_gpu_deterministic_ops=true"
     assert os.environ["XLA_FLAGS"] == expected
 
@@ -244,7 +238,7 @@ def test_run_stops_when_patience_is_out_and_keeps_the_best(data, tmp_path, monke
 
     monkeypatch.setattr(loop, "measure", scripted)
     impatient = ["--train.patience=2", "--train.evaluate-every=2"]
-    assert train.main([*flags(data, tmp_path / "run"), *impatient]) == 0
+    assert train.main([*light_flags(data, tmp_path / "run"), *impatient]) == 0
     result = read_json(tmp_path / "run" / "result.json")
     assert (result["steps"], result["best_step"], result["epochs"]) == (8, 4, 2)
     assert splits == ["valid"] * 5 + ["test"]  # the test set once, at the end
@@ -253,13 +247,13 @@ def test_run_stops_when_patience_is_out_and_keeps_the_best(data, tmp_path, monke
 
 def test_last_step_is_evaluated_though_no_evaluation_falls_on_it(data, tmp_path):
     odd = ["--train.evaluate-every=5", "--train.epochs=2"]
-    assert train.main([*flags(data, tmp_path / "run"), *odd]) == 0
+    assert train.main([*light_flags(data, tmp_path / "run"), *odd]) == 0
     assert [line["step"] for line in tiny_run.evaluations(tmp_path / "run")] == [5, 8]
 
 
 def test_validation_of_one_label_has_no_auc_and_log_loss_chooses(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "tiny", valid=1)
-    assert train.main(flags(data, tmp_path / "run")) == 0
+    assert train.main(light_flags(data, tmp_path / "run")) == 0
     output = capfd.readouterr()
     assert "the valid split has label 1 only, so it has no AUC" in output.err
     assert "none" in output.out
@@ -274,14 +268,14 @@ def test_validation_of_one_label_has_no_auc_and_log_loss_chooses(tmp_path, capfd
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_data_without_examples_to_train_or_validate_on_is_refused(split, tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {split: 0})
-    message = refusal(flags(data, tmp_path / "run"), capfd)
+    message = refusal(light_flags(data, tmp_path / "run"), capfd)
     assert f"{data} has no {split} examples" in message
     assert not (tmp_path / "run").exists()
 
 
 def test_data_without_a_test_set_trains(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {"test": 0})
-    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
+    assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
     assert "the test split has no examples" in capfd.readouterr().err
     assert read_json(tmp_path / "run" / "result.json")["test"]["auc"] is None
 
@@ -294,7 +288,7 @@ def test_loss_that_is_not_finite_stops_the_run_at_its_step(data, tmp_path, monke
         return state, metrics | {"loss": jnp.where(state.step == 7, jnp.inf, metrics["loss"])}
 
     wrap_step(monkeypatch, spoil)
-    arguments = [*flags(data, tmp_path / "run"), "--train.log-every=100"]
+    arguments = [*light_flags(data, tmp_path / "run"), "--train.log-every=100"]
     message = refusal(arguments, capfd, status=1)
     assert "the loss is not finite at step 7 (" in message
     assert "lower --optim.learning-rate (now 0.02) or clipping with --optim.clip-norm" in message
@@ -310,7 +304,7 @@ def test_parameters_that_are_not_finite_are_never_saved(data, tmp_path, monkeypa
 
     with jax.numpy_rank_promotion("allow"):
         wrap_step(monkeypatch, spoil)
-        message = refusal(flags(data, tmp_path / "run"), capfd, status=1)
+        message = refusal(light_flags(data, tmp_path / "run"), capfd, status=1)
     assert "is not finite after step 4" in message
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
@@ -335,7 +329,7 @@ def test_parameters_out_of_bounds_make_the_loss_infinite_and_stop_the_run(
         return state._replace(params=jax.tree.map(lambda leaf: leaf * 1e30, state.params))
 
     monkeypatch.setattr(loop, "create_state", create_huge)
-    message = refusal(flags(data, tmp_path / "run"), capfd, status=1)
+    message = refusal(light_flags(data, tmp_path / "run"), capfd, status=1)
     assert "the loss is not finite at step 1 (" in message
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from support import small_dataset, tiny_run
-from support.tiny_run import flags
+from support.tiny_run import light_flags
 
 from dien_jax import auc, baselines, compare, evaluate, train
 from dien_jax.config.settings import TrainConfig
@@ -27,12 +27,6 @@ from dien_jax.utils.files import read_json
 pytest.importorskip("lightgbm")
 NAMES = ["popularity", "attribute match", "co-occurrence", "logistic regression", "boosted trees"]
 SIZES = {"train": 600, "valid": 200, "test": 200}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache():
-    with tiny_run.compilation_cache():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +267,7 @@ def test_single_column_has_the_sign_of_training(sign):
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     folder = data.parent / "run"
-    assert train.main([*flags(data, folder), "--train.epochs=1"]) == 0
+    assert train.main([*light_flags(data, folder), "--train.epochs=1"]) == 0
     return folder
 
 
@@ -316,7 +310,7 @@ def test_baseline_is_no_run_to_evaluate(stored, capfd):
 
 
 def test_training_names_the_command(data, tmp_path, capfd):
-    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
+    assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
     last = capfd.readouterr().err.splitlines()[-1]
     assert (
         last == f"compare with simple models: python -m dien_jax.baselines {data} --out baselines"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tiny_run
-from support.tiny_run import flags
+from support.tiny_run import light_flags
 
 from dien_jax import compare, train
 from dien_jax.data.dataset import data_digest, open_dataset
@@ -20,18 +20,12 @@ from dien_jax.runs.scoring import SplitScores
 from dien_jax.utils.files import read_json
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache():
-    with tiny_run.compilation_cache():
-        yield
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch, and copies that pretend another seed, learning rate and outcome."""
     folder = tmp_path_factory.mktemp("runs")
     data = tiny_run.write_data(folder / "tiny")
-    assert train.main([*flags(data, folder / "0.02-0"), "--train.epochs=1"]) == 0
+    assert train.main([*light_flags(data, folder / "0.02-0"), "--train.epochs=1"]) == 0
     settings = read_json(folder / "0.02-0" / "config.json")
     for number, (rate, seed) in enumerate([(0.02, 1), (0.005, 0), (0.005, 1)], start=1):
         optim = settings["optim"] | {"learning_rate": rate}
@@ -109,7 +103,7 @@ def test_metric_added_to_the_table_is_trained_and_compared_with(runs, tmp_path, 
     entry = Metric("brier", "Brier", brier, higher_is_better=False, needs_probabilities=True)
     monkeypatch.setitem(METRICS, "brier", entry)
     folder = tmp_path / "added"
-    assert train.main([*flags(runs / "tiny", folder), "--train.epochs=1"]) == 0
+    assert train.main([*light_flags(runs / "tiny", folder), "--train.epochs=1"]) == 0
     result, output_of_training = read_json(folder / "result.json"), capfd.readouterr()
     value = f"{result['test']['brier']:.4f}"
     assert "Brier" in output_of_training.out

@@ -16,16 +16,12 @@ from support.scripted_trials import EPOCHS, RATE, Scripted
 from dien_jax import train, tune
 from dien_jax.config.preset_files import read_preset_file, with_settings
 from dien_jax.config.presets import PRESETS
-from dien_jax.experiments import search
+from dien_jax.experiments import search, search_report
 from dien_jax.training import loop
 from dien_jax.utils.files import read_json
 
 optuna = pytest.importorskip("optuna")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
+DRAW_PLOTS = search_report.draw_plots
 
 
 @pytest.fixture
@@ -37,9 +33,17 @@ def command(data, tmp_path) -> list[str]:
 
 @pytest.fixture
 def scripted(monkeypatch) -> type[Scripted]:
+    """No training, and no plots but in tests that ask for ``plots``."""
     kind = type("Scripted", (Scripted,), {"trained": []})
     monkeypatch.setattr(search, "Trainer", kind)
+    monkeypatch.setattr(search_report, "draw_plots", lambda *_: [])
     return kind
+
+
+@pytest.fixture
+def plots(scripted, monkeypatch) -> None:
+    """Draw plots after all."""
+    monkeypatch.setattr(search_report, "draw_plots", DRAW_PLOTS)
 
 
 def trials(out: Path) -> list[tuple]:
@@ -76,45 +80,46 @@ def test_search_trains_and_leaves_a_preset_file_that_training_takes(
         loop, "measure", lambda *arguments: splits.append(arguments[1]) or measure(*arguments)
     )
     fixed = {"extractor": "none", "evolution": "none", "auxiliary_weight": 0.0}
+    fixed |= {"statistics": False}
     fixed |= {"hidden_size": 4, "embedding_size": 4, "layers": [8]}
     space = {f"model.{name}": [value] for name, value in fixed.items()}
     space |= {"train.batch_size": [16], "train.max_history": [8], "train.buckets": [[8]]}
     space |= {"train.epochs": [2], "optim.learning_rate": [0.02, 0.005]}
     (tmp_path / "space.json").write_text(json.dumps(space))
     arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--trials=3"]
-    with tiny_run.compilation_cache():
-        assert tune.main([*arguments, "--space", str(tmp_path / "space.json")]) == 0
-        output = capfd.readouterr()
-        assert splits == ["valid"] * 6  # two evaluations a trial; never the test split
-        found = trials(tmp_path / "out")
-        assert [state for *_, state in found] == ["COMPLETE"] * 3
-        best = max(found, key=lambda trial: max(trial[1].values()))
-        file = tmp_path / "out" / "best.json"
-        name, config = read_preset_file(file)
-        rate = json.loads(best[0]["optim.learning_rate"])
-        changes = {key: values[0] for key, values in space.items()}
-        expected = with_settings(PRESETS["dien"], changes | {"optim.learning_rate": rate})
-        assert (name, config) == ("dien", expected)
-        assert f"validation AUC {max(best[1].values()):.4f}" in output.out
-        assert f"  optim.learning_rate  {rate:g}\n" in output.out
-        assert "train.batch_size" not in output.out  # it was not searched
-        last = output.out.splitlines()[-1].split()
-        assert last[:3] == ["python", "-m", "dien_jax.train"]
-        assert train.main([*last[3:], "--run-dir", str(tmp_path / "run")]) == 0
-        result = read_json(tmp_path / "run" / "result.json")
-        assert result["valid"]["auc"] == max(best[1].values())
+    assert tune.main([*arguments, "--space", str(tmp_path / "space.json")]) == 0
+    output = capfd.readouterr()
+    assert splits == ["valid"] * 6  # two evaluations a trial; never the test split
+    found = trials(tmp_path / "out")
+    assert [state for *_, state in found] == ["COMPLETE"] * 3
+    best = max(found, key=lambda trial: max(trial[1].values()))
+    file = tmp_path / "out" / "best.json"
+    name, config = read_preset_file(file)
+    rate = json.loads(best[0]["optim.learning_rate"])
+    changes = {key: values[0] for key, values in space.items()}
+    expected = with_settings(PRESETS["dien"], changes | {"optim.learning_rate": rate})
+    assert (name, config) == ("dien", expected)
+    assert f"validation AUC {max(best[1].values()):.4f}" in output.out
+    assert f"  optim.learning_rate  {rate:g}\n" in output.out
+    assert "train.batch_size" not in output.out  # it was not searched
+    last = output.out.splitlines()[-1].split()
+    assert last[:3] == ["python", "-m", "dien_jax.train"]
+    assert train.main([*last[3:], "--run-dir", str(tmp_path / "run")]) == 0
+    result = read_json(tmp_path / "run" / "result.json")
+    assert result["valid"]["auc"] == max(best[1].values())
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_estimators_learn_from_the_trials_before_and_random_draws_do_not(
     sampler, command, scripted, tmp_path, capfd, monkeypatch
 ):
+    count = {"tpe": 20, "random": 12}[sampler]
     drawn = {}
     for peak in (0.001, 0.1):
         monkeypatch.setattr(scripted, "peak", peak)
         scripted.trained.clear()
         out = f"--out={tmp_path / str(peak)}"
-        assert tune.main([*command, out, "--trials=20", f"--sampler={sampler}"]) == 0
+        assert tune.main([*command, out, f"--trials={count}", f"--sampler={sampler}"]) == 0
         drawn[peak] = [math.log10(rate) for rate in scripted.trained]
         best = read_preset_file(tmp_path / str(peak) / "best.json")[1].optim.learning_rate
         assert best == min(scripted.trained, key=lambda rate: abs(math.log10(rate / peak)))
@@ -196,7 +201,7 @@ def test_search_where_all_diverges_says_so(command, scripted, capfd, monkeypatch
     assert not (Path(command[3]) / "best.json").exists()
 
 
-def test_plots_are_drawn_where_matplotlib_is(command, scripted, capfd, monkeypatch):
+def test_plots_are_drawn_where_matplotlib_is(command, scripted, plots, capfd, monkeypatch):
     pytest.importorskip("matplotlib")
     out = Path(command[3])
     names = ("history.png", "settings.png", "importances.png")
@@ -212,7 +217,9 @@ def test_plots_are_drawn_where_matplotlib_is(command, scripted, capfd, monkeypat
         assert f"plot: {out / name}" in said
 
 
-def test_plots_of_one_trial_or_none_that_was_completed(command, scripted, capfd, monkeypatch):
+def test_plots_of_one_trial_or_none_that_was_completed(
+    command, scripted, plots, capfd, monkeypatch
+):
     pytest.importorskip("matplotlib")
     assert tune.main([*command, "--trials=1"]) == 0
     assert [path.name for path in Path(command[3]).glob("*.png")] == ["history.png"]
@@ -222,7 +229,9 @@ def test_plots_of_one_trial_or_none_that_was_completed(command, scripted, capfd,
     assert [path.name for path in other.glob("*.png")] == ["history.png"]
 
 
-def test_history_has_pruned_trials_and_counts_from_one(command, scripted, capfd, monkeypatch):
+def test_history_has_pruned_trials_and_counts_from_one(
+    command, scripted, plots, capfd, monkeypatch
+):
     figure = pytest.importorskip("matplotlib.figure")
     drawn = []
     save = figure.Figure.savefig

@@ -1,7 +1,5 @@
 """Attention and gates of single examples, and of models that lack them."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -31,11 +29,6 @@ MEASURES = {
 NUMBERS = [3, 0, 17]
 BATCH_MATES = {"dice_statistics": "batch", "pooling": "padded_sum"}
 """Settings that make a score depend on the batch."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
 
 
 def sigmoid(value: np.ndarray) -> np.ndarray:

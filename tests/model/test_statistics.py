@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import small_dataset, tiny_run
+from support import small_dataset
 from support.random_model import trained
 
 from dien_jax import Loader, ModelConfig, Ranker, TrainConfig, open_dataset
@@ -114,11 +114,6 @@ def test_padding_changes_nothing() -> None:
         for row in ([1, 2], [1, 2, 4, 4, 0])
     )
     np.testing.assert_allclose(short, long, rtol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
 
 
 def test_stored_counts_are_those_of_the_folder(data: Path) -> None:

@@ -25,17 +25,6 @@ from dien_jax.training import loop
 from dien_jax.utils.files import read_json
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache():
-    with tiny_run.compilation_cache():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
-
-
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"

@@ -1,10 +1,6 @@
 """A tiny dataset and the flags of a tiny model, for tests that train."""
 
-import contextlib
-import functools
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +42,13 @@ SETTINGS = (
     "--optim.learning-rate=0.02",
 )
 """Four steps an epoch, all of one shape; without statistics, which take long to compile."""
+LIGHT = (
+    "--model.extractor=none",
+    "--model.evolution=none",
+    "--model.auxiliary-weight=0",
+    "--model.dropout=0.1",
+)
+"""For tests of what no model has a part in: no recurrence, and dropout for a step's draws."""
 
 
 def write_data(
@@ -106,32 +109,9 @@ def flags(data: Path, folder: Path) -> list[str]:
     return ["--data", str(data), "--run-dir", str(folder), *SETTINGS]
 
 
-@functools.cache
-def _compiled() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="dien_jax-compiled-")
-
-
-@contextlib.contextmanager
-def compilation_cache() -> Iterator[dict[str, str]]:
-    """What one run compiled, fast rather than well, the next ones load, in any process.
-
-    Returns:
-      Environment variables that make another process share the cache.
-    """
-    settings = {
-        "jax_compilation_cache_dir": _compiled().name,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    try:
-        yield {name.upper(): str(value) for name, value in settings.items()}
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
+def light_flags(data: Path, folder: Path) -> list[str]:
+    """A whole command line of a model without recurrence."""
+    return [*flags(data, folder), *LIGHT]
 
 
 def saved_states(folder: Path) -> dict[str, tuple[int, TrainState, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny_run
-from support.tiny_run import flags
+from support.tiny_run import LIGHT, flags, light_flags
 
 from dien_jax import train
 from dien_jax.runs.calibration import CALIBRATION_FILE
@@ -61,34 +61,17 @@ loop.Trainer._evaluate = after({call}, loop.Trainer._evaluate, die, then_call=Fa
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache():
-    with tiny_run.compilation_cache() as environment:
-        yield environment
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory, compilation_cache) -> Path:
+def whole(data, tmp_path_factory) -> Path:
     """A run that nobody stopped."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert train.main(flags(data, folder)) == 0
     return folder
 
 
-LIGHT = ["--model.extractor=none", "--model.evolution=none", "--model.auxiliary-weight=0"]
-LIGHT += ["--model.dropout=0.1"]
-"""To be started six times: no recurrence, and dropout for what is drawn in a step."""
-
-
-def run_child(patch: str, arguments: list[str], environment: dict[str, str]):
+def run_child(patch: str, arguments: list[str]):
     return subprocess.run(
         [sys.executable, "-c", DIES.format(patch=patch), *arguments],
-        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -118,39 +101,39 @@ def assert_ends_alike(folder: Path, whole: Path) -> None:
     assert result == expected
 
 
-def test_run_killed_again_and_again_ends_as_one_never_stopped(data, tmp_path, compilation_cache):
+def test_run_killed_again_and_again_ends_as_one_never_stopped(data, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert train.main([*flags(data, whole), *LIGHT]) == 0
+    assert train.main(light_flags(data, whole)) == 0
     resume = ["--resume", str(folder)]
 
     # in the second step, before there is any checkpoint
     patch = IN_STEP.format(step=2, action="die")
-    killed = run_child(patch, [*flags(data, folder), *LIGHT], compilation_cache)
+    killed = run_child(patch, light_flags(data, folder))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert steps_saved(folder) == []
 
     # in the save after the first evaluation: all is written, but not in its place
-    killed = run_child(IN_SAVE.format(call=1), resume, compilation_cache)
+    killed = run_child(IN_SAVE.format(call=1), resume)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     [partial] = steps_saved(folder)
     assert partial.startswith("4.")
     assert len(tiny_run.evaluations(folder)) == 1
 
     # between the second evaluation and its save, the sixth; steps 4 and 8 are saved before
-    killed = run_child(BEFORE_SAVE.format(call=6), resume, compilation_cache)
+    killed = run_child(BEFORE_SAVE.format(call=6), resume)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert steps_saved(folder) == ["4-1", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4, 8]
 
     # between that save of step 8 and the evaluation that is due, the line above taken back
-    killed = run_child(BEFORE_EVALUATION.format(call=1), resume, compilation_cache)
+    killed = run_child(BEFORE_EVALUATION.format(call=1), resume)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert steps_saved(folder) == ["4-1", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
 
     # in a step of the last epoch
     patch = IN_STEP.format(step=3, action="die")
-    killed = run_child(patch, resume, compilation_cache)
+    killed = run_child(patch, resume)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (folder / RESULT_FILE).exists()
 
@@ -158,11 +141,11 @@ def test_run_killed_again_and_again_ends_as_one_never_stopped(data, tmp_path, co
     assert_ends_alike(folder, whole)
 
 
-def test_second_signal_ends_the_process_at_once(data, tmp_path, compilation_cache):
+def test_second_signal_ends_the_process_at_once(data, tmp_path):
     folder = tmp_path / "run"
     twice = "lambda: [os.kill(os.getpid(), n) for n in (signal.SIGINT, signal.SIGTERM)]"
     patch = IN_STEP.format(step=3, action=twice)
-    stopped = run_child(patch, flags(data, folder), compilation_cache)
+    stopped = run_child(patch, light_flags(data, folder))
     assert stopped.returncode == -signal.SIGTERM, stopped.stderr
     assert "again to stop at once" in stopped.stderr
     assert steps_saved(folder) == []
@@ -212,7 +195,10 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
 
 @pytest.mark.parametrize(
     ("update", "settings"),
-    [("lazy_adam", ["--model.auxiliary-distribution=shown"]), ("rowwise_adagrad", LIGHT)],
+    [
+        ("lazy_adam", ["--model.auxiliary-distribution=shown", "--model.evolution=none"]),
+        ("rowwise_adagrad", LIGHT),
+    ],
     ids=["lazy_adam-shown", "rowwise_adagrad"],
 )
 def test_run_that_updates_rows_ends_as_one_never_stopped(update, settings, tmp_path, monkeypatch):
@@ -232,7 +218,7 @@ def test_run_that_updates_rows_ends_as_one_never_stopped(update, settings, tmp_p
 def test_signal_before_the_first_step_loses_nothing(data, tmp_path, monkeypatch, capfd):
     folder = tmp_path / "run"
     signal_at_call(monkeypatch, loop, "create_state", 1, signal.SIGTERM)
-    assert train.main(flags(data, folder)) == 128 + signal.SIGTERM
+    assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
     assert "nothing is lost" in capfd.readouterr().err
     assert steps_saved(folder) == []
 
@@ -249,7 +235,7 @@ def test_resume_refuses_data_prepared_anew(data, whole, tmp_path, monkeypatch, c
     folder, moved = tmp_path / "run", tmp_path / "data"
     signal_at_call(monkeypatch, loop, "create_state", 1, signal.SIGTERM)
     tiny_run.write_data(moved)
-    assert train.main(flags(moved, folder)) == 128 + signal.SIGTERM
+    assert train.main(light_flags(moved, folder)) == 128 + signal.SIGTERM
     (moved / "meta.json").write_text((moved / "meta.json").read_text() + "\n")
     assert train.main(["--resume", str(folder)]) == 2
     assert "has changed since this run began" in capfd.readouterr().err
@@ -264,5 +250,5 @@ def test_checkpoint_saves_often_where_an_epoch_is_long(data, tmp_path, monkeypat
         "save",
         lambda self, step, *args, **kwargs: (saved.append(step), save(self, step, *args, **kwargs)),
     )
-    assert train.main([*flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
+    assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
     assert saved == [2, 4, 4]  # every log_every steps, and after the evaluation

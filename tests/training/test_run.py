@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 from support import tiny_run
@@ -14,19 +13,8 @@ from dien_jax.errors import Interrupted
 from dien_jax.utils.files import read_json
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache():
-    with tiny_run.compilation_cache():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
-
-
 def config(*more: str) -> dien_jax.Config:
-    arguments = train.parse([*tiny_run.SETTINGS, *more])
+    arguments = train.parse([*tiny_run.SETTINGS, *tiny_run.LIGHT, *more])
     return dien_jax.Config(arguments.model, arguments.optim, arguments.train)
 
 
@@ -37,11 +25,13 @@ def result(data, tmp_path_factory) -> dien_jax.RunResult:
 
 def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path):
     folder = tmp_path / "command"
-    assert train.main(tiny_run.flags(data, folder)) == 0
+    assert train.main(tiny_run.light_flags(data, folder)) == 0
     ours, theirs = read_json(result.run_dir / "result.json"), read_json(folder / "result.json")
     for name in ("train_examples_per_second", "wall_seconds"):
         assert getattr(result, name) == ours.pop(name)
         theirs.pop(name)
+    assert theirs.pop("preset") == "dien"  # the command's; a row of the table without a command
+    assert ours.pop("preset") == result.preset == "pnn"
     assert ours == theirs
     assert {name: getattr(result, name) for name in ours} == ours
     assert set(result.baselines) == {"popularity"}
@@ -121,7 +111,7 @@ def test_settings_of_a_preset_are_recorded_by_its_name(name):
 
 
 def test_settings_of_no_preset_are_recorded_by_their_row_of_the_table():
-    assert nearest_preset(config("--model.dropout=0.5")) == "dien"
+    assert nearest_preset(dien_jax.Config(dien_jax.ModelConfig(dropout=0.5))) == "dien"
     assert nearest_preset(dien_jax.Config(dien_jax.ModelConfig(auxiliary_weight=0.0))) == "augru"
     own = dien_jax.ModelConfig(auxiliary_weight=0.0, wide=True)
     assert nearest_preset(dien_jax.Config(own)) == "dien"

@@ -63,13 +63,12 @@ def flags(data: Path, folder: Path, start: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("warm")
-    with tiny_run.compilation_cache():
-        old = open_dataset(tiny_run.write_data(folder / "old"))
-        new = open_dataset(write_grown(folder / "new", old))
-        run, warm = folder / "run", folder / "warm"
-        assert train.main([*tiny_run.flags(old.path, run), "--train.epochs=2", *SMALL]) == 0
-        assert train.main(flags(new.path, warm, run)) == 0
-        yield Tiny(old, new, run, warm)
+    old = open_dataset(tiny_run.write_data(folder / "old"))
+    new = open_dataset(write_grown(folder / "new", old))
+    run, warm = folder / "run", folder / "warm"
+    assert train.main([*tiny_run.flags(old.path, run), "--train.epochs=2", *SMALL]) == 0
+    assert train.main(flags(new.path, warm, run)) == 0
+    return Tiny(old, new, run, warm)
 
 
 def started(tiny: Tiny, **optim: Any) -> Grown:
@@ -269,20 +268,19 @@ def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(tiny, tmp
 
         return counted
 
-    with tiny_run.compilation_cache():
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "make_train_step", dies)
-            assert train.main(flags(tiny.new.path, folder, start)) == 130
-        step, state = state_of(folder, tiny.new)
-        assert step == 0
-        expected = started(tiny).state
-        for name in ("params", "batch_stats", "optimizer_state"):
-            assert same_bits(getattr(state, name), getattr(expected, name))
-        shutil.rmtree(start)
-        assert train.main(["--resume", str(folder)]) == 0
-        step, state = state_of(folder, tiny.new)
-        assert step == tiny_run.STEPS_PER_EPOCH
-        assert tiny_run.bits(state) == tiny_run.bits(state_of(tiny.warm, tiny.new)[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_train_step", dies)
+        assert train.main(flags(tiny.new.path, folder, start)) == 130
+    step, state = state_of(folder, tiny.new)
+    assert step == 0
+    expected = started(tiny).state
+    for name in ("params", "batch_stats", "optimizer_state"):
+        assert same_bits(getattr(state, name), getattr(expected, name))
+    shutil.rmtree(start)
+    assert train.main(["--resume", str(folder)]) == 0
+    step, state = state_of(folder, tiny.new)
+    assert step == tiny_run.STEPS_PER_EPOCH
+    assert tiny_run.bits(state) == tiny_run.bits(state_of(tiny.warm, tiny.new)[1])
 
 
 def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
@@ -294,19 +292,18 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
     def dies(*arguments):
         raise KeyboardInterrupt
 
-    with tiny_run.compilation_cache():
-        with monkeypatch.context() as patch:
-            patch.setattr(loop.Trainer, "start_from", dies)
-            assert train.main(arguments) == 130
-        again = tmp_path / "again"
-        shutil.copytree(folder, again)
-        assert train.main(["--resume", str(folder)]) == 0
-        ours, theirs = state_of(folder, tiny.new)[1], state_of(tiny.warm, tiny.new)[1]
-        assert tiny_run.bits(ours) == tiny_run.bits(theirs)
-        capfd.readouterr()
-        text = (again / "config.json").read_text()
-        (again / "config.json").write_text(text.replace('"step": ', '"step": 9'))
-        assert train.main(["--resume", str(again)]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "start_from", dies)
+        assert train.main(arguments) == 130
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    assert train.main(["--resume", str(folder)]) == 0
+    ours, theirs = state_of(folder, tiny.new)[1], state_of(tiny.warm, tiny.new)[1]
+    assert tiny_run.bits(ours) == tiny_run.bits(theirs)
+    capfd.readouterr()
+    text = (again / "config.json").read_text()
+    (again / "config.json").write_text(text.replace('"step": ', '"step": 9'))
+    assert train.main(["--resume", str(again)]) == 2
     assert "began from its checkpoint of step 9" in capfd.readouterr().err
 
 

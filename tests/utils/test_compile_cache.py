@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from support.tiny_run import SETTINGS, write_data
+from support.tiny_run import light_flags, write_data
 
 from dien_jax.utils.compile_cache import enable_compile_cache
 
@@ -25,15 +25,13 @@ jax.config.update("jax_disable_most_optimizations", True)
 assert train.main(sys.argv[1:]) == 0
 print(counts["hit"], counts["miss"], jax.config.jax_compilation_cache_dir)
 """
-LIGHT = ("--model.extractor=none", "--model.evolution=none", "--model.auxiliary-weight=0")
 
 
 def run(data: Path, folder: Path, *flags: str, **variables: str) -> tuple[int, int, str]:
     """Cache hits, misses and folder of one process that trains."""
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(
-        [sys.executable, "-c", LOADED, "--data", str(data), "--run-dir", str(folder), *SETTINGS,
-         "--train.epochs=1", *LIGHT, *flags],
+        [sys.executable, "-c", LOADED, *light_flags(data, folder), "--train.epochs=1", *flags],
         env=environment | {"XDG_CACHE_HOME": str(data.parent / "cache")} | variables,
         capture_output=True,
         text=True,
