@@ -22,6 +22,7 @@ if IS_OWNER:  # other processes of the session inherit it
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# One part a program: more take more time in all, and change no instruction.
 flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
 if version("jax").split(".")[:2] == ["0", "10"]:  # the last for Python 3.11
     # XLA's newer way to emit fusions takes most of the time of a compilation; later JAX has no

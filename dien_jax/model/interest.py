@@ -88,7 +88,7 @@ class InterestModel(nn.Module):
     >>> schema = Schema((Feature("item", "categorical", 9),), (Feature("user", "categorical", 3),))
     >>> inputs = example_batch(schema, batch_size=2), FeatureTables({}, {})
     >>> model = InterestModel(ModelConfig(statistics=False), schema)
-    >>> output, variables = model.init_with_output(jax.random.key(0), *inputs)
+    >>> output, variables = jax.jit(model.init_with_output)(jax.random.key(0), *inputs)
     >>> output.logits.shape, sorted(variables)
     ((2,), ['batch_stats', 'params'])
 

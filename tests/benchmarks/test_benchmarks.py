@@ -45,12 +45,12 @@ RECURRENCE_FIELDS = {
     "benchmark", "case", "implementation", "cell", "form", "mode", "precision", "threads",
     "median_ms", "spread_ms", "of_reference", "max_error", "device", "versions",
 }  # fmt: skip
+SMALL = ModelConfig(embedding_size=2, layers=(4,), statistics=False)
 TINY, TINY_RAGGED = Case(2, 3, 4), Case(3, 9, 4, ragged=True)
 
 
 def test_a_row_of_the_train_step_has_every_field(tmp_path, capsys) -> None:
-    model = preset("base_model").model
-    config = Config(model, train=TrainConfig(batch_size=4, max_history=3))
+    config = Config(member("base_model", SMALL), train=TrainConfig(batch_size=4, max_history=3))
     called = []
 
     def steps_of(config, schema, category, batches):
@@ -92,8 +92,7 @@ def test_the_embedding_rows_benchmark_writes_table_rows_and_picture(
     tmp_path, monkeypatch, capsys
 ) -> None:
     pytest.importorskip("matplotlib")
-    small = dataclasses.replace(preset("base_model").model, embedding_size=2)
-    config = Config(small, train=TrainConfig(batch_size=4))
+    config = Config(member("base_model", SMALL), train=TrainConfig(batch_size=4))
     monkeypatch.setattr(embedding_rows, "Config", lambda: config)
     files = tmp_path / "rows.json", tmp_path / "rows.png"
     sizes = ["--rows", "50", "60000", "--steps", "3", "--repeats", "2"]
@@ -272,7 +271,7 @@ def test_the_ragged_benchmark_on_a_dataset_folder(tmp_path, monkeypatch, capsys)
 
 def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> None:
     data = tiny_run.write_data(tmp_path / "tiny")
-    model = member("base_model", ModelConfig(embedding_size=2, layers=(4,)))
+    model = member("base_model", SMALL)
     config = Config(model=model, train=TrainConfig(batch_size=24, max_history=8, buckets=(4,)))
     for mode in ("train", "score"):
         found = train_throughput.epochs(config, open_dataset(data), mode, count=2, most=None)
@@ -286,7 +285,7 @@ def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> N
 
 
 def test_a_row_of_history_lengths_has_every_field() -> None:
-    model = member("base_model", ModelConfig(embedding_size=2, layers=(4,)))
+    model = member("base_model", SMALL)
     config = Config(model=model, train=TrainConfig(batch_size=4))
     row = history_length.of_length(config, 11, 4)
     assert set(row) >= {*FIELDS, *history_length.COLUMNS}
@@ -307,7 +306,8 @@ def test_the_ranking_benchmark_compares_with_rows_of_their_own(
     tmp_path, monkeypatch, capsys
 ) -> None:
     pytest.importorskip("matplotlib")
-    run = untrained_run.write(tmp_path / "run", small_dataset.write(tmp_path / "data"))
+    data = small_dataset.write(tmp_path / "data")
+    run = untrained_run.write(tmp_path / "run", data, statistics=False)
     monkeypatch.setattr(ranking, "cold_start", lambda *arguments: [])
     files = tmp_path / "rows.json", tmp_path / "rows.png"
     flags = ["--run", str(run), "--candidates", "1", "4", "--histories", "9", "--repeats", "2"]
@@ -348,7 +348,8 @@ def test_kernels_compiled_for_an_absent_device_are_those_that_run_there(target, 
     [("tpu-v5e", "mosaic_tpu", "tpu"), ("a100", "triton", "cuda")],
 )
 def test_a_train_step_lowers_for_an_absent_device(target, kernel, platform) -> None:
-    config = Config(ModelConfig(recurrence=kernel), train=TrainConfig(batch_size=4, max_history=3))
+    model = ModelConfig(recurrence=kernel, statistics=False)
+    config = Config(model, train=TrainConfig(batch_size=4, max_history=3))
     at = (
         nullcontext()
         if platform == "tpu"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import random
 from typing import Any
 
@@ -84,7 +85,7 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
 
 def requests() -> list[dict[str, Any]]:
     """Requests for a ranker: arguments of ``rank``, and events to observe before it, if any."""
-    rng = random.Random(f"requests of {COMMIT}")
+    rng = random.Random(f"requests of {SEED}")
 
     def some(count: int) -> list[str]:
         return [rng.choice(items()) for _ in range(count)]
@@ -120,7 +121,7 @@ def requests() -> list[dict[str, Any]]:
 
 def tables(rows: list[dict[str, Any]]) -> dict[str, str]:
     """Input tables of ``dien_jax.predict``, by their names."""
-    rng = random.Random(f"tables of {COMMIT}")
+    rng = random.Random(f"tables of {SEED}")
     by_time, by_history = [], []
     for number in range(24):
         row = rng.choice(rows)

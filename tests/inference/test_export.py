@@ -65,7 +65,9 @@ def same(found, expected) -> None:
 
 
 def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> None:
-    run = untrained_run.write(tmp_path / "run", data, model="base_model", buckets=())
+    run = untrained_run.write(
+        tmp_path / "run", data, model="base_model", buckets=(), statistics=False
+    )
     file = tmp_path / "out" / "model.dien"
     file.parent.mkdir()
     file.write_text("old")
@@ -93,7 +95,9 @@ def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> 
     ],
 )
 def test_every_member_of_the_family_exports(model, changes, data, tmp_path) -> None:
-    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=(), **changes)
+    run = untrained_run.write(
+        tmp_path / "run", data, model=model, buckets=(), **{"statistics": False} | changes
+    )
     assert export.main([str(run), "--out", str(tmp_path / "model")]) == 0
 
 
@@ -250,15 +254,17 @@ def test_what_is_not_installed_is_told(missing, flags, run, tmp_path, monkeypatc
     assert small_dataset.leftovers(tmp_path) == []
 
 
-def test_scores_that_differ_leave_nothing(run, tmp_path, monkeypatch, capsys) -> None:
-    file = tmp_path / "model.dien"
+def test_scores_that_differ_leave_nothing(data, tmp_path, monkeypatch, capsys) -> None:
+    run = untrained_run.write(tmp_path / "run", data, model="base_model", statistics=False)
+    file = tmp_path / "out" / "model.dien"
+    file.parent.mkdir()
     file.write_text("old")
     own = inference_export.run_scores
     monkeypatch.setattr(inference_export, "run_scores", lambda *given: own(*given) + 1e-3)
     told = refused([run, "--out", file], capsys)
     assert "the file's scores differ from the run's by 0.001, expected at most 1e-05" in told
     assert file.read_text() == "old"
-    assert small_dataset.leftovers(tmp_path) == ["model.dien"]
+    assert small_dataset.leftovers(file.parent) == ["model.dien"]
 
 
 ALONE = """
@@ -287,7 +293,7 @@ def test_the_page_runs_and_its_middle_without_this_package(tmp_path, monkeypatch
     flags = ["--context-features", "device", "--valid-share", "0.2", "--test-share", "0.2"]
     data = tmp_path / "data"
     assert prepare_command.main(["impressions", str(log), "--out", str(data), *flags]) == 0
-    run = untrained_run.write(tmp_path / "run", data, buckets=())
+    run = untrained_run.write(tmp_path / "run", data, buckets=(), statistics=False)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) == 4
     namespace = {"__name__": "page", "run": run, "folder": folder}

@@ -51,7 +51,8 @@ def test_own_modules_train_rank_export_and_serve(
     own = {"evolution": lambda c: cell(c.hidden_size), "attention": lambda c: DotAttention()}
     monkeypatch.setitem(table, "own", own[setting])
     train = TrainConfig(batch_size=16, epochs=1, max_history=8, buckets=())
-    config = Config(dataclasses.replace(MODEL, **{setting: "own"}), train=train)
+    model = dataclasses.replace(MODEL, auxiliary_weight=0.0, **{setting: "own"})
+    config = Config(model, train=train)
     run, file = tmp_path / "run", tmp_path / "model.dien"
     dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
     fit(config, data=dataset, run_dir=run)

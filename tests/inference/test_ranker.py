@@ -23,6 +23,8 @@ from dien_jax.steps.state import feature_tables
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
 COMPILED: list[str] = []
+NO_COUNTS = {"statistics": False}
+"""They take most of the time of a compilation."""
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 """Of probabilities: a few roundings of float32 in logits of a few units."""
 
@@ -54,9 +56,12 @@ def same(found, expected) -> None:
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
-        *((name, {}) for name in FAMILY),
-        ("dien", {"attention": "bilinear", "form": "authors", "pooling": "sum"}),
-        ("dien", {"batch_norm": "frozen", "pooling": "padded_sum", "classifier": "softmax"}),
+        *((name, {} if name == "dien" else NO_COUNTS) for name in FAMILY),
+        ("dien", NO_COUNTS | {"attention": "bilinear", "form": "authors", "pooling": "sum"}),
+        (
+            "dien",
+            NO_COUNTS | {"batch_norm": "frozen", "pooling": "padded_sum", "classifier": "softmax"},
+        ),
     ],
 )
 def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> None:
@@ -172,9 +177,13 @@ def test_long_histories_keep_the_latest_events(ranker) -> None:
     assert not np.allclose(kept.scores, shorter.scores, rtol=1e-3)
 
 
-@pytest.mark.parametrize("model", ["dien", "gru_att", "din"])
-def test_remembered_users_score_as_their_history_given_whole(model, data, tmp_path) -> None:
-    ranker = Ranker(untrained_run.write(tmp_path / "run", data, model=model))
+@pytest.mark.parametrize(
+    ("model", "changes"), [("dien", {}), ("gru_att", NO_COUNTS), ("din", NO_COUNTS)]
+)
+def test_remembered_users_score_as_their_history_given_whole(
+    model, changes, data, tmp_path
+) -> None:
+    ranker = Ranker(untrained_run.write(tmp_path / "run", data, model=model, **changes))
     events, candidates = [PEAR, ODD, "?", SLASH, ODD, PEAR, SLASH, ODD, PEAR], [PEAR, SLASH, ODD]
     ranker.remember("Ann", [])
     for count, event in enumerate(events, start=1):  # past every bucket, then past max_history
@@ -300,7 +309,7 @@ def test_a_newer_model_adopts_remembered_users(run, data, tmp_path) -> None:
 
 
 def test_nothing_is_compiled_after_the_warm_up(data, tmp_path, monkeypatch) -> None:
-    run = untrained_run.write(tmp_path / "run", data, buckets=(4,))
+    run = untrained_run.write(tmp_path / "run", data, buckets=(4,), **NO_COUNTS)
     monkeypatch.setattr("dien_jax.inference.bucketed_programs.CANDIDATE_BUCKETS", (2, 4))
     make_programs.cache_clear()  # which rankers of one model share
     ranker = Ranker(run)
