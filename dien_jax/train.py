@@ -31,6 +31,11 @@ from dien_jax.utils.console import say
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
 
+BEST_POSSIBLE = "best possible"
+"""The AUC of true probabilities, which is no simple model's."""
+CLEAR_MARGIN = 0.01
+"""A test AUC that is less above that of a simple model is remarked on."""
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -133,12 +138,26 @@ def _table(result: "RunResult") -> str:
     }
     widths = {name: max(10, len(metric.label) + 2) for name, metric in METRICS.items()}
     labels = "".join(f"{METRICS[name].label:>{width}}" for name, width in widths.items())
-    lines = [f"{'':24}{labels}{'examples':>12}"]
+    lines = [f"{'':28}{labels}{'examples':>12}"]
     for name, metrics in rows.items():
         cells = [f"{METRICS[key].text(metrics):>{width}}" for key, width in widths.items()]
         count = f"{metrics['examples']:,}" if "examples" in metrics else ""
-        lines.append(f"{name:24}{''.join(cells)}{count:>12}".rstrip())
-    return "\n".join(lines)
+        lines.append(f"{name:28}{''.join(cells)}{count:>12}".rstrip())
+    return "\n".join([*lines, *_margin(result)])
+
+
+def _margin(result: "RunResult") -> list[str]:
+    """Return a line if the test AUC is not clearly above that of every simple model."""
+    simple = {n: v for n, v in result.baselines.items() if v is not None and n != BEST_POSSIBLE}
+    area = result.test.get("auc")
+    if area is None or not simple:
+        return []
+    name = max(simple, key=lambda name: simple[name])
+    margin = area - simple[name]
+    if margin >= CLEAR_MARGIN:
+        return []
+    found = f"{abs(margin):.4f} {'above' if margin >= 0 else 'below'}"
+    return [f"The test AUC is {found} that of {name}, less than {CLEAR_MARGIN} above it."]
 
 
 def show(arguments: Arguments) -> None:

@@ -24,7 +24,7 @@ WARM_START = "warm_start"
 
 
 EARLIER: dict[str, dict[str, Any]] = {
-    "model": {"statistics": False},
+    "model": {"statistics": False, "logistic_regression": False},
     "train": {"unknown_items": 0.0, "calibrate": False},
 }
 """Settings that runs of an earlier version do not record, and what they were trained with."""

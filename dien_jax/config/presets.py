@@ -14,6 +14,7 @@ AUTHORS = Config(
         auxiliary_weight=1.0,
         dropout=0.0,
         statistics=False,
+        logistic_regression=False,
         auxiliary_mean="all",
         pooling="padded_sum",
         activation="dice",

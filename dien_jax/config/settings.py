@@ -94,6 +94,9 @@ class ModelConfig:
     statistics: bool = True
     """Feed counts of training events to the click network: how many users chose the candidate, and
     the candidate together with the history, by item and category."""
+    logistic_regression: bool = True
+    """Add the logit of a logistic regression on counts and feature values. It is fitted before the
+    first step and stays as it is, so that the networks learn what it leaves."""
     layers: LAYER_SIZES = (200, 80)
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"

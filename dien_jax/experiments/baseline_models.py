@@ -1,4 +1,4 @@
-"""Simple click models: one column, logistic regression, and boosted trees.
+"""Simple click models: one column, and boosted trees.
 
 Each is fitted on training rows. What a fit leaves open is chosen by the metrics that choose
 checkpoints, on validation rows. LightGBM is imported only to fit.
@@ -11,18 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import minimize
-from scipy.special import expit
 
-from dien_jax.experiments.baseline_inputs import MATCH, BaselineInputs, Inputs
-from dien_jax.metrics.scores import evaluate_scores, selection_score
+from dien_jax.model.statistics import MATCH
+from dien_jax.training.logistic_regression import minimise, probability, selection, standard
+from dien_jax.training.regression_inputs import Inputs, RegressionInputs
 from dien_jax.utils.console import Stage
 
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-"""Values of C, the inverse of the strength of regularization."""
 TREES = ((7, 15), (31, 255))
 """Leaves of a tree and bins of a column: few of both, and the defaults of LightGBM."""
-MOST_ITERATIONS = 300
 MOST_TREES = 2000
 PATIENCE = 50
 """Trees without a better validation score before boosting stops."""
@@ -47,90 +43,24 @@ class Baseline(NamedTuple):
     settings: dict[str, Any]
 
 
-def selection(predict: Callable[[Inputs], np.ndarray], valid: Inputs) -> float:
-    """Return the validation score that choices are made by."""
-    users = np.zeros(len(valid.labels), np.int64)
-    score = selection_score(evaluate_scores(valid.labels, predict(valid), users))
-    assert score is not None  # there are validation examples
-    return score
-
-
 def fit_single(column: int, train: Inputs) -> Baseline:
     """Fit a logistic regression on one column: the sign and scale of a probability.
 
     Its ranking is that of the column, rising if clicks have more of it in training.
     """
-    center, scale = _standard(train.dense[:, [column]])
+    center, scale = standard(train.dense[:, [column]])
     nothing = sparse.csr_array((len(train.labels), 0), dtype=np.float32)
     rows = (train.dense[:, [column]] - center) / scale
-    start, weight = minimise_logistic(rows, nothing, train.labels, 1.0, np.zeros(2)).tolist()
+    start, weight = minimise(rows, nothing, train.labels, 1.0, np.zeros(2)).tolist()
     slope = weight / float(scale[0])
 
     def predict(inputs: Inputs) -> np.ndarray:
-        return _probability(start + slope * (inputs.dense[:, column].astype(float) - center[0]))
+        return probability(start + slope * (inputs.dense[:, column].astype(float) - center[0]))
 
     return Baseline(predict, {"slope": slope})
 
 
-def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> Baseline:
-    """Fit a logistic regression on all columns; C is chosen on validation.
-
-    The dense columns are standardised. C rises, each fit starts from the one before, and the first
-    C that is no better than the one before ends the search.
-    """
-    center, scale = _standard(train.dense)
-    dense = (train.dense - center) / scale
-    weights = np.zeros(1 + dense.shape[1] + train.one_hot.shape[1])
-    best: tuple[float, float, Callable[[Inputs], np.ndarray]] | None = None
-    for strength in STRENGTHS:
-        current.note = f"C {strength:g}"
-        weights = minimise_logistic(dense, train.one_hot, train.labels, strength, weights)
-
-        def predict(inputs: Inputs, weights: np.ndarray = weights) -> np.ndarray:
-            columns = (inputs.dense - center) / scale
-            return _probability(_logits(columns, inputs.one_hot, weights))
-
-        score = selection(predict, valid)
-        if best is not None and score <= best[0]:
-            break
-        best = score, strength, predict
-    assert best is not None
-    return Baseline(best[2], {"C": best[1]})
-
-
-def minimise_logistic(
-    dense: np.ndarray, one_hot: sparse.csr_array, labels: np.ndarray, c: float, weights: np.ndarray
-) -> np.ndarray:
-    """Return the weights of a regularised logistic regression, float64: intercept, then columns.
-
-    They minimise C * sum(log loss) + |w|^2 / 2, where w is without the intercept, by L-BFGS from
-    the given weights. The fit ends after ``MOST_ITERATIONS`` at the latest.
-    """
-    columns = one_hot.T.tocsr()
-    clicks = labels.astype(np.float32)
-    examples = len(labels)
-
-    def loss_and_gradient(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = _logits(dense, one_hot, weights)
-        error = expit(logits) - clicks
-        losses = (np.logaddexp(0, logits) - logits * clicks).sum(dtype=np.float64)
-        gradient = np.concatenate([[error.sum(dtype=np.float64)], error @ dense, columns @ error])
-        penalty = weights.copy()
-        penalty[0] = 0
-        loss = losses + penalty @ penalty / (2 * c)
-        return loss / examples, (gradient + penalty / c) / examples
-
-    options = {"maxiter": MOST_ITERATIONS, "gtol": 1e-4}
-    found = minimize(loss_and_gradient, weights, jac=True, method="L-BFGS-B", options=options)
-    return found.x
-
-
-def _logits(dense: np.ndarray, one_hot: sparse.csr_array, weights: np.ndarray) -> np.ndarray:
-    start, first, others = np.split(weights.astype(np.float32), [1, 1 + dense.shape[1]])
-    return dense @ first + one_hot @ others + start
-
-
-def fit_trees(inputs: BaselineInputs, train: Inputs, valid: Inputs, current: Stage) -> Baseline:
+def fit_trees(inputs: RegressionInputs, train: Inputs, valid: Inputs, current: Stage) -> Baseline:
     """Fit boosted trees on all columns but the ids, or on those that no count enters either.
 
     Columns, leaves and trees are chosen on validation. Counts leave out an example's own event, so
@@ -159,7 +89,7 @@ def fit_trees(inputs: BaselineInputs, train: Inputs, valid: Inputs, current: Sta
         def predict(rows: Inputs, booster: Any = booster, matrix: Any = matrix) -> np.ndarray:
             return np.asarray(booster.predict(matrix(rows)), np.float32)
 
-        score = selection(predict, valid)
+        score = selection(predict(valid), valid.labels)
         if best is None or score > best[0]:
             size = {"trees": booster.best_iteration, "num_leaves": leaves, "max_bin": bins}
             best = score, Baseline(predict, {"columns": name} | size)
@@ -170,15 +100,3 @@ def fit_trees(inputs: BaselineInputs, train: Inputs, valid: Inputs, current: Sta
 def _tree_columns(dense: list[int], num_attributes: int, rows: Inputs) -> sparse.csr_matrix:
     parts = [sparse.csr_array(rows.dense[:, dense]), rows.one_hot[:, :num_attributes]]
     return sparse.csr_matrix(sparse.hstack(parts, format="csr"))
-
-
-def _standard(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of columns, float32; 1 in place of a deviation of 0."""
-    center = columns.mean(0, dtype=np.float64)
-    scale = columns.std(0, dtype=np.float64)
-    scale[scale < 1e-6] = 1
-    return center.astype(np.float32), scale.astype(np.float32)
-
-
-def _probability(logits: np.ndarray) -> np.ndarray:
-    return expit(logits.astype(np.float64)).astype(np.float32)

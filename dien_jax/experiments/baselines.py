@@ -11,27 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, writing
-from dien_jax.experiments.baseline_inputs import BaselineInputs
-from dien_jax.experiments.baseline_models import (
-    SEED,
-    SINGLE,
-    Baseline,
-    fit_logistic,
-    fit_single,
-    fit_trees,
-)
+from dien_jax.experiments.baseline_models import SEED, SINGLE, Baseline, fit_single, fit_trees
 from dien_jax.experiments.result_tables import aligned, folder_of, metric_headers
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.baseline import BaselineRun
 from dien_jax.runs.folder import versions
 from dien_jax.runs.scoring import measure
+from dien_jax.training.logistic_regression import MAX_ROWS, fit
+from dien_jax.training.regression_inputs import RegressionInputs
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.extras import require
 
-MAX_ROWS = 1 << 20
-"""Training examples, and validation examples for choices, in memory; more are a random sample."""
 HELD_OUT = ("valid", "test")
 _PACKAGES = ("scipy", "lightgbm")
 
@@ -56,7 +49,7 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
 
     Popularity, the match of attributes and co-occurrence rank by one column, whose sign and scale
     are a logistic regression's on training examples. A logistic regression and boosted trees have
-    all columns of :class:`~dien_jax.experiments.baseline_inputs.BaselineInputs`. What a fit leaves
+    all columns of :class:`~dien_jax.training.regression_inputs.RegressionInputs`. What a fit leaves
     open is chosen on the validation split, and the test split is scored once.
 
     Args:
@@ -81,7 +74,7 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
             if any(out.iterdir()):
                 raise UserError(f"--out {out} is not empty; choose another folder")
     start = time.perf_counter()
-    inputs = BaselineInputs(dataset)
+    inputs = RegressionInputs(dataset, TrainConfig().max_history)
     models = _fit(inputs)
     sizes = {split: len(dataset.splits[split].label) for split in HELD_OUT}
     scores = {split: _scores(inputs, models, sizes[split], split) for split in HELD_OUT}
@@ -128,7 +121,7 @@ def _check_examples(dataset: Dataset) -> None:
         raise UserError(f"{dataset.path} has no valid examples to choose settings by")
 
 
-def _fit(inputs: BaselineInputs) -> dict[str, Baseline]:
+def _fit(inputs: RegressionInputs) -> dict[str, Baseline]:
     """Return the fitted baselines by name."""
     train, valid = (inputs.read(split, MAX_ROWS) for split in ("train", "valid"))
     models = {}
@@ -138,14 +131,15 @@ def _fit(inputs: BaselineInputs) -> dict[str, Baseline]:
         else:
             say(f"no {name}: items have no categorical or multi-valued feature")
     with stage("logistic regression") as current:
-        models["logistic regression"] = fit_logistic(train, valid, current)
+        fitted = fit(train, valid, current)
+        models["logistic regression"] = Baseline(fitted.predict, {"C": fitted.strength})
     with stage("boosted trees") as current:
         models["boosted trees"] = fit_trees(inputs, train, valid, current)
     return models
 
 
 def _scores(
-    inputs: BaselineInputs, models: Mapping[str, Baseline], examples: int, split: str
+    inputs: RegressionInputs, models: Mapping[str, Baseline], examples: int, split: str
 ) -> dict[str, np.ndarray]:
     """Return click probabilities of all examples of a split, float32 ``[n]``, by baseline."""
     scores = {name: np.empty(examples, np.float32) for name in models}

@@ -224,15 +224,16 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
         module: InterestModel, features: FeatureTables, batch: Batch, other: Batch, exchanged: dict
     ) -> jax.Array:
         def mixed(group: str, ours: Any, theirs: Any) -> Any:
-            if ours is None:  # no context features, or no statistics
+            if ours is None:  # no context features, statistics or logistic regression
                 return None
             is_theirs = jnp.asarray(exchanged[group])
-            if group != "statistics":
+            if group not in ("statistics", "terms"):
                 is_theirs = jnp.repeat(is_theirs, config.model.embedding_size)
             return jnp.where(is_theirs[None], theirs, ours)
 
         ours, theirs = (module.row_inputs(given, features) for given in (batch, other))
-        groups = ("item", "user", "context", "statistics")
+        groups = ("item", "user", "context", "statistics", "terms")
+        exchanged["terms"] = jnp.concatenate([exchanged[group] for group in groups[:-1]])
         rows = RowInputs(*map(mixed, groups, ours, theirs))
         lengths = jnp.asarray(batch.lengths)
         history = module.embed_items(jnp.asarray(batch.history), features)

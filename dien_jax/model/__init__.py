@@ -13,6 +13,7 @@ from dien_jax.model.batch_norm import BatchNorm
 from dien_jax.model.click_network import MLP
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.interest import InterestModel
+from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, EVOLUTIONS, GRU
 from dien_jax.model.statistics import statistics_names
 
@@ -30,6 +31,7 @@ __all__ = [
     "Dice",
     "FeatureEmbeddings",
     "InterestModel",
+    "LogisticRegression",
     "MLPAttention",
     "PReLU",
     "auxiliary_loss",

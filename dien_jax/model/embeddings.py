@@ -28,6 +28,7 @@ class FeatureEmbeddings(nn.Module):
 
     features: tuple[Feature, ...]
     size: int
+    initial: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
     @nn.compact
     def __call__(self, values: dict[str, FeatureValues]) -> Float[Array, "... D"]:
@@ -35,14 +36,13 @@ class FeatureEmbeddings(nn.Module):
         return jnp.concatenate([self._embed(f, values[f.name]) for f in self.features], axis=-1)
 
     def _embed(self, feature: Feature, value: FeatureValues) -> Float[Array, "... E"]:
-        # Deviation sqrt(2 / (rows + columns)), as in the paper's program: features of few values,
-        # such as categories, start larger.
-        initial = nn.initializers.glorot_uniform()
+        # The default has deviation sqrt(2 / (rows + columns)), as in the paper's program: features
+        # of few values, such as categories, start larger.
         if feature.kind == "numeric":
-            direction = self.param(feature.name, initial, (1, self.size))[0]
+            direction = self.param(feature.name, self.initial, (1, self.size))[0]
             number = jnp.asarray(value)[..., None]
             return number * direction.reshape((1,) * (number.ndim - 1) + (-1,))
-        table = self.param(feature.name, initial, (feature.size, self.size))
+        table = self.param(feature.name, self.initial, (feature.size, self.size))
         if not isinstance(value, MultiValued):
             return table[value]
         kept = value.values.shape[-1]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import FeatureTables, FeatureValues, Schema
+from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model import shared_history
 from dien_jax.model.activations import as_logit
 from dien_jax.model.attention import ATTENTIONS
@@ -32,6 +32,7 @@ from dien_jax.model.auxiliary import (
 from dien_jax.model.batch_norm import BatchNorm
 from dien_jax.model.click_network import MLP
 from dien_jax.model.embeddings import FeatureEmbeddings, gather
+from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
 from dien_jax.model.statistics import statistics_inputs
 
@@ -71,12 +72,14 @@ class RowInputs(NamedTuple):
       candidate, user, context: embeddings; no context without such features.
       statistics: see :func:`dien_jax.model.statistics.statistics_inputs`; None for a model that
         does not read them.
+      terms: of the logistic regression; None for a model without one.
     """
 
     candidate: Float[Array, "B D"]
     user: Float[Array, "B U"]
     context: Float[Array, "B C"] | None
     statistics: Float[Array, "B F"] | None
+    terms: Float[Array, "B L"] | None
 
 
 class InterestModel(nn.Module):
@@ -125,6 +128,8 @@ class InterestModel(nn.Module):
         )
         if config.wide:
             self.linear = nn.Dense(columns)
+        if config.logistic_regression:
+            self.logistic_regression = LogisticRegression(schema)
 
     def __call__(
         self,
@@ -165,22 +170,25 @@ class InterestModel(nn.Module):
         """Return the features of items, embedded and concatenated."""
         return self._cast(self.item_embeddings(gather(ids, tables.item, "item")))
 
-    def embed_users(self, ids: Int[Array, " B"], tables: FeatureTables) -> Float[Array, "B U"]:
-        """Return embeddings, as :meth:`embed_items`."""
-        return self._cast(self.user_embeddings(gather(ids, tables.user, "user")))
-
-    def embed_context(self, values: dict[str, FeatureValues]) -> Float[Array, "B C"] | None:
-        """Return embeddings, as :meth:`embed_items`; None without context features."""
-        return self._cast(self.context_embeddings(values)) if self.schema.context else None
-
     def row_inputs(self, batch: Batch, tables: FeatureTables) -> RowInputs:
-        """Return the inputs of a batch's candidates, users and context, and its statistics."""
+        """Return the inputs of a batch's candidates, users and context, and its statistics.
+
+        User and context may have a single row for all candidates.
+        """
         batch = with_statistics(self.config, self.schema, tables, batch)
+        item = gather(jnp.asarray(batch.item), tables.item, "item")
+        user = gather(jnp.asarray(batch.user), tables.user, "user")
+        context = batch.context
+        statistics = None if batch.statistics is None else jnp.asarray(batch.statistics)
+        terms = None
+        if self.config.logistic_regression:
+            terms = self.logistic_regression(item, user, context, statistics)
         return RowInputs(
-            self.embed_items(jnp.asarray(batch.item), tables),
-            self.embed_users(jnp.asarray(batch.user), tables),
-            self.embed_context(batch.context),
-            None if batch.statistics is None else jnp.asarray(batch.statistics),
+            self._cast(self.item_embeddings(item)),
+            self._cast(self.user_embeddings(user)),
+            self._cast(self.context_embeddings(context)) if self.schema.context else None,
+            statistics,
+            terms,
         )
 
     def _cast(self, embedded: jax.Array) -> jax.Array:
@@ -297,6 +305,8 @@ class InterestModel(nn.Module):
         if self.config.wide:
             wide = self.linear(jnp.concatenate(crossed, axis=-1).astype(jnp.float32))
             logits = logits + as_logit(wide)
+        if rows.terms is not None:
+            logits = logits + rows.terms.sum(1)
         return logits
 
     def _auxiliary_loss(

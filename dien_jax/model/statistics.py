@@ -12,7 +12,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.data.counting import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE
-from dien_jax.data.schema import FeatureTables, Schema, ValueStatistics, statistics_features
+from dien_jax.data.schema import (
+    UNKNOWN,
+    Feature,
+    FeatureTables,
+    MultiValued,
+    Schema,
+    ValueStatistics,
+    statistics_features,
+)
 from dien_jax.model.embeddings import gather
 
 OF_VALUE = (
@@ -38,6 +46,8 @@ OF_VALUE = (
     "history_popularity",
 )
 """Inputs of each feature with statistics; see :func:`_of_value`."""
+MATCH = "match"
+"""Input of items with categorical or multi-valued features; see :func:`_match`."""
 
 
 def statistics_names(schema: Schema) -> tuple[str, ...]:
@@ -49,7 +59,8 @@ def statistics_names(schema: Schema) -> tuple[str, ...]:
     ('length', 'item popularity', 'item known')
     """
     features = [feature.name for feature in statistics_features(schema)]
-    return ("length", *(f"{feature} {name}" for feature in features for name in OF_VALUE))
+    match = (MATCH,) if _attributes(schema) else ()
+    return ("length", *(f"{feature} {name}" for feature in features for name in OF_VALUE), *match)
 
 
 def statistics_inputs(
@@ -80,6 +91,8 @@ def statistics_inputs(
         bits = jnp.zeros_like(candidate) if own is None else own[:, place].astype(candidate.dtype)
         values = of_candidate[name], of_history[name]
         columns += _of_value(tables.statistics[name], *values, lengths, bits)
+    if attributes := _attributes(schema):
+        columns.append(_match(attributes, of_candidate, of_history, lengths))
     return jnp.stack(columns, axis=-1)
 
 
@@ -193,3 +206,41 @@ def _find_pairs(
     (low, _), _ = jax.lax.scan(halve, (low, end), length=statistics.longest.bit_length())
     place = jnp.minimum(low, last)
     return place, (low < end) & (statistics.other[place] == other)
+
+
+def _attributes(schema: Schema) -> list[Feature]:
+    return [feature for feature in schema.item[1:] if feature.kind != "numeric"]
+
+
+def _match(
+    attributes: list[Feature],
+    candidate: dict[str, Any],
+    history: dict[str, Any],
+    lengths: Int[Array, " B"],
+) -> Float[Array, " B"]:
+    """Return the share of the history with the candidate's attributes, recent events first.
+
+    The mean over attributes of sum_t r_t m_t / sum_t r_t: m_t is the share of the candidate's
+    values that event t has, and r_t is 1 for the last event, 1/2 for the one before and so on.
+    Unknown values match nothing; without a history the result is 0.
+    """
+    steps = history["item"].shape[1]
+    _, weight = recency_of(lengths, steps)
+    total = jnp.maximum(weight.sum(1), 1)
+    shares = []
+    for feature in attributes:
+        ours, theirs = candidate[feature.name], history[feature.name]
+        if isinstance(ours, MultiValued):
+            slots = jnp.arange(ours.values.shape[-1], dtype=jnp.int32)
+            has = slots[None, None, :] < jnp.asarray(theirs.count)[..., None]
+            matches = jnp.zeros(weight.shape, jnp.float32)
+            for slot in range(ours.values.shape[-1]):
+                value = jnp.asarray(ours.values)[:, slot]
+                known = (slot < jnp.asarray(ours.count)) & (value != UNKNOWN)
+                same = (has & (theirs.values == value[:, None, None])).any(-1)
+                matches += (same & known[:, None]).astype(jnp.float32)
+            matches /= jnp.maximum(jnp.asarray(ours.count), 1).astype(jnp.float32)[:, None]
+        else:
+            matches = ((theirs == ours[:, None]) & (ours != UNKNOWN)[:, None]).astype(jnp.float32)
+        shares.append((matches * weight).sum(1) / total)
+    return jnp.stack(shares).mean(0)

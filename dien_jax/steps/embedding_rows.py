@@ -21,6 +21,7 @@ from jaxtyping import Array, Int
 
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
+from dien_jax.model.logistic_regression import WEIGHTS
 
 DENSE_ROWS = 4096
 """Tables of at most so many rows stay whole: finding their rows costs more than moving all."""
@@ -29,7 +30,8 @@ ADAGRAD_EPSILON = 1e-8
 """Added to the square root of an accumulator."""
 
 Table = tuple[str, str]
-"""Path of a table's parameter: group of features, such as ``item_embeddings``, and feature."""
+"""Group of features, such as ``item``, and feature: its embeddings and its weights."""
+_ENDINGS = ("_embeddings", f"_{WEIGHTS}")
 
 
 class Rows(NamedTuple):
@@ -59,9 +61,9 @@ def large_tables(schema: Schema) -> frozenset[Table]:
     """
     tables = set()
     for group, features in vars(schema).items():
-        large = {_table(group, f) for f in features if f.size is not None and f.size > DENSE_ROWS}
+        large = {(group, f.name) for f in features if f.size is not None and f.size > DENSE_ROWS}
         if large and group != "context":
-            large.add(_table(group, features[0]))
+            large.add((group, features[0].name))
         tables |= large
     return frozenset(tables)
 
@@ -94,7 +96,7 @@ def look_up(
         return LookUps(schema, features, batch, negatives, rows)
 
     def take(group: str, feature: Feature, ids: jax.Array) -> jax.Array:
-        table = _table(group, feature)
+        table = (group, feature.name)
         if table not in tables:
             return ids
         rows[table] = distinct(ids, cast(int, feature.size))
@@ -109,7 +111,7 @@ def look_up(
         group: str, members: tuple[Feature, ...], values: dict[str, FeatureValues], ids: jax.Array
     ) -> tuple[dict[str, FeatureValues], jax.Array]:
         ids = take(group, members[0], ids)
-        taken = rows.get(_table(group, members[0]))
+        taken = rows.get((group, members[0].name))
         if taken is not None:
             values = jax.tree.map(lambda column: jnp.asarray(column)[taken.read], values)
         return {f.name: take_values(group, f, values[f.name]) for f in members[1:]}, ids
@@ -130,10 +132,6 @@ def look_up(
     )
 
 
-def _table(group: str, feature: Feature) -> Table:
-    return (f"{group}_embeddings", feature.name)
-
-
 def _compact_schema(schema: Schema, rows: dict[Table, Rows]) -> Schema:
     def compact(table: Table, feature: Feature) -> Feature:
         if table not in rows:
@@ -141,7 +139,7 @@ def _compact_schema(schema: Schema, rows: dict[Table, Rows]) -> Schema:
         return dataclasses.replace(feature, size=rows[table].read.shape[0])
 
     groups = {
-        group: tuple(compact(_table(group, feature), feature) for feature in features)
+        group: tuple(compact((group, feature.name), feature) for feature in features)
         for group, features in vars(schema).items()
     }
     return Schema(**groups)
@@ -172,9 +170,13 @@ def put_rows(whole: Any, compact: Any, rows: dict[Table, Rows]) -> Any:
 
 
 def table_of(path: tuple) -> Table:
-    """Return the last two keys of a leaf's path, the same for a parameter and its slots."""
+    """Return the table of a leaf by the last two keys of its path, which a parameter's slots share.
+
+    For a leaf of no table it is not in :func:`large_tables`.
+    """
     keys = [str(getattr(key, "key", "")) for key in path[-2:]]
-    return (keys[0], keys[-1])
+    groups = [keys[0].removesuffix(ending) for ending in _ENDINGS if keys[0].endswith(ending)]
+    return (groups[0] if groups else "", keys[-1])
 
 
 class RowwiseAdagradState(NamedTuple):

@@ -65,9 +65,10 @@ def make_optimizer(
 
 
 def _decayed(params: Any) -> Any:
-    """Mark the parameters that weight decay changes: matrices other than embeddings."""
+    """Mark the parameters that weight decay changes: matrices of the networks."""
 
     def decays(path: tuple, leaf: jax.Array) -> bool:
-        return leaf.ndim > 1 and not str(path[0].key).endswith("_embeddings")
+        part = str(path[0].key)
+        return leaf.ndim > 1 and not part.endswith("_embeddings") and part != "logistic_regression"
 
     return jax.tree_util.tree_map_with_path(decays, params)

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dien_jax.config.settings import Config
+from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.model.interest import EncodedHistory, InterestModel, RowInputs
+from dien_jax.model.interest import EncodedHistory, InterestModel
 from dien_jax.model.logit_map import CALIBRATION, click_probability
-from dien_jax.model.statistics import statistics_inputs
 
 
 class Interests(NamedTuple):
@@ -69,29 +69,20 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         states = jax.lax.dynamic_update_slice_in_dim(interests.states, encoded.states[0], length, 0)
         return Interests(states, encoded.last)
 
-    def statistics_of(
-        tables: FeatureTables, history: Array, length: Array, items: Array
-    ) -> Array | None:
-        if not config.model.statistics:
-            return None
-        count = items.shape[0]
-        histories = jnp.broadcast_to(history, (count, history.shape[0]))
-        return statistics_inputs(schema, tables, histories, jnp.broadcast_to(length, count), items)
-
     def score(variables: Any, tables: FeatureTables, interests: Interests, *request: Any) -> Array:
         history, length, user, context, items, count = request
 
         history, items = jnp.asarray(history), jnp.asarray(items)
         length = jnp.asarray(length, jnp.int32)
+        candidates = items.shape[0]
+        real = jnp.arange(candidates) < count
+        weight = real.astype(jnp.float32)
+        histories = jnp.broadcast_to(history, (candidates, history.shape[0]))
+        lengths = jnp.broadcast_to(length, candidates)
+        batch = Batch(histories, lengths, items, jnp.asarray(user), weight, weight, context)
 
         def method(model: InterestModel) -> Array:
-            rows = RowInputs(
-                model.embed_items(items, tables),
-                model.embed_users(jnp.asarray(user), tables),
-                model.embed_context(context),
-                statistics_of(tables, history, length, items),
-            )
-            real = jnp.arange(items.shape[0]) < count
+            rows = model.row_inputs(batch, tables)
             embedded = model.embed_items(history, tables)
             return model.score_candidates(interests.states, embedded, length, rows, real)
 

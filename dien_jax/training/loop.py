@@ -21,7 +21,8 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
-from dien_jax.metrics.scores import selection_score
+from dien_jax.metrics.scores import auc, selection_score
+from dien_jax.model.logistic_regression import alone
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
@@ -30,6 +31,7 @@ from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import TrainState, create_state, training_tables
 from dien_jax.steps.train import make_train_step
+from dien_jax.training.logistic_regression import with_logistic_regression
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
 from dien_jax.training.reporter import Reporter
 
@@ -85,9 +87,12 @@ class Trainer:
         self._summary_step = make_summary_step(config, schema)
         self._learning_rate = learning_rate(config.optim, self.steps_per_epoch, train.epochs)
 
+        self._started_at = time.perf_counter()
         self.state = create_state(config, schema, self.steps_per_epoch, run.seed)
         self.progress = Progress()
         latest = None if checkpoints is None else checkpoints.latest_step()
+        if latest is None and config.model.logistic_regression and run.warm_start is None:
+            self.state = with_logistic_regression(self.state, dataset, config)
         if checkpoints is not None and latest is not None:
             self.state, host = checkpoints.restore(latest, self.state)
             try:
@@ -96,7 +101,7 @@ class Trainer:
                 problem = f"the checkpoint of step {latest} is from another version: {error}"
                 raise UserError(problem) from error
         self._saved_step = self.progress.step
-        self._saved_at = self._started_at = time.perf_counter()
+        self._saved_at = time.perf_counter()
         self._earlier_seconds = self.progress.wall_seconds
         self._timed_from: float | None = None
         self._lengths_seen: set[int] = set()
@@ -130,8 +135,9 @@ class Trainer:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
 
         Returns:
-          ``calibration``, None if there is none, ``steps``, ``epochs``, ``best_step``, the metrics
-          of ``valid`` and ``test`` with calibrated scores,
+          ``calibration``, None if there is none, ``baselines``, the test AUC of the logistic
+          regression inside the model if it has one, ``steps``, ``epochs``, ``best_step``, the
+          metrics of ``valid`` and ``test`` with calibrated scores,
           ``train_examples_per_second`` (None when nothing was timed) and ``wall_seconds``.
 
         Raises:
@@ -151,8 +157,15 @@ class Trainer:
         for split in ("valid", "test"):
             loader = evaluation_loader(dataset, split, self._config.train)
             measured[split] = measure(dataset, split, self._scores(loader, best, calibration))
+        baselines = {}
+        if self._config.model.logistic_regression:
+            regression = best._replace(params=alone(best.params))
+            baselines["logistic regression"] = auc(
+                np.asarray(dataset.splits["test"].label), self._scores(loader, regression)
+            )
         return {
             "calibration": calibration,
+            "baselines": baselines,
             "steps": progress.step,
             "epochs": progress.step / self.steps_per_epoch,
             "best_step": progress.best_step,

@@ -52,8 +52,9 @@ class RunResult:
       wall_seconds: duration, over all processes of the run.
       device: kind of the device.
       versions: of Python and the packages that decide the outcome.
-      baselines: test AUC of popularity and, where the data has true probabilities, of these
-        (``"best possible"``). Empty for a run that was finished before.
+      baselines: test AUC of popularity, of the logistic regression inside the model if it has one
+        and, where the data has true probabilities, of these (``"best possible"``). Empty for a run
+        that was finished before.
     """
 
     run_dir: Path
@@ -207,7 +208,8 @@ def _train(
         say(f"calibration: {calibration.kind}")
     model, seed = member_name(run.config.model), run.seed
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
-    about |= {"device": device, "versions": versions(), "baselines": _baselines(dataset)}
+    about |= {"device": device, "versions": versions()}
+    about["baselines"] = _baselines(dataset) | outcome.pop("baselines")
     result = RunResult(run_dir=folder, **about, **outcome)
     _write_result(run, result)
     say(f"finished; results and checkpoints are in {folder}")

@@ -19,6 +19,7 @@ from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError
+from dien_jax.model.logistic_regression import WEIGHTS
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import restore_state
 from dien_jax.steps.embedding_rows import Table, table_of
@@ -115,24 +116,28 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     New users start from the unknown row, which scored them until now and was trained to represent
     any user (``train.unknown_users``). New items start from the mean of the items' rows weighted
     by the inverse of their training events, because new items resemble rare ones. Other new
-    values start from the mean of their table. Steps and key are those of ``fresh``.
+    values start from the mean of their table. The logistic regression gives new values no weight.
+    Steps and key are those of ``fresh``.
     """
     trained = jax.device_get((source.state.params, source.state.batch_stats))
     params, batch_stats = jax.tree.map(np.array, trained)
     rows, new_rows = dict[Table, np.ndarray](), {}
     for group in ("item", "user", "context"):
         for feature in getattr(dataset.schema, group):
-            name, path = feature.name, f"{group}_embeddings"
+            name = feature.name
             if feature.size is None:
                 continue
             matches = trained_rows(source.dataset.vocabulary(name), dataset.vocabulary(name))
-            rows[path, name] = matches
+            rows[group, name] = matches
             new_rows[name] = int(np.count_nonzero(matches == NEW))
-            table = params[path][name]
+            embeddings = params[f"{group}_embeddings"]
+            table = embeddings[name]
             counts = source.dataset.popularity[1:]
-            weights = 1 / np.maximum(counts, 1) if name == "item" else None
-            start = table[UNKNOWN] if name == "user" else mean_row(table, weights)
-            params[path][name] = grown_table(table, matches, start)
+            rarity = 1 / np.maximum(counts, 1) if name == "item" else None
+            start = table[UNKNOWN] if name == "user" else mean_row(table, rarity)
+            embeddings[name] = grown_table(table, matches, start)
+            if weights := params.get("logistic_regression", {}).get(f"{group}_{WEIGHTS}"):
+                weights[name] = grown_table(weights[name], matches, 0.0)
     optimizer_state = _grown_slots(source.state.optimizer_state, rows)
     keeps = _described(optimizer_state) == _described(fresh.optimizer_state)
     if not keeps:

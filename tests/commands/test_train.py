@@ -129,7 +129,7 @@ def test_output_compares_the_test_set_with_popularity(finished, data):
     dataset = open_dataset(data)
     test = dataset.splits["test"]
     popularity = auc(np.asarray(test.label), dataset.popularity[test.item])
-    rows = {line[:24].strip(): line.split() for line in finished.output.splitlines()}
+    rows = {line[:28].strip(): line.split() for line in finished.output.splitlines()}
     assert rows["test"][1] == f"{finished.result['test']['auc']:.4f}"
     assert rows["test, popularity"][-1] == f"{popularity:.4f}"
     assert "test, best possible" not in rows
@@ -369,7 +369,7 @@ def test_without_data_users_are_simulated_once_and_the_best_possible_score_is_to
     assert train.main(["--run-dir", "run"]) == 0
     output = capfd.readouterr()
     assert "simulating users" in output.err
-    rows = {line[:24].strip(): line.split() for line in output.out.splitlines()}
+    rows = {line[:28].strip(): line.split() for line in output.out.splitlines()}
     [folder] = (tmp_path / "cache" / "dien_jax").glob("*/simulated")
     assert read_json(tmp_path / "run" / "result.json")["data"] == str(folder)
     best = open_dataset(folder).meta["best_possible"]["test"]["auc"]
@@ -389,6 +389,6 @@ def test_command_without_arguments_learns_what_popularity_does_not_know(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     assert train.main([]) == 0
-    rows = {line[:24].strip(): line.split() for line in capfd.readouterr().out.splitlines()}
+    rows = {line[:28].strip(): line.split() for line in capfd.readouterr().out.splitlines()}
     reached, best = float(rows["test"][1]), float(rows["test, best possible"][-1])
     assert float(rows["test, popularity"][-1]) + 0.1 < reached < best

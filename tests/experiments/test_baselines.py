@@ -1,7 +1,5 @@
 """Simple models to compare with: inputs, fits, stored scores, and refusals."""
 
-import itertools
-import math
 import shutil
 from pathlib import Path
 
@@ -11,16 +9,13 @@ from scipy import sparse
 from support import small_dataset, tiny_run
 from support.tiny_run import light_flags
 
-from dien_jax import auc, baselines, compare, evaluate, train
-from dien_jax.config.settings import TrainConfig
-from dien_jax.data.dataset import Examples, open_dataset
-from dien_jax.data.writer import DatasetWriter
-from dien_jax.experiments import baseline_inputs, baseline_models
-from dien_jax.experiments.baseline_inputs import BaselineInputs, Inputs
-from dien_jax.experiments.baseline_models import minimise_logistic
+from dien_jax import baselines, compare, evaluate, train
+from dien_jax.data.dataset import open_dataset
+from dien_jax.experiments import baseline_models
 from dien_jax.experiments.baselines import run_baselines
 from dien_jax.metrics.intervals import delong
 from dien_jax.runs.scoring import measure, score_split
+from dien_jax.training.regression_inputs import Inputs
 from dien_jax.utils import extras
 from dien_jax.utils.files import read_json
 
@@ -94,164 +89,6 @@ def test_models_that_read_the_history_beat_popularity(stored):
             for name in NAMES}  # fmt: skip
     for name in ("attribute match", "logistic regression", "boosted trees"):
         assert area[name] > area["popularity"] + 0.05, area
-
-
-def plain_counts(dataset, row: int) -> dict[str, float]:
-    """Inputs of a training example by plain counting over all users, its own later events out.
-
-    A user counts once for a value, and once for each pair of values.
-    """
-    examples, offsets = dataset.splits["train"], dataset.event_offsets
-    ends = {int(s): int(offsets[s]) for s in examples.sequence}
-    targets: dict[int, list[tuple[int, int]]] = {sequence: [] for sequence in ends}
-    for s, end, item, label in zip(
-        examples.sequence, examples.history_end, examples.item, examples.label, strict=True
-    ):
-        ends[int(s)] = max(ends[int(s)], int(end))
-        if label:
-            targets[int(s)].append((int(end), int(item)))
-    sequence, end = int(examples.sequence[row]), int(examples.history_end[row])
-    values: dict[int, set[int]] = {}
-    for s, last in ends.items():
-        stop = min(last, end) if s == sequence else last
-        values[s] = set(dataset.event_item[offsets[s] : stop].tolist())
-        if s != sequence:
-            values[s] |= {item for at, item in targets[s] if at == last}
-    candidate = int(examples.item[row])
-    history = dataset.event_item[offsets[sequence] : end].tolist()
-
-    def users(*items: int) -> int:
-        return sum(set(items) <= own for own in values.values())
-
-    cosine = 0.0
-    for age, item in enumerate(reversed(history)):
-        if item != candidate:
-            expected = (users(item) + 1) * (users(candidate) + 1)
-            cosine += users(item, candidate) / math.sqrt(expected) / (1 + age)
-    return {"item popularity": math.log1p(users(candidate)), "item recent_cosine": cosine}
-
-
-def write_events(path: Path) -> Path:
-    """Users who choose items, each event from the second on an example with a random negative."""
-    random = np.random.default_rng(3)
-    lengths = random.integers(2, 8, 25)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    events = random.integers(1, tiny_run.ITEMS, offsets[-1])
-    sequence = np.repeat(np.arange(25), 2 * (lengths - 1))
-    ends = [np.repeat(np.arange(start + 1, end), 2) for start, end in itertools.pairwise(offsets)]
-    history_end = np.concatenate(ends)
-    label = np.arange(len(history_end)) % 2
-    drawn = random.integers(1, tiny_run.ITEMS, len(history_end))
-    examples = Examples(
-        sequence=sequence, history_end=history_end, user=sequence + 1, group=sequence,
-        item=np.where(label == 1, events[history_end], drawn), label=label,
-    )  # fmt: skip
-    with DatasetWriter(
-        path, schema=tiny_run.SCHEMA, source={"name": "events", "files": {}}, split={"policy": "no"}
-    ) as writer:
-        writer.vocabulary("item", ["", *(f"i{k}" for k in range(1, tiny_run.ITEMS))])
-        writer.vocabulary("category", ["", "x", "y", "z"])
-        writer.vocabulary("user", ["", *(f"u{k}" for k in range(tiny_run.USERS))])
-        writer.groups([f"u{k}" for k in range(tiny_run.USERS)])
-        writer.items("category", np.arange(tiny_run.ITEMS) % 4)
-        writer.events(item=events, timestamp=np.arange(len(events)), offsets=offsets)
-        writer.popularity(np.bincount(events, minlength=tiny_run.ITEMS))
-        writer.examples("train", examples)
-        writer.examples("valid", examples)
-    return path
-
-
-def columns(dataset, split: str, *names: str) -> np.ndarray:
-    """Dense columns of a split's examples, in their order."""
-    inputs = BaselineInputs(dataset)
-    [(rows, found)] = inputs.stream(split)
-    values = np.empty((len(rows), len(names)), np.float32)
-    values[rows] = found.dense[:, [inputs.names.index(name) for name in names]]
-    return values
-
-
-def test_training_rows_leave_out_their_own_event_and_later_ones(tmp_path):
-    """The same examples, held out, would find their own clicks in the counts."""
-    dataset = open_dataset(write_events(tmp_path / "events"))
-    names = "item popularity", "item recent_cosine"
-    found, seen = (columns(dataset, split, *names) for split in ("train", "valid"))
-    expected = [plain_counts(dataset, row) for row in range(len(found))]
-    np.testing.assert_allclose(
-        found,
-        [[values[name] for name in names] for values in expected],
-        rtol=1e-5,  # float32
-        atol=1e-6,
-    )
-    labels = dataset.splits["train"].label
-    for own, complete in zip(found.T, seen.T, strict=True):
-        assert auc(labels, complete) > auc(labels, own) + 0.05
-
-
-def test_columns_without_counts_are_the_same_for_training_and_held_out_rows(tmp_path):
-    dataset = open_dataset(write_events(tmp_path / "events"))
-    inputs = BaselineInputs(dataset)
-    found, seen = (columns(dataset, split, *inputs.names) for split in ("train", "valid"))
-    differ = set(np.flatnonzero((found != seen).any(0)).tolist())
-    assert not differ & set(inputs.uncounted)
-    assert [name for place, name in enumerate(inputs.names) if place in inputs.uncounted] == [
-        "length",
-        *(f"item {name}" for name in ("known", "repeats", "repeat_share", "repeat_recency")),
-        *(f"category {name}" for name in ("known", "repeats", "repeat_share", "repeat_recency")),
-        "match",
-    ]
-
-
-def test_match_is_the_share_of_recent_events_with_the_attributes(tmp_path):
-    item = small_dataset.ints(2, 1, 1, 0)
-    dataset = open_dataset(small_dataset.write(tmp_path / "small", item=item))
-    found = columns(dataset, "train", "match", "price")
-    # The second example: items 1, 2 and 2 with weights 1/3, 1/2 and 1, all of the candidate's
-    # category; the first has its tags.
-    shares = [[1, 0], [1, (1 / 3) / (11 / 6)], [0, 0], [0, 0]]
-    np.testing.assert_allclose(found[:, 0], np.mean(shares, axis=1), rtol=1e-6)  # float32
-    np.testing.assert_array_equal(found[:, 1], np.asarray(dataset.items["price"].values)[item])
-
-
-def test_each_value_has_a_column_and_ids_come_last(tmp_path):
-    inputs = BaselineInputs(open_dataset(small_dataset.write(tmp_path / "small")))
-    assert inputs.num_attributes == 12
-    [(rows, found)] = inputs.stream("train")
-    used = {row: found.one_hot[[place]].indices.tolist() for place, row in enumerate(rows.tolist())}
-    # category 0-1, tags 2-5, words 6, device 7-8, query 9-11, item 12-14, user 15-16
-    assert used == {0: [0, 9, 10, 13, 15], 1: [1, 5, 7, 14, 15], 2: [0, 2, 3, 8, 12, 16],
-                    3: [7]}  # fmt: skip
-
-
-def test_values_of_a_large_vocabulary_share_columns(tmp_path, monkeypatch):
-    monkeypatch.setattr(baseline_inputs, "MAX_COLUMNS", 2)
-    inputs = BaselineInputs(open_dataset(small_dataset.write(tmp_path / "small")))
-    [(_, found)] = inputs.stream("train")
-    assert found.one_hot.shape == (4, 2 + 2 + 1 + 2 + 2 + 2 + 2)
-
-
-def test_large_split_is_sampled_and_said_to_be(data, monkeypatch, capfd):
-    monkeypatch.setattr(baseline_inputs, "BATCH", 64)
-    monkeypatch.setattr(baseline_inputs, "BATCHES", TrainConfig(batch_size=64, buckets=()))
-    inputs = BaselineInputs(open_dataset(data))
-    sample = inputs.read("train", 200)
-    assert len(sample.labels) == len(sample.dense) == sample.one_hot.shape[0] == 192
-    assert "baselines read 192 of 600 train examples, drawn at random" in capfd.readouterr().err
-    everything = inputs.read("train", 600 + 64)
-    assert sorted(everything.labels) == sorted(open_dataset(data).splits["train"].label)
-    assert "drawn" not in capfd.readouterr().err
-
-
-def test_logistic_regression_is_at_its_minimum():
-    random = np.random.default_rng(0)
-    dense = random.standard_normal((300, 3)).astype(np.float32)
-    one_hot = sparse.csr_array((random.random((300, 5)) < 0.3).astype(np.float32))
-    labels = (random.random(300) < 1 / (1 + np.exp(-dense[:, 0]))).astype(np.int8)
-    rows = np.concatenate([np.ones((300, 1)), dense, one_hot.toarray()], axis=1)
-    for c in (0.01, 1.0):
-        weights = minimise_logistic(dense, one_hot, labels, c, np.zeros(9))
-        error = 1 / (1 + np.exp(-rows @ weights)) - labels
-        gradient = c * rows.T @ error + np.concatenate([[0], weights[1:]])
-        assert np.abs(gradient).max() < 2e-4 * c * 300  # twice L-BFGS's, which has float32 logits
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -1,7 +1,7 @@
-"""Inputs of the baselines: what the counts of training events say, and one column for each value.
+"""Inputs of a logistic regression: the counts of training events, and a column for each value.
 
 The counts are those that a model with ``model.statistics`` reads. Those of a training example leave
-out its own event and its user's later ones, as in training.
+out its own event and its user's later ones, as in training. Baselines have the same inputs.
 
 Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns, N rows of a table.
 """
@@ -20,29 +20,26 @@ from dien_jax.config.settings import ModelConfig, TrainConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
-from dien_jax.data.schema import UNKNOWN, Feature, FeatureTables, FeatureValues, MultiValued, Schema
+from dien_jax.data.schema import UNKNOWN, FeatureTables, FeatureValues, MultiValued, Schema
 from dien_jax.model.embeddings import gather
-from dien_jax.model.statistics import recency_of, statistics_inputs, statistics_names
+from dien_jax.model.statistics import MATCH, statistics_inputs, statistics_names
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
 
 BATCH = 1024
-BATCHES = TrainConfig(batch_size=BATCH, buckets=())
-"""Batches of one padded length, so that one program is compiled for all splits."""
 MAX_COLUMNS = 1 << 20
 """One-hot columns of a feature; of a larger vocabulary, values share columns."""
-UNCOUNTED = ("length", "known", "repeats", "repeat_share", "repeat_recency")
+UNCOUNTED = ("length", "known", "repeats", "repeat_share", "repeat_recency", MATCH)
 """Inputs of :mod:`dien_jax.model.statistics` that are of the history alone, without counts."""
-MATCH = "match"
-"""Name of the column of :func:`_match`."""
 
 
 class Inputs(NamedTuple):
-    """Some examples as a baseline sees them.
+    """Some examples as a logistic regression sees them.
 
     Attributes:
-      dense: float32 ``[R, D]``, the columns :attr:`BaselineInputs.names`.
-      one_hot: sparse float32 ``[R, W]``: features, then the ids of item and user.
+      dense: float32 ``[R, D]``, the columns :attr:`RegressionInputs.names`.
+      one_hot: sparse float32 ``[R, W]``: features, then the ids of item and user. The values of a
+        multi-valued feature share 1.
       labels: int8 ``[R]``, 1 for a click.
     """
 
@@ -51,38 +48,49 @@ class Inputs(NamedTuple):
     labels: np.ndarray
 
 
-class BaselineInputs:
-    """The inputs of every baseline for the examples of a dataset.
+class RegressionInputs:
+    """The inputs of a logistic regression for the examples of a dataset.
+
+    Args:
+      dataset: the data.
+      max_history: events kept of a history.
+      statistics: whether there are columns of counts.
 
     Attributes:
-      names: the D dense columns: the inputs of :func:`dien_jax.model.statistics_names`, the match
-        of attributes if items have any, and the numbers of candidates, users and requests.
+      schema: features of the dataset.
+      names: the D dense columns: the inputs of :func:`dien_jax.model.statistics_names`, and the
+        numbers of candidates, users and requests.
+      num_counts: the columns of counts come first, and are so many.
       uncounted: the places of the dense columns that no count enters.
+      one_hot_columns: of each feature with values and its group: its first column, and how many;
+        value v > 0 has column v - 1 of them, modulo how many there are.
       num_attributes: the one-hot columns that are not of an id come first, and are so many.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, max_history: int, statistics: bool = True) -> None:
         schema = dataset.schema
-        self._dataset, self._schema = dataset, schema
-        self._tables = feature_tables(dataset, ModelConfig(statistics=True))
+        self._dataset, self.schema, self._statistics = dataset, schema, statistics
+        # Batches of one padded length, so that one program is compiled for all splits.
+        self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)
+        self._tables = feature_tables(dataset, ModelConfig(statistics=statistics))
         self._host_tables = dataset.feature_tables()
         numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
-        match = [MATCH] if _attributes(schema) else []
-        statistics = statistics_names(schema)
-        self.names = (*statistics, *match, *numbers)
+        counts = statistics_names(schema) if statistics else ()
+        self.names, self.num_counts = (*counts, *numbers), len(counts)
         self.uncounted = [
             place
             for place, name in enumerate(self.names)
-            if place >= len(statistics) or name.rpartition(" ")[2] in UNCOUNTED
+            if place >= len(counts) or name.rpartition(" ")[2] in UNCOUNTED
         ]
-        self._step = jax.jit(lambda tables, batch: _dense(schema, tables, batch))
+        self._step = jax.jit(lambda tables, batch: _dense(schema, tables, batch, statistics))
         groups = ((schema.item[1:], "item"), (schema.user[1:], "user"), (schema.context, "context"))
         attributes = [(f, group) for group_of, group in groups for f in group_of if f.size]
         ids = [(schema.item[0], "item"), (schema.user[0], "user")]
-        self._one_hot = [*attributes, *ids]
-        widths = [min((f.size or 0) - 1, MAX_COLUMNS) for f, _ in self._one_hot]
-        self._offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)])
-        self.num_attributes = int(self._offsets[len(attributes)])
+        widths = [min((f.size or 0) - 1, MAX_COLUMNS) for f, _ in (*attributes, *ids)]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(widths)]).tolist()
+        places = zip(starts, widths, strict=False)
+        self.one_hot_columns = dict(zip((*attributes, *ids), places, strict=True))
+        self._num_columns, self.num_attributes = starts[-1], starts[len(attributes)]
 
     def read(self, split: str, limit: int) -> Inputs:
         """Return all examples of a split in a random order, or about ``limit`` of them."""
@@ -92,7 +100,7 @@ class BaselineInputs:
         rows = total if steps == loader.steps_per_epoch else steps * BATCH
         dense = np.empty((rows, len(self.names)), np.float32)
         if rows < total:
-            say(f"baselines read {rows:,} of {total:,} {split} examples, drawn at random")
+            say(f"reading {rows:,} of {total:,} {split} examples, drawn at random")
         filled, one_hot, labels = 0, [], []
         with stage(f"inputs of {rows:,} {split} examples") as current:
             for indices, inputs in self._batches(loader, steps):
@@ -110,7 +118,8 @@ class BaselineInputs:
 
     def _loader(self, split: str, order: str) -> Loader:
         """Return the batches of a split; those of training have the bits ``own``."""
-        return Loader(self._dataset, split, BATCHES, statistics=True, order=order)
+        options = self._batch_options
+        return Loader(self._dataset, split, options, statistics=self._statistics, order=order)
 
     def _batches(self, loader: Loader, steps: int) -> Iterator[tuple[np.ndarray, Inputs]]:
         features = len(self._tables.statistics)
@@ -129,17 +138,16 @@ class BaselineInputs:
         values = {"item": gather_rows(tables.item, np.asarray(batch.item)[:rows], "item")}
         values["user"] = gather_rows(tables.user, np.asarray(batch.user)[:rows], "user")
         values["context"] = {name: _first(value, rows) for name, value in batch.context.items()}
-        columns, live = [], []
-        for (feature, group), start in zip(self._one_hot, self._offsets[:-1], strict=True):
-            value, known = _slots(values[group][feature.name])
-            known &= value != UNKNOWN
-            columns.append(start + (value.astype(np.int64) - 1) % MAX_COLUMNS)
-            live.append(known)
-        used = np.concatenate(live, axis=1)
+        columns, shares = [], []
+        for (feature, group), (start, width) in self.one_hot_columns.items():
+            value, share = _slots(values[group][feature.name])
+            columns.append(start + (value.astype(np.int64) - 1) % max(width, 1))
+            shares.append(np.where(value != UNKNOWN, share, 0))
+        share = np.concatenate(shares, axis=1)
+        used = share > 0
         places = np.concatenate(columns, axis=1)[used].astype(np.int32)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(used.sum(1))]).astype(np.int32)
-        ones = np.ones(len(places), np.float32)
-        return sparse.csr_array((ones, places, ends), shape=(rows, int(self._offsets[-1])))
+        return sparse.csr_array((share[used], places, ends), shape=(rows, self._num_columns))
 
 
 def gather_rows(
@@ -154,30 +162,29 @@ def _first(value: FeatureValues, rows: int) -> FeatureValues:
 
 
 def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
-    """Return values ``[R, K]`` and which of them are live; K is 1 for a categorical feature."""
+    """Return values ``[R, K]`` and the share of each, float32; K is 1 for a categorical feature."""
     if isinstance(value, MultiValued):
-        values = np.asarray(value.values)
-        return values, np.arange(values.shape[1]) < np.asarray(value.count)[:, None]
+        values, count = np.asarray(value.values), np.asarray(value.count)[:, None]
+        live = np.arange(values.shape[1]) < count
+        return values, live.astype(np.float32) / np.maximum(count, 1).astype(np.float32)
     values = np.asarray(value)[:, None]
-    return values, np.ones(values.shape, bool)
+    return values, np.ones(values.shape, np.float32)
 
 
-def _attributes(schema: Schema) -> list[Feature]:
-    return [feature for feature in schema.item[1:] if feature.kind != "numeric"]
-
-
-def _dense(schema: Schema, tables: FeatureTables, batch: Batch) -> Float[Array, "B D"]:
+def _dense(
+    schema: Schema, tables: FeatureTables, batch: Batch, statistics: bool
+) -> Float[Array, "B D"]:
     """Return the dense columns of a batch."""
     history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
     own = None if batch.own is None else jnp.asarray(batch.own)
-    columns = [statistics_inputs(schema, tables, history, lengths, item, own)]
+    columns = [jnp.zeros((item.shape[0], 0), jnp.float32)]
+    if statistics:
+        columns.append(statistics_inputs(schema, tables, history, lengths, item, own))
     values = (
         gather(item, tables.item, "item"),
         gather(jnp.asarray(batch.user), tables.user, "user"),
         batch.context,
     )
-    if _attributes(schema):
-        columns.append(_match(schema, tables, history, lengths, item)[:, None])
     for features, of_rows in zip((schema.item, schema.user, schema.context), values, strict=True):
         columns += [
             jnp.asarray(of_rows[feature.name])[:, None]
@@ -185,34 +192,3 @@ def _dense(schema: Schema, tables: FeatureTables, batch: Batch) -> Float[Array, 
             if feature.kind == "numeric"
         ]
     return jnp.concatenate(columns, axis=1)
-
-
-def _match(
-    schema: Schema, tables: FeatureTables, history: Array, lengths: Array, candidate: Array
-) -> Float[Array, " B"]:
-    """Return the share of the history with the candidate's attributes, recent events first.
-
-    The mean over attributes of sum_t r_t m_t / sum_t r_t: m_t is the share of the candidate's
-    values that event t has, and r_t is 1 for the last event, 1/2 for the one before and so on.
-    Unknown values match nothing; without a history the result is 0.
-    """
-    _, weight = recency_of(lengths, history.shape[1])
-    total = jnp.maximum(weight.sum(1), 1)
-    of_candidate, of_history = (gather(ids, tables.item, "item") for ids in (candidate, history))
-    shares = []
-    for feature in _attributes(schema):
-        ours, theirs = of_candidate[feature.name], of_history[feature.name]
-        if isinstance(ours, MultiValued):
-            slots = jnp.arange(ours.values.shape[-1], dtype=jnp.int32)
-            has = slots[None, None, :] < jnp.asarray(theirs.count)[..., None]
-            matches = jnp.zeros(history.shape, jnp.float32)
-            for slot in range(ours.values.shape[-1]):
-                value = jnp.asarray(ours.values)[:, slot]
-                known = (slot < jnp.asarray(ours.count)) & (value != UNKNOWN)
-                same = (has & (theirs.values == value[:, None, None])).any(-1)
-                matches += (same & known[:, None]).astype(jnp.float32)
-            matches /= jnp.maximum(jnp.asarray(ours.count), 1).astype(jnp.float32)[:, None]
-        else:
-            matches = ((theirs == ours[:, None]) & (ours != UNKNOWN)[:, None]).astype(jnp.float32)
-        shares.append((matches * weight).sum(1) / total)
-    return jnp.stack(shares).mean(0)

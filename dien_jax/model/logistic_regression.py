@@ -1,0 +1,78 @@
+"""The logistic regression inside the model: terms of feature values and counts, fitted first.
+
+Dimensions: B rows, F inputs of the counts, L terms: one for each feature, and one for the counts.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dien_jax.data.schema import FeatureValues, Schema
+from dien_jax.model.embeddings import FeatureEmbeddings
+from dien_jax.model.statistics import statistics_names
+
+WEIGHTS = "weights"
+"""Ending of the names of the tables with a weight for each value: ``item_weights``."""
+
+
+class LogisticRegression(nn.Module):
+    """Terms of a logistic regression, whose sum is its logit.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax import Feature, Schema
+    >>> from dien_jax.model import LogisticRegression
+    >>> schema = Schema((Feature("item", "categorical", 9),), (Feature("user", "categorical", 3),))
+    >>> item, user = {"item": jnp.zeros(2, jnp.int32)}, {"user": jnp.zeros(1, jnp.int32)}
+    >>> terms, _ = LogisticRegression(schema).init_with_output(jax.random.key(0), item, user)
+    >>> terms.shape
+    (2, 2)
+
+    Every value of a feature has a weight, of which multi-valued features take the mean; a number
+    and each input of :func:`dien_jax.model.statistics.statistics_inputs` are multiplied by theirs.
+    All weights are 0 until :func:`dien_jax.training.fit_logistic_regression` has fitted them, and
+    no gradient changes them.
+    """
+
+    schema: Schema
+
+    @nn.compact
+    def __call__(
+        self,
+        item: dict[str, FeatureValues],
+        user: dict[str, FeatureValues],
+        context: dict[str, FeatureValues] | None = None,
+        statistics: Float[Array, "B F"] | None = None,
+    ) -> Float[Array, "B L"]:
+        """Return the terms: item, user and context features, then the counts with the intercept.
+
+        ``user`` and ``context`` may have a single row for all items; ``statistics`` is None for a
+        model that does not read counts.
+        """
+        zeros, values = nn.initializers.zeros_init(), {"item": item, "user": user}
+        if self.schema.context:
+            values["context"] = context or {}
+        parts = [
+            FeatureEmbeddings(getattr(self.schema, group), 1, zeros, name=f"{group}_{WEIGHTS}")(of)
+            for group, of in values.items()
+        ]
+        total = self.param("intercept", zeros, (1,))[None]
+        if statistics is not None:
+            inputs = (len(statistics_names(self.schema)),)
+            mean = self.param("statistics_mean", zeros, inputs)
+            weights = self.param("statistics_weights", zeros, inputs)
+            total = total + (statistics - mean[None]) @ weights[:, None]
+        rows = parts[0].shape[0]
+        parts = [jnp.broadcast_to(part, (rows, part.shape[1])) for part in (*parts, total)]
+        return jax.lax.stop_gradient(jnp.concatenate(parts, axis=-1))
+
+
+def alone(params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with which a model scores as its logistic regression does."""
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    mlp = {**params["mlp"], "logit": zeros(params["mlp"]["logit"])}
+    wide = {"linear": zeros(params["linear"])} if "linear" in params else {}
+    return {**params, "mlp": mlp, **wide}

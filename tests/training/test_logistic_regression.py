@@ -1,0 +1,325 @@
+"""The logistic regression inside the model: its inputs, its fit, and what training leaves of it."""
+
+import dataclasses
+import itertools
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from scipy import sparse
+from support import small_dataset, tiny_run, untrained_run
+
+from dien_jax import auc, train
+from dien_jax.config.presets import member
+from dien_jax.config.settings import Config, OptimConfig, TrainConfig
+from dien_jax.data.dataset import Dataset, Examples, open_dataset
+from dien_jax.data.loader import Loader, evaluation_loader
+from dien_jax.data.writer import DatasetWriter
+from dien_jax.model.logistic_regression import alone
+from dien_jax.runs.scoring import score_batches
+from dien_jax.runs.trained import load_run
+from dien_jax.steps import make_predict_step, make_train_step, training_tables
+from dien_jax.training import logistic_regression, regression_inputs
+from dien_jax.training.logistic_regression import fit, minimise, with_logistic_regression
+from dien_jax.training.regression_inputs import RegressionInputs
+from dien_jax.utils.console import stage
+
+STEPS = 8
+"""Events kept of a history."""
+
+
+def plain_counts(dataset, row: int) -> dict[str, float]:
+    """Inputs of a training example by plain counting over all users, its own later events out.
+
+    A user counts once for a value, and once for each pair of values.
+    """
+    examples, offsets = dataset.splits["train"], dataset.event_offsets
+    ends = {int(s): int(offsets[s]) for s in examples.sequence}
+    targets: dict[int, list[tuple[int, int]]] = {sequence: [] for sequence in ends}
+    for s, end, item, label in zip(
+        examples.sequence, examples.history_end, examples.item, examples.label, strict=True
+    ):
+        ends[int(s)] = max(ends[int(s)], int(end))
+        if label:
+            targets[int(s)].append((int(end), int(item)))
+    sequence, end = int(examples.sequence[row]), int(examples.history_end[row])
+    values: dict[int, set[int]] = {}
+    for s, last in ends.items():
+        stop = min(last, end) if s == sequence else last
+        values[s] = set(dataset.event_item[offsets[s] : stop].tolist())
+        if s != sequence:
+            values[s] |= {item for at, item in targets[s] if at == last}
+    candidate = int(examples.item[row])
+    history = dataset.event_item[offsets[sequence] : end].tolist()
+
+    def users(*items: int) -> int:
+        return sum(set(items) <= own for own in values.values())
+
+    cosine = 0.0
+    for age, item in enumerate(reversed(history)):
+        if item != candidate:
+            expected = (users(item) + 1) * (users(candidate) + 1)
+            cosine += users(item, candidate) / math.sqrt(expected) / (1 + age)
+    return {"item popularity": math.log1p(users(candidate)), "item recent_cosine": cosine}
+
+
+def write_events(path: Path) -> Path:
+    """Users who choose items, each event from the second on an example with a random negative."""
+    random = np.random.default_rng(3)
+    lengths = random.integers(2, 8, 25)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    events = random.integers(1, tiny_run.ITEMS, offsets[-1])
+    sequence = np.repeat(np.arange(25), 2 * (lengths - 1))
+    ends = [np.repeat(np.arange(start + 1, end), 2) for start, end in itertools.pairwise(offsets)]
+    history_end = np.concatenate(ends)
+    label = np.arange(len(history_end)) % 2
+    drawn = random.integers(1, tiny_run.ITEMS, len(history_end))
+    examples = Examples(
+        sequence=sequence, history_end=history_end, user=sequence + 1, group=sequence,
+        item=np.where(label == 1, events[history_end], drawn), label=label,
+    )  # fmt: skip
+    with DatasetWriter(
+        path, schema=tiny_run.SCHEMA, source={"name": "events", "files": {}}, split={"policy": "no"}
+    ) as writer:
+        writer.vocabulary("item", ["", *(f"i{k}" for k in range(1, tiny_run.ITEMS))])
+        writer.vocabulary("category", ["", "x", "y", "z"])
+        writer.vocabulary("user", ["", *(f"u{k}" for k in range(tiny_run.USERS))])
+        writer.groups([f"u{k}" for k in range(tiny_run.USERS)])
+        writer.items("category", np.arange(tiny_run.ITEMS) % 4)
+        writer.events(item=events, timestamp=np.arange(len(events)), offsets=offsets)
+        writer.popularity(np.bincount(events, minlength=tiny_run.ITEMS))
+        writer.examples("train", examples)
+        writer.examples("valid", examples)
+    return path
+
+
+def columns(dataset, split: str, *names: str) -> np.ndarray:
+    """Dense columns of a split's examples, in their order."""
+    inputs = RegressionInputs(dataset, STEPS)
+    [(rows, found)] = inputs.stream(split)
+    values = np.empty((len(rows), len(names)), np.float32)
+    values[rows] = found.dense[:, [inputs.names.index(name) for name in names]]
+    return values
+
+
+def test_training_rows_leave_out_their_own_event_and_later_ones(tmp_path):
+    """The same examples, held out, would find their own clicks in the counts."""
+    dataset = open_dataset(write_events(tmp_path / "events"))
+    names = "item popularity", "item recent_cosine"
+    found, seen = (columns(dataset, split, *names) for split in ("train", "valid"))
+    expected = [plain_counts(dataset, row) for row in range(len(found))]
+    np.testing.assert_allclose(
+        found,
+        [[values[name] for name in names] for values in expected],
+        rtol=1e-5,  # float32
+        atol=1e-6,
+    )
+    labels = dataset.splits["train"].label
+    for own, complete in zip(found.T, seen.T, strict=True):
+        assert auc(labels, complete) > auc(labels, own) + 0.05
+
+
+def test_columns_without_counts_are_the_same_for_training_and_held_out_rows(tmp_path):
+    dataset = open_dataset(write_events(tmp_path / "events"))
+    inputs = RegressionInputs(dataset, STEPS)
+    found, seen = (columns(dataset, split, *inputs.names) for split in ("train", "valid"))
+    differ = set(np.flatnonzero((found != seen).any(0)).tolist())
+    assert not differ & set(inputs.uncounted)
+    assert [name for place, name in enumerate(inputs.names) if place in inputs.uncounted] == [
+        "length",
+        *(f"item {name}" for name in ("known", "repeats", "repeat_share", "repeat_recency")),
+        *(f"category {name}" for name in ("known", "repeats", "repeat_share", "repeat_recency")),
+        "match",
+    ]
+
+
+def test_match_is_the_share_of_recent_events_with_the_attributes(tmp_path):
+    item = small_dataset.ints(2, 1, 1, 0)
+    dataset = open_dataset(small_dataset.write(tmp_path / "small", item=item))
+    found = columns(dataset, "train", "match", "price")
+    # The second example: items 1, 2 and 2 with weights 1/3, 1/2 and 1, all of the candidate's
+    # category; the first has its tags.
+    shares = [[1, 0], [1, (1 / 3) / (11 / 6)], [0, 0], [0, 0]]
+    np.testing.assert_allclose(found[:, 0], np.mean(shares, axis=1), rtol=1e-6)  # float32
+    np.testing.assert_array_equal(found[:, 1], np.asarray(dataset.items["price"].values)[item])
+
+
+def test_each_value_has_a_column_and_ids_come_last(tmp_path):
+    inputs = RegressionInputs(open_dataset(small_dataset.write(tmp_path / "small")), STEPS)
+    assert inputs.num_attributes == 12
+    [(rows, found)] = inputs.stream("train")
+    used = {row: found.one_hot[[place]].indices.tolist() for place, row in enumerate(rows.tolist())}
+    # category 0-1, tags 2-5, words 6, device 7-8, query 9-11, item 12-14, user 15-16
+    assert used == {0: [0, 9, 10, 13, 15], 1: [1, 5, 7, 14, 15], 2: [0, 2, 3, 8, 12, 16],
+                    3: [7]}  # fmt: skip
+
+
+def test_values_of_a_large_vocabulary_share_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(regression_inputs, "MAX_COLUMNS", 2)
+    inputs = RegressionInputs(open_dataset(small_dataset.write(tmp_path / "small")), STEPS)
+    [(_, found)] = inputs.stream("train")
+    assert found.one_hot.shape == (4, 2 + 2 + 1 + 2 + 2 + 2 + 2)
+
+
+def test_large_split_is_sampled_and_said_to_be(tmp_path, monkeypatch, capfd):
+    data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 20, "test": 20})
+    monkeypatch.setattr(regression_inputs, "BATCH", 64)
+    inputs = RegressionInputs(open_dataset(data), STEPS)
+    sample = inputs.read("train", 200)
+    assert len(sample.labels) == len(sample.dense) == sample.one_hot.shape[0] == 192
+    assert "reading 192 of 600 train examples, drawn at random" in capfd.readouterr().err
+    everything = inputs.read("train", 600 + 64)
+    assert sorted(everything.labels) == sorted(open_dataset(data).splits["train"].label)
+    assert "drawn" not in capfd.readouterr().err
+
+
+def test_logistic_regression_is_at_its_minimum():
+    random = np.random.default_rng(0)
+    dense = random.standard_normal((300, 3)).astype(np.float32)
+    one_hot = sparse.csr_array((random.random((300, 5)) < 0.3).astype(np.float32))
+    labels = (random.random(300) < 1 / (1 + np.exp(-dense[:, 0]))).astype(np.int8)
+    rows = np.concatenate([np.ones((300, 1)), dense, one_hot.toarray()], axis=1)
+    for c in (0.01, 1.0):
+        weights = minimise(dense, one_hot, labels, c, np.zeros(9))
+        error = 1 / (1 + np.exp(-rows @ weights)) - labels
+        gradient = c * rows.T @ error + np.concatenate([[0], weights[1:]])
+        assert np.abs(gradient).max() < 2e-4 * c * 300  # twice L-BFGS's, which has float32 logits
+
+
+MODEL = member("din", untrained_run.SMALL)
+CONFIG = Config(model=MODEL, train=TrainConfig(batch_size=16, max_history=STEPS, buckets=()))
+
+
+def fitted_state(dataset: Dataset, config: Config = CONFIG):
+    """A state of random parameters with a fitted logistic regression."""
+    return with_logistic_regression(
+        untrained_run.random_state(config, dataset.schema), dataset, config
+    )
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_model_with_silent_networks_scores_as_the_fit(statistics, tmp_path):
+    """On features of every kind, for training rows as well, whose own events are left out."""
+    dataset = open_dataset(small_dataset.write(tmp_path / "small"))
+    model = dataclasses.replace(MODEL, statistics=statistics)
+    config = dataclasses.replace(CONFIG, model=model)
+    inputs = RegressionInputs(dataset, STEPS, statistics)
+    rows = inputs.read("train", 100)
+    with stage("fit") as current:
+        fitted = fit(rows, rows, current)
+    state = untrained_run.random_state(config, dataset.schema)
+    weights = logistic_regression._parameters(fitted, inputs)
+    params = alone({**state.params, "logistic_regression": weights})
+    step = make_predict_step(config, dataset.schema)
+    features = training_tables(dataset, config).features
+    loader = Loader(dataset, "train", config.train, statistics=statistics, order="evaluation")
+    scores = score_batches(step, params, state.batch_stats, features, loader)
+    [(places, found)] = inputs.stream("train")
+    np.testing.assert_allclose(scores[places], fitted.predict(found), rtol=1e-5)  # float32
+    assert np.ptp(scores) > 0.01
+    others = {**state.params, "logistic_regression": weights}
+    changed = score_batches(step, others, state.batch_stats, features, loader)
+    assert np.abs(changed - scores).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        OptimConfig(name="adamw", weight_decay=0.1),
+        OptimConfig(embedding_update="lazy_adam"),
+        OptimConfig(embedding_update="rowwise_adagrad"),
+    ],
+    ids=lambda optim: f"{optim.name}-{optim.embedding_update}",
+)
+def test_training_leaves_it_as_it_is(optim, tmp_path, monkeypatch):
+    monkeypatch.setattr("dien_jax.steps.embedding_rows.DENSE_ROWS", 3)
+    dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
+    config = dataclasses.replace(CONFIG, optim=optim)
+    state = fitted_state(dataset, config)
+    expected = jax.device_get(state.params["logistic_regression"])
+    assert np.abs(expected["item_weights"]["item"]).max() > 0.01
+    before = jax.device_get(state.params["mlp"])
+    loader = Loader(dataset, "train", config.train, statistics=True)
+    step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
+    tables = training_tables(dataset, config)
+    for batch in itertools.islice(loader.epoch(0), 2):
+        state, _ = step(state, tables, batch)
+    found = jax.device_get(state.params)
+    jax.tree.map(np.testing.assert_array_equal, found["logistic_regression"], expected)
+    assert np.abs(found["mlp"]["logit"]["kernel"] - before["logit"]["kernel"]).max() > 0
+
+
+def test_compact_tables_look_up_the_same_weights(tmp_path, monkeypatch):
+    """The loss of a first step is that of whole tables."""
+    monkeypatch.setattr("dien_jax.steps.embedding_rows.DENSE_ROWS", 3)
+    dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
+    losses = []
+    for update in ("dense", "lazy_adam"):
+        config = dataclasses.replace(CONFIG, optim=OptimConfig(embedding_update=update))
+        loader = Loader(dataset, "train", config.train, statistics=True)
+        step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
+        tables = training_tables(dataset, config)
+        _, metrics = step(fitted_state(dataset, config), tables, loader.batch(0, 0))
+        losses.append(float(metrics["click_loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # float32
+
+
+def test_run_starts_from_the_fit_keeps_it_and_says_what_it_reaches(tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "data")
+    folder = tmp_path / "run"
+    assert train.main([*tiny_run.flags(data, folder), "--train.epochs=1"]) == 0
+    printed = capfd.readouterr()
+    assert "logistic regression" in printed.err
+    rows = {line[:28].strip(): line[28:].split() for line in printed.out.splitlines()}
+    trained = load_run(folder)
+    dataset, config = trained.dataset, trained.run.config
+    expected = with_logistic_regression(
+        untrained_run.random_state(config, dataset.schema), dataset, config
+    ).params["logistic_regression"]
+    jax.tree.map(np.testing.assert_array_equal, trained.params["logistic_regression"], expected)
+    step = make_predict_step(config, dataset.schema)
+    features = training_tables(dataset, config).features
+    loader = evaluation_loader(dataset, "test", config.train)
+    scores = score_batches(step, alone(trained.params), trained.batch_stats, features, loader)
+    area = auc(np.asarray(dataset.splits["test"].label), scores)
+    assert rows["test, logistic regression"] == [f"{area:.4f}"]
+
+
+def test_setting_turns_it_off(tmp_path, capfd):
+    data = tiny_run.write_data(tmp_path / "data")
+    flags = [*tiny_run.flags(data, tmp_path / "run"), "--train.epochs=1"]
+    assert train.main([*flags, "--model.no-logistic-regression"]) == 0
+    printed = capfd.readouterr()
+    assert "logistic regression" not in printed.err + printed.out
+    assert "logistic_regression" not in load_run(tmp_path / "run").params
+
+
+def test_training_examples_of_one_label_have_none(tmp_path, capfd):
+    dataset = open_dataset(tiny_run.write_data(tmp_path / "data", train=1))
+    state = untrained_run.random_state(CONFIG, dataset.schema)
+    assert with_logistic_regression(state, dataset, CONFIG) is state
+    assert "no logistic regression: all training examples" in capfd.readouterr().err
+
+
+@dataclasses.dataclass
+class _Result:
+    """What the remark reads of a result."""
+
+    test: dict[str, float]
+    baselines: dict[str, float | None]
+
+
+@pytest.mark.parametrize(
+    ("simple", "expected"),
+    [
+        ({"popularity": 0.5, "logistic regression": 0.792}, "0.0080 above that of logistic"),
+        ({"popularity": 0.81, "logistic regression": None}, "0.0100 below that of popularity"),
+        ({"popularity": 0.5, "best possible": 0.9}, None),
+        ({"popularity": None}, None),
+    ],
+)
+def test_table_says_if_a_simple_model_is_as_good(simple, expected):
+    found = train._margin(_Result({"auc": 0.8}, simple))
+    assert (expected is None and not found) or expected in found[0]
