@@ -200,7 +200,12 @@ def copy_of_run(name: str, folder: Path) -> Path:
 def expected_config(name: str) -> Config:
     """The settings that a run was trained with."""
     start, changes = SETTINGS[name]
-    then = {"model.statistics": False, "model.dropout": 0.0, "train.unknown_items": 0.0}
+    then = {
+        "model.statistics": False,
+        "model.logistic_regression": False,
+        "model.dropout": 0.0,
+        "train.unknown_items": 0.0,
+    }
     if start == "dien":
         then["model.auxiliary_weight"] = 1.0
     return with_settings(preset(start), then | changes)
@@ -309,6 +314,7 @@ def test_weights_of_an_exported_file_are_read_bit_for_bit() -> None:
     check_arrays("model.dien", exported.weights)
     settings = dataclasses.asdict(expected_config("run_dien"))
     del settings["model"]["statistics"]  # this and the next ones did not exist
+    del settings["model"]["logistic_regression"]
     del settings["train"]["calibrate"], settings["train"]["click_rate"]
     del settings["train"]["unknown_items"]
     assert exported.manifest["settings"] == json.loads(json.dumps(settings))

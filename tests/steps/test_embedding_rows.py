@@ -41,13 +41,14 @@ SCHEMA = Schema(
     ),
 )
 TABLES = {
-    (f"{group}_embeddings", feature.name)
+    (group, feature.name)
     for group in ("item", "user", "context")
     for feature in getattr(SCHEMA, group)
     if feature.kind != "numeric"
 }
 CONFIG = Config(
     model=ModelConfig(  # little of it, to compile in little time
+        logistic_regression=False,
         embedding_size=3,
         extractor="none",
         evolution="none",
@@ -139,14 +140,14 @@ def rows_looked_up(batch: Batch) -> dict[tuple[str, str], set[int]]:
 
     every = range(SIZE)
     return {
-        ("item_embeddings", "item"): {int(item) for item in items},
-        ("item_embeddings", "category"): of(of_items["category"], items),
-        ("item_embeddings", "tags"): of(of_items["tags"], items),
-        ("user_embeddings", "user"): {int(user) for user in users},
-        ("user_embeddings", "city"): of(of_users["city"], users),
-        ("user_embeddings", "likes"): of(of_users["likes"], users),
-        ("context_embeddings", "device"): of(batch.context["device"], every),
-        ("context_embeddings", "words"): of(batch.context["words"], every),
+        ("item", "item"): {int(item) for item in items},
+        ("item", "category"): of(of_items["category"], items),
+        ("item", "tags"): of(of_items["tags"], items),
+        ("user", "user"): {int(user) for user in users},
+        ("user", "city"): of(of_users["city"], users),
+        ("user", "likes"): of(of_users["likes"], users),
+        ("context", "device"): of(batch.context["device"], every),
+        ("context", "words"): of(batch.context["words"], every),
     }
 
 
@@ -183,11 +184,11 @@ def test_distinct_rows_are_found_once_and_filler_is_dropped() -> None:
 def test_tables_are_large_by_their_rows(monkeypatch) -> None:
     assert large_tables(SCHEMA) == TABLES
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 39)
-    assert large_tables(SCHEMA) == {("item_embeddings", "item"), ("user_embeddings", "user")}
+    assert large_tables(SCHEMA) == {("item", "item"), ("user", "user")}
     tags = Feature("tags", "multivalued", 50, max_values=3)
     item, user = Feature("item", "categorical", 20), Feature("user", "categorical", 9)
     few = Schema(item=(item, tags), user=(user,))
-    assert large_tables(few) == {("item_embeddings", "item"), ("item_embeddings", "tags")}
+    assert large_tables(few) == {("item", "item"), ("item", "tags")}
 
 
 @pytest.mark.parametrize("update", LAZY)
@@ -268,14 +269,18 @@ def test_adagrad_by_row_is_what_its_equations_say() -> None:
         gradients, _ = slope(state.params, state.batch_stats, tables(), batch, key)
         expected = {}
         for group, name in TABLES:
-            gradient = np.asarray(gradients[group][name])
+            gradient = np.asarray(gradients[f"{group}_embeddings"][name])
             total = squares.get((group, name), 0) + (gradient**2).mean(1)
             squares[group, name] = total
             scale = 0.1 / (np.sqrt(total) + ADAGRAD_EPSILON)
-            expected[group, name] = np.array(state.params[group][name]) - gradient * scale[:, None]
+            expected[group, name] = (
+                np.array(state.params[f"{group}_embeddings"][name]) - gradient * scale[:, None]
+            )
         state, _ = step(state, tables(), batch)
         for (group, name), table in expected.items():
-            np.testing.assert_allclose(state.params[group][name], table, rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(
+                state.params[f"{group}_embeddings"][name], table, rtol=1e-3, atol=1e-5
+            )
     found = {table_of(path): leaf for path, leaf in leaves(state).items() if leaf.ndim == 1}
     for name, total in squares.items():
         np.testing.assert_allclose(found[name], total, rtol=1e-3, atol=1e-12)
@@ -286,7 +291,7 @@ def test_small_tables_keep_the_optimiser_of_everything_else(monkeypatch) -> None
     batches = [batch_of(0), batch_of(1)]
     config = with_update("lazy_adam", clip_norm=1.0)  # not one that another test has a step of
     before, now, _ = after(config, batches)
-    slots = [path for path in now if table_of(path) == ("user_embeddings", "user")]
+    slots = [path for path in now if table_of(path) == ("user", "user")]
     assert len(slots) == 3
     other = sorted(set(batches[0].user) - set(batches[1].user) - {0})
     for path in slots:  # moments decay, and rows move by them
@@ -297,7 +302,7 @@ def test_small_tables_keep_the_optimiser_of_everything_else(monkeypatch) -> None
     found = {
         name: [leaf.shape for path, leaf in paths if table_of(path) == name] for name in TABLES
     }
-    assert found.pop(("item_embeddings", "item")) == [(ITEMS,)]
+    assert found.pop(("item", "item")) == [(ITEMS,)]
     assert all(len(set(shapes)) == 1 and len(shapes) == 2 for shapes in found.values())
 
 
@@ -310,6 +315,7 @@ def test_auxiliary_negatives_are_looked_up() -> None:
         auxiliary_distribution="shown",
         layers=(6,),
         statistics=False,
+        logistic_regression=False,
         dropout=0.0,
     )
     config = with_update("lazy_adam", dataclasses.replace(CONFIG, model=model))
