@@ -119,8 +119,9 @@ def test_speed_leaves_out_steps_that_compile(finished):
 def test_console_says_what_it_does_first_and_where_results_are_last(finished, data):
     lines = finished.progress.splitlines()
     assert lines[0].startswith(f"train preset dien on {data}: 64 training, 24 validation and 20")
-    assert "parameters on cpu" in lines[1]
-    assert str(finished.folder) in lines[1]
+    [size] = [line for line in lines if "parameters on cpu" in line]
+    assert str(finished.folder) in size
+    assert lines.index(size) < lines.index(next(line for line in lines if "compiling" in line))
     assert str(finished.folder) in lines[-2]
     assert lines[-1].startswith("compare with simple models: python -m dien_jax.baselines ")
 
@@ -353,6 +354,7 @@ class FakeTrainer:
             "epochs": 1.0,
             "best_step": 1,
             "calibration": None,
+            "baselines": {},
             "valid": metrics,
             "test": metrics,
         } | speed

@@ -34,7 +34,7 @@ def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path)
     assert ours.pop("preset") == result.preset == "pnn"
     assert ours == theirs
     assert {name: getattr(result, name) for name in ours} == ours
-    assert set(result.baselines) == {"popularity"}
+    assert set(result.baselines) == {"popularity", "logistic regression"}
 
 
 def test_resume_of_a_finished_run_returns_its_result(result, capfd):

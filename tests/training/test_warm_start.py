@@ -135,7 +135,16 @@ def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
             weights = 1 / np.maximum(tiny.old.popularity[1:, None], 1)
             mean = (table[1:] * weights).sum(0) / weights.sum()
             assert now["n1"] == pytest.approx(mean, rel=1e-5)
-    for name in set(trained.params) - {"item_embeddings", "user_embeddings"}:
+        weights = [
+            np.asarray(of["logistic_regression"][f"{group}_weights"][name])
+            for of in (trained.params, params)
+        ]
+        before = dict(zip(tiny.old.vocabulary(name), weights[0], strict=True))
+        now = dict(zip(tiny.new.vocabulary(name), weights[1], strict=True))
+        assert weights[0].any()
+        assert all(now[value] == before.get(value, 0) for value in now)
+    of_rows = {"item_embeddings", "user_embeddings", "logistic_regression"}
+    for name in set(trained.params) - of_rows:
         assert same_bits(params[name], trained.params[name])
     assert len(jax.tree.leaves(found.state.batch_stats)) >= 4  # BatchNorm and Dice
     assert same_bits(found.state.batch_stats, trained.batch_stats)
@@ -167,7 +176,7 @@ def test_accumulators_of_rows_follow_them(monkeypatch):
     schema = Schema((item,), (Feature("user", "categorical", size=2),))
     params = {"item_embeddings": {"item": table}, "mlp": {"kernel": table}}
     state = make_optimizer(config, schema, 1).init(params)
-    path = "item_embeddings", "item"
+    path = "item", "item"
 
     def told(tree: Any) -> list[np.ndarray]:
         """The accumulators of the table."""
