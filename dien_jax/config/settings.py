@@ -80,7 +80,7 @@ class ModelConfig:
     """Hidden layer sizes of the attention MLP."""
     auxiliary_layers: LAYER_SIZES = (100, 50)
     """Hidden layer sizes of the auxiliary network."""
-    auxiliary_weight: float = 3.0
+    auxiliary_weight: float = 8.0
     """Weight of the auxiliary loss; 0 removes it and its network."""
     auxiliary_negatives: int = 1
     """Sampled items that each interest state learns to distinguish from the next behaviour."""
