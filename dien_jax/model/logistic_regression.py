@@ -33,8 +33,7 @@ class LogisticRegression(nn.Module):
 
     Every value of a feature has a weight, of which multi-valued features take the mean; a number
     and each input of :func:`dien_jax.model.statistics.statistics_inputs` are multiplied by theirs.
-    All weights are 0 until :func:`dien_jax.training.fit_logistic_regression` has fitted them, and
-    no gradient changes them.
+    All weights are 0 until training fits them, before its first step, and no gradient changes them.
     """
 
     schema: Schema

@@ -1,5 +1,7 @@
 """Counts of training events as inputs of the click network: how often users chose what together.
 
+One more input, the match of attributes, needs no counts.
+
 Dimensions: B rows, T steps, F inputs, S features with statistics.
 """
 
