@@ -29,7 +29,7 @@ class LogisticRegression(nn.Module):
     >>> item, user = {"item": jnp.zeros(2, jnp.int32)}, {"user": jnp.zeros(1, jnp.int32)}
     >>> terms, _ = LogisticRegression(schema).init_with_output(jax.random.key(0), item, user)
     >>> terms.shape
-    (2, 2)
+    (2, 3)
 
     Every value of a feature has a weight, of which multi-valued features take the mean; a number
     and each input of :func:`dien_jax.model.statistics.statistics_inputs` are multiplied by theirs.
