@@ -33,7 +33,6 @@ os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 import jax  # noqa: E402
 import jax.monitoring  # noqa: E402
 import pytest  # noqa: E402
-from support import tiny_run  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -55,9 +54,10 @@ SLOWER = (
     "tests/preparation/test_amazon.py",
     "tests/preparation/test_examples.py",
     "tests/preparation/test_extend.py",
-    "tests/preparation/test_impressions.py::test_no_row_sees_its_own_request_or_later",
-    "tests/preparation/test_interactions.py::test_no_example_sees_a_later_event_whatever_the_log",
+    "tests/preparation/test_impressions.py",
+    "tests/preparation/test_interactions.py",
     "tests/preparation/test_interactions_refusals.py",
+    "tests/preparation/test_movielens.py",
     "tests/preparation/test_noise.py",
     "tests/preparation/test_separators.py",
     "tests/preparation/test_synthetic.py::test_processes_that_need_the_built_in_data_at_once",
@@ -77,12 +77,20 @@ def _note(event: str, duration: float, **details: object) -> None:
 jax.monitoring.register_event_duration_secs_listener(_note)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m fast``, import no file that has none of them: that alone takes seconds."""
+    path = collection_path.relative_to(Path(__file__).parents[1]).as_posix()
+    is_other = collection_path.suffix == ".py" and not path.startswith(FAST)
+    return True if is_other and config.option.markexpr == "fast" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of ``FAST``, without ``SLOWER``."""
     root = Path(__file__).parents[1]
     for item in items:
         name = f"{item.path.relative_to(root).as_posix()}::{item.name}"
-        if name.startswith(FAST) and not name.startswith(SLOWER):
+        is_slow = name.startswith(SLOWER) or item.get_closest_marker("slow")
+        if name.startswith(FAST) and not is_slow:
             item.add_marker("fast")
 
 
@@ -123,4 +131,6 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset folder of ``tiny_run``, to be read only."""
+    from support import tiny_run  # not in conftest's first lines: it imports most of the package
+
     return tiny_run.write_data(tmp_path_factory.mktemp("data") / "tiny")
