@@ -52,6 +52,7 @@ FAST = (
 SLOWER = (
     "tests/preparation/test_alimama.py",
     "tests/preparation/test_amazon.py",
+    "tests/preparation/test_download.py",
     "tests/preparation/test_examples.py",
     "tests/preparation/test_extend.py",
     "tests/preparation/test_impressions.py",
@@ -61,6 +62,7 @@ SLOWER = (
     "tests/preparation/test_noise.py",
     "tests/preparation/test_separators.py",
     "tests/preparation/test_synthetic.py::test_processes_that_need_the_built_in_data_at_once",
+    "tests/preparation/test_taobao.py",
     "tests/preparation/test_training_values.py",
 )
 """Tests among them that are not marked: each takes seconds, by several processes or databases."""
@@ -80,7 +82,8 @@ jax.monitoring.register_event_duration_secs_listener(_note)
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With ``-m fast``, import no file that has none of them: that alone takes seconds."""
     path = collection_path.relative_to(Path(__file__).parents[1]).as_posix()
-    is_other = collection_path.suffix == ".py" and not path.startswith(FAST)
+    has_some = path.startswith(FAST) and not path.startswith(SLOWER)
+    is_other = collection_path.suffix == ".py" and not has_some
     return True if is_other and config.option.markexpr == "fast" else None
 
 
