@@ -3,7 +3,8 @@
     python -m dien_jax.reproduce --data DIR [DIR ...] --out DIR [--rows NAME ...] [--seeds 5]
                                  [--table family|no_batch_norm|choices]
 
-Each run chooses its epoch by validation and opens the test split once. A stopped command can be
+Each run chooses its epoch by validation and opens the test split once. The table family has rows of
+the baselines too, if the extra `baselines` is installed. A stopped command can be
 run again to resume, and commands with other data, rows or tables may share an OUT. Standard output
 has the tables. Exit status: as ``python -m dien_jax.train``.
 """

@@ -25,6 +25,7 @@ from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, suggestion, writing
+from dien_jax.experiments.baseline_rows import BASELINES, add_baselines
 from dien_jax.experiments.result_tables import Line, Table, folder_of, read_results, write_tables
 from dien_jax.experiments.search_report import TrainingLine
 from dien_jax.metrics.scores import METRICS
@@ -38,6 +39,7 @@ from dien_jax.utils.files import atomic_file, read_json
 
 SETTINGS = Path(__file__).with_name("reproduction.json")
 PREDICTIONS_FILE = "test-predictions.csv"
+FAMILY_TABLE = "family"
 _FIRST_GUESS = 60.0, 8000.0, 6
 """Seconds of a run besides training, examples a second and epochs, until a run has been timed."""
 
@@ -65,9 +67,10 @@ def _digests(rows: Mapping[str, Config]) -> dict[str, str]:
 def paper_tables() -> dict[str, Table]:
     """Return the tables of ``python -m dien_jax.reproduce``.
 
-    ``family`` has the presets of the paper's models. The other tables are frozen, so that their
-    published results stay what their names say: ``no_batch_norm`` has the same models without
-    batch normalization, ``choices`` changes one setting of ``dien (batch_norm none)`` at a time.
+    ``family`` has the presets of the paper's models; its results have baselines too. The other
+    tables are frozen, so that their published results stay what their names say: ``no_batch_norm``
+    has the same models without batch normalization, ``choices`` changes one setting of
+    ``dien (batch_norm none)`` at a time.
     The digest of a frozen row is of the values in the file, so it stays when a setting is added.
 
     >>> from dien_jax import preset
@@ -75,7 +78,7 @@ def paper_tables() -> dict[str, Table]:
     True
     """
     rows = {name: PRESETS[name] for name in FAMILY}
-    tables = {"family": Table(rows, {"DIN": "din", "DIEN": "dien"}, _digests(rows))}
+    tables = {FAMILY_TABLE: Table(rows, {"DIN": "din", "DIEN": "dien"}, _digests(rows))}
     file = read_json(SETTINGS)
     for table, changes_by_row in file["tables"].items():
         configs, digests = {}, {}
@@ -122,7 +125,8 @@ def reproduce_table(
     if seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {seeds}")
     chosen, datasets = {row: known[row] for row in rows or known}, list(map(open_dataset, data))
-    run_study(chosen, datasets, range(seeds), out, tables=tables)
+    with_baselines = table == FAMILY_TABLE
+    run_study(chosen, datasets, range(seeds), out, tables=tables, baselines=with_baselines)
 
 
 def run_study(
@@ -133,6 +137,7 @@ def run_study(
     *,
     test: bool = True,
     tables: Mapping[str, Table] | None = None,
+    baselines: bool = False,
     after_run: Callable[[Line], None] = lambda line: None,
 ) -> list[Line]:
     """Train every row on every data set with every seed, unless it is done; write the tables.
@@ -145,6 +150,8 @@ def run_study(
       test: whether runs are kept and opened on the test split once. If False, each line has the
         best validation metrics and ``best_epoch``; no test split is scored and no run is kept.
       tables: the tables to write, by name; by default one, ``results``, of all rows.
+      baselines: whether the first table has rows of the baselines too, fitted where they are
+        missing and the extra ``baselines`` is installed.
       after_run: called with the line of each run that was not done before.
 
     Returns:
@@ -178,6 +185,12 @@ def run_study(
     with writing(out, "--out"):
         out.mkdir(parents=True, exist_ok=True)
     known = _known(out, digests)
+    if baselines:
+        first, table = next(iter(tables.items()))
+        table = table._replace(rows={**table.rows, **dict.fromkeys(BASELINES)})
+        tables = {**tables, first: table}
+        add_baselines(names, datasets, out, known, PREDICTIONS_FILE)
+        write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
     missing = [task for task in tasks if task.key not in known]
     say(f"{len(tasks)} runs, {len(tasks) - len(missing)} of them done; {_estimate(missing, known)}")
     for number, task in enumerate(missing):
@@ -271,7 +284,8 @@ def _estimate(missing: Sequence[_Task], known: Mapping[Any, Line]) -> str:
         return "nothing is left to do"
     (fixed, speed, epochs), seconds = _FIRST_GUESS, 0.0
     for task in missing:
-        timed = [float(line["seconds"]) for line in known.values() if line["data"] == task.data]
+        runs = [line for line in known.values() if line["row"] not in BASELINES]
+        timed = [float(line["seconds"]) for line in runs if line["data"] == task.data]
         guess = fixed + len(task.dataset.splits["train"].label) * epochs / speed
         seconds += statistics.mean(timed) if timed else guess
     return f"about {seconds / 60:.0f} minutes left"

@@ -16,6 +16,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.experiments import reproduction
+from dien_jax.experiments.baseline_rows import BASELINES
 from dien_jax.experiments.reproduction import run_study
 from dien_jax.experiments.result_tables import Table, read_results, write_tables
 from dien_jax.runs.folder import Run
@@ -119,9 +120,12 @@ def test_every_row_and_seed_has_a_line_and_a_mean(tiny) -> None:
     _, out, _ = tiny
     with (out / "results.csv").open() as stream:
         lines = list(csv.DictReader(stream))
-    assert [(line["row"], line["seed"]) for line in lines] == [
+    runs, fitted = [line for line in lines if line["row"] in ROWS], lines[2 * len(ROWS) :]
+    assert [(line["row"], line["seed"]) for line in runs] == [
         (row, seed) for row in ROWS for seed in "01"
     ]
+    assert [(line["row"], line["seed"]) for line in fitted] == [(row, "0") for row in BASELINES]
+    lines = runs
     scores: dict[str, list[float]] = {row: [] for row in ROWS}
     for line in lines:
         run = out / "runs" / "tiny" / line["row"] / line["seed"]
@@ -170,10 +174,12 @@ def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd)
         inner.setattr(reproduction, "fit", stopped)
         assert reproduce.main(command) == 128 + 15
     assert "Run the same command again" in capfd.readouterr().err
-    assert [line["seed"] for line in read_results(out / "results.csv")] == ["0"]
+    lines = read_results(out / "results.csv")
+    assert [line["seed"] for line in lines if line["row"] == "din"] == ["0"]
     assert reproduce.main(command) == 0
     assert "2 runs, 1 of them done; about" in capfd.readouterr().err
-    assert len(read_results(out / "results.csv")) == 2
+    lines = read_results(out / "results.csv")
+    assert [line["seed"] for line in lines if line["row"] == "din"] == ["0", "1"]
 
 
 def test_results_of_earlier_row_names_count_under_their_settings(tiny, tmp_path, capfd) -> None:
