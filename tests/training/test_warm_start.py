@@ -325,7 +325,7 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
         ({"embedding_size": 5}, "model.embedding_size must be 18, as in the run, got 5"),
         ({"form": "authors"}, "model.form must be 'paper', as in the run, got 'authors'"),
         ({"layers": (8, 4)}, "model.layers must be (200, 80), as in the run, got (8, 4)"),
-        ({"auxiliary_weight": 0.0}, "model.auxiliary_weight must be above 0, as in the run (3)"),
+        ({"auxiliary_weight": 0.0}, "model.auxiliary_weight must be above 0, as in the run (8)"),
     ],
 )
 def test_a_model_that_differs_is_refused_by_its_setting(changes, expected):
