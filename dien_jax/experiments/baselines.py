@@ -20,7 +20,7 @@ from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.baseline import BaselineRun
 from dien_jax.runs.folder import versions
 from dien_jax.runs.scoring import measure
-from dien_jax.training.logistic_regression import MAX_ROWS, fit
+from dien_jax.training.logistic_regression import MAX_ROWS, fit_logistic
 from dien_jax.training.regression_inputs import RegressionInputs
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.extras import require
@@ -131,7 +131,7 @@ def _fit(inputs: RegressionInputs) -> dict[str, Baseline]:
         else:
             say(f"no {name}: items have no categorical or multi-valued feature")
     with stage("logistic regression") as current:
-        fitted = fit(train, valid, current)
+        fitted = fit_logistic(train, valid, current)
         models["logistic regression"] = Baseline(fitted.predict, {"C": fitted.strength})
     with stage("boosted trees") as current:
         models["boosted trees"] = fit_trees(inputs, train, valid, current)

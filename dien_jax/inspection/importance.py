@@ -233,7 +233,8 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
 
         ours, theirs = (module.row_inputs(given, features) for given in (batch, other))
         groups = ("item", "user", "context", "statistics", "terms")
-        exchanged["terms"] = jnp.concatenate([exchanged[group] for group in groups[:-1]])
+        terms = jnp.concatenate([exchanged[group] for group in groups[:-1]])
+        exchanged = exchanged | {"terms": terms}
         rows = RowInputs(*map(mixed, groups, ours, theirs))
         lengths = jnp.asarray(batch.lengths)
         history = module.embed_items(jnp.asarray(batch.history), features)

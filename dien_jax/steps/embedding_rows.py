@@ -172,7 +172,7 @@ def put_rows(whole: Any, compact: Any, rows: dict[Table, Rows]) -> Any:
 def table_of(path: tuple) -> Table:
     """Return the table of a leaf by the last two keys of its path, which a parameter's slots share.
 
-    For a leaf of no table it is not in :func:`large_tables`.
+    The group is empty for a leaf of no table.
     """
     keys = [str(getattr(key, "key", "")) for key in path[-2:]]
     groups = [keys[0].removesuffix(ending) for ending in _ENDINGS if keys[0].endswith(ending)]

@@ -53,7 +53,7 @@ class FittedRegression(NamedTuple):
         return probability(logits + np.float32(self.intercept))
 
 
-def fit(train: Inputs, valid: Inputs, current: Stage) -> FittedRegression:
+def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> FittedRegression:
     """Fit a logistic regression on all columns; C is chosen on validation.
 
     The dense columns are standardised. C rises, each fit starts from the one before, and the first
@@ -90,7 +90,7 @@ def with_logistic_regression(state: TrainState, dataset: Dataset, config: Config
         inputs = RegressionInputs(dataset, *options)
         train, valid = (inputs.read(split, MAX_ROWS) for split in ("train", "valid"))
         with stage("logistic regression") as current:
-            fitted = fit(train, valid, current)
+            fitted = fit_logistic(train, valid, current)
             current.note = f"C {fitted.strength:g}, validation score {fitted.score:.4f}"
         _latest.clear()
         _latest[key] = _parameters(fitted, inputs)

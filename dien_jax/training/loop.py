@@ -160,9 +160,9 @@ class Trainer:
         baselines = {}
         if self._config.model.logistic_regression:
             regression = best._replace(params=alone(best.params))
-            baselines["logistic regression"] = auc(
-                np.asarray(dataset.splits["test"].label), self._scores(loader, regression)
-            )
+            test = evaluation_loader(dataset, "test", self._config.train)
+            labels = np.asarray(dataset.splits["test"].label)
+            baselines["logistic regression"] = auc(labels, self._scores(test, regression))
         return {
             "calibration": calibration,
             "baselines": baselines,

@@ -22,7 +22,7 @@ from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps import make_predict_step, make_train_step, training_tables
 from dien_jax.training import logistic_regression, regression_inputs
-from dien_jax.training.logistic_regression import fit, minimise, with_logistic_regression
+from dien_jax.training.logistic_regression import fit_logistic, minimise, with_logistic_regression
 from dien_jax.training.regression_inputs import RegressionInputs
 from dien_jax.utils.console import stage
 
@@ -208,7 +208,7 @@ def test_model_with_silent_networks_scores_as_the_fit(statistics, tmp_path):
     inputs = RegressionInputs(dataset, STEPS, statistics)
     rows = inputs.read("train", 100)
     with stage("fit") as current:
-        fitted = fit(rows, rows, current)
+        fitted = fit_logistic(rows, rows, current)
     state = untrained_run.random_state(config, dataset.schema)
     weights = logistic_regression._parameters(fitted, inputs)
     params = alone({**state.params, "logistic_regression": weights})
