@@ -66,6 +66,24 @@ SLOWER = (
     "tests/preparation/test_training_values.py",
 )
 """Tests among them that are not marked: each takes seconds, by several processes or databases."""
+LONG = (
+    "tests/benchmarks/",
+    "tests/docs/test_docs.py",
+    "tests/docs/test_examples.py::test_public_names_have_an_example_that_runs",
+    "tests/experiments/test_comparison.py",
+    "tests/experiments/test_reproduction.py",
+    "tests/experiments/test_search.py",
+    "tests/inference/test_calibrated.py",
+    "tests/inference/test_own_modules.py",
+    "tests/inspection/test_gates.py",
+    "tests/inspection/test_importance.py",
+    "tests/kernels/test_properties.py",
+    "tests/server/test_hot_reload.py",
+    "tests/training/test_resume.py",
+    "tests/training/test_warm_start.py",
+    "tests/utils/test_compile_cache.py",
+)
+"""Tests that are marked ``long``: whole studies, pages and runs, most in several processes."""
 
 _compiled: list[str] = []
 """Events of programs that were compiled in this process."""
@@ -88,12 +106,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of ``FAST``, without ``SLOWER``."""
+    """Mark the tests of ``FAST``, without ``SLOWER``, and those of ``LONG``."""
     root = Path(__file__).parents[1]
     for item in items:
+        if item.get_closest_marker("slow"):
+            continue
         name = f"{item.path.relative_to(root).as_posix()}::{item.name}"
-        is_slow = name.startswith(SLOWER) or item.get_closest_marker("slow")
-        if name.startswith(FAST) and not is_slow:
+        if name.startswith(LONG):
+            item.add_marker("long")
+        elif name.startswith(FAST) and not name.startswith(SLOWER):
             item.add_marker("fast")
 
 
