@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,8 +29,6 @@ from dien_jax.utils.console import say
 from dien_jax.utils.files import write_json
 
 StopSignal = Callable[[], int | None]
-_NOT_IN_FILE = {"run_dir", "baselines"}
-"""Fields of :class:`RunResult` that ``result.json`` does not hold."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class RunResult:
       versions: of Python and the packages that decide the outcome.
       baselines: test AUC of popularity, of the logistic regression inside the model if it has one
         and, where the data has true probabilities, of these (``"best possible"``). Empty for a run
-        that was finished before.
+        of a version that did not keep them.
     """
 
     run_dir: Path
@@ -147,9 +146,9 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
     values = read_result(folder)
     if values is not None:
         say(f"{folder} is finished; its result:")
-        names = {entry.name for entry in dataclasses.fields(RunResult)} - _NOT_IN_FILE
+        names = {entry.name for entry in dataclasses.fields(RunResult)} - {"run_dir", "baselines"}
         known: dict[str, Any] = {name: values.get(name) for name in names}
-        return RunResult(run_dir=folder, **known)
+        return RunResult(run_dir=folder, baselines=values.get("baselines", {}), **known)
     dataset = open_dataset(run.data)
     run.check_same_data(dataset)
     now = versions()
@@ -161,9 +160,14 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
 
 
 def default_run_dir(name: str, dataset: Dataset) -> Path:
-    """Return ``runs/NAME-DATA-TIME``, the folder of a run that was given none."""
+    """Return ``runs/NAME-DATA-TIME``, the folder of a run that was given none.
+
+    A further run that starts in the same second gets ``runs/NAME-DATA-TIME-2``.
+    """
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    return Path("runs") / f"{name}-{dataset.path.absolute().name}-{now}"
+    first = Path("runs") / f"{name}-{dataset.path.absolute().name}-{now}"
+    others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([first], others) if not folder.exists())
 
 
 def _train(
@@ -219,8 +223,7 @@ def _train(
 def _write_result(run: Run, result: RunResult) -> None:
     """Write ``result.json`` last but for the curves, which can be drawn again."""
     values, folder = dataclasses.asdict(result), result.run_dir
-    for name in _NOT_IN_FILE:
-        del values[name]
+    del values["run_dir"]
     splits = ("valid", "test")
     final = {f"final/{split}_{name}": values[split][name] for split in splits for name in METRICS}
     hparams = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}

@@ -72,8 +72,9 @@ def test_result_has_the_documented_fields(finished):
     result = finished.result
     assert set(result) == {
         *("model", "preset", "data", "seed", "steps", "epochs", "best_step", "valid", "test"),
-        *("train_examples_per_second", "wall_seconds", "device", "versions"),
+        *("train_examples_per_second", "wall_seconds", "device", "versions", "baselines"),
     }
+    assert {"popularity", "logistic regression"} <= set(result["baselines"])
     assert (result["steps"], result["epochs"]) == (12, 3)
     assert result["preset"] == "dien"
     assert result["train_examples_per_second"] > 0

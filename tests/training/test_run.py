@@ -1,5 +1,6 @@
 """Training from Python: fit, resume and their result."""
 
+import datetime
 import signal
 import threading
 
@@ -10,6 +11,7 @@ import dien_jax
 from dien_jax import train
 from dien_jax.config.presets import nearest_preset
 from dien_jax.errors import Interrupted
+from dien_jax.training import run
 from dien_jax.utils.files import read_json
 
 
@@ -40,8 +42,24 @@ def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path)
 def test_resume_of_a_finished_run_returns_its_result(result, capfd):
     again = dien_jax.resume(str(result.run_dir))
     assert again.test == result.test
-    assert again.baselines == {}
+    assert again.baselines == result.baselines != {}
     assert "is finished" in capfd.readouterr().err
+
+
+def test_runs_of_one_second_have_folders_of_their_own(data, tmp_path, monkeypatch):
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5, tzinfo=tz)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run.datetime, "datetime", Clock)
+    dataset, folders = dien_jax.open_dataset(data), []
+    for _ in range(3):
+        folders.append(run.default_run_dir("dien", dataset))
+        folders[-1].mkdir(parents=True)
+    first = f"dien-{data.name}-20260102T030405Z"
+    assert [folder.name for folder in folders] == [first, f"{first}-2", f"{first}-3"]
 
 
 def test_scores_are_those_that_the_result_measured(result):
