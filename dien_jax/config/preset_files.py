@@ -21,6 +21,9 @@ RUN_FIELDS = frozenset({"seed", "data", "data_digest", "schema", "versions"})
 """Fields of ``config.json`` besides the preset and the settings."""
 WARM_START = "warm_start"
 """One more, in a run that did not start from fresh parameters."""
+VOCABULARIES = "vocabularies"
+"""One more, in all but runs of earlier versions."""
+OPTIONAL = {WARM_START, VOCABULARIES}
 
 
 EARLIER: dict[str, dict[str, Any]] = {
@@ -63,7 +66,7 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
     given = read_json(file)
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
-        given = {key: given[key] for key in given if key not in RUN_FIELDS | {WARM_START}}
+        given = {key: given[key] for key in given if key not in RUN_FIELDS | OPTIONAL}
         complete_earlier(given)
     try:
         if not isinstance(name, str):

@@ -38,7 +38,7 @@ from dien_jax.data.statistics import (
     count_training_events,
     read_statistics,
 )
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, reading
 
 
 class Column(NamedTuple):
@@ -291,6 +291,17 @@ def _padded_column(feature: Feature, column: Column, rows: np.ndarray | None) ->
     values = np.zeros(live.shape, np.int32)
     values[live] = column.values[(first[:, None] + slots)[live]]
     return MultiValued(values, count)
+
+
+def vocabulary_digests(dataset: Dataset) -> dict[str, str]:
+    """Return the sha256 of each vocabulary file by feature: what gives ids their meaning."""
+    digests = {}
+    for feature in dataset.schema.features:
+        if feature.size is not None:
+            file = dataset.path / "vocab" / f"{feature.name}.txt"
+            with reading(file):
+                digests[feature.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return digests
 
 
 def data_digest(dataset: Dataset) -> str:

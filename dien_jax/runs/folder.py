@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from dien_jax._version import __version__
-from dien_jax.config.preset_files import WARM_START, complete_earlier
+from dien_jax.config.preset_files import VOCABULARIES, WARM_START, complete_earlier
 from dien_jax.config.settings import Config
-from dien_jax.data.dataset import Dataset, data_digest
+from dien_jax.data.dataset import Dataset, data_digest, vocabulary_digests
 from dien_jax.data.metadata import schema_to_json
 from dien_jax.errors import UserError, writing
 from dien_jax.utils.files import read_json, write_json
@@ -37,7 +37,9 @@ class Run:
       seed: random seed of parameters, example order and negative sampling; 0 to 2**32 - 1.
       data: absolute path of the dataset folder.
       data_digest: sha256 of its ``meta.json``; a run resumes only on data with this digest.
-      schema: its features as in ``meta.json``; a run is evaluated only on data with this schema.
+      schema: its features as in ``meta.json``; a run is used only with data of this schema.
+      vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
+        ones. None for runs of versions that did not keep them.
       config: all settings.
       versions: of Python and the packages that decide the outcome.
       warm_start: ``run``, the absolute path of the run folder whose parameters this one started
@@ -54,6 +56,7 @@ class Run:
     schema: dict[str, Any]
     config: Config
     versions: dict[str, str]
+    vocabularies: dict[str, str] | None = None
     warm_start: dict[str, Any] | None = None
 
     @classmethod
@@ -71,14 +74,16 @@ class Run:
             raise UserError(f"seed must be 0 to {2**32 - 1}, got {seed}")
         data, digest = str(dataset.path.absolute()), data_digest(dataset)
         schema = schema_to_json(dataset.schema)
-        return cls(preset, seed, data, digest, schema, config, versions(), warm_start)
+        vocabularies = vocabulary_digests(dataset)
+        return cls(preset, seed, data, digest, schema, config, versions(), vocabularies, warm_start)
 
     def save(self, folder: Path) -> None:
         """Create the run folder, which must be empty if it exists, and write ``config.json``."""
         values = dataclasses.asdict(self)
         settings = values.pop("config")
-        if self.warm_start is None:
-            del values[WARM_START]
+        for name in (VOCABULARIES, WARM_START):
+            if values[name] is None:
+                del values[name]
         with writing(folder, "run folder"):
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
@@ -101,6 +106,10 @@ class Run:
                  "versions": dict}  # fmt: skip
         check_types(file, values, types)
         known = {name: values.pop(name) for name in types}
+        vocabularies = known[VOCABULARIES] = values.pop(VOCABULARIES, None)
+        if vocabularies is not None and not isinstance(vocabularies, dict):
+            expected = f"expected {VOCABULARIES!r} to be an object"
+            raise UserError(f"{file}: {expected}, found {vocabularies!r}")
         origin = known[WARM_START] = values.pop(WARM_START, None)
         if origin is not None:
             if not isinstance(origin, dict):
@@ -112,8 +121,11 @@ class Run:
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
 
-    def check_schema(self, dataset: Dataset) -> None:
-        """Refuse a dataset whose features differ from those in training, naming the first."""
+    def check_fits(self, dataset: Dataset) -> None:
+        """Refuse a dataset whose features or vocabularies differ from those in training.
+
+        The message names the first that differs.
+        """
         schema, problem = schema_to_json(dataset.schema), f"{dataset.path} does not fit the run:"
         for group in ("item", "user", "context"):
             ours = {feature["name"]: feature for feature in self.schema.get(group, [])}
@@ -126,14 +138,21 @@ class Run:
                 if feature != theirs[name]:
                     change = f"was {feature} in training, found {theirs[name]}"
                     raise UserError(f"{problem} feature {name!r} {change}")
+        for name, digest in vocabulary_digests(dataset).items():
+            if self.vocabularies is not None and self.vocabularies.get(name) != digest:
+                raise UserError(
+                    f"{problem} vocab/{name}.txt has other values, or another order, than in "
+                    f"training, so its ids mean something else"
+                )
 
     def check_same_data(self, dataset: Dataset) -> None:
-        """Refuse a dataset folder whose ``meta.json`` has changed since the run began."""
+        """Refuse a dataset folder that has changed since the run began."""
         if data_digest(dataset) != self.data_digest:
             raise UserError(
-                f"{dataset.path} has changed since this run began (its meta.json differs); a run "
-                f"can only resume on the same data"
+                f"{dataset.path} has changed since the run began: its meta.json differs from that "
+                f"of the data the run was trained on"
             )
+        self.check_fits(dataset)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -60,15 +60,19 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
 
     Args:
       run_dir: the run folder.
-      data: dataset folder, or an open one; the run's own by default.
+      data: dataset folder, or an open one, of the same features and vocabularies; by default the
+        run's own, which must not have changed since.
 
     Raises:
       UserError: when the run, its checkpoint or the data cannot be read or do not fit.
     """
     folder = Path(run_dir)
     run = Run.load(folder)
-    if not isinstance(data, Dataset):
-        data = open_dataset(Path(run.data if data is None else data))
+    if data is None:
+        data = open_dataset(Path(run.data))
+        run.check_same_data(data)
+    elif not isinstance(data, Dataset):
+        data = open_dataset(Path(data))
     step, state = restore_state(folder, run, data)
     calibration = Calibration.load(folder, step)
     return TrainedModel(run, data, state.params, state.batch_stats, step, calibration)
@@ -76,7 +80,7 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
     """Return the step of the best checkpoint, and the whole training state."""
-    run.check_schema(dataset)
+    run.check_fits(dataset)
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
     if best_step is None:

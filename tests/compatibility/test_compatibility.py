@@ -266,7 +266,7 @@ def test_settings_of_a_run_are_read(name: str) -> None:
     assert run.config == expected_config(name)
     assert run.preset == SETTINGS[name][0]
     assert read_preset_file(FROZEN / name / "config.json") == (run.preset, run.config)
-    run.check_schema(open_dataset(DATASET))
+    run.check_fits(open_dataset(DATASET))
     run.check_same_data(open_dataset(DATASET))
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -163,7 +164,9 @@ def test_mistakes_are_refused(run, flags, message, capfd):
 
 
 def test_split_without_examples_is_refused(run, tmp_path, capfd):
+    known = load_run(run).run.data
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 9})
+    shutil.copytree(f"{known}/vocab", data / "vocab", dirs_exist_ok=True)
     out = tmp_path / "page.html"
     assert report.main([str(run), "--data", str(data), "--out", str(out)]) == 2
     assert "has no valid examples to score" in capfd.readouterr().err

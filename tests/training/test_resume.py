@@ -238,7 +238,7 @@ def test_resume_refuses_data_prepared_anew(data, whole, tmp_path, monkeypatch, c
     assert train.main(light_flags(moved, folder)) == 128 + signal.SIGTERM
     (moved / "meta.json").write_text((moved / "meta.json").read_text() + "\n")
     assert train.main(["--resume", str(folder)]) == 2
-    assert "has changed since this run began" in capfd.readouterr().err
+    assert "has changed since the run began" in capfd.readouterr().err
 
 
 def test_checkpoint_saves_often_where_an_epoch_is_long(data, tmp_path, monkeypatch):
