@@ -23,7 +23,7 @@ class UserError(ValueError):
 
 
 class NotFiniteError(Exception):
-    """Training diverged. The message says where, and what to try."""
+    """Training diverged, or a model's score is not finite. The message says where."""
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong

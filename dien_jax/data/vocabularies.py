@@ -114,15 +114,18 @@ def _row_numbers(vocabulary: list[str]) -> dict[str, int]:
 
 def _standard(feature: Feature, cell: Any) -> float:
     """Standardise a number; 0 where it is missing."""
-    text = as_text(cell)
+    text = as_text(cell).strip()
     if not text or text.lower() == "nan":
         return 0.0
     try:
         number = float("_" if "_" in text else text)  # Python accepts 1_000
     except ValueError:
         raise UserError(f"{text[:40]!r} is not a number") from None
-    if abs(number) > LARGEST_NUMBER:
-        raise UserError(f"{text[:40]!r} is too large a number")
+    if math.isnan(number):
+        raise UserError(f"{text[:40]!r} is not a number; leave a missing one empty")
     assert feature.mean is not None
     assert feature.deviation is not None
-    return (number - feature.mean) / feature.deviation
+    standard = (number - feature.mean) / feature.deviation
+    if max(abs(number), abs(standard)) > LARGEST_NUMBER:
+        raise UserError(f"{text[:40]!r} is too large a number")
+    return standard

@@ -97,7 +97,9 @@ def read_archive(file: Path) -> ExportedModel:
                     raise ValueError(f"{name!r} has {len(values)} values, not {sizes[name]}")
             for name in manifest["weights"]:
                 with archive.open(_WEIGHT.format(name)) as stream:
-                    weights[name] = np.lib.format.read_array(stream, allow_pickle=False)
+                    weights[name] = array = np.lib.format.read_array(stream, allow_pickle=False)
+                if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                    raise ValueError(f"{name} is not finite")
             programs = {
                 name: export.deserialize(bytearray(archive.read(_PROGRAM.format(name))))
                 for name in manifest["programs"]

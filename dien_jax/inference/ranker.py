@@ -240,7 +240,13 @@ class Ranker:
         return History(self._vocabularies.item_rows(kept))
 
 
-def _ranking(request: EncodedRequest, scores: np.ndarray) -> Ranking:
+def _ranking(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
+    if not np.isfinite(scores).all():
+        place = int(np.flatnonzero(~np.isfinite(scores))[0])
+        return UserError(
+            f"the model's score of candidate {request.raw.candidates[place]!r} is {scores[place]}: "
+            f"a parameter or a number of the context is too large"
+        )
     order = np.argsort(-scores, kind="stable")
     ids = [str(request.raw.candidates[place]) for place in order]
     encoded = request.history.rows, request.candidates

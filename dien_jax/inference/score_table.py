@@ -103,8 +103,10 @@ def score_requests(
     """
     if not columns.separator:
         raise UserError("--separator must not be empty")
-    out = Path(out)
-    requests = open_requests(Path(table))
+    out, table = Path(out), Path(table)
+    requests = open_requests(table)
+    if out.exists() and out.samefile(table):
+        raise UserError(f"--out {out} is the table to score; name another file")
     named = {name: column for name, column in vars(columns).items() if column is not None}
     defaults = {name: name for name in ("history", "timestamp") if name in requests.names}
     columns = RequestColumns(**defaults | named)

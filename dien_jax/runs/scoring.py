@@ -14,7 +14,7 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.errors import UserError
+from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
@@ -52,8 +52,19 @@ def score_batches(
                 fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
                 for examples, values in fetched:
                     scores[examples] = values[: len(examples)]
+                    _require_finite(scores[examples], examples)
                 pending.clear()
     return scores
+
+
+def _require_finite(scores: np.ndarray, examples: np.ndarray) -> None:
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        place, score = examples[wrong[0]] + 1, scores[wrong[0]]
+        raise NotFiniteError(
+            f"the model's score of example {place:,} is {score}, and {len(wrong)} of its batch are "
+            f"not finite: a parameter or a number among the inputs is too large"
+        )
 
 
 def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.model.logit_map import CALIBRATION
 from dien_jax.runs.calibration import Calibration
-from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.checkpoints import Checkpoints, named_leaves
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.steps.state import TrainState, create_state
 
@@ -89,4 +89,9 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
     # Only the shapes: initialising a state compiles for seconds.
     shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
     state, _ = checkpoints.restore(best_step, shapes)
+    used = {"params": state.params, "batch_stats": state.batch_stats}
+    for name, array in named_leaves(used).items():
+        if not np.isfinite(np.asarray(array)).all():
+            path = checkpoints.best_path()
+            raise UserError(f"the checkpoint {path} is damaged: {name} is not finite")
     return best_step, state

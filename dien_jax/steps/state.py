@@ -1,5 +1,6 @@
 """The state that a train step carries, and the tables it reads."""
 
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -68,8 +69,8 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
     (0, ['attention', 'item_embeddings'])
 
     Raises:
-      UserError: where the configured implementation of the recurrences cannot run here, or a
-        configured attention or evolution does not exist.
+      UserError: where the configured implementation of the recurrences cannot run here, a
+        configured attention or evolution does not exist, or the state exceeds the memory.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     model = InterestModel(config.model, schema)
@@ -86,8 +87,32 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
         params = variables["params"]
         return params, variables.get("batch_stats", {}), optimizer.init(params)
 
+    initialised = jax.jit(initialise)
     try:
-        params, batch_stats, optimizer_state = jax.jit(initialise)(init_key)
+        shapes = initialised.eval_shape(init_key)
+        _require_memory(shapes)
+        params, batch_stats, optimizer_state = initialised(init_key)
     except NotImplementedError as error:
         raise UserError(f"model.recurrence: {error}") from error
     return TrainState(params, batch_stats, optimizer_state, jnp.zeros((), jnp.int32), run_key)
+
+
+def _require_memory(shapes: Any) -> None:
+    """Refuse parameters and optimizer state that are larger than the device's memory."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    if (limit := memory_bytes(jax.local_devices()[0])) is not None and needed > limit:
+        raise UserError(
+            f"{parameters:,} parameters and their optimizer state take {needed / 1e9:,.1f} GB, "
+            f"more than the {limit / 1e9:,.1f} GB of memory; choose smaller model sizes"
+        )
+
+
+def memory_bytes(device: jax.Device) -> int | None:
+    """Return the memory of a device, of the machine for a CPU; None where it is unknown."""
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dien_jax.config.settings import LARGEST_INTEGER
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
@@ -80,6 +81,11 @@ class Trainer:
         )
         self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs
+        if self.total_steps > LARGEST_INTEGER:
+            raise UserError(
+                f"train.epochs must be at most {LARGEST_INTEGER // self.steps_per_epoch:,} with "
+                f"{self.steps_per_epoch:,} steps an epoch, got {train.epochs:,}"
+            )
         self._validation = evaluation_loader(dataset, "valid", train)
         self._tables = training_tables(dataset, config)
         self._train_step = make_train_step(config, schema, self.steps_per_epoch)

@@ -20,7 +20,14 @@ from dien_jax.data.loader import require_shown
 from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.runs.folder import CHECKPOINTS_FOLDER, RESULT_FILE, Run, read_result, versions
+from dien_jax.runs.folder import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    RESULT_FILE,
+    Run,
+    read_result,
+    versions,
+)
 from dien_jax.training.curves import draw_curves
 from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import Reporter, write_hparams
@@ -122,8 +129,15 @@ def fit(
         origin = {"run": str(Path(warm_start).absolute()), "step": source.step}
     run = Run.create(preset=preset, seed=seed, dataset=dataset, config=config, warm_start=origin)
     folder = default_run_dir(preset, dataset) if run_dir is None else Path(run_dir)
+    is_new = not folder.exists()
     run.save(folder)
-    return _train(run, dataset, folder, stop_signal, source)
+    try:
+        return _train(run, dataset, folder, stop_signal, source)
+    except Interrupted:
+        raise
+    except Exception:
+        _remove_if_unstarted(folder, is_new)
+        raise
 
 
 def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> RunResult:
@@ -157,6 +171,17 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
         if version != now.get(name):
             say(f"warning: the run began with {name} {version}, this is {now.get(name)}; {differ}")
     return _train(run, dataset, folder, stop_signal)
+
+
+def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
+    """Remove a run folder that holds settings alone, so that corrected ones may use it."""
+    checkpoints = folder / CHECKPOINTS_FOLDER
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
+    if all(path.name == CONFIG_FILE for path in folder.iterdir()):
+        (folder / CONFIG_FILE).unlink()
+        if is_new:
+            folder.rmdir()
 
 
 def default_run_dir(name: str, dataset: Dataset) -> Path:

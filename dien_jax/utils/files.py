@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from dien_jax.errors import UserError
 
@@ -34,22 +34,71 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def atomic_path(file: Path) -> Iterator[Path]:
-    """Yield a path that becomes ``file`` when the block ends, and is deleted if it raises."""
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    """Yield a path that becomes ``file`` when the block ends, and is deleted if it raises.
+
+    A symbolic link stays, and the file it points to is replaced. A device or a pipe cannot be
+    replaced: the path is then ``file`` itself.
+    """
+    if _is_written_into(file):
+        yield file
+        return
+    target = file.resolve()
+    _remove_left_partials(target)
+    partial = target.with_name(f"{_partial_name(target)}{os.getpid()}")
     try:
         yield partial
-        partial.replace(file)
+        partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_file(file: Path) -> Iterator[TextIO]:
-    """Yield a text file that replaces ``file`` when the block ends, or is deleted if it raises."""
-    with atomic_path(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Yield a text file that replaces ``file`` when the block ends, or is deleted if it raises.
+
+    See :func:`atomic_path` for links, devices and pipes.
+    """
+    with atomic_path(file) as path:
+        # "x" makes a new file, and never follows a link that waits in its place.
+        mode: Literal["w", "x"] = "w" if path == file else "x"
+        with path.open(mode, encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            if mode == "x":
+                os.fsync(stream.fileno())
+
+
+def _is_written_into(file: Path) -> bool:
+    """Return whether a path is a device, a pipe or an open file of this process."""
+    is_open_file = file.absolute().parts[:2] in (("/", "dev"), ("/", "proc"))  # as /dev/stdout
+    return file.exists() and (is_open_file or not (file.is_file() or file.is_dir()))
+
+
+def _partial_name(target: Path) -> str:
+    """Return the name of partial files of a target, before the number of the process."""
+    return f".{target.name[:200]}.partial-"
+
+
+def _remove_left_partials(target: Path) -> None:
+    """Remove partial files of processes that were killed."""
+    start = _partial_name(target)
+    for partial in target.parent.iterdir() if target.parent.is_dir() else ():
+        number = partial.name.removeprefix(start)
+        if number == partial.name or not number.isdecimal():
+            continue
+        if int(number) == os.getpid() or not _is_running(int(number)):
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def check_out(file: Path, *suffixes: str) -> None:

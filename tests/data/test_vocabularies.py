@@ -1,5 +1,6 @@
 """Raw ids and values are read as the logs were."""
 
+import dataclasses
 import datetime
 
 import numpy as np
@@ -39,16 +40,22 @@ def test_values_are_text_as_a_log_has_them(value, text) -> None:
 
 
 def test_numbers_are_standardised_and_missing_ones_are_the_mean(vocabularies) -> None:
-    cells = ["12.5", 5, None, "", "nan", "NaN", 1e1]
+    cells = ["12.5", 5, None, "", "nan", " NaN ", 1e1]
     column, unknown = vocabularies.encode(PRICE, cells)
     np.testing.assert_array_equal(column.values, np.float32([1, -2, 0, 0, 0, 0, 0]))
     assert (column.values.dtype, column.offsets, unknown) == (np.float32, None, 0)
 
 
-@pytest.mark.parametrize("cell", ["x", "1_000", "1e39", "inf"])
+@pytest.mark.parametrize("cell", ["x", "1_000", "1e39", "inf", "-nan"])
 def test_what_is_no_number_is_refused(cell, vocabularies) -> None:
     with pytest.raises(UserError, match=f"'{cell}' is "):
         vocabularies.encode(PRICE, ["1", cell])
+
+
+def test_number_whose_standard_form_overflows_is_refused(vocabularies) -> None:
+    narrow = dataclasses.replace(PRICE, deviation=0.002)
+    with pytest.raises(UserError, match="'3e37' is too large a number"):
+        vocabularies.encode(narrow, ["3e37"])
 
 
 def test_values_of_a_cell_count_once_and_as_many_as_training_kept(vocabularies) -> None:

@@ -1,8 +1,11 @@
 """Ranking: scores of an evaluation, raw ids, remembered users, few compilations."""
 
+import re
+import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import small_dataset, untrained_run
@@ -14,6 +17,8 @@ from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.requests import RankRequest, grouped, user_counts
+from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER
 from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.rank import make_programs
@@ -46,6 +51,25 @@ def run(data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ranker(run) -> Ranker:
     return dien_jax.Ranker(run)
+
+
+def test_scores_that_are_not_finite_are_refused(run):
+    trained = load_run(run)
+    params = jax.tree.map(lambda leaf: leaf * np.float32(1e30), trained.params)
+    overflowing = dien_jax.Ranker(trained._replace(params=params))
+    with pytest.raises(UserError, match=re.escape(f"score of candidate {PEAR!r} is nan")):
+        overflowing.rank([PEAR], [PEAR], context=CONTEXT)
+
+
+def test_checkpoint_with_a_parameter_that_is_not_finite_is_refused(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    trained = load_run(run)
+    state = untrained_run.random_state(trained.run.config, trained.dataset.schema)
+    state.params["mlp"]["logit"]["bias"] = jnp.float32([np.nan])
+    Checkpoints(folder / CHECKPOINTS_FOLDER).save(2, state, {}, best=True)
+    with pytest.raises(UserError, match="is damaged: params/mlp/logit/bias is not finite"):
+        load_run(folder)
 
 
 def same(found, expected) -> None:

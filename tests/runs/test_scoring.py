@@ -58,6 +58,13 @@ def test_scores_come_in_the_order_of_the_examples(data, batch_size):
     assert scores.dtype == np.float32
 
 
+def test_scores_that_are_not_finite_are_refused(data):
+    train = TrainConfig(batch_size=4, buckets=(), max_history=8)
+    loader = evaluation_loader(open_dataset(data), "test", train)
+    with pytest.raises(NotFiniteError, match="score of example 1 is inf, and 4 of its batch"):
+        score_batches(lambda *_: np.full(4, np.inf), None, None, None, loader)
+
+
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_output_is_one_object_with_the_metrics_of_the_result(split, run, capfd):
     assert evaluate.main([str(run), "--split", split]) == 0

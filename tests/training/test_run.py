@@ -62,6 +62,23 @@ def test_runs_of_one_second_have_folders_of_their_own(data, tmp_path, monkeypatc
     assert [folder.name for folder in folders] == [first, f"{first}-2", f"{first}-3"]
 
 
+@pytest.mark.parametrize(
+    ("flag", "problem"),
+    [
+        ("--model.layers=2000000000", "take .* GB, more than the .* GB of memory"),
+        ("--train.epochs=2147483647", "train.epochs must be at most 536,870,911 with 4 steps"),
+    ],
+)
+def test_settings_that_cannot_be_trained_leave_no_folder(flag, problem, data, tmp_path):
+    with pytest.raises(dien_jax.UserError, match=problem):
+        dien_jax.fit(config(flag), data=data, run_dir=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "own").mkdir()
+    with pytest.raises(dien_jax.UserError, match=problem):
+        dien_jax.fit(config(flag), data=data, run_dir=tmp_path / "own")
+    assert list((tmp_path / "own").iterdir()) == []
+
+
 def test_scores_are_those_that_the_result_measured(result):
     scored = dien_jax.score_split(result.run_dir, "valid")
     assert scored.metrics() == result.valid

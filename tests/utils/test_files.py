@@ -1,0 +1,100 @@
+"""Files that are written completely or not at all, and outputs that are no files."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from dien_jax.utils.files import atomic_file, atomic_path
+
+
+def write(file: Path, text: str = "new") -> None:
+    with atomic_file(file) as stream:
+        stream.write(text)
+
+
+def test_file_is_replaced_when_the_block_ends(tmp_path):
+    file = tmp_path / "out.csv"
+    file.write_text("old")
+    with atomic_file(file) as stream:
+        stream.write("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_error_leaves_the_file_as_it_was(tmp_path):
+    file = tmp_path / "out.csv"
+    file.write_text("old")
+    with pytest.raises(TypeError), atomic_file(file) as stream:
+        stream.writelines(["half", None])
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_link_stays_and_its_file_is_replaced(tmp_path):
+    file, link = tmp_path / "out.csv", tmp_path / "elsewhere" / "link"
+    link.parent.mkdir()
+    link.symlink_to(file)
+    write(link)
+    assert link.is_symlink()
+    assert file.read_text() == "new"
+    assert list(link.parent.iterdir()) == [link]
+
+
+def test_device_is_written_into(tmp_path):
+    before = Path(os.devnull).stat()
+    write(Path(os.devnull))
+    after = Path(os.devnull).stat()
+    assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
+    with atomic_path(Path("/dev/null")) as path:
+        assert path == Path("/dev/null")
+
+
+def test_pipe_is_written_into(tmp_path):
+    pipe, received = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: received.append(pipe.read_text()))
+    reader.start()
+    write(pipe)
+    reader.join(timeout=30)
+    assert received == ["new"]
+    assert pipe.is_fifo()
+
+
+def test_standard_output_is_written_into(tmp_path):
+    code = (
+        "from pathlib import Path; from dien_jax.utils.files import atomic_file\n"
+        "with atomic_file(Path('/dev/stdout')) as stream: stream.write('new')"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert out.stdout == "new"
+
+
+def test_partial_files_of_killed_processes_are_removed_and_others_stay(tmp_path):
+    file, ended = tmp_path / "out.csv", subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f".out.csv.partial-{ended.pid}"
+    others = [tmp_path / f".out.csv.partial-{os.getppid()}", tmp_path / ".out.csv.partial-x"]
+    for partial in (left, *others):
+        partial.touch()
+    write(file)
+    assert set(tmp_path.iterdir()) == {file, *others}
+
+
+def test_link_in_the_place_of_the_partial_file_is_not_followed(tmp_path):
+    file, victim = tmp_path / "out.csv", tmp_path / "victim"
+    victim.write_text("theirs")
+    (tmp_path / f".out.csv.partial-{os.getpid()}").symlink_to(victim)
+    write(file)
+    assert (victim.read_text(), file.read_text()) == ("theirs", "new")
+    assert not file.is_symlink()
+
+
+def test_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    file = tmp_path / ("n" * 250)
+    write(file)
+    assert file.read_text() == "new"
