@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.statistics import STATISTICS, write_statistics
 from dien_jax.errors import UserError, writing
+from dien_jax.utils.files import partial_path, remove_left_partials
 
 
 class DatasetWriter:
@@ -63,13 +63,12 @@ class DatasetWriter:
         self._meta = {"source": source, "split": split}
         self._counts: dict[str, int] = {}
         check_target(self.path)
-        name = self.path.absolute().name
-        self._partial = self.path.absolute().with_name(f".{name}.partial-{os.getpid()}")
+        self._partial = partial_path(self.path.absolute())
 
     def __enter__(self) -> "DatasetWriter":
         with writing(self.path, "dataset folder"):
             self._partial.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(self.path.absolute())
+            remove_left_partials(self.path.absolute())
             self._partial.mkdir()
         return self
 
@@ -217,19 +216,6 @@ def check_target(path: Path) -> None:
     """Refuse a target that exists; sources call this before long work."""
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists already; choose another folder or remove it")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove the leftovers of killed processes that were writing ``path``."""
-    for leftover in path.parent.glob(f".{path.name}.partial-*"):
-        process = leftover.name.rpartition("-")[2]
-        if process.isdecimal():
-            try:
-                os.kill(int(process), 0)
-            except ProcessLookupError:
-                shutil.rmtree(leftover, ignore_errors=True)
-            except (PermissionError, OverflowError):
-                pass  # it may be running
 
 
 def _find_feature(name: str, features: tuple[Feature, ...]) -> Feature:

@@ -8,7 +8,6 @@ A study folder holds
     OUT/history.png, settings.png, importances.png     plots, if matplotlib is installed
 """
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from dien_jax.runs.folder import Run
 from dien_jax.training.loop import Trainer
 from dien_jax.utils.console import ProgressLine, say
 from dien_jax.utils.extras import require
-from dien_jax.utils.files import read_json, write_json
+from dien_jax.utils.files import locked, read_json, write_json
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -104,7 +103,8 @@ def run_search(options: SearchOptions) -> SearchResult:
     _check_splits(dataset)
     _run(options, dataset, base)  # checks the settings
     _begin(options, base, space, dataset)
-    with writing(options.out), _lock(options.out), _study(options.out) as study:
+    lock = locked(options.out, f"--out {options.out}")
+    with writing(options.out), lock, _study(options.out) as study:
         _run_trials(study, options, base, space, dataset)
         finished, best = _trials(study), _write_best(study, options, base)
         plots = report.draw_plots(finished, options.out)
@@ -218,17 +218,6 @@ def _begin(options: SearchOptions, base: Config, space: Space, dataset: Dataset)
                 difference = f"other {name.replace('_digest', '')}"
             hint = f"only the same command resumes it (see {file})"
             raise UserError(f"--out {out} was begun with {difference}; {hint}")
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """Keep other processes out of the study: they would take its running trial for a lost one."""
-    with (out / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"--out {out} is in use by another process") from error
-        yield
 
 
 @contextmanager

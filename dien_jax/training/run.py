@@ -33,7 +33,7 @@ from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import Reporter, write_hparams
 from dien_jax.training.warm_start import Source, grown, load_source
 from dien_jax.utils.console import say
-from dien_jax.utils.files import write_json
+from dien_jax.utils.files import LOCK_FILE, locked, write_json
 
 StopSignal = Callable[[], int | None]
 
@@ -175,13 +175,16 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
     """Remove a run folder that holds settings alone, so that corrected ones may use it."""
+    content, files = {path.name for path in folder.iterdir()}, {CONFIG_FILE, LOCK_FILE}
     checkpoints = folder / CHECKPOINTS_FOLDER
-    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+    if not content <= {*files, CHECKPOINTS_FOLDER} or any(checkpoints.glob("*")):
+        return
+    for name in content & files:
+        (folder / name).unlink()
+    if checkpoints.is_dir():
         checkpoints.rmdir()
-    if all(path.name == CONFIG_FILE for path in folder.iterdir()):
-        (folder / CONFIG_FILE).unlink()
-        if is_new:
-            folder.rmdir()
+    if is_new:
+        folder.rmdir()
 
 
 def default_run_dir(name: str, dataset: Dataset) -> Path:
@@ -195,7 +198,13 @@ def default_run_dir(name: str, dataset: Dataset) -> Path:
     return next(folder for folder in itertools.chain([first], others) if not folder.exists())
 
 
-def _train(
+def _train(run: Run, dataset: Dataset, folder: Path, *options: Any) -> RunResult:
+    """Train to the end, while no other process may train in the folder; see ``_train_alone``."""
+    with locked(folder, f"run folder {folder}"):
+        return _train_alone(run, dataset, folder, *options)
+
+
+def _train_alone(
     run: Run, dataset: Dataset, folder: Path, stop_signal: StopSignal, source: Source | None = None
 ) -> RunResult:
     """Train to the end; ``source`` is the run to start from, if it is loaded already."""

@@ -1,13 +1,18 @@
 """JSON files, atomic files, and the user's cache folder."""
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, writing
+
+LOCK_FILE = ".lock"
+"""File in a folder that one process at a time may write; it stays, and is locked or free."""
 
 
 def user_cache() -> Path:
@@ -43,8 +48,8 @@ def atomic_path(file: Path) -> Iterator[Path]:
         yield file
         return
     target = file.resolve()
-    _remove_left_partials(target)
-    partial = target.with_name(f"{_partial_name(target)}{os.getpid()}")
+    remove_left_partials(target)
+    partial = partial_path(target)
     try:
         yield partial
         partial.replace(target)
@@ -74,21 +79,29 @@ def _is_written_into(file: Path) -> bool:
     return file.exists() and (is_open_file or not (file.is_file() or file.is_dir()))
 
 
+def partial_path(target: Path, kind: str = "") -> Path:
+    """Return the path of this process for what becomes ``target``; ``kind`` is empty or "work-"."""
+    return target.with_name(f"{_partial_name(target)}{kind}{os.getpid()}")
+
+
 def _partial_name(target: Path) -> str:
-    """Return the name of partial files of a target, before the number of the process."""
     return f".{target.name[:200]}.partial-"
 
 
-def _remove_left_partials(target: Path) -> None:
-    """Remove partial files of processes that were killed."""
+def remove_left_partials(target: Path) -> None:
+    """Remove the partial files and folders of processes that were killed while writing a target.
+
+    They are its siblings ``.NAME.partial-PROCESS`` and ``.NAME.partial-work-PROCESS``.
+    """
     start = _partial_name(target)
-    for partial in target.parent.iterdir() if target.parent.is_dir() else ():
-        number = partial.name.removeprefix(start)
-        if number == partial.name or not number.isdecimal():
+    for path in target.parent.iterdir() if target.parent.is_dir() else ():
+        number = path.name.removeprefix(start).removeprefix("work-")
+        if not path.name.startswith(start) or not number.isdecimal():
             continue
-        if int(number) == os.getpid() or not _is_running(int(number)):
+        is_folder = path.is_dir() and not path.is_symlink()
+        if (int(number) == os.getpid() and not is_folder) or not _is_running(int(number)):
             with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+                shutil.rmtree(path) if is_folder else path.unlink()
 
 
 def _is_running(process: int) -> bool:
@@ -99,6 +112,33 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Keep other processes from writing into a folder; the lock of a killed process is free.
+
+    Args:
+      folder: the folder; it exists.
+      name: name of the folder in messages, such as ``--out study``.
+
+    Raises:
+      UserError: when another process holds the lock, with its number.
+    """
+    with contextlib.ExitStack() as stack:
+        with writing(folder / LOCK_FILE):
+            stream = stack.enter_context((folder / LOCK_FILE).open("a+", encoding="utf-8"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stream.seek(0)
+                holder = stream.read(20) or "that has just started"
+                problem = f"{name} is in use by process {holder}; wait for its end"
+                raise UserError(problem) from error
+            stream.truncate(0)
+            stream.write(str(os.getpid()))
+            stream.flush()
+        yield
 
 
 def check_out(file: Path, *suffixes: str) -> None:

@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from support.tiny_run import flags, light_flags
 
 from dien_jax import train
 from dien_jax.data.dataset import open_dataset
-from dien_jax.errors import UserError
+from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.steps.state import TrainState
@@ -200,14 +201,18 @@ def test_unwritable_run_folder_is_refused(data, tmp_path, capfd):
     assert f"run folder {tmp_path / 'file' / 'run'} cannot be written" in message
 
 
-def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch, capfd):
+def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch):
+    def interrupted(*arguments):  # whose folder stays
+        raise Interrupted(signal.SIGTERM)
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training_run, "Trainer", stop_there)
-    refusal(["authors", "--data", str(data)], capfd)
+    monkeypatch.setattr(training_run, "Trainer", interrupted)
+    assert train.main(["authors", "--data", str(data)]) == 128 + signal.SIGTERM
     [folder] = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"authors-tiny-\d{8}T\d{6}Z", folder.name)
     (tmp_path / "mine.json").write_text('{"preset": "authors"}')
-    refusal(["--preset-file", "mine.json", "--data", str(data)], capfd)
+    command = ["--preset-file", "mine.json", "--data", str(data)]
+    assert train.main(command) == 128 + signal.SIGTERM
     [folder] = (tmp_path / "runs").glob("mine-*")
     assert re.fullmatch(r"mine-tiny-\d{8}T\d{6}Z", folder.name)
     assert read_json(folder / "config.json")["preset"] == "authors"

@@ -5,6 +5,7 @@ Most trials here are scripted: a function of the learning rate takes the place o
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dien_jax.config.preset_files import read_preset_file, with_settings
 from dien_jax.config.presets import PRESETS
 from dien_jax.experiments import search, search_report
 from dien_jax.training import loop
-from dien_jax.utils.files import read_json
+from dien_jax.utils.files import locked, read_json
 
 optuna = pytest.importorskip("optuna")
 DRAW_PLOTS = search_report.draw_plots
@@ -309,8 +310,9 @@ def test_folder_of_something_else_is_refused(command, tmp_path, capfd):
 
 def test_folder_in_use_is_refused(command, scripted, capfd):
     assert tune.main([*command, "--trials=1"]) == 0
-    with search._lock(Path(command[3])):
-        assert "is in use by another process" in refusal([*command, "--trials=2"], capfd)
+    with locked(Path(command[3]), "--out"):
+        message = f"is in use by process {os.getpid()}; wait for its end"
+        assert message in refusal([*command, "--trials=2"], capfd)
 
 
 def test_damaged_study_is_refused(command, scripted, capfd):

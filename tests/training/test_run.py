@@ -1,6 +1,7 @@
 """Training from Python: fit, resume and their result."""
 
 import datetime
+import shutil
 import signal
 import threading
 
@@ -12,7 +13,7 @@ from dien_jax import train
 from dien_jax.config.presets import nearest_preset
 from dien_jax.errors import Interrupted
 from dien_jax.training import run
-from dien_jax.utils.files import read_json
+from dien_jax.utils.files import locked, read_json
 
 
 def config(*more: str) -> dien_jax.Config:
@@ -77,6 +78,18 @@ def test_settings_that_cannot_be_trained_leave_no_folder(flag, problem, data, tm
     with pytest.raises(dien_jax.UserError, match=problem):
         dien_jax.fit(config(flag), data=data, run_dir=tmp_path / "own")
     assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_run_that_another_process_trains_is_refused(result, data, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(result.run_dir, folder)
+    (folder / "result.json").unlink()
+    with (
+        locked(folder, "run"),
+        pytest.raises(dien_jax.UserError, match=f"run folder {folder} is in use by process"),
+    ):
+        dien_jax.resume(folder)
+    assert dien_jax.resume(folder).test == result.test
 
 
 def test_scores_are_those_that_the_result_measured(result):

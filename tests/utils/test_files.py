@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from dien_jax.utils.files import atomic_file, atomic_path
+from dien_jax.errors import UserError
+from dien_jax.utils.files import (
+    atomic_file,
+    atomic_path,
+    locked,
+    partial_path,
+    remove_left_partials,
+)
 
 
 def write(file: Path, text: str = "new") -> None:
@@ -98,3 +105,32 @@ def test_name_may_be_as_long_as_the_file_system_allows(tmp_path):
     file = tmp_path / ("n" * 250)
     write(file)
     assert file.read_text() == "new"
+
+
+def test_lock_keeps_others_out_and_that_of_a_killed_process_is_free(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from dien_jax.utils.files import locked\n"
+        "with locked(Path(sys.argv[1]), 'there'): print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        problem = f"--out x is in use by process {holder.pid}; wait for its end"
+        with pytest.raises(UserError, match=problem), locked(tmp_path, "--out x"):
+            pass
+        holder.kill()
+    with locked(tmp_path, "--out x"):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_partial_folders_are_removed_and_those_of_this_process_stay(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    target = tmp_path / "data [1]"
+    left = [tmp_path / f".data [1].partial-{kind}{ended.pid}" for kind in ("", "work-")]
+    own = partial_path(target, "work-")
+    for folder in (*left, own):
+        (folder / "inner").mkdir(parents=True)
+    remove_left_partials(target)
+    assert list(tmp_path.iterdir()) == [own]

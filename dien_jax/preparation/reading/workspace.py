@@ -6,7 +6,6 @@ DuckDB work together. Importing this module needs the extra ``data``: sources im
 """
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from ibis.expr.types import Table
 
 from dien_jax.data.writer import check_target
 from dien_jax.errors import UserError, reason, writing
+from dien_jax.utils.files import partial_path, remove_left_partials
 
 
 @contextlib.contextmanager
@@ -31,10 +31,11 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
     """
     check_target(out)
     path = out.absolute()
-    folder = path.with_name(f".{path.name}.partial-work-{os.getpid()}")
+    folder = partial_path(path, "work-")
     new_parents = [parent for parent in path.parents if not parent.exists()]
     try:
         with writing(out, "dataset folder"):
+            remove_left_partials(path)
             folder.mkdir(parents=True)
             with _connect(folder, memory_limit) as connection:
                 yield Workspace(folder, connection)
