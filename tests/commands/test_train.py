@@ -9,6 +9,7 @@ import re
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -202,10 +203,8 @@ def test_unwritable_run_folder_is_refused(data, tmp_path, capfd):
 
 
 def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch):
-    def interrupted(*arguments):  # whose folder stays
-        raise Interrupted(signal.SIGTERM)
-
     monkeypatch.chdir(tmp_path)
+    interrupted = Mock(side_effect=Interrupted(signal.SIGTERM))  # such a run keeps its folder
     monkeypatch.setattr(training_run, "Trainer", interrupted)
     assert train.main(["authors", "--data", str(data)]) == 128 + signal.SIGTERM
     [folder] = (tmp_path / "runs").iterdir()
