@@ -11,6 +11,8 @@ from typing import Any, Literal, TextIO
 
 from dien_jax.errors import UserError, writing
 
+OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
+"""Starts of paths of files that a process has open already; another file cannot replace them."""
 LOCK_FILE = ".lock"
 """File in a folder that one process at a time may write; it stays, and is locked or free."""
 
@@ -75,7 +77,7 @@ def atomic_file(file: Path) -> Iterator[TextIO]:
 
 def _is_written_into(file: Path) -> bool:
     """Return whether a path is a device, a pipe or an open file of this process."""
-    is_open_file = file.absolute().parts[:2] in (("/", "dev"), ("/", "proc"))  # as /dev/stdout
+    is_open_file = str(file.absolute()).startswith(OPEN_FILES)
     return file.exists() and (is_open_file or not (file.is_file() or file.is_dir()))
 
 

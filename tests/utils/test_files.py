@@ -81,6 +81,18 @@ def test_standard_output_is_written_into(tmp_path):
     assert out.stdout == "new"
 
 
+def test_standard_output_that_is_a_file_keeps_what_else_is_written(tmp_path):
+    code = (
+        "from pathlib import Path; from dien_jax.utils.files import atomic_file\n"
+        "with atomic_file(Path('/dev/stdout')) as stream: stream.write('new')\n"
+        "print(', and more', flush=True)"
+    )
+    with (tmp_path / "out").open("ab") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "new, and more\n"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_partial_files_of_killed_processes_are_removed_and_others_stay(tmp_path):
     file, ended = tmp_path / "out.csv", subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
