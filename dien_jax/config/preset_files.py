@@ -23,7 +23,7 @@ WARM_START = "warm_start"
 """One more, in a run that did not start from fresh parameters."""
 VOCABULARIES = "vocabularies"
 """One more, in all but runs of earlier versions."""
-OPTIONAL = {WARM_START, VOCABULARIES}
+OPTIONAL_FIELDS = {WARM_START, VOCABULARIES}
 
 
 EARLIER: dict[str, dict[str, Any]] = {
@@ -66,7 +66,7 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
     given = read_json(file)
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
-        given = {key: given[key] for key in given if key not in RUN_FIELDS | OPTIONAL}
+        given = {key: given[key] for key in given if key not in RUN_FIELDS | OPTIONAL_FIELDS}
         complete_earlier(given)
     try:
         if not isinstance(name, str):

@@ -23,6 +23,7 @@ Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augr
 Attention = Literal["mlp", "bilinear"]
 
 LARGEST_INTEGER = 2**31 - 1
+"""Largest value of an integer setting, and of the steps of a run."""
 
 ADDED_CHOICES: dict[str, Collection[str]] = {}
 """Further names for ``evolution`` and ``attention``: the tables of :mod:`dien_jax.model`, to which

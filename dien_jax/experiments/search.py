@@ -103,6 +103,7 @@ def run_search(options: SearchOptions) -> SearchResult:
     _check_splits(dataset)
     _run(options, dataset, base)  # checks the settings
     _begin(options, base, space, dataset)
+    # Another process would take the running trial for a lost one.
     lock = locked(options.out, f"--out {options.out}")
     with writing(options.out), lock, _study(options.out) as study:
         _run_trials(study, options, base, space, dataset)

@@ -5,6 +5,7 @@ RUN/metrics.jsonl   one object per evaluation
 RUN/checkpoints/    the whole training state, best and latest
 RUN/calibration.json  map of the best checkpoint's scores, written before the result
 RUN/result.json     written last: a run that has it is finished
+RUN/.lock           locked by the process that trains, whose number it holds
 """
 
 import dataclasses

@@ -71,16 +71,19 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     if data is None:
         data = open_dataset(Path(run.data))
         run.check_same_data(data)
-    elif not isinstance(data, Dataset):
-        data = open_dataset(Path(data))
+    else:
+        data = data if isinstance(data, Dataset) else open_dataset(Path(data))
+        run.check_fits(data)
     step, state = restore_state(folder, run, data)
     calibration = Calibration.load(folder, step)
     return TrainedModel(run, data, state.params, state.batch_stats, step, calibration)
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
-    """Return the step of the best checkpoint, and the whole training state."""
-    run.check_fits(dataset)
+    """Return the step of the best checkpoint, and the whole training state.
+
+    ``dataset`` fits the run.
+    """
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
     if best_step is None:

@@ -101,14 +101,14 @@ def _require_memory(shapes: Any) -> None:
     """Refuse parameters and optimizer state that are larger than the device's memory."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    if (limit := memory_bytes(jax.local_devices()[0])) is not None and needed > limit:
+    if (limit := _memory_bytes(jax.local_devices()[0])) is not None and needed > limit:
         raise UserError(
             f"{parameters:,} parameters and their optimizer state take {needed / 1e9:,.1f} GB, "
             f"more than the {limit / 1e9:,.1f} GB of memory; choose smaller model sizes"
         )
 
 
-def memory_bytes(device: jax.Device) -> int | None:
+def _memory_bytes(device: jax.Device) -> int | None:
     """Return the memory of a device, of the machine for a CPU; None where it is unknown."""
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")

@@ -132,7 +132,8 @@ def fit(
     is_new = not folder.exists()
     run.save(folder)
     try:
-        return _train(run, dataset, folder, stop_signal, source)
+        with locked(folder, f"run folder {folder}"):
+            return _train(run, dataset, folder, stop_signal, source)
     except Interrupted:
         raise
     except Exception:
@@ -170,7 +171,8 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
     for name, version in run.versions.items():
         if version != now.get(name):
             say(f"warning: the run began with {name} {version}, this is {now.get(name)}; {differ}")
-    return _train(run, dataset, folder, stop_signal)
+    with locked(folder, f"run folder {folder}"):
+        return _train(run, dataset, folder, stop_signal)
 
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
@@ -198,13 +200,7 @@ def default_run_dir(name: str, dataset: Dataset) -> Path:
     return next(folder for folder in itertools.chain([first], others) if not folder.exists())
 
 
-def _train(run: Run, dataset: Dataset, folder: Path, *options: Any) -> RunResult:
-    """Train to the end, while no other process may train in the folder; see ``_train_alone``."""
-    with locked(folder, f"run folder {folder}"):
-        return _train_alone(run, dataset, folder, *options)
-
-
-def _train_alone(
+def _train(
     run: Run, dataset: Dataset, folder: Path, stop_signal: StopSignal, source: Source | None = None
 ) -> RunResult:
     """Train to the end; ``source`` is the run to start from, if it is loaded already."""

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from dien_jax.config.settings import Config, ModelConfig
-from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError
 from dien_jax.model.logistic_regression import WEIGHTS
@@ -70,9 +70,7 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         run = Run.load(folder)
         _check_settings(run.config.model, config.model)
         before = open_dataset(run.data)
-        if data_digest(before) != run.data_digest:
-            problem = "has changed since (meta.json differs), so the ids of its rows are unknown"
-            raise UserError(f"its data, {run.data}, {problem}")
+        run.check_same_data(before)
         _check_features(before.schema, dataset)
         return Source(folder, before, *restore_state(folder, run, before))
     except UserError as error:
