@@ -106,12 +106,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of ``FAST``, without ``SLOWER``, and those of ``LONG``."""
+    """Mark the tests of ``FAST``, without ``SLOWER``, of ``LONG``, and of the fault campaign."""
     root = Path(__file__).parents[1]
     for item in items:
+        name = f"{item.path.relative_to(root).as_posix()}::{item.name}"
+        if name.startswith("tests/faults/"):
+            item.add_marker("faults")
         if item.get_closest_marker("slow"):
             continue
-        name = f"{item.path.relative_to(root).as_posix()}::{item.name}"
         if name.startswith(LONG):
             item.add_marker("long")
         elif name.startswith(FAST) and not name.startswith(SLOWER):

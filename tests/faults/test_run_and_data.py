@@ -1,0 +1,94 @@
+"""A run, its data folder and its exported file know each other by content."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import faults
+from support.faults import PREPARE, Case, run_in_process
+
+KIND = "run and data"
+
+
+def other_split(folder: Path) -> None:
+    """Prepare the log anew at the same path: equal sizes, other users in the vocabularies."""
+    log = folder / "log.csv"
+    log.write_text(log.read_text().replace("u1,", "v1,").replace("i3,", "k3,"))
+    shutil.rmtree(folder / "data")
+    assert run_in_process(*PREPARE).status == 0
+
+
+def swapped_lines(folder: Path) -> None:
+    """Swap two lines of the vocabulary of items."""
+    file = folder / "data" / "vocab" / "item.txt"
+    lines = file.read_text().splitlines(keepends=True)
+    lines[2], lines[3] = lines[3], lines[2]
+    file.write_text("".join(lines))
+
+
+def lost_data(folder: Path) -> None:
+    """Remove the data folder."""
+    shutil.rmtree(folder / "data")
+
+
+COMMANDS = {
+    "evaluate": ("run",),
+    "predict": ("run", "--input", "queries.csv", "--out", "scores.csv"),
+    "export": ("run", "--out", "other.dien"),
+    "explain": ("run", "--example", "0", "--out", "inside.png"),
+    "report": ("run", "--out", "report.html"),
+    "train": ("--resume", "run"),
+}
+DAMAGES = {
+    "another log prepared at the same path": (other_split, r"data\b.*(changed|other|differ)"),
+    "two lines of a vocabulary swapped": (swapped_lines, r"data\b.*(changed|other|differ)"),
+    "data folder lost": (lost_data, r"data\b"),
+}
+
+
+def unfinished(damage: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Stop the run before its end, then do the damage."""
+    return lambda folder: (faults.unfinish(folder), damage(folder))[1]
+
+
+CASES = [
+    Case(
+        command,
+        KIND,
+        name,
+        arguments,
+        unfinished(damage) if command == "train" else damage,
+        message,
+    )
+    for command, arguments in COMMANDS.items()
+    for name, (damage, message) in DAMAGES.items()
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_data_that_changed_since_training_is_refused(case, attempt):
+    attempt(case)
+
+
+WHOLE = [
+    Case("evaluate", "nothing broken", "metrics", ("run",), message='"auc"', status=0),
+    Case(
+        *("predict", "nothing broken", "scores of a table", COMMANDS["predict"]),
+        message="scores.csv",
+        status=0,
+        left=("scores.csv",),
+    ),
+    Case(
+        *("train", "nothing broken", "resume", COMMANDS["train"], faults.unfinish),
+        message="test AUC",
+        status=0,
+        left=("run",),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=str)
+def test_workspace_is_whole(case, attempt):
+    """The other cases would all pass if the commands failed anyway."""
+    attempt(case)

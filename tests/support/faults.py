@@ -1,0 +1,242 @@
+"""The fault campaign: what a case is, the folder it runs in, and what every command owes its user.
+
+A case breaks something, runs a command, and states the exit status, the message and what is left on
+disk. For every case: no traceback, no change of a file that the case does not name, an end within
+a minute.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from support.tiny_run import LIGHT, SETTINGS
+
+SECONDS = 60
+"""A command that takes longer hangs."""
+CACHES = {"__pycache__"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that meets something broken.
+
+    Attributes:
+      command: ``"predict"`` for ``python -m dien_jax.predict``.
+      kind: what is broken, in a word or two: the row of the report.
+      name: the case, in a few words that differ from those of every other case of its file.
+      arguments: command line; paths are relative to the workspace, see :func:`make_workspace`.
+      damage: breaks the workspace before the command runs.
+      message: pattern that the output (both streams) must contain.
+      status: exit status.
+      left: patterns of files that the command makes or changes; each must match one if it ends
+        well, and nothing else may change.
+      check: asserts what the result must be.
+      environment: variables to set; the command then runs in a process of its own.
+    """
+
+    command: str
+    kind: str
+    name: str
+    arguments: tuple[str, ...]
+    damage: Callable[[Path], object] | None = None
+    message: str = ""
+    status: int = 2
+    left: tuple[str, ...] = ()
+    check: Callable[[Path], None] | None = None
+    environment: Mapping[str, str] | None = field(default=None, hash=False)
+
+    def __str__(self) -> str:
+        return f"{self.command}: {self.kind}: {self.name}"
+
+
+class Ending(NamedTuple):
+    """How a command ended: its status, and what it wrote to both streams."""
+
+    status: int
+    output: str
+
+
+def make_workspace(folder: Path) -> Path:
+    """Make the folder that every case gets a copy of.
+
+    ``log.csv``: 20 users of 8 events with a category, a price and a multi-valued column; ``data``:
+    the folder that ``prepare`` makes of it; ``run``: a model without recurrence, trained on it;
+    ``model.dien``: its export; ``queries.csv``: a table to score.
+    """
+    folder.mkdir()
+    rows = [
+        f"u{user},i{item},c{item % 3},{item % 5 + 0.5},t{item % 2}|t{item % 3},{100 + 10 * time}"
+        for user in range(20)
+        for time in range(8)
+        for item in [(3 * user + 5 * time + time * time) % 17]
+    ]
+    header = "user,item,category,price,tags,timestamp"
+    (folder / "log.csv").write_text("\n".join([header, *rows, ""]))
+    (folder / "queries.csv").write_text(
+        "user,item,history\nu1,i3,i1|i2\nu2,i4,\n,i5,i6|i1|i2\nnobody,nothing,i1\n"
+    )
+    with contextlib.chdir(folder):
+        for line in (PREPARE, TRAIN, ("export", "run", "--out", "model.dien")):
+            ending = run_in_process(*line)
+            assert ending.status == 0, ending.output
+    return folder
+
+
+PREPARE = (
+    *("prepare", "interactions", "log.csv", "--out", "data", "--item-features"),
+    *("category", "price:numeric", "tags:multivalued"),
+)
+TRAIN = (
+    *("train", "--data", "data", "--run-dir", "run", *SETTINGS, *LIGHT),
+    "--train.epochs=1",
+)
+
+
+def run_in_process(command: str, *arguments: str) -> Ending:
+    """Run a command in this process; an exception that it does not handle is raised."""
+    main = importlib.import_module(f"dien_jax.{command}").main
+    streams = Output()
+    with contextlib.redirect_stdout(streams), contextlib.redirect_stderr(streams):
+        try:
+            status = main(list(arguments))
+        except SystemExit as stop:  # how flags are refused
+            status = stop.code if isinstance(stop.code, int) else 1
+    return Ending(status, streams.text())
+
+
+def run_in_child(
+    command: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Ending:
+    """Run ``python -m dien_jax.COMMAND`` with some variables of the environment set."""
+    line = [sys.executable, "-m", f"dien_jax.{command}", *arguments]
+    ended = subprocess.run(
+        line,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | dict(environment or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=SECONDS,
+        check=False,
+    )
+    return Ending(ended.returncode, ended.stdout.decode("utf-8", "replace"))
+
+
+def attempt(case: Case, workspace: Path) -> None:
+    """Run a case in the current folder, a copy of the workspace, and hold it to its terms."""
+    if case.damage is not None:
+        case.damage(workspace)
+    before = contents(workspace)
+    if case.environment is None:
+        with _limit(SECONDS):
+            ending = run_in_process(case.command, *case.arguments)
+    else:
+        ending = run_in_child(case.command, *case.arguments, environment=case.environment)
+    assert "Traceback" not in ending.output, ending.output
+    assert ending.status == case.status, ending.output
+    assert re.search(case.message, flat(ending.output)), ending.output
+    changed = {path for path, digest in contents(workspace).items() if before.get(path) != digest}
+    gone = before.keys() - contents(workspace).keys()
+    unexpected = [path for path in sorted(changed | gone) if not _is_named(path, case.left)]
+    assert not unexpected, f"changed: {unexpected}"
+    if case.status == 0:
+        missing = [name for name in case.left if not any(_is_named(p, (name,)) for p in changed)]
+        assert not missing, f"not written: {missing}"
+    if case.check is not None:
+        case.check(workspace)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return every file, link and folder below a folder, and a digest of what it holds."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if CACHES & set(path.parts):
+            continue
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = f"link to {path.readlink()}"
+        elif path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            found[name] = "folder" if path.is_dir() else "other"
+    return found
+
+
+def copy(workspace: Path, target: Path) -> Path:
+    """Copy a workspace; its run was trained on the data of the copy."""
+    shutil.copytree(workspace, target, symlinks=True)
+    for name in ("config.json", "result.json"):
+        file = target / "run" / name
+        file.write_text(file.read_text().replace(str(workspace), str(target)))
+    return target
+
+
+def edit_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the object in a JSON file in place."""
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+def unfinish(folder: Path) -> None:
+    """Make the run of a workspace one that was stopped after its first epoch of three."""
+    edit_json(folder / "run" / "config.json", lambda run: run["train"].update(epochs=3))
+    (folder / "run" / "result.json").unlink()
+
+
+def flat(text: str) -> str:
+    """Return output as one line without the frames and breaks that a terminal's width makes."""
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
+
+
+def _is_named(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(Path(path).match(name) or path.startswith(f"{name}/") for name in patterns)
+
+
+class Output:
+    """A stream that keeps what is written, and is no terminal."""
+
+    encoding = "utf-8"
+    errors = "strict"
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def write(self, text: str) -> int:
+        self._parts.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+    def text(self) -> str:
+        return "".join(self._parts)
+
+
+@contextlib.contextmanager
+def _limit(seconds: int) -> Iterator[None]:
+    """Raise ``TimeoutError`` in a block that takes too long."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"the command took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
