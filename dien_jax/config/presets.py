@@ -71,6 +71,7 @@ PRESETS: dict[str, Config] = {
     **{name: Config(model=member(name, ModelConfig())) for name in FAMILY},
     "authors": AUTHORS,
 }
+"""Named settings, by name: the models of the paper, and the choices of the authors' program."""
 
 
 def preset(name: str) -> Config:

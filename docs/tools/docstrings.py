@@ -1,8 +1,9 @@
 """Griffe extension: reads the reStructuredText that the project's docstrings use.
 
-Docstrings name other objects by roles, as in ``:func:`gru` ``, and introduce equations and code by
-a double colon. Both are turned into Markdown: a role into a link where the object is documented and
-into code where it is not, the double colon into a single one.
+Docstrings name other objects by roles, as in ``:func:`gru` ``, introduce equations and code by a
+double colon, and have examples that start with ``>>>``. All are turned into Markdown: a role into a
+link where the object is documented and into code where it is not, the double colon into a single
+one, an example into a block of code.
 
 A public name without a docstring is missing from the API reference; it is reported, and a strict
 build fails.
@@ -16,6 +17,7 @@ import griffe
 _LOG = griffe.get_logger("docs.tools.docstrings")
 _ROLE = re.compile(r":(?:py:)?(?:mod|class|func|meth|data|attr|exc):`~?([^`]+)`")
 _LITERAL = re.compile(r"(?<=\S)::$", re.MULTILINE)
+_EXAMPLE = re.compile(r"^( *)>>> .+(?:\n.*\S.*)*", re.MULTILINE)
 
 
 class Roles(griffe.Extension):
@@ -33,6 +35,7 @@ class Roles(griffe.Extension):
         seen.add(owner.path)
         if owner.docstring is not None:
             text = _ROLE.sub(lambda role: _linked(owner, role[1]), owner.docstring.value)
+            text = _EXAMPLE.sub(r"\1```pycon\n\g<0>\n\1```", text)
             owner.docstring.value = _LITERAL.sub(":", text)
         for member in owner.members.values():
             if isinstance(member, griffe.Object):

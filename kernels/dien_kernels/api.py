@@ -18,6 +18,7 @@ from dien_kernels.launch import shards
 from dien_kernels.reference import Cell, Form, Inputs, Weights
 
 Precision = Literal["default", "high", "highest"]
+"""Precision of the matmuls, as in ``jax.default_matmul_precision``: highest is float32."""
 
 
 def gru(

@@ -14,6 +14,7 @@ from dien_kernels.contract import Backend, Blocks, Plan, Shape
 from dien_kernels.devices import Device
 
 Implementation = Literal["auto", "reference", "xla", "mosaic_tpu", "mosaic_gpu", "triton"]
+"""Names of the implementations; auto chooses one for the device and the shape."""
 
 
 class Kernel(NamedTuple):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 Cell = Literal["gru", "agru", "augru"]
 Form = Literal["paper", "authors"]
+"""Published definitions of the gates: the paper's equations, and those of the authors' program."""
 
 
 class Weights(NamedTuple):

@@ -19,6 +19,7 @@ from dien_kernels.reference import Form, Weights
 from dien_kernels.step import sigmoid
 
 SharedCell = Literal["aigru", "agru", "augru"]
+"""Recurrences that attention enters, of which :func:`last_states` has the last state."""
 
 
 def last_states(  # noqa: D417
