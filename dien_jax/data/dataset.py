@@ -38,7 +38,7 @@ from dien_jax.data.statistics import (
     count_training_events,
     read_statistics,
 )
-from dien_jax.errors import UserError, reading
+from dien_jax.errors import UserError, reading, suggestion
 
 
 class Column(NamedTuple):
@@ -99,6 +99,13 @@ class Examples(NamedTuple):
         return Examples(**columns, context=context, probability=probability)
 
 
+class Splits(dict[str, Examples]):
+    """The examples of every split; another name is a ``UserError``."""
+
+    def __missing__(self, name: str) -> Examples:
+        raise UserError(f"unknown split {name!r}{suggestion(name, self)} ({', '.join(self)})")
+
+
 @dataclass(frozen=True)
 class Dataset:
     """An opened dataset folder; its arrays are read-only memory maps.
@@ -138,6 +145,11 @@ class Dataset:
     splits: dict[str, Examples]
     event_negatives: Column | None = None
     stored_statistics: Statistics | None = None
+
+    def __repr__(self) -> str:
+        """Sizes, as the arrays would fill the screen."""
+        sizes = ", ".join(f"{len(part.label)} {name}" for name, part in self.splits.items())
+        return f"Dataset({str(self.path)!r}, {self.schema.num_items} items, examples: {sizes})"
 
     def vocabulary(self, feature: str) -> list[str]:
         """Return the raw values of a categorical or multi-valued feature, by index."""
@@ -208,7 +220,7 @@ def open_dataset(path: str | Path) -> Dataset:
         event_timestamp=timestamp,
         event_offsets=offsets,
         popularity=read_array(path / "popularity.npy", np.int64, schema.num_items, counted),
-        splits={split: _examples(path, split, schema, counts, offsets) for split in SPLITS},
+        splits=Splits({n: _examples(path, n, schema, counts, offsets) for n in SPLITS}),
         event_negatives=negatives,
         stored_statistics=read_statistics(path / STATISTICS, schema, counts["train"]),
     )

@@ -13,7 +13,13 @@ import numpy as np
 from scipy import sparse
 
 from dien_jax.model.statistics import MATCH
-from dien_jax.training.logistic_regression import minimise, probability, selection, standard
+from dien_jax.training.logistic_regression import (
+    LOGISTIC_REGRESSION,
+    minimise,
+    probability,
+    selection,
+    standard,
+)
 from dien_jax.training.regression_inputs import Inputs, RegressionInputs
 from dien_jax.utils.console import Stage
 
@@ -29,6 +35,9 @@ SINGLE = {
     "co-occurrence": "item recent_cosine",
 }
 """The column of each baseline that has one."""
+BOOSTED_TREES = "boosted trees"
+BASELINES = (*SINGLE, LOGISTIC_REGRESSION, BOOSTED_TREES)
+"""Names of the baselines, in the order of tables."""
 
 
 class Baseline(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 
 from dien_jax.data.dataset import Dataset, data_digest
 from dien_jax.errors import writing
-from dien_jax.experiments.baseline_models import SINGLE
+from dien_jax.experiments.baseline_models import BASELINES
 from dien_jax.experiments.baselines import BaselineResult, run_baselines
 from dien_jax.experiments.result_tables import Line, folder_of
 from dien_jax.metrics.scores import METRICS
@@ -20,8 +20,6 @@ from dien_jax.runs.scoring import write_predictions
 from dien_jax.utils.console import say
 from dien_jax.utils.files import atomic_file
 
-BASELINES = (*SINGLE, "logistic regression", "boosted trees")
-"""Names of the rows. Their only seed is 0: a fit does not depend on a seed."""
 Known = dict[tuple[str, str, str], Line]
 """Lines of results by digest of the data, settings and seed."""
 
@@ -31,6 +29,7 @@ def add_baselines(
 ) -> None:
     """Fit the baselines of data sets that have none in ``known``, and add their lines.
 
+    Their only seed is 0: a fit does not depend on a seed.
     Test scores go to the file ``predictions`` in ``out/runs/DATA/ROW/0``, as those of runs.
     """
     for name, dataset in zip(names, datasets, strict=True):

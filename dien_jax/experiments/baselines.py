@@ -14,13 +14,20 @@ import numpy as np
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, writing
-from dien_jax.experiments.baseline_models import SEED, SINGLE, Baseline, fit_single, fit_trees
+from dien_jax.experiments.baseline_models import (
+    BOOSTED_TREES,
+    SEED,
+    SINGLE,
+    Baseline,
+    fit_single,
+    fit_trees,
+)
 from dien_jax.experiments.result_tables import aligned, folder_of, metric_headers
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.baseline import BaselineRun
 from dien_jax.runs.folder import versions
 from dien_jax.runs.scoring import measure
-from dien_jax.training.logistic_regression import MAX_ROWS, fit_logistic
+from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, MAX_ROWS, fit_logistic
 from dien_jax.training.regression_inputs import RegressionInputs
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.extras import require
@@ -130,11 +137,11 @@ def _fit(inputs: RegressionInputs) -> dict[str, Baseline]:
             models[name] = fit_single(inputs.names.index(column), train)
         else:
             say(f"no {name}: items have no categorical or multi-valued feature")
-    with stage("logistic regression") as current:
+    with stage(LOGISTIC_REGRESSION) as current:
         fitted = fit_logistic(train, valid, current)
-        models["logistic regression"] = Baseline(fitted.predict, {"C": fitted.strength})
-    with stage("boosted trees") as current:
-        models["boosted trees"] = fit_trees(inputs, train, valid, current)
+        models[LOGISTIC_REGRESSION] = Baseline(fitted.predict, {"C": fitted.strength})
+    with stage(BOOSTED_TREES) as current:
+        models[BOOSTED_TREES] = fit_trees(inputs, train, valid, current)
     return models
 
 

@@ -25,7 +25,8 @@ from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import UserError, suggestion, writing
-from dien_jax.experiments.baseline_rows import BASELINES, add_baselines
+from dien_jax.experiments.baseline_models import BASELINES
+from dien_jax.experiments.baseline_rows import add_baselines
 from dien_jax.experiments.result_tables import Line, Table, folder_of, read_results, write_tables
 from dien_jax.experiments.search_report import TrainingLine
 from dien_jax.metrics.scores import METRICS

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.evaluations import read_evaluations
 from dien_jax.utils.plots import new_figure, save_picture
 
@@ -11,14 +12,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES_FILE = "curves.png"
+
+
+def _validation(*names: str) -> dict[str, tuple[str, str]]:
+    return {f"validation {METRICS[name].label}": ("valid", name) for name in names}
+
+
 _CURVES = {
     "loss": {
         "training loss": ("train", "loss"),
         "training click loss": ("train", "click_loss"),
         "training auxiliary loss": ("train", "auxiliary_loss"),
-        "validation log loss": ("valid", "logloss"),
+        **_validation("logloss"),
     },
-    "AUC": {"validation AUC": ("valid", "auc"), "validation GAUC": ("valid", "gauc")},
+    "AUC": _validation("auc", "gauc"),
 }
 
 

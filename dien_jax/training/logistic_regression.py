@@ -21,6 +21,8 @@ from dien_jax.steps.state import TrainState
 from dien_jax.training.regression_inputs import Inputs, RegressionInputs
 from dien_jax.utils.console import Stage, say, stage
 
+LOGISTIC_REGRESSION = "logistic regression"
+"""Its name among simple models, inside the model and as a baseline."""
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 """Values of C, the inverse of the strength of regularization."""
 MAX_ITERATIONS = 300
@@ -89,7 +91,7 @@ def with_logistic_regression(state: TrainState, dataset: Dataset, config: Config
     if key not in _latest:
         inputs = RegressionInputs(dataset, *options)
         train, valid = (inputs.read(split, MAX_ROWS) for split in ("train", "valid"))
-        with stage("logistic regression") as current:
+        with stage(LOGISTIC_REGRESSION) as current:
             fitted = fit_logistic(train, valid, current)
             current.note = f"C {fitted.strength:g}, validation score {fitted.score:.4f}"
         _latest.clear()

@@ -32,7 +32,7 @@ from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import TrainState, create_state, training_tables
 from dien_jax.steps.train import make_train_step
-from dien_jax.training.logistic_regression import with_logistic_regression
+from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, with_logistic_regression
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
 from dien_jax.training.reporter import Reporter
 
@@ -168,7 +168,7 @@ class Trainer:
             regression = best._replace(params=alone(best.params))
             test = evaluation_loader(dataset, "test", self._config.train)
             labels = np.asarray(dataset.splits["test"].label)
-            baselines["logistic regression"] = auc(labels, self._scores(test, regression))
+            baselines[LOGISTIC_REGRESSION] = auc(labels, self._scores(test, regression))
         return {
             "calibration": calibration,
             "baselines": baselines,

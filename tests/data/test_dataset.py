@@ -73,6 +73,20 @@ def test_splits_that_were_not_written_are_empty(folder: Path) -> None:
     assert values.values.shape == (0, 2)
 
 
+def test_unknown_split_is_refused_with_the_nearest_name(folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"split 'tset'; did you mean 'test'\? \(train, valid, test"
+    ):
+        open_dataset(folder).splits["tset"]
+
+
+def test_the_text_of_a_dataset_is_one_line(folder: Path) -> None:
+    text = repr(open_dataset(folder))
+    assert "\n" not in text
+    assert str(folder) in text
+    assert "examples: " in text
+
+
 def test_what_was_shown_and_not_clicked_may_be_unknown(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", negatives=None)
     assert open_dataset(folder).event_negatives is None

@@ -67,8 +67,13 @@ def load_events(
     log's order; :func:`~dien_jax.preparation.pipeline.training_values.training_values` prefers
     training. The log is read a second time when malformed rows need line numbers. ``narrow``
     filters the clean rows before anything is counted. Too many malformed rows, or no row left, is a
-    ``UserError``.
+    ``UserError``. A log without the columns that are read here is a ``ValueError``.
     """
+    aliases = [feature.alias for feature in features.columns]
+    for name in ("user", "item", "timestamp", "line", *aliases):
+        if name not in log.rows.columns:
+            columns = ", ".join(log.rows.columns)
+            raise ValueError(f"a log needs the column {name!r}; this one has {columns}")
     clock = _clock(workspace, log.rows)
     with stage("checking rows"):
         checked = _checked(log.rows, clock, features.columns)

@@ -8,13 +8,14 @@ line by line: every malformed line is counted and reported by its number.
 import contextlib
 import csv
 import itertools
+import json
 import re
 import shutil
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import ibis
@@ -105,8 +106,9 @@ def read_records(
     """Parse a file (plain text, gzip, or ``member`` of a zip archive) line by line into a table.
 
     ``parse`` returns the values of a line as text, by ``columns``, and raises ``ValueError`` for a
-    malformed one. The table, named after its columns, also has ``line``, from 1; empty values are
-    NULL. ``header`` is the expected first line, if there is one.
+    malformed one; :func:`json_object` and :func:`text_value` do so for lines of JSON. The table,
+    named after its columns, also has ``line``, from 1; empty values are NULL. ``header`` is the
+    expected first line, if there is one.
     """
     bad, shown = BadLines(), file / member
 
@@ -131,6 +133,25 @@ def read_records(
     with stage(f"reading {shown}") as current:
         rows = load_records(workspace, columns, records())
         return Log(shown, workspace.store("_".join(columns), rows), bad)
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """Return the object that a line of JSON holds; ``ValueError`` for another line."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, found {line[:20]!r}")
+    return record
+
+
+def text_value(record: Mapping[str, Any], name: str) -> str:
+    """Return a value of a record as text; ``ValueError`` unless it is text or a number."""
+    value = record.get(name)
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{name!r} should be text or a number, found {value!r:.20}")
+    return str(value)
 
 
 def load_records(

@@ -12,14 +12,13 @@ All but the products of 2014 are JSON lines.
 """
 
 import ast
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 from ibis.expr.types import Table
 
-from dien_jax.preparation.reading.log_files import Log, read_records
+from dien_jax.preparation.reading.log_files import Log, json_object, read_records, text_value
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources.amazon_catalogue import Year
 
@@ -33,8 +32,8 @@ def load_reviews(workspace: Workspace, file: Path, year: Year) -> Log:
         names = ("user_id", "parent_asin", "timestamp")
 
     def parse(line: str) -> list[str]:
-        review = _json(line)
-        return [_text(review, name) for name in names]
+        review = json_object(line)
+        return [text_value(review, name) for name in names]
 
     return read_records(workspace, file, parse, ["user", "item", "timestamp"])
 
@@ -45,11 +44,11 @@ def load_products(workspace: Workspace, file: Path, year: Year) -> Log:
     def parse(line: str) -> list[str]:
         if year == 2014:
             return _product_2014(line)
-        product = _json(line)
+        product = json_object(line)
         if year == 2018:
-            return [_text(product, "asin"), _leaf(product, "category")]
+            return [text_value(product, "asin"), _leaf(product, "category")]
         category = _leaf(product, "categories") or str(product.get("main_category") or "")
-        return [_text(product, "parent_asin"), category]
+        return [text_value(product, "parent_asin"), category]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in Python literals
@@ -61,23 +60,13 @@ def _product_2014(line: str) -> list[str]:
     try:
         product = ast.literal_eval(line)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"not a Python literal: {error}") from error
+        raise ValueError(f"not a Python literal: {line[:40]!r}") from error
     if not isinstance(product, dict):
         raise ValueError(f"expected a dict, found {line[:20]!r}")
     paths = product.get("categories") or [[]]
     if not (isinstance(paths, list) and isinstance(paths[0], list)):
         raise ValueError(f"'categories' should be a list of lists, found {str(paths)[:20]!r}")
-    return [_text(product, "asin"), str(paths[0][-1]) if paths[0] else ""]
-
-
-def _json(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object, found {line[:20]!r}")
-    return record
+    return [text_value(product, "asin"), str(paths[0][-1]) if paths[0] else ""]
 
 
 def _leaf(product: dict[str, Any], name: str) -> str:
@@ -86,13 +75,6 @@ def _leaf(product: dict[str, Any], name: str) -> str:
     if not isinstance(path, list):
         raise ValueError(f"{name!r} should be a list, found {str(path)[:20]!r}")
     return str(path[-1]) if path else ""
-
-
-def _text(record: dict[str, Any], name: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str | int | float):
-        raise ValueError(f"{name!r} should be text or a number, found {value!r:.20}")
-    return str(value)
 
 
 def five_core(workspace: Workspace, events: Table) -> Table:
