@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name, level in (("dien_jax.server", logging.INFO), ("uvicorn.error", logging.WARNING)):
+    levels = {"dien_jax.server": logging.INFO, "asyncio": logging.ERROR}
+    levels["uvicorn.error"] = logging.ERROR  # its warnings are about what clients send
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

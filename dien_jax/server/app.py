@@ -65,6 +65,8 @@ class Application:
         self._paths = frozenset(route.path for route in routes)
         handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _internal_error}
         self._routes = Starlette(routes=routes, exception_handlers=handlers)
+        # A redirect from /metrics/ would lead to the host that the client names.
+        self._routes.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the token, route the request, record and log it."""

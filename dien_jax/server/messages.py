@@ -10,9 +10,13 @@ import msgspec
 
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.vocabularies import LARGEST_NUMBER
-from dien_jax.server.options import ServerOptions
+from dien_jax.server.options import MAX_ID_LENGTH, ServerOptions
 
-Id = str | int | Annotated[float, msgspec.Meta(multiple_of=1)]
+Id = (
+    Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
+    | int
+    | Annotated[float, msgspec.Meta(multiple_of=1)]
+)
 """A string or a whole number; JSON may write 3 as 3.0."""
 _CELL = str | int | float | bool
 _AT = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")

@@ -1,6 +1,5 @@
 """Options of the server."""
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,20 @@ from dien_jax.errors import UserError
 
 MODEL_THREAD = "current model"
 """Name of the thread that compiles and reloads models."""
+MAX_ID_LENGTH = 1024
+"""Maximum number of characters of an id in a request."""
+RANGES = {
+    "port": (0, 65_535),
+    "queue": (1, 100_000),
+    "max_batch": (1, 1024),
+    "max_candidates": (1, 100_000),
+    "max_history": (1, 100_000),
+    "max_body": (1, 2**30),
+    "max_users": (1, 1_000_000),
+    "poll_seconds": (0, 604_800),
+    "drain_seconds": (1, 86_400),
+}
+"""Lowest and highest value of each numeric option."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +64,12 @@ class ServerOptions:
 
     def check(self) -> None:
         """Raise a :class:`UserError` that names the flag of a value out of range."""
-        positive = (
-            "queue", "max_batch", "max_candidates", "max_history", "max_body", "max_users",
-            "drain_seconds",
-        )  # fmt: skip
-        for name in positive:
-            if getattr(self, name) < 1:
+        for name, (lowest, highest) in RANGES.items():
+            value = getattr(self, name)
+            if not lowest <= value <= highest:  # NaN is in no range
                 flag = name.replace("_", "-")
-                raise UserError(f"--{flag} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.poll_seconds < threading.TIMEOUT_MAX:
-            raise UserError(f"--poll-seconds must be 0 or more, got {self.poll_seconds}")
-        if not 0 <= self.port <= 65535:
-            raise UserError(f"--port must be 0 to 65535, got {self.port}")
+                raise UserError(f"--{flag} must be {lowest:,} to {highest:,}, got {value!s:.40}")
+        if not self.host:
+            raise UserError("--host must not be empty; 0.0.0.0 is all addresses of this machine")
         if not self.separator:
             raise UserError("--separator must not be empty")

@@ -46,6 +46,7 @@ def serve(options: ServerOptions) -> int:
 
     from dien_jax.server.app import Application
     from dien_jax.server.batching import Batcher
+    from dien_jax.server.connections import IDLE_SECONDS, Connections, Server, connection_limit
     from dien_jax.server.current_model import CurrentModel
     from dien_jax.server.prometheus import Metrics
 
@@ -59,9 +60,19 @@ def serve(options: ServerOptions) -> int:
         current = CurrentModel(options, metrics)
         batcher = Batcher(current.rank, metrics, options)
         application = Application(options, current, batcher, metrics, token)
-        config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)
-        config.server_header, config.timeout_graceful_shutdown = False, options.drain_seconds
-        server = uvicorn.Server(config)
+        connections = Connections(connection_limit())
+        config = uvicorn.Config(
+            application,
+            http=connections.protocol,  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=options.drain_seconds,
+        )
+        server = Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]
         if token is None and host not in ("127.0.0.1", "::1"):
             say(f"warning: {url} accepts requests from anyone; set {TOKEN_VARIABLE}")

@@ -117,6 +117,9 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
         ("rank", rank_body(candidates=...), 422, "candidates", "missing required field"),
         ("rank", rank_body(candidate=[1]), 422, "candidate", "unknown field"),
         ("rank", rank_body(user=[1]), 422, "user", "got 'array'"),
+        ("rank", rank_body(user="é" * 1025), 422, "user", "length <= 1024"),
+        ("rank", rank_body(history=[1, "i" * 1025]), 422, "history[1]", "length <= 1024"),
+        ("remember", {"user": "a" * 1025, "history": []}, 422, "user", "length <= 1024"),
         ("rank", rank_body(context=...), 422, "context", "missing required field"),
         ("rank", rank_body(context={"device": 1}), 422, "context.query", "missing"),
         ("rank", rank_body(context=CONTEXT | {"x": 1}), 422, "context.x", "unknown field"),
@@ -163,8 +166,9 @@ def test_malformed_requests_are_refused(server, monkeypatch) -> None:
     assert posted(chunks(9, 0.02)) == (408, "no complete body after 0 s")
     answer = server.get("/v1/rank")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
-    answer = server.get("/nowhere")
-    assert (answer.status_code, answer.json()["error"]) == (404, "Not Found")
+    for path in ("/nowhere", "/metrics/", "//elsewhere.test/metrics"):
+        answer = server.get(path, headers={"Host": "elsewhere.test"})
+        assert (answer.status_code, answer.json()["error"]) == (404, "Not Found")
 
 
 def test_users_are_remembered_and_evicted(server, ranker) -> None:

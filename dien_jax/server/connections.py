@@ -1,0 +1,157 @@
+"""Limits on connections: their number, and the time that a connection waits for its client.
+
+A server cannot choose its clients. One that sends half a request, stays connected without a
+request, or does not read its answer must not keep a file of the process for ever, and many of them
+must not keep others out.
+"""
+
+import asyncio
+import os
+import resource
+from socket import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dien_jax.errors import UserError
+
+HEADER_SECONDS = 10.0
+"""Maximum time from a connection, or from an answer, to the complete headers of a request."""
+IDLE_SECONDS = 5
+"""Maximum time from an answer to the first byte of the next request."""
+ANSWER_SECONDS = 30.0
+"""Maximum time for a client to read an answer that does not fit into the buffers."""
+MAX_CONNECTIONS = 1000
+RESERVED_FILES = 128
+"""Open files kept for other uses: reading a checkpoint, and connections that are accepted before
+they are counted, which are a few times ``_ACCEPTED_AT_ONCE``."""
+MIN_CONNECTIONS = 16
+_ACCEPTED_AT_ONCE = 16
+_BACKLOG = 1024
+"""Connections that the system keeps until they are accepted."""
+
+
+def connection_limit() -> int:
+    """Return the maximum number of connections that the limit of open files allows.
+
+    Raises:
+      UserError: if it allows too few.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    used = len(os.listdir("/dev/fd")) + RESERVED_FILES  # noqa: PTH208 - not a folder of paths
+    if files - used < MIN_CONNECTIONS:
+        raise UserError(
+            f"the limit of open files (ulimit -n) is {files}; serving needs at least "
+            f"{used + MIN_CONNECTIONS}"
+        )
+    return min(files - used, MAX_CONNECTIONS)
+
+
+class Connections:
+    """The connections of a server, at most ``limit``.
+
+    For a further one, the connection that has waited longest for its client is closed; a connection
+    whose request is being answered is never closed. If there is no other, the new one is closed.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.open = limit, 0
+        self.waiting: dict[Connection, None] = {}  # the longest first
+
+    def protocol(self, **arguments: Any) -> "Connection":
+        """Return the protocol of a new connection; the ``http`` of ``uvicorn.Config``."""
+        return Connection(self, **arguments)
+
+    def make_room(self) -> None:
+        """Close a connection if there are too many."""
+        if self.open > self.limit:
+            next(iter(self.waiting)).abort()  # the new connection is waiting too
+
+
+class Connection(H11Protocol):
+    """A connection that is closed when it has waited too long for its client."""
+
+    def __init__(self, connections: Connections, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._connections = connections
+        self._state: tuple[str, Any] = ("new", None)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def abort(self) -> None:
+        """Close the connection without sending what is left to send."""
+        self._wait("closed", None)
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._connections.open += 1
+        self._follow()
+        self._connections.make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.open -= 1
+        self._wait("closed", None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._follow()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._follow()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._follow()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._follow()
+
+    def _follow(self) -> None:
+        """Note whether the connection waits for its client, and since when."""
+        if self._state[0] == "closed":
+            return
+        cycle = self.cycle
+        if self.flow.write_paused:
+            self._wait("reads the answer", ANSWER_SECONDS)
+        elif cycle is None or cycle.response_complete:
+            self._wait("sends headers", HEADER_SECONDS)
+        elif cycle.more_body:
+            self._wait("sends a body", None)  # the application limits the time
+        else:
+            self._wait("", None)
+
+    def _wait(self, client: str, seconds: float | None) -> None:
+        state = (client, self.cycle)
+        if state == self._state:
+            return
+        self._state = state
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.abort)
+        self._connections.waiting.pop(self, None)
+        if client not in ("", "closed"):
+            self._connections.waiting[self] = None
+
+
+class Server(uvicorn.Server):
+    """A server that accepts few connections at once.
+
+    Connections are counted after they are accepted. Many at once would take all files of the
+    process, so asyncio accepts few, and the system keeps the others.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        config.backlog = _ACCEPTED_AT_ONCE
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Start to accept connections."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
