@@ -28,7 +28,7 @@ OPTIONAL_FIELDS = {WARM_START, VOCABULARIES}
 
 EARLIER: dict[str, dict[str, Any]] = {
     "model": {"statistics": False, "logistic_regression": False},
-    "train": {"unknown_items": 0.0, "calibrate": False},
+    "train": {"unknown_items": 0.0, "calibrate": False, "click_rate": None},
 }
 """Settings that runs of an earlier version do not record, and what they were trained with."""
 
@@ -63,7 +63,7 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
 
     An unknown or invalid setting is a UserError that names it, the nearest one and the file.
     """
-    given = read_json(file)
+    given = read_json(file, dict[str, Any])
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
         given = {key: given[key] for key in given if key not in RUN_FIELDS | OPTIONAL_FIELDS}

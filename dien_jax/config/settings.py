@@ -248,12 +248,18 @@ class Config:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Config":
+    def from_dict(cls, values: dict[str, Any], *, complete: bool = False) -> "Config":
         """Return settings from nested dicts; those left out have their defaults.
 
-        An unknown name or a wrong value is a :class:`UserError` that names it.
+        An unknown name or a wrong value is a :class:`UserError` that names it, and so is one that
+        is left out if the settings have to be ``complete``.
         """
-        return _build(cls, values, "")
+        config = _build(cls, values, "")
+        for group, settings in dataclasses.asdict(config).items() if complete else ():
+            for name in settings:
+                if name not in values.get(group, {}):
+                    raise UserError(f"expected the setting {group}.{name}, which is missing")
+        return config
 
 
 def _build(cls: type, values: Any, prefix: str) -> Any:

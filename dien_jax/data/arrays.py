@@ -51,6 +51,10 @@ def read_ids(file: Path, dtype: type[np.generic], rows: int | None, size: int) -
     return read_array(file, dtype, rows, check)
 
 
+def read_probabilities(file: Path, rows: int) -> np.ndarray:
+    return read_array(file, np.float32, rows, (lambda p: (p >= 0) & (p <= 1), "a probability"))
+
+
 def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:
     offsets = read_array(file, np.int64, rows + 1)
     if offsets[0] != 0 or offsets[-1] != total:

@@ -28,7 +28,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dien_jax.data import metadata
-from dien_jax.data.arrays import chunks, first_bad, read_array, read_ids, read_offsets
+from dien_jax.data.arrays import (
+    chunks,
+    first_bad,
+    read_array,
+    read_ids,
+    read_offsets,
+    read_probabilities,
+)
 from dien_jax.data.counting import TrainingEvents
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS, read_values
 from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
@@ -278,8 +285,7 @@ def _examples(
         raise UserError(f"{folder}/history_end/values.npy: entry {row} should be {expected}")
     probability, file = None, folder / PROBABILITY / "values.npy"
     if file.exists():
-        valid = (lambda p: (p >= 0) & (p <= 1), "a probability")
-        probability = read_array(file, np.float32, rows, valid)
+        probability = read_probabilities(file, rows)
     context = _columns(folder, schema.context, rows)
     return Examples(**columns, context=context, probability=probability)
 

@@ -1,16 +1,17 @@
 """Text files of a dataset folder: ``meta.json``, vocabularies and groups."""
 
 import dataclasses
-import math
 import re
+import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from dien_jax.data.schema import KINDS, Feature, Schema
 from dien_jax.errors import UserError, reading
 from dien_jax.utils.files import read_json
+from dien_jax.utils.json_values import LargeCount, Source, as_type, refuse_unknown, shown
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -24,6 +25,42 @@ EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
 }
 """Columns of every split, without the context features."""
 PROBABILITY = "probability"
+
+
+class _SchemaGroups(TypedDict):
+    """Form of a schema in JSON."""
+
+    item: list[dict[str, Any]]
+    user: list[dict[str, Any]]
+    context: list[dict[str, Any]]
+
+
+class _Counts(TypedDict):
+    """Counts in ``meta.json``."""
+
+    sequences: LargeCount
+    events: LargeCount
+    groups: LargeCount
+    train: LargeCount
+    valid: LargeCount
+    test: LargeCount
+
+
+class _MadeBy(TypedDict):
+    """Origin of the data, as far as it is read again."""
+
+    name: NotRequired[str]
+    settings: NotRequired[dict[str, Any]]
+
+
+class _Meta(TypedDict):
+    """Form of ``meta.json``, as far as it is read again."""
+
+    schema: _SchemaGroups
+    counts: _Counts
+    source: NotRequired[_MadeBy]
+
+
 _ESCAPED = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(\\|u([0-9a-f]{4})|.|$)")
 
@@ -75,63 +112,46 @@ def read_meta(path: Path) -> dict[str, Any]:
     file = path / "meta.json"
     if not file.is_file():
         raise UserError(f"{path} is not a dataset folder: it has no meta.json")
-    meta = read_json(file)
+    meta = read_json(file, dict[str, Any])
     version = meta.get("format_version")
     if version is None:
         raise UserError(f"{file}: expected an object with a format_version; not a dataset folder")
     if version != FORMAT_VERSION or isinstance(version, bool):
         known = f"this program reads version {FORMAT_VERSION}; prepare the data again"
-        raise UserError(f"{file}: the dataset has format version {version!r}, {known}")
+        raise UserError(f"{file}: the dataset has format version {shown(version)}, {known}")
+    as_type(meta, _Meta, file)
     return meta
 
 
 def read_schema(file: Path, meta: dict[str, Any]) -> tuple[Schema, dict[str, int]]:
-    """Parse the schema, and the counts of sequences, events, groups and examples by split."""
-    names = ("sequences", "events", "groups", *SPLITS)
+    """Return the schema, and the counts of sequences, events, groups and examples by split."""
+    return schema_from_json(meta["schema"], f"{file}, schema"), meta["counts"]
+
+
+def schema_from_json(values: Any, source: Source) -> Schema:
+    """Undo :func:`schema_to_json`; a UserError that names ``source`` for invalid values."""
+    groups = as_type(values, _SchemaGroups, source)
+    features = {
+        group: tuple(
+            _read_feature(entry, f"{source}.{group}[{place}]")
+            for place, entry in enumerate(entries)
+        )
+        for group, entries in typing.cast(dict[str, list[dict[str, Any]]], groups).items()
+    }
     try:
-        schema = schema_from_json(meta["schema"])
-        counts = {name: _whole(meta["counts"][name], f"counts.{name}") for name in names}
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"has no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{file}: {problem}") from error
-    return schema, counts
-
-
-def schema_from_json(values: Any) -> Schema:
-    """Undo :func:`schema_to_json`; KeyError, TypeError or ValueError for invalid values."""
-    groups = ("item", "user", "context")
-    schema = Schema(**{name: tuple(map(_read_feature, values[name])) for name in groups})
-    check_names(schema)
+        schema = Schema(**features)
+        check_names(schema)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
     return schema
 
 
-def _read_feature(entry: Any) -> Feature:
-    """Parse a feature; check the types, which the dataclass does not."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise ValueError(f"expected a feature with a name, found {entry!r}")
-    where = f"feature {entry['name']!r}"
-    known = {field.name for field in dataclasses.fields(Feature)}
-    if unknown := sorted(entry.keys() - known):
-        raise ValueError(f"{where}: expected {', '.join(sorted(known))}, found {unknown[0]!r}")
-    if entry.get("kind") not in KINDS:
-        raise ValueError(f"{where}: kind must be one of {', '.join(KINDS)}")
-    for name in ("size", "max_values"):
-        if name in entry:
-            _whole(entry[name], f"{where}: {name}")
-    for name in ("mean", "deviation"):
-        value = entry.get(name, 1.0)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{where}: {name} must be a finite number, found {value!r}")
-    if entry.get("deviation", 1.0) <= 0:
-        raise ValueError(f"{where}: deviation must be above 0, found {entry['deviation']}")
-    floats = {name: float(entry[name]) for name in ("mean", "deviation") if name in entry}
-    return Feature(**(entry | floats))
-
-
-def _whole(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name} must be a whole number, 0 or more, found {value!r}")
-    return value
+def _read_feature(entry: dict[str, Any], source: str) -> Feature:
+    refuse_unknown(entry, [field.name for field in dataclasses.fields(Feature)], source)
+    if isinstance(kind := entry.get("kind"), str) and kind not in KINDS:
+        expected = f"expected kind to be one of {', '.join(KINDS)}"
+        raise UserError(f"{source}: {expected}, found {shown(kind)}")
+    return as_type(entry, Feature, source)
 
 
 def check_names(schema: Schema) -> None:

@@ -3,6 +3,7 @@
 Dimensions: B examples, N rows of a table, K values that a multi-valued feature keeps.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -30,7 +31,7 @@ class Feature:
       size: rows of the vocabulary, the unknown row 0 included; None for numeric features.
       max_values: maximum number of values of a multi-valued feature; None otherwise.
       mean: mean of a numeric feature over the training rows; None otherwise.
-      deviation: its standard deviation over the training rows, never 0; None otherwise.
+      deviation: its standard deviation over the training rows, above 0; None otherwise.
 
     Raises:
       ValueError: for a name, kind or combination of attributes that no feature can have.
@@ -65,6 +66,11 @@ class Feature:
         for name, value in (("size", self.size), ("max_values", self.max_values)):
             if value is not None and value < 1:
                 raise ValueError(f"{where}: {name} must be at least 1, got {value}")
+        for name, number in (("mean", self.mean), ("deviation", self.deviation)):
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{where}: {name} must be a finite number, got {number}")
+        if self.deviation is not None and self.deviation <= 0:
+            raise ValueError(f"{where}: deviation must be above 0, got {self.deviation}")
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,25 @@ The folder is a function of the rest of the dataset, and optional.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets
 from dien_jax.data.counting import TrainingEvents, count_values
 from dien_jax.data.schema import Schema, ValueStatistics, statistics_features
-from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
+from dien_jax.utils.json_values import Count
 
 STATISTICS = "statistics"
 """Name of the folder."""
-_NUMBERS = ("sequences", "least")
+
+
+class _Numbers(TypedDict):
+    """Content of ``counts.json``."""
+
+    sequences: Count
+    least: Count
 
 
 class Statistics(NamedTuple):
@@ -64,7 +70,7 @@ def write_statistics(folder: Path, statistics: Statistics) -> None:
         target = folder / name
         target.mkdir(parents=True)
         arrays = dataclasses.asdict(counts)
-        numbers = {number: arrays.pop(number) for number in _NUMBERS}
+        numbers = {number: arrays.pop(number) for number in _Numbers.__annotations__}
         del arrays["longest"]
         (target / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
         arrays["offsets"] = arrays["offsets"].astype(np.int64)
@@ -87,11 +93,7 @@ def read_statistics(folder: Path, schema: Schema, examples: int) -> Statistics |
 
 
 def _read(folder: Path, size: int) -> ValueStatistics:
-    numbers = read_json(folder / "counts.json")
-    for name in _NUMBERS:
-        if not isinstance(numbers.get(name), int) or numbers[name] < 0:
-            expected = f"expected {name!r} to be a whole number, found {numbers.get(name)!r}"
-            raise UserError(f"{folder / 'counts.json'}: {expected}")
+    numbers = read_json(folder / "counts.json", _Numbers)
     other = read_ids(folder / "other.npy", np.int32, None, size)
     counted: Check = (lambda part: part >= 0, "a count of 0 or more")
     rows = {"count": size}
@@ -103,7 +105,8 @@ def _read(folder: Path, size: int) -> ValueStatistics:
     offsets = read_offsets(folder / "offsets.npy", size, len(other)).astype(np.int32)
     return ValueStatistics(
         **arrays,
-        **{name: numbers[name] for name in _NUMBERS},
+        sequences=numbers["sequences"],
+        least=numbers["least"],
         offsets=offsets,
         other=other,
         longest=int(np.diff(offsets).max()),

@@ -127,7 +127,7 @@ def _seed_table(groups: Sequence[SeedGroup]) -> str:
 def _settings_table(groups: Sequence[SeedGroup]) -> str:
     groups = [group for group in groups if isinstance(group.members[0].run, Run)]
     settings = [
-        flat_settings(run.config) | {WARM_START: (run.warm_start or {}).get("run")}
+        flat_settings(run.config) | {WARM_START: run.warm_start and run.warm_start["run"]}
         for group in groups
         if isinstance(run := group.members[0].run, Run)
     ]
@@ -251,7 +251,7 @@ def _draw_curves(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
                 points = [
                     (record["epoch"], record[split][metric], record["step"])
                     for record in member.evaluations
-                    if "epoch" in record and record.get(split, {}).get(metric) is not None
+                    if record[split].get(metric) is not None
                 ]
                 if not points:
                     continue

@@ -80,7 +80,7 @@ def paper_tables() -> dict[str, Table]:
     """
     rows = {name: PRESETS[name] for name in FAMILY}
     tables = {FAMILY_TABLE: Table(rows, {"DIN": "din", "DIEN": "dien"}, _digests(rows))}
-    file = read_json(SETTINGS)
+    file = read_json(SETTINGS, dict[str, Any])
     for table, changes_by_row in file["tables"].items():
         configs, digests = {}, {}
         for row, changes in changes_by_row.items():

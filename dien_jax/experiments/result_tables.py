@@ -8,6 +8,7 @@ DeLong's, see :mod:`dien_jax.metrics.intervals`).
 import csv
 import functools
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from dien_jax.utils.plots import new_figure, save_picture
 Line = dict[str, str]
 """One run; the keys are the columns of ``results.csv``."""
 
+_NUMERIC = re.compile("seed$|seconds$|(test|valid)_|auc_difference_error_")
 _REQUIRED = ("data", "row", "seed", "test_auc", "settings", "data_digest", "seconds")
 
 
@@ -57,7 +59,18 @@ def read_results(file: Path) -> list[Line]:
         for column in required:
             if not line.get(column) or None in line:
                 raise UserError(f"{file}, line {number}: expected a value for {column!r}")
+        for column, text in line.items():
+            if text and _NUMERIC.match(column) and not _is_number(text, whole=column == "seed"):
+                expected = f"expected a number of 0 or more for {column!r}"
+                raise UserError(f"{file}, line {number}: {expected}, found {text[:40]!r}")
     return lines
+
+
+def _is_number(text: str, *, whole: bool) -> bool:
+    try:
+        return int(text) >= 0 if whole else 0 <= float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def write_tables(
@@ -151,7 +164,10 @@ def _markdown(lines: Sequence[Line], tables: Mapping[str, Table]) -> list[str]:
                 cells += [_difference(runs, row, *pair) for pair in table.baselines.items()]
                 text += [f"| {' | '.join(cells)} |"]
             text += [""]
-    systems = {f"{line['device']}, Python {line['python']}, JAX {line['jax']}" for line in lines}
+    systems = {
+        f"{line.get('device')}, Python {line.get('python')}, JAX {line.get('jax')}"
+        for line in lines
+    }
     return [
         *text,
         "Mean ± standard deviation over n seeds. Differences: mean over the seeds of both ± its "

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -211,7 +211,7 @@ def _begin(options: SearchOptions, base: Config, space: Space, dataset: Dataset)
             if any(out.iterdir()):
                 raise UserError(f"--out {out} is not empty and holds no study; choose another")
             write_json(file, description)
-    begun = read_json(file)
+    begun = read_json(file, dict[str, Any])
     for name, value in json.loads(json.dumps(description)).items():
         if begun.get(name) != value:
             difference = f"--{name} {begun.get(name)}, found {value}"

@@ -86,7 +86,8 @@ def read_space(file: Path | None, base: Config) -> Space:
     if file is None:
         return default_space(base)
     try:
-        space = {name: _dimension(name, text, base) for name, text in read_json(file).items()}
+        given = read_json(file, dict[str, Any])
+        space = {name: _dimension(name, text, base) for name, text in given.items()}
         if not space:
             raise UserError("expected settings to search, found none")
         _check_values(space, base)

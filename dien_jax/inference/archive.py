@@ -88,7 +88,7 @@ def read_archive(file: Path) -> ExportedModel:
         manifest = _manifest(file, archive)
         require("export", "an exported model")
         with _reading(file):
-            schema = schema_from_json(manifest["schema"])
+            schema = schema_from_json(manifest["schema"], f"{_MANIFEST}, schema")
             sizes = {f.name: f.size for f in (*schema.item, *schema.user, *schema.context)}
             vocabularies, weights = {}, {}
             for name in input_features(schema):

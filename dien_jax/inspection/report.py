@@ -89,6 +89,10 @@ def _number(value: float | None, undefined: str = _ABSENT) -> str:
     return undefined if value is None else f"{value:.4f}"
 
 
+def _whole(value: int | None) -> str:
+    return _ABSENT if value is None else f"{value:,}"
+
+
 def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
     result = summary.result
     facts = {
@@ -106,7 +110,7 @@ def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
     for split in ("valid", "test"):
         if (metrics := summary.metrics(split)) is not None:
             numbers = [_number(metrics.get(name), "undefined") for name in METRICS]
-            rows.append([split, *numbers, f"{metrics['examples']:,}"])
+            rows.append([split, *numbers, _whole(metrics.get("examples"))])
     labels = [metric.label for metric in METRICS.values()]
     note = "" if result else paragraph("The run is unfinished; these are its best metrics so far.")
     measured = table(["split", *labels, "examples"], rows, "Metrics of the best checkpoint")

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from dien_jax.data.arrays import read_probabilities
 from dien_jax.data.dataset import Dataset
 from dien_jax.errors import UserError, writing
-from dien_jax.runs.folder import RESULT_FILE, check_types
+from dien_jax.runs.folder import RESULT_FILE
 from dien_jax.utils.files import atomic_path, read_json, write_json
+from dien_jax.utils.json_values import LargeCount
 
 BASELINE_FILE = "baseline.json"
 
@@ -34,7 +36,7 @@ class BaselineRun:
     """
 
     preset: str
-    seed: int
+    seed: LargeCount
     data: str
     data_digest: str
     settings: dict[str, Any]
@@ -59,12 +61,7 @@ class BaselineRun:
     @classmethod
     def load(cls, folder: Path) -> "BaselineRun":
         """Read ``baseline.json``."""
-        file = folder / BASELINE_FILE
-        values = read_json(file)
-        types = {"preset": str, "seed": int, "data": str, "data_digest": str, "settings": dict,
-                 "versions": dict}  # fmt: skip
-        check_types(file, values, types)
-        return cls(**{name: values[name] for name in types})
+        return read_json(folder / BASELINE_FILE, cls)
 
 
 def is_baseline(folder: Path) -> bool:
@@ -75,12 +72,9 @@ def is_baseline(folder: Path) -> bool:
 def read_scores(file: Path, dataset: Dataset, split: str) -> np.ndarray:
     """Read scores of the examples of a split; a file that has others is a ``UserError``."""
     try:
-        scores = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file} cannot be read; remove it: {error}") from error
-    if scores.shape != dataset.splits[split].label.shape:
-        raise UserError(f"{file} has {scores.shape} scores, of other data; remove it")
-    return scores
+        return read_probabilities(file, len(dataset.splits[split].label))
+    except UserError as error:
+        raise UserError(f"{error}; remove it") from error
 
 
 def stored_scores(folder: Path, dataset: Dataset, split: str) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.scores import LOGLOSS_EPSILON
 from dien_jax.utils.files import read_json, write_json
+from dien_jax.utils.json_values import Count, as_type, refuse_unknown
 
 CALIBRATION_FILE = "calibration.json"
 FOLDS = 5
@@ -27,6 +28,9 @@ FOLDS = 5
 ISOTONIC_BINS = 64
 SLOPES = (1e-3, 20.0)
 """Bounds of the slope of a linear map, which must rise: the order of scores stays."""
+
+LARGEST_SHIFT = 1000.0
+"""Largest shift of logits; the logit of no positive float64 is as low."""
 
 _Points = tuple[np.ndarray, np.ndarray]
 _UNCHANGED = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
@@ -44,15 +48,33 @@ class Calibration:
       fitted_on: ``split``, ``examples`` and ``click_share``.
       cross_validated_log_loss: by kind, the kinds that were compared; empty if there were too few
         examples.
+
+    Raises:
+      ValueError: for another kind, points that do not rise, or a shift that is too large.
     """
 
     kind: str
     logits: tuple[float, ...]
     calibrated: tuple[float, ...]
-    step: int
+    step: Count
     shift: float = 0.0
     fitted_on: dict[str, Any] = field(default_factory=dict)
     cross_validated_log_loss: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"expected kind to be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if len(self.logits) != len(self.calibrated) or len(self.logits) < 2:
+            raise ValueError("expected logits and calibrated to have two or more points each")
+        with np.errstate(all="ignore"):  # in float32, as programs compute
+            x, y = (
+                np.diff(np.asarray(points, np.float32)) for points in (self.logits, self.calibrated)
+            )
+            slopes = y / x
+        if not (x > 0).all() or not ((slopes > 0) & np.isfinite(slopes)).all():
+            raise ValueError("expected logits and calibrated to be rising points of float32")
+        if not abs(self.shift) <= LARGEST_SHIFT:
+            raise ValueError(f"expected shift within {LARGEST_SHIFT:g}, got {self.shift:g}")
 
     def logit_map(self, *, in_use: bool) -> dict[str, np.ndarray]:
         """Return the map for programs, with the shift where scores are ``in_use``.
@@ -77,16 +99,9 @@ class Calibration:
         file = folder / CALIBRATION_FILE
         if not file.exists():
             return None
-        values = read_json(file)
-        try:
-            for name in ("logits", "calibrated"):
-                values[name] = tuple(map(float, values[name]))
-            found = cls(**values)
-            rises = all((np.diff(points) > 0).all() for points in (found.logits, found.calibrated))
-            if not rises or len(found.logits) != len(found.calibrated) or len(found.logits) < 2:
-                raise ValueError("expected two or more rising points")
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file}: not the calibration of a run: {error}") from error
+        values = read_json(file, dict[str, Any])
+        refuse_unknown(values, [entry.name for entry in dataclasses.fields(cls)], file)
+        found = as_type(values, cls, file)
         if found.step != step:
             raise UserError(
                 f"{file} was fitted on the checkpoint of step {found.step}, but the best one is "

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,20 @@ import orbax.checkpoint as ocp
 from dien_jax.errors import UserError, reason
 from dien_jax.model.batch_norm import TOTAL_WEIGHT, without_total_weight
 from dien_jax.steps.state import TrainState
+from dien_jax.utils.json_values import as_type
 
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
 _LEFTOVER = re.compile(r"\d+(-\d+)?\..+")
 
 _Saved = tuple[int, int]
 """Step, and how many times that step was saved before."""
+
+
+class _Host(TypedDict):
+    """Form of ``host``."""
+
+    best: bool
+    host: dict[str, Any]
 
 
 class Checkpoints:
@@ -119,7 +127,8 @@ class Checkpoints:
             state, values = ocp.args.PyTreeRestore(), ocp.args.JsonRestore()
             arguments = ocp.args.Composite(state=state, host=values)
             content = self._checkpointer.restore(path, args=arguments)
-            arrays, host = named_leaves(content["state"]), content["host"]["host"]
+            arrays = named_leaves(content["state"])
+        host = as_type(content["host"], _Host, path / "host")["host"]
         if not any(name.endswith(f"/{TOTAL_WEIGHT}") for name in arrays):
             like = like._replace(batch_stats=without_total_weight(like.batch_stats))
         leaves, structure = jax.tree.flatten(like)
@@ -152,8 +161,9 @@ class Checkpoints:
             path = self._path(saved)
             with _orbax_errors(f"cannot read the checkpoint {path}"):
                 arguments = ocp.args.Composite(host=ocp.args.JsonRestore())
-                if self._checkpointer.restore(path, args=arguments)["host"]["best"]:
-                    return saved
+                host = self._checkpointer.restore(path, args=arguments)["host"]
+            if as_type(host, _Host, path / "host")["best"]:
+                return saved
         return None
 
     def _remove_leftovers(self) -> None:
@@ -178,7 +188,7 @@ def _orbax_errors(failure: str) -> Iterator[None]:
     problem = None
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # a damaged checkpoint raises exceptions of every kind
         problem = reason(error)
     finally:
         if problem is not None:

@@ -11,22 +11,49 @@ RUN/.lock           locked by the process that trains, whose number it holds
 import dataclasses
 import importlib.metadata
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
+
+import msgspec
 
 from dien_jax._version import __version__
 from dien_jax.config.preset_files import VOCABULARIES, WARM_START, complete_earlier
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, vocabulary_digests
-from dien_jax.data.metadata import schema_to_json
+from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.errors import UserError, writing
+from dien_jax.runs.evaluations import Metrics
 from dien_jax.utils.files import read_json, write_json
+from dien_jax.utils.json_values import Count, NotNegative, as_type
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS_FOLDER = "checkpoints"
 RESULT_FILE = "result.json"
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_SEED)]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class WarmStart(TypedDict):
+    """Start of a run from another: its folder, and the step of its checkpoint."""
+
+    run: str
+    step: Count
+
+
+class _RunFile(TypedDict):
+    """Form of ``config.json`` without the settings."""
+
+    preset: str
+    seed: Seed
+    data: str
+    data_digest: str
+    schema: dict[str, Any]
+    versions: dict[str, str]
+    vocabularies: NotRequired[dict[str, str]]
+    warm_start: NotRequired[WarmStart]
 
 
 @dataclass(frozen=True)
@@ -58,7 +85,7 @@ class Run:
     config: Config
     versions: dict[str, str]
     vocabularies: dict[str, str] | None = None
-    warm_start: dict[str, Any] | None = None
+    warm_start: WarmStart | None = None
 
     @classmethod
     def create(
@@ -68,11 +95,11 @@ class Run:
         seed: int,
         dataset: Dataset,
         config: Config,
-        warm_start: dict[str, Any] | None = None,
+        warm_start: WarmStart | None = None,
     ) -> "Run":
         """Describe a new run; a seed out of range is a :class:`UserError`."""
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed must be 0 to {2**32 - 1}, got {seed}")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {seed}")
         data, digest = str(dataset.path.absolute()), data_digest(dataset)
         schema = schema_to_json(dataset.schema)
         vocabularies = vocabulary_digests(dataset)
@@ -102,25 +129,16 @@ class Run:
             raise UserError(f"run folder {folder} {problem}")
         if not file.is_file():
             raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}")
-        values = read_json(file)
-        types = {"preset": str, "seed": int, "data": str, "data_digest": str, "schema": dict,
-                 "versions": dict}  # fmt: skip
-        check_types(file, values, types)
-        known = {name: values.pop(name) for name in types}
-        vocabularies = known[VOCABULARIES] = values.pop(VOCABULARIES, None)
-        if vocabularies is not None and not isinstance(vocabularies, dict):
-            expected = f"expected {VOCABULARIES!r} to be an object"
-            raise UserError(f"{file}: {expected}, found {vocabularies!r}")
-        origin = known[WARM_START] = values.pop(WARM_START, None)
-        if origin is not None:
-            if not isinstance(origin, dict):
-                raise UserError(f"{file}: expected {WARM_START!r} to be an object, found {origin}")
-            check_types(f"{file}, {WARM_START}", origin, {"run": str, "step": int})
-        complete_earlier(values)
+        values = read_json(file, dict[str, Any])
+        about = as_type(values, _RunFile, file)
+        schema_from_json(about["schema"], f"{file}, schema")
+        settings = {name: values[name] for name in values if name not in _RunFile.__annotations__}
+        complete_earlier(settings)
         try:
-            return cls(**known, config=Config.from_dict(values))
+            config = Config.from_dict(settings, complete=True)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
+        return cls(**about, config=config)
 
     def check_fits(self, dataset: Dataset) -> None:
         """Refuse a dataset whose features or vocabularies differ from those in training.
@@ -156,18 +174,28 @@ class Run:
         self.check_fits(dataset)
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
+class Outcome(TypedDict):
+    """Content of ``result.json`` that runs and baselines share."""
+
+    best_step: Count
+    valid: Metrics
+    test: Metrics
+    train_examples_per_second: NotNegative | None
+
+
+class StoredResult(Outcome):
+    """Content of ``result.json`` that is shown of runs and of baselines."""
+
+    device: NotRequired[str]
+
+
+Result = TypeVar("Result")
+
+
+def read_result(folder: Path, kind: Callable[..., Result]) -> Result | None:
     """Return the content of ``result.json``; None for an unfinished run."""
     file = folder / RESULT_FILE
-    if not file.exists():
-        return None
-    result = read_json(file)
-    kinds: dict[str, Any] = {"best_step": int, "valid": dict, "test": dict}
-    kinds["train_examples_per_second"] = float | int | None
-    for name, kind in kinds.items():
-        if name not in result or not isinstance(result[name], kind):
-            raise UserError(f"{file}: expected the {name!r} of a run, found {result.get(name)!r}")
-    return result
+    return read_json(file, kind) if file.exists() else None
 
 
 def versions() -> dict[str, str]:
@@ -175,11 +203,3 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "dien_jax": __version__} | {
         package: importlib.metadata.version(package) for package in _PACKAGES
     }
-
-
-def check_types(source: Path | str, values: dict[str, Any], types: dict[str, type]) -> None:
-    """Refuse the values of a file that lack a name or have another type; ``source`` names it."""
-    for name, kind in types.items():
-        value = values.get(name)
-        if not isinstance(value, kind):
-            raise UserError(f"{source}: expected {name!r} of type {kind.__name__}, found {value!r}")

@@ -1,7 +1,7 @@
 """Summaries of several runs: their settings and metrics, short names, and groups of seeds."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.baseline import BaselineRun, is_baseline
 from dien_jax.runs.evaluations import read_evaluations
-from dien_jax.runs.folder import Run, read_result
+from dien_jax.runs.folder import Run, StoredResult, read_result
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class RunSummary:
     name: str
     folder: Path
     run: Run | BaselineRun
-    evaluations: list[dict[str, Any]]
-    result: dict[str, Any] | None
+    evaluations: Sequence[Mapping[str, Any]]
+    result: StoredResult | None
 
     @property
-    def best(self) -> dict[str, Any] | None:
+    def best(self) -> Mapping[str, Any] | None:
         """The best evaluation so far, by the score that training uses; None before the first."""
         scored = [
             (score, record)
             for record in self.evaluations
-            if (score := selection_score(record.get("valid", {}))) is not None
+            if (score := selection_score(record["valid"])) is not None
         ]
         return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
@@ -52,7 +52,7 @@ class RunSummary:
     def metrics(self, split: str) -> dict[str, Any] | None:
         """Return the metrics of ``valid`` or ``test`` by name; None before they exist."""
         if self.result is not None:
-            return self.result[split]
+            return {"valid": self.result["valid"], "test": self.result["test"]}[split]
         return self.best["valid"] if split == "valid" and self.best is not None else None
 
 
@@ -95,14 +95,14 @@ def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
     while len({path.parts[-parts:] for path in resolved}) < len(resolved):
         parts += 1
     names = ["/".join(path.parts[-parts:]) for path in resolved]
-    return [
-        RunSummary(name, folder, _load(folder), read_evaluations(folder), read_result(folder))
-        for name, folder in zip(names, folders, strict=True)
-    ]
+    return [_summary(name, folder) for name, folder in zip(names, folders, strict=True)]
 
 
-def _load(folder: Path) -> Run | BaselineRun:
-    return BaselineRun.load(folder) if is_baseline(folder) else Run.load(folder)
+def _summary(name: str, folder: Path) -> RunSummary:
+    run = BaselineRun.load(folder) if is_baseline(folder) else Run.load(folder)
+    return RunSummary(
+        name, folder, run, read_evaluations(folder), read_result(folder, StoredResult)
+    )
 
 
 def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:

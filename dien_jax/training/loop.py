@@ -101,11 +101,7 @@ class Trainer:
             self.state = with_logistic_regression(self.state, dataset, config)
         if checkpoints is not None and latest is not None:
             self.state, host = checkpoints.restore(latest, self.state)
-            try:
-                self.progress = Progress(**host)
-            except TypeError as error:
-                problem = f"the checkpoint of step {latest} is from another version: {error}"
-                raise UserError(problem) from error
+            self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()
         self._earlier_seconds = self.progress.wall_seconds

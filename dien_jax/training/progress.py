@@ -1,7 +1,11 @@
 """Progress of a training run: what a checkpoint keeps of it, and what is reported of it."""
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from dien_jax.errors import UserError
+from dien_jax.utils.json_values import Count, NotNegative, as_type, refuse_unknown
 
 EXAMPLES = "weight"
 """The training metric that counts the real rows of a batch; the others are means over them."""
@@ -21,15 +25,30 @@ class Progress:
       wall_seconds: time since the start, over all processes of the run.
     """
 
-    step: int = 0
-    evaluated_step: int = 0
-    best_step: int = 0
+    step: Count = 0
+    evaluated_step: Count = 0
+    best_step: Count = 0
     best_score: float | None = None
-    worse_evaluations: int = 0
+    worse_evaluations: Count = 0
     totals: dict[str, float] = field(default_factory=dict)
-    timed_examples: float = 0.0
-    timed_seconds: float = 0.0
-    wall_seconds: float = 0.0
+    timed_examples: NotNegative = 0.0
+    timed_seconds: NotNegative = 0.0
+    wall_seconds: NotNegative = 0.0
+
+    @classmethod
+    def restored(cls, values: dict[str, Any], step: int, source: str) -> "Progress":
+        """Return the progress that the checkpoint of a step kept; ``source`` names it."""
+        names = [entry.name for entry in dataclasses.fields(cls)]
+        refuse_unknown(values, names, source)
+        for name in names:
+            if name not in values:
+                raise UserError(f"{source}: expected {name}, which is missing")
+        progress = as_type(values, cls, source)
+        if not progress.best_step <= progress.evaluated_step <= progress.step == step:
+            order = f"best_step <= evaluated_step <= step == {step}"
+            found = (progress.best_step, progress.evaluated_step, progress.step)
+            raise UserError(f"{source}: expected {order}, found {found}")
+        return progress
 
     @property
     def examples_per_second(self) -> float | None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import jax
 import numpy as np
@@ -24,7 +24,10 @@ from dien_jax.runs.folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
     RESULT_FILE,
+    Outcome,
     Run,
+    Seed,
+    WarmStart,
     read_result,
     versions,
 )
@@ -34,6 +37,7 @@ from dien_jax.training.reporter import Reporter, write_hparams
 from dien_jax.training.warm_start import Source, grown, load_source
 from dien_jax.utils.console import say
 from dien_jax.utils.files import LOCK_FILE, locked, write_json
+from dien_jax.utils.json_values import Count, NotNegative
 
 StopSignal = Callable[[], int | None]
 
@@ -78,6 +82,21 @@ class RunResult:
     device: str
     versions: dict[str, str]
     baselines: dict[str, float | None] = field(default_factory=dict)
+
+
+class _FinishedRun(Outcome):
+    """Form of ``result.json``."""
+
+    model: str
+    preset: str
+    data: str
+    seed: Seed
+    steps: Count
+    epochs: NotNegative
+    wall_seconds: NotNegative
+    device: str
+    versions: dict[str, str]
+    baselines: NotRequired[dict[str, NotNegative | None]]
 
 
 def fit(
@@ -126,7 +145,7 @@ def fit(
     source = origin = None
     if warm_start is not None:
         source = load_source(Path(warm_start), dataset, config)
-        origin = {"run": str(Path(warm_start).absolute()), "step": source.step}
+        origin = WarmStart(run=str(Path(warm_start).absolute()), step=source.step)
     run = Run.create(preset=preset, seed=seed, dataset=dataset, config=config, warm_start=origin)
     folder = default_run_dir(preset, dataset) if run_dir is None else Path(run_dir)
     is_new = not folder.exists()
@@ -158,12 +177,15 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
     """
     folder = Path(run_dir)
     run = Run.load(folder)
-    values = read_result(folder)
+    values = read_result(folder, _FinishedRun)
     if values is not None:
         say(f"{folder} is finished; its result:")
-        names = {entry.name for entry in dataclasses.fields(RunResult)} - {"run_dir", "baselines"}
-        known: dict[str, Any] = {name: values.get(name) for name in names}
-        return RunResult(run_dir=folder, baselines=values.get("baselines", {}), **known)
+        known: dict[str, Any] = {
+            entry.name: values[entry.name]  # type: ignore[literal-required]
+            for entry in dataclasses.fields(RunResult)
+            if entry.name in values
+        }
+        return RunResult(run_dir=folder, **known)
     dataset = open_dataset(run.data)
     run.check_same_data(dataset)
     now = versions()

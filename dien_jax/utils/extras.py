@@ -10,7 +10,7 @@ EXTRAS = {
     "export": ("flatbuffers",),
     "onnx": ("jax2onnx", "onnxruntime"),
     "plot": ("matplotlib",),
-    "serve": ("msgspec", "prometheus_client", "starlette", "uvicorn"),
+    "serve": ("prometheus_client", "starlette", "uvicorn"),
     "tune": ("optuna",),
 }
 """The modules that each extra brings."""

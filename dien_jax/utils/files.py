@@ -5,14 +5,19 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, TypeVar
 
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import UserError, reading, writing
+from dien_jax.utils.json_values import parse_json
+
+T = TypeVar("T")
 
 OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 """Starts of paths of files that a process has open already; another file cannot replace them."""
+LARGEST_JSON = 64 << 20
+"""Bytes of the largest JSON file that is read."""
 LOCK_FILE = ".lock"
 """File in a folder that one process at a time may write; it stays, and is locked or free."""
 
@@ -22,15 +27,17 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dien_jax"
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; anything else is a :class:`UserError`."""
-    try:
-        values = json.loads(file.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: expected JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: expected a JSON object, found {type(values).__name__}")
-    return values
+def read_json(file: Path, kind: Callable[..., T]) -> T:
+    """Return a JSON file as a value of a type; see :func:`dien_jax.utils.json_values.parse_json`.
+
+    A file that cannot be read, is larger than ``LARGEST_JSON`` or holds another value is a
+    :class:`UserError`.
+    """
+    with reading(file), file.open("rb") as stream:
+        content = stream.read(LARGEST_JSON + 1)
+    if len(content) > LARGEST_JSON:
+        raise UserError(f"{file}: expected JSON of at most {LARGEST_JSON >> 20} MiB, found more")
+    return parse_json(content, kind, file)
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def finished(data, tmp_path_factory) -> Finished:
     ):
         assert train.main(flags(data, folder)) == 0
     return Finished(
-        folder, output.getvalue(), progress.getvalue(), read_json(folder / "result.json")
+        folder, output.getvalue(), progress.getvalue(), read_json(folder / "result.json", dict)
     )
 
 
@@ -213,7 +213,7 @@ def test_run_folder_is_named_by_preset_data_and_time(data, tmp_path, monkeypatch
     assert train.main(["--preset-file", "mine.json", "--data", str(data)]) == 143
     [folder] = (tmp_path / "runs").glob("mine-*")
     assert re.fullmatch(r"mine-tiny-\d{8}T\d{6}Z", folder.name)
-    assert read_json(folder / "config.json")["preset"] == "authors"
+    assert read_json(folder / "config.json", dict)["preset"] == "authors"
 
 
 def stop_there(*arguments):
@@ -244,7 +244,7 @@ def test_run_stops_when_patience_is_out_and_keeps_the_best(data, tmp_path, monke
     monkeypatch.setattr(loop, "measure", scripted)
     impatient = ["--train.patience=2", "--train.evaluate-every=2"]
     assert train.main([*light_flags(data, tmp_path / "run"), *impatient]) == 0
-    result = read_json(tmp_path / "run" / "result.json")
+    result = read_json(tmp_path / "run" / "result.json", dict)
     assert (result["steps"], result["best_step"], result["epochs"]) == (8, 4, 2)
     assert splits == ["valid"] * 5 + ["test"]  # the test set once, at the end
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8"]
@@ -263,7 +263,7 @@ def test_validation_of_one_label_has_no_auc_and_log_loss_chooses(tmp_path, capfd
     assert "the valid split has label 1 only, so it has no AUC" in output.err
     assert "none" in output.out
     records = tiny_run.evaluations(tmp_path / "run")
-    result = read_json(tmp_path / "run" / "result.json")
+    result = read_json(tmp_path / "run" / "result.json", dict)
     best = min(records, key=lambda record: record["valid"]["logloss"])
     assert result["best_step"] == best["step"]
     assert result["valid"]["auc"] is None
@@ -282,7 +282,7 @@ def test_data_without_a_test_set_trains(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {"test": 0})
     assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
     assert "the test split has no examples" in capfd.readouterr().err
-    assert read_json(tmp_path / "run" / "result.json")["test"]["auc"] is None
+    assert read_json(tmp_path / "run" / "result.json", dict)["test"]["auc"] is None
 
 
 # Divergence
@@ -377,7 +377,7 @@ def test_without_data_users_are_simulated_once_and_the_best_possible_score_is_to
     assert "simulating users" in output.err
     rows = {line[:28].strip(): line.split() for line in output.out.splitlines()}
     [folder] = (tmp_path / "cache" / "dien_jax").glob("*/simulated")
-    assert read_json(tmp_path / "run" / "result.json")["data"] == str(folder)
+    assert read_json(tmp_path / "run" / "result.json", dict)["data"] == str(folder)
     best = open_dataset(folder).meta["best_possible"]["test"]["auc"]
     assert rows["test"][1:] == ["0.7500", "none", "none", "0.5000", "none", "none", "1"]
     assert rows["test, best possible"][-1] == f"{best:.4f}"

@@ -73,7 +73,9 @@ def test_written_file_reads_back(tmp_path) -> None:
 @pytest.mark.parametrize("warm_start", [None, {"run": "/runs/first", "step": 4}])
 def test_config_of_a_run_is_a_preset_file(warm_start, tmp_path) -> None:
     config = with_settings(PRESETS["authors"], {"train.epochs": 7})
-    run = Run("authors", 5, "/data", "0", {"item": []}, config, {"jax": "0"}, warm_start)
+    feature = {"kind": "categorical", "size": 2}
+    schema = {name: [feature | {"name": name}] for name in ("item", "user")} | {"context": []}
+    run = Run("authors", 5, "/data", "0", schema, config, {"jax": "0"}, warm_start=warm_start)
     run.save(tmp_path)
     assert Run.load(tmp_path) == run
     assert set(json.loads((tmp_path / "config.json").read_text())) > RUN_FIELDS
@@ -91,7 +93,7 @@ def test_config_of_a_run_is_a_preset_file(warm_start, tmp_path) -> None:
         ({"optim": {"weight_decay": 0.1}}, "optim.weight_decay must be 0 unless optim.name"),
         ({"preset": "author"}, "unknown preset 'author'; did you mean 'authors'"),
         ({"preset": ["dien"]}, "preset must be a name, got "),
-        ([], "expected a JSON object, found list"),
+        ([], "expected an object, found []"),
     ],
 )
 def test_mistake_is_told_with_the_file(values, message, tmp_path) -> None:

@@ -57,7 +57,7 @@ def test_table_and_files_have_every_baseline(data, tmp_path, capfd):
         assert small_dataset.leftovers(folder) == [
             *("baseline.json", "result.json", "scores-test.npy", "scores-valid.npy")
         ]
-        result = read_json(folder / "result.json")
+        result = read_json(folder / "result.json", dict)
         for split in ("valid", "test"):
             scores = np.load(folder / f"scores-{split}.npy")
             assert scores.dtype == np.float32
@@ -85,7 +85,7 @@ def test_result_does_not_depend_on_the_run(data, stored, tmp_path):
 
 def test_models_that_read_the_history_beat_popularity(stored):
     """Users click items of the category that they chose before, with a fifth of noise."""
-    area = {name: read_json(stored / name.replace(" ", "-") / "result.json")["test"]["auc"]
+    area = {name: read_json(stored / name.replace(" ", "-") / "result.json", dict)["test"]["auc"]
             for name in NAMES}  # fmt: skip
     for name in ("attribute match", "logistic regression", "boosted trees"):
         assert area[name] > area["popularity"] + 0.05, area
@@ -122,7 +122,7 @@ def test_run_is_compared_with_baselines(split, data, stored, run, capfd):
         [row] = [row for row in rows if row[1] == "AUC" and row[2] != "known"]
         assert row[2] == f"{expected.value:+.4f}"
         assert row[6:9] == [f"{expected.low:+.4f}", "to", f"{expected.high:+.4f}"]
-        result = read_json(folder / "result.json")
+        result = read_json(folder / "result.json", dict)
         assert f"{result['valid']['auc']:.4f}" in shown
     assert "settings that differ" not in shown
     assert "mean ± deviation" not in shown
@@ -138,7 +138,11 @@ def test_stored_scores_of_other_examples_are_refused(stored, tmp_path, capfd):
     other = shutil.copytree(stored / "popularity", tmp_path / "other")
     np.save(other / "scores-test.npy", np.zeros(3, np.float32))
     assert compare.main([str(stored / "co-occurrence"), str(other)]) == 2
-    assert f"{other}/scores-test.npy has (3,) scores, of other data" in capfd.readouterr().err
+    expected = f"{other}/scores-test.npy: expected 200 entries, found 3; remove it"
+    assert expected in capfd.readouterr().err
+    np.save(other / "scores-test.npy", np.full(200, 1.5, np.float32))
+    assert compare.main([str(stored / "co-occurrence"), str(other)]) == 2
+    assert "entry 0 should be a probability, found 1.5; remove it" in capfd.readouterr().err
 
 
 def test_baseline_is_no_run_to_evaluate(stored, capfd):
@@ -175,7 +179,7 @@ def test_missing_extra_is_named(data, capfd, monkeypatch):
 def test_split_without_examples_or_of_one_label_has_no_auc(tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 60, "valid": 20}, valid=1)
     assert baselines.main([str(data), "--out", str(tmp_path / "out")]) == 0
-    result = read_json(tmp_path / "out" / "boosted-trees" / "result.json")
+    result = read_json(tmp_path / "out" / "boosted-trees" / "result.json", dict)
     assert result["valid"]["auc"] is None
     assert result["test"]["examples"] == 0
     assert "none" in capfd.readouterr().out

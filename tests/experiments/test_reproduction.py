@@ -108,6 +108,16 @@ def test_published_results_have_the_rows_and_digests_of_the_frozen_tables() -> N
     assert len({line["row"] for line in lines}) == len(digests) - 1  # all but a second augru
 
 
+def test_results_that_are_no_numbers_are_refused_by_line(tmp_path) -> None:
+    for old, new in ((",0,", ",one,"), (",0.", ",nan"), (",0.", ",high")):
+        lines = RESULTS.read_text().splitlines(keepends=True)[:3]
+        (tmp_path / "results.csv").write_text("".join([*lines[:2], lines[2].replace(old, new, 1)]))
+        with pytest.raises(
+            UserError, match=r"results\.csv, line 3: expected a number of 0 or more"
+        ):
+            read_results(tmp_path / "results.csv")
+
+
 def test_published_tables_are_those_of_the_published_results(tmp_path) -> None:
     write_tables(tmp_path, read_results(RESULTS), reproduction.paper_tables(), "none.csv")
     assert (tmp_path / "results.csv").read_bytes() == RESULTS.read_bytes()

@@ -106,7 +106,7 @@ def test_search_trains_and_leaves_a_preset_file_that_training_takes(
     last = output.out.splitlines()[-1].split()
     assert last[:3] == ["python", "-m", "dien_jax.train"]
     assert train.main([*last[3:], "--run-dir", str(tmp_path / "run")]) == 0
-    result = read_json(tmp_path / "run" / "result.json")
+    result = read_json(tmp_path / "run" / "result.json", dict)
     assert result["valid"]["auc"] == max(best[1].values())
 
 

@@ -73,7 +73,7 @@ def test_space_file_replaces_the_default_space(tmp_path):
         ({"model.hidden_size": [8, 0]}, "model.hidden_size must be at least 1, got 0"),
         ({"optim.weight_decay": [0.0, 0.1]}, "optim.weight_decay must be 0 unless"),
         ({}, "expected settings to search, found none"),
-        ([], "expected a JSON object, found list"),
+        ([], "expected an object, found []"),
     ],
 )
 def test_mistake_in_a_space_is_told_with_its_file(space, message, tmp_path):

@@ -138,18 +138,29 @@ def test_file_gives_the_calibration_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "expected"),
     [
-        {"logits": [1, 0]},
-        {"calibrated": [0.0]},
-        {"logits": "many"},
-        {"colour": 1},
-        {"step": None, "logits": None},
+        ({"logits": [1, 0]}, "logits and calibrated to be rising points"),
+        ({"logits": [1, 1 + 1e-12]}, "logits and calibrated to be rising points"),
+        ({"calibrated": [0, 1e39]}, "logits and calibrated to be rising points"),
+        ({"calibrated": [0.0]}, "logits and calibrated to have two or more points each"),
+        ({"logits": "many"}, 'logits to be a list, found "many"'),
+        ({"kind": "magic"}, "kind to be one of none, temperature, platt, isotonic, got 'magic'"),
+        ({"shift": 1e30}, "shift within 1000, got 1e"),
+        ({"step": None}, "step to be a whole number, found null"),
     ],
 )
-def test_damaged_file_is_refused_by_name(tmp_path: Path, change: dict) -> None:
+def test_damaged_file_is_refused_by_name(tmp_path: Path, change: dict, expected: str) -> None:
     uncalibrated(1).save(tmp_path)
     file = tmp_path / "calibration.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(UserError, match=r"calibration\.json: not the calibration of a run"):
+    with pytest.raises(UserError, match=rf"calibration\.json: expected {expected}"):
+        Calibration.load(tmp_path, 1)
+
+
+def test_unknown_key_is_refused_as_it_may_change_scores(tmp_path: Path) -> None:
+    uncalibrated(1).save(tmp_path)
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"shfit": 1}))
+    with pytest.raises(UserError, match=r"json: unknown key 'shfit'; did you mean 'shift'"):
         Calibration.load(tmp_path, 1)

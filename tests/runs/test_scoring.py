@@ -70,7 +70,7 @@ def test_output_is_one_object_with_the_metrics_of_the_result(split, run, capfd):
     assert evaluate.main([str(run), "--split", split]) == 0
     output = capfd.readouterr().out
     assert output.count("\n") == 1
-    assert json.loads(output) == read_json(run / "result.json")[split]
+    assert json.loads(output) == read_json(run / "result.json", dict)[split]
 
 
 def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(run, data, tmp_path, capfd):
@@ -95,7 +95,7 @@ def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(run, data, t
 def test_data_can_have_moved(run, data, tmp_path, capfd):
     moved = shutil.copytree(data, tmp_path / "moved")
     assert evaluate.main([str(run), "--data", str(moved)]) == 0
-    assert json.loads(capfd.readouterr().out) == read_json(run / "result.json")["test"]
+    assert json.loads(capfd.readouterr().out) == read_json(run / "result.json", dict)["test"]
 
 
 def test_evaluation_leaves_the_run_as_it_was(run, capfd):
@@ -123,7 +123,7 @@ def test_predictions_that_failed_leave_nothing(run, tmp_path, capfd, monkeypatch
 
 def test_checkpoint_of_other_settings_is_refused(run, tmp_path, capfd):
     folder = shutil.copytree(run, tmp_path / "run")
-    settings = read_json(folder / "config.json")
+    settings = read_json(folder / "config.json", dict)
     settings["model"]["hidden_size"] = 5
     (folder / "config.json").write_text(json.dumps(settings))
     assert "does not fit the configuration" in refusal([str(folder)], capfd)
@@ -232,7 +232,7 @@ def test_data_that_is_not_that_of_the_run_is_refused_wherever_they_meet(run, dat
     assert problem in refusal([str(run), "--data", str(swapped)], capfd)
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
-    values = read_json(moved / "config.json") | {"data": str(swapped)}
+    values = read_json(moved / "config.json", dict) | {"data": str(swapped)}
     (moved / "config.json").write_text(json.dumps(values))
     assert problem in refusal([str(moved)], capfd)
     assert train.main([*flags(swapped, tmp_path / "warm"), "--warm-start", str(moved)]) == 2

@@ -212,7 +212,7 @@ def test_cut_of_nothing_makes_no_file(tmp_path):
 def test_damaged_line_is_refused_by_number(tmp_path, damage):
     content = f"{json.dumps(record(100))}\n{damage}\n{json.dumps(record(300))}\n"
     (tmp_path / "metrics.jsonl").write_text(content, encoding="latin-1")
-    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: expected the JSON object"):
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: expected (JSON|an object|step)"):
         cut_back(tmp_path, 100)
     assert (tmp_path / "metrics.jsonl").read_text(encoding="latin-1") == content
 

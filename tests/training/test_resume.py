@@ -94,7 +94,7 @@ def assert_ends_alike(folder: Path, whole: Path) -> None:
     assert tiny_run.evaluations(folder) == tiny_run.evaluations(whole)
     written, expected_file = ((each / CALIBRATION_FILE).read_bytes() for each in (folder, whole))
     assert written == expected_file
-    result, expected = read_json(folder / RESULT_FILE), read_json(whole / RESULT_FILE)
+    result, expected = read_json(folder / RESULT_FILE, dict), read_json(whole / RESULT_FILE, dict)
     for clock in ("train_examples_per_second", "wall_seconds"):
         assert result.pop(clock) > 0
         assert expected.pop(clock) > 0
@@ -228,7 +228,7 @@ def test_resume_of_a_finished_run_says_so_and_prints_the_result(whole, capfd, mo
     assert train.main(["--resume", str(whole)]) == 0
     output = capfd.readouterr()
     assert "is finished" in output.err
-    assert f"{read_json(whole / RESULT_FILE)['test']['auc']:.4f}" in output.out
+    assert f"{read_json(whole / RESULT_FILE, dict)['test']['auc']:.4f}" in output.out
 
 
 def test_resume_refuses_data_prepared_anew(data, whole, tmp_path, monkeypatch, capfd):

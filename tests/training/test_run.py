@@ -29,7 +29,10 @@ def result(data, tmp_path_factory) -> dien_jax.RunResult:
 def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path):
     folder = tmp_path / "command"
     assert train.main(tiny_run.light_flags(data, folder)) == 0
-    ours, theirs = read_json(result.run_dir / "result.json"), read_json(folder / "result.json")
+    ours, theirs = (
+        read_json(result.run_dir / "result.json", dict),
+        read_json(folder / "result.json", dict),
+    )
     for name in ("train_examples_per_second", "wall_seconds"):
         assert getattr(result, name) == ours.pop(name)
         theirs.pop(name)

@@ -225,10 +225,10 @@ def test_before_training_scores_are_those_of_the_run(tiny):
 
 def test_the_run_tells_what_it_started_from_and_trains(tiny):
     told = Run.load(tiny.warm).warm_start
-    best = read_json(tiny.run / "result.json")["best_step"]
+    best = read_json(tiny.run / "result.json", dict)["best_step"]
     assert told == {"run": str(tiny.run), "step": best}
     assert Run.load(tiny.run).warm_start is None
-    result = read_json(tiny.warm / "result.json")
+    result = read_json(tiny.warm / "result.json", dict)
     assert result["steps"] == tiny_run.STEPS_PER_EPOCH
     start, ended = started(tiny).state.params, load_run(tiny.warm).params
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), start, ended)

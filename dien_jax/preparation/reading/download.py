@@ -17,16 +17,17 @@ import re
 import shutil
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypedDict, TypeVar
 from urllib.error import HTTPError
 
 from dien_jax._version import __version__
 from dien_jax.errors import UserError, writing
 from dien_jax.utils.console import Stage, say, stage
 from dien_jax.utils.files import read_json, user_cache, write_json
+from dien_jax.utils.json_values import LargeCount
 from dien_jax.utils.text_files import sha256
 
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses after which an attempt may succeed
@@ -72,6 +73,25 @@ class LocalFile(NamedTuple):
 
 class _AttemptError(Exception):
     """A failure that may be temporary."""
+
+
+class _FirstSeen(TypedDict):
+    """Content of ``NAME.sha256.json``, as far as it is read again."""
+
+    sha256: str
+    first_seen: str
+
+
+class _Version(TypedDict):
+    """Content of ``NAME.part.json``."""
+
+    etag: str | None
+    last_modified: str | None
+    bytes: LargeCount | None
+
+
+_NO_VERSION = _Version(etag=None, last_modified=None, bytes=None)
+Record = TypeVar("Record", _FirstSeen, _Version)
 
 
 def downloads() -> Path:
@@ -141,8 +161,8 @@ def _check_first_seen(remote: Remote, file: Path, record: Path, digest: str) -> 
         entry = {"sha256": digest, "url": remote.url, "bytes": file.stat().st_size}
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         write_json(record, {**entry, "first_seen": today})
-    elif (seen := _read_record(record)).get("sha256") != digest:
-        before = f"{seen.get('sha256')} when first seen, on {seen.get('first_seen')}"
+    elif (seen := _read_record(record, _FirstSeen))["sha256"] != digest:
+        before = f"{seen['sha256']} when first seen, on {seen['first_seen']}"
         raise UserError(
             f"{file} has the sha256 {digest}, but it was {before}: it is damaged, or {remote.url} "
             f"has changed. Delete {file} to fetch it again, or {record} to accept this file"
@@ -174,10 +194,10 @@ def _download(remote: Remote, part: Path, patience: Patience) -> None:
 def _attempt(remote: Remote, part: Path, stall_seconds: float, current: Stage) -> None:
     """Send one request and append the answer to the part; ``_AttemptError`` if it is cut off."""
     record = _with_suffix(part, ".json")
-    version = _read_record(record) if record.exists() else {}
-    validator = version.get("etag") or version.get("last_modified")
+    version = _read_record(record, _Version) if record.exists() else _NO_VERSION
+    validator = version["etag"] or version["last_modified"]
     start = _length(part) if validator else 0
-    if start and start == version.get("bytes"):
+    if start and start == version["bytes"]:
         return
     headers = {"User-Agent": f"dien_jax/{__version__}", "Accept-Encoding": "identity"}
     if start:
@@ -189,7 +209,7 @@ def _attempt(remote: Remote, part: Path, stall_seconds: float, current: Stage) -
             start = 0
             part.write_bytes(b"")
             version = _version(response)
-            write_json(record, version)
+            write_json(record, {**version})
         total = version["bytes"]
         free = shutil.disk_usage(part.parent).free
         if total is not None and free < total - start:
@@ -244,7 +264,7 @@ def _reason(error: Exception) -> str:
     return f"the connection failed ({getattr(cause, 'strerror', None) or cause or repr(cause)})"
 
 
-def _version(response: HTTPResponse) -> dict[str, Any]:
+def _version(response: HTTPResponse) -> _Version:
     """Return the version of the file in an answer, without weak ETags, which ignore bytes."""
     etag, length = response.headers["ETag"], response.headers["Content-Length"]
     return {
@@ -254,21 +274,22 @@ def _version(response: HTTPResponse) -> dict[str, Any]:
     }
 
 
-def _check_continuation(response: HTTPResponse, version: dict, start: int, part: Path) -> None:
+def _check_continuation(response: HTTPResponse, version: _Version, start: int, part: Path) -> None:
     """Delete the part if the answer does not continue it: some servers ignore ``If-Range``."""
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers["Content-Range"] or "")
     now = _version(response)
-    same = all(version.get(name) == now[name] for name in ("etag", "last_modified") if now[name])
-    if span and span[2] != "*" and version.get("bytes") is not None:
+    names: tuple[Literal["etag", "last_modified"], ...] = ("etag", "last_modified")
+    same = all(version[name] == now[name] for name in names if now[name])
+    if span and span[2] != "*" and version["bytes"] is not None:
         same = same and int(span[2]) == version["bytes"]
     if not (span and int(span[1]) == start and same):
         part.unlink(missing_ok=True)
         raise _AttemptError("the file changed on the server during the download")
 
 
-def _read_record(file: Path) -> dict[str, Any]:
+def _read_record(file: Path, kind: Callable[..., Record]) -> Record:
     try:
-        return read_json(file)
+        return read_json(file, kind)
     except UserError as error:
         raise UserError(f"{error}; delete it") from error
 
