@@ -117,7 +117,7 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
         ("rank", rank_body(candidates=...), 422, "candidates", "missing required field"),
         ("rank", rank_body(candidate=[1]), 422, "candidate", "unknown field"),
         ("rank", rank_body(user=[1]), 422, "user", "got 'array'"),
-        ("rank", rank_body(user="é" * 1025), 422, "user", "length <= 1024"),
+        ("rank", rank_body(user="u" * 1025), 422, "user", "length <= 1024"),
         ("rank", rank_body(history=[1, "i" * 1025]), 422, "history[1]", "length <= 1024"),
         ("remember", {"user": "a" * 1025, "history": []}, 422, "user", "length <= 1024"),
         ("rank", rank_body(context=...), 422, "context", "missing required field"),
