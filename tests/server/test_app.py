@@ -166,7 +166,7 @@ def test_malformed_requests_are_refused(server, monkeypatch) -> None:
     assert posted(chunks(9, 0.02)) == (408, "no complete body after 0 s")
     answer = server.get("/v1/rank")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
-    for path in ("/nowhere", "/metrics/", "//elsewhere.test/metrics"):
+    for path in ("/nowhere", "/metrics/"):
         answer = server.get(path, headers={"Host": "elsewhere.test"})
         assert (answer.status_code, answer.json()["error"]) == (404, "Not Found")
 
