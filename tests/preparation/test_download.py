@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from http.client import HTTPMessage as Message
 from pathlib import Path
+from urllib.request import Request
 
 import pytest
 from support import web as webs
@@ -195,6 +198,95 @@ def test_a_web_page_is_not_the_file(web, folder):
     with pytest.raises(UserError, match="answered with a web page, not the file"):
         fetch(remote(web), QUICK)
     assert names(folder) == []
+
+
+def test_a_redirect_on_the_same_host_is_followed(web):
+    web.plan = [webs.redirect("/elsewhere/data.gz"), webs.redirect(f"{web.url}/other")]
+    assert fetch(remote(web), QUICK).file.read_bytes() == web.content
+    assert web.paths == ["/data.gz", "/elsewhere/data.gz", "/other"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://elsewhere.test/data.gz", "//elsewhere.test/", "http://127.0.0.1:1/", "http://:80/",
+     "https://elsewhere.test/", "https://127.0.0.1:1/x", "http://127.0.0.1@elsewhere.test/"],
+)  # fmt: skip
+def test_a_redirect_to_another_host_or_port_is_refused(web, folder, target):
+    web.plan = [webs.redirect(target)]
+    with pytest.raises(UserError) as caught:
+        fetch(remote(web), QUICK)
+    assert f"{web.url}/data.gz: the server redirects to " in str(caught.value)
+    assert "get data.gz from PAGE and name it with --from" in str(caught.value)
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_followed"),
+    [
+        ("https://a.test/x", "https://a.test/y", True),
+        ("http://a.test/x", "https://A.test/x", True),
+        ("https://a.test/x", "http://a.test/x", False),
+        ("https://a.test/x", "http://a.test:443/x", False),
+        ("https://a.test/x", "https://a.test:8443/x", False),
+        ("https://a.test/x", "https://a.test.b.test/x", False),
+        ("https://a.test/x", "ftp://a.test/x", False),
+    ],
+)
+def test_redirects_keep_to_https(old, new, is_followed):
+    handler = download._SameHost(Remote(old, "set", "", "PAGE", "--from"))
+    arguments = Request(old), io.BytesIO(), 302, "Found", Message(), new
+    if is_followed:
+        assert handler.redirect_request(*arguments).full_url == new
+    else:
+        with pytest.raises(UserError, match="not from https to http"):
+            handler.redirect_request(*arguments)
+
+
+def test_a_circle_of_redirects_is_one_line(web):
+    web.plan = [webs.redirect("/data.gz")] * 20
+    with pytest.raises(UserError, match="the server answered 302 ") as caught:
+        fetch(remote(web), QUICK)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_more_is_received_than_a_limit(web, folder, monkeypatch):
+    monkeypatch.setattr(download, "MAX_BYTES", 70_000)
+    for plan in ([], [webs.unmeasured(70_001)]):
+        web.plan = plan
+        with pytest.raises(UserError, match=r"expected at most 70\.0 kB\. Or get data\.gz"):
+            fetch(remote(web), QUICK)
+        assert not list(folder.glob("*.part"))
+    web.plan = [webs.unmeasured(70_000)]
+    assert fetch(remote(web), QUICK).file.read_bytes() == bytes(70_000)
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "9" * 5000, "1_0"])
+def test_a_length_that_is_no_number_is_unknown(web, length):
+    def answer(server: Web, handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", length)
+        handler.end_headers()
+        handler.wfile.write(b"content")
+
+    web.plan = [answer]
+    assert fetch(remote(web), QUICK).file.read_bytes() in (b"content", b"")
+
+
+def test_no_more_is_received_than_was_announced(web, folder):
+    def more(server: Web, handler) -> None:
+        server.content += bytes(10)
+        handler.send_response(206)
+        for name, value in server.headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Range", "bytes 60000-102399/102400")
+        handler.send_header("Content-Length", str(len(server.content) - 60_000))
+        handler.end_headers()
+        handler.wfile.write(server.content[60_000:])
+
+    web.plan = [cut(60_000), more]
+    with pytest.raises(UserError, match=r"the server sends more, expected at most 102\.4 kB"):
+        fetch(remote(web), QUICK)
+    assert not (folder / "data.gz.part").exists()
 
 
 def test_a_killed_download_goes_on_where_it_was(web, folder):

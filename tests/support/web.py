@@ -120,6 +120,29 @@ def status(code: int) -> Answer:
     return answer
 
 
+def redirect(target: str) -> Answer:
+    """Send the client to another address."""
+
+    def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", target)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+def unmeasured(count: int) -> Answer:
+    """Send some bytes without announcing their number."""
+
+    def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(bytes(count))
+
+    return answer
+
+
 def rude(start: int) -> Answer:
     """Send the content from a byte on, ignoring conditions."""
     return lambda web, handler: rest(web, handler, start)

@@ -8,6 +8,8 @@
 A download is resumed if the server supports ranges and still has the same version of the file,
 by its ETag or the time of its last change (RFC 9110, 13 and 14). A file whose sha256 differs from
 the one first seen on this machine is refused; most of these files have no published sha256.
+Redirects stay on one host and on https. No more is received than the server announced, and never
+more than ``MAX_BYTES``.
 """
 
 import contextlib
@@ -16,12 +18,13 @@ import os
 import re
 import shutil
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict, TypeVar
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from dien_jax._version import __version__
 from dien_jax.errors import UserError, writing
@@ -32,6 +35,7 @@ from dien_jax.utils.text_files import sha256
 
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # statuses after which an attempt may succeed
 LONGEST_PAUSE = 60.0
+MAX_BYTES = 64 * 10**9  # several times the largest file of the sources
 ALIBABA_TERMS = "by Alibaba, for research, under the terms that its page shows after the login"
 
 
@@ -211,6 +215,9 @@ def _attempt(remote: Remote, part: Path, stall_seconds: float, current: Stage) -
             version = _version(response)
             write_json(record, {**version})
         total = version["bytes"]
+        limit = MAX_BYTES if total is None else total
+        if limit > MAX_BYTES:
+            raise _too_large(remote, part, f"{_size(limit)} are announced", MAX_BYTES)
         free = shutil.disk_usage(part.parent).free
         if total is not None and free < total - start:
             needed = f"{remote.name} needs {_size(total - start)} more"
@@ -218,8 +225,10 @@ def _attempt(remote: Remote, part: Path, stall_seconds: float, current: Stage) -
         with part.open("ab") as stream:
             length, begin = start, time.monotonic()
             while chunk := _read(response):
-                stream.write(chunk)
                 length += len(chunk)
+                if length > limit:
+                    raise _too_large(remote, part, "the server sends more", limit)
+                stream.write(chunk)
                 speed = (length - start) / max(time.monotonic() - begin, 1e-3)
                 of_total = f" of {_size(total)}" if total else ""
                 current.note = f"{_size(length)}{of_total}, {_size(int(speed))}/s"
@@ -228,13 +237,41 @@ def _attempt(remote: Remote, part: Path, stall_seconds: float, current: Stage) -
         raise _AttemptError(f"the connection was closed after {length:,} of {total:,} bytes")
 
 
+def _too_large(remote: Remote, part: Path, found: str, limit: int) -> UserError:
+    """Delete the part; return the error."""
+    part.unlink(missing_ok=True)
+    problem = f"{found}, expected at most {_size(limit)}"
+    return UserError(f"{remote.url}: {problem}. {remote.alternative}")
+
+
+class _SameHost(HTTPRedirectHandler):
+    """Follow redirects that keep the host and https."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def redirect_request(
+        self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        ports = ("http", "https", None), ("http", "http", old.port), ("https", "https", old.port)
+        if new.hostname != old.hostname or (old.scheme, new.scheme, new.port) not in ports:
+            fp.close()
+            raise UserError(
+                f"{self._remote.url}: the server redirects to {newurl[:200]!r}; redirects are "
+                f"followed on the same host only, and not from https to http. "
+                f"{self._remote.alternative}"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _open(remote: Remote, headers: dict[str, str], stall: float, part: Path) -> HTTPResponse:
-    request = urllib.request.Request(remote.url, headers=headers)
+    request, opener = Request(remote.url, headers=headers), build_opener(_SameHost(remote))
     try:
-        response: HTTPResponse = urllib.request.urlopen(request, timeout=stall)
+        response: HTTPResponse = opener.open(request, timeout=stall)
     except HTTPError as error:
         error.close()
-        status = f"the server answered {error.code} {error.reason}"
+        status = f"the server answered {error.code} {str(error.reason).partition(chr(10))[0]}"
         if error.code == 416:  # nothing follows the part: it belongs to another file
             part.unlink(missing_ok=True)
         elif error.code not in TRANSIENT:
@@ -270,7 +307,7 @@ def _version(response: HTTPResponse) -> _Version:
     return {
         "etag": etag if etag and not etag.startswith("W/") else None,
         "last_modified": response.headers["Last-Modified"],
-        "bytes": int(length) if length else None,
+        "bytes": int(length) if length and re.fullmatch("[0-9]{1,15}", length) else None,
     }
 
 
