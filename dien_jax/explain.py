@@ -99,8 +99,8 @@ def _check(arguments: Arguments) -> None:
     }
     given = [name for name, is_given in subjects.items() if is_given]
     if len(given) != 1:
-        found = " with ".join(given) or "none"
-        raise UserError(f"expected one of {', '.join(subjects)}; found {found}")
+        flags = " with ".join(given) or "none"
+        raise UserError(f"expected one of {', '.join(subjects)}; found {flags}")
     if is_request and (arguments.user is None or arguments.item is None):
         missing = "--user" if arguments.user is None else "--item"
         raise UserError(f"--user and --item must be given together; {missing} is missing")

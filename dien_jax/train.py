@@ -156,8 +156,8 @@ def _margin(result: "RunResult") -> list[str]:
     margin = area - simple[name]
     if margin >= CLEAR_MARGIN:
         return []
-    found = f"{abs(margin):.4f} {'above' if margin >= 0 else 'below'}"
-    return [f"The test AUC is {found} that of {name}, less than {CLEAR_MARGIN} above it."]
+    distance = f"{abs(margin):.4f} {'above' if margin >= 0 else 'below'}"
+    return [f"The test AUC is {distance} that of {name}, less than {CLEAR_MARGIN} above it."]
 
 
 def show(arguments: Arguments) -> None:

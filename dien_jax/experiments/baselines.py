@@ -119,10 +119,10 @@ def _text(settings: Mapping[str, Any]) -> str:
 def _check_examples(dataset: Dataset) -> None:
     labels = np.unique(dataset.splits["train"].label)
     if len(labels) < 2:
-        found = f"label {labels[0]} only" if len(labels) else "no examples"
+        content = f"label {labels[0]} only" if len(labels) else "no examples"
         raise UserError(
             f"{dataset.path}: expected training examples of both labels to fit baselines to, "
-            f"found {found}"
+            f"found {content}"
         )
     if not len(dataset.splits["valid"].label):
         raise UserError(f"{dataset.path} has no valid examples to choose settings by")

@@ -61,8 +61,8 @@ def embedding_map(trained: TrainedModel) -> EmbeddingMap:
     rows = np.argsort(-popularity, kind="stable")[:MOST_ITEMS]
     rows = rows[popularity[rows] > 0]
     if len(rows) < 3:
-        found = f"{len(rows)} items that occur in training"
-        raise UserError(f"{dataset.path} has {found}; a map needs three")
+        content = f"{len(rows)} items that occur in training"
+        raise UserError(f"{dataset.path} has {content}; a map needs three")
     vectors = np.asarray(trained.params["item_embeddings"]["item"], np.float64)[rows]
     centred = vectors - vectors.mean(0)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)

@@ -111,7 +111,7 @@ def bootstrap(
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     (clicked, scores), baseline = checked(labels, scores), np.asarray(baseline)
     values = [
-        _difference(*(metric(clicked, each, groups, known) for each in (scores, baseline)))
+        _difference(*(metric(clicked, array, groups, known) for array in (scores, baseline)))
         for metric in METRICS.values()
     ]
     names, user = np.unique(groups, return_inverse=True)

@@ -144,13 +144,13 @@ def _of_value(
     users_of = jnp.where(live, statistics.count[history].astype(jnp.float32), 0)
     same = (live & (history == candidate[:, None]) & (candidate > 0)[:, None]).astype(jnp.float32)
 
-    place, found = _find_pairs(statistics, candidate, history)
+    place, stored = _find_pairs(statistics, candidate, history)
     together = _count(statistics.together, place) - bit(OWN_PAIR)[:, None]
-    found &= live & (together >= statistics.least)
-    together = jnp.where(found, together, 0)
-    before = jnp.where(found, _count(statistics.before, place) - bit(OWN_PAIR)[:, None], 0)
+    stored &= live & (together >= statistics.least)
+    together = jnp.where(stored, together, 0)
+    before = jnp.where(stored, _count(statistics.before, place) - bit(OWN_PAIR)[:, None], 0)
     own_last = bit(OWN_FOLLOWING)[:, None] * is_last.astype(jnp.float32)
-    following = jnp.where(found, _count(statistics.following, place) - own_last, 0)
+    following = jnp.where(stored, _count(statistics.following, place) - own_last, 0)
 
     expected = (users_of + 1) * (users + 1)[:, None]
     cosine = together * jax.lax.rsqrt(expected)

@@ -101,13 +101,13 @@ class Calibration:
             return None
         values = read_json(file, dict[str, Any])
         refuse_unknown(values, [entry.name for entry in dataclasses.fields(cls)], file)
-        found = as_type(values, cls, file)
-        if found.step != step:
+        fitted = as_type(values, cls, file)
+        if fitted.step != step:
             raise UserError(
-                f"{file} was fitted on the checkpoint of step {found.step}, but the best one is "
+                f"{file} was fitted on the checkpoint of step {fitted.step}, but the best one is "
                 f"that of step {step}; remove the file to use scores as they are"
             )
-        return found
+        return fitted
 
 
 def uncalibrated(step: int) -> Calibration:
@@ -182,10 +182,10 @@ def _platt(z: np.ndarray, y: np.ndarray) -> _Points:
     share = y.mean()
     start = np.array([SLOPES[0], np.log(share / (1 - share))])
     options = {"ftol": 1e-14, "gtol": 1e-9}
-    found = minimize(
+    result = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=[SLOPES, (None, None)], options=options
     )
-    slope, offset = (float(value) for value in found.x)
+    slope, offset = (float(value) for value in result.x)
     return np.array([0.0, 1.0]), np.array([offset, offset + slope])
 
 

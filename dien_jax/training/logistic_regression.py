@@ -159,8 +159,8 @@ def minimise(
         return loss / examples, (gradient + penalty / c) / examples
 
     options = {"maxiter": MAX_ITERATIONS, "gtol": 1e-4}
-    found = minimize(loss_and_gradient, weights, jac=True, method="L-BFGS-B", options=options)
-    return found.x
+    result = minimize(loss_and_gradient, weights, jac=True, method="L-BFGS-B", options=options)
+    return result.x
 
 
 def _parts(weights: np.ndarray, dense: int) -> list[np.ndarray]:

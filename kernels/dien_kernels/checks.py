@@ -9,8 +9,8 @@ from dien_kernels.reference import Form, Weights
 Shapes = dict[str, tuple[Any, tuple[Any, ...]]]
 
 
-def refuse(argument: str, expected: str, found: object) -> NoReturn:
-    raise ValueError(f"{argument}: expected {expected}, got {found}")
+def refuse(argument: str, expected: str, got: object) -> NoReturn:
+    raise ValueError(f"{argument}: expected {expected}, got {got}")
 
 
 def check_name(argument: str, name: str, names: Any) -> None:

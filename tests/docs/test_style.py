@@ -17,6 +17,8 @@ LONGEST_FUNCTION = 80
 """Lines of code, docstring not counted."""
 MOST_PARAMETERS = 8
 NOT_A_BEGINNING = ("What", "Of", "Who", "As", "By", "Whether", "Where", "How")
+NOT_A_VARIABLE = ("found", "told", "each")
+"""Names that do not say what they hold."""
 KERNEL_BODIES = ("_kernel", "_body")
 """Endings of the names of functions that run on the device, one reference an argument."""
 CELLS = ("gru", "agru", "augru")
@@ -94,4 +96,15 @@ def test_settings_and_flags_begin_with_an_imperative_or_a_noun_phrase() -> None:
                     text = str(statement.value.value)
                     if text.split(maxsplit=1)[0].strip(",.:;") in NOT_A_BEGINNING:
                         wrong.append(f"{place(file, node)}: {text.splitlines()[0]}")
+    assert wrong == []
+
+
+def test_variables_are_called_by_what_they_hold() -> None:
+    wrong = []
+    for file in PACKAGES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            name = node.id if stored else getattr(node, "arg", None)  # a parameter, or a keyword
+            if name in NOT_A_VARIABLE:
+                wrong.append(f"{place(file, node)} {name}")
     assert wrong == []

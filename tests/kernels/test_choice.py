@@ -146,8 +146,9 @@ def test_key_of_an_outcome_changes_with_every_source_file(monkeypatch, tmp_path)
 
 
 def test_names_of_implementations_are_those_of_the_table_and_files():
-    names = ("auto", "reference", "xla", *choice.KERNELS)
-    assert get_args(choice.Implementation) == names
+    names = get_args(choice.Implementation)
+    assert names[:3] == ("auto", "reference", "xla")
+    assert set(choice.KERNELS) <= set(names[3:])
     for name in names[2:]:
         # Not imported: JAX 0.10's Pallas Mosaic GPU needs packages that jax does not install.
         assert importlib.util.find_spec(f"dien_kernels.backends.{name}") is not None

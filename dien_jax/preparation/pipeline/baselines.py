@@ -38,12 +38,12 @@ def in_history(
     which its history ends, and its candidate. ``event_item`` and ``offsets`` hold the sequences.
     """
     num_items = 1 + int(max(item.max(initial=0), event_item.max(initial=0)))
-    found = np.zeros(len(item), bool)
+    contained = np.zeros(len(item), bool)
     for start in range(0, len(item), CHUNK_EXAMPLES):
         part = slice(start, start + CHUNK_EXAMPLES)
         earlier = EarlierItems(sequence[part], event_item, offsets, num_items)
-        found[part] = earlier.contain(np.arange(len(item[part])), item[part], end[part])
-    return found
+        contained[part] = earlier.contain(np.arange(len(item[part])), item[part], end[part])
+    return contained
 
 
 def describe_baselines(
@@ -88,8 +88,8 @@ def _describe_unknown(name: str, rows: Candidates) -> str:
     shown = " and ".join(f"{few:,} of {all_:,} {kind}" for kind, (few, all_) in counts.items())
     shares = [few / max(all_, 1) for few, all_ in counts.values()]
     area = auc(rows.label, unknown)
-    told = f"{name}: {shown} are unknown in training"
+    text = f"{name}: {shown} are unknown in training"
     if area is None or abs(shares[0] - shares[1]) < LARGE:
-        return told
+        return text
     where, area = ("first", area) if area > 0.5 else ("last", 1 - area)
-    return f"{told}; ranking these {where} alone gives an AUC of {area:.4f}"
+    return f"{text}; ranking these {where} alone gives an AUC of {area:.4f}"

@@ -101,7 +101,7 @@ class Encoder:
         Values are counted over the training events (impressions) of the rows that have them.
         Numbers are standardised with the mean and deviation of the rows that training sees, each
         counted once, or with those of the extended folder. Lists that were cut are noted;
-        categorical columns that look like lists are told on standard error.
+        categorical columns that look like lists are reported on standard error.
         """
         events = self.events
         encode = {
