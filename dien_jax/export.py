@@ -23,7 +23,8 @@ class Arguments:
 
     The file holds weights, vocabularies and programs (StableHLO, by jax.export) for CPU, NVIDIA GPU
     and TPU. docs/export.md shows how to call them from jax alone. Before the file is written, its
-    scores are checked against those of the run.
+    scores are checked against those of the run. Whoever loads an exported file runs its programs:
+    trust it like code.
     """
 
     run_dir: tyro.conf.Positional[Path]

@@ -5,10 +5,13 @@
     weights/<name>.npy            an array; all programs share them
     vocabularies/<feature>.json   raw values of a feature; entry k is the value of row k
 
-docs/export.md describes it, and reads it without this package.
+docs/export.md describes it, and reads it without this package. Programs are compiled code for
+whoever runs them, so a file must come from somebody who is trusted. Two checks limit damage by
+others: on the size of the unpacked entries, and on calls out of the compiled program.
 """
 
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +32,11 @@ FORMAT = "dien_jax.export"
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
 _PROGRAM, _WEIGHT, _VOCABULARY = ("programs/{}.stablehlo", "weights/{}.npy", "vocabularies/{}.json")
+_MAX_EXPANSION = 100
+"""Maximum ratio of the unpacked size to the size of a file, beyond ``_MIN_UNPACKED`` bytes."""
+_MIN_UNPACKED = 64 * 2**20
+_CUSTOM_CALLS = frozenset({"shape_assertion", "Sharding", "mhlo.erf", "mhlo.tan", "mhlo.topk"})
+"""Custom calls that XLA itself replaces; any other one calls a function by its name."""
 _EXPECTED = "a file written by python -m dien_jax.export"
 
 
@@ -85,6 +93,7 @@ def read_archive(file: Path) -> ExportedModel:
             f"{error}"
         ) from error
     with archive:
+        _check_size(file, archive)
         manifest = _manifest(file, archive)
         require("export", "an exported model")
         with _reading(file):
@@ -104,9 +113,30 @@ def read_archive(file: Path) -> ExportedModel:
                 name: export.deserialize(bytearray(archive.read(_PROGRAM.format(name))))
                 for name in manifest["programs"]
             }
-            for program in programs.values():
-                program.mlir_module()  # a newer StableHLO would otherwise fail at the first call
+            for name, program in programs.items():  # fails for a newer StableHLO too
+                _check_calls(name, str(program.mlir_module()))
     return ExportedModel(manifest, schema, vocabularies, weights, programs)
+
+
+def _check_size(file: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse a file whose entries would fill the memory; no more than their sizes is ever read."""
+    unpacked = sum(info.file_size for info in archive.infolist())
+    limit = max(_MAX_EXPANSION * file.stat().st_size, _MIN_UNPACKED)
+    if unpacked > limit:
+        raise UserError(
+            f"{file}: its entries unpack to {unpacked:,} bytes, expected at most {limit:,} for a "
+            f"file of this size; it was not written by python -m dien_jax.export"
+        )
+
+
+def _check_calls(name: str, program: str) -> None:
+    """Refuse a program that calls functions which are not part of it."""
+    for call in re.finditer(r'\bstablehlo\.custom_call\b(?: @"?([^"(\s]*)"?\()?', program):
+        if call[1] not in _CUSTOM_CALLS:
+            raise ValueError(
+                f"program {name!r} calls {(call[1] or 'a function')[:100]!r} by name; an exported "
+                f"model may call nothing but {', '.join(sorted(_CUSTOM_CALLS))}"
+            )
 
 
 def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class ServerOptions:
     """
 
     run: Path
-    """Run folder of dien_jax.train, or file written by dien_jax.export."""
+    """Run folder of dien_jax.train, or file written by dien_jax.export, which is trusted like
+    code."""
     data: Path | None = None
     """Dataset folder, if not the one that the run was trained on."""
     host: str = "127.0.0.1"
