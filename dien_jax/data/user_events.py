@@ -1,13 +1,10 @@
 """The events of raw users, in order of time."""
 
-from typing import Any
-
 import numpy as np
 
 from dien_jax.data.arrays import chunks
-from dien_jax.data.clock import LIKELY_MILLISECONDS, Clock
+from dien_jax.data.clock import LIKELY_MILLISECONDS, TIME_UNIT, Clock
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.vocabularies import as_text
 from dien_jax.errors import UserError
 
 _REMEDY = "give each row its own in a column 'history' (--history)"
@@ -25,8 +22,13 @@ class UserEvents:
         pairs = zip(dataset.groups(), sequences.tolist(), strict=True)
         self._sequences = {raw: sequence for raw, sequence in pairs if sequence >= 0}
         offsets = np.asarray(dataset.event_offsets)
-        latest = dataset.event_timestamp[offsets[1:][np.diff(offsets) > 0] - 1].max(initial=0)
-        unit = "milliseconds" if latest > LIKELY_MILLISECONDS else "seconds"
+        starts, ends = offsets[:-1][np.diff(offsets) > 0], offsets[1:][np.diff(offsets) > 0]
+        times = dataset.event_timestamp
+        self._earliest = int(times[starts].min()) if len(starts) else 0
+        unit = dataset.meta.get("source", {}).get(TIME_UNIT)
+        if unit is None:  # a folder of an earlier version
+            latest = times[ends - 1].max(initial=0)
+            unit = "milliseconds" if latest > LIKELY_MILLISECONDS else "seconds"
         self._clock = Clock(iso=False, unit=unit)
 
     def __contains__(self, user: str) -> bool:
@@ -45,12 +47,11 @@ class UserEvents:
         before = np.searchsorted(self._dataset.event_timestamp[start:stop], time)
         return sequence, start + int(before)
 
-    def time(self, cell: Any) -> int:
-        """Parse the time in a cell, in the folder's unit; a ``UserError`` shows the cell."""
-        text = as_text(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
+    def time(self, text: str | None) -> int:
+        """Parse a time, in the folder's unit; a ``UserError`` shows the text."""
         if not text:
             raise UserError("it is empty")
-        time = self._clock.read("a time", text)
+        time = self._clock.read("a time", text, self._earliest)
         if not 0 <= time <= self._clock.limit:
             raise UserError(f"{text!r} lies before 1970, or beyond 9999 in {self._clock.unit}")
         return time

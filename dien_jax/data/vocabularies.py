@@ -3,7 +3,6 @@
 An id without a row becomes the unknown row, 0, and is counted.
 """
 
-import datetime
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from dien_jax.data.dataset import Column
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
+from dien_jax.data.value_text import as_text
 from dien_jax.errors import UserError, suggestion
 
 SEPARATOR = "|"  # default separator of the values of a multi-valued cell
@@ -44,10 +44,15 @@ class Vocabularies:
         return self._user_rows.get(as_text(raw), UNKNOWN)
 
     def split(self, value: Any) -> list[str]:
-        """Split a text into its values, or take those of a list; empty ones are dropped."""
-        if value is None:
-            return []
-        parts = value.split(self._separator) if isinstance(value, str) else map(as_text, value)
+        """Split a text into its values, or take those of a list; empty ones are dropped.
+
+        Another value is one by itself.
+        """
+        if isinstance(value, str):
+            parts = value.split(self._separator)
+        else:
+            is_list = isinstance(value, Iterable) and not isinstance(value, bytes)
+            parts = [as_text(part) for part in (value if is_list else [value])]
         return [stripped for part in parts if (stripped := part.strip())]
 
     def encode(self, feature: Feature, cells: Iterable[Any]) -> tuple[Column, int]:
@@ -95,26 +100,13 @@ class Vocabularies:
         return columns, unknown
 
 
-def as_text(value: Any) -> str:
-    """Return a value as text, as in a log: empty for None and NaN, 1 and 0 for booleans."""
-    if isinstance(value, str):
-        return value
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, bool | np.bool_):
-        return str(int(value))
-    if isinstance(value, datetime.date):  # includes datetime
-        return value.isoformat()
-    return str(value)
-
-
 def _row_numbers(vocabulary: list[str]) -> dict[str, int]:
     return {raw: row for row, raw in enumerate(vocabulary) if row != UNKNOWN}
 
 
 def _standard(feature: Feature, cell: Any) -> float:
     """Standardise a number; 0 where it is missing."""
-    text = as_text(cell).strip()
+    text = "" if cell is None else str(int(cell) if isinstance(cell, bool) else cell).strip()
     if not text or text.lower() == "nan":
         return 0.0
     try:

@@ -120,8 +120,9 @@ class Ranker:
             text with separators for a multi-valued feature.
 
         Raises:
-          UserError: for a context feature that is missing, does not exist or is not a number, or
-            for ``history=None`` and a user who is not remembered.
+          UserError: for a context feature that is missing, does not exist or is not a number, for
+            an id or a category that is not text, a whole number or a date, or for ``history=None``
+            and a user who is not remembered.
         """
         (outcome,) = self.rank_many([RankRequest(history, candidates, user, context)])
         if isinstance(outcome, UserError):
@@ -224,10 +225,10 @@ class Ranker:
             events = request.history
             history = self._users.get(request.user) if events is None else self._history(events)
             context, unknown_context = self._context(request.context or {})
+            candidates = self._vocabularies.item_rows(request.candidates)
+            user = np.full(1, self._vocabularies.user_row(request.user), np.int32)
         except UserError as error:
             return error
-        candidates = self._vocabularies.item_rows(request.candidates)
-        user = np.full(1, self._vocabularies.user_row(request.user), np.int32)
         return EncodedRequest(request, history, candidates, user, context, unknown_context)
 
     def _context(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], int]:

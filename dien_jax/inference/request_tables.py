@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dien_jax.data.value_text import Use, check_type, column_text
 from dien_jax.errors import UserError, suggestion
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path
@@ -61,8 +62,8 @@ class TextTable:
             places, content = zip(*rows, strict=True)
             yield Piece(len(rows), content, places)
 
-    def column(self, piece: Piece, name: str) -> list[Any]:
-        """Return the cells of one column."""
+    def column(self, piece: Piece, name: str, use: Use) -> list[Any]:
+        """Return the cells of one column: text, lists of text, or None where they are missing."""
         column = self.names.index(name)
         return [fields[column] for fields in piece.content]
 
@@ -135,8 +136,14 @@ class ParquetTable:
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{self.file}: damaged after row {start - 1}: {error}") from error
 
-    def column(self, piece: Piece, name: str) -> list[Any]:
-        return list(piece.content.column(name).to_pylist())
+    def column(self, piece: Piece, name: str, use: Use) -> list[Any]:
+        where = f"{self.file}: column {name!r}"
+        return list(column_text(where, piece.content.column(name), use).to_pylist())
+
+    def check_type(self, name: str, reason: str, use: Use) -> None:
+        """Refuse the type of a column that cannot be read for a use."""
+        kind = self._parquet.schema_arrow.field(name).type
+        check_type(f"{self.file}: column {name!r} ({reason})", kind, use)
 
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:
@@ -175,13 +182,15 @@ def open_requests(file: Path) -> RequestTable:
     return table
 
 
-def find_column(table: RequestTable, name: str, reason: str) -> None:
-    """Check that a table has a column; the error says for what reason."""
+def find_column(table: RequestTable, name: str, reason: str, use: Use) -> None:
+    """Check that a table has a column of a type for a use; the error says for what reason."""
     if name not in table.names:
         raise UserError(
             f"{table.file} has no column {name!r} ({reason}){suggestion(name, table.names)}; its "
             f"columns are {', '.join(column[:40] for column in table.names)}"
         )
+    if isinstance(table, ParquetTable):
+        table.check_type(name, reason, use)
 
 
 def _delimiter(file: Path) -> str:

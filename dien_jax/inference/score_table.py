@@ -24,7 +24,8 @@ from dien_jax.data.dataset import Dataset, Examples
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.user_events import UserEvents
-from dien_jax.data.vocabularies import SEPARATOR, Vocabularies, as_text
+from dien_jax.data.value_text import Use, as_text
+from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
 from dien_jax.runs.scoring import score_batches
@@ -39,6 +40,13 @@ COUNTS = (
     "rows", "unknown_users", "unknown_items", "unknown_history", "unknown_context",
     "empty_histories",
 )  # fmt: skip
+USES: dict[str, Use] = {
+    "user": "categorical",
+    "item": "categorical",
+    "history": "multivalued",
+    "timestamp": "time",
+}
+"""How the columns of ids and times are read."""
 
 Values = TypeVar("Values")
 
@@ -110,12 +118,12 @@ def score_requests(
     named = {name: column for name, column in vars(columns).items() if column is not None}
     defaults = {name: name for name in ("history", "timestamp") if name in requests.names}
     columns = RequestColumns(**defaults | named)
-    for flag in ("user", "item", "history", "timestamp"):
+    for flag, use in USES.items():
         if (column := getattr(columns, flag)) is not None:
-            find_column(requests, column, f"--{flag}")
+            find_column(requests, column, f"--{flag}", use)
     trained = load_run(run_dir, data)
     for feature in trained.dataset.schema.context:
-        find_column(requests, feature.name, "a context feature of the run")
+        find_column(requests, feature.name, "a context feature of the run", feature.kind)
     say(f"histories: {_described(columns, trained.dataset)}")
     config = trained.run.config
     step = make_predict_step(config, trained.dataset.schema)
@@ -158,14 +166,17 @@ class _Encoder:
     def examples(self, piece: Piece) -> Dataset:
         """Return the dataset with the rows of a piece as its test examples."""
         vocabularies = self._vocabularies
-        users = [as_text(cell) for cell in self._table.column(piece, self._columns.user)]
+        users = self._convert(
+            piece, self._columns.user, USES["user"], lambda cells: list(map(as_text, cells))
+        )
         user = np.array([vocabularies.user_row(raw) for raw in users], np.int32)
-        item = self._convert(piece, self._columns.item, self._item_rows)
+        item = self._convert(piece, self._columns.item, USES["item"], self._item_rows)
         dataset, sequence, end = self._histories(piece, users)
         context = {}
         for feature in dataset.schema.context:
             encode = partial(vocabularies.encode, feature)
-            context[feature.name], unknown = self._convert(piece, feature.name, encode)
+            column, unknown = self._convert(piece, feature.name, feature.kind, encode)
+            context[feature.name] = column
             self.counts["unknown_context"] += unknown
         starts = np.asarray(dataset.event_offsets)[sequence]
         self.counts["rows"] += piece.rows
@@ -182,7 +193,7 @@ class _Encoder:
         columns, events = self._columns, self._events
         if events is None:
             assert columns.history is not None
-            cells = self._table.column(piece, columns.history)
+            cells = self._table.column(piece, columns.history, USES["history"])
             histories = [self._vocabularies.split(cell) for cell in cells]
             offsets = np.cumsum([0, *map(len, histories)])
             rows = self._vocabularies.item_rows(chain.from_iterable(histories))
@@ -192,7 +203,10 @@ class _Encoder:
         times: list[int | None] = [None] * piece.rows
         if columns.timestamp is not None:
             times = self._convert(
-                piece, columns.timestamp, lambda cells: list(map(events.time, cells))
+                piece,
+                columns.timestamp,
+                USES["timestamp"],
+                lambda cells: list(map(events.time, cells)),
             )
         ends = [events.find(user, time) for user, time in zip(users, times, strict=True)]
         sequence, end = np.array(ends).T
@@ -204,9 +218,11 @@ class _Encoder:
             raise UserError("the item is empty")
         return self._vocabularies.item_rows(items)
 
-    def _convert(self, piece: Piece, column: str, convert: Callable[[list[Any]], Values]) -> Values:
+    def _convert(
+        self, piece: Piece, column: str, use: Use, convert: Callable[[list[Any]], Values]
+    ) -> Values:
         """Return ``convert(cells)`` of a column; an error names the first cell that causes it."""
-        cells = self._table.column(piece, column)
+        cells = self._table.column(piece, column, use)
         try:
             return convert(cells)
         except UserError:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY
-from dien_jax.data.schema import KINDS, Feature, Kind
+from dien_jax.data.schema import KINDS, Feature
+from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 
 Distribution = Literal["popularity", "uniform"]
@@ -80,7 +81,11 @@ class LogColumn(NamedTuple):
 
     name: str  # name of the column in the log, and of the feature if it is one
     flag: str  # command-line flag that named it
-    kind: Kind = "categorical"  # how a feature's values are read
+    kind: Use = "categorical"  # how its values are read
+
+    def where(self, file: Path) -> str:
+        """Return the column for messages about a file."""
+        return f"{file}: column {self.name!r} ({self.flag})"
 
     @property
     def alias(self) -> str:
@@ -164,12 +169,13 @@ class ColumnOptions(LogOptions):
         context = feature_columns("--context-features", names)
         taken = {"item": "the item id", "user": "the user id"}
         for column in (*item, *user, *context):
-            if column in context and column.name in {*EXAMPLE_COLUMNS, PROBABILITY}:
-                taken.setdefault(column.name, "a column of every example")
-            if column.name in taken:
-                problem = f"that name is taken by {taken[column.name]}; rename the column"
+            name = column.name.lower()  # the database ignores case, and so do some file systems
+            if column in context and name in {*EXAMPLE_COLUMNS, PROBABILITY}:
+                taken.setdefault(name, "a column of every example")
+            if name in taken:
+                problem = f"that name is taken by {taken[name]}, case aside; rename the column"
                 raise UserError(f"{column.flag} {column.name}: {problem}")
-            taken[column.name] = column.flag
+            taken[name] = column.flag
         return Features(item, user, context, self.separator, self.max_values)
 
     def matched_settings(self) -> dict[str, Any]:
@@ -178,8 +184,8 @@ class ColumnOptions(LogOptions):
 
     def log_columns(self) -> dict[str, LogColumn]:
         """Return all columns to read, by their name in the database."""
-        ids = ("user", "item", "timestamp")
-        columns = {name: LogColumn(getattr(self, name), f"--{name}") for name in ids}
+        columns = {name: LogColumn(getattr(self, name), f"--{name}") for name in ("user", "item")}
+        columns["timestamp"] = LogColumn(self.timestamp, "--timestamp", "time")
         return columns | {column.alias: column for column in self.features().columns}
 
 

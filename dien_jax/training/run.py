@@ -301,10 +301,14 @@ def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | N
 
 
 def _check_splits(dataset: Dataset, config: Config) -> None:
-    """Refuse data without examples that training needs; warn where AUC is undefined."""
+    """Refuse data without the examples that training needs; warn where AUC is undefined."""
     for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
         if not len(dataset.splits[split].label):
             raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
+    labels = np.unique(dataset.splits["train"].label)
+    if len(labels) < 2:
+        problem = f"the train split has label {labels[0]} only, and no model can learn from it"
+        raise UserError(f"{dataset.path}: {problem}")
     for split in ("valid", "test"):
         labels = np.unique(dataset.splits[split].label)
         if len(labels) < 2:

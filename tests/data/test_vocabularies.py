@@ -9,7 +9,8 @@ from support import small_dataset
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature
-from dien_jax.data.vocabularies import Vocabularies, as_text
+from dien_jax.data.value_text import as_text
+from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
 
 PRICE = Feature("price", "numeric", mean=10.0, deviation=2.5)
@@ -29,14 +30,27 @@ def vocabularies(tmp_path_factory) -> Vocabularies:
         (float("nan"), ""),
         (7, "7"),
         (np.int64(7), "7"),
-        (2.5, "2.5"),
-        (True, "1"),
+        (np.str_("x"), "x"),
         (datetime.date(2024, 1, 31), "2024-01-31"),
-        (datetime.datetime(2024, 1, 31, 12), "2024-01-31T12:00:00"),
     ],
 )
 def test_values_are_text_as_a_log_has_them(value, text) -> None:
     assert as_text(value) == text
+
+
+@pytest.mark.parametrize(
+    "value", [2.5, 3.0, True, np.float32(3), datetime.datetime(2024, 1, 31, 12), b"x", {"a": 1}]
+)
+def test_values_that_logs_may_write_in_several_ways_are_refused(value, vocabularies) -> None:
+    with pytest.raises(UserError, match="must be text, whole numbers or dates, got"):
+        as_text(value)
+    with pytest.raises(UserError, match="must be text, whole numbers or dates, got"):
+        vocabularies.split([value])
+
+
+def test_a_number_is_one_value_of_a_list(vocabularies) -> None:
+    assert vocabularies.split(7) == ["7"]
+    assert vocabularies.split(float("nan")) == []
 
 
 def test_numbers_are_standardised_and_missing_ones_are_the_mean(vocabularies) -> None:

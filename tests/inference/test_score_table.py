@@ -175,7 +175,7 @@ def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
         ),
         (
             "user,item,timestamp,device,query\nAnn,x,1700000000000,,\n",
-            "a.csv:2: column 'timestamp': '1700000000000' lies before 1970, or beyond 9999 in sec",
+            "a.csv:2: column 'timestamp': a time looks like milliseconds, got 1700000000000",
         ),
         ('user,item,device,query\nAnn,"x,,\n', "a.csv:2: unexpected end of data"),
         ("user,item,device,query\nAnn,\0,,\n", "a.csv:2: holds a NUL byte"),

@@ -266,7 +266,7 @@ def test_parquet_with_typed_columns_and_lists(tmp_path, compress):
             "user": pa.array([1] * 5 + [2] * 5, pa.int64()),
             "item": pa.array([7, 8, 9, 7, 8] * 2, pa.uint16()),
             "tags": pa.array([["a", "b"], [], None, ["a", "b"], []] * 2, pa.list_(pa.string())),
-            "new": pa.array([True, False, None, True, False] * 2),
+            "new": pa.array([1, 0, None, 1, 0] * 2, pa.int8()),
             "timestamp": pa.array([k * 1000 for k in range(10)], pa.timestamp("ms", tz="UTC")),
         }
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import NamedTuple
 
 import ibis
@@ -10,7 +11,7 @@ import ibis.expr.datatypes as dt
 import numpy as np
 from ibis.expr.types import BooleanColumn, IntegerValue, StringColumn, Table, Value
 
-from dien_jax.data.clock import LIKELY_MILLISECONDS, Clock
+from dien_jax.data.clock import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Features, LogColumn
@@ -74,7 +75,7 @@ def load_events(
         if name not in log.rows.columns:
             columns = ", ".join(log.rows.columns)
             raise ValueError(f"a log needs the column {name!r}; this one has {columns}")
-    clock = _clock(workspace, log.rows)
+    clock = _clock(workspace, log.file, log.rows)
     with stage("checking rows"):
         checked = _checked(log.rows, clock, features.columns)
         malformed = workspace.count(checked.filter(checked.reason.notnull()))
@@ -137,37 +138,65 @@ def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) 
     return joined.select(*rows.columns, *values)
 
 
-def _clock(workspace: Workspace, rows: Table) -> Clock:
+def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
     """Return how most of the timestamps are written."""
-    number = rows.timestamp.try_cast("float64")
-    dates = epoch_ms(rows.timestamp.try_cast(dt.Timestamp("UTC")))
-    large = (number > LIKELY_MILLISECONDS).sum()
-    counted = rows.aggregate(numbers=number.count(), large=large, dates=dates.count())
+    stamp = rows.timestamp
+    number = _number(stamp)
+    is_date_number = stamp.re_search(f"^({DATE_NUMBER})$")
+    counted = rows.aggregate(
+        numbers=number.count(),
+        large=(number > LIKELY_MILLISECONDS).sum(),
+        dates=_moment(stamp).count(),
+        date_numbers=is_date_number.sum(),
+    )
     counts = workspace.numbers(counted)
+    if 2 * counts["date_numbers"] > counts["numbers"]:
+        example = next(workspace.strings(rows.filter(is_date_number).limit(1), "timestamp"))
+        problem = f"the timestamps look like dates without hyphens, {example} for example"
+        raise UserError(f"{file}: {problem}; write ISO dates or seconds since 1970")
     iso = counts["dates"] > counts["numbers"]
     is_fine = iso or 2 * counts["large"] > counts["numbers"]
     return Clock(iso, "milliseconds" if is_fine else "seconds")
+
+
+def _number(text: StringColumn) -> Value:
+    """Parse numbers as at ranking, float64; NULL for another text."""
+    return text.contains("_").ifelse(ibis.null("float64"), text.try_cast("float64"))
+
+
+def _moment(text: StringColumn) -> Value:
+    """Parse ISO dates, int64 milliseconds since 1970; NULL for another text."""
+    is_date = text.re_search("^[0-9]+-")
+    return epoch_ms(is_date.ifelse(text, ibis.null("string")).try_cast(dt.Timestamp("UTC")))
 
 
 def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Table:
     """Return the rows with typed columns, and ``reason``: why a row is malformed, or NULL."""
     stamp = rows.timestamp
     shown = ibis.literal("timestamp '") + stamp.substr(0, SHOWN) + "' "
-    if clock.iso:
-        time = epoch_ms(stamp.try_cast(dt.Timestamp("UTC")))
-        wrong, expected, negative = time.isnull(), "is not an ISO date", "lies before 1970"
-    else:
-        time = stamp.try_cast("float64")
-        wrong = time.isnull() | time.isnan() | (~time.isinf() & (time != time.floor()))
-        expected, negative = "is not a whole number", "is negative"
     reasons: list[tuple[BooleanColumn, StringColumn | str]] = [
         (rows.user.isnull(), "the user is empty"),
         (rows.item.isnull(), "the item is empty"),
         (stamp.isnull(), "the timestamp is empty"),
-        (wrong, shown + expected),
-        (time < 0, shown + negative),
-        (time > clock.limit, shown + f"lies beyond the year 9999 in {clock.unit}"),
     ]
+    if clock.iso:
+        time = _moment(stamp)
+        reasons += [
+            (time.isnull(), shown + "is not an ISO date"),
+            (time < 0, shown + "lies before 1970"),
+        ]
+    else:
+        time = _number(stamp)
+        is_whole = ~time.isnan() & (time.isinf() | (time % 1.0 == 0.0))  # floor() is an int64
+        other = {"seconds": "milliseconds", "milliseconds": "seconds"}[clock.unit]
+        is_other = (time > LIKELY_MILLISECONDS) == (clock.unit == "seconds")
+        mixed = f"looks like {other}, and most timestamps are {clock.unit}"
+        reasons += [
+            (~is_whole.fill_null(False), shown + "is not a whole number"),
+            (time < 0, shown + "is negative"),
+            (is_other & (time <= END_OF_9999 * 1000), shown + mixed),
+        ]
+    reasons += [(time > clock.limit, shown + f"lies beyond the year 9999 in {clock.unit}")]
     typed = {"time": time.try_cast("int64")}
     if "label" in rows.columns:
         label = rows.label.try_cast("float64")
@@ -177,7 +206,7 @@ def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Tabl
     for feature in features:
         if feature.kind == "numeric":
             text = rows[feature.alias]
-            number = text.try_cast("float64")
+            number = _number(text)
             number = number.isnan().ifelse(ibis.null("float64"), number)
             missing = text.isnull() | (text.lower() == "nan")
             wrong = ~missing & (number.isnull() | (number.abs() > LARGEST_NUMBER))

@@ -15,6 +15,8 @@ from ibis.expr.types import Table
 
 from dien_jax.data.dataset import Column, Dataset
 from dien_jax.data.schema import Feature
+from dien_jax.data.vocabularies import LARGEST_NUMBER
+from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.pipeline.events import Events, numbered
 from dien_jax.preparation.pipeline.extending import known_rows
@@ -148,6 +150,11 @@ class Encoder:
         assert feature.mean is not None
         assert feature.deviation is not None
         standard = (numbers - feature.mean) / feature.deviation
+        beyond = np.flatnonzero(np.abs(standard) > LARGEST_NUMBER)
+        if len(beyond):
+            spread = f"mean {feature.mean:g} and deviation {feature.deviation:g} in training"
+            problem = f"is too far from the other numbers ({spread}); correct or remove it"
+            raise UserError(f"{column.flag} {column.name}: {numbers[beyond[0]]:g} {problem}")
         encoded = Column(np.nan_to_num(standard, nan=0.0).astype(np.float32), None)
         return EncodedFeature(feature, encoded)
 

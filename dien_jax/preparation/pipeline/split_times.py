@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.clock import Clock
+from dien_jax.data.clock import END_OF_9999, Clock
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions, check_shares
 
@@ -20,17 +20,18 @@ def resolve_times(
     options: LogOptions, timestamp: np.ndarray, clock: Clock
 ) -> tuple[Borders, int | None]:
     """Return the borders of a by-time split, and when training examples start, if that is given."""
+    earliest = int(timestamp.min(initial=END_OF_9999 * 1000))
     if options.valid_from is None or options.test_from is None:
         borders = borders_by_share(timestamp, **options.shares)
     else:
-        valid = clock.read("--valid-from", options.valid_from)
-        test = clock.read("--test-from", options.test_from)
+        valid = clock.read("--valid-from", options.valid_from, earliest)
+        test = clock.read("--test-from", options.test_from, earliest)
         if test < valid:
             raise UserError(f"--test-from must not lie before --valid-from, got {test} < {valid}")
         borders = Borders(valid, test)
     if options.train_from is None:
         return borders, None
-    begin = clock.read("--train-from", options.train_from)
+    begin = clock.read("--train-from", options.train_from, earliest)
     if begin >= borders.valid:
         limit = f"which starts at {borders.valid}, got {begin}"
         raise UserError(f"--train-from must lie before validation, {limit}")

@@ -10,6 +10,8 @@ Dimensions: E events, S sequences (one a user), R rows of an impression log. ``t
 sequences begin. Targets are event indices by split, int64, rising.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from dien_jax.data.metadata import SPLITS
@@ -125,6 +127,23 @@ def tied_targets(targets: np.ndarray, timestamp: np.ndarray, offsets: np.ndarray
     """Return the sequences in which a target ties with the event before it: int32, rising."""
     tied = timestamp[targets] == timestamp[targets - 1]
     return np.unique(sequence_of(targets[tied], offsets))
+
+
+def class_warnings(labels: Mapping[str, np.ndarray]) -> list[str]:
+    """Return warnings about splits of one class; empty splits are not looked at.
+
+    ``labels`` has the labels of each split, 0 or 1, by name.
+    """
+    warnings = []
+    for name, label in labels.items():
+        positives = int(np.count_nonzero(label))
+        if len(label) and positives in (0, len(label)):
+            found = f"all {len(label):,} examples are {'positive' if positives else 'negative'}"
+            outcome = "AUC is not defined there"
+            if name == SPLITS[TRAIN]:
+                outcome = "no model can learn from them"
+            warnings.append(f"warning: {name}: {found}, so {outcome}")
+    return warnings
 
 
 def _first_events(offsets: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dien_jax.data.clock import TIME_UNIT
 from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
@@ -16,6 +17,7 @@ from dien_jax.data.writer import DatasetWriter
 from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
 from dien_jax.preparation.pipeline.extending import concatenated
 from dien_jax.preparation.pipeline.features import Encoder
+from dien_jax.preparation.pipeline.splits import class_warnings
 from dien_jax.utils.console import stage
 
 
@@ -56,12 +58,14 @@ def write_folder(
     """
     events, workspace, extended = encoder.events, encoder.workspace, encoder.extended
     row_of = encoder.items.row_of
+    warnings = class_warnings({name: rows.label for name, rows in examples.items()})
     ids = {"item": encoder.items, "user": encoder.users}
     encoded = encoder.features()
     features = {group: [entry.feature for entry in encoded[group]] for group in encoded}
     for group in ids:
         features[group].insert(0, Feature(group, "categorical", size=ids[group].size))
     schema = Schema(**{group: tuple(listed) for group, listed in features.items()})
+    source = source | {TIME_UNIT: events.clock.unit}
     writer = DatasetWriter(out, schema=schema, source=source, split=split)
     with stage(f"writing {out}"), writer:
         vocabularies = ids | {e.feature.name: e.vocabulary for g in encoded.values() for e in g}
@@ -91,6 +95,7 @@ def write_folder(
         *encoder.notes,
         *(_describe_split(name, examples[name], history.offsets, row_of) for name in SPLITS),
         *baselines,
+        *warnings,
     ]
 
 

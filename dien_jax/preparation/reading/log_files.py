@@ -19,10 +19,13 @@ from typing import Any, NamedTuple
 
 import duckdb
 import ibis
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from ibis.expr.types import Table, Value
+from ibis.expr.types import Table
 
+from dien_jax.data.value_text import check_type, column_text, joined
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace, quoted
@@ -32,6 +35,7 @@ from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines
 PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
 LONGEST_RECORD = 10  # lines that a quoted value may span when a file is read line by line
 BATCH_ROWS = 1 << 16
+PARQUET_ROWS = 1 << 18  # rows of a Parquet file read at a time
 LINES_BETWEEN_NOTES = 10_000
 LONGEST_REASON = 100  # characters shown of why a line is malformed
 END = (0, "")  # after the last line
@@ -230,32 +234,43 @@ def _read_parquet(workspace: Workspace, file: Path, wanted: Wanted, separator: s
         plain = workspace.folder / "log.parquet"
         with open_bytes(file) as source, plain.open("wb") as target:
             shutil.copyfileobj(source, target)
+    schema = pa.schema([("line", pa.int64()), *((alias, pa.string()) for alias in wanted)])
     try:
-        schema = pq.read_schema(plain)
-        places = _column_places(file, wanted, schema.names)
-        names = [f"{quoted(column.name)} AS {quoted(alias)}" for alias, column in wanted.items()]
-        names += ["file_row_number + 1 AS line FROM read_parquet($file, file_row_number = true)"]
-        query = f"CREATE TABLE raw AS SELECT {', '.join(names)}"
-        workspace.sql(query, {"file": _escape_wildcards(plain)})
-    except (pa.ArrowException, duckdb.InvalidInputException, duckdb.IOException) as error:
+        with pq.ParquetFile(plain) as parquet:
+            places = _column_places(file, wanted, parquet.schema_arrow.names)
+            for alias, column in wanted.items():
+                check_type(
+                    column.where(file), parquet.schema_arrow.field(places[alias]).type, column.kind
+                )
+            names = sorted({column.name for column in wanted.values()})
+            batches = parquet.iter_batches(PARQUET_ROWS, columns=names)
+            texts = _batch_texts(file, batches, wanted, separator, schema)
+            return Log(file, workspace.append("rows", texts, schema), BadLines())
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
-    types = [(alias, schema.field(place).type) for alias, place in places.items()]
-    types += [("line", pa.int64())]
-    raw = ibis.table(ibis.Schema.from_pyarrow(pa.schema(types)), name="raw")
-    texts = {a: _text(file, column, raw[a], separator) for a, column in wanted.items()}
-    rows = workspace.store("rows", raw.select("line", **texts))
-    workspace.sql("DROP TABLE raw")
-    return Log(file, rows, BadLines())
 
 
-def _text(file: Path, column: LogColumn, values: Value, separator: str) -> Value:
-    kind = values.type()
-    if kind.is_array():
-        return values.cast("array<string>").join(separator).nullif("")
-    if kind.is_nested():
-        named = f"{column.name!r} ({column.flag})"
-        raise UserError(f"{file}: column {named} should hold plain values, found {kind}")
-    return (values.cast("int8") if kind.is_boolean() else values).cast("string").nullif("")
+def _batch_texts(
+    file: Path,
+    batches: Iterable[pa.RecordBatch],
+    wanted: Wanted,
+    separator: str,
+    schema: pa.Schema,
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of a Parquet file as line numbers, from 1, and text; empty text is null."""
+    start = 1
+    for batch in batches:
+        lines = pa.array(np.arange(start, start + batch.num_rows))
+        start += batch.num_rows
+        columns = [lines]
+        for column in wanted.values():
+            where, values = column.where(file), batch.column(column.name)
+            texts = column_text(where, values, column.kind)
+            if pa.types.is_large_list(texts.type):
+                texts = joined(where, texts, separator)
+            empty = pc.equal(texts, "")
+            columns.append(pc.if_else(empty, None, texts).cast(pa.string()))
+        yield pa.record_batch(columns, schema=schema)
 
 
 def _escape_wildcards(file: Path) -> str:

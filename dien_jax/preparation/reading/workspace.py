@@ -7,7 +7,7 @@ DuckDB work together. Importing this module needs the extra ``data``: sources im
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,14 @@ class Workspace:
             query, schema = _query(table), table.schema()
         self.sql(f"CREATE OR REPLACE TABLE {quoted(name)} AS {query}")
         return ibis.table(schema, name=name)
+
+    def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
+        """Store a new table batch by batch, rows in order."""
+        table = self.store(name, schema.empty_table())
+        for batch in batches:
+            self._connection.register("arrow batch", batch)
+            self.sql(f'INSERT INTO {quoted(name)} SELECT * FROM "arrow batch"')
+        return table
 
     def batches(self, table: Table) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a table, in order, a batch at a time."""

@@ -28,7 +28,7 @@ from dien_jax.data.writer import DatasetWriter, check_target
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares
 from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
-from dien_jax.preparation.pipeline.splits import VALID, user_sides
+from dien_jax.preparation.pipeline.splits import VALID, class_warnings, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
 
@@ -112,6 +112,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
         if not len(splits[split]["label"]):
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
+    warnings += class_warnings({name: columns["label"] for name, columns in splits.items()})
     groups, users = list(log.groups), _by_index(user_index)
     if not options.keep_indices:
         trained = {groups[group] for group in np.flatnonzero(sides != VALID)}

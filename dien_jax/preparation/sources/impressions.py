@@ -23,7 +23,7 @@ class ImpressionsOptions(ColumnOptions):
     """Columns that describe the request: NAME, NAME:multivalued or NAME:numeric."""
 
     def log_columns(self) -> dict[str, LogColumn]:
-        return super().log_columns() | {"label": LogColumn(self.label, "--label")}
+        return super().log_columns() | {"label": LogColumn(self.label, "--label", "numeric")}
 
     def matched_settings(self) -> dict[str, Any]:
         return super().matched_settings() | {"label": self.label}

@@ -1,0 +1,189 @@
+"""Values of typed columns as the text that a CSV file has for them.
+
+Vocabularies hold text. A value is therefore read by ``prepare`` and at ranking through the one rule
+of this module, whatever file it comes from. A type whose values programs write to CSV in different
+ways, such as 3.0 or 3 and True or 1, has no text that could be relied on, and is refused:
+
+    column                       ids, categories  lists of values  numbers    times
+    text                         the text         split            parsed     parsed
+    integer, decimal of scale 0  digits           one value        digits     digits
+    date                         2024-01-31       one value        refused    ISO date
+    float, other decimal         refused          refused          shortest   if whole
+    boolean                      refused          refused          1 or 0     refused
+    timestamp                    refused          refused          refused    ISO date in UTC
+    list of the first three      refused          its values       refused    refused
+
+Dictionary-encoded columns are as their values, columns without any value are missing values. All
+other types are refused: binary, time, duration, struct, map, lists of lists, extension types.
+"""
+
+import datetime
+import math
+import numbers
+from typing import TYPE_CHECKING, Any, Literal
+
+from dien_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Use = Literal["categorical", "multivalued", "numeric", "time"]
+"""How the values of a column are read; ids are categorical."""
+
+_EXPECTED: dict[Use, str] = {
+    "categorical": "text, whole numbers or dates",
+    "multivalued": "text, whole numbers, dates or lists of these",
+    "numeric": "numbers or text",
+    "time": "whole numbers, timestamps, dates or text",
+}
+_INTEGERS_OF_FLOATS = 2.0**63  # floats below it have an int64
+
+
+def as_text(value: Any) -> str:
+    """Return an id or a category as text, as in a log; empty for None and NaN.
+
+    Raises:
+      UserError: for a value that is not text, a whole number or a date.
+    """
+    if isinstance(value, str):
+        return str(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value.isoformat()
+    kind = type(value).__name__
+    shown = f"{value!r:.40} of type {kind}"
+    raise UserError(f"ids and categories must be {_EXPECTED['categorical']}, got {shown}")
+
+
+def check_type(where: str, kind: "pa.DataType", use: Use) -> None:
+    """Refuse a type of column that cannot be read for a use.
+
+    Args:
+      where: the column in the message, such as ``log.parquet: column 'user' (--user)``.
+      kind: its type.
+      use: how its values are read.
+
+    Raises:
+      UserError: names column and type, and says what to convert it to.
+    """
+    if not _is_readable(kind, use):
+        expected = f"must hold {_EXPECTED[use]}, found {kind}"
+        raise UserError(f"{where} {expected}; convert the column to one of these")
+
+
+def _is_readable(kind: "pa.DataType", use: Use) -> bool:
+    import pyarrow.types as of
+
+    if of.is_dictionary(kind):
+        return _is_readable(kind.value_type, use)
+    if _is_text(kind) or of.is_null(kind) or _is_whole(kind):
+        return True
+    if of.is_date(kind):
+        return use != "numeric"
+    if of.is_floating(kind) or of.is_decimal(kind):
+        return use in ("numeric", "time")
+    if of.is_boolean(kind):
+        return use == "numeric"
+    if of.is_timestamp(kind):
+        return use == "time"
+    return _is_list(kind) and use == "multivalued" and _is_readable(kind.value_type, "categorical")
+
+
+def _is_text(kind: "pa.DataType") -> bool:
+    import pyarrow.types as of
+
+    return of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
+
+
+def _is_whole(kind: "pa.DataType") -> bool:
+    import pyarrow.types as of
+
+    return of.is_integer(kind) or (of.is_decimal(kind) and kind.scale == 0)
+
+
+def _is_list(kind: "pa.DataType") -> bool:
+    import pyarrow.types as of
+
+    return of.is_list(kind) or of.is_large_list(kind) or of.is_fixed_size_list(kind)
+
+
+def column_text(where: str, values: "pa.Array", use: Use) -> "pa.Array":
+    """Return the values of a column as text; of a column of lists, lists of text.
+
+    Missing values are null. ``where`` and ``use`` are those of :func:`check_type`.
+
+    Raises:
+      UserError: for a type that cannot be read for the use, text that is not UTF-8, and times
+        beyond the range of milliseconds.
+    """
+    import pyarrow as pa
+    import pyarrow.types as of
+
+    check_type(where, values.type, use)
+    try:
+        values.validate(full=True)
+        if of.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if _is_list(values.type):
+            return _list_text(values)
+        return _plain_text(values, use)
+    except pa.ArrowException as error:
+        raise UserError(f"{where} cannot be read: {error}") from error
+
+
+def _list_text(values: "pa.Array") -> "pa.Array":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.list_value_length(values), 0)
+    ends = pc.cumulative_sum(lengths.cast(pa.int64()))
+    offsets = pa.concat_arrays([pa.array([0], pa.int64()), ends])
+    inner = values.flatten()
+    if pa.types.is_dictionary(inner.type):
+        inner = inner.dictionary_decode()
+    texts = _plain_text(inner, "categorical").cast(pa.large_string())
+    return pa.LargeListArray.from_arrays(offsets, texts)
+
+
+def _plain_text(values: "pa.Array", use: Use) -> "pa.Array":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as of
+
+    kind = values.type
+    if of.is_boolean(kind):
+        values = values.cast(pa.int8())
+    elif of.is_timestamp(kind):
+        moments = values.cast(pa.timestamp("ms", kind.tz), safe=kind.unit == "s")
+        values = moments.cast(pa.int64()).cast(pa.timestamp("ms"))
+    elif of.is_floating(kind):
+        values = pc.if_else(pc.is_nan(values.cast(pa.float64())), pa.scalar(None, kind), values)
+        if use == "time":
+            values = values.cast(pa.float64())
+            fits = pc.and_(
+                pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), _INTEGERS_OF_FLOATS)
+            )
+            whole = pc.if_else(fits, values, pa.scalar(None, pa.float64())).cast(pa.int64())
+            return pc.coalesce(whole.cast(pa.string()), values.cast(pa.string()))
+    return values.cast(pa.string())
+
+
+def joined(where: str, values: "pa.Array", separator: str) -> "pa.Array":
+    """Join the values of a column of lists of text, as :func:`column_text` returns them.
+
+    Raises:
+      UserError: for a list with a value that holds the separator.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    inner = values.flatten()
+    holding = inner.filter(pc.fill_null(pc.match_substring(inner, separator), False))
+    if len(holding):
+        value = f"{holding[0].as_py()!r:.60}, which holds the separator {separator!r}"
+        raise UserError(f"{where}: a list has the value {value}; choose another --separator")
+    filled = type(values).from_arrays(values.offsets, pc.fill_null(inner, ""))
+    return pc.binary_join(filled, pa.scalar(separator, pa.large_string()))

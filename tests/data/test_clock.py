@@ -1,0 +1,65 @@
+"""Times of requests and flags, in the unit of a log."""
+
+import pytest
+
+from dien_jax.data.clock import Clock, whole_number
+from dien_jax.errors import UserError
+
+SECONDS, MILLISECONDS = Clock(False, "seconds"), Clock(False, "milliseconds")
+NOW = 1_700_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("7", 7),
+        ("1393545601.0", 1393545601),
+        ("1.7e9", NOW),
+        ("-3", -3),
+        ("7.5", None),
+        ("nan", None),
+        ("inf", None),
+        ("1_000", None),
+        ("9" * 5000, None),
+        ("2024-01-31", None),
+        ("", None),
+    ],
+)
+def test_whole_numbers_may_have_the_form_of_floats(text, number) -> None:
+    assert whole_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("clock", "text", "time"),
+    [
+        (SECONDS, "2023-11-14T22:13:20.999", NOW),
+        (MILLISECONDS, "2023-11-14 22:13:20.000999", NOW * 1000),
+        (MILLISECONDS, "2023-11-15T00:13:20+02:00", NOW * 1000),
+        (SECONDS, str(NOW), NOW),
+        (MILLISECONDS, f"{NOW}000.0", NOW * 1000),
+    ],
+)
+def test_times_are_in_the_unit_of_the_clock_without_fractions(clock, text, time) -> None:
+    assert clock.read("--test-from", text, NOW) == time
+
+
+@pytest.mark.parametrize(
+    ("clock", "text", "expected"),
+    [
+        (MILLISECONDS, str(NOW), "looks like seconds"),
+        (SECONDS, f"{NOW}000", "looks like milliseconds"),
+        (SECONDS, "20130201", "looks like a date without hyphens"),
+        (MILLISECONDS, "20130201123000", "looks like a date without hyphens"),
+        (SECONDS, "9" * 5000, f"must be a whole number or an ISO date, got '{'9' * 40}'"),
+        (SECONDS, "noon", "must be a whole number or an ISO date, got 'noon'"),
+    ],
+)
+def test_numbers_in_another_unit_than_the_log_are_refused(clock, text, expected) -> None:
+    earliest = NOW * (1000 if clock is MILLISECONDS else 1)
+    with pytest.raises(UserError, match=f"^--test-from {expected}"):
+        clock.read("--test-from", text, earliest)
+
+
+def test_small_numbers_are_times_of_a_log_that_starts_with_them() -> None:
+    assert MILLISECONDS.read("a time", "5", earliest=0) == 5
+    assert SECONDS.read("a time", "20130201", earliest=20_000_000) == 20_130_201

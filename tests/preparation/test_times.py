@@ -1,0 +1,102 @@
+"""Times, numbers and labels of logs that are malformed, mixed or of one class."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.interaction_logs import make, refused
+from support.tiny_logs import write
+
+from dien_jax.errors import UserError
+from dien_jax.preparation.sources import impressions
+
+START = 1_300_000_000
+
+
+def log(times: list[object], price: str = "2.5") -> str:
+    """Forty users with twelve events each; the first rows have the given times."""
+    rows = [(u, (7 * k + u) % 11, START + 1000 * k) for u in range(40) for k in range(12)]
+    lines = [f"u{u},i{i},c,1.5,{time}" for u, i, time in rows]
+    for place, time in enumerate(times):
+        lines[place] = f"u{rows[place][0]},i{rows[place][1]},c,{price},{time}"
+    return "user,item,category,price,timestamp\n" + "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "time", ["nan", "-nan", "inf", "-inf", str(2**63), str(2**70), "9" * 20, "1e37", "1e400"]
+)
+def test_one_time_that_is_no_time_is_left_out_and_reported(time, tmp_path) -> None:
+    dataset, summary = make(write(tmp_path, log([time])))
+    assert summary[0] == "1 of 480 lines are malformed and were left out:"
+    assert f"log.csv:2: timestamp '{time}' " in summary[1]
+    assert len(dataset.event_item) == 479
+
+
+def test_seconds_among_milliseconds_are_malformed(tmp_path) -> None:
+    times = [(START + k) * 1000 for k in range(300)]
+    expected = "timestamp '1300000000' looks like seconds, and most timestamps are milliseconds"
+    refused(write(tmp_path, log(times)), expected)
+    few = [(START + k) * 1000 for k in range(479)]
+    dataset, summary = make(write(tmp_path, log(few)))
+    assert "looks like seconds" in summary[1]
+    assert len(dataset.event_item) == 479
+    assert dataset.meta["source"]["time_unit"] == "milliseconds"
+
+
+def test_milliseconds_of_early_years_among_seconds_are_malformed(tmp_path) -> None:
+    _, summary = make(write(tmp_path, log([200_000_000_000])))
+    assert "looks like milliseconds, and most timestamps are seconds" in summary[1]
+
+
+@pytest.mark.parametrize("form", ["{}", "{}1230", "{}123059"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_dates_without_hyphens_are_not_taken_for_numbers(form, kind, tmp_path) -> None:
+    times = [int(form.format(20130201 + k % 28)) for k in range(480)]
+    file = write(tmp_path, log(times))
+    if kind == "parquet":
+        file.unlink()
+        columns = {"user": [str(k % 9) for k in range(480)], "item": ["x", "y"] * 240}
+        file = tmp_path / "log.parquet"
+        pq.write_table(pa.table(columns | {"timestamp": times}), file)
+    refused(file, f"look like dates without hyphens, {form.format(20130201)}", item_features=())
+
+
+def test_a_number_that_is_too_far_from_the_others_is_refused(tmp_path) -> None:
+    """The user of the first row is not in training, where the price has the deviation 0.001."""
+    header = "user,item,label,price,timestamp\n"
+    lines = [
+        f"u{u},i{k % 5},{k % 2},{'1e37' if u == k == 9 else 1 + k / 1000},{START + k}\n"
+        for k in range(10)
+        for u in range(10)
+    ]
+    file = write(tmp_path, header + "".join(lines))
+    with pytest.raises(
+        UserError, match=r"--context-features price: 1e\+37 is too far from the oth"
+    ):
+        impressions_of(file, context_features=("price:numeric",))
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def impressions_of(file: Path, **changes: object) -> list[str]:
+    return impressions.prepare(
+        impressions.ImpressionsOptions(file=file, out=file.parent / "data", **changes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "warnings"),
+    [
+        ("1111111111", ["train: all 80 ", "valid: all 10 ", "test: all 10 "]),
+        ("0000000000", ["train: all 80 ", "valid: all 10 ", "test: all 10 "]),
+        ("0101010111", ["valid: all 10 ", "test: all 10 "]),
+        ("0101010100", ["valid: all 10 ", "test: all 10 "]),
+    ],
+)
+def test_splits_of_one_class_are_reported(labels, warnings, tmp_path) -> None:
+    lines = [f"u{u},i{k},{label},{k}\n" for k, label in enumerate(labels) for u in range(10)]
+    summary = impressions_of(write(tmp_path, "user,item,label,timestamp\n" + "".join(lines)))
+    found = [line for line in summary if line.startswith("warning: ")]
+    assert len(found) == len(warnings)
+    for line, expected in zip(found, warnings, strict=True):
+        assert line.startswith(f"warning: {expected}examples are ")
