@@ -10,6 +10,8 @@ the library. Names below are imported when they are first used: ``import dien_ja
 """
 
 import importlib
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 from dien_jax._version import __version__
@@ -57,6 +59,18 @@ __all__ = [
     "open_dataset", "preset", "resume", "score_split",
 ]
 # fmt: on
+
+
+def _is_command() -> bool:
+    """Return whether this process starts a command, ``python -m dien_jax...`` or ``dien-jax``."""
+    if sys.argv[:1] == ["-m"]:  # until the module is found
+        return any(part.removeprefix("-m").startswith(__name__) for part in sys.orig_argv[1:])
+    return bool(sys.argv) and sys.argv[0].replace("\\", "/").rpartition("/")[2] == "dien-jax"
+
+
+if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C while a command imports its modules ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def __getattr__(name: str) -> Any:

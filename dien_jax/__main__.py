@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dien_jax._version import __version__
 from dien_jax.errors import suggestion
+from dien_jax.utils.console import print_result, say
 
 _NO_COMMANDS = ("errors",)
 
@@ -38,17 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     known = commands()
     if name == "--version":
-        print(__version__)
+        print_result(__version__)
         return 0
     if name in ("-h", "--help"):
         width = max(map(len, known))
-        print("usage: dien-jax COMMAND ...\n\ncommands (each has --help):")
+        print_result("usage: dien-jax COMMAND ...\n\ncommands (each has --help):")
         for command, summary in known.items():
-            print(f"  {command:{width}}  {summary}")
+            print_result(f"  {command:{width}}  {summary}")
         return 0
     if name not in known:
         near = suggestion(name, known)
-        print(f"error: no command {name!r}{near} (commands: {', '.join(known)})", file=sys.stderr)
+        say(f"error: no command {name!r}{near} (commands: {', '.join(known)})")
         return 2
     return importlib.import_module(f"dien_jax.{name}").main(rest)
 

@@ -17,6 +17,7 @@ import tyro
 
 from dien_jax.experiments.baselines import baseline_table, run_baselines
 from dien_jax.utils.command import run_command
+from dien_jax.utils.console import print_result
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Arguments:
 
 def baselines(arguments: Arguments) -> None:
     """Print the table of all models."""
-    print(baseline_table(run_baselines(**vars(arguments))))
+    print_result(baseline_table(run_baselines(**vars(arguments))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

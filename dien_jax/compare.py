@@ -17,6 +17,7 @@ import tyro
 
 from dien_jax.experiments.comparison import compare_runs
 from dien_jax.utils.command import make_main
+from dien_jax.utils.console import print_result
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def compare(arguments: Arguments) -> None:
     """Print the sections of the comparison, each as soon as it is computed."""
     options = vars(arguments).copy()
     for number, section in enumerate(compare_runs(options.pop("runs"), **options)):
-        print(f"\n{section}" if number else section, flush=True)
+        print_result(f"\n{section}" if number else section)
 
 
 main = make_main("compare", tyro.cli, Arguments, compare)

@@ -21,6 +21,9 @@ class UserError(ValueError):
     unknown preset 'autors'; did you mean 'authors'?
     """
 
+    def __str__(self) -> str:
+        return printable_lines(super().__str__())
+
 
 class NotFiniteError(Exception):
     """Training diverged, or a model's score is not finite. The message says where."""
@@ -42,6 +45,21 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name nearest to ``name``, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def printable(text: str) -> str:
+    r"""Return text from a file on one line, with unprintable characters as ``\\uXXXX``.
+
+    A terminal would act on control characters, and bidirectional marks hide what a text says.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return lines of text with unprintable characters escaped, see :func:`printable`."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def reason(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from dien_jax.errors import writing
 from dien_jax.runs.scoring import score_split, write_predictions
 from dien_jax.runs.trained import load_run
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import say
+from dien_jax.utils.console import print_result, say
 from dien_jax.utils.files import atomic_file
 
 
@@ -50,7 +50,7 @@ def evaluate(arguments: Arguments) -> None:
     metrics = scored.metrics()
     if metrics["auc"] is None:
         say(f"warning: the {split} split has one label only, so no AUC")
-    print(json.dumps(metrics, allow_nan=False))
+    print_result(json.dumps(metrics, allow_nan=False))
 
 
 main = make_main("evaluate", tyro.cli, Arguments, evaluate)

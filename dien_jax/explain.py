@@ -27,7 +27,7 @@ from dien_jax.inspection.item_map import draw_map, embedding_map, map_lines
 from dien_jax.inspection.requests import request
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import say
+from dien_jax.utils.console import print_result, say
 from dien_jax.utils.plots import check_picture, save_picture
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def explain(arguments: Arguments) -> None:
         figure = _explain_features(trained, arguments)
     elif arguments.embedding_map:
         item_map = embedding_map(trained)
-        print("\n".join(map_lines(item_map)))
+        print_result("\n".join(map_lines(item_map)))
         figure = functools.partial(draw_map, item_map)
     else:
         figure = _explain_example(trained, arguments)
@@ -126,14 +126,14 @@ def _explain_example(trained: TrainedModel, arguments: Arguments) -> Callable[[]
     feature, encoding = inspector.names.feature, sys.stdout.encoding or "utf-8"
     lines = [*example_lines(example, feature, encoding), "", *measure_lines(example)]
     for line in lines + missing_measures(model):
-        print(line.encode(encoding, "backslashreplace").decode(encoding).rstrip())
+        print_result(line.rstrip())
     return functools.partial(draw_example, example, feature)
 
 
 def _explain_features(trained: TrainedModel, arguments: Arguments) -> Callable[[], "Figure"]:
     split, permutations = arguments.split, arguments.permutations
     measured = importance.permutation_importance(trained, split, permutations)
-    print(importance.importance_table(measured))
+    print_result(importance.importance_table(measured))
     if arguments.out is not None:
         file = arguments.out.with_suffix(".json")
         with writing(file, "--out"):

@@ -14,7 +14,7 @@ import tyro
 
 from dien_jax.inference.export import export_run
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import say
+from dien_jax.utils.console import print_result, say
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def _export(arguments: Arguments) -> None:
     say(f"model: {report['file']} ({report['bytes'] / 1e6:.1f} MB)")
     if "onnx" in report:
         say(f"ONNX: {report['onnx']} ({report['onnx_bytes'] / 1e6:.1f} MB)")
-    print(json.dumps(report))
+    print_result(json.dumps(report))
 
 
 main = make_main("export", tyro.cli, Arguments, _export)

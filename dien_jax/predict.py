@@ -15,7 +15,7 @@ import tyro
 
 from dien_jax.inference.score_table import DEFAULT_COLUMNS, RequestColumns, score_requests
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import say
+from dien_jax.utils.console import print_result, say
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _predict(arguments: Arguments) -> None:
     }.items():
         if counts[name]:
             say(f"{counts[name]:,} {subject}")
-    print(json.dumps(counts))
+    print_result(json.dumps(counts))
 
 
 main = make_main("predict", tyro.cli, Arguments, _predict)

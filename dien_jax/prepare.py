@@ -24,7 +24,7 @@ from dien_jax.preparation.sources import (
     taobao,
 )
 from dien_jax.utils.command import run_command
-from dien_jax.utils.console import say, stage
+from dien_jax.utils.console import print_result, say, stage
 
 COMMAND = "python -m dien_jax.prepare"
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     name, *flags = (sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help"):
-        print(_overview())
+        print_result(_overview())
         return 0
 
     def parse() -> tuple[Any, Any]:
@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare, options = parsed
         say(f"preparing the dataset folder {options.out} from {name}")
         for line in prepare(options):
-            print(line)
-        print(f"dataset folder: {options.out}")
+            print_result(line)
+        print_result(f"dataset folder: {options.out}")
 
     interrupted = "interrupted; nothing was written"
     return run_command(parse, run, compiles=False, when_interrupted=interrupted)

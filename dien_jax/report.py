@@ -16,6 +16,7 @@ import tyro
 
 from dien_jax.inspection.report import write_report
 from dien_jax.utils.command import make_main
+from dien_jax.utils.console import print_result
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Arguments:
 def report(arguments: Arguments) -> None:
     """Write the report and print its path."""
     split, out, data = arguments.split, arguments.out, arguments.data
-    print(write_report(arguments.run_dir, split=split, out=out, data=data))
+    print_result(str(write_report(arguments.run_dir, split=split, out=out, data=data)))
 
 
 main = make_main("report", tyro.cli, Arguments, report)

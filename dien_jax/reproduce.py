@@ -18,6 +18,7 @@ import tyro
 
 from dien_jax.experiments.reproduction import reproduce_table
 from dien_jax.utils.command import make_main
+from dien_jax.utils.console import print_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Arguments:
 def reproduce(arguments: Arguments) -> None:
     """Train what is missing, and print the tables."""
     reproduce_table(**vars(arguments))
-    print((arguments.out / "results.md").read_text(), end="")
+    print_result((arguments.out / "results.md").read_text(encoding="utf-8").rstrip("\n"))
 
 
 STOPPED = "Stopped. Run the same command again to resume."

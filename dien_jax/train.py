@@ -26,7 +26,7 @@ from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConf
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.command import run_command, stop_signals
-from dien_jax.utils.console import say
+from dien_jax.utils.console import print_result, say
 
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
@@ -163,7 +163,7 @@ def _margin(result: "RunResult") -> list[str]:
 def show(arguments: Arguments) -> None:
     """Train, print the table, and name the command that gives others to compare with."""
     result = run(arguments)
-    print(_table(result), flush=True)
+    print_result(_table(result))
     command = shlex.join(["python", "-m", "dien_jax.baselines", result.data])
     say(f"compare with simple models: {command} --out baselines")
 

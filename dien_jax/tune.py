@@ -20,7 +20,7 @@ from dien_jax.config.preset_files import DEFAULT_PRESET
 from dien_jax.config.presets import PRESETS
 from dien_jax.experiments.search import SearchOptions, run_search
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import say
+from dien_jax.utils.console import print_result, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ def tune(arguments: Arguments) -> int:
     if result.best_file is None:
         say("error: every trial diverged; search lower learning rates")
         return 1
-    print(f"{result.summary}\nbest settings: {result.best_file}; train with them by")
+    print_result(f"{result.summary}\nbest settings: {result.best_file}; train with them by")
     command = ["python", "-m", "dien_jax.train", "--preset-file", result.best_file]
-    print(shlex.join(map(str, [*command, "--data", arguments.data])))
+    print_result(shlex.join(map(str, [*command, "--data", arguments.data])))
     return 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from dien_jax.data.value_text import Use, check_type, column_text
 from dien_jax.errors import UserError, suggestion
 from dien_jax.utils.extras import require
-from dien_jax.utils.files import atomic_path
+from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.text_files import BadLines, open_bytes, read_lines
 
 SCORE = "score"
@@ -114,6 +114,7 @@ class ParquetTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        check_utf8(file)
         self.file = file
         try:
             self._parquet = pq.ParquetFile(file)
@@ -153,6 +154,7 @@ class ParquetTable:
         if not out.name.endswith(".parquet"):
             raise UserError(f"--out {out}: {self.file} is Parquet and is written as Parquet; "
                             f"name the file .parquet")  # fmt: skip
+        check_utf8(out, "--out")
         schema = self._parquet.schema_arrow.append(pa.field(SCORE, pa.float32()))
         with atomic_path(out) as file, pq.ParquetWriter(file, schema) as writer:
 

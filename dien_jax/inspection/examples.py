@@ -11,7 +11,7 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, printable
 from dien_jax.inspection.gates import MEASURES, Internals, make_internals_step
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.state import feature_tables
@@ -185,8 +185,3 @@ class Inspector:
                 name: measures[name][: len(history)] for name in MEASURES if name in measures
             },
         )
-
-
-def printable(text: str) -> str:
-    r"""Return the text on one line, with unprintable characters as ``\uXXXX``."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

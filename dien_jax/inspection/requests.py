@@ -9,8 +9,7 @@ from dien_jax.data.dataset import Dataset, Examples
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.user_events import UserEvents
 from dien_jax.data.vocabularies import Vocabularies
-from dien_jax.errors import UserError, suggestion
-from dien_jax.inspection.examples import printable
+from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.utils.console import say
 
 _NAMED = 3

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import TypeVar
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
-from dien_jax.utils.console import say
+from dien_jax.utils.console import replace_what_encodings_lack, say
 
 Options = TypeVar("Options")
 
@@ -32,6 +32,9 @@ def run_command(
       compiles: enable the compile cache first, unless the options have a false ``compile_cache``.
       when_interrupted: printed when Ctrl-C ends the command.
     """
+    replace_what_encodings_lack()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         options = parse()
         if compiles and getattr(options, "compile_cache", True):

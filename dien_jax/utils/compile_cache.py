@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from dien_jax.errors import UserError
 from dien_jax.utils.files import user_cache
 
 LEAST_SECONDS = 0.3
@@ -17,15 +18,19 @@ def enable_compile_cache() -> None:
 
     A folder given by ``JAX_COMPILATION_CACHE_DIR`` is kept, and a cache turned off by
     ``JAX_ENABLE_COMPILATION_CACHE=false`` stays off. Each kind of processor has its own folder:
-    a home folder may be shared by machines with different instruction sets.
+    a home folder may be shared by machines with different instruction sets. A user without a home
+    folder has no cache.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         try:
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
             features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
         except OSError:
             features = platform.processor()
         kind = f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
-        folder = user_cache() / "compiled" / kind
+        try:
+            folder = user_cache() / "compiled" / kind
+        except UserError:
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)

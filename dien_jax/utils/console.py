@@ -1,10 +1,14 @@
-"""Messages and progress on standard error; standard output is for results.
+"""Results on standard output, messages and progress on standard error.
+
+Nothing else in the package prints. Text may come from files: what a terminal would act on is
+escaped here, and what the encoding of a stream lacks is replaced.
 
 Progress is one line: redrawn on a terminal, one display that changes in a notebook, and printed
 every few seconds elsewhere.
 """
 
 import contextlib
+import io
 import sys
 import threading
 import time
@@ -17,6 +21,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from dien_jax.errors import printable_lines
+
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPDATES = 0.25
 """Least time between updates of a terminal or notebook."""
@@ -24,8 +30,29 @@ BAR_WIDTH = 20
 
 
 def say(line: str) -> None:
-    """Print one line on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a message on standard error."""
+    _print(line, sys.stderr)
+
+
+def print_result(text: str) -> None:
+    """Print lines of a result on standard output."""
+    _print(text, sys.stdout)
+
+
+def _print(text: str, stream: Any) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    shown = printable_lines(text).encode(encoding, "backslashreplace").decode(encoding)
+    print(shown, file=stream, flush=True)
+
+
+def replace_what_encodings_lack() -> None:
+    """Make standard output and error replace characters that their encodings lack.
+
+    This is for text that the package does not print itself, such as help.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class ProgressLine:
@@ -41,7 +68,9 @@ class ProgressLine:
         terminal = self._console.is_terminal and not self._console.is_dumb_terminal
         self.live = terminal or self._notebook
         self._every = every
-        self._spinner = Spinner("dots")
+        ascii_only = self._console.options.ascii_only
+        self._spinner = Spinner("line" if ascii_only else "dots")
+        self._full, self._empty = "#-" if ascii_only else "━╌"
         self._redrawn: Live | None = None
         self._display: Any = None  # an IPython.display.DisplayHandle
         self._updated_at = float("-inf")
@@ -54,8 +83,9 @@ class ProgressLine:
 
     def update(self, text: str, share: float | None = None) -> None:
         """Show a text and, where the line is redrawn, a bar for the share that is done."""
+        text = printable_lines(text)
         done = round(BAR_WIDTH * min(share or 0.0, 1.0))
-        bar = "" if share is None else f"{'━' * done}{'╌' * (BAR_WIDTH - done)} "
+        bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "
         if self.live and not self._notebook:
             line = Text(bar + text, no_wrap=False, overflow="fold")
             self._spinner.update(text=line)
@@ -74,7 +104,7 @@ class ProgressLine:
         if self._redrawn is None:
             say(line)
         else:
-            self._console.print(line, soft_wrap=True)
+            self._console.print(printable_lines(line), soft_wrap=True)
 
     def close(self, line: str | None = None) -> None:
         """Remove the line, and leave the given one in its place."""
@@ -101,7 +131,7 @@ class ProgressLine:
         """Change the display of a notebook; rich would need ipywidgets for that."""
         from IPython.display import display
 
-        content = {"text/plain": line}
+        content = {"text/plain": printable_lines(line)}
         if self._display is None:
             self._display = display(content, raw=True, display_id=True)
         else:

@@ -23,8 +23,17 @@ LOCK_FILE = ".lock"
 
 
 def user_cache() -> Path:
-    """Return the folder for this user's downloads, simulated data and compiled programs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dien_jax"
+    """Return the folder for this user's downloads, simulated data and compiled programs.
+
+    Raises:
+      UserError: when the user has no home folder.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "dien_jax"
+    except RuntimeError as error:
+        problem = "this user has no home folder for files to keep"
+        raise UserError(f"{problem}; set HOME or XDG_CACHE_HOME") from error
 
 
 def read_json(file: Path, kind: Callable[..., T]) -> T:
@@ -148,6 +157,16 @@ def locked(folder: Path, name: str) -> Iterator[None]:
             stream.write(str(os.getpid()))
             stream.flush()
         yield
+
+
+def check_utf8(path: Path, flag: str = "") -> None:
+    """Refuse a path that is not UTF-8, for libraries that take no other."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        name = f"{flag} {path}" if flag else str(path)
+        remedy = "rename it, or use a locale of UTF-8"
+        raise UserError(f"{name}: expected a path of UTF-8 characters; {remedy}") from error
 
 
 def check_out(file: Path, *suffixes: str) -> None:

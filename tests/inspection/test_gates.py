@@ -9,7 +9,8 @@ from support.random_model import trained
 from dien_jax.config.presets import FAMILY, member
 from dien_jax.data.batch import example_batch
 from dien_jax.data.dataset import open_dataset
-from dien_jax.inspection.examples import UNKNOWN_NAME, Inspector, Names, printable
+from dien_jax.errors import printable
+from dien_jax.inspection.examples import UNKNOWN_NAME, Inspector, Names
 from dien_jax.inspection.gates import available_measures, missing_measures
 from dien_jax.runs.scoring import trained_scores
 from dien_jax.steps.state import create_state, training_tables

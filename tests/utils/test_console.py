@@ -1,15 +1,24 @@
 """Progress on a terminal, in a notebook and elsewhere."""
 
+import ast
 import builtins
 import io
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 
+from dien_jax.errors import UserError
 from dien_jax.utils import console
-from dien_jax.utils.console import ProgressLine, say, stage
+from dien_jax.utils.console import (
+    ProgressLine,
+    print_result,
+    replace_what_encodings_lack,
+    say,
+    stage,
+)
 
 
 def as_terminal(monkeypatch) -> io.StringIO:
@@ -130,3 +139,57 @@ def test_stage_that_fails_ends_without_a_line(capfd):
 def test_lines_go_to_standard_error(capfd):
     say("a line")
     assert capfd.readouterr() == ("", "a line\n")
+
+
+ODD = "\x1b]0;title\x07 \u202egpj.exe \x9b31m \r\t\udcff é"
+SHOWN = r"\u001b]0;title\u0007 \u202egpj.exe \u009b31m \u000d\u0009\udcff é"
+
+
+def test_text_from_files_is_escaped_wherever_it_is_printed(capsys, monkeypatch):
+    say(ODD)
+    print_result(f"first\n{ODD}")
+    ProgressLine(every=0.0).update(ODD)
+    assert capsys.readouterr() == (f"first\n{SHOWN}\n", f"{SHOWN}\n{SHOWN}\n")
+    terminal = as_terminal(monkeypatch)
+    with ProgressLine() as line:
+        line.update(ODD, 0.5)
+        line.say(ODD)
+    shown = terminal.getvalue()
+    assert shown.count(SHOWN) >= 2
+    assert not set("\x07\u202e\x9b\udcff") & set(shown)
+    assert str(UserError(f"a.csv:2: {ODD}")) == f"a.csv:2: {SHOWN}"
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_what_an_encoding_lacks_is_replaced(name, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, name, stream)
+    {"stdout": print_result, "stderr": say}[name]("naïve 語")
+    replace_what_encodings_lack()
+    print("— help", file=stream, flush=True)
+    assert stream.buffer.getvalue() == b"na\\xefve \\u8a9e\n\\u2014 help\n"
+
+
+def test_a_terminal_without_unicode_has_a_bar_of_ascii(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    replace_what_encodings_lack()
+    half = console.BAR_WIDTH // 2
+    with ProgressLine() as line:
+        line.update("naïve", 0.5)
+        line.update("no share")
+        line.say("語")
+    stream.flush()
+    shown = stream.buffer.getvalue().decode("ascii")
+    assert "#" * half + "-" * half + " na\\xefve" in shown
+
+
+def test_nothing_else_in_the_package_prints():
+    package = Path(console.__file__).parents[1]
+    for file in package.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        names = {getattr(n.func, "id", "") for n in ast.walk(tree) if isinstance(n, ast.Call)}
+        assert "print" not in names or file == Path(console.__file__), file

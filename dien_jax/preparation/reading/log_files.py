@@ -30,6 +30,7 @@ from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace, quoted
 from dien_jax.utils.console import stage
+from dien_jax.utils.files import check_utf8
 from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines
 
 PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
@@ -73,6 +74,7 @@ def read_columns(
     header. ``separator`` joins the values of a Parquet list. ``hint`` ends the message about a CSV
     file that lacks a column.
     """
+    check_utf8(file)
     magic = b""  # a file that cannot be read: reading it as text raises the right error
     with contextlib.suppress(OSError, EOFError, zlib.error), open_bytes(file) as stream:
         magic = stream.read(len(PARQUET_MAGIC))

@@ -19,7 +19,7 @@ from ibis.expr.types import Table
 
 from dien_jax.data.writer import check_target
 from dien_jax.errors import UserError, reason, writing
-from dien_jax.utils.files import partial_path, remove_left_partials
+from dien_jax.utils.files import check_utf8, partial_path, remove_left_partials
 
 
 @contextlib.contextmanager
@@ -30,6 +30,7 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
     user can act on leave the block as ``UserError``.
     """
     check_target(out)
+    check_utf8(out, "--out")
     path = out.absolute()
     folder = partial_path(path, "work-")
     new_parents = [parent for parent in path.parents if not parent.exists()]

@@ -1,0 +1,75 @@
+"""Commands on terminals and for users of every kind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dien_jax.errors import UserError
+from dien_jax.utils.files import user_cache
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def command(*arguments: str, path: str = "", **environment: str) -> subprocess.CompletedProcess:
+    places = os.pathsep.join([path, str(REPOSITORY), str(REPOSITORY / "kernels")])
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=os.environ | {"PYTHONPATH": places.lstrip(os.pathsep)} | environment,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_prepare_writes_what_the_encoding_lacks_as_escapes(tmp_path) -> None:
+    rows = [f"ü{user},語{k % 5},{k}" for user in range(4) for k in range(5)]
+    file = tmp_path / "lög.csv"
+    file.write_text("\n".join(["user,item,timestamp", *rows, "ü1,語1,\x1b[31mé"]), encoding="utf-8")
+    flags = ["--out", str(tmp_path / "däta"), "--max-bad-share", "0.5"]
+    arguments = ("dien_jax.prepare", "interactions", str(file), *flags)
+    done = command(*arguments, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert b"\\u001b[31m" in done.stdout
+    assert rb"d\xe4ta" in done.stdout
+    assert rb"l\xf6g.csv" in done.stderr
+    assert done.stdout.isascii()
+    assert done.stderr.isascii()
+    shutil.rmtree(tmp_path / "däta")
+    done = command(*arguments, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 2
+    assert b"expected a path of UTF-8 characters; rename it, or use a locale" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["dien_jax.evaluate", "dien_jax"])
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(name, tmp_path) -> None:
+    kill = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    for module in ("tyro", "rich"):
+        (tmp_path / f"{module}.py").write_text(kill)
+    done = command(name, "--help", path=str(tmp_path))
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == b""
+
+
+def test_a_program_that_imports_the_package_keeps_its_handler_of_ctrl_c() -> None:
+    code = (
+        "import dien_jax, signal; "
+        "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.strip() == b"True"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(UserError, match=r"no home folder .* set HOME or XDG_CACHE_HOME"):
+        user_cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert user_cache() == Path("/elsewhere/dien_jax")
