@@ -4,17 +4,22 @@ import contextlib
 import gzip
 import hashlib
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from dien_jax.errors import UserError, reading
 
 GZIP_MAGIC = b"\x1f\x8b"
 EXAMPLES = 5  # malformed lines that are shown
 LONGEST_LINE = 1 << 24  # bytes; a file with a longer line is not text
+LONGEST_GAP = 1 << 20  # empty lines in a row; a file with more is not text
+FREE_SIZE = 1 << 28  # bytes that every compressed file may hold
+LARGEST_RATIO = 100  # size of a larger content divided by its compressed size
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 class BadLines:
@@ -77,9 +82,10 @@ def read_lines(
 
     Raises:
       UserError: when the file is missing, unreadable or empty, the gzip stream or the archive is
-        cut off or damaged, or the archive has no such member.
+        cut off or damaged, its content is too large for its size, or the archive has no such member
+        that could be read.
     """
-    number = 0
+    number = empty = 0
     shown = file / member
     with reading(file):
         try:
@@ -89,6 +95,10 @@ def read_lines(
                     bad.read += 1
                     if len(line) == LONGEST_LINE:
                         problem = f"a line is longer than {LONGEST_LINE} bytes"
+                        raise UserError(f"{shown}:{number}: not a text file, {problem}")
+                    empty = empty + 1 if line in (b"\n", b"\r\n") else 0
+                    if empty > LONGEST_GAP:
+                        problem = f"more than {LONGEST_GAP} lines in a row are empty"
                         raise UserError(f"{shown}:{number}: not a text file, {problem}")
                     try:
                         first = number == 1 and encoding == "utf-8"
@@ -100,7 +110,13 @@ def read_lines(
                         bad.add(shown, number, "holds a NUL byte")
                         continue
                     yield number, text.removesuffix("\n").removesuffix("\r")
-        except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            EOFError,
+            gzip.BadGzipFile,
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+        ) as error:
             kind = "archive" if member else "gzip stream"
             damage = f"the {kind} is cut off or damaged after line {number}: {error}"
             raise UserError(f"{shown}: {damage}") from error
@@ -114,26 +130,85 @@ def is_gzip(file: Path) -> bool:
         return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
+class _Limited(io.RawIOBase):
+    """Decompressed bytes of a file, at most ``limit`` of them; more are a ``UserError``."""
+
+    def __init__(self, stream: gzip.GzipFile, file: Path, limit: int) -> None:
+        self._stream, self._file, self._left = stream, file, limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._stream.readinto(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise _too_large(self._file)
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _largest(compressed: int) -> int:
+    """Return the limit of the decompressed bytes of a compressed size."""
+    return max(FREE_SIZE, LARGEST_RATIO * compressed)
+
+
+def _too_large(shown: Path) -> UserError:
+    times = f"{LARGEST_RATIO} times its compressed size"
+    return UserError(f"{shown}: holds more than {times}; unpack it yourself if that is right")
+
+
 def open_bytes(file: Path) -> io.BufferedIOBase:
     """Open the bytes of a file, decompressed when it is gzip.
 
-    Reading can raise OSError, EOFError and zlib.error.
+    Reading can raise OSError, EOFError and zlib.error, and a UserError for a gzip that holds more
+    than 256 MiB and more than 100 times its size.
     """
-    return gzip.GzipFile(file, "rb") if is_gzip(file) else file.open("rb")
+    if not is_gzip(file):
+        return file.open("rb")
+    limit = _largest(file.stat().st_size)
+    return io.BufferedReader(_Limited(gzip.GzipFile(file, "rb"), file, limit), 1 << 18)
+
+
+def check_gzip_size(file: Path) -> None:
+    """Refuse a gzip that holds more than :func:`open_bytes` reads, for other readers.
+
+    A damaged file is left to its reader.
+    """
+    with contextlib.suppress(OSError, EOFError, zlib.error), open_bytes(file) as stream:
+        while stream.read(1 << 20):
+            pass
 
 
 @contextlib.contextmanager
 def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
     """Open the bytes of one file in a zip archive.
 
-    Opening and reading can raise OSError, EOFError, BadZipFile and zlib.error.
+    Opening and reading can raise OSError, EOFError, BadZipFile, zlib.error and LZMAError. A member
+    that claims more than 256 MiB and more than 100 times its size, is encrypted or compressed in an
+    unknown way is a UserError.
     """
+    shown = file / member
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if member not in names:
             listed = ", ".join(names[:10]) + " and more" * (len(names) > 10)
             raise UserError(f"{file} holds no {member}; its files are {listed}")
-        with archive.open(member) as stream:
+        info = archive.getinfo(member)
+        if info.flag_bits & 1:
+            raise UserError(f"{shown}: is encrypted; unpack the archive and pack it again without")
+        if info.compress_type not in COMPRESSIONS:
+            raise UserError(f"{shown}: is compressed in an unknown way, {info.compress_type}")
+        if info.file_size > _largest(min(info.compress_size, file.stat().st_size)):
+            raise _too_large(shown)
+        try:
+            stream = archive.open(member)
+        except (NotImplementedError, RuntimeError) as error:
+            raise UserError(f"{shown}: cannot be unpacked: {error}") from error
+        with stream:
             yield io.BufferedReader(cast(io.RawIOBase, stream), 1 << 18)
 
 

@@ -31,7 +31,7 @@ from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace, quoted
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import check_utf8
-from dien_jax.utils.text_files import BadLines, is_gzip, open_bytes, read_lines
+from dien_jax.utils.text_files import BadLines, check_gzip_size, is_gzip, open_bytes, read_lines
 
 PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
 LONGEST_RECORD = 10  # lines that a quoted value may span when a file is read line by line
@@ -93,6 +93,8 @@ def read_columns(
             chosen = ((number, [f[p] for p in places.values()]) for number, f in records)
             return Log(file, load_records(workspace, list(places), chosen), bad)
 
+        if is_gzip(file):
+            check_gzip_size(file)
         rows = _read_csv(workspace, file, delimiter, len(header), places, not columns)
         if rows is None:
             return read_by_line()
