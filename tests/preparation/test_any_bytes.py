@@ -1,0 +1,283 @@
+"""Whatever bytes a file has, reading it ends in a result or in an error that names the file."""
+
+import gzip
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import authors_files
+
+from dien_jax.errors import UserError
+from dien_jax.inference.request_tables import open_requests
+from dien_jax.preparation.options import Features, LogColumn
+from dien_jax.preparation.pipeline.events import load_events
+from dien_jax.preparation.reading.log_files import read_columns
+from dien_jax.preparation.reading.workspace import open_workspace
+from dien_jax.preparation.sources.amazon_files import load_products, load_reviews
+from dien_jax.preparation.sources.authors import AuthorsOptions, prepare, read_vocabulary
+from dien_jax.preparation.sources.movielens_files import read_archive
+
+WANTED = {
+    "user": LogColumn("user", "--user"),
+    "item": LogColumn("item", "--item"),
+    "timestamp": LogColumn("timestamp", "--timestamp", "time"),
+    "feature price": LogColumn("price", "--item-features", "numeric"),
+    "feature tags": LogColumn("tags", "--item-features", "multivalued"),
+}
+FEATURES = Features(item=(WANTED["feature price"], WANTED["feature tags"]))
+HEADER = b"user,item,price,tags,timestamp\n"
+ODD = [
+    b"", b'"', b'"a""b"', b"\\", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b"nan", b"-inf", b"1e400",
+    b"9" * 400, b"1_0", b"-1", b"0x1", b"20130201", b"2024-02-30", b"infinity", b"-99999-01-01",
+    b"294247-01-10 04:00:55", b"2024-01-01T00:00:00+99:00", "\u202e\u0000\ud7ff".encode(), b"=1+1",
+]  # fmt: skip
+CELLS = st.one_of(st.sampled_from(ODD), st.binary(max_size=8), st.just(b"7"))
+ROWS = st.lists(st.lists(CELLS, min_size=4, max_size=6).map(b",".join), max_size=5)
+TEXT = st.one_of(
+    st.binary(max_size=60),
+    st.binary(max_size=60).map(lambda tail: HEADER + tail),
+    ROWS.map(lambda rows: HEADER + b"\n".join([b"u,i,1,a|b,7", *rows])),
+)
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+few = settings(quick, max_examples=8)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    with open_workspace(tmp_path_factory.mktemp("any") / "data", "256MB") as workspace:
+        yield workspace
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("files") / "input"
+
+
+def outcome(read: Callable[[], object], name: str) -> object:
+    """The result, or the text of an error, which names the file."""
+    try:
+        return read()
+    except UserError as error:
+        text = str(error)
+    assert name in text
+    assert not {"\0", "\x1b", "\r"} & set(text)
+    return text
+
+
+def events(workspace, file: Path) -> object:
+    """The events of a log; Python writes the database's queries, which takes its time."""
+    return load_events(workspace, read_columns(workspace, file, WANTED), FEATURES, 1.0)
+
+
+@quick
+@given(content=TEXT, compress=st.booleans())
+@example(content=HEADER + b'u,i,1,"a\nb,7\n', compress=False)
+@example(content=HEADER + b"u,i,1,a,2024-01-01T00:00:00+99:00\n", compress=False)
+def test_csv_logs(content, compress, workspace, file) -> None:
+    file.write_bytes(gzip.compress(content) if compress else content)
+    outcome(lambda: read_columns(workspace, file, WANTED), file.name)
+
+
+@few
+@given(times=st.lists(CELLS, min_size=1, max_size=4), numbers=st.lists(CELLS, max_size=4))
+@example(times=[b"2024-01-01T00:00:00+99:00", b"294247-01-10 04:00:55", b"infinity"], numbers=[])
+@example(times=[b"9" * 400, b"-1e300", b"nan"], numbers=[b"1e308", b"-1e308", b"1_0"])
+def test_times_and_numbers_of_logs(times, numbers, workspace, file) -> None:
+    rows = [b"u,i,1.5,a," + time for time in times] + [b"u,i,%b,a,7" % n for n in numbers]
+    file.write_bytes(HEADER + b"\n".join(rows))
+    outcome(lambda: events(workspace, file), file.name)
+
+
+@quick
+@given(content=TEXT, compress=st.booleans())
+def test_csv_requests(content, compress, file) -> None:
+    file.write_bytes(gzip.compress(content) if compress else content)
+
+    def read() -> None:
+        table = open_requests(file)
+        for piece in table.pieces(3):
+            assert all(len(table.column(piece, n, "categorical")) for n in table.names)
+
+    outcome(read, file.name)
+
+
+def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
+    """The bytes of a file with some of them changed, left out or added."""
+
+    def change(edits: list[tuple[int, int, bytes]]) -> bytes:
+        content = whole
+        for place, length, new in edits:
+            content = content[:place] + new + content[place + length :]
+        return content
+
+    places = st.integers(0, len(whole) - 1)
+    edit = st.tuples(places, st.integers(0, 4), st.binary(max_size=4))
+    cut = places.map(lambda place: whole[:place])
+    return st.one_of(cut, st.lists(edit, min_size=1, max_size=3).map(change))
+
+
+def parquet(columns: dict[str, pa.Array]) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns), stream)
+    return stream.getvalue()
+
+
+LOG = parquet(
+    {
+        "user": pa.array(["a", "b", None]).dictionary_encode(),
+        "item": pa.array([1, 2, 3]),
+        "price": pa.array([0.5, None, 3]),
+        "tags": pa.array([["x", "y"], None, []]),
+        "timestamp": pa.array([1, 2, 3], pa.timestamp("us")),
+    }
+)
+
+
+def read_parquet(workspace, file: Path) -> None:
+    outcome(lambda: read_columns(workspace, file, WANTED), file.name)
+
+    def requests() -> None:
+        table = open_requests(file)
+        for piece in table.pieces(2):
+            for column in WANTED.values():
+                if column.name in table.names:
+                    table.column(piece, column.name, column.kind)
+
+    outcome(requests, file.name)
+
+
+@quick
+@given(content=damaged(LOG))
+def test_damaged_parquet(content, workspace, file) -> None:
+    file.write_bytes(content)
+    read_parquet(workspace, file)
+
+
+TYPES = st.recursive(
+    st.sampled_from(
+        [
+            *(pa.string(), pa.large_string(), pa.binary(), pa.binary(3), pa.bool_(), pa.null()),
+            *(pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.date32()),
+            *(pa.date64(), pa.time32("ms"), pa.time64("ns"), pa.duration("us"), pa.string_view()),
+            *(pa.timestamp("s"), pa.timestamp("ns", "Asia/Tokyo"), pa.decimal128(9, 2)),
+            *(pa.decimal256(50, 0), pa.uuid()),
+        ]
+    ),
+    lambda inner: st.one_of(
+        inner.map(pa.list_),
+        inner.map(pa.large_list),
+        inner.map(lambda kind: pa.list_(kind, 2)),
+        inner.map(lambda kind: pa.struct({"a": kind})),
+        inner.map(lambda kind: pa.map_(pa.string(), kind)),
+        inner.map(lambda kind: pa.dictionary(pa.int8(), kind)),
+    ),
+    max_leaves=3,
+)
+VALUES = [1, "x", None, 2.5, b"xyz", True, [1, 2], ["a", "|"], {"a": 1}, float("nan"), 2**62]
+
+
+@quick
+@given(kinds=st.lists(TYPES, min_size=5, max_size=5), values=st.permutations(VALUES))
+def test_parquet_of_any_type(kinds, values, workspace, file) -> None:
+    columns = {}
+    for column, kind in zip(WANTED.values(), kinds, strict=True):
+        array = pa.nulls(4, kind)
+        for value in values:
+            try:
+                array = pa.array([value, None, value, value], kind)
+                break
+            except (pa.ArrowException, TypeError, ValueError, OverflowError):
+                continue
+        columns[column.name] = array
+    try:
+        content = parquet(columns)
+    except (pa.ArrowException, OSError):  # a type that Parquet does not have
+        return
+    file.write_bytes(content)
+    read_parquet(workspace, file)
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+NAMES = {
+    2014: ("reviewerID", "asin", "unixReviewTime", "categories"),
+    2018: ("reviewerID", "asin", "unixReviewTime", "category"),
+    2023: ("user_id", "parent_asin", "timestamp", "categories"),
+}
+
+
+@quick
+@given(year=st.sampled_from(list(NAMES)), values=st.lists(JSON, min_size=4, max_size=4), tail=TEXT)
+@example(year=2014, values=["u", "i", 2**70, [["a"]]], tail=b"{'asin': '\\N{x}'}")
+@example(year=2023, values=["u", "i", float("nan"), "x"], tail=b"[" * 100_000)
+@example(year=2018, values=["u", "\ud800", 1, []], tail=b'{"asin": ' + b"9" * 5000 + b"}")
+def test_raw_amazon_files(year, values, tail, workspace, file) -> None:
+    record = dict(zip(NAMES[year], values, strict=True))
+    line = repr(record) if year == 2014 else json.dumps(record)
+    line = json.dumps(record) + "\n" + line
+    file.write_bytes(line.encode("utf-8", "surrogatepass") + b"\n" + tail)
+    outcome(lambda: load_reviews(workspace, file, year), file.name)
+    outcome(lambda: load_products(workspace, file, year), file.name)
+
+
+VOCABULARY = pickle.dumps({"default_mid": 0, "pear": 1, "é": 2})
+
+
+@quick
+@given(content=st.one_of(damaged(VOCABULARY), st.binary(max_size=30)))
+@example(content=b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f")
+@example(content=b"(" * 10_000 + b".")
+@example(content=b"cposix\nsystem\n(S'true'\ntR.")
+def test_vocabularies_of_the_authors(content, file) -> None:
+    file.write_bytes(content)
+    outcome(lambda: read_vocabulary(file), file.name)
+
+
+LINES = "".join(authors_files.line(*row) for row in authors_files.TRAIN).encode()
+
+
+@few
+@given(train=damaged(LINES), info=st.binary(max_size=30))
+def test_logs_of_the_authors(train, info, tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp("authors")
+    contents = {
+        "local_train_splitByUser": train,
+        "local_test_splitByUser": "".join(authors_files.line(*r) for r in authors_files.TEST),
+        "uid_voc.pkl": pickle.dumps(authors_files.USERS),
+        "mid_voc.pkl": pickle.dumps(authors_files.ITEMS),
+        "cat_voc.pkl": pickle.dumps(authors_files.CATEGORIES),
+        "item-info": b"pear\tfruit\n" + info,
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    options = AuthorsOptions(folder, folder / "out", max_bad_share=1.0)
+    outcome(lambda: prepare(options), "")
+
+
+def movielens() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ml-1m/ratings.dat", "1::2::3::4\n" * 9)
+        archive.writestr("ml-1m/movies.dat", "1::A::Drama\n")
+        archive.writestr("ml-1m/users.dat", "1::M::18::3::9\n")
+    return stream.getvalue()
+
+
+@quick
+@given(content=damaged(movielens()))
+def test_archives(content, workspace, file) -> None:
+    file.write_bytes(content)
+    outcome(lambda: read_archive(workspace, file, "1m"), file.name)
