@@ -20,6 +20,8 @@ Id = (
 """A string or a whole number; JSON may write 3 as 3.0."""
 _CELL = str | int | float | bool
 _AT = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
+_SHOWN = 200
+"""Maximum number of characters of an error and of a field, which may be named by the client."""
 _NAMED = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`")
 
 
@@ -97,7 +99,7 @@ def validation_failure(error: msgspec.ValidationError) -> Failure:
     named = _NAMED.fullmatch(message)
     if named:
         field = f"{field}.{named[1]}" if field else named[1]
-    return Failure(message.replace("`", "'"), field or None)
+    return Failure(message.replace("`", "'")[:_SHOWN], field[:_SHOWN] or None)
 
 
 def _cell_type(feature: Feature) -> Any:
