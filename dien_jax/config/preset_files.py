@@ -23,7 +23,9 @@ WARM_START = "warm_start"
 """One more, in a run that did not start from fresh parameters."""
 VOCABULARIES = "vocabularies"
 """One more, in all but runs of earlier versions."""
-OPTIONAL_FIELDS = {WARM_START, VOCABULARIES}
+TABLES = "tables"
+"""One more, in all but runs of earlier versions."""
+OPTIONAL_FIELDS = {WARM_START, VOCABULARIES, TABLES}
 
 
 EARLIER: dict[str, dict[str, Any]] = {

@@ -19,6 +19,7 @@ memory-mapped. Opening checks, in bounded memory, everything that would fail sil
 gather on an accelerator clamps an id out of range instead of refusing it.
 """
 
+import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -207,7 +208,7 @@ def open_dataset(path: str | Path) -> Dataset:
     schema, counts = metadata.read_schema(path / "meta.json", meta)
     for feature in schema.features:
         if feature.size is not None:
-            metadata.check_lines(path / "vocab" / f"{feature.name}.txt", feature.size)
+            metadata.check_vocabulary(path / "vocab" / f"{feature.name}.txt", feature.size)
     metadata.check_lines(path / "groups.txt", counts["groups"])
     events, num_events = path / "events", counts["events"]
     offsets = read_offsets(events / "offsets.npy", counts["sequences"], num_events)
@@ -320,6 +321,35 @@ def vocabulary_digests(dataset: Dataset) -> dict[str, str]:
             with reading(file):
                 digests[feature.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return digests
+
+
+def table_digests(dataset: Dataset, *, statistics: bool) -> dict[str, str]:
+    """Return the sha256 of what a model reads of each item and user, besides their ids.
+
+    By the name in the folder: ``items/category``, ``users/age``; with ``statistics`` also
+    ``statistics/item`` and the like, the counts of training events.
+    """
+    tables: dict[str, list[np.ndarray]] = {}
+    for folder, columns in (("items", dataset.items), ("users", dataset.users)):
+        for name, column in columns.items():
+            offsets = [] if column.offsets is None else [column.offsets]
+            tables[f"{folder}/{name}"] = [column.values, *offsets]
+    for name, counts in dataset.statistics.values.items() if statistics else ():
+        fields = dataclasses.asdict(counts)
+        tables[f"{STATISTICS}/{name}"] = [
+            np.asarray(fields[field], np.int64 if field == "offsets" else np.int32)
+            for field in sorted(fields)
+        ]
+    return {name: _digest(arrays) for name, arrays in tables.items()}
+
+
+def _digest(arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        for part in chunks(array.size):
+            digest.update(np.ascontiguousarray(array.reshape(-1)[part]).data)
+    return digest.hexdigest()
 
 
 def data_digest(dataset: Dataset) -> str:

@@ -1,8 +1,10 @@
 """Text files of a dataset folder: ``meta.json``, vocabularies and groups."""
 
 import dataclasses
+import hashlib
 import re
 import typing
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -90,6 +92,35 @@ def read_values(path: Path) -> list[str]:
         return [unescape(line) for line in lines[:-1]]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as lines of text: {error}") from error
+
+
+def lines_digest(values: Iterable[str]) -> str:
+    """Return the sha256 of values as :class:`dien_jax.data.DatasetWriter` writes them in lines."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(f"{escape(value)}\n".encode())
+    return digest.hexdigest()
+
+
+def repeated(values: Sequence[str]) -> str | None:
+    """Return a value that stands twice in a vocabulary, None without one; row 0 is not a value."""
+    seen: set[str] = set()
+    for value in values[1:]:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def check_vocabulary(file: Path, size: int) -> None:
+    """Check the number of lines of a vocabulary, and that no value is there twice."""
+    check_lines(file, size)
+    with reading(file), file.open("rb") as stream:
+        next(stream)  # the unknown value
+        hashes = np.fromiter((hash(line) for line in stream), np.int64)
+    hashes.sort()
+    if (hashes[1:] == hashes[:-1]).any() and (twice := repeated(read_values(file))) is not None:
+        raise UserError(f"{file}: the value {twice!r} is there twice; its two ids mean the same")
 
 
 def check_lines(file: Path, expected: int) -> None:

@@ -106,6 +106,10 @@ class Schema:
         """All features: of items, users and requests."""
         return (*self.item, *self.user, *self.context)
 
+    def feature(self, name: str) -> Feature:
+        """Return the feature with a name; ``KeyError`` without one."""
+        return {feature.name: feature for feature in self.features}[name]
+
     @property
     def num_items(self) -> int:
         """Number of rows of the item table, the unknown item included."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dien_jax.data.dataset import Column
+from dien_jax.data.metadata import repeated
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.value_text import as_text
 from dien_jax.errors import UserError, suggestion
@@ -30,10 +31,10 @@ class Vocabularies:
     ) -> None:
         self._separator, self.context = separator, schema.context
         self.items = vocabulary("item")  # raw item ids, by row
-        self._item_rows = _row_numbers(self.items)
-        self._user_rows = _row_numbers(vocabulary("user"))
+        self._item_rows = _row_numbers("item", self.items)
+        self._user_rows = _row_numbers("user", vocabulary("user"))
         names = [feature.name for feature in self.context if feature.size is not None]
-        self._context_rows = {name: _row_numbers(vocabulary(name)) for name in names}
+        self._context_rows = {name: _row_numbers(name, vocabulary(name)) for name in names}
 
     def item_rows(self, ids: Iterable[Any]) -> np.ndarray:
         """Return the rows of raw item ids, int32 ``[n]``."""
@@ -100,8 +101,11 @@ class Vocabularies:
         return columns, unknown
 
 
-def _row_numbers(vocabulary: list[str]) -> dict[str, int]:
-    return {raw: row for row, raw in enumerate(vocabulary) if row != UNKNOWN}
+def _row_numbers(feature: str, vocabulary: list[str]) -> dict[str, int]:
+    rows = {raw: row for row, raw in enumerate(vocabulary) if row != UNKNOWN}
+    if len(rows) < len(vocabulary) - 1 and (twice := repeated(vocabulary)) is not None:
+        raise UserError(f"the vocabulary of {feature!r} has the value {twice!r} twice")
+    return rows
 
 
 def _standard(feature: Feature, cell: Any) -> float:

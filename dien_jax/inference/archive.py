@@ -17,16 +17,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
+import msgspec
 import numpy as np
 from jax import export
 
-from dien_jax.data.metadata import schema_from_json
-from dien_jax.data.schema import Schema
+from dien_jax.data.metadata import lines_digest, repeated, schema_from_json
+from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError, reason
+from dien_jax.inference.archive_entries import Entries
+from dien_jax.inference.exported_programs import PROGRAMS, check_programs
 from dien_jax.utils.extras import require
+from dien_jax.utils.json_values import Count, LargeCount, Positive, as_type, parse_json, shown
 
 FORMAT = "dien_jax.export"
 FORMAT_VERSION = 1
@@ -38,6 +42,33 @@ _MIN_UNPACKED = 64 * 2**20
 _CUSTOM_CALLS = frozenset({"shape_assertion", "Sharding", "mhlo.erf", "mhlo.tan", "mhlo.topk"})
 """Custom calls that XLA itself replaces; any other one calls a function by its name."""
 _EXPECTED = "a file written by python -m dien_jax.export"
+LARGEST_MANIFEST, LARGEST_PROGRAM, LARGEST_VOCABULARY = 16 << 20, 1 << 30, 4 << 30
+"""Bytes of the largest entries that are read; weights have the sizes that the manifest states."""
+
+
+class _Weight(TypedDict):
+    """Type and shape of an array."""
+
+    dtype: str
+    shape: list[LargeCount]
+
+
+class _Manifest(TypedDict):
+    """Form of ``manifest.json`` after its format and versions."""
+
+    versions: dict[str, str]
+    platforms: list[str]
+    recurrence: str
+    preset: str
+    seed: LargeCount
+    step: Count
+    settings: dict[str, Any]
+    schema: dict[str, Any]
+    max_history: Positive
+    history_buckets: Annotated[list[Positive], msgspec.Meta(min_length=1)]
+    programs: dict[str, dict[str, Any]]
+    weights: dict[str, _Weight]
+    vocabularies: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -63,8 +94,9 @@ def write_archive(
     weights: dict[str, np.ndarray],
     vocabularies: dict[str, list[str]],
 ) -> None:
-    """Write an exported file; format and version are added to ``manifest``."""
+    """Write an exported file; format, version and digests are added to ``manifest``."""
     manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
+    manifest["vocabularies"] = {name: lines_digest(v) for name, v in vocabularies.items()}
     entries = {_MANIFEST: json.dumps(manifest, indent=2, allow_nan=False).encode()}
     for name, program in programs.items():
         entries[_PROGRAM.format(name)] = bytes(program.serialize())
@@ -81,40 +113,43 @@ def write_archive(
 
 
 def read_archive(file: Path) -> ExportedModel:
-    """Read an exported file; refuse one that is damaged, or too new for this package or JAX."""
+    """Read an exported file; refuse one that is damaged, edited, or too new for this program.
+
+    Reading executes nothing, but using the model runs its programs.
+    """
     if not file.is_file():
         problem = "is not a file" if file.exists() else "does not exist"
         raise UserError(f"{file} {problem}; expected {_EXPECTED}")
     try:
         archive = zipfile.ZipFile(file)
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile raises exceptions of many kinds
         raise UserError(
             f"{file}: expected {_EXPECTED}, found another kind of file or one that was cut short: "
-            f"{error}"
+            f"{reason(error)}"
         ) from error
-    with archive:
+    with archive, _reading(file):
         _check_size(file, archive)
-        manifest = _manifest(file, archive)
+        entries = Entries(archive)
+        manifest = _manifest(file, entries)
         require("export", "an exported model")
-        with _reading(file):
-            schema = schema_from_json(manifest["schema"], f"{_MANIFEST}, schema")
-            sizes = {f.name: f.size for f in (*schema.item, *schema.user, *schema.context)}
-            vocabularies, weights = {}, {}
-            for name in input_features(schema):
-                vocabularies[name] = values = json.loads(archive.read(_VOCABULARY.format(name)))
-                if len(values) != sizes[name]:
-                    raise ValueError(f"{name!r} has {len(values)} values, not {sizes[name]}")
-            for name in manifest["weights"]:
-                with archive.open(_WEIGHT.format(name)) as stream:
-                    weights[name] = array = np.lib.format.read_array(stream, allow_pickle=False)
-                if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                    raise ValueError(f"{name} is not finite")
-            programs = {
-                name: export.deserialize(bytearray(archive.read(_PROGRAM.format(name))))
-                for name in manifest["programs"]
-            }
-            for name, program in programs.items():  # fails for a newer StableHLO too
-                _check_calls(name, str(program.mlir_module()))
+        source = f"{file}, {_MANIFEST}"
+        described = as_type(manifest, _Manifest, source)
+        _check_lengths(described, source)
+        schema = schema_from_json(described["schema"], f"{source}, schema")
+        digests = described.get("vocabularies")
+        vocabularies = {
+            feature.name: _vocabulary(file, entries, feature, digests)
+            for feature in map(schema.feature, input_features(schema))
+        }
+        weights = {
+            name: entries.array(_WEIGHT.format(name), shape["dtype"], shape["shape"])
+            for name, shape in described["weights"].items()
+        }
+        for name, array in weights.items():
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise UserError(f"{file}: {name} is not finite")
+        programs = {name: _program(entries, name) for name in PROGRAMS}
+    check_programs(file, programs, weights, schema)
     return ExportedModel(manifest, schema, vocabularies, weights, programs)
 
 
@@ -139,30 +174,65 @@ def _check_calls(name: str, program: str) -> None:
             )
 
 
-def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    if _MANIFEST not in archive.namelist():
+def _manifest(file: Path, entries: Entries) -> dict[str, Any]:
+    if _MANIFEST not in entries:
         raise UserError(f"{file}: expected {_EXPECTED}, found no {_MANIFEST} in it")
-    with _reading(file):
-        manifest = json.loads(archive.read(_MANIFEST))
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    content = entries.read(_MANIFEST, LARGEST_MANIFEST)
+    manifest = parse_json(content, dict[str, Any], f"{file}, {_MANIFEST}")
+    if manifest.get("format") != FORMAT:
         raise UserError(f"{file}: expected {_EXPECTED}, with format {FORMAT!r} in its {_MANIFEST}")
     version = manifest.get("format_version")
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise UserError(
-            f"{file}: has format version {version!r}, this dien_jax reads version "
+            f"{file}: has format version {shown(version)}, this dien_jax reads version "
             f"{FORMAT_VERSION}; use the dien_jax that wrote it, or export the run again"
         )
     oldest = export.minimum_supported_calling_convention_version
     newest = export.maximum_supported_calling_convention_version
     convention = manifest.get("calling_convention_version")
-    if not isinstance(convention, int) or not oldest <= convention <= newest:
-        writer = (manifest.get("versions") or {}).get("jax", "unknown")
+    if type(convention) is not int or not oldest <= convention <= newest:
+        versions = manifest.get("versions")
+        writer = versions.get("jax", "unknown") if isinstance(versions, dict) else "unknown"
         raise UserError(
-            f"{file}: its programs have calling convention {convention!r}, written by JAX "
+            f"{file}: its programs have calling convention {shown(convention)}, written by JAX "
             f"{writer}; this JAX reads {oldest} to {newest}: export the run again, or use a JAX "
             f"version nearer to that"
         )
     return manifest
+
+
+def _check_lengths(manifest: _Manifest, source: str) -> None:
+    buckets, longest = manifest["history_buckets"], manifest["max_history"]
+    if buckets != sorted(set(buckets)) or buckets[-1] != longest:
+        expected = f"rising lengths that end with max_history, {longest}"
+        raise UserError(f"{source}: expected history_buckets to be {expected}, found {buckets}")
+    trained = manifest["settings"].get("train")
+    trained = trained.get("max_history") if isinstance(trained, dict) else None
+    if longest != trained:
+        expected = f"that of settings.train, {shown(trained)}"
+        raise UserError(f"{source}: expected max_history to be {expected}, found {longest}")
+
+
+def _vocabulary(
+    file: Path, entries: Entries, feature: Feature, digests: dict[str, str] | None
+) -> list[str]:
+    """Return the raw values of a feature, which must be those that were exported."""
+    name = _VOCABULARY.format(feature.name)
+    values = parse_json(entries.read(name, LARGEST_VOCABULARY), list[str], f"{file}, {name}")
+    if len(values) != feature.size:
+        raise UserError(f"{file}, {name}: expected {feature.size} values, found {len(values)}")
+    if (twice := repeated(values)) is not None:
+        raise UserError(f"{file}, {name}: the value {twice!r} is there twice")
+    if digests is not None and digests.get(feature.name) != lines_digest(values):
+        raise UserError(f"{file}, {name}: expected the values that were exported, found others")
+    return values
+
+
+def _program(entries: Entries, name: str) -> export.Exported:
+    content = entries.read(_PROGRAM.format(name), LARGEST_PROGRAM)
+    program = export.deserialize(bytearray(content))
+    _check_calls(name, str(program.mlir_module()))  # fails for a newer StableHLO too
+    return program
 
 
 @contextmanager
@@ -170,6 +240,8 @@ def _reading(file: Path) -> Iterator[None]:
     """Turn any exception of reading a damaged or newer archive into a :class:`UserError`."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # zipfile, numpy and jax raise exceptions of many kinds
         raise UserError(
             f"{file}: damaged, or not readable by JAX {jax.__version__} (its {_MANIFEST} names the "

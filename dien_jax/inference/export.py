@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dien_jax.data.batch import Batch, example_batch
+from dien_jax.data.dataset import table_digests
 from dien_jax.data.schema import Feature, MultiValued
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.archive import input_features, read_archive, write_archive
@@ -120,6 +121,8 @@ def _write(file: Path, trained: TrainedModel) -> None:
         "seed": run.seed,
         "step": trained.step,
         "settings": dataclasses.asdict(run.config),
+        "data_digest": run.data_digest,
+        "tables": table_digests(dataset, statistics=run.config.model.statistics),
         "schema": run.schema,
         "max_history": run.config.train.max_history,
         "history_buckets": buckets,

@@ -9,6 +9,7 @@ Dimensions: B (b) rows, T (t) steps, N (n) candidates.
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import jax
@@ -40,6 +41,9 @@ _INPUTS = {
     "score_candidates": ("interests", "history", "length", "user", "context", "items", "count"),
 }
 """Inputs of the programs of ranking, in the order of :class:`Programs` and their arguments."""
+
+PROGRAMS = ("score_rows", *_INPUTS, "score_many_candidates")
+"""Names of all programs."""
 
 Weights = dict[str, Any]
 """Parameters, running statistics and feature tables, by names such as ``params/mlp/logit/bias``."""
@@ -169,6 +173,39 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
         return arrays, exports(longest)
     except Exception as error:
         raise UserError(f"{subject} cannot be exported: {reason(error)}") from error
+
+
+def check_programs(
+    file: Path, exports: dict[str, export.Exported], weights: Weights, schema: Schema
+) -> None:
+    """Refuse programs of other weights or features than a file's."""
+    ours = described(weights)
+    for name, program in exports.items():
+        if _taken(program)[0] != ours:
+            raise UserError(f"{file}: program {name} takes other weights than the file has")
+    context = _by_row(described(row_inputs(schema, 1, 1)["context"]))
+    if _by_row(_taken(exports["score_rows"])[1]["context"]) != context:
+        raise UserError(f"{file}: its programs take other context features than its schema has")
+    for group in ("item", "user", "context"):
+        for feature in getattr(schema, group):
+            rows = feature.size
+            embedding = weights.get(f"params/{group}_embeddings/{feature.name}")
+            if rows is not None and embedding is not None and len(embedding) != rows:
+                found = f"{len(embedding)} embeddings for {rows} values of {feature.name!r}"
+                raise UserError(f"{file}: expected one embedding for each value, found {found}")
+
+
+def _taken(program: export.Exported) -> Any:
+    """Return the shapes of the weights and of the inputs that a program takes."""
+    return described(jax.tree.unflatten(program.in_tree, program.in_avals)[0])
+
+
+def _by_row(context: Any) -> Any:
+    """Return the dtype and the sizes after the first axis of context features, by path."""
+    leaves = jax.tree.leaves_with_path(
+        context, is_leaf=lambda leaf: isinstance(leaf, dict) and isinstance(leaf.get("dtype"), str)
+    )
+    return {str(path): (leaf["dtype"], leaf["shape"][1:]) for path, leaf in leaves}
 
 
 def ranking_programs(exports: dict[str, export.Exported]) -> Programs:

@@ -124,25 +124,21 @@ class Checkpoints:
             raise UserError(f"{self._directory} has no checkpoint of step {step}")
         path = self._path(attempts[-1])
         with _orbax_errors(f"cannot read the checkpoint {path}"):
+            metadata: Any = ocp.PyTreeCheckpointHandler().metadata(path / "state")
+            claimed = named_leaves(metadata.tree)
+        if not any(name.endswith(f"/{TOTAL_WEIGHT}") for name in claimed):
+            like = like._replace(batch_stats=without_total_weight(like.batch_stats))
+        leaves, structure = jax.tree.flatten(like)
+        expected = dict(zip(named_leaves(like), leaves, strict=True))
+        _check_arrays(path, claimed, expected)  # before memory is taken for what it claims
+        with _orbax_errors(f"cannot read the checkpoint {path}"):
             state, values = ocp.args.PyTreeRestore(), ocp.args.JsonRestore()
             arguments = ocp.args.Composite(state=state, host=values)
             content = self._checkpointer.restore(path, args=arguments)
             arrays = named_leaves(content["state"])
         host = as_type(content["host"], _Host, path / "host")["host"]
-        if not any(name.endswith(f"/{TOTAL_WEIGHT}") for name in arrays):
-            like = like._replace(batch_stats=without_total_weight(like.batch_stats))
-        leaves, structure = jax.tree.flatten(like)
-        names = list(named_leaves(like))
-        mismatch = f"the checkpoint {path} does not fit the configuration:"
-        for name, leaf in zip(names, leaves, strict=True):
-            expected = _described(jax.eval_shape(_without_key, leaf))
-            actual = _described(arrays[name]) if name in arrays else "nothing"
-            if actual != expected:
-                raise UserError(f"{mismatch} expected {name} as {expected}, found {actual}")
-        for name in arrays:
-            if name not in names:
-                raise UserError(f"{mismatch} it has {name}, which the configuration lacks")
-        placed = [_placed(arrays[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
+        _check_arrays(path, arrays, expected)
+        placed = [_placed(arrays[name], leaf) for name, leaf in expected.items()]
         return jax.tree.unflatten(structure, placed), host
 
     def _path(self, saved: _Saved) -> Path:
@@ -224,6 +220,19 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     """Return the leaves by names like ``params/embedding/item``, since Orbax loses tuples."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def _check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Refuse arrays of other names, types or shapes than those of the configuration."""
+    mismatch = f"the checkpoint {path} does not fit the configuration:"
+    for name, leaf in expected.items():
+        wanted = _described(jax.eval_shape(_without_key, leaf))
+        actual = _described(found[name]) if name in found else "nothing"
+        if actual != wanted:
+            raise UserError(f"{mismatch} expected {name} as {wanted}, found {actual}")
+    for name in found:
+        if name not in expected:
+            raise UserError(f"{mismatch} it has {name}, which the configuration lacks")
 
 
 def _described(array: Any) -> str:

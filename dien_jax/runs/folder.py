@@ -19,9 +19,9 @@ from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 import msgspec
 
 from dien_jax._version import __version__
-from dien_jax.config.preset_files import VOCABULARIES, WARM_START, complete_earlier
+from dien_jax.config.preset_files import TABLES, VOCABULARIES, WARM_START, complete_earlier
 from dien_jax.config.settings import Config
-from dien_jax.data.dataset import Dataset, data_digest, vocabulary_digests
+from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.errors import UserError, writing
 from dien_jax.runs.evaluations import Metrics
@@ -54,6 +54,7 @@ class _RunFile(TypedDict):
     versions: dict[str, str]
     vocabularies: NotRequired[dict[str, str]]
     warm_start: NotRequired[WarmStart]
+    tables: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class Run:
       versions: of Python and the packages that decide the outcome.
       warm_start: ``run``, the absolute path of the run folder whose parameters this one started
         from, and ``step``, of the checkpoint; None for fresh parameters.
+      tables: sha256 of the features of items and users and, for a model that reads them, of the
+        counts of training events, see :func:`dien_jax.data.dataset.table_digests`. None for runs of
+        versions that did not keep them.
 
     Raises:
       UserError: from any method, when a file cannot be read or written, or does not fit.
@@ -86,6 +90,7 @@ class Run:
     versions: dict[str, str]
     vocabularies: dict[str, str] | None = None
     warm_start: WarmStart | None = None
+    tables: dict[str, str] | None = None
 
     @classmethod
     def create(
@@ -102,14 +107,24 @@ class Run:
             raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {seed}")
         data, digest = str(dataset.path.absolute()), data_digest(dataset)
         schema = schema_to_json(dataset.schema)
-        vocabularies = vocabulary_digests(dataset)
-        return cls(preset, seed, data, digest, schema, config, versions(), vocabularies, warm_start)
+        return cls(
+            preset,
+            seed,
+            data,
+            digest,
+            schema,
+            config,
+            versions(),
+            vocabulary_digests(dataset),
+            warm_start,
+            table_digests(dataset, statistics=config.model.statistics),
+        )
 
     def save(self, folder: Path) -> None:
         """Create the run folder, which must be empty if it exists, and write ``config.json``."""
         values = dataclasses.asdict(self)
         settings = values.pop("config")
-        for name in (VOCABULARIES, WARM_START):
+        for name in (VOCABULARIES, WARM_START, TABLES):
             if values[name] is None:
                 del values[name]
         with writing(folder, "run folder"):
@@ -141,7 +156,7 @@ class Run:
         return cls(**about, config=config)
 
     def check_fits(self, dataset: Dataset) -> None:
-        """Refuse a dataset whose features or vocabularies differ from those in training.
+        """Refuse a dataset whose features, vocabularies or tables differ from those in training.
 
         The message names the first that differs.
         """
@@ -163,6 +178,12 @@ class Run:
                     f"{problem} vocab/{name}.txt has other values, or another order, than in "
                     f"training, so its ids mean something else"
                 )
+        if self.tables is None:
+            return
+        found = table_digests(dataset, statistics=self.config.model.statistics)
+        for name in sorted(self.tables | found):
+            if self.tables.get(name) != found.get(name):
+                raise UserError(f"{problem} {name} has other values than in training")
 
     def check_same_data(self, dataset: Dataset) -> None:
         """Refuse a dataset folder that has changed since the run began."""

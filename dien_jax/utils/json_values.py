@@ -23,6 +23,8 @@ Source = Path | str
 LARGEST_COUNT = 2**31 - 1
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
 """A whole number, 0 to ``LARGEST_COUNT``, such as a step."""
+Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_COUNT)]
+"""A whole number, 1 to ``LARGEST_COUNT``, such as a length."""
 LargeCount = Annotated[int, msgspec.Meta(ge=0)]
 """A whole number, 0 or more, such as the rows of a file."""
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -35,7 +37,9 @@ _SEARCHED = 1000
 """Most entries among which a faulty one is searched."""
 _WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false",
           "array": "a list", "object": "an object", "null": "null"}  # fmt: skip
-_EXPECTED = re.compile(r"Expected `(?P<kinds>[^`]+)`(?: of length)?(?P<bound>.*?)(?:, got .*)?")
+_EXPECTED = re.compile(
+    r"Expected `(?P<kinds>[^`]+)`(?P<length> of length)?(?P<bound>.*?)(?:, got .*)?"
+)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
 _AT = re.compile(r"(?P<problem>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.(?P<key>\w+)|\[(?P<place>\d+|\.\.\.)\]")
@@ -197,7 +201,8 @@ def _described(value: Any, path: list[str | int], message: str) -> str:
         return f"{name}: {problem}" if name else problem
     words = " or ".join(_WORDS.get(kind, kind) for kind in expected["kinds"].split(" | "))
     where = f"{name} to be " if name else ""
-    return f"expected {where}{words}{_bound(expected['bound'])}, found {found}"
+    length = " with a number of entries" if expected["length"] else ""
+    return f"expected {where}{words}{length}{_bound(expected['bound'])}, found {found}"
 
 
 def _bound(text: str) -> str:
@@ -205,7 +210,7 @@ def _bound(text: str) -> str:
     for sign, words in ((" >= ", "at least"), (" <= ", "at most"), (" > ", "above")):
         if text.startswith(sign):
             return f", {words} {text.removeprefix(sign).removesuffix('.0')}"
-    return f" of length{text}" if text.strip() else ""
+    return f", {text.strip()}" if text.strip() else ""
 
 
 def shown(value: Any) -> str:

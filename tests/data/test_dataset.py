@@ -19,6 +19,7 @@ from dien_jax.data import writer as dataset_writer
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.metadata import escape, unescape
 from dien_jax.data.schema import MultiValued
+from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
 
 
@@ -337,6 +338,20 @@ def test_vocabulary_that_is_not_text_is_refused_when_read(folder: Path, text: by
     (folder / "vocab/item.txt").write_bytes(text)
     with pytest.raises(UserError, match=r"item\.txt: cannot be read as lines of text"):
         open_dataset(folder).vocabulary("item")
+
+
+def test_id_twice_in_a_vocabulary_is_refused(folder: Path) -> None:
+    file = folder / "vocab/user.txt"
+    unknown, first, _ = file.read_text().splitlines()
+    file.write_text(f"{first}\n{first}\n{unknown}x\n")
+    open_dataset(folder)  # the name of the unknown row is not a value
+    file.write_text(f"{unknown}\n{first}\n{first}\n")
+    with pytest.raises(UserError, match=rf"user\.txt: the value '{first}' is there twice"):
+        open_dataset(folder)
+    file.write_text(f"{unknown}\n{first}\n\\u{ord(first[0]):04x}{first[1:]}\n")
+    opened = open_dataset(folder)
+    with pytest.raises(UserError, match=f"vocabulary of 'user' has the value '{first}' twice"):
+        Vocabularies(opened.schema, opened.vocabulary)
 
 
 def test_cut_vocabulary_is_refused(folder: Path) -> None:

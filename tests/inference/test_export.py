@@ -192,9 +192,18 @@ def rewritten(exported: Path, file: Path, **changes: object) -> Path:
         ({"format_version": 2}, "format version 2, this dien_jax reads version 1"),
         ({"format": "other"}, "with format 'dien_jax.export' in its manifest.json"),
         ({"calling_convention_version": 99}, "calling convention 99, written by JAX .*this JAX re"),
-        ({"programs": {"missing": {}}}, "damaged.*missing"),
-        ({"weights": {"params/none": {}}}, "damaged.*params/none"),
-        ({"schema": {"item": []}}, "damaged.*user"),
+        ({"weights": {"none": {}}}, "expected weights.none.dtype, which is missing"),
+        ({"weights": {"a": {"dtype": "float32", "shape": []}}}, "damaged.*no entry 'weights/a.npy"),
+        ({"schema": {"item": []}}, "schema: expected user, which is missing"),
+        ({"step": "4"}, 'manifest.json: expected step to be a whole number, found "4"'),
+        (
+            {"history_buckets": []},
+            "to be a list with a number of entries, at least 1, found",
+        ),
+        ({"history_buckets": [3, 2]}, "history_buckets to be rising lengths that end with max_hi"),
+        ({"max_history": 10**30}, "expected JSON: integer 1000"),
+        ({"max_history": 10**9, "history_buckets": [10**9]}, "max_history to be that of settings"),
+        ({"vocabularies": {}}, "vocabularies/item.json: expected the values that were exported"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(changes, expected, exported, tmp_path) -> None:

@@ -1,0 +1,101 @@
+"""``config.json`` of a run: edited files are refused, and data of other content does not fit."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import small_dataset
+
+from dien_jax import Config, UserError, open_dataset
+from dien_jax.runs.folder import Run
+
+TABLES = {
+    "items/category": "values.npy",
+    "items/price": "values.npy",
+    "items/tags": "offsets.npy",
+    "statistics/category": "count.npy",
+    "statistics/item": "count.npy",
+}
+"""Tables of the small dataset, and a file of each that is changed."""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return small_dataset.write(tmp_path / "data")
+
+
+def new_run(data: Path) -> Run:
+    return Run.create(preset="dien", seed=3, dataset=open_dataset(data), config=Config())
+
+
+@pytest.mark.parametrize(("name", "file"), TABLES.items())
+def test_data_with_another_table_does_not_fit(name: str, file: str, data: Path) -> None:
+    run = new_run(data)
+    assert run.tables is not None
+    assert set(run.tables) == {*TABLES, "users/words"}
+    values = np.load(data / name / file)
+    place = 1 if file == "offsets.npy" else 0
+    values[place] += 1 if values[place] == 0 else -1
+    np.save(data / name / file, values)
+    with pytest.raises(UserError, match=f"does not fit the run: {name} has other values than in"):
+        run.check_fits(open_dataset(data))
+
+
+def test_counts_are_known_whether_or_not_the_folder_has_them(data: Path) -> None:
+    run = new_run(data)
+    shutil.rmtree(data / "statistics")
+    run.check_fits(open_dataset(data))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (["seed"], -1, "expected seed to be a whole number, at least 0, found -1"),
+        (["seed"], "3", 'expected seed to be a whole number, found "3"'),
+        (["preset"], None, "expected preset, which is missing"),
+        (
+            ["schema", "item", 0, "size"],
+            [],
+            r"item\[0\]: expected size to be a whole number",
+        ),
+        (["schema", "user"], {}, "expected user to be a list, found {}"),
+        (["vocabularies", "item"], 3, "expected vocabularies.item to be text, found 3"),
+        (["tables"], [1], r"expected tables to be an object, found \[1\]"),
+        (["warm_start"], {"run": "/a"}, "expected warm_start.step, which is missing"),
+        (["model"], None, "expected the setting model.embedding_size, which is missing"),
+        (["model", "dropout"], None, "expected the setting model.dropout, which is missing"),
+        (["model", "dropout"], "0.5", "model.dropout must be of type float, got '0.5'"),
+        (["model", "droput"], 0.5, "unknown setting 'model.droput'; did you mean 'dropout'?"),
+        (["later"], 0.5, "unknown setting 'later'"),
+    ],
+)
+def test_edited_config_is_refused(keys: list[Any], value: Any, message: str, data: Path) -> None:
+    folder = data.parent / "run"
+    run = new_run(data)
+    run.save(folder)
+    assert Run.load(folder) == run
+    values = inner = json.loads((folder / "config.json").read_text())
+    for key in keys[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=rf"config\.json.*{message}"):
+        Run.load(folder)
+
+
+@pytest.mark.parametrize("name", ["vocabularies", "tables"])
+def test_run_of_an_earlier_version_has_no_digests(name: str, data: Path) -> None:
+    folder = data.parent / "run"
+    new_run(data).save(folder)
+    values = json.loads((folder / "config.json").read_text())
+    del values[name]
+    (folder / "config.json").write_text(json.dumps(values))
+    run = Run.load(folder)
+    assert getattr(run, name) is None
+    run.check_fits(open_dataset(data))
