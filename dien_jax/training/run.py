@@ -135,8 +135,11 @@ def fit(
     Raises:
       UserError: for data, settings or folders that do not fit; the run folder is made only once
         data and settings are checked.
+      TypeError: for a ``config`` that is no :class:`Config`, such as the name of a preset.
       NotFiniteError: when training diverges. Interrupted: after ``stop_signal``.
     """
+    if not isinstance(config, Config):
+        raise TypeError(f"config must be a Config, such as preset('dien'), got {config!r:.60}")
     dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
     _check_splits(dataset, config)
     if config.model.auxiliary_distribution == "shown":

@@ -166,3 +166,9 @@ def test_settings_of_no_preset_are_recorded_by_their_row_of_the_table():
     assert nearest_preset(dien_jax.Config(dien_jax.ModelConfig(auxiliary_weight=0.0))) == "augru"
     own = dien_jax.ModelConfig(auxiliary_weight=0.0, wide=True)
     assert nearest_preset(dien_jax.Config(own)) == "dien"
+
+
+def test_name_of_a_preset_is_no_config(data, tmp_path):
+    with pytest.raises(TypeError, match=r"config must be a Config, .* got 'din'"):
+        dien_jax.fit("din", data=data, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
