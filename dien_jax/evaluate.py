@@ -10,16 +10,16 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from dien_jax.errors import writing
-from dien_jax.runs.scoring import score_split, write_predictions
+from dien_jax.runs.scoring import is_predictions, score_split, write_predictions
 from dien_jax.runs.trained import load_run
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
-from dien_jax.utils.files import atomic_file
+from dien_jax.utils.files import atomic_file, check_out
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,17 @@ class Arguments:
     """Split to score."""
     predictions: Path | None = None
     """CSV file to write, with user, item, label and score of every example; ids are raw."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace --predictions even if this command did not write it."""
 
 
 def evaluate(arguments: Arguments) -> None:
     """Print the metrics of a split, and write its predictions if a file is given."""
     file, split = arguments.predictions, arguments.split
+    if file is not None:
+        inputs = (arguments.run_dir, arguments.data)
+        options: Any = {"overwrite": arguments.overwrite, "inputs": inputs}
+        check_out(file, is_ours=is_predictions, **options)
     target = nullcontext() if file is None else atomic_file(file)
     with nullcontext() if file is None else writing(file, "--predictions"), target as stream:
         model = load_run(arguments.run_dir, arguments.data)

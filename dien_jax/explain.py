@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -28,6 +28,7 @@ from dien_jax.inspection.requests import request
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
+from dien_jax.utils.files import check_out
 from dien_jax.utils.plots import check_picture, save_picture
 
 if TYPE_CHECKING:
@@ -68,13 +69,20 @@ class Arguments:
     out: Path | None = None
     """Figure to write, a .png file. --features also writes its numbers to a .json file of the same
     name."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the files of --out even if this command did not write them."""
 
 
 def explain(arguments: Arguments) -> None:
     """Print the explanation that the flags ask for, and write the figure."""
     _check(arguments)
     if arguments.out is not None:
-        check_picture(arguments.out)
+        inputs = (arguments.run_dir, arguments.data)
+        options: Any = {"overwrite": arguments.overwrite, "inputs": inputs}
+        check_picture(arguments.out, **options)
+        if arguments.features:
+            numbers = arguments.out.with_suffix(".json")
+            check_out(numbers, is_ours=importance.is_importance, **options)
     trained = load_run(arguments.run_dir, arguments.data)
     if arguments.features:
         figure = _explain_features(trained, arguments)

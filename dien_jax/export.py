@@ -36,10 +36,13 @@ class Arguments:
     onnx: Path | None = None
     """ONNX file to write in addition. It scores rows, with histories padded to the run's
     max_history. Needs '.[onnx]'."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace --out and --onnx even if they are not files that this command wrote."""
 
 
 def _export(arguments: Arguments) -> None:
-    report = export_run(arguments.run_dir, arguments.out, arguments.data, arguments.onnx)
+    run, out, data, onnx = arguments.run_dir, arguments.out, arguments.data, arguments.onnx
+    report = export_run(run, out, data, onnx, overwrite=arguments.overwrite)
     say(f"model: {report['file']} ({report['bytes'] / 1e6:.1f} MB)")
     if "onnx" in report:
         say(f"ONNX: {report['onnx']} ({report['onnx_bytes'] / 1e6:.1f} MB)")

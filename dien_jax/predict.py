@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -36,12 +36,15 @@ class Arguments:
     """Table to write, of the same kind. Text is compressed if the name ends in .gz."""
     data: Path | None = None
     """Dataset folder. Default: the run's own."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace --out even if it is not a table that this command wrote."""
     columns: Annotated[RequestColumns, tyro.conf.arg(name="")] = DEFAULT_COLUMNS
 
 
 def _predict(arguments: Arguments) -> None:
     run, table, data = arguments.run_dir, arguments.input, arguments.data
-    counts = score_requests(run, table, arguments.out, data, arguments.columns)
+    options: Any = {"columns": arguments.columns, "overwrite": arguments.overwrite}
+    counts = score_requests(run, table, arguments.out, data, **options)
     say(f"scores: {arguments.out}")
     for name, subject in {
         "unknown_users": "rows with a user that training did not see",

@@ -10,7 +10,7 @@ path.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -31,12 +31,15 @@ class Arguments:
     """HTML file to write. Default: report.html in the run folder."""
     data: Path | None = None
     """Dataset folder, if it has moved. Default: the run's own."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the file even if it is not a report."""
 
 
 def report(arguments: Arguments) -> None:
     """Write the report and print its path."""
     split, out, data = arguments.split, arguments.out, arguments.data
-    print_result(str(write_report(arguments.run_dir, split=split, out=out, data=data)))
+    options: Any = {"split": split, "out": out, "data": data, "overwrite": arguments.overwrite}
+    print_result(str(write_report(arguments.run_dir, **options)))
 
 
 main = make_main("report", tyro.cli, Arguments, report)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.statistics import STATISTICS, write_statistics
 from dien_jax.errors import UserError, writing
-from dien_jax.utils.files import partial_path, remove_left_partials
+from dien_jax.utils.files import partial_folder
 
 
 class DatasetWriter:
@@ -63,21 +62,17 @@ class DatasetWriter:
         self._meta = {"source": source, "split": split}
         self._counts: dict[str, int] = {}
         check_target(self.path)
-        self._partial = partial_path(self.path.absolute())
+        self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> "DatasetWriter":
         with writing(self.path, "dataset folder"):
-            self._partial.parent.mkdir(parents=True, exist_ok=True)
-            remove_left_partials(self.path.absolute())
-            self._partial.mkdir()
+            self._partial = self._cleanup.enter_context(partial_folder(self.path))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
+        with self._cleanup:
             if kind is None:
                 self._finish()
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
 
     def vocabulary(self, feature: str, values: Iterable[str]) -> None:
         """Write the raw values of a categorical or multi-valued feature, the unknown one first."""

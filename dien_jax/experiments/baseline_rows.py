@@ -1,7 +1,6 @@
 """The baselines as rows of a study: fitted once for each data set, compared like runs."""
 
 import importlib.util
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from dien_jax.runs.baseline import stored_scores
 from dien_jax.runs.folder import versions
 from dien_jax.runs.scoring import write_predictions
 from dien_jax.utils.console import say
-from dien_jax.utils.files import atomic_file
+from dien_jax.utils.files import atomic_file, partial_folder
 
 Known = dict[tuple[str, str, str], Line]
 """Lines of results by digest of the data, settings and seed."""
@@ -41,8 +40,9 @@ def add_baselines(
             return
         say(f"baselines of {name}")
         start = time.perf_counter()
-        with writing(out, "--out"), tempfile.TemporaryDirectory(dir=out) as scratch:
-            folder = Path(scratch) / "baselines"
+        scratch = partial_folder(out / "baselines", "work-")
+        with writing(out, "--out"), scratch as parent:
+            folder = parent / "baselines"
             results = run_baselines(dataset.path, folder)
             seconds = (time.perf_counter() - start) / len(results)
             for result in results:

@@ -31,6 +31,7 @@ from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, MAX_ROWS,
 from dien_jax.training.regression_inputs import RegressionInputs
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.extras import require
+from dien_jax.utils.files import partial_folder
 
 HELD_OUT = ("valid", "test")
 _PACKAGES = ("scipy", "lightgbm")
@@ -74,12 +75,18 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
     require("baselines", "python -m dien_jax.baselines")
     dataset = open_dataset(data)
     _check_examples(dataset)
-    if out is not None:
-        out = Path(out)
-        with writing(out, "--out"):
-            out.mkdir(parents=True, exist_ok=True)
-            if any(out.iterdir()):
-                raise UserError(f"--out {out} is not empty; choose another folder")
+    if out is None:
+        return _run_baselines(dataset, None)
+    out = Path(out)
+    with writing(out, "--out"), partial_folder(out) as partial:
+        if out.exists() and any(out.iterdir()):
+            raise UserError(f"--out {out} is not empty; choose another folder")
+        results = _run_baselines(dataset, partial)
+        partial.rename(out.absolute())
+    return results
+
+
+def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
     start = time.perf_counter()
     inputs = RegressionInputs(dataset, TrainConfig().max_history)
     models = _fit(inputs)

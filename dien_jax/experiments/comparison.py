@@ -20,9 +20,11 @@ from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE, Run
 from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.files import atomic_path
-from dien_jax.utils.plots import new_figure, save_picture
+from dien_jax.utils.files import atomic_path, check_out, make_folder
+from dien_jax.utils.plots import is_picture, new_figure, save_picture
 
+COMPARISON_FILE = "compare.png"
+_SCORES_FILES = "predictions-*.npy"
 _ABSENT = "-"
 _PANELS = {
     "training click loss": ("train", "click_loss"),
@@ -73,8 +75,10 @@ def compare_runs(
     if settings := _settings_table(groups):
         yield settings
     if out is not None:
+        make_folder(out, "--out", COMPARISON_FILE, _SCORES_FILES)
+        if (file := out / COMPARISON_FILE).exists():
+            check_out(file, is_ours=is_picture)
         with writing(out, "--out"):
-            out.mkdir(parents=True, exist_ok=True)
             plot = _draw_curves(groups, out)
         if plot is not None:
             say(f"curves: {plot}")
@@ -270,5 +274,5 @@ def _draw_curves(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
         axes.set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True)
     figure.legend(loc="outside lower center", ncols=min(5, len(named) + 1), fontsize="small")
-    save_picture(figure, folder / "compare.png")
-    return folder / "compare.png"
+    save_picture(figure, folder / COMPARISON_FILE)
+    return folder / COMPARISON_FILE

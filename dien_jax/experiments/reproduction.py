@@ -36,9 +36,10 @@ from dien_jax.training.loop import Trainer
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
 from dien_jax.utils.console import ProgressLine, say
-from dien_jax.utils.files import atomic_file, read_json
+from dien_jax.utils.files import atomic_file, locked, make_folder, read_json
 
 SETTINGS = Path(__file__).with_name("reproduction.json")
+RUNS_FOLDER, RESULTS_FILE = "runs", "results.csv"
 PREDICTIONS_FILE = "test-predictions.csv"
 FAMILY_TABLE = "family"
 _FIRST_GUESS = 60.0, 8000.0, 6
@@ -183,29 +184,29 @@ def run_study(
         for name, dataset in zip(names, datasets, strict=True)
         for row in rows
     ]
-    with writing(out, "--out"):
-        out.mkdir(parents=True, exist_ok=True)
-    known = _known(out, digests)
-    if baselines:
-        first, table = next(iter(tables.items()))
-        table = table._replace(rows={**table.rows, **dict.fromkeys(BASELINES)})
-        tables = {**tables, first: table}
-        add_baselines(names, datasets, out, known, PREDICTIONS_FILE)
-        write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
-    missing = [task for task in tasks if task.key not in known]
-    say(f"{len(tasks)} runs, {len(tasks) - len(missing)} of them done; {_estimate(missing, known)}")
-    for number, task in enumerate(missing):
-        name = f"{task.data}, {task.row}, seed {task.seed}"
-        say(f"[{number + 1}/{len(missing)}] {name}; {_estimate(missing[number:], known)}")
-        result = _train_and_test(task, out) if test else _train_only(task)
-        known[task.key] = _line(task, result)
-        known |= _known(out, digests)  # lines of another process
-        write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
-        after_run(known[task.key])
-        jax.clear_caches()
-    if not missing:
-        write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
-    say(f"results are in {out}")
+    make_folder(out, "--out", RESULTS_FILE, RUNS_FOLDER)
+    with locked(out, f"--out {out}"):
+        known = _known(out, digests)
+        if baselines:
+            first, table = next(iter(tables.items()))
+            table = table._replace(rows={**table.rows, **dict.fromkeys(BASELINES)})
+            tables = {**tables, first: table}
+            add_baselines(names, datasets, out, known, PREDICTIONS_FILE)
+            write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
+        missing = [task for task in tasks if task.key not in known]
+        done = len(tasks) - len(missing)
+        say(f"{len(tasks)} runs, {done} of them done; {_estimate(missing, known)}")
+        for number, task in enumerate(missing):
+            name = f"{task.data}, {task.row}, seed {task.seed}"
+            say(f"[{number + 1}/{len(missing)}] {name}; {_estimate(missing[number:], known)}")
+            result = _train_and_test(task, out) if test else _train_only(task)
+            known[task.key] = _line(task, result)
+            write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
+            after_run(known[task.key])
+            jax.clear_caches()
+        if not missing:
+            write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
+        say(f"results are in {out}")
     return [known[task.key] for task in tasks]
 
 
@@ -213,7 +214,7 @@ def _known(out: Path, digests: Mapping[str, str]) -> dict[tuple[str, str, str], 
     """Return the lines of ``results.csv`` by key, under the present names of their settings."""
     names = {digest: row for row, digest in digests.items()}
     known = {}
-    for line in read_results(out / "results.csv"):
+    for line in read_results(out / RESULTS_FILE):
         if digests.get(line["row"], line["settings"]) != line["settings"]:
             line["row"] = names.get(line["settings"], line["row"])
         known[line["data_digest"], line["settings"], line["seed"]] = line
@@ -222,7 +223,7 @@ def _known(out: Path, digests: Mapping[str, str]) -> dict[tuple[str, str, str], 
 
 def _train_and_test(task: _Task, out: Path) -> dict[str, Any]:
     """Train a run or resume it; write its test predictions."""
-    folder = out / "runs" / task.data / folder_of(task.row) / str(task.seed)
+    folder = out / RUNS_FOLDER / task.data / folder_of(task.row) / str(task.seed)
     with stop_signals() as stop_signal:
         if (folder / CONFIG_FILE).exists():
             run = Run.load(folder)

@@ -30,13 +30,14 @@ from dien_jax.runs.folder import Run
 from dien_jax.training.loop import Trainer
 from dien_jax.utils.console import ProgressLine, say
 from dien_jax.utils.extras import require
-from dien_jax.utils.files import locked, read_json, write_json
+from dien_jax.utils.files import locked, make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
 BEST_FILE = "best.json"
+STUDY_FILE = "tune.json"
 TRIALS_BEFORE_PRUNING = 5
 """Trials that are trained to their end before any is pruned."""
 
@@ -204,13 +205,10 @@ def _begin(options: SearchOptions, base: Config, space: Space, dataset: Dataset)
         "space": spaces.space_to_json(space),
         "settings": asdict(base),
     }
-    out, file = options.out, options.out / "tune.json"
-    with writing(out, "--out"):
-        out.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            if any(out.iterdir()):
-                raise UserError(f"--out {out} is not empty and holds no study; choose another")
-            write_json(file, description)
+    out, file = options.out, options.out / STUDY_FILE
+    make_folder(out, "--out", STUDY_FILE)
+    if not file.exists():
+        write_json(file, description)
     begun = read_json(file, dict[str, Any])
     for name, value in json.loads(json.dumps(description)).items():
         if begun.get(name) != value:

@@ -112,6 +112,12 @@ def write_archive(
                 np.lib.format.write_array(stream, np.asarray(array, order="C"), allow_pickle=False)
 
 
+def is_archive(file: Path) -> bool:
+    """Return whether a file is an exported one, of any version."""
+    with zipfile.ZipFile(file) as archive, archive.open(_MANIFEST) as stream:
+        return f'"format": "{FORMAT}"' in stream.read(200).decode()
+
+
 def read_archive(file: Path) -> ExportedModel:
     """Read an exported file; refuse one that is damaged, edited, or too new for this program.
 

@@ -4,6 +4,7 @@ Before it replaces an earlier file, it is read back and must score random reques
 """
 
 import dataclasses
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.dataset import table_digests
 from dien_jax.data.schema import Feature, MultiValued
 from dien_jax.errors import UserError, writing
-from dien_jax.inference.archive import input_features, read_archive, write_archive
+from dien_jax.inference.archive import input_features, is_archive, read_archive, write_archive
 from dien_jax.inference.exported_programs import (
     PLATFORMS,
     RECURRENCE,
@@ -24,7 +25,7 @@ from dien_jax.inference.exported_programs import (
     row_arrays,
 )
 from dien_jax.inference.loaded_model import LoadedModel, history_buckets
-from dien_jax.inference.onnx import onnx_model, onnx_scores, require_onnx
+from dien_jax.inference.onnx import is_onnx_model, onnx_model, onnx_scores, require_onnx
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import versions
 from dien_jax.runs.trained import TrainedModel, load_run
@@ -47,6 +48,8 @@ def export_run(
     out: str | Path,
     data: str | Path | None = None,
     onnx: str | Path | None = None,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Export the best checkpoint of a run, and check the scores of the file.
 
@@ -60,6 +63,7 @@ def export_run(
       out: file to write.
       data: dataset folder, for features and vocabularies; None for the one of the run.
       onnx: ONNX file to write in addition; None for none.
+      overwrite: replace files that exist even if they are not of this function.
 
     Returns:
       ``file``, ``bytes``, ``checked_rows``, ``checked_candidates`` and ``largest_difference``;
@@ -70,12 +74,14 @@ def export_run(
         installed, or scores differ. No file is written then.
     """
     run_dir, out = Path(run_dir), Path(out)
-    check_out(out)
+    inputs = (run_dir, None if data is None else Path(data))
+    options: Any = {"overwrite": overwrite, "inputs": inputs}
+    check_out(out, is_ours=is_archive, **options)
     require("export", "an exported model")
     if onnx is not None:
         onnx = Path(onnx)
-        check_out(onnx)
-        if onnx.absolute() == out.absolute():
+        check_out(onnx, is_ours=is_onnx_model, **options)
+        if os.path.realpath(onnx) == os.path.realpath(out):
             raise UserError(f"the ONNX file must have another name than the model, got {out} twice")
         require_onnx()
     trained = load_run(run_dir, data)

@@ -21,9 +21,12 @@ from dien_jax.inference.exported_programs import row_inputs, row_scores
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.extras import require
+from dien_jax.utils.files import starts_with
 
 MAX_BYTES = 2**31 - 1
 """Maximum size of an ONNX message."""
+PRODUCER = "dien_jax"
+"""Name of the program that made a model; it is near the start of the message."""
 _ERRORS_ONLY = 3
 """Log level of onnxruntime; lower ones report every unused constant."""
 
@@ -51,8 +54,14 @@ def onnx_model(trained: TrainedModel) -> bytes:
 
     with _failure(f"jax2onnx with JAX {jax.__version__} cannot convert this model"), _quiet():
         names = {"input_names": list(named_leaves(inputs)), "output_names": ["score"]}
-        model = jax2onnx.to_onnx(score, leaves, model_name="dien_jax", **names)
+        model = jax2onnx.to_onnx(score, leaves, model_name=PRODUCER, **names)
+        model.producer_name = PRODUCER
         return model.SerializeToString()
+
+
+def is_onnx_model(file: Path) -> bool:
+    """Return whether a file is one of :func:`onnx_model`."""
+    return starts_with(file, PRODUCER.encode(), within=64)
 
 
 def onnx_scores(file: Path, inputs: dict[str, Any]) -> np.ndarray:

@@ -67,6 +67,10 @@ class TextTable:
         column = self.names.index(name)
         return [fields[column] for fields in piece.content]
 
+    def is_scored(self, out: Path) -> bool:
+        """Return whether a file is a table with the columns of this one and scores."""
+        return TextTable(out).names == [*self.names, SCORE]
+
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:
         """Yield a function that writes pieces; the file appears when the block ends."""
@@ -145,6 +149,9 @@ class ParquetTable:
         """Refuse the type of a column that cannot be read for a use."""
         kind = self._parquet.schema_arrow.field(name).type
         check_type(f"{self.file}: column {name!r} ({reason})", kind, use)
+
+    def is_scored(self, out: Path) -> bool:
+        return ParquetTable(out).names == [*self.names, SCORE]
 
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:

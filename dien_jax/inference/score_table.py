@@ -33,6 +33,7 @@ from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
+from dien_jax.utils.files import check_out
 
 BATCHES_PER_PIECE = 64
 """Rows of a piece are sorted by history length, which reduces padding."""
@@ -82,6 +83,8 @@ def score_requests(
     out: str | Path,
     data: str | Path | None = None,
     columns: RequestColumns = DEFAULT_COLUMNS,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, int]:
     r"""Score every row of a table with the best checkpoint of a run, and write it with the scores.
 
@@ -100,6 +103,7 @@ def score_requests(
       out: table to write, of the same kind.
       data: dataset folder; None for the one of the run.
       columns: names of the table's columns.
+      overwrite: replace ``out`` even if it is not a table of these columns and the scores.
 
     Returns:
       The number of ``rows``, ``unknown_users``, ``unknown_items``, ``unknown_history``,
@@ -113,8 +117,8 @@ def score_requests(
         raise UserError("--separator must not be empty")
     out, table = Path(out), Path(table)
     requests = open_requests(table)
-    if out.exists() and out.samefile(table):
-        raise UserError(f"--out {out} is the table to score; name another file")
+    inputs = (table, Path(run_dir), None if data is None else Path(data))
+    check_out(out, is_ours=requests.is_scored, overwrite=overwrite, inputs=inputs)
     named = {name: column for name, column in vars(columns).items() if column is not None}
     defaults = {name: name for name in ("history", "timestamp") if name in requests.names}
     columns = RequestColumns(**defaults | named)

@@ -33,7 +33,7 @@ from dien_jax.runs.scoring import check_examples, score_batches, trained_scores
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import stage
-from dien_jax.utils.files import write_json
+from dien_jax.utils.files import read_json, write_json
 from dien_jax.utils.plots import new_figure
 
 if TYPE_CHECKING:
@@ -283,6 +283,11 @@ def write_importance(importance: Importance, trained: TrainedModel, file: Path) 
     ]
     run = {"preset": trained.run.preset, "data": str(trained.dataset.path.absolute())}
     write_json(file, run | importance._asdict() | {"seed": SEED, "inputs": inputs})
+
+
+def is_importance(file: Path) -> bool:
+    """Return whether a file is one of :func:`write_importance`."""
+    return {*Importance._fields, "preset", "seed"} <= read_json(file).keys()
 
 
 def draw_importance(importance: Importance) -> "Figure":

@@ -16,7 +16,7 @@ from dien_jax.errors import writing
 from dien_jax.inspection.examples import Inspector
 from dien_jax.inspection.gates import MEASURES, available_measures, missing_measures
 from dien_jax.inspection.report_figures import FEWEST, auc_by_part, image, reliability
-from dien_jax.inspection.report_page import article, page, paragraph, table
+from dien_jax.inspection.report_page import article, is_report, page, paragraph, table
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, example_losses
 from dien_jax.runs.folder import Run
@@ -44,6 +44,7 @@ def write_report(
     split: str = "valid",
     out: str | Path | None = None,
     data: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write one self-contained HTML file on a run and the errors of its best model; return it.
 
@@ -52,6 +53,7 @@ def write_report(
       split: ``"valid"`` or ``"test"``, the examples to inspect.
       out: file to write; ``report.html`` in the run folder by default.
       data: dataset folder; the run's own by default.
+      overwrite: replace the file even if it is not a report.
 
     Raises:
       UserError: if the run, its checkpoint or the data cannot be read, the split is empty or the
@@ -62,7 +64,9 @@ def write_report(
     """
     folder = Path(run_dir)
     file = folder / REPORT_FILE if out is None else Path(out)
-    check_out(file, ".html", ".htm")
+    inputs = (folder, None if data is None else Path(data))
+    options: Any = {"is_ours": is_report, "overwrite": overwrite, "inputs": inputs}
+    check_out(file, ".html", ".htm", **options)
     [summary] = load_summaries([folder])
     trained = load_run(folder, data)
     dataset = trained.dataset

@@ -9,10 +9,12 @@ import numpy as np
 from dien_jax.inspection.example_view import bar_lengths, heading, history_line, prediction
 from dien_jax.inspection.examples import Example
 from dien_jax.inspection.gates import MEASURES
+from dien_jax.utils.files import starts_with
 
 MOST_BEHAVIOURS = 24
 """Maximum number of behaviours that are shown: those with most attention."""
 
+_GENERATOR = "<meta name='generator' content='dien_jax'>"
 _STYLE = Path(__file__).with_name("report_page.css")
 
 
@@ -24,6 +26,7 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
         parts += f"<section><h2 id='part-{number}'>{escape(name)}</h2>{body}</section>\n"
     return (
         "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        f"{_GENERATOR}\n"
         "<meta http-equiv='Content-Security-Policy' "
         "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
@@ -31,6 +34,11 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
         f"<header><h1>{escape(title)}</h1><p class='note'>{escape(subtitle)}</p></header>\n"
         f"<nav aria-label='Sections'>{links}</nav>\n<main>\n{parts}</main>\n</body>\n</html>\n"
     )
+
+
+def is_report(file: Path) -> bool:
+    """Return whether a file is one of :func:`page`."""
+    return starts_with(file, _GENERATOR.encode(), within=500)
 
 
 def paragraph(text: str, *, note: bool = False) -> str:

@@ -25,7 +25,7 @@ from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabular
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.errors import UserError, writing
 from dien_jax.runs.evaluations import Metrics
-from dien_jax.utils.files import read_json, write_json
+from dien_jax.utils.files import content, read_json, write_json
 from dien_jax.utils.json_values import Count, NotNegative, as_type
 
 CONFIG_FILE = "config.json"
@@ -129,7 +129,7 @@ class Run:
                 del values[name]
         with writing(folder, "run folder"):
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
+            if content(folder):
                 begun = (folder / CONFIG_FILE).exists()
                 hint = f", or --resume {folder} to continue that run" if begun else ""
                 raise UserError(f"run folder {folder} is not empty; choose another folder{hint}")

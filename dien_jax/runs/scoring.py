@@ -20,10 +20,12 @@ from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import Stage, stage
+from dien_jax.utils.files import starts_with
 
 Predict = Callable[[Any, Any, Any, Any], jax.Array]
 """``(params, batch_stats, features, batch)`` to scores ``[B]``, see ``make_predict_step``."""
 
+_COLUMNS = ("user", "item", "label", "score")
 _IN_FLIGHT = 16
 """Batches whose scores stay on the device before they are fetched together."""
 
@@ -80,10 +82,15 @@ def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.n
     examples = dataset.splits[split]
     users, items = dataset.groups(), dataset.vocabulary("item")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("user", "item", "label", "score"))
+    writer.writerow(_COLUMNS)
     columns = (examples.group, examples.item, examples.label, scores)
     for group, item, label, score in zip(*columns, strict=True):
         writer.writerow((users[group], items[item], int(label), f"{score:.9g}"))
+
+
+def is_predictions(file: Path) -> bool:
+    """Return whether a file is one of :func:`write_predictions`."""
+    return starts_with(file, f"{','.join(_COLUMNS)}\n".encode())
 
 
 class SplitScores(NamedTuple):

@@ -1,13 +1,16 @@
 """JSON files, atomic files, and the user's cache folder."""
 
 import contextlib
+import errno
 import fcntl
+import fnmatch
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from dien_jax.errors import UserError, reading, writing
 from dien_jax.utils.json_values import parse_json
@@ -20,6 +23,8 @@ LARGEST_JSON = 64 << 20
 """Bytes of the largest JSON file that is read."""
 LOCK_FILE = ".lock"
 """File in a folder that one process at a time may write; it stays, and is locked or free."""
+
+_PARTIAL = re.compile(r"\..*\.partial-(work-)?\d+", re.DOTALL)
 
 
 def user_cache() -> Path:
@@ -51,7 +56,7 @@ def read_json(file: Path, kind: Callable[..., T]) -> T:
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write an object without NaN as indented JSON, completely or not at all."""
-    with atomic_file(file) as stream:
+    with writing(file), atomic_file(file) as stream:
         stream.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
@@ -59,20 +64,25 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 def atomic_path(file: Path) -> Iterator[Path]:
     """Yield a path that becomes ``file`` when the block ends, and is deleted if it raises.
 
-    A symbolic link stays, and the file it points to is replaced. A device or a pipe cannot be
-    replaced: the path is then ``file`` itself.
+    The block opens the path and writes it; on leaving, its content is on the disk. A symbolic link
+    stays, and the file it points to is replaced. A device or a pipe cannot be replaced: the path is
+    then ``file`` itself.
+
+    Raises:
+      UserError: when another process is writing ``file``, with its number.
     """
     if _is_written_into(file):
         yield file
         return
     target = file.resolve()
-    remove_left_partials(target)
     partial = partial_path(target)
-    try:
-        yield partial
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _claimed(target, partial, _open_file) as handle:
+        try:
+            yield partial
+            os.fsync(handle)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -81,14 +91,38 @@ def atomic_file(file: Path) -> Iterator[TextIO]:
 
     See :func:`atomic_path` for links, devices and pipes.
     """
-    with atomic_path(file) as path:
-        # "x" makes a new file, and never follows a link that waits in its place.
-        mode: Literal["w", "x"] = "w" if path == file else "x"
-        with path.open(mode, encoding="utf-8", newline="") as stream:
-            yield stream
-            stream.flush()
-            if mode == "x":
-                os.fsync(stream.fileno())
+    with atomic_path(file) as path, path.open("w", encoding="utf-8", newline="") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
+    """Yield a new hidden folder next to ``target``, which is removed when the block ends.
+
+    The block renames it to ``target`` or takes what it needs from it. Missing parents are created,
+    and removed again if they are empty.
+
+    Args:
+      target: the path that the work is for.
+      kind: empty or "work-", for two folders of one process.
+
+    Raises:
+      UserError: when another process is working for ``target``, with its number.
+    """
+    target = target.absolute()
+    partial = partial_path(target, kind)
+    new_parents = [parent for parent in target.parents if not parent.exists()]
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with _claimed(target, partial, _open_folder):
+            try:
+                yield partial
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        for parent in new_parents:
+            with contextlib.suppress(OSError):  # not empty: it holds the target
+                parent.rmdir()
 
 
 def _is_written_into(file: Path) -> bool:
@@ -103,51 +137,107 @@ def partial_path(target: Path, kind: str = "") -> Path:
 
 
 def _partial_name(target: Path) -> str:
-    return f".{target.name[:200]}.partial-"
+    name = os.fsencode(target.name)[:200]
+    return f".{os.fsdecode(name)}.partial-"
+
+
+@contextlib.contextmanager
+def _claimed(target: Path, partial: Path, opened: Callable[[Path], int]) -> Iterator[int]:
+    """Yield the handle of a new partial file or folder, locked while this process writes it.
+
+    A partial file or folder without a lock was left by a process that was killed: it is removed.
+    """
+    with contextlib.ExitStack() as stack:
+        while True:
+            handle = opened(partial)
+            stack.callback(os.close, handle)
+            if not _lock(handle):
+                raise _busy(target, os.getpid())
+            if partial.is_dir() and any(partial.iterdir()):  # of an earlier process of this number
+                shutil.rmtree(partial)
+            # Between opening and locking, another process may have removed it as left behind.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), partial.stat()):
+                    break
+        try:
+            remove_left_partials(target)
+        except UserError:
+            (shutil.rmtree if partial.is_dir() else os.unlink)(partial)
+            raise
+        yield handle
+
+
+def _open_file(partial: Path) -> int:
+    """Create an empty file, or empty the one that is left there; a link there is removed."""
+    if partial.is_symlink():
+        partial.unlink()
+    return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def _open_folder(partial: Path) -> int:
+    if partial.is_symlink() or partial.is_file():
+        partial.unlink()
+    partial.mkdir(exist_ok=True)
+    return os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file or folder; return False if it is locked. Some file systems cannot lock."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def remove_left_partials(target: Path) -> None:
     """Remove the partial files and folders of processes that were killed while writing a target.
 
-    They are its siblings ``.NAME.partial-PROCESS`` and ``.NAME.partial-work-PROCESS``.
+    They are its siblings ``.NAME.partial-PROCESS`` and ``.NAME.partial-work-PROCESS``. A process
+    locks its own while it writes; those of this process stay.
+
+    Raises:
+      UserError: when another process is writing the target, with its number.
     """
     start = _partial_name(target)
     for path in target.parent.iterdir() if target.parent.is_dir() else ():
         number = path.name.removeprefix(start).removeprefix("work-")
-        if not path.name.startswith(start) or not number.isdecimal():
+        if not path.name.startswith(start) or not number.isdecimal() or path.is_symlink():
             continue
-        is_folder = path.is_dir() and not path.is_symlink()
-        if (int(number) == os.getpid() and not is_folder) or not _is_running(int(number)):
-            with contextlib.suppress(OSError):
-                shutil.rmtree(path) if is_folder else path.unlink()
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if _lock(handle):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                elif int(number) != os.getpid():
+                    raise _busy(target, number)
+            finally:
+                os.close(handle)
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+def _busy(target: Path, process: int | str) -> UserError:
+    return UserError(f"{target} is being written by process {process}; wait for its end")
 
 
 @contextlib.contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
+def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes from writing into a folder; the lock of a killed process is free.
 
     Args:
       folder: the folder; it exists.
       name: name of the folder in messages, such as ``--out study``.
+      wait: wait for the end of another process that holds the lock.
 
     Raises:
-      UserError: when another process holds the lock, with its number.
+      UserError: when another process holds the lock, with its number, unless ``wait``.
     """
     with contextlib.ExitStack() as stack:
         with writing(folder / LOCK_FILE):
             stream = stack.enter_context((folder / LOCK_FILE).open("a+", encoding="utf-8"))
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 stream.seek(0)
                 holder = stream.read(20) or "that has just started"
@@ -169,11 +259,92 @@ def check_utf8(path: Path, flag: str = "") -> None:
         raise UserError(f"{name}: expected a path of UTF-8 characters; {remedy}") from error
 
 
-def check_out(file: Path, *suffixes: str) -> None:
-    """Check a file to write, its suffix and folder, before anything is computed for it."""
+def check_out(
+    file: Path,
+    *suffixes: str,
+    is_ours: Callable[[Path], bool],
+    overwrite: bool = False,
+    inputs: Iterable[Path | None] = (),
+) -> None:
+    """Check a file to write before anything is computed for it: its name, folder and content.
+
+    The rule for all outputs: a file that exists is replaced if the same command wrote it, if it is
+    empty, or with ``overwrite``. Inputs are never replaced, nor are files in folders that are
+    inputs, unless the same command wrote them.
+
+    Args:
+      file: the file to write; a device, a pipe or an open file is written into.
+      suffixes: suffixes that its name may have; the first is named in messages.
+      is_ours: whether the content of a file is that of this command; may raise.
+      overwrite: whether to replace a file of other content.
+      inputs: files and folders that the command reads.
+    """
     if suffixes and file.suffix.lower() not in suffixes:
         raise UserError(f"{file} cannot be written: expected the name of a {suffixes[0]} file")
+    target = Path(os.path.realpath(file))
+    with writing(file):
+        if not target.parent.is_dir():
+            raise UserError(f"{file} cannot be written: there is no folder {target.parent}")
+        try:
+            size = file.stat().st_size
+        except FileNotFoundError:
+            size = None
+        if not (_is_written_into(file) or os.access(target.parent, os.W_OK | os.X_OK)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if size is None:
+        return
     if file.is_dir():
         raise UserError(f"{file} cannot be written: it is a folder")
-    if not file.absolute().parent.is_dir():
-        raise UserError(f"{file} cannot be written: there is no folder {file.parent}")
+    if _is_written_into(file):
+        return
+    read = [Path(os.path.realpath(path)) for path in inputs if path is not None]
+    if any(path.exists() and path.samefile(target) for path in read):
+        raise UserError(f"{file} cannot be written: it is an input; name another file")
+    if size == 0 or _recognised(is_ours, file):
+        return
+    for path in read:
+        if target.is_relative_to(path):
+            raise UserError(f"{file} cannot be written: it is a file of {path}, which is read")
+    if not overwrite:
+        raise UserError(
+            f"{file} exists and was not written by this command; give --overwrite to replace it, "
+            f"or name another file"
+        )
+
+
+def _recognised(is_ours: Callable[[Path], bool], file: Path) -> bool:
+    try:
+        return is_ours(file)
+    except Exception:  # any content may be there, and readers raise exceptions of many kinds
+        return False
+
+
+def starts_with(file: Path, mark: bytes, within: int = 0) -> bool:
+    """Return whether a file starts with a mark, or has it in its first ``within`` bytes."""
+    with file.open("rb") as stream:
+        start = stream.read(max(within, len(mark)))
+    return mark in start if within else start.startswith(mark)
+
+
+def make_folder(folder: Path, flag: str, *ours: str) -> None:
+    """Create a folder to write; one that exists must be empty or hold a file of an earlier command.
+
+    Args:
+      folder: the folder.
+      flag: its flag, for messages.
+      ours: patterns of names that an earlier command left there; none if there is no such command.
+    """
+    with writing(folder, flag):
+        folder.mkdir(parents=True, exist_ok=True)
+        names = content(folder)
+    if names and not any(fnmatch.fnmatchcase(name, own) for name in names for own in ours):
+        raise UserError(
+            f"{flag} {folder} is not empty{' and holds no ' + ours[0] if ours else ''}; "
+            f"choose another folder"
+        )
+
+
+def content(folder: Path) -> list[str]:
+    """Return the names in a folder, without its lock and partial files."""
+    names = (path.name for path in folder.iterdir())
+    return [name for name in names if name != LOCK_FILE and not _PARTIAL.fullmatch(name)]

@@ -10,25 +10,36 @@ from rich.cells import cell_len
 
 from dien_jax.errors import writing
 from dien_jax.utils.extras import require
-from dien_jax.utils.files import atomic_path, check_out
+from dien_jax.utils.files import atomic_path, check_out, starts_with
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 110
+SOFTWARE = "dien_jax"
+"""Name of the program that drew a figure, in its file."""
 
 
-def check_picture(file: Path) -> None:
-    """Check, before anything is computed for a figure, that it can be drawn and written."""
-    check_out(file, ".png")
+def check_picture(file: Path, **options: Any) -> None:
+    """Check, before anything is computed for a figure, that it can be drawn and written.
+
+    ``options`` are those of :func:`~dien_jax.utils.files.check_out`.
+    """
+    check_out(file, ".png", is_ours=is_picture, **options)
     require("plot", "drawing a figure")
+
+
+def is_picture(file: Path) -> bool:
+    """Return whether a file is one of :func:`save_picture`."""
+    return starts_with(file, f"Software\0{SOFTWARE}".encode(), within=200)
 
 
 def save_picture(figure: "Figure", file: Path) -> None:
     """Write a figure as PNG, completely or not at all."""
     with drawing(), writing(file), atomic_path(file) as partial:
-        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
+        metadata = {"Software": SOFTWARE}
+        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
 
 
 def new_figure(

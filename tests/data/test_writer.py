@@ -1,15 +1,13 @@
 """Writing a dataset folder: misuse, full disks and crashes leave nothing behind."""
 
-import os
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.holder import held
 from support.small_dataset import SCHEMA, ints, leftovers, write
 
 from dien_jax.data.dataset import Column, open_dataset
@@ -108,11 +106,16 @@ def test_full_disk_is_told_by_its_path_and_leaves_nothing(tmp_path: Path) -> Non
 
 
 def test_leftovers_of_killed_processes_are_removed_and_those_at_work_left(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for name in (f".data.partial-{dead.pid}", f".data.partial-{os.getppid()}", ".data.partial-x"):
-        (tmp_path / name).mkdir()
+    for name in (".data.partial-7", ".data.partial-work-8", ".data.partial-x"):
+        (tmp_path / name / "inner").mkdir(parents=True)
     write(tmp_path / "data")
-    assert leftovers(tmp_path) == sorted(
-        [f".data.partial-{os.getppid()}", ".data.partial-x", "data"]
-    )
+    assert leftovers(tmp_path) == [".data.partial-x", "data"]
+
+
+def test_second_writer_of_a_folder_is_refused_with_the_number_of_the_first(tmp_path: Path) -> None:
+    with held(tmp_path / "data", "partial_folder") as holder:
+        with pytest.raises(UserError, match=f"data is being written by process {holder}; wait"):
+            write(tmp_path / "data")
+        assert leftovers(tmp_path) == [f".data.partial-{holder}"]
+    write(tmp_path / "data")
+    assert leftovers(tmp_path) == ["data"]

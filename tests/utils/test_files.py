@@ -7,14 +7,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.holder import held
 
 from dien_jax.errors import UserError
 from dien_jax.utils.files import (
     atomic_file,
     atomic_path,
     locked,
-    partial_path,
-    remove_left_partials,
+    partial_folder,
 )
 
 
@@ -94,14 +94,32 @@ def test_standard_output_that_is_a_file_keeps_what_else_is_written(tmp_path):
 
 
 def test_partial_files_of_killed_processes_are_removed_and_others_stay(tmp_path):
-    file, ended = tmp_path / "out.csv", subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    left = tmp_path / f".out.csv.partial-{ended.pid}"
-    others = [tmp_path / f".out.csv.partial-{os.getppid()}", tmp_path / ".out.csv.partial-x"]
-    for partial in (left, *others):
+    file = tmp_path / "out.csv"
+    others = [tmp_path / ".out.csv.partial-x", tmp_path / ".other.csv.partial-7"]
+    for partial in (tmp_path / ".out.csv.partial-7", *others):
         partial.touch()
     write(file)
     assert set(tmp_path.iterdir()) == {file, *others}
+
+
+def test_second_writer_is_refused_with_the_number_of_the_first(tmp_path):
+    file = tmp_path / "out.csv"
+    with held(file, "atomic_path") as holder:
+        with pytest.raises(UserError, match=f"is being written by process {holder}; wait"):
+            write(file)
+        assert [path.name for path in tmp_path.iterdir()] == [f".out.csv.partial-{holder}"]
+    write(file)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_second_writer_in_the_same_process_is_refused(tmp_path):
+    file = tmp_path / "out.csv"
+    problem = f"is being written by process {os.getpid()}"
+    with atomic_file(file) as stream:
+        with pytest.raises(UserError, match=problem):
+            write(file)
+        stream.write("first")
+    assert file.read_text() == "first"
 
 
 def test_link_in_the_place_of_the_partial_file_is_not_followed(tmp_path):
@@ -137,12 +155,21 @@ def test_lock_keeps_others_out_and_that_of_a_killed_process_is_free(tmp_path):
 
 
 def test_partial_folders_are_removed_and_those_of_this_process_stay(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
     target = tmp_path / "data [1]"
-    left = [tmp_path / f".data [1].partial-{kind}{ended.pid}" for kind in ("", "work-")]
-    own = partial_path(target, "work-")
-    for folder in (*left, own):
+    left = [tmp_path / f".data [1].partial-{end}" for end in ("7", "work-7", os.getpid())]
+    for folder in left:
         (folder / "inner").mkdir(parents=True)
-    remove_left_partials(target)
-    assert list(tmp_path.iterdir()) == [own]
+    with partial_folder(target, "work-") as own:
+        assert list(tmp_path.iterdir()) == [own]
+        with partial_folder(target) as second:
+            assert set(tmp_path.iterdir()) == {own, second}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_parents_of_a_partial_folder_are_removed_unless_they_hold_the_target(tmp_path):
+    with partial_folder(tmp_path / "a" / "b" / "data"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with partial_folder(tmp_path / "a" / "data") as partial:
+        partial.rename(tmp_path / "a" / "data")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["data"]

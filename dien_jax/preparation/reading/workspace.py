@@ -6,7 +6,6 @@ DuckDB work together. Importing this module needs the extra ``data``: sources im
 """
 
 import contextlib
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ibis.expr.types import Table
 
 from dien_jax.data.writer import check_target
 from dien_jax.errors import UserError, reason, writing
-from dien_jax.utils.files import check_utf8, partial_path, remove_left_partials
+from dien_jax.utils.files import check_utf8, partial_folder
 
 
 @contextlib.contextmanager
@@ -31,15 +30,13 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
     """
     check_target(out)
     check_utf8(out, "--out")
-    path = out.absolute()
-    folder = partial_path(path, "work-")
-    new_parents = [parent for parent in path.parents if not parent.exists()]
     try:
-        with writing(out, "dataset folder"):
-            remove_left_partials(path)
-            folder.mkdir(parents=True)
-            with _connect(folder, memory_limit) as connection:
-                yield Workspace(folder, connection)
+        with (
+            writing(out, "dataset folder"),
+            partial_folder(out, "work-") as folder,
+            _connect(folder, memory_limit) as connection,
+        ):
+            yield Workspace(folder, connection)
     except duckdb.OutOfMemoryException as error:
         problem = f"the database ran out of memory within {memory_limit}; raise --memory-limit"
         raise UserError(f"{problem}: {reason(error)}") from error
@@ -49,11 +46,6 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
         raise
     except (duckdb.OperationalError, duckdb.FatalException) as error:
         raise UserError(f"dataset folder {out} cannot be written: {reason(error)}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in new_parents:
-            with contextlib.suppress(OSError):  # not empty: it holds the dataset
-                parent.rmdir()
 
 
 def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:

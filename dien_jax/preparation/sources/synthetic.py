@@ -11,7 +11,7 @@ from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.writer import DatasetWriter, check_target
-from dien_jax.errors import UserError
+from dien_jax.errors import writing
 from dien_jax.metrics import scores
 from dien_jax.metrics.scores import auc, logloss
 from dien_jax.preparation.options import require_at_least
@@ -20,7 +20,7 @@ from dien_jax.preparation.pipeline.splits import TRAIN, user_sides
 from dien_jax.preparation.sources import simulation
 from dien_jax.preparation.sources.simulation import MOST_TAGS, SEGMENTS, SLOTS, TAGS, World
 from dien_jax.utils.console import say
-from dien_jax.utils.files import user_cache
+from dien_jax.utils.files import locked, user_cache
 
 HELD_OUT = 0.1  # share of users for validation, and again for the test
 ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
@@ -62,7 +62,7 @@ def built_in_data() -> Path:
 
     The folder is in the user's cache, under a name made of the dataset format and a hash of the
     code that generates it: data of other code is never used. Several processes may call this at
-    once: the first one to finish provides the folder for all.
+    once: the first one provides the folder for all, and the others wait for it.
     """
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for module in GENERATOR:
@@ -70,12 +70,12 @@ def built_in_data() -> Path:
     code = f"format-{metadata.FORMAT_VERSION}-{digest.hexdigest()[:12]}"
     folder = user_cache() / code / "simulated"
     if not folder.exists():
-        say(f"built-in data: simulating users into {folder}")
-        try:
-            prepare(SyntheticOptions(out=folder))
-        except UserError:
-            if not folder.exists():  # otherwise another process was faster
-                raise
+        with writing(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent, str(folder.parent), wait=True):
+            if not folder.exists():
+                say(f"built-in data: simulating users into {folder}")
+                prepare(SyntheticOptions(out=folder))
     return folder
 
 
