@@ -209,7 +209,9 @@ class DatasetWriter:
 
 def check_target(path: Path) -> None:
     """Refuse a target that exists; sources call this before long work."""
-    if path.exists() or path.is_symlink():
+    with writing(path, "dataset folder"):
+        is_there = path.is_symlink() or path.exists()
+    if is_there:
         raise UserError(f"{path} exists already; choose another folder or remove it")
 
 

@@ -151,7 +151,8 @@ def fit(
         origin = WarmStart(run=str(Path(warm_start).absolute()), step=source.step)
     run = Run.create(preset=preset, seed=seed, dataset=dataset, config=config, warm_start=origin)
     folder = default_run_dir(preset, dataset) if run_dir is None else Path(run_dir)
-    is_new = not folder.exists()
+    with writing(folder, "run folder"):
+        is_new = not folder.exists()
     run.save(folder)
     try:
         with locked(folder, f"run folder {folder}"):

@@ -45,6 +45,9 @@ def run_command(
     except (UserError, NotFiniteError) as error:
         say(f"error: {error}")
         return 2 if isinstance(error, UserError) else 1
+    except OSError as error:  # a disk that fails where no context names the file
+        say(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        return 2
     except (Interrupted, KeyboardInterrupt) as stop:
         if when_interrupted:
             say(when_interrupted)

@@ -284,7 +284,8 @@ def check_out(
     target = Path(os.path.realpath(file))
     with writing(file):
         if not target.parent.is_dir():
-            raise UserError(f"{file} cannot be written: there is no folder {target.parent}")
+            folder = target.parent if file.is_symlink() else file.parent
+            raise UserError(f"{file} cannot be written: there is no folder {folder}")
         try:
             size = file.stat().st_size
         except FileNotFoundError:

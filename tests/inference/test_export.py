@@ -71,7 +71,8 @@ def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> 
     file = tmp_path / "out" / "model.dien"
     file.parent.mkdir()
     file.write_text("old")
-    assert export.main([str(run), "--out", str(file)]) == 0
+    assert "give --overwrite to replace it" in refused([run, "--out", file], capsys)
+    assert export.main([str(run), "--out", str(file), "--overwrite"]) == 0
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert told["file"] == str(file)
@@ -270,7 +271,7 @@ def test_scores_that_differ_leave_nothing(data, tmp_path, monkeypatch, capsys) -
     file.write_text("old")
     own = inference_export.run_scores
     monkeypatch.setattr(inference_export, "run_scores", lambda *given: own(*given) + 1e-3)
-    told = refused([run, "--out", file], capsys)
+    told = refused([run, "--out", file, "--overwrite"], capsys)
     assert "the file's scores differ from the run's by 0.001, expected at most 1e-05" in told
     assert file.read_text() == "old"
     assert small_dataset.leftovers(file.parent) == ["model.dien"]

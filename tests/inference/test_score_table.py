@@ -196,8 +196,8 @@ def test_mistaken_flags_are_told(run, tmp_path, capfd) -> None:
     wrong = ["--out", str(tmp_path / "out.parquet")]
     assert "is text and is written as text; name the file .csv" in refusal(run, file, capfd, *wrong)
     missing = ["--out", str(tmp_path / "missing" / "out.csv")]
-    assert "out.csv cannot be written: No such file" in refusal(run, file, capfd, *missing)
-    itself = f"--out {file} is the table to score"
+    assert "out.csv cannot be written: there is no folder" in refusal(run, file, capfd, *missing)
+    itself = f"{file} cannot be written: it is an input"
     assert itself in refusal(run, file, capfd, "--out", str(file))
     assert "nowhere.csv cannot be read" in refusal(
         run, file, capfd, "--input", str(tmp_path / "nowhere.csv")

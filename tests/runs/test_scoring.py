@@ -108,7 +108,7 @@ def test_unwritable_predictions_are_refused_before_any_scoring(run, tmp_path, ca
     monkeypatch.setattr(evaluate, "score_split", None)
     missing = tmp_path / "missing" / "predictions.csv"
     message = refusal([str(run), "--predictions", str(missing)], capfd)
-    assert f"{missing} cannot be written: No such file or directory" in message
+    assert f"{missing} cannot be written: there is no folder" in message
 
 
 def test_predictions_that_failed_leave_nothing(run, tmp_path, capfd, monkeypatch):

@@ -21,6 +21,7 @@ def fail(error: BaseException):
     [
         (UserError("--data is missing"), 2, "error: --data is missing\n"),
         (NotFiniteError("the loss is NaN"), 1, "error: the loss is NaN\n"),
+        (OSError(28, "No space left", "data/a"), 2, "error: data/a: No space left\n"),
         (Interrupted(signal.SIGTERM), 128 + signal.SIGTERM, "stopped\n"),
         (KeyboardInterrupt(), 128 + signal.SIGINT, "stopped\n"),
     ],
