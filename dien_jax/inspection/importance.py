@@ -287,7 +287,7 @@ def write_importance(importance: Importance, trained: TrainedModel, file: Path) 
 
 def is_importance(file: Path) -> bool:
     """Return whether a file is one of :func:`write_importance`."""
-    return {*Importance._fields, "preset", "seed"} <= read_json(file).keys()
+    return {*Importance._fields, "preset", "seed"} <= read_json(file, dict[str, Any]).keys()
 
 
 def draw_importance(importance: Importance) -> "Figure":
