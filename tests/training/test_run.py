@@ -1,9 +1,9 @@
 """Training from Python: fit, resume and their result."""
 
 import datetime
+import inspect
 import shutil
 import signal
-import inspect
 import threading
 
 import pytest
