@@ -1,12 +1,12 @@
 """Time of the whole train step, with histories of 100 and of real lengths.
 
-    python -m benchmarks.train_step [--preset NAME] [--data DIR ...] [--peers] [--json FILE]
+    python -m benchmarks.train_step [--preset NAME] [--data DIR ...] [--peers] [--keep-memory]
 
 The first case has the paper's size (batch 128, 100 steps, embeddings of 18, states of 36) and
 random ids. ``--data`` adds the steps of one epoch on a dataset folder, with batches assembled
 beforehand: once in length buckets, once padded to the full length. ``--peers`` trains other
 programs on the same batches by turns: DeepCTR-Torch and RecBole where installed, see
-:mod:`benchmarks.peers`.
+:mod:`benchmarks.peers`. ``--keep-memory`` keeps freed memory, as the commands do.
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from dien_jax.data.schema import FeatureTables
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state, training_tables
 from dien_jax.steps.train import make_train_step
+from dien_jax.utils.memory import keep_freed_memory
 
 OURS = "dien_jax"
 EPOCHS = 5
@@ -147,9 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, nargs="+", default=[], help="dataset folders with real lengths"
     )
     parser.add_argument("--peers", action="store_true", help="time other programs' DIEN also")
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory")
     parser.add_argument("--repeats", type=int, default=40, help="timed steps at full length")
     parser.add_argument("--padded-steps", type=int, default=40, help="timed steps when padded")
     options = parse(parser, arguments, repeats=2, padded_steps=1)
+    if options.keep_memory and not keep_freed_memory():
+        parser.error("--keep-memory: needs glibc, its allocator not set by the environment")
     config = preset(options.preset)
     peers = installed() if options.peers else {}
     rows = full_length(config, repeats=options.repeats, peers=peers)

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 BEST_POSSIBLE = "best possible"
 """The AUC of true probabilities, which is no simple model's."""
+PROCESS_FLAGS = tuple(
+    f"--{no}{flag}" for flag in ("compile-cache", "keep-memory") for no in ("", "no-")
+)
+"""Flags of the process, not of the run."""
 CLEAR_MARGIN = 0.01
 """A test AUC that is less above that of a simple model is remarked on."""
 
@@ -58,10 +62,13 @@ class Arguments:
     seed: int = 0
     """Random seed for parameters, example order and negative sampling."""
     resume: Path | None = None
-    """Run folder to resume. Data and settings come from the run; only --compile-cache may be
-    combined with it."""
+    """Run folder to resume. Data and settings come from the run; only --compile-cache and
+    --keep-memory may be combined with it."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts faster."""
+    keep_memory: bool = True
+    """Keep freed memory for the next step instead of giving it back to the system (Linux with
+    glibc). Steps are faster; the memory of the process stays at its peak."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -95,7 +102,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if arguments.preset != name:
         other = "comes before all flags" if file is None else "and --preset-file exclude each other"
         raise UserError(f"the preset {other}; got {arguments.preset!r} after them")
-    flags = [flag for flag in argv if flag not in ("--compile-cache", "--no-compile-cache")]
+    flags = [flag for flag in argv if flag not in PROCESS_FLAGS]
     if arguments.resume is not None and len(flags) > (1 if "=" in flags[0] else 2):
         raise UserError("--resume takes no other flag: the run keeps its data and settings")
     return arguments

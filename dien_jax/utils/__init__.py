@@ -1,6 +1,8 @@
-"""Tools without a subject: files, console, plots, compile cache, optional dependencies.
+"""Tools without a subject: files, console, plots, memory, compile cache, optional dependencies.
 
-Nothing here knows models, data or settings, and nothing is public.
+Nothing here knows models, data or settings. One function is public.
 """
 
-__all__: list[str] = []
+from dien_jax.utils.memory import keep_freed_memory
+
+__all__ = ["keep_freed_memory"]

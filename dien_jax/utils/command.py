@@ -1,4 +1,4 @@
-"""The one way to start a command: compile cache, user errors and signals become an exit status."""
+"""The one way to start a command: memory and compile cache, errors and signals as exit status."""
 
 import contextlib
 import functools
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.utils.console import replace_what_encodings_lack, say
+from dien_jax.utils.memory import keep_freed_memory
 
 Options = TypeVar("Options")
 
@@ -29,7 +30,8 @@ def run_command(
     Args:
       parse: returns the options; may raise :class:`UserError`.
       run: does the work; returns an exit status other than 0 if it has one.
-      compiles: enable the compile cache first, unless the options have a false ``compile_cache``.
+      compiles: keep freed memory and enable the compile cache first, unless the options have a
+        false ``keep_memory`` or ``compile_cache``.
       when_interrupted: printed when Ctrl-C ends the command.
     """
     replace_what_encodings_lack()
@@ -37,6 +39,8 @@ def run_command(
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         options = parse()
+        if compiles and getattr(options, "keep_memory", True):
+            keep_freed_memory()
         if compiles and getattr(options, "compile_cache", True):
             from dien_jax.utils.compile_cache import enable_compile_cache
 
