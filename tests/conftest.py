@@ -50,6 +50,7 @@ FAST = (
 )
 """Folders and files whose tests are marked ``fast``."""
 SLOWER = (
+    "tests/preparation/test_any_bytes.py",
     "tests/preparation/test_alimama.py",
     "tests/preparation/test_amazon.py",
     "tests/preparation/test_download.py",
@@ -63,6 +64,7 @@ SLOWER = (
     "tests/preparation/test_separators.py",
     "tests/preparation/test_synthetic.py::test_processes_that_need_the_built_in_data_at_once",
     "tests/preparation/test_taobao.py",
+    "tests/preparation/test_times.py",
     "tests/preparation/test_training_values.py",
 )
 """Tests among them that are not marked: each takes seconds, by several processes or databases."""

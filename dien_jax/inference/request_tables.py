@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dien_jax.data.value_text import Use, check_type, column_text
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.text_files import BadLines, open_bytes, read_lines
@@ -196,7 +196,7 @@ def find_column(table: RequestTable, name: str, reason: str, use: Use) -> None:
     if name not in table.names:
         raise UserError(
             f"{table.file} has no column {name!r} ({reason}){suggestion(name, table.names)}; its "
-            f"columns are {', '.join(column[:40] for column in table.names)}"
+            f"columns are {', '.join(printable(column[:40]) for column in table.names)}"
         )
     if isinstance(table, ParquetTable):
         table.check_type(name, reason, use)

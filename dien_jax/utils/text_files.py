@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from dien_jax.errors import UserError, reading
+from dien_jax.errors import UserError, printable, reading
 
 GZIP_MAGIC = b"\x1f\x8b"
 EXAMPLES = 5  # malformed lines that are shown
@@ -40,7 +40,7 @@ class BadLines:
         """Count one malformed line; the first line of a file has number 1."""
         self.count += 1
         if len(self.examples) < EXAMPLES:
-            self.examples.append(f"{file}:{line_number}: {reason}")
+            self.examples.append(printable(f"{file}:{line_number}: {reason}"))
 
     def check(self, total: int, max_share: float) -> list[str]:
         """Refuse too many malformed lines, and report few of them.

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from ibis.expr.types import Table
 
 from dien_jax.data.value_text import check_type, column_text, joined
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace, quoted
 from dien_jax.utils.console import stage
@@ -185,7 +185,7 @@ def _column_places(file: Path, wanted: Wanted, header: list[str], hint: str = ""
     for column in wanted.values():
         named = f"{column.name!r} ({column.flag})"
         if column.name not in header:
-            names = ", ".join(name[:40] for name in header)
+            names = ", ".join(printable(name[:40]) for name in header)
             near = suggestion(column.name, header)
             raise UserError(f"{file} has no column {named}{near}; its columns are {names}{hint}")
         if header.count(column.name) > 1:
