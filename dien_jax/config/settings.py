@@ -22,6 +22,8 @@ LAYER_SIZES = tuple[int, ...]
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
 Attention = Literal["mlp", "bilinear"]
 
+LARGEST_NUMBER = 3.4e38
+"""Largest value of a setting that is not an integer: about the largest of float32."""
 LARGEST_INTEGER = 2**31 - 1
 """Largest value of an integer setting, and of the steps of a run."""
 
@@ -43,12 +45,13 @@ def _check(
         _require(bool(holds(value)), f"{group}.{name}", expected, value)
 
 
-def _check_integers(settings: object, group: str) -> None:
-    """Refuse integers that 32 bits do not hold."""
+def _check_numbers(settings: object, group: str) -> None:
+    """Refuse numbers that 32 bits do not hold."""
     for name, value in vars(settings).items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(number, int) and number > LARGEST_INTEGER for number in numbers):
-            _require(False, f"{group}.{name}", f"at most {LARGEST_INTEGER}", value)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float):
+                most = LARGEST_INTEGER if isinstance(number, int) else LARGEST_NUMBER
+                _require(not number > most, f"{group}.{name}", f"at most {most}", value)
 
 
 def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
@@ -124,7 +127,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "model")
-        _check_integers(self, "model")
+        _check_numbers(self, "model")
         sizes = "one or more layer sizes, each at least 1"
         check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
         check("attention_layers auxiliary_layers layers", lambda n: n and min(n) >= 1, sizes)
@@ -170,7 +173,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "optim")
-        _check_integers(self, "optim")
+        _check_numbers(self, "optim")
         check("learning_rate embedding_learning_rate", lambda r: 0 < r < math.inf, "above 0")
         check("warmup_steps weight_decay embedding_l2", lambda v: 0 <= v < math.inf, "0 or more")
         other = "0 unless optim.name is 'adamw'"
@@ -216,7 +219,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "train")
-        _check_integers(self, "train")
+        _check_numbers(self, "train")
         check("batch_size epochs log_every max_history", lambda n: n >= 1, "at least 1")
         check("patience evaluate_every", lambda n: n >= 0, "0 or more")
         check("unknown_users", lambda share: 0 <= share <= 1, "in [0, 1]")

@@ -42,6 +42,7 @@ SETTINGS = Path(__file__).with_name("reproduction.json")
 RUNS_FOLDER, RESULTS_FILE = "runs", "results.csv"
 PREDICTIONS_FILE = "test-predictions.csv"
 FAMILY_TABLE = "family"
+MOST_SEEDS = 2**32
 _FIRST_GUESS = 60.0, 8000.0, 6
 """Seconds of a run besides training, examples a second and epochs, until a run has been timed."""
 
@@ -114,7 +115,7 @@ def reproduce_table(
     >>> from pathlib import Path
     >>> reproduce_table([Path("data")], Path("table"), seeds=0)
     Traceback (most recent call last):
-    dien_jax.errors.UserError: --seeds must be at least 1, got 0
+    dien_jax.errors.UserError: --seeds must be 1 to 4294967296, got 0
     """
     tables = paper_tables()
     known = tables[table].rows
@@ -124,8 +125,10 @@ def reproduce_table(
                 f"--rows {row!r} is not a row of the table {table!r}{suggestion(row, known)} "
                 f"(rows: {', '.join(known)})"
             )
-    if seeds < 1:
-        raise UserError(f"--seeds must be at least 1, got {seeds}")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise UserError(f"--seeds must be 1 to {MOST_SEEDS}, got {seeds}")
+    if not data:
+        raise UserError("--data must name one dataset folder or more")
     chosen, datasets = {row: known[row] for row in rows or known}, list(map(open_dataset, data))
     with_baselines = table == FAMILY_TABLE
     run_study(chosen, datasets, range(seeds), out, tables=tables, baselines=with_baselines)

@@ -1,5 +1,6 @@
 """Options that all sources of logs share, and the feature columns that they name."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from dien_jax.data.schema import KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 
+LARGEST_INTEGER = 2**63 - 1
+SIZE = re.compile(r"\d+(\.\d+)? *[kmgt]i?b", re.IGNORECASE)
+"""Sizes that a user may write."""
 Distribution = Literal["popularity", "uniform"]
 SplitPolicy = Literal["by-user", "last-event", "by-time"]
 
@@ -55,6 +59,9 @@ class LogOptions:
                 raise UserError(f"{flag} needs --split by-time, got --split {self.split}")
         require_at_least({"--min-count": (self.min_count, 1), "--seed": (self.seed, 0)})
         check_bad_share(self.max_bad_share)
+        if not SIZE.fullmatch(self.memory_limit):
+            got = f"{self.memory_limit:.80}"
+            raise UserError(f"--memory-limit must be a size such as 1GB, got {got!r}")
 
     @property
     def shares(self) -> dict[str, float]:
@@ -232,10 +239,12 @@ class ImplicitOptions(LogOptions):
 
 
 def require_at_least(values: dict[str, tuple[int, int]]) -> None:
-    """Refuse values below their minimum; ``values`` has value and minimum by flag."""
+    """Refuse integers below their minimum, or too large; ``values`` has both by flag."""
     for flag, (value, least) in values.items():
         if value < least:
             raise UserError(f"{flag} must be at least {least}, got {value}")
+        if value > LARGEST_INTEGER:
+            raise UserError(f"{flag} must be at most {LARGEST_INTEGER}, got {value}")
 
 
 def check_bad_share(share: float) -> None:

@@ -1,6 +1,5 @@
 """The state that a train step carries, and the tables it reads."""
 
-import os
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.data.statistics import blank_statistics
 from dien_jax.errors import UserError
 from dien_jax.model.interest import InterestModel
+from dien_jax.steps.memory import require_state_memory, require_step_memory
 from dien_jax.steps.negatives import Sampler, make_sampler
 from dien_jax.steps.optimizer import make_optimizer
 
@@ -70,8 +70,13 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
 
     Raises:
       UserError: where the configured implementation of the recurrences cannot run here, a
-        configured attention or evolution does not exist, or the state exceeds the memory.
+        configured attention or evolution does not exist, or the state, a batch of the shortest
+        histories or one history of ``max_history`` events exceeds the memory.
     """
+    longest = config.train.max_history
+    shortest = min((*config.train.buckets, longest))
+    require_step_memory(config, schema, config.train.batch_size, shortest)
+    require_step_memory(config, schema, 1, longest)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     model = InterestModel(config.model, schema)
     optimizer = make_optimizer(config, schema, steps_per_epoch)
@@ -90,29 +95,8 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
     initialised = jax.jit(initialise)
     try:
         shapes = initialised.eval_shape(init_key)
-        _require_memory(shapes)
+        require_state_memory(shapes)
         params, batch_stats, optimizer_state = initialised(init_key)
     except NotImplementedError as error:
         raise UserError(f"model.recurrence: {error}") from error
     return TrainState(params, batch_stats, optimizer_state, jnp.zeros((), jnp.int32), run_key)
-
-
-def _require_memory(shapes: Any) -> None:
-    """Refuse parameters and optimizer state that are larger than the device's memory."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    if (limit := _memory_bytes(jax.local_devices()[0])) is not None and needed > limit:
-        raise UserError(
-            f"{parameters:,} parameters and their optimizer state take {needed / 1e9:,.1f} GB, "
-            f"more than the {limit / 1e9:,.1f} GB of memory; choose smaller model sizes"
-        )
-
-
-def _memory_bytes(device: jax.Device) -> int | None:
-    """Return the memory of a device, of the machine for a CPU; None where it is unknown."""
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -28,6 +28,7 @@ from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import measure, score_batches
+from dien_jax.steps.memory import require_step_memory
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import TrainState, create_state, training_tables
@@ -79,6 +80,8 @@ class Trainer:
             shown_per_step=shown,
             statistics=run.config.model.statistics,
         )
+        longest = self._loader.padded_lengths[-1]
+        require_step_memory(config, schema, train.batch_size, longest)
         self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs
         if self.total_steps > LARGEST_INTEGER:

@@ -25,6 +25,7 @@ from dien_jax.model.embeddings import gather
 from dien_jax.model.statistics import MATCH, statistics_inputs, statistics_names
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
+from dien_jax.utils.memory_limit import machine_bytes, require_memory
 
 BATCH = 1024
 MAX_COLUMNS = 1 << 20
@@ -69,6 +70,8 @@ class RegressionInputs:
 
     def __init__(self, dataset: Dataset, max_history: int, statistics: bool = True) -> None:
         schema = dataset.schema
+        needed, subject = 12 * BATCH * max_history, f"{BATCH:,} histories of {max_history:,} events"
+        require_memory(needed, machine_bytes(), subject, "choose a smaller train.max_history")
         self._dataset, self.schema, self._statistics = dataset, schema, statistics
         # Batches of one padded length, so that one program is compiled for all splits.
         self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)

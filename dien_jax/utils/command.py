@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TypeVar
 
-from dien_jax.errors import Interrupted, NotFiniteError, UserError
+from dien_jax.errors import Interrupted, NotFiniteError, UserError, reason
 from dien_jax.utils.console import replace_what_encodings_lack, say
 from dien_jax.utils.memory import keep_freed_memory
 
@@ -25,7 +25,7 @@ def run_command(
     """Parse flags, run a command, and return its exit status.
 
     The status is 0 for success, 1 when training diverged, 2 for a mistake in flags, files or
-    settings, and 128 + n when signal n stopped the command.
+    settings, or a file that the system refuses, and 128 + n when signal n stopped the command.
 
     Args:
       parse: returns the options; may raise :class:`UserError`.
@@ -51,6 +51,9 @@ def run_command(
         return 2 if isinstance(error, UserError) else 1
     except OSError as error:  # a disk that fails where no context names the file
         say(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        return 2
+    except MemoryError as error:
+        say(f"error: out of memory: {reason(error)}")
         return 2
     except (Interrupted, KeyboardInterrupt) as stop:
         if when_interrupted:

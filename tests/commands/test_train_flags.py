@@ -49,7 +49,7 @@ def test_preset_file_is_refused_beside_a_preset_and_with_its_mistakes(tmp_path, 
     assert f"give a preset or --preset-file, not both; got 'authors' and {file}" in beside
     assert "exclude each other" in refusal(["--preset-file", str(file), "authors"], capfd)
     missing = tmp_path / "none.json"
-    assert f"{missing}: expected JSON" in refusal(["--preset-file", str(missing)], capfd)
+    assert f"{missing} cannot be read" in refusal(["--preset-file", str(missing)], capfd)
 
 
 def test_help_lists_every_setting(capfd):
@@ -121,4 +121,6 @@ def test_damaged_settings_are_refused(data, tmp_path, capfd):
     (tmp_path / "config.json").write_text("{")
     assert "expected JSON" in refusal(["--resume", str(tmp_path)], capfd)
     (tmp_path / "config.json").write_text('{"preset": "dien", "seed": 0.5}')
-    assert "'seed' of type int, found 0.5" in refusal(["--resume", str(tmp_path)], capfd)
+    assert "expected seed to be a whole number, found 0.5" in refusal(
+        ["--resume", str(tmp_path)], capfd
+    )

@@ -49,6 +49,8 @@ def test_shown_negatives_are_wanted_only_where_an_auxiliary_loss_uses_them() -> 
         (lambda: ModelConfig(extractor="none"), r"model.auxiliary_weight must be 0 unless"),
         (lambda: ModelConfig(dropout=1.0), r"model.dropout must be in \[0, 1\)"),
         (lambda: OptimConfig(learning_rate=float("nan")), r"optim.learning_rate must be above 0"),
+        (lambda: OptimConfig(learning_rate=1e39), r"optim.learning_rate must be at most 3.4e\+38"),
+        (lambda: OptimConfig(clip_norm=float("inf")), r"optim.clip_norm must be at most 3.4e\+38"),
         (lambda: OptimConfig(weight_decay=0.1), r"optim.weight_decay must be 0 unless"),
         (lambda: TrainConfig(batch_size=0), r"train.batch_size must be at least 1"),
         (lambda: TrainConfig(max_history=2**31), r"train.max_history must be at most 2147483647"),

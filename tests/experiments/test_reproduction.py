@@ -271,7 +271,8 @@ def test_a_run_of_other_settings_is_not_gone_on_with(tiny, tmp_path, capfd) -> N
             ["--rows", "diem"],
             "--rows 'diem' is not a row of the table 'family'; did you mean 'dien'",
         ),
-        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--seeds", "0"], "--seeds must be 1 to 4294967296, got 0"),
+        (["--data"], "--data must name one dataset folder or more"),
         (["--data", "nowhere"], "nowhere"),
     ],
 )

@@ -169,9 +169,14 @@ def test_parents_are_made_and_removed_again_on_failure(tmp_path):
     make(write(tmp_path, LOG), out=tmp_path / "deep" / "er" / "data")
 
 
-@pytest.mark.parametrize("limit", ["much", "12 parrots"])
+@pytest.mark.parametrize("limit", ["much", "12 parrots", "-1", "0", ""])
 def test_a_memory_limit_that_is_none_is_refused(tmp_path, limit):
     refused(write(tmp_path, LOG), "--memory-limit must be a size such as 1GB", memory_limit=limit)
+
+
+def test_negatives_beyond_the_memory_are_refused(tmp_path):
+    match = "20 positives with --negatives 10,000,000,000,000 take at least .* GB, more than"
+    refused(write(tmp_path, LOG), match, negatives=10**13, split="last-event")
 
 
 def test_too_little_memory_is_told(tmp_path):
@@ -188,6 +193,7 @@ def test_too_little_memory_is_told(tmp_path):
         ({"valid_from": "3", "test_from": "4"}, "needs --split by-time"),
         ({"min_count": 0}, "--min-count must be at least 1"),
         ({"seed": -1}, "--seed must be at least 0"),
+        ({"seed": 10**30}, "--seed must be at most 9223372036854775807, got 1000"),
         ({"max_bad_share": 1.5}, "--max-bad-share must be from 0 to 1"),
         ({"negatives": 0}, "--negatives must be at least 1"),
         ({"separator": ""}, "--separator must not be empty"),

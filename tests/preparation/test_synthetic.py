@@ -235,7 +235,8 @@ def test_order_of_the_history_matters(world: World, simulated: Simulated) -> Non
     [
         ({"users": 19}, "--users must be at least 20, got 19"),
         ({"categories": 3}, "--categories must be at least 4, got 3"),
-        ({"items": 100}, "--items must be at least 240, got 100"),
+        ({"items": 100}, "--items must be at least 240, 12 for each of the --categories, 20; got"),
+        ({"users": 2**63}, "--users must be at most 9223372036854775807, got 92"),
         ({"examples_per_user": 0}, "--examples-per-user must be at least 1, got 0"),
         ({"seed": -1}, "--seed must be at least 0, got -1"),
     ],
@@ -245,6 +246,21 @@ def test_sizes_that_make_no_world_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         SyntheticOptions(tmp_path / "a", **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"users": 10**9},
+        {"items": 10**10},
+        {"examples_per_user": 10**9},
+        {"categories": 10**6, "items": 12 * 10**6},
+    ],
+)
+def test_sizes_beyond_the_memory_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=r"take at least .* GB, more than the .* GB of memory"):
+        prepare(SyntheticOptions(tmp_path / "a", **options))
+    assert not list(tmp_path.iterdir())
 
 
 def test_existing_target_is_refused(tmp_path: Path) -> None:
@@ -293,6 +309,8 @@ def test_the_key_of_built_in_data_covers_every_module_that_decides_its_content()
         "preparation.options",
         "utils.console",
         "utils.files",
+        "utils.json_values",
+        "utils.memory_limit",
     }
     aside |= {"preparation.pipeline.split_times"}
     covered = {module.__name__.removeprefix("dien_jax.") for module in synthetic.GENERATOR}

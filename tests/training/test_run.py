@@ -70,7 +70,9 @@ def test_runs_of_one_second_have_folders_of_their_own(data, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("flag", "problem"),
     [
-        ("--model.layers=2000000000", "take .* GB, more than the .* GB of memory"),
+        ("--model.layers=2000000000", "take at least .* GB, more than the .* GB of memory"),
+        ("--train.batch-size=1000000000", "of 1,000,000,000 histories of .* take at least"),
+        ("--train.max-history=2000000000", "of 1 histories of 2,000,000,000 events take at least"),
         ("--train.epochs=2147483647", "train.epochs must be at most 536,870,911 with 4 steps"),
     ],
 )

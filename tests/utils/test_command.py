@@ -20,6 +20,8 @@ def fail(error: BaseException):
     ("error", "status", "message"),
     [
         (UserError("--data is missing"), 2, "error: --data is missing\n"),
+        (OSError(36, "File name too long", "nnn"), 2, "error: nnn: File name too long\n"),
+        (MemoryError("Unable to allocate"), 2, "error: out of memory: Unable to allocate\n"),
         (NotFiniteError("the loss is NaN"), 1, "error: the loss is NaN\n"),
         (OSError(28, "No space left", "data/a"), 2, "error: data/a: No space left\n"),
         (Interrupted(signal.SIGTERM), 128 + signal.SIGTERM, "stopped\n"),

@@ -27,6 +27,10 @@ from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, make
 from dien_jax.preparation.pipeline.write import History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
+from dien_jax.utils.memory_limit import machine_bytes, require_memory
+
+EXAMPLE_BYTES = 33
+"""Size of the arrays that hold an example while its split is put together."""
 
 
 def write_interactions(
@@ -52,6 +56,7 @@ def write_interactions(
     before = splits.training_events(past, offsets)
     popularity = np.bincount(row_of[events.item[before]], minlength=encoder.items.size)
     history = History(events.item, events.timestamp, offsets, popularity)
+    _require_memory(options, targets)
     known = (counts["item"] > 0) | (row_of[:-1] > 0)  # an extended folder knows more than training
     with stage("drawing negatives"):
         examples, missing = _examples(options, events, targets, before & known[events.item])
@@ -90,6 +95,14 @@ def _split(
     if options.max_examples is not None:
         train = splits.latest(train, offsets, options.max_examples)
     return targets | {"train": train}, split_metadata(options, borders, begin), past
+
+
+def _require_memory(options: ImplicitOptions, targets: dict[str, np.ndarray]) -> None:
+    """Refuse negatives whose arrays exceed the memory."""
+    positives, count = sum(map(len, targets.values())), options.negatives
+    subject = f"the examples of {positives:,} positives with --negatives {count:,}"
+    needed = EXAMPLE_BYTES * positives * (1 + count)
+    require_memory(needed, machine_bytes(), subject, "draw fewer negatives")
 
 
 def _examples(

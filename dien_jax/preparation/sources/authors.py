@@ -26,7 +26,7 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.writer import DatasetWriter, check_target
 from dien_jax.errors import UserError, reading
-from dien_jax.preparation.options import check_bad_share, check_shares
+from dien_jax.preparation.options import check_bad_share, check_shares, require_at_least
 from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
 from dien_jax.preparation.pipeline.splits import VALID, class_warnings, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
@@ -65,6 +65,7 @@ class AuthorsOptions:
 
     def __post_init__(self) -> None:
         check_shares(self.valid_share, 0.0)
+        require_at_least({"--seed": (self.seed, 0)})
         check_bad_share(self.max_bad_share)
 
 

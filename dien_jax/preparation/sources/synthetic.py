@@ -11,7 +11,7 @@ from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.writer import DatasetWriter, check_target
-from dien_jax.errors import writing
+from dien_jax.errors import UserError, writing
 from dien_jax.metrics import scores
 from dien_jax.metrics.scores import auc, logloss
 from dien_jax.preparation.options import require_at_least
@@ -21,6 +21,7 @@ from dien_jax.preparation.sources import simulation
 from dien_jax.preparation.sources.simulation import MOST_TAGS, SEGMENTS, SLOTS, TAGS, World
 from dien_jax.utils.console import say
 from dien_jax.utils.files import locked, user_cache
+from dien_jax.utils.memory_limit import machine_bytes, require_memory
 
 HELD_OUT = 0.1  # share of users for validation, and again for the test
 ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
@@ -50,11 +51,23 @@ class SyntheticOptions:
         flags = {
             "--users": (self.users, 20),
             "--categories": (self.categories, simulation.MOST_INTERESTS),
-            "--items": (self.items, simulation.PLACES * self.categories),
+            "--items": (self.items, 1),
             "--examples-per-user": (self.examples_per_user, 1),
             "--seed": (self.seed, 0),
         }
         require_at_least(flags)
+        least = simulation.PLACES * self.categories
+        if self.items < least:
+            where = f"{simulation.PLACES} for each of the --categories, {self.categories}"
+            raise UserError(f"--items must be at least {least}, {where}; got {self.items}")
+
+    def least_bytes(self) -> int:
+        """Return the size of arrays that the simulation holds at a time; it needs some more."""
+        events = self.users * simulation.MEDIAN_LENGTH
+        walking = min(self.users, CHUNK_USERS)
+        interests = walking * (32 * self.categories + 56 * simulation.LONGEST)
+        impressions = self.users * self.examples_per_user
+        return interests + 16 * events + 37 * impressions + 150 * self.items
 
 
 def built_in_data() -> Path:
@@ -86,6 +99,8 @@ def prepare(options: SyntheticOptions) -> list[str]:
     validation and test.
     """
     check_target(options.out)
+    subject = "users, items and examples of these numbers"
+    require_memory(options.least_bytes(), machine_bytes(), subject, "choose smaller numbers")
     rng = np.random.default_rng((options.seed, 0))
     world = simulation.make_world(options.items, options.categories, rng)
     parts = []

@@ -1,0 +1,60 @@
+"""Least memory of a run on the device, estimated before anything is allocated or compiled."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dien_jax.config.settings import Config
+from dien_jax.data.schema import Schema
+from dien_jax.utils.memory_limit import machine_bytes, require_memory
+
+
+def require_state_memory(shapes: Any) -> None:
+    """Refuse parameters and optimizer state that are larger than the device's memory.
+
+    ``shapes`` are parameters first, then everything else.
+    """
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    subject = f"{parameters:,} parameters and their optimizer state"
+    require_memory(needed, _device_bytes(), subject, "choose smaller model sizes")
+
+
+def require_step_memory(config: Config, schema: Schema, rows: int, steps: int) -> None:
+    """Refuse a training step on ``rows`` histories of ``steps`` events that exceeds the memory."""
+    subject = f"the activations of {rows:,} histories of {steps:,} events"
+    names = ["batch_size", "max_history"] if rows > 1 else ["max_history"]
+    advice = f"choose a smaller {' or '.join(f'train.{name}' for name in names)}"
+    if config.model.auxiliary_weight and config.model.auxiliary_negatives > 1:
+        advice += ", or fewer model.auxiliary_negatives"
+    require_memory(step_bytes(config, schema, rows, steps), _device_bytes(), subject, advice)
+
+
+def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
+    """Return the size of arrays that the gradient of a step reads: embeddings, states, layers.
+
+    It leaves out what a compiler may compute again or never store.
+    """
+    model = config.model
+    embedding = len(schema.item) * model.embedding_size
+    numbers, ids = embedding, 1
+    if model.extractor == "gru":
+        numbers += model.hidden_size
+    if model.evolution not in ("none", "attention"):
+        numbers += model.hidden_size
+    if model.evolution != "none" and model.attention == "mlp":
+        numbers += sum(model.attention_layers)
+    if model.auxiliary_weight:
+        numbers += (1 + model.auxiliary_negatives) * embedding
+        ids += model.auxiliary_negatives
+    size = jnp.dtype(model.compute).itemsize
+    return rows * (steps * (numbers * size + 4 * ids) + sum(model.layers) * size)
+
+
+def _device_bytes() -> int | None:
+    """Return the memory of the device, of the machine for a CPU; None where it is unknown."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    return machine_bytes()

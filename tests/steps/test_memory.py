@@ -1,0 +1,55 @@
+"""The estimate of a step's memory, against the sizes that the arrays of a step have."""
+
+import dataclasses
+
+import jax
+import pytest
+from support import tiny_run
+
+from dien_jax.config.presets import PRESETS
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.loader import Loader
+from dien_jax.errors import UserError
+from dien_jax.steps.memory import require_step_memory, step_bytes
+from dien_jax.steps.state import create_state, training_tables
+from dien_jax.steps.train import make_train_step
+
+
+def config_of(name: str, **changes: object) -> Config:
+    config = PRESETS[name]
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+
+
+def test_estimate_is_the_sum_of_embeddings_states_layers_and_ids():
+    config = config_of("dien", auxiliary_negatives=3)
+    # Embeddings 2 x 18 of the history, of the next and of 3 sampled behaviours; 2 x 36 states;
+    # attention 80 + 40. Ids of 4 items. Then 280 units of the click network a row.
+    floats = 36 * (1 + 4) + 72 + 120
+    assert step_bytes(config, tiny_run.SCHEMA, 7, 50) == 7 * (50 * 4 * (floats + 4) + 4 * 280)
+    config = config_of("base_model", compute="bfloat16")
+    assert step_bytes(config, tiny_run.SCHEMA, 7, 50) == 7 * (50 * (2 * 36 + 4) + 2 * 280)
+
+
+def test_a_compiled_step_takes_no_less_than_the_estimate(data):
+    dataset, config = open_dataset(data), config_of("din", statistics=False)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=512))
+    batch = Loader(dataset, "train", config.train).batch(0, 0)
+    state = jax.eval_shape(lambda: create_state(config, dataset.schema, 1, 0))
+    step = make_train_step(config, dataset.schema, 1)
+    compiled = step.lower(state, training_tables(dataset, config), batch).compile()
+    rows, steps = batch.history.shape
+    taken = compiled.memory_analysis().temp_size_in_bytes
+    assert taken > step_bytes(config, dataset.schema, rows, steps)
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "advice"),
+    [
+        (10**9, 4, "train.batch_size or train.max_history, or fewer model.auxiliary_negatives"),
+        (1, 10**9, "smaller train.max_history, or fewer"),
+    ],
+)
+def test_steps_beyond_the_memory_are_refused(rows, steps, advice):
+    with pytest.raises(UserError, match=rf"{steps:,} events take at least .* GB, .*{advice}"):
+        require_step_memory(config_of("dien", auxiliary_negatives=9), tiny_run.SCHEMA, rows, steps)
