@@ -18,7 +18,8 @@ Id = (
     | Annotated[float, msgspec.Meta(multiple_of=1)]
 )
 """A string or a whole number; JSON may write 3 as 3.0."""
-_CELL = str | int | float | bool
+_VALUE = str | int | Annotated[float, msgspec.Meta(multiple_of=1)]
+"""A value of a categorical or multi-valued feature, of any length."""
 _AT = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
 _SHOWN = 200
 """Maximum number of characters of an error and of a field, which may be named by the client."""
@@ -61,22 +62,26 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if isinstance(value, float):
-                setattr(self, name, int(value))
-            elif isinstance(value, list) and float in map(type, value):
-                setattr(self, name, [int(id) if isinstance(id, float) else id for id in value])
+            if isinstance(value, list):
+                setattr(self, name, [_whole(part) for part in value])
+            else:
+                setattr(self, name, _whole(value))
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspec.json.Decoder]:
     """Return the decoders of a model's requests, by the last part of the endpoint's path.
 
-    Fields are the arguments of ``Ranker``'s methods. Ids such as 3.0 are decoded as integers.
+    Fields are the arguments of ``Ranker``'s methods. Numbers such as 3.0 are decoded as integers.
     """
     history = Annotated[list[Id], msgspec.Meta(max_length=options.max_history)]
     candidates = Annotated[list[Id], msgspec.Meta(min_length=1, max_length=options.max_candidates)]
     names = {f"f{place}": feature.name for place, feature in enumerate(schema.context)}
     cells = zip(names, map(_cell_type, schema.context), strict=True)
-    context = msgspec.defstruct("Context", cells, rename=names, forbid_unknown_fields=True)
+    context = msgspec.defstruct("Context", cells, rename=names, bases=(_Request,))
     structs: dict[str, list[Any]] = {
         "Rank": [
             ("candidates", candidates),
@@ -106,5 +111,5 @@ def _cell_type(feature: Feature) -> Any:
     if feature.kind == "numeric":
         return Annotated[float, msgspec.Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)] | None
     if feature.kind == "multivalued":
-        return list[_CELL] | str | None
-    return _CELL | None
+        return list[_VALUE] | str | None
+    return _VALUE | None

@@ -77,16 +77,16 @@ OF_NO_FORM: dict[str, bytes] = {
 }
 VALUES: dict[str, Any] = {
     "null": None, "true": True, "a fraction": 1.5, "a text": "x", "a whole number": 7,
-    "no list": [], "a list of lists": [[]], "a list of null": [None], "a list of true": [True],
-    "an object": {}, "a list of objects": [{"id": 1}], "a list of fractions": [0.5],
+    "an empty list": [], "a list of lists": [[]], "a list of null": [None],
+    "a list of true": [True], "an object": {}, "a list of objects": [{"id": 1}], "a list of fractions": [0.5],
 }  # fmt: skip
 FITTING = {
     ("rank", "candidates"): (),
-    ("rank", "history"): ("null", "no list"),
+    ("rank", "history"): ("null", "an empty list"),
     ("rank", "user"): ("null", "a text", "a whole number"),
     ("rank", "context"): (),
     ("remember", "user"): ("a text", "a whole number"),
-    ("remember", "history"): ("no list",),
+    ("remember", "history"): ("an empty list",),
     ("observe", "user"): ("a text", "a whole number"),
     ("observe", "event"): ("a text", "a whole number"),
 }
@@ -126,7 +126,7 @@ def wrong_fields() -> Iterator[Request]:
 
 def wrong_context() -> Iterator[Request]:
     for feature in CONTEXT:
-        for name in ("a list of lists", "a list of null", "an object", "a list of objects"):
+        for name in ("true", "a fraction", *(name for name in VALUES if "list of" in name)):
             content = json.dumps(rank_body(context=CONTEXT | {feature: VALUES[name]})).encode()
             path = f"context.{feature}"
             yield Request("context", f"{feature} is {name}", "rank", content, (422,), path)

@@ -4,18 +4,13 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import pytest
 
-from dien_jax.data.dataset import open_dataset
 from dien_jax.inference.ranker import Ranker
-from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
-from dien_jax.steps.state import create_state
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
@@ -26,6 +21,7 @@ from support.http_server import (  # noqa: E402
     check_ranking,
     expected_ranking,
     rank_body,
+    save_step,
 )
 
 COMPILED: list[str] = []
@@ -34,14 +30,6 @@ COMPILED: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
 )
-
-
-def save_step(run: Path, step: int) -> None:
-    """Save a better checkpoint with different parameters."""
-    loaded = Run.load(run)
-    state = create_state(loaded.config, open_dataset(Path(loaded.data)).schema, 1, seed=step)
-    params = jax.tree.map(lambda leaf: leaf + jnp.float32(0.1 * step), state.params)
-    Checkpoints(run / CHECKPOINTS_FOLDER).save(step, state._replace(params=params), {}, best=True)
 
 
 def test_reload_drops_no_request(run, ranker, tmp_path, caplog) -> None:

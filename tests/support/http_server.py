@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from dien_jax.data.dataset import open_dataset
 from dien_jax.inference.ranker import Ranker
+from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.server.app import Application
 from dien_jax.server.batching import Batcher
 from dien_jax.server.current_model import CurrentModel
 from dien_jax.server.options import ServerOptions
 from dien_jax.server.prometheus import Metrics
+from dien_jax.steps.state import create_state
 from support import small_dataset
 
 PEAR, SLASH = small_dataset.ITEMS[1:3]
@@ -109,3 +115,11 @@ def bodies() -> list[dict[str, Any]]:
 def expected_ranking(ranker: Ranker, body: dict[str, Any]) -> Any:
     candidates = [17 if item == 17 else item for item in body["candidates"]]
     return ranker.rank(body["history"], candidates, body["user"], body["context"])
+
+
+def save_step(run: Path, step: int) -> None:
+    """Save a better checkpoint with different parameters."""
+    loaded = Run.load(run)
+    state = create_state(loaded.config, open_dataset(Path(loaded.data)).schema, 1, seed=step)
+    params = jax.tree.map(lambda leaf: leaf + jnp.float32(0.1 * step), state.params)
+    Checkpoints(run / CHECKPOINTS_FOLDER).save(step, state._replace(params=params), {}, best=True)

@@ -1,0 +1,194 @@
+"""A server in a process of its own, under load, with hostile clients, and reloaded all the time."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dien_jax.inference.ranker import Ranker
+
+pytest.importorskip("uvicorn")
+
+from support.http_server import PEAR, TOLERANCE, expected_ranking, rank_body, save_step
+from support.server_process import HttpClient, ServerProcess, post_once, server_process
+
+REQUESTS = 20_000
+CLIENTS = 4
+RELOADS = 8
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+BROKEN = {
+    "nothing": b"",
+    "half a line": b"POST /v1/ra",
+    "half a header": POST[:-5],
+    "half a body": POST + b"Content-Length: 100\r\n\r\n{",
+    "garbage": bytes(range(256)) * 40,
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+    "a long line": b"GET /" + b"x" * 100_000,
+    "a long header": POST + b"X: " + b"x" * 1_000_000,
+    "many headers": POST + b"X: x\r\n" * 20_000,
+    "two lengths": POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+    "length and chunks": POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a wrong chunk": POST + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n",
+    "a huge chunk": POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{}",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a web socket": GET[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "many requests": GET * 2000,
+}
+
+
+def broken(port: int, content: bytes, *, reset: bool) -> socket.socket:
+    """Send something that is no request, and do not read."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    client.settimeout(0.2)
+    with contextlib.suppress(OSError):
+        client.sendall(content)
+    if reset:  # the connection is not closed but cut
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    return client
+
+
+@pytest.mark.long
+def test_hostile_clients_do_not_keep_others_out(run, tmp_path) -> None:
+    with server_process(run, tmp_path / "log", files=256) as server:
+        files = server.open_files
+        for content in BROKEN.values():
+            for _ in range(10):
+                broken(server.port, content, reset=True)
+        assert asyncio.run(post_once(server.port, "/v1/rank", rank_body()))[0] == 200
+        clients = [
+            broken(server.port, content, reset=False) for content in list(BROKEN.values()) * 20
+        ]
+        assert len(clients) > 256
+        assert asyncio.run(post_once(server.port, "/v1/rank", rank_body()))[0] == 200
+        assert server.open_files < 256
+        for client in clients:
+            client.close()
+        until = time.monotonic() + 60
+        while server.open_files > files + 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert server.open_files <= files + 2
+        server.stop()
+        assert server.status == 0
+        assert len(server.log.read_text()) < 5_000
+
+
+def hammer(
+    server: ServerProcess, body: Callable[[int], tuple[str, Any]], is_over: Callable[[int], bool]
+) -> Callable[[], Any]:
+    """Return a coroutine that sends requests until ``is_over(sent)``; its result is all answers."""
+
+    async def one() -> list[tuple[int, Any]]:
+        client, answers = HttpClient(server.port), []
+        while not is_over(client.sent):
+            answers.append(await client.post(*body(client.sent)))
+        assert len(answers) == client.sent
+        await client.close()
+        return answers
+
+    return one
+
+
+@pytest.mark.long
+def test_reloads_under_load_lose_no_request(run, tmp_path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    expected = {1: expected_ranking(Ranker(copy), rank_body())}
+    is_over: list[bool] = []
+    with server_process(copy, tmp_path / "log") as server:
+
+        def reload_often() -> None:
+            try:
+                for step in range(2, RELOADS + 2):
+                    begin = time.monotonic()
+                    save_step(copy, step)
+                    expected[step] = expected_ranking(Ranker(copy), rank_body())
+                    server.reload()
+                    time.sleep(max(1 - (time.monotonic() - begin), 0))
+            finally:
+                is_over.append(True)
+
+        one = hammer(server, lambda _: ("/v1/rank", rank_body()), lambda _: bool(is_over))
+
+        async def all_clients() -> list[Any]:
+            *found, _ = await asyncio.gather(
+                *(one() for _ in range(CLIENTS)), asyncio.to_thread(reload_often)
+            )
+            return found
+
+        found = asyncio.run(all_clients())
+        server.stop()
+        assert server.status == 0
+    for answers in found:
+        assert {status for status, _ in answers} == {200}
+        steps = [answer["checkpoint_step"] for _, answer in answers]
+        assert steps == sorted(steps)
+        for _, answer in answers:
+            ranking = expected[answer["checkpoint_step"]]
+            assert answer["ids"] == ranking.ids
+            np.testing.assert_allclose(answer["scores"], ranking.scores, **TOLERANCE)
+    seen = {answer["checkpoint_step"] for answers in found for _, answer in answers}
+    assert len(seen) > RELOADS / 2
+    print(f"{sum(map(len, found)):,} requests, checkpoints {sorted(seen)}")
+
+
+@pytest.mark.long
+def test_every_check_and_phase_of_schemathesis_passes(run, tmp_path) -> None:
+    pytest.importorskip("schemathesis")
+    with server_process(run, tmp_path / "log") as server:
+        program = "from schemathesis.cli import schemathesis; schemathesis()"
+        document = f"http://127.0.0.1:{server.port}/openapi.json"
+        phases = "examples,coverage,fuzzing,stateful"
+        flags = ("--phases", phases, "--checks", "all", "--max-examples", "20", "--no-color")
+        ended = subprocess.run(
+            [sys.executable, "-c", program, "run", document, *flags],
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stdout
+        assert "6 selected / 6 total" in ended.stdout
+        server.stop()
+        assert server.status == 0
+        assert len(server.log.read_text()) < 5_000
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_requests(run, tmp_path) -> None:
+    """Rank, remember and observe for ever new users, with wrong requests among them."""
+
+    def body(number: int) -> tuple[str, Any]:
+        user = f"{number} {'x' * 1000}"
+        return (
+            ("/v1/rank", rank_body(user=user)),
+            ("/v1/remember", {"user": user, "history": [PEAR, "?"]}),
+            ("/v1/observe", {"user": f"{number - 1} {'x' * 1000}", "event": PEAR}),
+            ("/v1/rank", rank_body(history=...)),
+            ("/v1/rank", rank_body(candidates=[f"unknown {number}", {}])),
+        )[number % 5]
+
+    with server_process(run, tmp_path / "log") as server:
+
+        async def answered(count: int) -> list[int]:
+            one = hammer(server, body, lambda sent: sent >= count // CLIENTS)
+            found = await asyncio.gather(*(one() for _ in range(CLIENTS)))
+            return [status for answers in found for status, _ in answers]
+
+        asyncio.run(answered(REQUESTS // 4))  # users are remembered, and allocators settle
+        before = server.memory
+        statuses = asyncio.run(answered(REQUESTS))
+        after = server.memory
+        assert len(statuses) == REQUESTS
+        assert set(statuses) == {200, 404, 422}
+        print(f"resident memory: {before:,} bytes before {REQUESTS:,} requests, {after:,} after")
+        assert after - before < 20_000_000  # remembered names change, and are 1 kB each
+        server.stop()
+        assert server.status == 0
