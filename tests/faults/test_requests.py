@@ -78,7 +78,8 @@ OF_NO_FORM: dict[str, bytes] = {
 VALUES: dict[str, Any] = {
     "null": None, "true": True, "a fraction": 1.5, "a text": "x", "a whole number": 7,
     "an empty list": [], "a list of lists": [[]], "a list of null": [None],
-    "a list of true": [True], "an object": {}, "a list of objects": [{"id": 1}], "a list of fractions": [0.5],
+    "a list of true": [True], "an object": {}, "a list of objects": [{"id": 1}],
+    "a list of fractions": [0.5],
 }  # fmt: skip
 FITTING = {
     ("rank", "candidates"): (),
