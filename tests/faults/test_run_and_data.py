@@ -81,7 +81,7 @@ WHOLE = [
     ),
     Case(
         *("train", "nothing broken", "resume", COMMANDS["train"], faults.unfinish),
-        message="test AUC",
+        message="finished",
         status=0,
         left=("run",),
     ),
