@@ -6,7 +6,7 @@ import re
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class _MadeBy(TypedDict):
 
     name: NotRequired[str]
     settings: NotRequired[dict[str, Any]]
+    time_unit: NotRequired[Literal["seconds", "milliseconds"]]
 
 
 class _Meta(TypedDict):

@@ -253,12 +253,15 @@ def hostile_archive(place: int, value: int) -> Damage:
     return damage
 
 
-def bomb(line: bytes, name: str) -> Damage:
-    """A small gzip of many equal lines: 300 MB."""
+def bomb(
+    line: bytes, name: str, header: bytes = b"user,item,category,price,tags,timestamp\n"
+) -> Damage:
+    """A small gzip of many equal lines after a header: 300 MB."""
 
     def damage(folder: Path) -> None:
         block = line * ((1 << 20) // len(line))
-        with gzip.open(folder / name, "wb", compresslevel=1) as stream:
+        with gzip.open(folder / name, "wb", compresslevel=9) as stream:
+            stream.write(header)
             for _ in range(300):
                 stream.write(block)
 
@@ -300,8 +303,8 @@ FILES: list[Case | Any] = [
         Case(
             *("predict", "archives", "gzip of empty lines"),
             arguments=("run", "--input", "b.csv.gz", "--out", "scores.csv"),
-            damage=bomb(b"\n", "b.csv.gz"),
-            message=r"b.csv.gz.*(more than 1048576 lines in a row are empty|no column)",
+            damage=bomb(b"\n", "b.csv.gz", b"user,item\n"),
+            message="b.csv.gz:1048578: .* more than 1048576 lines in a row are empty",
         ),
         marks=pytest.mark.slow,
     ),

@@ -5,9 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import tiny_run
 from support.interaction_logs import make, refused
+from support.refusals import refusal
 from support.tiny_logs import write
 
+from dien_jax.data.user_events import UserEvents
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources import impressions
 
@@ -100,3 +103,17 @@ def test_splits_of_one_class_are_reported(labels, warnings, tmp_path) -> None:
     assert len(found) == len(warnings)
     for line, expected in zip(found, warnings, strict=True):
         assert line.startswith(f"warning: {expected}examples are ")
+
+
+def test_requests_have_the_unit_that_the_folder_records(tmp_path) -> None:
+    """Dates in 1970 are few milliseconds, which look like seconds."""
+    dates = [f"1970-01-0{1 + k % 9}" for k in range(480)]
+    dataset, _ = make(write(tmp_path, log(dates)))
+    assert UserEvents(dataset).time("1970-01-01T00:00:01.500") == 1500
+
+
+def test_training_on_one_class_is_refused(tmp_path, capfd) -> None:
+    data = tiny_run.write_data(tmp_path / "data", train=1)
+    message = refusal(tiny_run.light_flags(data, tmp_path / "run"), capfd)
+    assert "the train split has label 1 only, and no model can learn from it" in message
+    assert not (tmp_path / "run").exists()
