@@ -20,7 +20,7 @@ import numpy as np
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.scores import LOGLOSS_EPSILON
 from dien_jax.utils.files import read_json, write_json
-from dien_jax.utils.json_values import Count, as_type, refuse_unknown
+from dien_jax.utils.json_values import Count, as_type, refuse_incomplete, refuse_unknown
 
 CALIBRATION_FILE = "calibration.json"
 FOLDS = 5
@@ -100,7 +100,9 @@ class Calibration:
         if not file.exists():
             return None
         values = read_json(file, dict[str, Any])
-        refuse_unknown(values, [entry.name for entry in dataclasses.fields(cls)], file)
+        names = [entry.name for entry in dataclasses.fields(cls)]
+        refuse_unknown(values, names, file)
+        refuse_incomplete(values, names, file)
         fitted = as_type(values, cls, file)
         if fitted.step != step:
             raise UserError(

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dien_jax.errors import UserError
-from dien_jax.utils.json_values import Count, NotNegative, as_type, refuse_unknown
+from dien_jax.utils.json_values import (
+    Count,
+    NotNegative,
+    as_type,
+    refuse_incomplete,
+    refuse_unknown,
+)
 
 EXAMPLES = "weight"
 """The training metric that counts the real rows of a batch; the others are means over them."""
@@ -40,14 +46,17 @@ class Progress:
         """Return the progress that the checkpoint of a step kept; ``source`` names it."""
         names = [entry.name for entry in dataclasses.fields(cls)]
         refuse_unknown(values, names, source)
-        for name in names:
-            if name not in values:
-                raise UserError(f"{source}: expected {name}, which is missing")
+        refuse_incomplete(values, names, source)
         progress = as_type(values, cls, source)
         if not progress.best_step <= progress.evaluated_step <= progress.step == step:
             order = f"best_step <= evaluated_step <= step == {step}"
-            found = (progress.best_step, progress.evaluated_step, progress.step)
-            raise UserError(f"{source}: expected {order}, found {found}")
+            steps = (progress.best_step, progress.evaluated_step, progress.step)
+            raise UserError(f"{source}: expected {order}, found {steps}")
+        if (progress.best_score is None) != (progress.best_step == 0):
+            both = f"best_score {progress.best_score} and best_step {progress.best_step}"
+            raise UserError(f"{source}: expected both of an evaluation or none, found {both}")
+        if progress.totals and progress.totals.get(EXAMPLES, 0) <= 0:
+            raise UserError(f"{source}: expected totals.{EXAMPLES} to be above 0")
         return progress
 
     @property

@@ -101,6 +101,13 @@ def refuse_unknown(given: Collection[str], known: Collection[str], source: Sourc
             raise UserError(f"{source}: unknown key {name!r}{suggestion(name, known)}")
 
 
+def refuse_incomplete(given: Collection[str], needed: Collection[str], source: Source) -> None:
+    """Refuse keys that are missing, where a default must not stand in for them."""
+    for name in needed:
+        if name not in given:
+            raise UserError(f"{source}: expected {name}, which is missing")
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):

@@ -158,6 +158,16 @@ def test_damaged_file_is_refused_by_name(tmp_path: Path, change: dict, expected:
         Calibration.load(tmp_path, 1)
 
 
+def test_missing_key_is_refused_as_its_default_may_change_scores(tmp_path: Path) -> None:
+    uncalibrated(1).save(tmp_path)
+    file = tmp_path / "calibration.json"
+    values = json.loads(file.read_text())
+    del values["shift"]
+    file.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"json: expected shift, which is missing"):
+        Calibration.load(tmp_path, 1)
+
+
 def test_unknown_key_is_refused_as_it_may_change_scores(tmp_path: Path) -> None:
     uncalibrated(1).save(tmp_path)
     file = tmp_path / "calibration.json"

@@ -1,0 +1,36 @@
+"""The host's part of a checkpoint: edited ones are refused, and no default stands in for a key."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from dien_jax import UserError
+from dien_jax.training.progress import EXAMPLES, Progress
+
+BEFORE = Progress(step=8, evaluated_step=6, best_step=4, best_score=0.5, totals={EXAMPLES: 2.0})
+REMOVED = object()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("best_score", REMOVED, "expected best_score, which is missing"),
+        ("best_score", None, "expected both of an evaluation or none, found"),
+        ("later", 1, "unknown key 'later'"),
+        ("step", 9, "best_step <= evaluated_step <= step == 8, found"),
+        ("best_step", 7, "best_step <= evaluated_step <= step == 8, found"),
+        ("worse_evaluations", -1, "worse_evaluations to be a whole number, at least 0, found -1"),
+        ("totals", {"loss": 1.0}, f"expected totals.{EXAMPLES} to be above 0"),
+        ("wall_seconds", "1", 'expected wall_seconds to be a number, found "1"'),
+    ],
+)
+def test_edited_progress_is_refused(name: str, value: Any, message: str) -> None:
+    values = dataclasses.asdict(BEFORE)
+    assert Progress.restored(values, 8, "host") == BEFORE
+    if value is REMOVED:
+        del values[name]
+    else:
+        values[name] = value
+    with pytest.raises(UserError, match=f"^host: .*{message}"):
+        Progress.restored(values, 8, "host")
