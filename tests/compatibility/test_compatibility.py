@@ -180,7 +180,7 @@ def dataset_arrays(dataset: Dataset) -> dict[str, Any]:
         "event_offsets": dataset.event_offsets,
         "event_negatives": dataset.event_negatives,
         "popularity": dataset.popularity,
-        "splits": dataset.splits,
+        "splits": dict(dataset.splits),
     }
 
 
