@@ -122,9 +122,9 @@ class ParquetTable:
         self.file = file
         try:
             self._parquet = pq.ParquetFile(file)
-        except (pa.ArrowException, OSError) as error:
+            self.names = list(self._parquet.schema_arrow.names)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
-        self.names = list(self._parquet.schema_arrow.names)
         self.rows: int | None = self._parquet.metadata.num_rows
 
     def where(self, place: int) -> str:

@@ -156,6 +156,8 @@ def read_parquet(workspace, file: Path) -> None:
 
 @quick
 @given(content=damaged(LOG))
+@example(content=LOG[:524] + b"\0\0\x80" + LOG[527:])  # the name of a column is not UTF-8
+@example(content=LOG.replace(b"price", b"pr\x80ce"))
 def test_damaged_parquet(content, workspace, file) -> None:
     file.write_bytes(content)
     read_parquet(workspace, file)

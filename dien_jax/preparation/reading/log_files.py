@@ -250,7 +250,7 @@ def _read_parquet(workspace: Workspace, file: Path, wanted: Wanted, separator: s
             batches = parquet.iter_batches(PARQUET_ROWS, columns=names)
             texts = _batch_texts(file, batches, wanted, separator, schema)
             return Log(file, workspace.append("rows", texts, schema), BadLines())
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
 
 
