@@ -1,11 +1,13 @@
 """The workspace of the fault campaign, made once a session, and the test that runs a case."""
 
 import fcntl
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import faults
+from support import faults, preloaded
 from support.faults import Case
 
 
@@ -40,3 +42,14 @@ def attempt(
         faults.attempt(case, workspace)
 
     return run
+
+
+@pytest.fixture(scope="module", name="preloaded")
+def preloaded_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[preloaded.Preloaded]:
+    """A process whose changes of files can be made to fail."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the library that makes calls fail is for Linux")
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler 'cc' to build the library that makes calls fail")
+    with preloaded.start(tmp_path_factory.mktemp("preloaded")) as running:
+        yield running

@@ -1,0 +1,163 @@
+"""Commands that faults and kills are tried on, with their results to the last bit."""
+
+import csv
+import hashlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dien_jax.runs.checkpoints import Checkpoints, named_leaves
+from support.faults import PREPARE, TRAIN, contents
+
+TIMES = ("wall_seconds", "train_examples_per_second", "seconds", "examples_per_second")
+SPACE = {
+    "model.extractor": ["none"],
+    "model.evolution": ["none"],
+    "model.auxiliary_weight": [0],
+    "model.statistics": [False],
+    "model.logistic_regression": [False],
+    "model.layers": [[8]],
+    "train.batch_size": [32],
+    "train.epochs": [1],
+    "optim.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
+}
+Results = Callable[[Path], Any]
+
+
+def file_results(file: Path) -> Any:
+    """Return a digest of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def run_results(folder: Path) -> Any:
+    """Return result, evaluations, and the arrays of the best and the latest checkpoint."""
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    arrays = {}
+    for name, step in (("best", checkpoints.best_step()), ("latest", checkpoints.latest_step())):
+        saved = folder / "checkpoints"
+        path = sorted([*saved.glob(f"{step}"), *saved.glob(f"{step}-*")])[-1]
+        leaves = named_leaves(ocp.PyTreeCheckpointer().restore(path / "state"))
+        arrays[name] = {key: np.asarray(leaf).tobytes() for key, leaf in leaves.items()}
+    result = json.loads((folder / "result.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    calibration = folder / "calibration.json"
+    kept = calibration.read_bytes() if calibration.exists() else b""
+    names = sorted(path.name for path in folder.iterdir())
+    return [_untimed(result), list(map(_untimed, lines)), arrays, kept, names]
+
+
+def study_results(folder: Path) -> Any:
+    """Return the best settings, and the value and settings of every finished trial."""
+    query = (
+        "SELECT v.value, group_concat(p.param_name || p.param_value) FROM trials t JOIN"
+        " trial_values v USING (trial_id) JOIN trial_params p USING (trial_id)"
+        " WHERE t.state = 'COMPLETE' GROUP BY t.trial_id ORDER BY t.trial_id"
+    )
+    connection = sqlite3.connect(folder / "study.db")
+    trials = connection.execute(query).fetchall()
+    connection.close()
+    return [(folder / "best.json").read_bytes(), trials, sorted(p.name for p in folder.iterdir())]
+
+
+def table_results(folder: Path) -> Any:
+    """Return the results of a study, and the predictions of its runs."""
+    with (folder / "results.csv").open(newline="") as stream:
+        lines = [_untimed(line) for line in csv.DictReader(stream)]
+    files = sorted(folder.glob("runs/*/*/*/test-predictions.csv"))
+    predictions = {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    return [lines, predictions, sorted(path.name for path in folder.iterdir())]
+
+
+def _untimed(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in TIMES}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command that makes ``out`` in a workspace.
+
+    Attributes:
+      line: the command line.
+      out: the file or folder it makes.
+      results: of ``out``, without times.
+      again: the command line that goes on where it was stopped, if ``out`` has that file.
+      keeps: whether what a stopped command leaves in ``out`` is used by the next one.
+    """
+
+    line: tuple[str, ...]
+    out: str
+    results: Results
+    again: tuple[str, tuple[str, ...]] | None = None
+    keeps: bool = False
+
+    def repeated(self, folder: Path) -> tuple[str, ...]:
+        """Return the command line that ends the work of a stopped command."""
+        if self.again is not None and (folder / self.out / self.again[0]).exists():
+            return self.again[1]
+        return self.line
+
+    def leftovers(self, folder: Path, before: dict[str, str]) -> list[str]:
+        """Return what a stopped command must not leave: partial files, or files out of place."""
+        changed = [path for path, digest in contents(folder).items() if before.get(path) != digest]
+        inside = f"{self.out}/"
+        return [
+            path
+            for path in changed
+            if ".partial-" in path
+            or not (self.keeps and (path == self.out or path.startswith(inside)))
+        ]
+
+
+def _replaced(line: tuple[str, ...], **words: str) -> tuple[str, ...]:
+    return tuple(words.get(word, word) for word in line)
+
+
+TUNE = (*("tune", "--data", "data", "--out", "out", "--trials", "2"), "--space", "space.json")
+REPRODUCE = ("reproduce", "--data", "data", "--out", "out", "--rows", "base_model", "--seeds", "1")
+PROGRAMS = {
+    "predict": Program(
+        ("predict", "run", "--input", "queries.csv", "--out", "out"), "out", file_results
+    ),
+    "evaluate": Program(("evaluate", "run", "--predictions", "out"), "out", file_results),
+    "export": Program(("export", "run", "--out", "out"), "out", file_results),
+    "prepare": Program(_replaced(PREPARE, data="out"), "out", contents),
+    "extend": Program(
+        (*_replaced(PREPARE, **{"data": "out", "log.csv": "grown.csv"}), "--extend", "data"),
+        "out",
+        contents,
+    ),
+    "train": Program(
+        (*_replaced(TRAIN, run="out"), "--train.epochs=2"),
+        "out",
+        run_results,
+        ("config.json", ("train", "--resume", "out")),
+        keeps=True,
+    ),
+    "tune": Program(TUNE, "out", study_results, keeps=True),
+    "reproduce": Program(REPRODUCE, "out", table_results, keeps=True),
+}
+
+
+def add_inputs(workspace: Path) -> None:
+    """Add a log that has grown, and a space to search."""
+    log = (workspace / "log.csv").read_text()
+    more = [f"u{user},i{user % 19},c1,2.5,t1,{1000 + user}" for user in range(10, 23)]
+    (workspace / "grown.csv").write_text(log + "\n".join([*more, ""]))
+    (workspace / "space.json").write_text(json.dumps(SPACE))
+
+
+def remove(folder: Path, before: dict[str, str]) -> None:
+    """Remove everything that a workspace did not have before."""
+    for path in sorted(contents(folder).keys() - before.keys()):
+        target = folder / path
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""Runs commands in forks of a process that has imported them, so that each takes a moment to start.
+
+The first argument is the folder of the output; each line of standard input is a job in JSON, and
+each line of standard output its exit status, or less than 0 for the signal that ended it.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from typing import Any
+
+MODULES = (
+    *(f"dien_jax.{name}" for name in ("evaluate", "export", "predict", "prepare", "reproduce")),
+    *("dien_jax.train", "dien_jax.tune", "dien_jax.training.run", "lightgbm", "optuna"),
+    *("dien_jax.preparation.pipeline.from_columns", "dien_jax.preparation.pipeline.extending"),
+    *("dien_jax.preparation.pipeline.from_interactions", "optuna.visualization.matplotlib"),
+    *("matplotlib.figure", "optuna.storages", "sqlalchemy.dialects.sqlite", "jax.export"),
+)
+
+
+def run(job: dict[str, Any]) -> int:
+    """Run the command of a job, in a child that never returns."""
+    output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.environ.update(job["environment"])
+    os.chdir(job["folder"])
+    command, *arguments = job["command"]
+    status: Any = 1
+    try:
+        status = importlib.import_module(f"dien_jax.{command}").main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)
+
+
+def wait(child: int, seconds: float | None, limit: float) -> int:
+    """Wait for a child, and kill it after some seconds if they are given."""
+    end = time.monotonic() + (limit if seconds is None else seconds)
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def main() -> None:
+    """Serve jobs until standard input ends."""
+    for name in MODULES:
+        importlib.import_module(name)
+    warnings.simplefilter("ignore")  # of forks: no thread has been started
+    print("ready", flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        child = os.fork()
+        if not child:
+            run(job)
+        print(wait(child, job["seconds"], job["limit"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
