@@ -148,7 +148,8 @@ class Run:
         about = as_type(values, _RunFile, file)
         schema_from_json(about["schema"], f"{file}, schema")
         settings = {name: values[name] for name in values if name not in _RunFile.__annotations__}
-        complete_earlier(settings)
+        if TABLES not in values:  # a version that kept no tables may lack settings too
+            complete_earlier(settings)
         try:
             config = Config.from_dict(settings, complete=True)
         except UserError as error:

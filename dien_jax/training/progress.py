@@ -55,6 +55,9 @@ class Progress:
         if (progress.best_score is None) != (progress.best_step == 0):
             both = f"best_score {progress.best_score} and best_step {progress.best_step}"
             raise UserError(f"{source}: expected both of an evaluation or none, found {both}")
+        if progress.best_score is not None and progress.best_score > 1:
+            score = progress.best_score
+            raise UserError(f"{source}: expected best_score to be at most 1, found {score}")
         if progress.totals and progress.totals.get(EXAMPLES, 0) <= 0:
             raise UserError(f"{source}: expected totals.{EXAMPLES} to be above 0")
         return progress

@@ -16,6 +16,7 @@ REMOVED = object()
     ("name", "value", "message"),
     [
         ("best_score", REMOVED, "expected best_score, which is missing"),
+        ("best_score", 1e30, "expected best_score to be at most 1, found"),
         ("best_score", None, "expected both of an evaluation or none, found"),
         ("later", 1, "unknown key 'later'"),
         ("step", 9, "best_step <= evaluated_step <= step == 8, found"),
