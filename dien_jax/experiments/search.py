@@ -103,13 +103,14 @@ def run_search(options: SearchOptions) -> SearchResult:
     dataset = open_dataset(options.data)
     _check_splits(dataset)
     _run(options, dataset, base)  # checks the settings
-    _begin(options, base, space, dataset)
+    make_folder(options.out, "--out", STUDY_FILE)
     # Another process would take the running trial for a lost one.
-    lock = locked(options.out, f"--out {options.out}")
-    with writing(options.out), lock, _study(options.out) as study:
-        _run_trials(study, options, base, space, dataset)
-        finished, best = _trials(study), _write_best(study, options, base)
-        plots = report.draw_plots(finished, options.out)
+    with writing(options.out), locked(options.out, f"--out {options.out}"):
+        _begin(options, base, space, dataset)
+        with _study(options.out) as study:
+            _run_trials(study, options, base, space, dataset)
+            finished, best = _trials(study), _write_best(study, options, base)
+            plots = report.draw_plots(finished, options.out)
     if best is None:
         return SearchResult(None, None, "", plots)
     return SearchResult(options.out / BEST_FILE, best.value, report.summary(finished, best), plots)
@@ -206,7 +207,6 @@ def _begin(options: SearchOptions, base: Config, space: Space, dataset: Dataset)
         "settings": asdict(base),
     }
     out, file = options.out, options.out / STUDY_FILE
-    make_folder(out, "--out", STUDY_FILE)
     if not file.exists():
         write_json(file, description)
     begun = read_json(file, dict[str, Any])

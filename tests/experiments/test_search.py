@@ -301,7 +301,7 @@ def test_data_prepared_anew_is_refused(command, scripted, tmp_path, capfd):
 def test_folder_of_something_else_is_refused(command, tmp_path, capfd):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").touch()
-    assert "is not empty and holds no study" in refusal(command, capfd)
+    assert "is not empty and holds no tune.json" in refusal(command, capfd)
     (tmp_path / "out" / "letter.txt").unlink()
     (tmp_path / "out").rmdir()
     (tmp_path / "out").touch()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support import faults
 from support.faults import Case
+from support.holder import held
 
 NOTES = "notes of the user\n"
 OUTPUTS = {
@@ -160,3 +161,33 @@ def test_folder_of_an_earlier_comparison_is_used_again(workspace):
     ending = faults.run_in_process("compare", "run", "--out", "out")
     assert ending.status == 2
     assert "compare.png exists and was not written by this command" in ending.output
+
+
+WRITERS = {
+    "evaluate": (("evaluate", "run", "--predictions", "out"), "atomic_path"),
+    "predict": (("predict", "run", "--input", "queries.csv", "--out", "out.csv"), "atomic_path"),
+    "export": (("export", "run", "--out", "out"), "atomic_path"),
+    "prepare": (("prepare", "interactions", "log.csv", "--out", "out"), "partial_folder"),
+    "synthetic": (("prepare", "synthetic", "--users", "40", "--out", "out"), "partial_folder"),
+    "baselines": (("baselines", "data", "--out", "out"), "partial_folder"),
+    "tune": (("tune", "--data", "data", "--trials", "1", "--out", "out"), "locked"),
+    "reproduce": (("reproduce", "--data", "data", "--seeds", "1", "--out", "out"), "locked"),
+    "resume": (("train", "--resume", "run"), "locked"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_second_writer_is_refused_with_the_number_of_the_first(name, workspace, record_property):
+    (command, *arguments), manager = WRITERS[name]
+    record_property("fault", f"{command}: two writers")
+    if name == "resume":
+        faults.unfinish(workspace)
+    target = workspace / arguments[-1]
+    if manager == "locked":
+        target.mkdir(exist_ok=True)
+    with held(target, manager) as holder:
+        before = faults.contents(workspace)
+        ending = faults.run_in_process(command, *arguments)
+        assert ending.status == 2, ending.output
+        assert f"process {holder}; wait for its end" in faults.flat(ending.output)
+        assert not [path for path in faults.contents(workspace) if path not in before]
