@@ -277,16 +277,16 @@ def _train(
 
 
 def _write_result(run: Run, result: RunResult) -> None:
-    """Write ``result.json`` last but for the curves, which can be drawn again."""
+    """Write ``result.json`` last: a run that has it is complete."""
     values, folder = dataclasses.asdict(result), result.run_dir
     del values["run_dir"]
     splits = ("valid", "test")
     final = {f"final/{split}_{name}": values[split][name] for split in splits for name in METRICS}
     hparams = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
     write_hparams(folder, result.best_step, hparams | flat_settings(run.config), final)
+    draw_curves(folder)
     with writing(folder / RESULT_FILE):
         write_json(folder / RESULT_FILE, values)
-    draw_curves(folder)
 
 
 def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | None) -> None:
