@@ -19,7 +19,7 @@ import numpy as np
 
 from dien_jax.config.preset_files import DEFAULT_PRESET, with_settings, write_preset_file
 from dien_jax.config.presets import preset
-from dien_jax.config.settings import Config
+from dien_jax.config.settings import LARGEST_INTEGER, Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
 from dien_jax.errors import NotFiniteError, UserError, writing
 from dien_jax.experiments import search_report as report
@@ -97,6 +97,8 @@ def run_search(options: SearchOptions) -> SearchResult:
     """
     if options.trials < 1:
         raise UserError(f"--trials must be at least 1, got {options.trials}")
+    if options.trials > LARGEST_INTEGER:
+        raise UserError(f"--trials must be at most {LARGEST_INTEGER}, got {options.trials}")
     require("tune", "tuning")
     base = preset(options.preset)
     space = spaces.read_space(options.space, base)

@@ -34,6 +34,7 @@ from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import read_json, write_json
+from dien_jax.utils.memory_limit import machine_bytes, require_memory
 from dien_jax.utils.plots import new_figure
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def permutation_importance(
       permutations: number of random exchanges of each input, at least 1.
 
     Raises:
-      UserError: if the split has fewer than two examples of either label.
+      UserError: if the split has fewer than two examples of either label, or the scores exceed
+        the memory.
 
     >>> from dien_jax import load_run
     >>> importance = permutation_importance(load_run("runs/first"), "valid", permutations=1)
@@ -125,6 +127,8 @@ def permutation_importance(
             f"{dataset.path}: the {split} split has {clicks} clicks among {len(labels)} examples; "
             f"the importance of inputs needs two or more of either label"
         )
+    needed, subject = 4 * permutations * len(labels), f"the scores of {permutations:,} permutations"
+    require_memory(needed, machine_bytes(), subject, "choose fewer --permutations")
     model = trained.run.config.model
     inputs, measured = model_inputs(dataset.schema, model.statistics), []
     features = feature_tables(dataset, model)

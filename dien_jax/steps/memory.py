@@ -24,10 +24,10 @@ def require_state_memory(shapes: Any) -> None:
 def require_step_memory(config: Config, schema: Schema, rows: int, steps: int) -> None:
     """Refuse a training step on ``rows`` histories of ``steps`` events that exceeds the memory."""
     subject = f"the activations of {rows:,} histories of {steps:,} events"
-    names = ["batch_size", "max_history"] if rows > 1 else ["max_history"]
-    advice = f"choose a smaller {' or '.join(f'train.{name}' for name in names)}"
-    if config.model.auxiliary_weight and config.model.auxiliary_negatives > 1:
-        advice += ", or fewer model.auxiliary_negatives"
+    names = ["train.batch_size"] * (rows > 1) + ["train.max_history"]
+    if config.model.auxiliary_weight:
+        names.append("model.auxiliary_negatives")
+    advice = f"choose a smaller {', '.join(names)} or model"
     require_memory(step_bytes(config, schema, rows, steps), _device_bytes(), subject, advice)
 
 

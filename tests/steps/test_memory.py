@@ -46,8 +46,12 @@ def test_a_compiled_step_takes_no_less_than_the_estimate(data):
 @pytest.mark.parametrize(
     ("rows", "steps", "advice"),
     [
-        (10**9, 4, "train.batch_size or train.max_history, or fewer model.auxiliary_negatives"),
-        (1, 10**9, "smaller train.max_history, or fewer"),
+        (
+            10**9,
+            4,
+            "smaller train.batch_size, train.max_history, model.auxiliary_negatives or",
+        ),
+        (1, 10**9, "smaller train.max_history, model.auxiliary_negatives or model"),
     ],
 )
 def test_steps_beyond_the_memory_are_refused(rows, steps, advice):
