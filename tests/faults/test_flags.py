@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from support import faults
 from support.faults import Case
 
 from dien_jax import prepare
