@@ -227,7 +227,7 @@ def test_damaged_scores_are_refused_by_name(runs, tmp_path, capfd, scored):
     output(arguments, capfd)
     [kept] = tmp_path.glob("predictions-test-0.005-0-*.npy")
     kept.write_bytes(kept.read_bytes()[:50])
-    assert f"{kept} cannot be read; remove it" in refusal(arguments, capfd)
+    assert f"{kept}: damaged, or not a .npy file" in refusal(arguments, capfd)
     np.save(kept, np.zeros(3, np.float32))
     assert f"{kept} has (3,) scores" in refusal(arguments, capfd)
 

@@ -109,7 +109,7 @@ def test_published_results_have_the_rows_and_digests_of_the_frozen_tables() -> N
 
 
 def test_results_that_are_no_numbers_are_refused_by_line(tmp_path) -> None:
-    for old, new in ((",0,", ",one,"), (",0.", ",nan"), (",0.", ",high")):
+    for old, new in ((",1,", ",one,"), (",0.", ",nan"), (",0.", ",high")):
         lines = RESULTS.read_text().splitlines(keepends=True)[:3]
         (tmp_path / "results.csv").write_text("".join([*lines[:2], lines[2].replace(old, new, 1)]))
         with pytest.raises(

@@ -340,7 +340,7 @@ def test_validation_of_one_label_has_no_auc_to_tune_by(command, tmp_path, capfd)
         (["--trials=0"], "--trials must be at least 1, got 0"),
         (["--seed=-1"], "seed must be 0 to 4294967295, got -1"),
         (["--data=/does/not/exist"], "/does/not/exist does not exist"),
-        (["--space=/does/not/exist"], "/does/not/exist: expected JSON"),
+        (["--space=/does/not/exist"], "/does/not/exist cannot be read: No such file"),
     ],
 )
 def test_wrong_value_is_refused_before_anything_is_made(changes, expected, command, capfd):
