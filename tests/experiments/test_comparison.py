@@ -229,7 +229,7 @@ def test_damaged_scores_are_refused_by_name(runs, tmp_path, capfd, scored):
     kept.write_bytes(kept.read_bytes()[:50])
     assert f"{kept}: damaged, or not a .npy file" in refusal(arguments, capfd)
     np.save(kept, np.zeros(3, np.float32))
-    assert f"{kept} has (3,) scores" in refusal(arguments, capfd)
+    assert f"{kept}: expected 20 entries, found 3" in refusal(arguments, capfd)
 
 
 def test_curves_are_drawn_of_every_run(runs, tmp_path, capfd, scored, monkeypatch):
