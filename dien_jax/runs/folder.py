@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import msgspec
+from dien_kernels import explain, instruction_set
 
 from dien_jax._version import __version__
 from dien_jax.config.preset_files import TABLES, VOCABULARIES, WARM_START, complete_earlier
@@ -114,7 +115,7 @@ class Run:
             digest,
             schema,
             config,
-            versions(),
+            versions(config),
             vocabulary_digests(dataset),
             warm_start,
             table_digests(dataset, statistics=config.model.statistics),
@@ -220,8 +221,35 @@ def read_result(folder: Path, kind: Callable[..., Result]) -> Result | None:
     return read_json(file, kind) if file.exists() else None
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide the outcome of a run."""
-    return {"python": platform.python_version(), "dien_jax": __version__} | {
+def versions(config: Config | None = None) -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the outcome of a run.
+
+    With settings, also the implementation of their recurrences, under "recurrences": its name, and
+    for native kernels their instruction set.
+    """
+    found = {"python": platform.python_version(), "dien_jax": __version__} | {
         package: importlib.metadata.version(package) for package in _PACKAGES
     }
+    if config is None:
+        return found
+    model = config.model
+    if model.extractor == "none" and model.evolution in ("none", "attention"):
+        return found
+    return found | {"recurrences": _recurrences(config)}
+
+
+def _recurrences(config: Config) -> str:
+    model, name = config.model, config.model.recurrence
+    if name == "auto":
+        name = explain(
+            "gru",
+            batch=config.train.batch_size,
+            steps=config.train.max_history,
+            hidden=model.hidden_size,
+            form=model.form,
+            precision=model.recurrence_precision,
+        ).implementation
+    try:
+        return f"native {instruction_set()}" if name == "native" else name
+    except NotImplementedError as error:
+        raise UserError(f"model.recurrence: {error}") from error

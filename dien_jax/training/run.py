@@ -192,11 +192,13 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
         return RunResult(run_dir=folder, **known)
     dataset = open_dataset(run.data)
     run.check_same_data(dataset)
-    now = versions()
+    now = versions(run.config)
+    before = {"recurrences": "xla"} | run.versions  # earlier versions had no other one on a CPU
     differ = "the last digits of its parameters may differ from those of an uninterrupted run"
-    for name, version in run.versions.items():
-        if version != now.get(name):
-            say(f"warning: the run began with {name} {version}, this is {now.get(name)}; {differ}")
+    for name in run.versions | now:
+        if before.get(name) != now.get(name):
+            found = f"the run began with {name} {before.get(name)}, this is {now.get(name)}"
+            say(f"warning: {found}; {differ}")
     with locked(folder, f"run folder {folder}"):
         return _train(run, dataset, folder, stop_signal)
 
@@ -268,7 +270,7 @@ def _train(
         say(f"calibration: {calibration.kind}")
     model, seed = member_name(run.config.model), run.seed
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
-    about |= {"device": device, "versions": versions()}
+    about |= {"device": device, "versions": versions(run.config)}
     about["baselines"] = _baselines(dataset) | outcome.pop("baselines")
     result = RunResult(run_dir=folder, **about, **outcome)
     _write_result(run, result)

@@ -1,7 +1,8 @@
 """GRU, AGRU and AUGRU over masked histories, for JAX: functions that own no parameters.
 
 ``gru``, ``agru`` and ``augru`` run over histories, ``last_states`` over one history under many
-attentions. ``explain`` returns the implementation that the first three choose.
+attentions. ``explain`` returns the implementation that the first three choose,
+``instruction_set`` that of the native kernels for CPUs.
 Implementations are in ``backends/``. This package imports jax and nothing else.
 """
 
@@ -9,6 +10,7 @@ from dien_kernels.api import Precision, agru, augru, explain, gru
 from dien_kernels.choice import Choice, Implementation
 from dien_kernels.contract import Blocks
 from dien_kernels.devices import Device, assume, interpreted
+from dien_kernels.native.library import instruction_set
 from dien_kernels.reference import Form, Weights
 from dien_kernels.shared_history import SharedCell, last_states
 
@@ -26,6 +28,7 @@ __all__ = [
     "augru",
     "explain",
     "gru",
+    "instruction_set",
     "interpreted",
     "last_states",
 ]

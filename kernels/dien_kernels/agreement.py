@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,8 @@ import jax.numpy as jnp
 from jax.extend.backend import get_backend
 
 from dien_kernels import fused, reference
-from dien_kernels.contract import Backend, Plan, Shape
+from dien_kernels.cache import cache_folder
+from dien_kernels.contract import Backend, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
 from dien_kernels.reference import Inputs, Weights
 
@@ -54,15 +54,8 @@ class Outcome:
         return failure if self.file is None else f"{failure}; delete {self.file} to check again"
 
 
-def cache_folder() -> Path:
-    """Return the folder of outcomes: ``$DIEN_KERNELS_CACHE``, or one in the user's cache."""
-    if chosen := os.environ.get("DIEN_KERNELS_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dien_kernels"
-
-
 @functools.cache
-def outcome(backend: Backend, plan: Plan, device: Device) -> Outcome:
+def outcome(backend: Backend | HistoryBackend, plan: Plan, device: Device) -> Outcome:
     """Return the outcome of the check from its file, or run the check."""
     file = cache_folder() / f"{_key(backend, plan, device)}.json"
     try:
@@ -76,11 +69,13 @@ def outcome(backend: Backend, plan: Plan, device: Device) -> Outcome:
     return dataclasses.replace(checked, file=str(file) if _write(file, checked) else None)
 
 
-def _key(backend: Backend, plan: Plan, device: Device) -> str:
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
+def _key(backend: Backend | HistoryBackend, plan: Plan, device: Device) -> str:
+    here = Path(__file__).parent
+    sources = sorted(file for file in here.rglob("*.*") if file.suffix in (".py", ".h", ".cc"))
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     versions = [jax.__version__, jax.lib.__version__, get_backend().platform_version]
-    identity = json.dumps([code, device.kind, str(device.capability), versions])
+    own = backend.identity() if isinstance(backend, HistoryBackend) else ""
+    identity = json.dumps([code, device.kind, str(device.capability), versions, own])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return f"{backend.name}-{plan.cell}-{plan.form}-{plan.precision.name.lower()}-{digest}"
 
@@ -99,7 +94,7 @@ def _write(file: Path, checked: Outcome) -> bool:
     return True
 
 
-def _check(backend: Backend, plan: Plan, default: Any) -> Outcome:
+def _check(backend: Backend | HistoryBackend, plan: Plan, default: Any) -> Outcome:
     """Run the case on the default device, which a new thread would not know."""
     tolerance = TOLERANCES[plan.precision]
     oracle = functools.partial(reference.run, plan.cell, plan.form, precision=EXACT)

@@ -61,9 +61,9 @@ def gru(
       initial_state: ``[B, H]``; zeros when None.
       form: ``"paper"`` or ``"authors"``.
       implementation: ``"reference"`` (the oracle), ``"xla"`` (two scans, any device),
-        ``"mosaic_tpu"``, ``"mosaic_gpu"`` (Hopper) or ``"triton"`` (Ampere and newer); the
-        default ``"auto"`` picks one, see :func:`explain`. All but the oracle have reverse-mode
-        derivatives only.
+        ``"native"`` (C++ kernels for CPUs), ``"mosaic_tpu"``, ``"mosaic_gpu"`` (Hopper) or
+        ``"triton"`` (Ampere and newer); the default ``"auto"`` picks one, see :func:`explain`. All
+        but the oracle have reverse-mode derivatives only.
       precision: of every matmul, as ``jax.lax.Precision``; ``"highest"`` is true float32.
       blocks: block sizes of a Pallas kernel; chosen by shape when None.
       batch_sharding: how the batch is split over devices, such as
@@ -171,9 +171,10 @@ def explain(
 ) -> Choice:
     """Return what ``implementation="auto"`` runs on the default device for this shape, and why.
 
-    On a TPU or GPU a Pallas kernel is taken only after it has agreed with the oracle there, in a
-    small check that runs once and is remembered on disk (``$DIEN_KERNELS_CACHE``, else
-    ``~/.cache/dien_kernels``).
+    A kernel is taken only after it has agreed with the oracle on the device, in a small check that
+    runs once and is remembered on disk (``$DIEN_KERNELS_CACHE``, else ``~/.cache/dien_kernels``).
+    The native kernels for CPUs are compiled before that, once;
+    ``$DIEN_KERNELS_NATIVE=0`` keeps them from being compiled and taken.
 
     >>> import dien_kernels
     >>> h100 = dien_kernels.Device("gpu", "NVIDIA H100", (9, 0))

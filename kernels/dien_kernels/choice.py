@@ -5,27 +5,34 @@ To add a kernel, write a file in ``backends/`` that exports ``BACKEND`` (see
 """
 
 import importlib
+import logging
+import os
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from dien_kernels import agreement, devices, fused
-from dien_kernels.contract import Backend, Blocks, Plan, Shape
+from dien_kernels.contract import Backend, Blocks, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
 
-Implementation = Literal["auto", "reference", "xla", "mosaic_tpu", "mosaic_gpu", "triton"]
+Implementation = Literal["auto", "reference", "xla", "native", "mosaic_tpu", "mosaic_gpu", "triton"]
 """Names of the implementations; auto chooses one for the device and the shape."""
 
 
 class Kernel(NamedTuple):
     needs: str  # in words
     fits: Callable[[Device], bool]
+    is_pallas: bool = True  # its interpreter runs it on any device
 
 
+NATIVE = "DIEN_KERNELS_NATIVE"
+"""Environment variable: ``"0"`` keeps ``"auto"`` from compiling and taking the native kernels."""
+_NOT_ATTACHED = "it has not been run on a device that is not attached"
 _warned: set[str] = set()
 
 # In the order in which "auto" tries them.
 KERNELS: dict[Implementation, Kernel] = {
+    "native": Kernel("a CPU", lambda device: device.platform == "cpu", is_pallas=False),
     "mosaic_tpu": Kernel("a TPU", lambda device: device.platform == "tpu"),
     "mosaic_gpu": Kernel(
         "an NVIDIA GPU of the Hopper generation (compute capability 9)",
@@ -51,18 +58,25 @@ class Choice(NamedTuple):
     reason: str  # a sentence
 
 
-def backend(name: Implementation) -> Backend:
+def backend(name: Implementation) -> Backend | HistoryBackend:
     return importlib.import_module(f"dien_kernels.backends.{name}").BACKEND
 
 
 def require(name: Implementation) -> None:
     """Raise ``NotImplementedError`` where the kernel cannot run on the current device."""
     kernel, device = KERNELS[name], devices.current()
-    if not kernel.fits(device) and not devices.is_interpreted():
+    if not kernel.fits(device) and not (kernel.is_pallas and devices.is_interpreted()):
         raise NotImplementedError(
             f"implementation={name!r} needs {kernel.needs}; the device is {device.kind!r} "
             f"({device.platform})"
         )
+
+
+def _log(message: str) -> None:
+    """Log a message once: a machine without a compiler is no mistake of a program."""
+    if message not in _warned:
+        _warned.add(message)
+        logging.getLogger("dien_kernels").warning(message)
 
 
 def choose(plan: Plan, shape: Shape, blocks: Blocks | None = None) -> Choice:
@@ -75,14 +89,22 @@ def choose(plan: Plan, shape: Shape, blocks: Blocks | None = None) -> Choice:
     for name, kernel in KERNELS.items():
         if not kernel.fits(device):
             continue
+        if name == "native" and os.environ.get(NATIVE) == "0":
+            reasons.append(f"native: ${NATIVE} is 0")
+            continue
+        if not kernel.is_pallas and not device.attached:  # nothing is compiled for it
+            reasons.append(f"{name}: {_NOT_ATTACHED}")
+            continue
         kernel_backend = backend(name)
         try:
             fused.with_blocks(plan, kernel_backend, shape, blocks)
         except (ValueError, NotImplementedError) as error:
             reasons.append(f"{name}: {error}")
+            if not kernel.is_pallas:
+                _log(f"the recurrences run by XLA instead of {name}: {error}")
             continue
         if not device.attached:
-            reasons.append(f"{name}: it has not been run on a device that is not attached")
+            reasons.append(f"{name}: {_NOT_ATTACHED}")
             continue
         outcome = agreement.outcome(kernel_backend, plan, device)
         if outcome.agrees:

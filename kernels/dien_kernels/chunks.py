@@ -35,7 +35,7 @@ class Histories(NamedTuple):
     initial: Any  # [B, H]
 
 
-_ROW_AXES = Histories(x=0, offset=1, slope=1, lengths=0, weights=-1, initial=0)
+ROW_AXES = Histories(x=0, offset=1, slope=1, lengths=0, weights=-1, initial=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -66,11 +66,11 @@ def _call(backend: Backend, plan: Plan, kind: Pass) -> Callable:
     """
     if kind == "backward":
         function: Callable = functools.partial(_backward, backend, plan)
-        arguments: tuple = (_ROW_AXES, 0, 1, 0, 0)
-        results: Any = _ROW_AXES
+        arguments: tuple = (ROW_AXES, 0, 1, 0, 0)
+        results: Any = ROW_AXES
     else:
         function = functools.partial(_forward, backend, plan, kind == "keep")
-        arguments, results = (_ROW_AXES,), (0, 0, 1)
+        arguments, results = (ROW_AXES,), (0, 0, 1)
 
     def on_devices(up_to_longest: bool) -> Callable:
         return sharded(plan, functools.partial(function, up_to_longest), arguments, results)

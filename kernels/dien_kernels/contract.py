@@ -132,7 +132,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """A fused implementation."""
+    """A fused implementation of the steps; projections and weight gradients are XLA's matmuls."""
 
     name: str  # as in implementation=
     layout: Layout
@@ -145,3 +145,15 @@ class Backend:
     blocks: Callable[[Plan, int, int, int], Blocks | None] = lambda *_: None
     # Raises ValueError where blocks cannot run, and NotImplementedError where the plan cannot.
     check: Callable[[Plan, Blocks, int, int, int], None] = lambda *_: None
+
+
+@dataclasses.dataclass(frozen=True)
+class HistoryBackend:
+    """A fused implementation of everything: of the projections and of weight gradients too."""
+
+    name: str  # as in implementation=
+    # (plan, histories) to all states [B, T, H] and the last ones [B, H], with its own derivative.
+    run: Callable[[Plan, Any], tuple[jax.Array, jax.Array]]
+    # Prepares it and returns what its outcomes depend on, beside sources and versions. Raises
+    # NotImplementedError where it cannot run, with the reason.
+    identity: Callable[[], str]

@@ -3,7 +3,7 @@
 Only the sequential part goes to a backend's launches (:mod:`dien_kernels.contract`). The rest is
 matmuls over all steps at once: the input projections before, each weight gradient after, which
 autodiff of a scan would add up step by step. A backend without blocks of rows does all of that in
-chunks of time, see :mod:`dien_kernels.chunks`.
+chunks of time, see :mod:`dien_kernels.chunks`; a ``HistoryBackend`` does it itself.
 
 Dimensions: B batch (rows), T steps, D input, H hidden.
 """
@@ -16,14 +16,19 @@ import jax
 import jax.numpy as jnp
 
 from dien_kernels import chunks
-from dien_kernels.contract import Backend, Blocks, Operands, Plan, Shape
+from dien_kernels.contract import Backend, Blocks, HistoryBackend, Operands, Plan, Shape
 from dien_kernels.launch import launch, no_gradient, padded
 from dien_kernels.matmuls import by_gate, project, recurrent_gradients
 from dien_kernels.reference import Inputs, Weights
 
 
-def with_blocks(plan: Plan, backend: Backend, shape: Shape, blocks: Blocks | None = None) -> Plan:
+def with_blocks(
+    plan: Plan, backend: Backend | HistoryBackend, shape: Shape, blocks: Blocks | None = None
+) -> Plan:
     """Return the plan with the given blocks or the backend's choice, after the backend's check."""
+    if isinstance(backend, HistoryBackend):
+        backend.identity()
+        return plan
     wide = backend.padded_hidden(shape.hidden)
     blocks = blocks or backend.blocks(plan, shape.rows, shape.steps, wide)
     if blocks is None:
@@ -32,7 +37,9 @@ def with_blocks(plan: Plan, backend: Backend, shape: Shape, blocks: Blocks | Non
     return dataclasses.replace(plan, blocks=blocks)
 
 
-def run(backend: Backend, plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
+def run(
+    backend: Backend | HistoryBackend, plan: Plan, inputs: Inputs
+) -> tuple[jax.Array, jax.Array]:
     """Return all states and the last one, as :func:`dien_kernels.reference.run` does."""
     x, attention, weights, lengths, initial = inputs
     hidden = initial.shape[1]
@@ -49,8 +56,10 @@ def run(backend: Backend, plan: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Ar
     lengths = lengths.astype(jnp.int32)
     if weights.recurrent_bias is None:
         weights = weights._replace(recurrent_bias=jnp.zeros(hidden, x.dtype))
-    if plan.blocks is None:
+    if isinstance(backend, HistoryBackend) or plan.blocks is None:
         histories = chunks.Histories(x, offset, slope, lengths, weights, initial)
+        if isinstance(backend, HistoryBackend):
+            return backend.run(plan, histories)
         return chunks.run(backend, plan, histories)
 
     x = jnp.where(live.T[..., None], x, 0)

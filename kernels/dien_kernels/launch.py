@@ -39,7 +39,7 @@ def launch(backend: Backend, plan: Plan, kind: Pass) -> Callable[..., Any]:
         return states if kind == "forward" else (states, kept)
 
     whole = _whole_blocks(plan, call, arguments, results)
-    return _mappable(sharded(plan, whole, arguments, results), arguments, results)
+    return mappable(sharded(plan, whole, arguments, results), arguments, results)
 
 
 def _map(function: Callable, axes: Any, *trees: Any) -> Any:
@@ -110,7 +110,7 @@ def sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Calla
     return split
 
 
-def _mappable(call: Callable, arguments: tuple, results: Any) -> Callable:
+def mappable(call: Callable, arguments: tuple, results: Any) -> Callable:
     """Return ``call`` under vmap: the mapped axis becomes more rows, unless weights are mapped."""
     mapped = jax.custom_batching.custom_vmap(call)
 

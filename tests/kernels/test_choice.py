@@ -39,6 +39,7 @@ SHAPE = {"batch": 128, "steps": 100, "hidden": 36}
 def fresh_memory(tmp_path, monkeypatch):
     """Keep outcomes in a temporary folder, and none in memory."""
     monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
+    monkeypatch.setenv("DIEN_KERNELS_NATIVE", "0")
     monkeypatch.setattr(choice, "_warned", set())
     agreement.outcome.cache_clear()
     yield
@@ -77,7 +78,7 @@ def test_a_named_kernel_never_falls_back():
 
 def test_auto_says_what_it_took():
     found = explain("augru", **SHAPE)
-    assert (found.implementation, found.reason) == ("xla", "there is no kernel for this cpu")
+    assert (found.implementation, found.reason) == ("xla", "native: $DIEN_KERNELS_NATIVE is 0")
     with assume(V5E):
         found = explain("augru", **SHAPE)
     assert found.implementation == "xla"

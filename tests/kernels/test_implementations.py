@@ -104,7 +104,7 @@ def test_implementations_agree_with_the_oracle(cell, form, biased, shape):
     assert_agree(found, expected, tolerance)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("implementation", ["reference", "xla", "native"])
 @pytest.mark.parametrize("form", FORMS)
 def test_attention_of_zero_and_one(form, implementation):
     x, attention, weights, lengths, initial = operands("augru")
@@ -124,13 +124,13 @@ def test_attention_of_zero_and_one(form, implementation):
     np.testing.assert_allclose(at_one, plain if form == "paper" else candidates, atol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("implementation", ["reference", "xla", "native"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_padding_changes_nothing(cell, implementation):
     assert_padding_changes_nothing(cell, implementation)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@pytest.mark.parametrize("implementation", ["reference", "xla", "native"])
 def test_bfloat16_inputs_keep_a_float32_state(implementation):
     """Rounding inputs and results to 8 bits is all that happens: 2^-8 of a state within 1."""
     x, attention, weights, lengths, initial = operands("augru", steps=100)

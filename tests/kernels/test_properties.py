@@ -9,17 +9,18 @@ from hypothesis import strategies as st
 from support.recurrences import CELLS, FORMS, call, evaluate, operands
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     cut=st.integers(1, 6),
     form=st.sampled_from(FORMS),
     cell=st.sampled_from(sorted(CELLS)),
+    implementation=st.sampled_from(("xla", "native")),
     seed=st.integers(0, 3),
 )
-def test_two_calls_that_hand_over_the_state_equal_one(cut, form, cell, seed):
+def test_two_calls_that_hand_over_the_state_equal_one(cut, form, cell, implementation, seed):
     x, attention, weights, lengths, initial = operands(cell, seed=seed)
-    whole, last, _ = evaluate(cell, form, "xla")(x, attention, weights, lengths, initial)
-    run = functools.partial(call, cell, form=form)
+    whole, last, _ = evaluate(cell, form, implementation)(x, attention, weights, lengths, initial)
+    run = functools.partial(call, cell, form=form, implementation=implementation)
     first, middle = run(x[:, :cut], attention[:, :cut], weights, jnp.minimum(lengths, cut), initial)
     rest = jnp.maximum(lengths - cut, 0)
     second, end = run(x[:, cut:], attention[:, cut:], weights, rest, middle)

@@ -132,7 +132,9 @@ def gradient_errors(name: str, golden: dict, gradients: dict) -> dict[str, float
 
 @pytest.mark.parametrize(
     ("name", "implementation"),
-    [(name, "xla") for name in MODELS] + [(name, "reference") for name in ("agru", "dien")],
+    [(name, "xla") for name in MODELS]
+    + [(name, "reference") for name in ("agru", "dien")]
+    + [(name, "native") for name in RECURRENT],
 )
 def test_authors_form_gives_their_figures(name: str, implementation: str) -> None:
     golden, scores, total, auxiliary, gradients = run(name, implementation)

@@ -19,6 +19,7 @@ from dien_jax.steps.train import make_train_step
 
 PRECISION = {
     "xla": "highest",
+    "native": "highest",
     "mosaic_tpu": "highest",
     "triton": "highest",
     "mosaic_gpu": "default",

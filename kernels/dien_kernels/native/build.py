@@ -1,0 +1,170 @@
+"""Compile the C++ kernels at first use, and find the library that was compiled before.
+
+The library has a plain C interface, so one file serves every Python. It holds the kernels for all
+instruction sets of the architecture. Its name has a digest of everything that decides its content,
+and one of the content: a file that a full disk or a crash cut short would end the process.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+
+from dien_kernels.cache import cache_folder
+
+SOURCES = Path(__file__).parent / "src"
+FLAGS = (
+    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast",
+    "-Wall", "-Wextra", "-Wno-psabi", "-g0",
+)  # fmt: skip
+AVX2 = ("-mavx2", "-mfma")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw")
+KERNELS = {"x86_64": {"avx512": AVX512, "avx2": AVX2, "plain": ()}}
+"""Flags of the kernels by architecture and instruction set; plain alone on other architectures."""
+COMPILERS = ("g++", "clang++", "c++")
+INSTALL = "install g++ or clang++, or the package ziglang: pip install 'dien_jax[native]'"
+
+_logger = logging.getLogger("dien_kernels")
+
+
+class BuildError(NotImplementedError):
+    """The library cannot be compiled here; the message is the reason."""
+
+
+def compiler() -> list[str]:
+    """Return the command of a C++ compiler: ``$CXX``, one on the path, or that of ziglang.
+
+    Raises:
+      BuildError: where there is none.
+    """
+    if chosen := shlex.split(os.environ.get("CXX", "")):
+        return chosen
+    for name in COMPILERS:
+        if found := shutil.which(name):
+            return [found]
+    if importlib.util.find_spec("ziglang") is not None:
+        # It would otherwise compile everything for this very processor.
+        return [sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline"]
+    raise BuildError(f"there is no C++ compiler: {INSTALL}")
+
+
+@contextlib.contextmanager
+def library() -> Iterator[Path]:
+    """Yield the library's file, compiled unless it was before.
+
+    In a folder that cannot be written to, the file lasts until the context ends: a library that
+    was loaded by then stays loaded.
+
+    Raises:
+      BuildError: where it cannot be compiled.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        raise BuildError(f"it is for Linux and macOS, this is {sys.platform}")
+    command = compiler()
+    cache, name = cache_folder(), f"native-{_digest(command)}"
+    file = _kept(cache, name)
+    if file is not None:
+        yield file
+        return
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix="compiling-", dir=cache)
+    except OSError:  # a read-only home: every process compiles for itself
+        with tempfile.TemporaryDirectory(prefix="dien_kernels-") as own:
+            yield _compile(command, Path(own))
+        return
+    with folder as own, _locked(cache / "native.lock"):
+        file = _kept(cache, name)  # another process may have compiled it meanwhile
+        if file is None:
+            compiled = _compile(command, Path(own))
+            file = cache / f"{name}-{_digest_of(compiled.read_bytes())}.so"
+            compiled.replace(file)  # no process ever sees half a file
+    yield file
+
+
+def _kept(cache: Path, name: str) -> Path | None:
+    """Return the library that was compiled before, after removing damaged ones."""
+    for file in cache.glob(f"{name}-*.so"):
+        with contextlib.suppress(OSError):
+            if file.stem.rpartition("-")[2] == _digest_of(file.read_bytes()):
+                return file
+            file.unlink()
+    return None
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Let one process compile at a time, where the file system has locks."""
+    import fcntl  # not on Windows
+
+    with file.open("w") as lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _digest(command: Sequence[str]) -> str:
+    """Return a digest of sources, headers, flags, compiler and architecture."""
+    version = _output([*command, "--version"])
+    headers = Path(jax.ffi.include_dir())
+    files = [*sorted(SOURCES.iterdir()), *sorted(headers.rglob("*.h"))]
+    identity = (FLAGS, KERNELS, list(command), version, platform.machine(), sys.platform)
+    return _digest_of(b"".join(file.read_bytes() for file in files) + repr(identity).encode())
+
+
+def _digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _compile(command: Sequence[str], folder: Path) -> Path:
+    """Compile all files at once and link them; return the library."""
+    machine = platform.machine().lower().replace("amd64", "x86_64")
+    _logger.warning("compiling the native CPU kernels, once, with %s", shlex.join(command))
+    units = KERNELS.get(machine, {"plain": ()})
+    compiled = [
+        [*flags, f"-DDIEN_KERNELS=kernels_{name}", "-c", f"{SOURCES}/kernels.cc", f"-o{name}.o"]
+        for name, flags in units.items()
+    ]
+    # The handlers are a thin layer: most of their time would go to optimizing the headers.
+    headers = jax.ffi.include_dir()
+    compiled.append(["-O1", "-isystem", headers, "-c", f"{SOURCES}/ffi.cc", "-offi.o"])
+    run = functools.partial(_output, cwd=folder)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(run, ([*command, *FLAGS, *arguments] for arguments in compiled)))
+    objects = [file.name for file in sorted(folder.glob("*.o"))]
+    link = [*command, *FLAGS, "-shared", *objects, "-onative.so"]
+    # The C++ runtime goes into the library where there is a static one, so that the library does
+    # not depend on the version of another.
+    static = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")
+    try:
+        run([*link, *(static if sys.platform == "linux" else ())])
+    except BuildError:
+        run(link)
+    return folder / "native.so"
+
+
+def _output(command: Sequence[str], cwd: Path | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        raise BuildError(f"the compiler {command[0]} does not run: {error}") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        reason = lines[0] if lines else f"exit status {done.returncode}"
+        raise BuildError(f"the compiler {command[0]} failed: {reason[:300]}")
+    return done.stdout

@@ -1,0 +1,57 @@
+"""The library of C++ kernels, loaded and registered with JAX once in a process."""
+
+import ctypes
+import threading
+
+import jax
+
+from dien_kernels.native import build
+from dien_kernels.native.build import BuildError
+
+TARGETS = ("dien_kernels_forward", "dien_kernels_backward")
+
+_lock = threading.Lock()
+_outcome: str | BuildError | None = None  # the instruction set, or why there is none
+_loaded: list[ctypes.CDLL] = []  # never unloaded: programs hold pointers into it
+
+
+def instruction_set() -> str:
+    """Return the instruction set of the native kernels, compiled and loaded if they are not yet.
+
+    ``"avx512"``, ``"avx2"`` or ``"plain"``, the widest one of the processor.
+    ``$DIEN_KERNELS_ISA``, set before the first call, lowers the choice.
+
+    >>> from dien_kernels import instruction_set
+    >>> instruction_set() in ("avx512", "avx2", "plain")
+    True
+
+    Raises:
+      NotImplementedError: where they cannot be compiled or loaded, with the reason.
+    """
+    global _outcome
+    with _lock:
+        if _outcome is None:
+            try:
+                _outcome = _load()
+            except BuildError as error:
+                _outcome = error
+    if isinstance(_outcome, BuildError):
+        raise _outcome
+    return _outcome
+
+
+def _load() -> str:
+    try:
+        with build.library() as file:
+            library = ctypes.CDLL(str(file))
+    except OSError as error:  # a folder without permission to execute, for example
+        raise BuildError(f"the compiled library does not load: {error}") from error
+    for name in TARGETS:
+        try:
+            capsule = jax.ffi.pycapsule(getattr(library, name))
+            jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+        except Exception as error:  # of XLA: an interface of another version
+            raise BuildError(f"JAX {jax.__version__} does not take the library: {error}") from error
+    _loaded.append(library)
+    library.dien_kernels_instruction_set.restype = ctypes.c_char_p
+    return library.dien_kernels_instruction_set().decode()

@@ -1,0 +1,92 @@
+"""The C++ kernels as built otherwise: other instruction sets, threads, warnings, sanitizers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dien_kernels.native import build, library
+
+CASES = """
+import sys; sys.path.insert(0, "tests")
+import hashlib, itertools
+import jax, numpy as np
+from dien_kernels.native import build, library
+from support.recurrences import CASES, assert_agree, evaluate, operands
+
+build.FLAGS = (*build.FLAGS, *sys.argv[2:])
+print("set", library.instruction_set())
+sizes = [(1, 1, 1, 1), (37, 18, 7, 13), (70, 5, 17, 20)]
+digest = hashlib.sha256()
+for (cell, form, biased), (batch, steps, depth, hidden) in zip(CASES, itertools.cycle(sizes)):
+    arrays = operands(
+        cell, batch=batch, steps=steps, depth=depth, hidden=hidden, biased=biased, scale=0.4
+    )
+    found = evaluate(cell, form, "native")(*arrays)
+    if sys.argv[1] == "compare":
+        assert_agree(found, evaluate(cell, form, "reference")(*arrays), 3e-5)
+    for leaf in jax.tree.leaves(found):
+        digest.update(np.asarray(leaf).tobytes())
+print("digest", digest.hexdigest())
+"""
+
+
+def run(*arguments: str, processors: int = 2, **variables: str) -> dict[str, str]:
+    """Run the cases in a process of its own; return its instruction set and a digest of results."""
+    allowed = sorted(os.sched_getaffinity(0))[:processors]
+    done = subprocess.run(
+        [sys.executable, "-c", CASES, *arguments],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def available() -> list[str]:
+    names = ["avx512", "avx2", "plain"]
+    return names[names.index(library.instruction_set()) :]
+
+
+@pytest.mark.parametrize("name", ["avx2", "plain"])
+def test_every_instruction_set_agrees_with_the_oracle(name: str) -> None:
+    if name not in available():
+        pytest.skip("this processor lacks it")
+    assert run("compare", DIEN_KERNELS_ISA=name)["set"] == name
+
+
+def test_one_thread_and_two_give_the_same_bits() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors")
+    assert run("digest", processors=1) == run("digest", processors=2)
+
+
+def test_sources_compile_without_a_warning(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-Wshadow", "-Werror", "-O0"))
+    assert build._compile(build.compiler(), tmp_path).exists()
+
+
+def test_no_read_or_write_outside_of_the_arrays(tmp_path: Path) -> None:
+    """With AddressSanitizer and UndefinedBehaviorSanitizer: an error ends the process."""
+    gcc = shutil.which("g++")
+    if gcc is None:
+        pytest.skip("needs g++ and its sanitizers")
+    runtimes = [
+        subprocess.run(
+            [gcc, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(Path(runtime).is_absolute() for runtime in runtimes):
+        pytest.skip("needs g++ and its sanitizers")
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+    for name in available():
+        found = run(
+            "digest", *flags, CXX=gcc, DIEN_KERNELS_ISA=name, DIEN_KERNELS_CACHE=str(tmp_path),
+            LD_PRELOAD=":".join(runtimes), ASAN_OPTIONS="detect_leaks=0:abort_on_error=1",
+        )  # fmt: skip
+        assert found["set"] == name

@@ -1,0 +1,167 @@
+"""The library of C++ kernels: compiled once, and every way in which that fails is survived."""
+
+import ctypes
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dien_kernels import augru, explain
+from dien_kernels.backends import native
+from dien_kernels.native import build, library
+from support.recurrences import operands
+
+STATES = """
+import sys; sys.path.insert(0, "tests")
+from support.recurrences import call, operands
+x, attention, weights, lengths, initial = operands("augru")
+print(call("augru", x, attention, weights, lengths, initial, implementation=sys.argv[1])[1].sum())
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_library(monkeypatch):
+    """Start as a process that has loaded none."""
+    monkeypatch.setattr(library, "_outcome", None)
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("DIEN_KERNELS_CACHE", str(folder))
+    return folder
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def counting_compiler(folder: Path) -> tuple[Path, Path]:
+    """A compiler that writes a line for each library that it links, and that log."""
+    log = folder / "linked"
+    text = f'case "$*" in *-shared*) echo linked >> {log};; esac\nexec {build.compiler()[0]} "$@"'
+    return script(folder / "cxx", text), log
+
+
+def run(implementation: str, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", STATES, implementation],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_instruction_set_is_one_of_three():
+    assert library.instruction_set() in ("avx512", "avx2", "plain")
+
+
+@pytest.mark.long
+def test_two_processes_that_start_at_once_compile_once(tmp_path, empty_cache):
+    command, log = counting_compiler(tmp_path)
+    environment = os.environ | {"CXX": str(command)}
+    start = [sys.executable, "-c", STATES, "native"]
+    started = [
+        subprocess.Popen(start, env=environment, stdout=-1, stderr=-1, text=True) for _ in range(2)
+    ]
+    results = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], results
+    assert results[0][0] == results[1][0]
+    assert log.read_text() == "linked\n"
+    assert [file.suffix for file in sorted(empty_cache.iterdir())] == [".so", ".lock"]
+    assert "compiling the native CPU kernels" in results[0][1] + results[1][1]
+
+
+@pytest.mark.long
+def test_a_library_that_was_cut_short_is_compiled_again(tmp_path, empty_cache):
+    command, log = counting_compiler(tmp_path)
+    variables = {"CXX": str(command)}
+    first = run("native", **variables)
+    (file,) = empty_cache.glob("*.so")
+    file.write_bytes(file.read_bytes()[:1000])
+    second = run("native", **variables)
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert first.stdout == second.stdout
+    assert log.read_text() == "linked\n" * 2
+
+
+@pytest.mark.long
+def test_in_a_folder_that_cannot_be_written_to_every_process_compiles(tmp_path, monkeypatch):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    monkeypatch.setenv("DIEN_KERNELS_CACHE", str(blocker / "folder"))
+    with build.library() as file:
+        assert ctypes.CDLL(str(file)).dien_kernels_instruction_set
+    assert not file.exists()
+
+
+def test_a_broken_compiler_is_a_reason_and_leaves_nothing(tmp_path, empty_cache, monkeypatch):
+    text = '[ "$1" = --version ] && exit 0\necho "error: no space in this compiler" >&2\nexit 1'
+    monkeypatch.setenv("CXX", str(script(tmp_path / "cxx", text)))
+    with pytest.raises(NotImplementedError, match="cxx failed: error: no space in this compiler"):
+        native.BACKEND.identity()
+    assert [file.name for file in empty_cache.iterdir()] == ["native.lock"]
+    with pytest.raises(NotImplementedError, match="no space"):  # not tried again
+        native.BACKEND.identity()
+
+
+def test_a_compiler_that_does_not_exist_is_a_reason(empty_cache, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/cxx")
+    with pytest.raises(NotImplementedError, match="the compiler /nowhere/cxx does not run"):
+        native.BACKEND.identity()
+
+
+@pytest.fixture
+def no_compiler(empty_cache, monkeypatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build, "COMPILERS", ())
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+
+
+def test_without_a_compiler_the_named_kernels_say_what_to_install(no_compiler):
+    x, attention, weights, lengths, _ = operands("augru")
+    with pytest.raises(NotImplementedError, match=r"install g\+\+ or clang.*dien_jax\[native\]"):
+        augru(x, attention, weights, lengths=lengths, implementation="native")
+
+
+def test_without_a_compiler_auto_takes_xla_and_says_so_in_one_line(
+    no_compiler, monkeypatch, caplog
+):
+    monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
+    monkeypatch.setattr("dien_kernels.choice._warned", set())
+    for _ in range(2):
+        found = explain("augru", batch=128, steps=100, hidden=36)
+        assert found.implementation == "xla"
+        assert "there is no C++ compiler" in found.reason
+    (record,) = caplog.records
+    assert "run by XLA instead of native: there is no C++ compiler: install" in record.getMessage()
+
+
+def test_the_compiler_of_ziglang_is_the_last_choice(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build, "COMPILERS", ())
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: name)
+    assert build.compiler() == [sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline"]
+    monkeypatch.setenv("CXX", "ccache g++")
+    assert build.compiler() == ["ccache", "g++"]
+
+
+def test_sources_flags_and_compiler_decide_the_name_of_the_library(tmp_path, monkeypatch):
+    command = build.compiler()
+    names = [build._digest(command)]
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DNOTHING"))
+    names.append(build._digest(command))
+    sources = tmp_path / "src"
+    sources.mkdir()
+    for file in build.SOURCES.iterdir():
+        (sources / file.name).write_bytes(file.read_bytes() + b"\n")
+    monkeypatch.setattr(build, "SOURCES", sources)
+    names.append(build._digest(command))
+    other = script(tmp_path / "cxx", 'echo "another version"')
+    names += [build._digest([str(other)])]
+    assert len(set(names)) == 4
+    assert build._digest(command) == names[2]

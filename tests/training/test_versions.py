@@ -1,0 +1,56 @@
+"""A run records what its digits depend on, and says when a resumed one runs otherwise."""
+
+import dataclasses
+import signal
+from pathlib import Path
+
+import pytest
+from dien_kernels import instruction_set
+from support.tiny_run import write_data
+
+from dien_jax.config.presets import preset
+from dien_jax.config.settings import Config
+from dien_jax.data.dataset import open_dataset
+from dien_jax.errors import Interrupted
+from dien_jax.runs.folder import Run, versions
+from dien_jax.training import run as training
+
+
+def config_with(recurrence: str, name: str = "dien") -> Config:
+    config = preset(name)
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, recurrence=recurrence)
+    )
+
+
+def test_versions_name_the_recurrences_and_their_instruction_set() -> None:
+    assert "recurrences" not in versions()
+    assert "recurrences" not in versions(preset("din"))
+    assert versions(config_with("auto"))["recurrences"] == "xla"
+    assert versions(config_with("native"))["recurrences"] == f"native {instruction_set()}"
+
+
+@pytest.mark.parametrize("before", ["native avx512", "xla", None])
+def test_resuming_on_other_recurrences_says_that_digits_may_differ(
+    before: str | None, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """None: a run of a version that kept no such entry, whose recurrences ran by XLA."""
+    dataset = open_dataset(write_data(tmp_path / "data"))
+    config = config_with("xla" if before else "native")
+    run = Run.create(preset="dien", seed=0, dataset=dataset, config=config)
+    kept = run.versions | {"recurrences": before} if before else dict(run.versions)
+    if before is None:
+        del kept["recurrences"]
+    dataclasses.replace(run, versions=kept).save(tmp_path / "run")
+
+    def stop(*arguments: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(training, "_train", stop)
+    with pytest.raises(Interrupted):
+        training.resume(tmp_path / "run")
+    now = "xla" if before else f"native {instruction_set()}"
+    line = (
+        f"warning: the run began with recurrences {before or 'xla'}, this is {now}; the last digit"
+    )
+    assert (line in capsys.readouterr().err) == (before != "xla")
