@@ -4,13 +4,15 @@ python -m pytest -m faults tests/faults --junitxml=faults.xml
 python tests/faults/report.py faults.xml > docs/faults.md
 """
 
+import os
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from importlib.metadata import version
 from platform import python_version
 
-OUTCOMES = ("passed", "failed", "skipped")
+LIMITS = ("DIEN_JAX_FAULT_MOMENTS", "DIEN_JAX_FAULT_PLACES")
+"""Variables that shorten the campaign: kills, and failing calls, of each program."""
 
 
 def count(files: list[str]) -> dict[tuple[str, str], Counter[str]]:
@@ -25,6 +27,12 @@ def count(files: list[str]) -> dict[tuple[str, str], Counter[str]]:
                 command, kind = str(note.get("value")).split(": ", 1)
                 counts.setdefault((command, kind), Counter())[outcome] += 1
     return counts
+
+
+def modules(files: list[str]) -> list[str]:
+    """Return the names of the modules whose cases the files have."""
+    cases = (c for file in files for c in ElementTree.parse(file).getroot().iter("testcase"))
+    return sorted({str(case.get("classname")).rpartition(".")[2] for case in cases})
 
 
 def table(counts: dict[tuple[str, str], Counter[str]]) -> list[str]:
@@ -50,8 +58,10 @@ def main(files: list[str]) -> None:
         " what\nis left on disk. A traceback, a command that takes more than 60 s, a file that"
         " changed and is not\nnamed, or another ending fails the case.\n"
     )
+    limits = [f"{name}={os.environ[name]} " for name in LIMITS if name in os.environ]
     print("Made by:\n\n```sh")
-    print("python -m pytest -m faults tests/faults --junitxml=faults.xml")
+    names = " ".join(f"tests/faults/{name}.py" for name in modules(files))
+    print(f"{''.join(limits)}python -m pytest -m faults {names} \\\n  --junitxml=faults.xml")
     print("python tests/faults/report.py faults.xml > docs/faults.md\n```\n")
     print(f"Python {python_version()}, JAX {version('jax')}, CPU.\n")
     print("\n".join(table(count(files))))
