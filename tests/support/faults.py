@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dien_jax.utils.files import LOCK_FILE
 from support.tiny_run import LIGHT, SETTINGS
 
 SECONDS = 60
@@ -157,10 +158,13 @@ def attempt(case: Case, workspace: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return every file, link and folder below a folder, and a digest of what it holds."""
+    """Return every file, link and folder below a folder, and a digest of what it holds.
+
+    A lock stays where it was, with the number of the last process that held it.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
-        if CACHES & set(path.parts):
+        if CACHES & set(path.parts) or path.name == LOCK_FILE:
             continue
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
