@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     data = tiny_run.write_data(folder / "data")
     items = (data / "vocab" / "item.txt").read_text().split("\n")
-    items[2] = items[5] = SCRIPT
+    items[2], items[5] = SCRIPT, f"{SCRIPT} 2"  # a vocabulary has a value once
     (data / "vocab" / "item.txt").write_text("\n".join(items))
     run = untrained_run.write(folder / "run", data, model="din", buckets=())
     metrics = {"auc": 0.75, "gauc": None, "logloss": 0.5, "examples": 24}
