@@ -10,7 +10,8 @@ import pytest
 from dien_kernels.native import build, library
 
 CASES = """
-import sys; sys.path.insert(0, "tests")
+import os, sys; sys.path.insert(0, "tests")
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ["PROCESSORS"])])
 import hashlib, itertools
 import jax, numpy as np
 from dien_kernels.native import build, library
@@ -35,13 +36,11 @@ print("digest", digest.hexdigest())
 
 def run(*arguments: str, processors: int = 2, **variables: str) -> dict[str, str]:
     """Run the cases in a process of its own; return its instruction set and a digest of results."""
-    allowed = sorted(os.sched_getaffinity(0))[:processors]
     done = subprocess.run(
         [sys.executable, "-c", CASES, *arguments],
-        env=os.environ | variables,
+        env=os.environ | variables | {"PROCESSORS": str(processors)},
         capture_output=True,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return dict(line.split() for line in done.stdout.splitlines())

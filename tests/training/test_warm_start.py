@@ -238,7 +238,7 @@ def test_the_run_tells_what_it_started_from_and_trains(tiny):
 def test_a_start_that_does_not_tell_its_run_is_refused(tiny, tmp_path):
     text = (tiny.warm / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"step": ', '"steps": '))
-    with pytest.raises(UserError, match="warm_start: expected 'step' of type int, found None"):
+    with pytest.raises(UserError, match=r"expected warm_start\.step, which is missing"):
         Run.load(tmp_path)
 
 
