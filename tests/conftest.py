@@ -84,6 +84,7 @@ LONG = (
     "tests/faults/test_kills.py",
     "tests/faults/test_logs_and_tables.py",
     "tests/faults/test_our_files.py",
+    "tests/faults/test_outputs.py",
     "tests/independent/",
     "tests/inference/test_calibrated.py",
     "tests/inference/test_own_modules.py",
