@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import faults, preloaded
+from support.fault_programs import add_inputs
 from support.faults import Case
 
 
@@ -29,6 +30,13 @@ def workspace(whole_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = faults.copy(whole_workspace, tmp_path / "work")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def place(workspace: Path) -> Path:
+    """A workspace with the inputs of all programs."""
+    add_inputs(workspace)
+    return workspace
 
 
 @pytest.fixture

@@ -7,21 +7,14 @@ from pathlib import Path
 
 import pytest
 from support import faults
-from support.fault_programs import PROGRAMS, Program, add_inputs, remove
+from support.fault_programs import PROGRAMS, Program, remove
 from support.preloaded import Preloaded
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 MOST = int(os.environ.get("DIEN_JAX_FAULT_PLACES", "100"))
 """Most places tried of each program and error; those of a long program are evenly apart."""
 QUICK = ("predict", "prepare")
-"""Programs of which a few places are tried in the ordinary suite."""
-
-
-@pytest.fixture
-def place(workspace: Path) -> Path:
-    """A workspace with the inputs of all programs."""
-    add_inputs(workspace)
-    return workspace
+"""Programs of which a few places are tried without ``-m slow``."""
 
 
 def whole(preloaded: Preloaded, place: Path, program: Program) -> tuple[object, list[str]]:

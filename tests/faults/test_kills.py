@@ -9,19 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import faults
-from support.fault_programs import PROGRAMS, Program, add_inputs, remove
+from support.fault_programs import PROGRAMS, Program, remove
 from support.preloaded import Preloaded
 
 MOMENTS = int(os.environ.get("DIEN_JAX_FAULT_MOMENTS", "50"))
 """Kills of each program: half of them before a counted change of files, half after a time."""
 QUICK = ("predict", "prepare")
-
-
-@pytest.fixture
-def place(workspace: Path) -> Path:
-    """A workspace with the inputs of all programs."""
-    add_inputs(workspace)
-    return workspace
 
 
 def kill(

@@ -1,7 +1,7 @@
 """Files of ours that were edited, were cut or come from another version.
 
 Every key of every JSON file is removed, and gets values of other types and out of range; every file
-is cut at each power of two. A case in sixteen runs in the ordinary suite. Changes that keep a file
+is cut at each power of two. A case in sixteen runs without ``-m slow``. Changes that keep a file
 valid, such as another text in place of a text, are no cases.
 """
 

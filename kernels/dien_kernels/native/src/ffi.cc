@@ -99,9 +99,9 @@ ffi::Error forward(ffi::ThreadPool pool, Floats x, Floats offset, Floats slope, 
 // this one, reads those that this one does not.
 ffi::Error backward(ffi::ThreadPool pool, Floats x, Floats offset, Floats slope, Integers lengths,
                     Floats input, Floats recurrent, Floats /*bias*/, Floats /*recurrent_bias*/,
-                    Floats /*initial*/, Floats kept, Floats d_states, Floats d_last, Result d_x, Result d_offset, Result d_slope, Result d_input,
-                    Result d_recurrent, Result d_bias, Result d_recurrent_bias, Result d_initial,
-                    bool paper) {
+                    Floats /*initial*/, Floats kept, Floats d_states, Floats d_last, Result d_x,
+                    Result d_offset, Result d_slope, Result d_input, Result d_recurrent,
+                    Result d_bias, Result d_recurrent_bias, Result d_initial, bool paper) {
   if (x.dimensions().size() != 3 || input.dimensions().size() != 3)
     return ffi::Error::InvalidArgument("dien_kernels: expected x [B, T, D] and input [D, G, H]");
   const Sizes s = sizes_of(x, input, paper);
