@@ -19,8 +19,8 @@ IS_OWNER = CACHE not in os.environ
 
 if IS_OWNER:  # other processes of the session inherit it
     os.environ[CACHE] = tempfile.mkdtemp(prefix="dien_jax-compiled-")
-    # C++ kernels too: the tests that name them compile them once a session.
-    os.environ.setdefault("DIEN_KERNELS_CACHE", f"{os.environ[CACHE]}/dien_kernels")
+# C++ kernels too: the tests that name them compile them once a session.
+os.environ.setdefault("DIEN_KERNELS_CACHE", f"{os.environ[CACHE]}/dien_kernels")
 # Not by "auto", where nothing asks for them; DIEN_KERNELS_NATIVE=1 runs all tests with them.
 os.environ.setdefault("DIEN_KERNELS_NATIVE", "0")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

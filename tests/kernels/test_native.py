@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dien_kernels import augru, explain, gru, interpreted
+from dien_kernels import agreement, augru, explain, gru, interpreted
 from dien_kernels.backends import native
-from dien_kernels.cache import cache_folder
 from dien_kernels.choice import require
 from jax import export
 from support.recurrences import (
@@ -214,15 +213,19 @@ def test_forward_mode_points_to_the_oracle():
         jax.jvp(last, (x,), (x,))
 
 
-def test_auto_takes_it_once_it_agrees_with_the_oracle(monkeypatch):
+def test_auto_takes_it_once_it_agrees_with_the_oracle(monkeypatch, tmp_path):
+    native.library.instruction_set()  # loaded from the cache of all tests
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
+    monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
+    agreement.outcome.cache_clear()
     found = explain("gru", batch=128, steps=100, hidden=36)
     assert found.implementation == "native"
     assert found.reason == "it agrees with the oracle on this cpu"
-    (file,) = cache_folder().glob("native-gru-paper-highest-*.json")
+    (file,) = tmp_path.glob("native-gru-paper-highest-*.json")
     assert 0 < json.loads(file.read_text())["deviation"] < 1e-5
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "0")
     assert explain("gru", batch=128, steps=100, hidden=36).implementation == "xla"
+    agreement.outcome.cache_clear()
 
 
 def test_results_of_eager_calls_are_those_of_jit():
