@@ -9,14 +9,13 @@ Exit status: 0, or 2 for a mistake in flags or files.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from dien_jax.experiments.baselines import baseline_table, run_baselines
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result
 
 
@@ -36,11 +35,7 @@ def baselines(arguments: Arguments) -> None:
     print_result(baseline_table(run_baselines(**vars(arguments))))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(
-        lambda: tyro.cli(Arguments, args=argv, prog="python -m dien_jax.baselines"), baselines
-    )
+main = make_main("baselines", tyro.cli, Arguments, baselines)
 
 
 if __name__ == "__main__":

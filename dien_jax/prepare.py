@@ -1,7 +1,8 @@
 """Make a dataset folder from a log or a published data set.
 
 Standard output gets the summary, standard error the progress. Exit status: 0 when the folder was
-made, 2 for a mistake in flags or files, 130 after Ctrl-C; then nothing is left behind.
+made, 2 for a mistake in flags or files, 130 after Ctrl-C and 143 after
+SIGTERM; then nothing is left behind.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from dien_jax.preparation.sources import (
     synthetic,
     taobao,
 )
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import refuse_empty_paths, run_command
 from dien_jax.utils.console import print_result, say, stage
 
 COMMAND = "python -m dien_jax.prepare"
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = suggestion(name, SOURCES)
             raise UserError(f"unknown source {name!r}{near} (sources: {', '.join(SOURCES)})")
         kind, prepare = SOURCES[name]
+        refuse_empty_paths(flags, kind)
         return prepare, tyro.cli(kind, args=flags, prog=f"{COMMAND} {name}")
 
     def run(parsed: tuple[Any, Any]) -> None:

@@ -1,7 +1,8 @@
 """Rank over HTTP: the command ``python -m dien_jax.serve RUN|FILE``.
 
 All messages go to standard error. Exit status: 0 after SIGTERM if all requests were answered, 1 if
-some were cut off or the server failed, 2 for a mistake in flags or files, 130 after Ctrl-C.
+some were cut off or the server failed, 2 for a mistake in flags or files, 130 after Ctrl-C, 143
+after SIGTERM while the model is loaded.
 """
 
 import atexit
@@ -17,7 +18,7 @@ import tyro
 
 from dien_jax.server.options import MODEL_THREAD, ServerOptions
 from dien_jax.server.run import serve
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import make_main
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-    prog = "python -m dien_jax.serve"
-    status = run_command(lambda: tyro.cli(Arguments, args=argv, prog=prog), serve)
+    status = make_main("serve", tyro.cli, Arguments, serve)(argv)
     if any(thread.name == MODEL_THREAD for thread in threading.enumerate()):
         atexit.register(os._exit, status)  # an ordinary exit would crash in its compilation
     return status

@@ -25,7 +25,7 @@ from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
-from dien_jax.utils.command import run_command, stop_signals
+from dien_jax.utils.command import refuse_empty_paths, run_command, stop_signals
 from dien_jax.utils.console import print_result, say
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def parse(argv: Sequence[str]) -> Arguments:
       UserError: for flags that do not go together, and a mistake in the preset or its file.
       SystemExit: 0 after ``--help``; 2 for an unknown flag, with the nearest one.
     """
+    refuse_empty_paths(argv, Arguments)
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET
     file, warm_start = _path(argv, "--preset-file"), _path(argv, "--warm-start")

@@ -45,7 +45,7 @@ def compare_runs(
       split: ``"test"`` or ``"valid"``, the examples that differences are computed on.
       out: folder to create for the curves, ``compare.png``, and for the scores of the runs, which
         are then computed once.
-      data: the dataset folder; that of the first run if None.
+      data: the dataset folder, which must be that of the first run, if it has moved.
 
     Yields:
       The sections as text, each a table: the runs; means over runs that differ by seed only; the
@@ -62,6 +62,7 @@ def compare_runs(
     if not folders:
         raise UserError("which runs? Give one or more run folders")
     runs = load_summaries(folders)
+    dataset = None if data is None else _data_of(runs[0], data)
     for run in runs:
         if run.result is None:
             say(
@@ -85,7 +86,19 @@ def compare_runs(
     if seeds := _seed_differences(groups, split):
         yield seeds
     if others := _comparable(runs):
-        yield _pair_table(runs[0], others, split, out, data)
+        dataset = dataset or _data_of(runs[0], Path(runs[0].run.data))
+        yield _pair_table(runs[0], others, split, out, dataset)
+
+
+def _data_of(run: RunSummary, folder: Path) -> Dataset:
+    """Return the dataset of a folder, which must be the one that a run was trained on."""
+    dataset = open_dataset(folder)
+    if data_digest(dataset) != run.run.data_digest:
+        raise UserError(
+            f"{dataset.path} is not the data that {run.name} was trained on (its meta.json "
+            f"differs), so scores on it cannot be compared"
+        )
+    return dataset
 
 
 def _comparable(runs: Sequence[RunSummary]) -> list[RunSummary]:
@@ -168,14 +181,8 @@ def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
 
 
 def _pair_table(
-    first: RunSummary, others: Sequence[RunSummary], split: str, out: Path | None, data: Path | None
+    first: RunSummary, others: Sequence[RunSummary], split: str, out: Path | None, dataset: Dataset
 ) -> str:
-    dataset = open_dataset(data or Path(first.run.data))
-    if data_digest(dataset) != first.run.data_digest:
-        raise UserError(
-            f"{dataset.path} is not the data that {first.name} was trained on (its meta.json "
-            f"differs), so scores on it cannot be compared"
-        )
     examples = dataset.splits[split]
     labels, users = np.asarray(examples.label), np.asarray(examples.group)
     known = np.asarray(examples.item) != UNKNOWN

@@ -30,7 +30,15 @@ from dien_jax.errors import UserError, reason
 from dien_jax.inference.archive_entries import Entries
 from dien_jax.inference.exported_programs import PROGRAMS, check_programs
 from dien_jax.utils.extras import require
-from dien_jax.utils.json_values import Count, LargeCount, Positive, as_type, parse_json, shown
+from dien_jax.utils.json_values import (
+    Count,
+    LargeCount,
+    Positive,
+    as_type,
+    parse_json,
+    refuse_incomplete,
+    shown,
+)
 
 FORMAT = "dien_jax.export"
 FORMAT_VERSION = 1
@@ -53,6 +61,13 @@ class _Weight(TypedDict):
     shape: list[LargeCount]
 
 
+class _Program(TypedDict):
+    """Types and shapes of what a program takes and returns, for those who call it."""
+
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
 class _Manifest(TypedDict):
     """Form of ``manifest.json`` after its format and versions."""
 
@@ -66,7 +81,7 @@ class _Manifest(TypedDict):
     schema: dict[str, Any]
     max_history: Positive
     history_buckets: Annotated[list[Positive], msgspec.Meta(min_length=1)]
-    programs: dict[str, dict[str, Any]]
+    programs: dict[str, _Program]
     weights: dict[str, _Weight]
     vocabularies: NotRequired[dict[str, str]]
 
@@ -141,6 +156,7 @@ def read_archive(file: Path) -> ExportedModel:
         source = f"{file}, {_MANIFEST}"
         described = as_type(manifest, _Manifest, source)
         _check_lengths(described, source)
+        refuse_incomplete(described["programs"], PROGRAMS, f"{source}, programs")
         schema = schema_from_json(described["schema"], f"{source}, schema")
         digests = described.get("vocabularies")
         vocabularies = {

@@ -1,15 +1,20 @@
 """The one way to start a command: memory and compile cache, errors and signals as exit status."""
 
 import contextlib
-import functools
+import dataclasses
 import os
 import signal
+import sys
+import threading
+import typing
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, reason
 from dien_jax.utils.console import replace_what_encodings_lack, say
+from dien_jax.utils.files import remove_unfinished
 from dien_jax.utils.memory import keep_freed_memory
 
 Options = TypeVar("Options")
@@ -26,17 +31,31 @@ def run_command(
 
     The status is 0 for success, 1 when training diverged, 2 for a mistake in flags, files or
     settings, or a file that the system refuses, and 128 + n when signal n stopped the command.
+    SIGTERM ends the process at once, and removes what is half-written.
 
     Args:
       parse: returns the options; may raise :class:`UserError`.
       run: does the work; returns an exit status other than 0 if it has one.
       compiles: keep freed memory and enable the compile cache first, unless the options have a
         false ``keep_memory`` or ``compile_cache``.
-      when_interrupted: printed when Ctrl-C ends the command.
+      when_interrupted: printed when Ctrl-C or SIGTERM ends the command.
     """
     replace_what_encodings_lack()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _clean_sigterm(when_interrupted):
+            return _status(parse, run, compiles)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        if when_interrupted:
+            say(when_interrupted)
+        return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
+
+
+def _status(
+    parse: Callable[[], Options], run: Callable[[Options], int | None], compiles: bool
+) -> int:
+    """Run a command; return its exit status unless a signal stops it."""
     try:
         options = parse()
         if compiles and getattr(options, "keep_memory", True):
@@ -55,10 +74,6 @@ def run_command(
     except MemoryError as error:
         say(f"error: out of memory: {reason(error)}")
         return 2
-    except (Interrupted, KeyboardInterrupt) as stop:
-        if when_interrupted:
-            say(when_interrupted)
-        return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
 
 
 def make_main(
@@ -75,10 +90,79 @@ def make_main(
 
     def main(argv: Sequence[str] | None = None) -> int:
         prog = f"python -m dien_jax.{name}"
-        flags = functools.partial(parse, arguments, args=argv, prog=prog)
+
+        def flags() -> Options:
+            refuse_empty_paths(sys.argv[1:] if argv is None else argv, arguments)
+            return parse(arguments, args=argv, prog=prog)
+
         return run_command(flags, run, when_interrupted=when_interrupted)
 
     return main
+
+
+def refuse_empty_paths(argv: Sequence[str] | None, arguments: type) -> None:
+    """Refuse a path that is empty, which would be read as the current folder.
+
+    Args:
+      argv: words of the command line; those of this process if None.
+      arguments: dataclass of the flags.
+
+    Raises:
+      UserError: that names the flag.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    kinds = _flag_kinds(arguments)
+    for place, word in enumerate(words):
+        flag, has_value = word.removesuffix("="), word.startswith("--") and word.endswith("=")
+        if not word:  # a value of the flag before it, or a positional argument
+            before = next((w for w in reversed(words[:place]) if w.startswith("--")), "")
+            flag = before.partition("=")[0]
+            takes = kinds.get(flag.replace("_", "-"), {dict})
+            is_next = words[place - 1] == flag and bool not in takes
+            has_value = is_next or bool(takes & {dict, tuple})
+            flag = flag if has_value else ""
+        elif not has_value:
+            continue
+        if not flag or Path in kinds.get(flag.replace("_", "-"), ()):
+            raise UserError(f"{flag or 'an argument'} must not be empty: expected a path or a name")
+
+
+def _flag_kinds(arguments: type) -> dict[str, set[Any]]:
+    """Return the types in the annotation of each flag, such as ``{tuple, Path}``."""
+    kinds = {}
+    hints = typing.get_type_hints(arguments, include_extras=True)
+    for field in dataclasses.fields(arguments):
+        parts, name = [hints[field.name]], field.name
+        for part in parts:  # grows
+            parts += typing.get_args(part)
+            renamed = None if isinstance(part, type) else getattr(part, "name", None)
+            name = renamed if isinstance(renamed, str) else name
+        origins = (typing.get_origin(part) or part for part in parts)
+        kinds[f"--{name}".replace("_", "-")] = {o for o in origins if isinstance(o, type)}
+    return kinds
+
+
+@contextlib.contextmanager
+def _clean_sigterm(message: str) -> Iterator[None]:
+    """Let SIGTERM end the process with partial files removed, unless there is another handler.
+
+    It raises no exception, which could get lost in a callback of the garbage collector.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        remove_unfinished()
+        os.write(2, f"{message}\n".encode() if message else b"")
+        os._exit(128 + number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,9 @@ LARGEST_JSON = 64 << 20
 LOCK_FILE = ".lock"
 """File in a folder that one process at a time may write; it stays, and is locked or free."""
 
+_unfinished: list[Path] = []
+"""Partial files and folders of this process, each after the folders that were made for it."""
+
 _PARTIAL = re.compile(r"\..*\.partial-(work-)?\d+", re.DOTALL)
 
 
@@ -112,6 +115,7 @@ def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
     target = target.absolute()
     partial = partial_path(target, kind)
     new_parents = [parent for parent in target.parents if not parent.exists()]
+    _unfinished.extend(reversed(new_parents))
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         with _claimed(target, partial, _open_folder):
@@ -123,6 +127,7 @@ def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
         for parent in new_parents:
             with contextlib.suppress(OSError):  # not empty: it holds the target
                 parent.rmdir()
+            _unfinished.remove(parent)
 
 
 def _is_written_into(file: Path) -> bool:
@@ -148,6 +153,8 @@ def _claimed(target: Path, partial: Path, opened: Callable[[Path], int]) -> Iter
     A partial file or folder without a lock was left by a process that was killed: it is removed.
     """
     with contextlib.ExitStack() as stack:
+        _unfinished.append(partial)
+        stack.callback(_unfinished.remove, partial)
         while True:
             handle = opened(partial)
             stack.callback(os.close, handle)
@@ -165,6 +172,18 @@ def _claimed(target: Path, partial: Path, opened: Callable[[Path], int]) -> Iter
             (shutil.rmtree if partial.is_dir() else os.unlink)(partial)
             raise
         yield handle
+
+
+def remove_unfinished() -> None:
+    """Remove all that this process has not finished, for a process that ends at once."""
+    for path in reversed(_unfinished):
+        with contextlib.suppress(OSError):
+            if not _PARTIAL.fullmatch(path.name):
+                path.rmdir()  # if it is empty
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def _open_file(partial: Path) -> int:

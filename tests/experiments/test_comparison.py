@@ -293,7 +293,9 @@ def test_data_can_have_moved_but_must_be_the_same(runs, tmp_path, capfd, scored)
     assert "difference to 0.02-0" in shown
     data = shutil.copytree(runs / "tiny", tmp_path / "data")
     (data / "meta.json").write_text((data / "meta.json").read_text() + "\n")
+    alone = refusal([first, "--data", data], capfd)  # though one run has no differences
     message = refusal([first, other, "--data", data], capfd)
+    assert message == alone
     assert f"{data} is not the data that 0.02-0 was trained on" in message
 
 

@@ -265,11 +265,12 @@ PATHS = {
     "train": ("--data", "--run-dir", "--warm-start", "--preset-file", "--resume"),
     "evaluate": ("--data", "--predictions"),
     "predict": ("--input", "--out", "--data"),
-    "compare": ("--out",),
+    "compare": ("--out", "--data"),
     "baselines": ("--out",),
     "tune": ("--data", "--out", "--space"),
     "reproduce": ("--data", "--out"),
     "report": ("--data",),
+    "explain": ("--data",),
     "export": ("--data", "--out", "--onnx"),
     "serve": ("--data",),
     "prepare interactions": ("--out", "--extend"),
@@ -316,8 +317,17 @@ MISSING = [
     for flag in paths
     if flag not in ("--out", "--run-dir", "--meta")
 ]
+EMPTY = [
+    Case(
+        *(command.split()[0], "paths", f"{command} {flag}: empty"),
+        _with_path(command, flag, ""),
+        message=f"{flag} must not be empty: expected a path",
+    )
+    for command, paths in PATHS.items()
+    for flag in paths
+]
 
 
-@pytest.mark.parametrize("case", NAMES + MISSING, ids=str)
+@pytest.mark.parametrize("case", NAMES + MISSING + EMPTY, ids=str)
 def test_paths_that_cannot_be_are_refused(case, attempt):
     attempt(case)

@@ -1,10 +1,14 @@
-"""SIGKILL at any moment, then the same command: equal results, and nothing to clean by hand."""
+"""SIGKILL or SIGTERM at any moment, then the same command: equal results, nothing to clean by hand.
+
+After SIGTERM nothing is half-written even before the command is run again.
+"""
 
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,25 +19,34 @@ from support.preloaded import Preloaded
 MOMENTS = int(os.environ.get("DIEN_JAX_FAULT_MOMENTS", "50"))
 """Kills of each program: half of them before a counted change of files, half after a time."""
 QUICK = ("predict", "prepare")
+SIGNALS = {int(number): number.name for number in (signal.SIGKILL, signal.SIGTERM)}
+ENDINGS = {
+    signal.SIGKILL: (0, -signal.SIGKILL),
+    # The last: before and after the command, when the interpreter starts and ends.
+    signal.SIGTERM: (0, 128 + signal.SIGTERM, -signal.SIGTERM),
+}
+"""Exit statuses of a command that gets a signal."""
+SECONDS_OF_SERVER = 8
+"""Time in which a server has started, compiled its programs and answers."""
 
 
 def kill(
-    preloaded: Preloaded,
-    place: Path,
-    program: Program,
-    expected: object,
-    *,
-    at: int = 0,
-    seconds: float | None = None,
+    preloaded: Preloaded, place: Path, program: Program, expected: object, **moment: Any
 ) -> bool:
-    """Kill a command and run it again; return whether it was killed before its end."""
+    """Stop a command and run it again; return whether it was stopped before its end.
+
+    ``moment`` has ``at`` or ``seconds``, and ``kill``, of :meth:`Preloaded.run`.
+    """
     before = faults.contents(place)
-    killed = preloaded.run(place, *program.line, at=at, seconds=seconds)
-    done = len(preloaded.calls())
-    where = f"killed at call {at} or {seconds} s, after {done} calls"
-    assert killed.status in (0, -signal.SIGKILL), f"{where}: {killed.output}"
+    killed = preloaded.run(place, *program.line, **moment)
+    where = f"{moment}, after {len(preloaded.calls())} calls: {killed.output}"
+    assert killed.status in ENDINGS[moment["kill"]], f"{killed.status}, {where}"
+    if moment["kill"] != signal.SIGKILL:
+        assert "Traceback" not in killed.output, where
+        left = program.leftovers(place, before)
+        assert not [path for path in left if Path(path).parts[0] != program.out], where
     is_made = not program.keeps and (place / program.out).exists()
-    if is_made:  # the command was killed after its work was done
+    if is_made:  # the command was stopped after its work was done
         assert program.results(place / program.out) == expected, where
     again = preloaded.run(place, *program.repeated(place))
     if is_made and again.status == 2:  # a dataset folder that exists is not made again
@@ -47,8 +60,10 @@ def kill(
     return killed.status != 0
 
 
-def campaign(preloaded: Preloaded, place: Path, program: Program, moments: int, seed: int) -> int:
-    """Kill a program at random moments; return how often it was killed before its end."""
+def campaign(
+    preloaded: Preloaded, place: Path, program: Program, moments: int, number: int, seed: int
+) -> int:
+    """Stop a program by a signal at random moments; return how often it was before its end."""
     before = faults.contents(place)
     start = time.monotonic()
     ending = preloaded.run(place, *program.line)
@@ -57,29 +72,44 @@ def campaign(preloaded: Preloaded, place: Path, program: Program, moments: int, 
     calls, expected = len(preloaded.calls()), program.results(place / program.out)
     remove(place, before)
     random, kills = np.random.default_rng(seed), 0
-    for number in range(moments):
-        if number % 2 == 0:
-            at = int(random.integers(1, calls + 1))
-            kills += kill(preloaded, place, program, expected, at=at)
+    for moment in range(moments):
+        if moment % 2 == 0:
+            when: dict[str, Any] = {"at": int(random.integers(1, calls + 1))}
         else:
-            seconds = float(random.uniform(0, lasted))
-            kills += kill(preloaded, place, program, expected, seconds=seconds)
+            when = {"seconds": float(random.uniform(0, lasted))}
+        kills += kill(preloaded, place, program, expected, **when, kill=number)
     return kills
 
 
+@pytest.mark.parametrize("number", SIGNALS, ids=SIGNALS.get)
 @pytest.mark.parametrize("name", QUICK)
-def test_killed_command_is_run_again_with_equal_results(
-    name: str, preloaded: Preloaded, place: Path, record_property: Callable
+def test_stopped_command_is_run_again_with_equal_results(
+    name: str, number: int, preloaded: Preloaded, place: Path, record_property: Callable
 ) -> None:
-    record_property("fault", f"{name}: killed at some moments")
-    assert campaign(preloaded, place, PROGRAMS[name], 2, seed=1) >= 1
+    record_property("fault", f"{name}: {SIGNALS[number]} at some moments")
+    assert campaign(preloaded, place, PROGRAMS[name], 2, number, seed=1) >= 1
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS, ids=SIGNALS.get)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_killed_command_is_run_again_with_equal_results_at_any_moment(
-    name: str, preloaded: Preloaded, place: Path, record_property: Callable
+def test_stopped_command_is_run_again_with_equal_results_at_any_moment(
+    name: str, number: int, preloaded: Preloaded, place: Path, record_property: Callable
 ) -> None:
     for _ in range(MOMENTS):
-        record_property("fault", f"{name}: killed")
-    assert campaign(preloaded, place, PROGRAMS[name], MOMENTS, seed=0) >= MOMENTS // 2
+        record_property("fault", f"{name}: {SIGNALS[number]}")
+    assert campaign(preloaded, place, PROGRAMS[name], MOMENTS, number, seed=0) >= MOMENTS // 2
+
+
+@pytest.mark.slow
+def test_stopped_server_ends_without_a_traceback_at_any_moment(
+    preloaded: Preloaded, place: Path, record_property: Callable
+) -> None:
+    before, random, number = faults.contents(place), np.random.default_rng(0), signal.SIGTERM
+    for seconds in random.uniform(0, SECONDS_OF_SERVER, MOMENTS):
+        record_property("fault", f"serve: {SIGNALS[number]}")
+        line = ("serve", "model.dien", "--port=0")
+        ending = preloaded.run(place, *line, seconds=float(seconds), kill=number)
+        assert ending.status in ENDINGS[number], f"{seconds} s: {ending}"
+        assert "Traceback" not in ending.output, f"{seconds} s: {ending.output}"
+        assert faults.contents(place) == before

@@ -66,6 +66,26 @@ CASES = [
 ]
 
 
+def with_export(command: str, arguments: tuple[str, ...]) -> Case:
+    """Give a command an exported file in place of the run, and a data folder."""
+    words = tuple("model.dien" if word == "run" else word for word in arguments)
+    message = "needs no data" if command == "serve" else r"model\.dien is not a folder"
+    name = "an exported file together with a data folder"
+    return Case(command, KIND, name, (*words, "--data", "data"), message=message)
+
+
+EXPORTED = [
+    with_export(command, arguments)
+    for command, arguments in (COMMANDS | {"serve": ("run", "--port=0")}).items()
+    if command != "train"
+]
+
+
+@pytest.mark.parametrize("case", EXPORTED, ids=str)
+def test_exported_file_is_never_used_with_other_data(case, attempt):
+    attempt(case)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_data_that_changed_since_training_is_refused(case, attempt):
     attempt(case)

@@ -87,6 +87,14 @@ EDITS = {
         lambda e: e.pop("programs/read_history.stablehlo"),
         "no entry 'programs/read_history.stablehlo'",
     ),
+    "no description of programs": (
+        in_json("manifest.json", lambda m: m.update(programs={})),
+        r"manifest\.json, programs: expected score_rows, which is missing",
+    ),
+    "no description of a program's inputs": (
+        in_json("manifest.json", lambda m: m["programs"]["add_event"].pop("inputs")),
+        r"manifest\.json: expected programs\.add_event\.inputs, which is missing",
+    ),
     "another program": (
         lambda e: e.update({"programs/add_event.stablehlo": b"\x00" * 99}),
         r"model\.dien: damaged",

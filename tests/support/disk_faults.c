@@ -3,7 +3,8 @@
 FAULT_FOLDER  absolute path; calls on other files are left alone
 FAULT_LOG     file that gets a line "NUMBER CALL PATH" for each counted call
 FAULT_AT      number of the call that fails, from 1; 0 or unset for none
-FAULT_ERROR   errno of the failure; 0 kills the process instead, before the call
+FAULT_ERROR   errno of the failure; 0 sends the process a signal instead, before the call
+FAULT_SIGNAL  number of the signal; SIGKILL if unset
 FAULT_STAYS   set: all later calls fail too, as on a full disk
 
 Counted are open for writing, write, fsync, rename, mkdir, ftruncate, mmap for writing, and removals,
@@ -60,7 +61,10 @@ static int fails(const char *call, const char *path) {
     int failure = error ? atoi(error) : 0;
     if (failure && !strcmp(call, "remove")) return 0;
     if (!failure) {
-        kill(getpid(), SIGKILL);
+        const char *wanted_signal = getenv("FAULT_SIGNAL");
+        int which = wanted_signal ? atoi(wanted_signal) : SIGKILL;
+        kill(getpid(), which);
+        if (which != SIGKILL) return 0;
         for (;;) pause();
     }
     errno = failure;

@@ -16,6 +16,7 @@ from typing import Any
 
 MODULES = (
     *(f"dien_jax.{name}" for name in ("evaluate", "export", "predict", "prepare", "reproduce")),
+    "dien_jax.serve",
     *("dien_jax.train", "dien_jax.tune", "dien_jax.training.run", "lightgbm", "optuna"),
     *("dien_jax.preparation.pipeline.from_columns", "dien_jax.preparation.pipeline.extending"),
     *("dien_jax.preparation.pipeline.from_interactions", "optuna.visualization.matplotlib"),
@@ -43,17 +44,18 @@ def run(job: dict[str, Any]) -> int:
     os._exit(status if isinstance(status, int) else 1)
 
 
-def wait(child: int, seconds: float | None, limit: float) -> int:
-    """Wait for a child, and kill it after some seconds if they are given."""
-    end = time.monotonic() + (limit if seconds is None else seconds)
-    while time.monotonic() < end:
+def wait(child: int, job: dict[str, Any]) -> int:
+    """Wait for a child, send it a signal after some seconds if they are given, or kill it."""
+    start, moments = time.monotonic(), [(job["limit"], signal.SIGKILL)]
+    if job["seconds"] is not None:
+        moments.insert(0, (job["seconds"], job["kill"]))
+    while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
+        if moments and time.monotonic() - start >= moments[0][0]:
+            os.kill(child, moments.pop(0)[1])
         time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 def main() -> None:
@@ -67,7 +69,7 @@ def main() -> None:
         child = os.fork()
         if not child:
             run(job)
-        print(wait(child, job["seconds"], job["limit"]), flush=True)
+        print(wait(child, job), flush=True)
 
 
 if __name__ == "__main__":

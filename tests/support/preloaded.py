@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,24 +35,28 @@ class Preloaded:
         error: int = 0,
         stays: bool = False,
         seconds: float | None = None,
+        kill: int = signal.SIGKILL,
     ) -> Ending:
         """Run a command in a folder.
 
         Args:
           folder: current folder of the command; calls on files below it are counted.
           command: name of the command, and its arguments.
-          at: number of the call that fails or, without ``error``, kills the process before it.
+          at: number of the call that fails or, without ``error``, before which the process gets a
+            signal.
           error: the call's errno.
           stays: whether later calls fail too.
-          seconds: time after which the process is killed.
+          seconds: time after which the process gets a signal.
+          kill: number of the signal.
         """
         output, log = self.scratch / "output", self.scratch / "log"
         log.unlink(missing_ok=True)
         environment = {"FAULT_FOLDER": str(folder), "FAULT_LOG": str(log)}
         environment |= {"FAULT_AT": str(at), "FAULT_ERROR": str(error)}
         environment |= {"FAULT_STAYS": "1"} if stays else {}
+        environment |= {"FAULT_SIGNAL": str(int(kill))}
         job: dict[str, Any] = {"folder": str(folder), "command": command, "output": str(output)}
-        job |= {"environment": environment, "seconds": seconds, "limit": LIMIT}
+        job |= {"environment": environment, "seconds": seconds, "limit": LIMIT, "kill": int(kill)}
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.server.stdin.write(json.dumps(job) + "\n")

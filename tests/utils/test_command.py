@@ -1,12 +1,18 @@
 """Starting a command: errors and signals become an exit status."""
 
+import os
 import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.utils import extras
-from dien_jax.utils.command import run_command
+from dien_jax.utils.command import refuse_empty_paths, run_command
 
 
 def fail(error: BaseException):
@@ -53,3 +59,76 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch) -> None:
     monkeypatch.setitem(extras.EXTRAS, "plot", ("no_such_module",))
     with pytest.raises(UserError, match=r"--out needs the extra 'plot' \(no_such_module is not"):
         extras.require("plot", "--out")
+
+
+TERMINATED = """
+import os, pathlib, signal, sys
+from dien_jax.utils.command import run_command
+from dien_jax.utils.files import atomic_file, partial_folder
+
+def run(options):
+    file, folder = atomic_file(pathlib.Path("file")), partial_folder(pathlib.Path("a/b/c"))
+    with file as stream, folder as work:
+        stream.write("half")
+        (work / "half").touch()
+        assert len(list(pathlib.Path().rglob("*"))) == 6
+        os.kill(os.getpid(), signal.SIGTERM)
+        stream.write("never")
+
+sys.exit(run_command(dict, run, compiles=False, when_interrupted="stopped"))
+"""
+
+
+def test_sigterm_ends_a_command_without_half_written_files(tmp_path) -> None:
+    (tmp_path / "file").write_text("earlier")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    line = [sys.executable, "-c", TERMINATED]
+    ended = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGTERM, b"stopped\n")
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+    assert (tmp_path / "file").read_text() == "earlier"
+
+
+def test_sigterm_is_as_before_after_a_command() -> None:
+    assert run_command(dict, lambda options: None, compiles=False) == 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+class Renamed:
+    """The annotation of a flag that has another name than its field."""
+
+    name = "from"
+
+
+@dataclass
+class Flags:
+    data: Path | None = None
+    source: Annotated[Path | None, Renamed()] = None
+    rows: tuple[str, ...] = ()
+    user_id: str = ""
+    all: bool = False
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--data", ""], "--data"),
+        (["--data="], "--data"),
+        (["--from", "", "--all"], "--from"),
+        ([""], "an argument"),
+        (["--all", ""], "an argument"),
+        (["--user-id", "7", ""], "an argument"),
+        (["--data=d", ""], "an argument"),
+    ],
+)
+def test_a_path_that_is_empty_is_refused(words: list[str], named: str) -> None:
+    with pytest.raises(UserError, match=f"^{named} must not be empty"):
+        refuse_empty_paths(words, Flags)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--user-id", ""], ["--user_id="], ["--rows", "a", ""], ["--others", ""], ["--data", "d"]],
+)
+def test_other_values_may_be_empty(words: list[str]) -> None:
+    refuse_empty_paths(words, Flags)
