@@ -16,6 +16,7 @@ from dien_jax.data.value_text import Use, check_type, column_text
 from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_utf8
+from dien_jax.utils.parquet_files import parquet_batches
 from dien_jax.utils.text_files import BadLines, open_bytes, read_lines
 
 SCORE = "score"
@@ -135,7 +136,7 @@ class ParquetTable:
 
         start = 1
         try:
-            for batch in self._parquet.iter_batches(size):
+            for batch in parquet_batches(self.file, size):
                 yield Piece(batch.num_rows, batch, range(start, start + batch.num_rows))
                 start += batch.num_rows
         except (pa.ArrowException, OSError) as error:

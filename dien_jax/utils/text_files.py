@@ -143,7 +143,7 @@ class _Limited(io.RawIOBase):
         count = self._stream.readinto(buffer)
         self._left -= count
         if self._left < 0:
-            raise _too_large(self._file)
+            raise too_large(self._file)
         return count
 
     def close(self) -> None:
@@ -151,14 +151,15 @@ class _Limited(io.RawIOBase):
         super().close()
 
 
-def _largest(compressed: int) -> int:
+def largest_content(compressed: int) -> int:
     """Return the limit of the decompressed bytes of a compressed size."""
     return max(FREE_SIZE, LARGEST_RATIO * compressed)
 
 
-def _too_large(shown: Path) -> UserError:
+def too_large(shown: Path, remedy: str = "unpack it yourself") -> UserError:
+    """Return the error for a file that holds more than :func:`largest_content`."""
     times = f"{LARGEST_RATIO} times its compressed size"
-    return UserError(f"{shown}: holds more than {times}; unpack it yourself if that is right")
+    return UserError(f"{shown}: holds more than {times}; {remedy} if that is right")
 
 
 def open_bytes(file: Path) -> io.BufferedIOBase:
@@ -169,7 +170,7 @@ def open_bytes(file: Path) -> io.BufferedIOBase:
     """
     if not is_gzip(file):
         return file.open("rb")
-    limit = _largest(file.stat().st_size)
+    limit = largest_content(file.stat().st_size)
     return io.BufferedReader(_Limited(gzip.GzipFile(file, "rb"), file, limit), 1 << 18)
 
 
@@ -202,8 +203,8 @@ def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
             raise UserError(f"{shown}: is encrypted; unpack the archive and pack it again without")
         if info.compress_type not in COMPRESSIONS:
             raise UserError(f"{shown}: is compressed in an unknown way, {info.compress_type}")
-        if info.file_size > _largest(min(info.compress_size, file.stat().st_size)):
-            raise _too_large(shown)
+        if info.file_size > largest_content(min(info.compress_size, file.stat().st_size)):
+            raise too_large(shown)
         try:
             stream = archive.open(member)
         except (NotImplementedError, RuntimeError) as error:

@@ -19,7 +19,7 @@ from support.preloaded import Preloaded
 MOMENTS = int(os.environ.get("DIEN_JAX_FAULT_MOMENTS", "50"))
 """Kills of each program: half of them before a counted change of files, half after a time."""
 QUICK = ("predict", "prepare")
-SIGNALS = {int(number): number.name for number in (signal.SIGKILL, signal.SIGTERM)}
+SIGNALS = {int(signal.SIGKILL): "killed", int(signal.SIGTERM): "terminated"}
 ENDINGS = {
     signal.SIGKILL: (0, -signal.SIGKILL),
     # The last: before and after the command, when the interpreter starts and ends.

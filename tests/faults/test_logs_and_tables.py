@@ -268,6 +268,14 @@ def bomb(
     return damage
 
 
+def parquet_bomb(folder: Path) -> None:
+    """A Parquet file of a few kB with one long value 100,000 times: 400 GB of text."""
+    places, long = pa.array([0] * 100_000, pa.int32()), pa.array(["x" * (1 << 22)])
+    names = ("user", "item", "category", "price", "tags", "timestamp")
+    table = pa.table({name: pa.DictionaryArray.from_arrays(places, long) for name in names})
+    pq.write_table(table, folder / "b.parquet", compression="zstd", store_schema=False)
+
+
 def odd_names(folder: Path) -> None:
     content = (folder / "log.csv").read_text()
     (folder / "log.csv").write_text(content.replace("user,", "\x1b[31muser\u202e,", 1))
@@ -307,6 +315,17 @@ FILES: list[Case | Any] = [
             message="b.csv.gz:1048578: .* more than 1048576 lines in a row are empty",
         ),
         marks=pytest.mark.slow,
+    ),
+    Case(
+        *("prepare", "archives", "Parquet of one value", preparing("b.parquet")),
+        damage=parquet_bomb,
+        message=TOO_LARGE,
+    ),
+    Case(
+        *("predict", "archives", "Parquet of one value"),
+        arguments=("run", "--input", "b.parquet", "--out", "scores.parquet"),
+        damage=parquet_bomb,
+        message=TOO_LARGE,
     ),
     Case(
         *("prepare", "terminal", "escapes in names of columns", preparing("log.csv")),

@@ -31,6 +31,7 @@ from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace, quoted
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import check_utf8
+from dien_jax.utils.parquet_files import parquet_batches
 from dien_jax.utils.text_files import BadLines, check_gzip_size, is_gzip, open_bytes, read_lines
 
 PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
@@ -247,7 +248,7 @@ def _read_parquet(workspace: Workspace, file: Path, wanted: Wanted, separator: s
                     column.where(file), parquet.schema_arrow.field(places[alias]).type, column.kind
                 )
             names = sorted({column.name for column in wanted.values()})
-            batches = parquet.iter_batches(PARQUET_ROWS, columns=names)
+            batches = parquet_batches(plain, PARQUET_ROWS, names, shown=file)
             texts = _batch_texts(file, batches, wanted, separator, schema)
             return Log(file, workspace.append("rows", texts, schema), BadLines())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
