@@ -257,7 +257,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--precisions", nargs="+", default=["highest", "default"], choices=get_args(Precision)
     )
-    parser.add_argument("--quick", action="store_true", help="one shape for each kernel")
+    parser.add_argument(
+        "--quick", action="store_true", help="one shape, with gradients alone, and the step"
+    )
     options = parse(parser, arguments, hidden=1, batch=1, steps=1)
     if options.quick:
         options.hidden, options.batch, options.steps = [36], 128, 100
@@ -329,7 +331,7 @@ def _all(
                 continue
             supported.append(precision)
             settings = {"kernel": kernel, "cell": cell, "form": form, "precision": precision}
-            for direction in MODES:
+            for direction in MODES[options.quick :]:
                 attempt(
                     rows, f"{name}, {direction}", compiler.row,
                     case=case, **settings, direction=direction,

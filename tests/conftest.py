@@ -74,8 +74,11 @@ SLOWER = (
 """Tests among them that are not marked: each takes seconds, by several processes or databases."""
 LONG = (
     "tests/benchmarks/",
+    "tests/commands/test_terminal.py::test_ctrl_c_while_modules_are_imported_leaves_no_traceback",
+    "tests/compatibility/test_compatibility.py::test_a_stopped_run_ends_as_one_that_was_not",
     "tests/docs/test_docs.py",
     "tests/docs/test_examples.py::test_public_names_have_an_example_that_runs",
+    "tests/experiments/test_baselines.py",
     "tests/experiments/test_comparison.py",
     "tests/experiments/test_reproduction.py",
     "tests/experiments/test_search.py",
@@ -85,20 +88,43 @@ LONG = (
     "tests/faults/test_logs_and_tables.py",
     "tests/faults/test_our_files.py",
     "tests/faults/test_outputs.py",
+    "tests/faults/test_run_and_data.py",
     "tests/independent/",
     "tests/inference/test_calibrated.py",
+    "tests/inference/test_edited_archive.py",
+    "tests/inference/test_export.py::test_a_file_ranks_as_its_run",
+    "tests/inference/test_export.py::test_every_member_of_the_family_exports",
+    "tests/inference/test_export.py::test_the_page_runs_and_its_middle_without_this_package",
     "tests/inference/test_own_modules.py",
+    "tests/inference/test_ranker.py::test_remembered_users_score_as_their_history_given_whole",
+    "tests/inference/test_ranker.py::test_scores_are_those_of_an_evaluation",
+    "tests/inference/test_score_table.py",
     "tests/inspection/test_gates.py",
     "tests/inspection/test_importance.py",
+    "tests/inspection/test_report.py",
+    "tests/kernels/test_chunks.py",
+    "tests/kernels/test_interpreted.py::test_kernels_agree_with_the_oracle",
     "tests/kernels/test_native_builds.py",
     "tests/kernels/test_properties.py",
+    "tests/model/test_auxiliary.py::test_value_and_gradients_do_not_depend_on_blocks",
+    "tests/model/test_interest.py::test_score_does_not_depend_on_batch_mates_or_padding",
+    "tests/model/test_recurrence.py",
     "tests/preparation/test_any_bytes.py",
+    "tests/preparation/test_training_values.py",
+    "tests/runs/test_checkpoints.py::test_kill_at_any_moment_of_a_save_leaves_latest_and_best",
     "tests/server/test_hot_reload.py",
+    "tests/steps/test_embedding_rows.py",
+    "tests/steps/test_train.py::test_a_shown_item_equal_to_the_positive_is_masked",
+    "tests/steps/test_train.py::test_shown_items",
+    "tests/steps/test_train.py::test_the_authors_preset_makes_a_step",
+    "tests/steps/test_train.py::test_the_loss_falls",
+    "tests/steps/test_train.py::test_unknown_users_train_the_row_that_held_out_users_share",
+    "tests/training/test_logistic_regression.py",
     "tests/training/test_resume.py",
     "tests/training/test_warm_start.py",
     "tests/utils/test_compile_cache.py",
 )
-"""Tests that are marked ``long``: whole studies, pages and runs, most in several processes."""
+"""Tests that are marked ``long``: whole studies, pages and runs, and what compiles most."""
 
 _compiled: list[str] = []
 """Events of programs that were compiled in this process."""
@@ -121,7 +147,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of ``FAST``, without ``SLOWER``, of ``LONG``, and of the fault campaign."""
+    """Mark tests ``fast``, ``long`` or ``slow`` by the lists above; others are unmarked."""
     root = Path(__file__).parents[1]
     for item in items:
         name = f"{item.path.relative_to(root).as_posix()}::{item.name}"
