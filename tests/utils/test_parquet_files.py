@@ -1,8 +1,10 @@
 """Parquet files whose content is far larger than they are: refused, within little memory."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dien_jax import UserError
@@ -35,26 +37,25 @@ def in_one_list(values: Any) -> Any:
 @pytest.mark.parametrize(
     ("values", "options"),
     [
-        (repeated(MANY), {}),
-        (repeated(MANY), {"row_group_size": MANY // 10}),
-        (pa.array([LONG] * 70), {"use_dictionary": False}),
-        (pa.array([0] * (1 << 26), pa.int64()), {}),
-        (pa.array([LONG] * 99), {"use_dictionary": False, "column_encoding": SHARED}),
+        (lambda: repeated(MANY), {}),
+        (lambda: repeated(MANY), {"row_group_size": MANY // 10}),
+        (lambda: pa.array([LONG] * 70), {"use_dictionary": False}),
+        (lambda: pa.array(np.zeros(1 << 26, np.int64)), {}),
+        (lambda: pa.array([LONG] * 99), {"use_dictionary": False, "column_encoding": SHARED}),
     ],
     ids=["dictionary", "dictionaries", "pages", "numbers", "shared prefixes"],
 )
 def test_content_far_larger_than_the_file_is_refused_within_little_memory(
-    values: Any, options: dict[str, Any], tmp_path: Path
+    values: Callable[[], Any], options: dict[str, Any], tmp_path: Path
 ) -> None:
-    file = written(tmp_path / "log.parquet", values, **options)
+    file = written(tmp_path / "log.parquet", values(), **options)
     assert file.stat().st_size < 1 << 20
     before = pa.total_allocated_bytes()
     batches, sizes = parquet_batches(file, 1 << 18, ["user"]), []
     with pytest.raises(UserError, match=r"log\.parquet: holds more than 100 times .* to CSV"):
         sizes.extend(pa.total_allocated_bytes() - before for _ in batches)
-    assert max(sizes, default=0) <= 2 * BATCH_BYTES + (
-        1 << 26
-    )  # buffers grow by doubling; a batch is decoded
+    # Buffers grow by doubling, and a batch is decoded.
+    assert max(sizes, default=0) <= 2 * BATCH_BYTES + (1 << 26)
     with pytest.raises(UserError, match=r"given\.parquet: holds"):
         list(parquet_batches(file, 1 << 18, shown=Path("given.parquet")))
 
