@@ -15,12 +15,23 @@ from support.faults import Case
 @pytest.fixture(scope="session")
 def whole_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace, to be read only; processes of one session share it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / "fault-workspace"
-    with (folder.parent / "fault-workspace.lock").open("w") as lock:
+    return shared(tmp_path_factory, "fault-workspace", faults.make_workspace)
+
+
+@pytest.fixture(scope="session")
+def workspace_without_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace without ``model.dien``, for tests that need none of its content."""
+    return shared(tmp_path_factory, "fault-trained", faults.make_trained_workspace)
+
+
+def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first process of the session makes."""
+    base = factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-") else base) / name
+    with folder.with_name(f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            faults.make_workspace(folder)
+            make(folder)
     return folder
 
 

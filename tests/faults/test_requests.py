@@ -179,7 +179,9 @@ REQUESTS = [*malformed(), *wrong_fields(), *wrong_context(), *wrong_heads()]
 def server(tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served")
     data = small_dataset.write(folder / "data")
-    server = Server(untrained_run.write(folder / "run", data, model="din", buckets=())).warm()
+    server = Server(
+        untrained_run.write(folder / "run", data, model="base_model", buckets=())
+    ).warm()
     options = dataclasses.replace(server.options, max_body=2**20)
     server.application = Application(options, server.current, server.batcher, server.metrics)
     yield server

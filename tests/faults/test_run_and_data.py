@@ -11,12 +11,30 @@ from support.faults import PREPARE, Case, run_in_process
 KIND = "run and data"
 
 
+_prepared: list[Path] = []
+"""The data folder of the other log, once a case has made it."""
+
+
+@pytest.fixture(scope="module")
+def whole_workspace(workspace_without_export: Path) -> Path:
+    return workspace_without_export
+
+
 def other_split(folder: Path) -> None:
     """Prepare the log anew at the same path: equal sizes, other users in the vocabularies."""
     log = folder / "log.csv"
     log.write_text(log.read_text().replace("u1,", "v1,").replace("i3,", "k3,"))
     shutil.rmtree(folder / "data")
+    if _prepared:
+        shutil.copytree(_prepared[0], folder / "data")
+        return
     assert run_in_process(*PREPARE).status == 0
+    _prepared.append(shutil.copytree(folder / "data", folder.parent / "other"))
+
+
+def any_export(folder: Path) -> None:
+    """Write a file in place of an exported one: it is refused before it is read."""
+    (folder / "model.dien").write_bytes(b"PK")
 
 
 def swapped_lines(folder: Path) -> None:
@@ -71,7 +89,7 @@ def with_export(command: str, arguments: tuple[str, ...]) -> Case:
     words = tuple("model.dien" if word == "run" else word for word in arguments)
     message = "needs no data" if command == "serve" else r"model\.dien is not a folder"
     name = "an exported file together with a data folder"
-    return Case(command, KIND, name, (*words, "--data", "data"), message=message)
+    return Case(command, KIND, name, (*words, "--data", "data"), any_export, message)
 
 
 EXPORTED = [
