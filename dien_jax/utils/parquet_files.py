@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-BATCH_BYTES = 1 << 27
-"""Decoded bytes of one column of a batch, unless a single row has more."""
+BATCH_BYTES = 1 << 28
+"""Decoded bytes of a batch, unless a single row has more."""
 SHARED_PREFIXES = "DELTA_BYTE_ARRAY"
 """Encoding in which a value may repeat all of the one before it."""
 CONVERT = "convert it to CSV"
@@ -49,13 +49,14 @@ def parquet_batches(
         if sum(group.total_byte_size for group in groups) > limit:
             raise too_large(shown, CONVERT)
         bounds = _repeatable(parquet, columns)
-        longest = max([1, *bounds.values()])
+        longest: dict[str, int] = {}
         paths = [path for path, bound in bounds.items() if not bound]
-        for value, repeated in _dictionary_values(file, paths, columns):
+        for name, value, repeated in _dictionary_values(file, paths, columns):
             if repeated * value > limit and value > LONGEST_IN_LIST:
                 raise too_large(shown, CONVERT)
-            longest = max(longest, value)
-        size = max(1, min(rows, BATCH_BYTES // longest))
+            longest[name] = max(value, longest.get(name, 0))
+        row = sum(bounds.values()) + sum(longest.values())
+        size = max(1, min(rows, BATCH_BYTES // max(row, 1)))
         for batch in parquet.iter_batches(size, columns=columns):
             left -= batch.nbytes
             if left < 0:
@@ -94,8 +95,8 @@ def _repeatable(parquet: "pq.ParquetFile", columns: Sequence[str] | None) -> dic
 
 def _dictionary_values(
     file: Path, paths: list[str], columns: Sequence[str] | None
-) -> Iterator[tuple[int, int]]:
-    """Yield the bytes of the longest value of each dictionary, and how often lists repeat it."""
+) -> Iterator[tuple[str, int, int]]:
+    """Yield the longest value of each dictionary: column, bytes, and how often lists repeat it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -106,8 +107,9 @@ def _dictionary_values(
             values = max(group.column(place).num_values for place in range(metadata.num_columns))
             # The first row of a group comes with the whole dictionary of its pages.
             for first in parquet.iter_batches(1, row_groups=[number], columns=columns):
-                for column in first.columns:
-                    yield _longest(column), values if pa.types.is_nested(column.type) else 0
+                for name, column in zip(first.schema.names, first.columns, strict=True):
+                    repeated = values if pa.types.is_nested(column.type) else 0
+                    yield name, _longest(column), repeated
                 break
 
 

@@ -269,10 +269,15 @@ def bomb(
 
 
 def parquet_bomb(folder: Path) -> None:
-    """A Parquet file of a few kB with one long value 100,000 times: 400 GB of text."""
-    places, long = pa.array([0] * 100_000, pa.int32()), pa.array(["x" * (1 << 22)])
-    names = ("user", "item", "category", "price", "tags", "timestamp")
-    table = pa.table({name: pa.DictionaryArray.from_arrays(places, long) for name in names})
+    """A Parquet file of a few kB in which one long id is there 100,000 times: 400 GB of text."""
+    rows = {"user": "x" * (1 << 22), "item": "i1", "category": "c", "price": "1", "tags": "t"}
+    places = pa.array([0] * 100_000, pa.int32())
+    table = pa.table(
+        {
+            name: pa.DictionaryArray.from_arrays(places, pa.array([value]))
+            for name, value in (rows | {"timestamp": "100"}).items()
+        }
+    )
     pq.write_table(table, folder / "b.parquet", compression="zstd", store_schema=False)
 
 
