@@ -105,6 +105,9 @@ LONG = (
     "tests/kernels/test_chunks.py",
     "tests/kernels/test_interpreted.py::test_kernels_agree_with_the_oracle",
     "tests/kernels/test_native_builds.py",
+    "tests/kernels/test_native_library.py::test_a_library_that_was_cut_short_is_compiled_again",
+    "tests/kernels/test_native_library.py::test_in_a_folder_that_cannot_be_written_to",
+    "tests/kernels/test_native_library.py::test_two_processes_that_start_at_once_compile_once",
     "tests/kernels/test_properties.py",
     "tests/model/test_auxiliary.py::test_value_and_gradients_do_not_depend_on_blocks",
     "tests/model/test_interest.py::test_score_does_not_depend_on_batch_mates_or_padding",
@@ -113,6 +116,9 @@ LONG = (
     "tests/preparation/test_training_values.py",
     "tests/runs/test_checkpoints.py::test_kill_at_any_moment_of_a_save_leaves_latest_and_best",
     "tests/server/test_hot_reload.py",
+    "tests/server/test_under_load.py::test_every_check_and_phase_of_schemathesis_passes",
+    "tests/server/test_under_load.py::test_hostile_clients_do_not_keep_others_out",
+    "tests/server/test_under_load.py::test_reloads_under_load_lose_no_request",
     "tests/steps/test_embedding_rows.py",
     "tests/steps/test_train.py::test_a_shown_item_equal_to_the_positive_is_masked",
     "tests/steps/test_train.py::test_shown_items",
@@ -139,11 +145,20 @@ jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m fast``, import no file that has none of them: that alone takes seconds."""
+    """Import no file that has no test of those chosen: that alone takes seconds."""
+    if collection_path.suffix != ".py":
+        return None
     path = collection_path.relative_to(Path(__file__).parents[1]).as_posix()
-    has_some = path.startswith(FAST) and not path.startswith(SLOWER)
-    is_other = collection_path.suffix == ".py" and not has_some
-    return True if is_other and config.option.markexpr == "fast" else None
+    match config.option.markexpr:
+        case "fast":
+            is_other = not path.startswith(FAST) or path.startswith(SLOWER)
+        case "long":
+            is_other = not any(path.startswith(name.partition("::")[0]) for name in LONG)
+        case "not slow and not long":
+            is_other = path.startswith(LONG)
+        case _:
+            is_other = False
+    return is_other or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -60,7 +60,6 @@ def test_the_instruction_set_is_one_of_three():
     assert library.instruction_set() in ("avx512", "avx2", "plain")
 
 
-@pytest.mark.long
 def test_two_processes_that_start_at_once_compile_once(tmp_path, empty_cache):
     command, log = counting_compiler(tmp_path)
     environment = os.environ | {"CXX": str(command)}
@@ -76,7 +75,6 @@ def test_two_processes_that_start_at_once_compile_once(tmp_path, empty_cache):
     assert "compiling the native CPU kernels" in results[0][1] + results[1][1]
 
 
-@pytest.mark.long
 def test_a_library_that_was_cut_short_is_compiled_again(tmp_path, empty_cache):
     command, log = counting_compiler(tmp_path)
     variables = {"CXX": str(command)}
@@ -89,7 +87,6 @@ def test_a_library_that_was_cut_short_is_compiled_again(tmp_path, empty_cache):
     assert log.read_text() == "linked\n" * 2
 
 
-@pytest.mark.long
 def test_in_a_folder_that_cannot_be_written_to_every_process_compiles(tmp_path, monkeypatch):
     blocker = tmp_path / "file"
     blocker.write_text("")
