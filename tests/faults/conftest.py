@@ -63,7 +63,7 @@ def attempt(
     return run
 
 
-@pytest.fixture(scope="module", name="preloaded")
+@pytest.fixture(scope="session", name="preloaded")
 def preloaded_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[preloaded.Preloaded]:
     """A process whose changes of files can be made to fail."""
     if not sys.platform.startswith("linux"):

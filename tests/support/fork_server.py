@@ -14,14 +14,21 @@ import traceback
 import warnings
 from typing import Any
 
-MODULES = (
-    *(f"dien_jax.{name}" for name in ("evaluate", "export", "predict", "prepare", "reproduce")),
-    "dien_jax.serve",
-    *("dien_jax.train", "dien_jax.tune", "dien_jax.training.run", "lightgbm", "optuna"),
-    *("dien_jax.preparation.pipeline.from_columns", "dien_jax.preparation.pipeline.extending"),
-    *("dien_jax.preparation.pipeline.from_interactions", "optuna.visualization.matplotlib"),
-    *("matplotlib.figure", "optuna.storages", "sqlalchemy.dialects.sqlite", "jax.export"),
-)
+MODULES = {
+    "prepare": (
+        "dien_jax.preparation.pipeline.from_columns",
+        "dien_jax.preparation.pipeline.from_interactions",
+        "dien_jax.preparation.pipeline.extending",
+    ),
+    "export": ("jax.export",),
+    "train": ("dien_jax.training.run", "matplotlib.figure"),
+    "tune": (
+        *("optuna.visualization.matplotlib", "optuna.storages", "sqlalchemy.dialects.sqlite"),
+        "matplotlib.figure",
+    ),
+    "reproduce": ("dien_jax.training.run", "lightgbm", "matplotlib.figure"),
+}
+"""Modules that a command imports late; they are imported before its first fork."""
 
 
 def run(job: dict[str, Any]) -> int:
@@ -60,12 +67,13 @@ def wait(child: int, job: dict[str, Any]) -> int:
 
 def main() -> None:
     """Serve jobs until standard input ends."""
-    for name in MODULES:
-        importlib.import_module(name)
     warnings.simplefilter("ignore")  # of forks: no thread has been started
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)
+        command = job["command"][0]
+        for name in (f"dien_jax.{command}", *MODULES.get(command, ())):
+            importlib.import_module(name)
         child = os.fork()
         if not child:
             run(job)
