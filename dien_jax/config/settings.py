@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dien_kernels import Form, Implementation, Precision
+from dien_kernels import Form, Implementation, NetworkImplementation, Precision
 
 from dien_jax.errors import UserError, suggestion
 
@@ -81,7 +81,8 @@ class ModelConfig:
     form: Form = "paper"
     """Definition of the gates, of which two are published; see kernels/README.md."""
     recurrence: Implementation = "auto"
-    """Implementation of the recurrences; see kernels/README.md."""
+    """Implementation of the recurrences and, if it is auto, reference, xla or native, of attention
+    and the auxiliary loss, which are xla's otherwise; see kernels/README.md."""
     recurrence_precision: Precision = "highest"
     """Precision of the recurrences' matmuls: highest is float32; high and default are faster on GPU
     and TPU."""
@@ -138,6 +139,13 @@ class ModelConfig:
         for name, choices in (("attention", Attention), ("evolution", Evolution)):
             known = dict.fromkeys([*typing.get_args(choices), *ADDED_CHOICES.get(name, ())])
             _require_choice(f"model.{name}", getattr(self, name), known)
+
+    @property
+    def networks(self) -> NetworkImplementation:
+        """Implementation of attention and of the auxiliary loss, as ``recurrence`` says."""
+        if self.recurrence in typing.get_args(NetworkImplementation):
+            return typing.cast(NetworkImplementation, self.recurrence)
+        return "xla"
 
     @property
     def shown_per_step(self) -> int:

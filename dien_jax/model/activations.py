@@ -1,4 +1,4 @@
-"""Activations of the networks: the logistic function, PReLU and Dice."""
+"""Activations of the click network and of attention: PReLU and Dice."""
 
 from typing import Literal
 
@@ -45,24 +45,6 @@ class Dice(nn.Module):
             normed = centred / (jnp.sqrt(variance + 1e-9) + 1e-9)
         p = jax.nn.sigmoid(normed)
         return (alpha[None, :] * (1 - p) + p) * x
-
-
-@jax.custom_vjp
-def sigmoid(value: jax.Array) -> jax.Array:
-    """Return the logistic function, not repeated by fusion in each consumer; reverse mode only."""
-    return jax.lax.optimization_barrier(0.5 * jnp.tanh(0.5 * value) + 0.5)
-
-
-def _sigmoid_forward(value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    result = sigmoid(value)
-    return result, result
-
-
-def _sigmoid_backward(result: jax.Array, d_result: jax.Array) -> tuple[jax.Array]:
-    return (jax.lax.optimization_barrier(d_result * result * (1 - result)),)
-
-
-sigmoid.defvjp(_sigmoid_forward, _sigmoid_backward)
 
 
 class PReLU(nn.Module):

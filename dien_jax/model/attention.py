@@ -6,33 +6,36 @@ Dimensions: B rows, N candidates of one history, T steps, H state, Q candidate e
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import dien_kernels
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from dien_kernels import Dense, NetworkImplementation, masked_softmax
 from jaxtyping import Array, Float, Int
 
 from dien_jax.config.settings import ADDED_CHOICES, ModelConfig
-from dien_jax.model.activations import PReLU, sigmoid
+from dien_jax.model.activations import PReLU
 from dien_jax.model.shared_history import in_chunks
 
 
-def masked_softmax(scores: Float[Array, "B T"], lengths: Int[Array, " B"]) -> Float[Array, "B T"]:
-    """Return the softmax over live steps; dead steps and rows of length 0 are exactly 0."""
-    steps = jnp.arange(scores.shape[1], dtype=lengths.dtype)
-    live = steps[None, :] < lengths[:, None]
-    highest = jnp.where(live, scores, -jnp.inf).max(-1, keepdims=True)
-    highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0))
-    powers = jnp.where(live, jnp.exp(jnp.where(live, scores - highest, 0)), 0)
-    return powers / jnp.maximum(powers.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
+class _DenseParameters(nn.Module):
+    """The parameters of ``nn.Dense``."""
+
+    inputs: int
+    columns: int
+
+    @nn.compact
+    def __call__(self) -> Dense:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, self.columns))
+        return Dense(kernel, self.param("bias", nn.initializers.zeros, (self.columns,)))
 
 
 class MLPAttention(nn.Module):
     """Attention weights of every interest state for a candidate, scored by an MLP.
 
     With q = PReLU(Dense(candidate)) the score of state h is an MLP of [q, h, q - h, q o h] with
-    sigmoid activations and a linear end; weights are the softmax over live steps. The first
-    layer is evaluated as ``q (W_q + W_d) + h (W_h - W_d) + (q o h) W_p``: its share in q is
-    computed once a row, not once a step.
+    sigmoid activations and a linear end; weights are the softmax over live steps.
+    :func:`dien_kernels.attention_weights` computes them.
 
     >>> import jax, jax.numpy as jnp
     >>> from dien_jax.model import MLPAttention
@@ -48,6 +51,7 @@ class MLPAttention(nn.Module):
 
     layers: Sequence[int] = (80, 40)
     projects_query: bool = True
+    implementation: NetworkImplementation = "auto"
 
     @nn.compact
     def __call__(
@@ -62,17 +66,15 @@ class MLPAttention(nn.Module):
         if self.projects_query:
             projected = nn.Dense(hidden, dtype=candidate.dtype, name="query")(candidate)
             query = PReLU(name="query_activation")(projected)
-        first = self.layers[0]
+        first, *others = self.layers
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), (4 * hidden, first))
-        bias = self.param("bias", nn.initializers.zeros, (first,))
-        w_query, w_state, w_difference, w_product = jnp.split(kernel.astype(states.dtype), 4)
-        per_row = query @ (w_query + w_difference) + bias.astype(states.dtype)[None, :]
-        per_step = states @ (w_state - w_difference) + (states * query[:, None]) @ w_product
-        value = sigmoid(per_step + per_row[:, None])
-        for index, size in enumerate(self.layers[1:], start=1):
-            value = sigmoid(nn.Dense(size, dtype=value.dtype, name=f"layer_{index}")(value))
-        scores = nn.Dense(1, dtype=value.dtype, name="score")(value)[..., 0]
-        return masked_softmax(scores.astype(jnp.float32), lengths)
+        layers = [Dense(kernel, self.param("bias", nn.initializers.zeros, (first,)))]
+        for index, columns in enumerate([*others, 1], start=1):
+            name = f"layer_{index}" if index < len(self.layers) else "score"
+            layers.append(_DenseParameters(layers[-1].kernel.shape[1], columns, name=name)())
+        return dien_kernels.attention_weights(
+            query, states, layers, lengths=lengths, implementation=self.implementation
+        )
 
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
@@ -150,12 +152,21 @@ def _shared_softmax(scores: Float[Array, "N T"], length: Int[Array, ""]) -> Floa
 
 def _mlp_attention(config: ModelConfig) -> nn.Module:
     # Without an extractor states are embeddings, as wide as the candidate: no projection is needed.
-    return MLPAttention(config.attention_layers, projects_query=config.extractor == "gru")
+    projects_query = config.extractor == "gru"
+    return MLPAttention(config.attention_layers, projects_query, config.networks)
+
+
+def _bilinear_attention(config: ModelConfig) -> nn.Module:
+    if config.networks == "native":
+        raise NotImplementedError(
+            "there is no native kernel of bilinear attention; 'auto' runs all others"
+        )
+    return BilinearAttention()
 
 
 ATTENTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "mlp": _mlp_attention,
-    "bilinear": lambda config: BilinearAttention(),
+    "bilinear": _bilinear_attention,
 }
 """The attention of each ``config.attention``. Add one of your own under a new name: a module that
 is called as :class:`MLPAttention`. docs/tutorial.md adds a recurrence the same way."""

@@ -1,45 +1,48 @@
-"""The auxiliary loss with its network, evaluated and differentiated block by block.
+"""The auxiliary loss with its network; :mod:`dien_kernels` computes both in training.
 
-A block of positions gives its share of the loss and of every gradient while its activations are
-in the processor's cache. No activation is kept for the backward pass, which scales the gradients.
-
-Dimensions: B examples, S positions with a next one, N sampled negatives, K = 1 + N behaviours a
-position, P = B S positions, D item embedding, H hidden.
+Dimensions: B examples, T steps, S = T - 1 positions with a next one, N sampled negatives, K = 1 + N
+behaviours a position, D item embedding, H hidden.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import dien_kernels
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from dien_kernels import Dense, NetworkImplementation
 from jaxtyping import Array, Bool, Float, Int
 
-from dien_jax.model.activations import as_logit, sigmoid
-
-CPU_BLOCK = 1280
-"""Positions of a block on a CPU: some hundred kilobytes a layer."""
-BLOCK = 65_536
-"""Positions of a block elsewhere: enough for matmuls, few enough for long histories."""
+from dien_jax.model.activations import as_logit
 
 
 def weighted_loss(
-    network: "AuxiliaryNetwork",
     params: Any,
-    states: Float[Array, "B S H"],
-    behaviours: Float[Array, "K B S D"],
+    states: Float[Array, "B T H"],
+    history: Float[Array, "B T D"],
+    sampled: Float[Array, "N B S D"],
     weights: Float[Array, "K B S"],
+    implementation: NetworkImplementation = "auto",
 ) -> Float[Array, ""]:
-    """Return the cross-entropy of telling behaviours, the first real, the others sampled, in nats.
+    """Return the cross-entropy of telling behaviours, the next ones from sampled ones, in nats.
 
-    With logits l of the network (which has no parent): the sum of ``weights[0] softplus(-l[0])``
-    and ``weights[k] softplus(l[k])``, with constant weights of :func:`auxiliary_weights`.
+    With logits l of an :class:`AuxiliaryNetwork` of these parameters: the sum of
+    ``weights[0] softplus(-l[0])`` and ``weights[k] softplus(l[k])``, with constant weights of
+    :func:`auxiliary_weights`.
     """
-    flat_states = states.reshape(-1, states.shape[-1])
-    flat_behaviours = behaviours.reshape(behaviours.shape[0], -1, behaviours.shape[-1])
-    constant = jax.lax.stop_gradient(weights.reshape(weights.shape[0], -1))
-    return _loss(network, params, flat_states, flat_behaviours, constant)
+    kernel = jnp.concatenate([params["state"]["kernel"], params["behaviour"]["kernel"]])
+    hidden = [params[f"layer_{index}"] for index in range(1, len(params) - 2)]
+    score, bias = params["score"]["kernel"], params["score"]["bias"]
+    if score.shape[1] == 2:  # a softmax's logit
+        score, bias = score[:, :1] - score[:, 1:], bias[:1] - bias[1:]
+    layers = (
+        Dense(kernel, params["state"]["bias"]),
+        *(Dense(layer["kernel"], layer["bias"]) for layer in hidden),
+        Dense(score, bias),
+    )
+    arrays = states, history, sampled, weights
+    return dien_kernels.auxiliary_loss(*arrays, layers, implementation=implementation)
 
 
 def normalising(
@@ -57,62 +60,6 @@ def normalising(
     behaviour_kernel = behaviour_affine[0][:, None] * behaviour["kernel"]
     scaled_state = {"kernel": state_kernel, "bias": state["bias"] + shifted}
     return {**params, "state": scaled_state, "behaviour": {"kernel": behaviour_kernel}}
-
-
-def _block_loss(network: "AuxiliaryNetwork", params: Any, *arrays: jax.Array) -> jax.Array:
-    states, behaviours, weights = arrays
-    logits: Any = network.apply({"params": params}, states, behaviours)
-    real, sampled = jax.nn.softplus(-logits[0]), jax.nn.softplus(logits[1:])
-    return (weights[0] * real).sum() + (weights[1:] * sampled).sum()
-
-
-_loss = jax.custom_vjp(_block_loss, nondiff_argnums=(0,))
-
-
-def _with_gradients(
-    network: "AuxiliaryNetwork", block: int, params: Any, *arrays: jax.Array
-) -> tuple[jax.Array, tuple]:
-    differentiated = jax.value_and_grad(functools.partial(_block_loss, network), argnums=(0, 1, 2))
-    states, behaviours, weights = arrays
-    positions = len(states)
-    count = -(-positions // block)
-    if count <= 1:
-        return differentiated(params, *arrays)
-    size = -(-positions // count)
-
-    def split(array: jax.Array, axis: int) -> jax.Array:
-        widths = [(0, 0)] * array.ndim
-        widths[axis] = (0, count * size - positions)
-        whole = jnp.pad(array, widths)
-        shape = (*array.shape[:axis], count, size, *array.shape[axis + 1 :])
-        return jnp.moveaxis(whole.reshape(shape), axis, 0)
-
-    def add_block(totals: tuple, parts: tuple) -> tuple[tuple, tuple]:
-        loss, (d_params, d_states, d_behaviours) = differentiated(params, *parts)
-        return jax.tree.map(jnp.add, totals, (loss, d_params)), (d_states, d_behaviours)
-
-    start = (jnp.zeros((), weights.dtype), jax.tree.map(jnp.zeros_like, params))
-    parts = (split(states, 0), split(behaviours, 1), split(weights, 1))
-    (loss, d_params), (d_states, d_behaviours) = jax.lax.scan(add_block, start, parts)
-    d_states = d_states.reshape(-1, states.shape[-1])[:positions]
-    joined = jnp.moveaxis(d_behaviours, 0, 1)
-    d_behaviours = joined.reshape(len(behaviours), -1, behaviours.shape[-1])[:, :positions]
-    return loss, (d_params, d_states, d_behaviours)
-
-
-def _forward(network: "AuxiliaryNetwork", *arguments: Any) -> tuple[jax.Array, tuple]:
-    cpu, default = (functools.partial(_with_gradients, network, n) for n in (CPU_BLOCK, BLOCK))
-    loss, gradients = jax.lax.platform_dependent(*arguments, cpu=cpu, default=default)
-    return loss, (gradients, arguments[-1])
-
-
-def _backward(network: "AuxiliaryNetwork", saved: tuple, d_loss: jax.Array) -> tuple[Any, ...]:
-    gradients, weights = saved
-    scaled = jax.tree.map(lambda array: d_loss.astype(array.dtype) * array, gradients)
-    return (*scaled, jnp.zeros_like(weights))
-
-
-_loss.defvjp(_forward, _backward)
 
 
 class AuxiliaryNetwork(nn.Module):
@@ -141,9 +88,9 @@ class AuxiliaryNetwork(nn.Module):
         dtype = states.dtype
         state_layer = nn.Dense(self.layers[0], dtype=dtype, name="state")
         layer = nn.Dense(self.layers[0], use_bias=False, dtype=dtype, name="behaviour")
-        value = sigmoid(state_layer(states)[None] + layer(behaviours))
+        value = jax.nn.sigmoid(state_layer(states)[None] + layer(behaviours))
         for index, size in enumerate(self.layers[1:], start=1):
-            value = sigmoid(nn.Dense(size, dtype=dtype, name=f"layer_{index}")(value))
+            value = jax.nn.sigmoid(nn.Dense(size, dtype=dtype, name=f"layer_{index}")(value))
         scores = nn.Dense(self.columns, dtype=dtype, name="score")(value)
         return as_logit(scores.astype(jnp.float32))
 

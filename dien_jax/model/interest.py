@@ -334,12 +334,11 @@ class InterestModel(nn.Module):
             live = jnp.moveaxis(counted, -1, 0)
             behaviour_affine = self.auxiliary_norm_behaviour(behaviours, live, train=train)
             params = normalising(params, state_affine, behaviour_affine)
-        real, sampled = auxiliary_weights(
+        of_real, of_sampled = auxiliary_weights(
             positions, valid, mean=self.config.auxiliary_mean, weights=weights
         )
-        network = self.auxiliary.clone(parent=None, name=None)
-        shares = jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)])
-        return weighted_loss(network, params, before, behaviours, shares)
+        shares = jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)])
+        return weighted_loss(params, states, history, sampled, shares, self.config.networks)
 
 
 def with_statistics(

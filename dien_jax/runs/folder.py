@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import msgspec
-from dien_kernels import explain, instruction_set
+from dien_kernels import Network, explain, explain_network, instruction_set
 
 from dien_jax._version import __version__
 from dien_jax.config.preset_files import TABLES, VOCABULARIES, WARM_START, complete_earlier
-from dien_jax.config.settings import Config
+from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.errors import UserError, writing
@@ -224,32 +224,55 @@ def read_result(folder: Path, kind: Callable[..., Result]) -> Result | None:
 def versions(config: Config | None = None) -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the outcome of a run.
 
-    With settings, also the implementation of their recurrences, under "recurrences": its name, and
-    for native kernels their instruction set.
+    With settings, also the implementation of what ``dien_kernels`` computes: that of "recurrences",
+    and that of "networks", attention and the auxiliary loss. For native kernels it is followed by
+    their instruction set.
     """
     found = {"python": platform.python_version(), "dien_jax": __version__} | {
         package: importlib.metadata.version(package) for package in _PACKAGES
     }
     if config is None:
         return found
-    model = config.model
-    if model.extractor == "none" and model.evolution in ("none", "attention"):
-        return found
-    return found | {"recurrences": _recurrences(config)}
-
-
-def _recurrences(config: Config) -> str:
-    model, name = config.model, config.model.recurrence
-    if name == "auto":
-        name = explain(
-            "gru",
-            batch=config.train.batch_size,
-            steps=config.train.max_history,
-            hidden=model.hidden_size,
-            form=model.form,
-            precision=model.recurrence_precision,
-        ).implementation
+    names = {"recurrences": _recurrences(config), "networks": _networks(config.model)}
     try:
-        return f"native {instruction_set()}" if name == "native" else name
+        return found | {
+            what: ", ".join(f"native {instruction_set()}" if n == "native" else n for n in chosen)
+            for what, chosen in names.items()
+            if chosen
+        }
     except NotImplementedError as error:
         raise UserError(f"model.recurrence: {error}") from error
+
+
+def _recurrences(config: Config) -> list[str]:
+    """Return the implementation of the recurrences, if the model has any."""
+    model = config.model
+    if model.extractor == "none" and model.evolution in ("none", "attention"):
+        return []
+    if model.recurrence != "auto":
+        return [model.recurrence]
+    chosen = explain(
+        "gru",
+        batch=config.train.batch_size,
+        steps=config.train.max_history,
+        hidden=model.hidden_size,
+        form=model.form,
+        precision=model.recurrence_precision,
+    )
+    return [chosen.implementation]
+
+
+def _networks(model: ModelConfig) -> list[str]:
+    """Return the implementations of attention and the auxiliary loss, if the model has them."""
+    layers: dict[Network, int] = {}
+    if model.evolution != "none" and model.attention == "mlp":
+        layers["attention"] = len(model.attention_layers)
+    if model.auxiliary_weight:
+        layers["auxiliary"] = len(model.auxiliary_layers)
+    chosen: list[str] = [
+        explain_network(network, hidden_layers=count).implementation
+        if model.networks == "auto"
+        else model.networks
+        for network, count in layers.items()
+    ]
+    return sorted(set(chosen))

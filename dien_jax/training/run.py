@@ -193,7 +193,8 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
     dataset = open_dataset(run.data)
     run.check_same_data(dataset)
     now = versions(run.config)
-    before = {"recurrences": "xla"} | run.versions  # earlier versions had no other one on a CPU
+    # Earlier versions had no others on a CPU.
+    before = {"recurrences": "xla", "networks": "xla"} | run.versions
     differ = "the last digits of its parameters may differ from those of an uninterrupted run"
     for name in run.versions | now:
         if before.get(name) != now.get(name):

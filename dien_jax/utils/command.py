@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, reason
-from dien_jax.utils.console import replace_what_encodings_lack, say
+from dien_jax.utils.console import replace_what_encodings_lack, say, saying_messages_of
 from dien_jax.utils.files import remove_unfinished
 from dien_jax.utils.memory import keep_freed_memory
 
@@ -64,7 +64,8 @@ def _status(
             from dien_jax.utils.compile_cache import enable_compile_cache
 
             enable_compile_cache()
-        return run(options) or 0
+        with saying_messages_of("dien_kernels"):
+            return run(options) or 0
     except (UserError, NotFiniteError) as error:
         say(f"error: {error}")
         return 2 if isinstance(error, UserError) else 1

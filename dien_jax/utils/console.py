@@ -9,6 +9,7 @@ every few seconds elsewhere.
 
 import contextlib
 import io
+import logging
 import sys
 import threading
 import time
@@ -32,6 +33,24 @@ BAR_WIDTH = 20
 def say(line: str) -> None:
     """Print a message on standard error."""
     _print(line, sys.stderr)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextlib.contextmanager
+def saying_messages_of(logger_name: str) -> Iterator[None]:
+    """Print what a library logs as :func:`say` prints lines, without level and name."""
+    logger, handler = logging.getLogger(logger_name), _Lines()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
 
 
 def print_result(text: str) -> None:

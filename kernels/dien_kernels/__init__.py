@@ -1,8 +1,9 @@
 """GRU, AGRU and AUGRU over masked histories, for JAX: functions that own no parameters.
 
 ``gru``, ``agru`` and ``augru`` run over histories, ``last_states`` over one history under many
-attentions. ``explain`` returns the implementation that the first three choose,
-``instruction_set`` that of the native kernels for CPUs.
+attentions. ``attention_weights`` and ``auxiliary_loss`` are the networks beside them.
+``explain`` and ``explain_network`` return the implementation that they choose, ``instruction_set``
+that of the native kernels for CPUs.
 Implementations are in ``backends/``. This package imports jax and nothing else.
 """
 
@@ -11,24 +12,39 @@ from dien_kernels.choice import Choice, Implementation
 from dien_kernels.contract import Blocks
 from dien_kernels.devices import Device, assume, interpreted
 from dien_kernels.native.library import instruction_set
+from dien_kernels.network_agreement import Network
+from dien_kernels.network_equations import Dense, masked_softmax
+from dien_kernels.networks import (
+    NetworkImplementation,
+    attention_weights,
+    auxiliary_loss,
+    explain_network,
+)
 from dien_kernels.reference import Form, Weights
 from dien_kernels.shared_history import SharedCell, last_states
 
 __all__ = [
     "Blocks",
     "Choice",
+    "Dense",
     "Device",
     "Form",
     "Implementation",
+    "Network",
+    "NetworkImplementation",
     "Precision",
     "SharedCell",
     "Weights",
     "agru",
     "assume",
+    "attention_weights",
     "augru",
+    "auxiliary_loss",
     "explain",
+    "explain_network",
     "gru",
     "instruction_set",
     "interpreted",
     "last_states",
+    "masked_softmax",
 ]

@@ -56,28 +56,43 @@ class Outcome:
 
 @functools.cache
 def outcome(backend: Backend | HistoryBackend, plan: Plan, device: Device) -> Outcome:
-    """Return the outcome of the check from its file, or run the check."""
-    file = cache_folder() / f"{_key(backend, plan, device)}.json"
+    """Return the outcome of the check of a recurrence from its file, or run the check."""
+    return remembered(_key(backend, plan, device), functools.partial(_check, backend, plan))
+
+
+def remembered(key: str, check: Callable[[], Outcome]) -> Outcome:
+    """Return the outcome of a check from its file, or run the check on the default device."""
+    file = cache_folder() / f"{key}.json"
     try:
         return Outcome(**json.loads(file.read_text()), file=str(file))
     except (OSError, ValueError, TypeError):
         pass  # no file, or a malformed one: check again
     default = jax.config.jax_default_device  # type: ignore[attr-defined]
+
+    def run() -> Outcome:
+        with jax.default_device(default):  # which a new thread would not know
+            return check()
+
     # In a thread of its own: the first call may come while jit traces, and a thread has no trace.
     with ThreadPoolExecutor(1) as thread:
-        checked = thread.submit(_check, backend, plan, default).result()
+        checked = thread.submit(run).result()
     return dataclasses.replace(checked, file=str(file) if _write(file, checked) else None)
 
 
 def _key(backend: Backend | HistoryBackend, plan: Plan, device: Device) -> str:
+    own = backend.identity() if isinstance(backend, HistoryBackend) else ""
+    name = f"{backend.name}-{plan.cell}-{plan.form}-{plan.precision.name.lower()}"
+    return key_of(name, device, own)
+
+
+def key_of(name: str, device: Device, identity: str) -> str:
+    """Return the name with a digest of all that the outcome depends on."""
     here = Path(__file__).parent
     sources = sorted(file for file in here.rglob("*.*") if file.suffix in (".py", ".h", ".cc"))
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     versions = [jax.__version__, jax.lib.__version__, get_backend().platform_version]
-    own = backend.identity() if isinstance(backend, HistoryBackend) else ""
-    identity = json.dumps([code, device.kind, str(device.capability), versions, own])
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return f"{backend.name}-{plan.cell}-{plan.form}-{plan.precision.name.lower()}-{digest}"
+    whole = json.dumps([code, device.kind, str(device.capability), versions, identity])
+    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
 
 def _write(file: Path, checked: Outcome) -> bool:
@@ -94,17 +109,23 @@ def _write(file: Path, checked: Outcome) -> bool:
     return True
 
 
-def _check(backend: Backend | HistoryBackend, plan: Plan, default: Any) -> Outcome:
-    """Run the case on the default device, which a new thread would not know."""
-    tolerance = TOLERANCES[plan.precision]
+def _check(backend: Backend | HistoryBackend, plan: Plan) -> Outcome:
     oracle = functools.partial(reference.run, plan.cell, plan.form, precision=EXACT)
-    try:
+
+    def results() -> tuple[Any, Any]:
         whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, HIDDEN))
         kernel = functools.partial(fused.run, backend, whole)
-        with jax.default_device(default):
-            results, expected = (_results(run, plan) for run in (kernel, oracle))
-            pairs = zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True)
-            deviation = max(_deviation(*pair) for pair in pairs)
+        return _results(kernel, plan), _results(oracle, plan)
+
+    return compare(results, TOLERANCES[plan.precision])
+
+
+def compare(results: Callable[[], tuple[Any, Any]], tolerance: float) -> Outcome:
+    """Compare the results of a kernel with those of the oracle, leaf by leaf."""
+    try:
+        found, expected = results()
+        pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+        deviation = max(_deviation(*pair) for pair in pairs)
     except Exception as error:  # any error of a compiler: the caller falls back and says so
         lines = f"{type(error).__name__}: {error}".strip().splitlines()
         return Outcome(None, tolerance, lines[0][:300])

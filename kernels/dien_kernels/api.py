@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from dien_kernels import devices, fused, reference
-from dien_kernels.checks import Shapes, check_arrays, check_name, refuse
+from dien_kernels.checks import Shapes, check_arrays, check_name, refuse, reverse_mode_only
 from dien_kernels.choice import KERNELS, Choice, Implementation, backend, choose, require
 from dien_kernels.contract import Blocks, Plan, Shape
 from dien_kernels.launch import shards
@@ -229,15 +229,8 @@ def _run(
         plan = fused.with_blocks(plan, module, shape, blocks)
         interpret = devices.is_interpreted()
         plan = dataclasses.replace(plan, interpret=interpret, sharding=batch_sharding)
-        try:
+        with reverse_mode_only(implementation):
             states, last = fused.run(module, plan, inputs)
-        except TypeError as error:
-            if "forward-mode" not in str(error):
-                raise
-            raise TypeError(
-                f"implementation={implementation!r} has reverse-mode derivatives only; use "
-                "implementation='reference' for forward-mode ones"
-            ) from error
     return states.astype(x.dtype), last.astype(x.dtype)
 
 

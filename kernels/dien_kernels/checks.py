@@ -1,6 +1,8 @@
 """Checks of arguments. An error names the argument, what was expected and what was found."""
 
+import contextlib
 import difflib
+from collections.abc import Iterator
 from typing import Any, NoReturn, get_args
 
 from dien_kernels.reference import Form, Weights
@@ -20,6 +22,12 @@ def check_name(argument: str, name: str, names: Any) -> None:
         refuse(argument, f"one of {get_args(names)}", f"{name!r}{hint}")
 
 
+def check_shapes(shapes: Shapes) -> None:
+    for name, (array, shape) in shapes.items():
+        if array is not None and array.shape != shape:
+            refuse(name, f"shape {shape}", array.shape)
+
+
 def check_arrays(form: Form, weights: Weights, gates: int, depth: int, shapes: Shapes) -> None:
     """Check the shapes of weights, for inputs ``[.., depth]``, and of other arrays."""
     hidden = weights.recurrent.shape[0]
@@ -30,8 +38,20 @@ def check_arrays(form: Form, weights: Weights, gates: int, depth: int, shapes: S
         "weights.recurrent_bias": (weights.recurrent_bias, (hidden,)),
         **shapes,
     }
-    for name, (array, shape) in expected.items():
-        if array is not None and array.shape != shape:
-            refuse(name, f"shape {shape}", array.shape)
+    check_shapes(expected)
     if form == "authors" and weights.recurrent_bias is not None:
         refuse("weights.recurrent_bias", "None with form='authors'", "an array")
+
+
+@contextlib.contextmanager
+def reverse_mode_only(implementation: str) -> Iterator[None]:
+    """Point forward-mode derivatives to the oracle, the only implementation that has them."""
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            f"implementation={implementation!r} has reverse-mode derivatives only; use "
+            "implementation='reference' for forward-mode ones"
+        ) from error

@@ -4,6 +4,7 @@ To add a kernel, write a file in ``backends/`` that exports ``BACKEND`` (see
 :mod:`dien_kernels.contract`), and add its name to ``Implementation`` and to ``KERNELS`` here.
 """
 
+import functools
 import importlib
 import logging
 import os
@@ -89,30 +90,65 @@ def choose(plan: Plan, shape: Shape, blocks: Blocks | None = None) -> Choice:
     for name, kernel in KERNELS.items():
         if not kernel.fits(device):
             continue
-        if name == "native" and os.environ.get(NATIVE) == "0":
-            reasons.append(f"native: ${NATIVE} is 0")
-            continue
-        if not kernel.is_pallas and not device.attached:  # nothing is compiled for it
-            reasons.append(f"{name}: {_NOT_ATTACHED}")
-            continue
-        kernel_backend = backend(name)
-        try:
-            fused.with_blocks(plan, kernel_backend, shape, blocks)
-        except (ValueError, NotImplementedError) as error:
-            reasons.append(f"{name}: {error}")
-            if not kernel.is_pallas:
-                _log(f"the recurrences run by XLA instead of {name}: {error}")
-            continue
-        if not device.attached:
-            reasons.append(f"{name}: {_NOT_ATTACHED}")
-            continue
-        outcome = agreement.outcome(kernel_backend, plan, device)
-        if outcome.agrees:
+        prepare = functools.partial(_prepare, name, plan, shape, blocks)
+        outcome = functools.partial(_outcome, name, plan, device)
+        obstacle = _obstacle(plan.cell, name, prepare, outcome)
+        if obstacle is None:
             return Choice(name, f"it agrees with the oracle on this {device.kind}")
-        obstacle = outcome.describe()
-        message = f"dien_kernels runs {plan.cell} by XLA instead of {name}: {obstacle}"
-        if message not in _warned:
-            _warned.add(message)
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
         reasons.append(f"{name}: {obstacle}")
     return Choice("xla", "; ".join(reasons) or f"there is no kernel for this {device.platform}")
+
+
+def choose_native(
+    what: str, prepare: Callable[[], object], outcome: Callable[[Device], agreement.Outcome]
+) -> Choice:
+    """Return :func:`choose` for what has no kernel but a native one.
+
+    ``what`` is its name in messages; ``prepare`` raises ``NotImplementedError`` where the kernel
+    cannot run; ``outcome`` is that of its check.
+    """
+    device = devices.current()
+    if not KERNELS["native"].fits(device):
+        return Choice("xla", f"there is no kernel for this {device.platform}")
+    obstacle = _obstacle(what, "native", prepare, lambda: outcome(device))
+    if obstacle is None:
+        return Choice("native", f"it agrees with the oracle on this {device.kind}")
+    return Choice("xla", f"native: {obstacle}")
+
+
+def _prepare(name: Implementation, plan: Plan, shape: Shape, blocks: Blocks | None) -> None:
+    fused.with_blocks(plan, backend(name), shape, blocks)
+
+
+def _outcome(name: Implementation, plan: Plan, device: Device) -> agreement.Outcome:
+    return agreement.outcome(backend(name), plan, device)
+
+
+def _obstacle(
+    what: str,
+    name: Implementation,
+    prepare: Callable[[], object],
+    outcome: Callable[[], agreement.Outcome],
+) -> str | None:
+    """Return why "auto" does not take a kernel that fits the device, and warn or log it once."""
+    kernel, device = KERNELS[name], devices.current()
+    if name == "native" and os.environ.get(NATIVE) == "0":
+        return f"${NATIVE} is 0"
+    if not kernel.is_pallas and not device.attached:  # nothing is compiled for it
+        return _NOT_ATTACHED
+    try:
+        prepare()
+    except (ValueError, NotImplementedError) as error:
+        if not kernel.is_pallas:
+            _log(f"XLA runs instead of {name}: {error}")
+        return str(error)
+    if not device.attached:
+        return _NOT_ATTACHED
+    checked = outcome()
+    if checked.agrees:
+        return None
+    message = f"dien_kernels runs {what} by XLA instead of {name}: {checked.describe()}"
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+    return checked.describe()

@@ -15,6 +15,7 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ["PROCES
 import hashlib, itertools
 import jax, numpy as np
 from dien_kernels.native import build, library
+from support import networks
 from support.recurrences import CASES, assert_agree, evaluate, operands
 
 build.FLAGS = (*build.FLAGS, *sys.argv[2:])
@@ -28,6 +29,19 @@ for (cell, form, biased), (batch, steps, depth, hidden) in zip(CASES, itertools.
     found = evaluate(cell, form, "native")(*arrays)
     if sys.argv[1] == "compare":
         assert_agree(found, evaluate(cell, form, "reference")(*arrays), 3e-5)
+    for leaf in jax.tree.leaves(found):
+        digest.update(np.asarray(leaf).tobytes())
+for batch, steps, count, depth, hidden, widths in networks.SIZES:
+    attention = networks.attention_operands(batch, steps, hidden, widths)
+    auxiliary = networks.auxiliary_operands(batch, steps, count, depth, hidden, widths)
+    found, expected = (
+        (
+            networks.attention_gradients(networks.attention_by(name))(*attention),
+            networks.auxiliary_gradients(networks.auxiliary_by(name))(*auxiliary),
+        )
+        for name in ("native", "reference" if sys.argv[1] == "compare" else "native")
+    )
+    networks.assert_near(found, expected, 1e-4)
     for leaf in jax.tree.leaves(found):
         digest.update(np.asarray(leaf).tobytes())
 print("digest", digest.hexdigest())

@@ -135,7 +135,7 @@ def test_without_a_compiler_auto_takes_xla_and_says_so_in_one_line(
         assert found.implementation == "xla"
         assert "there is no C++ compiler" in found.reason
     (record,) = caplog.records
-    assert "run by XLA instead of native: there is no C++ compiler: install" in record.getMessage()
+    assert "XLA runs instead of native: there is no C++ compiler: install" in record.getMessage()
 
 
 def test_the_compiler_of_ziglang_is_the_last_choice(monkeypatch):

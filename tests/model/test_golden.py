@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dien_kernels import network_equations
 from support.authors_weights import from_authors
 
 from dien_jax.config.presets import AUTHORS, FAMILY, member
@@ -18,7 +19,6 @@ from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.errors import UserError
-from dien_jax.model import attention
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.losses import click_loss, halved_click_loss
 
@@ -163,9 +163,9 @@ def test_uniform_attention_is_told_from_theirs(name: str, monkeypatch) -> None:
     def uniform(scores, lengths):
         return masked(jnp.zeros_like(scores), lengths)
 
-    masked = attention.masked_softmax
+    masked = network_equations.masked_softmax
     assert agrees(name)
-    monkeypatch.setattr(attention, "masked_softmax", uniform)
+    monkeypatch.setattr(network_equations, "masked_softmax", uniform)
     assert not agrees(name)
 
 

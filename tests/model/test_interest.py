@@ -13,7 +13,6 @@ from dien_jax.config.presets import AUTHORS, member
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
-from dien_jax.model.activations import sigmoid
 from dien_jax.model.attention import BilinearAttention, MLPAttention
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.interest import InterestModel
@@ -251,13 +250,6 @@ def test_features_of_every_kind_are_embedded() -> None:
         [*params["category"][3], 0, 0, 0, 0],
     ]
     np.testing.assert_allclose(found, expected, atol=1e-7)
-
-
-def test_pinned_sigmoid_is_the_logistic_function() -> None:
-    x = jnp.linspace(-30, 30, 101)
-    np.testing.assert_allclose(sigmoid(x), jax.nn.sigmoid(x), atol=1e-6)
-    slope = jax.vmap(jax.grad(lambda v: sigmoid(v)))(x)
-    np.testing.assert_allclose(slope, jax.vmap(jax.grad(jax.nn.sigmoid))(x), atol=1e-6)
 
 
 def test_a_model_without_auxiliary_loss_has_no_auxiliary_network() -> None:

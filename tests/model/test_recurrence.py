@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import re
+from collections import Counter
 
 import jax
 import numpy as np
@@ -125,6 +127,23 @@ def test_a_step_launches_two_kernels_in_each_direction(implementation: str) -> N
     assert len(calls) == 4
     assert sum(forward in line for line in calls) == 2
     assert sum(backward in line for line in calls) == 2
+
+
+@pytest.mark.parametrize("implementation", ["native", "xla"])
+def test_a_step_calls_the_native_kernels_of_all_parts_or_of_none(implementation: str) -> None:
+    state = random_state(configured("reference"), SCHEMA)
+    step = make_train_step(configured(implementation), SCHEMA, 10)
+    program = str(step.lower(state, tables(), batch_of(4)).as_text())
+    calls = Counter(re.findall(r"custom_call @dien_kernels_(\w+)", program))
+    two, one = dict.fromkeys(["forward", "backward"], 2), ["auxiliary", "attention"]
+    native = two | dict.fromkeys([*one, "attention_backward"], 1)
+    assert calls == (native if implementation == "native" else {})
+
+
+def test_attention_without_a_native_kernel_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"model\.recurrence: .* no native kernel of bilinear"):
+        create_state(configured("native", attention="bilinear"), SCHEMA, 10, seed=0)
+    create_state(configured("auto", attention="bilinear"), SCHEMA, 10, seed=0)
 
 
 def test_an_implementation_that_cannot_run_here_is_an_error_of_the_users() -> None:

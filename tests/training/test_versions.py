@@ -23,11 +23,15 @@ def config_with(recurrence: str, name: str = "dien") -> Config:
     )
 
 
-def test_versions_name_the_recurrences_and_their_instruction_set() -> None:
-    assert "recurrences" not in versions()
-    assert "recurrences" not in versions(preset("din"))
-    assert versions(config_with("auto"))["recurrences"] == "xla"
-    assert versions(config_with("native"))["recurrences"] == f"native {instruction_set()}"
+def test_versions_name_what_the_kernels_run_and_their_instruction_set() -> None:
+    assert not {"recurrences", "networks"} & {*versions()}
+    assert not {"recurrences", "networks"} & {*versions(config_with("native", "pnn"))}
+    native = f"native {instruction_set()}"
+    found = versions(config_with("native", "din"))
+    assert ("recurrences" in found, found["networks"]) == (False, native)
+    for name, expected in (("auto", "xla"), ("native", native), ("reference", "reference")):
+        found = versions(config_with(name))
+        assert (found["recurrences"], found["networks"]) == (expected, expected)
 
 
 @pytest.mark.parametrize("before", ["native avx512", "xla", None])
@@ -38,9 +42,10 @@ def test_resuming_on_other_recurrences_says_that_digits_may_differ(
     dataset = open_dataset(write_data(tmp_path / "data"))
     config = config_with("xla" if before else "native")
     run = Run.create(preset="dien", seed=0, dataset=dataset, config=config)
-    kept = run.versions | {"recurrences": before} if before else dict(run.versions)
-    if before is None:
-        del kept["recurrences"]
+    names = ("recurrences", "networks")
+    kept = {name: value for name, value in run.versions.items() if name not in names}
+    if before:
+        kept |= dict.fromkeys(names, before)
     dataclasses.replace(run, versions=kept).save(tmp_path / "run")
 
     def stop(*arguments: object) -> None:
@@ -50,7 +55,7 @@ def test_resuming_on_other_recurrences_says_that_digits_may_differ(
     with pytest.raises(Interrupted):
         training.resume(tmp_path / "run")
     now = "xla" if before else f"native {instruction_set()}"
-    line = (
-        f"warning: the run began with recurrences {before or 'xla'}, this is {now}; the last digit"
-    )
-    assert (line in capsys.readouterr().err) == (before != "xla")
+    said = capsys.readouterr().err
+    for name in names:
+        differs = f"{name} {before or 'xla'}, this is {now}; the last digit"
+        assert (f"warning: the run began with {differs}" in said) == (before != "xla")

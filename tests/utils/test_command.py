@@ -1,5 +1,6 @@
 """Starting a command: errors and signals become an exit status."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -48,6 +49,17 @@ def test_flags_that_cannot_be_parsed_are_a_user_error(capsys) -> None:
 def test_the_status_of_a_command_is_its_own() -> None:
     assert run_command(dict, lambda options: None, compiles=False) == 0
     assert run_command(dict, lambda options: 3, compiles=False) == 3
+
+
+def test_what_the_kernels_log_is_a_plain_line(capsys, caplog) -> None:
+    def run(options: object) -> None:
+        logging.getLogger("dien_kernels").warning("compiling %s", "once")
+
+    assert run_command(dict, run, compiles=False) == 0
+    assert capsys.readouterr().err == "compiling once\n"
+    assert not caplog.records
+    logging.getLogger("dien_kernels").warning("after the command")
+    assert [record.getMessage() for record in caplog.records] == ["after the command"]
 
 
 def test_programming_errors_keep_their_traceback() -> None:

@@ -10,20 +10,18 @@ Dimensions: B batch (rows), T steps, H hidden.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Primitive
-from jax.interpreters import mlir
 
 from dien_kernels import chunks
 from dien_kernels.backends import xla
 from dien_kernels.contract import HistoryBackend, Plan
 from dien_kernels.launch import mappable, no_gradient, sharded
 from dien_kernels.native import library
+from dien_kernels.native.primitive import primitive
 from dien_kernels.reference import Weights
 
 PANEL = 32
@@ -131,31 +129,8 @@ def _backward_shapes(*operands: Any, paper: bool) -> list[Any]:
     return jax.tree.leaves(histories._replace(lengths=None))
 
 
-def _primitive(name: str, shapes: Callable, by_xla: Callable) -> Primitive:
-    """Return a primitive that is the library's function of this name on the CPU."""
-    primitive = Primitive(name)
-    primitive.multiple_results = True
-    primitive.def_abstract_eval(shapes)
-
-    @functools.cache
-    def compiled(options: tuple) -> Callable:
-        return jax.jit(functools.partial(primitive.bind, **dict(options)))
-
-    primitive.def_impl(lambda *operands, **options: compiled(tuple(options.items()))(*operands))
-    call, other = jax.ffi.ffi_lowering(name), mlir.lower_fun(by_xla, multiple_results=True)
-
-    def lower(context: Any, *operands: Any, paper: bool, **options: bool) -> Any:
-        if context.module_context.lowering_parameters.for_export:
-            return other(context, *operands, paper=paper, **options)
-        return call(context, *operands, paper=paper)
-
-    mlir.register_lowering(primitive, other)
-    mlir.register_lowering(primitive, lower, platform="cpu")
-    return primitive
-
-
-forward_p = _primitive("dien_kernels_forward", _forward_shapes, _forward_by_xla)
-backward_p = _primitive("dien_kernels_backward", _backward_shapes, _backward_by_xla)
+forward_p = primitive("dien_kernels_forward", _forward_shapes, _forward_by_xla, ["paper"])
+backward_p = primitive("dien_kernels_backward", _backward_shapes, _backward_by_xla, ["paper"])
 
 
 BACKEND = HistoryBackend("native", run, identity=library.instruction_set)

@@ -8,7 +8,10 @@ import jax
 from dien_kernels.native import build
 from dien_kernels.native.build import BuildError
 
-TARGETS = ("dien_kernels_forward", "dien_kernels_backward")
+TARGETS = (
+    "dien_kernels_forward", "dien_kernels_backward", "dien_kernels_auxiliary",
+    "dien_kernels_attention", "dien_kernels_attention_backward",
+)  # fmt: skip
 
 _lock = threading.Lock()
 _outcome: str | BuildError | None = None  # the instruction set, or why there is none

@@ -1,6 +1,6 @@
 // What the kernels are given, the same for every instruction set. Arrays are row-major.
 //
-// B rows, T steps, D inputs, H hidden, G gates: reset, update (not of AGRU), candidate. One step is
+// The recurrences have B rows, T steps, D inputs, H hidden, G gates: reset, update (not of AGRU), candidate. One step is
 //
 //   r = sigmoid(x W_r + h U_r + b_r),  u = sigmoid(x W_u + h U_u + b_u)
 //   c = tanh(x W_c + b_c + r o (h U_c + d))    in the paper's form
@@ -80,10 +80,73 @@ struct Backward {
   float* d_initial;
 };
 
+// An MLP, sigmoid after each layer but the last one, which has one column, the score. How the first
+// layer reads its inputs is up to the kernel; the further layers, the score's with them, are Dense.
+constexpr Index kMostLayers = 8;  // after the first one
+
+struct Network {
+  Index inputs;                     // rows of first
+  const float* first;               // [inputs, widths[0]]
+  Index count;                      // layers after the first one
+  Index widths[kMostLayers + 1];    // columns of each layer; the last one is 1
+  const float* kernel[kMostLayers]; // [widths[i], widths[i + 1]]
+  const float* bias[kMostLayers];   // [widths[i + 1]]
+};
+
+struct NetworkGradients {
+  float* first;
+  float* kernel[kMostLayers];
+  float* bias[kMostLayers];
+};
+
+// The auxiliary loss and all of its gradients. Behaviours follow states: position (b, t), t < T - 1,
+// has the state of step t, and K behaviours, the real one of step t + 1 and K - 1 sampled ones. With
+// the network's score l of [state, behaviour] the loss is the sum of share softplus(-l) over real
+// and of share softplus(l) over sampled ones. Positions without a share are not read.
+struct Auxiliary {
+  Index rows, steps, choices, hidden, inputs;  // B, T, K, H of a state, D of a behaviour
+  const float* states;   // [B, T, H]
+  const float* history;  // [B, T, D]
+  const float* sampled;  // [K - 1, B, T - 1, D]
+  const float* shares;   // [K, B, T - 1]
+  Network network;       // inputs H + D
+  const float* bias;     // [widths[0]], of the first layer
+  float* loss;           // [1]
+  float* d_states;
+  float* d_history;
+  float* d_sampled;
+  NetworkGradients d_network;
+  float* d_bias;
+};
+
+// Attention of a row's query over its states: the softmax over live steps of the network's score,
+// whose first layer is shared + [h, h o q] first, where shared is what the steps of a row share.
+struct Attention {
+  Index rows, steps, hidden;    // B, T, H
+  const float* states;          // [B, T, H]
+  const float* query;           // [B, H]
+  const float* shared;          // [B, widths[0]]
+  const std::int32_t* lengths;  // [B]
+  Network network;              // inputs 2 H
+};
+
+struct AttentionBackward {
+  Attention forward;
+  const float* attention;    // [B, T], as forward returned it
+  const float* d_attention;
+  float* d_states;
+  float* d_query;
+  float* d_shared;
+  NetworkGradients d_network;
+};
+
 // The kernels as compiled for one instruction set.
 struct Kernels {
   void (*forward)(const Forward&, Threads&);
   void (*backward)(const Backward&, Threads&);
+  void (*auxiliary)(const Auxiliary&, Threads&);
+  void (*attention)(const Attention&, float* attention, Threads&);
+  void (*attention_backward)(const AttentionBackward&, Threads&);
 };
 
 }  // namespace dien

@@ -17,9 +17,7 @@
 namespace dien {
 namespace {
 
-constexpr Index kChunk = 16;                     // steps that become weight gradients together
-constexpr Index kMostTasks = 16;                 // sums of weight gradients, each of some panels
-constexpr Index kMostSumFloats = Index{1} << 24; // of all sums together
+constexpr Index kChunk = 16;  // steps that become weight gradients together
 
 struct BackwardWeights {
   Packed to_state, to_masked, to_x;
@@ -218,10 +216,7 @@ void backward(const Backward& p, Threads& threads) {
   const Sizes& sizes = p.sizes;
   const Index D = sizes.inputs, H = sizes.hidden, GH = sizes.gates * H, early = GH - H;
   const Index panels = sizes.panels(), floats = WeightSums::floats(sizes);
-  // A number of sums that depends on sizes alone: their order decides the last bits.
-  Index tasks = panels < kMostTasks ? panels : kMostTasks;
-  if (tasks > 1 && tasks * floats > kMostSumFloats)
-    tasks = kMostSumFloats / floats > 1 ? kMostSumFloats / floats : 1;
+  const Index tasks = summing_tasks(panels, floats);
   of_call.reserve(packed_floats(GH, H) + packed_floats(GH, D) + packed_floats(H, H) +
                   panels * kPanel + sizes.steps + 2 + tasks * floats + GH * H);
   float* turned = of_call.take(GH * H);

@@ -1,9 +1,11 @@
 // The kernels for one instruction set; compiled once for each, with -DDIEN_KERNELS=kernels_<name>.
+#include "attention.h"
+#include "auxiliary.h"
 #include "backward.h"
 
 namespace dien {
 
 extern const Kernels DIEN_KERNELS;
-const Kernels DIEN_KERNELS = {forward, backward};
+const Kernels DIEN_KERNELS = {forward, backward, auxiliary, attention, attention_backward};
 
 }  // namespace dien

@@ -94,6 +94,23 @@ DIEN_INLINE Vector hyperbolic_tangent(Vector x) {
   return less_one / (less_one + 2.0f);
 }
 
+DIEN_INLINE Vector exponential(Vector x) {
+  Vector power;
+  const Vector rest = exponential(at_least(at_most(x, 87), -87), &power);
+  return power * rest + power;
+}
+
+// log(1 + e^x): the larger of x and 0, and 2 artanh(y) with y = e / (2 + e), e = e^-|x|.
+DIEN_INLINE Vector softplus(Vector x) {
+  const Vector e = exponential(x < 0.0f ? x : -x), y = e / (2.0f + e), square = y * y;
+  Vector sum = square * (1 / 13.0f) + 1 / 11.0f;
+  sum = sum * square + 1 / 9.0f;
+  sum = sum * square + 1 / 7.0f;
+  sum = sum * square + 1 / 5.0f;
+  sum = sum * square + 1 / 3.0f;
+  return at_least(x, 0) + 2.0f * (sum * square * y + y);
+}
+
 // Lane l of both, for D a power of 2: if l has no bit D, a[l] and a[l + D], else b[l - D] and b[l].
 template <int D, int... L>
 DIEN_INLINE void interleave(Vector a, Vector b, Vector* low, Vector* high,

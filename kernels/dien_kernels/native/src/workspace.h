@@ -50,7 +50,7 @@ class Workspace {
   }
 
  private:
-  static constexpr Index kAlignment = 16, kBlocks = 16, kMostIdle = 16 << 20;
+  static constexpr Index kAlignment = 16, kBlocks = 64, kMostIdle = 16 << 20;
   float* base_ = nullptr;
   Index size_ = 0, used_ = 0;
 };
@@ -63,6 +63,17 @@ template <class Task>
 void parallel(Threads& threads, Index count, Task task) {
   threads.run(
       count, [](void* data, Index number) { (*static_cast<Task*>(data))(number); }, &task);
+}
+
+constexpr Index kMostTasks = 16;                  // that sum gradients of weights
+constexpr Index kMostSumFloats = Index{1} << 24;  // of all tasks together
+
+// Tasks that sum gradients of weights, floats of them each, for a number of parts of the work. It
+// depends on what the call is given alone, as the order of the sums decides the last bits.
+inline Index summing_tasks(Index parts, Index floats) {
+  const Index fit = kMostSumFloats / floats, most = fit < kMostTasks ? fit : kMostTasks;
+  const Index tasks = parts < most ? parts : most;
+  return tasks > 1 ? tasks : 1;
 }
 
 // total[i] = the sum of count parts, stride floats apart, in their order.

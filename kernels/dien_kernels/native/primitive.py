@@ -1,0 +1,39 @@
+"""Functions of the library as primitives of JAX."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+
+
+def primitive(
+    name: str, shapes: Callable, by_xla: Callable, attributes: Sequence[str] = ()
+) -> Primitive:
+    """Return a primitive that is the library's function of this name on the CPU.
+
+    ``by_xla`` computes the same where the library is not there: in programs that are exported, and
+    in those for other platforms. It and ``shapes`` take all parameters, the library's function
+    those in ``attributes``.
+    """
+    made = Primitive(name)
+    made.multiple_results = True
+    made.def_abstract_eval(shapes)
+
+    @functools.cache
+    def compiled(parameters: tuple) -> Callable:
+        return jax.jit(functools.partial(made.bind, **dict(parameters)))
+
+    made.def_impl(lambda *operands, **given: compiled(tuple(given.items()))(*operands))
+    call, other = jax.ffi.ffi_lowering(name), mlir.lower_fun(by_xla, multiple_results=True)
+
+    def lower(context: Any, *operands: Any, **given: Any) -> Any:
+        if context.module_context.lowering_parameters.for_export:
+            return other(context, *operands, **given)
+        return call(context, *operands, **{key: given[key] for key in attributes})
+
+    mlir.register_lowering(made, other)
+    mlir.register_lowering(made, lower, platform="cpu")
+    return made

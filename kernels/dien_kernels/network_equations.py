@@ -1,0 +1,220 @@
+"""Attention and the auxiliary loss by XLA: the oracle, and the implementation called ``"xla"``.
+
+The oracle is plain: the network reads the concatenation that its equation names, and gradients are
+those of autodiff. ``"xla"`` splits the first layer, so that a share that several steps or
+behaviours have in common is computed once, and differentiates the auxiliary loss block by block.
+
+Dimensions: B batch (rows), T steps, S = T - 1 positions, K behaviours of a position, P = B S, D
+behaviour, H state, M first layer.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+CPU_BLOCK = 1280
+"""Positions of a block on a CPU: some hundred kilobytes a layer."""
+BLOCK = 65_536
+"""Positions of a block elsewhere: enough for matmuls, few enough for long histories."""
+
+
+class Dense(NamedTuple):
+    """A layer of a network: ``kernel`` is ``[D, M]``, ``bias`` is ``[M]``.
+
+    >>> layer = Dense(jnp.ones((4, 3)), jnp.zeros(3))
+    >>> layer.kernel.shape
+    (4, 3)
+    """
+
+    kernel: jax.Array
+    bias: jax.Array
+
+
+Layers = Sequence[Dense]
+"""Layers of an MLP: sigmoids after each but the last one, which has one column."""
+
+
+@jax.custom_vjp
+def _sigmoid(value: jax.Array) -> jax.Array:
+    """Return the logistic function, not repeated by fusion in each consumer."""
+    return jax.lax.optimization_barrier(0.5 * jnp.tanh(0.5 * value) + 0.5)
+
+
+def _sigmoid_forward(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    result = _sigmoid(value)
+    return result, result
+
+
+def _sigmoid_backward(result: jax.Array, d_result: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.optimization_barrier(d_result * result * (1 - result)),)
+
+
+_sigmoid.defvjp(_sigmoid_forward, _sigmoid_backward)
+
+
+def masked_softmax(scores: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Return the softmax over live steps; dead steps and rows of length 0 are exactly 0.
+
+    Scores are ``[B, T]``, lengths ``[B]``.
+
+    >>> masked_softmax(jnp.zeros((2, 3)), jnp.array([2, 0])).tolist()
+    [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    """
+    steps = jnp.arange(scores.shape[1], dtype=lengths.dtype)
+    live = steps[None, :] < lengths[:, None]
+    highest = jnp.where(live, scores, -jnp.inf).max(-1, keepdims=True)
+    highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0))
+    powers = jnp.where(live, jnp.exp(jnp.where(live, scores - highest, 0)), 0)
+    return powers / jnp.maximum(powers.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
+
+
+def apply_layer(value: jax.Array, layer: Dense) -> jax.Array:
+    """Return ``value kernel + bias``, in the dtype of the value."""
+    kernel, bias = (part.astype(value.dtype) for part in layer)
+    return value @ kernel + bias.reshape((1,) * (value.ndim - 1) + (-1,))
+
+
+def _scores(value: jax.Array, layers: Layers, activation: Callable) -> jax.Array:
+    """Return the float32 scores of layers that follow a first one, whose value is given."""
+    for layer in layers:
+        value = apply_layer(activation(value), layer)
+    return value[..., 0].astype(jnp.float32)
+
+
+def reference_attention(
+    query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array
+) -> jax.Array:
+    """Return attention weights ``[B, T]`` as :func:`dien_kernels.attention_weights` does."""
+    live = jnp.arange(states.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
+    states = jnp.where(live[..., None], states, 0)
+    query = jnp.broadcast_to(query[:, None], states.shape)
+    inputs = jnp.concatenate([query, states, query - states, query * states], axis=-1)
+    first = apply_layer(inputs, layers[0])
+    return masked_softmax(_scores(first, layers[1:], jax.nn.sigmoid), lengths)
+
+
+def xla_attention(
+    query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array
+) -> jax.Array:
+    """Return the same with the share of the query in the first layer computed once a row."""
+    shared, of_states = split_first(query, layers[0])
+    return attention_of_shares(query, states, shared, of_states, layers[1:], lengths)
+
+
+def split_first(query: jax.Array, first: Dense) -> tuple[jax.Array, jax.Array]:
+    """Return the first layer's share of the query ``[B, M]`` and its kernel of [h, h o q].
+
+    It is evaluated as ``q (W_q + W_d) + h (W_h - W_d) + (h o q) W_p``.
+    """
+    kernel, bias = (part.astype(query.dtype) for part in first)
+    of_query, of_state, of_difference, of_product = jnp.split(kernel, 4)
+    shared = query @ (of_query + of_difference) + bias[None, :]
+    return shared, jnp.concatenate([of_state - of_difference, of_product])
+
+
+def attention_of_shares(
+    query: jax.Array,
+    states: jax.Array,
+    shared: jax.Array,
+    of_states: jax.Array,
+    layers: Layers,
+    lengths: jax.Array,
+) -> jax.Array:
+    """Return attention weights from what :func:`split_first` returns and the layers after it."""
+    of_state, of_product = jnp.split(of_states, 2)
+    per_step = states @ of_state + (states * query[:, None]) @ of_product
+    return masked_softmax(_scores(per_step + shared[:, None], layers, _sigmoid), lengths)
+
+
+def reference_loss(
+    states: jax.Array, history: jax.Array, sampled: jax.Array, shares: jax.Array, layers: Layers
+) -> jax.Array:
+    """Return the auxiliary loss as :func:`dien_kernels.auxiliary_loss` does."""
+    behaviours = jnp.concatenate([history[None, :, 1:], sampled])
+    before = jnp.broadcast_to(states[None, :, :-1], (*behaviours.shape[:3], states.shape[-1]))
+    inputs = jnp.concatenate([before, behaviours], axis=-1)
+    inputs = jnp.where((shares != 0).any(0)[None, ..., None], inputs, 0)
+    logits = _scores(apply_layer(inputs, layers[0]), layers[1:], jax.nn.sigmoid)
+    return _cross_entropy(logits, shares)
+
+
+def _cross_entropy(logits: jax.Array, shares: jax.Array) -> jax.Array:
+    real, sampled = jax.nn.softplus(-logits[0]), jax.nn.softplus(logits[1:])
+    return (shares[0] * real).sum() + (shares[1:] * sampled).sum()
+
+
+def xla_loss(
+    states: jax.Array, history: jax.Array, sampled: jax.Array, shares: jax.Array, layers: Layers
+) -> jax.Array:
+    """Return the same, with its gradients computed block by block.
+
+    A block of positions gives its share of the loss and of every gradient while its activations
+    are in the processor's cache. No activation is kept for the backward pass, which scales the
+    gradients.
+    """
+    behaviours = jnp.concatenate([history[None, :, 1:], sampled])
+    flat_states = states[:, :-1].reshape(-1, states.shape[-1])
+    flat_behaviours = behaviours.reshape(len(behaviours), -1, behaviours.shape[-1])
+    return _loss(tuple(layers), flat_states, flat_behaviours, shares.reshape(len(shares), -1))
+
+
+def _block_loss(layers: Layers, *arrays: jax.Array) -> jax.Array:
+    """Return the loss of states ``[P, H]``, behaviours ``[K, P, D]`` and shares ``[K, P]``."""
+    states, behaviours, shares = arrays
+    kernel, bias = layers[0]
+    of_state, of_behaviour = jnp.split(kernel.astype(states.dtype), [states.shape[-1]])
+    of_states = apply_layer(states, Dense(of_state, bias))
+    first = of_states[None] + behaviours @ of_behaviour
+    return _cross_entropy(_scores(first, layers[1:], _sigmoid), shares)
+
+
+_loss: Any = jax.custom_vjp(_block_loss)
+
+
+def _with_gradients(
+    block: int, layers: Layers, *arrays: jax.Array
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    differentiated = jax.value_and_grad(_block_loss, argnums=(0, 1, 2))
+    states, behaviours, shares = arrays
+    positions = len(states)
+    count = -(-positions // block)
+    if count <= 1:
+        return differentiated(layers, *arrays)
+    size = -(-positions // count)
+
+    def split(array: jax.Array, axis: int) -> jax.Array:
+        widths = [(0, 0)] * array.ndim
+        widths[axis] = (0, count * size - positions)
+        whole = jnp.pad(array, widths)
+        shape = (*array.shape[:axis], count, size, *array.shape[axis + 1 :])
+        return jnp.moveaxis(whole.reshape(shape), axis, 0)
+
+    def add_block(totals: tuple, parts: tuple) -> tuple[tuple, tuple]:
+        loss, (d_layers, d_states, d_behaviours) = differentiated(layers, *parts)
+        return jax.tree.map(jnp.add, totals, (loss, d_layers)), (d_states, d_behaviours)
+
+    start = (jnp.zeros((), shares.dtype), jax.tree.map(jnp.zeros_like, layers))
+    parts = (split(states, 0), split(behaviours, 1), split(shares, 1))
+    (loss, d_layers), (d_states, d_behaviours) = jax.lax.scan(add_block, start, parts)
+    d_states = d_states.reshape(-1, states.shape[-1])[:positions]
+    joined = jnp.moveaxis(d_behaviours, 0, 1)
+    d_behaviours = joined.reshape(len(behaviours), -1, behaviours.shape[-1])[:, :positions]
+    return loss, (d_layers, d_states, d_behaviours)
+
+
+def _loss_forward(*arguments: Any) -> tuple[jax.Array, tuple]:
+    cpu, default = (functools.partial(_with_gradients, block) for block in (CPU_BLOCK, BLOCK))
+    loss, gradients = jax.lax.platform_dependent(*arguments, cpu=cpu, default=default)
+    return loss, (gradients, arguments[-1])
+
+
+def _loss_backward(saved: tuple, d_loss: jax.Array) -> tuple[Any, ...]:
+    gradients, shares = saved
+    scaled = jax.tree.map(lambda array: d_loss.astype(array.dtype) * array, gradients)
+    return (*scaled, jnp.zeros_like(shares))
+
+
+_loss.defvjp(_loss_forward, _loss_backward)

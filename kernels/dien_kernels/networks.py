@@ -1,0 +1,184 @@
+"""``attention_weights`` and ``auxiliary_loss``: argument checks and the choice of implementation.
+
+Dimensions: B batch (rows), T steps, N sampled behaviours of a position, D behaviour, H state.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from dien_kernels import network_agreement, network_equations
+from dien_kernels.checks import Shapes, check_name, check_shapes, refuse, reverse_mode_only
+from dien_kernels.choice import Choice, Implementation, choose_native, require
+from dien_kernels.native import library
+from dien_kernels.native import networks as native
+from dien_kernels.network_agreement import Network
+from dien_kernels.network_equations import Layers
+
+NetworkImplementation = Literal["auto", "reference", "xla", "native"]
+"""Implementations of networks; auto takes native on a CPU where it agrees with the oracle."""
+
+
+def attention_weights(
+    query: jax.Array,
+    states: jax.Array,
+    layers: Layers,
+    *,
+    lengths: jax.Array,
+    implementation: NetworkImplementation = "auto",
+) -> jax.Array:
+    """Return attention weights of a row's query over its states, scored by an MLP.
+
+    The score of state h for query q is an MLP of ``[q, h, q - h, q o h]``, with sigmoids after all
+    layers but the last. Weights are the softmax over live steps: they sum to 1, or are 0 in a row
+    of length 0, and are exactly 0 at a step at or past a row's length.
+
+    >>> layers = (Dense(jnp.ones((12, 5)), jnp.zeros(5)), Dense(jnp.ones((5, 1)), jnp.zeros(1)))
+    >>> query, states = jnp.ones((2, 3)), jnp.ones((2, 4, 3))
+    >>> attention_weights(query, states, layers, lengths=jnp.array([2, 0])).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+
+    Args:
+      query: ``[B, H]``, float32 or bfloat16.
+      states: ``[B, T, H]``.
+      layers: the first one reads 4 H inputs; the last one has one column, the score.
+      lengths: integers ``[B]``, live steps of each row, 0 to T.
+      implementation: ``"reference"`` (the oracle), ``"xla"``, ``"native"`` (a C++ kernel for CPUs)
+        or ``"auto"``. All but the oracle have reverse-mode derivatives only.
+
+    Returns:
+      ``[B, T]``, float32.
+
+    Raises:
+      ValueError: for an argument of the wrong shape, dtype or name; it is named.
+      NotImplementedError: where the implementation named cannot run here, and why.
+
+    Source: Zhou et al., KDD 2018 (arXiv:1706.06978), and the program of the authors of DIEN.
+    """
+    if states.ndim != 3:
+        refuse("states", "shape [B, T, H]", states.shape)
+    batch, _, hidden = states.shape
+    _check(states, layers, 4 * hidden, {"query": (query, (batch, hidden)),
+                                        "lengths": (lengths, (batch,))})  # fmt: skip
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        refuse("lengths", "integers", lengths.dtype)
+    name = _chosen("attention", implementation, layers)
+    with reverse_mode_only(name):
+        if name == "xla":
+            return network_equations.xla_attention(query, states, layers, lengths)
+        run = native.attention if name == "native" else network_equations.reference_attention
+        query, states = _single((query, states))
+        return run(query, states, _single(tuple(layers)), lengths)
+
+
+def auxiliary_loss(
+    states: jax.Array,
+    history: jax.Array,
+    sampled: jax.Array,
+    shares: jax.Array,
+    layers: Layers,
+    *,
+    implementation: NetworkImplementation = "auto",
+) -> jax.Array:
+    """Return the loss of telling the behaviour that follows a state from sampled ones, in nats.
+
+    Position t of a row has state t, the real behaviour ``history[:, t + 1]`` and the sampled ones
+    ``sampled[:, :, t]``. With the score l of an MLP of [state, behaviour], with sigmoids after all
+    layers but the last, the loss is the sum of ``share * softplus(-l)`` over real and of
+    ``share * softplus(l)`` over sampled behaviours.
+
+    >>> layers = (Dense(jnp.ones((5, 4)), jnp.zeros(4)), Dense(jnp.zeros((4, 1)), jnp.zeros(1)))
+    >>> states, history, sampled = jnp.ones((1, 3, 2)), jnp.ones((1, 3, 3)), jnp.ones((1, 1, 2, 3))
+    >>> shares = jnp.array([[[1.0, 0.0]], [[1.0, 0.0]]])  # the second position is dead
+    >>> round(float(auxiliary_loss(states, history, sampled, shares, layers)), 4)  # 2 log 2
+    1.3863
+
+    Args:
+      states: ``[B, T, H]``, float32 or bfloat16.
+      history: ``[B, T, D]``, the behaviours.
+      sampled: ``[N, B, T - 1, D]``.
+      shares: ``[1 + N, B, T - 1]``, float32 constants: those of the real behaviours first.
+        Positions without a share add nothing.
+      layers: the first one reads H + D inputs; the last one has one column, the score.
+      implementation: as in :func:`attention_weights`. ``"xla"`` and ``"native"`` compute the
+        gradients with the value and keep no activation; ``"native"`` does so in every call.
+
+    Returns:
+      A scalar, float32; 0 for T = 1.
+
+    Raises:
+      ValueError, NotImplementedError: as :func:`attention_weights` does.
+
+    Source: Zhou et al., AAAI 2019, eq. 6 (arXiv:1809.03672).
+    """
+    if states.ndim != 3 or history.ndim != 3 or sampled.ndim != 4:
+        found = f"{states.shape}, {history.shape} and {sampled.shape}"
+        refuse("states, history, sampled", "[B, T, H], [B, T, D] and [N, B, T - 1, D]", found)
+    batch, steps, hidden = states.shape
+    depth, count, positions = history.shape[-1], len(sampled), (batch, steps - 1)
+    _check(states, layers, hidden + depth, {
+        "history": (history, (batch, steps, depth)),
+        "sampled": (sampled, (count, *positions, depth)),
+        "shares": (shares, (1 + count, *positions)),
+    })  # fmt: skip
+    name = _chosen("auxiliary", implementation, layers)
+    shares = jax.lax.stop_gradient(shares.astype(jnp.float32))
+    if steps == 1:
+        return jnp.zeros((), jnp.float32)
+    with reverse_mode_only(name):
+        if name == "xla":
+            return network_equations.xla_loss(states, history, sampled, shares, layers)
+        run = native.auxiliary_loss if name == "native" else network_equations.reference_loss
+        states, history, sampled = _single((states, history, sampled))
+        return run(states, history, sampled, shares, _single(tuple(layers)))
+
+
+def _single(arrays: tuple) -> tuple:
+    return jax.tree.map(lambda array: array.astype(jnp.float32), arrays)
+
+
+def _check(states: jax.Array, layers: Layers, inputs: int, shapes: Shapes) -> None:
+    if states.dtype not in (jnp.float32, jnp.bfloat16):
+        refuse("states", "float32 or bfloat16", states.dtype)
+    if len(layers) < 2:
+        refuse("layers", "one hidden layer or more, and the score", f"{len(layers)} layers")
+    for number, (kernel, bias) in enumerate(layers):
+        columns = 1 if number == len(layers) - 1 else kernel.shape[-1]
+        shapes[f"layers[{number}].kernel"] = kernel, (inputs, columns)
+        shapes[f"layers[{number}].bias"] = bias, (columns,)
+        inputs = columns
+    check_shapes(shapes)
+
+
+def explain_network(network: Network, *, hidden_layers: int) -> Choice:
+    """Return what ``implementation="auto"`` runs on the default device, and why.
+
+    The network is ``"attention"`` or ``"auxiliary"``, the one of :func:`auxiliary_loss`. As in
+    :func:`dien_kernels.explain`, a kernel is taken only after it has agreed with the oracle.
+
+    >>> choice = explain_network("attention", hidden_layers=2)
+    >>> choice.implementation in ("xla", "native")
+    True
+    """
+    check_name("network", network, Network)
+
+    def prepare() -> None:
+        native.check_layers(hidden_layers)
+        library.instruction_set()
+
+    what = "attention" if network == "attention" else "the auxiliary loss"
+    return choose_native(what, prepare, lambda device: network_agreement.outcome(network, device))
+
+
+def _chosen(network: Network, name: NetworkImplementation, layers: Layers) -> Implementation:
+    """Return what runs, never auto."""
+    check_name("implementation", name, NetworkImplementation)
+    hidden_layers = len(layers) - 1
+    if name == "auto":
+        return explain_network(network, hidden_layers=hidden_layers).implementation
+    if name == "native":
+        require("native")
+        native.check_layers(hidden_layers)
+        library.instruction_set()
+    return name
