@@ -1,10 +1,12 @@
 """Time of the whole train step, with histories of 100 and of real lengths.
 
-    python -m benchmarks.train_step [--preset NAME] [--data DIR ...] [--peers] [--keep-memory]
+    python -m benchmarks.train_step [--preset NAME] [--recurrences NAME ...] [--data DIR ...]
+                                    [--peers] [--keep-memory]
 
 The first case has the paper's size (batch 128, 100 steps, embeddings of 18, states of 36) and
 random ids. ``--data`` adds the steps of one epoch on a dataset folder, with batches assembled
-beforehand: once in length buckets, once padded to the full length. ``--peers`` trains other
+beforehand: once in length buckets, once padded to the full length. ``--recurrences native xla``
+runs the step with each value of ``model.recurrence`` by turns. ``--peers`` trains other
 programs on the same batches by turns: DeepCTR-Torch and RecBole where installed, see
 :mod:`benchmarks.peers`. ``--keep-memory`` keeps freed memory, as the commands do.
 """
@@ -15,10 +17,12 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from dien_kernels import Implementation
 
 from benchmarks.common.cases import CATEGORIES, ITEMS, random_batch, schema_of, without_statistics
 from benchmarks.common.report import make_parser, parse, report
@@ -29,13 +33,14 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
-from dien_jax.data.schema import FeatureTables
+from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state, training_tables
 from dien_jax.steps.train import make_train_step
 from dien_jax.utils.memory import keep_freed_memory
 
 OURS = "dien_jax"
+AUTO: tuple[Implementation, ...] = ("auto",)
 EPOCHS = 5
 """Timed epochs, by turns."""
 COLUMNS = (
@@ -64,7 +69,41 @@ def _rows(
     return rows
 
 
-def full_length(config: Config, *, repeats: int, peers: Peers | None = None) -> list[dict]:
+def _steps(
+    config: Config,
+    schema: Schema,
+    tables: Tables,
+    count: int,
+    recurrences: Sequence[Implementation],
+) -> dict[str, Callable[[Batch], object]]:
+    """Return a step with a state of its own for each implementation, by system.
+
+    There are ``count`` steps in an epoch.
+    """
+
+    def make(name: Implementation) -> Callable[[Batch], object]:
+        own = dataclasses.replace(config, model=dataclasses.replace(config.model, recurrence=name))
+        step = make_train_step(own, schema, count)
+        state = create_state(own, schema, count, seed=0)
+
+        def call(batch: Batch) -> object:
+            nonlocal state
+            state, metrics = step(state, tables, batch)
+            return state.step, metrics
+
+        return call
+
+    single = len(recurrences) == 1
+    return {OURS if single else f"{OURS}, {name}": make(name) for name in recurrences}
+
+
+def full_length(
+    config: Config,
+    *,
+    repeats: int,
+    recurrences: Sequence[Implementation] = AUTO,
+    peers: Peers | None = None,
+) -> list[dict]:
     """Measure the step at the paper's size, with histories of the full length.
 
     The events are random, so the model reads no counts of them.
@@ -81,15 +120,10 @@ def full_length(config: Config, *, repeats: int, peers: Peers | None = None) -> 
         make_sampler(popularity, config.model.auxiliary_distribution),
     )
     batch = random_batch(rng, batch_size, steps)
-    step = make_train_step(config, schema, 100)
-    state = create_state(config, schema, 100, seed=0)
-
-    def call() -> object:
-        nonlocal state
-        state, metrics = step(state, tables, batch)
-        return state.step, metrics
-
-    calls: dict[str, Callable[[], object]] = {OURS: call}
+    calls: dict[str, Callable[[], object]] = {
+        name: functools.partial(step, batch)
+        for name, step in _steps(config, schema, tables, 100, recurrences).items()
+    }
     for name, peer in peers.items():
         (calls[name],) = peer.steps_of(config, schema, category, [batch])
     times = interleaved_milliseconds(calls, repeats=repeats)
@@ -102,6 +136,7 @@ def real_lengths(
     *,
     padded: bool,
     batches: int | None,
+    recurrences: Sequence[Implementation] = AUTO,
     peers: Peers | None = None,
 ) -> list[dict]:
     """Measure the steps of one epoch on a dataset folder, batches assembled beforehand."""
@@ -111,23 +146,24 @@ def real_lengths(
         config = dataclasses.replace(config, train=train)
     loader = Loader(dataset, "train", config.train, statistics=config.model.statistics)
     tables = training_tables(dataset, config)
-    step = make_train_step(config, dataset.schema, loader.steps_per_epoch)
-    state = create_state(config, dataset.schema, loader.steps_per_epoch, seed=0)
+    steps = _steps(config, dataset.schema, tables, loader.steps_per_epoch, recurrences)
     count = min(batches or loader.steps_per_epoch, loader.steps_per_epoch)
     prepared = [loader.batch(0, number) for number in range(count)]
 
-    def epoch(some: Iterable[Batch] = prepared) -> None:
-        nonlocal state
+    def epoch(step: Callable[[Batch], object], some: Iterable[Batch] = prepared) -> None:
         for batch in some:
-            state, metrics = step(state, tables, batch)
-        jax.block_until_ready(metrics)
+            last = step(batch)
+        jax.block_until_ready(last)
 
     def epoch_of(calls: Sequence[Callable[[], object]]) -> None:
         for call in calls:
             call()
 
-    epoch({batch.history.shape: batch for batch in prepared}.values())  # compile
-    epochs: dict[str, Callable[[], None]] = {OURS: epoch}
+    for step in steps.values():
+        epoch(step, {batch.history.shape: batch for batch in prepared}.values())  # compile
+    epochs: dict[str, Callable[[], None]] = {
+        name: functools.partial(epoch, step) for name, step in steps.items()
+    }
     peers = peers or {}
     for name, peer in peers.items():
         category = np.asarray(tables.features.item["category"])
@@ -147,6 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data", type=Path, nargs="+", default=[], help="dataset folders with real lengths"
     )
+    parser.add_argument(
+        "--recurrences", choices=get_args(Implementation), nargs="+", default=AUTO,
+        help="values of model.recurrence, which take turns",
+    )  # fmt: skip
     parser.add_argument("--peers", action="store_true", help="time other programs' DIEN also")
     parser.add_argument("--keep-memory", action="store_true", help="keep freed memory")
     parser.add_argument("--repeats", type=int, default=40, help="timed steps at full length")
@@ -156,11 +196,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--keep-memory: needs glibc, its allocator not set by the environment")
     config = preset(options.preset)
     peers = installed() if options.peers else {}
-    rows = full_length(config, repeats=options.repeats, peers=peers)
+    contenders: Any = {"recurrences": options.recurrences, "peers": peers}
+    rows = full_length(config, repeats=options.repeats, **contenders)
     for data in options.data:
         print(f"{rows[-1]['case']} is done, now {data.name}", file=sys.stderr, flush=True)
-        rows += real_lengths(config, data, padded=False, batches=None, peers=peers)
-        rows += real_lengths(config, data, padded=True, batches=options.padded_steps, peers=peers)
+        rows += real_lengths(config, data, padded=False, batches=None, **contenders)
+        rows += real_lengths(config, data, padded=True, batches=options.padded_steps, **contenders)
     report(options, rows, COLUMNS)
 
 
