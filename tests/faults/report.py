@@ -15,6 +15,15 @@ LIMITS = ("DIEN_JAX_FAULT_MOMENTS", "DIEN_JAX_FAULT_PLACES")
 """Variables that shorten the campaign: kills, and failing calls, of each program."""
 
 
+STOPPED = """\
+`killed` and `terminated` are moments at which a command got SIGKILL or SIGTERM, half of them before
+one of its changes of files. `No space left on device`, `Input/output error` and `Permission denied`
+are changes of files that failed. Then the same command is run again: its results must be equal to
+the last bit, and nothing may be left to clean up.
+"""
+"""Explanation of the rows of stopped commands."""
+
+
 def count(files: list[str]) -> dict[tuple[str, str], Counter[str]]:
     """Return the number of cases of each outcome, by command and kind."""
     counts: dict[tuple[str, str], Counter[str]] = {}
@@ -58,6 +67,7 @@ def main(files: list[str]) -> None:
         " what\nis left on disk. A traceback, a command that takes more than 60 s, a file that"
         " changed and is not\nnamed, or another ending fails the case.\n"
     )
+    print(STOPPED)
     limits = [f"{name}={os.environ[name]} " for name in LIMITS if name in os.environ]
     print("Made by:\n\n```sh")
     names = " ".join(f"tests/faults/{name}.py" for name in modules(files))
