@@ -60,6 +60,13 @@ def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}{near}")
 
 
+def network_implementation(recurrence: Implementation) -> NetworkImplementation:
+    """Return the implementation of networks beside recurrences of the given one."""
+    if recurrence in typing.get_args(NetworkImplementation):
+        return typing.cast(NetworkImplementation, recurrence)
+    return "xla"
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The interest model."""
@@ -142,10 +149,8 @@ class ModelConfig:
 
     @property
     def networks(self) -> NetworkImplementation:
-        """Implementation of attention and of the auxiliary loss, as ``recurrence`` says."""
-        if self.recurrence in typing.get_args(NetworkImplementation):
-            return typing.cast(NetworkImplementation, self.recurrence)
-        return "xla"
+        """Implementation of attention and of the auxiliary loss."""
+        return network_implementation(self.recurrence)
 
     @property
     def shown_per_step(self) -> int:

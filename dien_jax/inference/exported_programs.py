@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dien_kernels import Implementation
+from dien_kernels.candidates import CHUNK
 from jax import export
 
 from dien_jax.config.settings import Attention, Config, Evolution
@@ -24,7 +25,6 @@ from dien_jax.data.schema import FeatureTables, MultiValued, Schema
 from dien_jax.errors import UserError, reason
 from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.logit_map import CALIBRATION, click_probability
-from dien_jax.model.shared_history import CHUNK
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.rank import Interests, Programs, make_programs

@@ -4,7 +4,6 @@ Dimensions: B rows, N candidates of one history, T steps, H state, Q candidate e
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import dien_kernels
 import flax.linen as nn
@@ -15,7 +14,6 @@ from jaxtyping import Array, Float, Int
 
 from dien_jax.config.settings import ADDED_CHOICES, ModelConfig
 from dien_jax.model.activations import PReLU
-from dien_jax.model.shared_history import in_chunks
 
 
 class _DenseParameters(nn.Module):
@@ -80,36 +78,19 @@ class MLPAttention(nn.Module):
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
     ) -> Float[Array, "N T"]:
         """Return the weights of one history's states for each candidate."""
-        dtype = candidates.dtype
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.variables["params"])
+        params = self.variables["params"]
         query = candidates
         if self.projects_query:
-            query = query @ params["query"]["kernel"] + params["query"]["bias"][None]
-            alpha = params["query_activation"]["alpha"][None]
+            of_query = jax.tree.map(lambda leaf: leaf.astype(candidates.dtype), params["query"])
+            query = query @ of_query["kernel"] + of_query["bias"][None]
+            alpha = params["query_activation"]["alpha"].astype(candidates.dtype)[None]
             query = jnp.where(query > 0, query, alpha * query)
-        with_ones = jnp.concatenate([states, jnp.ones_like(states[:, :1])], axis=1)
-        scores = in_chunks(lambda rows: self._chunk_scores(params, with_ones, rows), query)
-        return _shared_softmax(scores, length)
-
-    def _chunk_scores(
-        self, params: Any, states: Float[Array, "T G"], query: Float[Array, "N H"]
-    ) -> Float[Array, "N T"]:
-        """Return scores up to a constant, which the softmax removes; the last state column is 1."""
-        # Sigmoids are (1 + tanh(x / 2)) / 2, the factors taken into the layers around them.
-        steps, rows = states.shape[0], query.shape[0]
-        w_query, w_state, w_difference, w_product = jnp.split(params["kernel"], 4)
-        per_row = query @ (w_query + w_difference) + params["bias"][None]
-        # [N, G, K]: the first layer as the states see it, a matrix for each candidate.
-        per_candidate = (w_state - w_difference)[None] + query[:, :, None] * w_product[None]
-        first = 0.5 * jnp.concatenate([per_candidate, per_row[:, None]], axis=1)
-        matrix = first.swapaxes(0, 1).reshape(first.shape[1], -1)
-        value = jnp.tanh((states @ matrix).reshape(steps * rows, -1))
-        for index in range(1, len(self.layers)):
-            layer = params[f"layer_{index}"]
-            kernel, bias = layer["kernel"], layer["bias"]
-            value = jnp.tanh(value @ (0.25 * kernel) + (0.25 * kernel.sum(0) + 0.5 * bias)[None])
-        scores = (value * (0.5 * params["score"]["kernel"][:, 0])[None]).sum(-1)
-        return scores.reshape(steps, rows).T
+        names = [*(f"layer_{index}" for index in range(1, len(self.layers))), "score"]
+        others = [Dense(params[name]["kernel"], params[name]["bias"]) for name in names]
+        layers = [Dense(params["kernel"], params["bias"]), *others]
+        return dien_kernels.candidate_attention(
+            query, states, layers, length=length, implementation=self.implementation
+        )
 
 
 class BilinearAttention(nn.Module):

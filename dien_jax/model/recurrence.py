@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dien_kernels import Form, Implementation, Precision, SharedCell, Weights, agru, augru, gru
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ADDED_CHOICES, ModelConfig
+from dien_jax.config.settings import ADDED_CHOICES, ModelConfig, network_implementation
 
 
 def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
@@ -65,7 +65,8 @@ def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
         """Return the last state over one history under each candidate's attention."""
         weights = Weights(**self.variables["params"])
         operands = (states, attention, weights, length)
-        return dien_kernels.last_states(cell, self.form, *operands, self.precision)
+        implementation = network_implementation(self.implementation)
+        return dien_kernels.last_states(cell, self.form, *operands, self.precision, implementation)
 
     return last_states
 

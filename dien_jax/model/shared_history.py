@@ -13,12 +13,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from dien_kernels.candidates import in_chunks
 from jaxtyping import Array, Float, Int
 
 from dien_jax.errors import UserError, reason
-
-CHUNK = 32
-"""Candidates that are computed together: more would leave the processor's cache."""
 
 WEIGHTS = "weights_for_candidates"
 """Method of an attention: ``(candidates [N, Q], states [T, H], length) -> [N, T]``."""
@@ -57,20 +55,6 @@ def last_states(
         return state, (rows.shape[0], *state.shape[1:2])
 
     return _by_copies(evolution, LAST_STATES, last, attention, states, length)
-
-
-def in_chunks(function: Callable[[jax.Array], jax.Array], rows: jax.Array) -> jax.Array:
-    """Return ``function(rows)``, computed for ``CHUNK`` rows at a time.
-
-    A symbolic number of rows must be at most ``CHUNK``, or a multiple of it.
-    """
-    count = rows.shape[0]
-    if count <= CHUNK:
-        return function(rows)
-    if filler := -count % CHUNK:
-        rows = jnp.pad(rows, [(0, filler)] + [(0, 0)] * (rows.ndim - 1))
-    result = jax.lax.map(function, rows.reshape(-1, CHUNK, *rows.shape[1:]))
-    return result.reshape(rows.shape[0], *result.shape[2:])[:count]
 
 
 def _by_copies(

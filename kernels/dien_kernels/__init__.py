@@ -1,7 +1,8 @@
 """GRU, AGRU and AUGRU over masked histories, for JAX: functions that own no parameters.
 
 ``gru``, ``agru`` and ``augru`` run over histories, ``last_states`` over one history under many
-attentions. ``attention_weights`` and ``auxiliary_loss`` are the networks beside them.
+attentions. ``attention_weights``, ``candidate_attention`` (many candidates of one history) and
+``auxiliary_loss`` are the networks beside them.
 ``explain`` and ``explain_network`` return the implementation that they choose, ``instruction_set``
 that of the native kernels for CPUs.
 Implementations are in ``backends/``. This package imports jax and nothing else.
@@ -18,6 +19,7 @@ from dien_kernels.networks import (
     NetworkImplementation,
     attention_weights,
     auxiliary_loss,
+    candidate_attention,
     explain_network,
 )
 from dien_kernels.reference import Form, Weights
@@ -40,6 +42,7 @@ __all__ = [
     "attention_weights",
     "augru",
     "auxiliary_loss",
+    "candidate_attention",
     "explain",
     "explain_network",
     "gru",

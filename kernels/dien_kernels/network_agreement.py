@@ -9,13 +9,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from dien_kernels import agreement, network_equations
+from dien_kernels import agreement, candidates, network_equations
 from dien_kernels.devices import Device
+from dien_kernels.native import candidates as native_candidates
 from dien_kernels.native import library, networks
 from dien_kernels.network_equations import Dense
 
-Network = Literal["attention", "auxiliary"]
-"""Networks that have a kernel; the latter is that of the auxiliary loss."""
+Network = Literal["attention", "auxiliary", "candidates"]
+"""What has a kernel: attention, the auxiliary loss, and many candidates of one history."""
 # No multiples of a panel or a tile; the auxiliary loss has two sampled behaviours.
 BATCH, STEPS, INPUT, HIDDEN, LAYERS = 23, 9, 12, 20, (26, 17)
 TOLERANCE = agreement.TOLERANCES[agreement.EXACT]
@@ -25,8 +26,7 @@ TOLERANCE = agreement.TOLERANCES[agreement.EXACT]
 def outcome(network: Network, device: Device) -> agreement.Outcome:
     """Return the outcome of the check of the native kernel from its file, or run the check."""
     key = agreement.key_of(f"native-{network}", device, library.instruction_set())
-    results = attention_results if network == "attention" else auxiliary_results
-    return agreement.remembered(key, lambda: agreement.compare(results, TOLERANCE))
+    return agreement.remembered(key, lambda: agreement.compare(RESULTS[network], TOLERANCE))
 
 
 def _arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
@@ -89,9 +89,46 @@ def auxiliary_results() -> tuple[Any, Any]:
     return _both(inputs, results, networks.auxiliary_loss, network_equations.reference_loss)
 
 
-def _both(
-    inputs: Callable, results: Callable, kernel: Callable, oracle: Callable
-) -> tuple[Any, Any]:
+def candidate_results() -> tuple[Any, Any]:
+    """Return attention and last states of candidates, of the kernels and of XLA.
+
+    The cells share all of a step but its last line; tests compare each.
+    """
+    length = jnp.int32(STEPS - 2)
+
+    def inputs() -> tuple:
+        attention, projected, recurrent, bias, recurrent_bias, query, states = _arrays(
+            (BATCH, STEPS),
+            (STEPS, 3, HIDDEN),
+            (HIDDEN, 3, HIDDEN),
+            (3, HIDDEN),
+            (HIDDEN,),
+            (BATCH, HIDDEN),
+            (STEPS, HIDDEN),
+        )
+        weights = 0.3 * recurrent, bias, recurrent_bias
+        return (query, states, _layers(4 * HIDDEN)), (projected, jnp.abs(attention)), weights
+
+    def results(run: tuple[Callable, Callable], first: tuple, second: tuple, weights: tuple) -> Any:
+        attend, last = run
+        inputs, attentions = second
+        operands = candidates.SharedInputs(inputs, attentions, length, *weights)
+        both = [last(operands, paper=paper, scales_inputs=False) for paper in (True, False)]
+        return attend(*first, length), both
+
+    kernels = native_candidates.attention, native_candidates.last_states
+    highest = functools.partial(candidates.xla_last_states, precision=agreement.EXACT)
+    return _both(inputs, results, kernels, (candidates.reference_candidates, highest))
+
+
+RESULTS: dict[Network, Callable[[], tuple[Any, Any]]] = {
+    "attention": attention_results,
+    "auxiliary": auxiliary_results,
+    "candidates": candidate_results,
+}
+
+
+def _both(inputs: Callable, results: Callable, kernel: Any, oracle: Any) -> tuple[Any, Any]:
     # Arguments, as XLA would compute a program without any as it compiles it.
     arguments = jax.jit(inputs)()
     found, expected = (jax.jit(functools.partial(results, run)) for run in (kernel, oracle))

@@ -8,9 +8,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dien_kernels import network_agreement, network_equations
+from dien_kernels import candidates, network_agreement, network_equations
 from dien_kernels.checks import Shapes, check_name, check_shapes, refuse, reverse_mode_only
 from dien_kernels.choice import Choice, Implementation, choose_native, require
+from dien_kernels.native import candidates as native_candidates
 from dien_kernels.native import library
 from dien_kernels.native import networks as native
 from dien_kernels.network_agreement import Network
@@ -70,6 +71,47 @@ def attention_weights(
         run = native.attention if name == "native" else network_equations.reference_attention
         query, states = _single((query, states))
         return run(query, states, _single(tuple(layers)), lengths)
+
+
+def candidate_attention(
+    query: jax.Array,
+    states: jax.Array,
+    layers: Layers,
+    *,
+    length: jax.Array,
+    implementation: NetworkImplementation = "auto",
+) -> jax.Array:
+    """Return :func:`attention_weights` of many candidates over one history.
+
+    >>> layers = (Dense(jnp.ones((12, 5)), jnp.zeros(5)), Dense(jnp.ones((5, 1)), jnp.zeros(1)))
+    >>> query, states = jnp.ones((2, 3)), jnp.ones((4, 3))
+    >>> candidate_attention(query, states, layers, length=jnp.int32(2)).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]
+
+    Args:
+      query: ``[N, H]``, float32 or bfloat16.
+      states: ``[T, H]``.
+      layers: as in :func:`attention_weights`.
+      length: integer scalar, live steps, 0 to T.
+      implementation: as in :func:`attention_weights`; ``"native"`` has no derivatives.
+
+    Returns:
+      ``[N, T]``, float32.
+
+    Raises:
+      ValueError, NotImplementedError: as :func:`attention_weights` does.
+    """
+    if states.ndim != 2:
+        refuse("states", "shape [T, H]", states.shape)
+    hidden = states.shape[1]
+    _check(states, layers, 4 * hidden, {"query": (query, (query.shape[0], hidden)),
+                                        "length": (length, ())})  # fmt: skip
+    name = _chosen("candidates", implementation, layers)
+    if name == "xla":
+        return candidates.xla_candidates(query, states, layers, length)
+    run = candidates.reference_candidates if name == "reference" else native_candidates.attention
+    query, states = _single((query, states))
+    return run(query, states, _single(tuple(layers)), length)
 
 
 def auxiliary_loss(
@@ -154,7 +196,8 @@ def _check(states: jax.Array, layers: Layers, inputs: int, shapes: Shapes) -> No
 def explain_network(network: Network, *, hidden_layers: int) -> Choice:
     """Return what ``implementation="auto"`` runs on the default device, and why.
 
-    The network is ``"attention"`` or ``"auxiliary"``, the one of :func:`auxiliary_loss`. As in
+    The network is ``"attention"``, ``"auxiliary"``, the one of :func:`auxiliary_loss`, or
+    ``"candidates"``, that of :func:`candidate_attention` and ``last_states``. As in
     :func:`dien_kernels.explain`, a kernel is taken only after it has agreed with the oracle.
 
     >>> choice = explain_network("attention", hidden_layers=2)
@@ -167,8 +210,14 @@ def explain_network(network: Network, *, hidden_layers: int) -> Choice:
         native.check_layers(hidden_layers)
         library.instruction_set()
 
-    what = "attention" if network == "attention" else "the auxiliary loss"
+    names = {"auxiliary": "the auxiliary loss", "candidates": "candidates of one history"}
+    what = names.get(network, network)
     return choose_native(what, prepare, lambda device: network_agreement.outcome(network, device))
+
+
+def chosen_for_candidates(name: NetworkImplementation) -> Implementation:
+    """Return what runs of ``last_states``, never auto."""
+    return _chosen("candidates", name, ())
 
 
 def _chosen(network: Network, name: NetworkImplementation, layers: Layers) -> Implementation:

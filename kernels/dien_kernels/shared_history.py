@@ -7,16 +7,17 @@ steps past the end of the history are not run. Forward only: training has a hist
 Dimensions: N candidates, T steps, D input, H hidden, G gates (3; AGRU has 2).
 """
 
-import functools
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from dien_kernels import candidates, reference
 from dien_kernels.api import Precision
 from dien_kernels.checks import Shapes, check_arrays, check_name, refuse
-from dien_kernels.reference import Form, Weights
-from dien_kernels.step import sigmoid
+from dien_kernels.native import candidates as native
+from dien_kernels.networks import NetworkImplementation, chosen_for_candidates
+from dien_kernels.reference import Form, Inputs, Weights
 
 SharedCell = Literal["aigru", "agru", "augru"]
 """Recurrences that attention enters, of which :func:`last_states` has the last state."""
@@ -30,6 +31,7 @@ def last_states(  # noqa: D417
     weights: Weights,
     length: jax.Array,
     precision: Precision = "highest",
+    implementation: NetworkImplementation = "auto",
 ) -> jax.Array:
     """Return the last state of a recurrence over one history, under each attention.
 
@@ -43,7 +45,8 @@ def last_states(  # noqa: D417
       weights: see :class:`Weights`, G = 3 (2 for AGRU).
       length: integer scalar, live steps, 0 to T.
 
-    ``form``, ``precision`` and errors are as in :func:`dien_kernels.gru`.
+    ``form``, ``precision`` and errors are as in :func:`dien_kernels.gru`, ``implementation`` as in
+    :func:`dien_kernels.attention_weights`; only the oracle has derivatives.
 
     Returns:
       ``[N, H]``, in the dtype of ``states``; computed in float32.
@@ -65,36 +68,41 @@ def last_states(  # noqa: D417
     steps, depth = states.shape
     shapes: Shapes = {"attention": (attention, (attention.shape[0], steps)), "length": (length, ())}
     check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
+    name = chosen_for_candidates(implementation)
+    weights = jax.tree.map(lambda part: part.astype(jnp.float32), weights)
+    inputs, attention = states.astype(jnp.float32), attention.astype(jnp.float32)
     exact = jax.lax.Precision[precision.upper()]
-    dot = functools.partial(jnp.dot, precision=exact)
-    authors = form == "authors"
-    single = jnp.float32
-    weights = jax.tree.map(lambda part: part.astype(single), weights)
-    projected = jnp.einsum("td,dgh->tgh", states.astype(single), weights.input, precision=exact)
-    recurrent = weights.recurrent.transpose(1, 2, 0)  # [G, H, H], rows are the next state's
-    bias = weights.bias[:, :, None]
-    by_time = attention.astype(single).T
+    if name == "reference":
+        last = _by_copies(cell, form, (inputs, attention, length), weights, exact)
+        return last.astype(states.dtype)
+    projected = jnp.einsum("td,dgh->tgh", inputs, weights.input, precision=exact)
+    hidden_bias = weights.recurrent_bias
+    if hidden_bias is None:
+        hidden_bias = jnp.zeros(weights.recurrent.shape[0], jnp.float32)
+    operands = candidates.SharedInputs(
+        projected, attention, length, weights.recurrent, weights.bias, hidden_bias
+    )
+    paper, scales = form == "paper", cell == "aigru"
+    if name == "native":
+        last = native.last_states(operands, paper=paper, scales_inputs=scales)
+    else:
+        last = candidates.xla_last_states(
+            operands, paper=paper, scales_inputs=scales, precision=exact
+        )
+    return last.astype(states.dtype)
 
-    def step(time: Any, h: jax.Array) -> jax.Array:  # h is [H, N]
-        a = by_time[time][None]
-        inputs = projected[time][:, :, None]
-        inputs = (inputs * a[None] if cell == "aigru" else inputs) + bias
-        r = sigmoid(inputs[0] + dot(recurrent[0], h))
-        if authors:
-            c = jnp.tanh(inputs[-1] + dot(recurrent[-1], r * h))
-        else:
-            product = dot(recurrent[-1], h)
-            if weights.recurrent_bias is not None:
-                product = product + weights.recurrent_bias[:, None]
-            c = jnp.tanh(inputs[-1] + r * product)
-        if cell == "agru":
-            return h + a * (c - h)
-        u = sigmoid(inputs[1] + dot(recurrent[1], h))
-        if cell == "augru":
-            strength = 1 - (1 - a) * u if authors else a * u
-        else:
-            strength = 1 - u if authors else u
-        return h + strength * (c - h)
 
-    start = jnp.zeros((weights.recurrent.shape[0], attention.shape[0]), single)
-    return jax.lax.fori_loop(0, length, step, start).T.astype(states.dtype)
+def _by_copies(
+    cell: SharedCell, form: Form, operands: tuple, weights: Weights, precision: Any
+) -> jax.Array:
+    """Return the oracle's last state over a copy of the history for each candidate."""
+    states, attention, length = operands
+    live = jnp.arange(states.shape[0], dtype=length.dtype) < length
+    copies = jnp.broadcast_to(jnp.where(live[:, None], states, 0), (len(attention), *states.shape))
+    attention = jnp.where(live[None], attention, 0)
+    if cell == "aigru":
+        copies = copies * attention[..., None]
+    lengths = jnp.broadcast_to(length, attention.shape[:1])
+    initial = jnp.zeros((len(attention), weights.recurrent.shape[0]), jnp.float32)
+    inputs = Inputs(copies, attention, weights, lengths, initial)
+    return reference.run("gru" if cell == "aigru" else cell, form, inputs, precision)[1]

@@ -13,7 +13,8 @@ CASES = """
 import os, sys; sys.path.insert(0, "tests")
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ["PROCESSORS"])])
 import hashlib, itertools
-import jax, numpy as np
+import jax, jax.numpy as jnp, numpy as np
+from dien_kernels import candidate_attention, last_states
 from dien_kernels.native import build, library
 from support import networks
 from support.recurrences import CASES, assert_agree, evaluate, operands
@@ -41,9 +42,19 @@ for batch, steps, count, depth, hidden, widths in networks.SIZES:
         )
         for name in ("native", "reference" if sys.argv[1] == "compare" else "native")
     )
+    query, states, layers = networks.candidate_operands(batch, steps, hidden, widths)
+    length = jnp.int32(max(steps - 1, 1))
+    found += (candidate_attention(query, states, layers, length=length, implementation="native"),)
+    expected += (candidate_attention(query, states, layers, length=length, implementation="xla"),)
     networks.assert_near(found, expected, 1e-4)
     for leaf in jax.tree.leaves(found):
         digest.update(np.asarray(leaf).tobytes())
+for cell, form in itertools.product(("aigru", "agru", "augru"), ("paper", "authors")):
+    x, attention, weights, *_ = operands("agru" if cell == "agru" else "augru", batch=70)
+    arrays = cell, form, x[0], attention, weights, jnp.int32(5), "highest"
+    last, expected = (last_states(*arrays, name) for name in ("native", "xla"))
+    networks.assert_near(last, expected, 1e-5)
+    digest.update(np.asarray(last).tobytes())
 print("digest", digest.hexdigest())
 """
 

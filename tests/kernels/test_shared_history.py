@@ -21,7 +21,8 @@ def case(cell, biased=False):
 @pytest.mark.parametrize("length", [0, 1, 4, 7])
 @pytest.mark.parametrize(("form", "biased"), [*((form, False) for form in FORMS), ("paper", True)])
 @pytest.mark.parametrize("cell", CELLS)
-def test_last_states_are_those_of_the_oracle(cell, form, biased, length):
+@pytest.mark.parametrize("implementation", ["xla", "native", "reference"])
+def test_last_states_are_those_of_the_oracle(implementation, cell, form, biased, length):
     states, attention, weights = case(cell, biased)
     x = jnp.broadcast_to(states, (CANDIDATES, *states.shape))
     if cell == "aigru":
@@ -30,8 +31,9 @@ def test_last_states_are_those_of_the_oracle(cell, form, biased, length):
     oracle = "gru" if cell == "aigru" else cell
     arguments = (x, attention, weights, lengths, None)
     _, expected = call(oracle, *arguments, form=form, implementation="reference")
-    shared = jax.jit(last_states, static_argnums=(0, 1, 6))
-    last = shared(cell, form, states, attention, weights, jnp.int32(length), "highest")
+    shared = jax.jit(last_states, static_argnums=(0, 1, 6, 7))
+    arguments = (states, attention, weights, jnp.int32(length), "highest", implementation)
+    last = shared(cell, form, *arguments)
     np.testing.assert_allclose(last, expected, atol=1e-6)
     assert length == 0 or np.ptp(np.asarray(last), axis=0).max() > 1e-2
 
@@ -42,6 +44,7 @@ def test_last_states_are_those_of_the_oracle(cell, form, biased, length):
         ({"cell": "gru"}, "cell: expected one of"),
         ({"form": "papr"}, "form: expected one of"),
         ({"precision": "exact"}, "precision: expected one of"),
+        ({"implementation": "triton"}, "implementation: expected one of"),
         ({"states": jnp.ones((1, 7, 5))}, r"states: expected shape \[T, D\], got \(1, 7, 5\)"),
         ({"attention": jnp.ones((5, 6))}, r"attention: expected shape \(5, 7\), got \(5, 6\)"),
         ({"length": jnp.ones(2, jnp.int32)}, r"length: expected shape \(\), got \(2,\)"),

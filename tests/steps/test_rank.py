@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dien_kernels.candidates import CHUNK
 
 from dien_jax.config.presets import member
 from dien_jax.config.settings import ModelConfig
@@ -16,7 +17,6 @@ from dien_jax.errors import UserError
 from dien_jax.model.attention import ATTENTIONS, MLPAttention
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.recurrence import AUGRU, EVOLUTIONS, make_recurrence
-from dien_jax.model.shared_history import CHUNK
 
 SCHEMA = Schema(
     item=(Feature("item", "categorical", 9), Feature("category", "categorical", 4)),
@@ -78,6 +78,11 @@ def test_interests_are_those_of_a_history_for_every_candidate(name, form, attent
         pytest.skip("attention is the same for all")
     config = member(name, dataclasses.replace(SMALL, form=form, attention=attention))
     assert_shared_as_rows(config)
+
+
+@pytest.mark.parametrize("name", ["din", "aigru", "agru", "augru"])
+def test_native_interests_are_those_of_a_history_for_every_candidate(name) -> None:
+    assert_shared_as_rows(member(name, dataclasses.replace(SMALL, recurrence="native")))
 
 
 def test_without_evolution_there_is_no_final_state() -> None:

@@ -56,6 +56,13 @@ def attention_operands(batch, steps, hidden, widths, live="mixed", seed=0):
     return jax.tree.map(jnp.asarray, arrays)
 
 
+def candidate_operands(rows, steps, hidden, widths, seed=0):
+    """Query, states of one history, and layers."""
+    rng = np.random.default_rng(seed)
+    arrays = normal(rng, rows, hidden), normal(rng, steps, hidden)
+    return jax.tree.map(jnp.asarray, (*arrays, layers_of(rng, 4 * hidden, widths)))
+
+
 def auxiliary_operands(batch, steps, count, depth, hidden, widths, live="mixed", seed=0):
     """States, history, sampled, shares and layers; some live samples have no share."""
     rng = np.random.default_rng(seed)

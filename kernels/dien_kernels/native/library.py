@@ -11,6 +11,7 @@ from dien_kernels.native.build import BuildError
 TARGETS = (
     "dien_kernels_forward", "dien_kernels_backward", "dien_kernels_auxiliary",
     "dien_kernels_attention", "dien_kernels_attention_backward",
+    "dien_kernels_candidate_attention", "dien_kernels_last_states",
 )  # fmt: skip
 
 _lock = threading.Lock()

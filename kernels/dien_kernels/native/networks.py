@@ -33,14 +33,16 @@ def attention(query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.
     """Return attention weights ``[B, T]`` as :func:`dien_kernels.attention_weights` does."""
     shared, of_states = equations.split_first(query, layers[0])
     arrays = states, query, shared, lengths.astype(jnp.int32)
-    return _attention(*arrays, (of_states, *_flat(layers[1:])))
+    return _attention(*arrays, (of_states, *flat(layers[1:])))
 
 
-def _flat(layers: Layers) -> list[jax.Array]:
+def flat(layers: Layers) -> list[jax.Array]:
+    """Return kernels and biases as operands."""
     return jax.tree.leaves(tuple(layers))
 
 
-def _pairs(leaves: Any) -> tuple[Dense, ...]:
+def pairs(leaves: Any) -> tuple[Dense, ...]:
+    """Return the layers of operands."""
     return tuple(Dense(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True))
 
 
@@ -80,7 +82,7 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 def _attention_by_xla(*operands: Any) -> list[jax.Array]:
     states, query, shared, lengths, of_states, *layers = operands
-    arrays = query, states, shared, of_states, _pairs(layers), lengths
+    arrays = query, states, shared, of_states, pairs(layers), lengths
     return [equations.attention_of_shares(*arrays)]
 
 
@@ -106,7 +108,7 @@ def auxiliary_loss(
     states: jax.Array, history: jax.Array, sampled: jax.Array, shares: jax.Array, layers: Layers
 ) -> jax.Array:
     """Return the auxiliary loss as :func:`dien_kernels.auxiliary_loss` does."""
-    return _loss(states, history, sampled, shares, tuple(_flat(layers)))
+    return _loss(states, history, sampled, shares, tuple(flat(layers)))
 
 
 def _loss_and_gradients(*arguments: Any) -> tuple[jax.Array, tuple]:
@@ -138,7 +140,7 @@ def _auxiliary_by_xla(*operands: Any) -> list[jax.Array]:
 
     def run(arrays: tuple, weights: tuple) -> jax.Array:
         states, history, sampled = arrays
-        return equations.xla_loss(states, history, sampled, shares, _pairs(weights))
+        return equations.xla_loss(states, history, sampled, shares, pairs(weights))
 
     arrays = (states, history, sampled)
     return jax.tree.leaves(jax.value_and_grad(run, (0, 1))(arrays, tuple(weights)))

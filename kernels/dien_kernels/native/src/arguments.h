@@ -140,6 +140,32 @@ struct AttentionBackward {
   NetworkGradients d_network;
 };
 
+// N candidates that share one history: the attention of each as above, over the history's states.
+struct CandidateAttention {
+  Index rows, steps, hidden;   // N, T, H
+  const float* query;          // [N, H]
+  const float* shared;         // [N, widths[0]]
+  const float* states;         // [T, H]
+  const std::int32_t* length;  // [1]
+  Network network;             // inputs 2 H
+  float* attention;            // [N, T]
+};
+
+// The last state of a recurrence from zero, as at the top, over one history under the attention of
+// each candidate: z = offset[0] + offset[1] a + (slope[0] + slope[1] a) u.
+struct LastStates {
+  Index rows, steps, hidden, gates;  // N, T, H, G
+  bool paper, scales_inputs;         // attention multiplies the inputs, as in AIGRU
+  float offset[2], slope[2];
+  const float* inputs;               // [T, G, H], x W without the bias
+  const float* attention;            // [N, T]
+  const std::int32_t* length;        // [1]
+  const float* recurrent;            // [H, G, H]
+  const float* bias;                 // [G, H]
+  const float* recurrent_bias;       // [H]
+  float* last;                       // [N, H]
+};
+
 // The kernels as compiled for one instruction set.
 struct Kernels {
   void (*forward)(const Forward&, Threads&);
@@ -147,6 +173,8 @@ struct Kernels {
   void (*auxiliary)(const Auxiliary&, Threads&);
   void (*attention)(const Attention&, float* attention, Threads&);
   void (*attention_backward)(const AttentionBackward&, Threads&);
+  void (*candidate_attention)(const CandidateAttention&, Threads&);
+  void (*last_states)(const LastStates&, Threads&);
 };
 
 }  // namespace dien

@@ -5,7 +5,7 @@
 #ifdef __x86_64__
 #include "processor.h"
 #endif
-#include "network_handlers.h"
+#include "candidate_handlers.h"
 #include "recurrence_handlers.h"
 
 namespace dien {

@@ -2,10 +2,12 @@
 #include "attention.h"
 #include "auxiliary.h"
 #include "backward.h"
+#include "candidates.h"
 
 namespace dien {
 
 extern const Kernels DIEN_KERNELS;
-const Kernels DIEN_KERNELS = {forward, backward, auxiliary, attention, attention_backward};
+const Kernels DIEN_KERNELS = {forward,            backward,            auxiliary,  attention,
+                              attention_backward, candidate_attention, last_states};
 
 }  // namespace dien

@@ -16,7 +16,7 @@ inline void gather(float* panel, const float* const* rows, Index columns, const 
     float* to = panel + part * kLanes;
     if (columns < kLanes) {
       for (Index c = 0; c < columns; c++) {
-        Vector v;
+        Vector v = {};
         DIEN_UNROLL for (int i = 0; i < kLanes; i++) v[i] = own[i][c];
         store(to + c * kPanel, keep(live[part], v));
       }
