@@ -21,9 +21,10 @@ from dien_kernels.choice import Implementation
 
 from benchmarks.common import plots
 from benchmarks.common.cases import Case, history_lengths
+from benchmarks.common.comparison import deviation
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, quartile_spread, surroundings
-from benchmarks.recurrence import MODES, computation, deviation, operands, too_far
+from benchmarks.recurrence import MODES, computation, operands, too_far
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError

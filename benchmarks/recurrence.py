@@ -9,8 +9,7 @@ precision. Times are compared with the oracle's at the same precision.
 """
 
 import argparse
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,9 +24,9 @@ from dien_kernels.reference import Form
 
 from benchmarks.common import plots
 from benchmarks.common.cases import CASES, Case
+from benchmarks.common.comparison import measure
 from benchmarks.common.contender import Contender
 from benchmarks.common.report import make_parser, parse, report, write_rows
-from benchmarks.common.timing import interleaved_milliseconds, quartile_spread, surroundings
 
 CELLS: dict[str, Callable] = {"gru": gru, "agru": agru, "augru": augru}
 MODES = ("forward", "forward + backward")
@@ -90,17 +89,6 @@ def computation(
     return jax.jit(jax.grad(loss, places))
 
 
-def deviation(results: Any, expected: Any) -> float:
-    """Return the largest deviation over the largest entry of each array; infinite if not finite."""
-    largest = 0.0
-    for pair in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
-        result, oracle = map(np.asarray, pair)
-        assert result.shape == oracle.shape, (result.shape, oracle.shape)
-        error = float(np.abs(result - oracle).max() / max(np.abs(oracle).max(), 1e-30))
-        largest = max(largest, error if np.isfinite(error) else float("inf"))
-    return largest
-
-
 def contenders(
     cell: str, arguments: tuple, names: Sequence[str], *, gradients: bool, form: str, precision: str
 ) -> dict[str, Contender]:
@@ -111,37 +99,6 @@ def contenders(
         return Contender(lambda: run(*arguments), lambda: run(*arguments))
 
     return {name: contender(name) for name in names}
-
-
-def measure(
-    contenders: Mapping[str, Contender], expected: Any, *, repeats: int, **shared: Any
-) -> tuple[list[dict[str, Any]], dict[str, Exception]]:
-    """Return rows of the contenders that ran, the oracle first, and the errors of the others."""
-    errors, raised = {}, {}
-    for name, contender in contenders.items():
-        try:
-            errors[name] = deviation(contender.result(), expected)
-        except Exception as error:  # any error of a compiler: the others are still measured
-            raised[name] = error
-    calls = {name: contenders[name].call for name in errors}
-    times = interleaved_milliseconds(calls, repeats=repeats)
-    medians = {name: statistics.median(measured) for name, measured in times.items()}
-    around = surroundings()
-    rows = [
-        {
-            "benchmark": "recurrence",
-            **shared,
-            "implementation": name,
-            "median_ms": medians[name],
-            "spread_ms": quartile_spread(times[name]),
-            "of_reference": medians[name] / medians["reference"],
-            "max_error": errors[name],
-            **around,
-            "versions": {**around["versions"], **contenders[name].versions},
-        }
-        for name in times
-    ]
-    return rows, raised
 
 
 def too_far(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -205,7 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measured = contenders(cell, inputs, options.implementations, **settings)
                 if make_peers is not None:
                     measured |= make_peers(cell, inputs, **settings)
-                shared = {"case": name, "cell": cell, "form": options.form, "mode": mode}
+                shared = {
+                    "benchmark": "recurrence",
+                    "case": name,
+                    "cell": cell,
+                    "form": options.form,
+                    "mode": mode,
+                }
                 shared["precision"] = options.precision
                 more, raised = measure(measured, expected, repeats=options.repeats, **shared)
                 rows += more

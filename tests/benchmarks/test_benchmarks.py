@@ -20,6 +20,7 @@ from benchmarks import (
     embedding_rows,
     first_step,
     history_length,
+    networks,
     ragged,
     ranking,
     recurrence,
@@ -28,7 +29,7 @@ from benchmarks import (
     trials,
 )
 from benchmarks.aot import cuda as aot_cuda
-from benchmarks.common import plots
+from benchmarks.common import comparison, plots
 from benchmarks.common.cases import CASES, Case, history_lengths
 from benchmarks.common.report import print_rows, write_rows
 from benchmarks.common.timing import WARM_UP, interleaved_milliseconds
@@ -47,6 +48,30 @@ RECURRENCE_FIELDS = {
 }  # fmt: skip
 SMALL = ModelConfig(embedding_size=2, layers=(4,), statistics=False)
 TINY, TINY_RAGGED = Case(2, 3, 4), Case(3, 9, 4, ragged=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "mode", "arrays"),
+    [("attention", "forward + backward", 8), ("auxiliary loss", "forward + backward", 10),
+     ("candidates", "forward", 1)],
+)  # fmt: skip
+def test_implementations_of_networks_agree(network, mode, arrays, monkeypatch) -> None:
+    monkeypatch.setattr(networks, "CANDIDATES", 5)
+    case = Case(batch=6, steps=5, hidden=4, ragged=True)
+    names = ("reference", "xla", "native")
+    measured = networks.contenders(network, case, names, mode)
+    expected = measured["reference"].result()
+    rows, raised = comparison.measure(measured, expected, repeats=2, benchmark="networks")
+    assert not raised
+    assert [row["implementation"] for row in rows] == [*names]
+    assert all(row["max_error"] < 1e-4 for row in rows)
+    assert len(jax.tree.leaves(expected)) == arrays
+
+
+def test_implementations_of_the_train_step_have_rows_of_their_own() -> None:
+    config = Config(member("base_model", SMALL), train=TrainConfig(batch_size=4, max_history=3))
+    rows = train_step.full_length(config, repeats=2, recurrences=("native", "xla"))
+    assert [row["system"] for row in rows] == ["dien_jax, native", "dien_jax, xla"]
 
 
 def test_a_row_of_the_train_step_has_every_field(tmp_path, capsys) -> None:
@@ -125,9 +150,9 @@ def test_the_recurrence_benchmark_compares_with_the_oracle(cell, form) -> None:
         recurrence.computation(cell, name, gradients=True, form=form)(*arguments)
         for name in ("reference", "xla")
     )
-    assert 0 <= recurrence.deviation(found, expected) < 1e-5
-    assert recurrence.deviation(tuple(2 * leaf for leaf in found[:1]), expected[:1]) > 0.5
-    assert recurrence.deviation((np.nan * found[0],), expected[:1]) == float("inf")
+    assert 0 <= comparison.deviation(found, expected) < 1e-5
+    assert comparison.deviation(tuple(2 * leaf for leaf in found[:1]), expected[:1]) > 0.5
+    assert comparison.deviation((np.nan * found[0],), expected[:1]) == float("inf")
 
 
 @pytest.fixture
@@ -217,7 +242,7 @@ def test_peers_compute_what_the_oracle_does(cell, form, case) -> None:
         assert set(found) == expected_names.get((cell, form), set())
         for contender in found.values():
             contender.call()
-            assert recurrence.deviation(contender.result(), expected) < 1e-5
+            assert comparison.deviation(contender.result(), expected) < 1e-5
             assert contender.versions
 
 
