@@ -60,6 +60,39 @@ def test_the_instruction_set_is_one_of_three():
     assert library.instruction_set() in ("avx512", "avx2", "plain")
 
 
+@pytest.mark.parametrize(
+    ("flags", "wish", "expected"),
+    [
+        ("fpu avx2 fma avx512f avx512dq avx512vl avx512bw", None, ["avx512"]),
+        ("fpu avx2 fma avx512f avx512dq avx512vl avx512bw", "avx2", ["avx2"]),
+        ("fpu avx2 fma avx512f", None, ["avx2"]),
+        ("fpu avx2 fma", "avx512", ["avx2"]),
+        ("fpu avx2", None, ["plain"]),
+        (None, None, ["avx512", "avx2", "plain"]),
+    ],
+)
+def test_the_widest_instruction_set_of_the_processor_is_compiled(
+    flags, wish, expected, tmp_path, monkeypatch
+):
+    file = tmp_path / "cpuinfo"
+    if flags is not None:
+        file.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
+    monkeypatch.setattr(build, "CPU_INFO", file)
+    monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
+    monkeypatch.delenv("DIEN_KERNELS_ISA", raising=False)
+    if wish is not None:
+        monkeypatch.setenv("DIEN_KERNELS_ISA", wish)
+    assert list(build.instruction_sets()) == expected
+
+
+def test_a_library_without_kernels_for_the_processor_is_a_reason(
+    tmp_path, empty_cache, monkeypatch
+):
+    monkeypatch.setattr(build, "instruction_sets", dict)  # none
+    with pytest.raises(NotImplementedError, match="no kernels for this processor"):
+        library.instruction_set()
+
+
 def test_two_processes_that_start_at_once_compile_once(tmp_path, empty_cache):
     command, log = counting_compiler(tmp_path)
     environment = os.environ | {"CXX": str(command)}
@@ -148,17 +181,17 @@ def test_the_compiler_of_ziglang_is_the_last_choice(monkeypatch):
 
 
 def test_sources_flags_and_compiler_decide_the_name_of_the_library(tmp_path, monkeypatch):
-    command = build.compiler()
-    names = [build._digest(command)]
+    command, sets = build.compiler(), build.instruction_sets()
+    names = [build._digest(command, sets)]
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DNOTHING"))
-    names.append(build._digest(command))
+    names.append(build._digest(command, sets))
     sources = tmp_path / "src"
     sources.mkdir()
     for file in build.SOURCES.iterdir():
         (sources / file.name).write_bytes(file.read_bytes() + b"\n")
     monkeypatch.setattr(build, "SOURCES", sources)
-    names.append(build._digest(command))
+    names.append(build._digest(command, sets))
     other = script(tmp_path / "cxx", 'echo "another version"')
-    names += [build._digest([str(other)])]
-    assert len(set(names)) == 4
-    assert build._digest(command) == names[2]
+    names += [build._digest([str(other)], sets), build._digest(command, {"other": ()})]
+    assert len(set(names)) == 5
+    assert build._digest(command, sets) == names[2]

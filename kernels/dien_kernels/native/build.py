@@ -1,8 +1,9 @@
 """Compile the C++ kernels at first use, and find the library that was compiled before.
 
-The library has a plain C interface, so one file serves every Python. It holds the kernels for all
-instruction sets of the architecture. Its name has a digest of everything that decides its content,
-and one of the content: a file that a full disk or a crash cut short would end the process.
+The library has a plain C interface, so one file serves every Python. It holds the kernels for the
+widest instruction set of this processor: those for the others would take most of the time. Its name
+has a digest of everything that decides its content, and one of the content: a file that a full disk
+or a crash cut short would end the process.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -33,7 +35,10 @@ FLAGS = (
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw")
 KERNELS = {"x86_64": {"avx512": AVX512, "avx2": AVX2, "plain": ()}}
-"""Flags of the kernels by architecture and instruction set; plain alone on other architectures."""
+"""Flags by architecture and instruction set, widest first; plain alone on other architectures."""
+WISH = "DIEN_KERNELS_ISA"
+Sets = dict[str, tuple[str, ...]]
+CPU_INFO = Path("/proc/cpuinfo")
 COMPILERS = ("g++", "clang++", "c++")
 INSTALL = "install g++ or clang++, or the package ziglang: pip install 'dien_jax[native]'"
 
@@ -61,6 +66,25 @@ def compiler() -> list[str]:
     raise BuildError(f"there is no C++ compiler: {INSTALL}")
 
 
+def instruction_sets() -> Sets:
+    """Return the instruction sets to compile for, with their flags.
+
+    This is the widest that the processor has, and that ``$DIEN_KERNELS_ISA`` allows. Where the
+    processor's are unknown it is all of them, and the library chooses when it is loaded.
+    """
+    machine = platform.machine().lower().replace("amd64", "x86_64")
+    sets = KERNELS.get(machine, {"plain": ()})
+    try:
+        (line, *_) = re.findall(r"^flags\s*:(.*)$", CPU_INFO.read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # not Linux, or another architecture
+        return sets
+    names, available = list(sets), {f"-m{name}" for name in line.split()}
+    wish = os.environ.get(WISH)
+    allowed = names[names.index(wish) if wish in names else 0 :]
+    widest = next(name for name in allowed if available.issuperset(sets[name]))
+    return {widest: sets[widest]}
+
+
 @contextlib.contextmanager
 def library() -> Iterator[Path]:
     """Yield the library's file, compiled unless it was before.
@@ -73,8 +97,8 @@ def library() -> Iterator[Path]:
     """
     if sys.platform not in ("linux", "darwin"):
         raise BuildError(f"it is for Linux and macOS, this is {sys.platform}")
-    command = compiler()
-    cache, name = cache_folder(), f"native-{_digest(command)}"
+    command, sets = compiler(), instruction_sets()
+    cache, name = cache_folder(), f"native-{_digest(command, sets)}"
     file = _kept(cache, name)
     if file is not None:
         yield file
@@ -84,12 +108,12 @@ def library() -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix="compiling-", dir=cache)
     except OSError:  # a read-only home: every process compiles for itself
         with tempfile.TemporaryDirectory(prefix="dien_kernels-") as own:
-            yield _compile(command, Path(own))
+            yield _compile(command, Path(own), sets)
         return
     with folder as own, _locked(cache / "native.lock"):
         file = _kept(cache, name)  # another process may have compiled it meanwhile
         if file is None:
-            compiled = _compile(command, Path(own))
+            compiled = _compile(command, Path(own), sets)
             file = cache / f"{name}-{_digest_of(compiled.read_bytes())}.so"
             compiled.replace(file)  # no process ever sees half a file
     yield file
@@ -116,12 +140,12 @@ def _locked(file: Path) -> Iterator[None]:
         yield
 
 
-def _digest(command: Sequence[str]) -> str:
+def _digest(command: Sequence[str], sets: Sets) -> str:
     """Return a digest of sources, headers, flags, compiler and architecture."""
     version = _output([*command, "--version"])
     headers = Path(jax.ffi.include_dir())
     files = [*sorted(SOURCES.iterdir()), *sorted(headers.rglob("*.h"))]
-    identity = (FLAGS, KERNELS, list(command), version, platform.machine(), sys.platform)
+    identity = (FLAGS, sets, list(command), version, platform.machine(), sys.platform)
     return _digest_of(b"".join(file.read_bytes() for file in files) + repr(identity).encode())
 
 
@@ -129,18 +153,17 @@ def _digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _compile(command: Sequence[str], folder: Path) -> Path:
+def _compile(command: Sequence[str], folder: Path, sets: Sets) -> Path:
     """Compile all files at once and link them; return the library."""
-    machine = platform.machine().lower().replace("amd64", "x86_64")
     _logger.warning("compiling the native CPU kernels, once, with %s", shlex.join(command))
-    units = KERNELS.get(machine, {"plain": ()})
     compiled = [
         [*flags, f"-DDIEN_KERNELS=kernels_{name}", "-c", f"{SOURCES}/kernels.cc", f"-o{name}.o"]
-        for name, flags in units.items()
+        for name, flags in sets.items()
     ]
     # The handlers are a thin layer: most of their time would go to optimizing the headers.
     headers = jax.ffi.include_dir()
-    compiled.append(["-O1", "-isystem", headers, "-c", f"{SOURCES}/ffi.cc", "-offi.o"])
+    has = [f"-DDIEN_HAS_{name.upper()}" for name in sets]
+    compiled.append(["-O1", "-isystem", headers, *has, "-c", f"{SOURCES}/ffi.cc", "-offi.o"])
     run = functools.partial(_output, cwd=folder)
     with ThreadPoolExecutor() as threads:
         list(threads.map(run, ([*command, *FLAGS, *arguments] for arguments in compiled)))

@@ -50,6 +50,10 @@ def _load() -> str:
             library = ctypes.CDLL(str(file))
     except OSError as error:  # a folder without permission to execute, for example
         raise BuildError(f"the compiled library does not load: {error}") from error
+    library.dien_kernels_instruction_set.restype = ctypes.c_char_p
+    instructions = library.dien_kernels_instruction_set().decode()
+    if not instructions:
+        raise BuildError("the compiled library has no kernels for this processor")
     for name in TARGETS:
         try:
             capsule = jax.ffi.pycapsule(getattr(library, name))
@@ -57,5 +61,4 @@ def _load() -> str:
         except Exception as error:  # of XLA: an interface of another version
             raise BuildError(f"JAX {jax.__version__} does not take the library: {error}") from error
     _loaded.append(library)
-    library.dien_kernels_instruction_set.restype = ctypes.c_char_p
-    return library.dien_kernels_instruction_set().decode()
+    return instructions

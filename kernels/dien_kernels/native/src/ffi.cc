@@ -10,24 +10,28 @@
 
 namespace dien {
 
-#ifdef __x86_64__
-extern const Kernels kernels_avx512, kernels_avx2;
-#endif
-extern const Kernels kernels_plain;
+extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;
 
 namespace {
 
-// The widest one of this processor; $DIEN_KERNELS_ISA lowers the choice.
+// The widest one that the library has and this processor too; $DIEN_KERNELS_ISA lowers the choice.
 InstructionSet choose() {
 #ifdef __x86_64__
   const char* wish = std::getenv("DIEN_KERNELS_ISA");
   auto may_use = [&](const char* name) { return !wish || !*wish || !std::strcmp(wish, name); };
   const Processor processor;
+#ifdef DIEN_HAS_AVX512
   if (processor.has_avx512() && may_use("avx512")) return {"avx512", &kernels_avx512};
+#endif
+#ifdef DIEN_HAS_AVX2
   if (processor.has_avx2() && (may_use("avx512") || may_use("avx2")))
     return {"avx2", &kernels_avx2};
 #endif
+#endif
+#ifdef DIEN_HAS_PLAIN
   return {"plain", &kernels_plain};
+#endif
+  return {"", nullptr};
 }
 
 }  // namespace
