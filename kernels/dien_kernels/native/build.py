@@ -29,7 +29,7 @@ from dien_kernels.cache import cache_folder
 
 SOURCES = Path(__file__).parent / "src"
 FLAGS = (
-    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast",
+    "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast",
     "-Wall", "-Wextra", "-Wno-psabi", "-g0",
 )  # fmt: skip
 AVX2 = ("-mavx2", "-mfma")
