@@ -23,7 +23,8 @@ def config_with(recurrence: str, name: str = "dien") -> Config:
     )
 
 
-def test_versions_name_what_the_kernels_run_and_their_instruction_set() -> None:
+def test_versions_name_what_the_kernels_run_and_their_instruction_set(monkeypatch) -> None:
+    monkeypatch.setenv("DIEN_KERNELS_NATIVE", "0")
     assert not {"recurrences", "networks"} & {*versions()}
     assert not {"recurrences", "networks"} & {*versions(config_with("native", "pnn"))}
     native = f"native {instruction_set()}"
