@@ -11,7 +11,7 @@ from support.fault_programs import PROGRAMS, Program, remove
 from support.preloaded import Preloaded
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
-PLACES = {"export": 25, "prepare": 30, "extend": 30, "train": 16, "tune": 10, "reproduce": 6}
+PLACES = {"export": 25, "prepare": 30, "extend": 30, "train": 16, "tune": 10, "reproduce": 3}
 """About how many places are tried of a long program and each error, evenly apart; all of others.
 
 The variable DIEN_JAX_FAULT_PLACES sets it for every program.
