@@ -4,6 +4,7 @@ Programs are compiled once a session, whichever test and process asks for them a
 rather than well where only behaviour is tested. Tests marked ``fast`` must not compile at all.
 """
 
+import contextlib
 import gc
 import os
 import shutil
@@ -37,6 +38,12 @@ os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 import jax  # noqa: E402
 import jax.monitoring  # noqa: E402
 import pytest  # noqa: E402
+
+with contextlib.suppress(ModuleNotFoundError):  # tests of dien_kernels run without it
+    from hypothesis import settings
+
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
