@@ -44,7 +44,7 @@ def run_command(
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with _clean_sigterm(when_interrupted):
+        with _clean_sigterm(when_interrupted), _ctrl_c_is_not_lost():
             return _status(parse, run, compiles)
     except (Interrupted, KeyboardInterrupt) as stop:
         if when_interrupted:
@@ -164,6 +164,30 @@ def _clean_sigterm(message: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _ctrl_c_is_not_lost() -> Iterator[None]:
+    """Raise Ctrl-C again where it came during a callback of the garbage collector.
+
+    JAX has such a callback. Python reports an exception that leaves one, and goes on.
+    """
+    report = sys.unraisablehook
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            # Not now: it would leave this hook, and be lost too.
+            again = threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT])
+            again.daemon = True
+            again.start()
+        else:
+            report(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
 
 
 @contextlib.contextmanager

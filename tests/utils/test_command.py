@@ -1,10 +1,12 @@
 """Starting a command: errors and signals become an exit status."""
 
+import gc
 import logging
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -99,6 +101,30 @@ def test_sigterm_ends_a_command_without_half_written_files(tmp_path) -> None:
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGTERM, b"stopped\n")
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
     assert (tmp_path / "file").read_text() == "earlier"
+
+
+def test_ctrl_c_in_a_callback_of_the_garbage_collector_is_not_lost(capsys) -> None:
+    sent = []
+
+    def send(phase: str, details: dict[str, int]) -> None:
+        if not sent:
+            sent.append(phase)
+            signal.raise_signal(signal.SIGINT)
+
+    def run(options: None) -> None:
+        gc.collect()
+        for _ in range(1000):
+            time.sleep(0.01)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.callbacks.append(send)
+    try:
+        assert run_command(lambda: None, run, compiles=False) == 130
+    finally:
+        gc.callbacks.remove(send)
+        signal.signal(signal.SIGINT, before)
+    assert sent
+    assert "KeyboardInterrupt" not in capsys.readouterr().err
 
 
 def test_sigterm_is_as_before_after_a_command() -> None:
