@@ -9,6 +9,7 @@ import gc
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -80,12 +81,6 @@ LONG = (
     "tests/experiments/test_comparison.py",
     "tests/experiments/test_reproduction.py",
     "tests/experiments/test_search.py",
-    "tests/faults/test_disk.py",
-    "tests/faults/test_flags.py",
-    "tests/faults/test_kills.py",
-    "tests/faults/test_logs_and_tables.py",
-    "tests/faults/test_our_files.py",
-    "tests/faults/test_outputs.py",
     "tests/faults/test_run_and_data.py",
     "tests/independent/",
     "tests/inference/test_calibrated.py",
@@ -156,6 +151,17 @@ LONG = (
 )
 """Tests that are marked ``long``: whole studies, pages and runs, and what compiles most."""
 
+CAMPAIGN = (
+    "tests/faults/test_disk.py",
+    "tests/faults/test_flags.py",
+    "tests/faults/test_kills.py",
+    "tests/faults/test_logs_and_tables.py",
+    "tests/faults/test_our_files.py",
+    "tests/faults/test_outputs.py",
+)
+"""Files of the fault campaign of which one case in ``SAMPLED`` is ``long``, the others ``slow``."""
+SAMPLED = 8
+
 _compiled: list[str] = []
 """Events of programs that were compiled in this process."""
 
@@ -177,9 +183,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         case "fast":
             is_other = not path.startswith(FAST) or path.startswith((*SLOWER, *LONG))
         case "long":
-            is_other = not any(path.startswith(name.partition("::")[0]) for name in LONG)
+            is_other = not path.startswith(tuple(n.partition("::")[0] for n in LONG + CAMPAIGN))
         case "not slow and not long":
-            is_other = path.startswith(LONG)
+            is_other = path.startswith(LONG + CAMPAIGN)
         case _:
             is_other = False
     return is_other or None
@@ -194,7 +200,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("faults")
         if item.get_closest_marker("slow"):
             continue
-        if name.startswith(LONG):
+        if name.startswith(CAMPAIGN):
+            item.add_marker("slow" if zlib.crc32(name.encode()) % SAMPLED else "long")
+        elif name.startswith(LONG):
             item.add_marker("long")
         elif name.startswith(FAST) and not name.startswith(SLOWER):
             item.add_marker("fast")

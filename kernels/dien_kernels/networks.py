@@ -35,6 +35,8 @@ def attention_weights(
     layers but the last. Weights are the softmax over live steps: they sum to 1, or are 0 in a row
     of length 0, and are exactly 0 at a step at or past a row's length.
 
+    >>> import jax.numpy as jnp
+    >>> from dien_kernels import Dense, attention_weights
     >>> layers = (Dense(jnp.ones((12, 5)), jnp.zeros(5)), Dense(jnp.ones((5, 1)), jnp.zeros(1)))
     >>> query, states = jnp.ones((2, 3)), jnp.ones((2, 4, 3))
     >>> attention_weights(query, states, layers, lengths=jnp.array([2, 0])).tolist()
@@ -83,6 +85,8 @@ def candidate_attention(
 ) -> jax.Array:
     """Return :func:`attention_weights` of many candidates over one history.
 
+    >>> import jax.numpy as jnp
+    >>> from dien_kernels import Dense, candidate_attention
     >>> layers = (Dense(jnp.ones((12, 5)), jnp.zeros(5)), Dense(jnp.ones((5, 1)), jnp.zeros(1)))
     >>> query, states = jnp.ones((2, 3)), jnp.ones((4, 3))
     >>> candidate_attention(query, states, layers, length=jnp.int32(2)).tolist()
@@ -130,6 +134,8 @@ def auxiliary_loss(
     layers but the last, the loss is the sum of ``share * softplus(-l)`` over real and of
     ``share * softplus(l)`` over sampled behaviours.
 
+    >>> import jax.numpy as jnp
+    >>> from dien_kernels import Dense, auxiliary_loss
     >>> layers = (Dense(jnp.ones((5, 4)), jnp.zeros(4)), Dense(jnp.zeros((4, 1)), jnp.zeros(1)))
     >>> states, history, sampled = jnp.ones((1, 3, 2)), jnp.ones((1, 3, 3)), jnp.ones((1, 1, 2, 3))
     >>> shares = jnp.array([[[1.0, 0.0]], [[1.0, 0.0]]])  # the second position is dead
