@@ -1,8 +1,8 @@
 """Make a dataset folder from a log or a published data set.
 
 Standard output gets the summary, standard error the progress. Exit status: 0 when the folder was
-made, 2 for a mistake in flags or files, 130 after Ctrl-C and 143 after
-SIGTERM; then nothing is left behind.
+made, 2 for a mistake in flags or files, 130 after Ctrl-C and 143 after SIGTERM; then
+nothing is left behind.
 """
 
 import dataclasses

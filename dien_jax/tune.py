@@ -6,8 +6,7 @@
 A trial trains with settings drawn by Optuna, and is pruned if it is behind the others after an
 evaluation. The same command resumes a study that was stopped; a higher ``--trials`` adds to one
 that is finished. Standard output has the best trial and the command that trains with its settings.
-Exit status: 0, 1 if every trial diverged, 2 for a mistake, 130 after Ctrl-C, 143 after
-SIGTERM.
+Exit status: 0, 1 if every trial diverged, 2 for a mistake, 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 import shlex

@@ -3,6 +3,7 @@
 Dimensions: B batch (rows), T steps, N sampled behaviours of a position, D behaviour, H state.
 """
 
+import functools
 from typing import Literal
 
 import jax
@@ -66,7 +67,7 @@ def attention_weights(
                                         "lengths": (lengths, (batch,))})  # fmt: skip
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         refuse("lengths", "integers", lengths.dtype)
-    name = _chosen("attention", implementation, layers)
+    name = _chosen("attention", implementation, len(layers) - 1)
     with reverse_mode_only(name):
         if name == "xla":
             return network_equations.xla_attention(query, states, layers, lengths)
@@ -110,7 +111,7 @@ def candidate_attention(
     hidden = states.shape[1]
     _check(states, layers, 4 * hidden, {"query": (query, (query.shape[0], hidden)),
                                         "length": (length, ())})  # fmt: skip
-    name = _chosen("candidates", implementation, layers)
+    name = _chosen("candidates", implementation, len(layers) - 1)
     if name == "xla":
         return candidates.xla_candidates(query, states, layers, length)
     run = candidates.reference_candidates if name == "reference" else native_candidates.attention
@@ -170,7 +171,7 @@ def auxiliary_loss(
         "sampled": (sampled, (count, *positions, depth)),
         "shares": (shares, (1 + count, *positions)),
     })  # fmt: skip
-    name = _chosen("auxiliary", implementation, layers)
+    name = _chosen("auxiliary", implementation, len(layers) - 1)
     shares = jax.lax.stop_gradient(shares.astype(jnp.float32))
     if steps == 1:
         return jnp.zeros((), jnp.float32)
@@ -212,28 +213,29 @@ def explain_network(network: Network, *, hidden_layers: int) -> Choice:
     """
     check_name("network", network, Network)
 
-    def prepare() -> None:
-        native.check_layers(hidden_layers)
-        library.instruction_set()
-
     names = {"auxiliary": "the auxiliary loss", "candidates": "candidates of one history"}
     what = names.get(network, network)
+    prepare = functools.partial(_prepare_native, hidden_layers)
     return choose_native(what, prepare, lambda device: network_agreement.outcome(network, device))
 
 
 def chosen_for_candidates(name: NetworkImplementation) -> Implementation:
     """Return what runs of ``last_states``, never auto."""
-    return _chosen("candidates", name, ())
+    return _chosen("candidates", name, 0)
 
 
-def _chosen(network: Network, name: NetworkImplementation, layers: Layers) -> Implementation:
+def _prepare_native(hidden_layers: int) -> None:
+    """Load the library; raise ``NotImplementedError`` where it, or so many layers, cannot run."""
+    native.check_layers(hidden_layers)
+    library.instruction_set()
+
+
+def _chosen(network: Network, name: NetworkImplementation, hidden_layers: int) -> Implementation:
     """Return what runs, never auto."""
     check_name("implementation", name, NetworkImplementation)
-    hidden_layers = len(layers) - 1
     if name == "auto":
         return explain_network(network, hidden_layers=hidden_layers).implementation
     if name == "native":
         require("native")
-        native.check_layers(hidden_layers)
-        library.instruction_set()
+        _prepare_native(hidden_layers)
     return name
