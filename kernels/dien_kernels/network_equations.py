@@ -89,7 +89,7 @@ def reference_attention(
 ) -> jax.Array:
     """Return attention weights ``[B, T]`` as :func:`dien_kernels.attention_weights` does."""
     live = jnp.arange(states.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
-    states = jnp.where(live[..., None], states, 0)
+    states = jnp.where(live[..., None], states, 0.0)
     query = jnp.broadcast_to(query[:, None], states.shape)
     inputs = jnp.concatenate([query, states, query - states, query * states], axis=-1)
     first = apply_layer(inputs, layers[0])
