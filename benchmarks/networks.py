@@ -128,7 +128,7 @@ def contenders(network: str, case: Case, names: Sequence[str], mode: str) -> dic
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, keep_memory=True)
     parser.add_argument("--cases", nargs="+", default=["paper", "ragged"], choices=CASES)
     parser.add_argument(
         "--implementations", nargs="+", choices=get_args(NetworkImplementation),

@@ -115,7 +115,7 @@ def too_far(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__, plot="the rows")
+    parser = make_parser(__doc__, plot="the rows", keep_memory=True)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
     parser.add_argument(

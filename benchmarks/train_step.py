@@ -37,7 +37,6 @@ from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state, training_tables
 from dien_jax.steps.train import make_train_step
-from dien_jax.utils.memory import keep_freed_memory
 
 OURS = "dien_jax"
 AUTO: tuple[Implementation, ...] = ("auto",)
@@ -178,7 +177,7 @@ def real_lengths(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, keep_memory=True)
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument(
         "--data", type=Path, nargs="+", default=[], help="dataset folders with real lengths"
@@ -188,12 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="values of model.recurrence, which take turns",
     )  # fmt: skip
     parser.add_argument("--peers", action="store_true", help="time other programs' DIEN also")
-    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory")
     parser.add_argument("--repeats", type=int, default=40, help="timed steps at full length")
     parser.add_argument("--padded-steps", type=int, default=40, help="timed steps when padded")
     options = parse(parser, arguments, repeats=2, padded_steps=1)
-    if options.keep_memory and not keep_freed_memory():
-        parser.error("--keep-memory: needs glibc, its allocator not set by the environment")
     config = preset(options.preset)
     peers = installed() if options.peers else {}
     contenders: Any = {"recurrences": options.recurrences, "peers": peers}

@@ -101,7 +101,7 @@ def row(config: Config, data: Path, mode: str, policy: str, *, count: int) -> di
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write and draw the rows."""
-    parser = make_parser(__doc__, plot="examples a second")
+    parser = make_parser(__doc__, plot="examples a second", keep_memory=True)
     parser.add_argument("data", type=Path, nargs="+", help="dataset folders")
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1024])

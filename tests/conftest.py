@@ -81,6 +81,12 @@ LONG = (
     "tests/experiments/test_comparison.py",
     "tests/experiments/test_reproduction.py",
     "tests/experiments/test_search.py",
+    "tests/faults/test_disk.py",
+    "tests/faults/test_flags.py",
+    "tests/faults/test_kills.py",
+    "tests/faults/test_logs_and_tables.py",
+    "tests/faults/test_our_files.py",
+    "tests/faults/test_outputs.py",
     "tests/faults/test_run_and_data.py",
     "tests/independent/",
     "tests/inference/test_calibrated.py",
@@ -151,16 +157,23 @@ LONG = (
 )
 """Tests that are marked ``long``: whole studies, pages and runs, and what compiles most."""
 
-CAMPAIGN = (
-    "tests/faults/test_disk.py",
-    "tests/faults/test_flags.py",
-    "tests/faults/test_kills.py",
-    "tests/faults/test_logs_and_tables.py",
-    "tests/faults/test_our_files.py",
-    "tests/faults/test_outputs.py",
-)
-"""Files of the fault campaign of which one case in ``SAMPLED`` is ``long``, the others ``slow``."""
-SAMPLED = 8
+SAMPLED = {
+    "tests/faults/test_disk.py": 8,
+    "tests/faults/test_flags.py": 8,
+    "tests/faults/test_kills.py": 8,
+    "tests/faults/test_logs_and_tables.py": 8,
+    "tests/faults/test_our_files.py": 8,
+    "tests/faults/test_outputs.py": 8,
+    "tests/kernels/test_chunks.py::test_values_and_gradients_are_the_oracles": 2,
+    "tests/kernels/test_chunks.py::test_vmap_is_a_loop": 2,
+    "tests/kernels/test_interpreted.py::test_kernels_agree_with_the_oracle": 3,
+    "tests/kernels/test_native_builds.py::test_no_read_or_write_outside_of_the_arrays": 3,
+    "tests/model/test_golden.py::test_authors_form_gives_their_figures[": 2,
+    "tests/model/test_golden.py::test_the_papers_gates_are_told_from_theirs": 3,
+    "tests/model/test_golden.py::test_uniform_attention_is_told_from_theirs": 3,
+    "tests/model/test_recurrence.py::test_losses_and_gradients_are_the_oracles": 3,
+}
+"""Tests of many cases among them, and N: one case in N is ``long``, the others are ``slow``."""
 
 _compiled: list[str] = []
 """Events of programs that were compiled in this process."""
@@ -183,9 +196,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         case "fast":
             is_other = not path.startswith(FAST) or path.startswith((*SLOWER, *LONG))
         case "long":
-            is_other = not path.startswith(tuple(n.partition("::")[0] for n in LONG + CAMPAIGN))
+            is_other = not path.startswith(tuple(n.partition("::")[0] for n in LONG))
         case "not slow and not long":
-            is_other = path.startswith(LONG + CAMPAIGN)
+            is_other = path.startswith(LONG)
         case _:
             is_other = False
     return is_other or None
@@ -194,18 +207,27 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests ``fast``, ``long`` or ``slow`` by the lists above; others are unmarked."""
     root = Path(__file__).parents[1]
+    seen: set[str] = set()
     for item in items:
         name = f"{item.path.relative_to(root).as_posix()}::{item.name}"
         if name.startswith("tests/faults/"):
             item.add_marker("faults")
         if item.get_closest_marker("slow"):
             continue
-        if name.startswith(CAMPAIGN):
-            item.add_marker("slow" if zlib.crc32(name.encode()) % SAMPLED else "long")
-        elif name.startswith(LONG):
-            item.add_marker("long")
+        if name.startswith(LONG):
+            item.add_marker("long" if _is_in_sample(name, seen) else "slow")
         elif name.startswith(FAST) and not name.startswith(SLOWER):
             item.add_marker("fast")
+
+
+def _is_in_sample(name: str, seen: set[str]) -> bool:
+    """Return whether a test is the first of its entry of ``SAMPLED``, drawn, or of no entry."""
+    for entry, size in SAMPLED.items():
+        if name.startswith(entry):
+            is_first = entry not in seen
+            seen.add(entry)
+            return is_first or zlib.crc32(name.encode()) % size == 0
+    return True
 
 
 def pytest_collection_finish() -> None:

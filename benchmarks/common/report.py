@@ -9,21 +9,29 @@ from typing import Any
 from dien_jax.errors import UserError
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_file
+from dien_jax.utils.memory import keep_freed_memory
 
 Rows = Sequence[dict[str, Any]]
 
 
-def make_parser(doc: str | None, *, plot: str | None = None) -> argparse.ArgumentParser:
+def make_parser(
+    doc: str | None, *, plot: str | None = None, keep_memory: bool = False
+) -> argparse.ArgumentParser:
     """Return a parser with the shared flags; the first line of ``doc`` describes the command.
 
     Args:
       doc: the module's docstring.
       plot: help of ``--plot``; there is no such flag when None.
+      keep_memory: whether there is the flag ``--keep-memory``.
     """
     parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     if plot is not None:
         parser.add_argument("--plot", type=Path, help=f"draw {plot} to this PNG")
+    if keep_memory:
+        parser.add_argument(
+            "--keep-memory", action="store_true", help="keep freed memory, as the commands do"
+        )
     return parser
 
 
@@ -42,6 +50,8 @@ def parse(
             require("plot", "--plot")
         except UserError as error:
             parser.error(str(error))
+    if getattr(options, "keep_memory", False) and not keep_freed_memory():
+        parser.error("--keep-memory: needs glibc, its allocator not set by the environment")
     return options
 
 

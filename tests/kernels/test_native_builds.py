@@ -98,8 +98,14 @@ def test_sources_compile_without_a_warning(tmp_path: Path, monkeypatch) -> None:
     assert build._compile(build.compiler(), tmp_path, sets).exists()
 
 
-def test_no_read_or_write_outside_of_the_arrays(tmp_path: Path) -> None:
-    """With AddressSanitizer and UndefinedBehaviorSanitizer: an error ends the process."""
+@pytest.mark.parametrize("place", range(3))
+def test_no_read_or_write_outside_of_the_arrays(place: int, tmp_path: Path) -> None:
+    """With AddressSanitizer and UndefinedBehaviorSanitizer: an error ends the process.
+
+    ``place`` counts the instruction sets of this processor, the widest first.
+    """
+    if place >= len(available()):
+        pytest.skip("this processor has fewer instruction sets")
     gcc = shutil.which("g++")
     if gcc is None:
         pytest.skip("needs g++ and its sanitizers")
@@ -112,9 +118,9 @@ def test_no_read_or_write_outside_of_the_arrays(tmp_path: Path) -> None:
     if not all(Path(runtime).is_absolute() for runtime in runtimes):
         pytest.skip("needs g++ and its sanitizers")
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
-    for name in available():
-        found = run(
-            "digest", *flags, CXX=gcc, DIEN_KERNELS_ISA=name, DIEN_KERNELS_CACHE=str(tmp_path),
-            LD_PRELOAD=":".join(runtimes), ASAN_OPTIONS="detect_leaks=0:abort_on_error=1",
-        )  # fmt: skip
-        assert found["set"] == name
+    name = available()[place]
+    found = run(
+        "digest", *flags, CXX=gcc, DIEN_KERNELS_ISA=name, DIEN_KERNELS_CACHE=str(tmp_path),
+        LD_PRELOAD=":".join(runtimes), ASAN_OPTIONS="detect_leaks=0:abort_on_error=1",
+    )  # fmt: skip
+    assert found["set"] == name
