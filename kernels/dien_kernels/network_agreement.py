@@ -25,7 +25,7 @@ TOLERANCE = agreement.TOLERANCES[agreement.EXACT]
 @functools.cache
 def outcome(network: Network, device: Device) -> agreement.Outcome:
     """Return the outcome of the check of the native kernel from its file, or run the check."""
-    key = agreement.key_of(f"native-{network}", device, library.instruction_set())
+    key = agreement.key_of(f"native-{network}", device, library.identity())
     return agreement.remembered(key, lambda: agreement.compare(RESULTS[network], TOLERANCE))
 
 

@@ -95,7 +95,7 @@ def test_one_thread_and_two_give_the_same_bits() -> None:
 def test_sources_compile_without_a_warning(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-Wshadow", "-Werror", "-O0"))
     sets = build.KERNELS.get(platform.machine(), {"plain": ()})
-    assert build._compile(build.compiler(), tmp_path, sets).exists()
+    assert build.compile_library(build.compiler(), tmp_path, sets).exists()
 
 
 @pytest.mark.parametrize("place", range(3))

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import stat
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from dien_kernels import augru, explain
 from dien_kernels.backends import native
-from dien_kernels.native import build, library
+from dien_kernels.native import build, library, prebuilt
 from support.recurrences import operands
 
 STATES = """
@@ -22,9 +23,10 @@ print(call("augru", x, attention, weights, lengths, initial, implementation=sys.
 
 
 @pytest.fixture(autouse=True)
-def no_library(monkeypatch):
-    """Start as a process that has loaded none."""
+def no_library(tmp_path, monkeypatch):
+    """Start as a process that has loaded none, of a package that brings none."""
     monkeypatch.setattr(library, "_outcome", None)
+    monkeypatch.setattr(build, "PREBUILT", tmp_path / "prebuilt")
 
 
 @pytest.fixture
@@ -58,6 +60,8 @@ def run(implementation: str, **variables: str) -> subprocess.CompletedProcess:
 
 def test_the_instruction_set_is_one_of_three():
     assert library.instruction_set() in ("avx512", "avx2", "plain")
+    with build.library() as file:
+        assert native.BACKEND.identity() == f"{library.instruction_set()}, {file.stem}"
 
 
 @pytest.mark.parametrize(
@@ -195,3 +199,50 @@ def test_sources_flags_and_compiler_decide_the_name_of_the_library(tmp_path, mon
     names += [build._digest([str(other)], sets), build._digest(command, {"other": ()})]
     assert len(set(names)) == 5
     assert build._digest(command, sets) == names[2]
+
+
+@pytest.fixture
+def shipped(monkeypatch) -> Path:
+    """The library in the package, for this machine."""
+    monkeypatch.delenv("CXX", raising=False)
+    with build.library() as compiled:
+        build.PREBUILT.mkdir()
+        copy = build.PREBUILT / "copy"
+        copy.write_bytes(compiled.read_bytes())
+    name = build.prebuilt_name(sys.platform, platform.machine())
+    return build.named_library(copy, build.PREBUILT, name)
+
+
+def test_a_library_of_the_package_needs_no_compiler(shipped, no_compiler):
+    with build.library() as file:
+        assert file == shipped
+
+
+@pytest.mark.parametrize("change", ["edited sources", "a damaged file", "a named compiler"])
+def test_a_library_of_the_package_is_passed_over_for(change, shipped, tmp_path, monkeypatch):
+    if change == "edited sources":
+        sources = tmp_path / "src"
+        sources.mkdir()
+        for file in build.SOURCES.iterdir():
+            (sources / file.name).write_bytes(file.read_bytes() + b"\n")
+        monkeypatch.setattr(build, "SOURCES", sources)
+    elif change == "a damaged file":
+        shipped.write_bytes(shipped.read_bytes()[:-1])
+    monkeypatch.setenv("CXX", str(script(tmp_path / "cxx", 'echo "error: called" >&2\nexit 1')))
+    if change != "a named compiler":
+        monkeypatch.setattr(build, "compiler", lambda: [os.environ.pop("CXX")])
+    with pytest.raises(build.BuildError, match="error: called"), build.library():
+        pass
+
+
+def test_libraries_of_the_package_are_named_after_machines():
+    named = {build.prebuilt_name(*target) for target in prebuilt.TARGETS}
+    assert len(named) == len(prebuilt.TARGETS) == 3
+    assert any(name.startswith("linux-x86_64-") for name in named)
+
+
+def test_compiling_them_needs_ziglang(monkeypatch):
+    monkeypatch.setattr(prebuilt.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="the package ziglang is not installed"):
+        prebuilt.main()
+    assert not build.PREBUILT.exists()

@@ -1,4 +1,4 @@
-"""Compile the C++ kernels at first use, and find the library that was compiled before.
+"""Find the library of C++ kernels that the package brings, or compile one at first use.
 
 The library has a plain C interface, so one file serves every Python. It holds the kernels for the
 widest instruction set of this processor: those for the others would take most of the time. Its name
@@ -28,6 +28,8 @@ import jax
 from dien_kernels.cache import cache_folder
 
 SOURCES = Path(__file__).parent / "src"
+PREBUILT = Path(__file__).parent / "prebuilt"
+"""Folder of the libraries of :mod:`dien_kernels.native.prebuilt`, which wheels have."""
 FLAGS = (
     "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast",
     "-Wall", "-Wextra", "-Wno-psabi", "-g0",
@@ -87,16 +89,20 @@ def instruction_sets() -> Sets:
 
 @contextlib.contextmanager
 def library() -> Iterator[Path]:
-    """Yield the library's file, compiled unless it was before.
+    """Yield the library's file: the package's own, else one that is compiled for this machine.
 
-    In a folder that cannot be written to, the file lasts until the context ends: a library that
-    was loaded by then stays loaded.
+    It is always compiled where ``$CXX`` is set. In a folder that cannot be written to, the file
+    lasts until the context ends: a library that was loaded by then stays loaded.
 
     Raises:
       BuildError: where it cannot be compiled.
     """
     if sys.platform not in ("linux", "darwin"):
         raise BuildError(f"it is for Linux and macOS, this is {sys.platform}")
+    file = _kept(PREBUILT, prebuilt_name(sys.platform, platform.machine()))
+    if file is not None and not os.environ.get("CXX"):
+        yield file
+        return
     command, sets = compiler(), instruction_sets()
     cache, name = cache_folder(), f"native-{_digest(command, sets)}"
     file = _kept(cache, name)
@@ -108,20 +114,34 @@ def library() -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix="compiling-", dir=cache)
     except OSError:  # a read-only home: every process compiles for itself
         with tempfile.TemporaryDirectory(prefix="dien_kernels-") as own:
-            yield _compile(command, Path(own), sets)
+            yield compile_library(command, Path(own), sets)
         return
     with folder as own, _locked(cache / "native.lock"):
         file = _kept(cache, name)  # another process may have compiled it meanwhile
         if file is None:
-            compiled = _compile(command, Path(own), sets)
-            file = cache / f"{name}-{_digest_of(compiled.read_bytes())}.so"
-            compiled.replace(file)  # no process ever sees half a file
+            file = named_library(compile_library(command, Path(own), sets), cache, name)
     yield file
 
 
-def _kept(cache: Path, name: str) -> Path | None:
+def prebuilt_name(system: str, machine: str) -> str:
+    """Return the name of the library that the package brings for a kind of machine.
+
+    It has a digest of the sources: where they were edited, the library is compiled.
+    """
+    sources = b"".join(file.read_bytes() for file in sorted(SOURCES.iterdir()))
+    return f"{system}-{machine}-{_digest_of(sources + repr((FLAGS, KERNELS)).encode())}"
+
+
+def named_library(compiled: Path, folder: Path, name: str) -> Path:
+    """Move a compiled library into a folder, under a name that ends in a digest of its content."""
+    file = folder / f"{name}-{_digest_of(compiled.read_bytes())}.so"
+    compiled.replace(file)  # no process ever sees half a file
+    return file
+
+
+def _kept(folder: Path, name: str) -> Path | None:
     """Return the library that was compiled before, after removing damaged ones."""
-    for file in cache.glob(f"{name}-*.so"):
+    for file in folder.glob(f"{name}-*.so"):
         with contextlib.suppress(OSError):
             if file.stem.rpartition("-")[2] == _digest_of(file.read_bytes()):
                 return file
@@ -153,7 +173,7 @@ def _digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _compile(command: Sequence[str], folder: Path, sets: Sets) -> Path:
+def compile_library(command: Sequence[str], folder: Path, sets: Sets) -> Path:
     """Compile all files at once and link them; return the library."""
     _logger.warning("compiling the native CPU kernels, once, with %s", shlex.join(command))
     compiled = [
@@ -168,7 +188,8 @@ def _compile(command: Sequence[str], folder: Path, sets: Sets) -> Path:
     with ThreadPoolExecutor() as threads:
         list(threads.map(run, ([*command, *FLAGS, *arguments] for arguments in compiled)))
     objects = [file.name for file in sorted(folder.glob("*.o"))]
-    link = [*command, *FLAGS, "-shared", *objects, "-onative.so"]
+    without_symbols = () if sys.platform == "darwin" else ("-s",)  # its linker has no such flag
+    link = [*command, *FLAGS, "-shared", *without_symbols, *objects, "-onative.so"]
     # The C++ runtime goes into the library where there is a static one, so that the library does
     # not depend on the version of another.
     static = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")

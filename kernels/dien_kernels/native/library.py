@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from typing import NamedTuple
 
 import jax
 
@@ -14,8 +15,14 @@ TARGETS = (
     "dien_kernels_candidate_attention", "dien_kernels_last_states",
 )  # fmt: skip
 
+
+class _Library(NamedTuple):
+    instruction_set: str
+    name: str  # of the file, with a digest of its content
+
+
 _lock = threading.Lock()
-_outcome: str | BuildError | None = None  # the instruction set, or why there is none
+_outcome: _Library | BuildError | None = None  # the one that is loaded, or why there is none
 _loaded: list[ctypes.CDLL] = []  # never unloaded: programs hold pointers into it
 
 
@@ -32,6 +39,19 @@ def instruction_set() -> str:
     Raises:
       NotImplementedError: where they cannot be compiled or loaded, with the reason.
     """
+    return _library().instruction_set
+
+
+def identity() -> str:
+    """Return a text of everything that decides results: the instruction set and the library.
+
+    Raises:
+      NotImplementedError: as :func:`instruction_set` does.
+    """
+    return ", ".join(_library())
+
+
+def _library() -> _Library:
     global _outcome
     with _lock:
         if _outcome is None:
@@ -44,21 +64,21 @@ def instruction_set() -> str:
     return _outcome
 
 
-def _load() -> str:
+def _load() -> _Library:
     try:
         with build.library() as file:
-            library = ctypes.CDLL(str(file))
+            library, name = ctypes.CDLL(str(file)), file.stem
     except OSError as error:  # a folder without permission to execute, for example
         raise BuildError(f"the compiled library does not load: {error}") from error
     library.dien_kernels_instruction_set.restype = ctypes.c_char_p
     instructions = library.dien_kernels_instruction_set().decode()
     if not instructions:
         raise BuildError("the compiled library has no kernels for this processor")
-    for name in TARGETS:
+    for target in TARGETS:
         try:
-            capsule = jax.ffi.pycapsule(getattr(library, name))
-            jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+            capsule = jax.ffi.pycapsule(getattr(library, target))
+            jax.ffi.register_ffi_target(target, capsule, platform="cpu")
         except Exception as error:  # of XLA: an interface of another version
             raise BuildError(f"JAX {jax.__version__} does not take the library: {error}") from error
     _loaded.append(library)
-    return instructions
+    return _Library(instructions, name)
