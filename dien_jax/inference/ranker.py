@@ -208,7 +208,7 @@ class Ranker:
         """Compile every program, so that no later call waits for compilation.
 
         This takes about half a second for each combination of padded sizes;
-        :func:`dien_jax.utils.compile_cache.enable_compile_cache` keeps the programs on disk.
+        :func:`dien_jax.utils.enable_compile_cache` keeps the programs on disk.
 
         Args:
           users: maximum number of requests of one :meth:`rank_many`; 8 covers any number.

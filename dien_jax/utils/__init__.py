@@ -1,8 +1,9 @@
 """Tools without a subject: files, console, plots, memory, compile cache, optional dependencies.
 
-Nothing here knows models, data or settings. One function is public.
+Nothing here knows models, data or settings. Two functions are public.
 """
 
+from dien_jax.utils.compile_cache import enable_compile_cache
 from dien_jax.utils.memory import keep_freed_memory
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["enable_compile_cache", "keep_freed_memory"]

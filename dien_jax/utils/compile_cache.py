@@ -4,8 +4,6 @@ import hashlib
 import platform
 from pathlib import Path
 
-import jax
-
 from dien_jax.errors import UserError
 from dien_jax.utils.files import user_cache
 
@@ -20,7 +18,14 @@ def enable_compile_cache() -> None:
     ``JAX_ENABLE_COMPILATION_CACHE=false`` stays off. Each kind of processor has its own folder:
     a home folder may be shared by machines with different instruction sets. A user without a home
     folder has no cache.
+
+    The commands call this when they start. Functions of the package never do: it changes the
+    configuration of JAX for the whole process.
+
+    >>> enable_compile_cache()
     """
+    import jax  # here, so that importing dien_jax.utils does not import it
+
     if jax.config.values["jax_compilation_cache_dir"] is None:
         try:
             lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
