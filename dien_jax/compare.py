@@ -25,8 +25,8 @@ class Arguments:
     """Compare runs: metrics, settings that differ, and differences to the first with intervals."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders of dien_jax.train, and folders in the --out of dien_jax.baselines. The others are
-    compared with the first."""
+    """Folders of runs, and of models that dien_jax.baselines wrote below its --out. The first is
+    compared with each of the others."""
     split: Literal["test", "valid"] = "test"
     """Split whose examples the differences are computed on."""
     out: Path | None = None

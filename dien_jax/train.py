@@ -46,7 +46,8 @@ class Arguments:
     """Train a click model on a dataset folder. To make one, see python -m dien_jax.prepare."""
 
     preset: tyro.conf.Positional[str] = DEFAULT_PRESET
-    """Named settings to start from; must come before all flags. The help shows its defaults."""
+    """Named settings to start from; must come before all flags. --help shows the defaults that it
+    gives."""
     preset_file: Path | None = None
     """JSON file of settings to start from instead of a preset. It may hold any of the groups model,
     optim and train, completely or in part, and the "preset" that it changes. The config.json of a
