@@ -73,7 +73,11 @@ class Operands(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Arrays that the forward launch keeps, in the layout; any finite value at dead steps."""
+    """Arrays that the forward launch keeps, in the layout; any finite value at dead steps.
+
+    The backward launch reads them; the gradient of the recurrent weights, which backends share,
+    reads ``reset``.
+    """
 
     reset: Leaf
     update: Leaf
@@ -154,6 +158,6 @@ class HistoryBackend:
     name: str  # as in implementation=
     # (plan, histories) to all states [B, T, H] and the last ones [B, H], with its own derivative.
     run: Callable[[Plan, Any], tuple[jax.Array, jax.Array]]
-    # Prepares it and returns what its outcomes depend on, beside sources and versions. Raises
+    # Prepares it and returns what its outcomes depend on, besides sources and versions. Raises
     # NotImplementedError where it cannot run, with the reason.
     identity: Callable[[], str]
