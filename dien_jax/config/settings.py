@@ -61,7 +61,7 @@ def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 
 def network_implementation(recurrence: Implementation) -> NetworkImplementation:
-    """Return the implementation of networks beside recurrences of the given one."""
+    """Return the implementation of attention and auxiliary loss for one of the recurrences."""
     if recurrence in typing.get_args(NetworkImplementation):
         return typing.cast(NetworkImplementation, recurrence)
     return "xla"
@@ -88,8 +88,8 @@ class ModelConfig:
     form: Form = "paper"
     """Definition of the gates, of which two are published; see kernels/README.md."""
     recurrence: Implementation = "auto"
-    """Implementation of the recurrences and, if it is auto, reference, xla or native, of attention
-    and the auxiliary loss, which are xla's otherwise; see kernels/README.md."""
+    """Implementation of the recurrences; see kernels/README.md. Attention and the auxiliary loss
+    have the same if it is auto, reference, xla or native, and xla with the others."""
     recurrence_precision: Precision = "highest"
     """Precision of the recurrences' matmuls: highest is float32; high and default are faster on GPU
     and TPU."""

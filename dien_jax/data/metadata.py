@@ -114,14 +114,14 @@ def repeated(values: Sequence[str]) -> str | None:
 
 
 def check_vocabulary(file: Path, size: int) -> None:
-    """Check the number of lines of a vocabulary, and that no value is there twice."""
+    """Check the number of lines of a vocabulary, and that no value occurs twice."""
     check_lines(file, size)
     with reading(file), file.open("rb") as stream:
         next(stream)  # the unknown value
         hashes = np.fromiter((hash(line) for line in stream), np.int64)
     hashes.sort()
     if (hashes[1:] == hashes[:-1]).any() and (twice := repeated(read_values(file))) is not None:
-        raise UserError(f"{file}: the value {twice!r} is there twice; its two ids mean the same")
+        raise UserError(f"{file}: the value {twice!r} occurs twice; its two ids mean the same")
 
 
 def check_lines(file: Path, expected: int) -> None:

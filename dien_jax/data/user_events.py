@@ -53,7 +53,7 @@ class UserEvents:
             raise UserError("it is empty")
         time = self._clock.read("a time", text, self._earliest)
         if not 0 <= time <= self._clock.limit:
-            raise UserError(f"{text!r} lies before 1970, or beyond 9999 in {self._clock.unit}")
+            raise UserError(f"{text!r} is before 1970, or beyond 9999 in {self._clock.unit}")
         return time
 
 

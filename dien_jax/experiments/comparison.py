@@ -60,7 +60,7 @@ def compare_runs(
     ['run', 'preset', 'data', 'seed']
     """
     if not folders:
-        raise UserError("which runs? Give one or more run folders")
+        raise UserError("expected one or more run folders, found none")
     runs = load_summaries(folders)
     dataset = None if data is None else _data_of(runs[0], data)
     for run in runs:

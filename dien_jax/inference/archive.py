@@ -244,7 +244,7 @@ def _vocabulary(
     if len(values) != feature.size:
         raise UserError(f"{file}, {name}: expected {feature.size} values, found {len(values)}")
     if (twice := repeated(values)) is not None:
-        raise UserError(f"{file}, {name}: the value {twice!r} is there twice")
+        raise UserError(f"{file}, {name}: the value {twice!r} occurs twice")
     if digests is not None and digests.get(feature.name) != lines_digest(values):
         raise UserError(f"{file}, {name}: expected the values that were exported, found others")
     return values

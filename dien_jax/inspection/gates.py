@@ -140,11 +140,11 @@ def missing_measures(model: ModelConfig) -> list[str]:
         pooling = "mean" if model.pooling == "mean" else "sum"
         lines = [f"{name} has no attention; it uses the {pooling} of the history's embeddings"]
         if model.extractor == "none":
-            lines.append(f"{name} has no recurrence, hence no gates; it ignores the order of items")
+            lines.append(f"{name} has no recurrence, so no gates; it ignores the order of items")
         return lines
     if model.evolution == "attention":
         place = "" if model.extractor == "none" else " in interest evolution"
-        return [f"{name} has attention but no recurrence{place}, hence no update gate"]
+        return [f"{name} has attention but no recurrence{place}, so it has no update gate"]
     if model.evolution == "agru":
         return [f"{name} has no update gate: attention is the share of the state that is replaced"]
     if "update_gate" not in available_measures(model):

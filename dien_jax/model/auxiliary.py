@@ -98,7 +98,7 @@ class AuxiliaryNetwork(nn.Module):
 def auxiliary_positions(
     lengths: Int[Array, " B"], weights: Float[Array, " B"], steps: int
 ) -> Bool[Array, "B S"]:
-    """Return the positions t whose state has a real next behaviour to tell: ``t + 1 < length``.
+    """Return the positions t whose state has a real next behaviour: ``t + 1 < length``.
 
     >>> import jax.numpy as jnp
     >>> from dien_jax.model import auxiliary_positions

@@ -141,7 +141,7 @@ class InterestModel(nn.Module):
     ) -> ModelOutput:
         """Run one forward pass.
 
-        ``negatives`` are item ids to tell behaviours 1 to T - 1 from; without them there is no
+        ``negatives`` are sampled item ids for behaviours 1 to T - 1; without them there is no
         auxiliary loss. ``train`` uses the batch's statistics and dropout, which needs its key.
         """
         lengths = jnp.asarray(batch.lengths)

@@ -180,7 +180,7 @@ class ColumnOptions(LogOptions):
             if column in context and name in {*EXAMPLE_COLUMNS, PROBABILITY}:
                 taken.setdefault(name, "a column of every example")
             if name in taken:
-                problem = f"that name is taken by {taken[name]}, case aside; rename the column"
+                problem = f"that name is taken by {taken[name]}, ignoring case; rename the column"
                 raise UserError(f"{column.flag} {column.name}: {problem}")
             taken[name] = column.flag
         return Features(item, user, context, self.separator, self.max_values)

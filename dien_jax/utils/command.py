@@ -170,7 +170,7 @@ def _clean_sigterm(message: str) -> Iterator[None]:
 def _ctrl_c_is_not_lost() -> Iterator[None]:
     """Raise Ctrl-C again where it came during a callback of the garbage collector.
 
-    JAX has such a callback. Python reports an exception that leaves one, and goes on.
+    JAX has such a callback. Python reports an exception that leaves one, and continues.
     """
     report = sys.unraisablehook
 

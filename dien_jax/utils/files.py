@@ -237,7 +237,7 @@ def remove_left_partials(target: Path) -> None:
 
 
 def _busy(target: Path, process: int | str) -> UserError:
-    return UserError(f"{target} is being written by process {process}; wait for its end")
+    return UserError(f"{target} is being written by process {process}; wait until it ends")
 
 
 @contextlib.contextmanager
@@ -260,7 +260,7 @@ def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
             except BlockingIOError as error:
                 stream.seek(0)
                 holder = stream.read(20) or "that has just started"
-                problem = f"{name} is in use by process {holder}; wait for its end"
+                problem = f"{name} is in use by process {holder}; wait until it ends"
                 raise UserError(problem) from error
             stream.truncate(0)
             stream.write(str(os.getpid()))

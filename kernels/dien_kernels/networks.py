@@ -128,7 +128,7 @@ def auxiliary_loss(
     *,
     implementation: NetworkImplementation = "auto",
 ) -> jax.Array:
-    """Return the loss of telling the behaviour that follows a state from sampled ones, in nats.
+    """Return the loss of distinguishing the next behaviour of a state from sampled ones, in nats.
 
     Position t of a row has state t, the real behaviour ``history[:, t + 1]`` and the sampled ones
     ``sampled[:, :, t]``. With the score l of an MLP of [state, behaviour], with sigmoids after all

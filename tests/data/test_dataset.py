@@ -346,7 +346,7 @@ def test_id_twice_in_a_vocabulary_is_refused(folder: Path) -> None:
     file.write_text(f"{first}\n{first}\n{unknown}x\n")
     open_dataset(folder)  # the name of the unknown row is not a value
     file.write_text(f"{unknown}\n{first}\n{first}\n")
-    with pytest.raises(UserError, match=rf"user\.txt: the value '{first}' is there twice"):
+    with pytest.raises(UserError, match=rf"user\.txt: the value '{first}' occurs twice"):
         open_dataset(folder)
     file.write_text(f"{unknown}\n{first}\n\\u{ord(first[0]):04x}{first[1:]}\n")
     opened = open_dataset(folder)

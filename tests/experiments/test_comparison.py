@@ -330,7 +330,7 @@ def test_undefined_metrics_are_said_to_be_so(runs, tmp_path, capfd, scored):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "which runs?"),
+        ([], "expected one or more run folders, found none"),
         (["nowhere"], "run folder nowhere does not exist"),
         (["."], ". is not a run folder: it has no config.json"),
         (["{run}", "{run}"], "0.02-0 is given twice"),

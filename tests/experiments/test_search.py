@@ -311,7 +311,7 @@ def test_folder_of_something_else_is_refused(command, tmp_path, capfd):
 def test_folder_in_use_is_refused(command, scripted, capfd):
     assert tune.main([*command, "--trials=1"]) == 0
     with locked(Path(command[3]), "--out"):
-        message = f"is in use by process {os.getpid()}; wait for its end"
+        message = f"is in use by process {os.getpid()}; wait until it ends"
         assert message in refusal([*command, "--trials=2"], capfd)
 
 

@@ -183,7 +183,7 @@ REQUEST_TIMES = {
     "1e400": "must be a whole number or an ISO date",
     "7.5": "must be a whole number or an ISO date",
     "9" * 5000: "must be a whole number or an ISO date",
-    "-5": "lies before 1970, or beyond 9999",
+    "-5": "is before 1970, or beyond 9999",
     "1300000000000": "looks like milliseconds, got 1300000000000; the log has seconds",
     "2024-02-30": "must be a whole number or an ISO date",
     "10000-01-01": "must be a whole number or an ISO date",
@@ -350,7 +350,7 @@ FILES: list[Case | Any] = [
     Case(
         *("prepare", "columns", "features that differ by case"),
         arguments=preparing("log.csv", "--user-features", "Category"),
-        message="Category: that name is taken by --item-features, case aside",
+        message="Category: that name is taken by --item-features, ignoring case",
     ),
 ]
 

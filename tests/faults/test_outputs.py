@@ -189,5 +189,5 @@ def test_second_writer_is_refused_with_the_number_of_the_first(name, workspace, 
         before = faults.contents(workspace)
         ending = faults.run_in_process(command, *arguments)
         assert ending.status == 2, ending.output
-        assert f"process {holder}; wait for its end" in faults.flat(ending.output)
+        assert f"process {holder}; wait until it ends" in faults.flat(ending.output)
         assert not [path for path in faults.contents(workspace) if path not in before]

@@ -75,7 +75,7 @@ EDITS = {
     ),
     "an id twice": (
         without_digests(in_json(ITEMS, lambda v: v.__setitem__(2, v[1]))),
-        r"vocabularies/item\.json: the value .* is there twice",
+        r"vocabularies/item\.json: the value .* occurs twice",
     ),
     "a value too many": (in_json(ITEMS, lambda v: v.append("x")), "expected 4 values, found 5"),
     "a number as an id": (

@@ -223,7 +223,7 @@ def test_training_starts_at_the_given_time_with_whole_histories(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"train_from": "4"}, "--train-from must lie before validation, which starts at 4, got 4"),
+        ({"train_from": "4"}, "--train-from must be before validation, which starts at 4, got 4"),
         ({"train_from": "soon"}, "--train-from must be a whole number or an ISO date"),
     ],
 )

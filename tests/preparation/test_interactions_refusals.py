@@ -22,8 +22,8 @@ def expected(tmp_path_factory) -> dict[str, list[str]]:
     ("line", "reason"),
     [
         ("x,i,c,-5", "timestamp '-5' is negative"),
-        ("x,i,c,1e15", "timestamp '1e15' lies beyond the year 9999 in seconds"),
-        ("x,i,c,inf", "timestamp 'inf' lies beyond the year 9999"),
+        ("x,i,c,1e15", "timestamp '1e15' is beyond the year 9999 in seconds"),
+        ("x,i,c,inf", "timestamp 'inf' is beyond the year 9999"),
         ("x,i,c,nan", "timestamp 'nan' is not a whole number"),
         ("x,i,c,7.5", "timestamp '7.5' is not a whole number"),
         ("x,i,c,2014-02-28", "timestamp '2014-02-28' is not a whole number"),
@@ -212,7 +212,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, changes, match):
 @pytest.mark.parametrize(
     ("valid_from", "test_from", "match"),
     [
-        ("104", "103", "--test-from must not lie before"),
+        ("104", "103", "--test-from must not be before"),
         ("soon", "103", "--valid-from must be a whole number or an ISO date, got 'soon'"),
     ],
 )

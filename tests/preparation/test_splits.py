@@ -208,5 +208,5 @@ def test_shares_that_leave_nothing_are_refused(valid_share, test_share, message)
 
 def test_borders_the_wrong_way_round_are_refused(tmp_path):
     options = LogOptions(out=tmp_path, split="by-time", valid_from="5", test_from="4")
-    with pytest.raises(UserError, match="--test-from must not lie before --valid-from"):
+    with pytest.raises(UserError, match="--test-from must not be before --valid-from"):
         resolve_times(options, np.arange(9), Clock(iso=False, unit="seconds"))

@@ -146,7 +146,7 @@ def test_lock_keeps_others_out_and_that_of_a_killed_process_is_free(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        problem = f"--out x is in use by process {holder.pid}; wait for its end"
+        problem = f"--out x is in use by process {holder.pid}; wait until it ends"
         with pytest.raises(UserError, match=problem), locked(tmp_path, "--out x"):
             pass
         holder.kill()

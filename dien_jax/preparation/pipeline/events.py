@@ -183,7 +183,7 @@ def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Tabl
         time = _moment(stamp)
         reasons += [
             (time.isnull(), shown + "is not an ISO date"),
-            (time < 0, shown + "lies before 1970"),
+            (time < 0, shown + "is before 1970"),
         ]
     else:
         time = _number(stamp)
@@ -196,7 +196,7 @@ def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Tabl
             (time < 0, shown + "is negative"),
             (is_other & (time <= END_OF_9999 * 1000), shown + mixed),
         ]
-    reasons += [(time > clock.limit, shown + f"lies beyond the year 9999 in {clock.unit}")]
+    reasons += [(time > clock.limit, shown + f"is beyond the year 9999 in {clock.unit}")]
     typed = {"time": time.try_cast("int64")}
     if "label" in rows.columns:
         label = rows.label.try_cast("float64")

@@ -148,7 +148,7 @@ def _notes(options: ImplicitOptions, events: Events, targets: dict[str, np.ndarr
     notes = []
     single = np.count_nonzero(np.diff(events.offsets) == 1)
     if single:
-        notes.append(f"{single:,} users have one event, hence no history and no example")
+        notes.append(f"{single:,} users have one event, so no history and no example")
     if options.split != "by-time":
         last = np.sort(np.concatenate([targets["valid"], targets["test"]]))
         tied = splits.tied_targets(last, events.timestamp, events.offsets)

@@ -27,14 +27,14 @@ def resolve_times(
         valid = clock.read("--valid-from", options.valid_from, earliest)
         test = clock.read("--test-from", options.test_from, earliest)
         if test < valid:
-            raise UserError(f"--test-from must not lie before --valid-from, got {test} < {valid}")
+            raise UserError(f"--test-from must not be before --valid-from, got {test} < {valid}")
         borders = Borders(valid, test)
     if options.train_from is None:
         return borders, None
     begin = clock.read("--train-from", options.train_from, earliest)
     if begin >= borders.valid:
         limit = f"which starts at {borders.valid}, got {begin}"
-        raise UserError(f"--train-from must lie before validation, {limit}")
+        raise UserError(f"--train-from must be before validation, {limit}")
     return borders, begin
 
 

@@ -73,7 +73,7 @@ class EarlierItems:
         self._events = np.append(events[order], 0)
 
     def contain(self, row: np.ndarray, item: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """Tell for each of the rows whether it has the item before the event ``end``."""
+        """Return for each of the rows whether it has the item before the event ``end``."""
         keys = self._owner[row] * self._num_items + item
         place = np.searchsorted(self._keys, keys)
         return (self._keys[place] == keys) & (self._events[place] < end)

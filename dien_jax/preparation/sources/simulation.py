@@ -1,6 +1,6 @@
 """Simulated users whose interests drift and evolve, with the true click probability of each row.
 
-The world: every item lies on the path of one category, its interest. A user has two to four
+The world: every item is on the path of one category, its interest. A user has two to four
 interests, popular ones more often, and a place on the path of each. Step by step
 
     stay with the current interest, or jump to another one     (drift)

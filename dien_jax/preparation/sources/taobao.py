@@ -86,7 +86,7 @@ def _narrow(
 
     behaviour, time = clean.behaviour.fill_null(""), clean.time
     row = ibis.literal("user ") + clean.user + ", item " + clean.item + ": "
-    shown = row + "the timestamp " + time.cast("string") + " lies outside the nine days"
+    shown = row + "the timestamp " + time.cast("string") + " is outside the nine days"
     reason = ibis.cases(
         (~behaviour.isin(BEHAVIOURS), row + "the behaviour is '" + behaviour + "'"),
         ((time < FIRST_SECOND) | (time >= END), shown),
