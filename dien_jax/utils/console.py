@@ -130,8 +130,8 @@ class ProgressLine:
         if self._redrawn is not None:
             self._redrawn.stop()
             self._redrawn = None
-        if line is not None and self._display is not None:
-            self._show(line)
+        if self._display is not None:  # a display cannot be removed: without a line it is empty
+            self._show(line or "")
         elif line is not None:
             say(line)
         self._display = None

@@ -83,7 +83,7 @@ def test_dumb_terminal_gets_lines(monkeypatch):
     assert terminal.getvalue() == "step 1\n"
 
 
-def test_notebook_has_one_display_that_changes(notebook, capfd, monkeypatch):
+def test_notebook_has_one_display_that_changes_and_ends_empty(notebook, capfd, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     line = ProgressLine()
@@ -93,7 +93,7 @@ def test_notebook_has_one_display_that_changes(notebook, capfd, monkeypatch):
     line.say("above")
     line.close()
     bar = "━" * (console.BAR_WIDTH // 2) + "╌" * (console.BAR_WIDTH // 2)
-    assert notebook == [[f"{bar} step 1", f"{bar} step 3"]]
+    assert notebook == [[f"{bar} step 1", f"{bar} step 3", ""]]
     assert capfd.readouterr() == ("", "above\n")
 
 
