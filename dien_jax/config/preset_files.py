@@ -28,16 +28,18 @@ TABLES = "tables"
 OPTIONAL_FIELDS = {WARM_START, VOCABULARIES, TABLES}
 
 
+RECENT: dict[str, dict[str, Any]] = {"model": {"ensemble": 1}}
+"""Settings that no run of an earlier version records, and what these were trained with."""
 EARLIER: dict[str, dict[str, Any]] = {
-    "model": {"statistics": False, "logistic_regression": False},
+    "model": {**RECENT["model"], "statistics": False, "logistic_regression": False},
     "train": {"unknown_items": 0.0, "calibrate": False, "click_rate": None},
 }
-"""Settings that runs of an earlier version do not record, and what they were trained with."""
+"""The same for versions whose runs have no ``tables``, and which may lack more settings."""
 
 
-def complete_earlier(values: dict[str, Any]) -> None:
+def complete_earlier(values: dict[str, Any], *, has_tables: bool = False) -> None:
     """Add to the settings of a run of an earlier version those that it was trained without."""
-    for group, settings in EARLIER.items():
+    for group, settings in (RECENT if has_tables else EARLIER).items():
         if isinstance(recorded := values.get(group), dict):
             values[group] = settings | recorded
 
@@ -68,8 +70,9 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
     given = read_json(file, dict[str, Any])
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
+        has_tables = TABLES in given
         given = {key: given[key] for key in given if key not in RUN_FIELDS | OPTIONAL_FIELDS}
-        complete_earlier(given)
+        complete_earlier(given, has_tables=has_tables)
     try:
         if not isinstance(name, str):
             raise UserError(f"preset must be a name, got {name!r}")

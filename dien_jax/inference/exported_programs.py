@@ -23,6 +23,7 @@ from dien_jax.config.settings import Attention, Config, Evolution
 from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import FeatureTables, MultiValued, Schema
 from dien_jax.errors import UserError, reason
+from dien_jax.model.ensemble import mean_of_networks
 from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.logit_map import CALIBRATION, click_probability
 from dien_jax.runs.checkpoints import named_leaves
@@ -82,14 +83,20 @@ def row_scores(
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights, dict[str, Any]], jax.Array]]:
     """Return the weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function."""
     weights, rebuild = named_weights(trained)
-    model = InterestModel(_with_recurrence(trained, recurrence).model, trained.dataset.schema)
+    config = _with_recurrence(trained, recurrence).model
+    model = InterestModel(config, trained.dataset.schema)
+
+    def logits(variables: Any, batch: Batch, tables: FeatureTables) -> jax.Array:
+        return cast(ModelOutput, model.apply(variables, batch, tables)).logits
+
+    mean_logits = mean_of_networks(config.ensemble, logits)
 
     def score_rows(weights: Weights, inputs: dict[str, Any]) -> jax.Array:
         variables, tables = rebuild(weights)
         ones = jnp.ones(inputs["lengths"].shape, jnp.float32)
         batch = Batch(**_structured(inputs), label=ones, weight=ones)
-        output = cast(ModelOutput, model.apply(variables, batch, tables))
-        return click_probability(output.logits, variables.get(CALIBRATION))
+        mean = mean_logits(variables, batch, tables)
+        return click_probability(mean, variables.get(CALIBRATION))
 
     return weights, score_rows
 
@@ -190,8 +197,9 @@ def check_programs(
         for feature in getattr(schema, group):
             rows = feature.size
             embedding = weights.get(f"params/{group}_embeddings/{feature.name}")
-            if rows is not None and embedding is not None and len(embedding) != rows:
-                found = f"{len(embedding)} embeddings for {rows} values of {feature.name!r}"
+            embeddings = None if embedding is None else embedding.shape[-2]
+            if rows is not None and embeddings is not None and embeddings != rows:
+                found = f"{embeddings} embeddings for {rows} values of {feature.name!r}"
                 raise UserError(f"{file}: expected one embedding for each value, found {found}")
 
 

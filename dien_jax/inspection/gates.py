@@ -22,6 +22,7 @@ from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.model.ensemble import mean_of_networks
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.logit_map import LogitMap, click_probability
 
@@ -58,7 +59,8 @@ MEASURES = {
 class Internals(NamedTuple):
     """Click probabilities of a batch, ``[B]``, and its measures by name, ``[B, T]`` each.
 
-    Gates are means over the H units. A measure that the model lacks is left out.
+    Gates are means over the H units, and measures of an ensemble are means over its networks. A
+    measure that the model lacks is left out.
     """
 
     probability: Array
@@ -89,14 +91,8 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
-    def internals(
-        params: Any,
-        stats: Any,
-        features: FeatureTables,
-        batch: Batch,
-        logit_map: LogitMap | None = None,
-    ) -> Internals:
-        variables = {"params": params, "batch_stats": stats}
+    def of_network(variables: Any, features: FeatureTables, batch: Batch) -> tuple[Any, dict]:
+        params = variables["params"]
         output, captured = model.apply(
             variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
         )
@@ -120,7 +116,19 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
         if model_config.evolution == "augru":
             is_paper = model_config.form == "paper"
             measures["update"] = attention * gate if is_paper else 1 - (1 - attention) * (1 - gate)
-        return Internals(click_probability(output.logits, logit_map), measures)
+        return output.logits, measures
+
+    def internals(
+        params: Any,
+        stats: Any,
+        features: FeatureTables,
+        batch: Batch,
+        logit_map: LogitMap | None = None,
+    ) -> Internals:
+        variables = {"params": params, "batch_stats": stats}
+        mean = mean_of_networks(model_config.ensemble, of_network)
+        logits, measures = mean(variables, features, batch)
+        return Internals(click_probability(logits, logit_map), measures)
 
     return jax.jit(internals)
 

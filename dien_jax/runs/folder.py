@@ -149,8 +149,7 @@ class Run:
         about = as_type(values, _RunFile, file)
         schema_from_json(about["schema"], f"{file}, schema")
         settings = {name: values[name] for name in values if name not in _RunFile.__annotations__}
-        if TABLES not in values:  # a version that kept no tables may lack settings too
-            complete_earlier(settings)
+        complete_earlier(settings, has_tables=TABLES in values)
         try:
             config = Config.from_dict(settings, complete=True)
         except UserError as error:

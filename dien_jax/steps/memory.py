@@ -27,6 +27,8 @@ def require_step_memory(config: Config, schema: Schema, rows: int, steps: int) -
     names = ["train.batch_size"] * (rows > 1) + ["train.max_history"]
     if config.model.auxiliary_weight:
         names.append("model.auxiliary_negatives")
+    if config.model.ensemble > 1:
+        names.append("model.ensemble")
     advice = f"choose a smaller {', '.join(names)} or model"
     require_memory(step_bytes(config, schema, rows, steps), _device_bytes(), subject, advice)
 
@@ -49,7 +51,8 @@ def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
         numbers += (1 + model.auxiliary_negatives) * embedding
         ids += model.auxiliary_negatives
     size = jnp.dtype(model.compute).itemsize
-    return rows * (steps * (numbers * size + 4 * ids) + sum(model.layers) * size)
+    of_row = steps * numbers * size + sum(model.layers) * size
+    return rows * (model.ensemble * of_row + steps * 4 * ids)
 
 
 def _device_bytes() -> int | None:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.model.ensemble import each_network, mean_of_networks
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.logit_map import LogitMap, click_probability
 
@@ -31,6 +33,12 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
     """
     model = InterestModel(config.model, schema)
 
+    def logits(variables: Any, batch: Batch, features: FeatureTables) -> jax.Array:
+        output: Any = model.apply(variables, batch, features)
+        return output.logits
+
+    mean_logits = mean_of_networks(config.model.ensemble, logits)
+
     def predict(
         params: Any,
         batch_stats: Any,
@@ -38,8 +46,8 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
         batch: Batch,
         logit_map: LogitMap | None = None,
     ) -> jax.Array:
-        output: Any = model.apply({"params": params, "batch_stats": batch_stats}, batch, features)
-        return click_probability(output.logits, logit_map)
+        variables = {"params": params, "batch_stats": batch_stats}
+        return click_probability(mean_logits(variables, batch, features), logit_map)
 
     return jax.jit(predict)
 
@@ -47,13 +55,21 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
 def make_summary_step(config: Config, schema: Schema) -> Callable[..., dict[str, jax.Array]]:
     """Return the jitted ``summarise(params, batch_stats, features, batch)``, for histograms.
 
-    It gives what the model has of the states and attention of :class:`ModelOutput`.
+    It gives what the model has of the states and attention of :class:`ModelOutput`. The networks
+    of an ensemble are their last axis.
     """
-    model = InterestModel(config.model, schema)
+    model, ensemble = InterestModel(config.model, schema), config.model.ensemble
 
-    def summarise(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> dict:
-        output = model.apply({"params": params, "batch_stats": batch_stats}, batch, features)
+    def of_network(variables: Any, batch: Batch, features: FeatureTables) -> dict:
+        output = model.apply(variables, batch, features)
         names = ("interest_states", "attention", "final_state")
         return {name: value for name in names if (value := getattr(output, name)) is not None}
+
+    def summarise(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> dict:
+        variables = {"params": params, "batch_stats": batch_stats}
+        summary = each_network(ensemble, of_network)(variables, batch, features)
+        if ensemble == 1:
+            return summary
+        return jax.tree.map(lambda value: jnp.moveaxis(value, 0, -1), summary)
 
     return jax.jit(summarise)

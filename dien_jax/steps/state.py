@@ -11,6 +11,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.data.statistics import blank_statistics
 from dien_jax.errors import UserError
+from dien_jax.model.ensemble import network_axes, without_copies
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.memory import require_state_memory, require_step_memory
 from dien_jax.steps.negatives import Sampler, make_sampler
@@ -18,7 +19,10 @@ from dien_jax.steps.optimizer import make_optimizer
 
 
 class TrainState(NamedTuple):
-    """Everything a run carries from step to step; step k uses ``fold_in(key, k)``."""
+    """Everything a run carries from step to step; step k uses ``fold_in(key, k)``.
+
+    Those of an ensemble are stacked, see :mod:`dien_jax.model.ensemble`.
+    """
 
     params: Any
     batch_stats: Any
@@ -78,10 +82,10 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
     require_step_memory(config, schema, config.train.batch_size, shortest)
     require_step_memory(config, schema, 1, longest)
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    model = InterestModel(config.model, schema)
+    model, ensemble = InterestModel(config.model, schema), config.model.ensemble
     optimizer = make_optimizer(config, schema, steps_per_epoch)
 
-    def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
+    def network(key: jax.Array) -> tuple[Any, Any]:
         groups = (schema.item[1:], schema.user[1:])
         item, user = ({f.name: blank_values(f, 1) for f in group} for group in groups)
         statistics = blank_statistics(schema) if config.model.statistics else {}
@@ -89,8 +93,15 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)
         variables = model.init({"params": key, "dropout": key}, batch, tables, negatives)
-        params = variables["params"]
-        return params, variables.get("batch_stats", {}), optimizer.init(params)
+        return variables["params"], variables.get("batch_stats", {})
+
+    def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
+        if ensemble == 1:
+            params, batch_stats = network(key)
+        else:
+            params, batch_stats = jax.vmap(network)(jax.random.split(key, ensemble))
+            params = without_copies(network_axes(params), params)
+        return params, batch_stats, optimizer.init(params)
 
     initialised = jax.jit(initialise)
     try:

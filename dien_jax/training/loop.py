@@ -310,7 +310,8 @@ class Trainer:
         places = {"final_state": real}
         values = {name: value[places.get(name, live)] for name, value in summary.items()}
         for group in ("item", "user", "context"):
-            for name, rows in params.get(f"{group}_embeddings", {}).items():
+            for name, table in params.get(f"{group}_embeddings", {}).items():
+                rows = table.reshape(-1, table.shape[-1])  # those of all networks
                 stride = -(-len(rows) // HISTOGRAM_ROWS)
                 values[f"{group}_embeddings/{name}"] = np.asarray(rows[::stride])
         return values

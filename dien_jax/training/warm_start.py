@@ -19,6 +19,7 @@ from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError
+from dien_jax.model.ensemble import join_networks, split_networks
 from dien_jax.model.logistic_regression import WEIGHTS
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import restore_state
@@ -34,12 +35,16 @@ NEW = -1
 
 
 class Source(NamedTuple):
-    """The run to start from: its folder and data, and step and state of its best checkpoint."""
+    """The run to start from: its folder and data, and step and state of its best checkpoint.
+
+    ``ensemble`` is the number of its networks.
+    """
 
     folder: Path
     dataset: Dataset
     step: int
     state: TrainState
+    ensemble: int
 
 
 class Grown(NamedTuple):
@@ -72,7 +77,8 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         before = open_dataset(run.data)
         run.check_same_data(before)
         _check_features(before.schema, dataset)
-        return Source(folder, before, *restore_state(folder, run, before))
+        state = restore_state(folder, run, before)
+        return Source(folder, before, *state, run.config.model.ensemble)
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
 
@@ -122,26 +128,34 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     rows, new_rows = dict[Table, np.ndarray](), {}
     for group in ("item", "user", "context"):
         for feature in getattr(dataset.schema, group):
-            name = feature.name
-            if feature.size is None:
-                continue
-            matches = trained_rows(source.dataset.vocabulary(name), dataset.vocabulary(name))
-            rows[group, name] = matches
-            new_rows[name] = int(np.count_nonzero(matches == NEW))
-            embeddings = params[f"{group}_embeddings"]
-            table = embeddings[name]
-            counts = source.dataset.popularity[1:]
-            rarity = 1 / np.maximum(counts, 1) if name == "item" else None
-            start = table[UNKNOWN] if name == "user" else mean_row(table, rarity)
-            embeddings[name] = grown_table(table, matches, start)
-            if weights := params.get("logistic_regression", {}).get(f"{group}_{WEIGHTS}"):
-                weights[name] = grown_table(weights[name], matches, 0.0)
-    optimizer_state = _grown_slots(source.state.optimizer_state, rows)
+            if feature.size is not None:
+                before, now = (of.vocabulary(feature.name) for of in (source.dataset, dataset))
+                rows[group, feature.name] = matches = trained_rows(before, now)
+                new_rows[feature.name] = int(np.count_nonzero(matches == NEW))
+    rarity = 1 / np.maximum(source.dataset.popularity[1:], 1)
+    networks = split_networks(source.ensemble, (params, source.state.optimizer_state))
+    params, optimizer_state = join_networks(
+        [(_grown_tables(of, rows, rarity), _grown_slots(slots, rows)) for of, slots in networks]
+    )
     keeps = _described(optimizer_state) == _described(fresh.optimizer_state)
     if not keeps:
         optimizer_state = fresh.optimizer_state
     state = fresh._replace(params=params, batch_stats=batch_stats, optimizer_state=optimizer_state)
     return Grown(state, new_rows, keeps)
+
+
+def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray) -> Any:
+    """Return a network's parameters for the grown tables; ``rarity`` weighs items but unknown."""
+    params = jax.tree.map(lambda leaf: leaf, params)  # other dicts, whose tables change
+    for (group, name), matches in rows.items():
+        embeddings = params[f"{group}_embeddings"]
+        table = embeddings[name]
+        weights = rarity if name == "item" else None
+        start = table[UNKNOWN] if name == "user" else mean_row(table, weights)
+        embeddings[name] = grown_table(table, matches, start)
+        if of_values := params.get("logistic_regression", {}).get(f"{group}_{WEIGHTS}"):
+            of_values[name] = grown_table(of_values[name], matches, 0.0)
+    return params
 
 
 def trained_rows(before: list[str], now: list[str]) -> np.ndarray:
