@@ -79,9 +79,14 @@ def named_weights(
 
 
 def row_scores(
-    trained: TrainedModel, recurrence: Implementation
+    trained: TrainedModel,
+    recurrence: Implementation,
+    mean: Callable[[int, Callable], Callable] = mean_of_networks,
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights, dict[str, Any]], jax.Array]]:
-    """Return the weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function."""
+    """Return the weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function.
+
+    ``mean`` gives the mean over the networks of an ensemble.
+    """
     weights, rebuild = named_weights(trained)
     config = _with_recurrence(trained, recurrence).model
     model = InterestModel(config, trained.dataset.schema)
@@ -89,14 +94,14 @@ def row_scores(
     def logits(variables: Any, batch: Batch, tables: FeatureTables) -> jax.Array:
         return cast(ModelOutput, model.apply(variables, batch, tables)).logits
 
-    mean_logits = mean_of_networks(config.ensemble, logits)
+    mean_logits = mean(config.ensemble, logits)
 
     def score_rows(weights: Weights, inputs: dict[str, Any]) -> jax.Array:
         variables, tables = rebuild(weights)
         ones = jnp.ones(inputs["lengths"].shape, jnp.float32)
         batch = Batch(**_structured(inputs), label=ones, weight=ones)
-        mean = mean_logits(variables, batch, tables)
-        return click_probability(mean, variables.get(CALIBRATION))
+        ensemble_logits = mean_logits(variables, batch, tables)
+        return click_probability(ensemble_logits, variables.get(CALIBRATION))
 
     return weights, score_rows
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from dien_jax.errors import UserError, reason
 from dien_jax.inference.exported_programs import row_inputs, row_scores
+from dien_jax.model.ensemble import mean_one_by_one
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.extras import require
@@ -41,7 +42,7 @@ def onnx_model(trained: TrainedModel) -> bytes:
     """Convert a model that takes rows and returns ``score``, float32 ``[B]``."""
     import jax2onnx
 
-    weights, score_rows = row_scores(trained, "reference")
+    weights, score_rows = row_scores(trained, "reference", mean_one_by_one)
     size = sum(array.nbytes for array in weights.values())
     if size > MAX_BYTES:
         raise UserError(f"--onnx: an ONNX file holds at most 2 GiB, the weights are {size:,} bytes")

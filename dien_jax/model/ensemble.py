@@ -24,7 +24,7 @@ def network_axes(tree: Any) -> Any:
     """Return the axis of the networks of each array, as ``jax.vmap`` takes it; None if shared."""
 
     def axis(path: tuple, leaf: Any) -> int | None:
-        names = {getattr(key, "key", None) for key in path}
+        names = {getattr(key, "key", None) for key in path[:-1]}  # a feature may have such a name
         return 0 if leaf.ndim and not names & SHARED else None
 
     return jax.tree_util.tree_map_with_path(axis, tree)
@@ -54,6 +54,17 @@ def mean_of_networks(
         return function
     call = each_network(ensemble, function, own)
     return lambda *arguments: jax.tree.map(lambda leaf: leaf.mean(0), call(*arguments))
+
+
+def mean_one_by_one(ensemble: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return :func:`mean_of_networks` without ``jax.vmap``, which not every converter knows."""
+
+    def call(variables: Any, *arguments: Any) -> Any:
+        networks = split_networks(ensemble, variables)
+        results = [function(network, *arguments) for network in networks]
+        return jax.tree.map(lambda *leaves: sum(leaves) / ensemble, *results)
+
+    return function if ensemble == 1 else call
 
 
 def without_copies(axes: Any, tree: Any) -> Any:

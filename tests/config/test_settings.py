@@ -48,6 +48,8 @@ def test_shown_negatives_are_wanted_only_where_an_auxiliary_loss_uses_them() -> 
         (lambda: ModelConfig(auxiliary_weight=-1.0), r"model.auxiliary_weight must be 0 or more"),
         (lambda: ModelConfig(extractor="none"), r"model.auxiliary_weight must be 0 unless"),
         (lambda: ModelConfig(dropout=1.0), r"model.dropout must be in \[0, 1\)"),
+        (lambda: ModelConfig(ensemble=0), r"model.ensemble must be 1 to 16, got 0"),
+        (lambda: ModelConfig(ensemble=17), r"model.ensemble must be 1 to 16, got 17"),
         (lambda: OptimConfig(learning_rate=float("nan")), r"optim.learning_rate must be above 0"),
         (lambda: OptimConfig(learning_rate=1e39), r"optim.learning_rate must be at most 3.4e\+38"),
         (lambda: OptimConfig(clip_norm=float("inf")), r"optim.clip_norm must be at most 3.4e\+38"),

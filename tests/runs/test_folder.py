@@ -89,6 +89,18 @@ def test_edited_config_is_refused(keys: list[Any], value: Any, message: str, dat
         Run.load(folder)
 
 
+@pytest.mark.parametrize("has_tables", [True, False])
+def test_run_of_an_earlier_version_has_one_network(has_tables: bool, data: Path) -> None:
+    folder = data.parent / "run"
+    new_run(data).save(folder)
+    values = json.loads((folder / "config.json").read_text())
+    del values["model"]["ensemble"]
+    if not has_tables:
+        del values["tables"]
+    (folder / "config.json").write_text(json.dumps(values))
+    assert Run.load(folder).config.model.ensemble == 1
+
+
 @pytest.mark.parametrize("name", ["vocabularies", "tables"])
 def test_run_of_an_earlier_version_has_no_digests(name: str, data: Path) -> None:
     folder = data.parent / "run"
