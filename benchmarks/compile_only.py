@@ -258,7 +258,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--precisions", nargs="+", default=["highest", "default"], choices=get_args(Precision)
     )
     parser.add_argument(
-        "--quick", action="store_true", help="one shape, with gradients alone, and the step"
+        "--quick", action="store_true", help="the train step alone, with the first precision"
     )
     options = parse(parser, arguments, hidden=1, batch=1, steps=1)
     if options.quick:
@@ -331,7 +331,7 @@ def _all(
                 continue
             supported.append(precision)
             settings = {"kernel": kernel, "cell": cell, "form": form, "precision": precision}
-            for direction in MODES[options.quick :]:
+            for direction in () if options.quick else MODES:
                 attempt(
                     rows, f"{name}, {direction}", compiler.row,
                     case=case, **settings, direction=direction,

@@ -160,20 +160,35 @@ LONG = (
 """Tests that are marked ``long``: whole studies, pages and runs, and what compiles most."""
 
 SAMPLED = {
+    "tests/docs/test_examples.py::test_public_names_have_an_example_that_runs": 2,
+    "tests/experiments/test_search.py::test_estimators_learn_from_the_trials_before": 2,
     "tests/faults/test_disk.py": 8,
     "tests/faults/test_flags.py": 8,
     "tests/faults/test_kills.py": 8,
     "tests/faults/test_logs_and_tables.py": 8,
     "tests/faults/test_our_files.py": 8,
     "tests/faults/test_outputs.py": 8,
+    "tests/inference/test_own_modules.py::test_own_modules_train_rank_export_and_serve": 2,
+    "tests/inference/test_ranker.py::test_scores_are_those_of_an_evaluation": 3,
+    "tests/inference/test_score_table.py::test_histories_come_from_the_data_folder": 2,
     "tests/kernels/test_chunks.py::test_values_and_gradients_are_the_oracles": 2,
     "tests/kernels/test_chunks.py::test_vmap_is_a_loop": 2,
     "tests/kernels/test_interpreted.py::test_kernels_agree_with_the_oracle": 3,
     "tests/kernels/test_native_builds.py::test_no_read_or_write_outside_of_the_arrays": 3,
+    "tests/model/test_auxiliary.py::test_value_and_gradients_do_not_depend_on_blocks": 4,
     "tests/model/test_golden.py::test_authors_form_gives_their_figures[": 2,
     "tests/model/test_golden.py::test_the_papers_gates_are_told_from_theirs": 3,
     "tests/model/test_golden.py::test_uniform_attention_is_told_from_theirs": 3,
+    "tests/model/test_interest.py::test_score_does_not_depend_on_batch_mates_or_padding": 2,
     "tests/model/test_recurrence.py::test_losses_and_gradients_are_the_oracles": 3,
+    "tests/preparation/test_interactions_refusals.py::test_a_malformed_line_is_left_out": 3,
+    "tests/preparation/test_times.py::test_one_time_that_is_no_time_is_left_out": 2,
+    "tests/runs/test_checkpoints.py::test_kill_at_any_moment_of_a_save": 2,
+    "tests/steps/test_rank.py::test_interests_are_those_of_a_history_for_every_candidate": 3,
+    "tests/steps/test_train.py::test_the_loss_falls": 3,
+    "tests/steps/test_train.py::test_what_dien_is_compared_with_learns": 2,
+    "tests/training/test_logistic_regression.py::test_training_leaves_it_as_it_is": 3,
+    "tests/training/test_resume.py::test_run_that_updates_rows_ends_as_one_never_stopped": 2,
 }
 """Tests of many cases among them, and N: one case in N is ``long``, the others are ``slow``."""
 
