@@ -1,9 +1,9 @@
 """Find the library of C++ kernels that the package brings, or compile one at first use.
 
-The library has a plain C interface, so one file serves every Python. It holds the kernels for the
-widest instruction set of this processor: those for the others would take most of the time. Its name
-has a digest of everything that decides its content, and one of the content: a file that a full disk
-or a crash cut short would end the process.
+The library has a plain C interface, so one file serves every Python. A library that is compiled at
+first use has only the kernels for the widest instruction set of this processor: those for the
+others would take most of the time. Its name has a digest of everything that decides its content,
+and one of the content: a file that a full disk or a crash cut short would end the process.
 """
 
 import contextlib
@@ -99,8 +99,8 @@ def library() -> Iterator[Path]:
     """
     if sys.platform not in ("linux", "darwin"):
         raise BuildError(f"it is for Linux and macOS, this is {sys.platform}")
-    file = _kept(PREBUILT, prebuilt_name(sys.platform, platform.machine()))
-    if file is not None and not os.environ.get("CXX"):
+    shipped = prebuilt_name(sys.platform, platform.machine())
+    if not os.environ.get("CXX") and (file := _kept(PREBUILT, shipped)) is not None:
         yield file
         return
     command, sets = compiler(), instruction_sets()
@@ -188,7 +188,7 @@ def compile_library(command: Sequence[str], folder: Path, sets: Sets) -> Path:
     with ThreadPoolExecutor() as threads:
         list(threads.map(run, ([*command, *FLAGS, *arguments] for arguments in compiled)))
     objects = [file.name for file in sorted(folder.glob("*.o"))]
-    without_symbols = () if sys.platform == "darwin" else ("-s",)  # its linker has no such flag
+    without_symbols = () if sys.platform == "darwin" else ("-s",)  # obsolete in its linker
     link = [*command, *FLAGS, "-shared", *without_symbols, *objects, "-onative.so"]
     # The C++ runtime goes into the library where there is a static one, so that the library does
     # not depend on the version of another.

@@ -30,12 +30,15 @@ def main() -> None:
         raise SystemExit("error: the package ziglang is not installed: pip install ziglang")
     folder = build.PREBUILT
     folder.mkdir(exist_ok=True)
-    earlier = set(folder.iterdir())
+    earlier = set(folder.glob("*.so"))
     for (system, machine), target in TARGETS.items():
         command = [sys.executable, "-m", "ziglang", "c++", "-target", target, "-mcpu=baseline"]
         sets = build.KERNELS.get(machine, {"plain": ()})
         with tempfile.TemporaryDirectory(dir=folder, prefix="compiling-") as own:
-            library = build.compile_library(command, Path(own), sets)
+            try:
+                library = build.compile_library(command, Path(own), sets)
+            except build.BuildError as error:
+                raise SystemExit(f"error: {target}: {error}") from error
             file = build.named_library(library, folder, build.prebuilt_name(system, machine))
         earlier.discard(file)
         print(f"{file} {file.stat().st_size:,} bytes, JAX {jax.__version__}")
