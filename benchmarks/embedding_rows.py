@@ -25,7 +25,7 @@ from dien_jax.config.preset_files import with_settings
 from dien_jax.config.settings import Config, OptimConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables
-from dien_jax.steps.negatives import Sampler
+from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.steps.train import make_train_step
 
@@ -43,11 +43,8 @@ class Training:
     def __init__(self, config: Config, items: int) -> None:
         config, schema = without_statistics(config), schema_of(items)
         ids = jnp.arange(items, dtype=jnp.int32)
-        # Uniform auxiliary negatives: the alias table of a million items is slow to build.
-        self.tables = Tables(
-            FeatureTables({"category": ids % CATEGORIES}, {}),
-            Sampler(jnp.ones(items, jnp.float32), ids),
-        )
+        features = FeatureTables({"category": ids % CATEGORIES}, {})
+        self.tables = Tables(features, make_sampler(np.ones(items, np.int64), "uniform"))
         self.items, self.batch_size = items, config.train.batch_size
         self.step = make_train_step(config, schema, 100)
         self.state: TrainState = create_state(config, schema, 100, seed=0)

@@ -38,31 +38,48 @@ def make_sampler(
     (3,)
 
     Args:
-      popularity: ``[I]``, events of each item in training. The unknown item is drawn only
-        where no other item exists.
+      popularity: ``[I]``, events of each item in training, whole numbers. The unknown item is drawn
+        only where no other item exists.
       distribution: ``"shown"`` is ``"popularity"``, for behaviours where nothing was shown.
     """
-    mass = np.asarray(popularity, np.float64).copy()
-    if distribution == "uniform":
-        mass[:] = 1
+    mass = np.ones(len(popularity), np.int64)
+    if distribution != "uniform":
+        mass[:] = popularity
     mass[UNKNOWN] = 0
-    if mass.sum() == 0:
+    if not mass.any():
         mass[UNKNOWN:] = 1
-    size = mass.size
-    scaled = mass * (size / mass.sum())
-    keep, alias = np.ones(size), np.arange(size)
-    small = list(np.flatnonzero(scaled < 1))
-    large = list(np.flatnonzero(scaled >= 1))
-    while small and large:
-        low, high = small.pop(), large[-1]
-        keep[low], alias[low] = scaled[low], high
-        scaled[high] -= 1 - scaled[low]
-        if scaled[high] < 1:
-            small.append(large.pop())
-    for leftover in small:  # left by rounding: their mass is 1, or 0 if never drawn
-        if mass[leftover] == 0:
-            keep[leftover], alias[leftover] = 0, int(mass.argmax())
-    return Sampler(jnp.asarray(keep, jnp.float32), jnp.asarray(alias, jnp.int32))
+    keep, alias = _alias_table(mass)
+    return Sampler(jnp.asarray(keep), jnp.asarray(alias))
+
+
+def _alias_table(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``keep``, float32 ``[I]``, and ``alias``, int32 ``[I]``, for counts, int64 ``[I]``.
+
+    Vose's loop gives each light item in turn what it lacks from a heavy item, until that has too
+    little left for its own column, is light itself and takes from the next one. Here light and
+    heavy items are in the loop's order, and cumulative sums of lacks and excesses say where they
+    meet. The sums are exact in units of 1 / (I * total), if these fit an int64.
+
+    Source: the sums as in Hübschle-Schneider and Sanders, Parallel Weighted Random Sampling, ACM
+    TOMS 48(3), 2022.
+    """
+    size, total = mass.size, int(mass.sum())
+    is_exact = size * total < 2**63
+    share = mass * size if is_exact else mass * (size / total)
+    unit = total if is_exact else 1.0  # mass of a column
+    light, heavy = (np.flatnonzero(side)[::-1] for side in (share < unit, share >= unit))
+    lack = np.cumsum(unit - share[light])  # with that of the light items before
+    excess = np.cumsum(share[heavy] - unit)
+    keep, alias = np.ones(size, np.float32), np.arange(size, dtype=np.int32)
+    giver = np.searchsorted(excess, lack - (unit - share[light]))
+    keep[light] = share[light] / unit
+    alias[light] = heavy[np.minimum(giver, heavy.size - 1)]
+    # The last heavy item keeps its column, and so does any whose excess is never used up.
+    taker = np.searchsorted(lack, excess[:-1], side="right")
+    used_up = np.flatnonzero(taker < lack.size)
+    keep[heavy[used_up]] = (unit + excess[used_up] - lack[taker[used_up]]) / unit
+    alias[heavy[used_up]] = heavy[used_up + 1]
+    return keep, alias
 
 
 def draw(sampler: Sampler, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, "..."]:
