@@ -32,9 +32,15 @@ RECENT: dict[str, dict[str, Any]] = {"model": {"ensemble": 1}}
 """Settings that no run of an earlier version records, and what these were trained with."""
 EARLIER: dict[str, dict[str, Any]] = {
     "model": {**RECENT["model"], "statistics": False, "logistic_regression": False},
+    "optim": {"embedding_update": "dense"},
     "train": {"unknown_items": 0.0, "calibrate": False, "click_rate": None},
 }
 """The same for versions whose runs have no ``tables``, and which may lack more settings."""
+
+AUTO = "auto"
+ON_SMALL_DATA = {"optim.embedding_update": "dense"}
+"""Settings that data decides where they are ``auto``, and their values for small data. A run
+records the values, so that it resumes with them."""
 
 
 def complete_earlier(values: dict[str, Any], *, has_tables: bool = False) -> None:
@@ -51,6 +57,12 @@ def flat_settings(config: Config) -> dict[str, Any]:
         for group, values in dataclasses.asdict(config).items()
         for name, value in values.items()
     }
+
+
+def without_auto(config: Config, values: dict[str, str] = ON_SMALL_DATA) -> Config:
+    """Return settings with ``values`` in place of ``auto``, for those that data decides."""
+    flat = flat_settings(config)
+    return with_settings(config, {name: values[name] for name in values if flat[name] == AUTO})
 
 
 def with_settings(config: Config, changes: dict[str, Any]) -> Config:

@@ -22,7 +22,9 @@ AUTHORS = Config(
         batch_norm="frozen",
         classifier="softmax",
     ),
-    optim=OptimConfig(name="adam", learning_rate=1e-3, schedule="halving"),
+    optim=OptimConfig(
+        name="adam", learning_rate=1e-3, schedule="halving", embedding_update="dense"
+    ),
     train=TrainConfig(
         batch_size=128, epochs=3, patience=0, order="sorted", unknown_users=0.0, unknown_items=0.0
     ),

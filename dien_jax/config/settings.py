@@ -179,10 +179,11 @@ class OptimConfig:
     """Learning rate schedule: halving after each epoch; cosine to 0 over train.epochs."""
     warmup_steps: int = 0
     """Steps in which the learning rate rises linearly from 0."""
-    embedding_update: Literal["dense", "lazy_adam", "rowwise_adagrad"] = "dense"
+    embedding_update: Literal["auto", "dense", "lazy_adam", "rowwise_adagrad"] = "auto"
     """Update of embedding tables with more than 4096 rows: dense (the optimizer, every row);
     lazy_adam (Adam, only rows in the batch); rowwise_adagrad (Adagrad with one accumulator per
-    row, only rows in the batch). The time of the last two does not depend on the table's size."""
+    row, only rows in the batch); auto (dense; lazy_adam if these tables have more than 65,536 rows
+    together). The time of lazy_adam and rowwise_adagrad does not depend on the tables' size."""
     embedding_learning_rate: float = 1e-2
     """Learning rate of rowwise_adagrad, with the same schedule and warm-up."""
     weight_decay: float = 0.0

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dien_jax.config.preset_files import complete_earlier
+from dien_jax.config.preset_files import complete_earlier, without_auto
 from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, data_digest, open_dataset
@@ -30,7 +30,7 @@ from dien_jax.experiments.baseline_rows import add_baselines
 from dien_jax.experiments.result_tables import Line, Table, folder_of, read_results, write_tables
 from dien_jax.experiments.search_report import TrainingLine
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.folder import CONFIG_FILE, Run, versions
+from dien_jax.runs.folder import CONFIG_FILE, Run, decided_config, versions
 from dien_jax.runs.scoring import score_split, write_predictions
 from dien_jax.training.loop import Trainer
 from dien_jax.training.run import fit, resume
@@ -63,8 +63,25 @@ def settings_digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _digest(config: Config) -> str:
+    return settings_digest(json.loads(config.to_json()))
+
+
 def _digests(rows: Mapping[str, Config]) -> dict[str, str]:
-    return {row: settings_digest(json.loads(config.to_json())) for row, config in rows.items()}
+    """Return the digest of each row on small data; :func:`_task` has that on large data."""
+    return {row: _digest(without_auto(config)) for row, config in rows.items()}
+
+
+def _task(dataset: Dataset, row: str, seed: int, config: Config, digest: str) -> _Task:
+    """Return a run with the settings that its data decides.
+
+    ``digest`` identifies the row, and the run too unless the data decides differently from small
+    data.
+    """
+    decided = decided_config(config, dataset)
+    digest = digest if decided == without_auto(config) else _digest(decided)
+    key = (data_digest(dataset), digest, str(seed))
+    return _Task(dataset, dataset.path.absolute().name, row, seed, decided, key)
 
 
 def paper_tables() -> dict[str, Table]:
@@ -182,9 +199,9 @@ def run_study(
     for table in tables.values():
         digests |= table.digests
     tasks = [
-        _Task(dataset, name, row, seed, rows[row], (data_digest(dataset), digests[row], str(seed)))
+        _task(dataset, row, seed, rows[row], digests[row])
         for seed in seeds
-        for name, dataset in zip(names, datasets, strict=True)
+        for dataset in datasets
         for row in rows
     ]
     make_folder(out, "--out", RESULTS_FILE, RUNS_FOLDER)

@@ -26,7 +26,7 @@ from dien_jax.experiments import search_report as report
 from dien_jax.experiments import search_space as spaces
 from dien_jax.experiments.search_report import DIRECTION, OBJECTIVE, TrainingLine
 from dien_jax.experiments.search_space import Space
-from dien_jax.runs.folder import Run
+from dien_jax.runs.folder import Run, decided_config
 from dien_jax.training.loop import Trainer
 from dien_jax.utils.console import ProgressLine, say
 from dien_jax.utils.extras import require
@@ -206,7 +206,7 @@ def _begin(options: SearchOptions, base: Config, space: Space, dataset: Dataset)
         "sampler": options.sampler,
         "seed": options.seed,
         "space": spaces.space_to_json(space),
-        "settings": asdict(base),
+        "settings": asdict(decided_config(base, dataset)),
     }
     out, file = options.out, options.out / STUDY_FILE
     if not file.exists():

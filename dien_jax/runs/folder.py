@@ -20,12 +20,19 @@ import msgspec
 from dien_kernels import Network, explain, explain_network, instruction_set
 
 from dien_jax._version import __version__
-from dien_jax.config.preset_files import TABLES, VOCABULARIES, WARM_START, complete_earlier
+from dien_jax.config.preset_files import (
+    TABLES,
+    VOCABULARIES,
+    WARM_START,
+    complete_earlier,
+    without_auto,
+)
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.errors import UserError, writing
 from dien_jax.runs.evaluations import Metrics
+from dien_jax.steps.embedding_rows import automatic_update
 from dien_jax.utils.files import content, read_json, write_json
 from dien_jax.utils.json_values import Count, NotNegative, as_type
 
@@ -70,7 +77,7 @@ class Run:
       schema: its features as in ``meta.json``; a run is used only with data of this schema.
       vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
         ones. None for runs of versions that did not keep them.
-      config: all settings.
+      config: all settings, see :func:`decided_config`.
       versions: of Python and the packages that decide the outcome.
       warm_start: ``run``, the absolute path of the run folder whose parameters this one started
         from, and ``step``, of the checkpoint; None for fresh parameters.
@@ -103,11 +110,14 @@ class Run:
         config: Config,
         warm_start: WarmStart | None = None,
     ) -> "Run":
-        """Describe a new run; a seed out of range is a :class:`UserError`."""
+        """Describe a new run; a seed out of range is a :class:`UserError`.
+
+        Settings that the data decides are recorded as decided.
+        """
         if not 0 <= seed <= LARGEST_SEED:
             raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {seed}")
         data, digest = str(dataset.path.absolute()), data_digest(dataset)
-        schema = schema_to_json(dataset.schema)
+        schema, config = schema_to_json(dataset.schema), decided_config(config, dataset)
         return cls(
             preset,
             seed,
@@ -194,6 +204,11 @@ class Run:
                 f"of the data the run was trained on"
             )
         self.check_fits(dataset)
+
+
+def decided_config(config: Config, dataset: Dataset) -> Config:
+    """Return the settings of a run on a dataset: what ``auto`` leaves to the data is decided."""
+    return without_auto(config, {"optim.embedding_update": automatic_update(dataset.schema)})
 
 
 class Outcome(TypedDict):

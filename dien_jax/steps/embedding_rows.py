@@ -11,7 +11,7 @@ Dimensions: U rows taken of a table, at most as many as ids look it up.
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,12 @@ from dien_jax.model.logistic_regression import WEIGHTS
 
 DENSE_ROWS = 4096
 """Tables of at most so many rows stay whole: finding their rows costs more than moving all."""
+
+LAZY_ROWS = 65_536
+"""Rows of all larger tables together, above which ``auto`` is ``lazy_adam``.
+
+Up to here dense Adam was not worse in quality (docs/choices.md) and costs a third of a step of 16
+behaviours at most; its time grows with every row."""
 
 ADAGRAD_EPSILON = 1e-8
 """Added to the square root of an accumulator."""
@@ -66,6 +72,23 @@ def large_tables(schema: Schema) -> frozenset[Table]:
             large.add((group, features[0].name))
         tables |= large
     return frozenset(tables)
+
+
+def rows_of_large_tables(schema: Schema) -> int:
+    """Return the number of rows of all embedding tables of more than ``DENSE_ROWS`` rows."""
+    sizes = [f.size for features in vars(schema).values() for f in features if f.size is not None]
+    return sum(size for size in sizes if size > DENSE_ROWS)
+
+
+def automatic_update(schema: Schema) -> Literal["dense", "lazy_adam"]:
+    """Return the update of embeddings that ``auto`` stands for with tables of a schema."""
+    return "lazy_adam" if rows_of_large_tables(schema) > LAZY_ROWS else "dense"
+
+
+def tables_by_row(update: str, schema: Schema) -> frozenset[Table]:
+    """Return the tables of which a step updates only the rows that its batch looks up."""
+    update = automatic_update(schema) if update == "auto" else update
+    return frozenset() if update == "dense" else large_tables(schema)
 
 
 def distinct(ids: Int[Array, "..."], size: int) -> Rows:

@@ -7,18 +7,28 @@ import jax.numpy as jnp
 
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
+from dien_jax.steps.embedding_rows import large_tables, table_of, tables_by_row
 from dien_jax.utils.memory_limit import machine_bytes, require_memory
 
 
-def require_state_memory(shapes: Any) -> None:
+def require_state_memory(shapes: Any, config: Config, schema: Schema) -> None:
     """Refuse parameters and optimizer state that are larger than the device's memory.
 
-    ``shapes`` are parameters first, then everything else.
+    ``shapes`` are parameters first, then everything else. What is updated densely also needs room
+    for its gradient, at least for the largest one; tables that are updated by row do not.
     """
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    subject = f"{parameters:,} parameters and their optimizer state"
-    require_memory(needed, _device_bytes(), subject, "choose smaller model sizes")
+    update = config.optim.embedding_update
+    by_row = tables_by_row(update, schema)
+    leaves = jax.tree_util.tree_flatten_with_path(shapes[0])[0]
+    dense = [
+        leaf.size * leaf.dtype.itemsize for path, leaf in leaves if table_of(path) not in by_row
+    ]
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) + max(dense)
+    subject = f"{sum(leaf.size for _, leaf in leaves):,} parameters and their optimizer state"
+    advice = "choose smaller model sizes"
+    if large_tables(schema) and update != "rowwise_adagrad":
+        advice += " or optim.embedding_update rowwise_adagrad"
+    require_memory(needed, _device_bytes(), subject, advice)
 
 
 def require_step_memory(config: Config, schema: Schema, rows: int, steps: int) -> None:

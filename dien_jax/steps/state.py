@@ -106,7 +106,7 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
     initialised = jax.jit(initialise)
     try:
         shapes = initialised.eval_shape(init_key)
-        require_state_memory(shapes)
+        require_state_memory(shapes, config, schema)
         params, batch_stats, optimizer_state = initialised(init_key)
     except NotImplementedError as error:
         raise UserError(f"model.recurrence: {error}") from error

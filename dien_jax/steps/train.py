@@ -2,7 +2,7 @@
 
     sample auxiliary negatives -> forward -> both losses -> gradients -> optimiser update
 
-Unless ``optim.embedding_update`` is ``dense``, it works on :mod:`~dien_jax.steps.embedding_rows`.
+Where ``optim.embedding_update`` is not dense, it works on :mod:`~dien_jax.steps.embedding_rows`.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
 from dien_jax.model.ensemble import network_axes, without_copies
 from dien_jax.model.interest import InterestModel, with_statistics
-from dien_jax.steps.embedding_rows import Table, large_tables, look_up, put_rows, take_rows
+from dien_jax.steps.embedding_rows import look_up, put_rows, tables_by_row, take_rows
 from dien_jax.steps.losses import click_loss, halved_click_loss
 from dien_jax.steps.negatives import Sampler, auxiliary_negatives
 from dien_jax.steps.optimizer import make_optimizer
@@ -131,8 +131,7 @@ def make_train_step(
     dropout; metrics are the means over networks.
     """
     optimizer = make_optimizer(config, schema, steps_per_epoch)
-    is_dense = config.optim.embedding_update == "dense"
-    compact = frozenset[Table]() if is_dense else large_tables(schema)
+    compact = tables_by_row(config.optim.embedding_update, schema)
 
     def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)

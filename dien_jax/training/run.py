@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired
@@ -12,7 +12,7 @@ from typing import Any, NotRequired
 import jax
 import numpy as np
 
-from dien_jax.config.preset_files import flat_settings
+from dien_jax.config.preset_files import AUTO, flat_settings
 from dien_jax.config.presets import member_name, nearest_preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -31,6 +31,7 @@ from dien_jax.runs.folder import (
     read_result,
     versions,
 )
+from dien_jax.steps.embedding_rows import LAZY_ROWS, automatic_update, rows_of_large_tables
 from dien_jax.training.curves import draw_curves
 from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import Reporter, write_hparams
@@ -156,7 +157,7 @@ def fit(
     run.save(folder)
     try:
         with locked(folder, f"run folder {folder}"):
-            return _train(run, dataset, folder, stop_signal, source)
+            return _train(run, dataset, folder, stop_signal, source, _choices(config, run, dataset))
     except Interrupted:
         raise
     except Exception:
@@ -229,10 +230,34 @@ def default_run_dir(name: str, dataset: Dataset) -> Path:
     return next(folder for folder in itertools.chain([first], others) if not folder.exists())
 
 
+def _choices(given: Config, run: Run, dataset: Dataset) -> list[str]:
+    """Return a line for each setting that large data decided, or would have decided."""
+    if automatic_update(dataset.schema) == "dense":
+        return []
+    update, rows = run.config.optim.embedding_update, rows_of_large_tables(dataset.schema)
+    about = f"optim.embedding_update is {update}"
+    if given.optim.embedding_update == AUTO:
+        reason = f"embedding tables have {rows:,} rows, more than {LAZY_ROWS:,}"
+        other = "--optim.embedding-update dense updates all, which takes longer"
+        return [f"{about}: {reason}, so a step updates only the rows of its batch; {other}"]
+    if update == "dense":
+        other = "--optim.embedding-update lazy_adam updates only those of its batch"
+        return [f"{about}: each step updates all {rows:,} rows of embedding tables; {other}"]
+    return []
+
+
 def _train(
-    run: Run, dataset: Dataset, folder: Path, stop_signal: StopSignal, source: Source | None = None
+    run: Run,
+    dataset: Dataset,
+    folder: Path,
+    stop_signal: StopSignal,
+    source: Source | None = None,
+    choices: Sequence[str] = (),
 ) -> RunResult:
-    """Train to the end; ``source`` is the run to start from, if it is loaded already."""
+    """Train to the end.
+
+    ``source`` is the run to start from, if it is loaded already; ``choices`` are lines to be said.
+    """
     if run.config.train.deterministic:  # JAX reads it when it first looks for devices
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
@@ -251,7 +276,7 @@ def _train(
         f"{parameters:,} parameters on {device}; at most {run.config.train.epochs} epochs of "
         f"{trainer.steps_per_epoch:,} steps; run folder {folder}"
     )
-    for line in trainer.notes():
+    for line in (*choices, *trainer.notes()):
         say(line)
     if run.warm_start is not None and fresh:
         _start_from(run, dataset, trainer, source)

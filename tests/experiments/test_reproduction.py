@@ -11,6 +11,7 @@ import pytest
 from support.tiny_run import SETTINGS, write_data
 
 from dien_jax import reproduce, train
+from dien_jax.config.preset_files import with_settings, without_auto
 from dien_jax.config.presets import FAMILY, PRESETS, member
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
@@ -20,6 +21,7 @@ from dien_jax.experiments.baseline_models import BASELINES
 from dien_jax.experiments.reproduction import run_study
 from dien_jax.experiments.result_tables import Table, read_results, write_tables
 from dien_jax.runs.folder import Run
+from dien_jax.steps import embedding_rows
 from dien_jax.training import loop
 from dien_jax.training.run import fit
 
@@ -72,6 +74,7 @@ def test_frozen_settings_are_the_presets_without_batch_norm() -> None:
         weight = 1.0 if config.model.auxiliary_weight else 0.0
         then = {"batch_norm": "none", "dropout": 0.0, "statistics": False}
         then["logistic_regression"] = False
+        config = without_auto(config)
         model = dataclasses.replace(config.model, auxiliary_weight=weight, **then)
         train = dataclasses.replace(config.train, unknown_items=0.0, calibrate=False)
         return dataclasses.replace(config, model=model, train=train)
@@ -106,6 +109,25 @@ def test_published_results_have_the_rows_and_digests_of_the_frozen_tables() -> N
     lines = read_results(RESULTS)
     assert {(line["row"], line["settings"]) for line in lines} <= set(digests.items())
     assert len({line["row"] for line in lines}) == len(digests) - 1  # all but a second augru
+
+
+def test_runs_are_identified_by_the_settings_that_their_data_decides(data, monkeypatch) -> None:
+    dataset, config = open_dataset(data), PRESETS["dien"]
+    digest = reproduction.paper_tables()["family"].digests["dien"]
+    as_before = with_settings(config, {"optim.embedding_update": "dense"})
+    assert digest == reproduction.settings_digest(json.loads(as_before.to_json()))
+    task = reproduction._task(dataset, "dien", 0, config, digest)
+    assert (task.config, task.key[1]) == (as_before, digest)
+    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
+    monkeypatch.setattr(embedding_rows, "LAZY_ROWS", 0)
+    lazy = with_settings(config, {"optim.embedding_update": "lazy_adam"})
+    task = reproduction._task(dataset, "dien", 0, config, digest)
+    assert (task.config, task.key[1]) == (
+        lazy,
+        reproduction.settings_digest(json.loads(lazy.to_json())),
+    )
+    task = reproduction._task(dataset, "dien", 0, as_before, digest)
+    assert (task.config, task.key[1]) == (as_before, digest)
 
 
 def test_results_that_are_no_numbers_are_refused_by_line(tmp_path) -> None:

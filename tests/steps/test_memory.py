@@ -6,11 +6,14 @@ import jax
 import pytest
 from support import tiny_run
 
+from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
+from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
+from dien_jax.steps import memory, state
 from dien_jax.steps.memory import require_step_memory, step_bytes
 from dien_jax.steps.state import create_state, training_tables
 from dien_jax.steps.train import make_train_step
@@ -35,12 +38,45 @@ def test_a_compiled_step_takes_no_less_than_the_estimate(data):
     dataset, config = open_dataset(data), config_of("din", statistics=False)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=512))
     batch = Loader(dataset, "train", config.train).batch(0, 0)
-    state = jax.eval_shape(lambda: create_state(config, dataset.schema, 1, 0))
+    shapes = jax.eval_shape(lambda: create_state(config, dataset.schema, 1, 0))
     step = make_train_step(config, dataset.schema, 1)
-    compiled = step.lower(state, training_tables(dataset, config), batch).compile()
+    compiled = step.lower(shapes, training_tables(dataset, config), batch).compile()
     rows, steps = batch.history.shape
     taken = compiled.memory_analysis().temp_size_in_bytes
     assert taken > step_bytes(config, dataset.schema, rows, steps)
+
+
+@pytest.mark.parametrize(
+    ("rows", "update", "tables"),
+    [
+        (30_000, "dense", 4),  # parameters, two slots and a gradient
+        (30_000, "auto", 4),
+        (30_000, "lazy_adam", 3),
+        (30_000, "rowwise_adagrad", 1 + 1 / 18),
+        (70_000, "auto", 3),
+    ],
+)
+def test_state_takes_as_many_tables_as_the_update_needs(rows, update, tables, monkeypatch):
+    config = config_of("base_model", logistic_regression=False, statistics=False)
+    config = with_settings(config, {"optim.embedding_update": update})
+    item, user = Feature("item", "categorical", rows), Feature("user", "categorical", 2)
+    schema, table = Schema(item=(item,), user=(user,)), 4 * 18 * rows
+    monkeypatch.setattr(memory, "_device_bytes", lambda: int(tables * table))
+    with pytest.raises(UserError, match="parameters and their optimizer state take at least"):
+        create_state(config, schema, 1, 0)
+    networks = 2**20  # 56,000 numbers, with slots and a gradient of one matrix
+    monkeypatch.setattr(memory, "_device_bytes", lambda: int(tables * table) + networks)
+    create_state(config, schema, 1, 0)
+
+
+def test_refused_state_of_large_tables_names_the_update_that_keeps_least(monkeypatch):
+    item, user = Feature("item", "categorical", 5000), Feature("user", "categorical", 2)
+    monkeypatch.setattr(memory, "_device_bytes", lambda: 10)
+    monkeypatch.setattr(state, "require_step_memory", lambda *sizes: None)
+    with pytest.raises(UserError, match=r"model sizes or optim\.embedding_update rowwise_adagrad"):
+        create_state(config_of("din"), Schema(item=(item,), user=(user,)), 1, 0)
+    with pytest.raises(UserError, match=r"choose smaller model sizes$"):
+        create_state(config_of("din"), tiny_run.SCHEMA, 1, 0)
 
 
 @pytest.mark.parametrize(
