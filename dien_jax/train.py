@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
+from dien_kernels import load_native_in_background
 
 from dien_jax.config.preset_files import DEFAULT_PRESET, read_preset_file
 from dien_jax.config.presets import PRESETS, preset
@@ -120,6 +121,9 @@ def _path(argv: Sequence[str], flag: str) -> Path | None:
 
 def run(arguments: Arguments) -> "RunResult":
     """Train, or resume, until the end or a signal."""
+    config = Config(arguments.model, arguments.optim, arguments.train)
+    if arguments.resume is None and config.model.may_be_native and not config.train.deterministic:
+        load_native_in_background()  # JAX looks for devices: deterministic must be set before
     from dien_jax.data.dataset import open_dataset  # imported here: --help needs no training
     from dien_jax.preparation.sources.synthetic import built_in_data
     from dien_jax.training.run import default_run_dir, fit, resume
@@ -131,7 +135,6 @@ def run(arguments: Arguments) -> "RunResult":
         run_dir, preset_file = arguments.run_dir, arguments.preset_file
         if run_dir is None and preset_file is not None:
             run_dir = default_run_dir(preset_file.stem, dataset)
-        config = Config(arguments.model, arguments.optim, arguments.train)
         names = ("seed", "preset", "warm_start")
         options: Any = {name: getattr(arguments, name) for name in names}
         work = functools.partial(fit, config, data=dataset, run_dir=run_dir, **options)

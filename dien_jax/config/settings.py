@@ -161,6 +161,13 @@ class ModelConfig:
         return network_implementation(self.recurrence)
 
     @property
+    def may_be_native(self) -> bool:
+        """True if native kernels may compute a part of the model."""
+        has_recurrence = self.extractor != "none" or self.evolution not in ("none", "attention")
+        has_attention = self.evolution != "none" and self.attention == "mlp"
+        return (has_recurrence or has_attention) and self.recurrence in ("auto", "native")
+
+    @property
     def shown_per_step(self) -> int:
         """Items shown and not clicked that a batch must hold for each step."""
         used = self.auxiliary_distribution == "shown" and self.auxiliary_weight > 0

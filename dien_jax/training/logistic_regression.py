@@ -3,6 +3,7 @@
 Dimensions: R examples, D dense columns, W one-hot columns.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -55,11 +56,14 @@ class FittedRegression(NamedTuple):
         return probability(logits + np.float32(self.intercept))
 
 
-def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> FittedRegression:
+def fit_logistic(
+    train: Inputs, valid: Inputs, current: Stage, before_pass: Callable[[], None] = lambda: None
+) -> FittedRegression:
     """Fit a logistic regression on all columns; C is chosen on validation.
 
     The dense columns are standardised. C rises, each fit starts from the one before, and the first
-    C that is no better than the one before ends the search.
+    C that is no better than the one before ends the search. ``before_pass``, called before each
+    pass over the training examples, may raise to stop.
     """
     mean, scale = standard(train.dense)
     dense = (train.dense - mean) / scale
@@ -67,7 +71,7 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> FittedRegressi
     best: FittedRegression | None = None
     for strength in STRENGTHS:
         current.note = f"C {strength:g}"
-        weights = minimise(dense, train.one_hot, train.labels, strength, weights)
+        weights = minimise(dense, train.one_hot, train.labels, strength, weights, before_pass)
         start, of_dense, of_values = _parts(weights, dense.shape[1])
         fitted = FittedRegression(strength, 0.0, float(start[0]), mean, of_dense / scale, of_values)
         fitted = fitted._replace(score=selection(fitted.predict(valid), valid.labels))
@@ -78,10 +82,16 @@ def fit_logistic(train: Inputs, valid: Inputs, current: Stage) -> FittedRegressi
     return best
 
 
-def with_logistic_regression(state: TrainState, dataset: Dataset, config: Config) -> TrainState:
+def with_logistic_regression(
+    state: TrainState,
+    dataset: Dataset,
+    config: Config,
+    before_pass: Callable[[], None] = lambda: None,
+) -> TrainState:
     """Return a fresh state with the weights of a logistic regression fitted to the training split.
 
     Trials of a search share the fit. Training examples of one label leave all weights 0.
+    ``before_pass``, called often, may raise to stop.
     """
     if len(np.unique(dataset.splits["train"].label)) < 2:
         say("no logistic regression: all training examples have the same label")
@@ -90,9 +100,9 @@ def with_logistic_regression(state: TrainState, dataset: Dataset, config: Config
     key = (str(dataset.path.absolute()), data_digest(dataset), *options)
     if key not in _latest:
         inputs = RegressionInputs(dataset, *options)
-        train, valid = (inputs.read(split, MAX_ROWS) for split in ("train", "valid"))
+        train, valid = (inputs.read(split, MAX_ROWS, before_pass) for split in ("train", "valid"))
         with stage(LOGISTIC_REGRESSION) as current:
-            fitted = fit_logistic(train, valid, current)
+            fitted = fit_logistic(train, valid, current, before_pass)
             current.note = f"C {fitted.strength:g}, validation score {fitted.score:.4f}"
         _latest.clear()
         _latest[key] = _parameters(fitted, inputs)
@@ -136,18 +146,25 @@ def selection(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def minimise(
-    dense: np.ndarray, one_hot: sparse.csr_array, labels: np.ndarray, c: float, weights: np.ndarray
+    dense: np.ndarray,
+    one_hot: sparse.csr_array,
+    labels: np.ndarray,
+    c: float,
+    weights: np.ndarray,
+    before_pass: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return the weights of a regularised logistic regression, float64: intercept, then columns.
 
     They minimise C * sum(log loss) + |w|^2 / 2, where w is without the intercept, by L-BFGS from
-    the given weights. The fit ends after ``MAX_ITERATIONS`` at the latest.
+    the given weights. The fit ends after ``MAX_ITERATIONS`` at the latest, or with the exception
+    that ``before_pass`` raises.
     """
     columns = one_hot.T.tocsr()
     clicks = labels.astype(np.float32)
     examples = len(labels)
 
     def loss_and_gradient(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        before_pass()
         start, of_dense, of_values = _parts(weights, dense.shape[1])
         logits = dense @ of_dense + one_hot @ of_values + start
         error = expit(logits) - clicks

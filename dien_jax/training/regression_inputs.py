@@ -6,7 +6,7 @@ out its own event and its user's later ones, as in training. Baselines have the 
 Dimensions: B rows of a batch, R examples, D dense columns, W one-hot columns, N rows of a table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
@@ -95,8 +95,13 @@ class RegressionInputs:
         self.one_hot_columns = dict(zip((*attributes, *ids), places, strict=True))
         self._num_columns, self.num_attributes = starts[-1], starts[len(attributes)]
 
-    def read(self, split: str, limit: int) -> Inputs:
-        """Return all examples of a split in a random order, or about ``limit`` of them."""
+    def read(
+        self, split: str, limit: int, before_batch: Callable[[], None] = lambda: None
+    ) -> Inputs:
+        """Return all examples of a split in a random order, or about ``limit`` of them.
+
+        ``before_batch`` may raise to stop.
+        """
         loader = self._loader(split, "shuffled")
         steps = min(loader.steps_per_epoch, max(1, limit // BATCH))
         total = len(self._dataset.splits[split].label)
@@ -107,6 +112,7 @@ class RegressionInputs:
         filled, one_hot, labels = 0, [], []
         with stage(f"inputs of {rows:,} {split} examples") as current:
             for indices, inputs in self._batches(loader, steps):
+                before_batch()
                 dense[filled : filled + len(indices)] = inputs.dense
                 filled += len(indices)
                 one_hot.append(inputs.one_hot)

@@ -141,6 +141,7 @@ def fit(
     """
     if not isinstance(config, Config):
         raise TypeError(f"config must be a Config, such as preset('dien'), got {config!r:.60}")
+    _set_xla_flags(config)
     dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
     _check_splits(dataset, config)
     if config.model.auxiliary_distribution == "shown":
@@ -191,6 +192,7 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
             if entry.name in values
         }
         return RunResult(run_dir=folder, **known)
+    _set_xla_flags(run.config)
     dataset = open_dataset(run.data)
     run.check_same_data(dataset)
     now = versions(run.config)
@@ -203,6 +205,13 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
             say(f"warning: {found}; {differ}")
     with locked(folder, f"run folder {folder}"):
         return _train(run, dataset, folder, stop_signal)
+
+
+def _set_xla_flags(config: Config) -> None:
+    """Ask XLA for deterministic operations: it reads flags when JAX first looks for devices."""
+    if config.train.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
@@ -258,9 +267,6 @@ def _train(
 
     ``source`` is the run to start from, if it is loaded already; ``choices`` are lines to be said.
     """
-    if run.config.train.deterministic:  # JAX reads it when it first looks for devices
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     sizes = {split: len(examples.label) for split, examples in dataset.splits.items()}
     say(
         f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
@@ -268,7 +274,11 @@ def _train(
     )
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
     fresh = checkpoints.latest_step() is None
-    trainer = Trainer(run, dataset, checkpoints, stop_signal)
+    try:
+        trainer = Trainer(run, dataset, checkpoints, stop_signal)
+    except Interrupted:
+        _say_stopped(folder, 0)
+        raise
     progress = trainer.progress
     device = jax.devices()[0].device_kind
     parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
@@ -287,8 +297,7 @@ def _train(
         with Reporter(folder, **steps) as reporter:
             outcome = trainer.run(reporter)
     except Interrupted:
-        kept = f"step {progress.step:,} is saved" if progress.step else "nothing is lost"
-        say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}")
+        _say_stopped(folder, progress.step)
         raise
     calibration = outcome.pop("calibration")
     if calibration is not None:
@@ -302,6 +311,11 @@ def _train(
     _write_result(run, result)
     say(f"finished; results and checkpoints are in {folder}")
     return result
+
+
+def _say_stopped(folder: Path, step: int) -> None:
+    kept = f"step {step:,} is saved" if step else "nothing is lost"
+    say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}")
 
 
 def _write_result(run: Run, result: RunResult) -> None:

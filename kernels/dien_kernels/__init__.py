@@ -4,12 +4,12 @@
 attentions. ``attention_weights``, ``candidate_attention`` (many candidates of one history) and
 ``auxiliary_loss`` are the networks beside them.
 ``explain`` and ``explain_network`` return the implementation that they choose, ``instruction_set``
-that of the native kernels for CPUs.
+that of the native kernels for CPUs, which ``load_native_in_background`` compiles beforehand.
 Implementations are in ``backends/``. This package imports jax and nothing else.
 """
 
 from dien_kernels.api import Precision, agru, augru, explain, gru
-from dien_kernels.choice import Choice, Implementation
+from dien_kernels.choice import Choice, Implementation, load_native_in_background
 from dien_kernels.contract import Blocks
 from dien_kernels.devices import Device, assume, interpreted
 from dien_kernels.native.library import instruction_set
@@ -49,5 +49,6 @@ __all__ = [
     "instruction_set",
     "interpreted",
     "last_states",
+    "load_native_in_background",
     "masked_softmax",
 ]

@@ -4,10 +4,13 @@ To add a kernel, write a file in ``backends/`` that exports ``BACKEND`` (see
 :mod:`dien_kernels.contract`), and add its name to ``Implementation`` and to ``KERNELS`` here.
 """
 
+import atexit
+import contextlib
 import functools
 import importlib
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -15,6 +18,7 @@ from typing import Literal, NamedTuple
 from dien_kernels import agreement, devices, fused
 from dien_kernels.contract import Backend, Blocks, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
+from dien_kernels.native import build, library
 
 Implementation = Literal["auto", "reference", "xla", "native", "mosaic_tpu", "mosaic_gpu", "triton"]
 """Names of the implementations; auto chooses one for the device and the shape."""
@@ -28,6 +32,7 @@ class Kernel(NamedTuple):
 
 NATIVE = "DIEN_KERNELS_NATIVE"
 """Environment variable: ``"0"`` keeps ``"auto"`` from compiling and taking the native kernels."""
+_SECONDS_TO_END = 5.0
 _NOT_ATTACHED = "it has not been run on a device that is not attached"
 _warned: set[str] = set()
 
@@ -152,3 +157,28 @@ def _obstacle(
         _warned.add(message)
         warnings.warn(message, RuntimeWarning, stacklevel=4)
     return checked.describe()
+
+
+def load_native_in_background() -> None:
+    """Start a thread that compiles and loads the native kernels where ``"auto"`` may take them.
+
+    A program that knows that it will use them calls this first; what uses them then waits for the
+    rest. What fails is reported there. Nothing calls this by itself.
+
+    >>> load_native_in_background()
+    """
+
+    def load() -> None:
+        # Whatever it is, the first use meets it again.
+        with contextlib.suppress(Exception):
+            if KERNELS["native"].fits(devices.current()):
+                library.instruction_set()
+
+    def end() -> None:
+        build.stop()
+        thread.join(_SECONDS_TO_END)
+
+    if os.environ.get(NATIVE) != "0":
+        thread = threading.Thread(target=load, name="native kernels", daemon=True)
+        atexit.register(end)
+        thread.start()

@@ -124,3 +124,23 @@ def test_damaged_settings_are_refused(data, tmp_path, capfd):
     assert "expected seed to be a whole number, found 0.5" in refusal(
         ["--resume", str(tmp_path)], capfd
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], True),
+        (["--model.recurrence=native"], True),
+        (["--model.recurrence=xla"], False),
+        (["--train.deterministic"], False),  # XLA's flags must be set before it looks for devices
+    ],
+)
+def test_native_kernels_are_loaded_before_the_data_is_read(
+    settings, expected, tmp_path, monkeypatch, capfd
+):
+    calls = []
+    monkeypatch.setattr(train, "load_native_in_background", lambda: calls.append("kernels"))
+    nowhere = tmp_path / "nowhere"
+    found = refusal([*flags(nowhere, tmp_path / "run"), *settings], capfd)
+    assert str(nowhere) in found
+    assert calls == ["kernels"] * expected

@@ -41,6 +41,21 @@ def test_shown_negatives_are_wanted_only_where_an_auxiliary_loss_uses_them() -> 
 
 
 @pytest.mark.parametrize(
+    ("name", "recurrence", "expected"),
+    [
+        ("dien", "auto", True),
+        ("dien", "native", True),
+        ("dien", "xla", False),
+        ("din", "auto", True),  # attention
+        ("pnn", "native", False),
+    ],
+)
+def test_native_kernels_may_compute_recurrences_and_attention(name, recurrence, expected) -> None:
+    model = preset(name).model
+    assert dataclasses.replace(model, recurrence=recurrence).may_be_native is expected
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: ModelConfig(hidden_size=0), r"model.hidden_size must be at least 1, got 0"),

@@ -6,10 +6,11 @@ import platform
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from dien_kernels import augru, explain
+from dien_kernels import augru, explain, load_native_in_background
 from dien_kernels.backends import native
 from dien_kernels.native import build, library, prebuilt
 from support.recurrences import operands
@@ -141,6 +142,69 @@ def test_a_broken_compiler_is_a_reason_and_leaves_nothing(tmp_path, empty_cache,
     assert [file.name for file in empty_cache.iterdir()] == ["native.lock"]
     with pytest.raises(NotImplementedError, match="no space"):  # not tried again
         native.BACKEND.identity()
+
+
+def test_what_a_killed_process_left_is_removed(empty_cache):
+    left = empty_cache / f"{build.UNFINISHED}abc"
+    left.mkdir(parents=True)
+    (left / "kernels.o").write_bytes(b"half")
+    with build.library() as file:
+        assert sorted(entry.name for entry in empty_cache.iterdir()) == [file.name, "native.lock"]
+
+
+def test_no_compiler_runs_on_after_an_exception(tmp_path):
+    started = tmp_path / "started"
+    slow = script(tmp_path / "slow", f"echo $$ >> {started}\nexec sleep 600")
+    broken = script(tmp_path / "broken", f"while [ ! -s {started} ]; do :; done\nexit 1")
+    with pytest.raises(build.BuildError, match="broken failed: exit status 1"):
+        build._outputs([[str(broken)], [str(slow)]])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+    assert not build._compilers
+
+
+def test_end_of_a_process_that_compiles_in_the_background_leaves_nothing(tmp_path, empty_cache):
+    started = tmp_path / "started"
+    text = f'[ "$1" = --version ] && exit 0\necho $$ >> {started}\nexec sleep 600'
+    program = (
+        "import sys, time, pathlib, dien_kernels; dien_kernels.load_native_in_background()\n"
+        f"file = pathlib.Path({str(started)!r})\n"
+        "while not file.exists() or len(file.read_text().split()) < 2: time.sleep(.01)\n"
+        "sys.exit(3)"
+    )
+    variables = {"CXX": str(script(tmp_path / "cxx", text)), "DIEN_KERNELS_NATIVE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | variables, capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    for process in started.read_text().split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(process), 0)
+    assert [file.name for file in empty_cache.iterdir()] == ["native.lock"]
+
+
+@pytest.mark.parametrize("allowed", ["0", "1"])
+def test_loading_in_the_background_is_what_the_first_use_waits_for(allowed, monkeypatch):
+    calls = []
+    monkeypatch.setattr(library, "_load", lambda: calls.append(1) or library._Library("plain", ""))
+    monkeypatch.setenv("DIEN_KERNELS_NATIVE", allowed)
+    load_native_in_background()
+    for thread in threading.enumerate():
+        if thread.name == "native kernels":
+            thread.join()
+    assert len(calls) == int(allowed)
+    assert library.instruction_set() == "plain"
+    assert len(calls) == 1
+
+
+def test_errors_in_the_background_are_those_of_the_first_use(empty_cache, monkeypatch, capfd):
+    monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
+    monkeypatch.setenv("CXX", "/nowhere/cxx")
+    load_native_in_background()
+    with pytest.raises(NotImplementedError, match="the compiler /nowhere/cxx does not run"):
+        library.instruction_set()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_compiler_that_does_not_exist_is_a_reason(empty_cache, monkeypatch):

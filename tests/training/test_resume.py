@@ -15,14 +15,14 @@ from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import RESULT_FILE
 from dien_jax.steps import embedding_rows
-from dien_jax.training import loop
+from dien_jax.training import logistic_regression, loop, regression_inputs
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
 DIES = """
 import os, signal, sys
 from dien_jax import train
-from dien_jax.training import loop
+from dien_jax.training import logistic_regression, loop, regression_inputs
 from dien_jax.runs.checkpoints import Checkpoints
 
 def die():
@@ -221,6 +221,26 @@ def test_signal_before_the_first_step_loses_nothing(data, tmp_path, monkeypatch,
     assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
     assert "nothing is lost" in capfd.readouterr().err
     assert steps_saved(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(logistic_regression, "expit"), (regression_inputs, "gather_rows")]
+)
+def test_signal_in_the_fit_of_the_logistic_regression_ends_it(
+    owner, name, data, whole, tmp_path, monkeypatch, capfd
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(logistic_regression, "_latest", {})
+        if owner is regression_inputs:
+            patch.setattr(logistic_regression, "fit_logistic", None)  # not reached
+        signal_at_call(patch, owner, name, 3, signal.SIGTERM)
+        assert train.main(flags(data, folder)) == 128 + signal.SIGTERM
+    output = capfd.readouterr()
+    assert f"nothing is lost. Resume with: python -m dien_jax.train --resume {folder}" in output.err
+    assert "Traceback" not in output.err
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_ends_alike(folder, whole)
 
 
 def test_resume_of_a_finished_run_says_so_and_prints_the_result(whole, capfd, monkeypatch):

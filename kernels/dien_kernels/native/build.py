@@ -7,7 +7,6 @@ and one of the content: a file that a full disk or a crash cut short would end t
 """
 
 import contextlib
-import functools
 import hashlib
 import importlib.util
 import logging
@@ -19,8 +18,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -42,9 +41,13 @@ WISH = "DIEN_KERNELS_ISA"
 Sets = dict[str, tuple[str, ...]]
 CPU_INFO = Path("/proc/cpuinfo")
 COMPILERS = ("g++", "clang++", "c++")
+UNFINISHED = "compiling-"
+"""Prefix of the folders in which libraries are made; a process that is killed leaves its own."""
 INSTALL = "install g++ or clang++, or the package ziglang: pip install 'dien_jax[native]'"
 
 _logger = logging.getLogger("dien_kernels")
+_compilers: set[subprocess.Popen] = set()  # that run
+_stopped = threading.Event()
 
 
 class BuildError(NotImplementedError):
@@ -109,17 +112,20 @@ def library() -> Iterator[Path]:
     if file is not None:
         yield file
         return
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="compiling-", dir=cache)
-    except OSError:  # a read-only home: every process compiles for itself
-        with tempfile.TemporaryDirectory(prefix="dien_kernels-") as own:
-            yield compile_library(command, Path(own), sets)
-        return
-    with folder as own, _locked(cache / "native.lock"):
+    with contextlib.ExitStack() as stack:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            is_alone = stack.enter_context(_locked(cache / "native.lock"))
+            if is_alone:
+                _remove_unfinished(cache)
+            own = stack.enter_context(_temporary(UNFINISHED, cache))
+        except OSError:  # a read-only home: every process compiles for itself
+            own = stack.enter_context(_temporary("dien_kernels-", None))
+            yield compile_library(command, own, sets)
+            return
         file = _kept(cache, name)  # another process may have compiled it meanwhile
         if file is None:
-            file = named_library(compile_library(command, Path(own), sets), cache, name)
+            file = named_library(compile_library(command, own, sets), cache, name)
     yield file
 
 
@@ -150,19 +156,35 @@ def _kept(folder: Path, name: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Let one process compile at a time, where the file system has locks."""
+def _locked(file: Path) -> Iterator[bool]:
+    """Let one process compile at a time; yield False where the file system has no locks."""
     import fcntl  # not on Windows
 
     with file.open("w") as lock:
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def _remove_unfinished(cache: Path) -> None:
+    """Remove the folders of processes that were killed while they compiled."""
+    for folder in cache.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _temporary(prefix: str, parent: Path | None) -> Iterator[Path]:
+    # A compiler whose process ends before it may still write.
+    with tempfile.TemporaryDirectory(None, prefix, parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def _digest(command: Sequence[str], sets: Sets) -> str:
     """Return a digest of sources, headers, flags, compiler and architecture."""
-    version = _output([*command, "--version"])
+    version = _outputs([[*command, "--version"]])
     headers = Path(jax.ffi.include_dir())
     files = [*sorted(SOURCES.iterdir()), *sorted(headers.rglob("*.h"))]
     identity = (FLAGS, sets, list(command), version, platform.machine(), sys.platform)
@@ -184,9 +206,7 @@ def compile_library(command: Sequence[str], folder: Path, sets: Sets) -> Path:
     headers = jax.ffi.include_dir()
     has = [f"-DDIEN_HAS_{name.upper()}" for name in sets]
     compiled.append(["-O1", "-isystem", headers, *has, "-c", f"{SOURCES}/ffi.cc", "-offi.o"])
-    run = functools.partial(_output, cwd=folder)
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(run, ([*command, *FLAGS, *arguments] for arguments in compiled)))
+    _outputs([[*command, *FLAGS, *arguments] for arguments in compiled], folder)
     objects = [file.name for file in sorted(folder.glob("*.o"))]
     without_symbols = () if sys.platform == "darwin" else ("-s",)  # obsolete in its linker
     link = [*command, *FLAGS, "-shared", *without_symbols, *objects, "-onative.so"]
@@ -194,21 +214,52 @@ def compile_library(command: Sequence[str], folder: Path, sets: Sets) -> Path:
     # not depend on the version of another.
     static = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")
     try:
-        run([*link, *(static if sys.platform == "linux" else ())])
+        _outputs([[*link, *(static if sys.platform == "linux" else ())]], folder)
     except BuildError:
-        run(link)
+        _outputs([link], folder)
     return folder / "native.so"
 
 
-def _output(command: Sequence[str], cwd: Path | None = None) -> str:
+def _outputs(commands: Sequence[Sequence[str]], cwd: Path | None = None) -> list[str]:
+    """Run compilers at the same time; return what they print.
+
+    None of them runs on after an exception, such as that of Ctrl-C.
+    """
+    with contextlib.ExitStack() as stack:
+        started = []
+        for command in commands:
+            process = stack.enter_context(_started(command, cwd))
+            stack.callback(process.kill)
+            _compilers.add(process)
+            stack.callback(_compilers.discard, process)
+            if _stopped.is_set():
+                raise BuildError("the process ends")
+            started.append((process, command[0]))
+        return [_output(process, compiler) for process, compiler in started]
+
+
+def _started(command: Sequence[str], cwd: Path | None) -> subprocess.Popen:
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, errors="replace", check=False
-        )
+        return subprocess.Popen(
+            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True,
+            errors="replace",
+        )  # fmt: skip
     except OSError as error:
         raise BuildError(f"the compiler {command[0]} does not run: {error}") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-        reason = lines[0] if lines else f"exit status {done.returncode}"
-        raise BuildError(f"the compiler {command[0]} failed: {reason[:300]}")
-    return done.stdout
+
+
+def _output(process: subprocess.Popen, compiler: str) -> str:
+    output, errors = process.communicate()
+    if process.returncode:
+        lines = [line for line in errors.splitlines() if "error" in line.lower()]
+        reason = lines[0] if lines else f"exit status {process.returncode}"
+        raise BuildError(f"the compiler {compiler} failed: {reason[:300]}")
+    return output
+
+
+def stop() -> None:
+    """End the compilers that a thread waits for, and start none: the process ends."""
+    _stopped.set()
+    for process in list(_compilers):
+        process.kill()
