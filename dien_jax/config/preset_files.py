@@ -38,7 +38,7 @@ EARLIER: dict[str, dict[str, Any]] = {
 """The same for versions whose runs have no ``tables``, and which may lack more settings."""
 
 AUTO = "auto"
-ON_SMALL_DATA = {"optim.embedding_update": "dense"}
+ON_SMALL_DATA = {"optim.embedding_update": "dense", "train.order": "shuffled"}
 """Settings that data decides where they are ``auto``, and their values for small data. A run
 records the values, so that it resumes with them."""
 

@@ -1,8 +1,10 @@
-"""Batches of examples: their order, their padding, and a thread that prepares them ahead.
+"""Batches of examples: their padding, and a thread that prepares them ahead.
 
 A batch is a function of (seed, epoch, step), so a run can start again at any step. All batches
 have ``batch_size`` rows and one of a few padded lengths: a jitted step is compiled a bounded number
 of times. An epoch shows every example once.
+
+Which examples a batch has is the task of :mod:`dien_jax.data.order`.
 
 Dimensions: n examples of the split, B rows of a batch, T padded steps, R real rows of a batch,
 K auxiliary negatives a step.
@@ -17,10 +19,10 @@ import numpy as np
 
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Column, Dataset
+from dien_jax.data.order import CHUNK, KeyedOrder, StoredOrder, automatic_order
 from dien_jax.data.schema import FeatureValues, MultiValued
 from dien_jax.errors import UserError
 
-SORT_BUFFER = 20  # batches within which order="sorted" sorts by length
 PREFETCH = 8  # batches that are prepared ahead of the one in use
 
 
@@ -38,7 +40,7 @@ class BatchOptions(Protocol):
     def max_history(self) -> int: ...  # events kept of a history, the latest ones
 
     @property
-    def order(self) -> str: ...  # "shuffled" or "sorted"; see Loader
+    def order(self) -> str: ...  # "auto", "shuffled", "keyed" or "sorted"; see Loader
 
 
 class Loader:
@@ -51,6 +53,9 @@ class Loader:
       ``shuffled``: examples in an order drawn from (seed, epoch), gathered by length bucket; what
         does not fill a batch goes up into the next larger bucket. Then the batches themselves are
         shuffled, but for one with filler, which is last.
+      ``keyed``: the same, drawn otherwise, for any number of examples: where ``shuffled`` keeps
+        some 30 bytes an example, this keeps about .2 and computes each batch.
+      ``auto``: ``shuffled`` up to ``KEYED_EXAMPLES`` examples, ``keyed`` beyond.
       ``sorted``: batches cut from the file's order, sorted by length within buffers of
         ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has
         the same batches, in an order drawn from (seed, epoch).
@@ -94,7 +99,6 @@ class Loader:
     ) -> None:
         self._dataset, self._split = dataset, split
         self._batch_size, self._seed = train_config.batch_size, seed
-        self._order = order or train_config.order
         self._shown_per_step = shown_per_step
         self._shown = require_shown(dataset) if shown_per_step else None
         self._own = dataset.statistics.own if statistics and split == "train" else None
@@ -102,33 +106,35 @@ class Loader:
         # Without any event, one that no history reaches keeps every gather valid.
         events = dataset.event_item if dataset.event_item.size else [0]
         self._event_item = np.asarray(events, np.int32)
-        starts = np.asarray(dataset.event_offsets)[examples.sequence]
-        longest, lengths = train_config.max_history, examples.history_end - starts
-        self.num_examples = len(lengths)
-        self.cut_histories = int(np.count_nonzero(lengths > longest))
-        self._lengths = np.minimum(lengths, longest).astype(np.int32)
-        edges = np.array([*(edge for edge in train_config.buckets if edge < longest), longest])
-        self._edges = edges[: np.searchsorted(edges, int(self._lengths.max(initial=0))) + 1]
+        self.num_examples = size = len(examples.history_end)
+        self.steps_per_epoch = -(-size // self._batch_size)
+        self._max_history = train_config.max_history
+        order = order or train_config.order
+        order = automatic_order(size) if order == "auto" else order
+        lengths = None if order == "keyed" else np.empty(size, np.int32)
+        longest = self._read_lengths(lengths)
+        buckets = (edge for edge in train_config.buckets if edge < self._max_history)
+        edges = np.array([*buckets, self._max_history])
+        self._edges = edges[: np.searchsorted(edges, longest) + 1]
         self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
-        self.steps_per_epoch = -(-len(self._lengths) // self._batch_size)
-        self._plan: tuple[int, np.ndarray, np.ndarray] | None = None
+        options = self._edges, self._batch_size, seed
+        self._order: StoredOrder | KeyedOrder
+        if lengths is None:
+            self._order = KeyedOrder(self._lengths_of, size, *options)
+        else:
+            self._order = StoredOrder(order, lengths, *options)
 
     def example_indices(self, epoch: int, step: int) -> np.ndarray:
         """Return the examples of a batch's real rows, int64 ``[R]`` with 1 <= R <= B."""
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step must be in [0, {self.steps_per_epoch}), got {step}")
-        epoch = 0 if self._order == "evaluation" else epoch
-        if self._plan is None or self._plan[0] != epoch:
-            self._plan = (epoch, *self._plan_epoch(epoch))
-        _, order, chunks = self._plan
-        start = int(chunks[step]) * self._batch_size
-        return order[start : start + self._batch_size]
+        return self._order.indices(epoch, step)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0."""
         indices = self.example_indices(epoch, step)
         examples = self._examples
-        lengths = self._filled(self._lengths[indices])
+        lengths = self._filled(self._lengths_of(indices))
         first = self._filled(examples.history_end[indices]) - lengths
         positions = np.arange(self._edges[np.searchsorted(self._edges, lengths.max())])
         history = self._event_item.take(first[:, None] + positions[None, :], mode="clip")
@@ -185,22 +191,25 @@ class Loader:
                 ready.get_nowait()
             thread.join()
 
-    def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the examples in order, int64 ``[n]``, and which B in turn each step takes."""
-        size = len(self._lengths)
-        chunks = np.arange(self.steps_per_epoch)
-        if self._order == "evaluation":
-            return np.argsort(-self._lengths, kind="stable"), chunks
-        generator = np.random.default_rng((self._seed, epoch))
-        if self._order == "sorted":
-            buffer = np.arange(size) // (SORT_BUFFER * self._batch_size)
-            order = np.lexsort((-self._lengths, buffer))
-        else:
-            shuffled = generator.permutation(size)
-            bucket = np.searchsorted(self._edges, self._lengths[shuffled])
-            order = shuffled[np.argsort(bucket, kind="stable")]
-        generator.shuffle(chunks[: size // self._batch_size])
-        return order, chunks
+    def _lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """Return the lengths of the histories of some examples, of the shape of ``indices``."""
+        examples, offsets = self._examples, self._dataset.event_offsets
+        lengths = examples.history_end[indices] - offsets[examples.sequence[indices]]
+        return np.minimum(lengths, self._max_history).astype(np.int32)
+
+    def _read_lengths(self, kept: np.ndarray | None) -> int:
+        """Count histories that are cut, write all lengths to ``kept``, and return the greatest."""
+        self.cut_histories, longest = 0, 0
+        for start in range(0, self.num_examples, CHUNK):
+            part = slice(start, min(start + CHUNK, self.num_examples))
+            starts = np.asarray(self._dataset.event_offsets)[self._examples.sequence[part]]
+            lengths = self._examples.history_end[part] - starts
+            self.cut_histories += int(np.count_nonzero(lengths > self._max_history))
+            lengths = np.minimum(lengths, self._max_history)
+            longest = max(longest, int(lengths.max(initial=0)))
+            if kept is not None:
+                kept[part] = lengths
+        return longest
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
         """``[R, ...]`` with rows of zeros up to ``[B, ...]``."""

@@ -30,6 +30,7 @@ from dien_jax.config.preset_files import (
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
+from dien_jax.data.order import automatic_order
 from dien_jax.errors import UserError, writing
 from dien_jax.runs.evaluations import Metrics
 from dien_jax.steps.embedding_rows import automatic_update
@@ -208,7 +209,9 @@ class Run:
 
 def decided_config(config: Config, dataset: Dataset) -> Config:
     """Return the settings of a run on a dataset: what ``auto`` leaves to the data is decided."""
-    return without_auto(config, {"optim.embedding_update": automatic_update(dataset.schema)})
+    update = automatic_update(dataset.schema)
+    order = automatic_order(len(dataset.splits["train"].label))
+    return without_auto(config, {"optim.embedding_update": update, "train.order": order})
 
 
 class Outcome(TypedDict):

@@ -102,7 +102,7 @@ class RegressionInputs:
 
         ``before_batch`` may raise to stop.
         """
-        loader = self._loader(split, "shuffled")
+        loader = self._loader(split, "auto")
         steps = min(loader.steps_per_epoch, max(1, limit // BATCH))
         total = len(self._dataset.splits[split].label)
         rows = total if steps == loader.steps_per_epoch else steps * BATCH

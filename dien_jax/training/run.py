@@ -17,6 +17,7 @@ from dien_jax.config.presets import member_name, nearest_preset
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import require_shown
+from dien_jax.data.order import KEYED_EXAMPLES, automatic_order
 from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.runs.checkpoints import Checkpoints
@@ -241,6 +242,18 @@ def default_run_dir(name: str, dataset: Dataset) -> Path:
 
 def _choices(given: Config, run: Run, dataset: Dataset) -> list[str]:
     """Return a line for each setting that large data decided, or would have decided."""
+    return [*_order_choice(given, dataset), *_update_choice(given, run, dataset)]
+
+
+def _order_choice(given: Config, dataset: Dataset) -> list[str]:
+    examples = len(dataset.splits["train"].label)
+    if given.train.order != AUTO or automatic_order(examples) == "shuffled":
+        return []
+    reason = f"the order of more than {KEYED_EXAMPLES:,} training examples is not kept in memory"
+    return [f"train.order is keyed: {reason}; --train.order shuffled keeps it"]
+
+
+def _update_choice(given: Config, run: Run, dataset: Dataset) -> list[str]:
     if automatic_update(dataset.schema) == "dense":
         return []
     update, rows = run.config.optim.embedding_update, rows_of_large_tables(dataset.schema)

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 from dien_jax import Config, Dataset, Ranker, load_run, open_dataset, predict, preset, resume
-from dien_jax.config.preset_files import read_preset_file, with_settings
+from dien_jax.config.preset_files import read_preset_file, with_settings, without_auto
 from dien_jax.inference.archive import read_archive
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import trained_scores
@@ -208,7 +208,7 @@ def expected_config(name: str) -> Config:
     }
     if start == "dien":
         then["model.auxiliary_weight"] = 1.0
-    return with_settings(preset(start), then | changes)
+    return with_settings(without_auto(preset(start)), then | changes)
 
 
 def ranked(ranker: Ranker, request: dict[str, Any]) -> np.ndarray:

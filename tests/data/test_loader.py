@@ -16,12 +16,14 @@ from support.loader_data import (
 )
 
 from dien_jax.config.settings import TrainConfig
+from dien_jax.data import order as order_module
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.loader import SORT_BUFFER, Loader
+from dien_jax.data.loader import Loader
+from dien_jax.data.order import SORT_BUFFER
 from dien_jax.data.schema import MultiValued
 from dien_jax.errors import UserError
 
-ORDERS = ("shuffled", "sorted", "evaluation")
+ORDERS = ("shuffled", "keyed", "sorted", "evaluation")
 
 
 @settings(deadline=None, max_examples=60)
@@ -107,23 +109,23 @@ def test_a_batch_does_not_depend_on_what_was_read_before(order):
     assert step == straight.steps_per_epoch - 1
 
 
-def test_shuffled_order_depends_on_seed_and_epoch():
+@pytest.mark.parametrize("order", ["shuffled", "keyed"])
+def test_shuffled_order_depends_on_seed_and_epoch(order):
     history_lengths = random_lengths(70)
 
-    def order(seed, epoch):
-        loader = make_loader(history_lengths, seed=seed)
-        return np.concatenate(
-            [loader.example_indices(epoch, k) for k in range(loader.steps_per_epoch)]
-        )
+    def indices(seed, epoch):
+        loader = make_loader(history_lengths, order=order, seed=seed)
+        return np.concatenate(indices_of(loader, epoch)).tolist()
 
-    assert order(0, 0).tolist() == order(0, 0).tolist()
-    orders = {tuple(order(seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    assert indices(0, 0) == indices(0, 0)
+    orders = {tuple(indices(seed, epoch)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
 
 
-def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers():
+@pytest.mark.parametrize("order", ["shuffled", "keyed"])
+def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers(order):
     history_lengths = random_lengths(400)
-    loader = make_loader(history_lengths, batch_size=8)
+    loader = make_loader(history_lengths, batch_size=8, order=order)
     mixed = 0
     padded = []
     for batch in loader.epoch(0):
@@ -133,6 +135,16 @@ def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers():
         padded.append(length)
     assert mixed <= len(loader.padded_lengths) - 1
     assert padded != sorted(padded)  # long and short batches alternate in training
+
+
+def test_order_is_kept_in_memory_up_to_a_number_of_examples(monkeypatch):
+    def indices(order):
+        return np.concatenate(indices_of(make_loader(random_lengths(70), order=order), 1)).tolist()
+
+    monkeypatch.setattr(order_module, "KEYED_EXAMPLES", 70)
+    assert indices("auto") == indices("shuffled") != indices("keyed")
+    monkeypatch.setattr(order_module, "KEYED_EXAMPLES", 69)
+    assert indices("auto") == indices("keyed")
 
 
 def test_sorted_batches_are_cut_from_the_files_order_within_buffers():

@@ -14,6 +14,7 @@ from dien_jax import reproduce, train
 from dien_jax.config.preset_files import with_settings, without_auto
 from dien_jax.config.presets import FAMILY, PRESETS, member
 from dien_jax.config.settings import Config
+from dien_jax.data import order
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.experiments import reproduction
@@ -114,17 +115,20 @@ def test_published_results_have_the_rows_and_digests_of_the_frozen_tables() -> N
 def test_runs_are_identified_by_the_settings_that_their_data_decides(data, monkeypatch) -> None:
     dataset, config = open_dataset(data), PRESETS["dien"]
     digest = reproduction.paper_tables()["family"].digests["dien"]
-    as_before = with_settings(config, {"optim.embedding_update": "dense"})
+    before = {"optim.embedding_update": "dense", "train.order": "shuffled"}  # the values of then
+    as_before = with_settings(config, before)
     assert digest == reproduction.settings_digest(json.loads(as_before.to_json()))
     task = reproduction._task(dataset, "dien", 0, config, digest)
     assert (task.config, task.key[1]) == (as_before, digest)
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
     monkeypatch.setattr(embedding_rows, "LAZY_ROWS", 0)
-    lazy = with_settings(config, {"optim.embedding_update": "lazy_adam"})
+    monkeypatch.setattr(order, "KEYED_EXAMPLES", 0)
+    large = {"optim.embedding_update": "lazy_adam", "train.order": "keyed"}
+    large_config = with_settings(config, large)
     task = reproduction._task(dataset, "dien", 0, config, digest)
     assert (task.config, task.key[1]) == (
-        lazy,
-        reproduction.settings_digest(json.loads(lazy.to_json())),
+        large_config,
+        reproduction.settings_digest(json.loads(large_config.to_json())),
     )
     task = reproduction._task(dataset, "dien", 0, as_before, digest)
     assert (task.config, task.key[1]) == (as_before, digest)
