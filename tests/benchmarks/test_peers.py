@@ -1,15 +1,19 @@
 """Peers train on our batches, if installed."""
 
+import dataclasses
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import untrained_run
 
 from benchmarks import peers as train_peers
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.steps.train import make_loss
 
 ITEM, CATEGORY, USER = (
     Feature(name, "categorical", size) for name, size in (("item", 5), ("category", 3), ("user", 4))
@@ -64,7 +68,43 @@ def test_an_installed_peer_has_one_model_for_all_lengths(package) -> None:
     peer = importlib.import_module(train_peers.PEERS[package])
     category = np.array([0, 1, 1, 2, 2], np.int32)
     short, long = peer.steps_of(Config(), SCHEMA, category, [batch_of(4), batch_of(8)])
-    before = long()
+    before, first = long(), short()
     for _ in range(30):
-        short()
-    assert long() < 0.9 * before
+        last = short()
+    assert last < 0.97 * first  # it learns
+    assert abs(long() - before) > 0.03 * before  # the same parameters
+
+
+def test_the_graph_of_tensorflow_computes_our_loss_and_gradients() -> None:
+    tf = pytest.importorskip("tensorflow")
+    peer = importlib.import_module("benchmarks.peers.tensorflow_dien")
+    small = dataclasses.replace(untrained_run.SMALL, auxiliary_layers=(5, 4), dropout=0.0)
+    config = Config(model=peer.own_settings(small))
+    state = untrained_run.random_state(config, SCHEMA)
+    category, batch = np.array([0, 1, 1, 2, 2], np.int32), batch_of(8)
+    (arrays,) = train_peers.arrays_of([batch], 5)
+    real = Batch(
+        history=arrays.history, lengths=arrays.lengths, item=arrays.item, user=arrays.user,
+        label=arrays.label, weight=np.ones(3, np.float32), context={},
+    )  # fmt: skip
+    ours = jax.value_and_grad(make_loss(config, SCHEMA), has_aux=True)
+    tables = FeatureTables({"category": jnp.asarray(category)}, {})
+    negatives = jnp.asarray(arrays.negatives[:, 1:, None], jnp.int32)
+    key = jax.random.key(0)
+    (loss, (moved, _)), gradients = ours(
+        state.params, state.batch_stats, tables, real, negatives, key
+    )
+
+    model = peer.TensorFlowDien(config, state.params, state.batch_stats, category)
+    with tf.GradientTape() as tape:
+        found, logits = model.loss(*peer.prepare(arrays))
+    of_leaves = [tf.convert_to_tensor(g).numpy() for g in tape.gradient(found, model.variables)]
+    assert logits.shape == (3,)
+    # float32, and sums over 8 steps in another order
+    np.testing.assert_allclose(found, loss, rtol=1e-5)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
+    for mine, theirs in zip(jax.tree.leaves(gradients), of_leaves, strict=True):
+        np.testing.assert_allclose(theirs, mine, atol=1e-5 * scale)
+    statistics = [leaf.numpy() for leaf in jax.tree.leaves(model.statistics)]
+    for mine, theirs in zip(jax.tree.leaves(moved), statistics, strict=True):
+        np.testing.assert_allclose(theirs, mine, atol=1e-5)
