@@ -97,15 +97,9 @@ class Trainer:
         self._learning_rate = learning_rate(config.optim, self.steps_per_epoch, train.epochs)
 
         self._started_at = time.perf_counter()
-        self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
-        self._unreported: dict[str, float] = {}  # sums of training metrics
         self.state = create_state(config, schema, self.steps_per_epoch, run.seed)
         self.progress = Progress()
-        self._saved_step = self.progress.step
         latest = None if checkpoints is None else checkpoints.latest_step()
-        if latest is None and config.model.logistic_regression and run.warm_start is None:
-            asked = self._stop_if_asked
-            self.state = with_logistic_regression(self.state, dataset, config, asked)
         if checkpoints is not None and latest is not None:
             self.state, host = checkpoints.restore(latest, self.state)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
@@ -114,6 +108,11 @@ class Trainer:
         self._earlier_seconds = self.progress.wall_seconds
         self._timed_from: float | None = None
         self._lengths_seen: set[int] = set()
+        self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
+        self._unreported: dict[str, float] = {}  # sums of training metrics
+        if latest is None and config.model.logistic_regression and run.warm_start is None:
+            asked = self._stop_if_asked
+            self.state = with_logistic_regression(self.state, dataset, config, asked)
 
     def notes(self) -> list[str]:
         """Return lines about cut histories and compilation, to be said before the first step."""
