@@ -90,7 +90,6 @@ class Trainer:
                 f"{self.steps_per_epoch:,} steps an epoch, got {train.epochs:,}"
             )
         self._validation = evaluation_loader(dataset, "valid", train)
-        self._tables = training_tables(dataset, config)
         self._train_step = make_train_step(config, schema, self.steps_per_epoch)
         self._predict_step = make_predict_step(config, schema)
         self._summary_step = make_summary_step(config, schema)
@@ -98,6 +97,8 @@ class Trainer:
 
         self._started_at = time.perf_counter()
         self.state = create_state(config, schema, self.steps_per_epoch, run.seed)
+        # After the state, which is larger and is refused where it does not fit.
+        self._tables = training_tables(dataset, config)
         self.progress = Progress()
         latest = None if checkpoints is None else checkpoints.latest_step()
         if checkpoints is not None and latest is not None:
