@@ -19,7 +19,7 @@ from dien_jax.errors import UserError
 
 if TYPE_CHECKING:
     from dien_jax.config.presets import PRESETS, preset
-    from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+    from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
     from dien_jax.data.batch import Batch
     from dien_jax.data.dataset import Dataset, open_dataset
     from dien_jax.data.loader import Loader
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "config.presets": ("PRESETS", "preset"),
-    "config.settings": ("Config", "ModelConfig", "OptimConfig", "TrainConfig"),
+    "config.settings": ("Config", "MeshConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
     "data.batch": ("Batch",),
     "data.dataset": ("Dataset", "open_dataset"),
     "data.loader": ("Loader",),
@@ -54,9 +54,9 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 # fmt: off
 __all__ = [
     "PRESETS", "Batch", "Config", "Dataset", "DatasetWriter", "Feature", "InterestModel", "Loader",
-    "ModelConfig", "OptimConfig", "RankRequest", "Ranker", "Ranking", "RunResult", "Schema",
-    "TrainConfig", "UserError", "__version__", "auc", "fit", "gauc", "load_run", "logloss",
-    "open_dataset", "preset", "resume", "score_split",
+    "MeshConfig", "ModelConfig", "OptimConfig", "RankRequest", "Ranker", "Ranking", "RunResult",
+    "Schema", "TrainConfig", "UserError", "__version__", "auc", "fit", "gauc", "load_run",
+    "logloss", "open_dataset", "preset", "resume", "score_split",
 ]
 # fmt: on
 

@@ -23,7 +23,7 @@ from dien_kernels import load_native_in_background
 
 from dien_jax.config.preset_files import DEFAULT_PRESET, read_preset_file
 from dien_jax.config.presets import PRESETS, preset
-from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.command import refuse_empty_paths, run_command, stop_signals
@@ -64,8 +64,8 @@ class Arguments:
     seed: int = 0
     """Random seed for parameters, example order and negative sampling."""
     resume: Path | None = None
-    """Run folder to resume. Data and settings come from the run; only --compile-cache and
-    --keep-memory may be combined with it."""
+    """Run folder to resume. Data and settings come from the run; only --mesh.data, --compile-cache
+    and --keep-memory may be combined with it."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts faster."""
     keep_memory: bool = True
@@ -74,6 +74,7 @@ class Arguments:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -105,10 +106,21 @@ def parse(argv: Sequence[str]) -> Arguments:
     if arguments.preset != name:
         other = "comes before all flags" if file is None else "and --preset-file exclude each other"
         raise UserError(f"the preset {other}; got {arguments.preset!r} after them")
-    flags = [flag for flag in argv if flag not in PROCESS_FLAGS]
-    if arguments.resume is not None and len(flags) > (1 if "=" in flags[0] else 2):
+    if arguments.resume is not None and _run_flags(argv) != 1:
         raise UserError("--resume takes no other flag: the run keeps its data and settings")
     return arguments
+
+
+def _run_flags(argv: Sequence[str]) -> int:
+    """Return how many flags of the run there are, each with one value."""
+    flags = [flag for flag in argv if flag not in PROCESS_FLAGS]
+    rest = iter(flag for flag in flags if not flag.startswith("--mesh.data="))
+    count = 0
+    for flag in rest:
+        count += flag != "--mesh.data"
+        if "=" not in flag:
+            next(rest, None)
+    return count
 
 
 def _path(argv: Sequence[str], flag: str) -> Path | None:
@@ -129,13 +141,13 @@ def run(arguments: Arguments) -> "RunResult":
     from dien_jax.training.run import default_run_dir, fit, resume
 
     if arguments.resume is not None:
-        work = functools.partial(resume, arguments.resume)
+        work = functools.partial(resume, arguments.resume, mesh=arguments.mesh)
     else:
         dataset = open_dataset(built_in_data() if arguments.data is None else arguments.data)
         run_dir, preset_file = arguments.run_dir, arguments.preset_file
         if run_dir is None and preset_file is not None:
             run_dir = default_run_dir(preset_file.stem, dataset)
-        names = ("seed", "preset", "warm_start")
+        names = ("seed", "preset", "warm_start", "mesh")
         options: Any = {name: getattr(arguments, name) for name in names}
         work = functools.partial(fit, config, data=dataset, run_dir=run_dir, **options)
     with stop_signals() as stop_signal:

@@ -264,8 +264,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """Devices of a run. They do not change what is trained, so they are not part of ``Config``.
+
+    >>> from dien_jax.config import MeshConfig
+    >>> MeshConfig(data=2).data
+    2
+    """
+
+    data: int | None = None
+    """Devices that share each batch and the rows of large tables; it must divide train.batch_size.
+    Default: all of this machine, or as many as divide it."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, "mesh")
+        _check(self, "mesh", "data", lambda n: n is None or n >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
 class Config:
-    """All settings of a run except its data, folder and seed.
+    """All settings of a run except its data, folder, seed and devices.
 
     >>> from dien_jax import Config, TrainConfig
     >>> config = Config(train=TrainConfig(epochs=2))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dien_jax.model.batch_norm import DiceNorm
+from dien_jax.model.devices import Axis, total
 
 
 class Dice(nn.Module):
@@ -27,6 +28,7 @@ class Dice(nn.Module):
     """
 
     statistics: Literal["running", "batch"] = "running"
+    axis: Axis = None
 
     @nn.compact
     def __call__(
@@ -35,13 +37,14 @@ class Dice(nn.Module):
         """Apply element-wise; ``live`` marks the rows that statistics may see."""
         alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
         if self.statistics == "running":
-            norm = DiceNorm(name="BatchNorm_0")  # the path in checkpoints
+            norm = DiceNorm(self.axis, name="BatchNorm_0")  # the path in checkpoints
             normed = norm(x.astype(jnp.float32), live, train=train).astype(x.dtype)
         else:
             weight = live.astype(x.dtype)[:, None]
-            rows = jnp.maximum(weight.sum(), 1)
-            centred = x - (x * weight).sum(0, keepdims=True) / rows
-            variance = (centred * centred * weight).sum(0, keepdims=True) / rows
+            rows = jnp.maximum(total(weight.sum(), self.axis), 1)
+            centred = x - total((x * weight).sum(0, keepdims=True), self.axis) / rows
+            squares = (centred * centred * weight).sum(0, keepdims=True)
+            variance = total(squares, self.axis) / rows
             normed = centred / (jnp.sqrt(variance + 1e-9) + 1e-9)
         p = jax.nn.sigmoid(normed)
         return (alpha[None, :] * (1 - p) + p) * x

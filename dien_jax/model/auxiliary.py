@@ -15,6 +15,7 @@ from dien_kernels import Dense, NetworkImplementation
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.model.activations import as_logit
+from dien_jax.model.devices import Axis, total
 
 
 def weighted_loss(
@@ -115,6 +116,7 @@ def auxiliary_weights(
     *,
     mean: Literal["live", "all"] = "live",
     weights: Float[Array, " B"],
+    axis: Axis = None,
 ) -> tuple[Float[Array, "B S"], Float[Array, "B S N"]]:
     """Return the weights of real and of sampled behaviours in the auxiliary loss.
 
@@ -124,13 +126,18 @@ def auxiliary_weights(
       mean: ``"live"`` gives each set the sum 1. ``"all"`` divides by all positions of real rows,
         padding included, as the paper's authors' program does.
       weights: 0 for filler rows.
+      axis: mesh axis of the rows; the sums are those of all devices.
     """
     counted = positions.astype(weights.dtype)
     valid = counted[..., None] * negative_is_valid.astype(weights.dtype)
     if mean == "all":
-        everywhere = jnp.maximum(weights.sum(), 1) * max(positions.shape[1], 1)
+        everywhere = jnp.maximum(total(weights.sum(), axis), 1) * max(positions.shape[1], 1)
         return counted / everywhere, valid / (everywhere * valid.shape[2])
-    return counted / jnp.maximum(counted.sum(), 1), valid / jnp.maximum(valid.sum(), 1)
+
+    def shares(of: jax.Array) -> jax.Array:
+        return of / jnp.maximum(total(of.sum(), axis), 1)
+
+    return shares(counted), shares(valid)
 
 
 def auxiliary_loss(

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dien_jax.model.devices import Axis, any_of, total
+
 BATCH_NORM_EPSILON = 1e-3
 """Added to the variance, as in the paper's program."""
 BATCH_NORM_MOMENTUM = 0.99
@@ -42,11 +44,13 @@ class BatchNorm(nn.Module):
         :func:`moments_in_use` (a column that does not vary becomes beta);
         ``"frozen"`` is ``gamma x / sqrt(1 + epsilon) + beta``, the same with statistics that are
         never trained; ``"none"`` does nothing.
+      axis: mesh axis of the rows, whose statistics are those of all devices.
 
     Source: Ioffe and Szegedy, 2015 (arXiv:1502.03167).
     """
 
     kind: Literal["none", "running", "frozen"]
+    axis: Axis = None
 
     @nn.compact
     def __call__(
@@ -63,10 +67,10 @@ class BatchNorm(nn.Module):
         batch = None
         if train:
             values = x.astype(jnp.float32)
-            mean = live_mean(values, live)
+            mean = live_mean(values, live, self.axis)
             row = (1,) * (x.ndim - 1) + (-1,)
-            batch = mean, live_mean((values - mean.reshape(row)) ** 2, live)
-        mean, variance = moments_in_use(self, width, batch, live)
+            batch = mean, live_mean((values - mean.reshape(row)) ** 2, live, self.axis)
+        mean, variance = moments_in_use(self, width, batch, live, self.axis)
         scale = gamma * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
         # A deviation of a millionth of the mean is rounding of a column that is constant, as for
         # batches of one user; the scale would turn it into a gradient.
@@ -81,6 +85,8 @@ class DiceNorm(nn.Module):
     moments are those of all rows.
     """
 
+    axis: Axis = None
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "B D"], live: Bool[Array, " B"], *, train: bool
@@ -88,15 +94,25 @@ class DiceNorm(nn.Module):
         """Return normalised rows; ``live`` marks those that count in statistics."""
         batch = None
         if train:
-            counted, squares = (live | ~live.any())[:, None], jnp.square(x)
-            mean, square = x.mean(0, where=counted), squares.mean(0, where=counted)
+            counted, squares = (live | ~any_of(live, self.axis))[:, None], jnp.square(x)
+            if self.axis is None:
+                mean, square = x.mean(0, where=counted), squares.mean(0, where=counted)
+            else:
+                rows = total(counted.sum(0).astype(x.dtype), self.axis)
+                mean, square = (
+                    total(terms.sum(0, where=counted), self.axis) / rows for terms in (x, squares)
+                )
             batch = mean, jnp.maximum(0.0, square - jnp.square(mean))
-        mean, variance = moments_in_use(self, x.shape[-1], batch, live)
+        mean, variance = moments_in_use(self, x.shape[-1], batch, live, self.axis)
         return (x - mean[None, :]) * jax.lax.rsqrt(variance[None, :] + DICE_EPSILON)
 
 
 def moments_in_use(
-    module: nn.Module, width: int, batch: Moments | None, live: Bool[Array, "*R"]
+    module: nn.Module,
+    width: int,
+    batch: Moments | None,
+    live: Bool[Array, "*R"],
+    axis: Axis = None,
 ) -> Moments:
     """Return the moments to normalise with, and keep a module's running statistics.
 
@@ -124,7 +140,7 @@ def moments_in_use(
             moved += [] if total is None else [(total, jnp.ones(()))]
             for variable, value in moved:
                 new = BATCH_NORM_MOMENTUM * variable.value + (1 - BATCH_NORM_MOMENTUM) * value
-                variable.value = jnp.where(live.any(), new, variable.value)
+                variable.value = jnp.where(any_of(live, axis), new, variable.value)
         return batch
     mean, variance = (variable.value for variable in kept)
     if total is None:
@@ -142,11 +158,14 @@ def without_total_weight(batch_stats: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def live_mean(terms: Float[Array, "*R D"], live: Bool[Array, "*R"]) -> Float[Array, " D"]:
+def live_mean(
+    terms: Float[Array, "*R D"], live: Bool[Array, "*R"], axis: Axis = None
+) -> Float[Array, " D"]:
     """Return the mean of each column over live rows; 0 without any."""
     axes = tuple(range(terms.ndim - 1))
     weight = live.astype(terms.dtype)[..., None]
-    return (weight * terms).sum(axes) / jnp.maximum(weight.sum(), 1)
+    summed = total((weight * terms).sum(axes), axis)
+    return summed / jnp.maximum(total(weight.sum(), axis), 1)
 
 
 def rescaled(

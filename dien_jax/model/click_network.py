@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from dien_jax.model.activations import Dice, PReLU, as_logit
 from dien_jax.model.batch_norm import BatchNorm, rescaled
+from dien_jax.model.devices import Axis, Dropout
 
 
 class MLP(nn.Module):
@@ -30,6 +31,7 @@ class MLP(nn.Module):
     batch_norm: Literal["none", "running", "frozen"] = "none"
     dropout: float = 0.0
     columns: int = 1
+    axis: Axis = None
 
     @nn.compact
     def __call__(
@@ -37,13 +39,17 @@ class MLP(nn.Module):
     ) -> Float[Array, " B"]:
         """Return logits; ``live`` marks real rows. Training with dropout needs its key."""
         if self.batch_norm != "none":
-            x = rescaled(x, *BatchNorm(self.batch_norm, name="norm")(x, live, train=train))
+            norm = BatchNorm(self.batch_norm, self.axis, name="norm")
+            x = rescaled(x, *norm(x, live, train=train))
         for index, size in enumerate(self.layers):
             x = nn.Dense(size, dtype=x.dtype, name=f"layer_{index}")(x)
             if self.activation == "dice":
-                x = Dice(self.dice_statistics, name=f"activation_{index}")(x, live, train=train)
+                dice = Dice(self.dice_statistics, self.axis, name=f"activation_{index}")
+                x = dice(x, live, train=train)
             else:
                 x = PReLU(name=f"activation_{index}")(x)
-            if self.dropout:
+            if self.dropout and train and self.axis is not None:
+                x = Dropout(self.dropout, self.axis, name=f"Dropout_{index}")(x)
+            elif self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return as_logit(nn.Dense(self.columns, dtype=x.dtype, name="logit")(x).astype(jnp.float32))

@@ -7,6 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued
 
+EMBEDDING_INITIAL: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+
 
 class FeatureEmbeddings(nn.Module):
     """Embeddings of several features, concatenated in the order of the schema.
@@ -28,7 +30,7 @@ class FeatureEmbeddings(nn.Module):
 
     features: tuple[Feature, ...]
     size: int
-    initial: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    initial: nn.initializers.Initializer = EMBEDDING_INITIAL
 
     @nn.compact
     def __call__(self, values: dict[str, FeatureValues]) -> Float[Array, "... D"]:

@@ -31,7 +31,8 @@ from dien_jax.model.auxiliary import (
 )
 from dien_jax.model.batch_norm import BatchNorm
 from dien_jax.model.click_network import MLP
-from dien_jax.model.embeddings import FeatureEmbeddings, gather
+from dien_jax.model.devices import Axis, total
+from dien_jax.model.embeddings import EMBEDDING_INITIAL, FeatureEmbeddings, gather
 from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
 from dien_jax.model.statistics import statistics_inputs
@@ -97,19 +98,26 @@ class InterestModel(nn.Module):
     >>> output.logits.shape, sorted(variables)
     ((2,), ['batch_stats', 'params'])
 
+    Inside ``shard_map``, ``axis`` is the mesh axis of the batch. Statistics and the numbers that
+    losses are divided by are then those of all devices, and losses are this device's shares.
+    ``initial`` draws embedding tables.
+
     Source: Zhou et al., AAAI 2019 (arXiv:1809.03672).
     """
 
     config: ModelConfig
     schema: Schema
+    axis: Axis = None
+    initial: nn.initializers.Initializer = EMBEDDING_INITIAL
 
     def setup(self) -> None:
         config, schema = self.config, self.schema
         columns = 2 if config.classifier == "softmax" else 1
-        self.item_embeddings = FeatureEmbeddings(schema.item, config.embedding_size)
-        self.user_embeddings = FeatureEmbeddings(schema.user, config.embedding_size)
+        size, initial = config.embedding_size, self.initial
+        self.item_embeddings = FeatureEmbeddings(schema.item, size, initial)
+        self.user_embeddings = FeatureEmbeddings(schema.user, size, initial)
         if schema.context:
-            self.context_embeddings = FeatureEmbeddings(schema.context, config.embedding_size)
+            self.context_embeddings = FeatureEmbeddings(schema.context, size, initial)
         if config.extractor == "gru":
             self.extractor = make_recurrence(GRU, config)
         if config.evolution != "none":
@@ -118,8 +126,8 @@ class InterestModel(nn.Module):
             self.evolution = EVOLUTIONS[config.evolution](config)
         if config.auxiliary_weight:
             self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, columns)
-            self.auxiliary_norm_state = BatchNorm(config.batch_norm)
-            self.auxiliary_norm_behaviour = BatchNorm(config.batch_norm)
+            self.auxiliary_norm_state = BatchNorm(config.batch_norm, self.axis)
+            self.auxiliary_norm_behaviour = BatchNorm(config.batch_norm, self.axis)
         self.mlp = MLP(
             config.layers,
             config.activation,
@@ -127,6 +135,7 @@ class InterestModel(nn.Module):
             config.batch_norm,
             config.dropout,
             columns,
+            self.axis,
         )
         if config.wide:
             self.linear = nn.Dense(columns)
@@ -163,7 +172,8 @@ class InterestModel(nn.Module):
 
         live = _live(lengths, history)
         looked_up = (jnp.where(live, history, 0), rows.candidate, rows.user)
-        count = jnp.maximum(lengths.sum() + 2 * lengths.shape[0], 1).astype(logits.dtype)
+        count = total(lengths.sum() + 2 * lengths.shape[0], self.axis)
+        count = jnp.maximum(count, 1).astype(logits.dtype)
         squares = sum((part.astype(logits.dtype) ** 2).sum() for part in looked_up)
         norm = squares / count
         return ModelOutput(logits, auxiliary, attention, encoded.interests, final_state, norm)
@@ -337,7 +347,7 @@ class InterestModel(nn.Module):
             behaviour_affine = self.auxiliary_norm_behaviour(behaviours, live, train=train)
             params = normalising(params, state_affine, behaviour_affine)
         of_real, of_sampled = auxiliary_weights(
-            positions, valid, mean=self.config.auxiliary_mean, weights=weights
+            positions, valid, mean=self.config.auxiliary_mean, weights=weights, axis=self.axis
         )
         shares = jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)])
         return weighted_loss(params, states, history, sampled, shares, self.config.networks)

@@ -87,12 +87,25 @@ def statistics_inputs(
             "feature_tables, or choose ModelConfig(statistics=False)"
         )
     of_candidate, of_history = (gather(ids, tables.item, "item") for ids in (candidate, history))
+    return inputs_of_values(schema, tables.statistics, of_candidate, of_history, lengths, own)
+
+
+def inputs_of_values(
+    schema: Schema,
+    statistics: dict[str, ValueStatistics],
+    of_candidate: dict[str, Any],
+    of_history: dict[str, Any],
+    lengths: Int[Array, " B"],
+    own: Int[Array, "B S"] | None = None,
+) -> Float[Array, "B F"]:
+    """Return :func:`statistics_inputs` of the values of items, as :func:`gather` gives them."""
+    candidate = of_candidate["item"]
     columns = [jnp.log1p(lengths.astype(jnp.float32))]
     for place, feature in enumerate(statistics_features(schema)):
         name = feature.name
         bits = jnp.zeros_like(candidate) if own is None else own[:, place].astype(candidate.dtype)
         values = of_candidate[name], of_history[name]
-        columns += _of_value(tables.statistics[name], *values, lengths, bits)
+        columns += _of_value(statistics[name], *values, lengths, bits)
     if attributes := _attributes(schema):
         columns.append(_match(attributes, of_candidate, of_history, lengths))
     return jnp.stack(columns, axis=-1)

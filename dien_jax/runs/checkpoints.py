@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -110,14 +110,19 @@ class Checkpoints:
         finally:
             self._remove_leftovers()
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(
+        self,
+        step: int,
+        like: TrainState,
+        put: Callable[[TrainState], TrainState] | None = None,
+    ) -> tuple[TrainState, dict[str, Any]]:
         """Return the state and the host's values as they were saved, bit for bit.
 
         Only names, shapes, types and devices of ``like`` matter, a state of the same configuration,
         arrays or their shapes: each array is put on the device of its counterpart there, or the
-        default device. An array that differs from it, or a checkpoint that does not exist, is a
-        UserError. Running statistics that were saved without their total weight, by earlier
-        versions, are returned without it.
+        default device; or else ``put`` takes the state, on the host, to devices. An array that
+        differs from it, or a checkpoint that does not exist, is a UserError. Running statistics
+        that were saved without their total weight, by earlier versions, are returned without it.
         """
         attempts = [saved for saved in self._complete() if saved[0] == step]
         if not attempts:
@@ -138,8 +143,11 @@ class Checkpoints:
             arrays = named_leaves(content["state"])
         host = as_type(content["host"], _Host, path / "host")["host"]
         _check_arrays(path, arrays, expected)
-        placed = [_placed(arrays[name], leaf) for name, leaf in expected.items()]
-        return jax.tree.unflatten(structure, placed), host
+        restored = [_with_key(arrays[name], leaf) for name, leaf in expected.items()]
+        if put is not None:
+            return put(jax.tree.unflatten(structure, restored)), host
+        placed = map(_placed, restored, expected.values())
+        return jax.tree.unflatten(structure, [*placed]), host
 
     def _path(self, saved: _Saved) -> Path:
         step, attempt = saved
@@ -206,12 +214,16 @@ def _without_key(leaf: jax.Array) -> jax.Array:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _placed(saved: np.ndarray, leaf: Any) -> jax.Array:
-    """Return a saved array on the device of ``leaf``, as a typed key if that is one."""
-    array: Any = saved
-    if _is_key(leaf):
-        impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None  # the default
-        array = jax.random.wrap_key_data(jnp.asarray(saved), impl=impl)
+def _with_key(saved: np.ndarray, leaf: Any) -> Any:
+    """Return a saved array, as a typed key if ``leaf`` is one."""
+    if not _is_key(leaf):
+        return saved
+    impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None  # the default
+    return jax.random.wrap_key_data(jnp.asarray(saved), impl=impl)
+
+
+def _placed(array: Any, leaf: Any) -> jax.Array:
+    """Return a saved array on the device of ``leaf``."""
     # To a named device, so that programs find results like what they were compiled for.
     return jax.device_put(array, leaf.sharding or jax.device_put(0).sharding)
 

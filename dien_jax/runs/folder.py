@@ -79,7 +79,8 @@ class Run:
       vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
         ones. None for runs of versions that did not keep them.
       config: all settings, see :func:`decided_config`.
-      versions: of Python and the packages that decide the outcome.
+      versions: of Python and the packages that decide the outcome, and the number of devices it
+        began on if that is not 1.
       warm_start: ``run``, the absolute path of the run folder whose parameters this one started
         from, and ``step``, of the checkpoint; None for fresh parameters.
       tables: sha256 of the features of items and users and, for a model that reads them, of the
@@ -110,6 +111,7 @@ class Run:
         dataset: Dataset,
         config: Config,
         warm_start: WarmStart | None = None,
+        devices: int = 1,
     ) -> "Run":
         """Describe a new run; a seed out of range is a :class:`UserError`.
 
@@ -126,7 +128,7 @@ class Run:
             digest,
             schema,
             config,
-            versions(config),
+            versions(config, devices),
             vocabulary_digests(dataset),
             warm_start,
             table_digests(dataset, statistics=config.model.statistics),
@@ -238,19 +240,22 @@ def read_result(folder: Path, kind: Callable[..., Result]) -> Result | None:
     return read_json(file, kind) if file.exists() else None
 
 
-def versions(config: Config | None = None) -> dict[str, str]:
+def versions(config: Config | None = None, devices: int = 1) -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the outcome of a run.
 
     With settings, also the implementation of what ``dien_kernels`` computes: that of "recurrences",
     and that of "networks", attention and the auxiliary loss. For native kernels it is followed by
-    their instruction set.
+    their instruction set. More than one device is recorded as "devices".
     """
     found = {"python": platform.python_version(), "dien_jax": __version__} | {
         package: importlib.metadata.version(package) for package in _PACKAGES
     }
     if config is None:
         return found
-    names = {"recurrences": _recurrences(config), "networks": _networks(config.model)}
+    if devices > 1:
+        found["devices"] = str(devices)
+    rows = config.train.batch_size // devices
+    names = {"recurrences": _recurrences(config, rows), "networks": _networks(config.model)}
     try:
         return found | {
             what: ", ".join(f"native {instruction_set()}" if n == "native" else n for n in chosen)
@@ -261,7 +266,7 @@ def versions(config: Config | None = None) -> dict[str, str]:
         raise UserError(f"model.recurrence: {error}") from error
 
 
-def _recurrences(config: Config) -> list[str]:
+def _recurrences(config: Config, rows: int) -> list[str]:
     """Return the implementation of the recurrences, if the model has any."""
     model = config.model
     if model.extractor == "none" and model.evolution in ("none", "attention"):
@@ -270,7 +275,7 @@ def _recurrences(config: Config) -> list[str]:
         return [model.recurrence]
     chosen = explain(
         "gru",
-        batch=config.train.batch_size,
+        batch=rows,
         steps=config.train.max_history,
         hidden=model.hidden_size,
         form=model.form,

@@ -79,10 +79,12 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     return TrainedModel(run, data, state.params, state.batch_stats, step, calibration)
 
 
-def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
+def restore_state(
+    folder: Path, run: Run, dataset: Dataset, *, on_host: bool = False
+) -> tuple[int, TrainState]:
     """Return the step of the best checkpoint, and the whole training state.
 
-    ``dataset`` fits the run.
+    ``dataset`` fits the run. Arrays are on the default device, or NumPy's if ``on_host``.
     """
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
@@ -91,10 +93,14 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
         raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
     # Only the shapes: initialising a state compiles for seconds.
     shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
-    state, _ = checkpoints.restore(best_step, shapes)
+    state, _ = checkpoints.restore(best_step, shapes, _unchanged if on_host else None)
     used = {"params": state.params, "batch_stats": state.batch_stats}
     for name, array in named_leaves(used).items():
         if not np.isfinite(np.asarray(array)).all():
             path = checkpoints.best_path()
             raise UserError(f"the checkpoint {path} is damaged: {name} is not finite")
     return best_step, state
+
+
+def _unchanged(state: TrainState) -> TrainState:
+    return state

@@ -147,8 +147,9 @@ def look_up(
     placed = [part.reshape(ids.shape) for part, ids in zip(parts, id_arrays, strict=True)]
     users, user = take_group("user", schema.user, features.user, jnp.asarray(batch.user))
     context = {f.name: take_values("context", f, batch.context[f.name]) for f in schema.context}
+    sizes = {table: taken.read.shape[0] for table, taken in rows.items()}
     return LookUps(
-        _compact_schema(schema, rows),
+        compact_schema(schema, sizes),
         features._replace(item=items, user=users),
         batch._replace(history=placed[0], item=placed[1], user=user, context=context, shown=None),
         None if negatives is None else placed[2],
@@ -156,11 +157,13 @@ def look_up(
     )
 
 
-def _compact_schema(schema: Schema, rows: dict[Table, Rows]) -> Schema:
+def compact_schema(schema: Schema, sizes: dict[Table, int]) -> Schema:
+    """Return a schema whose tables have other numbers of rows."""
+
     def compact(table: Table, feature: Feature) -> Feature:
-        if table not in rows:
+        if table not in sizes:
             return feature
-        return dataclasses.replace(feature, size=rows[table].read.shape[0])
+        return dataclasses.replace(feature, size=sizes[table])
 
     groups = {
         group: tuple(compact((group, feature.name), feature) for feature in features)

@@ -1,5 +1,6 @@
 """Least memory of a run on the device, estimated before anything is allocated or compiled."""
 
+import math
 from typing import Any
 
 import jax
@@ -11,28 +12,47 @@ from dien_jax.steps.embedding_rows import large_tables, table_of, tables_by_row
 from dien_jax.utils.memory_limit import machine_bytes, require_memory
 
 
-def require_state_memory(shapes: Any, config: Config, schema: Schema) -> None:
+def require_state_memory(
+    shapes: Any, config: Config, schema: Schema, shardings: Any = None
+) -> None:
     """Refuse parameters and optimizer state that are larger than the device's memory.
 
-    ``shapes`` are parameters first, then everything else. What is updated densely also needs room
-    for its gradient, at least for the largest one; tables that are updated by row do not.
+    ``shapes`` are parameters first, then everything else; ``shardings`` say what each of several
+    devices has of them. What is updated densely also needs room for its gradient, at least for the
+    largest one; tables that are updated by row do not.
     """
-    update = config.optim.embedding_update
+    update, devices = config.optim.embedding_update, 1
     by_row = tables_by_row(update, schema)
-    leaves = jax.tree_util.tree_flatten_with_path(shapes[0])[0]
+    named = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    parts = [leaf.shape for _, leaf in named]
+    if shardings is not None:
+        placed = jax.tree.leaves(shardings)
+        parts = [on.shard_shape(part) for on, part in zip(placed, parts, strict=True)]
+        devices = placed[0].num_devices
+    counts = [math.prod(part) for part in parts]
+    sizes = [n * leaf.dtype.itemsize for n, (_, leaf) in zip(counts, named, strict=True)]
+    parameters = len(jax.tree.leaves(shapes[0]))
     dense = [
-        leaf.size * leaf.dtype.itemsize for path, leaf in leaves if table_of(path) not in by_row
+        size
+        for size, (path, _) in zip(sizes[:parameters], named, strict=False)
+        if table_of(path) not in by_row
     ]
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) + max(dense)
-    subject = f"{sum(leaf.size for _, leaf in leaves):,} parameters and their optimizer state"
+    where = f" on each of {devices} devices" if devices > 1 else ""
+    subject = f"{sum(counts[:parameters]):,} parameters{where} and their optimizer state"
     advice = "choose smaller model sizes"
     if large_tables(schema) and update != "rowwise_adagrad":
         advice += " or optim.embedding_update rowwise_adagrad"
-    require_memory(needed, _device_bytes(), subject, advice)
+    require_memory(sum(sizes) + max(dense), _device_bytes(devices), subject, advice)
 
 
-def require_step_memory(config: Config, schema: Schema, rows: int, steps: int) -> None:
-    """Refuse a training step on ``rows`` histories of ``steps`` events that exceeds the memory."""
+def require_step_memory(
+    config: Config, schema: Schema, rows: int, steps: int, devices: int = 1
+) -> None:
+    """Refuse a training step on ``rows`` histories of ``steps`` events that exceeds the memory.
+
+    Each of several devices has its share of the rows.
+    """
+    rows = -(-rows // devices)
     subject = f"the activations of {rows:,} histories of {steps:,} events"
     names = ["train.batch_size"] * (rows > 1) + ["train.max_history"]
     if config.model.auxiliary_weight:
@@ -40,7 +60,8 @@ def require_step_memory(config: Config, schema: Schema, rows: int, steps: int) -
     if config.model.ensemble > 1:
         names.append("model.ensemble")
     advice = f"choose a smaller {', '.join(names)} or model"
-    require_memory(step_bytes(config, schema, rows, steps), _device_bytes(), subject, advice)
+    needed = step_bytes(config, schema, rows, steps)
+    require_memory(needed, _device_bytes(devices), subject, advice)
 
 
 def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
@@ -65,9 +86,13 @@ def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
     return rows * (model.ensemble * of_row + steps * 4 * ids)
 
 
-def _device_bytes() -> int | None:
-    """Return the memory of the device, of the machine for a CPU; None where it is unknown."""
+def _device_bytes(devices: int = 1) -> int | None:
+    """Return the memory of one of several devices; None where it is unknown.
+
+    CPUs share that of the machine.
+    """
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
-    return machine_bytes()
+    memory = machine_bytes()
+    return None if memory is None else memory // devices

@@ -82,11 +82,24 @@ def _alias_table(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keep, alias
 
 
+class RandomColumns(NamedTuple):
+    """Random numbers of draws: a column of the alias table each, and a number in [0, 1)."""
+
+    column: Int[Array, "..."]
+    uniform: Float[Array, "..."]
+
+
+def random_columns(key: PRNGKeyArray, items: int, shape: tuple[int, ...]) -> RandomColumns:
+    """Return the random numbers of draws from the alias table of I items."""
+    column_key, keep_key = jax.random.split(key)
+    column = jax.random.randint(column_key, shape, 0, items, jnp.int32)
+    return RandomColumns(column, jax.random.uniform(keep_key, shape, jnp.float32))
+
+
 def draw(sampler: Sampler, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, "..."]:
     """Return independent item ids of the sampler's distribution."""
-    column_key, keep_key = jax.random.split(key)
-    column = jax.random.randint(column_key, shape, 0, sampler.keep.shape[0], jnp.int32)
-    kept = jax.random.uniform(keep_key, shape, jnp.float32) < sampler.keep[column]
+    column, uniform = random_columns(key, sampler.keep.shape[0], shape)
+    kept = uniform < sampler.keep[column]
     return jnp.where(kept, column, sampler.alias[column])
 
 
@@ -104,7 +117,16 @@ def auxiliary_negatives(
     (1, 2, 4)
     """
     following = history[:, 1:, None]
-    draws = draw(sampler, key, (REDRAWS + 1, *following.shape[:2], count))
+    return unequal(draw(sampler, key, draws_shape(history, count)), following)
+
+
+def draws_shape(history: Int[Array, "B T"], count: int) -> tuple[int, int, int, int]:
+    """Return the shape of the draws for a batch: one more than ``REDRAWS`` of each negative."""
+    return (REDRAWS + 1, history.shape[0], history.shape[1] - 1, count)
+
+
+def unequal(draws: Int[Array, "R B S N"], following: Int[Array, "B S 1"]) -> Int[Array, "B S N"]:
+    """Return the first draw of each negative that is unequal to its positive, or else the last."""
     chosen = draws[-1]
     for earlier in draws[-2::-1]:
         chosen = jnp.where(earlier == following, chosen, earlier)

@@ -28,11 +28,12 @@ def learning_rate(config: OptimConfig, steps_per_epoch: int, epochs: int) -> opt
 
 
 def make_optimizer(
-    config: Config, schema: Schema, steps_per_epoch: int
+    config: Config, schema: Schema, steps_per_epoch: int, *, clips: bool = True
 ) -> optax.GradientTransformation:
     """Return Adam or AdamW with the configured schedule, clipping and decay.
 
     With ``embedding_update="rowwise_adagrad"`` large embedding tables have row-wise Adagrad.
+    Without ``clips`` gradients must be clipped already; the optimizer state is the same.
     """
     optim = config.optim
     schedule = learning_rate(optim, steps_per_epoch, config.train.epochs)
@@ -54,7 +55,8 @@ def make_optimizer(
 
         update = optax.partition({"table": table_update, "rest": update}, kinds)
     if optim.clip_norm is not None:
-        update = optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)
+        clip = optax.clip_by_global_norm(optim.clip_norm) if clips else optax.identity()
+        update = optax.chain(clip, update)
 
     def lenient(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         # Optax raises floats to an int32 count, which strict dtype promotion refuses.

@@ -60,16 +60,24 @@ def make_summary_step(config: Config, schema: Schema) -> Callable[..., dict[str,
     """
     model, ensemble = InterestModel(config.model, schema), config.model.ensemble
 
+    def summarise(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> dict:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return summary_of(model, ensemble, variables, batch, features)
+
+    return jax.jit(summarise)
+
+
+def summary_of(
+    model: InterestModel, ensemble: int, variables: Any, batch: Batch, features: FeatureTables
+) -> dict[str, jax.Array]:
+    """Return the summary of a batch."""
+
     def of_network(variables: Any, batch: Batch, features: FeatureTables) -> dict:
         output = model.apply(variables, batch, features)
         names = ("interest_states", "attention", "final_state")
         return {name: value for name in names if (value := getattr(output, name)) is not None}
 
-    def summarise(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> dict:
-        variables = {"params": params, "batch_stats": batch_stats}
-        summary = each_network(ensemble, of_network)(variables, batch, features)
-        if ensemble == 1:
-            return summary
-        return jax.tree.map(lambda value: jnp.moveaxis(value, 0, -1), summary)
-
-    return jax.jit(summarise)
+    summary = each_network(ensemble, of_network)(variables, batch, features)
+    if ensemble == 1:
+        return summary
+    return jax.tree.map(lambda value: jnp.moveaxis(value, 0, -1), summary)

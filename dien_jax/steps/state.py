@@ -11,11 +11,13 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.data.statistics import blank_statistics
 from dien_jax.errors import UserError
+from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.ensemble import network_axes, without_copies
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.memory import require_state_memory, require_step_memory
 from dien_jax.steps.negatives import Sampler, make_sampler
 from dien_jax.steps.optimizer import make_optimizer
+from dien_jax.steps.sharding import Placement
 
 
 class TrainState(NamedTuple):
@@ -49,8 +51,10 @@ def feature_tables(dataset: Dataset, model: ModelConfig) -> FeatureTables:
     return jax.tree.map(jnp.asarray, dataset.feature_tables(model.statistics))
 
 
-def training_tables(dataset: Dataset, config: Config) -> Tables:
+def training_tables(dataset: Dataset, config: Config, placement: Placement | None = None) -> Tables:
     """Return the feature tables, and the sampler of auxiliary negatives that training needs.
+
+    They are on the devices of a placement, or on the default device.
 
     >>> from dien_jax import open_dataset, preset
     >>> from dien_jax.steps import training_tables
@@ -60,11 +64,22 @@ def training_tables(dataset: Dataset, config: Config) -> Tables:
     sampler = None
     if config.model.auxiliary_weight:
         sampler = make_sampler(dataset.popularity, config.model.auxiliary_distribution)
+    if placement is not None:
+        features = placement.put_features(dataset.feature_tables(config.model.statistics))
+        return Tables(features, jax.tree.map(placement.put_items, sampler))
     return Tables(feature_tables(dataset, config.model), sampler)
 
 
-def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int) -> TrainState:
+def create_state(
+    config: Config,
+    schema: Schema,
+    steps_per_epoch: int,
+    seed: int,
+    placement: Placement | None = None,
+) -> TrainState:
     """Return the initial state, which configuration, schema and seed determine.
+
+    On several devices a ``placement`` splits it; each device draws its own rows of split tables.
 
     >>> from dien_jax import open_dataset, preset
     >>> from dien_jax.steps import create_state
@@ -79,10 +94,13 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
     """
     longest = config.train.max_history
     shortest = min((*config.train.buckets, longest))
-    require_step_memory(config, schema, config.train.batch_size, shortest)
-    require_step_memory(config, schema, 1, longest)
+    devices = 1 if placement is None else placement.devices
+    require_step_memory(config, schema, config.train.batch_size, shortest, devices)
+    require_step_memory(config, schema, devices, longest, devices)
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    model, ensemble = InterestModel(config.model, schema), config.model.ensemble
+    initial = EMBEDDING_INITIAL if placement is None else placement.initial
+    model = InterestModel(config.model, schema, initial=initial)
+    ensemble = config.model.ensemble
     optimizer = make_optimizer(config, schema, steps_per_epoch)
 
     def network(key: jax.Array) -> tuple[Any, Any]:
@@ -101,13 +119,23 @@ def create_state(config: Config, schema: Schema, steps_per_epoch: int, seed: int
         else:
             params, batch_stats = jax.vmap(network)(jax.random.split(key, ensemble))
             params = without_copies(network_axes(params), params)
+        if placement is not None:
+            params = placement.split(params)
         return params, batch_stats, optimizer.init(params)
 
     initialised = jax.jit(initialise)
     try:
         shapes = initialised.eval_shape(init_key)
-        require_state_memory(shapes, config, schema)
+        if placement is None:
+            require_state_memory(shapes, config, schema)
+        else:
+            shardings = placement.shardings(placement.specs(shapes))
+            require_state_memory(shapes, config, schema, shardings)
+            initialised = jax.jit(initialise, out_shardings=shardings)
         params, batch_stats, optimizer_state = initialised(init_key)
     except NotImplementedError as error:
         raise UserError(f"model.recurrence: {error}") from error
-    return TrainState(params, batch_stats, optimizer_state, jnp.zeros((), jnp.int32), run_key)
+    state = TrainState(params, batch_stats, optimizer_state, jnp.zeros((), jnp.int32), run_key)
+    if placement is None:
+        return state
+    return state._replace(step=placement.on_each(state.step), key=placement.on_each(run_key))

@@ -15,6 +15,7 @@ import optax
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
+from dien_jax.model import devices
 from dien_jax.model.ensemble import network_axes, without_copies
 from dien_jax.model.interest import InterestModel, with_statistics
 from dien_jax.steps.embedding_rows import look_up, put_rows, tables_by_row, take_rows
@@ -31,25 +32,46 @@ def draw(
 ) -> tuple[Batch, jax.Array | None, jax.Array]:
     """Return the batch with some ids unknown, the auxiliary negatives, and the key of dropout."""
     sample_key, dropout_key, user_key = jax.random.split(key, 3)
-    if config.train.unknown_items:
-        item_key = jax.random.fold_in(user_key, 1)
-        batch = _with_unknown_items(batch, item_key, config.train.unknown_items)
+    batch = with_unknown_items(config, batch, user_key)
     negatives = None
-    if config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1:
+    if draws_negatives(config, batch):
         assert sampler is not None
         negatives = auxiliary_negatives(
             sampler, sample_key, jnp.asarray(batch.history), config.model.auxiliary_negatives
         )
-        if config.model.auxiliary_distribution == "shown":
-            if batch.shown is None:
-                raise ValueError("auxiliary_distribution 'shown' needs batch.shown, got None")
-            shown = jnp.asarray(batch.shown)
-            negatives = jnp.where(shown >= 0, shown, negatives)
-    if config.train.unknown_users:
-        user = jnp.asarray(batch.user)
-        unknown = jax.random.bernoulli(user_key, config.train.unknown_users, user.shape)
-        batch = batch._replace(user=jnp.where(unknown, UNKNOWN, user))
-    return batch, negatives, dropout_key
+        negatives = shown_instead(config, batch, negatives)
+    return with_unknown_users(config, batch, user_key), negatives, dropout_key
+
+
+def draws_negatives(config: Config, batch: Batch) -> bool:
+    """Return whether a step on batches of this shape has an auxiliary loss."""
+    return config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1
+
+
+def shown_instead(config: Config, batch: Batch, negatives: jax.Array) -> jax.Array:
+    """Return the negatives, those of the batch where the configuration and the batch have them."""
+    if config.model.auxiliary_distribution != "shown":
+        return negatives
+    if batch.shown is None:
+        raise ValueError("auxiliary_distribution 'shown' needs batch.shown, got None")
+    shown = jnp.asarray(batch.shown)
+    return jnp.where(shown >= 0, shown, negatives)
+
+
+def with_unknown_users(config: Config, batch: Batch, key: jax.Array) -> Batch:
+    """Return the batch with some users replaced by the unknown user."""
+    if not config.train.unknown_users:
+        return batch
+    user = jnp.asarray(batch.user)
+    unknown = jax.random.bernoulli(key, config.train.unknown_users, user.shape)
+    return batch._replace(user=jnp.where(unknown, UNKNOWN, user))
+
+
+def with_unknown_items(config: Config, batch: Batch, user_key: jax.Array) -> Batch:
+    """Return the batch with some candidates and behaviours replaced by the unknown item."""
+    if not config.train.unknown_items:
+        return batch
+    return _with_unknown_items(batch, jax.random.fold_in(user_key, 1), config.train.unknown_items)
 
 
 def _with_unknown_items(batch: Batch, key: jax.Array, share: float) -> Batch:
@@ -69,12 +91,15 @@ def _with_unknown_items(batch: Batch, key: jax.Array, share: float) -> Batch:
     )
 
 
-def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
+def make_loss(
+    config: Config, schema: Schema, axis: devices.Axis = None
+) -> Callable[..., tuple[jax.Array, tuple]]:
     """Return ``loss(params, batch_stats, features, batch, negatives, dropout_key)`` of a network.
 
-    It gives the loss, and the new running statistics with the metrics.
+    It gives the loss, and the new running statistics with the metrics; loss and metrics are this
+    device's shares if there is a mesh ``axis``.
     """
-    model = InterestModel(config.model, schema)
+    model = InterestModel(config.model, schema, axis)
     click_loss_of = halved_click_loss if config.model.classifier == "softmax" else click_loss
 
     def loss(
@@ -95,12 +120,12 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        click = click_loss_of(output.logits, labels, weights)
+        click = click_loss_of(output.logits, labels, weights, axis)
         total = click + config.model.auxiliary_weight * output.auxiliary_loss
         if config.optim.embedding_l2:
             total = total + config.optim.embedding_l2 * output.embedding_norm
         hits = (output.logits > 0) == (labels > 0.5)
-        real = jnp.maximum(weights.sum(), 1)
+        real = jnp.maximum(devices.total(weights.sum(), axis), 1)
         accuracy = (hits.astype(jnp.float32) * weights).sum() / real
         losses = {"loss": total, "click_loss": click, "auxiliary_loss": output.auxiliary_loss}
         metrics = {**losses, "accuracy": accuracy, "weight": weights.sum()}

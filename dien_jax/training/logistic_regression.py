@@ -87,11 +87,13 @@ def with_logistic_regression(
     dataset: Dataset,
     config: Config,
     before_pass: Callable[[], None] = lambda: None,
+    put: Callable[[Any], Any] = lambda tree: jax.tree.map(jnp.array, tree),
 ) -> TrainState:
     """Return a fresh state with the weights of a logistic regression fitted to the training split.
 
     Trials of a search share the fit. Training examples of one label leave all weights 0.
-    ``before_pass``, called often, may raise to stop.
+    ``before_pass``, called often, may raise to stop; ``put`` copies parameters from the host to the
+    devices of the state.
     """
     if len(np.unique(dataset.splits["train"].label)) < 2:
         say("no logistic regression: all training examples have the same label")
@@ -106,8 +108,8 @@ def with_logistic_regression(
             current.note = f"C {fitted.strength:g}, validation score {fitted.score:.4f}"
         _latest.clear()
         _latest[key] = _parameters(fitted, inputs)
-    weights = jax.tree.map(jnp.array, _latest[key])  # copies: the state is donated
-    return state._replace(params={**state.params, "logistic_regression": weights})
+    weights = put({"logistic_regression": _latest[key]})  # copies: the state is donated
+    return state._replace(params={**state.params, **weights})
 
 
 _latest: dict[tuple, dict[str, Any]] = {}

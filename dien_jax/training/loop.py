@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import LARGEST_INTEGER
+from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
@@ -31,17 +32,17 @@ from dien_jax.runs.scoring import measure, score_batches
 from dien_jax.steps.memory import require_step_memory
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
+from dien_jax.steps.sharded import make_sharded_steps
+from dien_jax.steps.sharding import Placement
 from dien_jax.steps.state import TrainState, create_state, training_tables
 from dien_jax.steps.train import make_train_step
+from dien_jax.training.histograms import embedding_values, live_values
 from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, with_logistic_regression
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
 from dien_jax.training.reporter import Reporter
 
 SAVE_SECONDS = 600.0
 """Maximum training time that is lost when a run is killed within a long epoch."""
-
-HISTOGRAM_ROWS = 65_536
-"""Maximum number of rows, evenly spaced, in the histogram of an embedding table."""
 
 
 class Trainer:
@@ -53,9 +54,10 @@ class Trainer:
       checkpoints: storage for states; None saves none, and allows only :meth:`evaluations`.
       stop_signal: asked before each batch; the number of a signal stops the run once its state is
         saved.
+      devices: number of devices, which divides the batch size.
 
     Attributes:
-      state: the train state, on the device; its arrays are donated at each step.
+      state: the train state, on the devices; its arrays are donated at each step.
       progress: steps, evaluations and times so far.
       steps_per_epoch: batches of an epoch.
       total_steps: maximum number of steps; early stopping may end the run before.
@@ -67,6 +69,7 @@ class Trainer:
         dataset: Dataset,
         checkpoints: Checkpoints | None,
         stop_signal: Callable[[], int | None] = lambda: None,
+        devices: int = 1,
     ) -> None:
         config, schema, train = run.config, dataset.schema, run.config.train
         self._dataset, self._config = dataset, config
@@ -81,7 +84,7 @@ class Trainer:
             statistics=run.config.model.statistics,
         )
         longest = self._loader.padded_lengths[-1]
-        require_step_memory(config, schema, train.batch_size, longest)
+        require_step_memory(config, schema, train.batch_size, longest, devices)
         self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs
         if self.total_steps > LARGEST_INTEGER:
@@ -90,19 +93,26 @@ class Trainer:
                 f"{self.steps_per_epoch:,} steps an epoch, got {train.epochs:,}"
             )
         self._validation = evaluation_loader(dataset, "valid", train)
-        self._train_step = make_train_step(config, schema, self.steps_per_epoch)
-        self._predict_step = make_predict_step(config, schema)
-        self._summary_step = make_summary_step(config, schema)
+        self._placement = placement = None
+        if devices > 1:
+            self._placement = placement = Placement(devices, schema, config.model.ensemble)
+        if placement is None:
+            self._train_step = make_train_step(config, schema, self.steps_per_epoch)
+            self._predict_step = make_predict_step(config, schema)
+            self._summary_step = make_summary_step(config, schema)
+        else:
+            sharded = make_sharded_steps(config, schema, self.steps_per_epoch, placement)
+            self._train_step, self._predict_step, self._summary_step = sharded
         self._learning_rate = learning_rate(config.optim, self.steps_per_epoch, train.epochs)
 
         self._started_at = time.perf_counter()
-        self.state = create_state(config, schema, self.steps_per_epoch, run.seed)
+        self.state = create_state(config, schema, self.steps_per_epoch, run.seed, placement)
         # After the state, which is larger and is refused where it does not fit.
-        self._tables = training_tables(dataset, config)
+        self._tables = training_tables(dataset, config, placement)
         self.progress = Progress()
         latest = None if checkpoints is None else checkpoints.latest_step()
         if checkpoints is not None and latest is not None:
-            self.state, host = checkpoints.restore(latest, self.state)
+            self.state, host = self._restore(checkpoints, latest)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()
@@ -112,8 +122,8 @@ class Trainer:
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: dict[str, float] = {}  # sums of training metrics
         if latest is None and config.model.logistic_regression and run.warm_start is None:
-            asked = self._stop_if_asked
-            self.state = with_logistic_regression(self.state, dataset, config, asked)
+            asked, put = self._stop_if_asked, () if placement is None else (placement.put,)
+            self.state = with_logistic_regression(self.state, dataset, config, asked, *put)
 
     def notes(self) -> list[str]:
         """Return lines about cut histories and compilation, to be said before the first step."""
@@ -125,17 +135,38 @@ class Trainer:
                 f"{loader.cut_histories:,} of {loader.num_examples:,} training examples have more "
                 f"than train.max_history {longest} behaviours; only the latest {longest} are read"
             )
+        if self._placement is not None:
+            lines.append(self._placement.described(self._config.train.batch_size))
         return [*lines, f"compiling the train step for padded lengths {lengths} takes a while"]
+
+    def one_device_state(self) -> TrainState:
+        """Return the state in the form that it has on one device, on the host if there are more."""
+        return self.state if self._placement is None else self._placement.joined(self.state)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        params = self.state.params
+        shapes = params if self._placement is None else self._placement.like(params)
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    def _restore(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, dict[str, Any]]:
+        if self._placement is None:
+            return checkpoints.restore(step, self.state)
+        return checkpoints.restore(step, self._placement.like(self.state), self._placement.put)
 
     def start_from(self, state: TrainState) -> None:
         """Replace the fresh state by one of the same shapes, and save it as step 0."""
+        placement = self._placement
+        like = self.state if placement is None else placement.like(self.state)
 
-        def put(value: Any, fresh: jax.Array) -> jax.Array:
+        def checked(value: Any, fresh: Any) -> Any:
             if value.shape != fresh.shape or value.dtype != fresh.dtype:
                 raise ValueError(f"expected {fresh.dtype}{fresh.shape}, got {value.shape}")
-            return jax.device_put(value, fresh.sharding)
+            return value if placement is not None else jax.device_put(value, fresh.sharding)
 
-        self.state = jax.tree.map(put, state, self.state)
+        checked_state = jax.tree.map(checked, state, like)
+        self.state = checked_state if placement is None else placement.put(checked_state)
         self._save(best=False)
 
     def run(self, reporter: Reporter) -> dict[str, Any]:
@@ -158,7 +189,7 @@ class Trainer:
             reporter.histograms(self.progress.step, self._summary())
             self._save(best=self.progress.best_step == self.progress.step)
         progress, dataset = self.progress, self._dataset
-        best, _ = self._checkpoints.restore(progress.best_step, self.state)
+        best, _ = self._restore(self._checkpoints, progress.best_step)
         calibration = self._calibration(best)
         measured = {}
         for split in ("valid", "test"):
@@ -166,7 +197,7 @@ class Trainer:
             measured[split] = measure(dataset, split, self._scores(loader, best, calibration))
         baselines = {}
         if self._config.model.logistic_regression:
-            regression = best._replace(params=alone(best.params))
+            regression = best._replace(params=_like(alone(best.params), best.params))
             test = evaluation_loader(dataset, "test", self._config.train)
             labels = np.asarray(dataset.splits["test"].label)
             baselines[LOGISTIC_REGRESSION] = auc(labels, self._scores(test, regression))
@@ -221,7 +252,7 @@ class Trainer:
             self._lengths_seen.add(length)
         elif self._timed_from is None:
             self._timed_from = time.perf_counter()
-        self.state, metrics = self._train_step(self.state, self._tables, batch)
+        self.state, metrics = self._train_step(self.state, self._tables, self._put(batch))
         self._pending.append(metrics)
         self.progress.step += 1
         report = self.progress.step % self._config.train.log_every == 0
@@ -298,25 +329,25 @@ class Trainer:
         if calibration is None and self._config.train.calibrate:
             calibration = uncalibrated(self.progress.step)
         logit_map = None if calibration is None else calibration.logit_map(in_use=False)
-        step = functools.partial(self._predict_step, logit_map=logit_map)
+        predict = functools.partial(self._predict_step, logit_map=logit_map)
+
+        def step(params: Any, batch_stats: Any, features: Any, batch: Batch) -> jax.Array:
+            return predict(params, batch_stats, features, self._put(batch))
+
         model = (state.params, state.batch_stats, self._tables.features)
         return score_batches(step, *model, loader, self._stop_if_asked)
+
+    def _put(self, batch: Batch) -> Batch:
+        """Return a batch, on its devices if there are several."""
+        return batch if self._placement is None else self._placement.put_batch(batch)
 
     def _summary(self) -> dict[str, np.ndarray]:
         """Return arrays for histograms: embeddings, and states and attention of one batch."""
         params, batch = self.state.params, self._validation.batch(0, 0)
-        inputs = (params, self.state.batch_stats, self._tables.features, batch)
+        inputs = (params, self.state.batch_stats, self._tables.features, self._put(batch))
         summary = jax.device_get(self._summary_step(*inputs))
-        live = np.arange(batch.history.shape[1]) < np.asarray(batch.lengths)[:, None]
-        real = np.asarray(batch.weight) > 0
-        places = {"final_state": real}
-        values = {name: value[places.get(name, live)] for name, value in summary.items()}
-        for group in ("item", "user", "context"):
-            for name, table in params.get(f"{group}_embeddings", {}).items():
-                rows = table.reshape(-1, table.shape[-1])  # those of all networks
-                stride = -(-len(rows) // HISTOGRAM_ROWS)
-                values[f"{group}_embeddings/{name}"] = np.asarray(rows[::stride])
-        return values
+        layouts = {} if self._placement is None else self._placement.layouts
+        return {**live_values(summary, batch), **embedding_values(params, layouts)}
 
     def _stop_if_asked(self) -> None:
         number = self._stop_signal()
@@ -332,7 +363,8 @@ class Trainer:
             return
         progress = self.progress
         progress.wall_seconds = self._wall_seconds()
-        self._checkpoints.save(progress.step, self.state, dataclasses.asdict(progress), best=best)
+        state = self.one_device_state()
+        self._checkpoints.save(progress.step, state, dataclasses.asdict(progress), best=best)
         self._saved_step, self._saved_at = progress.step, time.perf_counter()
         self._timed_from = None
 
@@ -352,6 +384,11 @@ class Trainer:
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at
+
+
+def _like(tree: Any, placed: Any) -> Any:
+    """Return arrays on the devices of others."""
+    return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), tree, placed)
 
 
 @jax.jit

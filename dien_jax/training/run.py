@@ -12,12 +12,11 @@ from typing import Any, NotRequired
 import jax
 import numpy as np
 
-from dien_jax.config.preset_files import AUTO, flat_settings
+from dien_jax.config.preset_files import flat_settings
 from dien_jax.config.presets import member_name, nearest_preset
-from dien_jax.config.settings import Config
+from dien_jax.config.settings import Config, MeshConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import require_shown
-from dien_jax.data.order import KEYED_EXAMPLES, automatic_order
 from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.runs.checkpoints import Checkpoints
@@ -32,7 +31,8 @@ from dien_jax.runs.folder import (
     read_result,
     versions,
 )
-from dien_jax.steps.embedding_rows import LAZY_ROWS, automatic_update, rows_of_large_tables
+from dien_jax.steps.sharding import devices_in_use
+from dien_jax.training.choices import large_data_choices
 from dien_jax.training.curves import draw_curves
 from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import Reporter, write_hparams
@@ -42,6 +42,7 @@ from dien_jax.utils.files import LOCK_FILE, locked, write_json
 from dien_jax.utils.json_values import Count, NotNegative
 
 StopSignal = Callable[[], int | None]
+ALL_DEVICES = MeshConfig()
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def fit(
     preset: str | None = None,
     warm_start: str | Path | None = None,
     stop_signal: StopSignal = lambda: None,
+    mesh: MeshConfig = ALL_DEVICES,
 ) -> RunResult:
     """Train a model and return the metrics of its best checkpoint.
 
@@ -133,6 +135,7 @@ def fit(
       warm_start: run folder whose trained parameters replace fresh ones.
       stop_signal: asked before each batch; the number of a signal stops the run once its state
         is saved.
+      mesh: devices; all of this machine by default.
 
     Raises:
       UserError: for data, settings or folders that do not fit; the run folder is made only once
@@ -143,6 +146,7 @@ def fit(
     if not isinstance(config, Config):
         raise TypeError(f"config must be a Config, such as preset('dien'), got {config!r:.60}")
     _set_xla_flags(config)
+    devices = devices_in_use(mesh, config.train.batch_size)
     dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
     _check_splits(dataset, config)
     if config.model.auxiliary_distribution == "shown":
@@ -152,14 +156,16 @@ def fit(
     if warm_start is not None:
         source = load_source(Path(warm_start), dataset, config)
         origin = WarmStart(run=str(Path(warm_start).absolute()), step=source.step)
-    run = Run.create(preset=preset, seed=seed, dataset=dataset, config=config, warm_start=origin)
+    about: Any = {"preset": preset, "seed": seed, "warm_start": origin, "devices": devices}
+    run = Run.create(dataset=dataset, config=config, **about)
     folder = default_run_dir(preset, dataset) if run_dir is None else Path(run_dir)
     with writing(folder, "run folder"):
         is_new = not folder.exists()
     run.save(folder)
     try:
         with locked(folder, f"run folder {folder}"):
-            return _train(run, dataset, folder, stop_signal, source, _choices(config, run, dataset))
+            choices = large_data_choices(config, run, dataset)
+            return _train(run, dataset, folder, stop_signal, devices, source, choices)
     except Interrupted:
         raise
     except Exception:
@@ -167,7 +173,12 @@ def fit(
         raise
 
 
-def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> RunResult:
+def resume(
+    run_dir: str | Path,
+    *,
+    stop_signal: StopSignal = lambda: None,
+    mesh: MeshConfig = ALL_DEVICES,
+) -> RunResult:
     """Continue a run from its latest checkpoint; return the result of a finished one.
 
     >>> from dien_jax import resume
@@ -177,6 +188,7 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
     Args:
       run_dir: the run folder.
       stop_signal: see :func:`fit`.
+      mesh: see :func:`fit`; the devices may be others than those that the run began on.
 
     Raises:
       UserError: when the folder holds no run, or its data is missing or has changed.
@@ -196,16 +208,17 @@ def resume(run_dir: str | Path, *, stop_signal: StopSignal = lambda: None) -> Ru
     _set_xla_flags(run.config)
     dataset = open_dataset(run.data)
     run.check_same_data(dataset)
-    now = versions(run.config)
+    devices = devices_in_use(mesh, run.config.train.batch_size)
+    now = versions(run.config, devices)
     # Earlier versions had no others on a CPU.
-    before = {"recurrences": "xla", "networks": "xla"} | run.versions
+    before = {"recurrences": "xla", "networks": "xla", "devices": "1"} | run.versions
     differ = "the last digits of its parameters may differ from those of an uninterrupted run"
     for name in run.versions | now:
-        if before.get(name) != now.get(name):
-            found = f"the run began with {name} {before.get(name)}, this is {now.get(name)}"
+        if before.get(name) != now.get(name, "1" if name == "devices" else None):
+            found = f"the run began with {name} {before.get(name)}, this is {now.get(name, 1)}"
             say(f"warning: {found}; {differ}")
     with locked(folder, f"run folder {folder}"):
-        return _train(run, dataset, folder, stop_signal)
+        return _train(run, dataset, folder, stop_signal, devices)
 
 
 def _set_xla_flags(config: Config) -> None:
@@ -240,39 +253,12 @@ def default_run_dir(name: str, dataset: Dataset) -> Path:
     return next(folder for folder in itertools.chain([first], others) if not folder.exists())
 
 
-def _choices(given: Config, run: Run, dataset: Dataset) -> list[str]:
-    """Return a line for each setting that large data decided, or would have decided."""
-    return [*_order_choice(given, dataset), *_update_choice(given, run, dataset)]
-
-
-def _order_choice(given: Config, dataset: Dataset) -> list[str]:
-    examples = len(dataset.splits["train"].label)
-    if given.train.order != AUTO or automatic_order(examples) == "shuffled":
-        return []
-    reason = f"the order of more than {KEYED_EXAMPLES:,} training examples is not kept in memory"
-    return [f"train.order is keyed: {reason}; --train.order shuffled keeps it"]
-
-
-def _update_choice(given: Config, run: Run, dataset: Dataset) -> list[str]:
-    if automatic_update(dataset.schema) == "dense":
-        return []
-    update, rows = run.config.optim.embedding_update, rows_of_large_tables(dataset.schema)
-    about = f"optim.embedding_update is {update}"
-    if given.optim.embedding_update == AUTO:
-        reason = f"embedding tables have {rows:,} rows, more than {LAZY_ROWS:,}"
-        other = "--optim.embedding-update dense updates all, which takes longer"
-        return [f"{about}: {reason}, so a step updates only the rows of its batch; {other}"]
-    if update == "dense":
-        other = "--optim.embedding-update lazy_adam updates only those of its batch"
-        return [f"{about}: each step updates all {rows:,} rows of embedding tables; {other}"]
-    return []
-
-
 def _train(
     run: Run,
     dataset: Dataset,
     folder: Path,
     stop_signal: StopSignal,
+    devices: int,
     source: Source | None = None,
     choices: Sequence[str] = (),
 ) -> RunResult:
@@ -288,16 +274,15 @@ def _train(
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
     fresh = checkpoints.latest_step() is None
     try:
-        trainer = Trainer(run, dataset, checkpoints, stop_signal)
+        trainer = Trainer(run, dataset, checkpoints, stop_signal, devices)
     except Interrupted:
         _say_stopped(folder, 0)
         raise
     progress = trainer.progress
     device = jax.devices()[0].device_kind
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
     say(
-        f"{parameters:,} parameters on {device}; at most {run.config.train.epochs} epochs of "
-        f"{trainer.steps_per_epoch:,} steps; run folder {folder}"
+        f"{trainer.parameters:,} parameters on {device}; at most {run.config.train.epochs} epochs "
+        f"of {trainer.steps_per_epoch:,} steps; run folder {folder}"
     )
     for line in (*choices, *trainer.notes()):
         say(line)
@@ -318,7 +303,7 @@ def _train(
         say(f"calibration: {calibration.kind}")
     model, seed = member_name(run.config.model), run.seed
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
-    about |= {"device": device, "versions": versions(run.config)}
+    about |= {"device": device, "versions": versions(run.config, devices)}
     about["baselines"] = _baselines(dataset) | outcome.pop("baselines")
     result = RunResult(run_dir=folder, **about, **outcome)
     _write_result(run, result)
@@ -354,7 +339,7 @@ def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | N
             f"warm start from {folder}: this run began from its checkpoint of step {step}, but "
             f"its best one is now that of step {source.step}; start a new run"
         )
-    start = grown(source, dataset, trainer.state)
+    start = grown(source, dataset, trainer.one_device_state())
     trainer.start_from(start.state)
     say(f"starting from {folder}, step {step:,}; {start}")
 

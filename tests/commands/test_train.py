@@ -141,7 +141,7 @@ def test_output_compares_the_test_set_with_popularity(finished, data):
 
 def test_histograms_of_large_tables_are_of_rows_evenly_apart(data, tmp_path, monkeypatch):
     shapes = {}
-    monkeypatch.setattr(loop, "HISTOGRAM_ROWS", 5)
+    monkeypatch.setattr(histograms, "HISTOGRAM_ROWS", 5)
     monkeypatch.setattr(
         loop.Reporter,
         "histograms",

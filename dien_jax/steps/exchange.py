@@ -1,0 +1,193 @@
+"""Rows of split arrays: fetched from the devices that have them, and gradients sent back.
+
+    distinct ids -> owners (all-to-all) -> rows (all-to-all) ... gradients -> owners (all-to-all)
+
+Each device asks each owner for at most C rows at a time, a static number: what a step sends depends
+on its batch, not on the size of tables. Where a device has more ids of one owner, further rounds
+follow until all rows have come. All devices agree on the places of each round, so an owner gets all
+gradients of a row in the same one.
+
+Everything here runs inside ``jax.shard_map``. Dimensions: n devices, U ids that a device looks up,
+each once, C rows that it asks of one owner in a round, Q rows that an owner holds.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dien_jax.steps.embedding_rows import Rows
+from dien_jax.steps.sharding import AXIS, Layout
+
+SPREAD = 4
+"""Standard deviations above its mean that the number of ids of one owner may have in a round."""
+
+Carry = TypeVar("Carry")
+
+
+def capacity(ids: int, devices: int) -> int:
+    """Return C for U distinct ids: an even share, and more as owners' shares differ by chance."""
+    even = ids / devices
+    return min(ids, math.ceil(even + SPREAD * math.sqrt(even)) + 8)
+
+
+class Round(NamedTuple):
+    """One exchange of all devices with all others.
+
+    Attributes:
+      first: place among a device's ids of the first one that it asks of each owner.
+      counts: how many it asks of each.
+      wanted: places of the rows that every device asks of this one; Q where it asks for none.
+      is_last: whether no device has ids left; the same on all devices.
+    """
+
+    first: Int[Array, " n"]
+    counts: Int[Array, " n"]
+    wanted: Int[Array, "n C"]
+    is_last: Bool[Array, ""]
+
+
+class Exchange:
+    """The exchange of the rows that ids of this device look up in arrays of one layout.
+
+    Attributes:
+      size: U; what is past the distinct ids is filler, which reads the first row again.
+      further: rounds after the first one, known after :meth:`fetch`.
+    """
+
+    def __init__(self, ids: Int[Array, "..."], layout: Layout) -> None:
+        self._layout = layout
+        owned, devices = layout.owned, layout.devices
+        past = owned * devices
+        slots = layout.slots(ids.reshape(-1))
+        self.size = min(slots.shape[0], past)
+        self._capacity = capacity(self.size, devices)
+        self._slots = jnp.unique(slots, size=self.size, fill_value=past)
+        self._bounds = jnp.arange(devices + 1, dtype=slots.dtype) * owned
+        starts = jnp.searchsorted(self._slots, self._bounds).astype(slots.dtype)
+        self._ends = starts[1:]
+        self.first = self._round(starts[:-1])
+        self.further = jnp.zeros((), jnp.int32)
+
+    def places(self, ids: Int[Array, "..."]) -> Int[Array, "..."]:
+        """Return the position of each id among the U."""
+        return jnp.searchsorted(self._slots, self._layout.slots(ids)).astype(ids.dtype)
+
+    def fetch(self, tree: Any) -> Any:
+        """Return the rows ``[U, ...]`` of arrays ``[Q, ...]`` of 32 bits, in a tree of any form."""
+        leaves, structure = jax.tree.flatten(tree)
+        if not leaves:
+            return tree
+        owner = jnp.minimum(self._slots // self._layout.owned, self._layout.devices - 1)
+        places = jnp.arange(self.size, dtype=owner.dtype)
+
+        def answered(asked: Round, rows: jax.Array) -> jax.Array:
+            here = jnp.minimum(asked.wanted, self._layout.owned - 1)
+            found = _to_all(_packed([leaf[here] for leaf in leaves], lead=2))
+            number = places - asked.first[owner]
+            is_answer = (number >= 0) & (number < asked.counts[owner])
+            answer = found[owner, jnp.clip(number, 0, self._capacity - 1)]
+            return jnp.where(is_answer[:, None], answer, rows)
+
+        width = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
+        rows = answered(self.first, jnp.zeros((self.size, width), jnp.int32))
+        self.further, rows = self.later(answered, rows)
+        is_filler = self._slots == self._bounds[-1]
+        rows = jnp.where(is_filler[:, None], rows[:1], rows)
+        return jax.tree.unflatten(structure, _unpacked(rows, leaves))
+
+    def later(
+        self, function: Callable[[Round, Carry], Carry], carry: Carry
+    ) -> tuple[Int[Array, ""], Carry]:
+        """Apply a function to every round but the first; return their number and the carry."""
+
+        def body(loop: tuple) -> tuple:
+            rounds, first, _, carry = loop
+            asked = self._round(first)
+            carry = function(asked, carry)
+            return rounds + 1, asked.first + asked.counts, asked.is_last, carry
+
+        asked = self.first
+        start = (jnp.zeros((), jnp.int32), asked.first + asked.counts, asked.is_last, carry)
+        rounds, _, _, carry = jax.lax.while_loop(lambda loop: ~loop[2], body, start)
+        return rounds, carry
+
+    def summed(self, gradients: list[Float[Array, "U ..."]]) -> list[Float[Array, "Q ..."]]:
+        """Return the sums of all devices' gradients of every row that this device has."""
+        packed = _packed(gradients, lead=1, cast=False)
+
+        def add(asked: Round, total: jax.Array) -> jax.Array:
+            sent = self._sent(asked, packed)
+            return total.at[asked.wanted.reshape(-1)].add(sent, mode="drop")
+
+        zeros = jnp.zeros((self._layout.owned, packed.shape[1]), packed.dtype)
+        _, total = self.later(add, add(self.first, zeros))
+        return _unpacked(total, gradients)
+
+    def received(
+        self, asked: Round, gradients: list[Float[Array, "U ..."]]
+    ) -> tuple[Rows, list[Float[Array, "W ..."]]]:
+        """Return the W rows that a round asks of this device, and sums of their gradients."""
+        owned = self._layout.owned
+        places = asked.wanted.reshape(-1)
+        count = min(places.shape[0], owned)
+        found = jnp.unique(places, size=count, fill_value=owned)
+        is_filler = found >= owned
+        past = owned + jnp.arange(count, dtype=found.dtype)
+        rows = Rows(jnp.where(is_filler, 0, found), jnp.where(is_filler, past, found))
+        sent = self._sent(asked, _packed(gradients, lead=1, cast=False))
+        where = jnp.where(places < owned, jnp.searchsorted(rows.write, places), count)
+        total = jnp.zeros((count, sent.shape[1]), sent.dtype).at[where].add(sent, mode="drop")
+        return rows, _unpacked(total, gradients)
+
+    def _sent(self, asked: Round, packed: Float[Array, "U W"]) -> Float[Array, "nC W"]:
+        """Return what all devices send this one of their rows, zeros where it is nothing."""
+        number = jnp.arange(self._capacity, dtype=asked.first.dtype)
+        place = jnp.minimum(asked.first[:, None] + number[None, :], self.size - 1)
+        is_asked = number[None, :] < asked.counts[:, None]
+        parts = jnp.where(is_asked[..., None], packed[place], 0)
+        return _to_all(parts).reshape(-1, packed.shape[1])
+
+    def _round(self, first: Int[Array, " n"]) -> Round:
+        """Return the round that starts at these places among the ids."""
+        owned, base = self._layout.owned, self._bounds[:-1]
+        beyond = first + self._capacity
+        last = self._slots[jnp.minimum(beyond, self.size - 1)] - base
+        cut = jax.lax.pmin(jnp.where(beyond < self._ends, last, owned), AXIS)
+        ends = jnp.searchsorted(self._slots, base + cut).astype(first.dtype)
+        count = ends - first
+        number = jnp.arange(self._capacity, dtype=first.dtype)
+        slots = self._slots[jnp.minimum(first[:, None] + number[None, :], self.size - 1)]
+        is_asked = number[None, :] < count[:, None]
+        asked = jnp.where(is_asked, slots - base[:, None], owned)
+        return Round(first, count, _to_all(asked), (cut == owned).all())
+
+
+def _to_all(parts: jax.Array) -> jax.Array:
+    """Send row d to device d; row d of the result is from device d."""
+    return jax.lax.all_to_all(parts, AXIS, 0, 0, tiled=True)
+
+
+def _packed(leaves: list[jax.Array], *, lead: int, cast: bool = True) -> jax.Array:
+    """Return arrays side by side, flat after ``lead`` axes, as integers if ``cast``."""
+    parts = []
+    for leaf in leaves:
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.int32) if cast else leaf
+        parts.append(bits.reshape(*leaf.shape[:lead], -1))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _unpacked(packed: jax.Array, like: list[jax.Array]) -> list[jax.Array]:
+    """Return the arrays of :func:`_packed`, which had the types and row shapes of ``like``."""
+    parts, start = [], 0
+    for leaf in like:
+        width = math.prod(leaf.shape[1:])
+        part = packed[:, start : start + width].reshape(-1, *leaf.shape[1:])
+        start += width
+        parts.append(
+            part if part.dtype == leaf.dtype else jax.lax.bitcast_convert_type(part, leaf.dtype)
+        )
+    return parts

@@ -1,0 +1,306 @@
+"""Placement of a run on several devices: batches by rows, large tables by rows, the rest on each.
+
+The mesh has one axis. Row r of a large table, of its slots and of what else has a row for each of
+its values is on device ``r % n``, at place ``r // n``: popular values have neighbouring rows, so
+devices share the load. The whole array has n Q rows, Q = ceil(R / n), of which device d has those
+from d Q on; the last may be filler, which is zeros. On disk and on one device rows are in the order
+of the vocabulary.
+
+Dimensions: n devices, R rows of a table, Q rows of it that a device has, N networks.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dien_jax.config.settings import MeshConfig
+from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.errors import UserError
+from dien_jax.model.embeddings import EMBEDDING_INITIAL
+from dien_jax.model.ensemble import network_axes
+from dien_jax.steps import embedding_rows
+from dien_jax.steps.embedding_rows import Table, large_tables, table_of
+
+AXIS = "data"
+"""Name of the axis of the mesh."""
+
+
+def devices_in_use(mesh: MeshConfig, batch_size: int) -> int:
+    """Return the number of devices for batches of a size; a ``UserError`` for one that fits not."""
+    there = jax.local_device_count()
+    if mesh.data is None:
+        return max(n for n in range(1, there + 1) if batch_size % n == 0)
+    if mesh.data > there:
+        devices = "device" if there == 1 else "devices"
+        raise UserError(
+            f"mesh.data must be at most {there}, as this machine has {there} {devices}, "
+            f"got {mesh.data}"
+        )
+    if batch_size % mesh.data:
+        fitting = [str(n) for n in range(1, there + 1) if batch_size % n == 0]
+        more = -(-batch_size // mesh.data) * mesh.data
+        raise UserError(
+            f"mesh.data must divide train.batch_size {batch_size}, got {mesh.data}; of "
+            f"{there} devices {' or '.join(fitting)} can be used, or choose --train.batch-size "
+            f"{more}"
+        )
+    return mesh.data
+
+
+class Layout(NamedTuple):
+    """Where the rows of one table are: R ``rows`` over n ``devices``."""
+
+    rows: int
+    devices: int
+
+    @property
+    def owned(self) -> int:
+        """Q, the rows of one device."""
+        return -(-self.rows // self.devices)
+
+    def slots(self, rows: Any) -> Any:
+        """Return the places in the whole array of rows of the table."""
+        return rows % self.devices * self.owned + rows // self.devices
+
+    def split(self, array: jax.Array, axis: int = 0) -> jax.Array:
+        """Return an array ``[R, ...]`` as ``[n Q, ...]``; ``axis`` is that of the rows."""
+        widths = [(0, 0)] * array.ndim
+        widths[axis] = (0, self.devices * self.owned - self.rows)
+        shape = array.shape
+        parts = jnp.pad(array, widths).reshape(
+            *shape[:axis], self.owned, self.devices, *shape[axis + 1 :]
+        )
+        whole = (*shape[:axis], -1, *shape[axis + 1 :])
+        return jnp.swapaxes(parts, axis, axis + 1).reshape(whole)
+
+    def joined(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
+        """Return what :meth:`split` split, on the host."""
+        shape = array.shape
+        parts = array.reshape(*shape[:axis], self.devices, self.owned, *shape[axis + 1 :])
+        whole = np.swapaxes(parts, axis, axis + 1).reshape(*shape[:axis], -1, *shape[axis + 1 :])
+        return np.ascontiguousarray(whole[(slice(None),) * axis + (slice(self.rows),)])
+
+    def part(self, array: Any, device: int, axis: int = 0) -> np.ndarray:
+        """Return the rows of one device, ``[Q, ...]``, of an array ``[R, ...]`` on the host."""
+        every = (slice(None),) * axis
+        rows = np.asarray(array[(*every, slice(device, None, self.devices))])
+        if rows.shape[axis] == self.owned:
+            return rows
+        widths = [(0, 0)] * rows.ndim
+        widths[axis] = (0, self.owned - rows.shape[axis])
+        return np.pad(rows, widths)
+
+
+class Placement:
+    """Where the arrays of a run are, on n > 1 devices.
+
+    Args:
+      devices: n, of this process's.
+      schema: features, which decide the tables that are split: see
+        :func:`~dien_jax.steps.embedding_rows.large_tables`.
+      ensemble: N, networks of the model.
+
+    Attributes:
+      mesh: n devices in one axis, ``AXIS``.
+      layouts: that of each split table.
+    """
+
+    def __init__(self, devices: int, schema: Schema, ensemble: int = 1) -> None:
+        self.devices, self._ensemble = devices, ensemble
+        chosen = jax.local_devices()[:devices]
+        self.mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+        self.layouts: dict[Table, Layout] = {}
+        large = large_tables(schema)
+        for group, features in vars(schema).items():
+            for feature in features:
+                if (group, feature.name) in large:
+                    self.layouts[group, feature.name] = Layout(feature.size, devices)
+
+    def row_axes(self, tree: Any) -> Any:
+        """Return the axis of the rows of each array of split tables and slots; -1 for others."""
+
+        def axis(path: tuple, network_axis: int | None) -> int:
+            if table_of(path) not in self.layouts:
+                return -1
+            return 1 if self._ensemble > 1 and network_axis == 0 else 0
+
+        axes = network_axes(tree)
+        return jax.tree_util.tree_map_with_path(axis, axes, is_leaf=lambda leaf: leaf is None)
+
+    def specs(self, tree: Any) -> Any:
+        """Return the partition of every array of parameters, statistics or slots."""
+        return jax.tree.map(
+            lambda axis: P() if axis < 0 else P(*[None] * axis, AXIS), self.row_axes(tree)
+        )
+
+    def shardings(self, specs: Any) -> Any:
+        """Return the shardings of partitions."""
+        return jax.tree.map(
+            functools.partial(NamedSharding, self.mesh), specs, is_leaf=lambda x: isinstance(x, P)
+        )
+
+    def split(self, tree: Any) -> Any:
+        """Return parameters as they are on the devices, from those of one device."""
+
+        def split(path: tuple, leaf: Any, axis: int) -> Any:
+            if isinstance(leaf, _SplitRows):
+                return leaf.value
+            return leaf if axis < 0 else self.layouts[table_of(path)].split(leaf, axis)
+
+        axes = self.row_axes(jax.tree.map(_value, tree, is_leaf=_is_split))
+        return jax.tree_util.tree_map_with_path(split, tree, axes, is_leaf=_is_split)
+
+    def put(self, tree: Any) -> Any:
+        """Put parameters, statistics or slots of one device's form on the devices."""
+
+        def put(path: tuple, leaf: Any, axis: int) -> jax.Array:
+            layout = None if axis < 0 else self.layouts[table_of(path)]
+            return self._put(leaf, layout, axis)
+
+        return jax.tree_util.tree_map_with_path(put, tree, self.row_axes(tree))
+
+    def joined(self, tree: Any) -> Any:
+        """Return parameters, statistics or slots in one device's form, on the host."""
+
+        def join(path: tuple, leaf: Any, axis: int) -> Any:
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return leaf
+            host = np.asarray(leaf)
+            return host if axis < 0 else self.layouts[table_of(path)].joined(host, axis)
+
+        return jax.tree_util.tree_map_with_path(join, tree, self.row_axes(tree))
+
+    def on_each(self, tree: Any) -> Any:
+        """Put arrays on every device, as a whole."""
+        return jax.device_put(tree, NamedSharding(self.mesh, P()))
+
+    def _put(self, array: Any, layout: Layout | None, axis: int = 0) -> jax.Array:
+        if layout is None:
+            return self.on_each(array)
+        shape = (*array.shape[:axis], layout.owned * self.devices, *array.shape[axis + 1 :])
+        sharding = NamedSharding(self.mesh, P(*[None] * axis, AXIS))
+
+        def part(index: Any) -> np.ndarray:
+            return layout.part(array, (index[axis].start or 0) // layout.owned, axis)
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    def like(self, tree: Any) -> Any:
+        """Return the shapes of parameters, statistics or slots in one device's form."""
+
+        def shape(path: tuple, leaf: Any, axis: int) -> jax.ShapeDtypeStruct:
+            whole = list(leaf.shape)
+            if axis >= 0:
+                whole[axis] = self.layouts[table_of(path)].rows
+            return jax.ShapeDtypeStruct(tuple(whole), leaf.dtype)
+
+        return jax.tree_util.tree_map_with_path(shape, tree, self.row_axes(tree))
+
+    def described(self, batch_size: int) -> str:
+        """Return a line that says how the run is spread."""
+        names = ", ".join(name for _, name in self.layouts)
+        tables = f"rows of {names} are split over them" if names else "no table is split"
+        share = batch_size // self.devices
+        return f"{share:,} examples of a batch on each of {self.devices} devices; {tables}"
+
+    def put_batch(self, batch: Any) -> Any:
+        """Put a batch on the devices, each its rows."""
+        return jax.device_put(batch, NamedSharding(self.mesh, P(AXIS)))
+
+    def _table_layouts(self, features: FeatureTables) -> FeatureTables:
+        """Return the layout of every array of feature tables, False for those on each device."""
+
+        def layouts(group: str, columns: Any) -> Any:
+            layout = self.layouts.get((group, group), False)
+            return jax.tree.map(lambda _: layout, columns)
+
+        items, users = layouts("item", features.item), layouts("user", features.user)
+        return FeatureTables(items, users, jax.tree.map(lambda _: False, features.statistics))
+
+    def put_features(self, features: FeatureTables) -> FeatureTables:
+        """Put feature tables on the devices, from the host."""
+        return jax.tree.map(
+            lambda layout, array: self._put(np.asarray(array), layout or None),
+            self._table_layouts(features),
+            features,
+            is_leaf=_is_layout,
+        )
+
+    def feature_specs(self, features: FeatureTables) -> FeatureTables:
+        """Return the partition of every array of feature tables."""
+        return jax.tree.map(
+            lambda layout: P(AXIS) if layout else P(),
+            self._table_layouts(features),
+            is_leaf=_is_layout,
+        )
+
+    def put_items(self, array: Any) -> jax.Array:
+        """Put an array with a row for each item on the devices, from the host."""
+        return self._put(np.asarray(array), self.layouts.get(("item", "item")))
+
+    @property
+    def item_spec(self) -> P:
+        """The partition of :meth:`put_items`."""
+        return P(AXIS) if ("item", "item") in self.layouts else P()
+
+    def initial(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+        """Draw an embedding table, each device its rows, equal to one device's.
+
+        Random bits of an entry depend on its place in the flat array alone, so a table of Q x n
+        rows has the R rows of the table first, and splits by its second axis.
+        """
+        rows, width = shape
+        if rows <= max(embedding_rows.DENSE_ROWS, 1):  # a number has one row
+            return EMBEDDING_INITIAL(key, shape, dtype)
+        layout = Layout(rows, self.devices)
+        shape = (layout.owned, self.devices, width)
+        drawn = jax.random.uniform(key, shape, dtype, -1)
+        # The deviation of EMBEDDING_INITIAL, of the table without filler.
+        drawn = drawn * jnp.sqrt(3 * jnp.array(1 / ((rows + width) / 2), dtype))
+        row = jnp.arange(layout.owned)[:, None] * self.devices + jnp.arange(self.devices)[None, :]
+        drawn = jnp.where(row[..., None] < rows, drawn, 0)
+        return _SplitRows(
+            jnp.zeros((rows, width), dtype), jnp.swapaxes(drawn, 0, 1).reshape(-1, width)
+        )
+
+
+class _SplitRows(flax.struct.PyTreeNode, meta.AxisMetadata):
+    """A split table among fresh parameters, which Flax shows to modules in one device's form.
+
+    ``shown`` is zeros, read by the forward pass of an initialisation alone, whose result nothing
+    uses. Flax compares the shape of the first array with it.
+    """
+
+    shown: jax.Array
+    value: jax.Array
+
+    def unbox(self) -> jax.Array:
+        return self.shown
+
+    def replace_boxed(self, val: Any) -> "_SplitRows":
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params: Any) -> "_SplitRows":
+        raise NotImplementedError
+
+    def remove_axis(self, index: int, params: Any) -> "_SplitRows":
+        raise NotImplementedError
+
+
+def _is_split(leaf: Any) -> bool:
+    return isinstance(leaf, _SplitRows)
+
+
+def _value(leaf: Any) -> Any:
+    return leaf.value if _is_split(leaf) else leaf
+
+
+def _is_layout(leaf: Any) -> bool:
+    return isinstance(leaf, Layout)
