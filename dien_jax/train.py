@@ -71,10 +71,10 @@ class Arguments:
     keep_memory: bool = True
     """Keep freed memory for the next step instead of giving it back to the system (Linux with
     glibc). Steps are faster; the memory of the process stays at its peak."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
 def parse(argv: Sequence[str]) -> Arguments:

@@ -25,7 +25,7 @@ from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.steps.state import TrainState
-from dien_jax.training import loop
+from dien_jax.training import histograms, loop
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
