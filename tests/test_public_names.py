@@ -16,7 +16,7 @@ def test_public_name_imports(name):
 
 def test_public_names_are_those_of_the_documentation():
     lines = """
-    Config ModelConfig OptimConfig TrainConfig preset PRESETS
+    Config MeshConfig ModelConfig OptimConfig TrainConfig preset PRESETS
     Feature Schema Dataset DatasetWriter open_dataset Loader Batch
     InterestModel fit resume RunResult load_run score_split
     Ranker Ranking RankRequest auc gauc logloss UserError __version__
