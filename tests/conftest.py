@@ -141,6 +141,7 @@ LONG = (
     "tests/server/test_under_load.py::test_every_check_and_phase_of_schemathesis_passes",
     "tests/server/test_under_load.py::test_hostile_clients_do_not_keep_others_out",
     "tests/server/test_under_load.py::test_reloads_under_load_lose_no_request",
+    "tests/sharded/",
     "tests/steps/test_embedding_rows.py",
     "tests/steps/test_rank.py",
     "tests/steps/test_train.py::test_a_shown_item_equal_to_the_positive_is_masked",

@@ -44,18 +44,18 @@ def devices_in_use(mesh: MeshConfig, batch_size: int) -> int:
             f"got {mesh.data}"
         )
     if batch_size % mesh.data:
-        fitting = [str(n) for n in range(1, there + 1) if batch_size % n == 0]
+        *others, last = [str(n) for n in range(1, there + 1) if batch_size % n == 0]
+        fitting = f"{', '.join(others)} or {last}" if others else last
         more = -(-batch_size // mesh.data) * mesh.data
         raise UserError(
-            f"mesh.data must divide train.batch_size {batch_size}, got {mesh.data}; of "
-            f"{there} devices {' or '.join(fitting)} can be used, or choose --train.batch-size "
-            f"{more}"
+            f"mesh.data must divide train.batch_size {batch_size}, got {mesh.data}; of {there} "
+            f"devices {fitting} can be used, or choose --train.batch-size {more}"
         )
     return mesh.data
 
 
 class Layout(NamedTuple):
-    """Where the rows of one table are: R ``rows`` over n ``devices``."""
+    """Division of the R ``rows`` of one table over n ``devices``."""
 
     rows: int
     devices: int
@@ -99,7 +99,7 @@ class Layout(NamedTuple):
 
 
 class Placement:
-    """Where the arrays of a run are, on n > 1 devices.
+    """Placement of the arrays of a run on n > 1 devices.
 
     Args:
       devices: n, of this process's.
@@ -278,10 +278,10 @@ class _SplitRows(flax.struct.PyTreeNode, meta.AxisMetadata):
     uses. Flax compares the shape of the first array with it.
     """
 
-    shown: jax.Array
-    value: jax.Array
+    shown: Any
+    value: Any
 
-    def unbox(self) -> jax.Array:
+    def unbox(self) -> Any:
         return self.shown
 
     def replace_boxed(self, val: Any) -> "_SplitRows":

@@ -146,7 +146,7 @@ def fit(
     if not isinstance(config, Config):
         raise TypeError(f"config must be a Config, such as preset('dien'), got {config!r:.60}")
     _set_xla_flags(config)
-    devices = devices_in_use(mesh, config.train.batch_size)
+    devices = _devices(mesh, config)
     dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
     _check_splits(dataset, config)
     if config.model.auxiliary_distribution == "shown":
@@ -208,7 +208,7 @@ def resume(
     _set_xla_flags(run.config)
     dataset = open_dataset(run.data)
     run.check_same_data(dataset)
-    devices = devices_in_use(mesh, run.config.train.batch_size)
+    devices = _devices(mesh, run.config)
     now = versions(run.config, devices)
     # Earlier versions had no others on a CPU.
     before = {"recurrences": "xla", "networks": "xla", "devices": "1"} | run.versions
@@ -226,6 +226,15 @@ def _set_xla_flags(config: Config) -> None:
     if config.train.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def _devices(mesh: MeshConfig, config: Config) -> int:
+    """Return the number of devices, and say so if the batch size leaves some unused."""
+    devices, there = devices_in_use(mesh, config.train.batch_size), jax.local_device_count()
+    if mesh.data is None and devices < there:
+        reason = f"train.batch_size {config.train.batch_size} is a multiple of no larger number"
+        say(f"{devices} of {there} devices in use: {reason}")
+    return devices
 
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:

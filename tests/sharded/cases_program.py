@@ -1,0 +1,136 @@
+"""The compiled step holds nothing whole and sends what its batch needs, whatever the rows."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from support.compiled_text import Collective, collectives, kinds, shapes
+
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.data.batch import example_batch
+from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.steps.negatives import Sampler
+from dien_jax.steps.sharded import make_sharded_predict_step, make_sharded_train_step
+from dien_jax.steps.sharding import Placement
+from dien_jax.steps.state import Tables, create_state
+
+DEVICES, BATCH, STEPS = 8, 48, 21
+SMALL, LARGE = 10_008, 1_000_008
+UPDATES = ("dense", "lazy_adam", "rowwise_adagrad")
+
+
+def config_of(update: str) -> Config:
+    return Config(
+        model=ModelConfig(
+            embedding_size=5,
+            hidden_size=6,
+            attention_layers=(7,),
+            auxiliary_layers=(7,),
+            layers=(9,),
+            statistics=False,
+        ),
+        optim=OptimConfig(embedding_update=update, clip_norm=1.0),
+        train=TrainConfig(batch_size=BATCH, max_history=STEPS),
+    )
+
+
+def schema_of(rows: int) -> Schema:
+    item = (Feature("item", "categorical", rows), Feature("category", "categorical", 11))
+    return Schema(item, (Feature("user", "categorical", rows // 2),))
+
+
+class Program(NamedTuple):
+    text: str
+    sent: list[Collective]
+    memory: Any
+
+
+def abstract(array: Any) -> Any:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+@functools.cache
+def compiled(update: str, rows: int, *, predicts: bool = False) -> Program:
+    """The program of the step, or of scoring, of tables that are never made."""
+    config, schema = config_of(update), schema_of(rows)
+    placement = Placement(DEVICES, schema)
+    state = jax.eval_shape(lambda: create_state(config, schema, 10, 0, placement))
+    of_items = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    tables = Tables(
+        FeatureTables({"category": of_items}, {}),
+        Sampler(jax.ShapeDtypeStruct((rows,), jnp.float32), of_items),
+    )
+    batch = jax.tree.map(abstract, example_batch(schema, batch_size=BATCH, steps=STEPS))
+    if predicts:
+        predict = make_sharded_predict_step(config, schema, placement)
+        lowered = predict.lower(state.params, state.batch_stats, tables.features, batch)
+    else:
+        step = make_sharded_train_step(config, schema, 10, placement)
+        specs = placement.specs(state._replace(key=state.step))._replace(key=None)
+        shardings = placement.shardings(specs._replace(key=specs.step))
+        state = jax.tree.map(
+            lambda leaf, on: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on),
+            state,
+            shardings,
+        )
+        lowered = step.lower(state, tables, batch)
+    program = lowered.compile()
+    text = program.as_text()
+    return Program(text, collectives(text, DEVICES), program.memory_analysis())
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_what_a_step_sends_does_not_depend_on_the_rows(update: str) -> None:
+    small, large = compiled(update, SMALL), compiled(update, LARGE)
+    print(update, kinds(large.sent), round(sum(one.sent for one in large.sent) / 1024, 1), "KiB")
+    assert sorted(small.sent) == sorted(large.sent)
+    assert set(kinds(large.sent)) == {"all-to-all", "all-reduce"}
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_no_array_has_all_rows_or_all_histories(update: str) -> None:
+    """But for the random numbers, which are draws of the whole batch split by rows."""
+    program = compiled(update, LARGE)
+    found = shapes(program.text)
+    owned = LARGE // DEVICES
+    assert any(owned in shape for shape in found)
+    assert not [shape for shape in found if LARGE in shape or LARGE // 2 in shape]
+    whole = [shape for shape in found if BATCH in shape and len(shape) > 2]
+    assert not whole
+    sent = {shape for one in program.sent for shape in one.shapes}
+    assert not [shape for shape in sent if f"[{BATCH}," in shape]
+
+
+@pytest.mark.parametrize("update", ["lazy_adam", "rowwise_adagrad"])
+def test_memory_beyond_the_state_does_not_depend_on_the_rows(update: str) -> None:
+    small, large = compiled(update, SMALL), compiled(update, LARGE)
+    assert large.memory.temp_size_in_bytes < 1.1 * small.memory.temp_size_in_bytes
+    assert large.memory.alias_size_in_bytes > 0.8 * large.memory.output_size_in_bytes
+
+
+def test_scoring_fetches_rows_and_sums_nothing() -> None:
+    program = compiled("lazy_adam", LARGE, predicts=True)
+    assert {"all-to-all"} <= set(kinds(program.sent)) <= {"all-to-all", "all-reduce"}
+    reduced = [one for one in program.sent if one.kind == "all-reduce"]
+    assert all(one.sent < 64 for one in reduced)  # the places of rounds
+    assert not [shape for shape in shapes(program.text) if LARGE in shape]
+
+
+def test_no_device_draws_more_of_the_state_than_its_rows() -> None:
+    config, schema = config_of("lazy_adam"), schema_of(LARGE)
+    placement = Placement(DEVICES, schema)
+    with jax.log_compiles(False):
+        lowered = jax.jit(
+            lambda key: placement.split(
+                {"item_embeddings": {"item": placement.initial(key, (LARGE, 5))}}
+            ),
+            out_shardings=placement.shardings(
+                placement.specs({"item_embeddings": {"item": jax.ShapeDtypeStruct((1, 5), float)}})
+            ),
+        ).lower(jax.random.key(0))
+    text = lowered.compile().as_text()
+    assert not [shape for shape in shapes(text) if LARGE in shape or LARGE // DEVICES * 8 in shape]
+    assert collectives(text, DEVICES) == []
+    del config

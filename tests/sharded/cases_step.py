@@ -1,0 +1,110 @@
+"""Steps on eight devices are those of one, whatever the update; rows are in the order of ids."""
+
+import jax
+import numpy as np
+import pytest
+from support.every_kind import SCHEMA, TABLES
+from support.sharded_steps import (
+    CONFIG,
+    WITHOUT_DRAWS,
+    batches,
+    furthest,
+    on_host,
+    reordered,
+    run,
+    with_update,
+)
+
+from dien_jax.steps import embedding_rows, exchange
+from dien_jax.steps.sharding import AXIS, Placement
+from dien_jax.steps.state import create_state
+
+UPDATES = ("dense", "lazy_adam", "rowwise_adagrad")
+TOLERANCE = 2e-3
+"""Of parameters near 1; the first test has a bound that is measured."""
+
+
+@pytest.fixture(autouse=True)
+def every_table_is_large(monkeypatch) -> None:
+    monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_twenty_steps_are_as_near_as_another_order_of_a_batchs_rows(update: str) -> None:
+    """Only sums over a batch differ, as they do on one device when rows change places."""
+    config, steps = with_update(WITHOUT_DRAWS, update), batches(20)
+    one = run(config, 1, steps, one_item=True)
+    other = run(config, 1, steps, one_item=True, change=reordered)
+    eight = run(config, 8, steps, one_item=True)
+    noise = furthest(one.state, other.state)
+    print(update, "noise", noise, "eight", furthest(one.state, eight.state))
+    assert 0 < noise < TOLERANCE
+    assert furthest(one.state, eight.state) < 4 * noise
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("devices", [2, 8])
+def test_draws_do_not_depend_on_the_devices(update: str, devices: int) -> None:
+    """A dropped unit, a negative or an unknown user more would change the loss at once."""
+    config, steps = with_update(CONFIG, update), batches(6)
+    one, several = run(config, 1, steps), run(config, devices, steps)
+    for before, now in zip(one.metrics, several.metrics, strict=True):
+        assert now.pop("further_rounds") == 0
+        for name, value in before.items():
+            np.testing.assert_allclose(now[name], value, rtol=1e-4, err_msg=name)
+    assert furthest(one.state, several.state) < TOLERANCE
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatch) -> None:
+    """Nothing is dropped: the sums are those of one round, in the same order."""
+    config, steps = with_update(CONFIG, update), batches(5)
+    enough = run(config, 8, steps)
+    monkeypatch.setattr(exchange, "capacity", lambda ids, devices: 2)
+    little = run(config, 8, steps)
+    assert enough.metrics[-1]["further_rounds"] == 0
+    assert little.metrics[-1]["further_rounds"] > 5
+    assert furthest(enough.state, little.state) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ensemble": 2},
+        {"activation": "dice", "dice_statistics": "batch", "batch_norm": "frozen"},
+        {"activation": "prelu", "auxiliary_mean": "all", "classifier": "softmax"},
+        {"evolution": "agru", "attention": "bilinear", "auxiliary_negatives": 3, "wide": True},
+    ],
+)
+def test_other_models(changes: dict) -> None:
+    config, steps = with_update(CONFIG, "lazy_adam", **changes), batches(4)
+    one, eight = run(config, 1, steps), run(config, 8, steps)
+    assert furthest(one.state, eight.state) < TOLERANCE
+    np.testing.assert_allclose(eight.metrics[-1]["loss"], one.metrics[-1]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("ensemble", [1, 2])
+@pytest.mark.parametrize("devices", [2, 3, 8])
+def test_initial_values_are_those_of_one_device_to_the_bit(devices: int, ensemble: int) -> None:
+    config = with_update(CONFIG, "rowwise_adagrad", ensemble=ensemble)
+    placement = Placement(devices, SCHEMA, ensemble)
+    one = on_host(create_state(config, SCHEMA, 10, 3), None)
+    state = create_state(config, SCHEMA, 10, 3, placement)
+    jax.tree.map(np.testing.assert_array_equal, on_host(state, placement), one)
+    for (group, name), layout in placement.layouts.items():
+        table = state.params[f"{group}_embeddings"][name]
+        assert table.sharding.spec == (AXIS,) if ensemble == 1 else (None, AXIS)
+        rows = {shard.data.shape[ensemble > 1] for shard in table.addressable_shards}
+        assert rows == {layout.owned}
+    assert placement.layouts.keys() == TABLES
+
+
+def test_saved_rows_are_split_as_they_were() -> None:
+    config = with_update(CONFIG, "lazy_adam", ensemble=2)
+    placement = Placement(8, SCHEMA, 2)
+    state = create_state(config, SCHEMA, 10, 0, placement)
+    again = placement.put(placement.joined(state))
+    pairs = zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True)
+    for now, before in pairs:
+        assert now.sharding == before.sharding
+    jax.tree.map(np.testing.assert_array_equal, on_host(again, None), on_host(state, None))

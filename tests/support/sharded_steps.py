@@ -1,0 +1,122 @@
+"""A model with all that sums over a batch, and its steps on one device and on several"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.data.batch import Batch
+from dien_jax.steps.negatives import make_sampler
+from dien_jax.steps.sharded import make_sharded_train_step
+from dien_jax.steps.sharding import Placement
+from dien_jax.steps.state import Tables, TrainState, create_state
+from dien_jax.steps.train import make_train_step
+from support.every_kind import ITEMS, SCHEMA, batch_of, tables
+
+BATCH = 16
+CONFIG = Config(
+    model=ModelConfig(
+        embedding_size=3,
+        hidden_size=4,
+        attention_layers=(5,),
+        auxiliary_layers=(5,),
+        layers=(6, 4),
+        statistics=False,
+    ),
+    optim=OptimConfig(learning_rate=0.01, embedding_l2=0.1, clip_norm=1.0),
+    train=TrainConfig(batch_size=BATCH),
+)
+WITHOUT_DRAWS = dataclasses.replace(
+    CONFIG,
+    model=dataclasses.replace(CONFIG.model, dropout=0.0),
+    train=dataclasses.replace(CONFIG.train, unknown_users=0.0, unknown_items=0.0),
+)
+"""No random number but those of auxiliary negatives."""
+
+
+def with_update(config: Config, update: str, **model: Any) -> Config:
+    """The configuration with another update, and other fields of the model."""
+    optim = dataclasses.replace(config.optim, embedding_update=update)
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, **model), optim=optim
+    )
+
+
+class Ended(NamedTuple):
+    """A state on the host in one device's form, and the metrics of each step."""
+
+    state: TrainState
+    metrics: list[dict[str, float]]
+
+
+def batches(steps: int, seed: int = 0) -> list[Batch]:
+    """Batches of two lengths, every fourth with filler rows."""
+    result = []
+    for step in range(steps):
+        batch = batch_of(seed + step, BATCH, 4 if step % 3 else 6)
+        if step % 4 == 3:
+            batch.weight[-5:] = 0
+        result.append(batch)
+    return result
+
+
+def reordered(batch: Batch) -> Batch:
+    """The batch with its rows in another order."""
+    order = np.random.default_rng(5).permutation(BATCH)
+    return jax.tree.map(lambda leaf: leaf[order], batch)
+
+
+def run(
+    config: Config,
+    devices: int,
+    steps: list[Batch],
+    *,
+    one_item: bool = False,
+    change: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Ended:
+    """Take the steps; ``one_item`` is the only auxiliary negative there is, if true."""
+    popularity = np.eye(ITEMS)[7] if one_item else np.arange(ITEMS) % 7
+    host = tables()._replace(sampler=make_sampler(popularity, "popularity"))
+    placement = None
+    if devices > 1:
+        placement = Placement(devices, SCHEMA, config.model.ensemble)
+        features, sampler = placement.put_features(host.features), host.sampler
+        host = Tables(features, jax.tree.map(placement.put_items, sampler))
+    step, state = _step(config, placement), create_state(config, SCHEMA, 10, 0, placement)
+    metrics = []
+    for batch in map(change, steps):
+        batch = batch if placement is None else placement.put_batch(batch)
+        state, found = step(state, host, batch)
+        metrics.append({name: float(value) for name, value in found.items()})
+    return Ended(on_host(state, placement), metrics)
+
+
+def _step(config: Config, placement: Placement | None) -> Any:
+    if placement is None:
+        return _of_one(config)
+    return make_sharded_train_step(config, SCHEMA, 10, placement)
+
+
+_of_one = functools.cache(lambda config: make_train_step(config, SCHEMA, 10))
+
+
+def on_host(state: TrainState, placement: Placement | None) -> TrainState:
+    """The state in one device's form, its key as integers."""
+    state = state._replace(key=jax.random.key_data(state.key))
+    return jax.tree.map(np.array, state) if placement is None else placement.joined(state)
+
+
+def furthest(one: Any, other: Any) -> float:
+    """The largest difference of two trees, but for the one parameter that no loss depends on."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(one)
+    assert structure == jax.tree.structure(other)
+    differences = [0.0]
+    for (path, left), right in zip(paths, jax.tree.leaves(other), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if "attention/score/bias" not in name and left.size:  # a softmax takes it out
+            differences.append(float(np.abs(left.astype(np.float64) - right).max()))
+    return max(differences)
