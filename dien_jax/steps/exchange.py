@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dien_jax.steps.embedding_rows import Rows
+from dien_jax.steps.embedding_rows import Rows, distinct
 from dien_jax.steps.sharding import AXIS, Layout
 
 SPREAD = 4
@@ -65,7 +65,7 @@ class Exchange:
         slots = layout.slots(ids.reshape(-1))
         self.size = min(slots.shape[0], past)
         self._capacity = capacity(self.size, devices)
-        self._slots = jnp.unique(slots, size=self.size, fill_value=past)
+        self._slots = distinct(slots, past).write
         self._bounds = jnp.arange(devices + 1, dtype=slots.dtype) * owned
         starts = jnp.searchsorted(self._slots, self._bounds).astype(slots.dtype)
         self._ends = starts[1:]
@@ -95,7 +95,7 @@ class Exchange:
         width = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
         rows = answered(self.first, jnp.zeros((self.size, width), jnp.int32))
         self.further, rows = self.later(answered, rows)
-        is_filler = self._slots == self._bounds[-1]
+        is_filler = self._slots >= self._bounds[-1]
         rows = jnp.where(is_filler[:, None], rows[:1], rows)
         return jax.tree.unflatten(structure, _unpacked(rows, leaves))
 
@@ -133,11 +133,9 @@ class Exchange:
         """Return the W rows that a round asks of this device, and sums of their gradients."""
         owned = self._layout.owned
         places = asked.wanted.reshape(-1)
-        count = min(places.shape[0], owned)
-        found = jnp.unique(places, size=count, fill_value=owned)
-        is_filler = found >= owned
-        past = owned + jnp.arange(count, dtype=found.dtype)
-        rows = Rows(jnp.where(is_filler, 0, found), jnp.where(is_filler, past, found))
+        rows = distinct(places, owned)  # with the place past the end that filler asks for
+        rows = rows._replace(read=jnp.minimum(rows.read, owned - 1))
+        count = rows.read.shape[0]
         sent = self._sent(asked, _packed(gradients, lead=1, cast=False))
         where = jnp.where(places < owned, jnp.searchsorted(rows.write, places), count)
         total = jnp.zeros((count, sent.shape[1]), sent.dtype).at[where].add(sent, mode="drop")

@@ -42,8 +42,9 @@ def test_twenty_steps_are_as_near_as_another_order_of_a_batchs_rows(update: str)
     assert furthest(one.state, eight.state) < 4 * noise
 
 
-@pytest.mark.parametrize("update", UPDATES)
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize(
+    ("update", "devices"), [("dense", 2), ("lazy_adam", 8), ("rowwise_adagrad", 4)]
+)
 def test_draws_do_not_depend_on_the_devices(update: str, devices: int) -> None:
     """A dropped unit, a negative or an unknown user more would change the loss at once."""
     config, steps = with_update(CONFIG, update), batches(6)
@@ -55,7 +56,7 @@ def test_draws_do_not_depend_on_the_devices(update: str, devices: int) -> None:
     assert furthest(one.state, several.state) < TOLERANCE
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ["dense", "lazy_adam"])
 def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatch) -> None:
     """Nothing is dropped: the sums are those of one round, in the same order."""
     config, steps = with_update(CONFIG, update), batches(5)
@@ -71,9 +72,13 @@ def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatc
     "changes",
     [
         {"ensemble": 2},
-        {"activation": "dice", "dice_statistics": "batch", "batch_norm": "frozen"},
-        {"activation": "prelu", "auxiliary_mean": "all", "classifier": "softmax"},
-        {"evolution": "agru", "attention": "bilinear", "auxiliary_negatives": 3, "wide": True},
+        {"dice_statistics": "batch", "batch_norm": "frozen", "auxiliary_mean": "all"},
+        {
+            "evolution": "agru",
+            "attention": "bilinear",
+            "auxiliary_negatives": 3,
+            "classifier": "softmax",
+        },
     ],
 )
 def test_other_models(changes: dict) -> None:
