@@ -209,7 +209,7 @@ def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _without_key(leaf: jax.Array) -> jax.Array:
+def _without_key(leaf: Any) -> Any:
     """Return the integers of a typed PRNG key, and any other array unchanged."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 

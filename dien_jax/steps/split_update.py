@@ -113,6 +113,8 @@ class SplitUpdate:
             taken = rows.get(table_of(path))
             if axis < 0 or taken is None:
                 return new
+            if _is_fixed(path):
+                return leaf
             where = leaf.at[taken.write] if axis == 0 else leaf.at[:, taken.write]
             return where.set(new, **options)
 
@@ -173,7 +175,11 @@ class _Step:
     ) -> Any:
         """Return the state with the rows of a table updated that came in further rounds."""
         paths, structure = jax.tree_util.tree_flatten_with_path(whole)
-        places = [index for index, (path, _) in enumerate(paths) if table_of(path) == table]
+        places = [
+            index
+            for index, (path, _) in enumerate(paths)
+            if table_of(path) == table and not _is_fixed(path)
+        ]
         others = jax.tree.leaves(before)
 
         def again(asked: Round, leaves: list[jax.Array]) -> list[jax.Array]:
@@ -223,5 +229,8 @@ class _Step:
 
 
 def _is_fixed(path: tuple) -> bool:
-    """Return whether no gradient changes a parameter: those that all networks share."""
-    return any(getattr(key, "key", None) in SHARED for key in path[:1])
+    """Return whether no gradient changes a parameter: those that all networks share.
+
+    Their slots are zeros and stay so.
+    """
+    return any(getattr(key, "key", None) in SHARED for key in path[:-1])

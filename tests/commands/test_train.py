@@ -344,7 +344,7 @@ def test_parameters_out_of_bounds_make_the_loss_infinite_and_stop_the_run(
 class FakeTrainer:
     """A run that is over at once."""
 
-    steps_per_epoch = total_steps = 1
+    steps_per_epoch = total_steps = parameters = 1
     notes = staticmethod(list)
 
     def __init__(self, *arguments):

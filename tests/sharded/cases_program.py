@@ -114,7 +114,7 @@ def test_scoring_fetches_rows_and_sums_nothing() -> None:
     program = compiled("lazy_adam", LARGE, predicts=True)
     assert {"all-to-all"} <= set(kinds(program.sent)) <= {"all-to-all", "all-reduce"}
     reduced = [one for one in program.sent if one.kind == "all-reduce"]
-    assert all(one.sent < 64 for one in reduced)  # the places of rounds
+    assert all(one.sent < 256 for one in reduced)  # the places of rounds
     assert not [shape for shape in shapes(program.text) if LARGE in shape]
 
 

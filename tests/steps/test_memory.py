@@ -61,17 +61,17 @@ def test_state_takes_as_many_tables_as_the_update_needs(rows, update, tables, mo
     config = with_settings(config, {"optim.embedding_update": update})
     item, user = Feature("item", "categorical", rows), Feature("user", "categorical", 2)
     schema, table = Schema(item=(item,), user=(user,)), 4 * 18 * rows
-    monkeypatch.setattr(memory, "_device_bytes", lambda: int(tables * table))
+    monkeypatch.setattr(memory, "_device_bytes", lambda _: int(tables * table))
     with pytest.raises(UserError, match="parameters and their optimizer state take at least"):
         create_state(config, schema, 1, 0)
     networks = 2**20  # 56,000 numbers, with slots and a gradient of one matrix
-    monkeypatch.setattr(memory, "_device_bytes", lambda: int(tables * table) + networks)
+    monkeypatch.setattr(memory, "_device_bytes", lambda _: int(tables * table) + networks)
     create_state(config, schema, 1, 0)
 
 
 def test_refused_state_of_large_tables_names_the_update_that_keeps_least(monkeypatch):
     item, user = Feature("item", "categorical", 5000), Feature("user", "categorical", 2)
-    monkeypatch.setattr(memory, "_device_bytes", lambda: 10)
+    monkeypatch.setattr(memory, "_device_bytes", lambda _: 10)
     monkeypatch.setattr(state, "require_step_memory", lambda *sizes: None)
     with pytest.raises(UserError, match=r"model sizes or optim\.embedding_update rowwise_adagrad"):
         create_state(config_of("din"), Schema(item=(item,), user=(user,)), 1, 0)
