@@ -16,9 +16,11 @@ from dien_jax import train
 from dien_jax.config.settings import Config, MeshConfig, ModelConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted
+from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import score_split
 from dien_jax.steps import embedding_rows
+from dien_jax.steps.state import create_state
 from dien_jax.training.run import fit, resume
 
 CONFIG = Config(
@@ -48,7 +50,10 @@ def with_update(update: str) -> Config:
 
 def latest(folder: Path):
     """The latest state, as one device restores it; its key as integers."""
-    _, state, _ = tiny_run.saved_states(folder)["latest"]
+    run = Run.load(folder)
+    like = create_state(run.config, tiny_run.SCHEMA, tiny_run.STEPS_PER_EPOCH, run.seed)
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    state, _ = checkpoints.restore(checkpoints.latest_step() or 0, like)
     return jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))
 
 
