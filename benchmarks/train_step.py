@@ -8,7 +8,8 @@ random ids. ``--data`` adds the steps of one epoch on a dataset folder, with bat
 beforehand: once in length buckets, once padded to the full length. ``--recurrences native xla``
 runs the step with each value of ``model.recurrence`` by turns. ``--peers`` trains other
 programs on the same batches by turns: those of DeepCTR-Torch, RecBole, FuxiCTR and TensorFlow that
-are installed, see :mod:`benchmarks.peers`. ``--keep-memory`` keeps freed memory, as the commands do.
+are installed, see :mod:`benchmarks.peers`. ``--keep-memory`` keeps freed memory, as the commands
+do.
 """
 
 import dataclasses
