@@ -42,14 +42,21 @@ def make_sampler(
         only where no other item exists.
       distribution: ``"shown"`` is ``"popularity"``, for behaviours where nothing was shown.
     """
+    keep, alias = host_sampler(popularity, distribution)
+    return Sampler(jnp.asarray(keep), jnp.asarray(alias))
+
+
+def host_sampler(
+    popularity: schema.Array, distribution: Literal["popularity", "uniform", "shown"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two arrays of :func:`make_sampler` on the host."""
     mass = np.ones(len(popularity), np.int64)
     if distribution != "uniform":
         mass[:] = popularity
     mass[UNKNOWN] = 0
     if not mass.any():
         mass[UNKNOWN:] = 1
-    keep, alias = _alias_table(mass)
-    return Sampler(jnp.asarray(keep), jnp.asarray(alias))
+    return _alias_table(mass)
 
 
 def _alias_table(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.ensemble import network_axes, without_copies
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.memory import require_state_memory, require_step_memory
-from dien_jax.steps.negatives import Sampler, make_sampler
+from dien_jax.steps.negatives import Sampler, host_sampler, make_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.sharding import Placement
 
@@ -61,13 +61,15 @@ def training_tables(dataset: Dataset, config: Config, placement: Placement | Non
     >>> training_tables(open_dataset("data"), preset("din")).sampler is None  # no auxiliary loss
     True
     """
-    sampler = None
-    if config.model.auxiliary_weight:
-        sampler = make_sampler(dataset.popularity, config.model.auxiliary_distribution)
-    if placement is not None:
-        features = placement.put_features(dataset.feature_tables(config.model.statistics))
-        return Tables(features, jax.tree.map(placement.put_items, sampler))
-    return Tables(feature_tables(dataset, config.model), sampler)
+    distribution = config.model.auxiliary_distribution
+    needs_sampler, sampler = config.model.auxiliary_weight > 0, None
+    if placement is None:
+        if needs_sampler:
+            sampler = make_sampler(dataset.popularity, distribution)
+        return Tables(feature_tables(dataset, config.model), sampler)
+    if needs_sampler:
+        sampler = Sampler(*map(placement.put_items, host_sampler(dataset.popularity, distribution)))
+    return Tables(placement.put_features(dataset.feature_tables(config.model.statistics)), sampler)
 
 
 def create_state(
