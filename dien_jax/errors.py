@@ -62,9 +62,14 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+LONGEST_REASON = 300
+"""Characters of a library's message that are shown: some hold all of its options."""
+
+
 def reason(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """Return the first line of an error's message, shortened, or the name of its type."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
 
 
 def writing(path: Path, flag: str = "") -> contextlib.AbstractContextManager[None]:

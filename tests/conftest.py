@@ -81,6 +81,7 @@ LONG = (
     "tests/experiments/test_comparison.py",
     "tests/experiments/test_reproduction.py",
     "tests/experiments/test_search.py",
+    "tests/faults/test_arrays_and_kernels.py",
     "tests/faults/test_disk.py",
     "tests/faults/test_flags.py",
     "tests/faults/test_kills.py",

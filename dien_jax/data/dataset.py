@@ -230,7 +230,9 @@ def open_dataset(path: str | Path) -> Dataset:
         popularity=read_array(path / "popularity.npy", np.int64, schema.num_items, counted),
         splits=Splits({n: _examples(path, n, schema, counts, offsets) for n in SPLITS}),
         event_negatives=negatives,
-        stored_statistics=read_statistics(path / STATISTICS, schema, counts["train"]),
+        stored_statistics=read_statistics(
+            path / STATISTICS, schema, counts["train"], counts["sequences"]
+        ),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets
 from dien_jax.data.counting import TrainingEvents, count_values
 from dien_jax.data.schema import Schema, ValueStatistics, statistics_features
+from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import Count
 
@@ -79,20 +80,25 @@ def write_statistics(folder: Path, statistics: Statistics) -> None:
         np.save(target / "own.npy", np.ascontiguousarray(statistics.own[:, place]))
 
 
-def read_statistics(folder: Path, schema: Schema, examples: int) -> Statistics | None:
-    """Read and check the files; None without a folder. ``examples`` are those of training."""
+def read_statistics(
+    folder: Path, schema: Schema, examples: int, sequences: int
+) -> Statistics | None:
+    """Read and check the files; None without a folder.
+
+    ``examples`` are those of training, ``sequences`` those of the dataset.
+    """
     if not folder.exists():
         return None
     values, own = {}, []
     for feature in statistics_features(schema):
         assert feature.size is not None
-        values[feature.name] = _read(folder / feature.name, feature.size)
+        values[feature.name] = _read(folder / feature.name, feature.size, sequences)
         bits: Check = (lambda part: (part >= 0) & (part < 8), "at least 0 and below 8")
         own.append(read_array(folder / feature.name / "own.npy", np.int8, examples, bits))
     return Statistics(values, np.stack(own, axis=-1))
 
 
-def _read(folder: Path, size: int) -> ValueStatistics:
+def _read(folder: Path, size: int, sequences: int) -> ValueStatistics:
     numbers = read_json(folder / "counts.json", _Numbers)
     other = read_ids(folder / "other.npy", np.int32, None, size)
     counted: Check = (lambda part: part >= 0, "a count of 0 or more")
@@ -102,6 +108,12 @@ def _read(folder: Path, size: int) -> ValueStatistics:
         name: read_array(folder / f"{name}.npy", np.int32, count, counted)
         for name, count in rows.items()
     }
+    most, found = int(arrays["count"].max()), numbers["sequences"]
+    if not most <= found <= sequences:
+        raise UserError(
+            f"{folder / 'counts.json'}: sequences should be {most:,}, the largest count, to "
+            f"{sequences:,}, those of the dataset, found {found:,}"
+        )
     offsets = read_offsets(folder / "offsets.npy", size, len(other)).astype(np.int32)
     return ValueStatistics(
         **arrays,

@@ -29,6 +29,7 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError, reason
 from dien_jax.inference.archive_entries import Entries
 from dien_jax.inference.exported_programs import PROGRAMS, check_programs
+from dien_jax.inference.stored_values import check_values
 from dien_jax.utils.extras import require
 from dien_jax.utils.json_values import (
     Count,
@@ -167,9 +168,7 @@ def read_archive(file: Path) -> ExportedModel:
             name: entries.array(_WEIGHT.format(name), shape["dtype"], shape["shape"])
             for name, shape in described["weights"].items()
         }
-        for name, array in weights.items():
-            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                raise UserError(f"{file}: {name} is not finite")
+        check_values(file, weights, schema)
         programs = {name: _program(entries, name) for name in PROGRAMS}
     check_programs(file, programs, weights, schema)
     return ExportedModel(manifest, schema, vocabularies, weights, programs)

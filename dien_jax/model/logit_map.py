@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 LogitMap = dict[str, Float[Array, " K"]]
@@ -9,6 +10,14 @@ LogitMap = dict[str, Float[Array, " K"]]
 
 CALIBRATION = "calibration"
 """Name of the map among the variables of a model that is ranked with or exported."""
+
+
+def rises(logits: np.ndarray, calibrated: np.ndarray) -> bool:
+    """Return whether points are those of an increasing map in float32, as programs compute."""
+    with np.errstate(all="ignore"):
+        x, y = (np.diff(np.asarray(points, np.float32)) for points in (logits, calibrated))
+        slopes = y / x
+    return bool((x > 0).all() and ((slopes > 0) & np.isfinite(slopes)).all())
 
 
 def click_probability(

@@ -19,6 +19,7 @@ import numpy as np
 
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.scores import LOGLOSS_EPSILON
+from dien_jax.model.logit_map import rises
 from dien_jax.utils.files import read_json, write_json
 from dien_jax.utils.json_values import Count, as_type, refuse_incomplete, refuse_unknown
 
@@ -66,12 +67,7 @@ class Calibration:
             raise ValueError(f"expected kind to be one of {', '.join(KINDS)}, got {self.kind!r}")
         if len(self.logits) != len(self.calibrated) or len(self.logits) < 2:
             raise ValueError("expected logits and calibrated to have two or more points each")
-        with np.errstate(all="ignore"):  # in float32, as programs compute
-            x, y = (
-                np.diff(np.asarray(points, np.float32)) for points in (self.logits, self.calibrated)
-            )
-            slopes = y / x
-        if not (x > 0).all() or not ((slopes > 0) & np.isfinite(slopes)).all():
+        if not rises(np.asarray(self.logits), np.asarray(self.calibrated)):
             raise ValueError("expected logits and calibrated to be rising points of float32")
         if not abs(self.shift) <= LARGEST_SHIFT:
             raise ValueError(f"expected shift within {LARGEST_SHIFT:g}, got {self.shift:g}")

@@ -62,11 +62,10 @@ def outcome(backend: Backend | HistoryBackend, plan: Plan, device: Device) -> Ou
 
 def remembered(key: str, check: Callable[[], Outcome]) -> Outcome:
     """Return the outcome of a check from its file, or run the check on the default device."""
-    file = cache_folder() / f"{key}.json"
-    try:
-        return Outcome(**json.loads(file.read_text()), file=str(file))
-    except (OSError, ValueError, TypeError):
-        pass  # no file, or a malformed one: check again
+    folder = cache_folder()
+    file = None if folder is None else folder / f"{key}.json"
+    if (kept := _read(file)) is not None:
+        return kept
     default = jax.config.jax_default_device  # type: ignore[attr-defined]
 
     def run() -> Outcome:
@@ -77,6 +76,19 @@ def remembered(key: str, check: Callable[[], Outcome]) -> Outcome:
     with ThreadPoolExecutor(1) as thread:
         checked = thread.submit(run).result()
     return dataclasses.replace(checked, file=str(file) if _write(file, checked) else None)
+
+
+def _read(file: Path | None) -> Outcome | None:
+    """Return the outcome in a file; None without one, or for a malformed one."""
+    if file is None:
+        return None
+    try:
+        found = Outcome(**json.loads(file.read_text()), file=str(file))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    kinds = {"deviation": float | None, "tolerance": float, "error": str | None}
+    is_whole = all(isinstance(getattr(found, name), kind) for name, kind in kinds.items())
+    return found if is_whole and found.deviation == found.deviation else None
 
 
 def _key(backend: Backend | HistoryBackend, plan: Plan, device: Device) -> str:
@@ -95,15 +107,18 @@ def key_of(name: str, device: Device, identity: str) -> str:
     return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
 
-def _write(file: Path, checked: Outcome) -> bool:
+def _write(file: Path | None, checked: Outcome) -> bool:
     """Write a temporary file and rename it, so that no process reads half a file."""
+    if file is None:
+        return False
     content = dataclasses.asdict(checked)
     del content["file"]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:
-            json.dump(content, temporary)
-        Path(temporary.name).replace(file)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            temporary = Path(folder) / file.name
+            temporary.write_text(json.dumps(content))
+            temporary.replace(file)
     except OSError:
         return False  # a read-only home: the check runs again in the next process
     return True

@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 
 
-def cache_folder() -> Path:
-    """Return ``$DIEN_KERNELS_CACHE``, or a folder in the user's cache."""
+def cache_folder() -> Path | None:
+    """Return ``$DIEN_KERNELS_CACHE``, or a folder in the user's cache; None without a home."""
     if chosen := os.environ.get("DIEN_KERNELS_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dien_kernels"
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without an entry, and no HOME
+        return None
+    return Path(cache) / "dien_kernels"

@@ -85,6 +85,14 @@ def _log(message: str) -> None:
         logging.getLogger("dien_kernels").warning(message)
 
 
+def _may_be_native() -> bool:
+    """Return whether the environment allows ``"auto"`` to take native kernels."""
+    value = os.environ.get(NATIVE, "")
+    if value not in ("", "0", "1"):
+        _log(f"${NATIVE} must be 0 or 1, got {value!r}; it is taken as 1")
+    return value != "0"
+
+
 def choose(plan: Plan, shape: Shape, blocks: Blocks | None = None) -> Choice:
     """Return what ``implementation="auto"`` runs on the current device, and why.
 
@@ -137,7 +145,7 @@ def _obstacle(
 ) -> str | None:
     """Return why "auto" does not take a kernel that fits the device, and warn or log it once."""
     kernel, device = KERNELS[name], devices.current()
-    if name == "native" and os.environ.get(NATIVE) == "0":
+    if name == "native" and not _may_be_native():
         return f"${NATIVE} is 0"
     if not kernel.is_pallas and not device.attached:  # nothing is compiled for it
         return _NOT_ATTACHED
@@ -178,7 +186,7 @@ def load_native_in_background() -> None:
         build.stop()
         thread.join(_SECONDS_TO_END)
 
-    if os.environ.get(NATIVE) != "0":
+    if _may_be_native():
         thread = threading.Thread(target=load, name="native kernels", daemon=True)
         atexit.register(end)
         thread.start()

@@ -32,7 +32,7 @@ CHANGES = {
 }
 FRESH = ("train", *TRAIN[1:3], "--run-dir", "new")
 RESUME, EVALUATE = ("train", "--resume", "run"), ("evaluate", "run")
-PREDICT = ("predict", "model.dien", "--input", "queries.csv", "--out", "scores.csv")
+SERVE = ("serve", "model.dien", "--port=0")
 READERS = {
     "data/meta.json": FRESH,
     "data/statistics/item/counts.json": FRESH,
@@ -41,7 +41,7 @@ READERS = {
     "run/calibration.json": EVALUATE,
     "run/metrics.jsonl": ("compare", "run"),
     HOST: RESUME,
-    "model.dien": PREDICT,
+    "model.dien": SERVE,
 }
 """JSON files, and the command that reads each; of an exported file, the manifest."""
 MESSAGES = {
@@ -199,7 +199,7 @@ CUT = {
     },
     ("compare", "run"): {"run/result.json": 1024},
     RESUME: {HOST: 128},
-    PREDICT: {"model.dien": 32768},
+    SERVE: {"model.dien": 32768},
 }
 """Files by the command that reads them, and the largest power of two below their size."""
 

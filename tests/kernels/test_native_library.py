@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from dien_kernels import augru, explain, load_native_in_background
+from dien_kernels import agreement, augru, explain, load_native_in_background
 from dien_kernels.backends import native
 from dien_kernels.native import build, library, prebuilt
 from support.recurrences import operands
@@ -132,6 +133,33 @@ def test_in_a_folder_that_cannot_be_written_to_every_process_compiles(tmp_path, 
     with build.library() as file:
         assert ctypes.CDLL(str(file)).dien_kernels_instruction_set
     assert not file.exists()
+
+
+def test_a_user_without_a_home_compiles_for_every_process(monkeypatch):
+    for name in ("DIEN_KERNELS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home")))
+    with build.library() as file:
+        assert ctypes.CDLL(str(file)).dien_kernels_instruction_set
+    assert not file.exists()
+    outcome = agreement.Outcome(0.0, 1e-4, None)
+    assert agreement.remembered("key", lambda: outcome) == outcome  # kept nowhere
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", "[" * 100_000, '{"deviation": "0", "tolerance": 1.0, "error": null}',
+     '{"deviation": NaN, "tolerance": 1.0, "error": null}', '{"tolerance": 1.0}', "a folder"],
+)  # fmt: skip
+def test_an_outcome_of_another_form_is_checked_again(content, empty_cache):
+    file, outcome = empty_cache / "key.json", agreement.Outcome(0.5, 1.0, None)
+    empty_cache.mkdir()
+    file.mkdir() if content == "a folder" else file.write_text(content)
+    found = agreement.remembered("key", lambda: outcome)
+    assert (found.deviation, found.tolerance, found.error) == (0.5, 1.0, None)
+    assert [entry.name for entry in empty_cache.iterdir()] == ["key.json"]
+    if content != "a folder":
+        assert agreement.remembered("key", lambda: None) == found
 
 
 def test_a_broken_compiler_is_a_reason_and_leaves_nothing(tmp_path, empty_cache, monkeypatch):

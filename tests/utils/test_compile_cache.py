@@ -64,3 +64,18 @@ def test_a_folder_that_the_user_chose_stays() -> None:
     assert before is not None
     enable_compile_cache()
     assert jax.config.values["jax_compilation_cache_dir"] == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch, capfd) -> None:
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        enable_compile_cache()
+        assert jax.config.values["jax_compilation_cache_dir"] is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"compiled programs are not kept: {tmp_path / 'cache'}/dien_jax/compiled/" in line
+    assert line.endswith("cannot be written: Not a directory")

@@ -37,6 +37,7 @@ AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw")
 KERNELS = {"x86_64": {"avx512": AVX512, "avx2": AVX2, "plain": ()}}
 """Flags by architecture and instruction set, widest first; plain alone on other architectures."""
+INSTRUCTION_SETS = ("avx512", "avx2", "plain")
 WISH = "DIEN_KERNELS_ISA"
 Sets = dict[str, tuple[str, ...]]
 CPU_INFO = Path("/proc/cpuinfo")
@@ -60,7 +61,13 @@ def compiler() -> list[str]:
     Raises:
       BuildError: where there is none.
     """
-    if chosen := shlex.split(os.environ.get("CXX", "")):
+    try:
+        chosen = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise BuildError(f"$CXX is no command: {error}") from error
+    if chosen:
+        if os.sep in chosen[0]:  # it runs in another folder
+            chosen[0] = str(Path(chosen[0]).absolute())
         return chosen
     for name in COMPILERS:
         if found := shutil.which(name):
@@ -102,18 +109,23 @@ def library() -> Iterator[Path]:
     """
     if sys.platform not in ("linux", "darwin"):
         raise BuildError(f"it is for Linux and macOS, this is {sys.platform}")
+    wish = os.environ.get(WISH)
+    if wish and wish not in INSTRUCTION_SETS:
+        raise BuildError(f"${WISH} must be one of {', '.join(INSTRUCTION_SETS)}, got {wish!r}")
     shipped = prebuilt_name(sys.platform, platform.machine())
     if not os.environ.get("CXX") and (file := _kept(PREBUILT, shipped)) is not None:
         yield file
         return
     command, sets = compiler(), instruction_sets()
     cache, name = cache_folder(), f"native-{_digest(command, sets)}"
-    file = _kept(cache, name)
+    file = None if cache is None else _kept(cache, name)
     if file is not None:
         yield file
         return
     with contextlib.ExitStack() as stack:
         try:
+            if cache is None:
+                raise FileNotFoundError("a user without a home folder")
             cache.mkdir(parents=True, exist_ok=True)
             is_alone = stack.enter_context(_locked(cache / "native.lock"))
             if is_alone:
@@ -217,7 +229,10 @@ def compile_library(command: Sequence[str], folder: Path, sets: Sets) -> Path:
         _outputs([[*link, *(static if sys.platform == "linux" else ())]], folder)
     except BuildError:
         _outputs([link], folder)
-    return folder / "native.so"
+    library = folder / "native.so"
+    if not library.exists():
+        raise BuildError(f"the compiler {command[0]} ended well, but made no library")
+    return library
 
 
 def _outputs(commands: Sequence[Sequence[str]], cwd: Path | None = None) -> list[str]:
