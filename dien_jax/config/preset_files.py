@@ -28,7 +28,7 @@ TABLES = "tables"
 OPTIONAL_FIELDS = {WARM_START, VOCABULARIES, TABLES}
 
 
-RECENT: dict[str, dict[str, Any]] = {"model": {"ensemble": 1}}
+RECENT: dict[str, dict[str, Any]] = {"model": {"ensemble": 1, "factors": False}}
 """Settings that no run of an earlier version records, and what these were trained with."""
 EARLIER: dict[str, dict[str, Any]] = {
     "model": {**RECENT["model"], "statistics": False, "logistic_regression": False},

@@ -119,6 +119,9 @@ class ModelConfig:
     statistics: bool = True
     """Feed counts of training events to the click network: how many users chose the candidate, and
     the candidate together with the history, by item and category."""
+    factors: bool = True
+    """With statistics, feed similarities of candidate and history too, by vectors of items and
+    categories from a factorization of which training users chose what."""
     logistic_regression: bool = True
     """Add the logit of a logistic regression on counts and feature values. It is fitted before the
     first step and stays as it is, so that the networks learn what it leaves."""
@@ -154,6 +157,11 @@ class ModelConfig:
         for name, choices in (("attention", Attention), ("evolution", Evolution)):
             known = dict.fromkeys([*typing.get_args(choices), *ADDED_CHOICES.get(name, ())])
             _require_choice(f"model.{name}", getattr(self, name), known)
+
+    @property
+    def reads(self) -> dict[str, bool]:
+        """Tables of a dataset that the model reads besides features, and whether it does."""
+        return {"statistics": self.statistics, "factors": self.statistics and self.factors}
 
     @property
     def networks(self) -> NetworkImplementation:

@@ -26,6 +26,8 @@ class Batch(NamedTuple):
         not clicked, -1 where there are none; None unless ``auxiliary_distribution`` is ``shown``.
       own: int8 ``[B, S]``, bits of :mod:`dien_jax.data.counting` for each of S features with
         statistics; None outside training.
+      fold: int32 ``[B]``, the tables of factors to read, see :mod:`dien_jax.data.factors`; None
+        outside training, for the first.
       statistics: float32 ``[B, F]``, inputs of the click network; None to compute them.
     """
 
@@ -38,6 +40,7 @@ class Batch(NamedTuple):
     context: dict[str, FeatureValues]
     shown: Array | None = None
     own: Array | None = None
+    fold: Array | None = None
     statistics: Array | None = None
 
 

@@ -38,7 +38,7 @@ class TrainingEvents(NamedTuple):
     label: np.ndarray  # int [n]
 
 
-class _Firsts(NamedTuple):
+class Firsts(NamedTuple):
     """First occurrences of the known values of each training sequence, in order."""
 
     sequence: np.ndarray
@@ -69,7 +69,7 @@ def count_values(
     Returns:
       The counts, and ``own``, int8 ``[n]``: bits ``OWN_*`` of each training example.
     """
-    firsts = _first_occurrences(events, value_of)
+    firsts = first_occurrences(events, value_of)
     used = _values_in_pairs(firsts)
     pairs = _count_pairs(firsts, used, size)
     count = np.bincount(firsts.value, minlength=size)
@@ -77,7 +77,8 @@ def count_values(
     return _rows(pairs, count, sequences), _own(events, value_of, firsts, used, size)
 
 
-def _first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> _Firsts:
+def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
+    """Return the first occurrences of the known values, by sequence and in order."""
     start = np.asarray(events.offsets[:-1], np.int64)
     end = start.copy()
     np.maximum.at(end, events.sequence, np.asarray(events.history_end, np.int64))
@@ -107,10 +108,10 @@ def _first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> _Firsts:
     )
     starts = np.flatnonzero(np.diff(sequence, prepend=-1))
     rank = np.arange(len(first)) - np.repeat(starts, np.diff(np.append(starts, len(first))))
-    return _Firsts(sequence, value, position, rank, previous)
+    return Firsts(sequence, value, position, rank, previous)
 
 
-def _values_in_pairs(firsts: _Firsts) -> int:
+def _values_in_pairs(firsts: Firsts) -> int:
     """Return how many values of each sequence take part in pairs."""
     distinct = np.bincount(firsts.sequence)
     for used in range(MAX_DISTINCT, 2, -1):
@@ -120,7 +121,7 @@ def _values_in_pairs(firsts: _Firsts) -> int:
     return 2
 
 
-def _count_pairs(firsts: _Firsts, used: int, size: int) -> _Pairs:
+def _count_pairs(firsts: Firsts, used: int, size: int) -> _Pairs:
     is_used = firsts.rank < used
     sequence, value, previous = (
         column[is_used] for column in (firsts.sequence, firsts.value, firsts.previous)
@@ -180,7 +181,7 @@ def _rows(pairs: _Pairs, count: np.ndarray, sequences: int) -> ValueStatistics:
 
 
 def _own(
-    events: TrainingEvents, value_of: np.ndarray, firsts: _Firsts, used: int, size: int
+    events: TrainingEvents, value_of: np.ndarray, firsts: Firsts, used: int, size: int
 ) -> np.ndarray:
     if not len(firsts.value):
         return np.zeros(len(events.item), np.int8)

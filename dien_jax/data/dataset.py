@@ -39,11 +39,21 @@ from dien_jax.data.arrays import (
 )
 from dien_jax.data.counting import TrainingEvents
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS, read_values
-from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
+from dien_jax.data.schema import (
+    Feature,
+    FeatureTables,
+    FeatureValues,
+    MultiValued,
+    Schema,
+    ValueFactors,
+)
 from dien_jax.data.statistics import (
+    FACTORS,
     STATISTICS,
     Statistics,
     count_training_events,
+    factorise_training_events,
+    read_factors,
     read_statistics,
 )
 from dien_jax.errors import UserError, reading, suggestion
@@ -139,6 +149,7 @@ class Dataset:
       event_negatives: items that were shown with each event and not clicked, over all events;
         None where the log does not record them.
       stored_statistics: counts of training events, if the folder has them.
+      stored_factors: factors of who chose what in training, if the folder has them.
     """
 
     path: Path
@@ -153,6 +164,7 @@ class Dataset:
     splits: dict[str, Examples]
     event_negatives: Column | None = None
     stored_statistics: Statistics | None = None
+    stored_factors: dict[str, ValueFactors] | None = None
 
     def __repr__(self) -> str:
         """Sizes, as the arrays would fill the screen."""
@@ -172,20 +184,35 @@ class Dataset:
         """Counts of training events; computed if the folder does not have them."""
         if self.stored_statistics is not None:
             return self.stored_statistics
+        return count_training_events(self.schema, *self._training_events())
+
+    @functools.cached_property
+    def factors(self) -> dict[str, ValueFactors]:
+        """Factors of who chose what in training; computed if the folder does not have them."""
+        if self.stored_factors is not None:
+            return self.stored_factors
+        return factorise_training_events(self.schema, *self._training_events())
+
+    def _training_events(self) -> tuple[dict[str, np.ndarray], TrainingEvents]:
         train = self.splits["train"]
         columns = (train.sequence, train.history_end, train.item, train.label)
         events = TrainingEvents(self.event_item, self.event_offsets, *columns)
-        values = {name: column.values for name, column in self.items.items()}
-        return count_training_events(self.schema, values, events)
+        return {name: column.values for name, column in self.items.items()}, events
 
-    def feature_tables(self, statistics: bool = False) -> FeatureTables:
+    def feature_tables(
+        self, *, statistics: bool = False, factors: bool = False, folds: bool = False
+    ) -> FeatureTables:
         """Return the features after the id of all items and users, multi-valued ones padded.
 
-        With ``statistics`` they have the counts of training events too.
+        With ``statistics`` they have the counts of training events too, and with ``factors`` the
+        vectors of values: the first table, or with ``folds`` those that training needs.
         """
         items = padded_columns(self.schema.item[1:], self.items, None)
         users = padded_columns(self.schema.user[1:], self.users, None)
-        return FeatureTables(items, users, self.statistics.values if statistics else {})
+        vectors = self.factors if factors else {}
+        if not folds:
+            vectors = {name: ValueFactors(f.row, f.vectors[:1]) for name, f in vectors.items()}
+        return FeatureTables(items, users, self.statistics.values if statistics else {}, vectors)
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
         """Return the context features of some examples of a split, integers ``[B]``."""
@@ -233,6 +260,7 @@ def open_dataset(path: str | Path) -> Dataset:
         stored_statistics=read_statistics(
             path / STATISTICS, schema, counts["train"], counts["sequences"]
         ),
+        stored_factors=read_factors(path / STATISTICS, schema),
     )
 
 
@@ -325,11 +353,14 @@ def vocabulary_digests(dataset: Dataset) -> dict[str, str]:
     return digests
 
 
-def table_digests(dataset: Dataset, *, statistics: bool) -> dict[str, str]:
+def table_digests(
+    dataset: Dataset, *, statistics: bool = False, factors: bool = False
+) -> dict[str, str]:
     """Return the sha256 of what a model reads of each item and user, besides their ids.
 
     By the name in the folder: ``items/category``, ``users/age``; with ``statistics`` also
-    ``statistics/item`` and the like, the counts of training events.
+    ``statistics/item`` and the like, the counts of training events, and with ``factors``
+    ``factors/item``.
     """
     tables: dict[str, list[np.ndarray]] = {}
     for folder, columns in (("items", dataset.items), ("users", dataset.users)):
@@ -342,6 +373,8 @@ def table_digests(dataset: Dataset, *, statistics: bool) -> dict[str, str]:
             np.asarray(fields[field], np.int64 if field == "offsets" else np.int32)
             for field in sorted(fields)
         ]
+    for name, (row, vectors) in dataset.factors.items() if factors else ():
+        tables[f"{FACTORS}/{name}"] = [np.asarray(row), np.asarray(vectors)]
     return {name: _digest(arrays) for name, arrays in tables.items()}
 
 

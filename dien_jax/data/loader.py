@@ -19,6 +19,7 @@ import numpy as np
 
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Column, Dataset
+from dien_jax.data.factors import folds
 from dien_jax.data.order import CHUNK, KeyedOrder, StoredOrder, automatic_order
 from dien_jax.data.schema import FeatureValues, MultiValued
 from dien_jax.errors import UserError
@@ -76,7 +77,7 @@ class Loader:
       shown_per_step: K, items drawn for each behaviour from those that were shown with it and not
         clicked; 0 leaves them out. A dataset without such items is a ``UserError``.
       statistics: add ``own`` to the batches of the training split, for a model that reads counts
-        of training events.
+        of training events, and ``fold`` for one that reads factors.
       order: in place of ``train_config.order``.
 
     Attributes:
@@ -156,6 +157,7 @@ class Loader:
             context={name: self._filled_feature(values) for name, values in context.items()},
             shown=shown,
             own=None if self._own is None else self._filled(self._own[indices]),
+            fold=self._filled(folds(examples.sequence[indices])) if self._own is not None else None,
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:

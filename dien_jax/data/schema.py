@@ -172,6 +172,19 @@ class ValueStatistics:
     longest: int = field(metadata={"static": True})
 
 
+class ValueFactors(NamedTuple):
+    """Vectors of the V values of a feature, see :mod:`dien_jax.data.factors`.
+
+    Attributes:
+      row: int32 ``[V]``, the row of each value; row 0 has zeros.
+      vectors: float16 ``[K, R, D]``: K tables, the first of all training users, in training also
+        one without each fold of users.
+    """
+
+    row: Array
+    vectors: Array
+
+
 class FeatureTables(NamedTuple):
     """Tables that are gathered by id on the device.
 
@@ -180,11 +193,14 @@ class FeatureTables(NamedTuple):
       user: values of the user features after the id, over all N users.
       statistics: counts of training events by feature, see :func:`statistics_features`; empty
         for a model that does not read them.
+      factors: vectors of values by feature, see :func:`factor_features`; empty for a model that
+        does not read them.
     """
 
     item: dict[str, FeatureValues]
     user: dict[str, FeatureValues]
     statistics: dict[str, ValueStatistics] = {}  # noqa: RUF012 - never changed
+    factors: dict[str, ValueFactors] = {}  # noqa: RUF012 - never changed
 
 
 def statistics_features(schema: Schema) -> tuple[Feature, ...]:

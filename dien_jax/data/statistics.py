@@ -3,6 +3,9 @@
     statistics/<feature>/counts.json     sequences and least, see :class:`ValueStatistics`
     statistics/<feature>/<array>.npy     its arrays, int32; offsets int64
     statistics/<feature>/own.npy         int8 [n], bits of the n training examples
+    statistics/<feature>/factors/row.npy, vectors.npy
+                                         optional: see :class:`ValueFactors`; vectors of all tables
+                                         in sequence, flat
 
 The folder is a function of the rest of the dataset, and optional.
 """
@@ -16,13 +19,16 @@ import numpy as np
 
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets
 from dien_jax.data.counting import TrainingEvents, count_values
-from dien_jax.data.schema import Schema, ValueStatistics, statistics_features
+from dien_jax.data.factors import FOLDS, factor_features, factor_levels, factorise
+from dien_jax.data.schema import Feature, Schema, ValueFactors, ValueStatistics, statistics_features
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import Count
 
 STATISTICS = "statistics"
 """Name of the folder."""
+FACTORS = "factors"
+"""Name of the folder of a feature's factors."""
 
 
 class _Numbers(TypedDict):
@@ -51,11 +57,27 @@ def count_training_events(
     counted, own = {}, []
     for feature in statistics_features(schema):
         assert feature.size is not None
-        ids = np.arange(feature.size)
-        value_of = ids if feature is schema.item[0] else np.asarray(values[feature.name])
+        value_of = _value_of(schema, feature, values)
         counted[feature.name], bits = count_values(events, value_of, feature.size)
         own.append(bits)
     return Statistics(counted, np.stack(own, axis=-1))
+
+
+def factorise_training_events(
+    schema: Schema, values: dict[str, np.ndarray], events: TrainingEvents
+) -> dict[str, ValueFactors]:
+    """Return the factors of every feature that has them; ``values`` are those of all items."""
+    return {
+        feature.name: factorise(events, _value_of(schema, feature, values), feature.size or 0)
+        for feature in factor_features(schema)
+    }
+
+
+def _value_of(schema: Schema, feature: Feature, values: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the value of a feature for each item."""
+    if feature is schema.item[0]:
+        return np.arange(schema.num_items)
+    return np.asarray(values[feature.name])
 
 
 def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
@@ -65,8 +87,48 @@ def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
     return {feature.name: blank for feature in statistics_features(schema)}
 
 
+def blank_factors(schema: Schema) -> dict[str, ValueFactors]:
+    """Return factors without a vector, for initialising a model."""
+
+    def blank(size: int) -> ValueFactors:
+        vectors = np.zeros((1, 1, factor_levels(size)[-1]), np.float16)
+        return ValueFactors(np.zeros(1, np.int32), vectors)
+
+    return {feature.name: blank(feature.size or 0) for feature in factor_features(schema)}
+
+
+def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
+    """Write the files of factors."""
+    for name, (row, vectors) in factors.items():
+        target = folder / name / FACTORS
+        target.mkdir(parents=True)
+        np.save(target / "row.npy", row)
+        np.save(target / "vectors.npy", np.asarray(vectors).reshape(-1))
+
+
+def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors] | None:
+    """Read and check the files of factors; None where the folder has none."""
+    features, factors = factor_features(schema), {}
+    if not any((folder / feature.name / FACTORS).exists() for feature in features):
+        return None
+    for feature in features:
+        size, target = feature.size or 0, folder / feature.name / FACTORS
+        components = factor_levels(size)[-1]
+        unit: Check = (lambda part: np.abs(part) <= 1, "from -1 to 1")
+        flat = read_array(target / "vectors.npy", np.float16, None, unit)
+        rows, rest = divmod(len(flat), (1 + FOLDS) * components)
+        if rest or not rows:
+            raise UserError(
+                f"{target / 'vectors.npy'}: expected a multiple of {(1 + FOLDS) * components} "
+                f"entries, found {len(flat)}"
+            )
+        row = read_ids(target / "row.npy", np.int32, size, rows)
+        factors[feature.name] = ValueFactors(row, flat.reshape(1 + FOLDS, rows, components))
+    return factors
+
+
 def write_statistics(folder: Path, statistics: Statistics) -> None:
-    """Write the files."""
+    """Write the files of counts."""
     for place, (name, counts) in enumerate(statistics.values.items()):
         target = folder / name
         target.mkdir(parents=True)

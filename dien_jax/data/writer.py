@@ -13,7 +13,7 @@ from dien_jax.data.arrays import chunks
 from dien_jax.data.dataset import Column, Examples, open_dataset
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.statistics import STATISTICS, write_statistics
+from dien_jax.data.statistics import STATISTICS, write_factors, write_statistics
 from dien_jax.errors import UserError, writing
 from dien_jax.utils.files import partial_folder
 
@@ -161,6 +161,7 @@ class DatasetWriter:
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
             write_statistics(self._partial / STATISTICS, dataset.statistics)
+            write_factors(self._partial / STATISTICS, dataset.factors)
             self._partial.rename(self.path.absolute())
 
     def _column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:

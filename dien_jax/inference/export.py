@@ -128,7 +128,7 @@ def _write(file: Path, trained: TrainedModel) -> None:
         "step": trained.step,
         "settings": dataclasses.asdict(run.config),
         "data_digest": run.data_digest,
-        "tables": table_digests(dataset, statistics=run.config.model.statistics),
+        "tables": table_digests(dataset, **run.config.model.reads),
         "schema": run.schema,
         "max_history": run.config.train.max_history,
         "history_buckets": buckets,

@@ -63,8 +63,8 @@ def named_weights(
     trained: TrainedModel,
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights], tuple[Any, FeatureTables]]]:
     """Return a model's weights, and a function from weights to its variables and tables."""
-    statistics = trained.run.config.model.statistics
-    tree = {"tables": trained.dataset.feature_tables(statistics)} | {
+    reads = trained.run.config.model.reads
+    tree = {"tables": trained.dataset.feature_tables(**reads)} | {
         collection: {name: part for name, part in parts.items() if not name.startswith(_AUXILIARY)}
         for collection, parts in trained.variables().items()
     }

@@ -35,7 +35,7 @@ class LoadedModel(NamedTuple):
             config.train.max_history,
             history_buckets(config),
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
-            jax.device_put((trained.variables(), dataset.feature_tables(config.model.statistics))),
+            jax.device_put((trained.variables(), dataset.feature_tables(**config.model.reads))),
             make_programs(config, dataset.schema),
         )
 

@@ -12,6 +12,7 @@ from dien_jax.model.auxiliary import AuxiliaryNetwork, auxiliary_loss, auxiliary
 from dien_jax.model.batch_norm import BatchNorm
 from dien_jax.model.click_network import MLP
 from dien_jax.model.embeddings import FeatureEmbeddings
+from dien_jax.model.factors import factor_names
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, EVOLUTIONS, GRU
@@ -36,5 +37,6 @@ __all__ = [
     "PReLU",
     "auxiliary_loss",
     "auxiliary_positions",
+    "factor_names",
     "statistics_names",
 ]

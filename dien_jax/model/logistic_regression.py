@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from dien_jax.data.schema import FeatureValues, Schema
 from dien_jax.model.embeddings import FeatureEmbeddings
-from dien_jax.model.statistics import statistics_names
 
 WEIGHTS = "weights"
 """Ending of the names of the tables with a weight for each value: ``item_weights``."""
@@ -60,7 +59,7 @@ class LogisticRegression(nn.Module):
         ]
         total = self.param("intercept", zeros, (1,))[None]
         if statistics is not None:
-            inputs = (len(statistics_names(self.schema)),)
+            inputs = (statistics.shape[1],)
             mean = self.param("statistics_mean", zeros, inputs)
             weights = self.param("statistics_weights", zeros, inputs)
             total = total + (statistics - mean[None]) @ weights[:, None]

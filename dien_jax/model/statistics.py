@@ -24,6 +24,7 @@ from dien_jax.data.schema import (
     statistics_features,
 )
 from dien_jax.model.embeddings import gather
+from dien_jax.model.factors import factor_names, recency_of, similarities
 
 OF_VALUE = (
     "popularity",
@@ -52,8 +53,8 @@ MATCH = "match"
 """Input of items with categorical or multi-valued features; see :func:`_match`."""
 
 
-def statistics_names(schema: Schema) -> tuple[str, ...]:
-    """Return the names of the F inputs.
+def statistics_names(schema: Schema, factors: bool = True) -> tuple[str, ...]:
+    """Return the names of the F inputs, with or without those of factors.
 
     >>> from dien_jax import open_dataset
     >>> from dien_jax.model import statistics_names
@@ -62,21 +63,24 @@ def statistics_names(schema: Schema) -> tuple[str, ...]:
     """
     features = [feature.name for feature in statistics_features(schema)]
     match = (MATCH,) if _attributes(schema) else ()
-    return ("length", *(f"{feature} {name}" for feature in features for name in OF_VALUE), *match)
+    counts = [f"{feature} {name}" for feature in features for name in OF_VALUE]
+    return ("length", *counts, *match, *(factor_names(schema) if factors else ()))
 
 
 def statistics_inputs(
     schema: Schema,
     tables: FeatureTables,
-    history: Int[Array, "B T"],
-    lengths: Int[Array, " B"],
+    history: Int[Array, "H T"],
+    lengths: Int[Array, " H"],
     candidate: Int[Array, " B"],
     own: Int[Array, "B S"] | None = None,
+    fold: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B F"]:
-    """Return what the counts say of each row's candidate and history.
+    """Return what counts and factors say of each row's candidate and history.
 
-    ``own`` are the bits of a training example, whose own event and its user's later ones are left
-    out of all counts.
+    There may be a single history for all candidates. ``own`` are the bits of a training example,
+    whose own event and its user's later ones are left out of all counts; ``fold`` has the tables
+    of factors that leave its user out. Tables without factors give no inputs of them.
 
     Raises:
       ValueError: for tables without statistics.
@@ -87,39 +91,38 @@ def statistics_inputs(
             "feature_tables, or choose ModelConfig(statistics=False)"
         )
     of_candidate, of_history = (gather(ids, tables.item, "item") for ids in (candidate, history))
-    return inputs_of_values(schema, tables.statistics, of_candidate, of_history, lengths, own)
+    return inputs_of_values(schema, tables, of_candidate, of_history, lengths, own, fold)
 
 
 def inputs_of_values(
     schema: Schema,
-    statistics: dict[str, ValueStatistics],
+    tables: FeatureTables,
     of_candidate: dict[str, Any],
     of_history: dict[str, Any],
-    lengths: Int[Array, " B"],
+    lengths: Int[Array, " H"],
     own: Int[Array, "B S"] | None = None,
+    fold: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B F"]:
     """Return :func:`statistics_inputs` of the values of items, as :func:`gather` gives them."""
     candidate = of_candidate["item"]
+    one, one_length = of_history, lengths
+
+    def to_rows(values: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(values, (candidate.shape[0], *values.shape[1:]))
+
+    of_history, lengths = jax.tree.map(to_rows, of_history), to_rows(lengths)
     columns = [jnp.log1p(lengths.astype(jnp.float32))]
     for place, feature in enumerate(statistics_features(schema)):
         name = feature.name
         bits = jnp.zeros_like(candidate) if own is None else own[:, place].astype(candidate.dtype)
         values = of_candidate[name], of_history[name]
-        columns += _of_value(statistics[name], *values, lengths, bits)
+        columns += _of_value(tables.statistics[name], *values, lengths, bits)
     if attributes := _attributes(schema):
         columns.append(_match(attributes, of_candidate, of_history, lengths))
-    return jnp.stack(columns, axis=-1)
-
-
-def recency_of(
-    lengths: Int[Array, " B"], steps: Any
-) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
-    """Return the age of each event, 0 for the last and below 0 for padding, and its recency.
-
-    Recency is 1 for the last event, 1/2 for the one before and so on, and 0 for padding.
-    """
-    age = lengths[:, None] - 1 - jnp.arange(steps, dtype=lengths.dtype)[None, :]
-    return age, jnp.where(age >= 0, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0)
+    parts = [jnp.stack(columns, axis=-1)]
+    for name, factors in tables.factors.items():
+        parts.append(similarities(factors, of_candidate[name], one[name], one_length, fold))
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _of_value(

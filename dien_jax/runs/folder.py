@@ -131,7 +131,7 @@ class Run:
             versions(config, devices),
             vocabulary_digests(dataset),
             warm_start,
-            table_digests(dataset, statistics=config.model.statistics),
+            table_digests(dataset, **config.model.reads),
         )
 
     def save(self, folder: Path) -> None:
@@ -194,7 +194,7 @@ class Run:
                 )
         if self.tables is None:
             return
-        found = table_digests(dataset, statistics=self.config.model.statistics)
+        found = table_digests(dataset, **self.config.model.reads)
         for name in sorted(self.tables | found):
             if self.tables.get(name) != found.get(name):
                 raise UserError(f"{problem} {name} has other values than in training")

@@ -78,9 +78,9 @@ def make_programs(config: Config, schema: Schema) -> Programs:
         candidates = items.shape[0]
         real = jnp.arange(candidates) < count
         weight = real.astype(jnp.float32)
-        histories = jnp.broadcast_to(history, (candidates, history.shape[0]))
-        lengths = jnp.broadcast_to(length, candidates)
-        batch = Batch(histories, lengths, items, jnp.asarray(user), weight, weight, context)
+        batch = Batch(
+            history[None], length[None], items, jnp.asarray(user), weight, weight, context
+        )
 
         def method(model: InterestModel) -> Array:
             rows = model.row_inputs(batch, tables)

@@ -222,7 +222,8 @@ class Placement:
             return jax.tree.map(lambda _: layout, columns)
 
         items, users = layouts("item", features.item), layouts("user", features.user)
-        return FeatureTables(items, users, jax.tree.map(lambda _: False, features.statistics))
+        whole = (jax.tree.map(lambda _: False, t) for t in (features.statistics, features.factors))
+        return FeatureTables(items, users, *whole)
 
     def put_features(self, features: FeatureTables) -> FeatureTables:
         """Put feature tables on the devices, from the host."""

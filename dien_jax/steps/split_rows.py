@@ -112,9 +112,10 @@ def _with_statistics(
         for place, raw in zip(placed, ids, strict=False)
     )
     own = None if batch.own is None else jnp.asarray(batch.own)
+    fold = None if batch.fold is None else jnp.asarray(batch.fold)
     lengths = jnp.asarray(batch.lengths)
-    inputs = inputs_of_values(schema, features.statistics, of_candidate, of_history, lengths, own)
-    return batch._replace(statistics=inputs, own=None)
+    inputs = inputs_of_values(schema, features, of_candidate, of_history, lengths, own, fold)
+    return batch._replace(statistics=inputs, own=None, fold=None)
 
 
 def items_drawn(

@@ -9,7 +9,7 @@ from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import blank_values, example_batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.data.statistics import blank_statistics
+from dien_jax.data.statistics import blank_factors, blank_statistics
 from dien_jax.errors import UserError
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.ensemble import network_axes, without_copies
@@ -40,15 +40,15 @@ class Tables(NamedTuple):
     sampler: Sampler | None
 
 
-def feature_tables(dataset: Dataset, model: ModelConfig) -> FeatureTables:
-    """Return the tables that a model reads, on the default device.
+def feature_tables(dataset: Dataset, model: ModelConfig, *, folds: bool = False) -> FeatureTables:
+    """Return the tables that a model reads, on the default device; ``folds`` are for training.
 
     >>> from dien_jax import open_dataset, preset
     >>> from dien_jax.steps import feature_tables
     >>> sorted(feature_tables(open_dataset("data"), preset("dien").model).item)
     ['category']
     """
-    return jax.tree.map(jnp.asarray, dataset.feature_tables(model.statistics))
+    return jax.tree.map(jnp.asarray, dataset.feature_tables(**model.reads, folds=folds))
 
 
 def training_tables(dataset: Dataset, config: Config, placement: Placement | None = None) -> Tables:
@@ -66,10 +66,11 @@ def training_tables(dataset: Dataset, config: Config, placement: Placement | Non
     if placement is None:
         if needs_sampler:
             sampler = make_sampler(dataset.popularity, distribution)
-        return Tables(feature_tables(dataset, config.model), sampler)
+        return Tables(feature_tables(dataset, config.model, folds=True), sampler)
     if needs_sampler:
         sampler = Sampler(*map(placement.put_items, host_sampler(dataset.popularity, distribution)))
-    return Tables(placement.put_features(dataset.feature_tables(config.model.statistics)), sampler)
+    features = dataset.feature_tables(**config.model.reads, folds=True)
+    return Tables(placement.put_features(features), sampler)
 
 
 def create_state(
@@ -109,7 +110,8 @@ def create_state(
         groups = (schema.item[1:], schema.user[1:])
         item, user = ({f.name: blank_values(f, 1) for f in group} for group in groups)
         statistics = blank_statistics(schema) if config.model.statistics else {}
-        tables = jax.tree.map(jnp.asarray, FeatureTables(item, user, statistics))
+        factors = blank_factors(schema) if config.model.reads["factors"] else {}
+        tables = jax.tree.map(jnp.asarray, FeatureTables(item, user, statistics, factors))
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)
         variables = model.init({"params": key, "dropout": key}, batch, tables, negatives)

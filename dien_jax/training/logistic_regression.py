@@ -98,8 +98,9 @@ def with_logistic_regression(
     if len(np.unique(dataset.splits["train"].label)) < 2:
         say("no logistic regression: all training examples have the same label")
         return state
-    options = (config.train.max_history, config.model.statistics)
-    key = (str(dataset.path.absolute()), data_digest(dataset), *options)
+    options = (config.train.max_history, config.model)
+    reads = tuple(config.model.reads.values())
+    key = (str(dataset.path.absolute()), data_digest(dataset), config.train.max_history, reads)
     if key not in _latest:
         inputs = RegressionInputs(dataset, *options)
         train, valid = (inputs.read(split, MAX_ROWS, before_pass) for split in ("train", "valid"))

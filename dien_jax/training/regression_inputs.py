@@ -28,6 +28,7 @@ from dien_jax.utils.console import say, stage
 from dien_jax.utils.memory_limit import machine_bytes, require_memory
 
 BATCH = 1024
+DEFAULT = ModelConfig()
 MAX_COLUMNS = 1 << 20
 """One-hot columns of a feature; of a larger vocabulary, values share columns."""
 UNCOUNTED = ("length", "known", "repeats", "repeat_share", "repeat_recency", MATCH)
@@ -55,7 +56,7 @@ class RegressionInputs:
     Args:
       dataset: the data.
       max_history: events kept of a history.
-      statistics: whether there are columns of counts.
+      model: whose counts and factors are columns.
 
     Attributes:
       schema: features of the dataset.
@@ -68,24 +69,24 @@ class RegressionInputs:
       num_attributes: the one-hot columns that are not of an id come first, and are so many.
     """
 
-    def __init__(self, dataset: Dataset, max_history: int, statistics: bool = True) -> None:
+    def __init__(self, dataset: Dataset, max_history: int, model: ModelConfig = DEFAULT) -> None:
         schema = dataset.schema
         needed, subject = 12 * BATCH * max_history, f"{BATCH:,} histories of {max_history:,} events"
         require_memory(needed, machine_bytes(), subject, "choose a smaller train.max_history")
-        self._dataset, self.schema, self._statistics = dataset, schema, statistics
+        self._dataset, self.schema, self._statistics = dataset, schema, model.statistics
         # Batches of one padded length, so that one program is compiled for all splits.
         self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)
-        self._tables = feature_tables(dataset, ModelConfig(statistics=statistics))
+        self._tables = feature_tables(dataset, model, folds=True)
         self._host_tables = dataset.feature_tables()
         numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
-        counts = statistics_names(schema) if statistics else ()
+        counts = statistics_names(schema, model.reads["factors"]) if model.statistics else ()
         self.names, self.num_counts = (*counts, *numbers), len(counts)
         self.uncounted = [
             place
             for place, name in enumerate(self.names)
             if place >= len(counts) or name.rpartition(" ")[2] in UNCOUNTED
         ]
-        self._step = jax.jit(lambda tables, batch: _dense(schema, tables, batch, statistics))
+        self._step = jax.jit(lambda tables, batch: _dense(schema, tables, batch, model.statistics))
         groups = ((schema.item[1:], "item"), (schema.user[1:], "user"), (schema.context, "context"))
         attributes = [(f, group) for group_of, group in groups for f in group_of if f.size]
         ids = [(schema.item[0], "item"), (schema.user[0], "user")]
@@ -135,7 +136,8 @@ class RegressionInputs:
         with closing(loader.epoch(0)) as batches:
             for step, batch in zip(range(steps), batches, strict=False):
                 if batch.own is None:  # the counts are complete: nothing is left out
-                    batch = batch._replace(own=np.zeros((BATCH, features), np.int8))
+                    nothing = np.zeros((BATCH, features), np.int8)
+                    batch = batch._replace(own=nothing, fold=np.zeros(BATCH, np.int32))
                 indices = loader.example_indices(0, step)
                 rows = len(indices)
                 dense = np.asarray(self._step(self._tables, batch))[:rows]
@@ -186,9 +188,10 @@ def _dense(
     """Return the dense columns of a batch."""
     history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
     own = None if batch.own is None else jnp.asarray(batch.own)
+    fold = None if batch.fold is None else jnp.asarray(batch.fold)
     columns = [jnp.zeros((item.shape[0], 0), jnp.float32)]
     if statistics:
-        columns.append(statistics_inputs(schema, tables, history, lengths, item, own))
+        columns.append(statistics_inputs(schema, tables, history, lengths, item, own, fold))
     values = (
         gather(item, tables.item, "item"),
         gather(jnp.asarray(batch.user), tables.user, "user"),

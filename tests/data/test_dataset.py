@@ -105,7 +105,7 @@ def test_arrays_are_mapped_and_read_only(folder: Path) -> None:
 
 def test_tables_pad_and_cut_multivalued_features(folder: Path) -> None:
     data = open_dataset(folder)
-    tables, users, _ = data.feature_tables()
+    tables, users, *_ = data.feature_tables()
     assert list(tables) == ["category", "tags", "price"]
     assert np.asarray(tables["category"]).tolist() == [0, 1, 1, 2]
     np.testing.assert_array_equal(np.asarray(tables["price"]), np.float32([0, 1.5, -2, 0.25]))

@@ -205,7 +205,7 @@ def test_model_with_silent_networks_scores_as_the_fit(statistics, tmp_path):
     dataset = open_dataset(small_dataset.write(tmp_path / "small"))
     model = dataclasses.replace(MODEL, statistics=statistics)
     config = dataclasses.replace(CONFIG, model=model)
-    inputs = RegressionInputs(dataset, STEPS, statistics)
+    inputs = RegressionInputs(dataset, STEPS, model)
     rows = inputs.read("train", 100)
     with stage("fit") as current:
         fitted = fit_logistic(rows, rows, current)

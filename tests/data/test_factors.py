@@ -1,0 +1,147 @@
+"""Factors of who chose what in training."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import many_items
+
+from dien_jax import UserError, open_dataset
+from dien_jax.data import factors
+from dien_jax.data.counting import TrainingEvents
+from dien_jax.data.factors import FOLDS, factor_levels, factorise, folds
+
+VALUES, USERS, LENGTH = 60, 200, 8
+
+
+def log(seed: int = 0) -> TrainingEvents:
+    """Return users of two tastes; the last event of each is its target."""
+    generator = np.random.default_rng(seed)
+    low = np.where(generator.random((USERS, 1)) < 0.5, 1, VALUES // 2)
+    items = (low + generator.integers(0, VALUES // 2, (USERS, LENGTH))).astype(np.int32)
+    ends = np.arange(1, USERS + 1) * LENGTH - 1
+    starts = np.arange(USERS + 1) * LENGTH
+    labels = np.ones(USERS, np.int8)
+    return TrainingEvents(items.reshape(-1), starts, np.arange(USERS), ends, items[:, -1], labels)
+
+
+def normalised(events: TrainingEvents, users: np.ndarray) -> np.ndarray:
+    """Return the matrix that is factorised, as the module's docstring defines it."""
+    chose = np.zeros((USERS, VALUES))
+    chose[np.repeat(np.arange(USERS), LENGTH), events.event_item] = 1
+    chose[:, 0] = 0
+    chose = chose[users]
+    scale = np.sqrt(np.maximum(chose.sum(1, keepdims=True), 1) * np.maximum(chose.sum(0), 1))
+    return chose / scale
+
+
+def gram(vectors: np.ndarray) -> np.ndarray:
+    return vectors.astype(np.float64) @ vectors.astype(np.float64).T
+
+
+@pytest.mark.parametrize("table", [0, 1, FOLDS])
+def test_vectors_are_those_of_a_singular_value_decomposition(table: int) -> None:
+    events, components = log(), factor_levels(VALUES)[-1]
+    row, vectors = factorise(events, np.arange(VALUES), VALUES)
+    matrix = normalised(events, np.flatnonzero(folds(np.arange(USERS)) != table))
+    _, singular, right = np.linalg.svd(matrix, full_matrices=False)
+    expected = right[:components].T * np.sqrt(singular[:components])
+    norm = np.linalg.norm(expected, axis=1, keepdims=True)
+    expected = np.where(norm > 1e-6, expected / np.maximum(norm, 1e-6), 0)
+    # Float16 rounds each component by 5e-4 of itself at most.
+    np.testing.assert_allclose(gram(vectors[table][row]), gram(expected), atol=2e-3)
+
+
+def test_a_table_does_not_know_the_users_of_its_fold() -> None:
+    events, user = log(), 17
+    _, before = factorise(events, np.arange(VALUES), VALUES)
+    start, end = events.offsets[user : user + 2]
+    changed = events.event_item.copy()
+    changed[start:end] = changed[start:end] % (VALUES - 1) + 1
+    items = events.item.copy()
+    items[user] = changed[end - 1]
+    _, after = factorise(events._replace(event_item=changed, item=items), np.arange(VALUES), VALUES)
+    fold = int(folds(np.array([user]))[0])
+    for table in range(1 + FOLDS):
+        assert np.array_equal(before[table], after[table]) == (table == fold)
+
+
+def test_users_are_divided_evenly() -> None:
+    counts = np.bincount(folds(np.arange(100_000, dtype=np.int32)))
+    assert counts[0] == 0
+    np.testing.assert_allclose(counts[1:] / 100_000, 1 / FOLDS, atol=0.01)
+
+
+def test_unknown_and_unchosen_values_have_no_vector() -> None:
+    events = log()
+    items = np.where(events.event_item == 5, 0, events.event_item)
+    events = events._replace(event_item=items, item=np.where(events.item == 5, 0, events.item))
+    row, vectors = factorise(events, np.arange(VALUES), VALUES)
+    assert row[0] == row[5] == 0
+    assert not vectors[:, 0].any()
+    assert (np.delete(row, [0, 5]) > 0).all()
+
+
+def test_the_most_chosen_values_have_vectors_if_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(factors, "MAX_VALUES", 20)
+    events = log()
+    row, vectors = factorise(events, np.arange(VALUES), VALUES)
+    users = (normalised(events, np.arange(USERS)) > 0).sum(0)
+    assert vectors.shape[1] == 21
+    assert users[row > 0].min() >= users[row == 0].max()
+
+
+def test_only_some_users_of_a_long_log_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factors, "MAX_CHOICES", 800)
+    events = log()
+    _, limited = factorise(events, np.arange(VALUES), VALUES)
+    other = events.event_item.copy()
+    other[LENGTH : 2 * LENGTH] = 1  # the second user, whom a step of two leaves out
+    _, same = factorise(events._replace(event_item=other), np.arange(VALUES), VALUES)
+    np.testing.assert_array_equal(limited, same)
+
+
+def test_levels_need_three_values_for_a_component() -> None:
+    assert factor_levels(47) == ()
+    assert factor_levels(48) == (16,)
+    assert factor_levels(10_000) == (16, 32, 64, 128)
+
+
+def test_no_training_events_give_no_vectors() -> None:
+    none = np.zeros(0, np.int32)
+    events = TrainingEvents(none, np.zeros(1, np.int64), none, none, none, none)
+    row, vectors = factorise(events, np.arange(VALUES), VALUES)
+    assert not row.any()
+    assert vectors.shape == (1 + FOLDS, 1, 16)
+
+
+def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
+    stored = open_dataset(many_items.write(tmp_path / "data"))
+    assert stored.stored_factors
+    computed = dataclasses.replace(stored, stored_factors=None).factors
+    for name, (row, vectors) in computed.items():
+        np.testing.assert_array_equal(stored.factors[name].row, row)
+        np.testing.assert_array_equal(stored.factors[name].vectors, vectors)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("vectors.npy", np.zeros(7, np.float16), "expected a multiple of 80 entries, found 7"),
+        ("vectors.npy", np.full(800, 2, np.float16), "entry 0 should be from -1 to 1, found 2.0"),
+        ("vectors.npy", np.full(800, np.nan, np.float16), "should be from -1 to 1, found nan"),
+        ("vectors.npy", np.zeros(800), "expected one dimension of float16"),
+        ("row.npy", np.full(60, 10**6, np.int32), "should be at least 0 and below"),
+        ("row.npy", np.zeros(3, np.int32), "expected 60 entries, found 3"),
+    ],
+)
+def test_damaged_files_are_refused(
+    file: str, values: np.ndarray, message: str, tmp_path: Path
+) -> None:
+    data = many_items.write(tmp_path / "data")
+    np.save(data / "statistics" / "item" / "factors" / file, values)
+    with pytest.raises(UserError, match=message):
+        open_dataset(data)

@@ -1,0 +1,145 @@
+"""Similarities of candidate and history as inputs of the click network."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import many_items
+from support.random_model import trained
+
+from dien_jax import Loader, ModelConfig, Ranker, TrainConfig, open_dataset
+from dien_jax.data.factors import folds
+from dien_jax.data.schema import ValueFactors
+from dien_jax.model.factors import OF_LEVEL, factor_names, similarities
+from dien_jax.model.interest import InterestModel, with_statistics
+from dien_jax.model.statistics import statistics_names
+from dien_jax.runs.scoring import trained_scores
+from dien_jax.steps.state import feature_tables
+
+VALUES, COMPONENTS = 9, 32
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return many_items.write(tmp_path_factory.mktemp("many") / "data")
+
+
+@pytest.fixture(scope="module")
+def factors() -> ValueFactors:
+    """Three tables of vectors; values 0 and 8 have none."""
+    vectors = np.random.default_rng(0).normal(size=(3, VALUES - 1, COMPONENTS)) / 10
+    vectors[:, 0] = 0
+    row = np.array([0, *range(1, VALUES - 1), 0], np.int32)
+    return ValueFactors(row, vectors.astype(np.float16))
+
+
+def plain(factors: ValueFactors, candidate: int, history: list[int], table: int) -> np.ndarray:
+    """Return the inputs of one row, written out."""
+    vectors = factors.vectors[table].astype(np.float64)[factors.row]
+    columns = []
+    for level in (level for level in (16, 32) if level <= vectors.shape[1]):
+
+        def unit(vector: np.ndarray) -> np.ndarray:
+            return vector / (np.linalg.norm(vector) or 1)
+
+        ours = unit(vectors[candidate, :level])
+        theirs = [unit(vectors[event, :level]) for event in history]
+        recent = [vector / (len(theirs) - place) for place, vector in enumerate(theirs)]
+        zero = np.zeros(level)
+        columns += [
+            max((ours @ vector for vector in theirs), default=0),
+            ours @ (theirs[-1] if theirs else zero),
+            ours @ unit(sum(theirs, zero)),
+            ours @ unit(sum(recent, zero)),
+        ]
+    return np.array(columns)
+
+
+def inputs(
+    factors: ValueFactors, candidates: list[int], histories: list[list[int]], tables: list[int]
+) -> np.ndarray:
+    longest = max(map(len, histories)) + 2
+    history = np.array([h + [3] * (longest - len(h)) for h in histories], np.int32)
+    lengths = np.array([len(h) for h in histories], np.int32)
+    found = jax.jit(similarities)(
+        factors,
+        *map(jnp.asarray, (np.array(candidates, np.int32), history, lengths)),
+        jnp.array(tables, jnp.int32),
+    )
+    return np.asarray(found)
+
+
+def test_inputs_are_what_their_names_say(factors: ValueFactors) -> None:
+    candidates, tables = [1, 2, 8, 4, 5], [0, 1, 2, 1, 0]
+    histories = [[2, 3, 4], [5, 2], [1, 2], [8, 0], []]
+    found = inputs(factors, candidates, histories, tables)
+    expected = [plain(factors, *row) for row in zip(candidates, histories, tables, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert found.shape[1] == 2 * len(OF_LEVEL)
+    assert not found[2:].any()  # no vector, or no history
+
+
+def test_one_history_serves_all_candidates(factors: ValueFactors) -> None:
+    candidates, history = np.array([1, 2, 8, 4], np.int32), np.array([[5, 3, 7, 0]], np.int32)
+    lengths = np.array([3], np.int32)
+    one = similarities(factors, *map(jnp.asarray, (candidates, history, lengths)))
+    four = similarities(
+        factors, *map(jnp.asarray, (candidates, history.repeat(4, 0), lengths.repeat(4)))
+    )
+    np.testing.assert_allclose(one, four, atol=1e-6)
+
+
+def test_names_have_features_and_levels(many: Path) -> None:
+    schema = open_dataset(many).schema
+    assert factor_names(schema) == tuple(f"item similarity_16_{name}" for name in OF_LEVEL)
+    names = statistics_names(schema)
+    assert names[-4:] == factor_names(schema)
+    assert statistics_names(schema, factors=False) == names[:-4]
+
+
+def test_training_examples_read_the_tables_without_their_users(many: Path) -> None:
+    dataset, model = open_dataset(many), ModelConfig()
+    loader = Loader(dataset, "train", TrainConfig(batch_size=16), statistics=True)
+    batch = loader.batch(0, 0)
+    sequence = dataset.splits["train"].sequence[loader.example_indices(0, 0)]
+    np.testing.assert_array_equal(batch.fold, folds(sequence))
+    tables = feature_tables(dataset, model, folds=True)
+    found = with_statistics(model, dataset.schema, tables, batch).statistics
+    for row in range(16):
+        history = batch.history[row, : batch.lengths[row]].tolist()
+        expected = plain(dataset.factors["item"], batch.item[row], history, batch.fold[row])
+        np.testing.assert_allclose(found[row, -4:], expected, atol=2e-6)
+
+
+def test_a_model_without_factors_reads_none(many: Path) -> None:
+    dataset, model = open_dataset(many), ModelConfig(factors=False)
+    assert not feature_tables(dataset, model).factors
+    names = statistics_names(dataset.schema, factors=False)
+    batch = Loader(dataset, "test", TrainConfig(batch_size=4)).batch(0, 0)
+    with_factors = feature_tables(dataset, ModelConfig())
+    found = with_statistics(model, dataset.schema, with_factors, batch)
+    assert found.statistics is not None
+    assert found.statistics.shape == (4, len(names))
+
+
+def test_a_model_with_factors_refuses_tables_without(many: Path) -> None:
+    dataset = open_dataset(many)
+    batch = Loader(dataset, "train", TrainConfig(batch_size=4)).batch(0, 0)
+    model = InterestModel(ModelConfig(), dataset.schema)
+    with pytest.raises(ValueError, match=r"ModelConfig\(factors=False\)"):
+        model.init(jax.random.key(0), batch, dataset.feature_tables(statistics=True))
+
+
+def test_ranking_reads_the_same_factors(many: Path) -> None:
+    model = trained(many, "din")
+    dataset, scores = model.dataset, trained_scores(model, "test")
+    test, items = dataset.splits["test"], dataset.vocabulary("item")
+    ranker = Ranker(model)
+    for row in range(5):
+        start, end = dataset.event_offsets[test.sequence[row]], test.history_end[row]
+        history = [items[item] for item in dataset.event_item[start:end]]
+        user = dataset.vocabulary("user")[test.user[row]]
+        ranking = ranker.rank(history, [items[test.item[row]]], user)
+        np.testing.assert_allclose(ranking.scores[0], scores[row], atol=1e-6)
