@@ -59,14 +59,21 @@ def test_draws_do_not_depend_on_the_devices(update: str, devices: int) -> None:
 
 @pytest.mark.parametrize("update", ["dense", "lazy_adam"])
 def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatch) -> None:
-    """Nothing is dropped: the sums are those of one round, in the same order."""
-    config, steps = with_update(CONFIG, update), batches(5)
-    enough = run(config, 8, steps)
+    """Nothing is dropped: what differs is of the size of rounding, as in the first test.
+
+    The sums of each row are the same; XLA compiles the update of rows of further rounds by itself.
+    """
+    config, steps = with_update(WITHOUT_DRAWS, update), batches(5)
+    one = run(config, 1, steps, one_item=True)
+    noise = furthest(one.state, run(config, 1, steps, one_item=True, change=reordered).state)
+    enough = run(config, 8, steps, one_item=True)
     monkeypatch.setattr(exchange, "capacity", lambda ids, devices: 1)
-    little = run(config, 8, steps)
+    little = run(config, 8, steps, one_item=True)
     assert enough.metrics[-1]["further_rounds"] == 0
     assert little.metrics[-1]["further_rounds"] > 5
-    assert furthest(enough.state, little.state) < 1e-6
+    difference = furthest(enough.state, little.state)
+    print(update, "noise", noise, "further rounds", difference)
+    assert difference < 4 * noise < TOLERANCE
 
 
 @pytest.mark.parametrize(
