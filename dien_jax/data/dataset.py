@@ -211,7 +211,10 @@ class Dataset:
         users = padded_columns(self.schema.user[1:], self.users, None)
         vectors = self.factors if factors else {}
         if not folds:
-            vectors = {name: ValueFactors(f.row, f.vectors[:1]) for name, f in vectors.items()}
+            vectors = {
+                name: ValueFactors(row, table[:1], scale[:1])
+                for name, (row, table, scale) in vectors.items()
+            }
         return FeatureTables(items, users, self.statistics.values if statistics else {}, vectors)
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
@@ -373,7 +376,7 @@ def table_digests(
             np.asarray(fields[field], np.int64 if field == "offsets" else np.int32)
             for field in sorted(fields)
         ]
-    for name, (row, vectors) in dataset.factors.items() if factors else ():
+    for name, (row, vectors, _) in dataset.factors.items() if factors else ():
         tables[f"{FACTORS}/{name}"] = [np.asarray(row), np.asarray(vectors)]
     return {name: _digest(arrays) for name, arrays in tables.items()}
 

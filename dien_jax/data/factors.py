@@ -88,7 +88,17 @@ def factorise(events: TrainingEvents, value_of: np.ndarray, size: int) -> ValueF
         members = fold != table
         part = _Choices(choices.sequence[members], choices.value[members])
         vectors[table, 1:] = _vectors(part, len(kept), components)
-    return ValueFactors(row, vectors)
+    return with_scale(row, vectors)
+
+
+def with_scale(row: np.ndarray, vectors: np.ndarray) -> ValueFactors:
+    """Return factors with the scale of each level, from the rows and vectors that folders have."""
+    squares = np.square(vectors.astype(np.float32))
+    levels = [level for level in LEVELS if level <= vectors.shape[2]]
+    norms = np.sqrt(np.stack([squares[..., :level].sum(-1) for level in levels], axis=-1))
+    is_zero = norms < 1e-5
+    scale = np.where(is_zero, 0, 1 / np.where(is_zero, 1, norms)).astype(np.float32)
+    return ValueFactors(row, vectors, scale)
 
 
 def _vectors(choices: _Choices, values: int, components: int) -> np.ndarray:

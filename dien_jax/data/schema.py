@@ -179,10 +179,13 @@ class ValueFactors(NamedTuple):
       row: int32 ``[V]``, the row of each value; row 0 has zeros.
       vectors: float16 ``[K, R, D]``: K tables, the first of all training users, in training also
         one without each fold of users.
+      scale: float32 ``[K, R, L]``, 1 over the norm of each vector's leading components, as many as
+        each level has; 0 if they are zeros.
     """
 
     row: Array
     vectors: Array
+    scale: Array
 
 
 class FeatureTables(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets
 from dien_jax.data.counting import TrainingEvents, count_values
-from dien_jax.data.factors import FOLDS, factor_features, factor_levels, factorise
+from dien_jax.data.factors import FOLDS, factor_features, factor_levels, factorise, with_scale
 from dien_jax.data.schema import Feature, Schema, ValueFactors, ValueStatistics, statistics_features
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
@@ -92,14 +92,14 @@ def blank_factors(schema: Schema) -> dict[str, ValueFactors]:
 
     def blank(size: int) -> ValueFactors:
         vectors = np.zeros((1, 1, factor_levels(size)[-1]), np.float16)
-        return ValueFactors(np.zeros(1, np.int32), vectors)
+        return with_scale(np.zeros(1, np.int32), vectors)
 
     return {feature.name: blank(feature.size or 0) for feature in factor_features(schema)}
 
 
 def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
     """Write the files of factors."""
-    for name, (row, vectors) in factors.items():
+    for name, (row, vectors, _) in factors.items():
         target = folder / name / FACTORS
         target.mkdir(parents=True)
         np.save(target / "row.npy", row)
@@ -123,7 +123,7 @@ def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors] | None
                 f"entries, found {len(flat)}"
             )
         row = read_ids(target / "row.npy", np.int32, size, rows)
-        factors[feature.name] = ValueFactors(row, flat.reshape(1 + FOLDS, rows, components))
+        factors[feature.name] = with_scale(row, flat.reshape(1 + FOLDS, rows, components))
     return factors
 
 

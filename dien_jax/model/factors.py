@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dien_jax.data.factors import LEVELS, factor_features, factor_levels
@@ -50,43 +51,31 @@ def similarities(
 
     ``fold`` is the table that each row reads, of those in ``factors``; the first by default.
     """
-    row, vectors = jnp.asarray(factors.row), jnp.asarray(factors.vectors)
-    levels = tuple(level for level in LEVELS if level <= vectors.shape[2])
-    if fold is None:
-        fold = jnp.zeros((1,), jnp.int32)
-        ours = vectors[0, row[candidate]]
-    else:
-        ours = vectors[fold, row[candidate]]
-    ours = ours.astype(jnp.float32)  # [B, D]
-    theirs = vectors[fold[:, None], row[history]].astype(jnp.float32)  # [H, T, D]
+    row, vectors, scale = map(jnp.asarray, factors)
+    components, levels = vectors.shape[2], scale.shape[2]
+    ours_at: Any = (0 if fold is None else fold, row[candidate])
+    theirs_at: Any = (0 if fold is None else fold[:, None], row[history])
+    ours, theirs = (vectors[at].astype(jnp.float32) for at in (ours_at, theirs_at))
+    their_scale = scale[theirs_at]  # [H, T, L]
+    is_used = np.arange(components)[None, :] < np.array(LEVELS[:levels])[:, None]
+    is_used = is_used.astype(np.float32)  # [L, D]
+    units = ours[:, None, :] * is_used[None] * scale[ours_at][:, :, None]  # [B, L, D]
     age, recency = recency_of(lengths, history.shape[1])
     live = age >= 0
 
-    def up_to_levels(blocks: list[jax.Array]) -> jax.Array:
-        return jnp.cumsum(jnp.stack(blocks, axis=-1), axis=-1)
+    cosine = _products(theirs, units) * their_scale  # [B, T, L]
+    weights = jnp.stack([live.astype(jnp.float32), recency], axis=-1)  # [H, T, 2]
+    scaled = their_scale[..., None] * weights[:, :, None, :]  # [H, T, L, 2]
+    sums = jnp.einsum("htlw,htd->hlwd", scaled, theirs, precision="highest")
+    sums = sums * is_used[None, :, None, :]
+    sums = sums * _inverse_root((sums**2).sum(-1))[..., None]
+    pooled = (sums * units[:, :, None, :]).sum(-1)  # [B, L, 2]
 
-    parts = [slice(low, high) for low, high in zip((0, *levels[:-1]), levels, strict=True)]
-    our_scale = _inverse_root(up_to_levels([(ours[:, p] ** 2).sum(-1) for p in parts]))
-    their_scale = _inverse_root(up_to_levels([(theirs[..., p] ** 2).sum(-1) for p in parts]))
-    cosine = up_to_levels([_products(ours[:, p], theirs[..., p]) for p in parts])  # [B, T, L]
-    cosine = cosine * our_scale[:, None, :] * their_scale
-    weights = jnp.stack([live.astype(jnp.float32), recency], axis=1)  # [H, 2, T]
-
-    def pooled(place: int, level: int) -> Float[Array, "B 2"]:
-        scaled = weights * their_scale[:, None, :, place]
-        total = jnp.einsum("hwt,htd->hwd", scaled, theirs[..., :level], precision="highest")
-        sums = (weights * cosine[:, None, :, place]).sum(2)
-        return sums * _inverse_root((total**2).sum(-1))
-
-    columns = []
-    for place, level in enumerate(levels):
-        of_level = cosine[..., place]
-        # The largest of no events is 0.
-        most = jnp.where(live, of_level, -1).max(1, initial=-1)
-        columns.append(jnp.where(lengths > 0, most, 0))
-        columns.append(jnp.where(age == 0, of_level, 0).sum(1))
-        columns += list(pooled(place, level).T)
-    return jnp.stack(columns, axis=-1)
+    most = jnp.where(live[..., None], cosine, -1).max(1, initial=-1)
+    most = jnp.where(lengths[:, None] > 0, most, 0)  # of no events
+    last = jnp.where((age == 0)[..., None], cosine, 0).sum(1)
+    columns = jnp.stack([most, last, pooled[..., 0], pooled[..., 1]], axis=-1)
+    return columns.reshape(candidate.shape[0], levels * len(OF_LEVEL))
 
 
 def recency_of(
@@ -100,10 +89,11 @@ def recency_of(
     return age, jnp.where(age >= 0, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0)
 
 
-def _products(ours: Float[Array, "B D"], theirs: Float[Array, "H T D"]) -> Float[Array, "B T"]:
+def _products(theirs: Float[Array, "H T D"], units: Float[Array, "B L D"]) -> jax.Array:
+    """Return the products of events and units, ``[B, T, L]``."""
     if theirs.shape[0] == 1:  # one history for all candidates
-        return jnp.matmul(ours, theirs[0].T, precision="highest")
-    return jnp.einsum("bd,btd->bt", ours, theirs, precision="highest")
+        return jnp.einsum("td,bld->btl", theirs[0], units, precision="highest")
+    return jnp.einsum("btd,bld->btl", theirs, units, precision="highest")
 
 
 def _inverse_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:

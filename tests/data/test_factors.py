@@ -43,7 +43,7 @@ def gram(vectors: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("table", [0, 1, FOLDS])
 def test_vectors_are_those_of_a_singular_value_decomposition(table: int) -> None:
     events, components = log(), factor_levels(VALUES)[-1]
-    row, vectors = factorise(events, np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
     matrix = normalised(events, np.flatnonzero(folds(np.arange(USERS)) != table))
     _, singular, right = np.linalg.svd(matrix, full_matrices=False)
     expected = right[:components].T * np.sqrt(singular[:components])
@@ -55,13 +55,15 @@ def test_vectors_are_those_of_a_singular_value_decomposition(table: int) -> None
 
 def test_a_table_does_not_know_the_users_of_its_fold() -> None:
     events, user = log(), 17
-    _, before = factorise(events, np.arange(VALUES), VALUES)
+    _, before, _ = factorise(events, np.arange(VALUES), VALUES)
     start, end = events.offsets[user : user + 2]
     changed = events.event_item.copy()
     changed[start:end] = changed[start:end] % (VALUES - 1) + 1
     items = events.item.copy()
     items[user] = changed[end - 1]
-    _, after = factorise(events._replace(event_item=changed, item=items), np.arange(VALUES), VALUES)
+    _, after, _ = factorise(
+        events._replace(event_item=changed, item=items), np.arange(VALUES), VALUES
+    )
     fold = int(folds(np.array([user]))[0])
     for table in range(1 + FOLDS):
         assert np.array_equal(before[table], after[table]) == (table == fold)
@@ -77,7 +79,7 @@ def test_unknown_and_unchosen_values_have_no_vector() -> None:
     events = log()
     items = np.where(events.event_item == 5, 0, events.event_item)
     events = events._replace(event_item=items, item=np.where(events.item == 5, 0, events.item))
-    row, vectors = factorise(events, np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
     assert row[0] == row[5] == 0
     assert not vectors[:, 0].any()
     assert (np.delete(row, [0, 5]) > 0).all()
@@ -88,7 +90,7 @@ def test_the_most_chosen_values_have_vectors_if_there_are_too_many(
 ) -> None:
     monkeypatch.setattr(factors, "MAX_VALUES", 20)
     events = log()
-    row, vectors = factorise(events, np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
     users = (normalised(events, np.arange(USERS)) > 0).sum(0)
     assert vectors.shape[1] == 21
     assert users[row > 0].min() >= users[row == 0].max()
@@ -97,10 +99,10 @@ def test_the_most_chosen_values_have_vectors_if_there_are_too_many(
 def test_only_some_users_of_a_long_log_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factors, "MAX_CHOICES", 800)
     events = log()
-    _, limited = factorise(events, np.arange(VALUES), VALUES)
+    _, limited, _ = factorise(events, np.arange(VALUES), VALUES)
     other = events.event_item.copy()
     other[LENGTH : 2 * LENGTH] = 1  # the second user, whom a step of two leaves out
-    _, same = factorise(events._replace(event_item=other), np.arange(VALUES), VALUES)
+    _, same, _ = factorise(events._replace(event_item=other), np.arange(VALUES), VALUES)
     np.testing.assert_array_equal(limited, same)
 
 
@@ -113,7 +115,7 @@ def test_levels_need_three_values_for_a_component() -> None:
 def test_no_training_events_give_no_vectors() -> None:
     none = np.zeros(0, np.int32)
     events = TrainingEvents(none, np.zeros(1, np.int64), none, none, none, none)
-    row, vectors = factorise(events, np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
     assert not row.any()
     assert vectors.shape == (1 + FOLDS, 1, 16)
 
@@ -122,7 +124,7 @@ def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
     stored = open_dataset(many_items.write(tmp_path / "data"))
     assert stored.stored_factors
     computed = dataclasses.replace(stored, stored_factors=None).factors
-    for name, (row, vectors) in computed.items():
+    for name, (row, vectors, _) in computed.items():
         np.testing.assert_array_equal(stored.factors[name].row, row)
         np.testing.assert_array_equal(stored.factors[name].vectors, vectors)
 

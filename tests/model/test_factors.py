@@ -10,7 +10,7 @@ from support import many_items
 from support.random_model import trained
 
 from dien_jax import Loader, ModelConfig, Ranker, TrainConfig, open_dataset
-from dien_jax.data.factors import folds
+from dien_jax.data.factors import folds, with_scale
 from dien_jax.data.schema import ValueFactors
 from dien_jax.model.factors import OF_LEVEL, factor_names, similarities
 from dien_jax.model.interest import InterestModel, with_statistics
@@ -32,7 +32,7 @@ def factors() -> ValueFactors:
     vectors = np.random.default_rng(0).normal(size=(3, VALUES - 1, COMPONENTS)) / 10
     vectors[:, 0] = 0
     row = np.array([0, *range(1, VALUES - 1), 0], np.int32)
-    return ValueFactors(row, vectors.astype(np.float16))
+    return with_scale(row, vectors.astype(np.float16))
 
 
 def plain(factors: ValueFactors, candidate: int, history: list[int], table: int) -> np.ndarray:
