@@ -42,6 +42,7 @@ def check_values(file: Path, weights: Arrays, schema: Schema) -> None:
     for feature in statistics_features(schema):
         assert feature.size is not None
         _check_statistics(file, f"tables/statistics/{feature.name}", weights, feature.size)
+        _check_factors(file, f"tables/factors/{feature.name}", weights)
     points = [weights.get(f"{CALIBRATION}/{name}") for name in ("logits", "calibrated")]
     if points[0] is not None and points[1] is not None and not rises(points[0], points[1]):
         raise UserError(f"{file}: {CALIBRATION} should have rising logits and calibrated logits")
@@ -57,6 +58,12 @@ def _check_statistics(file: Path, name: str, weights: Arrays, size: int) -> None
     rising = np.diff(offsets, prepend=0)
     if offsets[0] != 0 or (rising < 0).any() or offsets[-1] != len(other):
         raise UserError(f"{file}: {name}/offsets should rise from 0 to {len(other):,}")
+
+
+def _check_factors(file: Path, name: str, weights: Arrays) -> None:
+    row, vectors = (weights.get(f"{name}/{part}") for part in ("row", "vectors"))
+    if row is not None and vectors is not None and vectors.ndim == 3:
+        _require_within(file, f"{name}/row", row, vectors.shape[1])
 
 
 def _require_within(file: Path, name: str, array: np.ndarray | None, size: int | None) -> None:
