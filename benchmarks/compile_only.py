@@ -40,7 +40,7 @@ from dien_jax.config.presets import preset
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import FeatureTables
-from dien_jax.data.statistics import blank_statistics
+from dien_jax.data.statistics import blank_factors, blank_statistics
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state
 from dien_jax.steps.train import make_train_step
@@ -200,7 +200,8 @@ def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
     """Return a train step on a small vocabulary, and the shapes of its arguments."""
     schema = schema_of(ITEMS, 20, 500)
     statistics = blank_statistics(schema) if config.model.statistics else {}
-    features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {}, statistics)
+    factors = blank_factors(schema) if config.model.reads["factors"] else {}
+    features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {}, statistics, factors)
     sampler = make_sampler(np.ones(ITEMS), config.model.auxiliary_distribution)
     batch = example_batch(
         schema, batch_size=config.train.batch_size, steps=config.train.max_history
