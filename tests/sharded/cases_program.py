@@ -18,7 +18,12 @@ from dien_jax.steps.state import Tables, create_state
 
 DEVICES, BATCH, STEPS = 8, 48, 21
 SMALL, LARGE = 10_008, 1_000_008
-UPDATES = ("dense", "lazy_adam", "rowwise_adagrad")
+SLOW = pytest.mark.slow
+SOME_UPDATES = (
+    pytest.param("dense", marks=SLOW),
+    "lazy_adam",
+    pytest.param("rowwise_adagrad", marks=SLOW),
+)
 
 
 def config_of(update: str) -> Config:
@@ -81,7 +86,7 @@ def compiled(update: str, rows: int, *, predicts: bool = False) -> Program:
     return Program(text, collectives(text, DEVICES), program.memory_analysis())
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", SOME_UPDATES)
 def test_what_a_step_sends_does_not_depend_on_the_rows(update: str) -> None:
     small, large = compiled(update, SMALL), compiled(update, LARGE)
     print(update, kinds(large.sent), round(sum(one.sent for one in large.sent) / 1024, 1), "KiB")
@@ -89,7 +94,7 @@ def test_what_a_step_sends_does_not_depend_on_the_rows(update: str) -> None:
     assert set(kinds(large.sent)) == {"all-to-all", "all-reduce"}
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", SOME_UPDATES)
 def test_no_array_has_all_rows_or_all_histories(update: str) -> None:
     """But for the random numbers, which are draws of the whole batch split by rows."""
     program = compiled(update, LARGE)
@@ -103,7 +108,7 @@ def test_no_array_has_all_rows_or_all_histories(update: str) -> None:
     assert not [shape for shape in sent if f"[{BATCH}," in shape]
 
 
-@pytest.mark.parametrize("update", ["lazy_adam", "rowwise_adagrad"])
+@pytest.mark.parametrize("update", SOME_UPDATES[1:])
 def test_memory_beyond_the_state_does_not_depend_on_the_rows(update: str) -> None:
     small, large = compiled(update, SMALL), compiled(update, LARGE)
     assert large.memory.temp_size_in_bytes < 1.1 * small.memory.temp_size_in_bytes

@@ -20,7 +20,7 @@ from dien_jax.steps import embedding_rows, exchange
 from dien_jax.steps.sharding import AXIS, Placement
 from dien_jax.steps.state import create_state
 
-UPDATES = ("dense", "lazy_adam", "rowwise_adagrad")
+SLOW = pytest.mark.slow
 TOLERANCE = 2e-3
 """Of parameters near 1; the first test has a bound that is measured."""
 
@@ -30,7 +30,10 @@ def every_table_is_large(monkeypatch) -> None:
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize(
+    "update",
+    ["lazy_adam", *(pytest.param(name, marks=SLOW) for name in ("dense", "rowwise_adagrad"))],
+)
 def test_twenty_steps_are_as_near_as_another_order_of_a_batchs_rows(update: str) -> None:
     """Only sums over a batch differ, as they do on one device when rows change places."""
     config, steps = with_update(WITHOUT_DRAWS, update), batches(20)
@@ -44,7 +47,8 @@ def test_twenty_steps_are_as_near_as_another_order_of_a_batchs_rows(update: str)
 
 
 @pytest.mark.parametrize(
-    ("update", "devices"), [("dense", 2), ("lazy_adam", 8), ("rowwise_adagrad", 4)]
+    ("update", "devices"),
+    [("dense", 2), pytest.param("lazy_adam", 8, marks=SLOW), ("rowwise_adagrad", 4)],
 )
 def test_draws_do_not_depend_on_the_devices(update: str, devices: int) -> None:
     """A dropped unit, a negative or an unknown user more would change the loss at once."""
@@ -57,7 +61,7 @@ def test_draws_do_not_depend_on_the_devices(update: str, devices: int) -> None:
     assert furthest(one.state, several.state) < TOLERANCE
 
 
-@pytest.mark.parametrize("update", ["dense", "lazy_adam"])
+@pytest.mark.parametrize("update", ["dense", pytest.param("lazy_adam", marks=SLOW)])
 def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatch) -> None:
     """Nothing is dropped: what differs is of the size of rounding, as in the first test.
 
@@ -81,12 +85,15 @@ def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatc
     [
         {"ensemble": 2},
         {"dice_statistics": "batch", "batch_norm": "frozen", "auxiliary_mean": "all"},
-        {
-            "evolution": "agru",
-            "attention": "bilinear",
-            "auxiliary_negatives": 3,
-            "classifier": "softmax",
-        },
+        pytest.param(
+            {
+                "evolution": "agru",
+                "attention": "bilinear",
+                "auxiliary_negatives": 3,
+                "classifier": "softmax",
+            },
+            marks=SLOW,
+        ),
     ],
 )
 def test_other_models(changes: dict) -> None:
@@ -97,7 +104,7 @@ def test_other_models(changes: dict) -> None:
 
 
 @pytest.mark.parametrize("ensemble", [1, 2])
-@pytest.mark.parametrize("devices", [2, 3, 8])
+@pytest.mark.parametrize("devices", [3, *(pytest.param(n, marks=SLOW) for n in (2, 8))])
 def test_initial_values_are_those_of_one_device_to_the_bit(devices: int, ensemble: int) -> None:
     config = with_update(CONFIG, "rowwise_adagrad", ensemble=ensemble)
     placement = Placement(devices, SCHEMA, ensemble)

@@ -109,7 +109,7 @@ def test_scores_of_the_run_are_those_of_one_device(runs: Path) -> None:
         np.testing.assert_allclose(scored[name], value, rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("update", ["lazy_adam", "dense"])
+@pytest.mark.parametrize("update", ["lazy_adam", pytest.param("dense", marks=pytest.mark.slow)])
 def test_resume_on_other_devices_ends_as_one_never_stopped(
     update: str, runs: Path, data: Path, tmp_path: Path, capfd
 ) -> None:
