@@ -109,7 +109,7 @@ def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
 def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors] | None:
     """Read and check the files of factors; None where the folder has none."""
     features, factors = factor_features(schema), {}
-    if not any((folder / feature.name / FACTORS).exists() for feature in features):
+    if features and not any((folder / f.name / FACTORS).exists() for f in features):
         return None
     for feature in features:
         size, target = feature.size or 0, folder / feature.name / FACTORS

@@ -202,6 +202,7 @@ def expected_config(name: str) -> Config:
     start, changes = SETTINGS[name]
     then = {
         "model.statistics": False,
+        "model.factors": False,
         "model.logistic_regression": False,
         "model.dropout": 0.0,
         "train.unknown_items": 0.0,
@@ -315,7 +316,7 @@ def test_weights_of_an_exported_file_are_read_bit_for_bit() -> None:
     settings = dataclasses.asdict(expected_config("run_dien"))
     del settings["model"]["statistics"]  # this and the next ones did not exist
     del settings["model"]["logistic_regression"]
-    del settings["model"]["ensemble"]
+    del settings["model"]["ensemble"], settings["model"]["factors"]
     del settings["train"]["calibrate"], settings["train"]["click_rate"]
     del settings["train"]["unknown_items"]
     assert exported.manifest["settings"] == json.loads(json.dumps(settings))

@@ -61,7 +61,7 @@ def rows_looked_up(batch: Batch) -> dict[tuple[str, str], set[int]]:
     """By the schema, in NumPy."""
     items = {*batch.history.flat, *batch.item}
     users = set(batch.user)
-    of_items, of_users, _ = tables().features
+    of_items, of_users, *_ = tables().features
 
     def of(column, rows) -> set[int]:
         values = np.asarray(column.values if isinstance(column, MultiValued) else column)
