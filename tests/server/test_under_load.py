@@ -105,12 +105,19 @@ def test_reloads_under_load_lose_no_request(run, tmp_path) -> None:
     is_over: list[bool] = []
     with server_process(copy, tmp_path / "log") as server:
 
+        def latest_step() -> int:
+            _, answer = asyncio.run(post_once(server.port, "/v1/rank", rank_body()))
+            return answer["checkpoint_step"]
+
         def train() -> None:
-            """Save better checkpoints, as fast as this machine can."""
+            """Save better checkpoints, each when the one before has been read."""
             try:
                 for step in range(2, CHECKPOINTS + 2):
                     save_step(copy, step)
                     expected[step] = expected_ranking(Ranker(copy), rank_body())
+                    until = time.monotonic() + 30
+                    while latest_step() < step and time.monotonic() < until:
+                        time.sleep(0.1)
             finally:
                 is_over.append(True)
 
