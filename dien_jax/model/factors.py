@@ -71,9 +71,9 @@ def similarities(
     sums = sums * _inverse_root((sums**2).sum(-1))[..., None]
     pooled = (sums * units[:, :, None, :]).sum(-1)  # [B, L, 2]
 
-    most = jnp.where(live[..., None], cosine, -1).max(1, initial=-1)
-    most = jnp.where(lengths[:, None] > 0, most, 0)  # of no events
-    last = jnp.where((age == 0)[..., None], cosine, 0).sum(1)
+    most = jnp.where(live[..., None], cosine, -1.0).max(1, initial=-1.0)
+    most = jnp.where(lengths[:, None] > 0, most, 0.0)  # of no events
+    last = jnp.where((age == 0)[..., None], cosine, 0.0).sum(1)
     columns = jnp.stack([most, last, pooled[..., 0], pooled[..., 1]], axis=-1)
     return columns.reshape(candidate.shape[0], levels * len(OF_LEVEL))
 
@@ -86,7 +86,7 @@ def recency_of(
     Recency is 1 for the last event, 1/2 for the one before and so on, and 0 for padding.
     """
     age = lengths[:, None] - 1 - jnp.arange(steps, dtype=lengths.dtype)[None, :]
-    return age, jnp.where(age >= 0, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0)
+    return age, jnp.where(age >= 0, 1 / (1 + jnp.maximum(age, 0)).astype(jnp.float32), 0.0)
 
 
 def _products(theirs: Float[Array, "H T D"], units: Float[Array, "B L D"]) -> jax.Array:
@@ -99,4 +99,4 @@ def _products(theirs: Float[Array, "H T D"], units: Float[Array, "B L D"]) -> ja
 def _inverse_root(squares: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return 1 / sqrt(squares), and 0 for squares that are 0 but for rounding."""
     is_zero = squares < 1e-10
-    return jnp.where(is_zero, 0, jax.lax.rsqrt(jnp.where(is_zero, 1, squares)))
+    return jnp.where(is_zero, 0.0, jax.lax.rsqrt(jnp.where(is_zero, 1.0, squares)))

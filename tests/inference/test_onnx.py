@@ -3,16 +3,20 @@
 import json
 
 import pytest
-from support import small_dataset, untrained_run
+from support import many_items, small_dataset, untrained_run
 
 from dien_jax import export
 
 pytest.importorskip("jax2onnx", reason="needs the extra 'onnx'")
 
 
-@pytest.mark.parametrize(("model", "ensemble"), [("dien", 1), ("din", 2)])
-def test_onnx_scores_are_those_of_the_run(model, ensemble, tmp_path, capsys) -> None:
-    data = small_dataset.write(tmp_path / "small")
+@pytest.mark.parametrize(
+    ("write", "model", "ensemble"),
+    [(small_dataset.write, "dien", 1), (many_items.write, "din", 2)],
+)
+def test_onnx_scores_are_those_of_the_run(write, model, ensemble, tmp_path, capsys) -> None:
+    """The second dataset has factors."""
+    data = write(tmp_path / "data")
     run = untrained_run.write(tmp_path / "run", data, model=model, buckets=(), ensemble=ensemble)
     file = tmp_path / "model.onnx"
     flags = ["--out", str(tmp_path / "model.dien"), "--onnx", str(file)]
