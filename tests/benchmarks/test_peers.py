@@ -10,7 +10,7 @@ import pytest
 from support import untrained_run
 
 from benchmarks import peers as train_peers
-from dien_jax.config.settings import Config
+from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.steps.train import make_loss
@@ -67,12 +67,12 @@ def test_an_installed_peer_has_one_model_for_all_lengths(package) -> None:
     pytest.importorskip(package.replace("-", "_"))
     peer = importlib.import_module(train_peers.PEERS[package])
     category = np.array([0, 1, 1, 2, 2], np.int32)
-    short, long = peer.steps_of(Config(), SCHEMA, category, [batch_of(4), batch_of(8)])
-    before, first = long(), short()
+    config = Config(model=ModelConfig(auxiliary_weight=1.0))  # the click loss counts as much
+    short, long = peer.steps_of(config, SCHEMA, category, [batch_of(4), batch_of(8)])
+    before = long()
     for _ in range(30):
-        last = short()
-    assert last < 0.97 * first  # it learns
-    assert abs(long() - before) > 0.03 * before  # the same parameters
+        short()
+    assert long() < 0.9 * before
 
 
 def test_the_graph_of_tensorflow_computes_our_loss_and_gradients() -> None:
