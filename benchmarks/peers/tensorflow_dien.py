@@ -1,10 +1,10 @@
 """DIEN in TensorFlow, as a graph, on the same batches, see :mod:`benchmarks.peers`.
 
 Written from the equations: the parts, sizes, initial parameters and losses of our ``dien`` preset,
-without the logistic regression and counts. ``tests/benchmarks/test_peers.py`` compares logits,
-losses and gradients with ours. A step is one ``tf.function``, traced for each padded length. The
-inputs of all gates are one product, ``tf.while_loop`` runs over steps with one product of recurrent
-states, and Adam is TensorFlow's own operation.
+without the logistic regression and counts. ``tests/benchmarks/test_peers.py`` compares the
+loss, its gradients and running statistics with ours. A step is one ``tf.function``, traced for each
+padded length. The inputs of all gates are one product, ``tf.while_loop`` runs over steps with one
+product of recurrent states, and Adam is TensorFlow's own operation.
 
 Dimensions: B batch, T steps, S = T - 1, G gates, H hidden.
 """

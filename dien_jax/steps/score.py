@@ -31,13 +31,7 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
     >>> bool((scores > 0).all() and (scores < 1).all())
     True
     """
-    model = InterestModel(config.model, schema)
-
-    def logits(variables: Any, batch: Batch, features: FeatureTables) -> jax.Array:
-        output: Any = model.apply(variables, batch, features)
-        return output.logits
-
-    mean_logits = mean_of_networks(config.model.ensemble, logits)
+    model, ensemble = InterestModel(config.model, schema), config.model.ensemble
 
     def predict(
         params: Any,
@@ -47,9 +41,27 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
         logit_map: LogitMap | None = None,
     ) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}
-        return click_probability(mean_logits(variables, batch, features), logit_map)
+        return probabilities_of(model, ensemble, variables, batch, features, logit_map)
 
     return jax.jit(predict)
+
+
+def probabilities_of(
+    model: InterestModel,
+    ensemble: int,
+    variables: Any,
+    batch: Batch,
+    features: FeatureTables,
+    logit_map: LogitMap | None,
+) -> jax.Array:
+    """Return the click probabilities of a batch, ``[B]``."""
+
+    def logits(variables: Any, batch: Batch, features: FeatureTables) -> jax.Array:
+        output: Any = model.apply(variables, batch, features)
+        return output.logits
+
+    mean_logits = mean_of_networks(ensemble, logits)
+    return click_probability(mean_logits(variables, batch, features), logit_map)
 
 
 def make_summary_step(config: Config, schema: Schema) -> Callable[..., dict[str, jax.Array]]:

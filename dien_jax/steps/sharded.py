@@ -19,11 +19,11 @@ from jax.sharding import PartitionSpec as P
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.model.ensemble import mean_of_networks, network_axes
+from dien_jax.model.ensemble import network_axes
 from dien_jax.model.interest import InterestModel
-from dien_jax.model.logit_map import LogitMap, click_probability
+from dien_jax.model.logit_map import LogitMap
 from dien_jax.steps.negatives import RandomColumns, draws_shape, random_columns, unequal
-from dien_jax.steps.score import summary_of
+from dien_jax.steps.score import probabilities_of, summary_of
 from dien_jax.steps.sharding import AXIS, Placement
 from dien_jax.steps.split_rows import items_drawn, look_up_split
 from dien_jax.steps.split_update import SplitUpdate
@@ -150,14 +150,9 @@ def make_sharded_predict_step(
     ) -> jax.Array:
         found = look_up_split(placement, config.model, schema, params, features, batch)
         model = InterestModel(config.model, found.schema, AXIS)
-
-        def logits(variables: Any, batch: Batch, features: FeatureTables) -> jax.Array:
-            output: Any = model.apply(variables, batch, features)
-            return output.logits
-
         variables = {"params": found.params, "batch_stats": batch_stats}
-        mean_logits = mean_of_networks(config.model.ensemble, logits)
-        return click_probability(mean_logits(variables, found.batch, found.features), logit_map)
+        inputs = (variables, found.batch, found.features)
+        return probabilities_of(model, config.model.ensemble, *inputs, logit_map)
 
     def predict(
         params: Any,

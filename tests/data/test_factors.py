@@ -120,6 +120,33 @@ def test_no_training_events_give_no_vectors() -> None:
     assert vectors.shape == (1 + FOLDS, 1, 16)
 
 
+@pytest.mark.parametrize(
+    "histories",
+    [
+        [[1 + user % 599] for user in range(3000)],
+        [list(range(1, 11))] * 3000,
+        [[2 * pair + 1, 2 * pair + 2] for pair in range(299)] * 5,
+        [*[list(range(1, 11))] * 3000, *([item] for item in range(11, 600))],
+    ],
+    ids=["one event", "the same events", "pairs", "the same events and rare ones"],
+)
+def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
+    histories: list[list[int]],
+) -> None:
+    """Such singular values are equal or 0, which an iteration may not survive."""
+    items = np.concatenate(histories).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum([len(history) for history in histories])])
+    users, ends = np.arange(len(histories)), offsets[1:] - 1
+    labels = np.ones(len(users), np.int8)
+    events = TrainingEvents(items, offsets, users, ends, items[ends], labels)
+    _, vectors, scale = factorise(events, np.arange(600), 600)
+    assert np.isfinite(vectors).all()
+    assert np.isfinite(scale).all()
+    norms = np.linalg.norm(vectors.astype(np.float32), axis=2)
+    assert ((norms == 0) | (np.abs(norms - 1) < 2e-3)).all()
+    assert norms[0].any()
+
+
 def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
     stored = open_dataset(many_items.write(tmp_path / "data"))
     assert stored.stored_factors

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import many_items
-from support.random_model import trained
+from support.random_model import check_ranking, trained
 
-from dien_jax import Loader, ModelConfig, Ranker, TrainConfig, open_dataset
+from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
 from dien_jax.data.factors import folds, with_scale
 from dien_jax.data.schema import ValueFactors
 from dien_jax.model.factors import OF_LEVEL, factor_names, similarities
 from dien_jax.model.interest import InterestModel, with_statistics
 from dien_jax.model.statistics import statistics_names
-from dien_jax.runs.scoring import trained_scores
 from dien_jax.steps.state import feature_tables
 
 VALUES, COMPONENTS = 9, 32
@@ -134,12 +133,4 @@ def test_a_model_with_factors_refuses_tables_without(many: Path) -> None:
 
 def test_ranking_reads_the_same_factors(many: Path) -> None:
     model = trained(many, "din")
-    dataset, scores = model.dataset, trained_scores(model, "test")
-    test, items = dataset.splits["test"], dataset.vocabulary("item")
-    ranker = Ranker(model)
-    for row in range(5):
-        start, end = dataset.event_offsets[test.sequence[row]], test.history_end[row]
-        history = [items[item] for item in dataset.event_item[start:end]]
-        user = dataset.vocabulary("user")[test.user[row]]
-        ranking = ranker.rank(history, [items[test.item[row]]], user)
-        np.testing.assert_allclose(ranking.scores[0], scores[row], atol=1e-6)
+    check_ranking(model)

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import small_dataset
-from support.random_model import trained
+from support.random_model import check_ranking, trained
 
-from dien_jax import Loader, ModelConfig, Ranker, TrainConfig, open_dataset
+from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
 from dien_jax.data.counting import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, TrainingEvents, count_values
 from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.statistics import OF_VALUE, statistics_inputs, statistics_names
-from dien_jax.runs.scoring import trained_scores
 
 SCHEMA = Schema((Feature("item", "categorical", 6),), (Feature("user", "categorical", 3),))
 EVENTS = np.array([1, 2, 3, 1, 2, 4, 2, 3], np.int32)
@@ -143,15 +142,7 @@ def test_ranking_reads_the_same_counts(data: Path) -> None:
     assert model.params["mlp"]["layer_0"]["kernel"].shape[0] - without.params["mlp"]["layer_0"][
         "kernel"
     ].shape[0] == len(statistics_names(model.dataset.schema))
-    dataset, scores = model.dataset, trained_scores(model, "test")
-    test, items = dataset.splits["test"], dataset.vocabulary("item")
-    ranker = Ranker(model)
-    for row in range(5):
-        start, end = dataset.event_offsets[test.sequence[row]], test.history_end[row]
-        history = [items[item] for item in dataset.event_item[start:end]]
-        user = dataset.vocabulary("user")[test.user[row]]
-        ranking = ranker.rank(history, [items[test.item[row]]], user)
-        np.testing.assert_allclose(ranking.scores[0], scores[row], atol=1e-6)
+    check_ranking(model)
 
 
 def test_a_model_with_statistics_refuses_tables_without(tmp_path: Path) -> None:
