@@ -22,6 +22,8 @@ from dien_jax.utils.text_files import BadLines, open_bytes, read_lines
 SCORE = "score"
 """Name of the column that is added."""
 PARQUET_MAGIC = b"PAR1"
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt", "")
+"""Ends of the names of text tables, before ``.gz``."""
 
 
 class Piece(NamedTuple):
@@ -75,9 +77,9 @@ class TextTable:
     @contextlib.contextmanager
     def writing(self, out: Path) -> Iterator[Write]:
         """Yield a function that writes pieces; the file appears when the block ends."""
-        if out.name.removesuffix(".gz").endswith(".parquet"):
-            raise UserError(f"--out {out}: {self.file} is text and is written as text; "
-                            f"name the file .csv")  # fmt: skip
+        if Path(out.name.removesuffix(".gz")).suffix.lower() not in TEXT_SUFFIXES:
+            raise UserError(f"--out {out}: {self.file} is text and is written as text; name the "
+                            f"file .csv, .tsv or .txt, or one of these and .gz")  # fmt: skip
         opened = partial(gzip.open if out.name.endswith(".gz") else open, encoding="utf-8")
         with atomic_path(out) as file, opened(file, "wt", newline="") as stream:
             writer = csv.writer(stream, delimiter=_delimiter(out), lineterminator="\n")

@@ -193,8 +193,10 @@ def test_mistaken_flags_are_told(run, tmp_path, capfd) -> None:
     file = table(tmp_path / "a.csv")
     assert "no column 'past' (--history)" in refusal(run, file, capfd, "--history", "past")
     assert "--separator must not be empty" in refusal(run, file, capfd, "--separator", "")
-    wrong = ["--out", str(tmp_path / "out.parquet")]
-    assert "is text and is written as text; name the file .csv" in refusal(run, file, capfd, *wrong)
+    for name in ("out.parquet", "out.xlsx", "out.csv.zst", "out.json.gz"):
+        wrong = ["--out", str(tmp_path / name)]
+        expected = "is text and is written as text; name the file .csv"
+        assert expected in refusal(run, file, capfd, *wrong)
     missing = ["--out", str(tmp_path / "missing" / "out.csv")]
     assert "out.csv cannot be written: there is no folder" in refusal(run, file, capfd, *missing)
     itself = f"{file} cannot be written: it is an input"
