@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
+from threadpoolctl import threadpool_limits
 
 from dien_jax.data.counting import TrainingEvents, first_occurrences
 from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
@@ -84,10 +85,12 @@ def factorise(events: TrainingEvents, value_of: np.ndarray, size: int) -> ValueF
     components = factor_levels(size)[-1]
     vectors = np.zeros((1 + FOLDS, len(kept) + 1, components), np.float16)
     fold = folds(choices.sequence)
-    for table in range(1 + FOLDS):
-        members = fold != table
-        part = _Choices(choices.sequence[members], choices.value[members])
-        vectors[table, 1:] = _vectors(part, len(kept), components)
+    # Threads of BLAS that wait for each other cost more than these short products.
+    with threadpool_limits(1, "blas"):
+        for table in range(1 + FOLDS):
+            members = fold != table
+            part = _Choices(choices.sequence[members], choices.value[members])
+            vectors[table, 1:] = _vectors(part, len(kept), components)
     return with_scale(row, vectors)
 
 
