@@ -94,6 +94,7 @@ LONG = (
     "tests/inference/test_edited_archive.py",
     "tests/inference/test_ensemble.py",
     "tests/inference/test_export.py",
+    "tests/inference/test_host_tables.py",
     "tests/inference/test_own_modules.py",
     "tests/inference/test_ranker.py",
     "tests/inference/test_score_table.py",

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dien_jax.config.settings import TableMemory
 from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.dataset import table_digests
 from dien_jax.data.schema import Feature, MultiValued
@@ -24,13 +25,13 @@ from dien_jax.inference.exported_programs import (
     make_exports,
     row_arrays,
 )
+from dien_jax.inference.host_weights import host_row_scores
 from dien_jax.inference.loaded_model import LoadedModel, history_buckets
 from dien_jax.inference.onnx import is_onnx_model, onnx_model, onnx_scores, require_onnx
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import versions
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import stage
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_out
@@ -50,6 +51,7 @@ def export_run(
     onnx: str | Path | None = None,
     *,
     overwrite: bool = False,
+    tables: TableMemory = "auto",
 ) -> dict[str, Any]:
     """Export the best checkpoint of a run, and check the scores of the file.
 
@@ -64,6 +66,7 @@ def export_run(
       data: dataset folder, for features and vocabularies; None for the one of the run.
       onnx: ONNX file to write in addition; None for none.
       overwrite: replace files that exist even if they are not of this function.
+      tables: memory of large tables while scores are checked, see :func:`dien_jax.load_run`.
 
     Returns:
       ``file``, ``bytes``, ``checked_rows``, ``checked_candidates`` and ``largest_difference``;
@@ -84,7 +87,7 @@ def export_run(
         if os.path.realpath(onnx) == os.path.realpath(out):
             raise UserError(f"the ONNX file must have another name than the model, got {out} twice")
         require_onnx()
-    trained = load_run(run_dir, data)
+    trained = load_run(run_dir, data, tables=tables)
     with ExitStack() as files:
         files.enter_context(writing(out))
         partial = files.enter_context(atomic_path(out))
@@ -142,9 +145,14 @@ def _write(file: Path, trained: TrainedModel) -> None:
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     """Compare scores of an exported file with those of its run, or raise."""
     exported = read_archive(file)
-    model, batch = LoadedModel.from_export(exported), random_batch(trained)
-    score_rows = jax.jit(exported.programs["score_rows"].call)
-    scores = np.asarray(score_rows(*model.arguments, row_arrays(batch)))
+    tables, batch = trained.host_tables, random_batch(trained)
+    model = LoadedModel.from_export(exported, tables=tables)
+    if tables:
+        score_rows = host_row_scores(exported.programs, exported.schema, tables)
+        scores = np.asarray(score_rows(*model.arguments, batch))
+    else:
+        score_rows = jax.jit(exported.programs["score_rows"].call)
+        scores = np.asarray(score_rows(*model.arguments, row_arrays(batch)))
     differences = [np.abs(scores - run_scores(trained, batch)).max()]
 
     dataset, length = trained.dataset, int(batch.lengths[-1])
@@ -201,11 +209,9 @@ def random_batch(trained: TrainedModel) -> Batch:
 
 def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Return scores ``[B]`` as computed by ``python -m dien_jax.predict``."""
-    config, dataset = trained.run.config, trained.dataset
-    step = make_predict_step(config, dataset.schema)
-    features = feature_tables(dataset, config.model)
-    model = trained.params, trained.batch_stats, features
-    return np.asarray(step(*model, batch, trained.logit_map(in_use=True)))
+    model = trained.params, trained.batch_stats, trained.feature_tables()
+    logit_map = trained.logit_map(in_use=True)
+    return np.asarray(trained.step_of(make_predict_step)(*model, batch, logit_map))
 
 
 def _raw_value(trained: TrainedModel, feature: Feature) -> Any:

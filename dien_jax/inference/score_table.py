@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dien_jax.config.settings import TableMemory
 from dien_jax.data.dataset import Dataset, Examples
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
@@ -31,7 +32,6 @@ from dien_jax.inference.request_tables import Piece, RequestTable, find_column, 
 from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import check_out
 
@@ -85,6 +85,7 @@ def score_requests(
     columns: RequestColumns = DEFAULT_COLUMNS,
     *,
     overwrite: bool = False,
+    tables: TableMemory = "auto",
 ) -> dict[str, int]:
     r"""Score every row of a table with the best checkpoint of a run, and write it with the scores.
 
@@ -104,6 +105,7 @@ def score_requests(
       data: dataset folder; None for the one of the run.
       columns: names of the table's columns.
       overwrite: replace ``out`` even if it is not a table of these columns and the scores.
+      tables: memory of large tables, see :func:`dien_jax.load_run`.
 
     Returns:
       The number of ``rows``, ``unknown_users``, ``unknown_items``, ``unknown_history``,
@@ -125,15 +127,13 @@ def score_requests(
     for flag, use in USES.items():
         if (column := getattr(columns, flag)) is not None:
             find_column(requests, column, f"--{flag}", use)
-    trained = load_run(run_dir, data)
+    trained = load_run(run_dir, data, tables=tables)
     for feature in trained.dataset.schema.context:
         find_column(requests, feature.name, "a context feature of the run", feature.kind)
     say(f"histories: {_described(columns, trained.dataset)}")
     config = trained.run.config
-    step = make_predict_step(config, trained.dataset.schema)
-    step = partial(step, logit_map=trained.logit_map(in_use=True))
-    features = feature_tables(trained.dataset, config.model)
-    model = trained.params, trained.batch_stats, features
+    step = partial(trained.step_of(make_predict_step), logit_map=trained.logit_map(in_use=True))
+    model = trained.params, trained.batch_stats, trained.feature_tables()
     encoder = _Encoder(requests, columns, trained.dataset)
     counts, label = encoder.counts, f"scoring {table}"
     with writing(out, "--out"), stage(label) as current, requests.writing(out) as write:

@@ -14,7 +14,6 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError, printable
 from dien_jax.inspection.gates import MEASURES, Internals, make_internals_step
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.steps.state import feature_tables
 
 UNKNOWN_NAME = "(unknown)"
 """Shown for values that have no row of their own, because training did not see them often."""
@@ -125,9 +124,8 @@ class Inspector:
 
     def __init__(self, trained: TrainedModel) -> None:
         self.trained = trained
-        step = make_internals_step(trained.run.config, trained.dataset.schema)
-        features = feature_tables(trained.dataset, trained.run.config.model)
-        inputs = (trained.params, trained.batch_stats, features)
+        step = trained.step_of(make_internals_step)
+        inputs = (trained.params, trained.batch_stats, trained.feature_tables())
         self._internals = functools.partial(
             step, *inputs, logit_map=trained.logit_map(in_use=False)
         )

@@ -33,7 +33,6 @@ from dien_jax.model.ensemble import mean_of_networks
 from dien_jax.model.interest import InterestModel, RowInputs
 from dien_jax.runs.scoring import check_examples, score_batches, trained_scores
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import read_json, write_json
 from dien_jax.utils.memory_limit import machine_bytes, require_memory
@@ -133,8 +132,7 @@ def permutation_importance(
     require_memory(needed, machine_bytes(), subject, "choose fewer --permutations")
     model = trained.run.config.model
     inputs, measured = model_inputs(dataset.schema, model.statistics), []
-    features = feature_tables(dataset, model)
-    step = make_exchanged_step(trained.run.config, dataset.schema)
+    features, step = trained.feature_tables(), trained.step_of(make_exchanged_step)
     with stage(f"scoring {len(labels):,} {split} examples") as current:
         unchanged = trained_scores(trained, split)
         area = auc(labels, unchanged)
@@ -190,7 +188,7 @@ def exchanged_scores(
 ) -> np.ndarray:
     """Return the click probabilities of a split with an input exchanged, float32 ``[n]``.
 
-    ``features`` are those of items and users on the device; see :func:`make_exchanged_step`.
+    ``features`` are those of :meth:`TrainedModel.feature_tables`; see :func:`make_exchanged_step`.
     """
     config, dataset = trained.run.config, trained.dataset
     ours = dataset.splits[split]

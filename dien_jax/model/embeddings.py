@@ -41,10 +41,10 @@ class FeatureEmbeddings(nn.Module):
         # The default has deviation sqrt(2 / (rows + columns)), as in the paper's program: features
         # of few values, such as categories, start larger.
         if feature.kind == "numeric":
-            direction = self.param(feature.name, self.initial, (1, self.size))[0]
+            direction = self._table(feature.name, 1)[0]
             number = jnp.asarray(value)[..., None]
             return number * direction.reshape((1,) * (number.ndim - 1) + (-1,))
-        table = self.param(feature.name, self.initial, (feature.size, self.size))
+        table = self._table(feature.name, feature.size)
         if not isinstance(value, MultiValued):
             return table[value]
         kept = value.values.shape[-1]
@@ -53,6 +53,12 @@ class FeatureEmbeddings(nn.Module):
         live = (slots < count).astype(table.dtype)
         total = (table[value.values] * live[..., None]).sum(-2)
         return total / jnp.maximum(count, 1).astype(table.dtype)
+
+    def _table(self, name: str, rows: int | None) -> Float[Array, "V E"]:
+        if self.is_initializing() or not self.has_variable("params", name):
+            return self.param(name, self.initial, (rows, self.size))
+        # Perhaps only those rows that a call looks up: Flax would compare their number.
+        return self.get_variable("params", name)
 
 
 def gather(ids: Int[Array, "..."], tables: dict[str, FeatureValues], name: str) -> dict:

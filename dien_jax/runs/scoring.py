@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import numpy as np
 
+from dien_jax.config.settings import TableMemory
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.data.schema import UNKNOWN
@@ -18,7 +19,6 @@ from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
-from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import Stage, stage
 from dien_jax.utils.files import starts_with
 
@@ -118,6 +118,7 @@ def score_split(
     split: str = "test",
     *,
     data: str | Path | Dataset | None = None,
+    tables: TableMemory = "auto",
 ) -> SplitScores:
     """Score every example of a split with the best checkpoint of a run.
 
@@ -132,6 +133,7 @@ def score_split(
       model: run folder, or a model that :func:`load_run` loaded.
       split: ``"train"``, ``"valid"`` or ``"test"``.
       data: dataset folder or an open one, with a run folder; the run's own by default.
+      tables: memory of large tables, with a run folder, see :func:`load_run`.
 
     Raises:
       UserError: when the run or data cannot be read or do not fit, or the split is empty.
@@ -139,7 +141,7 @@ def score_split(
     source = ""
     if not isinstance(model, TrainedModel):
         source = f" with {model}"
-        model = load_run(model, data)
+        model = load_run(model, data, tables=tables)
     elif data is not None:
         raise UserError("data belongs to load_run; a loaded model has its own")
     dataset = model.dataset
@@ -169,14 +171,14 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
 
     They are calibrated for the share of clicks of the data, whatever ``train.click_rate`` is.
     """
-    config, dataset = trained.run.config, trained.dataset
-    loader, batches = evaluation_loader(dataset, split, config.train), itertools.count()
+    loader = evaluation_loader(trained.dataset, split, trained.run.config.train)
+    batches = itertools.count()
 
     def count() -> None:
         if current is not None:
             current.share = next(batches) / loader.steps_per_epoch
 
-    step = make_predict_step(config, dataset.schema)
+    step = trained.step_of(make_predict_step)
     step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
-    features = feature_tables(dataset, config.model)
+    features = trained.feature_tables()
     return score_batches(step, trained.params, trained.batch_stats, features, loader, count)

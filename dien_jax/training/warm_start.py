@@ -77,7 +77,7 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         before = open_dataset(run.data)
         run.check_same_data(before)
         _check_features(before.schema, dataset)
-        state = restore_state(folder, run, before, on_host=True)
+        state = restore_state(folder, run, before)
         return Source(folder, before, *state, run.config.model.ensemble)
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
