@@ -27,6 +27,10 @@ CALIBRATION_FILE = "calibration.json"
 FOLDS = 5
 """Parts of the validation split in cross-validation, and the least clicks and others to fit on."""
 ISOTONIC_BINS = 64
+MAX_POINTS = ISOTONIC_BINS + 2
+"""Points of a map as fitted, at most; every program has as many."""
+_FAR = 2.0**40
+"""Distance of points beyond all logits."""
 SLOPES = (1e-3, 20.0)
 """Bounds of the slope of a linear map, which must rise: the order of scores stays."""
 
@@ -76,9 +80,14 @@ class Calibration:
         """Return the map for programs, with the shift where scores are ``in_use``.
 
         Evaluation does not shift: its examples have the share of clicks that the map was fitted on.
+        Further points continue the last line, so that one program serves maps of all kinds.
         """
-        calibrated = np.asarray(self.calibrated) + (self.shift if in_use else 0.0)
-        logits = np.asarray(self.logits)
+        x, y = np.asarray(self.logits), np.asarray(self.calibrated)
+        beyond = _FAR * np.arange(1, MAX_POINTS - len(x) + 1)
+        slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
+        logits = np.concatenate([x, beyond])
+        calibrated = np.concatenate([y, y[-1] + slope * (beyond - x[-1])])
+        calibrated += self.shift if in_use else 0.0
         return {
             "logits": logits.astype(np.float32),
             "calibrated": calibrated.astype(np.float32),

@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 
 from dien_jax.errors import UserError, reason
 from dien_jax.model.batch_norm import TOTAL_WEIGHT, without_total_weight
-from dien_jax.steps.state import TrainState
+from dien_jax.steps.state import TrainState, placed_like
 from dien_jax.utils.json_values import as_type
 
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -144,10 +144,8 @@ class Checkpoints:
         host = as_type(content["host"], _Host, path / "host")["host"]
         _check_arrays(path, arrays, expected)
         restored = [_with_key(arrays[name], leaf) for name, leaf in expected.items()]
-        if put is not None:
-            return put(jax.tree.unflatten(structure, restored)), host
-        placed = map(_placed, restored, expected.values())
-        return jax.tree.unflatten(structure, [*placed]), host
+        on_host = jax.tree.unflatten(structure, restored)
+        return placed_like(on_host, like) if put is None else put(on_host), host
 
     def _path(self, saved: _Saved) -> Path:
         step, attempt = saved
@@ -220,12 +218,6 @@ def _with_key(saved: np.ndarray, leaf: Any) -> Any:
         return saved
     impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None  # the default
     return jax.random.wrap_key_data(jnp.asarray(saved), impl=impl)
-
-
-def _placed(array: Any, leaf: Any) -> jax.Array:
-    """Return a saved array on the device of ``leaf``."""
-    # To a named device, so that programs find results like what they were compiled for.
-    return jax.device_put(array, leaf.sharding or jax.device_put(0).sharding)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -143,3 +143,16 @@ def create_state(
     if placement is None:
         return state
     return state._replace(step=placement.on_each(state.step), key=placement.on_each(run_key))
+
+
+def placed_like(tree: Any, others: Any) -> Any:
+    """Return arrays on the devices of others, arrays or shapes, and committed only as these are.
+
+    A program is compiled again for arrays that are committed to a device.
+    """
+
+    def placed(array: Any, other: Any) -> jax.Array:
+        is_committed = isinstance(other, jax.Array) and other.committed
+        return jax.device_put(array, other.sharding if is_committed else None)
+
+    return jax.tree.map(placed, tree, others)

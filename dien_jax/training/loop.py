@@ -34,7 +34,7 @@ from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.sharded import make_sharded_steps
 from dien_jax.steps.sharding import Placement
-from dien_jax.steps.state import TrainState, create_state, training_tables
+from dien_jax.steps.state import TrainState, create_state, placed_like, training_tables
 from dien_jax.steps.train import make_train_step
 from dien_jax.training.histograms import embedding_values, live_values
 from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, with_logistic_regression
@@ -163,7 +163,7 @@ class Trainer:
         def checked(value: Any, fresh: Any) -> Any:
             if value.shape != fresh.shape or value.dtype != fresh.dtype:
                 raise ValueError(f"expected {fresh.dtype}{fresh.shape}, got {value.shape}")
-            return value if placement is not None else jax.device_put(value, fresh.sharding)
+            return value if placement is not None else placed_like(value, fresh)
 
         checked_state = jax.tree.map(checked, state, like)
         self.state = checked_state if placement is None else placement.put(checked_state)
@@ -197,7 +197,7 @@ class Trainer:
             measured[split] = measure(dataset, split, self._scores(loader, best, calibration))
         baselines = {}
         if self._config.model.logistic_regression:
-            regression = best._replace(params=_like(alone(best.params), best.params))
+            regression = best._replace(params=placed_like(alone(best.params), best.params))
             test = evaluation_loader(dataset, "test", self._config.train)
             labels = np.asarray(dataset.splits["test"].label)
             baselines[LOGISTIC_REGRESSION] = auc(labels, self._scores(test, regression))
@@ -384,11 +384,6 @@ class Trainer:
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at
-
-
-def _like(tree: Any, placed: Any) -> Any:
-    """Return arrays on the devices of others."""
-    return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), tree, placed)
 
 
 @jax.jit

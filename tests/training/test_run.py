@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 
+import jax
 import pytest
 from support import tiny_run
 
@@ -13,6 +14,7 @@ import dien_jax
 from dien_jax import train
 from dien_jax.config.presets import nearest_preset
 from dien_jax.errors import Interrupted
+from dien_jax.runs import calibration
 from dien_jax.training import run
 from dien_jax.utils.files import locked, read_json
 
@@ -117,6 +119,18 @@ def test_calibration_can_be_turned_off_and_changes_neither_training_nor_the_orde
     assert plain.test["auc"] == pytest.approx(result.test["auc"], abs=1e-9)
     best = [r for r in tiny_run.evaluations(tmp_path / "run") if r["step"] == plain.best_step]
     assert best[0]["valid"] == plain.valid
+
+
+@pytest.mark.parametrize("kind", ["temperature", "isotonic"])
+def test_scores_of_the_end_need_no_compilation(kind, data, tmp_path, monkeypatch, caplog):
+    """The restored checkpoint, its calibration and the part that is a logistic regression."""
+    wanted = calibration.KINDS[kind]
+    monkeypatch.setattr(calibration, "_cross_validated", lambda fit, z, y: float(fit is not wanted))
+    with jax.log_compiles():
+        dien_jax.fit(config(), data=data, run_dir=tmp_path / "run")
+    compiled = [line for line in caplog.messages if line.startswith("Compiling jit(predict)")]
+    assert len(compiled) == 1  # all batches are padded to one length
+    assert read_json(tmp_path / "run" / "calibration.json", dict)["kind"] == kind
 
 
 def test_click_rate_needs_validation_examples_of_both_labels(tmp_path):
