@@ -23,6 +23,7 @@ from dien_jax.inference.requests import (
     user_counts,
 )
 from dien_jax.steps.rank import Interests
+from dien_jax.steps.state import placed_like
 
 CANDIDATE_BUCKETS = (8, 32, 128, 512)
 """Numbers of candidates that programs are compiled for; more are scored in slices of 512."""
@@ -87,7 +88,7 @@ class BucketedPrograms:
         if bucket > steps:
             padding = np.zeros((*networks, bucket - steps, size), states.dtype)
             wider = np.concatenate([np.asarray(states), padding], axis=-2)
-            states = jax.device_put(wider, states.sharding)  # or programs would compile again
+            states = placed_like(wider, states)  # or programs would compile again
         interests = interests._replace(states=states)
         return self.programs.extend(*self._arguments, interests, np.int32(row), length)
 
