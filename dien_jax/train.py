@@ -12,6 +12,7 @@ output carries the result. For the exit status see :func:`run_command`.
 import argparse
 import functools
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from dien_kernels import load_native_in_background
 
+from dien_jax.config.distributed import DistributedConfig
 from dien_jax.config.preset_files import DEFAULT_PRESET, read_preset_file
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
@@ -34,10 +36,19 @@ if TYPE_CHECKING:
 
 BEST_POSSIBLE = "best possible"
 """The AUC of true probabilities, which is no simple model's."""
-PROCESS_FLAGS = tuple(
-    f"--{no}{flag}" for flag in ("compile-cache", "keep-memory") for no in ("", "no-")
+PROCESS_FLAGS = (
+    *(f"--{no}{flag}" for flag in ("compile-cache", "keep-memory") for no in ("", "no-")),
+    "--distributed.auto",
+    "--distributed.no-auto",
 )
-"""Flags of the process, not of the run."""
+"""Flags of the process, not of the run, without a value."""
+PROCESS_VALUES = (
+    "--mesh.data",
+    *(f"--distributed.{name}" for name in ("coordinator", "processes", "process", "timeout")),
+)
+"""Flags of the process, not of the run, with a value."""
+STOPS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that stop a run; with several processes JAX takes SIGTERM."""
 CLEAR_MARGIN = 0.01
 """A test AUC that is less above that of a simple model is remarked on."""
 
@@ -64,14 +75,15 @@ class Arguments:
     seed: int = 0
     """Random seed for parameters, example order and negative sampling."""
     resume: Path | None = None
-    """Run folder to resume. Data and settings come from the run; only --mesh.data, --compile-cache
-    and --keep-memory may be combined with it."""
+    """Run folder to resume. Data and settings come from the run; only --mesh.data, --distributed.*,
+    --compile-cache and --keep-memory may be combined with it."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts faster."""
     keep_memory: bool = True
     """Keep freed memory for the next step instead of giving it back to the system (Linux with
     glibc). Steps are faster; the memory of the process stays at its peak."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -114,10 +126,11 @@ def parse(argv: Sequence[str]) -> Arguments:
 def _run_flags(argv: Sequence[str]) -> int:
     """Return how many flags of the run there are, each with one value."""
     flags = [flag for flag in argv if flag not in PROCESS_FLAGS]
-    rest = iter(flag for flag in flags if not flag.startswith("--mesh.data="))
+    with_value = tuple(f"{flag}=" for flag in PROCESS_VALUES)
+    rest = iter(flag for flag in flags if not flag.startswith(with_value))
     count = 0
     for flag in rest:
-        count += flag != "--mesh.data"
+        count += flag not in PROCESS_VALUES
         if "=" not in flag:
             next(rest, None)
     return count
@@ -139,18 +152,21 @@ def run(arguments: Arguments) -> "RunResult":
     from dien_jax.data.dataset import open_dataset  # imported here: --help needs no training
     from dien_jax.preparation.sources.synthetic import built_in_data
     from dien_jax.training.run import default_run_dir, fit, resume
+    from dien_jax.utils.processes import agree, count, on_each
 
+    agree({"--resume": "not given" if arguments.resume is None else "given"})
     if arguments.resume is not None:
         work = functools.partial(resume, arguments.resume, mesh=arguments.mesh)
     else:
-        dataset = open_dataset(built_in_data() if arguments.data is None else arguments.data)
+        given = arguments.data
+        dataset = on_each(lambda: open_dataset(built_in_data() if given is None else given))
         run_dir, preset_file = arguments.run_dir, arguments.preset_file
         if run_dir is None and preset_file is not None:
             run_dir = default_run_dir(preset_file.stem, dataset)
         names = ("seed", "preset", "warm_start", "mesh")
         options: Any = {name: getattr(arguments, name) for name in names}
         work = functools.partial(fit, config, data=dataset, run_dir=run_dir, **options)
-    with stop_signals() as stop_signal:
+    with stop_signals(STOPS if count() == 1 else STOPS[:1]) as stop_signal:
         return work(stop_signal=stop_signal)
 
 
@@ -186,6 +202,16 @@ def _margin(result: "RunResult") -> list[str]:
 
 def show(arguments: Arguments) -> None:
     """Train, print the table, and name the command that gives others to compare with."""
+    if not arguments.distributed.is_asked:
+        _show(arguments)
+        return
+    from dien_jax.training.hosts import processes_of
+
+    with processes_of(arguments.distributed):
+        _show(arguments)
+
+
+def _show(arguments: Arguments) -> None:
     result = run(arguments)
     print_result(_table(result))
     command = shlex.join(["python", "-m", "dien_jax.baselines", result.data])
@@ -194,10 +220,15 @@ def show(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_command(
+    status = run_command(
         lambda: parse(sys.argv[1:] if argv is None else argv),
         show,
     )
+    if "dien_jax.training.hosts" in sys.modules:
+        from dien_jax.training.hosts import leave
+
+        return leave(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -283,8 +283,8 @@ class MeshConfig:
     """
 
     data: int | None = None
-    """Devices that share each batch and the rows of large tables; it must divide train.batch_size.
-    Default: all of this machine, or as many as divide it."""
+    """Devices that share each batch and the rows of large tables, of all processes together; it
+    must divide train.batch_size. Default: all that there are, or as many as divide it."""
 
     def __post_init__(self) -> None:
         _check_numbers(self, "mesh")

@@ -79,6 +79,8 @@ class Loader:
       statistics: add ``own`` to the batches of the training split, for a model that reads counts
         of training events, and ``fold`` for one that reads factors.
       order: in place of ``train_config.order``.
+      part: which of how many equal parts of the rows of each batch to build, (0, 1) for all; their
+        number divides B. All parts of a batch are padded alike.
 
     Attributes:
       steps_per_epoch: batches of every epoch, ceil(n / batch_size).
@@ -97,9 +99,16 @@ class Loader:
         shown_per_step: int = 0,
         statistics: bool = False,
         order: str | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        number, parts = part
+        if not 0 <= number < parts or train_config.batch_size % parts:
+            whole = f"equal parts of batch_size {train_config.batch_size}"
+            raise ValueError(f"part must be one of {whole}, got {number} of {parts}")
         self._dataset, self._split = dataset, split
         self._batch_size, self._seed = train_config.batch_size, seed
+        self._share = share = train_config.batch_size // parts
+        self._rows = slice(number * share, (number + 1) * share)
         self._shown_per_step = shown_per_step
         self._shown = require_shown(dataset) if shown_per_step else None
         self._own = dataset.statistics.own if statistics and split == "train" else None
@@ -132,21 +141,28 @@ class Loader:
         return self._order.indices(epoch, step)
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0."""
+        """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0.
+
+        Its rows are those of this loader's part.
+        """
         indices = self.example_indices(epoch, step)
-        examples = self._examples
-        lengths = self._filled(self._lengths_of(indices))
-        first = self._filled(examples.history_end[indices]) - lengths
+        examples, lengths = self._examples, self._lengths_of(indices)
         positions = np.arange(self._edges[np.searchsorted(self._edges, lengths.max())])
+        shown = None
+        if self._shown is not None:  # drawn for the whole batch, whichever part this is
+            # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
+            generator = np.random.default_rng((self._seed, epoch, step + 1))
+            last = _filled(examples.history_end[indices], self._batch_size)
+            first = last - _filled(lengths, self._batch_size)
+            event = first[:, None] + positions[1:]
+            live = event < last[:, None]
+            shown = _draw_shown(self._shown, event, live, self._shown_per_step, generator)
+            shown = shown[self._rows]
+        indices, lengths = indices[self._rows], self._filled(lengths[self._rows])
+        first = self._filled(examples.history_end[indices]) - lengths
         history = self._event_item.take(first[:, None] + positions[None, :], mode="clip")
         history *= positions[None, :] < lengths[:, None]
         context = self._dataset.context_rows(self._split, indices) if examples.context else {}
-        shown = None
-        if self._shown is not None:
-            # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
-            generator = np.random.default_rng((self._seed, epoch, step + 1))
-            event, live = first[:, None] + positions[1:], positions[1:] < lengths[:, None]
-            shown = _draw_shown(self._shown, event, live, self._shown_per_step, generator)
         return Batch(
             history=history,
             lengths=lengths,
@@ -214,12 +230,7 @@ class Loader:
         return longest
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
-        """``[R, ...]`` with rows of zeros up to ``[B, ...]``."""
-        if len(values) == self._batch_size:
-            return values
-        filled = np.zeros((self._batch_size, *values.shape[1:]), values.dtype)
-        filled[: len(values)] = values
-        return filled
+        return _filled(values, self._share)
 
     def _filled_feature(self, values: FeatureValues) -> FeatureValues:
         if isinstance(values, MultiValued):
@@ -227,14 +238,27 @@ class Loader:
         return self._filled(np.asarray(values))
 
 
-def evaluation_loader(dataset: Dataset, split: str, train_config: BatchOptions) -> Loader:
+def _filled(values: np.ndarray, rows: int) -> np.ndarray:
+    """``[R, ...]`` with rows of zeros up to ``[rows, ...]``."""
+    if len(values) == rows:
+        return values
+    filled = np.zeros((rows, *values.shape[1:]), values.dtype)
+    filled[: len(values)] = values
+    return filled
+
+
+def evaluation_loader(
+    dataset: Dataset, split: str, train_config: BatchOptions, part: tuple[int, int] = (0, 1)
+) -> Loader:
     """Return the batches of every example once, in the order that wastes least padding.
+
+    ``part`` is that of :class:`Loader`.
 
     >>> from dien_jax import TrainConfig, open_dataset
     >>> evaluation_loader(open_dataset("data"), "test", TrainConfig()).steps_per_epoch
     1
     """
-    return Loader(dataset, split, train_config, order="evaluation")
+    return Loader(dataset, split, train_config, order="evaluation", part=part)
 
 
 def require_shown(dataset: Dataset) -> Column:

@@ -28,6 +28,7 @@ from dien_jax.errors import UserError, reason
 from dien_jax.model.batch_norm import TOTAL_WEIGHT, without_total_weight
 from dien_jax.steps.state import TrainState, placed_like
 from dien_jax.utils.json_values import as_type
+from dien_jax.utils.processes import count, index
 
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
 _LEFTOVER = re.compile(r"\d+(-\d+)?\..+")
@@ -56,7 +57,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self._directory = directory.absolute()
-        self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "host"))
+        self._checkpointer = _checkpointer()
         if not read_only:
             with _orbax_errors(f"cannot use {directory} for checkpoints"):
                 directory.mkdir(parents=True, exist_ok=True)
@@ -173,6 +174,16 @@ class Checkpoints:
         for path in self._directory.glob("*.*"):
             if _LEFTOVER.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Return Orbax's reader and writer; in a run of several processes it waits for none of them."""
+    alone = ocp.options.MultiprocessingOptions()
+    if count() > 1:
+        alone = ocp.options.MultiprocessingOptions(primary_host=index(), active_processes={index()})
+    composite = ocp.CompositeOptions(multiprocessing_options=alone)
+    handler = ocp.CompositeCheckpointHandler("state", "host", composite_options=composite)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from dien_jax.runs.evaluations import Metrics
 from dien_jax.steps.embedding_rows import automatic_update
 from dien_jax.utils.files import content, read_json, write_json
 from dien_jax.utils.json_values import Count, NotNegative, as_type
+from dien_jax.utils.processes import count
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -79,8 +80,8 @@ class Run:
       vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
         ones. None for runs of versions that did not keep them.
       config: all settings, see :func:`decided_config`.
-      versions: of Python and the packages that decide the outcome, and the number of devices it
-        began on if that is not 1.
+      versions: of Python and the packages that decide the outcome, and the numbers of devices and
+        processes it began on if they are not 1.
       warm_start: ``run``, the absolute path of the run folder whose parameters this one started
         from, and ``step``, of the checkpoint; None for fresh parameters.
       tables: sha256 of the features of items and users and, for a model that reads them, of the
@@ -136,18 +137,22 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Create the run folder, which must be empty if it exists, and write ``config.json``."""
-        values = dataclasses.asdict(self)
-        settings = values.pop("config")
-        for name in (VOCABULARIES, WARM_START, TABLES):
-            if values[name] is None:
-                del values[name]
         with writing(folder, "run folder"):
             folder.mkdir(parents=True, exist_ok=True)
             if content(folder):
                 begun = (folder / CONFIG_FILE).exists()
                 hint = f", or --resume {folder} to continue that run" if begun else ""
                 raise UserError(f"run folder {folder} is not empty; choose another folder{hint}")
-            write_json(folder / CONFIG_FILE, values | settings)
+            write_json(folder / CONFIG_FILE, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``config.json``."""
+        values = dataclasses.asdict(self)
+        settings = values.pop("config")
+        for name in (VOCABULARIES, WARM_START, TABLES):
+            if values[name] is None:
+                del values[name]
+        return values | settings
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
@@ -158,7 +163,11 @@ class Run:
             raise UserError(f"run folder {folder} {problem}")
         if not file.is_file():
             raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}")
-        values = read_json(file, dict[str, Any])
+        return cls.from_json(read_json(file, dict[str, Any]), file)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], file: Path) -> "Run":
+        """Return a run from the content of ``config.json``."""
         about = as_type(values, _RunFile, file)
         schema_from_json(about["schema"], f"{file}, schema")
         settings = {name: values[name] for name in values if name not in _RunFile.__annotations__}
@@ -245,7 +254,8 @@ def versions(config: Config | None = None, devices: int = 1) -> dict[str, str]:
 
     With settings, also the implementation of what ``dien_kernels`` computes: that of "recurrences",
     and that of "networks", attention and the auxiliary loss. For native kernels it is followed by
-    their instruction set. More than one device is recorded as "devices".
+    their instruction set. More than one device is recorded as "devices", more than one process as
+    "processes".
     """
     found = {"python": platform.python_version(), "dien_jax": __version__} | {
         package: importlib.metadata.version(package) for package in _PACKAGES
@@ -254,6 +264,8 @@ def versions(config: Config | None = None, devices: int = 1) -> dict[str, str]:
         return found
     if devices > 1:
         found["devices"] = str(devices)
+    if count() > 1:
+        found["processes"] = str(count())
     rows = config.train.batch_size // devices
     names = {"recurrences": _recurrences(config, rows), "networks": _networks(config.model)}
     try:

@@ -1,10 +1,9 @@
 """Placement of a run on several devices: batches by rows, large tables by rows, the rest on each.
 
-The mesh has one axis. Row r of a large table, of its slots and of what else has a row for each of
-its values is on device ``r % n``, at place ``r // n``: popular values have neighbouring rows, so
-devices share the load. The whole array has n Q rows, Q = ceil(R / n), of which device d has those
-from d Q on; the last may be filler, which is zeros. On disk and on one device rows are in the order
-of the vocabulary.
+Row r of a large table, of its slots and of what else has a row for each of its values is on device
+``r % n``, at place ``r // n``: popular values have neighbouring rows, so devices share the load.
+The whole array has n Q rows, Q = ceil(R / n), of which device d has those from d Q on; the last may
+be filler, which is zeros. On disk and on one device rows are in the order of the vocabulary.
 
 Dimensions: n devices, R rows of a table, Q rows of it that a device has, N networks.
 """
@@ -17,41 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dien_jax.config.settings import MeshConfig
 from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.errors import UserError
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.ensemble import network_axes
 from dien_jax.steps import embedding_rows
 from dien_jax.steps.embedding_rows import Table, large_tables, table_of
-
-AXIS = "data"
-"""Name of the axis of the mesh."""
-
-
-def devices_in_use(mesh: MeshConfig, batch_size: int) -> int:
-    """Return the number of devices for batches of a size; a ``UserError`` for one that fits not."""
-    there = jax.local_device_count()
-    if mesh.data is None:
-        return max(n for n in range(1, there + 1) if batch_size % n == 0)
-    if mesh.data > there:
-        devices = "device" if there == 1 else "devices"
-        raise UserError(
-            f"mesh.data must be at most {there}, as this machine has {there} {devices}, "
-            f"got {mesh.data}"
-        )
-    if batch_size % mesh.data:
-        *others, last = [str(n) for n in range(1, there + 1) if batch_size % n == 0]
-        fitting = f"{', '.join(others)} or {last}" if others else last
-        more = -(-batch_size // mesh.data) * mesh.data
-        raise UserError(
-            f"mesh.data must divide train.batch_size {batch_size}, got {mesh.data}; of {there} "
-            f"devices {fitting} can be used, or choose --train.batch-size {more}"
-        )
-    return mesh.data
+from dien_jax.steps.mesh import AXIS, mesh_of
+from dien_jax.steps.transfer import from_first, on_first, whole
+from dien_jax.utils.processes import count, index
 
 
 class Layout(NamedTuple):
@@ -99,10 +74,10 @@ class Layout(NamedTuple):
 
 
 class Placement:
-    """Placement of the arrays of a run on n > 1 devices.
+    """Placement of the arrays of a run on n > 1 devices, of one process or of several.
 
     Args:
-      devices: n, of this process's.
+      devices: n, of all processes together, as many of each.
       schema: features, which decide the tables that are split: see
         :func:`~dien_jax.steps.embedding_rows.large_tables`.
       ensemble: N, networks of the model.
@@ -110,12 +85,13 @@ class Placement:
     Attributes:
       mesh: n devices in one axis, ``AXIS``.
       layouts: that of each split table.
+      part: number of this process and number of processes: it has that part of every batch.
     """
 
     def __init__(self, devices: int, schema: Schema, ensemble: int = 1) -> None:
         self.devices, self._ensemble = devices, ensemble
-        chosen = jax.local_devices()[:devices]
-        self.mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+        self.part = (jax.process_index(), processes) if (processes := count()) > 1 else (0, 1)
+        self.mesh = mesh_of(devices, processes)
         self.layouts: dict[Table, Layout] = {}
         large = large_tables(schema)
         for group, features in vars(schema).items():
@@ -157,8 +133,14 @@ class Placement:
         axes = self.row_axes(jax.tree.map(_value, tree, is_leaf=_is_split))
         return jax.tree_util.tree_map_with_path(split, tree, axes, is_leaf=_is_split)
 
-    def put(self, tree: Any) -> Any:
-        """Put parameters, statistics or slots of one device's form on the devices."""
+    def put(self, tree: Any, like: Any = None) -> Any:
+        """Put parameters, statistics or slots of one device's form on the devices.
+
+        With several processes, ``tree`` is that of process 0, and None on the others; ``like`` has
+        its shapes on all.
+        """
+        if self.part[1] > 1:
+            return self._put_from_first(tree, like)
 
         def put(path: tuple, leaf: Any, axis: int) -> jax.Array:
             layout = None if axis < 0 else self.layouts[table_of(path)]
@@ -167,19 +149,70 @@ class Placement:
         return jax.tree_util.tree_map_with_path(put, tree, self.row_axes(tree))
 
     def joined(self, tree: Any) -> Any:
-        """Return parameters, statistics or slots in one device's form, on the host."""
+        """Return parameters, statistics or slots in one device's form, on the host.
+
+        With several processes, process 0 has it, array by array, and the others get None.
+        """
+        several = self.part[1] > 1
 
         def join(path: tuple, leaf: Any, axis: int) -> Any:
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return leaf
-            host = np.asarray(leaf)
+            if _is_key(leaf):
+                return _local_key(leaf) if several else leaf
+            host = on_first(self.mesh, leaf) if several and axis >= 0 else np.asarray(leaf)
+            if host is None:
+                return None
             return host if axis < 0 else self.layouts[table_of(path)].joined(host, axis)
 
-        return jax.tree_util.tree_map_with_path(join, tree, self.row_axes(tree))
+        joined = jax.tree_util.tree_map_with_path(join, tree, self.row_axes(tree))
+        return joined if index() == 0 else None
+
+    def whole(self, tree: Any) -> Any:
+        """Return arrays that are whole on every device, of arrays of any placement."""
+        return whole(self.mesh, tree)
 
     def on_each(self, tree: Any) -> Any:
-        """Put arrays on every device, as a whole."""
-        return jax.device_put(tree, NamedSharding(self.mesh, P()))
+        """Put arrays on every device, as a whole; every process has the same ones."""
+        if self.part[1] == 1:
+            return jax.device_put(tree, NamedSharding(self.mesh, P()))
+        return jax.tree.map(self._on_each, tree)
+
+    def _on_each(self, leaf: Any) -> jax.Array:
+        if _is_key(leaf):
+            data = self._on_each(np.asarray(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host, sharding = np.asarray(leaf), NamedSharding(self.mesh, P())
+        return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+
+    def _from_first(self, array: Any, like: Any, layout: Layout | None, axis: int) -> jax.Array:
+        """Return an array of process 0 on all devices; ``like`` is its shape."""
+        if _is_key(like):
+            data = jax.eval_shape(jax.random.key_data, like)
+            host = None if array is None else np.asarray(jax.random.key_data(array))
+            return jax.random.wrap_key_data(self._from_first(host, data, None, axis))
+        if layout is None:
+            return self._on_each(from_first(self.mesh, array, like.shape, like.dtype))
+        before, after = like.shape[:axis], like.shape[axis + 1 :]
+        sharding, parts = NamedSharding(self.mesh, P(*[None] * axis, AXIS)), []
+        for number, device in enumerate(self.mesh.devices.flat):
+            part = None if array is None else layout.part(array, number, axis)
+            part = from_first(self.mesh, part, (*before, layout.owned, *after), like.dtype)
+            if device.process_index == jax.process_index():
+                parts.append(jax.device_put(part, device))
+        shape = (*before, layout.owned * self.devices, *after)
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    def _put_from_first(self, tree: Any, like: Any) -> Any:
+        """Return the arrays that process 0 has, on the devices of all."""
+        axes, leaves = (
+            jax.tree.leaves(self.row_axes(like)),
+            jax.tree_util.tree_leaves_with_path(like),
+        )
+        given = [None] * len(leaves) if tree is None else jax.tree.leaves(tree)
+        placed = [
+            self._from_first(value, leaf, None if axis < 0 else self.layouts[table_of(path)], axis)
+            for value, (path, leaf), axis in zip(given, leaves, axes, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(like), placed)
 
     def _put(self, array: Any, layout: Layout | None, axis: int = 0) -> jax.Array:
         if layout is None:
@@ -211,8 +244,13 @@ class Placement:
         return f"{share:,} examples of a batch on each of {self.devices} devices; {tables}"
 
     def put_batch(self, batch: Any) -> Any:
-        """Put a batch on the devices, each its rows."""
-        return jax.device_put(batch, NamedSharding(self.mesh, P(AXIS)))
+        """Put a batch on the devices, each its rows; a process has its own part of them."""
+        sharding = NamedSharding(self.mesh, P(AXIS))
+        if self.part[1] == 1:
+            return jax.device_put(batch, sharding)
+        return jax.tree.map(
+            functools.partial(jax.make_array_from_process_local_data, sharding), batch
+        )
 
     def _table_layouts(self, features: FeatureTables) -> FeatureTables:
         """Return the layout of every array of feature tables, False for those on each device."""
@@ -293,6 +331,16 @@ class _SplitRows(flax.struct.PyTreeNode, meta.AxisMetadata):
 
     def remove_axis(self, index: int, params: Any) -> "_SplitRows":
         raise NotImplementedError
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _local_key(key: jax.Array) -> jax.Array:
+    """Return a key of all processes on a device of this one."""
+    data = np.asarray(jax.random.key_data(key))
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(key))
 
 
 def _is_split(leaf: Any) -> bool:

@@ -23,6 +23,7 @@ from dien_jax.model.logistic_regression import WEIGHTS
 from dien_jax.steps.state import TrainState
 from dien_jax.training.regression_inputs import Inputs, RegressionInputs
 from dien_jax.utils.console import Stage, say, stage
+from dien_jax.utils.processes import on_first
 
 LOGISTIC_REGRESSION = "logistic regression"
 """Its name among simple models, inside the model and as a baseline."""
@@ -91,17 +92,27 @@ def with_logistic_regression(
     dataset: Dataset,
     config: Config,
     before_pass: Callable[[], None] = lambda: None,
-    put: Callable[[Any], Any] = lambda tree: jax.tree.map(jnp.array, tree),
+    put: Callable[[Any, Any], Any] = lambda tree, _: jax.tree.map(jnp.array, tree),
 ) -> TrainState:
     """Return a fresh state with the weights of a logistic regression fitted to the training split.
 
     Trials of a search share the fit. Training examples of one label leave all weights 0.
     ``before_pass``, called often, may raise to stop; ``put`` copies parameters from the host to the
-    devices of the state.
+    devices of those that they replace. With several processes only process 0 fits, and ``put`` gets
+    None on the others.
     """
     if len(np.unique(dataset.splits["train"].label)) < 2:
         say("no logistic regression: all training examples have the same label")
         return state
+    fitted = on_first(lambda: _fitted(dataset, config, before_pass))
+    name = "logistic_regression"
+    weights = None if fitted is None else {name: fitted}
+    weights = put(weights, {name: state.params[name]})  # copies: the state is donated
+    return state._replace(params={**state.params, **weights})
+
+
+def _fitted(dataset: Dataset, config: Config, before_pass: Callable[[], None]) -> dict[str, Any]:
+    """Return the parameters of a logistic regression, on the host."""
     options = (config.train.max_history, config.model)
     reads = tuple(config.model.reads.values())
     key = (str(dataset.path.absolute()), data_digest(dataset), config.train.max_history, reads)
@@ -113,8 +124,7 @@ def with_logistic_regression(
             current.note = f"C {fitted.strength:g}, validation score {fitted.score:.4f}"
         _latest.clear()
         _latest[key] = _parameters(fitted, inputs)
-    weights = put({"logistic_regression": _latest[key]})  # copies: the state is donated
-    return state._replace(params={**state.params, **weights})
+    return _latest[key]
 
 
 _latest: dict[tuple, dict[str, Any]] = {}

@@ -19,27 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import LARGEST_INTEGER
-from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.metrics.scores import auc, selection_score
 from dien_jax.model.logistic_regression import alone
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
-from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import measure, score_batches
+from dien_jax.runs.scoring import measure
 from dien_jax.steps.memory import require_step_memory
 from dien_jax.steps.optimizer import learning_rate
-from dien_jax.steps.score import make_predict_step, make_summary_step
-from dien_jax.steps.sharded import make_sharded_steps
-from dien_jax.steps.sharding import Placement
-from dien_jax.steps.state import TrainState, create_state, placed_like, training_tables
-from dien_jax.steps.train import make_train_step
-from dien_jax.training.histograms import embedding_values, live_values
+from dien_jax.steps.state import TrainState, placed_like
+from dien_jax.training.hosts import agreed_stop
 from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, with_logistic_regression
+from dien_jax.training.on_devices import AnyCheckpoints, OnDevices
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
-from dien_jax.training.reporter import Reporter
+from dien_jax.training.reporter import NoReports, Reporter
+from dien_jax.utils.processes import count, from_first, on_first
 
 SAVE_SECONDS = 600.0
 """Maximum training time that is lost when a run is killed within a long epoch."""
@@ -51,10 +47,11 @@ class Trainer:
     Args:
       run: settings and seed.
       dataset: the data.
-      checkpoints: storage for states; None saves none, and allows only :meth:`evaluations`.
+      checkpoints: storage for states, shared ones with several processes; None saves none, and
+        allows only :meth:`evaluations`.
       stop_signal: asked before each batch; the number of a signal stops the run once its state is
         saved.
-      devices: number of devices, which divides the batch size.
+      devices: number of devices of all processes, which divides the batch size.
 
     Attributes:
       state: the train state, on the devices; its arrays are donated at each step.
@@ -67,48 +64,40 @@ class Trainer:
         self,
         run: Run,
         dataset: Dataset,
-        checkpoints: Checkpoints | None,
+        checkpoints: AnyCheckpoints | None,
         stop_signal: Callable[[], int | None] = lambda: None,
         devices: int = 1,
     ) -> None:
         config, schema, train = run.config, dataset.schema, run.config.train
         self._dataset, self._config = dataset, config
-        self._checkpoints, self._stop_signal = checkpoints, stop_signal
-        shown = config.model.shown_per_step
+        self._checkpoints, self._stop_signal = checkpoints, agreed_stop(stop_signal)
+        size = len(dataset.splits["train"].label)
+        self.steps_per_epoch = -(-size // train.batch_size)
+        self._devices = OnDevices(config, schema, self.steps_per_epoch, devices)
         self._loader = Loader(
             dataset,
             "train",
             train,
             seed=run.seed,
-            shown_per_step=shown,
-            statistics=run.config.model.statistics,
+            shown_per_step=config.model.shown_per_step,
+            statistics=config.model.statistics,
+            part=self._devices.part,
         )
         longest = self._loader.padded_lengths[-1]
         require_step_memory(config, schema, train.batch_size, longest, devices)
-        self.steps_per_epoch = self._loader.steps_per_epoch
         self.total_steps = self.steps_per_epoch * train.epochs
         if self.total_steps > LARGEST_INTEGER:
             raise UserError(
                 f"train.epochs must be at most {LARGEST_INTEGER // self.steps_per_epoch:,} with "
                 f"{self.steps_per_epoch:,} steps an epoch, got {train.epochs:,}"
             )
-        self._validation = evaluation_loader(dataset, "valid", train)
-        self._placement = placement = None
-        if devices > 1:
-            self._placement = placement = Placement(devices, schema, config.model.ensemble)
-        if placement is None:
-            self._train_step = make_train_step(config, schema, self.steps_per_epoch)
-            self._predict_step = make_predict_step(config, schema)
-            self._summary_step = make_summary_step(config, schema)
-        else:
-            sharded = make_sharded_steps(config, schema, self.steps_per_epoch, placement)
-            self._train_step, self._predict_step, self._summary_step = sharded
+        self._validation = self._evaluation_loader("valid")
         self._learning_rate = learning_rate(config.optim, self.steps_per_epoch, train.epochs)
 
         self._started_at = time.perf_counter()
-        self.state = create_state(config, schema, self.steps_per_epoch, run.seed, placement)
+        self.state = self._devices.initial_state(run.seed)
         # After the state, which is larger and is refused where it does not fit.
-        self._tables = training_tables(dataset, config, placement)
+        self._tables = self._devices.tables(dataset)
         self.progress = Progress()
         latest = None if checkpoints is None else checkpoints.latest_step()
         if checkpoints is not None and latest is not None:
@@ -122,8 +111,10 @@ class Trainer:
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: dict[str, float] = {}  # sums of training metrics
         if latest is None and config.model.logistic_regression and run.warm_start is None:
-            asked, put = self._stop_if_asked, () if placement is None else (placement.put,)
-            self.state = with_logistic_regression(self.state, dataset, config, asked, *put)
+            # A stop is decided by all processes, and only the first one fits.
+            asked = self._stop_if_asked if count() == 1 else lambda: None
+            put = self._devices.copy_of
+            self.state = with_logistic_regression(self.state, dataset, config, asked, put)
 
     def notes(self) -> list[str]:
         """Return lines about cut histories and compilation, to be said before the first step."""
@@ -135,41 +126,36 @@ class Trainer:
                 f"{loader.cut_histories:,} of {loader.num_examples:,} training examples have more "
                 f"than train.max_history {longest} behaviours; only the latest {longest} are read"
             )
-        if self._placement is not None:
-            lines.append(self._placement.described(self._config.train.batch_size))
+        lines += self._devices.notes()
         return [*lines, f"compiling the train step for padded lengths {lengths} takes a while"]
 
-    def one_device_state(self) -> TrainState:
-        """Return the state in the form that it has on one device, on the host if there are more."""
-        return self.state if self._placement is None else self._placement.joined(self.state)
+    def one_device_state(self) -> TrainState | None:
+        """Return the state in the form that it has on one device, on the host if there are more.
+
+        With several processes, process 0 has it, and the others get None.
+        """
+        return self._devices.joined(self.state)
 
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        params = self.state.params
-        shapes = params if self._placement is None else self._placement.like(params)
-        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        return sum(leaf.size for leaf in jax.tree.leaves(self._devices.like(self.state.params)))
 
-    def _restore(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, dict[str, Any]]:
-        if self._placement is None:
-            return checkpoints.restore(step, self.state)
-        return checkpoints.restore(step, self._placement.like(self.state), self._placement.put)
+    def start_from(self, state: TrainState | None) -> None:
+        """Replace the fresh state by one of the same shapes, and save it as step 0.
 
-    def start_from(self, state: TrainState) -> None:
-        """Replace the fresh state by one of the same shapes, and save it as step 0."""
-        placement = self._placement
-        like = self.state if placement is None else placement.like(self.state)
-
-        def checked(value: Any, fresh: Any) -> Any:
-            if value.shape != fresh.shape or value.dtype != fresh.dtype:
-                raise ValueError(f"expected {fresh.dtype}{fresh.shape}, got {value.shape}")
-            return value if placement is not None else placed_like(value, fresh)
-
-        checked_state = jax.tree.map(checked, state, like)
-        self.state = checked_state if placement is None else placement.put(checked_state)
+        With several processes that of process 0 is taken.
+        """
+        self.state = self._devices.put(state, self.state)
         self._save(best=False)
 
-    def run(self, reporter: Reporter) -> dict[str, Any]:
+    def _restore(self, checkpoints: AnyCheckpoints, step: int) -> tuple[TrainState, dict[str, Any]]:
+        return self._devices.restore(checkpoints, step, self.state)
+
+    def _evaluation_loader(self, split: str) -> Loader:
+        return evaluation_loader(self._dataset, split, self._config.train, self._devices.part)
+
+    def run(self, reporter: Reporter | NoReports) -> dict[str, Any]:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
 
         Returns:
@@ -185,22 +171,23 @@ class Trainer:
         if self._checkpoints is None:
             raise ValueError("run() needs checkpoints: it measures the best one")
         for record in self.evaluations(reporter.progress):
-            reporter.evaluation(record)
-            reporter.histograms(self.progress.step, self._summary())
+            on_first(functools.partial(reporter.evaluation, record))
+            summary = self._devices.summary(self._validation.batch(0, 0), self.state, self._tables)
+            on_first(functools.partial(reporter.histograms, self.progress.step, summary))
             self._save(best=self.progress.best_step == self.progress.step)
-        progress, dataset = self.progress, self._dataset
+        progress = self.progress
         best, _ = self._restore(self._checkpoints, progress.best_step)
         calibration = self._calibration(best)
         measured = {}
         for split in ("valid", "test"):
-            loader = evaluation_loader(dataset, split, self._config.train)
-            measured[split] = measure(dataset, split, self._scores(loader, best, calibration))
+            scores = self._scores(self._evaluation_loader(split), best, calibration)
+            measured[split] = self._measured(split, scores)
         baselines = {}
         if self._config.model.logistic_regression:
             regression = best._replace(params=placed_like(alone(best.params), best.params))
-            test = evaluation_loader(dataset, "test", self._config.train)
-            labels = np.asarray(dataset.splits["test"].label)
-            baselines[LOGISTIC_REGRESSION] = auc(labels, self._scores(test, regression))
+            scores = self._scores(self._evaluation_loader("test"), regression)
+            labels = np.asarray(self._dataset.splits["test"].label)
+            baselines[LOGISTIC_REGRESSION] = from_first(lambda: auc(labels, scores))
         return {
             "calibration": calibration,
             "baselines": baselines,
@@ -252,7 +239,7 @@ class Trainer:
             self._lengths_seen.add(length)
         elif self._timed_from is None:
             self._timed_from = time.perf_counter()
-        self.state, metrics = self._train_step(self.state, self._tables, self._put(batch))
+        self.state, metrics = self._devices.step(self.state, self._tables, batch)
         self._pending.append(metrics)
         self.progress.step += 1
         report = self.progress.step % self._config.train.log_every == 0
@@ -260,7 +247,7 @@ class Trainer:
             self._fetch()
         if report:
             self._report(listener)
-            if time.perf_counter() - self._saved_at > SAVE_SECONDS:
+            if from_first(lambda: time.perf_counter() - self._saved_at > SAVE_SECONDS):
                 self._require_finite_state()
                 self._save(best=False)
 
@@ -293,7 +280,7 @@ class Trainer:
         self._require_finite_state()
         progress = self.progress
         scores = self._scores(self._validation, self.state)
-        metrics = measure(self._dataset, "valid", scores)
+        metrics = self._measured("valid", scores)
         score = selection_score(metrics)
         assert score is not None  # the split has examples, so the log loss is defined
         better = progress.best_score is None or score > progress.best_score
@@ -316,8 +303,15 @@ class Trainer:
         if not train.calibrate:
             return None
         labels = np.asarray(self._dataset.splits["valid"].label)
-        scores = self._scores(self._validation, best)
-        return fit_calibration(labels, scores, self.progress.best_step, train.click_rate)
+        scores, step = self._scores(self._validation, best), self.progress.best_step
+        fitted = from_first(
+            lambda: dataclasses.asdict(fit_calibration(labels, scores, step, train.click_rate))
+        )
+        return Calibration(**fitted)
+
+    def _measured(self, split: str, scores: np.ndarray) -> dict[str, Any]:
+        """Return the metrics of a split, which are to the bit the same on every process."""
+        return from_first(lambda: measure(self._dataset, split, scores))
 
     def _scores(
         self, loader: Loader, state: TrainState, calibration: Calibration | None = None
@@ -329,25 +323,7 @@ class Trainer:
         if calibration is None and self._config.train.calibrate:
             calibration = uncalibrated(self.progress.step)
         logit_map = None if calibration is None else calibration.logit_map(in_use=False)
-        predict = functools.partial(self._predict_step, logit_map=logit_map)
-
-        def step(params: Any, batch_stats: Any, features: Any, batch: Batch) -> jax.Array:
-            return predict(params, batch_stats, features, self._put(batch))
-
-        model = (state.params, state.batch_stats, self._tables.features)
-        return score_batches(step, *model, loader, self._stop_if_asked)
-
-    def _put(self, batch: Batch) -> Batch:
-        """Return a batch, on its devices if there are several."""
-        return batch if self._placement is None else self._placement.put_batch(batch)
-
-    def _summary(self) -> dict[str, np.ndarray]:
-        """Return arrays for histograms: embeddings, and states and attention of one batch."""
-        params, batch = self.state.params, self._validation.batch(0, 0)
-        inputs = (params, self.state.batch_stats, self._tables.features, self._put(batch))
-        summary = jax.device_get(self._summary_step(*inputs))
-        layouts = {} if self._placement is None else self._placement.layouts
-        return {**live_values(summary, batch), **embedding_values(params, layouts)}
+        return self._devices.scores(loader, state, self._tables, logit_map, self._stop_if_asked)
 
     def _stop_if_asked(self) -> None:
         number = self._stop_signal()
@@ -363,7 +339,7 @@ class Trainer:
             return
         progress = self.progress
         progress.wall_seconds = self._wall_seconds()
-        state = self.one_device_state()
+        state: Any = self.one_device_state()
         self._checkpoints.save(progress.step, state, dataclasses.asdict(progress), best=best)
         self._saved_step, self._saved_at = progress.step, time.perf_counter()
         self._timed_from = None

@@ -128,6 +128,25 @@ class Reporter:
             self._board.flush()
 
 
+class NoReports:
+    """The :class:`Reporter` of a process that leaves reports to process 0."""
+
+    def __enter__(self) -> "NoReports":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def progress(self, report: StepReport) -> None:
+        """Report nothing."""
+
+    def evaluation(self, record: Mapping[str, Any]) -> None:
+        """Report nothing."""
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Report nothing."""
+
+
 def write_hparams(
     folder: Path, step: int, settings: Mapping[str, Any], metrics: Mapping[str, float | None]
 ) -> None:

@@ -1,13 +1,12 @@
 """A training run, from its first step or its latest checkpoint to its result."""
 
-import dataclasses
+import contextlib
 import datetime
 import itertools
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,88 +17,25 @@ from dien_jax.config.settings import Config, MeshConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import require_shown
 from dien_jax.errors import Interrupted, UserError, writing
-from dien_jax.metrics.scores import METRICS, auc
+from dien_jax.metrics.scores import auc
 from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.runs.folder import (
-    CHECKPOINTS_FOLDER,
-    CONFIG_FILE,
-    RESULT_FILE,
-    Outcome,
-    Run,
-    Seed,
-    WarmStart,
-    read_result,
-    versions,
-)
-from dien_jax.steps.sharding import devices_in_use
+from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
+from dien_jax.runs.shared_checkpoints import SharedCheckpoints
+from dien_jax.steps.mesh import devices_in_use
 from dien_jax.training.choices import large_data_choices
-from dien_jax.training.curves import draw_curves
+from dien_jax.training.hosts import resume_with
 from dien_jax.training.loop import Trainer
-from dien_jax.training.reporter import Reporter, write_hparams
-from dien_jax.training.warm_start import Source, grown, load_source
+from dien_jax.training.reporter import NoReports, Reporter
+from dien_jax.training.result import RunResult, read_finished, write_result
+from dien_jax.training.warm_start import Grown, Source, grown, load_source
 from dien_jax.utils.console import say
-from dien_jax.utils.files import LOCK_FILE, locked, write_json
-from dien_jax.utils.json_values import Count, NotNegative
+from dien_jax.utils.files import LOCK_FILE, locked
+from dien_jax.utils.processes import agree, count, from_first, index, on_each, on_first
 
 StopSignal = Callable[[], int | None]
 ALL_DEVICES = MeshConfig()
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The result of a finished run: ``result.json`` of its folder.
-
-    >>> from dien_jax import resume
-    >>> result = resume("runs/first")
-    >>> 0 < result.best_step <= result.steps, sorted(result.test)[:2]
-    (True, ['accuracy', 'auc'])
-
-    Attributes:
-      run_dir, preset, data, seed: run folder, preset, path of the dataset and random seed.
-      model: the row of the paper's table that the model is, or ``"custom"``.
-      steps, epochs: length of the training.
-      best_step: step of the checkpoint with the best validation score.
-      valid, test: metrics of that checkpoint by name, with calibrated scores; None where undefined.
-      train_examples_per_second: training speed without compilation and evaluation; None where
-        nothing was timed.
-      wall_seconds: duration, over all processes of the run.
-      device: kind of the device.
-      versions: of Python and the packages that decide the outcome.
-      baselines: test AUC of popularity, of the logistic regression inside the model if it has one
-        and, where the data has true probabilities, of these (``"best possible"``). Empty for a run
-        of a version that did not keep them.
-    """
-
-    run_dir: Path
-    model: str
-    preset: str
-    data: str
-    seed: int
-    steps: int
-    epochs: float
-    best_step: int
-    valid: dict[str, Any]
-    test: dict[str, Any]
-    train_examples_per_second: float | None
-    wall_seconds: float
-    device: str
-    versions: dict[str, str]
-    baselines: dict[str, float | None] = field(default_factory=dict)
-
-
-class _FinishedRun(Outcome):
-    """Form of ``result.json``."""
-
-    model: str
-    preset: str
-    data: str
-    seed: Seed
-    steps: Count
-    epochs: NotNegative
-    wall_seconds: NotNegative
-    device: str
-    versions: dict[str, str]
-    baselines: NotRequired[dict[str, NotNegative | None]]
+COUNTED = ("devices", "processes")
+"""Versions that are numbers, 1 where they are not recorded."""
 
 
 def fit(
@@ -146,30 +82,45 @@ def fit(
     if not isinstance(config, Config):
         raise TypeError(f"config must be a Config, such as preset('dien'), got {config!r:.60}")
     _set_xla_flags(config)
-    devices = _devices(mesh, config)
-    dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
-    _check_splits(dataset, config)
-    if config.model.auxiliary_distribution == "shown":
-        require_shown(dataset)
     preset = nearest_preset(config) if preset is None else preset
+
+    def opened() -> tuple[Dataset, int]:
+        devices = _devices(mesh, config)
+        dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
+        _check_splits(dataset, config)
+        if config.model.auxiliary_distribution == "shown":
+            require_shown(dataset)
+        return dataset, devices
+
+    agree({name: str(value) for name, value in flat_settings(config).items()} | {"seed": str(seed)})
+    dataset, devices = on_each(opened)
     source = origin = None
     if warm_start is not None:
-        source = load_source(Path(warm_start), dataset, config)
-        origin = WarmStart(run=str(Path(warm_start).absolute()), step=source.step)
+        source = on_first(lambda: load_source(Path(warm_start), dataset, config))
+        step = from_first(lambda: 0 if source is None else source.step)
+        origin = WarmStart(run=str(Path(warm_start).absolute()), step=step)
     about: Any = {"preset": preset, "seed": seed, "warm_start": origin, "devices": devices}
-    run = Run.create(dataset=dataset, config=config, **about)
-    folder = default_run_dir(preset, dataset) if run_dir is None else Path(run_dir)
-    with writing(folder, "run folder"):
-        is_new = not folder.exists()
-    run.save(folder)
+    run = on_each(lambda: Run.create(dataset=dataset, config=config, **about))
+    _agree_on(run)
+
+    def made() -> tuple[str, bool]:
+        folder = default_run_dir(preset, dataset) if run_dir is None else Path(run_dir)
+        with writing(folder, "run folder"):
+            is_new = not folder.exists()
+        run.save(folder)
+        return str(folder), is_new
+
+    name, is_new = from_first(made)
+    folder = Path(name)
     try:
-        with locked(folder, f"run folder {folder}"):
+        with _locked(folder):
             choices = large_data_choices(config, run, dataset)
             return _train(run, dataset, folder, stop_signal, devices, source, choices)
     except Interrupted:
         raise
     except Exception:
-        _remove_if_unstarted(folder, is_new)
+        if index() == 0:
+            _remove_if_unstarted(folder, is_new)
         raise
 
 
@@ -195,30 +146,47 @@ def resume(
       NotFiniteError, Interrupted: see :func:`fit`.
     """
     folder = Path(run_dir)
-    run = Run.load(folder)
-    values = read_result(folder, _FinishedRun)
+    about, values = from_first(lambda: (Run.load(folder).to_json(), read_finished(folder)))
+    run = Run.from_json(about, folder / CONFIG_FILE)
     if values is not None:
         say(f"{folder} is finished; its result:")
-        known: dict[str, Any] = {
-            entry.name: values[entry.name]  # type: ignore[literal-required]
-            for entry in dataclasses.fields(RunResult)
-            if entry.name in values
-        }
-        return RunResult(run_dir=folder, **known)
+        return RunResult(run_dir=folder, **values)
     _set_xla_flags(run.config)
-    dataset = open_dataset(run.data)
-    run.check_same_data(dataset)
-    devices = _devices(mesh, run.config)
-    now = versions(run.config, devices)
+
+    def opened() -> tuple[Dataset, int, dict[str, str]]:
+        dataset = open_dataset(run.data)
+        run.check_same_data(dataset)
+        devices = _devices(mesh, run.config)
+        return dataset, devices, versions(run.config, devices)
+
+    dataset, devices, now = on_each(opened)
+    agree(now)
     # Earlier versions had no others on a CPU.
-    before = {"recurrences": "xla", "networks": "xla", "devices": "1"} | run.versions
+    before = {"recurrences": "xla", "networks": "xla"} | dict.fromkeys(COUNTED, "1") | run.versions
     differ = "the last digits of its parameters may differ from those of an uninterrupted run"
     for name in run.versions | now:
-        if before.get(name) != now.get(name, "1" if name == "devices" else None):
+        if before.get(name) != now.get(name, "1" if name in COUNTED else None):
             found = f"the run began with {name} {before.get(name)}, this is {now.get(name, 1)}"
             say(f"warning: {found}; {differ}")
-    with locked(folder, f"run folder {folder}"):
+    with _locked(folder):
         return _train(run, dataset, folder, stop_signal, devices)
+
+
+def _agree_on(run: Run) -> None:
+    """Refuse data, versions or seeds that differ between processes."""
+    values = {f"the version of {name}": text for name, text in run.versions.items()}
+    values |= {"the data, by the sha256 of its meta.json,": run.data_digest}
+    for digests in (run.vocabularies or {}, run.tables or {}):
+        values |= {f"the data, by the sha256 of {name},": text for name, text in digests.items()}
+    agree(values)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes than those of the run from writing into its folder."""
+    with contextlib.ExitStack() as stack:
+        on_first(lambda: stack.enter_context(locked(folder, f"run folder {folder}")))
+        yield
 
 
 def _set_xla_flags(config: Config) -> None:
@@ -230,7 +198,8 @@ def _set_xla_flags(config: Config) -> None:
 
 def _devices(mesh: MeshConfig, config: Config) -> int:
     """Return the number of devices, and say so if the batch size leaves some unused."""
-    devices, there = devices_in_use(mesh, config.train.batch_size), jax.local_device_count()
+    devices = devices_in_use(mesh, config.train.batch_size)
+    there = jax.device_count() if count() > 1 else jax.local_device_count()
     if mesh.data is None and devices < there:
         reason = f"train.batch_size {config.train.batch_size} is a multiple of no larger number"
         say(f"{devices} of {there} devices in use: {reason}")
@@ -280,7 +249,9 @@ def _train(
         f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
         f"{sizes['valid']:,} validation and {sizes['test']:,} test examples"
     )
-    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
+    several = count() > 1
+    resume_with(folder)
+    checkpoints = (SharedCheckpoints if several else Checkpoints)(folder / CHECKPOINTS_FOLDER)
     fresh = checkpoints.latest_step() is None
     try:
         trainer = Trainer(run, dataset, checkpoints, stop_signal, devices)
@@ -301,55 +272,54 @@ def _train(
         say(f"resuming from the checkpoint of step {progress.step:,}")
     steps = {"restored_step": progress.step, "evaluated_step": progress.evaluated_step}
     try:
-        with Reporter(folder, **steps) as reporter:
+        with on_first(lambda: Reporter(folder, **steps)) or NoReports() as reporter:
             outcome = trainer.run(reporter)
     except Interrupted:
         _say_stopped(folder, progress.step)
         raise
     calibration = outcome.pop("calibration")
     if calibration is not None:
-        calibration.save(folder)
+        on_first(lambda: calibration.save(folder))
         say(f"calibration: {calibration.kind}")
     model, seed = member_name(run.config.model), run.seed
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
     about |= {"device": device, "versions": versions(run.config, devices)}
     about["baselines"] = _baselines(dataset) | outcome.pop("baselines")
     result = RunResult(run_dir=folder, **about, **outcome)
-    _write_result(run, result)
+    on_first(lambda: write_result(run, result))
     say(f"finished; results and checkpoints are in {folder}")
     return result
 
 
 def _say_stopped(folder: Path, step: int) -> None:
     kept = f"step {step:,} is saved" if step else "nothing is lost"
-    say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}")
-
-
-def _write_result(run: Run, result: RunResult) -> None:
-    """Write ``result.json`` last: a run that has it is complete."""
-    values, folder = dataclasses.asdict(result), result.run_dir
-    del values["run_dir"]
-    splits = ("valid", "test")
-    final = {f"final/{split}_{name}": values[split][name] for split in splits for name in METRICS}
-    hparams = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
-    write_hparams(folder, result.best_step, hparams | flat_settings(run.config), final)
-    draw_curves(folder)
-    with writing(folder / RESULT_FILE):
-        write_json(folder / RESULT_FILE, values)
+    where = " and the same --distributed flags on every host" if count() > 1 else ""
+    say(f"stopped; {kept}. Resume with: python -m dien_jax.train --resume {folder}{where}")
 
 
 def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | None) -> None:
     """Replace the trainer's fresh state by that of another run, and save it as step 0."""
     assert run.warm_start is not None
     folder, step = Path(run.warm_start["run"]), run.warm_start["step"]
-    source = source or load_source(folder, dataset, run.config)
-    if source.step != step:
-        raise UserError(
-            f"warm start from {folder}: this run began from its checkpoint of step {step}, but "
-            f"its best one is now that of step {source.step}; start a new run"
-        )
-    start = grown(source, dataset, trainer.one_device_state())
-    trainer.start_from(start.state)
+
+    def loaded() -> Source:
+        found = source or load_source(folder, dataset, run.config)
+        if found.step != step:
+            raise UserError(
+                f"warm start from {folder}: this run began from its checkpoint of step {step}, but "
+                f"its best one is now that of step {found.step}; start a new run"
+            )
+        return found
+
+    origin, fresh = on_first(loaded), trainer.one_device_state()
+
+    def started() -> Grown:
+        assert origin is not None
+        assert fresh is not None
+        return grown(origin, dataset, fresh)
+
+    start = on_first(started)
+    trainer.start_from(None if start is None else start.state)
     say(f"starting from {folder}, step {step:,}; {start}")
 
 

@@ -13,7 +13,12 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, reason
-from dien_jax.utils.console import replace_what_encodings_lack, say, saying_messages_of
+from dien_jax.utils.console import (
+    replace_what_encodings_lack,
+    say,
+    say_error,
+    saying_messages_of,
+)
 from dien_jax.utils.files import remove_unfinished
 from dien_jax.utils.memory import keep_freed_memory
 
@@ -67,13 +72,15 @@ def _status(
         with saying_messages_of("dien_kernels"):
             return run(options) or 0
     except (UserError, NotFiniteError) as error:
-        say(f"error: {error}")
+        say_error(f"error: {error}")
         return 2 if isinstance(error, UserError) else 1
     except OSError as error:  # a disk that fails where no context names the file
-        say(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        say_error(
+            f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
+        )
         return 2
     except MemoryError as error:
-        say(f"error: out of memory: {reason(error)}")
+        say_error(f"error: out of memory: {reason(error)}")
         return 2
 
 
@@ -191,12 +198,13 @@ def _ctrl_c_is_not_lost() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Yield a function that returns the number of the first SIGINT or SIGTERM; None before it.
+def stop_signals(
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM),
+) -> Iterator[Callable[[], int | None]]:
+    """Yield a function that returns the number of the first of these signals; None before it.
 
     A second signal ends the process at once.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM)
     stopped_by: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -30,9 +30,26 @@ SECONDS_BETWEEN_UPDATES = 0.25
 BAR_WIDTH = 20
 
 
+_other_process: int | None = None
+"""Number of this process if it is not the one of its run that prints."""
+
+
+def print_only_errors(process: int) -> None:
+    """Print nothing from now on but errors, with the number of this process before them."""
+    global _other_process
+    _other_process = process
+
+
 def say(line: str) -> None:
-    """Print a message on standard error."""
-    _print(line, sys.stderr)
+    """Print a message on standard error, unless another process of the run prints."""
+    if _other_process is None:
+        _print(line, sys.stderr)
+
+
+def say_error(line: str) -> None:
+    """Print an error on standard error, in every process."""
+    where = "" if _other_process is None else f"process {_other_process}: "
+    _print(f"{where}{line}", sys.stderr)
 
 
 class _Lines(logging.Handler):
@@ -54,8 +71,9 @@ def saying_messages_of(logger_name: str) -> Iterator[None]:
 
 
 def print_result(text: str) -> None:
-    """Print lines of a result on standard output."""
-    _print(text, sys.stdout)
+    """Print lines of a result on standard output, unless another process of the run prints."""
+    if _other_process is None:
+        _print(text, sys.stdout)
 
 
 def _print(text: str, stream: Any) -> None:
@@ -102,6 +120,8 @@ class ProgressLine:
 
     def update(self, text: str, share: float | None = None) -> None:
         """Show a text and, where the line is redrawn, a bar for the share that is done."""
+        if _other_process is not None:
+            return
         text = printable_lines(text)
         done = round(BAR_WIDTH * min(share or 0.0, 1.0))
         bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "

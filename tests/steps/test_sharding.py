@@ -9,7 +9,8 @@ from dien_jax.config.settings import MeshConfig
 from dien_jax.errors import UserError
 from dien_jax.steps import sharding
 from dien_jax.steps.exchange import capacity
-from dien_jax.steps.sharding import Layout, devices_in_use
+from dien_jax.steps.mesh import devices_in_use
+from dien_jax.steps.sharding import Layout
 
 
 @pytest.mark.parametrize("devices", [2, 3, 8])

@@ -1,0 +1,239 @@
+"""The start, the stop and the end of a run of several processes.
+
+``jax.distributed`` connects the processes, passes SIGTERM on, and notices a process that has ended:
+it then aborts the others. Here that gets a message, which says what to do, and an exit status.
+"""
+
+import contextlib
+import ctypes
+import itertools
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from dien_jax.config.distributed import DistributedConfig
+from dien_jax.errors import Interrupted, NotFiniteError, UserError, reason
+from dien_jax.utils.console import print_only_errors, say_error
+from dien_jax.utils.processes import SharedError, agree, check_counts, count, exchange, index
+
+HEARTBEAT_SECONDS = 30
+"""Time after which a process that is not heard of has ended."""
+SHUTDOWN_SECONDS = 60
+"""Time that a process waits for the others at its end."""
+LOST = 3
+"""Exit status of a process that cannot continue because another one has ended."""
+MISTAKE = 2
+"""Exit status of a process that was started wrongly."""
+FIRST_WITH_CPUS = (0, 12)
+"""First version of JAX whose CPUs of several processes may wait for each other."""
+
+_handlers: list[Any] = []
+"""Functions that C calls, which must not be collected."""
+_is_alone = False
+"""Whether this process ends without the others."""
+_calls = itertools.count(1)
+
+
+@contextlib.contextmanager
+def processes_of(config: DistributedConfig) -> Iterator[None]:
+    """Connect the processes of a run, and part from them when the block ends.
+
+    The block has to end in the same way on every process, with a result or with an error that all
+    raise. After any other error :func:`leave` ends this process, and so the others.
+
+    Raises:
+      UserError: on every process, if they do not come together within ``config.timeout``, or cannot
+        work together.
+    """
+    try:
+        _connect(config)
+        yield
+    except (Interrupted, NotFiniteError, SharedError):
+        _part()
+        raise
+    except BaseException as error:
+        _end_alone(error)
+        raise
+    _part()
+
+
+def leave(status: int) -> int:
+    """Return an exit status, or end at once where others would be waited for in vain."""
+    if _is_alone:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def agreed_stop(stop_signal: Callable[[], int | None]) -> Callable[[], int | None]:
+    """Return a function that gives all processes the number of a signal at the same call.
+
+    Every process has to call it equally often. SIGTERM is JAX's; ``stop_signal`` says whether this
+    process got another one.
+    """
+    if count() == 1:
+        return stop_signal
+    is_passed_on = False
+
+    def agreed() -> int | None:
+        nonlocal is_passed_on
+        number = stop_signal()
+        if number is not None and not is_passed_on:
+            is_passed_on = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        if not multihost_utils.reached_preemption_sync_point(next(_calls)):
+            return None
+        numbers = map(int, exchange(str(number or 0)))
+        return next(filter(None, numbers), int(signal.SIGTERM))
+
+    return agreed
+
+
+def resume_with(folder: Path) -> None:
+    """Name the run folder in the message of a process that ends because another one did."""
+    if count() > 1:
+        _say_when_aborted(
+            "another process of the run has ended; the lines above say which, task K is process K. "
+            "Nothing is lost but the steps since the last checkpoint. Resume on every host with: "
+            f"python -m dien_jax.train --resume {folder}, and the same --distributed flags",
+            LOST,
+        )
+
+
+def _connect(config: DistributedConfig) -> None:
+    if not config.is_asked:
+        return
+    if config.process:
+        print_only_errors(config.process)
+    if jax.config.values["jax_platforms"] == "cpu":  # else only known once all are connected
+        _refuse_earlier_cpus()
+    wait = config.timeout
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
+    options |= {"initialization_timeout": wait, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+    if config.coordinator is not None:
+        deadline = time.monotonic() + wait
+        _find_coordinator(config, deadline)
+        options["initialization_timeout"] = max(1, round(deadline - time.monotonic()))
+        options |= {"coordinator_address": config.coordinator, "process_id": config.process}
+        options |= {"num_processes": config.processes, "cluster_detection_method": "deactivate"}
+    _say_when_aborted(
+        f"the processes of the run did not come together within {wait} seconds: start every "
+        f"process, each with a number of its own, with the same --distributed.coordinator and "
+        f"--distributed.processes; --distributed.timeout is the time to wait",
+        MISTAKE,
+    )
+    with _signals_end_at_once():
+        try:
+            jax.distributed.initialize(**options)
+        except Exception as error:  # JAX raises errors of every kind
+            raise UserError(_start_failure(config, error)) from error
+    if index():
+        print_only_errors(index())
+    _say_when_aborted("another process of the run has ended; the lines above say which", LOST)
+    check_counts()
+    agree({"the version of jax": jax.__version__, "that of jaxlib": version("jaxlib")})
+    if count() > 1 and jax.devices()[0].platform == "cpu":
+        _refuse_earlier_cpus()
+    numbers = sorted({len(jax.local_devices(process)) for process in range(count())})
+    if len(numbers) > 1:
+        raise SharedError(
+            f"every process must have the same number of devices, found {numbers[0]} and "
+            f"{numbers[-1]}; JAX_LOCAL_DEVICE_IDS=0,1 in the environment takes only these"
+        )
+
+
+def _find_coordinator(config: DistributedConfig, deadline: float) -> None:
+    """Wait until the coordinator listens, or check that this process can; JAX would abort."""
+    assert config.coordinator is not None
+    host, _, port = config.coordinator.rpartition(":")
+    if config.process == 0:
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", int(port)), 1):
+            raise UserError(
+                f"distributed.coordinator {config.coordinator}: another program listens at port "
+                f"{port} of this host; choose another port, the same for every process"
+            )
+        return
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"no process 0 was found at distributed.coordinator {config.coordinator} "
+                    f"within {config.timeout} seconds ({error.strerror or error}); it listens "
+                    f"there once it is started"
+                ) from error
+        time.sleep(0.2)
+
+
+def _start_failure(config: DistributedConfig, error: Exception) -> str:
+    if config.auto and "should be defined" in str(error):
+        return (
+            "distributed.auto found no cluster manager (Slurm, Open MPI, Kubernetes, Cloud TPU); "
+            "give distributed.coordinator, distributed.processes and distributed.process instead"
+        )
+    return f"the processes of the run cannot be connected: {reason(error)}"
+
+
+def _refuse_earlier_cpus() -> None:
+    if jax.__version_info__ < FIRST_WITH_CPUS:
+        raise SharedError(
+            f"several processes on CPUs need JAX {'.'.join(map(str, FIRST_WITH_CPUS))}, found "
+            f"{jax.__version__}: with earlier versions a process that waits 30 seconds for another "
+            f"one fails. Use one process with several devices, or Python and JAX of later versions"
+        )
+
+
+def _say_when_aborted(message: str, status: int) -> None:
+    """Print a message and exit where JAX would abort this process, from a thread of its own."""
+    number = f"process {index()}: " if index() else ""
+    text = f"{number}error: {message}\n".encode(errors="backslashreplace")
+
+    def end(_: int) -> None:
+        os.write(2, text)
+        os._exit(status)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+    _handlers.append(handler)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+
+
+@contextlib.contextmanager
+def _signals_end_at_once() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a process that waits in JAX, where Python handles no signal."""
+    number = signal.SIGINT  # JAX takes SIGTERM
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _part() -> None:
+    """Wait for the others, so that each ends with a status of its own."""
+    if count() > 1:
+        with contextlib.suppress(Exception):  # what failed is said, or the run is complete
+            jax.distributed.shutdown()
+
+
+def _end_alone(error: BaseException) -> None:
+    """Note that the others do not end now; wait for the end of one that a failure may come from."""
+    global _is_alone
+    if not jax.distributed.is_initialized():
+        return
+    _is_alone = True
+    if isinstance(error, Exception) and not isinstance(error, UserError | OSError | MemoryError):
+        say_error(f"an operation of several processes failed: {reason(error)}")
+        time.sleep(HEARTBEAT_SECONDS + 5)  # JAX ends this process if another one has ended

@@ -1,0 +1,94 @@
+"""The result of a finished run: ``result.json`` of its folder."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NotRequired
+
+from dien_jax.config.preset_files import flat_settings
+from dien_jax.errors import writing
+from dien_jax.metrics.scores import METRICS
+from dien_jax.runs.folder import RESULT_FILE, Outcome, Run, Seed, read_result
+from dien_jax.training.curves import draw_curves
+from dien_jax.training.reporter import write_hparams
+from dien_jax.utils.files import write_json
+from dien_jax.utils.json_values import Count, NotNegative
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The result of a finished run: ``result.json`` of its folder.
+
+    >>> from dien_jax import resume
+    >>> result = resume("runs/first")
+    >>> 0 < result.best_step <= result.steps, sorted(result.test)[:2]
+    (True, ['accuracy', 'auc'])
+
+    Attributes:
+      run_dir, preset, data, seed: run folder, preset, path of the dataset and random seed.
+      model: the row of the paper's table that the model is, or ``"custom"``.
+      steps, epochs: length of the training.
+      best_step: step of the checkpoint with the best validation score.
+      valid, test: metrics of that checkpoint by name, with calibrated scores; None where undefined.
+      train_examples_per_second: training speed without compilation and evaluation; None where
+        nothing was timed.
+      wall_seconds: duration, over all processes of the run.
+      device: kind of the device.
+      versions: of Python and the packages that decide the outcome.
+      baselines: test AUC of popularity, of the logistic regression inside the model if it has one
+        and, where the data has true probabilities, of these (``"best possible"``). Empty for a run
+        of a version that did not keep them.
+    """
+
+    run_dir: Path
+    model: str
+    preset: str
+    data: str
+    seed: int
+    steps: int
+    epochs: float
+    best_step: int
+    valid: dict[str, Any]
+    test: dict[str, Any]
+    train_examples_per_second: float | None
+    wall_seconds: float
+    device: str
+    versions: dict[str, str]
+    baselines: dict[str, float | None] = field(default_factory=dict)
+
+
+class _FinishedRun(Outcome):
+    """Form of ``result.json``."""
+
+    model: str
+    preset: str
+    data: str
+    seed: Seed
+    steps: Count
+    epochs: NotNegative
+    wall_seconds: NotNegative
+    device: str
+    versions: dict[str, str]
+    baselines: NotRequired[dict[str, NotNegative | None]]
+
+
+def write_result(run: Run, result: RunResult) -> None:
+    """Write ``result.json`` last: a run that has it is complete."""
+    values, folder = dataclasses.asdict(result), result.run_dir
+    del values["run_dir"]
+    splits = ("valid", "test")
+    final = {f"final/{split}_{name}": values[split][name] for split in splits for name in METRICS}
+    hparams = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
+    write_hparams(folder, result.best_step, hparams | flat_settings(run.config), final)
+    draw_curves(folder)
+    with writing(folder / RESULT_FILE):
+        write_json(folder / RESULT_FILE, values)
+
+
+def read_finished(folder: Path) -> dict[str, Any] | None:
+    """Return fields of a :class:`RunResult` from ``result.json``; None for an unfinished run."""
+    values = read_result(folder, _FinishedRun)
+    if values is None:
+        return None
+    names = [entry.name for entry in dataclasses.fields(RunResult)]
+    return {name: values[name] for name in names if name in values}  # type: ignore[literal-required]

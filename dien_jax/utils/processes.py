@@ -1,0 +1,157 @@
+"""The processes of a run: texts that they exchange, and errors that all of them see.
+
+Each process runs the same program, so all have to know what one of them decides, and none may wait
+for another that has stopped. Texts go through the service of ``jax.distributed`` and not through
+devices: a process may wait for another one for any time, and devices need not be there yet.
+
+With one process nothing is exchanged, and ``jax.distributed`` need not be started.
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from dien_jax.errors import NotFiniteError, UserError, reason
+
+Result = TypeVar("Result")
+
+LONGEST_WAIT = 30 * 24 * 3600 * 1000
+"""Milliseconds to wait for a text. A process that has ended is noticed by ``jax.distributed``."""
+
+_numbers = itertools.count()
+
+
+class SharedError(UserError):
+    """A :class:`UserError` that every process of the run raises."""
+
+
+def _service() -> Any:
+    """Return the state of ``jax.distributed``: JAX has no public access to its texts."""
+    from jax._src import distributed  # here, so that importing dien_jax.utils does not import jax
+
+    return distributed.global_state
+
+
+def count() -> int:
+    """Return the number of processes of the run; no device has to be there.
+
+    >>> from dien_jax.utils.processes import count
+    >>> count()
+    1
+    """
+    service = _service()
+    return 1 if service.client is None else service.num_processes
+
+
+def index() -> int:
+    """Return the number of this process, 0 for the one that writes and prints."""
+    return _service().process_id if count() > 1 else 0
+
+
+def exchange(text: str) -> list[str]:
+    """Return a text of each process, in their order. Every process has to call this."""
+    processes = count()
+    if processes == 1:
+        return [text]
+    client, number, own = _service().client, next(_numbers), index()
+    client.key_value_set(f"dien_jax/{number}/{own}", json.dumps(text))  # ASCII
+    texts = [
+        json.loads(client.blocking_key_value_get(f"dien_jax/{number}/{process}", LONGEST_WAIT))
+        for process in range(processes)
+    ]
+    if number:  # all processes are at this exchange, so all have read the one before
+        client.key_value_delete(f"dien_jax/{number - 1}/{own}")
+    return texts
+
+
+def on_each(work: Callable[[], Result]) -> Result:
+    """Return the result of a function that every process calls; an error of one is raised by all.
+
+    Raises:
+      SharedError: for a :class:`UserError` or an error of files or memory on any process, with the
+        number of the process if it is another one.
+      NotFiniteError: for one on any process.
+    """
+    if count() == 1:
+        return work()
+    return _shared(work, lambda result: "")[0]
+
+
+def on_first(work: Callable[[], Result]) -> Result | None:
+    """Call a function on process 0, and return its result there; its error is raised by all."""
+    return on_each(work if index() == 0 else lambda: None)
+
+
+def from_first(work: Callable[[], Result]) -> Result:
+    """Return on every process what a function returns on process 0: values that JSON holds.
+
+    Floats are equal to the last bit. Raises as :func:`on_each`.
+    """
+    if count() == 1:
+        return work()
+    is_first = index() == 0
+    result, texts = _shared(work if is_first else lambda: None, json.dumps)
+    return result if is_first else json.loads(texts[0])
+
+
+def agree(values: dict[str, str]) -> None:
+    """Refuse values that differ between processes; a :class:`SharedError` names the first."""
+    first, *others = (json.loads(text) for text in _shared(lambda: values, json.dumps)[1])
+    for process, theirs in enumerate(others, start=1):
+        for name in sorted(first | theirs):
+            if first.get(name) != theirs.get(name):
+                both = f"{first.get(name)} on process 0 and {theirs.get(name)} on process {process}"
+                raise SharedError(f"the processes of a run must agree: {name} is {both}")
+
+
+def check_counts() -> None:
+    """Refuse processes that were told different numbers of processes."""
+    client, prefix = _service().client, "dien_jax/processes"
+    client.key_value_set(f"{prefix}/{index()}", str(count()))
+    first = client.blocking_key_value_get(f"{prefix}/0", LONGEST_WAIT)
+    for process in range(1, int(first)):  # as many as have come
+        theirs = client.blocking_key_value_get(f"{prefix}/{process}", LONGEST_WAIT)
+        if theirs != first:
+            raise SharedError(
+                f"distributed.processes must be the same on every process, found {first} on "
+                f"process 0 and {theirs} on process {process}"
+            )
+
+
+def _shared(work: Callable[[], Any], as_text: Callable[[Any], str]) -> tuple[Any, list[str]]:
+    """Return the result of a function, and a text for that of each process.
+
+    All exchanges are this one, so an error meets the others in whichever they are.
+    """
+    result, error, text = None, None, ""
+    try:
+        result = work()
+        text = as_text(result)
+    except SharedError:
+        raise  # of an exchange within the function: all processes have it
+    except (UserError, NotFiniteError, OSError, MemoryError) as problem:
+        error = problem
+    answers = [json.loads(answer) for answer in exchange(json.dumps([*_described(error), text]))]
+    if isinstance(error, NotFiniteError):
+        raise error
+    if error is not None:
+        raise SharedError(_described(error)[1]) from error
+    for process, (kind, message, _) in enumerate(answers):
+        if kind == NotFiniteError.__name__:
+            raise NotFiniteError(message)
+        if kind:
+            raise SharedError(f"process {process}: {message}")
+    return result, [answer[2] for answer in answers]
+
+
+def _described(error: BaseException | None) -> tuple[str, str]:
+    """Return kind and message of an error for other processes, or nothing twice."""
+    if error is None:
+        return "", ""
+    message = str(error)
+    if isinstance(error, OSError):
+        message = f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
+    elif isinstance(error, MemoryError):
+        message = f"out of memory: {reason(error)}"
+    return type(error).__name__, message
