@@ -26,7 +26,7 @@ class DistributedConfig:
     """
 
     coordinator: str | None = None
-    """Address HOST:PORT at which process 0 listens, a free port of its host. The same on every
+    """Address HOST:PORT where process 0 listens, a free port of its host. The same on every
     process; needs --distributed.processes and --distributed.process."""
     processes: int | None = None
     """Number of processes of the run, the same on every process. 1 is the program of one."""

@@ -55,6 +55,6 @@ def mesh_of(devices: int, processes: int) -> Mesh:
     if processes == 1:
         chosen = jax.local_devices()[:devices]
         return jax.make_mesh((devices,), (AXIS,), axis_types=kind, devices=chosen)
-    each = devices // processes
-    chosen = [d for process in range(processes) for d in jax.local_devices(process)[:each]]
+    share = devices // processes
+    chosen = [d for process in range(processes) for d in jax.local_devices(process)[:share]]
     return Mesh(np.array(chosen), (AXIS,), axis_types=kind)

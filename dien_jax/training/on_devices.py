@@ -27,7 +27,7 @@ AnyCheckpoints = Checkpoints | SharedCheckpoints
 
 
 class OnDevices:
-    """What a run computes, and where its arrays are.
+    """The functions of a run, and the places of its arrays.
 
     Args:
       config, schema: settings and features.

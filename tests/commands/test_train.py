@@ -25,7 +25,7 @@ from dien_jax.errors import Interrupted, UserError
 from dien_jax.metrics.scores import METRICS, auc
 from dien_jax.preparation.sources import synthetic
 from dien_jax.steps.state import TrainState
-from dien_jax.training import histograms, loop
+from dien_jax.training import histograms, loop, on_devices, result
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
@@ -55,13 +55,13 @@ def finished(data, tmp_path_factory) -> Finished:
 
 def wrap_step(monkeypatch, change) -> None:
     """``change(state, metrics)`` after each step."""
-    make = loop.make_train_step
+    make = on_devices.make_train_step
 
     def make_changed(*arguments):
         step = make(*arguments)
         return lambda *of_step: change(*step(*of_step))
 
-    monkeypatch.setattr(loop, "make_train_step", make_changed)
+    monkeypatch.setattr(on_devices, "make_train_step", make_changed)
 
 
 # Flags
@@ -178,7 +178,7 @@ def test_hyperparameters_are_one_row_for_tensorboard(finished):
 
 def test_run_that_ended_twice_is_one_row_for_tensorboard(data, tmp_path, monkeypatch, capfd):
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "write_json", stop_there)
+        patch.setattr(result, "write_json", stop_there)
         message = refusal([*light_flags(data, tmp_path / "run"), "--train.epochs=1"], capfd)
     assert "stopped by the test" in message
     assert train.main(["--resume", str(tmp_path / "run")]) == 0
@@ -316,8 +316,8 @@ def test_parameters_that_are_not_finite_are_never_saved(data, tmp_path, monkeypa
 
 def test_advice_names_the_clipping_in_force(data, tmp_path, monkeypatch, capfd):
     names = ("loss", "click_loss", "auxiliary_loss", "gradient_norm", "weight")
-    diverged = dict.fromkeys(names, np.float32(np.nan))
-    monkeypatch.setattr(loop, "make_train_step", lambda *_: lambda state, *_: (state, diverged))
+    diverged = dict.fromkeys(names, jnp.float32(np.nan))
+    monkeypatch.setattr(on_devices.OnDevices, "step", lambda self, state, *_: (state, diverged))
     message = refusal([*flags(data, tmp_path / "run"), "--optim.clip-norm=9"], capfd, status=1)
     assert "the loss is not finite at step 1 (" in message
     assert "a lower --optim.clip-norm (now 9)" in message
@@ -327,13 +327,13 @@ def test_advice_names_the_clipping_in_force(data, tmp_path, monkeypatch, capfd):
 def test_parameters_out_of_bounds_make_the_loss_infinite_and_stop_the_run(
     data, tmp_path, monkeypatch, capfd
 ):
-    create = loop.create_state
+    create = on_devices.create_state
 
     def create_huge(*arguments):
         state = create(*arguments)
         return state._replace(params=jax.tree.map(lambda leaf: leaf * 1e30, state.params))
 
-    monkeypatch.setattr(loop, "create_state", create_huge)
+    monkeypatch.setattr(on_devices, "create_state", create_huge)
     message = refusal(light_flags(data, tmp_path / "run"), capfd, status=1)
     assert "the loss is not finite at step 1 (" in message
 

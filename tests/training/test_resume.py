@@ -15,14 +15,14 @@ from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import RESULT_FILE
 from dien_jax.steps import embedding_rows
-from dien_jax.training import logistic_regression, loop, regression_inputs
+from dien_jax.training import logistic_regression, loop, on_devices, regression_inputs
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
 DIES = """
 import os, signal, sys
 from dien_jax import train
-from dien_jax.training import logistic_regression, loop, regression_inputs
+from dien_jax.training import logistic_regression, loop, on_devices, regression_inputs
 from dien_jax.runs.checkpoints import Checkpoints
 
 def die():
@@ -46,8 +46,8 @@ def after(calls, function, action, *, then_call):
 sys.exit(train.main(sys.argv[1:]))
 """
 IN_STEP = """
-make = loop.make_train_step
-loop.make_train_step = lambda *args: after({step}, make(*args), {action}, then_call=True)
+make = on_devices.make_train_step
+on_devices.make_train_step = lambda *args: after({step}, make(*args), {action}, then_call=True)
 """
 IN_SAVE = """
 os.rename = after({call}, os.rename, die, then_call=False)
@@ -184,7 +184,7 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
 
     # in the evaluation of step 8: saved before it, evaluated on resumption
     with monkeypatch.context() as patch:
-        signal_at_call(patch, loop, "score_batches", 1, signal.SIGTERM)
+        signal_at_call(patch, on_devices, "score_batches", 1, signal.SIGTERM)
         assert train.main(["--resume", str(folder)]) == 128 + signal.SIGTERM
     assert steps_saved(folder) == ["4", "8"]
     assert [line["step"] for line in tiny_run.evaluations(folder)] == [4]
@@ -217,7 +217,7 @@ def test_run_that_updates_rows_ends_as_one_never_stopped(update, settings, tmp_p
 
 def test_signal_before_the_first_step_loses_nothing(data, tmp_path, monkeypatch, capfd):
     folder = tmp_path / "run"
-    signal_at_call(monkeypatch, loop, "create_state", 1, signal.SIGTERM)
+    signal_at_call(monkeypatch, on_devices, "create_state", 1, signal.SIGTERM)
     assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
     assert "nothing is lost" in capfd.readouterr().err
     assert steps_saved(folder) == []
@@ -253,7 +253,7 @@ def test_resume_of_a_finished_run_says_so_and_prints_the_result(whole, capfd, mo
 
 def test_resume_refuses_data_prepared_anew(data, whole, tmp_path, monkeypatch, capfd):
     folder, moved = tmp_path / "run", tmp_path / "data"
-    signal_at_call(monkeypatch, loop, "create_state", 1, signal.SIGTERM)
+    signal_at_call(monkeypatch, on_devices, "create_state", 1, signal.SIGTERM)
     tiny_run.write_data(moved)
     assert train.main(light_flags(moved, folder)) == 128 + signal.SIGTERM
     (moved / "meta.json").write_text((moved / "meta.json").read_text() + "\n")

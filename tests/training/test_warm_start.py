@@ -24,7 +24,7 @@ from dien_jax.steps.embedding_rows import table_of
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import create_state, feature_tables
-from dien_jax.training import loop
+from dien_jax.training import loop, on_devices
 from dien_jax.training.warm_start import (
     NEW,
     Grown,
@@ -255,7 +255,7 @@ def state_of(folder: Path, dataset: Dataset):
     """The latest checkpoint of a run on the grown data."""
     run = Run.load(folder)
     like = create_state(run.config, dataset.schema, tiny_run.STEPS_PER_EPOCH, run.seed)
-    checkpoints = loop.Checkpoints(folder / "checkpoints", read_only=True)
+    checkpoints = on_devices.Checkpoints(folder / "checkpoints", read_only=True)
     step = checkpoints.latest_step()
     assert step is not None
     return step, checkpoints.restore(step, like)[0]
@@ -264,7 +264,7 @@ def state_of(folder: Path, dataset: Dataset):
 def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(tiny, tmp_path, monkeypatch):
     start, folder = tmp_path / "start", tmp_path / "run"
     shutil.copytree(tiny.run, start)
-    make = loop.make_train_step
+    make = on_devices.make_train_step
 
     def dies(*arguments):
         step, taken = make(*arguments), []
@@ -278,7 +278,7 @@ def test_a_run_killed_in_its_first_steps_resumes_without_the_other_run(tiny, tmp
         return counted
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_train_step", dies)
+        patch.setattr(on_devices, "make_train_step", dies)
         assert train.main(flags(tiny.new.path, folder, start)) == 130
     step, state = state_of(folder, tiny.new)
     assert step == 0

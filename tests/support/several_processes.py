@@ -1,0 +1,126 @@
+"""Runs of several processes on this machine, which talk over the loopback interface."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import pytest
+
+from dien_jax.runs.calibration import CALIBRATION_FILE
+from dien_jax.runs.folder import RESULT_FILE
+from dien_jax.utils.files import read_json
+from support import tiny_run
+
+PROGRAM = Path(__file__).with_name("one_of_several.py")
+CLOCKS = ("train_examples_per_second", "wall_seconds")
+"""Fields of a result that no two runs share."""
+LIBRARIES = ("[Gloo]", "I1", "W1", "E1", "F1")
+"""Starts of lines that libraries print: the level and the month of those of XLA."""
+LIMIT = 240
+"""Seconds after which processes hang."""
+NEEDS_NEWER_JAX = pytest.mark.skipif(
+    jax.__version_info__ < (0, 12),
+    reason="several processes on CPUs need JAX 0.12: before, one that waits 30 seconds fails",
+)
+
+
+Signals = dict[int, tuple[int, int]]
+"""By process, a signal and the step before which it comes."""
+
+
+class Ended(NamedTuple):
+    """Exit status of a process, and its standard output and error."""
+
+    status: int
+    output: str
+    said: str
+
+
+def free_port() -> int:
+    """A port of the loopback interface that no program listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def distributed(process: int, port: int, processes: int = 2) -> list[str]:
+    """The flags of one of several processes."""
+    return [
+        f"--distributed.coordinator=localhost:{port}",
+        f"--distributed.processes={processes}",
+        f"--distributed.process={process}",
+    ]
+
+
+def run_together(
+    *given: Sequence[str | Path], devices: int = 1, signals: Signals | None = None
+) -> list[Ended]:
+    """Run a process for each list of flags at once, and wait for all.
+
+    Args:
+      given: flags of each process.
+      devices: of each process.
+      signals: by process, a signal that it sends itself and the step before which it does.
+    """
+    environment = dict(os.environ)
+    if devices > 1:
+        count = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {count}".strip()
+    started = []
+    for process, arguments in enumerate(given):
+        first = [str(number) for number in (signals or {}).get(process, (0, 0))]
+        command = [sys.executable, PROGRAM, *first, *map(str, arguments)]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+    try:
+        texts = [child.communicate(timeout=LIMIT) for child in started]
+        return [Ended(child.returncode, *text) for child, text in zip(started, texts, strict=True)]
+    finally:
+        for child in started:
+            child.kill()
+
+
+def run_two(given: Sequence[str | Path], signals: Signals | None = None) -> list[Ended]:
+    """Run two processes of one device each, with the same flags."""
+    port = free_port()
+    both = ([*given, *distributed(process, port)] for process in range(2))
+    return run_together(*both, signals=signals)
+
+
+class Whole(NamedTuple):
+    """The folders of a run by one process with two devices and of one by two, and what it said."""
+
+    by_one: Path
+    by_two: Path
+    ended: list[Ended]
+
+
+def flags(data: Path, folder: Path) -> list[str]:
+    """A whole command line of a small model whose large tables are updated by row."""
+    return [*tiny_run.light_flags(data, folder), "--optim.embedding-update=lazy_adam"]
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    """Checkpoints, evaluations, calibration and result agree to the last bit."""
+    ours, theirs = tiny_run.saved_states(folder), tiny_run.saved_states(other)
+    for name, (step, state, _) in theirs.items():
+        assert ours[name][0] == step
+        assert tiny_run.bits(ours[name][1]) == tiny_run.bits(state)
+    assert tiny_run.evaluations(folder) == tiny_run.evaluations(other)
+    written, expected_file = ((each / CALIBRATION_FILE).read_bytes() for each in (folder, other))
+    assert written == expected_file
+    result, expected = read_json(folder / RESULT_FILE, dict), read_json(other / RESULT_FILE, dict)
+    for name in (*CLOCKS, "versions"):
+        result.pop(name)
+        expected.pop(name)
+    assert result == expected
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of an output, without those of libraries."""
+    return [line for line in text.splitlines() if not line.startswith(LIBRARIES)]
