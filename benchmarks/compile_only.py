@@ -1,6 +1,7 @@
 """Compile every kernel and a whole train step for a device that is not attached.
 
     python -m benchmarks.compile_only --target tpu-v5e [--quick] [--json FILE]
+    python -m benchmarks.compile_only --target tpu-v5e-4x4 --rows 100000000 [--json FILE]
 
 Shows that each kernel compiles, its number of launches, and its cost: bundles that a TPU core
 executes in a time step, compared with XLA's own loop for the same work (the oracle at the same
@@ -32,6 +33,7 @@ from dien_kernels.contract import Plan, Shape
 from dien_kernels.reference import Cell, Form
 
 from benchmarks.aot import cuda as aot_cuda
+from benchmarks.aot import slices
 from benchmarks.aot import tpu as aot_tpu
 from benchmarks.common.cases import Case, schema_of
 from benchmarks.common.report import make_parser, parse, print_rows, write_rows
@@ -249,7 +251,20 @@ def _first_line(error: Exception) -> str:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--target", required=True, choices=DEVICES)
+    parser.add_argument("--target", required=True, choices=[*DEVICES, *slices.SLICES])
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[10**8],
+        help="rows of the items' table, for a target of several devices",
+    )
+    parser.add_argument(
+        "--updates",
+        nargs="+",
+        default=["lazy_adam"],
+        help="updates of embeddings, for a target of several devices",
+    )
     parser.add_argument("--hidden", nargs="+", type=int, default=[36, 128])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=100)
@@ -272,6 +287,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compile, print and write the rows."""
     options = _options(arguments)
+    if options.target in slices.SLICES:
+        _several_devices(options)
+        return
     with tempfile.TemporaryDirectory() as folder:
         try:
             compiler = Compiler(options.target, Path(folder))
@@ -289,6 +307,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{options.target}, batch {options.batch}, {options.steps} steps, {versions()}")
     if options.json:
         print(f"written to {options.json}")
+    if failures:
+        raise SystemExit("\n".join(f"error: {line}" for line in failures))
+
+
+def _several_devices(options: argparse.Namespace) -> None:
+    """Compile the sharded train step, print and write its rows."""
+    jax.config.update("jax_platforms", "cpu")
+    device = DEVICES[slices.SLICES[options.target][0]]
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        if device.platform == "tpu":
+            os.environ.update(aot_tpu.surroundings(Path(folder)) | slices.SURROUNDINGS)
+        try:
+            chips = slices.devices(options.target)
+        except (ModuleNotFoundError, RuntimeError) as error:
+            _say(f"error: {error}")
+            raise SystemExit(2) from error
+        for update, size in itertools.product(options.updates, options.rows):
+            config = slices.without_statistics(preset("dien"), update)
+            sizes = {"rows": size, "batch": options.batch, "steps": options.steps}
+            try:
+                row = slices.train_step(config, chips, device, **sizes)
+            except Exception as error:  # any error of a compiler: the others are still compiled
+                failures.append(f"{update}, {size:,} rows: {_first_line(error)}")
+                continue
+            named = {"benchmark": "compile_only, several devices", "target": options.target}
+            rows.append(named | row | {"versions": versions()})
+            if options.json:
+                write_rows(options.json, rows)
+    print_rows(rows, slices.COLUMNS)
+    print(f"\n{options.target}, {versions()}")
     if failures:
         raise SystemExit("\n".join(f"error: {line}" for line in failures))
 

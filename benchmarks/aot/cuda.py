@@ -156,7 +156,13 @@ def _with_known(compiled: jax.stages.Compiled, kernels: list[Kernel]) -> tuple[K
 
 @functools.cache
 def device(target: Target) -> Any:
-    """Return the absent device, for the sharding of arguments.
+    """Return the absent device, for the sharding of arguments; see :func:`devices`."""
+    return devices(target)[0]
+
+
+@functools.cache
+def devices(target: Target, count: int = 1) -> list[Any]:
+    """Return absent devices of one machine.
 
     Raises:
       ValueError: for another target.
@@ -168,14 +174,17 @@ def device(target: Target) -> Any:
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     try:
         topology = topologies.get_topology_desc(
-            target, platform="cuda", topology="1x1x1", target_config=_TARGETS[target].text()
+            target,
+            platform="cuda",
+            topology=f"1x1x{count}",
+            target_config=_TARGETS[target].text(),
         )
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise ModuleNotFoundError(
             f"compiling for {target} needs JAX's CUDA plugin: pip install {PACKAGES} "
             f"(in the version of jax, {jax.__version__})"
         ) from error
-    return topology.devices[0]
+    return list(topology.devices)
 
 
 def mesh(target: Target) -> AbstractMesh:

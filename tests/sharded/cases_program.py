@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import pytest
-from support.compiled_text import Collective, collectives, kinds, shapes
 
+from benchmarks.common.compiled_text import Collective, collectives, kinds, shapes
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import Feature, FeatureTables, Schema
