@@ -202,7 +202,8 @@ def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
     """Return a train step on a small vocabulary, and the shapes of its arguments."""
     schema = schema_of(ITEMS, 20, 500)
     statistics = blank_statistics(schema) if config.model.statistics else {}
-    factors = blank_factors(schema) if config.model.reads["factors"] else {}
+    reads = config.model.reads
+    factors = blank_factors(schema, reads["transitions"]) if reads["factors"] else {}
     features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {}, statistics, factors)
     sampler = make_sampler(np.ones(ITEMS), config.model.auxiliary_distribution)
     batch = example_batch(

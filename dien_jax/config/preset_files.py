@@ -28,7 +28,9 @@ TABLES = "tables"
 OPTIONAL_FIELDS = {WARM_START, VOCABULARIES, TABLES}
 
 
-RECENT: dict[str, dict[str, Any]] = {"model": {"ensemble": 1, "factors": False}}
+RECENT: dict[str, dict[str, Any]] = {
+    "model": {"ensemble": 1, "factors": False, "transitions": False}
+}
 """Settings that no run of an earlier version records, and what these were trained with."""
 EARLIER: dict[str, dict[str, Any]] = {
     "model": {**RECENT["model"], "statistics": False, "logistic_regression": False},

@@ -124,6 +124,8 @@ class ModelConfig:
     factors: bool = True
     """With statistics, feed similarities of candidate and history too, by vectors of items and
     categories from a factorization of which training users chose what."""
+    transitions: bool = True
+    """With factors, feed similarities by vectors from a factorization of which items came next."""
     logistic_regression: bool = True
     """Add the logit of a logistic regression on counts and feature values. It is fitted before the
     first step and stays as it is, so that the networks learn what it leaves."""
@@ -163,7 +165,9 @@ class ModelConfig:
     @property
     def reads(self) -> dict[str, bool]:
         """Tables of a dataset that the model reads besides features, and whether it does."""
-        return {"statistics": self.statistics, "factors": self.statistics and self.factors}
+        factors = self.statistics and self.factors
+        transitions = factors and self.transitions
+        return {"statistics": self.statistics, "factors": factors, "transitions": transitions}
 
     @property
     def networks(self) -> NetworkImplementation:

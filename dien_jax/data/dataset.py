@@ -19,9 +19,7 @@ memory-mapped. Opening checks, in bounded memory, everything that would fail sil
 gather on an accelerator clamps an id out of range instead of refusing it.
 """
 
-import dataclasses
 import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +36,7 @@ from dien_jax.data.arrays import (
     read_probabilities,
 )
 from dien_jax.data.counting import TrainingEvents
+from dien_jax.data.factors import has_transitions, without_transitions
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS, read_values
 from dien_jax.data.schema import (
     Feature,
@@ -48,7 +47,6 @@ from dien_jax.data.schema import (
     ValueFactors,
 )
 from dien_jax.data.statistics import (
-    FACTORS,
     STATISTICS,
     Statistics,
     count_training_events,
@@ -56,7 +54,7 @@ from dien_jax.data.statistics import (
     read_factors,
     read_statistics,
 )
-from dien_jax.errors import UserError, reading, suggestion
+from dien_jax.errors import UserError, suggestion
 
 
 class Column(NamedTuple):
@@ -188,10 +186,18 @@ class Dataset:
 
     @functools.cached_property
     def factors(self) -> dict[str, ValueFactors]:
-        """Factors of who chose what in training; computed if the folder does not have them."""
-        if self.stored_factors is not None:
-            return self.stored_factors
+        """Factors of training events; computed if the folder has none, or none of transitions."""
+        stored = self.stored_factors
+        if stored is not None and all(map(has_transitions, [*stored.values()][:1])):
+            return stored
         return factorise_training_events(self.schema, *self._training_events())
+
+    def read_factors(self, *, transitions: bool) -> dict[str, ValueFactors]:
+        """Return the factors that a model with or without ``transitions`` reads."""
+        if transitions:
+            return self.factors
+        stored = self.factors if self.stored_factors is None else self.stored_factors
+        return {name: without_transitions(factors) for name, factors in stored.items()}
 
     def _training_events(self) -> tuple[dict[str, np.ndarray], TrainingEvents]:
         train = self.splits["train"]
@@ -200,16 +206,22 @@ class Dataset:
         return {name: column.values for name, column in self.items.items()}, events
 
     def feature_tables(
-        self, *, statistics: bool = False, factors: bool = False, folds: bool = False
+        self,
+        *,
+        statistics: bool = False,
+        factors: bool = False,
+        transitions: bool = False,
+        folds: bool = False,
     ) -> FeatureTables:
         """Return the features after the id of all items and users, multi-valued ones padded.
 
         With ``statistics`` they have the counts of training events too, and with ``factors`` the
-        vectors of values: the first table, or with ``folds`` those that training needs.
+        vectors of values, and those of ``transitions``: the first table, or with ``folds`` those
+        that training needs.
         """
         items = padded_columns(self.schema.item[1:], self.items, None)
         users = padded_columns(self.schema.user[1:], self.users, None)
-        vectors = self.factors if factors else {}
+        vectors = self.read_factors(transitions=transitions) if factors else {}
         if not folds:
             vectors = {
                 name: ValueFactors(row, table[:1], scale[:1])
@@ -343,53 +355,3 @@ def _padded_column(feature: Feature, column: Column, rows: np.ndarray | None) ->
     values = np.zeros(live.shape, np.int32)
     values[live] = column.values[(first[:, None] + slots)[live]]
     return MultiValued(values, count)
-
-
-def vocabulary_digests(dataset: Dataset) -> dict[str, str]:
-    """Return the sha256 of each vocabulary file by feature: what gives ids their meaning."""
-    digests = {}
-    for feature in dataset.schema.features:
-        if feature.size is not None:
-            file = dataset.path / "vocab" / f"{feature.name}.txt"
-            with reading(file):
-                digests[feature.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return digests
-
-
-def table_digests(
-    dataset: Dataset, *, statistics: bool = False, factors: bool = False
-) -> dict[str, str]:
-    """Return the sha256 of what a model reads of each item and user, besides their ids.
-
-    By the name in the folder: ``items/category``, ``users/age``; with ``statistics`` also
-    ``statistics/item`` and the like, the counts of training events, and with ``factors``
-    ``factors/item``.
-    """
-    tables: dict[str, list[np.ndarray]] = {}
-    for folder, columns in (("items", dataset.items), ("users", dataset.users)):
-        for name, column in columns.items():
-            offsets = [] if column.offsets is None else [column.offsets]
-            tables[f"{folder}/{name}"] = [column.values, *offsets]
-    for name, counts in dataset.statistics.values.items() if statistics else ():
-        fields = dataclasses.asdict(counts)
-        tables[f"{STATISTICS}/{name}"] = [
-            np.asarray(fields[field], np.int64 if field == "offsets" else np.int32)
-            for field in sorted(fields)
-        ]
-    for name, (row, vectors, _) in dataset.factors.items() if factors else ():
-        tables[f"{FACTORS}/{name}"] = [np.asarray(row), np.asarray(vectors)]
-    return {name: _digest(arrays) for name, arrays in tables.items()}
-
-
-def _digest(arrays: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        for part in chunks(array.size):
-            digest.update(np.ascontiguousarray(array.reshape(-1)[part]).data)
-    return digest.hexdigest()
-
-
-def data_digest(dataset: Dataset) -> str:
-    """Return the sha256 of a folder's ``meta.json``, which identifies its content."""
-    return hashlib.sha256((dataset.path / "meta.json").read_bytes()).hexdigest()

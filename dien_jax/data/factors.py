@@ -1,27 +1,31 @@
-"""Factors of who chose what in training: vectors of values that the same users chose.
+"""Factors of training events: vectors of values that the same users chose, and of what came next.
 
 The users' choices are a sparse matrix N ``[S, V]``: N[s, v] = 1 / sqrt(|s| |v|) where user s chose
 value v, |s| are the values of s and |v| the users of v. A truncated singular value decomposition
 N ~ U diag(s) W^T gives value v the vector ``W[v] * sqrt(s)``. Values that similar users chose have
 similar vectors, even if no user chose both.
 
+Items have two more vectors, which keep the order. A ``[V, V]`` has the users who chose v for the
+first time before w, a pair of neighbours counting 1, of the next but one 1/2, then 1/3:
+A / sqrt(|v| |w|) ~ U diag(s) W^T, where |v| and |w| are sums of its rows and columns, at least 1.
+``U[v] * sqrt(s)`` is the vector of v as an event, ``W[w] * sqrt(s)`` that of w as what comes next.
+
 The users are divided into ``FOLDS`` folds at random. Table 0 is of all users; table k is of those
 outside fold k, so that a training example can be read without what its own user did.
 
 Sources: Cremonesi et al., RecSys 2010 (PureSVD); Shen et al., CIKM 2021 (normalisation by both
-degrees).
+degrees); Rendle et al., WWW 2010 (factors of transitions).
 
-Dimensions: S sequences (users), V values of a feature, R values with a vector, D components.
+Dimensions: S sequences (users), V values of a feature, R values with a vector, D components of one
+vector, L levels.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 from threadpoolctl import threadpool_limits
 
-from dien_jax.data.counting import TrainingEvents, first_occurrences
+from dien_jax.data.counting import Firsts, TrainingEvents, first_occurrences
 from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
 
 LEVELS = (16, 32, 64, 128)
@@ -34,13 +38,10 @@ MAX_CHOICES = 1 << 22
 """Choices that are factorised; of longer logs, those of some users, evenly apart."""
 TOLERANCE = 1e-2
 """Relative accuracy of the squared singular values."""
-
-
-class _Choices(NamedTuple):
-    """Distinct values of each sequence."""
-
-    sequence: np.ndarray
-    value: np.ndarray
+LAGS = 3
+"""Events after an event that come next."""
+DIRECTED = 3
+"""Vectors of a value with transitions: of who chose it, as an event, and as what comes next."""
 
 
 def factor_levels(size: int) -> tuple[int, ...]:
@@ -62,75 +63,123 @@ def folds(sequence: np.ndarray) -> np.ndarray:
     return ((mixed >> np.uint64(33)) % np.uint64(FOLDS)).astype(np.int32) + 1
 
 
-def factorise(events: TrainingEvents, value_of: np.ndarray, size: int) -> ValueFactors:
+def factorise(
+    events: TrainingEvents, value_of: np.ndarray, size: int, *, transitions: bool = False
+) -> ValueFactors:
     """Return the vectors of one feature's values.
 
     Args:
       events: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` has no vector.
       size: V, of which :func:`factor_levels` must give a level.
+      transitions: whether values have the vectors of transitions too.
     """
     firsts = first_occurrences(events, value_of)
     step = -(-len(firsts.value) // MAX_CHOICES) or 1
-    used = firsts.sequence % step == 0
-    choices = _Choices(firsts.sequence[used], firsts.value[used])
+    choices = _where(firsts, firsts.sequence % step == 0)
     users = np.bincount(choices.value, minlength=size)
     kept = np.sort(np.argsort(-users, kind="stable")[:MAX_VALUES])
     kept = kept[users[kept] > 0]
     row = np.zeros(size, np.int32)
     row[kept] = np.arange(1, len(kept) + 1)
-    columns = row[choices.value] - 1
-    has_row = columns >= 0
-    choices = _Choices(choices.sequence[has_row], columns[has_row])
-    components = factor_levels(size)[-1]
-    vectors = np.zeros((1 + FOLDS, len(kept) + 1, components), np.float16)
+    choices = _where(choices._replace(value=row[choices.value] - 1), row[choices.value] > 0)
+    components, parts = factor_levels(size)[-1], DIRECTED if transitions else 1
+    vectors = np.zeros((1 + FOLDS, len(kept) + 1, parts * components), np.float16)
     fold = folds(choices.sequence)
     # Threads of BLAS that wait for each other cost more than these short products.
     with threadpool_limits(1, "blas"):
         for table in range(1 + FOLDS):
-            members = fold != table
-            part = _Choices(choices.sequence[members], choices.value[members])
-            vectors[table, 1:] = _vectors(part, len(kept), components)
+            part = _where(choices, fold != table)
+            found = [_vectors(part, len(kept), components)]
+            if transitions:
+                found += _transition_vectors(part, len(kept), components)
+            vectors[table, 1:] = np.concatenate(found, axis=1)
     return with_scale(row, vectors)
+
+
+def _where(firsts: Firsts, is_kept: np.ndarray) -> Firsts:
+    return Firsts(*(column[is_kept] for column in firsts))
+
+
+def has_transitions(factors: ValueFactors) -> bool:
+    """Return whether values have the vectors of transitions."""
+    return factors.vectors.shape[2] not in LEVELS
+
+
+def without_transitions(factors: ValueFactors) -> ValueFactors:
+    """Return factors whose values have the first vector alone."""
+    row, vectors, scale = factors
+    if not has_transitions(factors):
+        return factors
+    components, levels = (array.shape[2] // DIRECTED for array in (vectors, scale))
+    return ValueFactors(row, vectors[..., :components], scale[..., :levels])
 
 
 def with_scale(row: np.ndarray, vectors: np.ndarray) -> ValueFactors:
     """Return factors with the scale of each level, from the rows and vectors that folders have."""
-    squares = np.square(vectors.astype(np.float32))
-    levels = [level for level in LEVELS if level <= vectors.shape[2]]
-    norms = np.sqrt(np.stack([squares[..., :level].sum(-1) for level in levels], axis=-1))
-    is_zero = norms < 1e-5
-    scale = np.where(is_zero, 0, 1 / np.where(is_zero, 1, norms)).astype(np.float32)
+    parts = 1 if vectors.shape[2] in LEVELS else DIRECTED
+    components = vectors.shape[2] // parts
+    levels = [level for level in LEVELS if level <= components]
+    scale = np.empty((*vectors.shape[:2], parts * len(levels)), np.float32)
+    places = [(part * components, level) for part in range(parts) for level in levels]
+    for table in range(len(vectors)):  # one at a time, for less memory
+        squares = np.square(vectors[table].astype(np.float32))
+        for place, (start, level) in enumerate(places):
+            norm = np.sqrt(squares[:, start : start + level].sum(-1))
+            is_zero = norm < 1e-5
+            scale[table, :, place] = np.where(is_zero, 0, 1 / np.where(is_zero, 1, norm))
     return ValueFactors(row, vectors, scale)
 
 
-def _vectors(choices: _Choices, values: int, components: int) -> np.ndarray:
-    """Return unit vectors ``[values, components]``; zeros for values that nobody chose."""
-    vectors = np.zeros((values, components), np.float32)
-    if not len(choices.value):
-        return vectors
+def _vectors(choices: Firsts, values: int, components: int) -> np.ndarray:
+    """Return unit vectors ``[values, D]``; zeros for values that nobody chose."""
     _, sequence = np.unique(choices.sequence, return_inverse=True)
     degree = np.bincount(sequence).astype(np.float32)
     users = np.bincount(choices.value, minlength=values).astype(np.float32)
     entries = 1 / np.sqrt(degree[sequence] * users[choices.value])
     shape = (len(degree), values)
     matrix = sparse.csr_array((entries, (sequence, choices.value)), shape=shape)
-    right, singular = _singular_vectors(matrix, components)
-    found = right.shape[1]
-    vectors[:, :found] = right * np.sqrt(singular)[None, :]
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # A value that no component reaches has a vector of rounding errors alone.
-    return np.where(norm > 1e-5, vectors / np.maximum(norm, 1e-5), 0)
+    return _unit_vectors(matrix, components)[1]
 
 
-def _singular_vectors(matrix: sparse.csr_array, components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the right singular vectors ``[V, D]`` of the largest singular values, and these."""
+def _transition_vectors(choices: Firsts, values: int, components: int) -> list[np.ndarray]:
+    """Return unit vectors of values as events and as what comes next, ``[values, D]`` each."""
+    entries, earlier, later = [], [], []
+    for lag in range(1, LAGS + 1):
+        place = np.flatnonzero(choices.sequence[lag:] == choices.sequence[:-lag])
+        entries.append(np.full(len(place), 1 / lag, np.float32))
+        earlier.append(choices.value[place])
+        later.append(choices.value[place + lag])
+    weight, before, after = map(np.concatenate, (entries, earlier, later))
+    degrees = (np.bincount(end, weight, values).clip(1) for end in (before, after))
+    of_before, of_after = degrees
+    weight /= np.sqrt(of_before[before] * of_after[after])
+    matrix = sparse.csr_array((weight.astype(np.float32), (before, after)), shape=(values, values))
+    return _unit_vectors(matrix, components)
+
+
+def _unit_vectors(matrix: sparse.csr_array, components: int) -> list[np.ndarray]:
+    """Return the unit vectors of the rows and of the columns of a matrix, ``[., D]`` each."""
+    vectors = [np.zeros((size, components), np.float32) for size in matrix.shape]
+    if not matrix.nnz:
+        return vectors
+    left, singular, right = _singular_vectors(matrix, components)
+    for target, found in zip(vectors, (left, right), strict=True):
+        target[:, : len(singular)] = found * np.sqrt(singular)[None, :]
+        norm = np.linalg.norm(target, axis=1, keepdims=True)
+        # One that no component reaches has a vector of rounding errors alone.
+        target[:] = np.where(norm > 1e-5, target / np.maximum(norm, 1e-5), 0)
+    return vectors
+
+
+def _singular_vectors(
+    matrix: sparse.csr_array, components: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return left vectors, the largest singular values ``[D]``, and right vectors ``[., D]``."""
     if min(matrix.shape) <= 2 * components:
-        _, singular, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
-        return right[:components].T, singular[:components]
+        left, singular, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
+        return left[:, :components], singular[:components], right[:components].T
     start = np.random.default_rng(0).standard_normal(min(matrix.shape)).astype(np.float32)
-    _, singular, right = svds(
-        matrix, components, tol=TOLERANCE, v0=start, return_singular_vectors="vh"
-    )
+    left, singular, right = svds(matrix, components, tol=TOLERANCE, v0=start)
     largest = np.argsort(-singular)
-    return right[largest].T, singular[largest]
+    return left[:, largest], singular[largest], right[largest].T

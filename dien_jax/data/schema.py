@@ -178,9 +178,9 @@ class ValueFactors(NamedTuple):
     Attributes:
       row: int32 ``[V]``, the row of each value; row 0 has zeros.
       vectors: float16 ``[K, R, D]``: K tables, the first of all training users, in training also
-        one without each fold of users.
+        one without each fold of users. With transitions, three vectors of D / 3 components.
       scale: float32 ``[K, R, L]``, 1 over the norm of each vector's leading components, as many as
-        each level has; 0 if they are zeros.
+        each level has; 0 if they are zeros. With transitions, L / 3 levels of each vector.
     """
 
     row: Array

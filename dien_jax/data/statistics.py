@@ -19,7 +19,14 @@ import numpy as np
 
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets
 from dien_jax.data.counting import TrainingEvents, count_values
-from dien_jax.data.factors import FOLDS, factor_features, factor_levels, factorise, with_scale
+from dien_jax.data.factors import (
+    DIRECTED,
+    FOLDS,
+    factor_features,
+    factor_levels,
+    factorise,
+    with_scale,
+)
 from dien_jax.data.schema import Feature, Schema, ValueFactors, ValueStatistics, statistics_features
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
@@ -68,7 +75,12 @@ def factorise_training_events(
 ) -> dict[str, ValueFactors]:
     """Return the factors of every feature that has them; ``values`` are those of all items."""
     return {
-        feature.name: factorise(events, _value_of(schema, feature, values), feature.size or 0)
+        feature.name: factorise(
+            events,
+            _value_of(schema, feature, values),
+            feature.size or 0,
+            transitions=feature is schema.item[0],
+        )
         for feature in factor_features(schema)
     }
 
@@ -87,14 +99,15 @@ def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
     return {feature.name: blank for feature in statistics_features(schema)}
 
 
-def blank_factors(schema: Schema) -> dict[str, ValueFactors]:
+def blank_factors(schema: Schema, transitions: bool) -> dict[str, ValueFactors]:
     """Return factors without a vector, for initialising a model."""
 
-    def blank(size: int) -> ValueFactors:
-        vectors = np.zeros((1, 1, factor_levels(size)[-1]), np.float16)
-        return with_scale(np.zeros(1, np.int32), vectors)
+    def blank(feature: Feature) -> ValueFactors:
+        parts = DIRECTED if transitions and feature is schema.item[0] else 1
+        components = parts * factor_levels(feature.size or 0)[-1]
+        return with_scale(np.zeros(1, np.int32), np.zeros((1, 1, components), np.float16))
 
-    return {feature.name: blank(feature.size or 0) for feature in factor_features(schema)}
+    return {feature.name: blank(feature) for feature in factor_features(schema)}
 
 
 def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
@@ -107,23 +120,28 @@ def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
 
 
 def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors] | None:
-    """Read and check the files of factors; None where the folder has none."""
+    """Read and check the files of factors; None where the folder has none.
+
+    Those of folders of earlier versions have no transitions.
+    """
     features, factors = factor_features(schema), {}
     if features and not any((folder / f.name / FACTORS).exists() for f in features):
         return None
     for feature in features:
         size, target = feature.size or 0, folder / feature.name / FACTORS
         components = factor_levels(size)[-1]
+        parts = DIRECTED if feature is schema.item[0] else 1
         unit: Check = (lambda part: np.abs(part) <= 1, "from -1 to 1")
         flat = read_array(target / "vectors.npy", np.float16, None, unit)
-        rows, rest = divmod(len(flat), (1 + FOLDS) * components)
-        if rest or not rows:
+        row = read_ids(target / "row.npy", np.int32, size, size)
+        rows = int(row.max()) + 1
+        expected = (1 + FOLDS) * rows * components
+        if len(flat) not in (expected, parts * expected):
             raise UserError(
-                f"{target / 'vectors.npy'}: expected a multiple of {(1 + FOLDS) * components} "
-                f"entries, found {len(flat)}"
+                f"{target / 'vectors.npy'}: expected {parts * expected:,} entries, as row.npy has "
+                f"{rows:,} rows, found {len(flat):,}"
             )
-        row = read_ids(target / "row.npy", np.int32, size, rows)
-        factors[feature.name] = with_scale(row, flat.reshape(1 + FOLDS, rows, components))
+        factors[feature.name] = with_scale(row, flat.reshape(1 + FOLDS, rows, -1))
     return factors
 
 

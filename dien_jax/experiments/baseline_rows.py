@@ -7,7 +7,8 @@ from pathlib import Path
 
 import jax
 
-from dien_jax.data.dataset import Dataset, data_digest
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.digests import data_digest
 from dien_jax.errors import writing
 from dien_jax.experiments.baseline_models import BASELINES
 from dien_jax.experiments.baselines import BaselineResult, run_baselines

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError, writing
 from dien_jax.experiments.baseline_models import (
     BOOSTED_TREES,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dien_jax.config.preset_files import WARM_START, flat_settings
-from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.digests import data_digest
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError, writing
 from dien_jax.experiments.result_tables import aligned, mean_and_deviation, metric_headers

@@ -23,7 +23,8 @@ import jax
 from dien_jax.config.preset_files import complete_earlier, without_auto
 from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
-from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError, suggestion, writing
 from dien_jax.experiments.baseline_models import BASELINES
 from dien_jax.experiments.baseline_rows import add_baselines

@@ -20,7 +20,8 @@ import numpy as np
 from dien_jax.config.preset_files import DEFAULT_PRESET, with_settings, write_preset_file
 from dien_jax.config.presets import preset
 from dien_jax.config.settings import LARGEST_INTEGER, Config
-from dien_jax.data.dataset import Dataset, data_digest, open_dataset
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.digests import data_digest
 from dien_jax.errors import NotFiniteError, UserError, writing
 from dien_jax.experiments import search_report as report
 from dien_jax.experiments import search_space as spaces

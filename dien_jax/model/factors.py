@@ -1,25 +1,34 @@
 """Similarities of a candidate to a history by vectors of :mod:`dien_jax.data.factors`.
 
-Dimensions: B rows, H histories (B, or 1 for all rows), T steps, D components, L levels, K = 4 L.
+Dimensions: B rows, H histories (B, or 1 for all rows), T steps, D components, L levels, K = 4 L,
+or 8 L with transitions.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dien_jax.data.factors import LEVELS, factor_features, factor_levels
+from dien_jax.data.factors import (
+    DIRECTED,
+    LEVELS,
+    factor_features,
+    factor_levels,
+    has_transitions,
+)
 from dien_jax.data.schema import Schema, ValueFactors
 
 OF_LEVEL = ("most", "last", "mean", "recent")
 """Inputs of each level of each feature with factors; see :func:`similarities`."""
-NAME = "similarity"
+NAME, NEXT = "similarity", "next"
 
 
-def factor_names(schema: Schema) -> tuple[str, ...]:
+def factor_names(schema: Schema, transitions: bool = True) -> tuple[str, ...]:
     """Return the names of the inputs, such as ``item similarity_16_most``.
+
+    Those of transitions, such as ``item next_16_most``, come after the others of their feature.
 
     >>> from dien_jax import open_dataset
     >>> from dien_jax.model import factor_names
@@ -28,8 +37,9 @@ def factor_names(schema: Schema) -> tuple[str, ...]:
     (12, ())
     """
     return tuple(
-        f"{feature.name} {NAME}_{level}_{name}"
+        f"{feature.name} {kind}_{level}_{name}"
         for feature in factor_features(schema)
+        for kind in ((NAME, NEXT) if transitions and feature is schema.item[0] else (NAME,))
         for level in factor_levels(feature.size or 0)
         for name in OF_LEVEL
     )
@@ -49,24 +59,50 @@ def similarities(
     and the cosine of c with the sum of h, plain and by recency (1 for the last event, 1/2 for the
     one before and so on). A value without a vector has similarity 0 to all.
 
+    With transitions there are as many more inputs, of the vectors of the events as events and of
+    the candidate as what comes next.
+
     ``fold`` is the table that each row reads, of those in ``factors``; the first by default.
     """
     row, vectors, scale = map(jnp.asarray, factors)
-    components, levels = vectors.shape[2], scale.shape[2]
     ours_at: Any = (0 if fold is None else fold, row[candidate])
     theirs_at: Any = (0 if fold is None else fold[:, None], row[history])
-    ours, theirs = (vectors[at].astype(jnp.float32) for at in (ours_at, theirs_at))
-    their_scale = scale[theirs_at]  # [H, T, L]
+    ours, theirs = (
+        _Vectors(vectors[at].astype(jnp.float32), scale[at]) for at in (ours_at, theirs_at)
+    )
+    if not has_transitions(factors):
+        return _similarities(ours, theirs, lengths)
+    (chosen, _, following), (of_chosen, earlier, _) = _parts(ours), _parts(theirs)
+    pairs = ((chosen, of_chosen), (following, earlier))
+    return jnp.concatenate([_similarities(*pair, lengths) for pair in pairs], axis=1)
+
+
+class _Vectors(NamedTuple):
+    """Vectors ``[..., D]`` and the scale ``[..., L]`` of each level."""
+
+    vectors: jax.Array
+    scale: jax.Array
+
+
+def _parts(of_values: _Vectors) -> tuple[_Vectors, ...]:
+    """Return the vectors that values with transitions have."""
+    parts = (jnp.split(array, DIRECTED, axis=-1) for array in of_values)
+    return tuple(_Vectors(*part) for part in zip(*parts, strict=True))
+
+
+def _similarities(ours: _Vectors, theirs: _Vectors, lengths: Int[Array, " H"]) -> jax.Array:
+    """Return the inputs of vectors of candidates ``[B, D]`` and of events ``[H, T, D]``."""
+    components, levels = ours.vectors.shape[-1], ours.scale.shape[-1]
     is_used = np.arange(components)[None, :] < np.array(LEVELS[:levels])[:, None]
     is_used = is_used.astype(np.float32)  # [L, D]
-    units = ours[:, None, :] * is_used[None] * scale[ours_at][:, :, None]  # [B, L, D]
-    age, recency = recency_of(lengths, history.shape[1])
+    units = ours.vectors[:, None, :] * is_used[None] * ours.scale[:, :, None]  # [B, L, D]
+    age, recency = recency_of(lengths, theirs.vectors.shape[1])
     live = age >= 0
 
-    cosine = _products(theirs, units) * their_scale  # [B, T, L]
+    cosine = _products(theirs.vectors, units) * theirs.scale  # [B, T, L]
     weights = jnp.stack([live.astype(jnp.float32), recency], axis=-1)  # [H, T, 2]
-    scaled = their_scale[..., None] * weights[:, :, None, :]  # [H, T, L, 2]
-    sums = jnp.einsum("htlw,htd->hlwd", scaled, theirs, precision="highest")
+    scaled = theirs.scale[..., None] * weights[:, :, None, :]  # [H, T, L, 2]
+    sums = jnp.einsum("htlw,htd->hlwd", scaled, theirs.vectors, precision="highest")
     sums = sums * is_used[None, :, None, :]
     sums = sums * _inverse_root((sums**2).sum(-1))[..., None]
     pooled = (sums * units[:, :, None, :]).sum(-1)  # [B, L, 2]
@@ -75,7 +111,7 @@ def similarities(
     most = jnp.where(lengths[:, None] > 0, most, 0.0)  # of no events
     last = jnp.where((age == 0)[..., None], cosine, 0.0).sum(1)
     columns = jnp.stack([most, last, pooled[..., 0], pooled[..., 1]], axis=-1)
-    return columns.reshape(candidate.shape[0], levels * len(OF_LEVEL))
+    return columns.reshape(units.shape[0], levels * len(OF_LEVEL))
 
 
 def recency_of(

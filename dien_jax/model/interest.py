@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.factors import factor_features
-from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.data.factors import factor_features, has_transitions, without_transitions
+from dien_jax.data.schema import FeatureTables, Schema, ValueFactors
 from dien_jax.model import shared_history
 from dien_jax.model.activations import as_logit
 from dien_jax.model.attention import ATTENTIONS
@@ -360,18 +360,32 @@ def with_statistics(
     """Return a batch with the statistics of its rows, if the model reads them."""
     if batch.statistics is not None or not config.statistics:
         return batch
-    if not config.factors:
-        tables = tables._replace(factors={})
-    elif set(tables.factors) != {feature.name for feature in factor_features(schema)}:
-        raise ValueError(
-            "model.factors needs the factors of training events in the tables: make them with "
-            "feature_tables, or choose ModelConfig(factors=False)"
-        )
+    tables = tables._replace(factors=_factors(config, schema, tables))
     history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
     own = None if batch.own is None else jnp.asarray(batch.own)
     fold = None if batch.fold is None else jnp.asarray(batch.fold)
     statistics = statistics_inputs(schema, tables, history, lengths, item, own, fold)
     return batch._replace(statistics=statistics, own=None, fold=None)
+
+
+def _factors(config: ModelConfig, schema: Schema, tables: FeatureTables) -> dict[str, ValueFactors]:
+    """Return the factors that the model reads, of those in the tables."""
+    if not config.factors:
+        return {}
+    if set(tables.factors) != {feature.name for feature in factor_features(schema)}:
+        raise ValueError(
+            "model.factors needs the factors of training events in the tables: make them with "
+            "feature_tables, or choose ModelConfig(factors=False)"
+        )
+    if not config.transitions:
+        return {name: without_transitions(part) for name, part in tables.factors.items()}
+    item = tables.factors.get(schema.item[0].name)
+    if item is not None and not has_transitions(item):
+        raise ValueError(
+            "model.transitions needs the factors of transitions in the tables: make them with "
+            "feature_tables, or choose ModelConfig(transitions=False)"
+        )
+    return tables.factors
 
 
 def _live(lengths: Int[Array, " B"], history: Float[Array, "B T D"]) -> Bool[Array, "B T 1"]:

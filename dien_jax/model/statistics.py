@@ -53,8 +53,10 @@ MATCH = "match"
 """Input of items with categorical or multi-valued features; see :func:`_match`."""
 
 
-def statistics_names(schema: Schema, factors: bool = True) -> tuple[str, ...]:
-    """Return the names of the F inputs, with or without those of factors.
+def statistics_names(
+    schema: Schema, factors: bool = True, transitions: bool = True
+) -> tuple[str, ...]:
+    """Return the names of the F inputs, with or without those of factors and of transitions.
 
     >>> from dien_jax import open_dataset
     >>> from dien_jax.model import statistics_names
@@ -64,7 +66,7 @@ def statistics_names(schema: Schema, factors: bool = True) -> tuple[str, ...]:
     features = [feature.name for feature in statistics_features(schema)]
     match = (MATCH,) if _attributes(schema) else ()
     counts = [f"{feature} {name}" for feature in features for name in OF_VALUE]
-    return ("length", *counts, *match, *(factor_names(schema) if factors else ()))
+    return ("length", *counts, *match, *(factor_names(schema, transitions) if factors else ()))
 
 
 def statistics_inputs(

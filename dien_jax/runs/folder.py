@@ -28,7 +28,8 @@ from dien_jax.config.preset_files import (
     without_auto,
 )
 from dien_jax.config.settings import Config, ModelConfig
-from dien_jax.data.dataset import Dataset, data_digest, table_digests, vocabulary_digests
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.digests import data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.data.order import automatic_order
 from dien_jax.errors import UserError, writing
@@ -85,7 +86,7 @@ class Run:
       warm_start: ``run``, the absolute path of the run folder whose parameters this one started
         from, and ``step``, of the checkpoint; None for fresh parameters.
       tables: sha256 of the features of items and users and, for a model that reads them, of the
-        counts of training events, see :func:`dien_jax.data.dataset.table_digests`. None for runs of
+        counts of training events, see :func:`dien_jax.data.digests.table_digests`. None for runs of
         versions that did not keep them.
 
     Raises:

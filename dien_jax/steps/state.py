@@ -110,7 +110,8 @@ def create_state(
         groups = (schema.item[1:], schema.user[1:])
         item, user = ({f.name: blank_values(f, 1) for f in group} for group in groups)
         statistics = blank_statistics(schema) if config.model.statistics else {}
-        factors = blank_factors(schema) if config.model.reads["factors"] else {}
+        reads = config.model.reads
+        factors = blank_factors(schema, reads["transitions"]) if reads["factors"] else {}
         tables = jax.tree.map(jnp.asarray, FeatureTables(item, user, statistics, factors))
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)

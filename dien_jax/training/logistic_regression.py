@@ -16,7 +16,8 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from dien_jax.config.settings import Config
-from dien_jax.data.dataset import Dataset, data_digest
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.digests import data_digest
 from dien_jax.data.schema import Feature
 from dien_jax.metrics.scores import evaluate_scores, selection_score
 from dien_jax.model.logistic_regression import WEIGHTS

@@ -79,7 +79,8 @@ class RegressionInputs:
         self._tables = feature_tables(dataset, model, folds=True)
         self._host_tables = dataset.feature_tables()
         numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
-        counts = statistics_names(schema, model.reads["factors"]) if model.statistics else ()
+        reads = model.reads["factors"], model.reads["transitions"]
+        counts = statistics_names(schema, *reads) if model.statistics else ()
         self.names, self.num_counts = (*counts, *numbers), len(counts)
         self.uncounted = [
             place

@@ -1,4 +1,4 @@
-"""Factors of who chose what in training."""
+"""Factors of who chose what in training, and of what came next."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,9 @@ from support import many_items
 from dien_jax import UserError, open_dataset
 from dien_jax.data import factors
 from dien_jax.data.counting import TrainingEvents
-from dien_jax.data.factors import FOLDS, factor_levels, factorise, folds
+from dien_jax.data.digests import table_digests
+from dien_jax.data.factors import FOLDS, factor_levels, factorise, folds, without_transitions
+from dien_jax.data.schema import ValueFactors
 
 VALUES, USERS, LENGTH = 60, 200, 8
 
@@ -53,17 +55,71 @@ def test_vectors_are_those_of_a_singular_value_decomposition(table: int) -> None
     np.testing.assert_allclose(gram(vectors[table][row]), gram(expected), atol=2e-3)
 
 
+def transitions(events: TrainingEvents, users: np.ndarray) -> np.ndarray:
+    """Return the matrix of what came next, as the module's docstring defines it."""
+    counts = np.zeros((VALUES, VALUES))
+    for user in users:
+        start, end = events.offsets[user : user + 2]
+        order = list(dict.fromkeys(events.event_item[start:end].tolist()))
+        order = [value for value in order if value]
+        for place, value in enumerate(order):
+            for lag, later in enumerate(order[place + 1 : place + 4], 1):
+                counts[value, later] += 1 / lag
+    of_earlier, of_later = (np.maximum(counts.sum(axis), 1) for axis in (1, 0))
+    return counts / np.sqrt(of_earlier[:, None] * of_later)
+
+
+@pytest.mark.parametrize("table", [0, FOLDS])
+def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
+    table: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factors, "TOLERANCE", 1e-6)
+    events, components = log(), factor_levels(VALUES)[-1]
+    row, vectors, scale = factorise(events, np.arange(VALUES), VALUES, transitions=True)
+    assert vectors.shape[2] == 3 * components
+    matrix = transitions(events, np.flatnonzero(folds(np.arange(USERS)) != table))
+    left, singular, right = np.linalg.svd(matrix)
+    expected = [(side[:, :components] * np.sqrt(singular[:components])) for side in (left, right.T)]
+    norms = [np.linalg.norm(side, axis=1, keepdims=True) for side in expected]
+    earlier, later = (
+        side / np.where(norm > 1e-6, norm, np.inf)
+        for side, norm in zip(expected, norms, strict=True)
+    )
+    found = vectors[table][row].astype(np.float64)
+    as_event, as_next = (found[1:, part * components :][:, :components] for part in (1, 2))
+    # Float16 rounds each component by 5e-4 of itself at most.
+    np.testing.assert_allclose(as_event @ as_next.T, earlier[1:] @ later[1:].T, atol=2e-3)
+    alone = factorise(events, np.arange(VALUES), VALUES)
+    cut = without_transitions(ValueFactors(row, vectors, scale))
+    for ours, theirs in zip(cut, alone, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_transitions_know_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factors, "TOLERANCE", 1e-6)
+    events = log()
+    order = np.random.default_rng(1).permuted(np.tile(np.arange(1, 30), (USERS, 1)), axis=1)
+    items = order[:, :LENGTH].astype(np.int32)  # none twice
+    events = events._replace(event_item=items.reshape(-1), item=items[:, -1])
+    backwards = items[:, ::-1].reshape(-1)
+    reverse = events._replace(event_item=backwards, item=backwards[LENGTH - 1 :: LENGTH])
+    row, forth, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
+    _, back, _ = factorise(reverse, np.arange(VALUES), VALUES, transitions=True)
+    of_forth, of_back = (np.split(part[0][row].astype(np.float64), 3, 1) for part in (forth, back))
+    np.testing.assert_allclose(of_forth[1] @ of_forth[2].T, of_back[2] @ of_back[1].T, atol=2e-3)
+    assert np.abs(of_forth[1] @ of_forth[2].T - of_back[1] @ of_back[2].T).max() > 0.1
+
+
 def test_a_table_does_not_know_the_users_of_its_fold() -> None:
     events, user = log(), 17
-    _, before, _ = factorise(events, np.arange(VALUES), VALUES)
+    _, before, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     start, end = events.offsets[user : user + 2]
     changed = events.event_item.copy()
     changed[start:end] = changed[start:end] % (VALUES - 1) + 1
     items = events.item.copy()
     items[user] = changed[end - 1]
-    _, after, _ = factorise(
-        events._replace(event_item=changed, item=items), np.arange(VALUES), VALUES
-    )
+    events = events._replace(event_item=changed, item=items)
+    _, after, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     fold = int(folds(np.array([user]))[0])
     for table in range(1 + FOLDS):
         assert np.array_equal(before[table], after[table]) == (table == fold)
@@ -115,9 +171,9 @@ def test_levels_need_three_values_for_a_component() -> None:
 def test_no_training_events_give_no_vectors() -> None:
     none = np.zeros(0, np.int32)
     events = TrainingEvents(none, np.zeros(1, np.int64), none, none, none, none)
-    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
     assert not row.any()
-    assert vectors.shape == (1 + FOLDS, 1, 16)
+    assert vectors.shape == (1 + FOLDS, 1, 3 * 16)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +195,13 @@ def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
     users, ends = np.arange(len(histories)), offsets[1:] - 1
     labels = np.ones(len(users), np.int8)
     events = TrainingEvents(items, offsets, users, ends, items[ends], labels)
-    _, vectors, scale = factorise(events, np.arange(600), 600)
+    _, vectors, scale = factorise(events, np.arange(600), 600, transitions=True)
     assert np.isfinite(vectors).all()
     assert np.isfinite(scale).all()
-    norms = np.linalg.norm(vectors.astype(np.float32), axis=2)
+    parts = np.stack(np.split(vectors.astype(np.float32), 3, axis=2))
+    norms = np.linalg.norm(parts, axis=3)
     assert ((norms == 0) | (np.abs(norms - 1) < 2e-3)).all()
-    assert norms[0].any()
+    assert norms[0, 0].any()
 
 
 def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
@@ -156,14 +213,34 @@ def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored.factors[name].vectors, vectors)
 
 
+def test_folders_without_transitions_are_read_and_completed(tmp_path: Path) -> None:
+    """Those of earlier versions have the first vector alone."""
+    data = many_items.write(tmp_path / "data")
+    stored = ValueFactors(*map(np.array, open_dataset(data).factors["item"]))  # not mapped
+    alone = without_transitions(stored)
+    file = data / "statistics" / "item" / "factors" / "vectors.npy"
+    np.save(file, np.ascontiguousarray(alone.vectors).reshape(-1))
+    earlier = open_dataset(data)
+    for ours, theirs in zip(earlier.read_factors(transitions=False)["item"], alone, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(earlier.factors["item"].vectors, stored.vectors)
+    for transitions in (True, False):
+        digests = [
+            table_digests(dataset, factors=True, transitions=transitions)["factors/item"]
+            for dataset in (earlier, dataclasses.replace(earlier, stored_factors={"item": stored}))
+        ]
+        assert digests[0] == digests[1]
+
+
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
-        ("vectors.npy", np.zeros(7, np.float16), "expected a multiple of 80 entries, found 7"),
+        ("vectors.npy", np.zeros(7, np.float16), "as row.npy has 59 rows, found 7"),
         ("vectors.npy", np.full(800, 2, np.float16), "entry 0 should be from -1 to 1, found 2.0"),
         ("vectors.npy", np.full(800, np.nan, np.float16), "should be from -1 to 1, found nan"),
         ("vectors.npy", np.zeros(800), "expected one dimension of float16"),
         ("row.npy", np.full(60, 10**6, np.int32), "should be at least 0 and below"),
+        ("row.npy", np.arange(60, dtype=np.int32) // 2, "as row.npy has 30 rows, found"),
         ("row.npy", np.zeros(3, np.int32), "expected 60 entries, found 3"),
     ],
 )

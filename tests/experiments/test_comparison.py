@@ -11,7 +11,8 @@ from support import tiny_run
 from support.tiny_run import light_flags
 
 from dien_jax import compare, train
-from dien_jax.data.dataset import data_digest, open_dataset
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.digests import data_digest
 from dien_jax.experiments import comparison
 from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS, Metric

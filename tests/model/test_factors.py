@@ -25,10 +25,10 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return many_items.write(tmp_path_factory.mktemp("many") / "data")
 
 
-@pytest.fixture(scope="module")
-def factors() -> ValueFactors:
+@pytest.fixture(scope="module", params=[1, 3], ids=["of choices", "with transitions"])
+def factors(request: pytest.FixtureRequest) -> ValueFactors:
     """Three tables of vectors; values 0 and 8 have none."""
-    vectors = np.random.default_rng(0).normal(size=(3, VALUES - 1, COMPONENTS)) / 10
+    vectors = np.random.default_rng(0).normal(size=(3, VALUES - 1, request.param * COMPONENTS)) / 10
     vectors[:, 0] = 0
     row = np.array([0, *range(1, VALUES - 1), 0], np.int32)
     return with_scale(row, vectors.astype(np.float16))
@@ -37,14 +37,26 @@ def factors() -> ValueFactors:
 def plain(factors: ValueFactors, candidate: int, history: list[int], table: int) -> np.ndarray:
     """Return the inputs of one row, written out."""
     vectors = factors.vectors[table].astype(np.float64)[factors.row]
+    components = vectors.shape[1] if vectors.shape[1] in (16, 32) else vectors.shape[1] // 3
+    parts = np.split(vectors, vectors.shape[1] // components, axis=1)
+    found = [plain_pair(parts[0], parts[0], candidate, history)]
+    if len(parts) == 3:
+        found.append(plain_pair(parts[2], parts[1], candidate, history))
+    return np.concatenate(found)
+
+
+def plain_pair(
+    ours_of: np.ndarray, theirs_of: np.ndarray, candidate: int, history: list[int]
+) -> np.ndarray:
+    """Return the inputs of the vectors of a candidate and of events."""
     columns = []
-    for level in (level for level in (16, 32) if level <= vectors.shape[1]):
+    for level in (level for level in (16, 32) if level <= ours_of.shape[1]):
 
         def unit(vector: np.ndarray) -> np.ndarray:
             return vector / (np.linalg.norm(vector) or 1)
 
-        ours = unit(vectors[candidate, :level])
-        theirs = [unit(vectors[event, :level]) for event in history]
+        ours = unit(ours_of[candidate, :level])
+        theirs = [unit(theirs_of[event, :level]) for event in history]
         recent = [vector / (len(theirs) - place) for place, vector in enumerate(theirs)]
         zero = np.zeros(level)
         columns += [
@@ -76,7 +88,7 @@ def test_inputs_are_what_their_names_say(factors: ValueFactors) -> None:
     found = inputs(factors, candidates, histories, tables)
     expected = [plain(factors, *row) for row in zip(candidates, histories, tables, strict=True)]
     np.testing.assert_allclose(found, expected, atol=2e-6)
-    assert found.shape[1] == 2 * len(OF_LEVEL)
+    assert found.shape[1] in (2 * len(OF_LEVEL), 4 * len(OF_LEVEL))
     assert not found[2:].any()  # no vector, or no history
 
 
@@ -92,10 +104,12 @@ def test_one_history_serves_all_candidates(factors: ValueFactors) -> None:
 
 def test_names_have_features_and_levels(many: Path) -> None:
     schema = open_dataset(many).schema
-    assert factor_names(schema) == tuple(f"item similarity_16_{name}" for name in OF_LEVEL)
+    expected = [f"item {kind}_16_{name}" for kind in ("similarity", "next") for name in OF_LEVEL]
+    assert factor_names(schema) == tuple(expected)
     names = statistics_names(schema)
-    assert names[-4:] == factor_names(schema)
-    assert statistics_names(schema, factors=False) == names[:-4]
+    assert names[-8:] == factor_names(schema)
+    assert statistics_names(schema, transitions=False) == names[:-4]
+    assert statistics_names(schema, factors=False) == names[:-8]
 
 
 def test_training_examples_read_the_tables_without_their_users(many: Path) -> None:
@@ -109,7 +123,7 @@ def test_training_examples_read_the_tables_without_their_users(many: Path) -> No
     for row in range(16):
         history = batch.history[row, : batch.lengths[row]].tolist()
         expected = plain(dataset.factors["item"], batch.item[row], history, batch.fold[row])
-        np.testing.assert_allclose(found[row, -4:], expected, atol=2e-6)
+        np.testing.assert_allclose(found[row, -8:], expected, atol=2e-6)
 
 
 def test_a_model_without_factors_reads_none(many: Path) -> None:
@@ -123,12 +137,24 @@ def test_a_model_without_factors_reads_none(many: Path) -> None:
     assert found.statistics.shape == (4, len(names))
 
 
-def test_a_model_with_factors_refuses_tables_without(many: Path) -> None:
+def test_a_model_without_transitions_reads_none(many: Path) -> None:
+    dataset, model = open_dataset(many), ModelConfig(transitions=False)
+    batch = Loader(dataset, "test", TrainConfig(batch_size=4)).batch(0, 0)
+    names = statistics_names(dataset.schema, transitions=False)
+    for tables in (feature_tables(dataset, model), feature_tables(dataset, ModelConfig())):
+        found = with_statistics(model, dataset.schema, tables, batch).statistics
+        assert found is not None
+        assert found.shape == (4, len(names))
+
+
+@pytest.mark.parametrize("reads", ["factors", "transitions"])
+def test_a_model_refuses_tables_without_what_it_reads(reads: str, many: Path) -> None:
     dataset = open_dataset(many)
     batch = Loader(dataset, "train", TrainConfig(batch_size=4)).batch(0, 0)
     model = InterestModel(ModelConfig(), dataset.schema)
-    with pytest.raises(ValueError, match=r"ModelConfig\(factors=False\)"):
-        model.init(jax.random.key(0), batch, dataset.feature_tables(statistics=True))
+    tables = dataset.feature_tables(statistics=True, factors=reads == "transitions")
+    with pytest.raises(ValueError, match=rf"ModelConfig\({reads}=False\)"):
+        model.init(jax.random.key(0), batch, tables)
 
 
 def test_ranking_reads_the_same_factors(many: Path) -> None:

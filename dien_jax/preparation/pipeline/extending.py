@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.data.dataset import Column, Dataset, data_digest, open_dataset
+from dien_jax.data.dataset import Column, Dataset, open_dataset
+from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.reading.workspace import Workspace
