@@ -24,7 +24,7 @@ from dien_jax.preparation.sources import (
     synthetic,
     taobao,
 )
-from dien_jax.utils.command import refuse_empty_paths, run_command
+from dien_jax.utils.command import refuse_empty_paths, refuse_several_processes, run_command
 from dien_jax.utils.console import print_result, say, stage
 
 COMMAND = "python -m dien_jax.prepare"
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = suggestion(name, SOURCES)
             raise UserError(f"unknown source {name!r}{near} (sources: {', '.join(SOURCES)})")
         kind, prepare = SOURCES[name]
+        refuse_several_processes(flags, "prepare")
         refuse_empty_paths(flags, kind)
         return prepare, tyro.cli(kind, args=flags, prog=f"{COMMAND} {name}")
 

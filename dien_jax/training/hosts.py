@@ -8,10 +8,12 @@ import contextlib
 import ctypes
 import itertools
 import os
+import re
 import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +37,9 @@ MISTAKE = 2
 """Exit status of a process that was started wrongly."""
 FIRST_WITH_CPUS = (0, 12)
 """First version of JAX whose CPUs of several processes may wait for each other."""
+
+_FAILED_OPERATION = re.compile("[A-Z_]+: ")
+"""Start of an error of XLA, whatever its type: the code of its status."""
 
 _handlers: list[Any] = []
 """Functions that C calls, which must not be collected."""
@@ -229,11 +234,19 @@ def _part() -> None:
 
 
 def _end_alone(error: BaseException) -> None:
-    """Note that the others do not end now; wait for the end of one that a failure may come from."""
+    """Note that the others do not end now; they do once they miss this process.
+
+    Where an operation of all failed, another process has probably ended: JAX then aborts this one.
+    Any error that is no mistake of the user ends this process here.
+    """
     global _is_alone
     if not jax.distributed.is_initialized():
         return
     _is_alone = True
-    if isinstance(error, Exception) and not isinstance(error, UserError | OSError | MemoryError):
-        say_error(f"an operation of several processes failed: {reason(error)}")
-        time.sleep(HEARTBEAT_SECONDS + 5)  # JAX ends this process if another one has ended
+    if isinstance(error, UserError | OSError | MemoryError) or not isinstance(error, Exception):
+        return
+    if _FAILED_OPERATION.match(str(error)):
+        say_error(f"an operation of all processes failed: {reason(error)}")
+        time.sleep(HEARTBEAT_SECONDS + 5)
+    traceback.print_exc()
+    leave(1)

@@ -100,12 +100,22 @@ def make_main(
         prog = f"python -m dien_jax.{name}"
 
         def flags() -> Options:
-            refuse_empty_paths(sys.argv[1:] if argv is None else argv, arguments)
+            words = sys.argv[1:] if argv is None else argv
+            refuse_several_processes(words, name)
+            refuse_empty_paths(words, arguments)
             return parse(arguments, args=argv, prog=prog)
 
         return run_command(flags, run, when_interrupted=when_interrupted)
 
     return main
+
+
+def refuse_several_processes(argv: Sequence[str], name: str) -> None:
+    """Refuse flags of several processes for a command that runs in one, with a ``UserError``."""
+    for word in argv:
+        if word.startswith("--distributed."):
+            flag = word.partition("=")[0]
+            raise UserError(f"{flag}: {name} runs in one process; only train runs in several")
 
 
 def refuse_empty_paths(argv: Sequence[str] | None, arguments: type) -> None:
