@@ -1,6 +1,7 @@
 """Accuracy and time of weekly updates, compared with training from scratch and with no updates.
 
     python -m benchmarks.incremental LOG --out OUT --from 2013-03-01 [--periods N] [--days D]
+                                     [--forget-after DAYS ... --min-count N]
 
 LOG has the columns user, item, category and timestamp (real times). Events before day d are divided
 into periods of D days. The last period validates, earlier ones train:
@@ -9,6 +10,8 @@ into periods of D days. The last period validates, earlier ones train:
     warm start      the same model, trained in each period on its new events: ``prepare
                     interactions --extend --train-from`` and ``train --warm-start``
     from scratch    a new model in each period, trained on all events
+    warm start, N days
+                    as warm start, with ``--forget-after N`` and ``--min-count``, for each N
 
 All are tested on the D days from d on, which no earlier training or history contains, on the same
 positives and negatives. Finished runs are kept in OUT: run a killed command again to resume.
@@ -52,10 +55,15 @@ SETTINGS: dict[str, Any] = {"train.max_history": 64, "train.buckets": [16]}
 """Settings of every run: two lengths, so that little of the time is compilation."""
 NEVER, WARM, SCRATCH = "never updated", "warm start", "from scratch"
 COLUMNS = (
-    "policy", "day", "auc", "gauc", "logloss", "test_examples", "unknown_items",
-    "train_examples", "epochs", "train_seconds", "wall_seconds",
+    "policy", "day", "auc", "gauc", "logloss", "test_examples", "unknown_items", "item_rows",
+    "user_rows", "train_examples", "epochs", "train_seconds", "wall_seconds",
 )  # fmt: skip
 PATTERN = "%Y-%m-%d"
+
+
+def bounded(days: int) -> str:
+    """Return the policy of warm starts that forget ids."""
+    return f"{WARM}, {days} days"
 
 
 class Period(NamedTuple):
@@ -98,11 +106,14 @@ def cut(log: Path, out: Path, end: datetime) -> Path:
     return out
 
 
-def prepared(log: Path, out: Path, period: Period, extend: Path | None) -> Path:
+def prepared(
+    log: Path, out: Path, period: Period, extend: Path | None, **bounds: int | None
+) -> Path:
     """Prepare a period: the whole log, or the new events since the folder that it extends."""
     if not out.exists():
         interactions.prepare(
             interactions.InteractionsOptions(
+                **bounds,  # type: ignore[arg-type]
                 file=cut(log, out.parent.parent / "logs" / f"{period.number}.csv", period.end),
                 out=out,
                 item_features=("category",),
@@ -146,8 +157,8 @@ def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
     )
 
 
-def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
-    """Score the test split with a run; also count candidates that are unknown to it."""
+def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int, Dataset]:
+    """Score the test split with a run; also count candidates that are unknown to its data."""
     model = load_run(run)
     config, schema = model.run.config, model.dataset.schema
     test = in_terms_of(dataset, model.dataset)
@@ -158,7 +169,7 @@ def scores(run: Path, dataset: Dataset) -> tuple[np.ndarray, int]:
         feature_tables(test, config.model),
         evaluation_loader(test, "test", config.train),
     )
-    return predictions, int(np.count_nonzero(test.splits["test"].item == UNKNOWN))
+    return predictions, int(np.count_nonzero(test.splits["test"].item == UNKNOWN)), model.dataset
 
 
 def row(
@@ -168,7 +179,7 @@ def row(
 
     ``result`` is that of the period's training, None where the period had none.
     """
-    predictions, unknown = scores(run, dataset)
+    predictions, unknown, known = scores(run, dataset)
     metrics = measure(dataset, "test", predictions)
     trained_on, seconds = 0, None
     if result is not None:
@@ -187,6 +198,8 @@ def row(
         "logloss": metrics["logloss"],
         "test_examples": metrics["examples"],
         "unknown_items": unknown,
+        "item_rows": known.schema.num_items,
+        "user_rows": known.schema.num_users,
         "train_examples": trained_on,
         "epochs": 0.0 if result is None else result.epochs,
         "train_seconds": seconds,
@@ -196,14 +209,14 @@ def row(
 
 
 def differences(
-    periods: Sequence[tuple[Dataset, dict[str, np.ndarray]]],
+    periods: Sequence[tuple[Dataset, dict[str, np.ndarray]]], others: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return the mean AUC difference over periods of warm start to each other policy.
 
     Periods are independent, the models of one period are not: variances are DeLong's within one.
     """
     rows = []
-    for other in (NEVER, SCRATCH):
+    for other in others:
         compared = [
             delong(np.asarray(data.splits["test"].label), of_policy[WARM], of_policy[other])
             for data, of_policy in periods
@@ -237,6 +250,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         day = options.day + timedelta(days=number * options.days)
         period = Period(number, day, options.days)
         print(f"period {number} of {options.periods}: {period.before(0)}", file=sys.stderr)
+        earlier = data
         data = prepared(options.log, out / "new" / str(number), period, data)
         before, run = run, out / "runs" / f"{WARM} {number}".replace(" ", "-")
         result = trained(data, run, before)
@@ -246,7 +260,18 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         }
         if number:
             models[WARM] = run, result
-        if number and number % options.scratch_every == 0:
+        for days in options.forget_after:
+            folder = out / f"bounded-{days}"
+            latest = folder / "data" / str(number - 1) if number > 1 else earlier
+            earlier_run = folder / "runs" / str(number - 1) if number > 1 else before
+            if number:
+                bounds = {"min_count": options.min_count, "forget_after": days}
+                kept = prepared(
+                    options.log, folder / "data" / str(number), period, latest, **bounds
+                )
+                updated = folder / "runs" / str(number)
+                models[bounded(days)] = updated, trained(kept, updated, earlier_run)
+        if number and options.scratch_every and number % options.scratch_every == 0:
             whole = prepared(options.log, out / "whole" / str(number), period, None)
             scratch = out / "runs" / f"{SCRATCH} {number}".replace(" ", "-")
             models[SCRATCH] = scratch, trained(whole, scratch)
@@ -255,7 +280,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             line, of_policy[policy] = row(policy, period, folder, dataset, training)
             rows.append(line)
         periods.append((dataset, of_policy))
-    return [*rows, *differences(periods)]
+    return [*rows, *differences(periods, (NEVER, SCRATCH, *map(bounded, options.forget_after)))]
 
 
 def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -263,7 +288,7 @@ def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     rows = [row for row in rows if "policy" in row]
     panels: plots.Curves = {"test AUC": {}, "seconds of training": {}}
     first = datetime.strptime(rows[0]["day"], PATTERN)
-    for policy in (NEVER, WARM, SCRATCH):
+    for policy in dict.fromkeys(row["policy"] for row in rows):
         points = [r for r in rows if r.get("policy") == policy]
         days = [(datetime.strptime(r["day"], PATTERN) - first).days for r in points]
         panels["test AUC"][policy] = days, [r["auc"] for r in points]
@@ -289,9 +314,14 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--days", type=int, default=7, help="days of a period and of a test")
     parser.add_argument("--periods", type=int, default=8, help="updates")
     parser.add_argument(
-        "--scratch-every", type=int, default=1, help="periods between trainings from scratch"
+        "--scratch-every", type=int, default=1,
+        help="periods between trainings from scratch; 0 for none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--forget-after", type=int, nargs="+", default=[], help="days of further warm starts"
     )
-    options = parse(parser, arguments, days=1, periods=1, scratch_every=1)
+    parser.add_argument("--min-count", type=int, default=1, help="of these, for new ids")
+    options = parse(parser, arguments, days=1, periods=1, scratch_every=0, min_count=1)
     try:
         options.day = datetime.strptime(options.day, PATTERN).replace(tzinfo=UTC)
     except ValueError:

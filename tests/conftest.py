@@ -130,6 +130,7 @@ LONG = (
     "tests/preparation/test_amazon.py",
     "tests/preparation/test_any_bytes.py",
     "tests/preparation/test_extend.py",
+    "tests/preparation/test_forgetting.py",
     "tests/preparation/test_impressions.py",
     "tests/preparation/test_interactions_refusals.py",
     "tests/preparation/test_movielens.py",

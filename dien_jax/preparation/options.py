@@ -40,7 +40,8 @@ class LogOptions:
     """by-time: start of the training examples. Earlier rows appear in histories and in item
     popularity only."""
     min_count: int = 1
-    """Ids and values with fewer occurrences in training share the unknown row."""
+    """Ids and values with fewer occurrences in training share the unknown row. With --extend it is
+    for new ones, and ids are counted in all of the log before validation."""
     seed: int = 0
     """Random seed."""
     max_bad_share: float = 0.01
@@ -160,12 +161,19 @@ class ColumnOptions(LogOptions):
     extend: Path | None = None
     """Dataset folder to extend. Ids and values of its vocabularies keep their rows; new ones come
     after them."""
+    forget_after: int | None = None
+    """With --extend: days. Items and users without an event in so many days before the end of
+    training lose their rows. The log must reach back as far."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.separator:
             raise UserError("--separator must not be empty")
         require_at_least({"--max-values": (self.max_values, 1)})
+        if self.forget_after is not None:
+            require_at_least({"--forget-after": (self.forget_after, 1)})
+            if self.extend is None:
+                raise UserError("--forget-after needs --extend, whose rows it gives back")
         self.features()
 
     def features(self) -> Features:

@@ -50,18 +50,24 @@ class Source(NamedTuple):
 class Grown(NamedTuple):
     """A training state for another dataset, on the host, with steps and key of a fresh state.
 
-    ``new_rows`` counts by feature the rows of values that the run did not know; ``keeps_optimizer``
-    is true if the optimizer state of the run was copied.
+    ``new_rows`` counts by feature the rows of values that the run did not know, and ``lost_rows``
+    those of the run that the data does not have; ``keeps_optimizer`` is true if the optimizer state
+    of the run was copied.
     """
 
     state: TrainState
     new_rows: dict[str, int]
+    lost_rows: dict[str, int]
     keeps_optimizer: bool
 
     def __str__(self) -> str:
         """Describe new rows and the optimizer, for the console."""
-        counts = [f"{count:,} of {name}" for name, count in self.new_rows.items() if count]
-        rows = f"new rows: {', '.join(counts)}" if counts else "no new rows"
+        new, lost = (
+            ", ".join(f"{count:,} of {name}" for name, count in rows.items() if count)
+            for rows in (self.new_rows, self.lost_rows)
+        )
+        rows = f"new rows: {new}" if new else "no new rows"
+        rows += f"; dropped rows: {lost}" if lost else ""
         kept = "is kept" if self.keeps_optimizer else "differs and starts fresh"
         return f"{rows}; optimizer state {kept}"
 
@@ -125,13 +131,14 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     """
     trained = jax.device_get((source.state.params, source.state.batch_stats))
     params, batch_stats = jax.tree.map(np.array, trained)
-    rows, new_rows = dict[Table, np.ndarray](), {}
+    rows, new_rows, lost_rows = dict[Table, np.ndarray](), {}, {}
     for group in ("item", "user", "context"):
         for feature in getattr(dataset.schema, group):
             if feature.size is not None:
                 before, now = (of.vocabulary(feature.name) for of in (source.dataset, dataset))
                 rows[group, feature.name] = matches = trained_rows(before, now)
-                new_rows[feature.name] = int(np.count_nonzero(matches == NEW))
+                new = new_rows[feature.name] = int(np.count_nonzero(matches == NEW))
+                lost_rows[feature.name] = len(before) - (len(now) - new)
     rarity = 1 / np.maximum(source.dataset.popularity[1:], 1)
     networks = split_networks(source.ensemble, (params, source.state.optimizer_state))
     params, optimizer_state = join_networks(
@@ -141,7 +148,7 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     if not keeps:
         optimizer_state = fresh.optimizer_state
     state = fresh._replace(params=params, batch_stats=batch_stats, optimizer_state=optimizer_state)
-    return Grown(state, new_rows, keeps)
+    return Grown(state, new_rows, lost_rows, keeps)
 
 
 def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray) -> Any:

@@ -45,6 +45,7 @@ def done(log, tmp_path_factory) -> Path:
             [
                 *(str(log), "--out", str(out / "work"), "--from", "2013-01-22", "--periods", "1"),
                 *("--json", str(out / "rows.json"), "--plot", str(out / "rows.png")),
+                *("--forget-after", "9", "--min-count", "2"),
             ]
         )
     return out
@@ -52,23 +53,27 @@ def done(log, tmp_path_factory) -> Path:
 
 def test_each_model_and_day_has_a_row(done):
     rows = json.loads((done / "rows.json").read_text())
-    models, differences = rows[:-2], rows[-2:]
+    models, differences = rows[:-3], rows[-3:]
     assert [(row["policy"], row["day"]) for row in models] == [
         ("never updated", "2013-01-22"),
         ("never updated", "2013-01-29"),
         ("warm start", "2013-01-29"),
+        ("warm start, 9 days", "2013-01-29"),
         ("from scratch", "2013-01-29"),
     ]
-    never, warm, scratch = models[1:]
+    never, warm, bounded, scratch = models[1:]
     assert never["test_examples"] == warm["test_examples"] == scratch["test_examples"] > 0
     assert never["train_examples"] == 0
     assert 0 < warm["train_examples"] < scratch["train_examples"]
     assert warm["unknown_items"] <= never["unknown_items"]
+    assert bounded["item_rows"] <= warm["item_rows"]
+    assert bounded["train_examples"] == warm["train_examples"]
     assert {row["case"] for row in differences} == {
         "warm start less never updated",
         "warm start less from scratch",
+        "warm start less warm start, 9 days",
     }
-    for row, other in zip(differences, (never, scratch), strict=True):
+    for row, other in zip(differences, (never, scratch, bounded), strict=True):
         assert row["auc"] == pytest.approx(warm["auc"] - other["auc"])
     assert (done / "rows.png").read_bytes().startswith(b"\x89PNG")
 

@@ -122,7 +122,6 @@ def test_meta_tells_what_was_extended(folders):
         ),
         ({"timestamp": "price"}, "--timestamp must be that of that folder, 'timestamp', got"),
         ({"split": "by-user"}, "--split must be that of that folder, 'last-event', got 'by-user'"),
-        ({"min_count": 2}, "--min-count must be that of that folder, 1, got 2"),
         ({"negatives": 2}, "--negatives must be"),
         ({"max_values": 2}, "--max-values must be"),
         ({"max_examples": 2}, "--max-examples must be that of that folder, none, got 2"),

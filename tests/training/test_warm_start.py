@@ -121,6 +121,8 @@ def test_parameters_and_statistics_go_over_and_rows_follow_their_ids(tiny):
     found = started(tiny)
     params = found.state.params
     assert found.new_rows == {"item": 2, "category": 1, "user": 2}
+    assert found.lost_rows == {"item": 1, "category": 0, "user": 0}
+    assert "; dropped rows: 1 of item;" in str(found)
     for group, name in (("item", "item"), ("item", "category"), ("user", "user")):
         table = np.asarray(trained.params[f"{group}_embeddings"][name])
         before = dict(zip(tiny.old.vocabulary(name), table, strict=True))

@@ -1,6 +1,7 @@
 """Vocabularies: ids and feature values as rows, counted in training alone.
 
-Rows of the extended folder, if there is one, come first, however often training sees them.
+Rows of the extended folder, if there is one, come first, however often training sees them; but not
+those of forgotten ids.
 
 Dimensions: n rows that a feature describes (items, users or impressions), V rows of a vocabulary.
 """
@@ -13,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.data.dataset import Column, Dataset
+from dien_jax.data.dataset import Column
 from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.pipeline.events import Events, numbered
-from dien_jax.preparation.pipeline.extending import known_rows
+from dien_jax.preparation.pipeline.extending import Growth, known_rows
 from dien_jax.preparation.pipeline.separators import separator_warnings
 from dien_jax.preparation.pipeline.training_values import training_values
 from dien_jax.preparation.reading.workspace import Workspace
@@ -36,6 +37,7 @@ class Vocabulary(NamedTuple):
     # that -1 (no value) maps to the unknown row
     row_of: np.ndarray
     known: list[str]  # raw values of the first rows, those of the extended folder
+    before: np.ndarray  # int64 [K], rows of these in the extended folder
 
     @property
     def size(self) -> int:
@@ -46,8 +48,10 @@ class Vocabulary(NamedTuple):
 
         A known row that the log lacks gets n plus its row in the extended folder.
         """
-        rows = np.arange(1, self.size)
-        return np.append(-1, np.where(self.values < 0, len(self.row_of) - 1 + rows, self.values))
+        positions = self.values.copy()
+        absent = np.flatnonzero(self.values < 0)
+        positions[absent] = len(self.row_of) - 1 + self.before[absent]
+        return np.append(-1, positions)
 
     def raw_values(self, workspace: Workspace) -> Iterator[str]:
         """Yield the raw values by row; an empty text for the unknown row."""
@@ -77,7 +81,7 @@ class Encoder:
       counts: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``, and for
         impressions ``context``, 1 for each row of training.
       min_count: values with fewer occurrences in training share the unknown row.
-      extended: folder whose vocabularies are extended, if any.
+      growth: folder whose vocabularies are extended, if any.
     """
 
     def __init__(
@@ -87,9 +91,11 @@ class Encoder:
         trained: np.ndarray,
         counts: dict[str, np.ndarray],
         min_count: int,
-        extended: Dataset | None,
+        growth: Growth | None,
     ) -> None:
+        extended = None if growth is None else growth.folder
         self.workspace, self.events, self.extended = workspace, events, extended
+        self._growth = growth
         self.min_count, self._counts, self._trained = min_count, counts, trained
         self.notes: list[str] = []  # lines about encoded features, for the user
         self._warnings: list[str] = []
@@ -129,15 +135,24 @@ class Encoder:
 
         ``values`` has ``position`` and ``raw``; ``counts`` the occurrences of each in training.
         """
-        known, row_of = known_rows(self.workspace, self.extended, name, values, len(counts))
+        known, before, row_of = known_rows(self.workspace, self._growth, name, values, len(counts))
         order = np.argsort(-counts, kind="stable")
-        new = order[(counts[order] >= self.min_count) & (row_of[order] == 0)]
+        new = order[(self._is_admitted(name, counts) & (row_of == 0))[order]]
         here = np.flatnonzero(row_of)
         rows = np.concatenate([np.full(len(known), -1, np.int64), new])
         rows[row_of[here] - 1] = here
         row_of = np.append(row_of, np.int32(0))
         row_of[new] = np.arange(len(known) + 1, len(rows) + 1)
-        return Vocabulary(values, rows, row_of, known)
+        return Vocabulary(values, rows, row_of, known, before)
+
+    def _is_admitted(self, name: str, counts: np.ndarray) -> np.ndarray:
+        """Return whether each value may get a new row, bool ``[n]``."""
+        if self._growth is None or name not in self._growth.counts:
+            return counts >= self.min_count
+        # Before this extension an id may have been too rare: earlier events count too.
+        admitted = (counts > 0) & (self._growth.counts[name] >= self.min_count)
+        recent = self._growth.recent
+        return admitted if recent is None else admitted & recent[name]
 
     def _numeric(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
         ordered = values.order_by("position")

@@ -17,6 +17,7 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import Events
+from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.write import History, SplitExamples, write_folder
@@ -43,7 +44,13 @@ def write_impressions(
         "user": np.bincount(sequence[training], minlength=events.num_users),
         "context": training.astype(np.int64),
     }
-    encoder = Encoder(workspace, events, training, counts, options.min_count, extended)
+    past = sides <= splits.TRAIN
+    earlier = {
+        "item": np.bincount(events.item[past], minlength=events.num_items),
+        "user": np.bincount(sequence[past], minlength=events.num_users),
+    }
+    growth = growth_of(options, extended, events, earlier, int(events.timestamp[past].max()))
+    encoder = Encoder(workspace, events, training, counts, options.min_count, growth)
     size = encoder.items.size
     item, click = encoder.items.row_of[events.item], np.flatnonzero(label)
     clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])

@@ -21,6 +21,7 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import Events
+from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, make_pool
@@ -51,9 +52,15 @@ def write_interactions(
         "item": np.bincount(events.item[seen], minlength=events.num_items),
         "user": np.bincount(sequence[targets["train"]], minlength=events.num_users),
     }
-    encoder = Encoder(workspace, events, seen, counts, options.min_count, extended)
-    row_of = encoder.items.row_of
     before = splits.training_events(past, offsets)
+    earlier = {
+        "item": np.bincount(events.item[before], minlength=events.num_items),
+        "user": np.bincount(sequence[past], minlength=events.num_users),
+    }
+    end = int(events.timestamp[before].max())
+    growth = growth_of(options, extended, events, earlier, end)
+    encoder = Encoder(workspace, events, seen, counts, options.min_count, growth)
+    row_of = encoder.items.row_of
     popularity = np.bincount(row_of[events.item[before]], minlength=encoder.items.size)
     history = History(events.item, events.timestamp, offsets, popularity)
     _require_memory(options, targets)

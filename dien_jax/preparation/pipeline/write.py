@@ -111,7 +111,11 @@ def _describe_vocabularies(encoder: Encoder) -> list[str]:
     if encoder.extended is None:
         return [f"{new[0]} items and {new[1]} users occur {training} and have a row of their own"]
     absent = [np.count_nonzero(ids.values < 0) for ids in (items, users)]
+    sizes = (encoder.extended.schema.num_items, encoder.extended.schema.num_users)
+    forgotten = [size - 1 - len(ids.known) for size, ids in zip(sizes, (items, users), strict=True)]
+    lost = f"{forgotten[0]:,} items and {forgotten[1]:,} users are forgotten and lose their rows"
     return [
+        *([lost] if any(forgotten) else []),
         f"{len(items.known):,} items and {len(users.known):,} users keep their rows of "
         f"{encoder.extended.path}, {absent[0]:,} and {absent[1]:,} of them without an event here",
         f"{new[0]} items and {new[1]} users are new {training} and get rows after those",
