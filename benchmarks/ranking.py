@@ -6,8 +6,9 @@ Each case is a number of candidates and a length of the history. ``ranker`` gets
 the request, ``remembered`` has read it before, and ``rows`` scores each candidate with a copy of
 the history, in batches no larger than an evaluation's. Their scores must agree. They take turns,
 so that a disturbance of the machine slows all of them. Without ``--run`` the model has random
-parameters. Cold start is a new process up to its first score, with an empty and a full compile
-cache.
+parameters, of ``--items`` items. With ``--host-tables`` a ranker whose large tables stay in host
+memory, ``host tables``, takes turns with them. Cold start is a new process up to its first score,
+with an empty and a full compile cache.
 """
 
 import os
@@ -55,18 +56,18 @@ print(Ranker(sys.argv[1]).rank(items, items, context=context).scores[0])
 """
 
 
-def random_run(folder: Path, name: str) -> Path:
+def random_run(folder: Path, name: str, items: int = ITEMS) -> Path:
     """Write a run folder of random parameters, and its data."""
-    schema = schema_of(users=2)
+    schema = schema_of(items, users=2)
     data, run, config = folder / "data", folder / "run", preset(name)
     with DatasetWriter(data, schema=schema, source={"name": "random"}, split={}) as writer:
-        writer.vocabulary("item", ["", *(f"i{row}" for row in range(1, ITEMS))])
+        writer.vocabulary("item", ["", *(f"i{row}" for row in range(1, items))])
         writer.vocabulary("category", [str(row) for row in range(CATEGORIES)])
         writer.vocabulary("user", ["", "u"])
-        writer.items("category", np.random.default_rng(0).integers(0, CATEGORIES, ITEMS))
+        writer.items("category", np.random.default_rng(0).integers(0, CATEGORIES, items))
         writer.groups(["u"])
         writer.events(item=[1], timestamp=[1], offsets=[0, 1])
-        writer.popularity(np.ones(ITEMS, np.int64))
+        writer.popularity(np.ones(items, np.int64))
     dataset = open_dataset(data)
     Run.create(preset=name, seed=0, dataset=dataset, config=config).save(run)
     state = create_state(config, schema, 1, seed=0)
@@ -77,8 +78,9 @@ def random_run(folder: Path, name: str) -> Path:
 class Ranked:
     """One run, and the ways of ranking with it that are compared."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, host_tables: bool = False) -> None:
         trained = load_run(run)
+        self.on_host = Ranker(run, tables="host") if host_tables else None
         self.config, self.schema = trained.run.config, trained.dataset.schema
         self.ranker = Ranker(run)
         self.items = trained.dataset.vocabulary("item")
@@ -96,18 +98,21 @@ class Ranked:
         place = {item: row for row, item in enumerate(raw)}
         self.ranker.remember("remembered", past)
 
-        def ranked(read: list[str] | None) -> np.ndarray:
+        def ranked(read: list[str] | None, ranker: Ranker = self.ranker) -> np.ndarray:
             user = "remembered" if read is None else None
-            ranking = self.ranker.rank(read, raw, user, self.context)
+            ranking = ranker.rank(read, raw, user, self.context)
             scores = np.empty(candidates, np.float32)
             scores[[place[item] for item in ranking.ids]] = ranking.scores
             return scores[[place[item] for item in raw]]
 
-        return {
+        calls = {
             "rows": lambda: self._rows(items, events),
             "ranker": lambda: ranked(past),
             "remembered": lambda: ranked(None),
         }
+        if (on_host := self.on_host) is not None:
+            calls["host tables"] = lambda: ranked(past, on_host)
+        return calls
 
     def _rows(self, items: np.ndarray, events: np.ndarray) -> np.ndarray:
         train = self.config.train
@@ -202,11 +207,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--candidates", type=int, nargs="+", default=CANDIDATES)
     parser.add_argument("--histories", type=int, nargs="+", default=HISTORIES)
     parser.add_argument("--repeats", type=int, default=100, help="timed rounds of each case")
-    options = parse(parser, argv, repeats=2, candidates=1, histories=0)
+    parser.add_argument("--items", type=int, default=ITEMS, help="items of random parameters")
+    parser.add_argument(
+        "--host-tables", action="store_true", help="also rank from tables in host memory"
+    )
+    options = parse(parser, argv, repeats=2, candidates=1, histories=0, items=2)
     with tempfile.TemporaryDirectory(prefix="dien_jax-ranking-") as folder:
         try:
-            run = options.run or random_run(Path(folder), options.preset)
-            ranked = Ranked(run)
+            run = options.run or random_run(Path(folder), options.preset, options.items)
+            ranked = Ranked(run, host_tables=options.host_tables)
         except UserError as error:
             raise SystemExit(f"error: {error}") from error
         rows = cold_start(run, ranked, Path(folder) / "compiled")

@@ -83,11 +83,9 @@ def device_bytes() -> int | None:
 
 def place_variables(variables: Any, tables: frozenset[Table]) -> Any:
     """Put parameters and statistics on the device, all but the given tables of NumPy arrays."""
-    # To a named device, so that programs find results like what they were compiled for.
-    device = jax.device_put(0).sharding
 
     def place(path: tuple, leaf: Any) -> Any:
-        return np.asarray(leaf) if table_of(path) in tables else jax.device_put(leaf, device)
+        return np.asarray(leaf) if table_of(path) in tables else jax.device_put(leaf)
 
     return jax.tree_util.tree_map_with_path(place, variables)
 
