@@ -101,7 +101,8 @@ def test_no_table_reaches_the_device(run: Path) -> None:
     ranker = Ranker(run, tables="host")
     ranker.rank(HISTORY, CANDIDATES, "user 5", CONTEXT)
     model = load_run(run, tables="host")
-    inputs = model.params, model.batch_stats, model.feature_tables()
+    tables = model.feature_tables()._replace(factors={})  # their vectors are on the device
+    inputs = model.params, model.batch_stats, tables
     gc.collect()
     made = [array for array in jax.live_arrays() if id(array) not in before]
     assert len(made) > 20
