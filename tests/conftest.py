@@ -75,6 +75,7 @@ LONG = (
     "tests/commands/test_train.py::test_run_that_ended_twice_is_one_row_for_tensorboard",
     "tests/commands/test_train.py::test_training_metrics_are_means_over_all_examples",
     "tests/compatibility/",
+    "tests/distributed/test_documentation.py",
     "tests/distributed/test_refusals.py",
     "tests/distributed/test_stops_and_resumption.py",
     "tests/docs/test_docs.py",

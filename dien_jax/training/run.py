@@ -28,7 +28,7 @@ from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import NoReports, Reporter
 from dien_jax.training.result import RunResult, read_finished, write_result
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
-from dien_jax.utils.console import say
+from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked
 from dien_jax.utils.processes import agree, count, from_first, index, on_each, on_first
 
@@ -81,6 +81,7 @@ def fit(
     """
     if not isinstance(config, Config):
         raise TypeError(f"config must be a Config, such as preset('dien'), got {config!r:.60}")
+    _only_first_prints()
     _set_xla_flags(config)
     preset = nearest_preset(config) if preset is None else preset
 
@@ -145,6 +146,7 @@ def resume(
       UserError: when the folder holds no run, or its data is missing or has changed.
       NotFiniteError, Interrupted: see :func:`fit`.
     """
+    _only_first_prints()
     folder = Path(run_dir)
     about, values = from_first(lambda: (Run.load(folder).to_json(), read_finished(folder)))
     run = Run.from_json(about, folder / CONFIG_FILE)
@@ -170,6 +172,11 @@ def resume(
             say(f"warning: {found}; {differ}")
     with _locked(folder):
         return _train(run, dataset, folder, stop_signal, devices)
+
+
+def _only_first_prints() -> None:
+    if index():
+        print_only_errors(index())
 
 
 def _agree_on(run: Run) -> None:

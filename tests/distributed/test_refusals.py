@@ -33,6 +33,13 @@ def test_a_process_that_stays_alone_gives_up(process: int, data: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+def test_without_a_cluster_manager_nothing_is_found(data: Path, tmp_path: Path) -> None:
+    [ended] = run_together([*flags(data, tmp_path / "run"), "--distributed.auto"])
+    assert ended.status == MISTAKE
+    assert "error: distributed.auto found no cluster manager (Slurm, " in ended.said
+    assert "Traceback" not in ended.said
+
+
 def test_a_port_in_use_is_refused(data: Path, tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -84,9 +91,10 @@ def test_processes_that_differ_are_refused(
     [
         (["--train.batch-size=15"], "train.batch_size must be a multiple of the 2 processes"),
         (["--mesh.data=1"], "mesh.data counts the devices of all processes and must be a multiple"),
-        (
+        pytest.param(
             ["--mesh.data=4"],
             "must be at most 2, as the 2 processes have 2 devices, got 4",
+            marks=pytest.mark.slow,
         ),
         (["--run-dir={used}"], "is not empty; choose another folder"),
     ],

@@ -12,7 +12,9 @@ from support.several_processes import (
     NEEDS_NEWER_JAX,
     Whole,
     assert_same,
+    distributed,
     flags,
+    free_port,
     lines_of,
     run_together,
     run_two,
@@ -84,6 +86,38 @@ def test_a_process_that_is_killed_ends_the_other_and_loses_no_checkpoint(
     assert tiny_run.saved_states(folder)["latest"][0] == 4
 
 
+@pytest.mark.slow
+def test_two_processes_of_two_devices(data: Path, tmp_path: Path) -> None:
+    """Four numbers are added in another order; three networks, updated by row."""
+    runs = [tmp_path / "one", tmp_path / "two"]
+    more = ["--optim.embedding-update=rowwise_adagrad", "--model.ensemble=3"]
+    [alone] = run_together([*tiny_run.light_flags(data, runs[0]), *more], devices=4)
+    assert alone.status == 0, alone.said
+    port = free_port()
+    both = (
+        [*tiny_run.light_flags(data, runs[1]), *more, *distributed(process, port)]
+        for process in range(2)
+    )
+    ended = run_together(*both, devices=2)
+    assert [each.status for each in ended] == [0, 0], ended
+    for first, second in zip(*map(tiny_run.evaluations, runs), strict=True):
+        assert first["valid"].keys() == second["valid"].keys()
+        for name in ("loss", "gradient_norm", "accuracy"):
+            np.testing.assert_allclose(second["train"][name], first["train"][name], rtol=1e-4)
+        np.testing.assert_allclose(second["valid"]["logloss"], first["valid"]["logloss"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_dien_on_two_processes_is_dien_on_two_devices(data: Path, tmp_path: Path) -> None:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    [alone] = run_together(tiny_run.flags(data, runs[0]), devices=2)
+    assert alone.status == 0, alone.said
+    ended = run_two(tiny_run.flags(data, runs[1]))
+    assert [each.status for each in ended] == [0, 0], ended
+    assert_same(*runs)
+
+
+@pytest.mark.slow
 def test_warm_start(whole: Whole, data: Path, tmp_path: Path) -> None:
     begun = [tmp_path / "one", tmp_path / "two"]
     more = ["--warm-start", str(whole.by_one), "--train.epochs=1"]

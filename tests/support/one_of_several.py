@@ -1,24 +1,35 @@
-"""A process of a run of several, as a program: ``SIGNAL STEP`` and the flags of ``train``.
+"""Starts the processes of a run as forks of one that has imported what they need.
 
-It sends itself the signal, if that is not 0, before a step. Tables of more than two rows are split.
+Each line of standard input is a list of processes in JSON, each line of standard output the list of
+their exit statuses, less than 0 for a signal. A process may send itself a signal before a step.
+Tables of more than two rows are split.
 """
 
+import importlib
+import json
 import os
+import signal
 import sys
 import time
+import warnings
 from typing import Any
 
 from dien_jax import train
 from dien_jax.steps import embedding_rows
+from dien_jax.training import hosts, loop
+
+LATE = ("dien_jax.training.run", "matplotlib.figure", "orbax.checkpoint")
+"""Modules that a run imports late; they are imported before the first fork."""
 
 
-def main() -> int:
-    """Train, with a short time after which a process that is not heard of has ended."""
-    from dien_jax.training import hosts, loop
-
+def prepare(job: dict[str, Any]) -> None:
+    """Make this process one of a run."""
+    for stream, name in ((1, "output"), (2, "said")):
+        os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.environ.update(job["environment"])
     embedding_rows.DENSE_ROWS = 2
     hosts.HEARTBEAT_SECONDS = 5
-    number, at = map(int, sys.argv[1:3])
+    number, at = job["signal"]
     take = loop.Trainer._step
 
     def step(self: Any, *arguments: Any) -> None:
@@ -29,7 +40,35 @@ def main() -> int:
         take(self, *arguments)
 
     loop.Trainer._step = step  # type: ignore[method-assign]
-    return train.main(sys.argv[3:])
+
+
+def wait(child: int, deadline: float) -> int:
+    """Wait for the end of a child, which is killed at the deadline; return its exit status."""
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def main() -> int:
+    """Serve until standard input ends."""
+    warnings.simplefilter("ignore")  # of forks: no thread has been started
+    for name in LATE:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        children = []
+        for job in json.loads(line):
+            child = os.fork()
+            if not child:
+                prepare(job)
+                return train.main(job["flags"])
+            children.append(child)
+        deadline = time.monotonic() + float(sys.argv[1])
+        print(json.dumps([wait(child, deadline) for child in children]), flush=True)
+    return 0
 
 
 if __name__ == "__main__":

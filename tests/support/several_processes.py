@@ -1,10 +1,13 @@
 """Runs of several processes on this machine, which talk over the loopback interface."""
 
+import functools
+import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,31 +61,53 @@ def distributed(process: int, port: int, processes: int = 2) -> list[str]:
 
 
 def run_together(
-    *given: Sequence[str | Path], devices: int = 1, signals: Signals | None = None
+    *given: Sequence[str | Path],
+    devices: int = 1,
+    signals: Signals | None = None,
+    variables: Callable[[int], dict[str, str]] = lambda process: {},
 ) -> list[Ended]:
     """Run a process for each list of flags at once, and wait for all.
 
     Args:
       given: flags of each process.
       devices: of each process.
+      variables: gives further environment variables of a process.
       signals: by process, a signal that it sends itself and the step before which it does.
     """
-    environment = dict(os.environ)
+    environment = {}
     if devices > 1:
         count = f"--xla_force_host_platform_device_count={devices}"
-        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {count}".strip()
-    started = []
-    for process, arguments in enumerate(given):
-        first = [str(number) for number in (signals or {}).get(process, (0, 0))]
-        command = [sys.executable, PROGRAM, *first, *map(str, arguments)]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
-    try:
-        texts = [child.communicate(timeout=LIMIT) for child in started]
-        return [Ended(child.returncode, *text) for child, text in zip(started, texts, strict=True)]
-    finally:
-        for child in started:
-            child.kill()
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [
+            [f"{scratch}/{name}{process}" for name in ("output", "said")]
+            for process in range(len(given))
+        ]
+        jobs = [
+            {
+                "flags": list(map(str, arguments)),
+                "signal": (signals or {}).get(process, (0, 0)),
+                "environment": environment | variables(process),
+                "output": output,
+                "said": said,
+            }
+            for process, (arguments, (output, said)) in enumerate(zip(given, files, strict=True))
+        ]
+        server.stdin.write(json.dumps(jobs) + "\n")
+        server.stdin.flush()
+        statuses = json.loads(server.stdout.readline())
+        texts = [[Path(file).read_text(errors="replace") for file in pair] for pair in files]
+    return [Ended(status, *pair) for status, pair in zip(statuses, texts, strict=True)]
+
+
+@functools.cache
+def _server() -> "subprocess.Popen[str]":
+    """The process whose forks the processes are; it ends with this one."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, PROGRAM, str(LIMIT)], **pipes)
 
 
 def run_two(given: Sequence[str | Path], signals: Signals | None = None) -> list[Ended]:

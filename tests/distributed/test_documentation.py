@@ -1,0 +1,63 @@
+"""The commands of docs/scaling.md start several processes."""
+
+import re
+import shlex
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import tiny_run
+from support.several_processes import NEEDS_NEWER_JAX, free_port, run_together
+
+PAGE = Path(__file__).parents[2] / "docs/scaling.md"
+START = ["python", "-m", "dien_jax.train"]
+SMALL = [*tiny_run.SETTINGS, *tiny_run.LIGHT, "--optim.embedding-update=lazy_adam"]
+
+
+def shell_blocks() -> list[str]:
+    section = PAGE.read_text().split("\n## Several hosts\n")[1].split("\n## ")[0]
+    return re.findall("```sh\n(.*?)```", section, re.DOTALL)
+
+
+@NEEDS_NEWER_JAX
+def test_two_shells_train_one_run(data: Path, tmp_path: Path) -> None:
+    folder, port, given = tmp_path / "both", free_port(), []
+    names = {"data": str(data), "runs/both": str(folder), "localhost:5000": f"localhost:{port}"}
+    for block in shell_blocks()[:2]:
+        words = shlex.split(block.replace("\\\n", ""))
+        assert words[:3] == START
+        given.append([*(names.get(word, word) for word in words[3:]), *SMALL])
+    assert [words[words.index("--distributed.process") + 1] for words in given] == ["0", "1"]
+    ended = run_together(*given)
+    assert [each.status for each in ended] == [0, 0], ended
+    assert (folder / "result.json").exists()
+
+
+def test_the_script_for_slurm_is_shell() -> None:
+    script = shell_blocks()[2]
+    assert "--distributed.auto" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@NEEDS_NEWER_JAX
+@pytest.mark.slow
+def test_tasks_of_slurm_find_each_other(data: Path, tmp_path: Path) -> None:
+    """By the variables that Slurm gives two tasks; JAX makes the port of the job's number."""
+    first = 2**16 - 2**12
+
+    def is_free(port: int) -> bool:
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", port)) != 0
+
+    job = next(job for job in range(free_port() % 2**12, 2**13) if is_free(first + job % 2**12))
+
+    def variables(process: int) -> dict[str, str]:
+        common = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        return common | {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
+
+    given = ["--data", str(data), "--run-dir", str(tmp_path / "run"), *SMALL]
+    ended = run_together(*[[*given, "--distributed.auto"]] * 2, variables=variables)
+    assert [each.status for each in ended] == [0, 0], ended
+    assert "on each of 2 devices" in ended[0].said
+    assert (tmp_path / "run/result.json").exists()
