@@ -10,6 +10,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.steps.embedding_rows import large_tables, table_of, tables_by_row
 from dien_jax.utils.memory_limit import machine_bytes, require_memory
+from dien_jax.utils.processes import count
 
 
 def require_state_memory(
@@ -87,12 +88,12 @@ def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
 
 
 def _device_bytes(devices: int = 1) -> int | None:
-    """Return the memory of one of several devices; None where it is unknown.
+    """Return the memory of one of the devices of a run; None where it is unknown.
 
-    CPUs share that of the machine.
+    The CPUs of a process share that of its machine.
     """
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
     memory = machine_bytes()
-    return None if memory is None else memory // devices
+    return None if memory is None else memory // max(1, devices // count())

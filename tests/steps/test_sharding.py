@@ -7,7 +7,7 @@ import pytest
 
 from dien_jax.config.settings import MeshConfig
 from dien_jax.errors import UserError
-from dien_jax.steps import sharding
+from dien_jax.steps import mesh, sharding
 from dien_jax.steps.exchange import capacity
 from dien_jax.steps.mesh import devices_in_use
 from dien_jax.steps.sharding import Layout
@@ -52,3 +52,18 @@ def test_other_numbers_of_devices_are_refused(monkeypatch) -> None:
     )
     with pytest.raises(UserError, match=expected):
         devices_in_use(MeshConfig(8), 100)
+
+
+def test_several_processes_have_the_same_number_of_devices_each(monkeypatch) -> None:
+    monkeypatch.setattr(mesh, "count", lambda: 2)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert [devices_in_use(MeshConfig(), rows) for rows in (128, 100, 10, 2)] == [8, 4, 2, 2]
+    assert devices_in_use(MeshConfig(4), 100) == 4
+    for mesh_config, rows, message in (
+        (MeshConfig(), 7, "train.batch_size must be a multiple of the 2 processes"),
+        (MeshConfig(3), 12, "must be a multiple of their number 2, got 3"),
+        (MeshConfig(16), 16, "must be at most 8, as the 2 processes have 8 devices, got 16"),
+        (MeshConfig(6), 8, "of 8 devices 2, 4 or 8 can be used, or choose --train.batch-size 12"),
+    ):
+        with pytest.raises(UserError, match=message):
+            devices_in_use(mesh_config, rows)

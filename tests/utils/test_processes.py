@@ -1,0 +1,162 @@
+"""Exchanges of processes, played by threads with a service of texts between them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dien_jax.errors import NotFiniteError, UserError
+from dien_jax.utils import processes
+from dien_jax.utils.processes import SharedError, agree, check_counts, from_first, on_each, on_first
+
+LIMIT = 20
+"""Seconds after which a text that nobody gives is an error."""
+
+
+class Texts:
+    """The texts of ``jax.distributed``."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self._changed = threading.Condition()
+
+    def key_value_set(self, key: str, value: str) -> None:
+        with self._changed:
+            assert key not in self.values
+            self.values[key] = value
+            self._changed.notify_all()
+
+    def blocking_key_value_get(self, key: str, milliseconds: int) -> str:
+        with self._changed:
+            assert self._changed.wait_for(lambda: key in self.values, LIMIT), key
+            return self.values[key]
+
+    def key_value_delete(self, key: str) -> None:
+        with self._changed:
+            del self.values[key]
+
+
+class Numbers:
+    """The number of the next exchange, for each thread."""
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        self._own.exchanges += 1
+        return self._own.exchanges - 1
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Runs a function of the number of a process in one thread for each; returns all outcomes."""
+    own = threading.local()
+
+    def service() -> SimpleNamespace:
+        return SimpleNamespace(client=own.texts, process_id=own.number, num_processes=own.count)
+
+    monkeypatch.setattr(processes, "_service", service)
+    monkeypatch.setattr(processes, "_numbers", Numbers(own))
+
+    def run(work: Callable[[int], Any], counts: tuple[int, ...] = (3, 3, 3)) -> list[Any]:
+        texts = Texts()
+
+        def of_process(number: int) -> Any:
+            own.texts = texts
+            own.number, own.count, own.exchanges = number, counts[number], 0
+            try:
+                return work(number)
+            except (UserError, NotFiniteError) as error:
+                return error
+
+        with ThreadPoolExecutor(len(counts)) as threads:
+            outcomes = list(threads.map(of_process, range(len(counts))))
+        assert len(texts.values) <= len(counts)  # earlier texts are removed
+        return outcomes
+
+    return run
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def test_one_process_exchanges_nothing() -> None:
+    assert processes.count() == 1
+    assert processes.index() == 0
+    assert processes.exchange("text") == ["text"]
+    assert on_each(lambda: 1) == on_first(lambda: 1) == from_first(lambda: 1) == 1
+    agree({"seed": "0"})
+    with pytest.raises(OSError, match=r"^disk$"):  # as it is
+        on_each(failing(OSError("disk")))
+
+
+def test_process_0_decides(together: Callable[..., list[Any]]) -> None:
+    def work(number: int) -> list[Any]:
+        one = from_first(lambda: {"score": 0.1 + 0.2, "of": number, "none": None})
+        return [one, on_first(lambda: f"first {number}"), on_each(lambda: number)]
+
+    value = {"score": 0.1 + 0.2, "of": 0, "none": None}
+    first, *others = together(work)
+    assert first == [value, "first 0", 0]
+    assert others == [[value, None, 1], [value, None, 2]]
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_an_error_of_one_is_raised_by_all(wrong: int, together: Callable[..., list[Any]]) -> None:
+    def work(number: int) -> None:
+        on_each(failing(UserError("no data")) if number == wrong else lambda: None)
+        pytest.fail("continued")
+
+    outcomes = together(work)
+    assert all(type(outcome) is SharedError for outcome in outcomes)
+    expected = [f"process {wrong}: no data"] * 3
+    expected[wrong] = "no data"
+    assert [str(outcome) for outcome in outcomes] == expected
+
+
+def test_an_error_reaches_those_that_are_at_another_exchange(
+    together: Callable[..., list[Any]],
+) -> None:
+    """A process that fails before an inner exchange meets the others in it."""
+
+    def outer(number: int) -> None:
+        def inner() -> None:
+            if number == 2:
+                raise OSError(28, "No space left on device", "data")
+            from_first(lambda: 1)
+            pytest.fail("continued")
+
+        on_each(inner)
+
+    said = "data: No space left on device"
+    assert [str(outcome) for outcome in together(outer)] == [*[f"process 2: {said}"] * 2, said]
+
+
+def test_divergence_stays_what_it_is(together: Callable[..., list[Any]]) -> None:
+    outcomes = together(lambda number: on_first(failing(NotFiniteError("at step 3"))))
+    assert [(type(one), str(one)) for one in outcomes] == [(NotFiniteError, "at step 3")] * 3
+
+
+def test_values_that_differ_are_refused_by_all(together: Callable[..., list[Any]]) -> None:
+    outcomes = together(lambda number: agree({"a": "1", "seed": str(number // 2)}))
+    said = "the processes of a run must agree: seed is 0 on process 0 and 1 on process 2"
+    assert [str(one) for one in outcomes] == [said] * 3
+    assert together(lambda number: agree({"a": "1"})) == [None] * 3
+
+
+def test_numbers_of_processes_that_differ_are_refused_by_all(
+    together: Callable[..., list[Any]],
+) -> None:
+    outcomes = together(lambda number: check_counts(), (2, 3))
+    said = "distributed.processes must be the same on every process, found 2 on process 0 and 3 on"
+    assert all(str(outcome).startswith(said) for outcome in outcomes)
