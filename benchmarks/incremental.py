@@ -321,6 +321,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--forget-after", type=int, nargs="+", default=[], help="days of further warm starts"
     )
     parser.add_argument("--min-count", type=int, default=1, help="of these, for new ids")
+    parser.add_argument(
+        "--no-statistics", action="store_true", help="models without counts of training events"
+    )
     options = parse(parser, arguments, days=1, periods=1, scratch_every=0, min_count=1)
     try:
         options.day = datetime.strptime(options.day, PATTERN).replace(tzinfo=UTC)
@@ -334,6 +337,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train missing runs; print, write and draw the rows."""
     options = parsed(arguments)
+    if options.no_statistics:
+        SETTINGS["model.statistics"] = False
     enable_compile_cache()
     rows = measured(options)
     compared = [row for row in rows if "policy" not in row]
