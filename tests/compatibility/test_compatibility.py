@@ -203,6 +203,7 @@ def expected_config(name: str) -> Config:
     then = {
         "model.statistics": False,
         "model.factors": False,
+        "model.transitions": False,
         "model.logistic_regression": False,
         "model.dropout": 0.0,
         "train.unknown_items": 0.0,
@@ -314,9 +315,8 @@ def test_weights_of_an_exported_file_are_read_bit_for_bit() -> None:
     exported = read_archive(FROZEN / "model.dien")
     check_arrays("model.dien", exported.weights)
     settings = dataclasses.asdict(expected_config("run_dien"))
-    del settings["model"]["statistics"]  # this and the next ones did not exist
-    del settings["model"]["logistic_regression"]
-    del settings["model"]["ensemble"], settings["model"]["factors"]
+    for later in ("statistics", "logistic_regression", "ensemble", "factors", "transitions"):
+        del settings["model"][later]  # these and the next ones did not exist
     del settings["train"]["calibrate"], settings["train"]["click_rate"]
     del settings["train"]["unknown_items"]
     assert exported.manifest["settings"] == json.loads(json.dumps(settings))
