@@ -2,9 +2,10 @@
 
 A sequence (a user) counts once for each of its distinct values, and once for each pair of them, at
 their first occurrences. Only events that a training example has as its target or in its history
-count. So what a user did at an example and after it is in the counts of the example's candidate
-exactly where the candidate's value first occurs at the example or after it, and then it is there
-once: the bits ``OWN_*`` tell where, and a model takes it out.
+count; where training examples begin at some time, also those before it, of other users too. So what
+a user did at an example and after it is in the counts of the example's candidate exactly where the
+candidate's value first occurs at the example or after it, and then it is there once: the bits
+``OWN_*`` tell where, and a model takes it out.
 
 Dimensions: E events, S sequences, V values of a feature, n training examples, P pairs.
 """
@@ -36,6 +37,7 @@ class TrainingEvents(NamedTuple):
     history_end: np.ndarray  # int64 [n]
     item: np.ndarray  # int [n]
     label: np.ndarray  # int [n]
+    counted_end: np.ndarray | None = None  # int64 [S], ends of events that count without examples
 
 
 class Firsts(NamedTuple):
@@ -82,6 +84,8 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
     start = np.asarray(events.offsets[:-1], np.int64)
     end = start.copy()
     np.maximum.at(end, events.sequence, np.asarray(events.history_end, np.int64))
+    if events.counted_end is not None:
+        end = np.maximum(end, events.counted_end)
     # The target of a sequence's last training example need not be among the events.
     is_last = (np.asarray(events.label) == 1) & (events.history_end == end[events.sequence])
     length = end - start

@@ -202,8 +202,23 @@ class Dataset:
     def _training_events(self) -> tuple[dict[str, np.ndarray], TrainingEvents]:
         train = self.splits["train"]
         columns = (train.sequence, train.history_end, train.item, train.label)
-        events = TrainingEvents(self.event_item, self.event_offsets, *columns)
+        events = TrainingEvents(self.event_item, self.event_offsets, *columns, self._counted_end())
         return {name: column.values for name, column in self.items.items()}, events
+
+    def _counted_end(self) -> np.ndarray | None:
+        """Return where each sequence's events before validation end, int64 ``[sequences]``.
+
+        None unless training examples begin at some time. A sequence of one such event has none, as
+        it would have no example.
+        """
+        split = self.meta.get("split", {})
+        end = split.get("valid_from") if isinstance(split, dict) and "train_from" in split else None
+        if not isinstance(end, int):
+            return None
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.event_timestamp < end)])
+        start, stop = self.event_offsets[:-1], self.event_offsets[1:]
+        events = before[stop] - before[start]
+        return np.asarray(start + np.where(events > 1, events, 0), np.int64)
 
     def feature_tables(
         self,

@@ -47,7 +47,7 @@ def sequences(events: TrainingEvents, value_of: np.ndarray) -> dict[int, list[tu
         user: [(p, value_of[events.event_item[p]]) for p in range(events.offsets[user], end)]
         for user, end in last.items()
     }
-    for user, end, item, label in zip(*events[2:], strict=True):
+    for user, end, item, label in zip(*events[2:6], strict=True):
         if label and end == last[user]:
             result[user].append((end, value_of[item]))
     return result
@@ -109,7 +109,7 @@ def test_own_bits_remove_the_own_event_and_all_later_ones(
         events = random_events(seed, targets_in_events=targets_in_events)
         statistics, own = count_values(events, value_of, int(value_of.max()) + 1)
         whole = sequences(events, value_of)
-        for (user, end, item, _), bits in zip(zip(*events[2:], strict=True), own, strict=True):
+        for (user, end, item, _), bits in zip(zip(*events[2:6], strict=True), own, strict=True):
             past = [(position, value) for position, value in whole[user] if position < end]
             count, together, before, following = brute_counts(whole | {user: past})
             candidate, history = value_of[item], [value for _, value in past]

@@ -194,6 +194,32 @@ def test_min_count_holds_for_new_ids_only(folders, tmp_path):
 # Training examples from a time on
 
 
+def test_counts_are_of_the_whole_log_when_training_starts_late(tmp_path):
+    """And the bits of an example, which leave out its own event, are the same."""
+    log = write(tmp_path, lines(OLD, 0) + lines([("kim", "i1 i8")], 0)[len(HEADER) :])
+    borders = {"split": "by-time", "valid_from": "4", "test_from": "5"}
+    borders["item_features"] = ("category",)
+    interactions.prepare(options(log, tmp_path / "all", **borders))
+    late = {"train_from": "2", "extend": tmp_path / "all"}
+    interactions.prepare(options(log, tmp_path / "late", **borders, **late))
+    whole, late = open_dataset(tmp_path / "all"), open_dataset(tmp_path / "late")
+    for name, counts in whole.statistics.values.items():
+        found = dataclasses.asdict(late.statistics.values[name])
+        for array, values in dataclasses.asdict(counts).items():
+            np.testing.assert_array_equal(found[array], values, err_msg=f"{name} {array}")
+
+    def bits(dataset: Dataset) -> dict[tuple[int, int, int], list[int]]:
+        part = dataset.splits["train"]
+        keys = np.stack([part.sequence, part.history_end, part.item], axis=1).tolist()
+        own = dataset.statistics.own.tolist()
+        clicked = np.flatnonzero(part.label == 1)
+        return {tuple(keys[row]): own[row] for row in clicked}
+
+    of_whole, of_late = bits(whole), bits(late)
+    assert 0 < len(of_late) < len(of_whole)
+    assert of_late == {key: of_whole[key] for key in of_late}
+
+
 def test_training_starts_at_the_given_time_with_whole_histories(tmp_path):
     log = write(tmp_path, lines(OLD, 0))
     borders = {"split": "by-time", "valid_from": "4", "test_from": "5"}
