@@ -37,8 +37,8 @@ class LogOptions:
     test_from: str | None = None
     """by-time: start of the test. Requires --valid-from."""
     train_from: str | None = None
-    """by-time: start of the training examples. Earlier rows appear in histories and in item
-    popularity only."""
+    """by-time: start of the training examples. Earlier rows appear in histories, popularity, counts
+    and similarities only."""
     min_count: int = 1
     """Ids and values with fewer occurrences in training share the unknown row. With --extend it is
     for new ones, and ids are counted in all of the log before validation."""
