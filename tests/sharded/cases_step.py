@@ -84,7 +84,10 @@ def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatc
     "changes",
     [
         {"ensemble": 2},
-        {"dice_statistics": "batch", "batch_norm": "frozen", "auxiliary_mean": "all"},
+        pytest.param(
+            {"dice_statistics": "batch", "batch_norm": "frozen", "auxiliary_mean": "all"},
+            marks=SLOW,
+        ),
         pytest.param(
             {
                 "evolution": "agru",
