@@ -72,6 +72,13 @@ def reason(error: BaseException) -> str:
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
 
 
+def described(error: BaseException) -> str:
+    """Return an error in words for a user, also of files and of memory where nothing names them."""
+    if isinstance(error, OSError):
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
+    return f"out of memory: {reason(error)}" if isinstance(error, MemoryError) else str(error)
+
+
 def writing(path: Path, flag: str = "") -> contextlib.AbstractContextManager[None]:
     """Turn an ``OSError`` of the block into a :class:`UserError`: "FLAG PATH cannot be written"."""
     return _naming(path, flag, "written")

@@ -188,8 +188,10 @@ class Dataset:
     def factors(self) -> dict[str, ValueFactors]:
         """Factors of training events; computed if the folder has none, or none of transitions."""
         stored = self.stored_factors
-        if stored is not None and all(map(has_transitions, [*stored.values()][:1])):
-            return stored
+        if stored is not None:
+            item = stored.get(self.schema.item[0].name)
+            if item is None or has_transitions(item):
+                return stored
         return factorise_training_events(self.schema, *self._training_events())
 
     def read_factors(self, *, transitions: bool) -> dict[str, ValueFactors]:

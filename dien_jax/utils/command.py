@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from dien_jax.errors import Interrupted, NotFiniteError, UserError, reason
+from dien_jax.errors import Interrupted, NotFiniteError, UserError, described
 from dien_jax.utils.console import (
     replace_what_encodings_lack,
     say,
@@ -71,17 +71,10 @@ def _status(
             enable_compile_cache()
         with saying_messages_of("dien_kernels"):
             return run(options) or 0
-    except (UserError, NotFiniteError) as error:
-        say_error(f"error: {error}")
-        return 2 if isinstance(error, UserError) else 1
-    except OSError as error:  # a disk that fails where no context names the file
-        say_error(
-            f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
-        )
-        return 2
-    except MemoryError as error:
-        say_error(f"error: out of memory: {reason(error)}")
-        return 2
+    except (UserError, NotFiniteError, OSError, MemoryError) as error:
+        # An OSError is a disk that fails where no context names the file.
+        say_error(f"error: {described(error)}")
+        return 1 if isinstance(error, NotFiniteError) else 2
 
 
 def make_main(

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dien_jax.errors import NotFiniteError, UserError, reason
+from dien_jax.errors import NotFiniteError, UserError, described
 
 Result = TypeVar("Result")
 
@@ -149,9 +149,4 @@ def _described(error: BaseException | None) -> tuple[str, str]:
     """Return kind and message of an error for other processes, or nothing twice."""
     if error is None:
         return "", ""
-    message = str(error)
-    if isinstance(error, OSError):
-        message = f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
-    elif isinstance(error, MemoryError):
-        message = f"out of memory: {reason(error)}"
-    return type(error).__name__, message
+    return type(error).__name__, described(error)
