@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -29,19 +28,11 @@ def outcome(network: Network, device: Device) -> agreement.Outcome:
     return agreement.remembered(key, lambda: agreement.compare(RESULTS[network], TOLERANCE))
 
 
-def _arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
-    """Return arrays without a pattern; drawing them would take a second to compile."""
-    return [
-        0.7 * jnp.sin((1.3 + number) * jnp.arange(1.0, math.prod(shape) + 1)).reshape(shape)
-        for number, shape in enumerate(shapes)
-    ]
-
-
 def _layers(inputs: int) -> tuple[Dense, ...]:
     widths = (inputs, *LAYERS, 1)
     shapes = [(*pair,) for pair in itertools.pairwise(widths)]
     biases = [(width,) for width in widths[1:]]
-    arrays = _arrays(*shapes, *biases)
+    arrays = agreement.arrays(*shapes, *biases)
     return tuple(map(Dense, arrays[: len(shapes)], arrays[len(shapes) :]))
 
 
@@ -53,7 +44,7 @@ def attention_results() -> tuple[Any, Any]:
     """Return attention and its gradients, of the kernel and of the oracle."""
 
     def inputs() -> tuple:
-        query, states = _arrays((BATCH, HIDDEN), (BATCH, STEPS, HIDDEN))
+        query, states = agreement.arrays((BATCH, HIDDEN), (BATCH, STEPS, HIDDEN))
         return query, states, _layers(4 * HIDDEN), _lengths()
 
     def results(run: Callable, *arguments: Any) -> Any:
@@ -73,7 +64,7 @@ def auxiliary_results() -> tuple[Any, Any]:
     """Return the auxiliary loss and its gradients, of the kernel and of the oracle."""
 
     def inputs() -> tuple:
-        *arrays, noise = _arrays(
+        *arrays, noise = agreement.arrays(
             (BATCH, STEPS, HIDDEN),
             (BATCH, STEPS, INPUT),
             (2, BATCH, STEPS - 1, INPUT),
@@ -97,7 +88,7 @@ def candidate_results() -> tuple[Any, Any]:
     length = jnp.int32(STEPS - 2)
 
     def inputs() -> tuple:
-        attention, projected, recurrent, bias, recurrent_bias, query, states = _arrays(
+        attention, projected, recurrent, bias, recurrent_bias, query, states = agreement.arrays(
             (BATCH, STEPS),
             (STEPS, 3, HIDDEN),
             (HIDDEN, 3, HIDDEN),
