@@ -145,11 +145,13 @@ def in_terms_of(dataset: Dataset, known: Dataset) -> Dataset:
         known_rows = trained_rows(known.vocabulary(name), dataset.vocabulary(name))
         rows[name] = np.where(known_rows == NEW, UNKNOWN, known_rows).astype(np.int32)
     test = dataset.splits["test"]
-    mapped = test._replace(item=rows["item"][test.item], user=rows["user"][test.user])
+    mapped = test._replace(
+        item=rows["item"][np.asarray(test.item)], user=rows["user"][np.asarray(test.user)]
+    )
     return dataclasses.replace(
         known,
         path=dataset.path,
-        event_item=rows["item"][dataset.event_item],
+        event_item=rows["item"][np.asarray(dataset.event_item)],
         event_timestamp=dataset.event_timestamp,
         event_offsets=dataset.event_offsets,
         splits={"test": mapped},

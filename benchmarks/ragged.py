@@ -42,8 +42,8 @@ def training_lengths(folder: Path, longest: int) -> np.ndarray:
     """Return the history lengths of a dataset folder's training examples, int32 ``[n]``."""
     dataset = open_dataset(folder)
     examples = dataset.splits["train"]
-    starts = np.asarray(dataset.event_offsets)[examples.sequence]
-    return np.minimum(examples.history_end - starts, longest).astype(np.int32)
+    starts = dataset.event_offsets[np.asarray(examples.sequence)]
+    return np.minimum(np.asarray(examples.history_end) - starts, longest).astype(np.int32)
 
 
 def batches(lengths: np.ndarray, buckets: Sequence[int], case: Case) -> dict[int, np.ndarray]:

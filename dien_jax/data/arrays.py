@@ -1,13 +1,16 @@
 """Arrays of a dataset folder: memory-mapped, and checked in bounded memory."""
 
+import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dien_jax.errors import UserError
 
 CHUNK_ROWS = 1 << 20  # rows checked or written at a time
+LARGE_BYTES = 1 << 20  # size of files whose pages are given back
 Check = tuple[Callable[[np.ndarray], np.ndarray], str]  # whether entries are valid; in words
 
 
@@ -35,7 +38,20 @@ def read_array(
     row = first_bad(len(array), lambda part: check[0](array[part])) if check else None
     if check and row is not None:
         raise UserError(f"{file}: entry {row} should be {check[1]}, found {array[row]}")
+    release(array)
     return array
+
+
+def release(array: np.ndarray) -> None:
+    """Give back the memory of a mapped array's pages; they are read again from the file if used.
+
+    The pages of a file that is mapped count as memory of the process until then.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and len(base) > LARGE_BYTES:
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def first_bad(rows: int, valid: Callable[[slice], np.ndarray]) -> int | None:
@@ -46,8 +62,10 @@ def first_bad(rows: int, valid: Callable[[slice], np.ndarray]) -> int | None:
     return None
 
 
-def read_ids(file: Path, dtype: type[np.generic], rows: int | None, size: int) -> np.ndarray:
-    check = (lambda ids: (ids >= 0) & (ids < size), f"at least 0 and below {size}")
+def read_ids(
+    file: Path, dtype: type[np.generic], rows: int | None, end: int, first: int = 0
+) -> np.ndarray:
+    check = (lambda ids: (ids >= first) & (ids < end), f"at least {first} and below {end}")
     return read_array(file, dtype, rows, check)
 
 
@@ -55,13 +73,15 @@ def read_probabilities(file: Path, rows: int) -> np.ndarray:
     return read_array(file, np.float32, rows, (lambda p: (p >= 0) & (p <= 1), "a probability"))
 
 
-def read_offsets(file: Path, rows: int, total: int) -> np.ndarray:
+def read_offsets(file: Path, rows: int, total: int, first: int = 0) -> np.ndarray:
+    """Map offsets of ``rows`` rows of ``total`` values, that begin at ``first``."""
     offsets = read_array(file, np.int64, rows + 1)
-    if offsets[0] != 0 or offsets[-1] != total:
+    if offsets[0] != first or offsets[-1] != first + total:
         span = f"{offsets[0]} to {offsets[-1]}"
-        raise UserError(f"{file}: expected offsets from 0 to {total}, found {span}")
+        raise UserError(f"{file}: expected offsets from {first} to {first + total}, found {span}")
     row = first_bad(rows, lambda part: np.diff(offsets[part.start : part.stop + 1]) >= 0)
     if row is not None:
         fall = f"{offsets[row]} then {offsets[row + 1]} at entry {row}"
         raise UserError(f"{file}: offsets must not fall, found {fall}")
+    release(offsets)
     return offsets

@@ -7,29 +7,36 @@ a user did at an example and after it is in the counts of the example's candidat
 candidate's value first occurs at the example or after it, and then it is there once: the bits
 ``OWN_*`` tell where, and a model takes it out.
 
-Dimensions: E events, S sequences, V values of a feature, n training examples, P pairs.
+The events come in parts of whole sequences, and counts do not depend on the division. Memory is
+bounded by the largest part, and by ``MAX_PAIRS``.
+
+Dimensions: E events, S sequences and n training examples of a part, V values of a feature.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from dien_jax.data.pairs import PairCounts
 from dien_jax.data.schema import UNKNOWN, ValueStatistics
+
+T = TypeVar("T")
 
 MAX_DISTINCT = 100
 """Distinct values of a sequence that take part in pairs, the first ones."""
 MAX_PAIRS = 1 << 26
 """Pairs that are counted; of longer logs, fewer values of each sequence take part."""
-MAX_KEPT = 1 << 23
-"""Pairs that are kept; of longer logs, those that few sequences have are left out."""
-CHUNK_PAIRS = 1 << 24  # pairs sorted at a time
 OWN_VALUE, OWN_PAIR, OWN_FOLLOWING = 1, 2, 4
 """Bits of ``own``: what the sequence of an example did at the example or after it is in the count
 of the candidate; in its pairs with the history; in its pair with the last event."""
 
 
 class TrainingEvents(NamedTuple):
-    """The events and training examples of a dataset; see :class:`dien_jax.data.Examples`."""
+    """The events and training examples of a part; see :class:`dien_jax.data.Examples`.
+
+    Numbers of events and sequences count from the start of the part.
+    """
 
     event_item: np.ndarray  # int [E]
     offsets: np.ndarray  # int64 [S + 1]
@@ -38,6 +45,7 @@ class TrainingEvents(NamedTuple):
     item: np.ndarray  # int [n]
     label: np.ndarray  # int [n]
     counted_end: np.ndarray | None = None  # int64 [S], ends of events that count without examples
+    first_sequence: int = 0  # in the dataset
 
 
 class Firsts(NamedTuple):
@@ -50,33 +58,67 @@ class Firsts(NamedTuple):
     previous: np.ndarray  # value of the event right before it, UNKNOWN if there is none
 
 
-class _Pairs(NamedTuple):
-    """Distinct pairs of an earlier and a later value, with their numbers of sequences."""
+class Occurrences:
+    """First occurrences of one feature's values, computed for each part when it is read.
 
-    key: np.ndarray  # earlier * V + later, rising
-    users: np.ndarray
-    following: np.ndarray  # those in which the later value comes right after the earlier one
+    Those of a single part are kept.
+
+    Args:
+      parts: the events and the training examples.
+      value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
+    """
+
+    def __init__(self, parts: Collection[TrainingEvents], value_of: np.ndarray) -> None:
+        self._parts, self._value_of = parts, value_of
+        self._kept: Firsts | None = None
+
+    def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[T]:
+        """Yield what a function returns for each part."""
+        for events in self._parts:
+            if self._kept is not None:
+                yield function(events, self._kept)
+            elif len(self._parts) == 1:
+                self._kept = first_occurrences(events, self._value_of)
+                yield function(events, self._kept)
+            else:
+                yield function(events, first_occurrences(events, self._value_of))
 
 
 def count_values(
-    events: TrainingEvents, value_of: np.ndarray, size: int
-) -> tuple[ValueStatistics, np.ndarray]:
+    parts: Collection[TrainingEvents], value_of: np.ndarray, size: int
+) -> tuple[ValueStatistics, list[np.ndarray]]:
     """Count the values of one feature in the training events.
 
     Args:
-      events: the events and the training examples.
+      parts: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       size: V.
 
     Returns:
-      The counts, and ``own``, int8 ``[n]``: bits ``OWN_*`` of each training example.
+      The counts, and ``own`` of each part, int8 ``[n]``: bits ``OWN_*`` of each training example.
     """
-    firsts = first_occurrences(events, value_of)
-    used = _values_in_pairs(firsts)
-    pairs = _count_pairs(firsts, used, size)
-    count = np.bincount(firsts.value, minlength=size)
-    sequences = int(np.count_nonzero(np.bincount(firsts.sequence)))
-    return _rows(pairs, count, sequences), _own(events, value_of, firsts, used, size)
+    occurrences = Occurrences(parts, value_of)
+    count, distinct = np.zeros(size, np.int64), np.zeros(MAX_DISTINCT + 1, np.int64)
+    for values, numbers in occurrences.each(lambda _, firsts: _totals(firsts, size)):
+        count += values
+        distinct += numbers
+    used, pairs = _values_in_pairs(distinct), PairCounts(size)
+
+    def of_part(events: TrainingEvents, firsts: Firsts) -> np.ndarray:
+        _count_pairs(firsts, used, pairs)
+        return _own(events, value_of, firsts, used, size)
+
+    own = list(occurrences.each(of_part))
+    return pairs.statistics(count, int(distinct[1:].sum())), own
+
+
+def _totals(firsts: Firsts, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sequences of each value, and of each number of distinct values."""
+    distinct = np.minimum(np.bincount(firsts.sequence), MAX_DISTINCT)
+    return (
+        np.bincount(firsts.value, minlength=size),
+        np.bincount(distinct, minlength=MAX_DISTINCT + 1),
+    )
 
 
 def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
@@ -115,73 +157,29 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
     return Firsts(sequence, value, position, rank, previous)
 
 
-def _values_in_pairs(firsts: Firsts) -> int:
-    """Return how many values of each sequence take part in pairs."""
-    distinct = np.bincount(firsts.sequence)
+def _values_in_pairs(sequences: np.ndarray) -> int:
+    """Return how many values of each sequence take part in pairs.
+
+    ``sequences`` are those of each number of distinct values, the last one of that many or more.
+    """
     for used in range(MAX_DISTINCT, 2, -1):
-        values = np.minimum(distinct, used)
-        if (values * (values - 1) // 2).sum() <= MAX_PAIRS:
+        values = np.minimum(np.arange(len(sequences)), used)
+        if (values * (values - 1) // 2 * sequences).sum() <= MAX_PAIRS:
             return used
     return 2
 
 
-def _count_pairs(firsts: Firsts, used: int, size: int) -> _Pairs:
+def _count_pairs(firsts: Firsts, used: int, pairs: PairCounts) -> None:
     is_used = firsts.rank < used
     sequence, value, previous = (
         column[is_used] for column in (firsts.sequence, firsts.value, firsts.previous)
     )
-    counted: list[tuple[np.ndarray, np.ndarray]] = []
-    pending = [np.zeros(0, np.int64)]
     for lag in range(1, used):
         place = np.flatnonzero(sequence[lag:] == sequence[:-lag])
-        pending.append(value[place] * size + value[place + lag])
-        if sum(map(len, pending)) > CHUNK_PAIRS:
-            counted.append(np.unique(np.concatenate(pending), return_counts=True))
-            pending = []
         if not len(place):
             break
-    counted.append(np.unique(np.concatenate([*pending, np.zeros(0, np.int64)]), return_counts=True))
-    keys, counts = (np.concatenate(parts) for parts in zip(*counted, strict=True))
-    key, inverse = np.unique(keys, return_inverse=True)
-    count = np.bincount(inverse, counts, len(key)).astype(np.int64)
-    follows = previous != UNKNOWN
-    adjacent, times = np.unique(previous[follows] * size + value[follows], return_counts=True)
-    following = np.zeros(len(key), np.int64)
-    following[np.searchsorted(key, adjacent)] = times
-    return _Pairs(key, count, following)
-
-
-def _rows(pairs: _Pairs, count: np.ndarray, sequences: int) -> ValueStatistics:
-    """Return the pairs from both sides, by value, in rows."""
-    size = len(count)
-    earlier, later = np.divmod(pairs.key, size)
-    zeros = np.zeros_like(pairs.users)
-    key, inverse = np.unique(
-        np.concatenate([pairs.key, later * size + earlier]), return_inverse=True
-    )
-
-    def total(of_earlier: np.ndarray, of_later: np.ndarray) -> np.ndarray:
-        sums = np.bincount(inverse, np.concatenate([of_earlier, of_later]), len(key))
-        return sums.astype(np.int32)
-
-    together = total(pairs.users, pairs.users)
-    before, following = total(zeros, pairs.users), total(zeros, pairs.following)
-    ordered = np.sort(together)
-    least = 1 if len(key) <= MAX_KEPT else int(ordered[-MAX_KEPT - 1]) + 1
-    kept = together >= least
-    row, other = np.divmod(key[kept], size)
-    offsets = np.searchsorted(row, np.arange(size + 1)).astype(np.int32)
-    return ValueStatistics(
-        count=count.astype(np.int32),
-        offsets=offsets,
-        other=other.astype(np.int32),
-        together=together[kept],
-        before=before[kept],
-        following=following[kept],
-        sequences=int(sequences),
-        least=least,
-        longest=int(np.diff(offsets).max()),
-    )
+        earlier, later = value[place], value[place + lag]
+        pairs.add(earlier, later, previous[place + lag] == earlier)
 
 
 def _own(

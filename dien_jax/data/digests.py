@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 
 import numpy as np
 
@@ -38,8 +39,8 @@ def table_digests(
     tables: dict[str, list[np.ndarray]] = {}
     for folder, columns in (("items", dataset.items), ("users", dataset.users)):
         for name, column in columns.items():
-            offsets = [] if column.offsets is None else [column.offsets]
-            tables[f"{folder}/{name}"] = [column.values, *offsets]
+            given = (column.values, column.offsets)
+            tables[f"{folder}/{name}"] = [np.asarray(part) for part in given if part is not None]
     for name, counts in dataset.statistics.values.items() if statistics else ():
         fields = dataclasses.asdict(counts)
         tables[f"{STATISTICS}/{name}"] = [
@@ -62,5 +63,15 @@ def _digest(arrays: list[np.ndarray]) -> str:
 
 
 def data_digest(dataset: Dataset) -> str:
-    """Return the sha256 of a folder's ``meta.json``, which identifies its content."""
-    return hashlib.sha256((dataset.path / "meta.json").read_bytes()).hexdigest()
+    """Return the sha256 of a folder's ``meta.json``, which identifies its content.
+
+    It is of the indented JSON without ``parts``, so that it does not depend on how the data is
+    divided; for folders of format version 1, it is of the file.
+    """
+    file = dataset.path / "meta.json"
+    with reading(file):
+        content = file.read_bytes()
+    meta = json.loads(content)
+    if meta.pop("parts", None) is not None:
+        content = f"{json.dumps(meta, indent=2)}\n".encode()
+    return hashlib.sha256(content).hexdigest()

@@ -20,12 +20,15 @@ Dimensions: S sequences (users), V values of a feature, R values with a vector, 
 vector, L levels.
 """
 
+from collections.abc import Collection
+from typing import NamedTuple
+
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 from threadpoolctl import threadpool_limits
 
-from dien_jax.data.counting import Firsts, TrainingEvents, first_occurrences
+from dien_jax.data.counting import Firsts, Occurrences, TrainingEvents
 from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
 
 LEVELS = (16, 32, 64, 128)
@@ -63,28 +66,33 @@ def folds(sequence: np.ndarray) -> np.ndarray:
     return ((mixed >> np.uint64(33)) % np.uint64(FOLDS)).astype(np.int32) + 1
 
 
+class _Choices(NamedTuple):
+    """Distinct values of users, by user and in the order of their first occurrences."""
+
+    sequence: np.ndarray
+    value: np.ndarray
+
+
 def factorise(
-    events: TrainingEvents, value_of: np.ndarray, size: int, *, transitions: bool = False
+    parts: Collection[TrainingEvents], value_of: np.ndarray, size: int, *, transitions: bool = False
 ) -> ValueFactors:
     """Return the vectors of one feature's values.
 
     Args:
-      events: the events and the training examples.
+      parts: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` has no vector.
       size: V, of which :func:`factor_levels` must give a level.
       transitions: whether values have the vectors of transitions too.
     """
-    firsts = first_occurrences(events, value_of)
-    step = -(-len(firsts.value) // MAX_CHOICES) or 1
-    choices = _where(firsts, firsts.sequence % step == 0)
+    choices = _read_choices(Occurrences(parts, value_of))
     users = np.bincount(choices.value, minlength=size)
     kept = np.sort(np.argsort(-users, kind="stable")[:MAX_VALUES])
     kept = kept[users[kept] > 0]
     row = np.zeros(size, np.int32)
     row[kept] = np.arange(1, len(kept) + 1)
     choices = _where(choices._replace(value=row[choices.value] - 1), row[choices.value] > 0)
-    components, parts = factor_levels(size)[-1], DIRECTED if transitions else 1
-    vectors = np.zeros((1 + FOLDS, len(kept) + 1, parts * components), np.float16)
+    components, vectors_of_value = factor_levels(size)[-1], DIRECTED if transitions else 1
+    vectors = np.zeros((1 + FOLDS, len(kept) + 1, vectors_of_value * components), np.float16)
     fold = folds(choices.sequence)
     # Threads of BLAS that wait for each other cost more than these short products.
     with threadpool_limits(1, "blas"):
@@ -97,8 +105,21 @@ def factorise(
     return with_scale(row, vectors)
 
 
-def _where(firsts: Firsts, is_kept: np.ndarray) -> Firsts:
-    return Firsts(*(column[is_kept] for column in firsts))
+def _read_choices(occurrences: Occurrences) -> _Choices:
+    """Return the choices of all users, or of as many as ``MAX_CHOICES`` allows."""
+    total = sum(occurrences.each(lambda _, firsts: len(firsts.value)))
+    step = -(-total // MAX_CHOICES) or 1
+
+    def of_part(events: TrainingEvents, firsts: Firsts) -> _Choices:
+        sequence = firsts.sequence + events.first_sequence
+        return _where(_Choices(sequence, firsts.value), sequence % step == 0)
+
+    parts = list(occurrences.each(of_part))
+    return _Choices(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _where(choices: _Choices, is_kept: np.ndarray) -> _Choices:
+    return _Choices(*(column[is_kept] for column in choices))
 
 
 def has_transitions(factors: ValueFactors) -> bool:
@@ -131,7 +152,7 @@ def with_scale(row: np.ndarray, vectors: np.ndarray) -> ValueFactors:
     return ValueFactors(row, vectors, scale)
 
 
-def _vectors(choices: Firsts, values: int, components: int) -> np.ndarray:
+def _vectors(choices: _Choices, values: int, components: int) -> np.ndarray:
     """Return unit vectors ``[values, D]``; zeros for values that nobody chose."""
     _, sequence = np.unique(choices.sequence, return_inverse=True)
     degree = np.bincount(sequence).astype(np.float32)
@@ -142,7 +163,7 @@ def _vectors(choices: Firsts, values: int, components: int) -> np.ndarray:
     return _unit_vectors(matrix, components)[1]
 
 
-def _transition_vectors(choices: Firsts, values: int, components: int) -> list[np.ndarray]:
+def _transition_vectors(choices: _Choices, values: int, components: int) -> list[np.ndarray]:
     """Return unit vectors of values as events and as what comes next, ``[values, D]`` each."""
     entries, earlier, later = [], [], []
     for lag in range(1, LAGS + 1):

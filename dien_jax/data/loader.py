@@ -18,9 +18,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from dien_jax.data.batch import Batch
-from dien_jax.data.dataset import Column, Dataset
+from dien_jax.data.columns import Column, padded_columns
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.factors import folds
 from dien_jax.data.order import CHUNK, KeyedOrder, StoredOrder, automatic_order
+from dien_jax.data.parts import Rows, windows
 from dien_jax.data.schema import FeatureValues, MultiValued
 from dien_jax.errors import UserError
 
@@ -114,8 +116,8 @@ class Loader:
         self._own = dataset.statistics.own if statistics and split == "train" else None
         self._examples = examples = dataset.splits[split]
         # Without any event, one that no history reaches keeps every gather valid.
-        events = dataset.event_item if dataset.event_item.size else [0]
-        self._event_item = np.asarray(events, np.int32)
+        events: Rows = dataset.event_item if dataset.event_item.size else np.zeros(1, np.int32)
+        self._event_item = events if events.dtype == np.int32 else np.asarray(events, np.int32)
         self.num_examples = size = len(examples.history_end)
         self.steps_per_epoch = -(-size // self._batch_size)
         self._max_history = train_config.max_history
@@ -146,34 +148,38 @@ class Loader:
         Its rows are those of this loader's part.
         """
         indices = self.example_indices(epoch, step)
-        examples, lengths = self._examples, self._lengths_of(indices)
-        positions = np.arange(self._edges[np.searchsorted(self._edges, lengths.max())])
-        shown = None
+        lengths = self._lengths_of(indices)
+        width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
+        positions, shown = np.arange(width), None
         if self._shown is not None:  # drawn for the whole batch, whichever part this is
             # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
             generator = np.random.default_rng((self._seed, epoch, step + 1))
-            last = _filled(examples.history_end[indices], self._batch_size)
+            last = _filled(self._examples.history_end[indices], self._batch_size)
             first = last - _filled(lengths, self._batch_size)
             event = first[:, None] + positions[1:]
             live = event < last[:, None]
             shown = _draw_shown(self._shown, event, live, self._shown_per_step, generator)
             shown = shown[self._rows]
         indices, lengths = indices[self._rows], self._filled(lengths[self._rows])
-        first = self._filled(examples.history_end[indices]) - lengths
-        history = self._event_item.take(first[:, None] + positions[None, :], mode="clip")
-        history *= positions[None, :] < lengths[:, None]
-        context = self._dataset.context_rows(self._split, indices) if examples.context else {}
+        examples = self._examples.take(indices)
+        first = self._filled(np.asarray(examples.history_end)) - lengths
+        history = windows(self._event_item, first, width)
+        history *= positions < lengths[:, None]
+        own = None
+        if self._own is not None:
+            own = self._filled(np.stack([bits[indices] for bits in self._own], axis=-1))
+        context = padded_columns(self._dataset.schema.context, examples.context, None)
         return Batch(
             history=history,
             lengths=lengths,
-            item=self._filled(examples.item[indices]),
-            user=self._filled(examples.user[indices]),
-            label=self._filled(examples.label[indices].astype(np.float32)),
+            item=self._filled(examples.item),
+            user=self._filled(examples.user),
+            label=self._filled(np.asarray(examples.label, np.float32)),
             weight=self._filled(np.ones(len(indices), np.float32)),
             context={name: self._filled_feature(values) for name, values in context.items()},
             shown=shown,
-            own=None if self._own is None else self._filled(self._own[indices]),
-            fold=self._filled(folds(examples.sequence[indices])) if self._own is not None else None,
+            own=own,
+            fold=None if own is None else self._filled(folds(np.asarray(examples.sequence))),
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
@@ -220,7 +226,7 @@ class Loader:
         self.cut_histories, longest = 0, 0
         for start in range(0, self.num_examples, CHUNK):
             part = slice(start, min(start + CHUNK, self.num_examples))
-            starts = np.asarray(self._dataset.event_offsets)[self._examples.sequence[part]]
+            starts = self._dataset.event_offsets[self._examples.sequence[part]]
             lengths = self._examples.history_end[part] - starts
             self.cut_histories += int(np.count_nonzero(lengths > self._max_history))
             lengths = np.minimum(lengths, self._max_history)
@@ -229,8 +235,8 @@ class Loader:
                 kept[part] = lengths
         return longest
 
-    def _filled(self, values: np.ndarray) -> np.ndarray:
-        return _filled(values, self._share)
+    def _filled(self, values: Rows) -> np.ndarray:
+        return _filled(np.asarray(values), self._share)
 
     def _filled_feature(self, values: FeatureValues) -> FeatureValues:
         if isinstance(values, MultiValued):

@@ -15,7 +15,8 @@ from dien_jax.errors import UserError, reading
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import LargeCount, Source, as_type, refuse_unknown, shown
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version of new folders; those of version 1, of one part in the folder itself, are read too."""
 SPLITS = ("train", "valid", "test")
 EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
     "sequence": np.int32,
@@ -37,8 +38,8 @@ class _SchemaGroups(TypedDict):
     context: list[dict[str, Any]]
 
 
-class _Counts(TypedDict):
-    """Counts in ``meta.json``."""
+class Counts(TypedDict):
+    """Counts in ``meta.json``, of the folder or of a part."""
 
     sequences: LargeCount
     events: LargeCount
@@ -60,7 +61,8 @@ class _Meta(TypedDict):
     """Form of ``meta.json``, as far as it is read again."""
 
     schema: _SchemaGroups
-    counts: _Counts
+    counts: Counts
+    parts: NotRequired[list[Counts]]
     source: NotRequired[_MadeBy]
 
 
@@ -148,16 +150,45 @@ def read_meta(path: Path) -> dict[str, Any]:
     version = meta.get("format_version")
     if version is None:
         raise UserError(f"{file}: expected an object with a format_version; not a dataset folder")
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        known = f"this program reads version {FORMAT_VERSION}; prepare the data again"
+    if version not in (1, FORMAT_VERSION) or isinstance(version, bool):
+        known = f"this program reads versions 1 and {FORMAT_VERSION}; prepare the data again"
         raise UserError(f"{file}: the dataset has format version {shown(version)}, {known}")
     as_type(meta, _Meta, file)
+    if version == FORMAT_VERSION:
+        _check_parts(meta, file)
     return meta
 
 
-def read_schema(file: Path, meta: dict[str, Any]) -> tuple[Schema, dict[str, int]]:
-    """Return the schema, and the counts of sequences, events, groups and examples by split."""
-    return schema_from_json(meta["schema"], f"{file}, schema"), meta["counts"]
+def _check_parts(meta: dict[str, Any], file: Path) -> None:
+    if not meta.get("parts"):
+        raise UserError(f"{file}: expected parts, the counts of each part, found none")
+    for name in Counts.__annotations__:
+        total, found = sum(part[name] for part in meta["parts"]), meta["counts"][name]
+        if found != total:
+            expected = f"{total:,}, the sum of those of the parts, found {found:,}"
+            raise UserError(f"{file}: counts.{name} should be {expected}")
+
+
+def part_name(number: int) -> str:
+    """Return the folder of a part within a dataset folder."""
+    return f"parts/{number:05d}"
+
+
+def part_folders(path: Path, meta: dict[str, Any]) -> list[Path]:
+    """Return the folders of the parts of a dataset; in version 1, the dataset folder itself."""
+    if meta["format_version"] == 1:
+        return [path]
+    return [path / part_name(number) for number in range(len(meta["parts"]))]
+
+
+def part_counts(meta: dict[str, Any]) -> list[Counts]:
+    """Return the counts of each part."""
+    return [meta["counts"]] if meta["format_version"] == 1 else meta["parts"]
+
+
+def read_schema(file: Path, meta: dict[str, Any]) -> Schema:
+    """Return the schema of a dataset folder."""
+    return schema_from_json(meta["schema"], f"{file}, schema")
 
 
 def schema_from_json(values: Any, source: Source) -> Schema:

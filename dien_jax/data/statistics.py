@@ -2,7 +2,7 @@
 
     statistics/<feature>/counts.json     sequences and least, see :class:`ValueStatistics`
     statistics/<feature>/<array>.npy     its arrays, int32; offsets int64
-    statistics/<feature>/own.npy         int8 [n], bits of the n training examples
+    PART/statistics/<feature>/own.npy    int8 [n], bits of the n training examples of each part
     statistics/<feature>/factors/row.npy, vectors.npy
                                          optional: see :class:`ValueFactors`; vectors of all tables
                                          in sequence, flat
@@ -12,12 +12,14 @@ The folder is a function of the rest of the dataset, and optional.
 
 import dataclasses
 import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets
+from dien_jax.data.columns import Column
 from dien_jax.data.counting import TrainingEvents, count_values
 from dien_jax.data.factors import (
     DIRECTED,
@@ -27,6 +29,8 @@ from dien_jax.data.factors import (
     factorise,
     with_scale,
 )
+from dien_jax.data.metadata import Counts
+from dien_jax.data.parts import Rows, chained
 from dien_jax.data.schema import Feature, Schema, ValueFactors, ValueStatistics, statistics_features
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
@@ -50,34 +54,48 @@ class Statistics(NamedTuple):
 
     Attributes:
       values: the counts, by feature.
-      own: int8 ``[n, S]``, bits of each training example for each feature.
+      own: bits of each training example, int8 ``[n]`` for each of these features.
     """
 
     values: dict[str, ValueStatistics]
-    own: np.ndarray
+    own: tuple[Rows, ...]
+
+
+class CountedFeature(NamedTuple):
+    """Counts of one feature, and the bits of the training examples of each part."""
+
+    name: str
+    values: ValueStatistics
+    own: list[np.ndarray]
+
+
+def count_features(
+    schema: Schema, items: dict[str, Column], parts: Collection[TrainingEvents]
+) -> Iterator[CountedFeature]:
+    """Count the values of every feature with statistics, one feature after another."""
+    for feature in statistics_features(schema):
+        assert feature.size is not None
+        counted = count_values(parts, _value_of(schema, feature, items), feature.size)
+        yield CountedFeature(feature.name, *counted)
 
 
 def count_training_events(
-    schema: Schema, values: dict[str, np.ndarray], events: TrainingEvents
+    schema: Schema, items: dict[str, Column], parts: Collection[TrainingEvents]
 ) -> Statistics:
-    """Count the values of every feature with statistics; ``values`` are those of all items."""
-    counted, own = {}, []
-    for feature in statistics_features(schema):
-        assert feature.size is not None
-        value_of = _value_of(schema, feature, values)
-        counted[feature.name], bits = count_values(events, value_of, feature.size)
-        own.append(bits)
-    return Statistics(counted, np.stack(own, axis=-1))
+    """Count the values of every feature with statistics; ``items`` are the columns of all items."""
+    counted = list(count_features(schema, items, parts))
+    values = {feature.name: feature.values for feature in counted}
+    return Statistics(values, tuple(chained(feature.own) for feature in counted))
 
 
 def factorise_training_events(
-    schema: Schema, values: dict[str, np.ndarray], events: TrainingEvents
+    schema: Schema, items: dict[str, Column], parts: Collection[TrainingEvents]
 ) -> dict[str, ValueFactors]:
-    """Return the factors of every feature that has them; ``values`` are those of all items."""
+    """Return the factors of every feature that has them; ``items`` are the columns of all items."""
     return {
         feature.name: factorise(
-            events,
-            _value_of(schema, feature, values),
+            parts,
+            _value_of(schema, feature, items),
             feature.size or 0,
             transitions=feature is schema.item[0],
         )
@@ -85,11 +103,11 @@ def factorise_training_events(
     }
 
 
-def _value_of(schema: Schema, feature: Feature, values: dict[str, np.ndarray]) -> np.ndarray:
+def _value_of(schema: Schema, feature: Feature, items: dict[str, Column]) -> np.ndarray:
     """Return the value of a feature for each item."""
     if feature is schema.item[0]:
         return np.arange(schema.num_items)
-    return np.asarray(values[feature.name])
+    return np.asarray(items[feature.name].values)
 
 
 def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
@@ -145,11 +163,11 @@ def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors] | None
     return factors
 
 
-def write_statistics(folder: Path, statistics: Statistics) -> None:
-    """Write the files of counts."""
-    for place, (name, counts) in enumerate(statistics.values.items()):
+def write_counts(folder: Path, parts: Sequence[Path], features: Iterable[CountedFeature]) -> None:
+    """Write the files of counts, and those of the training examples in the folders of parts."""
+    for name, counts, own in features:
         target = folder / name
-        target.mkdir(parents=True)
+        target.mkdir(parents=True, exist_ok=True)
         arrays = dataclasses.asdict(counts)
         numbers = {number: arrays.pop(number) for number in _Numbers.__annotations__}
         del arrays["longest"]
@@ -157,25 +175,39 @@ def write_statistics(folder: Path, statistics: Statistics) -> None:
         arrays["offsets"] = arrays["offsets"].astype(np.int64)
         for array, values in arrays.items():
             np.save(target / f"{array}.npy", values)
-        np.save(target / "own.npy", np.ascontiguousarray(statistics.own[:, place]))
+        for part, bits in zip(parts, own, strict=True):
+            file = own_file(part, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, bits)
+
+
+def own_file(part: Path, feature: str) -> Path:
+    """Return the file of the bits of the training examples of a part."""
+    return part / STATISTICS / feature / "own.npy"
 
 
 def read_statistics(
-    folder: Path, schema: Schema, examples: int, sequences: int
+    folder: Path, schema: Schema, parts: Sequence[Path], counts: Sequence[Counts]
 ) -> Statistics | None:
     """Read and check the files; None without a folder.
 
-    ``examples`` are those of training, ``sequences`` those of the dataset.
+    ``parts`` are the folders of the parts of the dataset, of the given counts.
     """
     if not folder.exists():
         return None
     values, own = {}, []
+    sequences = sum(count["sequences"] for count in counts)
     for feature in statistics_features(schema):
         assert feature.size is not None
         values[feature.name] = _read(folder / feature.name, feature.size, sequences)
         bits: Check = (lambda part: (part >= 0) & (part < 8), "at least 0 and below 8")
-        own.append(read_array(folder / feature.name / "own.npy", np.int8, examples, bits))
-    return Statistics(values, np.stack(own, axis=-1))
+        files = zip(parts, counts, strict=True)
+        arrays = [
+            read_array(own_file(part, feature.name), np.int8, count["train"], bits)
+            for part, count in files
+        ]
+        own.append(chained(arrays))
+    return Statistics(values, tuple(own))
 
 
 def _read(folder: Path, size: int, sequences: int) -> ValueStatistics:

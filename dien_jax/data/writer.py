@@ -2,18 +2,20 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dien_jax.data import metadata
-from dien_jax.data.arrays import chunks
-from dien_jax.data.dataset import Column, Examples, open_dataset
-from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS
-from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.statistics import STATISTICS, write_factors, write_statistics
+from dien_jax.data.columns import Column, Examples
+from dien_jax.data.dataset import open_dataset
+from dien_jax.data.folder_files import FolderFiles, find_feature, require_rows
+from dien_jax.data.metadata import Counts
+from dien_jax.data.part_writer import PartWriter
+from dien_jax.data.schema import Schema
+from dien_jax.data.statistics import STATISTICS, count_features, write_counts, write_factors
 from dien_jax.errors import UserError, writing
 from dien_jax.utils.files import partial_folder
 
@@ -41,6 +43,12 @@ class DatasetWriter:
     >>> open_dataset(path).splits["train"].item.tolist()
     [2, 1]
 
+    A data set that is larger than memory is written in several parts, of consecutive sequences and
+    groups, with the examples of the sequences: :meth:`next_part` begins the next one. Its event
+    offsets begin at the last one of the part before, and ``sequence``, ``history_end`` and
+    ``group`` count on; offsets of multi-valued columns begin at 0 again. What is read from the
+    folder does not depend on the parts.
+
     Args:
       path: the folder to create; must not exist. Missing parents are created.
       schema: the features.
@@ -60,13 +68,15 @@ class DatasetWriter:
         self.path = Path(path)
         self._schema = schema
         self._meta = {"source": source, "split": split}
-        self._counts: dict[str, int] = {}
+        self._parts: list[Counts] = []
+        self._current: PartWriter | None = None
         check_target(self.path)
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> "DatasetWriter":
         with writing(self.path, "dataset folder"):
             self._partial = self._cleanup.enter_context(partial_folder(self.path))
+        self._files = FolderFiles(self._partial, self.path)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -76,80 +86,82 @@ class DatasetWriter:
 
     def vocabulary(self, feature: str, values: Iterable[str]) -> None:
         """Write the raw values of a categorical or multi-valued feature, the unknown one first."""
-        expected = _find_feature(feature, self._schema.features).size
+        expected = find_feature(feature, self._schema.features).size
         if expected is None:
             raise ValueError(f"numeric feature {feature!r} has no vocabulary")
-        written = self._lines(f"vocab/{feature}.txt", values)
-        _require_rows(f"vocabulary of {feature!r}", written, expected)
-
-    def groups(self, raw_ids: Iterable[str]) -> None:
-        """Write the raw user ids, by group."""
-        self._counts["groups"] = self._lines("groups.txt", raw_ids)
+        written = self._files.lines(f"vocab/{feature}.txt", values)
+        require_rows(f"vocabulary of {feature!r}", written, expected)
 
     def items(self, feature: str, values: Any, offsets: Any | None = None) -> None:
         """Write an item feature over all items, the unknown one first; see :class:`Column`."""
-        entry = _find_feature(feature, self._schema.item[1:])
-        self._column("items", entry, Column(values, offsets), self._schema.num_items)
+        entry = find_feature(feature, self._schema.item[1:])
+        self._files.column("items", entry, Column(values, offsets), self._schema.num_items)
 
     def users(self, feature: str, values: Any, offsets: Any | None = None) -> None:
         """Write a user feature over all users, the unknown one first; see :class:`Column`."""
-        entry = _find_feature(feature, self._schema.user[1:])
-        self._column("users", entry, Column(values, offsets), self._schema.num_users)
+        entry = find_feature(feature, self._schema.user[1:])
+        self._files.column("users", entry, Column(values, offsets), self._schema.num_users)
+
+    def popularity(self, counts: Any) -> None:
+        """Write the training events of each item, integers ``[items]``."""
+        written = self._files.array("popularity.npy", counts, np.int64)
+        require_rows("popularity", written, self._schema.num_items)
+
+    def groups(self, raw_ids: Iterable[str]) -> None:
+        """Write the raw user ids of the part, by group."""
+        self._part().groups(raw_ids)
 
     def events(
         self, item: Any, timestamp: Any, offsets: Any, negatives: Column | None = None
     ) -> None:
-        """Write the events, by sequence, oldest first, and the items shown and not clicked."""
-        self._counts["events"] = self._array("events/item/values.npy", item, np.int32)
-        timestamps = self._array("events/timestamp/values.npy", timestamp, np.int64)
-        _require_rows("timestamp", timestamps, self._counts["events"])
-        self._counts["sequences"] = self._array("events/offsets.npy", offsets, np.int64) - 1
-        if negatives is not None:
-            self._array("events/negatives/values.npy", negatives.values, np.int32)
-            written = self._array("events/negatives/offsets.npy", negatives.offsets, np.int64) - 1
-            _require_rows("negatives", written, self._counts["events"])
+        """Write the events of the part, by sequence, oldest first.
 
-    def popularity(self, counts: Any) -> None:
-        """Write the training events of each item, integers ``[items]``."""
-        written = self._array("popularity.npy", counts, np.int64)
-        _require_rows("popularity", written, self._schema.num_items)
+        ``negatives`` are the items that were shown with each event and not clicked.
+        """
+        self._part().events(item, timestamp, offsets, negatives)
 
     def examples(self, split: str, examples: Examples) -> None:
-        """Write the examples of one split; columns may be any sequences of numbers."""
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        folder = f"examples/{split}"
-        rows = len(examples.label)
-        for name, dtype in EXAMPLE_COLUMNS.items():
-            written = self._array(f"{folder}/{name}/values.npy", getattr(examples, name), dtype)
-            _require_rows(name, written, rows)
-        for name in examples.context:
-            _find_feature(name, self._schema.context)
-        for feature in self._schema.context:
-            if feature.name not in examples.context:
-                raise ValueError(f"context feature {feature.name!r} is missing")
-            self._column(folder, feature, examples.context[feature.name], rows)
-        if examples.probability is not None:
-            name = f"{folder}/{PROBABILITY}/values.npy"
-            written = self._array(name, examples.probability, np.float32)
-            _require_rows(PROBABILITY, written, rows)
-        self._counts[split] = rows
+        """Write the examples of one split of the part; columns may be any sequences of numbers."""
+        self._part().examples(split, examples)
+
+    def next_part(self) -> None:
+        """End the part that ``groups``, ``events`` and ``examples`` write, and begin the next."""
+        self._parts.append(self._part().finish())
+        self._current = None
+
+    def part_folder(self, number: int) -> Path:
+        """Return the folder of a part, for :class:`dien_jax.data.part_writer.PartWriter`."""
+        return self._partial / metadata.part_name(number)
+
+    def add_part(self, counts: Counts) -> None:
+        """Add the next part, which is in its folder already.
+
+        ``counts`` are those that :meth:`~dien_jax.data.part_writer.PartWriter.finish` returned.
+        """
+        if self._current is not None:
+            raise ValueError("another part is being written; end it with next_part()")
+        self._parts.append(counts)
 
     def note(self, **entries: Any) -> None:
         """Add entries to ``meta.json``."""
         self._meta.update(entries)
 
+    def _part(self) -> PartWriter:
+        if self._current is None:
+            folder = self.part_folder(len(self._parts))
+            self._current = PartWriter(folder, self._schema, self.path)
+        return self._current
+
     def _finish(self) -> None:
-        none, no_offsets = np.zeros(0), {"multivalued": np.zeros(1, np.int64)}
-        context = {f.name: Column(none, no_offsets.get(f.kind)) for f in self._schema.context}
-        for split in SPLITS:
-            if split not in self._counts:
-                empty = Examples(**dict.fromkeys(EXAMPLE_COLUMNS, none), context=context)
-                self.examples(split, empty)
+        if self._current is not None or not self._parts:
+            self.next_part()
+        names = Counts.__annotations__
+        totals = {name: sum(part[name] for part in self._parts) for name in names}  # type: ignore[literal-required]
         meta = {
             "format_version": metadata.FORMAT_VERSION,
             "schema": metadata.schema_to_json(self._schema),
-            "counts": self._counts,
+            "counts": totals,
+            "parts": self._parts,
             **self._meta,
         }
         with writing(self.path, "dataset folder"):
@@ -160,52 +172,11 @@ class DatasetWriter:
         except UserError as error:
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
-            write_statistics(self._partial / STATISTICS, dataset.statistics)
+            folders = metadata.part_folders(self._partial, meta)
+            counted = count_features(self._schema, dataset.items, dataset.training_parts())
+            write_counts(self._partial / STATISTICS, folders, counted)
             write_factors(self._partial / STATISTICS, dataset.factors)
             self._partial.rename(self.path.absolute())
-
-    def _column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
-        name = f"{folder}/{feature.name}"
-        dtype = np.float32 if feature.kind == "numeric" else np.int32
-        written = self._array(f"{name}/values.npy", column.values, dtype)
-        if (column.offsets is not None) != (feature.kind == "multivalued"):
-            where = f"{feature.kind} feature {feature.name!r}"
-            raise ValueError(f"{where}: offsets are for multivalued")
-        if column.offsets is not None:
-            written = self._array(f"{name}/offsets.npy", column.offsets, np.int64) - 1
-        _require_rows(f"feature {feature.name!r}", written, rows)
-
-    def _lines(self, name: str, values: Iterable[str]) -> int:
-        written = 0
-        with self._file(name) as stream:
-            for value in values:
-                stream.write(metadata.escape(value).encode("utf-8") + b"\n")
-                written += 1
-        return written
-
-    def _array(self, name: str, values: Any, dtype: type[np.generic]) -> int:
-        array = np.asarray(values)
-        if array.size == 0:
-            array = array.astype(dtype)
-        if array.ndim != 1 or array.dtype.kind not in ("f" if dtype is np.float32 else "biu"):
-            raise ValueError(f"{name}: expected {dtype.__name__}, got {array.shape} {array.dtype}")
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": array.shape}
-        with self._file(name) as stream:
-            np.lib.format.write_array_header_1_0(stream, header)
-            for part in chunks(len(array)):
-                converted = array[part].astype(dtype)
-                if dtype is not np.float32 and not np.array_equal(converted, array[part]):
-                    raise ValueError(f"{name}: values do not fit {dtype.__name__}")
-                stream.write(converted.data)
-        return len(array)
-
-    @contextlib.contextmanager
-    def _file(self, name: str) -> Iterator[Any]:
-        file = self._partial / name
-        with writing(self.path, "dataset folder"):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("wb") as stream:
-                yield stream
 
 
 def check_target(path: Path) -> None:
@@ -214,15 +185,3 @@ def check_target(path: Path) -> None:
         is_there = path.is_symlink() or path.exists()
     if is_there:
         raise UserError(f"{path} exists already; choose another folder or remove it")
-
-
-def _find_feature(name: str, features: tuple[Feature, ...]) -> Feature:
-    for feature in features:
-        if feature.name == name:
-            return feature
-    raise ValueError(f"the schema has no such feature here: {name!r}")
-
-
-def _require_rows(name: str, rows: int, expected: int) -> None:
-    if rows != expected:
-        raise ValueError(f"{name}: expected {expected} rows, got {rows}")

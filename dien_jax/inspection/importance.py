@@ -157,8 +157,8 @@ def permutation_importance(
 def _is_constant(dataset: Dataset, split: str, input_: Input) -> bool:
     examples = dataset.splits[split]
     if input_.kind in ("history", "order"):
-        lengths = examples.history_end - dataset.event_offsets[examples.sequence]
-        return not lengths.any()
+        starts = dataset.event_offsets[np.asarray(examples.sequence)]
+        return np.array_equal(np.asarray(examples.history_end), starts)
     if input_.kind == "statistics":
         columns = [examples.item]
     elif input_.kind != "context":
@@ -166,8 +166,10 @@ def _is_constant(dataset: Dataset, split: str, input_: Input) -> bool:
     else:
         given = [examples.context[name] for name in input_.features]
         columns = [column.values for column in given]
-        columns += [np.diff(column.offsets) for column in given if column.offsets is not None]
-    return all(np.all(column == column[:1]) for column in columns)
+        columns += [
+            np.diff(np.asarray(column.offsets)) for column in given if column.offsets is not None
+        ]
+    return all(np.all(np.asarray(column) == column[:1]) for column in columns)
 
 
 def _shuffled(batch: Batch, random: np.random.Generator) -> np.ndarray:

@@ -155,7 +155,7 @@ def _calibration_section(scored: SplitScores, split: str) -> str:
 def _part_sections(trained: TrainedModel, split: str, scored: SplitScores) -> list[tuple[str, str]]:
     dataset, most = trained.dataset, trained.run.config.train.max_history
     examples = dataset.splits[split]
-    starts = np.asarray(dataset.event_offsets)[examples.sequence]
+    starts = dataset.event_offsets[np.asarray(examples.sequence)]
     lengths = np.minimum(np.asarray(examples.history_end) - starts, most)
     item = np.asarray(examples.item)
     popularity = np.where(item == UNKNOWN, 0, np.asarray(dataset.popularity)[item])
@@ -225,9 +225,11 @@ def _examples(
     names, dataset = inspector.names, inspector.trained.dataset
     examples = dataset.splits[split].take(np.asarray(numbers))
     losses = example_losses(np.asarray(examples.label), scores)
-    lengths = examples.history_end - np.asarray(dataset.event_offsets)[examples.sequence]
+    lengths = examples.history_end - dataset.event_offsets[np.asarray(examples.sequence)]
     rows = []
-    for row, (number, item) in enumerate(zip(numbers, examples.item.tolist(), strict=True)):
+    for row, (number, item) in enumerate(
+        zip(numbers, np.asarray(examples.item).tolist(), strict=True)
+    ):
         ids = [names.user(int(examples.group[row])), names.item(item), str(number)]
         fit = [f"{scores[row]:.4f}", f"{losses[row]:.3f}"]
         rows.append([*ids, *fit, f"{lengths[row]:,}", f"{dataset.popularity[item]:,}"])

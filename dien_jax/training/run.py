@@ -356,7 +356,7 @@ def _baselines(dataset: Dataset) -> dict[str, float | None]:
     """AUC on the test split without any history: by popularity, and by true probabilities."""
     test = dataset.splits["test"]
     labels = np.asarray(test.label)
-    baselines = {"popularity": auc(labels, dataset.popularity[test.item])}
+    baselines = {"popularity": auc(labels, dataset.popularity[np.asarray(test.item)])}
     if test.probability is not None:
         baselines["best possible"] = auc(labels, np.asarray(test.probability))
     return baselines

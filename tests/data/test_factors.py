@@ -45,7 +45,7 @@ def gram(vectors: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("table", [0, 1, FOLDS])
 def test_vectors_are_those_of_a_singular_value_decomposition(table: int) -> None:
     events, components = log(), factor_levels(VALUES)[-1]
-    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise([events], np.arange(VALUES), VALUES)
     matrix = normalised(events, np.flatnonzero(folds(np.arange(USERS)) != table))
     _, singular, right = np.linalg.svd(matrix, full_matrices=False)
     expected = right[:components].T * np.sqrt(singular[:components])
@@ -75,7 +75,7 @@ def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
 ) -> None:
     monkeypatch.setattr(factors, "TOLERANCE", 1e-6)
     events, components = log(), factor_levels(VALUES)[-1]
-    row, vectors, scale = factorise(events, np.arange(VALUES), VALUES, transitions=True)
+    row, vectors, scale = factorise([events], np.arange(VALUES), VALUES, transitions=True)
     assert vectors.shape[2] == 3 * components
     matrix = transitions(events, np.flatnonzero(folds(np.arange(USERS)) != table))
     left, singular, right = np.linalg.svd(matrix)
@@ -89,7 +89,7 @@ def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
     as_event, as_next = (found[1:, part * components :][:, :components] for part in (1, 2))
     # Float16 rounds each component by 5e-4 of itself at most.
     np.testing.assert_allclose(as_event @ as_next.T, earlier[1:] @ later[1:].T, atol=2e-3)
-    alone = factorise(events, np.arange(VALUES), VALUES)
+    alone = factorise([events], np.arange(VALUES), VALUES)
     cut = without_transitions(ValueFactors(row, vectors, scale))
     for ours, theirs in zip(cut, alone, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -103,8 +103,8 @@ def test_transitions_know_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     events = events._replace(event_item=items.reshape(-1), item=items[:, -1])
     backwards = items[:, ::-1].reshape(-1)
     reverse = events._replace(event_item=backwards, item=backwards[LENGTH - 1 :: LENGTH])
-    row, forth, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
-    _, back, _ = factorise(reverse, np.arange(VALUES), VALUES, transitions=True)
+    row, forth, _ = factorise([events], np.arange(VALUES), VALUES, transitions=True)
+    _, back, _ = factorise([reverse], np.arange(VALUES), VALUES, transitions=True)
     of_forth, of_back = (np.split(part[0][row].astype(np.float64), 3, 1) for part in (forth, back))
     np.testing.assert_allclose(of_forth[1] @ of_forth[2].T, of_back[2] @ of_back[1].T, atol=2e-3)
     assert np.abs(of_forth[1] @ of_forth[2].T - of_back[1] @ of_back[2].T).max() > 0.1
@@ -112,14 +112,14 @@ def test_transitions_know_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_table_does_not_know_the_users_of_its_fold() -> None:
     events, user = log(), 17
-    _, before, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
+    _, before, _ = factorise([events], np.arange(VALUES), VALUES, transitions=True)
     start, end = events.offsets[user : user + 2]
     changed = events.event_item.copy()
     changed[start:end] = changed[start:end] % (VALUES - 1) + 1
     items = events.item.copy()
     items[user] = changed[end - 1]
     events = events._replace(event_item=changed, item=items)
-    _, after, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
+    _, after, _ = factorise([events], np.arange(VALUES), VALUES, transitions=True)
     fold = int(folds(np.array([user]))[0])
     for table in range(1 + FOLDS):
         assert np.array_equal(before[table], after[table]) == (table == fold)
@@ -135,7 +135,7 @@ def test_unknown_and_unchosen_values_have_no_vector() -> None:
     events = log()
     items = np.where(events.event_item == 5, 0, events.event_item)
     events = events._replace(event_item=items, item=np.where(events.item == 5, 0, events.item))
-    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise([events], np.arange(VALUES), VALUES)
     assert row[0] == row[5] == 0
     assert not vectors[:, 0].any()
     assert (np.delete(row, [0, 5]) > 0).all()
@@ -146,7 +146,7 @@ def test_the_most_chosen_values_have_vectors_if_there_are_too_many(
 ) -> None:
     monkeypatch.setattr(factors, "MAX_VALUES", 20)
     events = log()
-    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES)
+    row, vectors, _ = factorise([events], np.arange(VALUES), VALUES)
     users = (normalised(events, np.arange(USERS)) > 0).sum(0)
     assert vectors.shape[1] == 21
     assert users[row > 0].min() >= users[row == 0].max()
@@ -155,10 +155,10 @@ def test_the_most_chosen_values_have_vectors_if_there_are_too_many(
 def test_only_some_users_of_a_long_log_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factors, "MAX_CHOICES", 800)
     events = log()
-    _, limited, _ = factorise(events, np.arange(VALUES), VALUES)
+    _, limited, _ = factorise([events], np.arange(VALUES), VALUES)
     other = events.event_item.copy()
     other[LENGTH : 2 * LENGTH] = 1  # the second user, whom a step of two leaves out
-    _, same, _ = factorise(events._replace(event_item=other), np.arange(VALUES), VALUES)
+    _, same, _ = factorise([events._replace(event_item=other)], np.arange(VALUES), VALUES)
     np.testing.assert_array_equal(limited, same)
 
 
@@ -171,7 +171,7 @@ def test_levels_need_three_values_for_a_component() -> None:
 def test_no_training_events_give_no_vectors() -> None:
     none = np.zeros(0, np.int32)
     events = TrainingEvents(none, np.zeros(1, np.int64), none, none, none, none)
-    row, vectors, _ = factorise(events, np.arange(VALUES), VALUES, transitions=True)
+    row, vectors, _ = factorise([events], np.arange(VALUES), VALUES, transitions=True)
     assert not row.any()
     assert vectors.shape == (1 + FOLDS, 1, 3 * 16)
 
@@ -195,7 +195,7 @@ def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
     users, ends = np.arange(len(histories)), offsets[1:] - 1
     labels = np.ones(len(users), np.int8)
     events = TrainingEvents(items, offsets, users, ends, items[ends], labels)
-    _, vectors, scale = factorise(events, np.arange(600), 600, transitions=True)
+    _, vectors, scale = factorise([events], np.arange(600), 600, transitions=True)
     assert np.isfinite(vectors).all()
     assert np.isfinite(scale).all()
     parts = np.stack(np.split(vectors.astype(np.float32), 3, axis=2))

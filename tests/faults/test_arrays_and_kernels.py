@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support import faults
 from support.faults import SETTINGS, Case, run_in_process
+from support.small_dataset import PART
 from support.tiny_run import LIGHT
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -63,7 +64,15 @@ ARRAYS: dict[str, dict[str, Change]] = {
             "another type": wider,
         }
         for feature in ("item", "category")
-        for name in ("count", "own", "other", "together", "before", "following", "offsets")
+        for name in ("count", "other", "together", "before", "following", "offsets")
+    },
+    **{
+        f"{PART}/statistics/{feature}/own": {
+            "-1": entry(0, -1),
+            "one entry less": shorter,
+            "another type": wider,
+        }
+        for feature in ("item", "category")
     },
     "statistics/item/offsets": {"falling": reversed_},
     "statistics/category/other": {"2^30": entry(0, 2**30)},
@@ -71,8 +80,8 @@ ARRAYS: dict[str, dict[str, Change]] = {
     "items/category/values": {"-1": entry(1, -1), "2^30": entry(1, 2**30)},
     "items/price/values": {"NaN": entry(1, np.nan), "infinity": entry(1, np.inf)},
     "items/tags/offsets": {"falling": reversed_},
-    "examples/train/label/values": {"2": entry(0, 2), "-1": entry(0, -1)},
-    "examples/train/history_end/values": {"-1": entry(0, -1), "2^30": entry(0, 2**30)},
+    f"{PART}/examples/train/label/values": {"2": entry(0, 2), "-1": entry(0, -1)},
+    f"{PART}/examples/train/history_end/values": {"-1": entry(0, -1), "2^30": entry(0, 2**30)},
 }
 
 
@@ -80,10 +89,16 @@ NAMED = {("other", "one entry less"): "together"}
 """What a message names, where that is another array."""
 
 
+def named(name: str) -> str:
+    """Return what a message names for an array: its folder, or its file."""
+    *_, folder, file = name.split("/") if "/" in name else ("", name)
+    return folder if file == "values" else file
+
+
 def _of_data() -> list[Case]:
     cases = [
         Case("train", "edited arrays", f"{name}: {label}", FRESH, partial(changed, name, change),
-             NAMED.get((Path(name).name, label), name.split("/")[1 if "values" in name else -1]))
+             NAMED.get((Path(name).name, label), named(name)))
         for name, changes in ARRAYS.items()
         for label, change in changes.items()
     ]  # fmt: skip

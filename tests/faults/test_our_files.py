@@ -17,6 +17,7 @@ import pytest
 from support import faults
 from support.faults import TRAIN, Case
 from support.our_files import FORMS, HOST
+from support.small_dataset import PART
 
 Keys = tuple[str | int, ...]
 REMOVED, SLOW = object(), pytest.mark.slow
@@ -183,17 +184,17 @@ CUT = {
         "data/meta.json": 1024,
         "data/vocab/item.txt": 32,
         "data/vocab/category.txt": 8,
-        "data/groups.txt": 64,
+        f"data/{PART}/groups.txt": 64,
         "data/popularity.npy": 256,
         "data/items/price/values.npy": 128,
         "data/items/tags/values.npy": 128,
         "data/items/tags/offsets.npy": 256,
-        "data/events/offsets.npy": 256,
-        "data/events/item/values.npy": 512,
-        "data/events/timestamp/values.npy": 1024,
-        "data/examples/test/label/values.npy": 128,
-        "data/examples/train/history_end/values.npy": 1024,
-        "data/statistics/item/own.npy": 256,
+        f"data/{PART}/events/offsets.npy": 256,
+        f"data/{PART}/events/item/values.npy": 512,
+        f"data/{PART}/events/timestamp/values.npy": 1024,
+        f"data/{PART}/examples/test/label/values.npy": 128,
+        f"data/{PART}/examples/train/history_end/values.npy": 1024,
+        f"data/{PART}/statistics/item/own.npy": 256,
         "data/statistics/item/count.npy": 128,
         "data/statistics/item/counts.json": 16,
     },

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from support.noise_logs import SOURCES, noise, prepared
+from support.small_dataset import PART
 
 SPLITS = {
     "last-event": {},
@@ -25,11 +26,11 @@ class Folder:
     """The log of a user and time, and the examples of a prepared folder, in raw values."""
 
     def __init__(self, rows: list[tuple[int, int, int]], data: Path) -> None:
-        self.data, self.log = data, {str(user): [] for user, _, _ in rows}
+        self.part, self.log = data / PART, {str(user): [] for user, _, _ in rows}
         for user, item, time in sorted(rows, key=lambda row: row[2]):
             self.log[str(user)].append((str(item), time))
         self.items = (data / "vocab" / "item.txt").read_text().split("\n")[:-1]
-        self.groups = (data / "groups.txt").read_text().split("\n")[:-1]
+        self.groups = (self.part / "groups.txt").read_text().split("\n")[:-1]
         self.examples: list[Example] = []
         self.histories: list[list[str]] = []
         events, offsets = self.read("events/item/values"), self.read("events/offsets")
@@ -43,7 +44,7 @@ class Folder:
                 self.examples.append(found)
 
     def read(self, name: str) -> np.ndarray:
-        return np.load(self.data / f"{name}.npy")
+        return np.load(self.part / f"{name}.npy")
 
     def training(self) -> set[tuple[str, int]]:
         """User and place of every event that is a training example or in its history."""

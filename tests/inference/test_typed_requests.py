@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import untrained_run
 
+from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.inference import score_requests
 from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
@@ -124,7 +125,7 @@ def test_a_column_is_found_by_its_exact_case(tmp_path) -> None:
     other = pa.array(["other"] * ROWS)
     columns = {"User": other, "ITEM": other} | COLUMNS | {"Timestamp": other}
     prepare(options(tmp_path, columns))
-    assert (tmp_path / "data" / "groups.txt").read_text().split() == ["u0", "u1", "u2", "u3"]
+    assert open_dataset(tmp_path / "data").groups() == ["u0", "u1", "u2", "u3"]
 
 
 def test_features_that_differ_by_case_alone_are_refused(tmp_path) -> None:

@@ -119,7 +119,7 @@ def test_stored_counts_are_those_of_the_folder(data: Path) -> None:
     stored = open_dataset(data)
     assert stored.stored_statistics is not None
     computed = dataclasses.replace(stored, stored_statistics=None).statistics
-    np.testing.assert_array_equal(stored.statistics.own, computed.own)
+    np.testing.assert_array_equal(np.stack(stored.statistics.own), np.stack(computed.own))
     for name, counts in computed.values.items():
         jax.tree.map(np.testing.assert_array_equal, stored.statistics.values[name], counts)
 
@@ -129,7 +129,9 @@ def test_only_training_batches_have_own_bits(data: Path) -> None:
     train = Loader(dataset, "train", TrainConfig(batch_size=4), statistics=True)
     indices = train.example_indices(0, 0)
     own = train.batch(0, 0).own
-    np.testing.assert_array_equal(own[: len(indices)], dataset.statistics.own[indices])
+    np.testing.assert_array_equal(
+        own[: len(indices)], np.stack(dataset.statistics.own, -1)[indices]
+    )
     assert own.any()
     for split in ("valid", "test"):
         held_out = Loader(dataset, split, TrainConfig(batch_size=4), statistics=True)

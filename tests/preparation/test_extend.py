@@ -211,7 +211,7 @@ def test_counts_are_of_the_whole_log_when_training_starts_late(tmp_path):
     def bits(dataset: Dataset) -> dict[tuple[int, int, int], list[int]]:
         part = dataset.splits["train"]
         keys = np.stack([part.sequence, part.history_end, part.item], axis=1).tolist()
-        own = dataset.statistics.own.tolist()
+        own = np.stack(dataset.statistics.own, -1).tolist()
         clicked = np.flatnonzero(part.label == 1)
         return {tuple(keys[row]): own[row] for row in clicked}
 

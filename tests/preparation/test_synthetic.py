@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.small_dataset import PART
 
 import dien_jax.preparation
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -62,7 +63,7 @@ def test_seed_alone_decides_the_folder(tmp_path: Path) -> None:
     assert first == contents(make(tmp_path / "b", users=200).path)
     other = contents(make(tmp_path / "c", users=200, seed=1).path)
     for name in ("events/item/values.npy", "examples/train/label/values.npy"):
-        assert first[name] != other[name]
+        assert first[f"{PART}/{name}"] != other[f"{PART}/{name}"]
 
 
 def test_sizes_are_those_asked_for(tmp_path: Path) -> None:

@@ -35,9 +35,10 @@ TABLES = ("items/category", "items/price", "items/tags", "statistics/item", "sta
 HOST = "run/checkpoints/13/host/metadata"
 FORMS: dict[str, dict[str, Any]] = {
     "data/meta.json": {
-        "format_version": 1,
+        "format_version": 2,
         "schema": SCHEMA,
         "counts": dict.fromkeys(COUNTS, 20),
+        "parts": [dict.fromkeys(COUNTS, 20)],
         "source": {"name": "interactions", "settings": {"split": "last-event"}},
         "split": {"policy": "last-event"},
     },

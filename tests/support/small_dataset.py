@@ -25,6 +25,8 @@ SCHEMA = Schema(
         Feature("query", "multivalued", size=4, max_values=2),
     ),
 )
+PART = "parts/00000"
+"""The part of the folder."""
 ITEMS = ["", "pear\nfig", "back\\slash", "\u2028\x00\ud800"]
 
 

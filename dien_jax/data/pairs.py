@@ -1,0 +1,169 @@
+"""Counts of pairs of values, of which the most frequent ones are kept.
+
+Pairs come in any order. They are sorted and counted a chunk at a time; the chunks of counts are
+brought together for one range of values after another, so that memory is some 12 bytes for each
+distinct pair and a few hundred for each pair of one chunk.
+
+Dimensions: V values of a feature, P pairs, N pairs of one call.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from dien_jax.data.schema import ValueStatistics
+
+MAX_KEPT = 1 << 23
+"""Pairs that are kept; of longer logs, those that few sequences have are left out."""
+CHUNK_PAIRS = 1 << 22  # pairs sorted at a time
+
+
+class _Counted(NamedTuple):
+    """Counts of distinct pairs that were sorted together."""
+
+    key: np.ndarray  # int64 [P], 2 (earlier V + later), 1 more if neighbours; rising
+    users: np.ndarray  # int32 [P]
+
+
+class _Rows(NamedTuple):
+    """Pairs from both sides, by value."""
+
+    key: np.ndarray  # int64 [P], value V + other, rising
+    together: np.ndarray  # int32 [P]
+    before: np.ndarray  # int32 [P]
+    following: np.ndarray  # int32 [P]
+
+
+class PairCounts:
+    """Number of users who chose an earlier and a later value.
+
+    Args:
+      size: V.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._pending: list[np.ndarray] = []
+        self._counted: list[_Counted] = []
+
+    def add(self, earlier: np.ndarray, later: np.ndarray, are_neighbours: np.ndarray) -> None:
+        """Count pairs of one user each, ``[N]``: two values, and whether one followed the other."""
+        self._pending.append((earlier * self._size + later) * 2 + are_neighbours)
+        if sum(map(len, self._pending)) > CHUNK_PAIRS:
+            self._sort()
+
+    def _sort(self) -> None:
+        if self._pending:
+            keys = np.concatenate(self._pending)
+            self._pending = []
+            key, users = np.unique(keys, return_counts=True)
+            self._counted.append(_Counted(key, users.astype(np.int32)))
+
+    def statistics(self, count: np.ndarray, sequences: int) -> ValueStatistics:
+        """Return the counts of pairs, in rows, with those of values ``[V]`` and of sequences."""
+        self._sort()
+        pairs, least = self._most_frequent()
+        row, other = np.divmod(pairs.key, self._size)
+        offsets = np.searchsorted(row, np.arange(self._size + 1)).astype(np.int32)
+        return ValueStatistics(
+            count=count.astype(np.int32),
+            offsets=offsets,
+            other=other.astype(np.int32),
+            together=pairs.together,
+            before=pairs.before,
+            following=pairs.following,
+            sequences=sequences,
+            least=least,
+            longest=int(np.diff(offsets).max()),
+        )
+
+    def _most_frequent(self) -> tuple[_Rows, int]:
+        """Return at most ``MAX_KEPT`` pairs, and the least number of users that they have."""
+        kept, total, least = [_no_rows()], 0, 1
+        for first, end in self._ranges():
+            rows = self._rows(first, end)
+            kept.append(_where(rows, rows.together >= least))
+            total += len(kept[-1].key)
+            if total > 2 * MAX_KEPT:
+                kept, least = _cut(kept, least)
+                total = len(kept[0].key)
+        kept, least = _cut(kept, least)
+        return kept[0], least
+
+    def _ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of values that have some ``CHUNK_PAIRS`` pairs each, or are one value."""
+        pairs = np.zeros(self._size, np.int64)
+        for counted in self._counted:
+            for start in range(0, len(counted.key), CHUNK_PAIRS):
+                key = counted.key[start : start + CHUNK_PAIRS] >> 1
+                for values in np.divmod(key, self._size):
+                    pairs += np.bincount(values, minlength=self._size)
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(pairs)])
+        first = 0
+        while first < self._size and before[first] < before[-1]:
+            end = int(np.searchsorted(before, before[first] + CHUNK_PAIRS, side="right")) - 1
+            end = max(end, first + 1)
+            yield first, end
+            first = end
+
+    def _rows(self, first: int, end: int) -> _Rows:
+        """Return the pairs of a range of values from both sides."""
+        keys, users = [], []
+        for counted in self._counted:
+            for key, number in (self._of_earlier(counted, first, end),
+                                *self._of_later(counted, first, end)):  # fmt: skip
+                keys.append(key)
+                users.append(number)
+        key, number = np.concatenate(keys), np.concatenate(users)
+        order = np.argsort(key, kind="stable")
+        key, number = key[order], number[order]
+        if not len(key):
+            return _no_rows()
+        starts = np.flatnonzero(np.diff(key >> 2, prepend=-1))
+        together = np.add.reduceat(number, starts)
+        is_later, are_neighbours = (key & 2) > 0, (key & 1) > 0
+        before = np.add.reduceat(np.where(is_later, number, 0), starts)
+        following = np.add.reduceat(np.where(are_neighbours, number, 0), starts)
+        return _Rows(key[starts] >> 2, *(n.astype(np.int32) for n in (together, before, following)))
+
+    def _of_earlier(self, counted: _Counted, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return pairs whose earlier value is in a range, as 4 (value V + other), and users."""
+        borders = np.array([first, end], np.int64) * 2 * self._size
+        begin, stop = np.searchsorted(counted.key, borders).tolist()
+        return (counted.key[begin:stop] >> 1) << 2, counted.users[begin:stop]
+
+    def _of_later(
+        self, counted: _Counted, first: int, end: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield pairs whose later value is in a range, as 4 (value V + other) + 2 and users.
+
+        Those of neighbours have 1 more.
+        """
+        for start in range(0, len(counted.key), CHUNK_PAIRS):
+            key = counted.key[start : start + CHUNK_PAIRS]
+            later = (key >> 1) % self._size
+            chosen = np.flatnonzero((later >= first) & (later < end))
+            key, later = key[chosen], later[chosen]
+            pair = later * self._size + (key >> 1) // self._size
+            yield pair * 4 + 2 + (key & 1), counted.users[start : start + CHUNK_PAIRS][chosen]
+
+
+def _no_rows() -> _Rows:
+    none = np.zeros(0, np.int32)
+    return _Rows(np.zeros(0, np.int64), none, none, none)
+
+
+def _where(rows: _Rows, chosen: np.ndarray) -> _Rows:
+    return _Rows(*(column[chosen] for column in rows))
+
+
+def _cut(parts: list[_Rows], least: int) -> tuple[list[_Rows], int]:
+    """Leave out the pairs of fewest users until ``MAX_KEPT`` or fewer are left."""
+    rows = _Rows(*map(np.concatenate, zip(*parts, strict=True)))
+    excess = len(rows.key) - MAX_KEPT
+    if excess > 0:
+        # All pairs with as many users as the first that does not fit are left out.
+        least = int(np.partition(rows.together, excess - 1)[excess - 1]) + 1
+        rows = _where(rows, rows.together >= least)
+    return [rows], least
