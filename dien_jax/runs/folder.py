@@ -76,7 +76,8 @@ class Run:
       preset: the preset that the settings started from.
       seed: random seed of parameters, example order and negative sampling; 0 to 2**32 - 1.
       data: absolute path of the dataset folder.
-      data_digest: sha256 of its ``meta.json``; a run resumes only on data with this digest.
+      data_digest: sha256 of its ``meta.json``, see :func:`dien_jax.data.digests.data_digest`; a run
+        resumes only on data with this digest.
       schema: its features as in ``meta.json``; a run is used only with data of this schema.
       vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
         ones. None for runs of versions that did not keep them.

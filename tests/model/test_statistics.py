@@ -31,7 +31,7 @@ EXAMPLES = TrainingEvents(
 
 
 def inputs(history: list[int], candidate: int, bits: int = 0) -> dict[str, float]:
-    counts, _ = count_values(EXAMPLES, np.arange(6), 6)
+    counts, _ = count_values([EXAMPLES], np.arange(6), 6)
     row = np.zeros((1, 4), np.int32)
     row[0, : len(history)] = history
     values = statistics_inputs(
@@ -98,14 +98,14 @@ def test_an_empty_history_and_a_log_without_pairs_have_finite_inputs() -> None:
     alone = TrainingEvents(
         EVENTS[:1], np.array([0, 1]), *([np.array([0])] * 2), EVENTS[:1], EVENTS[:1]
     )
-    counts, _ = count_values(alone, np.arange(6), 6)
+    counts, _ = count_values([alone], np.arange(6), 6)
     tables = FeatureTables({}, {}, {"item": counts})
     first = jnp.ones(1, jnp.int32)
     assert np.isfinite(statistics_inputs(SCHEMA, tables, first[:, None], first, first)).all()
 
 
 def test_padding_changes_nothing() -> None:
-    counts, _ = count_values(EXAMPLES, np.arange(6), 6)
+    counts, _ = count_values([EXAMPLES], np.arange(6), 6)
     tables = FeatureTables({}, {}, {"item": counts})
     lengths, candidate = jnp.array([2], jnp.int32), jnp.array([3], jnp.int32)
     short, long = (

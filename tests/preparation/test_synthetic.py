@@ -305,7 +305,10 @@ def test_the_key_of_built_in_data_covers_every_module_that_decides_its_content()
     """Containers, checks and messages do not: nothing that they do reaches the folder."""
     aside = {
         "data.arrays",
+        "data.columns",
         "data.dataset",
+        "data.part_folder",
+        "data.parts",
         "errors",
         "preparation.options",
         "utils.console",

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dien_jax.data import counting, factors, metadata, schema, statistics, writer
+from dien_jax.data import (
+    counting,
+    factors,
+    folder_files,
+    metadata,
+    pairs,
+    part_writer,
+    schema,
+    statistics,
+    training_parts,
+    writer,
+)
 from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
@@ -26,7 +37,10 @@ from dien_jax.utils.memory_limit import machine_bytes, require_memory
 HELD_OUT = 0.1  # share of users for validation, and again for the test
 ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
 CHUNK_USERS = 1 << 14  # users simulated at a time
-GENERATOR = (simulation, splits, scores, schema, metadata, writer, counting, factors, statistics)
+GENERATOR = (
+    *(simulation, splits, scores, schema, metadata, writer, part_writer, folder_files),
+    *(counting, pairs, factors, statistics, training_parts),
+)
 """Modules that determine the content of the folder, besides this one."""
 
 
