@@ -26,17 +26,20 @@ class Folder:
     """The log of a user and time, and the examples of a prepared folder, in raw values."""
 
     def __init__(self, rows: list[tuple[int, int, int]], data: Path) -> None:
-        self.part, self.log = data / PART, {str(user): [] for user, _, _ in rows}
+        self.data, self.log = data, {str(user): [] for user, _, _ in rows}
         for user, item, time in sorted(rows, key=lambda row: row[2]):
             self.log[str(user)].append((str(item), time))
         self.items = (data / "vocab" / "item.txt").read_text().split("\n")[:-1]
-        self.groups = (self.part / "groups.txt").read_text().split("\n")[:-1]
+        self.groups = (self.data / PART / "groups.txt").read_text().split("\n")[:-1]
         self.examples: list[Example] = []
         self.histories: list[list[str]] = []
-        events, offsets = self.read("events/item/values"), self.read("events/offsets")
+        events, offsets = (
+            self.read(f"{PART}/events/item/values"),
+            self.read(f"{PART}/events/offsets"),
+        )
         for split in ("train", "valid", "test"):
             names = ("group", "sequence", "history_end", "item", "label")
-            columns = [self.read(f"examples/{split}/{name}/values") for name in names]
+            columns = [self.read(f"{PART}/examples/{split}/{name}/values") for name in names]
             for group, sequence, end, item, label in zip(*columns, strict=True):
                 history = events[offsets[sequence] : end]
                 self.histories.append([self.items[row] for row in history])
@@ -44,7 +47,7 @@ class Folder:
                 self.examples.append(found)
 
     def read(self, name: str) -> np.ndarray:
-        return np.load(self.part / f"{name}.npy")
+        return np.load(self.data / f"{name}.npy")
 
     def training(self) -> set[tuple[str, int]]:
         """User and place of every event that is a training example or in its history."""
@@ -119,7 +122,7 @@ def test_counts_are_of_training_events(folder):
 
 def test_count_of_a_training_candidate_leaves_out_its_own_event_and_later_ones(folder):
     trained = folder.training()
-    count, own = folder.read("statistics/item/count"), folder.read("statistics/item/own")
+    count, own = folder.read("statistics/item/count"), folder.read(f"{PART}/statistics/item/own")
     row_of = {item: row for row, item in enumerate(folder.items)}
     users: dict[str, set[str]] = {}
     for user, place in trained:
