@@ -23,7 +23,7 @@ from dien_jax.inference.remembered import NotRememberedError
 from dien_jax.inference.requests import RankRequest
 from dien_jax.server.batching import Batcher, QueueFullError
 from dien_jax.server.current_model import CurrentModel
-from dien_jax.server.messages import Failure, Status, validation_failure
+from dien_jax.server.messages import Failure, Status, decode, validation_failure
 from dien_jax.server.openapi import document, page
 from dien_jax.server.options import ServerOptions
 from dien_jax.server.prometheus import Metrics
@@ -111,7 +111,7 @@ class Application:
             return _error(503, "not ready", headers={"Retry-After": "1"})
         try:
             body = await self._body(request)
-            message = self._current.served.decoders[name].decode(body)
+            message = decode(self._current.served.decoders[name], body)
             work = partial(call, message) if call else _rank_request(message)
             return _Json(await asyncio.wrap_future(self._batcher.submit(work)))
         except ClientDisconnect:

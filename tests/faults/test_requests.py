@@ -125,6 +125,28 @@ def wrong_fields() -> Iterator[Request]:
         yield Request("huge body", field, path, content, (413,))
 
 
+def twice() -> Iterator[Request]:
+    def again(content: bytes, name: str, value: Any) -> bytes:
+        field = f"{json.dumps(name)}: {json.dumps(value)}"
+        return b"{%s, %s" % (field.encode(), content[1:])
+
+    for (path, field), fitting in FITTING.items():
+        for name in ("the same", *fitting):
+            value = VALUES.get(name, WHOLE[path][field])
+            content = again(json.dumps(WHOLE[path]).encode(), field, value)
+            yield Request("field given twice", f"{field}, {name}", path, content, (422,), field)
+        escaped = content.replace(
+            field.encode(), b"\\u%04x%s" % (ord(field[0]), field[1:].encode()), 1
+        )
+        yield Request("field given twice", f"{field}, escaped", path, escaped, (422,), field)
+    for feature, value in CONTEXT.items():
+        context = again(json.dumps(CONTEXT).encode(), feature, value)
+        rest = json.dumps(rank_body(context=...)).encode()
+        content = b'{"context": %s, %s' % (context, rest[1:])
+        field = f"context.{feature}"
+        yield Request("field given twice", field, "rank", content, (422,), field)
+
+
 def wrong_context() -> Iterator[Request]:
     for feature in CONTEXT:
         for name in ("true", "a fraction", *(name for name in VALUES if "list of" in name)):
@@ -172,7 +194,7 @@ def wrong_heads() -> Iterator[Request]:
         yield Request("path", path[:20], path, content, (404,))
 
 
-REQUESTS = [*malformed(), *wrong_fields(), *wrong_context(), *wrong_heads()]
+REQUESTS = [*malformed(), *wrong_fields(), *twice(), *wrong_context(), *wrong_heads()]
 
 
 @pytest.fixture(scope="module")
