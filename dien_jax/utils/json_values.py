@@ -69,7 +69,7 @@ def parse_json(content: bytes, kind: Callable[..., T], source: Source) -> T:
     try:
         value = json.loads(
             content.decode("utf-8"),
-            object_pairs_hook=_object,
+            object_pairs_hook=unique_keys,
             parse_constant=_refuse_constant,
             parse_float=_finite,
             parse_int=_integer,
@@ -108,7 +108,8 @@ def refuse_incomplete(given: Collection[str], needed: Collection[str], source: S
             raise UserError(f"{source}: expected {name}, which is missing")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; ``ValueError`` for a key that is given twice in it."""
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]

@@ -115,6 +115,12 @@ def test_nothing_left_of_the_five_core_is_told(tmp_path):
         ("[1, 2]", "expected an object, found '[1, 2]'"),
         ('{"asin": "B0", "unixReviewTime": 1}', "'reviewerID' should be text"),
         ('{"reviewerID": "u", "asin": null, "unixReviewTime": 1}', "'asin' should be text"),
+        ('{"reviewerID": true, "asin": "B", "unixReviewTime": 1}', "should be text or a number"),
+        ('{"reviewerID": NaN, "asin": "B", "unixReviewTime": 1}', "should be text or a number"),
+        (
+            '{"reviewerID": "u", "asin": "B", "asin": "C", "unixReviewTime": 1}',
+            '"asin" is given twice',
+        ),
         ('{"reviewerID": "u\\ud800", "asin": "B", "unixReviewTime": 1}', "surrogates not allowed"),
         (review("u", "B0", -3), "timestamp '-3' is negative"),
         (review("u", "B0", "soon"), "timestamp 'soon' is not a whole number"),
@@ -138,6 +144,7 @@ def test_malformed_reviews_are_told_by_line(tmp_path, line, reason):
         ("{'asin': 'B0'", "not a Python literal"),
         ("{'title': 'no id'}", "'asin' should be text"),
         ("('asin', 'B0')", "expected a dict"),
+        ("{'asin': 'B0', 'categories': [['Music', None]]}", "'categories' should be text"),
         ("{'asin': 'B0', 'categories': ['flat']}", "'categories' should be a list of lists"),
     ],
 )

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import itertools
 import json
+import math
 import re
 import shutil
 import zlib
@@ -31,6 +32,7 @@ from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace, quoted
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import check_utf8
+from dien_jax.utils.json_values import unique_keys
 from dien_jax.utils.parquet_files import parquet_batches
 from dien_jax.utils.text_files import BadLines, check_gzip_size, is_gzip, open_bytes, read_lines
 
@@ -147,7 +149,7 @@ def read_records(
 def json_object(line: str) -> dict[str, Any]:
     """Return the object that a line of JSON holds; ``ValueError`` for another line."""
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
@@ -157,10 +159,16 @@ def json_object(line: str) -> dict[str, Any]:
 
 def text_value(record: Mapping[str, Any], name: str) -> str:
     """Return a value of a record as text; ``ValueError`` unless it is text or a number."""
-    value = record.get(name)
-    if not isinstance(value, str | int | float):
-        raise ValueError(f"{name!r} should be text or a number, found {value!r:.20}")
-    return str(value)
+    return as_text(record.get(name), name)
+
+
+def as_text(value: object, name: str) -> str:
+    """Return the value of a field as text; ``ValueError`` unless it is text or a number."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    raise ValueError(f"{name!r} should be text or a number, found {value!r:.20}")
 
 
 def load_records(

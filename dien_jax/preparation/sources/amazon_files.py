@@ -18,7 +18,13 @@ from typing import Any
 
 from ibis.expr.types import Table
 
-from dien_jax.preparation.reading.log_files import Log, json_object, read_records, text_value
+from dien_jax.preparation.reading.log_files import (
+    Log,
+    as_text,
+    json_object,
+    read_records,
+    text_value,
+)
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources.amazon_catalogue import Year
 
@@ -47,7 +53,8 @@ def load_products(workspace: Workspace, file: Path, year: Year) -> Log:
         product = json_object(line)
         if year == 2018:
             return [text_value(product, "asin"), _leaf(product, "category")]
-        category = _leaf(product, "categories") or str(product.get("main_category") or "")
+        category = _leaf(product, "categories")
+        category = category or as_text(product.get("main_category") or "", "main_category")
         return [text_value(product, "parent_asin"), category]
 
     with warnings.catch_warnings():
@@ -66,7 +73,7 @@ def _product_2014(line: str) -> list[str]:
     paths = product.get("categories") or [[]]
     if not (isinstance(paths, list) and isinstance(paths[0], list)):
         raise ValueError(f"'categories' should be a list of lists, found {str(paths)[:20]!r}")
-    return [text_value(product, "asin"), str(paths[0][-1]) if paths[0] else ""]
+    return [text_value(product, "asin"), as_text(paths[0][-1], "categories") if paths[0] else ""]
 
 
 def _leaf(product: dict[str, Any], name: str) -> str:
@@ -74,7 +81,7 @@ def _leaf(product: dict[str, Any], name: str) -> str:
     path = product.get(name) or []
     if not isinstance(path, list):
         raise ValueError(f"{name!r} should be a list, found {str(path)[:20]!r}")
-    return str(path[-1]) if path else ""
+    return as_text(path[-1], name) if path else ""
 
 
 def five_core(workspace: Workspace, events: Table) -> Table:
