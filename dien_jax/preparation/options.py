@@ -174,7 +174,7 @@ class ColumnOptions(LogOptions):
             require_at_least({"--forget-after": (self.forget_after, 1)})
             if self.extend is None:
                 raise UserError("--forget-after needs --extend, whose rows it gives back")
-        self.features()
+        self._check_columns()
 
     def features(self) -> Features:
         """Return the feature columns; refuse those that share a name, or have a taken one."""
@@ -196,6 +196,21 @@ class ColumnOptions(LogOptions):
     def matched_settings(self) -> dict[str, Any]:
         names = ("user", "item", "timestamp", "separator", "max_values")
         return super().matched_settings() | {name: getattr(self, name) for name in names}
+
+    def _check_columns(self) -> None:
+        """Refuse a column in two parts, such as a label that is a feature too."""
+        features, flags = self.features().columns, dict[str, str]()
+        for column in self.log_columns().values():
+            name = column.name.lower()
+            if column not in features:
+                if name in flags:
+                    other = f"must name another column than {flags[name]}"
+                    raise UserError(f"{column.flag} {other}, got {column.name!r}")
+                flags[name] = column.flag
+        for column in features:
+            if flags.get(column.name.lower()) == "--label":
+                problem = "that column is the label, which a model must not see"
+                raise UserError(f"{column.flag} {column.name}: {problem}")
 
     def log_columns(self) -> dict[str, LogColumn]:
         """Return all columns to read, by their name in the database."""

@@ -210,6 +210,10 @@ TOGETHER = {
             ("--split=by-user", "--valid-from=1", "--test-from=2"),
             "--valid-from needs --split by-time",
         ),
+        "user and item in one column": (
+            ("--user=id", "--item=ID"),
+            "--item must name another column than --user, got 'ID'",
+        ),
         "one column twice": (("--item-features", "price", "price"), "price: that name is taken"),
         "an unknown kind": (("--item-features", "price:number"), "did you mean 'numeric'"),
         "no separator": (("--separator=",), "--separator must not be empty"),
@@ -218,6 +222,13 @@ TOGETHER = {
         "a column of 5,000 letters": ((f"--user={'u' * 5000}",), r"\(--user\); its columns are"),
         "a column of control characters": (("--item=\x1b[31m\n",), r"'\\x1b\[31m\\n' \(--item\)"),
         "columns that are not named": (("--columns", ""), r"no column 'user' \(--user\)"),
+    },
+    "prepare impressions": {
+        "a label that is a feature": (
+            ("--label=clicked", "--context-features", "clicked"),
+            "--context-features clicked: that column is the label",
+        ),
+        "a label that is the item": (("--label=item",), "--label must name another column than"),
     },
     "prepare amazon": {
         "name and files": (("--name=books",), "--name and --reviews with --meta exclude"),
