@@ -53,11 +53,11 @@ class Ended(NamedTuple):
     metrics: list[dict[str, float]]
 
 
-def batches(steps: int, seed: int = 0) -> list[Batch]:
-    """Batches of two lengths, every fourth with filler rows."""
+def batches(steps: int, lengths: tuple[int, ...] = (4,)) -> list[Batch]:
+    """Batches of some lengths in turn, every fourth with filler rows."""
     result = []
     for step in range(steps):
-        batch = batch_of(seed + step, BATCH, 4 if step % 3 else 6)
+        batch = batch_of(step, BATCH, lengths[step % len(lengths)])
         if step % 4 == 3:
             batch.weight[-5:] = 0
         result.append(batch)
