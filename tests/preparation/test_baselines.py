@@ -8,14 +8,22 @@ from support.interaction_logs import HEADER, make
 from support.tiny_logs import write
 
 from dien_jax.preparation.pipeline import baselines
-from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
+from dien_jax.preparation.pipeline.baselines import (
+    RuleCounts,
+    describe_baselines,
+    in_history,
+)
 from dien_jax.preparation.sources import impressions
 
 POPULARITY = np.array([0, 9, 5, 1], np.int64)
 
 
-def candidates(label, row, repeated) -> Candidates:
-    return Candidates(np.array(label), np.array(row, np.int32), np.array(repeated, bool))
+def candidates(label, row, repeated) -> RuleCounts:
+    counts = RuleCounts(len(POPULARITY))
+    for part in (slice(0, 1), slice(1, None)):
+        columns = np.array(label), np.array(row, np.int32), np.array(repeated, bool)
+        counts.add(*(column[part] for column in columns))
+    return counts
 
 
 def test_rules_are_scored_with_ties_as_one_half():

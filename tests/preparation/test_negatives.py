@@ -1,6 +1,10 @@
 """Negatives: what may be drawn, how often, and that drawing always ends."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,9 +13,11 @@ from dien_jax.preparation.pipeline import target_negatives as negatives
 from dien_jax.preparation.pipeline.target_negatives import (
     EarlierItems,
     NegativeSampler,
-    Pool,
-    make_pool,
+    StoredPool,
+    store_pool,
+    uniform_numbers,
 )
+from dien_jax.preparation.reading import array_files
 
 OFFSETS = np.array([0, 3, 6], np.int64)
 EVENTS = np.array([1, 2, 3, 2, 4, 5], np.int32)
@@ -19,13 +25,20 @@ TIMES = np.array([0, 1, 9, 0, 2, 9], np.int64)
 """Two users; the later one chose 5 at the time when the first chose 3."""
 
 
-def pool_of(items, times, distribution="popularity") -> Pool:
-    return make_pool(np.array(items, np.int32), np.array(times, np.int64), distribution)
+def pool_of(items, times, distribution="popularity", chosen=None) -> StoredPool:
+    """Return a pool of events, those chosen by a mask, in files that are removed."""
+    columns = {"code": np.array(items, np.int32), "time": np.array(times, np.int64)}
+    columns["position"] = np.arange(len(items))
+    batches = pa.table(columns).to_batches(max_chunksize=5)
+    bits = None if chosen is None else np.packbits(np.append(chosen, [0]))
+    folder = Path(tempfile.mkdtemp())
+    return store_pool(folder, "test", batches, bits, 300, distribution)
 
 
-def draw(target, pool: Pool, *, count=4, seed=(7,), allow_own=False):
-    sampler = NegativeSampler(EVENTS, TIMES, OFFSETS, pool, allow_own)
-    return sampler.draw(np.array(target, np.int64), count=count, seed=seed)
+def draw(target, pool: StoredPool, *, count=4, seed=(7,), allow_own=False, first_event=0):
+    sampler = NegativeSampler(EVENTS, TIMES, OFFSETS, pool, 300, allow_own)
+    target = np.array(target, np.int64)
+    return sampler.draw(target, count=count, seed=seed, first_event=first_event)
 
 
 @st.composite
@@ -58,10 +71,9 @@ def test_a_negative_existed_by_then_and_is_not_the_positive_nor_an_earlier_choic
     item, time, offsets = log
     inside = np.array(data.draw(st.lists(st.booleans(), min_size=len(item), max_size=len(item))))
     order = np.argsort(time, kind="stable")
-    order = order[inside[order]]
-    pool = make_pool(item[order], time[order], distribution)
+    pool = pool_of(item[order], time[order], distribution, inside[order])
     target = np.arange(len(item))
-    sampler = NegativeSampler(item, time, offsets, pool, allow_own)
+    sampler = NegativeSampler(item, time, offsets, pool, 7, allow_own)
     drawn = sampler.draw(target, count=3, seed=(seed,))
     assert len(drawn.item) + drawn.missing == 3 * len(target)
     assert (np.diff(drawn.positive) >= 0).all()
@@ -93,28 +105,28 @@ def test_sequences_without_events_have_no_earlier_items():
 
 def test_popularity_is_that_of_the_time():
     pool = pool_of([4] * 3 + [5] * 1 + [6] * 100, [0] * 4 + [5] * 100)
-    early = draw([1] * 6000, pool)
+    early = draw([1], pool, count=6000)
     counts = np.bincount(early.item, minlength=7)
     np.testing.assert_allclose(counts[4:] / len(early.item), [0.75, 0.25, 0], atol=0.02)
-    late = draw([2] * 6000, pool)
+    late = draw([2], pool, count=6000)
     counts = np.bincount(late.item, minlength=7)
     np.testing.assert_allclose(counts[4:] / len(late.item), np.array([3, 1, 100]) / 104, atol=0.02)
 
 
 def test_uniform_draws_every_item_that_existed_alike():
     pool = pool_of([4] * 3 + [5, 4] + [6] * 100, [0] * 5 + [5] * 100, "uniform")
-    assert [values.tolist() for values in pool] == [[4, 5, 6], [0, 0, 5]]
+    assert [values.read().tolist() for values in pool] == [[4, 5, 6], [0, 0, 5]]
     for target, share in ((1, [1 / 2, 1 / 2, 0]), (2, [1 / 3] * 3)):
-        drawn = draw([target] * 6000, pool)
+        drawn = draw([target], pool, count=6000)
         counts = np.bincount(drawn.item, minlength=7)
         np.testing.assert_allclose(counts[4:] / len(drawn.item), share, atol=0.02)
 
 
 def test_what_the_user_chose_later_is_drawn_and_what_was_chosen_before_is_not():
     pool = pool_of([1, 2, 3, 4], [0, 0, 0, 0])
-    assert set(draw([1] * 50, pool).item.tolist()) == {3, 4}, "3 is the user's next choice"
-    assert set(draw([2] * 50, pool).item.tolist()) == {4}
-    assert set(draw([2] * 50, pool, allow_own=True).item.tolist()) == {1, 2, 4}
+    assert set(draw([1], pool, count=50).item.tolist()) == {3, 4}, "3 is the user's next choice"
+    assert set(draw([2], pool, count=50).item.tolist()) == {4}
+    assert set(draw([2], pool, count=50, allow_own=True).item.tolist()) == {1, 2, 4}
 
 
 def test_a_user_who_chose_everything_gets_no_negative_and_is_counted():
@@ -134,14 +146,14 @@ def test_before_anything_exists_there_are_no_negatives():
 def test_draws_are_a_function_of_the_seed():
     pool = pool_of(range(10, 210), [0] * 200)
     first, same, other = (
-        draw([1] * 20, pool, seed=seed).item.tolist() for seed in ((1, 2), (1, 2), (1, 3))
+        draw([1], pool, count=20, seed=seed).item.tolist() for seed in ((1, 2), (1, 2), (1, 3))
     )
     assert first == same
     assert first != other
 
 
 def test_chunks_cover_all_positives_in_order(monkeypatch):
-    monkeypatch.setattr(negatives, "CHUNK_POSITIVES", 3)
+    monkeypatch.setattr(negatives, "CHUNK_DRAWS", 6)
     target = [0, 1, 2, 2, 3, 4, 5]
     drawn = draw(target, pool_of([*range(1, 6)] * 10, [0] * 50), count=2)
     assert drawn.positive.tolist() == np.repeat(np.arange(7), 2).tolist()
@@ -154,3 +166,30 @@ def test_chunks_cover_all_positives_in_order(monkeypatch):
 def test_no_positives_need_no_negatives(allow_own):
     drawn = draw([], pool_of([1], [0]), allow_own=allow_own)
     assert (len(drawn.item), drawn.missing) == (0, 0)
+
+
+def test_a_draw_is_a_function_of_its_event_alone():
+    pool = pool_of([*range(1, 6)] * 10, [0] * 50)
+    together = draw([1, 2, 4], pool, first_event=100).item.reshape(3, -1)
+    for target, items in zip([1, 2, 4], together, strict=True):
+        assert draw([target], pool, first_event=100).item.tolist() == items.tolist()
+    assert draw([1], pool, first_event=0).item.tolist() != together[0].tolist()
+
+
+def test_a_pool_looks_up_times_in_any_order_and_across_blocks(monkeypatch):
+    monkeypatch.setattr(array_files, "BLOCK", 3)
+    times = np.array([1, 1, 2, 2, 2, 2, 2, 5, 9, 9])
+    pool = pool_of(np.arange(10), times)
+    asked = np.array([9, 0, 2, 1, 10, 5, 2, 8])
+    assert pool.until(asked).tolist() == np.searchsorted(times, asked, side="right").tolist()
+    places = np.array([9, 0, 4, 4, 7])
+    assert pool.take(places).tolist() == places.tolist()
+
+
+def test_numbers_of_counters_are_uniform_and_independent_of_their_neighbours():
+    numbers = uniform_numbers(np.arange(200_000), np.uint64(5))
+    assert 0 <= numbers.min() < numbers.max() < 1
+    counts = np.bincount((numbers * 50).astype(int), minlength=50)
+    assert ((counts - 4000) ** 2 / 4000).sum() < 98, "chi-square, 49 degrees of freedom, p 4e-5"
+    assert abs(np.corrcoef(numbers[1:], numbers[:-1])[0, 1]) < 0.01
+    assert abs(np.corrcoef(numbers, uniform_numbers(np.arange(200_000), np.uint64(6)))[0, 1]) < 0.01

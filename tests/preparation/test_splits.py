@@ -1,6 +1,8 @@
 """Splits: which events are examples of which split, and that none of them looks ahead."""
 
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions, check_shares
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.split_times import Borders, borders_by_share, resolve_times
+from dien_jax.preparation.reading.array_files import ArrayWriter
 
 
 @st.composite
@@ -29,6 +32,16 @@ def arrays(*sequences):
     return np.array([t for times in sequences for t in times], np.int64), offsets
 
 
+def stored(numbers):
+    with ArrayWriter(Path(tempfile.mkdtemp()) / "numbers", np.int64) as writer:
+        writer.append(numbers)
+    return writer.file
+
+
+def by_user(offsets, **shares):
+    return splits.by_user(offsets, splits.sides_of_able_users(offsets, **shares))
+
+
 def history(target, offsets):
     start = offsets[splits.sequence_of(np.array([target]), offsets)[0]]
     return np.arange(start, target)
@@ -42,9 +55,9 @@ def as_lists(targets):
 def test_no_history_holds_an_event_later_than_its_target(log, seed, shares):
     timestamp, offsets = log
     valid_share, test_share = shares
-    borders = borders_by_share(timestamp, valid_share=valid_share, test_share=test_share)
+    borders = borders_by_share(stored(timestamp), valid_share=valid_share, test_share=test_share)
     policies = (
-        splits.by_user(offsets, valid_share=valid_share, test_share=test_share, seed=seed),
+        by_user(offsets, valid_share=valid_share, test_share=test_share, seed=seed),
         splits.last_event(offsets),
         splits.by_time(timestamp, offsets, borders),
     )
@@ -86,7 +99,7 @@ def test_last_event_never_trains_on_a_users_last_two_events(log):
 @given(logs(), st.integers(0, 3))
 def test_by_user_leaves_every_event_of_a_held_out_user_out_of_training(log, seed):
     _, offsets = log
-    policy = splits.by_user(offsets, valid_share=0.3, test_share=0.3, seed=seed)
+    policy = by_user(offsets, valid_share=0.3, test_share=0.3, seed=seed)
     trained = splits.training_events(policy["train"], offsets)
     for split in SPLITS:
         for target in policy[split]:
@@ -133,7 +146,7 @@ def test_last_event_gives_short_users_the_later_splits_first():
 
 def test_by_user_splits_users_by_the_given_shares_and_only_those_with_a_history():
     _, offsets = arrays(*([[1, 2, 3]] * 10), *([[1]] * 5))
-    policy = splits.by_user(offsets, valid_share=0.2, test_share=0.3, seed=0)
+    policy = by_user(offsets, valid_share=0.2, test_share=0.3, seed=0)
     assert {name: len(events) for name, events in policy.items()} == {
         "train": 10,
         "valid": 2,
@@ -144,7 +157,7 @@ def test_by_user_splits_users_by_the_given_shares_and_only_those_with_a_history(
 @given(logs(), st.integers(0, 3))
 def test_by_user_trains_on_every_event_of_the_other_users_from_the_second_on(log, seed):
     _, offsets = log
-    policy = splits.by_user(offsets, valid_share=0.3, test_share=0.3, seed=seed)
+    policy = by_user(offsets, valid_share=0.3, test_share=0.3, seed=seed)
     held_out = {int(splits.sequence_of(policy[s], offsets)[k]) for s in ("valid", "test")
                 for k in range(len(policy[s]))}  # fmt: skip
     expected = [
@@ -170,8 +183,7 @@ def test_the_latest_targets_are_the_last_ones_of_each_sequence(log, most):
 def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another():
     _, offsets = arrays(*([[1, 2]] * 100))
     drawn = [
-        as_lists(splits.by_user(offsets, valid_share=0.2, test_share=0.2, seed=seed))
-        for seed in (1, 1, 2)
+        as_lists(by_user(offsets, valid_share=0.2, test_share=0.2, seed=seed)) for seed in (1, 1, 2)
     ]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
@@ -179,10 +191,10 @@ def test_by_user_draws_the_same_users_for_the_same_seed_and_others_for_another()
 
 def test_time_borders_leave_the_last_shares_and_keep_ties_on_the_later_side():
     even = np.arange(10, dtype=np.int64)
-    assert borders_by_share(even, valid_share=0.2, test_share=0.1) == (7, 9)
+    assert borders_by_share(stored(even), valid_share=0.2, test_share=0.1) == (7, 9)
     tied = np.array([1, 2, 3, 4, 5, 6, 7, 7, 7, 9], np.int64)
-    assert borders_by_share(tied, valid_share=0.2, test_share=0.2) == (7, 7)
-    assert borders_by_share(even, valid_share=0.0, test_share=0.0) == (10, 10)
+    assert borders_by_share(stored(tied), valid_share=0.2, test_share=0.2) == (7, 7)
+    assert borders_by_share(stored(even), valid_share=0.0, test_share=0.0) == (10, 10)
 
 
 def test_tied_last_events_are_told():
@@ -209,4 +221,4 @@ def test_shares_that_leave_nothing_are_refused(valid_share, test_share, message)
 def test_borders_the_wrong_way_round_are_refused(tmp_path):
     options = LogOptions(out=tmp_path, split="by-time", valid_from="5", test_from="4")
     with pytest.raises(UserError, match="--test-from must not be before --valid-from"):
-        resolve_times(options, np.arange(9), Clock(iso=False, unit="seconds"))
+        resolve_times(options, stored(np.arange(9)), Clock(iso=False, unit="seconds"))

@@ -5,24 +5,82 @@ little about a model. Dimensions: n examples, V items with the unknown one.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.metrics import auc
 from dien_jax.preparation.pipeline.target_negatives import EarlierItems
 
 CHUNK_EXAMPLES = 1 << 18  # examples processed at a time
 LARGE = 0.02  # difference of the unknown shares of positives and negatives that is worth a sentence
 
 
-class Candidates(NamedTuple):
-    """The candidates of a split, as rules without a model see them."""
+class RuleCounts:
+    """Examples of a split as rules without a model see them: counted by row and label.
 
-    label: np.ndarray  # int [n]
-    row: np.ndarray  # int32 [n], row of the item
-    in_history: np.ndarray  # bool [n], whether the history has the item
+    Args:
+      items: V, the rows of items.
+    """
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+        self._of_rows = np.zeros((2, items), np.int64)  # by label and row of the candidate
+        self._repeated = np.zeros((2, 2), np.int64)  # by label, and whether the history has it
+
+    def add(self, label: np.ndarray, row: np.ndarray, in_history: np.ndarray) -> None:
+        """Count examples.
+
+        Args:
+          label: int ``[n]``.
+          row: int32 ``[n]``, row of the item.
+          in_history: bool ``[n]``, whether the history has the item.
+        """
+        for value in (0, 1):
+            chosen = label == value
+            self._of_rows[value] += np.bincount(row[chosen], minlength=self.items)
+            self._repeated[value] += np.bincount(in_history[chosen], minlength=2)
+
+    @property
+    def count(self) -> int:
+        return int(self._of_rows.sum())
+
+    @property
+    def positives(self) -> int:
+        return int(self._of_rows[1].sum())
+
+    @property
+    def unknown(self) -> int:
+        return int(self._of_rows[:, UNKNOWN].sum())
+
+    def auc_of_repeats(self) -> float | None:
+        """Return the AUC of the rule "the candidate is in the history"."""
+        return auc_of_counts(np.arange(2), *self._repeated)
+
+    def auc_of(self, scores: np.ndarray) -> float | None:
+        """Return the AUC of scores by row, ``[V]``."""
+        return auc_of_counts(scores, *self._of_rows)
+
+    def unknown_by_label(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return how many candidates are unknown, and how many there are, by label."""
+        (negatives, positives) = ((int(row[UNKNOWN]), int(row.sum())) for row in self._of_rows)
+        return negatives, positives
+
+
+def auc_of_counts(scores: np.ndarray, negatives: np.ndarray, positives: np.ndarray) -> float | None:
+    """Return the AUC of scores ``[V]`` that many examples have; None without both labels.
+
+    ``negatives`` and ``positives``, ``[V]``, count the examples of each score.
+
+    >>> auc_of_counts(np.array([2, 1, 2]), np.array([0, 3, 1]), np.array([2, 1, 0]))
+    0.7916666666666666
+    """
+    _, place = np.unique(scores, return_inverse=True)
+    below, chosen = (np.bincount(place, weights) for weights in (negatives, positives))
+    pairs = float(below.sum() * chosen.sum())
+    if not pairs:
+        return None
+    wins = chosen * (np.cumsum(below) - below / 2)
+    return float(wins.sum() / pairs)
 
 
 def in_history(
@@ -47,7 +105,7 @@ def in_history(
 
 
 def describe_baselines(
-    splits: Mapping[str, Candidates], popularity: np.ndarray, drawn: str = ""
+    splits: Mapping[str, RuleCounts], popularity: np.ndarray, drawn: str = ""
 ) -> list[str]:
     """Return lines about the AUC of simple rules, and about candidates that training lacks.
 
@@ -57,11 +115,11 @@ def describe_baselines(
       drawn: how negatives were drawn, for example "in proportion to popularity"; empty where
         nothing was drawn.
     """
-    splits = {name: rows for name, rows in splits.items() if len(rows.label)}
+    splits = {name: counts for name, counts in splits.items() if counts.count}
     if not splits:
         return []
-    repeated = {name: auc(rows.label, rows.in_history) for name, rows in splits.items()}
-    popular = {name: auc(rows.label, popularity[rows.row]) for name, rows in splits.items()}
+    repeated = {name: counts.auc_of_repeats() for name, counts in splits.items()}
+    popular = {name: counts.auc_of(popularity) for name, counts in splits.items()}
     why = ""
     if drawn and any(area is not None and area < 0.5 for area in popular.values()):
         why = f"; under one half, as negatives are drawn {drawn} and positives are often rarer"
@@ -78,16 +136,14 @@ def _by_split(areas: Mapping[str, float | None]) -> str:
     return ", ".join(f"{area} on {name}" for name, area in shown.items())
 
 
-def _describe_unknown(name: str, rows: Candidates) -> str:
+def _describe_unknown(name: str, examples: RuleCounts) -> str:
     """Return how many candidates are unknown, and what ranking by that alone would score."""
-    unknown = rows.row == UNKNOWN
-    counts = {}
-    for kind, label in (("positives", 1), ("negatives", 0)):
-        chosen = rows.label == label
-        counts[kind] = int(np.count_nonzero(unknown & chosen)), int(np.count_nonzero(chosen))
+    negatives, positives = examples.unknown_by_label()
+    counts = {"positives": positives, "negatives": negatives}
     shown = " and ".join(f"{few:,} of {all_:,} {kind}" for kind, (few, all_) in counts.items())
     shares = [few / max(all_, 1) for few, all_ in counts.values()]
-    area = auc(rows.label, unknown)
+    is_unknown = np.arange(examples.items) == UNKNOWN
+    area = examples.auc_of(is_unknown)
     text = f"{name}: {shown} are unknown in training"
     if area is None or abs(shares[0] - shares[1]) < LARGE:
         return text

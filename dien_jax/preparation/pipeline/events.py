@@ -1,6 +1,6 @@
 """From a log in the database to arrays: skip malformed rows, order events, number ids."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -15,6 +15,7 @@ from dien_jax.data.clock import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, C
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Features, LogColumn
+from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.log_files import Log
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
@@ -22,6 +23,7 @@ from dien_jax.utils.text_files import EXAMPLES
 
 SHOWN = 40  # characters shown of a malformed value
 VARIES = "varies"  # column of users and items: whether their rows differ in a feature
+RANGE_EVENTS = 1 << 22  # events that are held in memory at a time
 Narrow = Callable[[Table], Table] | None
 
 
@@ -30,21 +32,44 @@ def epoch_ms(moment: Value) -> IntegerValue:
     """Milliseconds since 1970; declares DuckDB's function to Ibis."""
 
 
-class Events(NamedTuple):
-    """E events of a log, grouped by sequence (one for each of S users), oldest first.
+class EventRange(NamedTuple):
+    """The e events of s consecutive sequences, oldest first; ties keep the log's order."""
 
-    Ties keep the log's order. Users and items are numbered by first appearance.
+    first_sequence: int
+    first_event: int
+    item: np.ndarray  # int32 [e], number of the item
+    timestamp: np.ndarray  # int64 [e]
+    label: np.ndarray | None  # int8 [e], or None for a log of interactions
+    offsets: np.ndarray  # int64 [s + 1], from 0
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """Sequence of every event, from 0: int32 ``[e]``."""
+        lengths = np.diff(self.offsets)
+        return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+
+    @property
+    def sequences(self) -> slice:
+        """The sequences among all of the log."""
+        return slice(self.first_sequence, self.first_sequence + len(self.offsets) - 1)
+
+
+class Events(NamedTuple):
+    """E events of a log, grouped by sequence (one for each of S users).
+
+    Users and items are numbered by first appearance.
     """
 
-    item: np.ndarray  # int32 [E], number of the item
-    timestamp: np.ndarray  # int64 [E]
-    label: np.ndarray | None  # int8 [E], or None for a log of interactions
+    item: ArrayFile  # int32 [E]
+    timestamp: ArrayFile  # int64 [E]
+    label: ArrayFile | None  # int8 [E], or None for a log of interactions
     offsets: np.ndarray  # int64 [S + 1]
     features: Features
     users: Table  # table position (the sequence), raw, user features and varies
     items: Table  # table position (the item's number), raw, item features and varies
     contexts: Table  # table position (the row), line and context features
     rows: Table  # table line, user, item, time and item and user features
+    by_time: Table  # table position (the event), code (the item) and time, oldest first
     num_items: int
     clock: Clock
     report: list[str]  # lines about malformed rows, for the user
@@ -53,10 +78,29 @@ class Events(NamedTuple):
     def num_users(self) -> int:
         return len(self.offsets) - 1
 
-    @property
-    def sequence(self) -> np.ndarray:
-        """Sequence of every event: int32 ``[E]``."""
-        return np.repeat(np.arange(self.num_users, dtype=np.int32), np.diff(self.offsets))
+    def times(self) -> tuple[int, int]:
+        """Return the first and the last time."""
+        extremes = [(block.min(), block.max()) for block in self.timestamp.blocks()]
+        first, last = zip(*extremes, strict=True)
+        return int(min(first)), int(max(last))
+
+    def ranges(self) -> Iterator[EventRange]:
+        """Yield all events, about ``RANGE_EVENTS`` at a time, or one longer sequence."""
+        first = 0
+        while first < self.num_users:
+            start = int(self.offsets[first])
+            last = int(np.searchsorted(self.offsets, start + RANGE_EVENTS, side="right")) - 1
+            last = max(last, first + 1)
+            stop = int(self.offsets[last])
+            yield EventRange(
+                first,
+                start,
+                self.item.read(start, stop),
+                self.timestamp.read(start, stop),
+                None if self.label is None else self.label.read(start, stop),
+                self.offsets[first : last + 1] - start,
+            )
+            first = last
 
 
 def load_events(
@@ -109,8 +153,12 @@ def load_events(
             raise UserError(f"{log.file}: nothing is left to prepare")
         dtypes: dict[str, type] = {"sequence": np.int32, "code": np.int32, "time": np.int64}
         dtypes |= dict.fromkeys(label, np.int8)
-        arrays = workspace.arrays(rows.order_by(rows.rowid()), num_rows, dtypes)
-    lengths = np.bincount(arrays["sequence"], minlength=num_users)
+        arrays = workspace.array_files("events", rows.order_by(rows.rowid()), dtypes)
+    by_time = rows.select("code", "time", position=rows.rowid())
+    lengths = np.zeros(num_users, np.int64)
+    for block in arrays["sequence"].blocks():
+        counts = np.bincount(block - block[0])
+        lengths[block[0] : block[0] + len(counts)] += counts
     return Events(
         item=arrays["code"],
         timestamp=arrays["time"],
@@ -121,6 +169,7 @@ def load_events(
         items=items,
         contexts=rows.select("line", *contexts, position=rows.rowid()),
         rows=clean,
+        by_time=by_time.order_by("time", "position"),
         num_items=num_items,
         clock=clock,
         report=report,

@@ -125,16 +125,17 @@ def growth_of(
     if days is None:
         return Growth(extended, counts, None)
     day = SECONDS_OF_DAY * (1000 if events.clock.unit == "milliseconds" else 1)
-    start, since = int(events.timestamp.min()), end - days * day
+    start, since = events.times()[0], end - days * day
     if start >= since + day:
         raise UserError(
             f"--forget-after {days}: the log must reach back {days} days before the end of "
             f"training, found {(end - start) / day:.1f} days; give a longer log, or fewer days"
         )
-    is_recent = (events.timestamp >= since) & (events.timestamp <= end)
     items, users = np.zeros(events.num_items, bool), np.zeros(events.num_users, bool)
-    items[events.item[is_recent]] = True
-    users[events.sequence[is_recent]] = True
+    for part in events.ranges():
+        is_recent = (part.timestamp >= since) & (part.timestamp <= end)
+        items[part.item[is_recent]] = True
+        users[part.sequence[is_recent] + part.first_sequence] = True
     return Growth(extended, counts, {"item": items, "user": users})
 
 

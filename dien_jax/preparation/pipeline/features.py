@@ -6,7 +6,9 @@ those of forgotten ids.
 Dimensions: n rows that a feature describes (items, users or impressions), V rows of a vocabulary.
 """
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import ibis
@@ -22,9 +24,13 @@ from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.pipeline.events import Events, numbered
 from dien_jax.preparation.pipeline.extending import Growth, known_rows
 from dien_jax.preparation.pipeline.separators import separator_warnings
-from dien_jax.preparation.pipeline.training_values import training_values
+from dien_jax.preparation.pipeline.training_values import Trained, training_values
+from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile, ArrayWriter
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
+
+Counts = Callable[[int, int], np.ndarray]
+"""Occurrences in training of some of the rows that a feature describes, int64, by their range."""
 
 
 class Vocabulary(NamedTuple):
@@ -63,11 +69,35 @@ class Vocabulary(NamedTuple):
         yield from workspace.strings(joined.order_by("row"), "raw")
 
 
+class StoredColumn(NamedTuple):
+    """A :class:`Column` in files: that of a context feature, over all rows of a log."""
+
+    values: ArrayFile
+    offsets: ArrayFile | None
+
+    def take(self, rows: np.ndarray) -> Column:
+        """Return rows, integers ``[R]``, from the range that they span."""
+        if not len(rows):
+            return Column(
+                self.values.read(0, 0), None if self.offsets is None else np.zeros(1, int)
+            )
+        start, stop = int(rows.min()), int(rows.max()) + 1
+        if self.offsets is None:
+            return Column(self.values.read(start, stop), None).take(rows - start)
+        offsets = self.offsets.read(start, stop + 1)
+        values = self.values.read(int(offsets[0]), int(offsets[-1]))
+        return Column(values, offsets - offsets[0]).take(rows - start)
+
+    def whole(self) -> Column:
+        """Return all rows."""
+        return Column(self.values.read(), None if self.offsets is None else self.offsets.read())
+
+
 class EncodedFeature(NamedTuple):
     """A feature over n rows."""
 
     feature: Feature
-    column: Column
+    column: StoredColumn
     vocabulary: Vocabulary | None = None  # None for numbers
 
 
@@ -77,9 +107,9 @@ class Encoder:
     Args:
       workspace: database that numbers the values.
       events: the log.
-      trained: bool ``[E]``, the events (impressions) that training sees.
-      counts: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``, and for
-        impressions ``context``, 1 for each row of training.
+      trained: the events (impressions) of a range that training sees, bool ``[e]``.
+      counts: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``. The context
+        features of a row count once if training sees it.
       min_count: values with fewer occurrences in training share the unknown row.
       growth: folder whose vocabularies are extended, if any.
     """
@@ -88,7 +118,7 @@ class Encoder:
         self,
         workspace: Workspace,
         events: Events,
-        trained: np.ndarray,
+        trained: Trained,
         counts: dict[str, np.ndarray],
         min_count: int,
         growth: Growth | None,
@@ -97,6 +127,8 @@ class Encoder:
         self.workspace, self.events, self.extended = workspace, events, extended
         self._growth = growth
         self.min_count, self._counts, self._trained = min_count, counts, trained
+        self._columns = 0  # numbered files
+        self._seen: ArrayFile | None = None
         self.notes: list[str] = []  # lines about encoded features, for the user
         self._warnings: list[str] = []
         self._before = {f.name: f for f in extended.schema.features} if extended else {}
@@ -118,17 +150,27 @@ class Encoder:
             "multivalued": self._multivalued,
         }
         encoded: dict[str, list[EncodedFeature]] = {"item": [], "user": [], "context": []}
-        for group, counts in self._counts.items():
+        for group, columns in events.features.groups.items():
             with stage(f"encoding {group} features"):
-                table = events.contexts
+                table, counts = events.contexts, self._context_counts
                 if group != "context":
                     table = training_values(self.workspace, events, group, self._trained)
-                for column in events.features.groups[group]:
+                    counts = functools.partial(_part_of, self._counts[group])
+                for column in columns:
                     values = table.select("position", raw=table[column.alias])
                     encoded[group].append(encode[column.kind](column, values, counts))
         for warning in self._warnings:
             say(warning)
         return encoded
+
+    def _context_counts(self, start: int, stop: int) -> np.ndarray:
+        """Return whether training sees each of some rows of the log: int8 ``[stop - start]``."""
+        if self._seen is None:
+            with ArrayWriter(self.workspace.folder / "rows of training", np.int8) as writer:
+                for part in self.events.ranges():
+                    writer.append(self._trained(part))
+            self._seen = writer.file
+        return self._seen.read(start, stop)
 
     def vocabulary(self, name: str, values: Table, counts: np.ndarray) -> Vocabulary:
         """Give a row to every new value that is frequent enough; ties keep their order.
@@ -154,38 +196,44 @@ class Encoder:
         recent = self._growth.recent
         return admitted if recent is None else admitted & recent[name]
 
-    def _numeric(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
+    def _numeric(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         ordered = values.order_by("position")
-        numbers = self.workspace.arrays(ordered, len(counts), {"raw": np.float64})["raw"]
-        present = numbers[(counts > 0) & ~np.isnan(numbers)]
-        mean, deviation = (present.mean(), present.std()) if len(present) else (0.0, 1.0)
-        deviation = deviation if deviation > 1e-9 * abs(mean) else 1.0
-        feature = Feature(column.name, "numeric", mean=float(mean), deviation=float(deviation))
-        feature = self._before.get(column.name, feature)
-        assert feature.mean is not None
-        assert feature.deviation is not None
-        standard = (numbers - feature.mean) / feature.deviation
-        beyond = np.flatnonzero(np.abs(standard) > LARGEST_NUMBER)
-        if len(beyond):
-            spread = f"mean {feature.mean:g} and deviation {feature.deviation:g} in training"
-            problem = f"is too far from the other numbers ({spread}); correct or remove it"
-            raise UserError(f"{column.flag} {column.name}: {numbers[beyond[0]]:g} {problem}")
-        encoded = Column(np.nan_to_num(standard, nan=0.0).astype(np.float32), None)
-        return EncodedFeature(feature, encoded)
+        numbers = self._files(ordered, {"raw": np.float64})["raw"]
+        feature = self._before.get(column.name) or _standard(column, numbers, counts)
+        mean, deviation = feature.mean, feature.deviation
+        assert mean is not None
+        assert deviation is not None
+        with self._writer("values", np.float32) as writer:
+            for block in numbers.blocks():
+                standard = (block - mean) / deviation
+                beyond = np.flatnonzero(np.abs(standard) > LARGEST_NUMBER)
+                if len(beyond):
+                    spread = f"mean {mean:g} and deviation {deviation:g} in training"
+                    problem = f"is too far from the other numbers ({spread}); correct or remove it"
+                    raise UserError(f"{column.flag} {column.name}: {block[beyond[0]]:g} {problem}")
+                writer.append(np.nan_to_num(standard, nan=0.0))
+        return EncodedFeature(feature, StoredColumn(writer.file, None))
 
-    def _categorical(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
+    def _categorical(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         name, separator = column.name, self.events.features.separator
         present = values.filter(values.raw.notnull()).mutate(rank=0)
         raws, count = self._numbered(name, present)
         self._warnings += separator_warnings(self.workspace, column, raws, separator)
         joined = values.left_join(raws.select(raw="raw", code="position"), "raw")
-        ordered = joined.order_by("position")
-        codes = self.workspace.arrays(ordered, len(counts), {"code": np.int32})["code"]
-        vocabulary = self.vocabulary(name, raws, np.bincount(codes + 1, counts, count + 1)[1:])
+        codes = self._files(joined.order_by("position"), {"code": np.int32})["code"]
+        occurrences, start = np.zeros(count + 1), 0
+        for block in codes.blocks():
+            weights = counts(start, start + len(block))
+            occurrences += np.bincount(block + 1, weights, count + 1)
+            start += len(block)
+        vocabulary = self.vocabulary(name, raws, occurrences[1:])
+        with self._writer("values", np.int32) as writer:
+            for block in codes.blocks():
+                writer.append(vocabulary.row_of[block])
         feature = Feature(name, "categorical", size=vocabulary.size)
-        return EncodedFeature(feature, Column(vocabulary.row_of[codes], None), vocabulary)
+        return EncodedFeature(feature, StoredColumn(writer.file, None), vocabulary)
 
-    def _multivalued(self, column: LogColumn, values: Table, counts: np.ndarray) -> EncodedFeature:
+    def _multivalued(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         name, max_values = column.name, self.events.features.max_values
         cells = values.filter(values.raw.notnull())
         parts = cells.raw.split(self.events.features.separator)
@@ -194,26 +242,46 @@ class Encoder:
         pieces = self.workspace.store(f"pieces of {name}", pieces.filter(pieces.raw != ""))
         raws, count = self._numbered(name, pieces)
         joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
-        ordered, total = joined.order_by("position", "rank"), self.workspace.count(pieces)
-        arrays = self.workspace.arrays(ordered, total, {"position": np.int64, "code": np.int32})
-        position, codes = arrays.values()
-        vocabulary = self.vocabulary(name, raws, np.bincount(codes, counts[position], count))
-        rows = vocabulary.row_of[codes]
-        first = np.sort(np.unique(position * vocabulary.size + rows, return_index=True)[1])
-        position, rows = position[first], rows[first]
-        offsets = np.searchsorted(position, np.arange(len(counts) + 1))
-        long = np.count_nonzero(np.diff(offsets) > max_values)
-        if long:
-            cut = f"{long:,} of {self.workspace.count(cells):,} cells hold more than {max_values:,}"
-            self.notes.append(f"{name}: {cut} values and keep the first ones (--max-values)")
-        kept = np.arange(len(rows)) - offsets[position] < max_values
-        position, rows = position[kept], rows[kept]
-        offsets = np.searchsorted(position, np.arange(len(counts) + 1)).astype(np.int64)
+        ordered = joined.order_by("position", "rank")
+        files = self._files(ordered, {"position": np.int64, "code": np.int32})
+        occurrences = np.zeros(count)
+        for position, codes in _whole_cells(files["position"], files["code"]):
+            first = int(position[0])
+            weights = counts(first, int(position[-1]) + 1)[position - first]
+            occurrences += np.bincount(codes, weights, count)
+        vocabulary = self.vocabulary(name, raws, occurrences)
         before = self._before.get(name)
-        least = (before.max_values if before else None) or 1
-        most = int(np.diff(offsets).max(initial=least))
+        most = (before.max_values if before else None) or 1
+        long = done = total = 0
+        with (
+            self._writer("values", np.int32) as kept_values,
+            self._writer("offsets", np.int64) as offsets,
+        ):
+            offsets.append([0])
+            for position, codes in _whole_cells(files["position"], files["code"]):
+                cell, rows, cut = _distinct(position, vocabulary.row_of[codes], max_values)
+                long += cut
+                lengths = np.bincount(cell - done)
+                most = max(most, int(lengths.max()))
+                kept_values.append(rows)
+                offsets.append(total + np.cumsum(lengths))
+                total, done = total + len(rows), done + len(lengths)
+            missing = self.workspace.count(values) - done
+            offsets.append(np.full(missing, total))
+        if long:
+            cut_cells = f"{long:,} of {self.workspace.count(cells):,} cells hold more"
+            kept = f"than {max_values:,} values and keep the first ones (--max-values)"
+            self.notes.append(f"{name}: {cut_cells} {kept}")
         feature = Feature(name, "multivalued", size=vocabulary.size, max_values=most)
-        return EncodedFeature(feature, Column(rows, offsets), vocabulary)
+        column_files = StoredColumn(kept_values.file, offsets.file)
+        return EncodedFeature(feature, column_files, vocabulary)
+
+    def _files(self, table: Table, dtypes: dict[str, type]) -> dict[str, ArrayFile]:
+        self._columns += 1  # names of features may be no names of files
+        return self.workspace.array_files(f"column {self._columns}", table, dtypes)
+
+    def _writer(self, kind: str, dtype: type[np.generic]) -> ArrayWriter:
+        return ArrayWriter(self.workspace.folder / f"column {self._columns} {kind}", dtype)
 
     def _numbered(self, name: str, values: Table) -> tuple[Table, int]:
         """Return all raw values once, numbered by first appearance, and how many there are."""
@@ -221,3 +289,58 @@ class Encoder:
         grouped = values.group_by("raw").aggregate(first=first.min())
         stored = self.workspace.store(f"values of {name}", numbered(grouped))
         return stored, self.workspace.count(stored)
+
+
+def _part_of(counts: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return counts[start:stop]
+
+
+def _standard(column: LogColumn, numbers: ArrayFile, counts: Counts) -> Feature:
+    """Return a numeric feature with the mean and the deviation of rows of training."""
+
+    def present() -> Iterator[np.ndarray]:
+        start = 0
+        for block in numbers.blocks():
+            is_seen = counts(start, start + len(block)) > 0
+            start += len(block)
+            yield block[is_seen & ~np.isnan(block)]
+
+    total = sum(map(len, present()))
+    mean, deviation = 0.0, 1.0
+    if total:
+        mean = sum(float(block.sum()) for block in present()) / total
+        squares = sum(float(np.square(block - mean).sum()) for block in present())
+        deviation = math.sqrt(squares / total)
+    deviation = deviation if deviation > 1e-9 * abs(mean) else 1.0
+    return Feature(column.name, "numeric", mean=mean, deviation=deviation)
+
+
+def _whole_cells(position: ArrayFile, code: ArrayFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield positions and codes, about ``BLOCK`` at a time; all of a position together."""
+    start = 0
+    while start < len(position):
+        size = BLOCK
+        block = position.read(start, start + size)
+        while start + size < len(position) and block[0] == block[-1]:
+            size *= 2
+            block = position.read(start, start + size)
+        stop = start + len(block)
+        if stop < len(position):
+            stop = start + int(np.searchsorted(block, block[-1]))
+        yield block[: stop - start], code.read(start, stop)
+        start = stop
+
+
+def _distinct(
+    position: np.ndarray, rows: np.ndarray, max_values: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the first ``max_values`` different rows of each position, and how many had more."""
+    first = int(position[0])
+    keys = (position - first) * (int(rows.max()) + 1) + rows
+    kept = np.sort(np.unique(keys, return_index=True)[1])
+    position, rows = position[kept], rows[kept]
+    starts = np.flatnonzero(np.diff(position, prepend=-1))
+    counts = np.diff(np.append(starts, len(position)))
+    rank = np.arange(len(position)) - np.repeat(starts, counts)
+    is_first = rank < max_values
+    return position[is_first], rows[is_first], int(np.count_nonzero(counts > max_values))

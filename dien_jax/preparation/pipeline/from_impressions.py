@@ -7,6 +7,7 @@ clicks of the training rows; vocabularies and rows of users come from all traini
 that a request showed and nobody clicked are stored with each of its clicks, as auxiliary negatives.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,41 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import Events
+from dien_jax.preparation.pipeline.events import EventRange, Events
 from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
-from dien_jax.preparation.pipeline.write import History, SplitExamples, write_folder
+from dien_jax.preparation.pipeline.write import FolderRange, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
+from dien_jax.utils.console import stage
+
+Sides = Callable[[EventRange], np.ndarray]
+"""The side of every row of a range, int8 ``[e]``."""
+
+
+class _Counts:
+    """Counts over all rows: of training (``seen``), of the whole past (``before``), of clicks."""
+
+    def __init__(self, events: Events) -> None:
+        sizes = {"item": events.num_items, "user": events.num_users}
+        self.seen = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+        self.before = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+        self.clicks = np.zeros(events.num_items, np.int64)
+        """Clicks of the past."""
+        self.seen_rows = self.end = 0
+
+    def add(self, events: EventRange, sides: np.ndarray) -> None:
+        """Count a range."""
+        past = sides <= splits.TRAIN
+        for counts, chosen in ((self.seen, sides == splits.TRAIN), (self.before, past)):
+            counts["item"] += np.bincount(events.item[chosen], minlength=len(counts["item"]))
+            users = len(events.offsets) - 1
+            of_user = np.bincount(events.sequence[chosen], minlength=users)
+            counts["user"][events.sequences] = of_user
+        clicks = events.item[past & (events.label == 1)]
+        self.clicks += np.bincount(clicks, minlength=len(self.clicks))
+        self.seen_rows += int(np.count_nonzero(sides == splits.TRAIN))
+        self.end = max(self.end, int(events.timestamp[past].max(initial=0)))
 
 
 def write_impressions(
@@ -32,74 +62,103 @@ def write_impressions(
     extended: Dataset | None = None,
 ) -> list[str]:
     """Write the dataset folder of a log that ``source`` describes; return lines about it."""
-    assert events.label is not None
-    offsets, label, sequence = events.offsets, events.label, events.sequence
-    sides, split = _sides(options, events)
-    training = sides == splits.TRAIN
-    if not training.any():
-        left = f"none of the {events.num_users:,} users' {len(label):,} impressions to training"
+    with stage("splitting rows"):
+        sides, split = _sides(options, events)
+        counts = _Counts(events)
+        for part in events.ranges():
+            counts.add(part, sides(part))
+    if not counts.seen_rows:
+        left = (
+            f"none of the {events.num_users:,} users' {len(events.item):,} impressions to training"
+        )
         raise UserError(f"no training examples: --split {options.split} leaves {left}")
-    counts = {
-        "item": np.bincount(events.item[training], minlength=events.num_items),
-        "user": np.bincount(sequence[training], minlength=events.num_users),
-        "context": training.astype(np.int64),
-    }
-    past = sides <= splits.TRAIN
-    earlier = {
-        "item": np.bincount(events.item[past], minlength=events.num_items),
-        "user": np.bincount(sequence[past], minlength=events.num_users),
-    }
-    growth = growth_of(options, extended, events, earlier, int(events.timestamp[past].max()))
-    encoder = Encoder(workspace, events, training, counts, options.min_count, growth)
-    size = encoder.items.size
-    item, click = encoder.items.row_of[events.item], np.flatnonzero(label)
+    growth = growth_of(options, extended, events, counts.before, counts.end)
+
+    def seen(part: EventRange) -> np.ndarray:
+        return np.asarray(sides(part) == splits.TRAIN)
+
+    encoder = Encoder(workspace, events, seen, counts.seen, options.min_count, growth)
+    row_of, size = encoder.items.row_of, encoder.items.size
+    popularity = np.bincount(row_of[:-1], counts.clicks, size).astype(np.int64)
+    shown = _Shown()
+
+    def ranges() -> Iterator[FolderRange]:
+        clicks = 0
+        for part in events.ranges():
+            history, examples = _histories(part, sides(part), row_of, size)
+            shown.add(history.negatives)
+            yield FolderRange(part.first_sequence, clicks, history, examples)
+            clicks += len(history.item)
+
+    report = write_folder(options.out, encoder, popularity, ranges(), source=source, split=split)
+    return [*events.report, *report, shown.describe()]
+
+
+def _histories(
+    part: EventRange, sides: np.ndarray, row_of: np.ndarray, size: int
+) -> tuple[History, dict[str, SplitExamples]]:
+    """Return the clicks of a range, and its examples; ``row_of`` and ``size`` are of items."""
+    assert part.label is not None
+    label, offsets, sequence = part.label, part.offsets, part.sequence
+    click = np.flatnonzero(label)
     clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
-    past_clicks = click[sides[click] <= splits.TRAIN]
-    starts = splits.request_starts(events.timestamp, offsets)
-    negatives = passed_over_items(item, label, starts, size)
-    history = History(
-        events.item[click],
-        events.timestamp[click],
-        clicks_before[offsets],
-        np.bincount(item[past_clicks], minlength=size),
-        negatives if len(negatives.values) else None,
-    )
-    history_end = splits.click_histories(events.timestamp, label, offsets)
+    starts = splits.request_starts(part.timestamp, offsets)
+    negatives = passed_over_items(row_of[part.item], label, starts, size)
+    history = History(part.item[click], part.timestamp[click], clicks_before[offsets], negatives)
+    history_end = splits.click_histories(part.timestamp, label, offsets)
     examples = {}
     for side, name in enumerate(SPLITS):
         row = np.flatnonzero(sides == side)
-        examples[name] = SplitExamples(
-            sequence[row], history_end[row], events.item[row], label[row], row
-        )
-    report = write_folder(options.out, encoder, history, examples, source=source, split=split)
-    return [*events.report, *report, _describe_negatives(negatives)]
+        columns = sequence[row], history_end[row], part.item[row], label[row]
+        examples[name] = SplitExamples(*columns, row + part.first_event)
+    return history, examples
 
 
-def _sides(options: LogOptions, events: Events) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the side of every row, int8, and the description of the split for ``meta.json``."""
+def _sides(options: LogOptions, events: Events) -> tuple[Sides, dict[str, Any]]:
+    """Return the side of every row, and the description of the split for ``meta.json``."""
     if options.split == "last-event":
-        sides = splits.last_time_sides(events.timestamp, events.offsets)
-        return sides, split_metadata(options)
+        return _by_last_time, split_metadata(options)
     if options.split == "by-user":
-        sides = splits.user_sides(events.num_users, seed=options.seed, **options.shares)
-        return sides[events.sequence], split_metadata(options)
+        users = splits.user_sides(events.num_users, seed=options.seed, **options.shares)
+        return lambda part: users[part.sequences][part.sequence], split_metadata(options)
     borders, begin = resolve_times(options, events.timestamp, events.clock)
-    sides = splits.time_sides(events.timestamp, borders)
-    if begin is not None:
-        sides[events.timestamp < begin] = splits.NO_SIDE
-    return sides, split_metadata(options, borders, begin)
+
+    def by_time(part: EventRange) -> np.ndarray:
+        sides = splits.time_sides(part.timestamp, borders)
+        if begin is not None:
+            sides[part.timestamp < begin] = splits.NO_SIDE
+        return sides
+
+    return by_time, split_metadata(options, borders, begin)
 
 
-def _describe_negatives(negatives: Column) -> str:
-    assert negatives.offsets is not None
-    clicks = int(np.count_nonzero(np.diff(negatives.offsets)))
-    if not clicks:
-        return "no click has an item that was shown at the same time and not clicked"
-    return (
-        f"{clicks:,} of {len(negatives.offsets) - 1:,} clicks have items that were shown at the "
-        f"same time and not clicked, {len(negatives.values) / clicks:.3g} on average "
-        f"(auxiliary negatives for --model.auxiliary-distribution shown)"
-    )
+def _by_last_time(part: EventRange) -> np.ndarray:
+    return splits.last_time_sides(part.timestamp, part.offsets)
+
+
+class _Shown:
+    """Numbers about the items that were shown with clicks."""
+
+    def __init__(self) -> None:
+        self._clicks = self._with_items = self._items = 0
+
+    def add(self, negatives: Column | None) -> None:
+        """Count those of a range."""
+        assert negatives is not None
+        assert negatives.offsets is not None
+        self._clicks += len(negatives.offsets) - 1
+        self._with_items += int(np.count_nonzero(np.diff(negatives.offsets)))
+        self._items += len(negatives.values)
+
+    def describe(self) -> str:
+        """Return a line about them."""
+        if not self._with_items:
+            return "no click has an item that was shown at the same time and not clicked"
+        return (
+            f"{self._with_items:,} of {self._clicks:,} clicks have items that were shown at the "
+            f"same time and not clicked, {self._items / self._with_items:.3g} on average "
+            f"(auxiliary negatives for --model.auxiliary-distribution shown)"
+        )
 
 
 def passed_over_items(

@@ -11,7 +11,8 @@ training knows. Those of validation and test are drawn from all events up to the
 items unknown in training are among the negatives as they are among the positives.
 """
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,18 +21,76 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import Events
+from dien_jax.preparation.pipeline.events import RANGE_EVENTS, EventRange, Events
 from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, make_pool
-from dien_jax.preparation.pipeline.write import History, SplitExamples, write_folder
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, StoredPool, store_pool
+from dien_jax.preparation.pipeline.write import FolderRange, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.memory_limit import machine_bytes, require_memory
 
 EXAMPLE_BYTES = 33
 """Size of the arrays that hold an example while its split is put together."""
+
+
+class Targets(NamedTuple):
+    """The target events of a range, rising, counted from its first event."""
+
+    by_split: dict[str, np.ndarray]
+    past: np.ndarray
+    """Training targets of popularity. They ignore ``--train-from`` and ``--max-examples``:
+    popularity is that of the whole past, or negatives would be drawn from the few items of recent
+    users."""
+
+
+class _Split(NamedTuple):
+    """The split of a log: a function of a range of its events."""
+
+    metadata: dict[str, Any]
+    targets: Callable[[EventRange], Targets]
+
+    def seen(self, events: EventRange) -> np.ndarray:
+        """Mark the events that training sees, bool ``[e]``."""
+        return splits.training_events(self.targets(events).by_split["train"], events.offsets)
+
+    def before(self, events: EventRange) -> np.ndarray:
+        """Mark the events that popularity counts, bool ``[e]``."""
+        return splits.training_events(self.targets(events).past, events.offsets)
+
+
+class _Counts:
+    """Counts over all events: of training (``seen``) and of the whole past (``before``)."""
+
+    def __init__(self, events: Events) -> None:
+        sizes = {"item": events.num_items, "user": events.num_users}
+        self.seen = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+        self.before = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+        self.targets = dict.fromkeys(SPLITS, 0)
+        self.seen_events = self.training_users = self.tied_users = 0
+        self.end = 0
+        """Time of the last event that popularity counts."""
+
+    def add(self, events: EventRange, split: _Split) -> None:
+        """Count a range."""
+        targets = split.targets(events)
+        train, offsets = targets.by_split["train"], events.offsets
+        for name, target in targets.by_split.items():
+            self.targets[name] += len(target)
+        users = len(offsets) - 1
+        for counts, target in ((self.seen, train), (self.before, targets.past)):
+            is_in = splits.training_events(target, offsets)
+            counts["item"] += np.bincount(events.item[is_in], minlength=len(counts["item"]))
+            of_user = np.bincount(splits.sequence_of(target, offsets), minlength=users)
+            counts["user"][events.sequences] = of_user
+            if counts is self.before:
+                self.end = max(self.end, int(events.timestamp[is_in].max(initial=0)))
+            else:
+                self.seen_events += int(np.count_nonzero(is_in))
+                self.training_users += int(np.count_nonzero(of_user))
+        last = np.sort(np.concatenate([targets.by_split["valid"], targets.by_split["test"]]))
+        self.tied_users += len(splits.tied_targets(last, events.timestamp, offsets))
 
 
 def write_interactions(
@@ -42,95 +101,140 @@ def write_interactions(
     extended: Dataset | None = None,
 ) -> list[str]:
     """Write the dataset folder of a log that ``source`` describes; return lines about it."""
-    offsets, sequence = events.offsets, events.sequence
-    targets, split, past = _split(options, events)
-    if not len(targets["train"]):
+    with stage("splitting events"):
+        split = _split(options, events)
+        counts = _Counts(events)
+        for part in events.ranges():
+            counts.add(part, split)
+    if not counts.targets["train"]:
         left = f"none of the {events.num_users:,} users' {len(events.item):,} events to training"
         raise UserError(f"no training examples: --split {options.split} leaves {left}")
-    seen = splits.training_events(targets["train"], offsets)
-    counts = {
-        "item": np.bincount(events.item[seen], minlength=events.num_items),
-        "user": np.bincount(sequence[targets["train"]], minlength=events.num_users),
-    }
-    before = splits.training_events(past, offsets)
-    earlier = {
-        "item": np.bincount(events.item[before], minlength=events.num_items),
-        "user": np.bincount(sequence[past], minlength=events.num_users),
-    }
-    end = int(events.timestamp[before].max())
-    growth = growth_of(options, extended, events, earlier, end)
-    encoder = Encoder(workspace, events, seen, counts, options.min_count, growth)
+    growth = growth_of(options, extended, events, counts.before, counts.end)
+    encoder = Encoder(workspace, events, split.seen, counts.seen, options.min_count, growth)
     row_of = encoder.items.row_of
-    popularity = np.bincount(row_of[events.item[before]], minlength=encoder.items.size)
-    history = History(events.item, events.timestamp, offsets, popularity)
-    _require_memory(options, targets)
-    known = (counts["item"] > 0) | (row_of[:-1] > 0)  # an extended folder knows more than training
-    with stage("drawing negatives"):
-        examples, missing = _examples(options, events, targets, before & known[events.item])
-    split |= options.example_settings()
+    popularity = np.bincount(row_of[:-1], counts.before["item"], encoder.items.size)
+    _require_memory(options, events, counts.targets)
+    # An extended folder knows more than training.
+    known = (counts.seen["item"] > 0) | (row_of[:-1] > 0)
+    with stage("sorting events by time"):
+        pools = _pools(workspace, options, events, split, known)
+    missing = 0
+
+    def ranges() -> Iterator[FolderRange]:
+        nonlocal missing
+        for part in events.ranges():
+            examples, left_out = _examples(options, events, part, split.targets(part), pools)
+            missing += left_out
+            history = History(part.item, part.timestamp, part.offsets)
+            yield FolderRange(part.first_sequence, part.first_event, history, examples)
+
     report = write_folder(
-        options.out, encoder, history, examples, source=source, split=split, drawn=options.drawn
+        options.out,
+        encoder,
+        popularity.astype(np.int64),
+        ranges(),
+        source=source,
+        split=split.metadata | options.example_settings(),
+        drawn=options.drawn,
     )
-    report += [_describe_examples(options, targets["train"], int(seen.sum()), offsets)]
-    report += _notes(options, events, targets)
+    report += [_describe_examples(options, counts), *_notes(options, events, counts)]
     if missing:
         reason = "by then nothing else had been chosen, or their users had chosen nearly all of it"
         report.append(f"{missing:,} negatives left out: {reason}")
     return [*events.report, *report]
 
 
-def _split(
-    options: ImplicitOptions, events: Events
-) -> tuple[dict[str, np.ndarray], dict[str, Any], np.ndarray]:
-    """Return the target events by split, the metadata, and the training targets of popularity.
-
-    The last ones ignore ``--train-from`` and ``--max-examples``: popularity is that of the whole
-    past, or negatives would be drawn from the few items of recent users.
-    """
-    offsets = events.offsets
-    borders, begin = None, None
+def _split(options: ImplicitOptions, events: Events) -> _Split:
+    borders, begin, sides = None, None, None
     if options.split == "by-time":
         borders, begin = resolve_times(options, events.timestamp, events.clock)
-        targets = splits.by_time(events.timestamp, offsets, borders)
-    elif options.split == "last-event":
-        targets = splits.last_event(offsets)
-    else:
-        targets = splits.by_user(offsets, seed=options.seed, **options.shares)
-    train = past = targets["train"]
-    if begin is not None:
-        train = train[events.timestamp[train] >= begin]
-    if options.max_examples is not None:
-        train = splits.latest(train, offsets, options.max_examples)
-    return targets | {"train": train}, split_metadata(options, borders, begin), past
+    elif options.split == "by-user":
+        shares = options.shares
+        sides = splits.sides_of_able_users(events.offsets, seed=options.seed, **shares)
+
+    def targets(part: EventRange) -> Targets:
+        if borders is not None:
+            found = splits.by_time(part.timestamp, part.offsets, borders)
+        elif sides is not None:
+            found = splits.by_user(part.offsets, sides[part.sequences])
+        else:
+            found = splits.last_event(part.offsets)
+        train = past = found["train"]
+        if begin is not None:
+            train = train[part.timestamp[train] >= begin]
+        if options.max_examples is not None:
+            train = splits.latest(train, part.offsets, options.max_examples)
+        return Targets(found | {"train": train}, past)
+
+    return _Split(split_metadata(options, borders, begin), targets)
 
 
-def _require_memory(options: ImplicitOptions, targets: dict[str, np.ndarray]) -> None:
-    """Refuse negatives whose arrays exceed the memory."""
-    positives, count = sum(map(len, targets.values())), options.negatives
+def _require_memory(options: ImplicitOptions, events: Events, targets: dict[str, int]) -> None:
+    """Refuse negatives whose arrays exceed the memory: those of the events held at a time."""
+    longest = int(np.diff(events.offsets).max())
+    positives = min(sum(targets.values()), max(RANGE_EVENTS, longest))
+    count = options.negatives
     subject = f"the examples of {positives:,} positives with --negatives {count:,}"
     needed = EXAMPLE_BYTES * positives * (1 + count)
     require_memory(needed, machine_bytes(), subject, "draw fewer negatives")
 
 
-def _examples(
-    options: ImplicitOptions, events: Events, targets: dict[str, np.ndarray], trained: np.ndarray
-) -> tuple[dict[str, SplitExamples], int]:
-    """Return each positive followed by its negatives, by split; and the number of missing ones.
+def _pools(
+    workspace: Workspace,
+    options: ImplicitOptions,
+    events: Events,
+    split: _Split,
+    known: np.ndarray,
+) -> tuple[StoredPool, StoredPool]:
+    """Return the pools of training and of the other splits."""
+    bits = np.zeros(len(events.item) // 8 + 1, np.uint8)
+    for part in events.ranges():
+        chosen = np.flatnonzero(split.before(part) & known[part.item]) + part.first_event
+        start = int(part.first_event) >> 3
+        length = (len(part.item) + part.first_event >> 3) + 1 - start
+        marked = np.zeros(8 * length, bool)
+        marked[chosen - 8 * start] = True
+        bits[start : start + length] |= np.packbits(marked)
+    train, held_out = (
+        store_pool(
+            workspace.folder,
+            name,
+            workspace.batches(events.by_time),
+            marked_bits,
+            events.num_items,
+            options.negative_distribution,
+        )
+        for name, marked_bits in (("train", bits), ("held out", None))
+    )
+    return train, held_out
 
-    ``trained``, bool ``[E]``, marks the events that negatives of training are drawn from.
-    """
-    item, time, sequence = events.item, events.timestamp, events.sequence
-    by_time = np.argsort(time, kind="stable")
-    pools = [
-        make_pool(item[chosen], time[chosen], options.negative_distribution)
-        for chosen in (by_time[trained[by_time]], by_time)
-    ]
+
+def _examples(
+    options: ImplicitOptions,
+    events: Events,
+    part: EventRange,
+    targets: Targets,
+    pools: tuple[StoredPool, StoredPool],
+) -> tuple[dict[str, SplitExamples], int]:
+    """Return each positive followed by its negatives, by split; and the number of missing ones."""
+    item, sequence = part.item, part.sequence
     examples, missing = {}, 0
     for number, name in enumerate(SPLITS):
-        pool = pools[number != splits.TRAIN]
-        sampler = NegativeSampler(item, time, events.offsets, pool, options.allow_own_negatives)
-        target = targets[name]
-        drawn = sampler.draw(target, count=options.negatives, seed=(options.seed, 1, number))
+        target = targets.by_split[name]
+        sampler = NegativeSampler(
+            item,
+            part.timestamp,
+            part.offsets,
+            pools[number != splits.TRAIN],
+            events.num_items,
+            options.allow_own_negatives,
+        )
+        drawn = sampler.draw(
+            target,
+            count=options.negatives,
+            seed=(options.seed, 1, number),
+            first_event=part.first_event,
+        )
         missing += drawn.missing
         positive = np.concatenate([np.arange(len(target)), drawn.positive])
         order = np.argsort(positive, kind="stable")
@@ -141,25 +245,22 @@ def _examples(
     return examples, missing
 
 
-def _describe_examples(
-    options: ImplicitOptions, targets: np.ndarray, events: int, offsets: np.ndarray
-) -> str:
-    """Return what was made of the log for training; ``events`` counts those that training sees."""
-    users = len(np.unique(splits.sequence_of(targets, offsets)))
+def _describe_examples(options: ImplicitOptions, counts: _Counts) -> str:
+    """Return what was made of the log for training."""
     most = options.max_examples
     which = "every event" if most is None else f"the latest {most:,} events of each user"
-    return f"{len(targets):,} training examples of {events:,} events of {users:,} users ({which})"
+    return (
+        f"{counts.targets['train']:,} training examples of {counts.seen_events:,} events of "
+        f"{counts.training_users:,} users ({which})"
+    )
 
 
-def _notes(options: ImplicitOptions, events: Events, targets: dict[str, np.ndarray]) -> list[str]:
+def _notes(options: ImplicitOptions, events: Events, counts: _Counts) -> list[str]:
     notes = []
     single = np.count_nonzero(np.diff(events.offsets) == 1)
     if single:
         notes.append(f"{single:,} users have one event, so no history and no example")
-    if options.split != "by-time":
-        last = np.sort(np.concatenate([targets["valid"], targets["test"]]))
-        tied = splits.tied_targets(last, events.timestamp, events.offsets)
-        if len(tied):
-            tie = "last events tie in time with the event before; the order of the log decided"
-            notes.append(f"{len(tied):,} users' {tie} which came last")
+    if options.split != "by-time" and counts.tied_users:
+        tie = "last events tie in time with the event before; the order of the log decided"
+        notes.append(f"{counts.tied_users:,} users' {tie} which came last")
     return notes

@@ -2,11 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from dien_jax.data.clock import END_OF_9999, Clock
+from dien_jax.data.clock import Clock
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions, check_shares
+from dien_jax.preparation.reading.array_files import ArrayFile, kth_smallest
 
 
 class Borders(NamedTuple):
@@ -17,10 +16,10 @@ class Borders(NamedTuple):
 
 
 def resolve_times(
-    options: LogOptions, timestamp: np.ndarray, clock: Clock
+    options: LogOptions, timestamp: ArrayFile, clock: Clock
 ) -> tuple[Borders, int | None]:
     """Return the borders of a by-time split, and when training examples start, if that is given."""
-    earliest = int(timestamp.min(initial=END_OF_9999 * 1000))
+    (earliest,) = kth_smallest(timestamp, [0])
     if options.valid_from is None or options.test_from is None:
         borders = borders_by_share(timestamp, **options.shares)
     else:
@@ -38,7 +37,7 @@ def resolve_times(
     return borders, begin
 
 
-def borders_by_share(timestamp: np.ndarray, *, valid_share: float, test_share: float) -> Borders:
+def borders_by_share(timestamp: ArrayFile, *, valid_share: float, test_share: float) -> Borders:
     """Return the times that leave the last shares of all events to validation and test.
 
     All events at the time of a border belong to the later side: ties make it larger than asked.
@@ -50,9 +49,9 @@ def borders_by_share(timestamp: np.ndarray, *, valid_share: float, test_share: f
     test = events - round(test_share * events)
     valid = events - round((valid_share + test_share) * events)
     inside = [position for position in (valid, test) if position < events]
-    ordered = np.partition(timestamp, inside) if inside else timestamp
-    end = int(timestamp.max()) + 1
-    return Borders(*(int(ordered[p]) if p < events else end for p in (valid, test)))
+    *found, latest = kth_smallest(timestamp, [*inside, events - 1])
+    ends = [latest + 1] * (2 - len(inside))
+    return Borders(*found, *ends)
 
 
 def split_metadata(

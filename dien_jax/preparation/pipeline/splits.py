@@ -70,21 +70,28 @@ def click_histories(timestamp: np.ndarray, label: np.ndarray, offsets: np.ndarra
     return np.repeat(clicks_before[request], np.diff(np.append(request, len(timestamp))))
 
 
-def by_user(
+def sides_of_able_users(
     offsets: np.ndarray, *, valid_share: float, test_share: float, seed: int
-) -> dict[str, np.ndarray]:
+) -> np.ndarray:
+    """Draw a side for each user, int8 ``[S]``; ``NO_SIDE`` for one with a single event.
+
+    Such users have no example and do not count in the shares.
+    """
+    able = np.diff(offsets) >= 2
+    sides = np.full(len(offsets) - 1, NO_SIDE, np.int8)
+    count = int(np.count_nonzero(able))
+    sides[able] = user_sides(count, valid_share=valid_share, test_share=test_share, seed=seed)
+    return sides
+
+
+def by_user(offsets: np.ndarray, sides: np.ndarray) -> dict[str, np.ndarray]:
     """Split users: every event of training users from the second on, the last one of the others.
 
-    Users with one event have no example and do not count in the shares.
+    ``sides``, int8 ``[S]``, comes from :func:`sides_of_able_users`.
     """
-    able = np.flatnonzero(np.diff(offsets) >= 2)
-    drawn = user_sides(len(able), valid_share=valid_share, test_share=test_share, seed=seed)
-    sides = np.full(len(offsets) - 1, NO_SIDE, np.int8)
-    sides[able] = drawn
-    held_out = {VALID: offsets[able[drawn == VALID] + 1] - 1}
-    held_out[TEST] = offsets[able[drawn == TEST] + 1] - 1
+    last = offsets[1:] - 1
     train = _targets(np.repeat(sides, np.diff(offsets)), offsets)[SPLITS[TRAIN]]
-    return {name: held_out.get(side, train) for side, name in enumerate(SPLITS)}
+    return {n: train if s == TRAIN else last[sides == s] for s, n in enumerate(SPLITS)}
 
 
 def last_event(offsets: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,16 +136,15 @@ def tied_targets(targets: np.ndarray, timestamp: np.ndarray, offsets: np.ndarray
     return np.unique(sequence_of(targets[tied], offsets))
 
 
-def class_warnings(labels: Mapping[str, np.ndarray]) -> list[str]:
+def class_warnings(labels: Mapping[str, tuple[int, int]]) -> list[str]:
     """Return warnings about splits of one class; empty splits are not looked at.
 
-    ``labels`` has the labels of each split, 0 or 1, by name.
+    ``labels`` has the number of positive and of all examples of each split, by name.
     """
     warnings = []
-    for name, label in labels.items():
-        positives = int(np.count_nonzero(label))
-        if len(label) and positives in (0, len(label)):
-            found = f"all {len(label):,} examples are {'positive' if positives else 'negative'}"
+    for name, (positives, count) in labels.items():
+        if count and positives in (0, count):
+            found = f"all {count:,} examples are {'positive' if positives else 'negative'}"
             outcome = "AUC is not defined there"
             if name == SPLITS[TRAIN]:
                 outcome = "no model can learn from them"

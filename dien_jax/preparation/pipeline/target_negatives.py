@@ -5,19 +5,25 @@ time, and only the positive itself and what the user had chosen before it are ex
 user chose later may be drawn: excluding it would teach a model who avoids what, which no ranking
 can know.
 
+Every draw has its own random number, a function of the seed, the event and the number of the draw.
+So what is drawn for an event does not depend on which other events are processed with it, or where.
+
 Dimensions: P positives, M negatives, E events, S sequences, K entries of a pool.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.random import Generator
+import pyarrow as pa
 
 from dien_jax.preparation.options import Distribution
+from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
 
 DRAWS = 32  # draws before a negative is given up
-CHUNK_POSITIVES = 1 << 18  # positives processed at a time
+CHUNK_DRAWS = 1 << 22  # negatives drawn at a time
 NONE = -1  # the item of a negative that was given up
 
 
@@ -35,17 +41,81 @@ class Pool(NamedTuple):
     item: np.ndarray  # int32 [K]
     time: np.ndarray  # int64 [K], non-decreasing
 
+    def until(self, times: np.ndarray) -> np.ndarray:
+        """Return the number of entries up to each time, int64 ``[P]``."""
+        return np.searchsorted(self.time, times, side="right")
 
-def make_pool(item: np.ndarray, time: np.ndarray, distribution: Distribution) -> Pool:
-    """Return a pool of events in the order of their times.
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Return the items at some places, int32 ``[P]``."""
+        return self.item[places]
+
+
+class StoredPool(NamedTuple):
+    """A :class:`Pool` in files."""
+
+    item: ArrayFile
+    time: ArrayFile
+
+    def until(self, times: np.ndarray) -> np.ndarray:
+        """Return the number of entries up to each time, int64 ``[P]``."""
+        order = np.argsort(times, kind="stable")
+        ordered, found = times[order], np.zeros(len(times), np.int64)
+        before = 0
+        for block in self.time.blocks():
+            # What is below the block's first time was found in the blocks before it.
+            first = np.searchsorted(ordered, block[0])
+            found[first:] = before + np.searchsorted(block, ordered[first:], side="right")
+            before += len(block)
+        places = np.empty(len(times), np.int64)
+        places[order] = found
+        return places
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Return the items at some places, int32 ``[P]``."""
+        return self.item.take(places)
+
+
+def store_pool(
+    folder: Path,
+    name: str,
+    by_time: Iterable[pa.RecordBatch],
+    chosen: np.ndarray | None,
+    num_items: int,
+    distribution: Distribution,
+) -> StoredPool:
+    """Write a pool of events in the order of their times.
 
     Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
     then. For ``uniform`` the first event of each item is one.
+
+    Args:
+      folder: where its files are.
+      name: that of the files.
+      by_time: events as ``code``, the item, ``time`` and ``position``, oldest first.
+      chosen: the events of the pool, bits as of ``np.packbits``; None for all.
+      num_items: number of items.
+      distribution: how items are drawn.
     """
-    if distribution == "uniform":
-        first = np.sort(np.unique(item, return_index=True)[1])
-        item, time = item[first], time[first]
-    return Pool(item, time)
+    is_new = np.ones(num_items, bool)
+    with (
+        ArrayWriter(folder / f"pool {name} item", np.int32) as items,
+        ArrayWriter(folder / f"pool {name} time", np.int64) as times,
+    ):
+        for batch in by_time:
+            item, time, position = (
+                batch.column(column).to_numpy() for column in ("code", "time", "position")
+            )
+            if chosen is not None:
+                is_chosen = (chosen[position >> 3] >> (7 - (position & 7)) & 1).astype(bool)
+                item, time = item[is_chosen], time[is_chosen]
+            if distribution == "uniform":
+                first = np.sort(np.unique(item, return_index=True)[1])
+                first = first[is_new[item[first]]]
+                item, time = item[first], time[first]
+                is_new[item] = False
+            items.append(item)
+            times.append(time)
+    return StoredPool(items.file, times.file)
 
 
 class EarlierItems:
@@ -91,21 +161,26 @@ class NegativeSampler:
     event_item: np.ndarray  # int32 [E], item of every event of every user
     timestamp: np.ndarray  # int64 [E]
     offsets: np.ndarray  # int64 [S + 1], where the events of each sequence begin
-    pool: Pool
+    pool: Pool | StoredPool
+    num_items: int  # a number above all items that occur
     allow_own: bool = False  # whether items that the user chose before may be drawn
 
-    def draw(self, target: np.ndarray, *, count: int, seed: tuple[int, ...]) -> Negatives:
+    def draw(
+        self, target: np.ndarray, *, count: int, seed: tuple[int, ...], first_event: int = 0
+    ) -> Negatives:
         """Draw ``count`` negatives for every positive, given as an event, int64 ``[P]``.
 
-        Positives are processed in chunks, each with a generator made from the seed and the number
-        of the chunk: memory is bounded, and the same seed always draws the same items.
+        ``first_event`` is added to an event for its random numbers: the events may be a part of
+        more. Positives are processed in chunks, for less memory.
         """
+        (key,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
         owners, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-        num_items = 1 + int(max(self.event_item.max(initial=0), self.pool.item.max(initial=0)))
-        for chunk, start in enumerate(range(0, len(target), CHUNK_POSITIVES)):
-            part = target[start : start + CHUNK_POSITIVES]
-            generator = np.random.default_rng((*seed, chunk))
-            drawn = self._draw_chunk(part, count, num_items, generator)
+        choices = self.pool.until(self.timestamp[target])
+        step = max(CHUNK_DRAWS // count, 1)
+        for start in range(0, len(target), step):
+            part = slice(start, start + step)
+            numbers = (target[part] + first_event)[:, None] * count + np.arange(count)
+            drawn = self._draw_chunk(target[part], choices[part], numbers.reshape(-1), key)
             kept = np.flatnonzero(drawn != NONE)
             owners.append(start + kept // count)
             items.append(drawn[kept])
@@ -113,24 +188,39 @@ class NegativeSampler:
         return Negatives(np.concatenate(owners), kept_items, len(target) * count - len(kept_items))
 
     def _draw_chunk(
-        self, target: np.ndarray, count: int, num_items: int, generator: Generator
+        self, target: np.ndarray, choices: np.ndarray, numbers: np.ndarray, key: np.uint64
     ) -> np.ndarray:
-        """Return ``count`` negatives for each positive, ``NONE`` where one was given up."""
-        choices = np.searchsorted(self.pool.time, self.timestamp[target], side="right")
+        """Return negatives by number, those of each positive together; ``NONE`` if given up."""
+        count = len(numbers) // len(target)
         earlier = None
         if not self.allow_own:
             sequence = np.searchsorted(self.offsets, target, side="right") - 1
-            earlier = EarlierItems(sequence, self.event_item, self.offsets, num_items)
-        drawn = np.full(len(target) * count, NONE, np.int32)
+            earlier = EarlierItems(sequence, self.event_item, self.offsets, self.num_items)
+        drawn = np.full(len(numbers), NONE, np.int32)
         pending = np.flatnonzero(np.repeat(choices, count))
-        for _ in range(DRAWS):
+        for draw in range(DRAWS):
             if not len(pending):
                 break
             row = pending // count
-            item = self.pool.item[generator.integers(choices[row])]
+            uniform = uniform_numbers(numbers[pending] * DRAWS + draw, key)
+            item = self.pool.take((uniform * choices[row]).astype(np.int64))
             taken = item == self.event_item[target[row]]
             if earlier is not None:
                 taken |= earlier.contain(row, item, target[row])
             drawn[pending] = np.where(taken, NONE, item)
             pending = pending[taken]
         return drawn
+
+
+def uniform_numbers(counters: np.ndarray, key: np.uint64) -> np.ndarray:
+    """Return a random number of [0, 1) for each counter, float64: SplitMix64, 53 bits.
+
+    Source: Steele, Lea and Flood, OOPSLA 2014.
+
+    >>> uniform_numbers(np.arange(2), np.uint64(0)).round(4).tolist()
+    [0.8835, 0.4322]
+    """
+    state = key + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((state ^ (state >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53

@@ -4,36 +4,46 @@ A value that only rows of validation or test have must be unknown to training. S
 an item or a user disagree about a feature, or lack it in part, the rows of training decide.
 """
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
 
 from dien_jax.preparation.options import LogColumn
-from dien_jax.preparation.pipeline.events import VARIES, Events, first_values
+from dien_jax.preparation.pipeline.events import VARIES, EventRange, Events, first_values
 from dien_jax.preparation.reading.workspace import Workspace
 
+Trained = Callable[[EventRange], np.ndarray]
+"""Mark the events of a range that training sees, bool ``[e]``."""
 
-def training_values(workspace: Workspace, events: Events, group: str, trained: np.ndarray) -> Table:
+
+def training_values(workspace: Workspace, events: Events, group: str, trained: Trained) -> Table:
     """Return the table of users or items with the features that their training rows have.
 
     An item (a user) without a row in training keeps the features of its other rows.
 
-    ``group`` is ``"item"`` or ``"user"``; ``trained``, bool ``[E]``, marks the events that training
-    sees.
+    ``group`` is ``"item"`` or ``"user"``.
     """
     columns: tuple[LogColumn, ...] = events.features.groups[group]
     table = {"item": events.items, "user": events.users}[group]
-    number = {"item": events.item, "user": events.sequence}[group]
     if not columns:
         return table
     varying = np.zeros(workspace.count(table), bool)
     chosen = table.filter(table[VARIES]).select("position")
     for batch in workspace.batches(chosen):
         varying[batch.column("position").to_numpy()] = True
-    rows = np.flatnonzero(trained & varying[number])
-    if not len(rows):
+    if not varying.any():
         return table
-    positions = workspace.store(f"training rows of {group}s", pa.table({"position": rows}))
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for part in events.ranges():
+            number = part.item if group == "item" else part.sequence + part.first_sequence
+            chosen = np.flatnonzero(trained(part) & varying[number]) + part.first_event
+            yield pa.record_batch([chosen], schema=schema)
+
+    schema = pa.schema([("position", pa.int64())])
+    positions = workspace.append(f"training rows of {group}s", rows(), schema)
     lines = events.contexts.semi_join(positions, "position").select("line")
     clean = events.rows.semi_join(lines, "line")
     seen = clean.group_by(raw=clean[group]).aggregate(**first_values(clean, columns))

@@ -1,9 +1,10 @@
 """The last step of every log: write vocabularies, features, events and examples to the folder.
 
-Dimensions: E events that histories are made of, S users (sequences), V items with the unknown
-one, n examples of a split.
+Dimensions: E events that histories are made of, V items with the unknown one, n examples of a
+split; e events and s sequences of a range.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,38 +15,85 @@ from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
-from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
+from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
 from dien_jax.preparation.pipeline.extending import concatenated
-from dien_jax.preparation.pipeline.features import Encoder
+from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
 from dien_jax.preparation.pipeline.splits import class_warnings
 from dien_jax.utils.console import stage
 
 
 class SplitExamples(NamedTuple):
-    """Examples of one split."""
+    """Examples of one split, of a range of sequences."""
 
-    sequence: np.ndarray  # int32 [n], the user's sequence
-    history_end: np.ndarray  # int64 [n], where the history ends among the events
+    sequence: np.ndarray  # int32 [n], the user's sequence, from 0
+    history_end: np.ndarray  # int64 [n], where the history ends among the range's events
     item: np.ndarray  # int32 [n], number of the candidate in the log
     label: np.ndarray  # int8 [n]
     row: np.ndarray | None = None  # int64 [n], row of the log with the context; None without one
 
 
 class History(NamedTuple):
-    """Events that histories are made of."""
+    """Events of a range that histories are made of."""
 
-    item: np.ndarray  # int32 [E], number of the item in the log
-    timestamp: np.ndarray  # int64 [E]
-    offsets: np.ndarray  # int64 [S + 1]
-    popularity: np.ndarray  # int64 [V], training events of each row
+    item: np.ndarray  # int32 [e], number of the item in the log
+    timestamp: np.ndarray  # int64 [e]
+    offsets: np.ndarray  # int64 [s + 1], from 0
     negatives: Column | None = None  # items shown at each event and not clicked, if known
+
+
+class FolderRange(NamedTuple):
+    """Consecutive sequences of the folder, with their events and examples."""
+
+    first_sequence: int
+    first_event: int
+    history: History
+    examples: dict[str, SplitExamples]
+
+
+class _SplitSummary:
+    """Numbers about the examples of a split."""
+
+    def __init__(self, items: int, is_held_out: bool) -> None:
+        self.rules, self._is_held_out = RuleCounts(items), is_held_out
+        self.users = self.empty = self.unknown = 0
+        self._lengths = np.zeros(1, np.int64)  # examples by the length of their history
+
+    def add(self, rows: SplitExamples, history: History, row_of: np.ndarray) -> None:
+        """Count the examples of a range."""
+        if not len(rows.label):
+            return
+        repeated = np.zeros(len(rows.label), bool)
+        if self._is_held_out:
+            place = rows.sequence, rows.history_end, rows.item
+            repeated = in_history(*place, history.item, history.offsets)
+        self.rules.add(rows.label, row_of[rows.item], repeated)
+        self.users += 1 + int(np.count_nonzero(np.diff(rows.sequence)))
+        lengths = np.bincount(rows.history_end - history.offsets[rows.sequence])
+        if len(lengths) > len(self._lengths):
+            self._lengths = np.pad(self._lengths, (0, len(lengths) - len(self._lengths)))
+        self._lengths[: len(lengths)] += lengths
+
+    def describe(self, name: str) -> str:
+        """Return a line about the split."""
+        count, positives = self.rules.count, self.rules.positives
+        if not count:
+            return f"{name}: no examples"
+        present = np.flatnonzero(self._lengths)
+        ends = np.cumsum(self._lengths)
+        middle = np.searchsorted(ends, [(count - 1) // 2, count // 2], side="right")
+        return (
+            f"{name}: {count:,} examples of {self.users:,} users, {positives:,} positive; "
+            f"histories of {present[0]} to {present[-1]} events, median {middle.mean():g}, "
+            f"{int(self._lengths[0]):,} empty; "
+            f"{self.rules.unknown:,} candidates unknown in training"
+        )
 
 
 def write_folder(
     out: Path,
     encoder: Encoder,
-    history: History,
-    examples: dict[str, SplitExamples],
+    popularity: np.ndarray,
+    ranges: Iterable[FolderRange],
     *,
     source: dict[str, Any],
     split: dict[str, Any],
@@ -53,12 +101,11 @@ def write_folder(
 ) -> list[str]:
     """Write the dataset folder, and return lines that summarise it.
 
-    ``source`` and ``split`` describe the log and its split in ``meta.json``; ``drawn`` says how
-    negatives were drawn, empty where they were not.
+    ``popularity``, int64 ``[V]``, has the training events of each row; ``ranges`` all sequences, in
+    order. ``source`` and ``split`` describe the log and its split in ``meta.json``; ``drawn`` says
+    how negatives were drawn, empty where they were not.
     """
     events, workspace, extended = encoder.events, encoder.workspace, encoder.extended
-    row_of = encoder.items.row_of
-    warnings = class_warnings({name: rows.label for name, rows in examples.items()})
     ids = {"item": encoder.items, "user": encoder.users}
     encoded = encoder.features()
     features = {group: [entry.feature for entry in encoded[group]] for group in encoded}
@@ -67,7 +114,8 @@ def write_folder(
     schema = Schema(**{group: tuple(listed) for group, listed in features.items()})
     source = source | {TIME_UNIT: events.clock.unit}
     writer = DatasetWriter(out, schema=schema, source=source, split=split)
-    with stage(f"writing {out}"), writer:
+    summaries = {n: _SplitSummary(encoder.items.size, n in SPLITS[1:]) for n in SPLITS}
+    with stage(f"writing {out}") as current, writer:
         vocabularies = ids | {e.feature.name: e.vocabulary for g in encoded.values() for e in g}
         for name, vocabulary in vocabularies.items():
             if vocabulary is not None:
@@ -75,33 +123,45 @@ def write_folder(
         for group, write in (("item", writer.items), ("user", writer.users)):
             for feature, column, _ in encoded[group]:
                 before = getattr(extended, f"{group}s")[feature.name] if extended else None
-                write(feature.name, *concatenated(column, before).take(ids[group].positions()))
+                whole = concatenated(column.whole(), before)
+                write(feature.name, *whole.take(ids[group].positions()))
         writer.groups(workspace.strings(events.users.order_by("position"), "raw"))
-        writer.events(row_of[history.item], history.timestamp, history.offsets, history.negatives)
-        writer.popularity(history.popularity)
-        for name, (sequence, end, item, label, row) in examples.items():
-            contexts = encoded["context"]
-            context = {f.name: c.take(row) for f, c, _ in contexts if row is not None}
-            user = encoder.users.row_of[sequence]
-            columns = (sequence, end, user, sequence, row_of[item], label, context)
-            writer.examples(name, Examples(*columns))
-    with stage("scoring simple rules"):
-        held_out = {name: _candidates(examples[name], history, row_of) for name in SPLITS[1:]}
-        baselines = describe_baselines(held_out, history.popularity, drawn)
+        writer.popularity(popularity)
+        for part in ranges:
+            users = part.first_sequence + len(part.history.offsets) - 1
+            current.note = f"{users:,} of {events.num_users:,} users"
+            current.share = users / events.num_users
+            _write_range(writer, encoder, part, encoded["context"])
+            for name, rows in part.examples.items():
+                summaries[name].add(rows, part.history, encoder.items.row_of)
+    labels = {name: (s.rules.positives, s.rules.count) for name, s in summaries.items()}
+    held_out = {name: summaries[name].rules for name in SPLITS[1:]}
+    times = events.times()
     return [
         f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
-        f"times {events.timestamp.min()} to {events.timestamp.max()} ({events.clock.unit})",
+        f"times {times[0]} to {times[1]} ({events.clock.unit})",
         *_describe_vocabularies(encoder),
         *encoder.notes,
-        *(_describe_split(name, examples[name], history.offsets, row_of) for name in SPLITS),
-        *baselines,
-        *warnings,
+        *(summary.describe(name) for name, summary in summaries.items()),
+        *describe_baselines(held_out, popularity, drawn),
+        *class_warnings(labels),
     ]
 
 
-def _candidates(rows: SplitExamples, history: History, row_of: np.ndarray) -> Candidates:
-    repeated = in_history(rows.sequence, rows.history_end, rows.item, history.item, history.offsets)
-    return Candidates(rows.label, row_of[rows.item], repeated)
+def _write_range(
+    writer: DatasetWriter, encoder: Encoder, part: FolderRange, contexts: list[EncodedFeature]
+) -> None:
+    history, first_event = part.history, part.first_event
+    row_of, user_of = encoder.items.row_of, encoder.users.row_of
+    writer.events(
+        row_of[history.item], history.timestamp, history.offsets + first_event, history.negatives
+    )
+    for name, (local, end, item, label, row) in part.examples.items():
+        context = {f.name: c.take(row) for f, c, _ in contexts if row is not None}
+        sequence = local + np.int32(part.first_sequence)
+        user = user_of[sequence]
+        columns = (sequence, end + first_event, user, sequence, row_of[item], label, context)
+        writer.examples(name, Examples(*columns))
 
 
 def _describe_vocabularies(encoder: Encoder) -> list[str]:
@@ -120,17 +180,3 @@ def _describe_vocabularies(encoder: Encoder) -> list[str]:
         f"{encoder.extended.path}, {absent[0]:,} and {absent[1]:,} of them without an event here",
         f"{new[0]} items and {new[1]} users are new {training} and get rows after those",
     ]
-
-
-def _describe_split(name: str, rows: SplitExamples, offsets: np.ndarray, row_of: np.ndarray) -> str:
-    if not len(rows.label):
-        return f"{name}: no examples"
-    users = 1 + np.count_nonzero(np.diff(rows.sequence))
-    lengths = rows.history_end - offsets[rows.sequence]
-    return (
-        f"{name}: {len(rows.label):,} examples of {users:,} users, "
-        f"{int(rows.label.sum(dtype=np.int64)):,} positive; histories of {lengths.min()} to "
-        f"{lengths.max()} events, median {np.median(lengths):g}, "
-        f"{np.count_nonzero(lengths == 0):,} empty; "
-        f"{np.count_nonzero(row_of[rows.item] == 0):,} candidates unknown in training"
-    )

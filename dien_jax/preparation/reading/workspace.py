@@ -18,6 +18,7 @@ from ibis.expr.types import Table
 
 from dien_jax.data.writer import check_target
 from dien_jax.errors import UserError, reason, writing
+from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
 from dien_jax.utils.files import check_utf8, partial_folder
 
 
@@ -116,18 +117,38 @@ class Workspace:
         for batch in self.batches(table.select(*dtypes)):
             stop = start + batch.num_rows
             for name, array in arrays.items():
-                column = batch.column(name)
-                if np.issubdtype(array.dtype, np.integer) and column.null_count:
-                    column = column.fill_null(-1)
-                array[start:stop] = column.to_numpy(zero_copy_only=False)
+                array[start:stop] = _numbers(batch.column(name), dtypes[name])
             start = stop
         assert start == rows
         return arrays
+
+    def array_files(
+        self, name: str, table: Table, dtypes: Mapping[str, type[np.generic]]
+    ) -> dict[str, ArrayFile]:
+        """Write columns of a table to files, rows in order; NULL is -1 in integers, NaN in floats.
+
+        ``name`` is that of the files.
+        """
+        with contextlib.ExitStack() as stack:
+            writers = {
+                column: stack.enter_context(ArrayWriter(self.folder / f"{name} {column}", dtype))
+                for column, dtype in dtypes.items()
+            }
+            for batch in self.batches(table.select(*dtypes)):
+                for column, writer in writers.items():
+                    writer.append(_numbers(batch.column(column), dtypes[column]))
+        return {column: writer.file for column, writer in writers.items()}
 
     def strings(self, table: Table, column: str) -> Iterator[str]:
         """Yield one text column of a table, row by row."""
         for batch in self.batches(table.select(column)):
             yield from batch.column(column).to_pylist()
+
+
+def _numbers(column: pa.Array, dtype: type[np.generic]) -> np.ndarray:
+    if issubclass(dtype, np.integer) and column.null_count:
+        column = column.fill_null(-1)
+    return column.to_numpy(zero_copy_only=False)
 
 
 def quoted(name: str) -> str:

@@ -27,7 +27,7 @@ from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.writer import DatasetWriter, check_target
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares, require_at_least
-from dien_jax.preparation.pipeline.baselines import Candidates, describe_baselines, in_history
+from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
 from dien_jax.preparation.pipeline.splits import VALID, class_warnings, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
@@ -107,13 +107,15 @@ def prepare(options: AuthorsOptions) -> list[str]:
     if options.every_event:
         drawn_from = seen[seen != UNKNOWN]
         pool = Pool(drawn_from, np.zeros(len(drawn_from), np.int64))  # the files tell no times
-        sampler = NegativeSampler(events, np.zeros(len(events), np.int64), offsets, pool)
+        times = np.zeros(len(events), np.int64)
+        sampler = NegativeSampler(events, times, offsets, pool, len(item_index))
         earlier = _earlier_events(splits["train"], sampler, options.seed)
         splits["train"] = {n: np.concatenate([v, earlier[n]]) for n, v in splits["train"].items()}
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
         if not len(splits[split]["label"]):
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
-    warnings += class_warnings({name: columns["label"] for name, columns in splits.items()})
+    labels = {name: columns["label"] for name, columns in splits.items()}
+    warnings += class_warnings({n: (int(v.sum()), len(v)) for n, v in labels.items()})
     groups, users = list(log.groups), _by_index(user_index)
     if not options.keep_indices:
         trained = {groups[group] for group in np.flatnonzero(sides != VALID)}
@@ -144,7 +146,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
     )
     summary = f"{', '.join(counts)}; {len(events):,} events in {len(offsets) - 1:,} histories"
     held_out = {
-        name: _candidates(splits[name], events, offsets) for name in SPLITS if name != "train"
+        name: _rule_counts(splits[name], events, offsets, len(item_index)) for name in SPLITS[1:]
     }
     baselines = describe_baselines(held_out, popularity, "in proportion to popularity")
     return [summary, *baselines, *_unexpected_content(splits, log, category), *warnings]
@@ -273,9 +275,13 @@ def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Colu
     }
 
 
-def _candidates(columns: Columns, events: np.ndarray, offsets: np.ndarray) -> Candidates:
+def _rule_counts(
+    columns: Columns, events: np.ndarray, offsets: np.ndarray, num_items: int
+) -> RuleCounts:
     item, place = columns["item"], (columns["sequence"], columns["history_end"])
-    return Candidates(columns["label"], item, in_history(*place, item, events, offsets))
+    counts = RuleCounts(num_items)
+    counts.add(columns["label"], item, in_history(*place, item, events, offsets))
+    return counts
 
 
 def _unexpected_content(splits: dict[str, Columns], log: _Log, category: np.ndarray) -> list[str]:

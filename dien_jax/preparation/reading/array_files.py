@@ -1,0 +1,112 @@
+"""Arrays that are longer than the memory: files that are read a range at a time.
+
+A memory map would count towards the process's resident size as far as it was read; a range that was
+read is freed with its array.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+BLOCK = 1 << 20  # entries read at a time
+
+
+class ArrayFile:
+    """A one-dimensional array in a file of raw values.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with ArrayWriter(folder / "squares", np.int64) as writer:
+    ...     writer.append(np.arange(3) ** 2)
+    ...     writer.append(np.array([9, 16]))
+    >>> squares = writer.file
+    >>> len(squares), squares.read(2, 4).tolist(), squares.take(np.array([4, 0, 4])).tolist()
+    (5, [4, 9], [16, 0, 16])
+    """
+
+    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
+        self.path, self.dtype = path, np.dtype(dtype)
+        self._length = path.stat().st_size // self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the entries from ``start`` to ``stop``, all of them by default."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        count, offset = max(stop - start, 0), start * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, count, offset=offset)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all entries, ``BLOCK`` at a time."""
+        for start in range(0, len(self), BLOCK):
+            yield self.read(start, start + BLOCK)
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Return the entries at some places, integers of any order, ``[n]``."""
+        order = np.argsort(places)
+        ordered = places[order]
+        taken = np.empty(len(places), self.dtype)
+        begin = 0
+        while begin < len(ordered):
+            start = int(ordered[begin])
+            end = int(np.searchsorted(ordered, start + BLOCK))
+            stop = int(ordered[end - 1]) + 1
+            taken[order[begin:end]] = self.read(start, stop)[ordered[begin:end] - start]
+            begin = end
+        return taken
+
+
+class ArrayWriter:
+    """Writer of an :class:`ArrayFile`, a context manager; ``file`` is there when it ends."""
+
+    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
+        self._path, self._dtype = path, dtype
+        self._stream: BinaryIO
+
+    def __enter__(self) -> "ArrayWriter":
+        self._stream = self._path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def append(self, values: Any) -> None:
+        """Write some more entries."""
+        self._stream.write(np.ascontiguousarray(values, self._dtype).data)
+
+    @property
+    def file(self) -> ArrayFile:
+        return ArrayFile(self._path, self._dtype)
+
+
+def kth_smallest(numbers: ArrayFile, places: list[int]) -> list[int]:
+    """Return the entries at some places of the sorted array of integers, in bounded memory.
+
+    Each pass over the file fixes 16 more bits of an entry.
+
+    >>> import tempfile
+    >>> with ArrayWriter(Path(tempfile.mkdtemp()) / "numbers", np.int64) as writer:
+    ...     writer.append(np.array([70_000, -3, 5, 5, 1 << 40]))
+    >>> kth_smallest(writer.file, [0, 2, 4])
+    [-3, 5, 1099511627776]
+    """
+    low = min((int(block.min()) for block in numbers.blocks()), default=0)
+    high = max((int(block.max()) for block in numbers.blocks()), default=0)
+    return [_kth_smallest(numbers, place, low, high) for place in places]
+
+
+def _kth_smallest(numbers: ArrayFile, place: int, low: int, high: int) -> int:
+    while high > low:
+        shift = max((high - low).bit_length() - 16, 0)
+        counts = np.zeros(1 << 16, np.int64)
+        for block in numbers.blocks():
+            inside = block[(block >= low) & (block <= high)]
+            counts += np.bincount((inside - low) >> shift, minlength=1 << 16)
+        ends = np.cumsum(counts)
+        bin_ = int(np.searchsorted(ends, place, side="right"))
+        place -= int(ends[bin_] - counts[bin_])
+        low, high = low + (bin_ << shift), min(high, low + ((bin_ + 1) << shift) - 1)
+    return low
