@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +26,9 @@ TIMES = np.array([0, 1, 9, 0, 2, 9], np.int64)
 
 def pool_of(items, times, distribution="popularity", chosen=None) -> StoredPool:
     """Return a pool of events, those chosen by a mask, in files that are removed."""
-    columns = {"code": np.array(items, np.int32), "time": np.array(times, np.int64)}
-    columns["position"] = np.arange(len(items))
-    batches = pa.table(columns).to_batches(max_chunksize=5)
+    columns = np.array(items, np.int32), np.array(times, np.int64), np.arange(len(items))
+    parts = [slice(start, start + 5) for start in range(0, len(items), 5)]
+    batches = [tuple(column[part] for column in columns) for part in parts]
     bits = None if chosen is None else np.packbits(np.append(chosen, [0]))
     folder = Path(tempfile.mkdtemp())
     return store_pool(folder, "test", batches, bits, 300, distribution)

@@ -69,7 +69,7 @@ class Events(NamedTuple):
     items: Table  # table position (the item's number), raw, item features and varies
     contexts: Table  # table position (the row), line and context features
     rows: Table  # table line, user, item, time and item and user features
-    by_time: Table  # table position (the event), code (the item) and time, oldest first
+    ordered: Table  # table position (the event), code (the item) and time, oldest first
     num_items: int
     clock: Clock
     report: list[str]  # lines about malformed rows, for the user
@@ -83,6 +83,12 @@ class Events(NamedTuple):
         extremes = [(block.min(), block.max()) for block in self.timestamp.blocks()]
         first, last = zip(*extremes, strict=True)
         return int(min(first)), int(max(last))
+
+    def by_time(self, workspace: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield item, time and number of all events, oldest first, a batch at a time."""
+        for batch in workspace.batches(self.ordered):
+            item, time, number = (batch.column(name) for name in ("code", "time", "position"))
+            yield item.to_numpy(), time.to_numpy(), number.to_numpy()
 
     def ranges(self) -> Iterator[EventRange]:
         """Yield all events, about ``RANGE_EVENTS`` at a time, or one longer sequence."""
@@ -169,7 +175,7 @@ def load_events(
         items=items,
         contexts=rows.select("line", *contexts, position=rows.rowid()),
         rows=clean,
-        by_time=by_time.order_by("time", "position"),
+        ordered=by_time.order_by("time", "position"),
         num_items=num_items,
         clock=clock,
         report=report,

@@ -199,7 +199,7 @@ def _pools(
         store_pool(
             workspace.folder,
             name,
-            workspace.batches(events.by_time),
+            events.by_time(workspace),
             marked_bits,
             events.num_items,
             options.negative_distribution,

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from dien_jax.preparation.options import Distribution
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
@@ -78,7 +77,7 @@ class StoredPool(NamedTuple):
 def store_pool(
     folder: Path,
     name: str,
-    by_time: Iterable[pa.RecordBatch],
+    by_time: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
     chosen: np.ndarray | None,
     num_items: int,
     distribution: Distribution,
@@ -91,7 +90,7 @@ def store_pool(
     Args:
       folder: where its files are.
       name: that of the files.
-      by_time: events as ``code``, the item, ``time`` and ``position``, oldest first.
+      by_time: batches of events: item, time and number of each, oldest first.
       chosen: the events of the pool, bits as of ``np.packbits``; None for all.
       num_items: number of items.
       distribution: how items are drawn.
@@ -101,10 +100,7 @@ def store_pool(
         ArrayWriter(folder / f"pool {name} item", np.int32) as items,
         ArrayWriter(folder / f"pool {name} time", np.int64) as times,
     ):
-        for batch in by_time:
-            item, time, position = (
-                batch.column(column).to_numpy() for column in ("code", "time", "position")
-            )
+        for item, time, position in by_time:
             if chosen is not None:
                 is_chosen = (chosen[position >> 3] >> (7 - (position & 7)) & 1).astype(bool)
                 item, time = item[is_chosen], time[is_chosen]
