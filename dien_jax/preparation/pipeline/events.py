@@ -23,7 +23,7 @@ from dien_jax.utils.text_files import EXAMPLES
 
 SHOWN = 40  # characters shown of a malformed value
 VARIES = "varies"  # column of users and items: whether their rows differ in a feature
-RANGE_EVENTS = 1 << 22  # events that are held in memory at a time
+PART_EVENTS = 1 << 22  # events that are held in memory at a time
 Narrow = Callable[[Table], Table] | None
 
 
@@ -32,7 +32,7 @@ def epoch_ms(moment: Value) -> IntegerValue:
     """Milliseconds since 1970; declares DuckDB's function to Ibis."""
 
 
-class EventRange(NamedTuple):
+class EventPart(NamedTuple):
     """The e events of s consecutive sequences, oldest first; ties keep the log's order."""
 
     first_sequence: int
@@ -90,15 +90,15 @@ class Events(NamedTuple):
             item, time, number = (batch.column(name) for name in ("code", "time", "position"))
             yield item.to_numpy(), time.to_numpy(), number.to_numpy()
 
-    def ranges(self) -> Iterator[EventRange]:
-        """Yield all events, about ``RANGE_EVENTS`` at a time, or one longer sequence."""
+    def parts(self) -> Iterator[EventPart]:
+        """Yield all events, about ``PART_EVENTS`` at a time, or one longer sequence."""
         first = 0
         while first < self.num_users:
             start = int(self.offsets[first])
-            last = int(np.searchsorted(self.offsets, start + RANGE_EVENTS, side="right")) - 1
+            last = int(np.searchsorted(self.offsets, start + PART_EVENTS, side="right")) - 1
             last = max(last, first + 1)
             stop = int(self.offsets[last])
-            yield EventRange(
+            yield EventPart(
                 first,
                 start,
                 self.item.read(start, stop),

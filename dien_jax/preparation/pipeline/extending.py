@@ -132,7 +132,7 @@ def growth_of(
             f"training, found {(end - start) / day:.1f} days; give a longer log, or fewer days"
         )
     items, users = np.zeros(events.num_items, bool), np.zeros(events.num_users, bool)
-    for part in events.ranges():
+    for part in events.parts():
         is_recent = (part.timestamp >= since) & (part.timestamp <= end)
         items[part.item[is_recent]] = True
         users[part.sequence[is_recent] + part.first_sequence] = True

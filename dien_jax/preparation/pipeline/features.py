@@ -30,7 +30,7 @@ from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
 
 Counts = Callable[[int, int], np.ndarray]
-"""Occurrences in training of some of the rows that a feature describes, int64, by their range."""
+"""Occurrences in training of the rows of a feature, int64, from one row to another."""
 
 
 class Vocabulary(NamedTuple):
@@ -107,7 +107,7 @@ class Encoder:
     Args:
       workspace: database that numbers the values.
       events: the log.
-      trained: the events (impressions) of a range that training sees, bool ``[e]``.
+      trained: the events (impressions) of a part that training sees, bool ``[e]``.
       counts: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``. The context
         features of a row count once if training sees it.
       min_count: values with fewer occurrences in training share the unknown row.
@@ -167,7 +167,7 @@ class Encoder:
         """Return whether training sees each of some rows of the log: int8 ``[stop - start]``."""
         if self._seen is None:
             with ArrayWriter(self.workspace.folder / "rows of training", np.int8) as writer:
-                for part in self.events.ranges():
+                for part in self.events.parts():
                     writer.append(self._trained(part))
             self._seen = writer.file
         return self._seen.read(start, stop)
@@ -305,12 +305,15 @@ def _standard(column: LogColumn, numbers: ArrayFile, counts: Counts) -> Feature:
             start += len(block)
             yield block[is_seen & ~np.isnan(block)]
 
+    def exact_sum(blocks: Iterator[np.ndarray]) -> float:
+        """Sum in any order, with one result."""
+        return math.fsum(number for block in blocks for number in block.tolist())
+
     total = sum(map(len, present()))
     mean, deviation = 0.0, 1.0
     if total:
-        mean = sum(float(block.sum()) for block in present()) / total
-        squares = sum(float(np.square(block - mean).sum()) for block in present())
-        deviation = math.sqrt(squares / total)
+        mean = exact_sum(present()) / total
+        deviation = math.sqrt(exact_sum(np.square(b - mean) for b in present()) / total)
     deviation = deviation if deviation > 1e-9 * abs(mean) else 1.0
     return Feature(column.name, "numeric", mean=mean, deviation=deviation)
 

@@ -17,16 +17,16 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import EventRange, Events
+from dien_jax.preparation.pipeline.events import EventPart, Events
 from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
-from dien_jax.preparation.pipeline.write import FolderRange, History, SplitExamples, write_folder
+from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 
-Sides = Callable[[EventRange], np.ndarray]
-"""The side of every row of a range, int8 ``[e]``."""
+Sides = Callable[[EventPart], np.ndarray]
+"""The side of every row of a part, int8 ``[e]``."""
 
 
 class _Counts:
@@ -40,8 +40,8 @@ class _Counts:
         """Clicks of the past."""
         self.seen_rows = self.end = 0
 
-    def add(self, events: EventRange, sides: np.ndarray) -> None:
-        """Count a range."""
+    def add(self, events: EventPart, sides: np.ndarray) -> None:
+        """Count a part."""
         past = sides <= splits.TRAIN
         for counts, chosen in ((self.seen, sides == splits.TRAIN), (self.before, past)):
             counts["item"] += np.bincount(events.item[chosen], minlength=len(counts["item"]))
@@ -65,7 +65,7 @@ def write_impressions(
     with stage("splitting rows"):
         sides, split = _sides(options, events)
         counts = _Counts(events)
-        for part in events.ranges():
+        for part in events.parts():
             counts.add(part, sides(part))
     if not counts.seen_rows:
         left = (
@@ -74,36 +74,43 @@ def write_impressions(
         raise UserError(f"no training examples: --split {options.split} leaves {left}")
     growth = growth_of(options, extended, events, counts.before, counts.end)
 
-    def seen(part: EventRange) -> np.ndarray:
+    def seen(part: EventPart) -> np.ndarray:
         return np.asarray(sides(part) == splits.TRAIN)
 
     encoder = Encoder(workspace, events, seen, counts.seen, options.min_count, growth)
     row_of, size = encoder.items.row_of, encoder.items.size
     popularity = np.bincount(row_of[:-1], counts.clicks, size).astype(np.int64)
     shown = _Shown()
+    has_shown = any(len(_passed_over(part, row_of, size).values) for part in events.parts())
 
-    def ranges() -> Iterator[FolderRange]:
+    def parts() -> Iterator[FolderPart]:
         clicks = 0
-        for part in events.ranges():
-            history, examples = _histories(part, sides(part), row_of, size)
-            shown.add(history.negatives)
-            yield FolderRange(part.first_sequence, clicks, history, examples)
+        for part in events.parts():
+            negatives = _passed_over(part, row_of, size)
+            history, examples = _histories(part, sides(part), negatives if has_shown else None)
+            shown.add(negatives)
+            yield FolderPart(part.first_sequence, clicks, history, examples)
             clicks += len(history.item)
 
-    report = write_folder(options.out, encoder, popularity, ranges(), source=source, split=split)
+    report = write_folder(options.out, encoder, popularity, parts(), source=source, split=split)
     return [*events.report, *report, shown.describe()]
 
 
+def _passed_over(part: EventPart, row_of: np.ndarray, size: int) -> Column:
+    """Return :func:`passed_over_items` of a part; ``row_of`` and ``size`` are those of items."""
+    assert part.label is not None
+    starts = splits.request_starts(part.timestamp, part.offsets)
+    return passed_over_items(row_of[part.item], part.label, starts, size)
+
+
 def _histories(
-    part: EventRange, sides: np.ndarray, row_of: np.ndarray, size: int
+    part: EventPart, sides: np.ndarray, negatives: Column | None
 ) -> tuple[History, dict[str, SplitExamples]]:
-    """Return the clicks of a range, and its examples; ``row_of`` and ``size`` are of items."""
+    """Return the clicks of a part, and its examples."""
     assert part.label is not None
     label, offsets, sequence = part.label, part.offsets, part.sequence
     click = np.flatnonzero(label)
     clicks_before = np.concatenate([[0], np.cumsum(label, dtype=np.int64)])
-    starts = splits.request_starts(part.timestamp, offsets)
-    negatives = passed_over_items(row_of[part.item], label, starts, size)
     history = History(part.item[click], part.timestamp[click], clicks_before[offsets], negatives)
     history_end = splits.click_histories(part.timestamp, label, offsets)
     examples = {}
@@ -123,7 +130,7 @@ def _sides(options: LogOptions, events: Events) -> tuple[Sides, dict[str, Any]]:
         return lambda part: users[part.sequences][part.sequence], split_metadata(options)
     borders, begin = resolve_times(options, events.timestamp, events.clock)
 
-    def by_time(part: EventRange) -> np.ndarray:
+    def by_time(part: EventPart) -> np.ndarray:
         sides = splits.time_sides(part.timestamp, borders)
         if begin is not None:
             sides[part.timestamp < begin] = splits.NO_SIDE
@@ -132,7 +139,7 @@ def _sides(options: LogOptions, events: Events) -> tuple[Sides, dict[str, Any]]:
     return by_time, split_metadata(options, borders, begin)
 
 
-def _by_last_time(part: EventRange) -> np.ndarray:
+def _by_last_time(part: EventPart) -> np.ndarray:
     return splits.last_time_sides(part.timestamp, part.offsets)
 
 
@@ -142,9 +149,8 @@ class _Shown:
     def __init__(self) -> None:
         self._clicks = self._with_items = self._items = 0
 
-    def add(self, negatives: Column | None) -> None:
-        """Count those of a range."""
-        assert negatives is not None
+    def add(self, negatives: Column) -> None:
+        """Count those of a part."""
         assert negatives.offsets is not None
         self._clicks += len(negatives.offsets) - 1
         self._with_items += int(np.count_nonzero(np.diff(negatives.offsets)))

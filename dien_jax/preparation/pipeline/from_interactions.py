@@ -21,12 +21,12 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import RANGE_EVENTS, EventRange, Events
+from dien_jax.preparation.pipeline.events import PART_EVENTS, EventPart, Events
 from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, StoredPool, store_pool
-from dien_jax.preparation.pipeline.write import FolderRange, History, SplitExamples, write_folder
+from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.memory_limit import machine_bytes, require_memory
@@ -36,7 +36,7 @@ EXAMPLE_BYTES = 33
 
 
 class Targets(NamedTuple):
-    """The target events of a range, rising, counted from its first event."""
+    """The target events of a part, rising, counted from its first event."""
 
     by_split: dict[str, np.ndarray]
     past: np.ndarray
@@ -46,16 +46,16 @@ class Targets(NamedTuple):
 
 
 class _Split(NamedTuple):
-    """The split of a log: a function of a range of its events."""
+    """The split of a log: a function of a part of its events."""
 
     metadata: dict[str, Any]
-    targets: Callable[[EventRange], Targets]
+    targets: Callable[[EventPart], Targets]
 
-    def seen(self, events: EventRange) -> np.ndarray:
+    def seen(self, events: EventPart) -> np.ndarray:
         """Mark the events that training sees, bool ``[e]``."""
         return splits.training_events(self.targets(events).by_split["train"], events.offsets)
 
-    def before(self, events: EventRange) -> np.ndarray:
+    def before(self, events: EventPart) -> np.ndarray:
         """Mark the events that popularity counts, bool ``[e]``."""
         return splits.training_events(self.targets(events).past, events.offsets)
 
@@ -72,8 +72,8 @@ class _Counts:
         self.end = 0
         """Time of the last event that popularity counts."""
 
-    def add(self, events: EventRange, split: _Split) -> None:
-        """Count a range."""
+    def add(self, events: EventPart, split: _Split) -> None:
+        """Count a part."""
         targets = split.targets(events)
         train, offsets = targets.by_split["train"], events.offsets
         for name, target in targets.by_split.items():
@@ -104,7 +104,7 @@ def write_interactions(
     with stage("splitting events"):
         split = _split(options, events)
         counts = _Counts(events)
-        for part in events.ranges():
+        for part in events.parts():
             counts.add(part, split)
     if not counts.targets["train"]:
         left = f"none of the {events.num_users:,} users' {len(events.item):,} events to training"
@@ -120,19 +120,19 @@ def write_interactions(
         pools = _pools(workspace, options, events, split, known)
     missing = 0
 
-    def ranges() -> Iterator[FolderRange]:
+    def parts() -> Iterator[FolderPart]:
         nonlocal missing
-        for part in events.ranges():
+        for part in events.parts():
             examples, left_out = _examples(options, events, part, split.targets(part), pools)
             missing += left_out
             history = History(part.item, part.timestamp, part.offsets)
-            yield FolderRange(part.first_sequence, part.first_event, history, examples)
+            yield FolderPart(part.first_sequence, part.first_event, history, examples)
 
     report = write_folder(
         options.out,
         encoder,
         popularity.astype(np.int64),
-        ranges(),
+        parts(),
         source=source,
         split=split.metadata | options.example_settings(),
         drawn=options.drawn,
@@ -152,7 +152,7 @@ def _split(options: ImplicitOptions, events: Events) -> _Split:
         shares = options.shares
         sides = splits.sides_of_able_users(events.offsets, seed=options.seed, **shares)
 
-    def targets(part: EventRange) -> Targets:
+    def targets(part: EventPart) -> Targets:
         if borders is not None:
             found = splits.by_time(part.timestamp, part.offsets, borders)
         elif sides is not None:
@@ -172,7 +172,7 @@ def _split(options: ImplicitOptions, events: Events) -> _Split:
 def _require_memory(options: ImplicitOptions, events: Events, targets: dict[str, int]) -> None:
     """Refuse negatives whose arrays exceed the memory: those of the events held at a time."""
     longest = int(np.diff(events.offsets).max())
-    positives = min(sum(targets.values()), max(RANGE_EVENTS, longest))
+    positives = min(sum(targets.values()), max(PART_EVENTS, longest))
     count = options.negatives
     subject = f"the examples of {positives:,} positives with --negatives {count:,}"
     needed = EXAMPLE_BYTES * positives * (1 + count)
@@ -188,7 +188,7 @@ def _pools(
 ) -> tuple[StoredPool, StoredPool]:
     """Return the pools of training and of the other splits."""
     bits = np.zeros(len(events.item) // 8 + 1, np.uint8)
-    for part in events.ranges():
+    for part in events.parts():
         chosen = np.flatnonzero(split.before(part) & known[part.item]) + part.first_event
         start = int(part.first_event) >> 3
         length = (len(part.item) + part.first_event >> 3) + 1 - start
@@ -212,7 +212,7 @@ def _pools(
 def _examples(
     options: ImplicitOptions,
     events: Events,
-    part: EventRange,
+    part: EventPart,
     targets: Targets,
     pools: tuple[StoredPool, StoredPool],
 ) -> tuple[dict[str, SplitExamples], int]:

@@ -11,11 +11,11 @@ import pyarrow as pa
 from ibis.expr.types import Table
 
 from dien_jax.preparation.options import LogColumn
-from dien_jax.preparation.pipeline.events import VARIES, EventRange, Events, first_values
+from dien_jax.preparation.pipeline.events import VARIES, EventPart, Events, first_values
 from dien_jax.preparation.reading.workspace import Workspace
 
-Trained = Callable[[EventRange], np.ndarray]
-"""Mark the events of a range that training sees, bool ``[e]``."""
+Trained = Callable[[EventPart], np.ndarray]
+"""Mark the events of a part that training sees, bool ``[e]``."""
 
 
 def training_values(workspace: Workspace, events: Events, group: str, trained: Trained) -> Table:
@@ -37,7 +37,7 @@ def training_values(workspace: Workspace, events: Events, group: str, trained: T
         return table
 
     def rows() -> Iterator[pa.RecordBatch]:
-        for part in events.ranges():
+        for part in events.parts():
             number = part.item if group == "item" else part.sequence + part.first_sequence
             chosen = np.flatnonzero(trained(part) & varying[number]) + part.first_event
             yield pa.record_batch([chosen], schema=schema)

@@ -1,9 +1,10 @@
 """The last step of every log: write vocabularies, features, events and examples to the folder.
 
 Dimensions: E events that histories are made of, V items with the unknown one, n examples of a
-split; e events and s sequences of a range.
+split; e events and s sequences of a part.
 """
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,17 +24,17 @@ from dien_jax.utils.console import stage
 
 
 class SplitExamples(NamedTuple):
-    """Examples of one split, of a range of sequences."""
+    """Examples of one split, of a part."""
 
     sequence: np.ndarray  # int32 [n], the user's sequence, from 0
-    history_end: np.ndarray  # int64 [n], where the history ends among the range's events
+    history_end: np.ndarray  # int64 [n], where the history ends among the part's events
     item: np.ndarray  # int32 [n], number of the candidate in the log
     label: np.ndarray  # int8 [n]
     row: np.ndarray | None = None  # int64 [n], row of the log with the context; None without one
 
 
 class History(NamedTuple):
-    """Events of a range that histories are made of."""
+    """Events of a part that histories are made of."""
 
     item: np.ndarray  # int32 [e], number of the item in the log
     timestamp: np.ndarray  # int64 [e]
@@ -41,7 +42,7 @@ class History(NamedTuple):
     negatives: Column | None = None  # items shown at each event and not clicked, if known
 
 
-class FolderRange(NamedTuple):
+class FolderPart(NamedTuple):
     """Consecutive sequences of the folder, with their events and examples."""
 
     first_sequence: int
@@ -59,7 +60,7 @@ class _SplitSummary:
         self._lengths = np.zeros(1, np.int64)  # examples by the length of their history
 
     def add(self, rows: SplitExamples, history: History, row_of: np.ndarray) -> None:
-        """Count the examples of a range."""
+        """Count the examples of a part."""
         if not len(rows.label):
             return
         repeated = np.zeros(len(rows.label), bool)
@@ -93,7 +94,7 @@ def write_folder(
     out: Path,
     encoder: Encoder,
     popularity: np.ndarray,
-    ranges: Iterable[FolderRange],
+    parts: Iterable[FolderPart],
     *,
     source: dict[str, Any],
     split: dict[str, Any],
@@ -101,7 +102,7 @@ def write_folder(
 ) -> list[str]:
     """Write the dataset folder, and return lines that summarise it.
 
-    ``popularity``, int64 ``[V]``, has the training events of each row; ``ranges`` all sequences, in
+    ``popularity``, int64 ``[V]``, has the training events of each row; ``parts`` all sequences, in
     order. ``source`` and ``split`` describe the log and its split in ``meta.json``; ``drawn`` says
     how negatives were drawn, empty where they were not.
     """
@@ -125,13 +126,17 @@ def write_folder(
                 before = getattr(extended, f"{group}s")[feature.name] if extended else None
                 whole = concatenated(column.whole(), before)
                 write(feature.name, *whole.take(ids[group].positions()))
-        writer.groups(workspace.strings(events.users.order_by("position"), "raw"))
         writer.popularity(popularity)
-        for part in ranges:
-            users = part.first_sequence + len(part.history.offsets) - 1
+        raw_users = workspace.strings(events.users.order_by("position"), "raw")
+        for part in parts:
+            if part.first_sequence:
+                writer.next_part()
+            users = len(part.history.offsets) - 1
+            writer.groups(itertools.islice(raw_users, users))
+            _write_part(writer, encoder, part, encoded["context"])
+            users += part.first_sequence
             current.note = f"{users:,} of {events.num_users:,} users"
             current.share = users / events.num_users
-            _write_range(writer, encoder, part, encoded["context"])
             for name, rows in part.examples.items():
                 summaries[name].add(rows, part.history, encoder.items.row_of)
     labels = {name: (s.rules.positives, s.rules.count) for name, s in summaries.items()}
@@ -148,8 +153,8 @@ def write_folder(
     ]
 
 
-def _write_range(
-    writer: DatasetWriter, encoder: Encoder, part: FolderRange, contexts: list[EncodedFeature]
+def _write_part(
+    writer: DatasetWriter, encoder: Encoder, part: FolderPart, contexts: list[EncodedFeature]
 ) -> None:
     history, first_event = part.history, part.first_event
     row_of, user_of = encoder.items.row_of, encoder.users.row_of

@@ -1,0 +1,150 @@
+"""A log that is prepared in several parts gives the folder of one part, to the last bit."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.tiny_logs import write
+
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.preparation.pipeline import events as pipeline_events
+from dien_jax.preparation.pipeline import features as pipeline_features
+from dien_jax.preparation.reading import array_files
+from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter, kth_smallest
+from dien_jax.preparation.sources import impressions, interactions
+
+SPLITS = {
+    "last-event": {"split": "last-event"},
+    "by-user": {"split": "by-user", "valid_share": 0.2, "test_share": 0.2, "max_examples": 2},
+    "by-time": {"split": "by-time", "valid_share": 0.2, "test_share": 0.2},
+    "train-from": {"split": "by-time", "train_from": "20", "valid_from": "60", "test_from": "80"},
+}
+
+
+def log_of(path: Path, *, users: int = 30, label: bool = False) -> Path:
+    """Write a log with ties, users of one event, one long history, lists and missing numbers."""
+    random = np.random.default_rng(0)
+    lines = ["user,item,kind,tags,price,slot,mood,timestamp,label"]
+    for user in range(users):
+        count = 60 if user == 7 else int(random.integers(1, 9))
+        for time in np.sort(random.integers(0, 100, count)):
+            item = int(random.zipf(1.5)) % 40
+            tags = "|".join(f"t{tag}" for tag in random.integers(0, 9, random.integers(0, 6)))
+            price = "" if random.random() < 0.2 else f"{random.normal():.3f}"
+            slot = "|".join(f"s{slot}" for slot in random.integers(0, 5, random.integers(0, 4)))
+            fields = (f"u{user}", f"i{item}", f"k{item % 5}", tags, price, slot, f"m{time % 3}")
+            lines.append(",".join((*fields, str(time), str(int(random.random() < 0.4)))))
+    return write(path, "\n".join(lines) + "\n")
+
+
+def assert_equal(first: Dataset, other: Dataset) -> None:
+    """The two have the same content, whatever their parts."""
+    assert (first.schema, first.groups()) == (other.schema, other.groups())
+    for feature in first.schema.features:
+        if feature.size is not None:
+            assert first.vocabulary(feature.name) == other.vocabulary(feature.name)
+    for name in ("event_item", "event_timestamp", "event_offsets", "popularity"):
+        np.testing.assert_array_equal(*(np.asarray(getattr(d, name)) for d in (first, other)))
+    columns = [(d.items, d.users) for d in (first, other)]
+    for mine, theirs in zip(*columns, strict=True):
+        assert_equal_columns(mine, theirs)
+    assert (first.event_negatives is None) == (other.event_negatives is None)
+    if first.event_negatives is not None:
+        negatives = ({"shown": d.event_negatives} for d in (first, other))
+        assert_equal_columns(*negatives)
+    for name, examples in first.splits.items():
+        for column in ("sequence", "history_end", "user", "group", "item", "label"):
+            both = (np.asarray(getattr(d.splits[name], column)) for d in (first, other))
+            np.testing.assert_array_equal(*both)
+        assert_equal_columns(examples.context, other.splits[name].context)
+
+
+def assert_equal_columns(mine: dict, theirs: dict) -> None:
+    assert mine.keys() == theirs.keys()
+    for name, (values, offsets) in mine.items():
+        np.testing.assert_array_equal(np.asarray(values), np.asarray(theirs[name].values))
+        if offsets is not None:
+            np.testing.assert_array_equal(np.asarray(offsets), np.asarray(theirs[name].offsets))
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Return a function that sets the events of a part, and makes blocks of files small."""
+
+    def small(part_events: int) -> None:
+        monkeypatch.setattr(pipeline_events, "PART_EVENTS", part_events)
+        monkeypatch.setattr(array_files, "BLOCK", 7)
+        monkeypatch.setattr(pipeline_features, "BLOCK", 7)
+
+    return small
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_interactions_in_parts_equal_those_of_one(split, tmp_path, in_parts):
+    options = interactions.InteractionsOptions(
+        file=log_of(tmp_path),
+        out=tmp_path / "one",
+        item_features=("kind", "tags:multivalued", "price:numeric"),
+        user_features=("mood",),
+        negatives=2,
+        **SPLITS[split],
+    )
+    summary = interactions.prepare(options)
+    in_parts(25)
+    parted = dataclasses.replace(options, out=tmp_path / "parts")
+    assert interactions.prepare(parted) == summary
+    one, several = open_dataset(options.out), open_dataset(parted.out)
+    assert len(one.meta["parts"]) == 1
+    assert len(several.meta["parts"]) > 4
+    assert max(part["sequences"] for part in several.meta["parts"]) > 1
+    assert_equal(one, several)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_impressions_in_parts_equal_those_of_one(split, tmp_path, in_parts):
+    shares = {name: value for name, value in SPLITS[split].items() if name != "max_examples"}
+    options = impressions.ImpressionsOptions(
+        file=log_of(tmp_path),
+        out=tmp_path / "one",
+        item_features=("kind",),
+        context_features=("slot:multivalued", "price:numeric", "mood", "tags:multivalued"),
+        max_values=3,
+        min_count=2,
+        **shares,
+    )
+    summary = impressions.prepare(options)
+    in_parts(40)
+    parted = dataclasses.replace(options, out=tmp_path / "parts")
+    assert impressions.prepare(parted) == summary
+    several = open_dataset(parted.out)
+    assert len(several.meta["parts"]) > 2
+    assert_equal(open_dataset(options.out), several)
+
+
+def stored(folder: Path, numbers) -> ArrayFile:
+    with ArrayWriter(folder / "numbers", np.int64) as writer:
+        for start in range(0, len(numbers), 4):
+            writer.append(numbers[start : start + 4])
+    return writer.file
+
+
+@given(st.lists(st.integers(-(2**62), 2**62) | st.integers(-3, 3), min_size=1, max_size=40))
+def test_the_kth_smallest_entry_is_found_without_sorting(tmp_path_factory, numbers):
+    file = stored(tmp_path_factory.mktemp("kth"), np.array(numbers, np.int64))
+    assert kth_smallest(file, list(range(len(numbers)))) == sorted(numbers)
+
+
+@given(
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=40),
+    st.lists(st.integers(0, 10**6), max_size=30),
+)
+def test_entries_of_a_file_are_taken_in_any_order(tmp_path_factory, numbers, places):
+    places = np.array([place % len(numbers) for place in places], np.int64)
+    file = stored(tmp_path_factory.mktemp("take"), np.array(numbers))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(array_files, "BLOCK", 3)
+        assert file.take(places).tolist() == [numbers[place] for place in places]
+        assert np.concatenate(list(file.blocks())).tolist() == numbers
