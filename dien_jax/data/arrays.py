@@ -28,6 +28,8 @@ def read_array(
         array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
     except FileNotFoundError:
         raise UserError(f"{file} is missing") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # NumPy raises every kind of exception for a damaged header
         raise UserError(f"{file}: damaged, or not a .npy file: {error}") from error
     if array.dtype != np.dtype(dtype) or array.ndim != 1:

@@ -170,6 +170,8 @@ class DatasetWriter:
         try:
             dataset = open_dataset(self._partial)
         except UserError as error:
+            if isinstance(error.__cause__, OSError):  # what is written is not at fault
+                raise
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
             folders = metadata.part_folders(self._partial, meta)

@@ -193,6 +193,7 @@ def _orbax_errors(failure: str) -> Iterator[None]:
     Orbax reads and writes arrays concurrently. When one fails, the threads and tasks of the others
     find their event loop closed and print tracebacks, which are silenced: one message is enough.
     """
+    jax.devices()  # Orbax asks for them; where there are none, no file is at fault
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
     for logger in loggers:

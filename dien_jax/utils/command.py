@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from dien_jax.errors import Interrupted, NotFiniteError, UserError, described
+from dien_jax.errors import Interrupted, NotFiniteError, UserError, described, reason
 from dien_jax.utils.console import (
     replace_what_encodings_lack,
     say,
@@ -23,6 +23,8 @@ from dien_jax.utils.files import remove_unfinished
 from dien_jax.utils.memory import keep_freed_memory
 
 Options = TypeVar("Options")
+_NO_DEVICE = "Unable to initialize backend"
+"""Start of JAX's error for devices that it does not know or find."""
 
 
 def run_command(
@@ -75,6 +77,11 @@ def _status(
         # An OSError is a disk that fails where no context names the file.
         say_error(f"error: {described(error)}")
         return 1 if isinstance(error, NotFiniteError) else 2
+    except RuntimeError as error:
+        if not str(error).startswith(_NO_DEVICE):
+            raise
+        say_error(f"error: {reason(error)}; JAX_PLATFORMS in the environment names the devices")
+        return 2
 
 
 def make_main(

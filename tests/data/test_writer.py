@@ -1,5 +1,6 @@
 """Writing a dataset folder: misuse, full disks and crashes leave nothing behind."""
 
+import errno
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,3 +120,13 @@ def test_second_writer_of_a_folder_is_refused_with_the_number_of_the_first(tmp_p
         assert leftovers(tmp_path) == [f".data.partial-{holder}"]
     write(tmp_path / "data")
     assert leftovers(tmp_path) == ["data"]
+
+
+def test_too_many_open_files_are_no_fault_of_what_is_written(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    with pytest.raises(UserError, match=r"\.npy cannot be read: Too many open files"):
+        write(tmp_path / "data")
+    assert leftovers(tmp_path) == []

@@ -130,3 +130,27 @@ WHOLE = [
 def test_workspace_is_whole(case, attempt):
     """The other cases would all pass if the commands failed anyway."""
     attempt(case)
+
+
+NO_DEVICE = [
+    Case(
+        *(command, "environment", "a device that JAX does not know", arguments),
+        damage=faults.unfinish if command == "train" else None,
+        message="error: Unable to initialize backend 'abacus': .*; JAX_PLATFORMS in the env",
+        environment={"JAX_PLATFORMS": "abacus"},
+        left=("run",) if command == "train" else (),
+    )
+    for command, arguments in COMMANDS.items()
+]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if place else ())
+        for place, case in enumerate(NO_DEVICE)
+    ],
+    ids=str,
+)
+def test_device_that_is_not_there_is_one_line(case, attempt):
+    attempt(case)

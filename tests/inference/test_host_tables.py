@@ -69,7 +69,11 @@ def same(found: Any, expected: Any) -> None:
     assert np.ptp(expected.scores) > 1e-3
 
 
-@pytest.mark.parametrize("changes", [{}, {"ensemble": 2}, {"statistics": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"model": "base_model", "ensemble": 2}, {"model": "din", "statistics": False}],
+    ids=["dien", "ensemble", "without statistics"],
+)
 def test_evaluations_are_equal(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     run = untrained_run.write(tmp_path / "run", data, **changes)
     on_device, on_host = (score_split(run, tables=tables) for tables in ("device", "host"))

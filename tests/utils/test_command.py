@@ -33,6 +33,12 @@ def fail(error: BaseException):
         (MemoryError("Unable to allocate"), 2, "error: out of memory: Unable to allocate\n"),
         (NotFiniteError("the loss is NaN"), 1, "error: the loss is NaN\n"),
         (OSError(28, "No space left", "data/a"), 2, "error: data/a: No space left\n"),
+        (
+            RuntimeError("Unable to initialize backend 'cuda': no plugin\nand more"),
+            2,
+            "error: Unable to initialize backend 'cuda': no plugin; "
+            "JAX_PLATFORMS in the environment names the devices\n",
+        ),
         (Interrupted(signal.SIGTERM), 128 + signal.SIGTERM, "stopped\n"),
         (KeyboardInterrupt(), 128 + signal.SIGINT, "stopped\n"),
     ],
@@ -41,6 +47,11 @@ def test_errors_and_signals_become_an_exit_status(error, status, message, capsys
     outcome = run_command(dict, fail(error), compiles=False, when_interrupted="stopped")
     assert outcome == status
     assert capsys.readouterr().err == message
+
+
+def test_other_errors_are_raised() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_command(dict, fail(RuntimeError("a bug")), compiles=False)
 
 
 def test_flags_that_cannot_be_parsed_are_a_user_error(capsys) -> None:

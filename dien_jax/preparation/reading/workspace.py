@@ -60,6 +60,8 @@ def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(folder / "work.duckdb", config=config)
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
         connection.execute("SET enable_progress_bar = false")  # it writes to standard output
+    except duckdb.IOException as error:
+        raise UserError(f"{folder} cannot be written: {reason(error)}") from error
     except duckdb.Error as error:
         got = f"{memory_limit!r}: {error}"
         raise UserError(f"--memory-limit must be a size such as 1GB, got {got}") from error
