@@ -20,9 +20,10 @@ CHUNK_PAIRS = 1 << 22  # pairs sorted at a time
 
 
 class _Counted(NamedTuple):
-    """Counts of distinct pairs that were sorted together."""
+    """Counts of distinct pairs that were sorted together, by earlier and then by later value."""
 
-    key: np.ndarray  # int64 [P], 2 (earlier V + later), 1 more if neighbours; rising
+    earlier: np.ndarray  # int32 [P]
+    later: np.ndarray  # int32 [P], twice the later value, and 1 more if they are neighbours
     users: np.ndarray  # int32 [P]
 
 
@@ -58,7 +59,8 @@ class PairCounts:
             keys = np.concatenate(self._pending)
             self._pending = []
             key, users = np.unique(keys, return_counts=True)
-            self._counted.append(_Counted(key, users.astype(np.int32)))
+            columns = (*np.divmod(key, 2 * self._size), users)
+            self._counted.append(_Counted(*(column.astype(np.int32) for column in columns)))
 
     def statistics(self, count: np.ndarray, sequences: int) -> ValueStatistics:
         """Return the counts of pairs, in rows, with those of values ``[V]`` and of sequences."""
@@ -85,7 +87,7 @@ class PairCounts:
             rows = self._rows(first, end)
             kept.append(_where(rows, rows.together >= least))
             total += len(kept[-1].key)
-            if total > 2 * MAX_KEPT:
+            if 4 * total > 5 * MAX_KEPT:
                 kept, least = _cut(kept, least)
                 total = len(kept[0].key)
         kept, least = _cut(kept, least)
@@ -95,10 +97,8 @@ class PairCounts:
         """Yield ranges of values that have some ``CHUNK_PAIRS`` pairs each, or are one value."""
         pairs = np.zeros(self._size, np.int64)
         for counted in self._counted:
-            for start in range(0, len(counted.key), CHUNK_PAIRS):
-                key = counted.key[start : start + CHUNK_PAIRS] >> 1
-                for values in np.divmod(key, self._size):
-                    pairs += np.bincount(values, minlength=self._size)
+            pairs += np.bincount(counted.earlier, minlength=self._size)
+            pairs += np.bincount(counted.later >> 1, minlength=self._size)
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(pairs)])
         first = 0
         while first < self._size and before[first] < before[-1]:
@@ -112,41 +112,32 @@ class PairCounts:
         keys, users = [], []
         for counted in self._counted:
             for key, number in (self._of_earlier(counted, first, end),
-                                *self._of_later(counted, first, end)):  # fmt: skip
+                                self._of_later(counted, first, end)):  # fmt: skip
                 keys.append(key)
                 users.append(number)
         key, number = np.concatenate(keys), np.concatenate(users)
-        order = np.argsort(key, kind="stable")
+        order = np.argsort(key)
         key, number = key[order], number[order]
-        if not len(key):
-            return _no_rows()
         starts = np.flatnonzero(np.diff(key >> 2, prepend=-1))
-        together = np.add.reduceat(number, starts)
-        is_later, are_neighbours = (key & 2) > 0, (key & 1) > 0
-        before = np.add.reduceat(np.where(is_later, number, 0), starts)
-        following = np.add.reduceat(np.where(are_neighbours, number, 0), starts)
+        columns = [number, number * ((key & 2) > 0), number * ((key & 1) > 0)]
+        together, before, following = (np.add.reduceat(column, starts) for column in columns)
         return _Rows(key[starts] >> 2, *(n.astype(np.int32) for n in (together, before, following)))
 
     def _of_earlier(self, counted: _Counted, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Return pairs whose earlier value is in a range, as 4 (value V + other), and users."""
-        borders = np.array([first, end], np.int64) * 2 * self._size
-        begin, stop = np.searchsorted(counted.key, borders).tolist()
-        return (counted.key[begin:stop] >> 1) << 2, counted.users[begin:stop]
+        chosen = slice(*np.searchsorted(counted.earlier, np.array([first, end], np.int32)).tolist())
+        earlier = counted.earlier[chosen].astype(np.int64)
+        return 4 * (earlier * self._size + (counted.later[chosen] >> 1)), counted.users[chosen]
 
-    def _of_later(
-        self, counted: _Counted, first: int, end: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield pairs whose later value is in a range, as 4 (value V + other) + 2 and users.
+    def _of_later(self, counted: _Counted, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return pairs whose later value is in a range, as 4 (value V + other) + 2, and users.
 
         Those of neighbours have 1 more.
         """
-        for start in range(0, len(counted.key), CHUNK_PAIRS):
-            key = counted.key[start : start + CHUNK_PAIRS]
-            later = (key >> 1) % self._size
-            chosen = np.flatnonzero((later >= first) & (later < end))
-            key, later = key[chosen], later[chosen]
-            pair = later * self._size + (key >> 1) // self._size
-            yield pair * 4 + 2 + (key & 1), counted.users[start : start + CHUNK_PAIRS][chosen]
+        chosen = np.flatnonzero((counted.later >= 2 * first) & (counted.later < 2 * end))
+        later = counted.later[chosen].astype(np.int64)
+        pair = (later >> 1) * self._size + counted.earlier[chosen]
+        return 4 * pair + 2 + (later & 1), counted.users[chosen]
 
 
 def _no_rows() -> _Rows:
