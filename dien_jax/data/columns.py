@@ -66,7 +66,7 @@ class Examples(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Examples":
         """Return some of the examples, integers ``[R]``, in the given order."""
-        read = _reader(self.sequence, rows)
+        read = reader(self.sequence, rows)
         columns = {name: read(getattr(self, name)) for name in EXAMPLE_COLUMNS}
         context = {
             name: Column(read(column.values), None) if column.offsets is None else column.take(rows)
@@ -76,15 +76,17 @@ class Examples(NamedTuple):
         return Examples(**columns, context=context, probability=probability)
 
 
-def _reader(like: Rows, rows: np.ndarray) -> Callable[[Rows], np.ndarray]:
+def reader(like: Rows, rows: np.ndarray) -> Callable[[Rows], np.ndarray]:
     """Return a function that reads rows of columns, faster for those with the parts of ``like``."""
     if not isinstance(like, ChainedArray):
         return lambda column: column[rows]
-    pieces, starts = like.locate(rows), like.starts
+    located, starts = like.locate(rows), like.starts
 
     def read(column: Rows) -> np.ndarray:
-        if isinstance(column, ChainedArray) and np.array_equal(column.starts, starts):
-            return column.gather(pieces)
+        if isinstance(column, ChainedArray) and (
+            column.starts is starts or np.array_equal(column.starts, starts)
+        ):
+            return column.gather(located)
         return column[rows]
 
     return read

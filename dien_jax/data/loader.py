@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from dien_jax.data.batch import Batch
-from dien_jax.data.columns import Column, padded_columns
+from dien_jax.data.columns import Column, reader
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.factors import folds
 from dien_jax.data.order import CHUNK, KeyedOrder, StoredOrder, automatic_order
@@ -148,38 +148,47 @@ class Loader:
         Its rows are those of this loader's part.
         """
         indices = self.example_indices(epoch, step)
-        lengths = self._lengths_of(indices)
+        examples, read = self._examples, reader(self._examples.sequence, indices)
+        sequence, end = read(examples.sequence), read(examples.history_end)
+        lengths = np.minimum(end - self._dataset.event_offsets[sequence], self._max_history)
+        lengths = lengths.astype(np.int32)
         width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
         positions, shown = np.arange(width), None
         if self._shown is not None:  # drawn for the whole batch, whichever part this is
             # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
             generator = np.random.default_rng((self._seed, epoch, step + 1))
-            last = _filled(self._examples.history_end[indices], self._batch_size)
+            last = _filled(end, self._batch_size)
             first = last - _filled(lengths, self._batch_size)
             event = first[:, None] + positions[1:]
             live = event < last[:, None]
             shown = _draw_shown(self._shown, event, live, self._shown_per_step, generator)
             shown = shown[self._rows]
-        indices, lengths = indices[self._rows], self._filled(lengths[self._rows])
-        examples = self._examples.take(indices)
-        first = self._filled(np.asarray(examples.history_end)) - lengths
+        lengths = self._filled(lengths[self._rows])
+        first = self._filled(end[self._rows]) - lengths
         history = windows(self._event_item, first, width)
         history *= positions < lengths[:, None]
-        own = None
+        item, user, label = (
+            self._filled(read(column)[self._rows])
+            for column in (examples.item, examples.user, examples.label)
+        )
+        own = fold = None
         if self._own is not None:
-            own = self._filled(np.stack([bits[indices] for bits in self._own], axis=-1))
-        context = padded_columns(self._dataset.schema.context, examples.context, None)
+            bits = [read(column)[self._rows] for column in self._own]
+            own = self._filled(np.stack(bits, axis=-1))
+            fold = self._filled(folds(sequence[self._rows]))
+        indices = indices[self._rows]
+        context = self._dataset.context_rows(self._split, indices) if examples.context else {}
         return Batch(
             history=history,
             lengths=lengths,
-            item=self._filled(examples.item),
-            user=self._filled(examples.user),
-            label=self._filled(np.asarray(examples.label, np.float32)),
+            item=item,
+            user=user,
+            label=label.astype(np.float32),
             weight=self._filled(np.ones(len(indices), np.float32)),
             context={name: self._filled_feature(values) for name, values in context.items()},
             shown=shown,
             own=own,
-            fold=None if own is None else self._filled(folds(np.asarray(examples.sequence))),
+            fold=fold,
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
@@ -235,8 +244,8 @@ class Loader:
                 kept[part] = lengths
         return longest
 
-    def _filled(self, values: Rows) -> np.ndarray:
-        return _filled(np.asarray(values), self._share)
+    def _filled(self, values: np.ndarray) -> np.ndarray:
+        return _filled(values, self._share)
 
     def _filled_feature(self, values: FeatureValues) -> FeatureValues:
         if isinstance(values, MultiValued):

@@ -4,6 +4,7 @@ Dimensions: n rows of all parts together, K parts, R rows that are read, T entri
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Union, overload
 
 import numpy as np
@@ -14,12 +15,12 @@ Rows = Union[np.ndarray, "ChainedArray"]
 """An array of one dimension: in memory or mapped, in one part or in several."""
 
 
-class Piece(NamedTuple):
-    """Some of the rows that are read, all of one part."""
+class Located(NamedTuple):
+    """Rows that are read, grouped by the part that has them."""
 
-    part: int
-    places: np.ndarray  # int64 [R'], where they stand among the R rows that are read
-    rows: np.ndarray  # int64 [R'], their rows in the part
+    order: np.ndarray  # int64 [R], which of the rows comes next in the groups
+    rows: np.ndarray  # int64 [R, ...], rows of the parts, in that order
+    spans: list[tuple[int, int, int]]  # a part, and where its group begins and ends in the order
 
 
 class ChainedArray:
@@ -89,49 +90,79 @@ class ChainedArray:
             if rows.shape != self.shape:
                 raise IndexError(f"expected {self.size} booleans, got shape {rows.shape}")
             rows = np.flatnonzero(rows)
+        if rows.ndim > 1 and rows.size:
+            return self._gather_blocks(rows.reshape(-1, rows.shape[-1])).reshape(rows.shape)
         taken = self.gather(self.locate(rows.reshape(-1)))
         return taken.reshape(rows.shape) if rows.ndim else taken[0]
 
-    def locate(self, rows: np.ndarray) -> list[Piece]:
+    def locate(self, rows: np.ndarray) -> Located:
         """Group rows, integers ``[R]``, by part; negative ones count from the end.
 
         Raises:
           IndexError: for a row that does not exist.
         """
-        if not rows.size:
-            return []
-        rows = rows.astype(np.int64, copy=False)
-        if (least := int(rows.min())) < 0:
-            rows = np.where(rows < 0, rows + self.size, rows)
-            least = min(int(rows.min()), 0)
-        if least < 0 or int(rows.max()) >= self.size:
-            raise IndexError(f"rows must be below {self.size}, got {rows.min()} to {rows.max()}")
-        part = np.searchsorted(self.starts[1:], rows, side="right")
-        order = np.argsort(part, kind="stable")
-        ends = np.cumsum(np.bincount(part, minlength=len(self.parts))).tolist()
-        pieces, begin = [], 0
-        for number, end in enumerate(ends):
-            if end > begin:
-                places = order[begin:end]
-                pieces.append(Piece(number, places, rows[places] - self.starts[number]))
-            begin = end
-        return pieces
+        rows = self._checked(rows)
+        return self._grouped(rows, self._part_of(rows))
 
-    def gather(self, pieces: list[Piece]) -> np.ndarray:
-        """Return the rows that :meth:`locate` grouped, ``[R]``, in their order.
+    def gather(self, located: Located) -> np.ndarray:
+        """Return the rows that :meth:`locate` grouped, as it was given them.
 
         They may be located in another array with parts of the same sizes.
         """
-        taken = np.empty(sum(len(piece.places) for piece in pieces), self.dtype)
-        for number, places, rows in pieces:
-            taken[places] = self._shifted(number, self.parts[number][rows])
-        return taken
+        groups = [
+            self._shifted(part, self.parts[part][located.rows[begin:end]])
+            for part, begin, end in located.spans
+        ]
+        return self._in_order(groups, located)
 
     def windows(self, first: np.ndarray, width: int) -> np.ndarray:
         """Return :func:`windows` of the array."""
-        taken = np.empty((len(first), width), self.dtype)
-        for number, places, rows in self.locate(np.minimum(first, self.size - 1)):
-            taken[places] = self._shifted(number, _windows(self.parts[number], rows, width))
+        located = self.locate(np.minimum(first, self.size - 1))
+        groups = [
+            self._shifted(part, _windows(self.parts[part], located.rows[begin:end], width))
+            for part, begin, end in located.spans
+        ]
+        return self._in_order(groups, located) if groups else np.empty((0, width), self.dtype)
+
+    def _gather_blocks(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows ``[R, T]``, faster where each T of them are of one part."""
+        rows = self._checked(rows)
+        part = self._part_of(rows.min(axis=1))
+        if np.array_equal(part, self._part_of(rows.max(axis=1))):
+            return self.gather(self._grouped(rows, part))
+        return self.gather(self.locate(rows.reshape(-1))).reshape(rows.shape)
+
+    def _checked(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows from 0 on."""
+        rows = rows.astype(np.int64, copy=False)
+        if not rows.size:
+            return rows
+        least, greatest = int(rows.min()), int(rows.max())
+        if least < -self.size or greatest >= self.size:
+            raise IndexError(f"rows must be below {self.size}, got {least} to {greatest}")
+        return rows if least >= 0 else np.where(rows < 0, rows + self.size, rows)
+
+    def _part_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.starts[1:], rows, side="right")
+
+    def _grouped(self, rows: np.ndarray, part: np.ndarray) -> Located:
+        """Group rows ``[R, ...]`` by their parts ``[R]``."""
+        order = np.argsort(part, kind="stable")
+        ends = np.cumsum(np.bincount(part, minlength=len(self.parts))).tolist()
+        spans = [
+            (number, begin, end)
+            for number, (begin, end) in enumerate(pairwise([0, *ends]))
+            if end > begin
+        ]
+        starts = self.starts[part[order]]
+        return Located(order, rows[order] - starts.reshape(-1, *[1] * (rows.ndim - 1)), spans)
+
+    def _in_order(self, groups: list[np.ndarray], located: Located) -> np.ndarray:
+        if not groups:
+            return np.empty(located.rows.shape, self.dtype)
+        joined = np.concatenate(groups)
+        taken = np.empty_like(joined)
+        taken[located.order] = joined
         return taken
 
     def _shifted(self, number: int, values: np.ndarray) -> np.ndarray:
