@@ -6,12 +6,14 @@ it then aborts the others. Here that gets a message, which says what to do, and 
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import os
 import re
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,6 +31,8 @@ from dien_jax.utils.processes import SharedError, agree, check_counts, count, ex
 
 HEARTBEAT_SECONDS = 30
 """Time after which a process that is not heard of has ended."""
+HANG_SECONDS = 1800
+"""Time after which a step, or a batch that is scored, is not waited for any more."""
 SHUTDOWN_SECONDS = 60
 """Time that a process waits for the others at its end."""
 LOST = 3
@@ -46,6 +50,8 @@ _handlers: list[Any] = []
 _is_alone = False
 """Whether this process ends without the others."""
 _calls = itertools.count(1)
+_waits_since: float | None = None
+"""When this process began to wait for an operation of all, if it does."""
 
 
 @contextlib.contextmanager
@@ -106,13 +112,50 @@ def agreed_stop(stop_signal: Callable[[], int | None]) -> Callable[[], int | Non
 
 def resume_with(folder: Path) -> None:
     """Name the run folder in the message of a process that ends because another one did."""
-    if count() > 1:
-        _say_when_aborted(
-            "another process of the run has ended; the lines above say which, task K is process K. "
-            "Nothing is lost but the steps since the last checkpoint. Resume on every host with: "
-            f"python -m dien_jax.train --resume {folder}, and the same --distributed flags",
-            LOST,
-        )
+    if count() == 1:
+        return
+    how = (
+        "Nothing is lost but the steps since the last checkpoint. Resume on every host with: "
+        f"python -m dien_jax.train --resume {folder}, and the same --distributed flags"
+    )
+    _say_when_aborted(
+        "another process of the run has ended; the lines above say which, task K is process K. "
+        f"{how}",
+        LOST,
+    )
+    hangs = f"an operation of all processes has not ended for {HANG_SECONDS:,} seconds: one hangs. "
+    end = functools.partial(_end_at_once, _line(hangs + how), LOST)
+    threading.Thread(target=_watch, args=[end], daemon=True).start()
+
+
+@contextlib.contextmanager
+def waiting_for_all() -> Iterator[Callable[[], None]]:
+    """Note that all processes take part in the block; if it lasts ``HANG_SECONDS``, the run ends.
+
+    It yields a function that starts the time anew. JAX notices a process that has ended, or is
+    stopped, but not one that waits for ever, for a file system that does not answer, say. Work of
+    one process alone may take any time: it is no part of such a block.
+    """
+
+    def start() -> None:
+        global _waits_since
+        _waits_since = time.monotonic()
+
+    global _waits_since
+    start()
+    try:
+        yield start
+    finally:
+        _waits_since = None
+
+
+def _watch(end: Callable[[], None]) -> None:
+    """Call a function once this process has waited for too long."""
+    while True:
+        time.sleep(HANG_SECONDS / 20)
+        since = _waits_since
+        if since is not None and time.monotonic() - since > HANG_SECONDS:
+            end()
 
 
 def _connect(config: DistributedConfig) -> None:
@@ -202,16 +245,21 @@ def _refuse_earlier_cpus() -> None:
 
 def _say_when_aborted(message: str, status: int) -> None:
     """Print a message and exit where JAX would abort this process, from a thread of its own."""
-    number = f"process {index()}: " if index() else ""
-    text = f"{number}error: {message}\n".encode(errors="backslashreplace")
-
-    def end(_: int) -> None:
-        os.write(2, text)
-        os._exit(status)
-
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+    text = _line(message)
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _end_at_once(text, status))
     _handlers.append(handler)
     ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+
+
+def _line(message: str) -> bytes:
+    """Return an error of this process as it is printed."""
+    number = f"process {index()}: " if index() else ""
+    return f"{number}error: {message}\n".encode(errors="backslashreplace")
+
+
+def _end_at_once(text: bytes, status: int) -> None:
+    os.write(2, text)
+    os._exit(status)
 
 
 @contextlib.contextmanager

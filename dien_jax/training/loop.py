@@ -30,7 +30,7 @@ from dien_jax.runs.scoring import measure
 from dien_jax.steps.memory import require_step_memory
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.state import TrainState, placed_like
-from dien_jax.training.hosts import agreed_stop
+from dien_jax.training.hosts import agreed_stop, waiting_for_all
 from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, with_logistic_regression
 from dien_jax.training.on_devices import AnyCheckpoints, OnDevices
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
@@ -247,13 +247,16 @@ class Trainer:
             self._fetch()
         if report:
             self._report(listener)
-            if from_first(lambda: time.perf_counter() - self._saved_at > SAVE_SECONDS):
+            with waiting_for_all():
+                is_due = from_first(lambda: time.perf_counter() - self._saved_at > SAVE_SECONDS)
+            if is_due:
                 self._require_finite_state()
                 self._save(best=False)
 
     def _fetch(self) -> None:
         """Wait for the steps taken, and read their metrics."""
-        pending = jax.device_get(self._pending)
+        with waiting_for_all():
+            pending = jax.device_get(self._pending)
         rows = [{name: float(value) for name, value in row.items()} for row in pending]
         now = time.perf_counter()
         for step, row in enumerate(rows, start=self.progress.step - len(rows) + 1):

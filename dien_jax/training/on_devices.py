@@ -22,6 +22,7 @@ from dien_jax.steps.sharding import Placement
 from dien_jax.steps.state import Tables, TrainState, create_state, placed_like, training_tables
 from dien_jax.steps.train import Metrics, make_train_step
 from dien_jax.training.histograms import embedding_values, live_values
+from dien_jax.training.hosts import waiting_for_all
 
 AnyCheckpoints = Checkpoints | SharedCheckpoints
 
@@ -70,7 +71,8 @@ class OnDevices:
 
     def step(self, state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         """Take a training step; it donates the state."""
-        return self._train_step(state, tables, self._put(batch))
+        with waiting_for_all():
+            return self._train_step(state, tables, self._put(batch))
 
     def like(self, tree: Any) -> Any:
         """Return arrays, or shapes, of the form that parameters or a state have on one device."""
@@ -125,12 +127,14 @@ class OnDevices:
     ) -> np.ndarray:
         """Return the scores of a split, float32 ``[n]``, on every process."""
         predict = functools.partial(self._predict_step, logit_map=logit_map)
-
-        def step(params: Any, batch_stats: Any, features: Any, batch: Batch) -> jax.Array:
-            return self._whole(predict(params, batch_stats, features, self._put(batch)))
-
         model = (state.params, state.batch_stats, tables.features)
-        return score_batches(step, *model, loader, before_batch)
+        with waiting_for_all() as start_anew:
+
+            def step(params: Any, batch_stats: Any, features: Any, batch: Batch) -> jax.Array:
+                start_anew()
+                return self._whole(predict(params, batch_stats, features, self._put(batch)))
+
+            return score_batches(step, *model, loader, before_batch)
 
     def summary(self, batch: Batch, state: TrainState, tables: Tables) -> dict[str, np.ndarray]:
         """Return arrays for histograms: embeddings, and states and attention of a batch."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support import tiny_run
 from support.several_processes import (
+    HANG,
     NEEDS_NEWER_JAX,
     Whole,
     assert_same,
@@ -84,6 +85,26 @@ def test_a_process_that_is_killed_ends_the_other_and_loses_no_checkpoint(
     assert "error: another process of the run has ended" in said
     assert f"python -m dien_jax.train --resume {folder}" in said
     assert tiny_run.saved_states(folder)["latest"][0] == 4
+
+
+def test_a_process_that_hangs_ends_all(data: Path, tmp_path: Path) -> None:
+    """Its threads live, so JAX does not miss it; the other one stops to wait for it."""
+    folder = tmp_path / "run"
+    first, second = run_two(flags(data, folder), {1: (HANG, 6)})
+    assert (first.status, second.status) == (LOST, LOST), (first, second)
+    said = first.said.splitlines()[-1]
+    assert said.startswith("error: an operation of all processes has not ended for 30 seconds")
+    assert f"python -m dien_jax.train --resume {folder}" in said
+    assert "process 1: error: another process of the run has ended" in second.said
+    assert tiny_run.saved_states(folder)["latest"][0] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_is_stopped_ends_the_other(stopped: int, data: Path, tmp_path: Path) -> None:
+    ended = run_two(flags(data, tmp_path / "run"), {stopped: (signal.SIGSTOP, 6)})
+    assert ended[1 - stopped].status == LOST, ended
+    assert "error: another process of the run has ended" in ended[1 - stopped].said
 
 
 @pytest.mark.slow

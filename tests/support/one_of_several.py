@@ -1,7 +1,8 @@
 """Starts the processes of a run as forks of one that has imported what they need.
 
 Each line of standard input is a list of processes in JSON, each line of standard output the list of
-their exit statuses, less than 0 for a signal. A process may send itself a signal before a step.
+their exit statuses, less than 0 for a signal. A process may send itself a signal before a step, or
+hang there.
 Tables of more than two rows are split.
 """
 
@@ -18,6 +19,8 @@ from dien_jax import train
 from dien_jax.steps import embedding_rows
 from dien_jax.training import hosts, loop
 
+HANG = -1
+"""Number in place of a signal's."""
 LATE = ("dien_jax.training.run", "matplotlib.figure", "orbax.checkpoint")
 """Modules that a run imports late; they are imported before the first fork."""
 
@@ -29,11 +32,15 @@ def prepare(job: dict[str, Any]) -> None:
     os.environ.update(job["environment"])
     embedding_rows.DENSE_ROWS = 2
     hosts.HEARTBEAT_SECONDS = 5
+    if job["one_hangs"]:
+        hosts.HANG_SECONDS = 30
     number, at = job["signal"]
     take = loop.Trainer._step
 
     def step(self: Any, *arguments: Any) -> None:
-        if number and self.progress.step == at:
+        if number == HANG and self.progress.step == at:
+            time.sleep(float(sys.argv[1]))
+        elif number and self.progress.step == at:
             os.kill(os.getpid(), number)
         if number and self.progress.step >= at:  # JAX looks once a second whether there was SIGTERM
             time.sleep(1)
@@ -59,15 +66,19 @@ def main() -> int:
     for name in LATE:
         importlib.import_module(name)
     for line in sys.stdin:
-        children = []
+        children, stopped = [], set()
         for job in json.loads(line):
             child = os.fork()
             if not child:
                 prepare(job)
                 return train.main(job["flags"])
             children.append(child)
+            if job["signal"][0] == signal.SIGSTOP:
+                stopped.add(child)  # it would never end
         deadline = time.monotonic() + float(sys.argv[1])
-        print(json.dumps([wait(child, deadline) for child in children]), flush=True)
+        ended = {child: wait(child, deadline) for child in children if child not in stopped}
+        ended |= {child: wait(child, time.monotonic()) for child in stopped}
+        print(json.dumps([ended[child] for child in children]), flush=True)
     return 0
 
 

@@ -33,7 +33,8 @@ NEEDS_NEWER_JAX = pytest.mark.skipif(
 
 
 Signals = dict[int, tuple[int, int]]
-"""By process, a signal and the step before which it comes."""
+"""By process, a signal and the step before which it comes; ``HANG`` is none, but a long sleep."""
+HANG = -1
 
 
 class Ended(NamedTuple):
@@ -90,6 +91,7 @@ def run_together(
             {
                 "flags": list(map(str, arguments)),
                 "signal": (signals or {}).get(process, (0, 0)),
+                "one_hangs": HANG in dict((signals or {}).values()),
                 "environment": environment | variables(process),
                 "output": output,
                 "said": said,
