@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets
+from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets, release
 from dien_jax.data.columns import Column
 from dien_jax.data.counting import TrainingEvents, count_values
 from dien_jax.data.factors import (
@@ -160,6 +160,7 @@ def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors] | None
                 f"{rows:,} rows, found {len(flat):,}"
             )
         factors[feature.name] = with_scale(row, flat.reshape(1 + FOLDS, rows, -1))
+        release(flat)
     return factors
 
 

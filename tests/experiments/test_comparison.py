@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tiny_run
+from support.parted_data import change_meta
 from support.tiny_run import light_flags
 
 from dien_jax import compare, train
@@ -293,7 +294,7 @@ def test_data_can_have_moved_but_must_be_the_same(runs, tmp_path, capfd, scored)
     shown, _ = output([first, other, "--data", runs / "tiny"], capfd)
     assert "difference to 0.02-0" in shown
     data = shutil.copytree(runs / "tiny", tmp_path / "data")
-    (data / "meta.json").write_text((data / "meta.json").read_text() + "\n")
+    change_meta(data)
     alone = refusal([first, "--data", data], capfd)  # though one run has no differences
     message = refusal([first, other, "--data", data], capfd)
     assert message == alone

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tiny_run
+from support.parted_data import change_meta
 from support.scripted_trials import EPOCHS, RATE, Scripted
 
 from dien_jax import train, tune
@@ -294,7 +295,7 @@ def test_data_prepared_anew_is_refused(command, scripted, tmp_path, capfd):
     data = tiny_run.write_data(tmp_path / "data")
     command = ["--data", str(data), *command[2:], "--trials=1"]
     assert tune.main(command) == 0
-    (data / "meta.json").write_text((data / "meta.json").read_text() + "\n")
+    change_meta(data)
     assert "begun with other data" in refusal(command, capfd)
 
 

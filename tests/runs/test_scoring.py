@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tiny_run
+from support.parted_data import change_meta
 from support.tiny_run import flags
 
 from dien_jax import Ranker, evaluate, load_run, score_split, train
@@ -237,5 +238,5 @@ def test_data_that_is_not_that_of_the_run_is_refused_wherever_they_meet(run, dat
     assert problem in refusal([str(moved)], capfd)
     assert train.main([*flags(swapped, tmp_path / "warm"), "--warm-start", str(moved)]) == 2
     assert problem in capfd.readouterr().err
-    (swapped / "meta.json").write_text((swapped / "meta.json").read_text() + "\n")
+    change_meta(swapped)
     assert "has changed since the run began" in refusal([str(moved)], capfd)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny_run
+from support.parted_data import change_meta
 from support.tiny_run import LIGHT, flags, light_flags
 
 from dien_jax import train
@@ -256,7 +257,7 @@ def test_resume_refuses_data_prepared_anew(data, whole, tmp_path, monkeypatch, c
     signal_at_call(monkeypatch, on_devices, "create_state", 1, signal.SIGTERM)
     tiny_run.write_data(moved)
     assert train.main(light_flags(moved, folder)) == 128 + signal.SIGTERM
-    (moved / "meta.json").write_text((moved / "meta.json").read_text() + "\n")
+    change_meta(moved)
     assert train.main(["--resume", str(folder)]) == 2
     assert "has changed since the run began" in capfd.readouterr().err
 
