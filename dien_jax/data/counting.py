@@ -51,11 +51,11 @@ class TrainingEvents(NamedTuple):
 class Firsts(NamedTuple):
     """First occurrences of the known values of each training sequence, in order."""
 
-    sequence: np.ndarray
-    value: np.ndarray
+    sequence: np.ndarray  # int32
+    value: np.ndarray  # int32
     position: np.ndarray  # among all events; the end of the history for the last target
-    rank: np.ndarray  # distinct values before it in its sequence
-    previous: np.ndarray  # value of the event right before it, UNKNOWN if there is none
+    rank: np.ndarray  # int32, distinct values before it in its sequence
+    previous: np.ndarray  # int32, value of the event right before it, UNKNOWN if there is none
 
 
 class Occurrences:
@@ -130,43 +130,47 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
         end = np.maximum(end, events.counted_end)
     # The target of a sequence's last training example need not be among the events.
     is_last = (np.asarray(events.label) == 1) & (events.history_end == end[events.sequence])
+    # Numbers of four bytes, where they fit, halve the memory.
+    number = np.int32 if events.offsets[-1] < 2**31 else np.int64
     length = end - start
-    sequence = np.repeat(np.arange(len(start)), length)
-    position = np.arange(len(sequence)) + np.repeat(start - (np.cumsum(length) - length), length)
-    item = np.asarray(events.event_item)[position]
-    sequence = np.concatenate([sequence, events.sequence[is_last]])
-    position = np.concatenate([position, events.history_end[is_last]])
-    value = np.asarray(value_of, np.int64)[np.concatenate([item, events.item[is_last]])]
+    sequence = np.repeat(np.arange(len(start), dtype=np.int32), length)
+    skipped = start - (np.cumsum(length) - length)  # events that do not count, before each sequence
+    position = np.repeat(skipped.astype(number), length)
+    position += np.arange(len(position), dtype=number)
+    item = np.concatenate([np.asarray(events.event_item)[position], events.item[is_last]])
+    value = np.asarray(value_of, np.int32)[item]
+    del item
+    sequence = np.concatenate([sequence, events.sequence[is_last].astype(np.int32)])
+    position = np.concatenate([position, events.history_end[is_last].astype(number)])
     # Stable: the events of a sequence are in order, and its last targets follow them.
     order = np.argsort(sequence, kind="stable")
     sequence, position, value = sequence[order], position[order], value[order]
+    del order
 
+    first = _first_places(sequence.astype(np.int64) * (int(value.max(initial=0)) + 1) + value)
+    first = first[value[first] != UNKNOWN]
     # Targets at one position are of one request, and all follow the last event before it.
     starts = np.flatnonzero(np.diff(sequence, prepend=-1) | np.diff(position, prepend=-1))
-    begins = np.repeat(starts, np.diff(np.append(starts, len(sequence))))
-    has_previous = (begins > 0) & (sequence[begins - 1] == sequence)
-    previous = np.where(has_previous, value[begins - 1], UNKNOWN)
-
-    keys = sequence * (int(value.max(initial=0)) + 1) + value
-    first = _first_places(keys)
-    first = first[value[first] != UNKNOWN]
-    sequence, value, position, previous = (
-        column[first] for column in (sequence, value, position, previous)
-    )
+    begins = starts[np.searchsorted(starts, first, side="right") - 1] if len(first) else first
+    has_previous = (begins > 0) & (sequence[begins - 1] == sequence[first])
+    previous = np.where(has_previous, value[begins - 1], np.int32(UNKNOWN))
+    sequence, value, position = sequence[first], value[first], position[first]
     starts = np.flatnonzero(np.diff(sequence, prepend=-1))
     rank = np.arange(len(first)) - np.repeat(starts, np.diff(np.append(starts, len(first))))
-    return Firsts(sequence, value, position, rank, previous)
+    return Firsts(sequence, value, position, rank.astype(np.int32), previous)
 
 
 def _first_places(keys: np.ndarray) -> np.ndarray:
-    """Return where each distinct key, 0 or more, stands first; rising."""
+    """Return where each distinct key, 0 or more, stands first, rising; changes the keys."""
     bits = len(keys).bit_length()
     if int(keys.max(initial=0)).bit_length() + bits > 63:
         return np.sort(np.unique(keys, return_index=True)[1])
     # Numbers sort several times faster than an order of numbers.
-    places = np.sort((keys << bits) + np.arange(len(keys)))
-    is_first = np.diff(places >> bits, prepend=-1) != 0
-    return np.sort(places[is_first] & ((1 << bits) - 1))
+    keys <<= bits
+    keys += np.arange(len(keys))
+    keys.sort()
+    is_first = np.diff(keys >> bits, prepend=-1) != 0
+    return np.sort(keys[is_first] & ((1 << bits) - 1))
 
 
 def _values_in_pairs(sequences: np.ndarray) -> int:
@@ -199,7 +203,7 @@ def _own(
 ) -> np.ndarray:
     if not len(firsts.value):
         return np.zeros(len(events.item), np.int8)
-    keys = firsts.sequence * size + firsts.value
+    keys = firsts.sequence.astype(np.int64) * size + firsts.value
     order = np.argsort(keys)
     wanted = np.asarray(events.sequence, np.int64) * size + value_of[events.item]
     place = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]

@@ -111,8 +111,8 @@ def _read_choices(occurrences: Occurrences) -> _Choices:
     step = -(-total // MAX_CHOICES) or 1
 
     def of_part(events: TrainingEvents, firsts: Firsts) -> _Choices:
-        sequence = firsts.sequence + events.first_sequence
-        return _where(_Choices(sequence, firsts.value), sequence % step == 0)
+        sequence = firsts.sequence.astype(np.int64) + events.first_sequence
+        return _where(_Choices(sequence, firsts.value.astype(np.int64)), sequence % step == 0)
 
     parts = list(occurrences.each(of_part))
     return _Choices(*map(np.concatenate, zip(*parts, strict=True)))

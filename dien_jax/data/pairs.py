@@ -50,7 +50,7 @@ class PairCounts:
 
     def add(self, earlier: np.ndarray, later: np.ndarray, are_neighbours: np.ndarray) -> None:
         """Count pairs of one user each, ``[N]``: two values, and whether one followed the other."""
-        self._pending.append((earlier * self._size + later) * 2 + are_neighbours)
+        self._pending.append((earlier.astype(np.int64) * self._size + later) * 2 + are_neighbours)
         if sum(map(len, self._pending)) > CHUNK_PAIRS:
             self._sort()
 
