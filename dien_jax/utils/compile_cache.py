@@ -1,10 +1,15 @@
 """JAX's persistent compile cache, in the user's cache folder."""
 
+import contextlib
 import errno
+import glob
 import hashlib
 import os
 import platform
+import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 from dien_jax.errors import UserError
 from dien_jax.utils.console import say
@@ -12,6 +17,8 @@ from dien_jax.utils.files import user_cache
 
 LEAST_SECONDS = 0.3
 """Programs that compile faster than this are not cached."""
+_DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '(?P<name>[^']+)'")
+"""JAX's warning of a program that it cannot read, and compiles again."""
 
 
 def enable_compile_cache() -> None:
@@ -48,3 +55,25 @@ def enable_compile_cache() -> None:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+        _replace_damaged(folder)
+
+
+def _replace_damaged(folder: Path) -> None:
+    """Let JAX write programs anew that it cannot read, in place of warning of them.
+
+    A process that was killed as it wrote one, or a full disk, leaves a part of it. JAX does not
+    write over it: every later process would warn, and compile the program. Programs of the same
+    name go with it, as JAX says no more; they are compiled again.
+    """
+    show = warnings.showwarning
+
+    def remove(message: Warning | str, *rest: Any, **more: Any) -> None:
+        damaged = _DAMAGED.match(str(message))
+        if damaged is None:
+            show(message, *rest, **more)
+            return
+        for file in folder.glob(f"{glob.escape(damaged['name'])}-*-cache"):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+    warnings.showwarning = remove

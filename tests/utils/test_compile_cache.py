@@ -28,7 +28,7 @@ print(counts["hit"], counts["miss"], jax.config.jax_compilation_cache_dir)
 
 
 def run(data: Path, folder: Path, *flags: str, **variables: str) -> tuple[int, int, str]:
-    """Cache hits, misses and folder of one process that trains."""
+    """Cache hits, misses and folder of one process that trains and warns of nothing."""
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *light_flags(data, folder), "--train.epochs=1", *flags],
@@ -37,6 +37,7 @@ def run(data: Path, folder: Path, *flags: str, **variables: str) -> tuple[int, i
         text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     hits, misses, where = done.stdout.splitlines()[-1].split(maxsplit=2)
     return int(hits), int(misses), where
 
@@ -52,6 +53,15 @@ def test_a_second_process_loads_what_the_first_compiled(data: Path, tmp_path: Pa
     assert misses
     assert Path(where).parent == data.parent / "cache" / "dien_jax" / "compiled"
     assert run(data, tmp_path / "second") == (misses, 0, where)
+
+    # as a process leaves them that is killed, or has no space
+    cut = {file: file.read_bytes()[:500] for file in Path(where).glob("*-cache")}
+    for file, content in cut.items():
+        file.write_bytes(content)
+    run(data, tmp_path / "third")
+    left = [file for file in cut if file.exists()]
+    assert len(left) > len(cut) / 2
+    assert not [file for file in left if file.read_bytes() == cut[file]]
 
 
 def test_the_flag_turns_it_off(data: Path, tmp_path: Path) -> None:
