@@ -43,8 +43,12 @@ class RememberedUsers:
 
     def change(self, user: Any, change: Callable[[History], History]) -> History:
         """Replace a remembered user's history by ``change(history)`` in one step; return that."""
+        if user is None:
+            raise NotRememberedError(
+                "expected a history, or a user that is remembered, found neither"
+            )
         with self._lock:
-            history = None if user is None else self._histories.get(str(user))
+            history = self._histories.get(str(user))
             if history is None:
                 raise NotRememberedError(
                     f"user {str(user)[:100]!r} is not remembered; give the history, or call "

@@ -184,7 +184,10 @@ def test_user_and_context_count(ranker) -> None:
             "no feature 'devise'; did you mean 'device'",
         ),
         ((None, ["a"], "Eve", CONTEXT), "user 'Eve' is not remembered"),
-        ((None, ["a"], None, CONTEXT), "user 'None' is not remembered"),
+        (
+            (None, ["a"], None, CONTEXT),
+            "expected a history, or a user that is remembered, found neither",
+        ),
     ],
 )
 def test_mistakes_are_told(arguments, expected, ranker) -> None:

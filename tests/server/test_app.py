@@ -125,7 +125,7 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
         ("rank", rank_body(context=CONTEXT | {"x": 1}), 422, "context.x", "unknown field"),
         ("rank", rank_body(context=CONTEXT | {"device": {}}), 422, "context.device", "'object'"),
         ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered; give the history"),
-        ("rank", rank_body(history=None, user=None), 404, "user", "'None' is not remembered"),
+        ("rank", rank_body(history=None, user=None), 404, "user", "expected a history, or a user"),
         ("rank", [1], 422, None, "Expected 'object', got 'array'"),
         ("observe", {"user": "Eve", "event": PEAR}, 404, "user", "/v1/remember"),
         ("observe", {"user": "Eve"}, 422, "event", "missing required field"),
