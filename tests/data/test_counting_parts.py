@@ -1,0 +1,69 @@
+"""Counts and factors of training events do not depend on how the events are divided."""
+
+import numpy as np
+import pytest
+from support.counted_logs import ITEMS, digest, divided, random_log
+
+from dien_jax.data import counting, factors, pairs
+from dien_jax.data.counting import count_values
+from dien_jax.data.factors import factorise
+
+VALUES = {"item": np.arange(ITEMS), "category": np.arange(ITEMS) // 2}
+BOUNDS = {
+    counting: {"MAX_PAIRS": 3000, "MAX_DISTINCT": 8},
+    pairs: {"MAX_KEPT": 300, "CHUNK_PAIRS": 500},
+    factors: {"MAX_CHOICES": 700},
+}
+"""Bounds that the log exceeds."""
+DIGESTS = {
+    ("item", False, False): "b75ea71c2511",
+    ("item", False, True): "530250a3377b",
+    ("item", True, False): "30d69ed1c4a0",
+    ("item", True, True): "1002752dedaa",
+    ("category", False, False): "2db7d93f1508",
+    ("category", False, True): "5a439d58d8c1",
+    ("category", True, False): "550b74984648",
+    ("category", True, True): "802f4a9393ac",
+}
+"""Of the program that held all events at once; by feature, ``all_before``, and lower bounds."""
+
+
+def lower_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, names in BOUNDS.items():
+        for name, value in names.items():
+            monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 60])
+@pytest.mark.parametrize(("feature", "all_before", "is_long"), DIGESTS)
+def test_counts_are_those_of_the_whole_log(
+    feature: str, all_before: bool, is_long: bool, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_long:
+        lower_bounds(monkeypatch)
+    value_of = VALUES[feature]
+    events = divided(random_log(0, all_before=all_before), parts)
+    counts, own = count_values(events, value_of, int(value_of.max()) + 1)
+    assert [len(bits) for bits in own] == [len(part.item) for part in events]
+    found = digest(counts, np.concatenate(own))
+    assert found == DIGESTS[feature, all_before, is_long]
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize("feature", VALUES)
+def test_factors_are_those_of_the_whole_log(
+    feature: str, is_long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_long:
+        lower_bounds(monkeypatch)
+    value_of = VALUES[feature]
+    log, size = random_log(0), int(value_of.max()) + 1
+    expected = factorise([log], value_of, size, transitions=feature == "item")
+    for parts in (2, 5, 60):
+        found = factorise(divided(log, parts), value_of, size, transitions=feature == "item")
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_part_may_be_empty() -> None:
+    assert min(len(part.event_item) for part in divided(random_log(0), 60)) == 0
