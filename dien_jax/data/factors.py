@@ -13,8 +13,9 @@ A / sqrt(|v| |w|) ~ U diag(s) W^T, where |v| and |w| are sums of its rows and co
 The users are divided into ``FOLDS`` folds at random. Table 0 is of all users; table k is of those
 outside fold k, so that a training example can be read without what its own user did.
 
-Sources: Cremonesi et al., RecSys 2010 (PureSVD); Shen et al., CIKM 2021 (normalisation by both
-degrees); Rendle et al., WWW 2010 (factors of transitions).
+Sources: Cremonesi et al., RecSys 2010 (PureSVD); Halko et al., SIAM Review 53(2), 2011, algorithm
+4.4 (subspace iteration); Shen et al., CIKM 2021 (normalisation by both degrees); Rendle et al., WWW
+2010 (factors of transitions).
 
 Dimensions: S sequences (users), V values of a feature, R values with a vector, D components of one
 vector, L levels.
@@ -25,7 +26,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import svds
 from threadpoolctl import threadpool_limits
 
 from dien_jax.data.counting import Firsts, Occurrences, TrainingEvents
@@ -39,8 +39,11 @@ MAX_VALUES = 1 << 16
 """Values with a vector, those of most users; the vectors of others are zeros."""
 MAX_CHOICES = 1 << 22
 """Choices that are factorised; of longer logs, those of some users, evenly apart."""
-TOLERANCE = 1e-2
-"""Relative accuracy of the squared singular values."""
+ITERATIONS, EXTRA = 12, 32
+"""Steps of the subspace iteration, and its vectors beyond those that are kept. On beauty and toys
+the AUC of a logistic regression on validation is that with exact vectors; 8 steps lose .001."""
+SMALLEST = 1e-10
+"""Squared singular values are not smaller."""
 LAGS = 3
 """Events after an event that come next."""
 DIRECTED = 3
@@ -200,7 +203,27 @@ def _singular_vectors(
     if min(matrix.shape) <= 2 * components:
         left, singular, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
         return left[:, :components], singular[:components], right[:components].T
-    start = np.random.default_rng(0).standard_normal(min(matrix.shape)).astype(np.float32)
-    left, singular, right = svds(matrix, components, tol=TOLERANCE, v0=start)
-    largest = np.argsort(-singular)
-    return left[:, largest], singular[largest], right[largest].T
+    rows, columns = matrix.tocsr(), matrix.T.tocsr()
+    start = np.random.default_rng(0).standard_normal((matrix.shape[1], components + EXTRA))
+    basis = _orthonormal(start.astype(np.float32))
+    for _ in range(ITERATIONS):
+        basis = _orthonormal(columns @ (rows @ basis))
+    projected = rows @ basis
+    squares, turn = np.linalg.eigh((projected.T @ projected).astype(np.float64))
+    largest = slice(None, -components - 1, -1)
+    singular = np.sqrt(np.maximum(squares[largest], SMALLEST)).astype(np.float32)
+    turned = turn[:, largest].astype(np.float32)
+    return projected @ turned / singular, singular, basis @ turned
+
+
+def _orthonormal(vectors: np.ndarray) -> np.ndarray:
+    """Return an orthonormal basis of the columns ``[V, D]``; zeros for those that depend on others.
+
+    It comes from products of all columns at once, which are fast for many rows.
+    """
+    for _ in range(2):  # the second time corrects the rounding of the first
+        squares, turn = np.linalg.eigh((vectors.T @ vectors).astype(np.float64))
+        is_small = squares < SMALLEST * squares[-1]
+        scale = np.where(is_small, 0, 1 / np.sqrt(np.where(is_small, 1, squares)))
+        vectors = vectors @ (turn * scale).astype(np.float32)
+    return vectors

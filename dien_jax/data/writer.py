@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class DatasetWriter:
       schema: the features.
       source: origin of the data for ``meta.json``: ``name``, ``files`` (name to sha256) and more.
       split: description of the splits for ``meta.json``: ``policy``, ``seed`` and the like.
+      progress: called with what the end of the block works at, which takes long for a long log.
 
     Raises:
       UserError: when ``path`` exists or cannot be written, for example because the disk is full.
@@ -62,11 +63,17 @@ class DatasetWriter:
     """
 
     def __init__(
-        self, path: str | Path, *, schema: Schema, source: dict[str, Any], split: dict[str, Any]
+        self,
+        path: str | Path,
+        *,
+        schema: Schema,
+        source: dict[str, Any],
+        split: dict[str, Any],
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         metadata.check_names(schema)
         self.path = Path(path)
-        self._schema = schema
+        self._schema, self._progress = schema, progress
         self._meta = {"source": source, "split": split}
         self._parts: list[Counts] = []
         self._current: PartWriter | None = None
@@ -167,6 +174,7 @@ class DatasetWriter:
         with writing(self.path, "dataset folder"):
             text = json.dumps(meta, indent=2, allow_nan=False)
             (self._partial / "meta.json").write_text(text + "\n", encoding="utf-8")
+        self._progress("checking the folder")
         try:
             dataset = open_dataset(self._partial)
         except UserError as error:
@@ -174,9 +182,11 @@ class DatasetWriter:
                 raise
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
+            self._progress("counting training events")
             folders = metadata.part_folders(self._partial, meta)
             counted = count_features(self._schema, dataset.items, dataset.training_parts())
             write_counts(self._partial / STATISTICS, folders, counted)
+            self._progress("finding similar items")
             write_factors(self._partial / STATISTICS, dataset.factors)
             self._partial.rename(self.path.absolute())
 

@@ -185,6 +185,16 @@ class Stage:
     note: str = ""
     share: float | None = None
 
+    def now(self, note: str) -> None:
+        """Show what is worked at now; how much of it is done is not known."""
+        self.note, self.share = note, None
+
+    def left(self, seconds: float) -> str:
+        """Return the time that is left after some seconds, in words; empty where it is unknown."""
+        if not self.share or seconds < SECONDS_BETWEEN_LINES:
+            return ""
+        return f", about {seconds * (1 - self.share) / self.share:.0f} s left"
+
     def __str__(self) -> str:
         return f"{self.name}: {self.note}" if self.note else self.name
 
@@ -199,7 +209,8 @@ def stage(name: str) -> Iterator[Stage]:
 
     def watch() -> None:
         while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else SECONDS_BETWEEN_LINES):
-            line.update(f"  {current}, {time.monotonic() - start:.0f} s", current.share)
+            passed = time.monotonic() - start
+            line.update(f"  {current}, {passed:.0f} s{current.left(passed)}", current.share)
 
     watcher = threading.Thread(target=watch, name="progress", daemon=True)
     watcher.start()

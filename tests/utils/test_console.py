@@ -193,3 +193,13 @@ def test_nothing_else_in_the_package_prints():
         tree = ast.parse(file.read_text(encoding="utf-8"))
         names = {getattr(n.func, "id", "") for n in ast.walk(tree) if isinstance(n, ast.Call)}
         assert "print" not in names or file == Path(console.__file__), file
+
+
+def test_a_stage_tells_the_time_left_once_it_can_be_known():
+    current = console.Stage("writing")
+    assert current.left(60) == ""
+    current.share = 0.25
+    assert current.left(1) == ""
+    assert current.left(20) == ", about 60 s left"
+    current.now("counting")
+    assert (current.left(60), str(current)) == ("", "writing: counting")

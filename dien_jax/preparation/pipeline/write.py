@@ -114,9 +114,13 @@ def write_folder(
         features[group].insert(0, Feature(group, "categorical", size=ids[group].size))
     schema = Schema(**{group: tuple(listed) for group, listed in features.items()})
     source = source | {TIME_UNIT: events.clock.unit}
-    writer = DatasetWriter(out, schema=schema, source=source, split=split)
     summaries = {n: _SplitSummary(encoder.items.size, n in SPLITS[1:]) for n in SPLITS}
-    with stage(f"writing {out}") as current, writer:
+    with (
+        stage(f"writing {out}") as current,
+        DatasetWriter(
+            out, schema=schema, source=source, split=split, progress=current.now
+        ) as writer,
+    ):
         vocabularies = ids | {e.feature.name: e.vocabulary for g in encoded.values() for e in g}
         for name, vocabulary in vocabularies.items():
             if vocabulary is not None:

@@ -1,0 +1,219 @@
+"""Time, memory and disk of preparing made logs, beside plain queries for the same grouping.
+
+    python -m benchmarks.preparation [--events N ...] [--logs NAME ...] [--memory-limit SIZE]
+                                     [--folder DIR] [--json FILE] [--plot FILE]
+
+A log is a Parquet file of users of uneven activity, ten events each in the mean, and items by
+Zipf's law. Each row has a process of its own. ``peak_mb`` is the greatest resident size of the
+process, mapped files included, ``disk_mb`` the size of what it wrote and ``peak_disk_mb`` the most
+that its folder held. ``duckdb`` and ``polars``, where they are installed, only read the log and
+write each user's items in the order of time. ``growth`` is the exponent b of time ~ events^b
+between a row and the one of fewer events before it. Linux only.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.common import plots
+from benchmarks.common.report import make_parser, parse, report
+from benchmarks.common.timing import timed_row
+
+EVENTS, LOGS = (10**6, 10**7, 10**8), ("interactions", "impressions")
+EVENTS_OF_A_USER, EVENTS_OF_AN_ITEM = 10, 10
+MOST_ITEMS, CATEGORIES = 3_000_000, 5_000
+SHOWN = 5  # rows of one request of impressions
+CHUNK = 1 << 20
+START, SECONDS = 1_700_000_000, 60 * 86_400
+SETTLING = 0.2  # seconds between looks at the disk
+COLUMNS = (
+    "case", "system", "policy", "seconds", "events_per_second", "growth", "peak_mb", "disk_mb",
+    "peak_disk_mb",
+)  # fmt: skip
+QUERIES = {
+    "duckdb": """
+import duckdb, sys
+log, out, limit = sys.argv[1:]
+duckdb.connect(config={"memory_limit": limit, "temp_directory": out + ".spill"}).execute(
+    f"COPY (SELECT user, list(item ORDER BY timestamp) AS items, "
+    f"list(timestamp ORDER BY timestamp) AS times FROM '{log}' GROUP BY user) "
+    f"TO '{out}' (FORMAT parquet)"
+)
+""",
+    "polars": """
+import polars, sys
+log, out, _ = sys.argv[1:]
+ordered = polars.scan_parquet(log).sort("timestamp")
+ordered.group_by("user").agg("item", "timestamp").sink_parquet(out)
+""",
+}
+"""Programs that group a log by user: arguments are the log, the file to write, a memory limit."""
+
+
+def chunks(log: str, events: int, seed: int = 0) -> Iterator[pa.Table]:
+    """Yield a made log, in the order of time."""
+    random = np.random.default_rng(seed)
+    num_users = max(events // EVENTS_OF_A_USER, 1)
+    num_items = min(max(events // EVENTS_OF_AN_ITEM, 10), MOST_ITEMS)
+    of_items = np.cumsum(1.0 / np.arange(1, num_items + 1))
+    of_users = np.cumsum(random.lognormal(0.0, 1.0, num_users))
+    names = random.permutation(num_items)  # ids say nothing of how popular an item is
+    category = random.integers(0, CATEGORIES, num_items)
+    shown = SHOWN if log == "impressions" else 1
+    for start in range(0, events, CHUNK):
+        rows = min(CHUNK, events - start)
+        requests = -(-rows // shown)
+        places = np.sort(random.random(requests)) * CHUNK + start
+        times = START + (places * (SECONDS / events)).astype(np.int64)
+        users = np.searchsorted(of_users, of_users[-1] * random.random(requests))
+        item = names[np.searchsorted(of_items, of_items[-1] * random.random(rows))]
+        columns = {
+            "user": np.repeat(users, shown)[:rows],
+            "item": item,
+            "category": category[item],
+            "timestamp": np.repeat(times, shown)[:rows],
+        }
+        if log == "impressions":
+            columns["label"] = (random.random(rows) < 0.2).astype(np.int8)
+        yield pa.table(columns)
+
+
+def write_log(file: Path, log: str, events: int) -> None:
+    """Write a made log."""
+    writer = None
+    for table in chunks(log, events):
+        writer = writer or pq.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of the files of a folder."""
+    total = 0
+    for file in [path, *path.rglob("*")]:
+        with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+            total += 0 if file.is_dir() else file.lstat().st_size
+    return total
+
+
+def measure(command: Sequence[str], folder: Path, out: Path) -> dict[str, float]:
+    """Run a command that writes ``out`` within ``folder``; return time, memory and disk."""
+    before, peak_disk, done = size_of(folder), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(SETTLING):
+            peak_disk[0] = max(peak_disk[0], size_of(folder) - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    done.set()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+    disk = size_of(out)
+    return {
+        "seconds": seconds,
+        "peak_mb": usage.ru_maxrss / 1024,
+        "disk_mb": disk / 1e6,
+        "peak_disk_mb": max(peak_disk[0], disk) / 1e6,
+    }
+
+
+def rows_of(log: str, events: int, memory_limit: str, folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each system."""
+    file = folder / "log.parquet"
+    write_log(file, log, events)
+    data, query = folder / "data", folder / "query.parquet"
+    prepare = ["-m", "dien_jax.prepare", log, str(file), "--out", str(data)]
+    prepare += ["--item-features", "category", "--memory-limit", memory_limit]
+    commands = {"dien_jax": (prepare, data)}
+    for system, program in QUERIES.items():
+        if find_spec(system):
+            commands[system] = (["-c", program, str(file), str(query), memory_limit], query)
+    rows = []
+    for system, (command, out) in commands.items():
+        found = measure([sys.executable, *command], folder, out)
+        if out.is_dir():
+            shutil.rmtree(out)
+        else:
+            out.unlink()
+        columns = {
+            "case": f"{events:,} {log}",
+            "system": system,
+            "policy": f"{memory_limit} for the database" if system != "polars" else "",
+            "events": events,
+            "events_per_second": events / found["seconds"],
+            "samples_per_second": events / found["seconds"],
+            **found,
+        }
+        rows.append(timed_row("preparation", [1e3 * found["seconds"]], **columns))
+    file.unlink()
+    return rows
+
+
+def with_growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the exponents of growth; 0 in the first row of a system and log."""
+    before: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["system"], row["case"].split(" ")[1]
+        last = before.get(key)
+        row["growth"] = 0.0
+        if last is not None and last["events"] != row["events"]:
+            ratio = math.log(row["seconds"] / last["seconds"])
+            row["growth"] = ratio / math.log(row["events"] / last["events"])
+        before[key] = row
+    return rows
+
+
+def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw time and memory by the number of events, a curve for each system and log."""
+    panels: plots.Curves = {"time, s": {}, "peak memory, MB": {}}
+    names = [f"{row['system']}, {row['case'].split(' ')[1]}" for row in rows]
+    for title, column in (("time, s", "seconds"), ("peak memory, MB", "peak_mb")):
+        for name in dict.fromkeys(names):
+            points = [row for row, other in zip(rows, names, strict=True) if other == name]
+            xs, ys = ([row[key] for row in points] for key in ("events", column))
+            panels[title][name] = (xs, ys)
+    plots.curves(file, panels, x="events", title="Preparation")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure every log and size; print, write and draw the rows."""
+    parser = make_parser(__doc__, plot="the curves")
+    parser.add_argument("--events", type=int, nargs="+", default=EVENTS, help="sizes of a log")
+    parser.add_argument("--logs", nargs="+", default=LOGS[:1], choices=LOGS)
+    parser.add_argument("--memory-limit", default="1GB", help="flag of prepare")
+    parser.add_argument("--folder", type=Path, help="folder for the logs; a temporary one if none")
+    options: argparse.Namespace = parse(parser, argv, events=10)
+    rows: list[dict[str, Any]] = []
+    for log in options.logs:
+        for events in options.events:
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+                rows += rows_of(log, events, options.memory_limit, Path(folder))
+                print(f"{rows[-1]['case']} is done", file=sys.stderr, flush=True)
+    report(options, with_growth(rows), COLUMNS, draw)
+
+
+if __name__ == "__main__":
+    main()
