@@ -197,9 +197,9 @@ def test_nothing_else_in_the_package_prints():
 
 def test_a_stage_tells_the_time_left_once_it_can_be_known():
     current = console.Stage("writing")
-    assert current.left(60) == ""
+    assert current.left(60.0) == ""
     current.share = 0.25
-    assert current.left(1) == ""
-    assert current.left(20) == ", about 60 s left"
+    assert current.left(1.0) == ""
+    assert current.left(20.0) == ", about 60 s left"
     current.now("counting")
-    assert (current.left(60), str(current)) == ("", "writing: counting")
+    assert (current.left(60.0), str(current)) == ("", "writing: counting")
