@@ -70,6 +70,14 @@ def whole(data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def light_whole(data, tmp_path_factory) -> Path:
+    """A run of a model without recurrence that nobody stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "light"
+    assert train.main(light_flags(data, folder)) == 0
+    return folder
+
+
 def run_child(patch: str, arguments: list[str]):
     return subprocess.run(
         [sys.executable, "-c", DIES.format(patch=patch), *arguments],
@@ -102,9 +110,8 @@ def assert_ends_alike(folder: Path, whole: Path) -> None:
     assert result == expected
 
 
-def test_run_killed_again_and_again_ends_as_one_never_stopped(data, tmp_path):
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert train.main(light_flags(data, whole)) == 0
+def test_run_killed_again_and_again_ends_as_one_never_stopped(data, light_whole, tmp_path):
+    folder = tmp_path / "run"
     resume = ["--resume", str(folder)]
 
     # in the second step, before there is any checkpoint
@@ -139,7 +146,7 @@ def test_run_killed_again_and_again_ends_as_one_never_stopped(data, tmp_path):
     assert not (folder / RESULT_FILE).exists()
 
     assert train.main(resume) == 0
-    assert_ends_alike(folder, whole)
+    assert_ends_alike(folder, light_whole)
 
 
 def test_second_signal_ends_the_process_at_once(data, tmp_path):
@@ -228,7 +235,7 @@ def test_signal_before_the_first_step_loses_nothing(data, tmp_path, monkeypatch,
     ("owner", "name"), [(logistic_regression, "expit"), (regression_inputs, "gather_rows")]
 )
 def test_signal_in_the_fit_of_the_logistic_regression_ends_it(
-    owner, name, data, whole, tmp_path, monkeypatch, capfd
+    owner, name, data, light_whole, tmp_path, monkeypatch, capfd
 ):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -236,23 +243,23 @@ def test_signal_in_the_fit_of_the_logistic_regression_ends_it(
         if owner is regression_inputs:
             patch.setattr(logistic_regression, "fit_logistic", None)  # not reached
         signal_at_call(patch, owner, name, 3, signal.SIGTERM)
-        assert train.main(flags(data, folder)) == 128 + signal.SIGTERM
+        assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
     output = capfd.readouterr()
     assert f"nothing is lost. Resume with: python -m dien_jax.train --resume {folder}" in output.err
     assert "Traceback" not in output.err
     assert train.main(["--resume", str(folder)]) == 0
-    assert_ends_alike(folder, whole)
+    assert_ends_alike(folder, light_whole)
 
 
-def test_resume_of_a_finished_run_says_so_and_prints_the_result(whole, capfd, monkeypatch):
+def test_resume_of_a_finished_run_says_so_and_prints_the_result(light_whole, capfd, monkeypatch):
     monkeypatch.setattr(training_run, "open_dataset", None)  # nothing but the result is looked at
-    assert train.main(["--resume", str(whole)]) == 0
+    assert train.main(["--resume", str(light_whole)]) == 0
     output = capfd.readouterr()
     assert "is finished" in output.err
-    assert f"{read_json(whole / RESULT_FILE, dict)['test']['auc']:.4f}" in output.out
+    assert f"{read_json(light_whole / RESULT_FILE, dict)['test']['auc']:.4f}" in output.out
 
 
-def test_resume_refuses_data_prepared_anew(data, whole, tmp_path, monkeypatch, capfd):
+def test_resume_refuses_data_prepared_anew(data, tmp_path, monkeypatch, capfd):
     folder, moved = tmp_path / "run", tmp_path / "data"
     signal_at_call(monkeypatch, on_devices, "create_state", 1, signal.SIGTERM)
     tiny_run.write_data(moved)
