@@ -6,6 +6,7 @@ Plain NumPy: Flax, Optax and Orbax do not enter, nor does anything that knows th
 from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.dataset import Column, Dataset, Examples, open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
+from dien_jax.data.part_writer import PartWriter
 from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
 from dien_jax.data.writer import DatasetWriter
 
@@ -19,6 +20,7 @@ __all__ = [
     "FeatureTables",
     "Loader",
     "MultiValued",
+    "PartWriter",
     "Schema",
     "evaluation_loader",
     "example_batch",

@@ -137,13 +137,13 @@ class DatasetWriter:
         self._current = None
 
     def part_folder(self, number: int) -> Path:
-        """Return the folder of a part, for :class:`dien_jax.data.part_writer.PartWriter`."""
+        """Return the folder of a part, for :class:`dien_jax.data.PartWriter`."""
         return self._partial / metadata.part_name(number)
 
     def add_part(self, counts: Counts) -> None:
         """Add the next part, which is in its folder already.
 
-        ``counts`` are those that :meth:`~dien_jax.data.part_writer.PartWriter.finish` returned.
+        ``counts`` are those that :meth:`dien_jax.data.PartWriter.finish` returned.
         """
         if self._current is not None:
             raise ValueError("another part is being written; end it with next_part()")
