@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.tiny_logs import write
 
@@ -132,6 +132,7 @@ def stored(folder: Path, numbers) -> ArrayFile:
 
 
 @given(st.lists(st.integers(-(2**62), 2**62) | st.integers(-3, 3), min_size=1, max_size=40))
+@example([2**62, -(2**62)])  # their distance has 64 bits
 def test_the_kth_smallest_entry_is_found_without_sorting(tmp_path_factory, numbers):
     file = stored(tmp_path_factory.mktemp("kth"), np.array(numbers, np.int64))
     assert kth_smallest(file, list(range(len(numbers)))) == sorted(numbers)

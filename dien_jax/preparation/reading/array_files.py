@@ -103,8 +103,11 @@ def _kth_smallest(numbers: ArrayFile, place: int, low: int, high: int) -> int:
         shift = max((high - low).bit_length() - 16, 0)
         counts = np.zeros(1 << 16, np.int64)
         for block in numbers.blocks():
-            inside = block[(block >= low) & (block <= high)]
-            counts += np.bincount((inside - low) >> shift, minlength=1 << 16)
+            inside = block[(block >= low) & (block <= high)].astype(np.int64)
+            # Unsigned: the distance of two numbers of 64 bits may have all 64.
+            above = inside.view(np.uint64) - np.int64(low).view(np.uint64)
+            bins = (above >> np.uint64(shift)).astype(np.int64)
+            counts += np.bincount(bins, minlength=1 << 16)
         ends = np.cumsum(counts)
         bin_ = int(np.searchsorted(ends, place, side="right"))
         place -= int(ends[bin_] - counts[bin_])
