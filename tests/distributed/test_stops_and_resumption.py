@@ -1,5 +1,6 @@
-"""Two processes stop together, and other numbers of processes resume their runs."""
+"""Two processes are one with two devices, stop together, and other numbers resume their runs."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -28,6 +29,26 @@ pytestmark = NEEDS_NEWER_JAX
 
 TOLERANCE = 1e-3
 """Of parameters on another number of devices; ``tests/sharded`` compares that with rounding."""
+
+
+def test_two_processes_are_one_with_two_devices(whole: Whole) -> None:
+    """A sum of two numbers does not depend on their order, so nothing is rounded otherwise."""
+    assert_same(whole.by_two, whole.by_one)
+    names = [sorted(path.name for path in run.iterdir()) for run in (whole.by_one, whole.by_two)]
+    assert names[0] == names[1]
+    configs = [
+        json.loads((run / "config.json").read_text()) for run in (whole.by_one, whole.by_two)
+    ]
+    assert configs[1]["versions"].pop("processes") == "2"
+    assert configs[0] == configs[1]
+
+
+def test_only_process_0_speaks(whole: Whole) -> None:
+    first, second = whole.ended
+    assert "8 examples of a batch on each of 2 devices; rows of item, category, user" in first.said
+    assert "validation" in first.output
+    assert lines_of(second.output) == []
+    assert lines_of(second.said) == []
 
 
 def test_a_stop_is_one_step_of_all_and_other_numbers_resume(
