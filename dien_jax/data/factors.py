@@ -42,8 +42,10 @@ MAX_CHOICES = 1 << 22
 ITERATIONS, EXTRA = 12, 32
 """Steps of the subspace iteration, and its vectors beyond those that are kept. On beauty and toys
 the AUC of a logistic regression on validation is that with exact vectors; 8 steps lose .001."""
-SMALLEST = 1e-10
-"""Squared singular values are not smaller."""
+STEPS_TOGETHER = 2
+"""Steps between two orthonormal bases."""
+SMALLEST = 1e-13
+"""Least square of a singular value, relative to the largest: smaller ones are rounding."""
 LAGS = 3
 """Events after an event that come next."""
 DIRECTED = 3
@@ -205,13 +207,16 @@ def _singular_vectors(
         return left[:, :components], singular[:components], right[:components].T
     rows, columns = matrix.tocsr(), matrix.T.tocsr()
     start = np.random.default_rng(0).standard_normal((matrix.shape[1], components + EXTRA))
-    basis = _orthonormal(start.astype(np.float32))
-    for _ in range(ITERATIONS):
-        basis = _orthonormal(columns @ (rows @ basis))
+    basis = start.astype(np.float32)
+    for step in range(1, ITERATIONS + 1):
+        basis = columns @ (rows @ basis)
+        if step % STEPS_TOGETHER == 0:
+            basis = _orthonormal(basis)
+    basis = _orthonormal(_orthonormal(basis))  # the second time corrects the rounding of the first
     projected = rows @ basis
-    squares, turn = np.linalg.eigh((projected.T @ projected).astype(np.float64))
+    squares, turn = _principal(projected)
     largest = slice(None, -components - 1, -1)
-    singular = np.sqrt(np.maximum(squares[largest], SMALLEST)).astype(np.float32)
+    singular = np.sqrt(np.maximum(squares[largest], SMALLEST * squares[-1])).astype(np.float32)
     turned = turn[:, largest].astype(np.float32)
     return projected @ turned / singular, singular, basis @ turned
 
@@ -221,9 +226,13 @@ def _orthonormal(vectors: np.ndarray) -> np.ndarray:
 
     It comes from products of all columns at once, which are fast for many rows.
     """
-    for _ in range(2):  # the second time corrects the rounding of the first
-        squares, turn = np.linalg.eigh((vectors.T @ vectors).astype(np.float64))
-        is_small = squares < SMALLEST * squares[-1]
-        scale = np.where(is_small, 0, 1 / np.sqrt(np.where(is_small, 1, squares)))
-        vectors = vectors @ (turn * scale).astype(np.float32)
-    return vectors
+    squares, turn = _principal(vectors)
+    is_small = squares < SMALLEST * squares[-1]
+    scale = np.where(is_small, 0, 1 / np.sqrt(np.where(is_small, 1, squares)))
+    return vectors @ (turn * scale).astype(np.float32)
+
+
+def _principal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the squared singular values of columns, rising, and the right vectors, ``[D, D]``."""
+    exact = vectors.astype(np.float64)
+    return np.linalg.eigh(exact.T @ exact)

@@ -301,7 +301,8 @@ def test_impressions_extend_their_context_features_too(tmp_path, capsys):
         impressions.ImpressionsOptions(
             file=log, out=tmp_path / "x", context_features=("slot",), extend=old
         ),
-        label="slot",
+        label="click",
     )
-    with pytest.raises(UserError, match="--label must be that of that folder, 'label', got 'slot'"):
+    where = "--label must be that of that folder, 'label', got 'click'"
+    with pytest.raises(UserError, match=where):
         impressions.prepare(wrong)
