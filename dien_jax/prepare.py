@@ -24,7 +24,12 @@ from dien_jax.preparation.sources import (
     synthetic,
     taobao,
 )
-from dien_jax.utils.command import refuse_empty_paths, refuse_several_processes, run_command
+from dien_jax.utils.command import (
+    refuse_empty_paths,
+    refuse_repeated_lists,
+    refuse_several_processes,
+    run_command,
+)
 from dien_jax.utils.console import print_result, say, stage
 
 COMMAND = "python -m dien_jax.prepare"
@@ -71,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"unknown source {name!r}{near} (sources: {', '.join(SOURCES)})")
         kind, prepare = SOURCES[name]
         refuse_several_processes(flags, "prepare")
+        refuse_repeated_lists(flags, kind)
         refuse_empty_paths(flags, kind)
         return prepare, tyro.cli(kind, args=flags, prog=f"{COMMAND} {name}")
 

@@ -102,6 +102,7 @@ def make_main(
         def flags() -> Options:
             words = sys.argv[1:] if argv is None else argv
             refuse_several_processes(words, name)
+            refuse_repeated_lists(words, arguments)
             refuse_empty_paths(words, arguments)
             return parse(arguments, args=argv, prog=prog)
 
@@ -116,6 +117,25 @@ def refuse_several_processes(argv: Sequence[str], name: str) -> None:
         if word.startswith("--distributed."):
             flag = word.partition("=")[0]
             raise UserError(f"{flag}: {name} runs in one process; only train runs in several")
+
+
+def refuse_repeated_lists(argv: Sequence[str], arguments: type) -> None:
+    """Refuse a flag of several values that is given again: its first values would be lost.
+
+    Of any other flag the last value counts, so that a script can append its own.
+
+    Args:
+      argv: words of the command line.
+      arguments: dataclass of the flags.
+
+    Raises:
+      UserError: that names the flag.
+    """
+    lists = {flag for flag, kinds in _flag_kinds(arguments).items() if kinds & {tuple, dict}}
+    given = [word.partition("=")[0].replace("_", "-") for word in argv]
+    for flag in given:
+        if flag in lists and given.count(flag) > 1:
+            raise UserError(f"{flag} is given twice; expected it once, followed by all its values")
 
 
 def refuse_empty_paths(argv: Sequence[str] | None, arguments: type) -> None:
@@ -145,9 +165,9 @@ def refuse_empty_paths(argv: Sequence[str] | None, arguments: type) -> None:
             raise UserError(f"{flag or 'an argument'} must not be empty: expected a path or a name")
 
 
-def _flag_kinds(arguments: type) -> dict[str, set[Any]]:
+def _flag_kinds(arguments: type, group: str = "") -> dict[str, set[Any]]:
     """Return the types in the annotation of each flag, such as ``{tuple, Path}``."""
-    kinds = {}
+    kinds: dict[str, set[Any]] = {}
     hints = typing.get_type_hints(arguments, include_extras=True)
     for field in dataclasses.fields(arguments):
         parts, name = [hints[field.name]], field.name
@@ -155,8 +175,12 @@ def _flag_kinds(arguments: type) -> dict[str, set[Any]]:
             parts += typing.get_args(part)
             renamed = None if isinstance(part, type) else getattr(part, "name", None)
             name = renamed if isinstance(renamed, str) else name
+        if dataclasses.is_dataclass(parts[0]):
+            kinds |= _flag_kinds(typing.cast(type, parts[0]), f"{group}{name}.")
+            continue
         origins = (typing.get_origin(part) or part for part in parts)
-        kinds[f"--{name}".replace("_", "-")] = {o for o in origins if isinstance(o, type)}
+        flag = f"--{group}{name}".replace("_", "-")
+        kinds[flag] = {origin for origin in origins if isinstance(origin, type)}
     return kinds
 
 

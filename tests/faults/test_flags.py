@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +100,15 @@ def flags(options: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield f"{prefix}{field.name}", kind
 
 
+def without(line: Sequence[str], flag: str) -> tuple[str, ...]:
+    """Return a command line without a flag and its one value."""
+    words = [word for word in line if not word.startswith(f"{flag}=")]
+    if flag in words:
+        place = words.index(flag)
+        del words[place : place + 2]
+    return tuple(words)
+
+
 def _cases(command: str) -> Iterator[Case]:
     name, *source = command.split()
     module = importlib.import_module(f"dien_jax.{name}")
@@ -109,7 +118,7 @@ def _cases(command: str) -> Iterator[Case]:
             continue
         written = flag.replace("_", "-")
         for label, value in VALUES.get(kind, {}).items():
-            line = (*source, *LINES[command], f"--{written}={value}")
+            line = (*source, *without(LINES[command], f"--{written}"), f"--{written}={value}")
             expected = flag.replace("_", "[-_]").replace(".", r"\.")
             yield Case(name, "values of flags", f"{' '.join((*source, written))}: {label}", line,
                        message=expected)  # fmt: skip
@@ -258,7 +267,11 @@ WITHOUT_LINE = ("preset and file", "resume and a seed", "resume and data", "pres
 EXCLUSIVE = [
     Case(
         *(command.split()[0], "flags together", f"{command}: {name}"),
-        (*command.split()[1:], *(() if name in WITHOUT_LINE else LINES[command]), *arguments),
+        (
+            *command.split()[1:],
+            *(() if name in WITHOUT_LINE else without(LINES[command], arguments[0])),
+            *arguments,
+        ),
         empty_object,
         message,
     )
@@ -269,6 +282,31 @@ EXCLUSIVE = [
 
 @pytest.mark.parametrize("case", EXCLUSIVE, ids=str)
 def test_flags_that_do_not_go_together_are_refused(case, attempt):
+    attempt(case)
+
+
+AGAIN = {
+    "train": ("--model.layers=8", "--model.layers", "--model.layers is given twice"),
+    "reproduce": ("--rows=din", "--rows", "--rows is given twice"),
+    "prepare interactions": (
+        "--item-features=price",
+        "--item-features",
+        "--item-features is given twice; expected it once, followed by all its values",
+    ),
+}
+"""Flags of several values that are given again: the first values would be lost."""
+TWICE = [
+    Case(
+        *(command.split()[0], "flags given twice", command),
+        (*command.split()[1:], *LINES[command], *again, "8"),
+        message=message,
+    )
+    for command, (*again, message) in AGAIN.items()
+]
+
+
+@pytest.mark.parametrize("case", TWICE, ids=str)
+def test_lists_that_are_given_twice_are_refused(case, attempt):
     attempt(case)
 
 
@@ -300,12 +338,8 @@ NEEDED = {
 
 
 def _with_path(command: str, flag: str, value: str) -> tuple[str, ...]:
-    line = [*NEEDED.get(command, ()), *LINES.get(command, ())]
-    if flag == "--resume":
-        line = []
-    if flag in line:
-        place = line.index(flag)
-        del line[place : place + 2]
+    line = (*NEEDED.get(command, ()), *LINES.get(command, ()))
+    line = () if flag == "--resume" else without(line, flag)
     return (*command.split()[1:], *line, flag, value)
 
 

@@ -1,5 +1,6 @@
 """Starting a command: errors and signals become an exit status."""
 
+import dataclasses
 import gc
 import logging
 import os
@@ -7,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ import pytest
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.utils import extras
-from dien_jax.utils.command import refuse_empty_paths, run_command
+from dien_jax.utils.command import refuse_empty_paths, refuse_repeated_lists, run_command
 
 
 def fail(error: BaseException):
@@ -149,7 +149,7 @@ class Renamed:
     name = "from"
 
 
-@dataclass
+@dataclasses.dataclass
 class Flags:
     data: Path | None = None
     source: Annotated[Path | None, Renamed()] = None
@@ -181,3 +181,19 @@ def test_a_path_that_is_empty_is_refused(words: list[str], named: str) -> None:
 )
 def test_other_values_may_be_empty(words: list[str]) -> None:
     refuse_empty_paths(words, Flags)
+
+
+@pytest.mark.parametrize("again", ["--rows", "--rows=c"])
+def test_a_list_that_is_given_again_is_refused(again: str) -> None:
+    with pytest.raises(UserError, match=r"^--rows is given twice; expected it once, followed by"):
+        refuse_repeated_lists(["--rows", "a", "b", again], Flags)
+
+
+def test_a_list_in_a_group_is_refused_by_its_whole_name() -> None:
+    arguments = dataclasses.make_dataclass("Arguments", [("in_group", Flags)])
+    with pytest.raises(UserError, match=r"^--in-group\.rows is given twice"):
+        refuse_repeated_lists(["--in-group.rows", "a", "--in_group.rows=b"], arguments)
+
+
+def test_of_other_flags_the_last_value_counts() -> None:
+    refuse_repeated_lists(["--data", "a", "--data=b", "--rows", "--data", "--data"], Flags)
