@@ -49,9 +49,10 @@ PROCESS_FLAGS = (
 """Flags of the process, not of the run, without a value."""
 PROCESS_VALUES = (
     "--mesh.data",
+    "--mesh.devices",
     *(f"--distributed.{name}" for name in ("coordinator", "processes", "process", "timeout")),
 )
-"""Flags of the process, not of the run, with a value."""
+"""Flags of the process, not of the run, with a value; ``--mesh.devices`` has one or more."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a run; with several processes JAX takes SIGTERM."""
 CLEAR_MARGIN = 0.01
@@ -80,7 +81,7 @@ class Arguments:
     seed: int = 0
     """Random seed for parameters, example order and negative sampling."""
     resume: Path | None = None
-    """Run folder to resume. Data and settings come from the run; only --mesh.data, --distributed.*,
+    """Run folder to resume. Data and settings come from the run; only --mesh.*, --distributed.*,
     --compile-cache and --keep-memory may be combined with it."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts faster."""
@@ -130,16 +131,10 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def _run_flags(argv: Sequence[str]) -> int:
-    """Return how many flags of the run there are, each with one value."""
-    flags = [flag for flag in argv if flag not in PROCESS_FLAGS]
-    with_value = tuple(f"{flag}=" for flag in PROCESS_VALUES)
-    rest = iter(flag for flag in flags if not flag.startswith(with_value))
-    count = 0
-    for flag in rest:
-        count += flag not in PROCESS_VALUES
-        if "=" not in flag:
-            next(rest, None)
-    return count
+    """Return how many flags of the run there are, a preset included."""
+    of_process = (*PROCESS_FLAGS, *PROCESS_VALUES)
+    flags = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    return sum(flag not in of_process for flag in flags) + (not argv[0].startswith("-"))
 
 
 def _path(argv: Sequence[str], flag: str) -> Path | None:

@@ -9,6 +9,7 @@ Dimensions: n devices, R rows of a table, Q rows of it that a device has, N netw
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -19,12 +20,13 @@ from flax.core import meta
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dien_jax.config.settings import MeshConfig
 from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.ensemble import network_axes
 from dien_jax.steps import embedding_rows
 from dien_jax.steps.embedding_rows import Table, large_tables, table_of
-from dien_jax.steps.mesh import AXIS, mesh_of
+from dien_jax.steps.mesh import AXIS, devices_in_use, mesh_of
 from dien_jax.steps.transfer import from_first, on_first, whole
 from dien_jax.utils.processes import count, index
 
@@ -77,7 +79,7 @@ class Placement:
     """Placement of the arrays of a run on n > 1 devices, of one process or of several.
 
     Args:
-      devices: n, of all processes together, as many of each.
+      devices: those of all processes, as many of each, or their number n.
       schema: features, which decide the tables that are split: see
         :func:`~dien_jax.steps.embedding_rows.large_tables`.
       ensemble: N, networks of the model.
@@ -88,16 +90,20 @@ class Placement:
       part: number of this process and number of processes: it has that part of every batch.
     """
 
-    def __init__(self, devices: int, schema: Schema, ensemble: int = 1) -> None:
-        self.devices, self._ensemble = devices, ensemble
+    def __init__(
+        self, devices: int | Sequence[jax.Device], schema: Schema, ensemble: int = 1
+    ) -> None:
+        if isinstance(devices, int):
+            devices = devices_in_use(MeshConfig(devices), devices)
+        self.devices, self._ensemble = len(devices), ensemble
         self.part = (jax.process_index(), processes) if (processes := count()) > 1 else (0, 1)
-        self.mesh = mesh_of(devices, processes)
+        self.mesh = mesh_of(devices)
         self.layouts: dict[Table, Layout] = {}
         large = large_tables(schema)
         for group, features in vars(schema).items():
             for feature in features:
                 if (group, feature.name) in large:
-                    self.layouts[group, feature.name] = Layout(feature.size, devices)
+                    self.layouts[group, feature.name] = Layout(feature.size, len(devices))
 
     def row_axes(self, tree: Any) -> Any:
         """Return the axis of the rows of each array of split tables and slots; -1 for others."""

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -51,7 +51,8 @@ class Trainer:
         allows only :meth:`evaluations`.
       stop_signal: asked before each batch; the number of a signal stops the run once its state is
         saved.
-      devices: number of devices of all processes, which divides the batch size.
+      devices: those of all processes, whose number divides the batch size; none is the default
+        device.
 
     Attributes:
       state: the train state, on the devices; its arrays are donated at each step.
@@ -66,7 +67,7 @@ class Trainer:
         dataset: Dataset,
         checkpoints: AnyCheckpoints | None,
         stop_signal: Callable[[], int | None] = lambda: None,
-        devices: int = 1,
+        devices: Sequence[jax.Device] = (),
     ) -> None:
         config, schema, train = run.config, dataset.schema, run.config.train
         self._dataset, self._config = dataset, config
@@ -84,7 +85,7 @@ class Trainer:
             part=self._devices.part,
         )
         longest = self._loader.padded_lengths[-1]
-        require_step_memory(config, schema, train.batch_size, longest, devices)
+        require_step_memory(config, schema, train.batch_size, longest, max(1, len(devices)))
         self.total_steps = self.steps_per_epoch * train.epochs
         if self.total_steps > LARGEST_INTEGER:
             raise UserError(

@@ -1,7 +1,7 @@
 """The jitted functions of a run, and its arrays, on one device or on those of a placement."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,17 +33,19 @@ class OnDevices:
     Args:
       config, schema: settings and features.
       steps_per_epoch: of the schedule of learning rates.
-      devices: number of devices of all processes; more than one have a placement.
+      devices: those of all processes; more than one have a placement.
 
     Attributes:
       part: part of each batch that this process builds, see :class:`Loader`.
     """
 
-    def __init__(self, config: Config, schema: Schema, steps_per_epoch: int, devices: int) -> None:
+    def __init__(
+        self, config: Config, schema: Schema, steps_per_epoch: int, devices: Sequence[jax.Device]
+    ) -> None:
         self._config, self._schema, self._steps_per_epoch = config, schema, steps_per_epoch
         self._placement = placement = None
         self.part = (0, 1)
-        if devices > 1:
+        if len(devices) > 1:
             self._placement = placement = Placement(devices, schema, config.model.ensemble)
             self.part = placement.part
         if placement is None:

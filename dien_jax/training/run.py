@@ -21,7 +21,7 @@ from dien_jax.metrics.scores import auc
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
 from dien_jax.runs.shared_checkpoints import SharedCheckpoints
-from dien_jax.steps.mesh import devices_in_use
+from dien_jax.steps.mesh import devices_in_use, devices_there
 from dien_jax.training.choices import large_data_choices
 from dien_jax.training.hosts import resume_with
 from dien_jax.training.loop import Trainer
@@ -71,7 +71,8 @@ def fit(
       warm_start: run folder whose trained parameters replace fresh ones.
       stop_signal: asked before each batch; the number of a signal stops the run once its state
         is saved.
-      mesh: devices; all of this machine by default.
+      mesh: devices; all of this machine by default. A single one is the default device of JAX
+        while the run lasts.
 
     Raises:
       UserError: for data, settings or folders that do not fit; the run folder is made only once
@@ -85,7 +86,7 @@ def fit(
     _set_xla_flags(config)
     preset = nearest_preset(config) if preset is None else preset
 
-    def opened() -> tuple[Dataset, int]:
+    def opened() -> tuple[Dataset, Sequence[jax.Device]]:
         devices = _devices(mesh, config)
         dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
         _check_splits(dataset, config)
@@ -97,12 +98,13 @@ def fit(
     dataset, devices = on_each(opened)
     source = origin = None
     if warm_start is not None:
-        source = on_first(lambda: load_source(Path(warm_start), dataset, config))
+        with _by_default_on(devices):
+            source = on_first(lambda: load_source(Path(warm_start), dataset, config))
         step = from_first(lambda: 0 if source is None else source.step)
         origin = WarmStart(run=str(Path(warm_start).absolute()), step=step)
-    about: Any = {"preset": preset, "seed": seed, "warm_start": origin, "devices": devices}
+    about: Any = {"preset": preset, "seed": seed, "warm_start": origin, "devices": len(devices)}
     run = on_each(lambda: Run.create(dataset=dataset, config=config, **about))
-    _agree_on(run)
+    _agree_on(run, devices)
 
     def made() -> tuple[str, bool]:
         folder = default_run_dir(preset, dataset) if run_dir is None else Path(run_dir)
@@ -114,7 +116,7 @@ def fit(
     name, is_new = from_first(made)
     folder = Path(name)
     try:
-        with _locked(folder):
+        with _locked(folder), _by_default_on(devices):
             choices = large_data_choices(config, run, dataset)
             return _train(run, dataset, folder, stop_signal, devices, source, choices)
     except Interrupted:
@@ -155,14 +157,14 @@ def resume(
         return RunResult(run_dir=folder, **values)
     _set_xla_flags(run.config)
 
-    def opened() -> tuple[Dataset, int, dict[str, str]]:
+    def opened() -> tuple[Dataset, Sequence[jax.Device], dict[str, str]]:
         dataset = open_dataset(run.data)
         run.check_same_data(dataset)
         devices = _devices(mesh, run.config)
-        return dataset, devices, versions(run.config, devices)
+        return dataset, devices, versions(run.config, len(devices))
 
     dataset, devices, now = on_each(opened)
-    agree(now)
+    agree(now | _ids(devices))
     # Earlier versions had no others on a CPU.
     before = {"recurrences": "xla", "networks": "xla"} | dict.fromkeys(COUNTED, "1") | run.versions
     differ = "the last digits of its parameters may differ from those of an uninterrupted run"
@@ -170,7 +172,7 @@ def resume(
         if before.get(name) != now.get(name, "1" if name in COUNTED else None):
             found = f"the run began with {name} {before.get(name)}, this is {now.get(name, 1)}"
             say(f"warning: {found}; {differ}")
-    with _locked(folder):
+    with _locked(folder), _by_default_on(devices):
         return _train(run, dataset, folder, stop_signal, devices)
 
 
@@ -179,13 +181,17 @@ def _only_first_prints() -> None:
         print_only_errors(index())
 
 
-def _agree_on(run: Run) -> None:
-    """Refuse data, versions or seeds that differ between processes."""
+def _agree_on(run: Run, devices: Sequence[jax.Device]) -> None:
+    """Refuse data, versions or devices that differ between processes."""
     values = {f"the version of {name}": text for name, text in run.versions.items()}
     values |= {"the data, by the sha256 of its meta.json,": run.data_digest}
     for digests in (run.vocabularies or {}, run.tables or {}):
         values |= {f"the data, by the sha256 of {name},": text for name, text in digests.items()}
-    agree(values)
+    agree(values | _ids(devices))
+
+
+def _ids(devices: Sequence[jax.Device]) -> dict[str, str]:
+    return {"mesh.devices": " ".join(str(device.id) for device in devices)}
 
 
 @contextlib.contextmanager
@@ -203,14 +209,24 @@ def _set_xla_flags(config: Config) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
-def _devices(mesh: MeshConfig, config: Config) -> int:
-    """Return the number of devices, and say so if the batch size leaves some unused."""
+def _devices(mesh: MeshConfig, config: Config) -> Sequence[jax.Device]:
+    """Return the devices, and say so if the batch size leaves some unused."""
     devices = devices_in_use(mesh, config.train.batch_size)
-    there = jax.device_count() if count() > 1 else jax.local_device_count()
-    if mesh.data is None and devices < there:
+    there = sum(map(len, devices_there()))
+    if mesh.number is None and len(devices) < there:
         reason = f"train.batch_size {config.train.batch_size} is a multiple of no larger number"
-        say(f"{devices} of {there} devices in use: {reason}")
+        say(f"{len(devices)} of {there} devices in use: {reason}")
     return devices
+
+
+@contextlib.contextmanager
+def _by_default_on(devices: Sequence[jax.Device]) -> Iterator[None]:
+    """Let JAX use a run's only device, if that is not the one that it uses by default."""
+    if len(devices) > 1 or devices[0] == jax.local_devices()[0]:
+        yield
+        return
+    with jax.default_device(devices[0]):
+        yield
 
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
@@ -243,7 +259,7 @@ def _train(
     dataset: Dataset,
     folder: Path,
     stop_signal: StopSignal,
-    devices: int,
+    devices: Sequence[jax.Device],
     source: Source | None = None,
     choices: Sequence[str] = (),
 ) -> RunResult:
@@ -266,7 +282,7 @@ def _train(
         _say_stopped(folder, 0)
         raise
     progress = trainer.progress
-    device = jax.devices()[0].device_kind
+    device = devices[0].device_kind
     say(
         f"{trainer.parameters:,} parameters on {device}; at most {run.config.train.epochs} epochs "
         f"of {trainer.steps_per_epoch:,} steps; run folder {folder}"
@@ -290,7 +306,7 @@ def _train(
         say(f"calibration: {calibration.kind}")
     model, seed = member_name(run.config.model), run.seed
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
-    about |= {"device": device, "versions": versions(run.config, devices)}
+    about |= {"device": device, "versions": versions(run.config, len(devices))}
     about["baselines"] = _baselines(dataset) | outcome.pop("baselines")
     result = RunResult(run_dir=folder, **about, **outcome)
     on_first(lambda: write_result(run, result))

@@ -204,6 +204,16 @@ TOGETHER = {
         ),
         "buckets that fall": (("--train.buckets", "8", "4"), "buckets must be rising"),
         "no layers": (("--model.layers",), r"model\.layers must be one or more"),
+        "no device": (("--mesh.devices",), r"mesh\.devices must be one or more different ids"),
+        "a device twice": (("--mesh.devices", "0", "0"), r"mesh\.devices .* got \(0, 0\)"),
+        "a device that is not there": (
+            ("--mesh.devices", "999"),
+            r"mesh\.devices must be ids of devices that are there, 0.*, got 999",
+        ),
+        "devices of another number": (
+            ("--mesh.devices", "0", "--mesh.data=2"),
+            r"mesh\.data must be 1, the number of mesh\.devices, or left out, got 2",
+        ),
     },
     "prepare interactions": {
         "shares of last-event": (

@@ -149,6 +149,30 @@ def test_warm_start_on_eight_devices(runs: Path, data: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(*evaluations, rtol=1e-4)
 
 
+@pytest.mark.parametrize("ids", [(5, 2), (3,)])
+def test_named_devices_give_the_bits_of_the_first_ones(
+    ids: tuple[int, ...], data: Path, tmp_path: Path
+) -> None:
+    light = dataclasses.replace(
+        CONFIG.model, extractor="none", evolution="none", auxiliary_weight=0.0
+    )
+    train = dataclasses.replace(CONFIG.train, epochs=1)
+    config = dataclasses.replace(CONFIG, model=light, train=train)
+    used = set[int]()
+    fit(config, data=data, run_dir=tmp_path / "first", mesh=MeshConfig(len(ids)))
+    earlier = set(map(id, jax.live_arrays()))
+
+    def stop_signal() -> None:
+        new = [array for array in jax.live_arrays() if id(array) not in earlier]
+        used.update(device.id for array in new for device in array.devices())
+
+    mesh = MeshConfig(devices=ids)
+    fit(config, data=data, run_dir=tmp_path / "named", mesh=mesh, stop_signal=stop_signal)
+    assert used == {*ids}
+    states = [latest(tmp_path / name) for name in ("first", "named")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
 def test_the_command_says_how_a_run_is_spread(data: Path, tmp_path: Path, capfd) -> None:
     flags = [*tiny_run.light_flags(data, tmp_path / "run"), "--train.epochs=1"]
     assert train.main(flags) == 0
@@ -157,4 +181,9 @@ def test_the_command_says_how_a_run_is_spread(data: Path, tmp_path: Path, capfd)
     assert train.main([*flags[:-1], "--mesh.data=5"]) != 0
     assert "mesh.data must divide train.batch_size 16, got 5" in capfd.readouterr().err
     assert train.main(["--resume", str(tmp_path / "run"), "--mesh.data", "2"]) == 0
-    assert train.main(["--mesh.data=2", "--resume", str(tmp_path / "run"), "--seed=1"]) != 0
+    capfd.readouterr()
+    assert train.main([*flags[:-1], "--mesh.devices", "0", "8"]) != 0
+    assert "ids of devices that are there, 0 to 7, got 8" in capfd.readouterr().err
+    resumed = ["--resume", str(tmp_path / "run"), "--mesh.devices", "4", "1"]
+    assert train.main(resumed) == 0
+    assert train.main([*resumed, "--seed=1"]) != 0

@@ -1,5 +1,8 @@
 """Rows over devices, and the number of devices: what needs none but the machine's one"""
 
+import functools
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 
 from dien_jax.config.settings import MeshConfig
 from dien_jax.errors import UserError
-from dien_jax.steps import mesh, sharding
+from dien_jax.steps import mesh
 from dien_jax.steps.exchange import capacity
 from dien_jax.steps.mesh import devices_in_use
 from dien_jax.steps.sharding import Layout
@@ -34,10 +37,54 @@ def test_a_round_holds_an_even_share_and_no_more_than_all(ids: int) -> None:
     assert capacity(25_600, 8) < 1.1 * 25_600 / 8
 
 
+@functools.cache
+def device(number: int) -> jax.Device:
+    """What a device is chosen by."""
+    stand_in = mock.Mock(spec=jax.Device)
+    stand_in.id = number
+    return stand_in
+
+
+def has_devices(monkeypatch, *processes: list[int]) -> None:
+    """Let each process of the run have devices of these ids."""
+    there = [[device(each) for each in ids] for ids in processes]
+    monkeypatch.setattr(mesh, "count", lambda: len(there))
+    monkeypatch.setattr(jax, "local_devices", lambda process=0: there[process])
+
+
+def numbers(config: MeshConfig, *batch_sizes: int) -> list[int]:
+    return [len(devices_in_use(config, rows)) for rows in batch_sizes]
+
+
 def test_all_devices_are_used_that_a_batch_divides_over(monkeypatch) -> None:
-    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
-    assert [devices_in_use(MeshConfig(), rows) for rows in (128, 100, 7, 1)] == [8, 5, 7, 1]
-    assert devices_in_use(MeshConfig(2), 100) == 2
+    has_devices(monkeypatch, [*range(8)])
+    assert numbers(MeshConfig(), 128, 100, 7, 1) == [8, 5, 7, 1]
+    assert devices_in_use(MeshConfig(2), 100) == [device(0), device(1)]
+
+
+def test_named_devices_are_used_in_their_order(monkeypatch) -> None:
+    has_devices(monkeypatch, [*range(8)])
+    assert devices_in_use(MeshConfig(devices=(3, 0)), 100) == [device(3), device(0)]
+    assert devices_in_use(MeshConfig(1, (7,)), 5) == [device(7)]
+    has_devices(monkeypatch, [0, 1], [64, 65])
+    found = devices_in_use(MeshConfig(devices=(65, 1)), 100)
+    assert found == [device(1), device(65)]  # those of a process in sequence
+
+
+def test_devices_that_cannot_be_used_are_refused(monkeypatch) -> None:
+    for ids in ((), (0, 0), (1, -1)):
+        with pytest.raises(UserError, match=r"mesh.devices must be one or more different ids"):
+            MeshConfig(devices=ids)
+    with pytest.raises(UserError, match=r"mesh.data must be 2, the number of mesh.devices, .* 3"):
+        MeshConfig(3, (0, 1))
+    has_devices(monkeypatch, [0, 1, 2, 3, 8], [64, 65])
+    for ids, message in (
+        ((0, 9), "ids of devices that are there, 0 to 3, 8, 64 to 65, got 9"),
+        ((0, 1, 64), "got 1 of process 1 and 2 of process 0; theirs are 64 to 65 and 0 to 3, 8"),
+        ((0, 1, 64, 65), "must divide train.batch_size 6, got 4; .* choose --train.batch-size 8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            devices_in_use(MeshConfig(devices=ids), 6)
 
 
 def test_other_numbers_of_devices_are_refused(monkeypatch) -> None:
@@ -45,7 +92,7 @@ def test_other_numbers_of_devices_are_refused(monkeypatch) -> None:
         MeshConfig(0)
     with pytest.raises(UserError, match=r"mesh.data must be at most 1, .* has 1 device, got 2"):
         devices_in_use(MeshConfig(2), 128)
-    monkeypatch.setattr(sharding.jax, "local_device_count", lambda: 8)
+    has_devices(monkeypatch, [*range(8)])
     expected = (
         r"mesh.data must divide train.batch_size 100, got 8; of 8 devices 1, 2, 4 or 5 can be "
         r"used, or choose --train.batch-size 104"
@@ -55,10 +102,9 @@ def test_other_numbers_of_devices_are_refused(monkeypatch) -> None:
 
 
 def test_several_processes_have_the_same_number_of_devices_each(monkeypatch) -> None:
-    monkeypatch.setattr(mesh, "count", lambda: 2)
-    monkeypatch.setattr(jax, "device_count", lambda: 8)
-    assert [devices_in_use(MeshConfig(), rows) for rows in (128, 100, 10, 2)] == [8, 4, 2, 2]
-    assert devices_in_use(MeshConfig(4), 100) == 4
+    has_devices(monkeypatch, [0, 1, 2, 3], [64, 65, 66, 67])
+    assert numbers(MeshConfig(), 128, 100, 10, 2) == [8, 4, 2, 2]
+    assert devices_in_use(MeshConfig(4), 100) == [device(each) for each in (0, 1, 64, 65)]
     for mesh_config, rows, message in (
         (MeshConfig(), 7, "train.batch_size must be a multiple of the 2 processes"),
         (MeshConfig(3), 12, "must be a multiple of their number 2, got 3"),
