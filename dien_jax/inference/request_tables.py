@@ -108,7 +108,8 @@ class TextTable:
                     )
                 yield reader.line_num, fields
         except csv.Error as error:
-            raise UserError(f"{self.where(reader.line_num)}: {error}") from error
+            header = "" if self.names else "expected Parquet, or CSV with a header: "
+            raise UserError(f"{self.where(reader.line_num)}: {header}{error}") from error
         if bad.count:
             raise UserError(f"{bad.examples[0]}; expected Parquet, or CSV with a header")
 

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -125,9 +126,18 @@ def read_lines(
 
 
 def is_gzip(file: Path) -> bool:
-    """Return whether a file begins like gzip."""
+    """Return whether a file begins like gzip; a pipe is a ``UserError``."""
+    refuse_pipe(file)
     with file.open("rb") as stream:
         return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
+def refuse_pipe(file: Path) -> None:
+    """Refuse a pipe or a socket, of which a second look at the first bytes finds nothing."""
+    mode = file.stat().st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        problem = "is a pipe, and this file is read more than once"
+        raise UserError(f"{file} {problem}; write it to a file first")
 
 
 class _Limited(io.RawIOBase):
@@ -193,6 +203,7 @@ def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
     unknown way is a UserError.
     """
     shown = file / member
+    refuse_pipe(file)
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if member not in names:

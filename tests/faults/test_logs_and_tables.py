@@ -3,6 +3,7 @@
 import csv
 import datetime
 import gzip
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
@@ -293,6 +294,18 @@ def odd_parquet_names(folder: Path) -> None:
 ZIP = ("movielens", "--name", "1m", "--from", "ml-1m.zip", "--out", "other")
 TOO_LARGE = "holds more than 100 times its compressed size"
 FILES: list[Case | Any] = [
+    *(
+        Case(
+            *(command, "archives", f"{command}: a pipe"),
+            arguments=arguments,
+            damage=lambda folder: os.mkfifo(folder / "pipe"),
+            message="pipe is a pipe, and this file is read more than once; write it to a file",
+        )
+        for command, arguments in {
+            "prepare": preparing("pipe"),
+            "predict": ("run", "--input", "pipe", "--out", "scores.csv"),
+        }.items()
+    ),
     Case("prepare", "archives", "encrypted", ZIP, hostile_archive(8, 1), "is encrypted"),
     Case("prepare", "archives", "patched", ZIP, hostile_archive(8, 32), "cannot be unpacked"),
     Case("prepare", "archives", "unknown", ZIP, hostile_archive(10, 99), "an unknown way, 99"),

@@ -1,6 +1,7 @@
 """Lines of logs: plain or gzip, and what happens to those that make no sense."""
 
 import gzip
+import os
 import zipfile
 from pathlib import Path
 
@@ -183,3 +184,11 @@ def test_a_file_of_empty_lines_is_no_text(tmp_path: Path, monkeypatch) -> None:
     file.write_bytes(b"one\n" + b"\n" * 101)
     with pytest.raises(UserError, match="log:102: not a text file, more than 100 lines in a row"):
         list(read_lines(file, BadLines()))
+
+
+@pytest.mark.parametrize("read", [lambda file: list(read_lines(file, BadLines())), member])
+def test_pipes_are_refused_without_waiting_for_a_writer(read, tmp_path: Path) -> None:
+    file = tmp_path / "pipe"
+    os.mkfifo(file)
+    with pytest.raises(UserError, match="pipe is a pipe, and this file is read more than once"):
+        read(file)
