@@ -7,7 +7,7 @@ import pytest
 
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.pipeline.events import load_events
-from dien_jax.preparation.reading.log_files import Log
+from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import open_workspace
 from dien_jax.utils.text_files import BadLines
 

@@ -19,7 +19,7 @@ from support.tiny_logs import events_of, real_data, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.reading import log_files as reading
+from dien_jax.preparation.reading import duckdb_files as reading
 from dien_jax.preparation.sources.interactions import prepare
 
 

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ibis
-import ibis.expr.datatypes as dt
 import numpy as np
-from ibis.expr.types import BooleanColumn, IntegerValue, StringColumn, Table, Value
+from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
 from dien_jax.data.clock import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.reading.array_files import ArrayFile
-from dien_jax.preparation.reading.log_files import Log
+from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES
@@ -25,11 +24,12 @@ SHOWN = 40  # characters shown of a malformed value
 VARIES = "varies"  # column of users and items: whether their rows differ in a feature
 PART_EVENTS = 1 << 22  # events that are held in memory at a time
 Narrow = Callable[[Table], Table] | None
-
-
-@ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
-def epoch_ms(moment: Value) -> IntegerValue:
-    """Milliseconds since 1970; declares DuckDB's function to Ibis."""
+ISO_DATE = (
+    r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}"
+    r"([ T]([01]?[0-9]|2[0-3]):[0-9]{1,2}(:[0-9]{1,2}([.][0-9]*)?)?"
+    r"( UTC|Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?\z"
+)
+"""Dates that all engines read alike."""
 
 
 class EventPart(NamedTuple):
@@ -127,11 +127,11 @@ def load_events(
             raise ValueError(f"a log needs the column {name!r}; this one has {columns}")
     clock = _clock(workspace, log.file, log.rows)
     with stage("checking rows"):
-        checked = _checked(log.rows, clock, features.columns)
+        checked = _checked(workspace, log.rows, clock, features.columns)
         malformed = workspace.count(checked.filter(checked.reason.notnull()))
     if malformed and log.reread is not None:
         log = log.reread()
-        checked = _checked(log.rows, clock, features.columns)
+        checked = _checked(workspace, log.rows, clock, features.columns)
     total = workspace.count(log.rows) + log.bad.count
     if malformed:
         wrong = checked.filter(checked.reason.notnull())
@@ -139,7 +139,7 @@ def load_events(
         shown = [row for batch in workspace.batches(first) for row in batch.to_pylist()]
         log.bad.count += workspace.count(wrong) - len(shown)
         for row in shown:
-            log.bad.add(log.file, row["line"], row["reason"])
+            log.bad.add(*log.place(row["line"]), row["reason"])
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
@@ -153,14 +153,14 @@ def load_events(
         label = ["label"] if "label" in log.rows.columns else []
         contexts = [feature.alias for feature in features.context]
         rows = rows.select("sequence", "code", "time", "line", *label, *contexts)
-        rows = workspace.store("events", rows.order_by("sequence", "time", "line"))
+        rows = workspace.store_ordered("events", rows, ["sequence", "time", "line"])
         num_rows, num_users, num_items = map(workspace.count, (rows, users, items))
         if not num_rows:
             raise UserError(f"{log.file}: nothing is left to prepare")
         dtypes: dict[str, type] = {"sequence": np.int32, "code": np.int32, "time": np.int64}
         dtypes |= dict.fromkeys(label, np.int8)
-        arrays = workspace.array_files("events", rows.order_by(rows.rowid()), dtypes)
-    by_time = rows.select("code", "time", position=rows.rowid())
+        arrays = workspace.array_files("events", rows, dtypes)
+    by_time = rows.select("code", "time", "position")
     lengths = np.zeros(num_users, np.int64)
     for block in arrays["sequence"].blocks():
         counts = np.bincount(block - block[0])
@@ -173,7 +173,7 @@ def load_events(
         features=features,
         users=users,
         items=items,
-        contexts=rows.select("line", *contexts, position=rows.rowid()),
+        contexts=rows.select("line", *contexts, "position"),
         rows=clean,
         ordered=by_time.order_by("time", "position"),
         num_items=num_items,
@@ -188,7 +188,10 @@ def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) 
     ``other`` has ``line``, the key and columns named like the features. If a key occurs again, its
     first value that is not missing counts.
     """
-    values = {column.alias: other[column.name].first(order_by=other.line) for column in columns}
+    values = {}
+    for column in columns:
+        value = other[column.name]
+        values[column.alias] = value.argmin(other.line, where=value.notnull())
     joined = rows.left_join(other.group_by(key).aggregate(**values), key)
     return joined.select(*rows.columns, *values)
 
@@ -196,17 +199,18 @@ def attach(rows: Table, key: str, other: Table, columns: tuple[LogColumn, ...]) 
 def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
     """Return how most of the timestamps are written."""
     stamp = rows.timestamp
-    number = _number(stamp)
-    is_date_number = stamp.re_search(f"^({DATE_NUMBER})$")
+    number = workspace.number(stamp)
+    is_date_number = stamp.re_search(rf"^({DATE_NUMBER})\z")
     counted = rows.aggregate(
         numbers=number.count(),
         large=(number > LIKELY_MILLISECONDS).sum(),
-        dates=_moment(stamp).count(),
+        dates=_moment(workspace, stamp).count(),
         date_numbers=is_date_number.sum(),
     )
     counts = workspace.numbers(counted)
     if 2 * counts["date_numbers"] > counts["numbers"]:
-        example = next(workspace.strings(rows.filter(is_date_number).limit(1), "timestamp"))
+        first = rows.filter(is_date_number).order_by("line").limit(1)
+        example = next(workspace.strings(first, "timestamp"))
         problem = f"the timestamps look like dates without hyphens, {example} for example"
         raise UserError(f"{file}: {problem}; write ISO dates or seconds since 1970")
     iso = counts["dates"] > counts["numbers"]
@@ -214,18 +218,15 @@ def _clock(workspace: Workspace, file: Path, rows: Table) -> Clock:
     return Clock(iso, "milliseconds" if is_fine else "seconds")
 
 
-def _number(text: StringColumn) -> Value:
-    """Parse numbers as at ranking, float64; NULL for another text."""
-    return text.contains("_").ifelse(ibis.null("float64"), text.try_cast("float64"))
-
-
-def _moment(text: StringColumn) -> Value:
+def _moment(workspace: Workspace, text: StringColumn) -> Value:
     """Parse ISO dates, int64 milliseconds since 1970; NULL for another text."""
-    is_date = text.re_search("^[0-9]+-")
-    return epoch_ms(is_date.ifelse(text, ibis.null("string")).try_cast(dt.Timestamp("UTC")))
+    is_date = text.re_search(ISO_DATE)
+    return workspace.milliseconds(is_date.ifelse(text, ibis.null("string")))
 
 
-def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Table:
+def _checked(
+    workspace: Workspace, rows: Table, clock: Clock, features: tuple[LogColumn, ...]
+) -> Table:
     """Return the rows with typed columns, and ``reason``: why a row is malformed, or NULL."""
     stamp = rows.timestamp
     shown = ibis.literal("timestamp '") + stamp.substr(0, SHOWN) + "' "
@@ -235,13 +236,13 @@ def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Tabl
         (stamp.isnull(), "the timestamp is empty"),
     ]
     if clock.iso:
-        time = _moment(stamp)
+        time = _moment(workspace, stamp)
         reasons += [
             (time.isnull(), shown + "is not an ISO date"),
             (time < 0, shown + "is before 1970"),
         ]
     else:
-        time = _number(stamp)
+        time = workspace.number(stamp)
         is_whole = ~time.isnan() & (time.isinf() | (time % 1.0 == 0.0))  # floor() is an int64
         other = {"seconds": "milliseconds", "milliseconds": "seconds"}[clock.unit]
         is_other = (time > LIKELY_MILLISECONDS) == (clock.unit == "seconds")
@@ -261,7 +262,7 @@ def _checked(rows: Table, clock: Clock, features: tuple[LogColumn, ...]) -> Tabl
     for feature in features:
         if feature.kind == "numeric":
             text = rows[feature.alias]
-            number = _number(text)
+            number = workspace.number(text)
             number = number.isnan().ifelse(ibis.null("float64"), number)
             missing = text.isnull() | (text.lower() == "nan")
             wrong = ~missing & (number.isnull() | (number.abs() > LARGEST_NUMBER))
@@ -282,17 +283,16 @@ def _numbered_ids(
     varies = {VARIES: reduce(or_, differs).fill_null(False)} if differs else {}
     values = first_values(clean, features)
     grouped = clean.group_by(raw=clean[name]).aggregate(**values, **varies, first=clean.line.min())
-    return workspace.store(f"{name}s", numbered(grouped))
+    return numbered(workspace, f"{name}s", grouped)
 
 
 def first_values(clean: Table, features: tuple[LogColumn, ...]) -> dict[str, Value]:
     """Return, by alias, the first value of each feature that is not missing, of grouped rows."""
-    order = [clean.time, clean.line]
+    order = ibis.struct({"time": clean.time, "line": clean.line})
     columns = {feature.alias: clean[feature.alias] for feature in features}
-    return {a: c.first(where=c.notnull(), order_by=order) for a, c in columns.items()}
+    return {alias: c.argmin(order, where=c.notnull()) for alias, c in columns.items()}
 
 
-def numbered(grouped: Table) -> Table:
-    """Replace the column ``first`` of a table by ``position``, the row's number in its order."""
-    position = ibis.row_number().over(order_by=grouped["first"])
-    return grouped.mutate(position=position).drop("first")
+def numbered(workspace: Workspace, name: str, grouped: Table) -> Table:
+    """Store a table in the order of its column ``first``, with ``position`` in place of that."""
+    return workspace.store_ordered(name, grouped, ["first"]).drop("first")

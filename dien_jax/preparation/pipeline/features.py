@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import ibis
 import numpy as np
 import pyarrow as pa
 from ibis.expr.types import Table
@@ -236,10 +235,8 @@ class Encoder:
     def _multivalued(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         name, max_values = column.name, self.events.features.max_values
         cells = values.filter(values.raw.notnull())
-        parts = cells.raw.split(self.events.features.separator)
-        rank = ibis.range(0, parts.length()).unnest()
-        pieces = cells.select("position", rank=rank, raw=parts.unnest().strip())
-        pieces = self.workspace.store(f"pieces of {name}", pieces.filter(pieces.raw != ""))
+        pieces = self.workspace.pieces(cells, self.events.features.separator)
+        pieces = self.workspace.store(f"pieces of {name}", pieces)
         raws, count = self._numbered(name, pieces)
         joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
         ordered = joined.order_by("position", "rank")
@@ -287,7 +284,7 @@ class Encoder:
         """Return all raw values once, numbered by first appearance, and how many there are."""
         first = values.position.cast("int64") * (1 << 20) + values["rank"]
         grouped = values.group_by("raw").aggregate(first=first.min())
-        stored = self.workspace.store(f"values of {name}", numbered(grouped))
+        stored = numbered(self.workspace, f"values of {name}", grouped)
         return stored, self.workspace.count(stored)
 
 

@@ -29,7 +29,7 @@ def separator_warnings(
         if not count or count < MANY * total:
             continue
         if sign in POSSIBLE:
-            pieces = raws.select(piece=raws.raw.split(sign).unnest().strip())
+            pieces = workspace.pieces(raws.select("position", "raw"), sign).select("raw")
             if RECURRENCE * workspace.count(pieces.distinct()) > total:
                 continue
         (example,) = workspace.strings(

@@ -1,110 +1,99 @@
-"""The database of large logs: DuckDB, on disk, within a memory limit.
+"""The engine of large logs: tables on disk, computed by expressions of Ibis.
 
 Ibis only writes the SQL, so nothing depends on which releases of the Python interfaces of Ibis and
-DuckDB work together. Importing this module needs the extra ``data``: sources import it in their
-``prepare``, after ``require("data", ...)`` of :mod:`dien_jax.utils.extras`.
+an engine work together. Expressions are those that all engines have, with equal results; what an
+engine has in words of its own is a method of :class:`Workspace`. Importing this module needs the
+extra ``data``: sources import it in their ``prepare``, after ``require("data", ...)`` of
+:mod:`dien_jax.utils.extras`.
 """
 
+import abc
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import duckdb
-import ibis
 import numpy as np
 import pyarrow as pa
-from ibis.expr.types import Table
+from ibis.expr.types import StringValue, Table, Value
 
 from dien_jax.data.writer import check_target
-from dien_jax.errors import UserError, reason, writing
+from dien_jax.errors import writing
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
 from dien_jax.utils.files import check_utf8, partial_folder
+
+POSITION = "position"
+"""Column of an ordered table: the row's number, int64 from 0."""
 
 
 @contextlib.contextmanager
 def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
-    """Open a database in a hidden folder next to ``out``, the folder to create, and remove it.
+    """Open an engine with a hidden folder next to ``out``, the folder to create, and remove it.
 
     Tables beyond the memory limit, such as ``1GB``, spill to that disk. Errors of the engine that a
     user can act on leave the block as ``UserError``.
     """
+    from dien_jax.preparation.reading.duckdb_workspace import duckdb_workspace
+
     check_target(out)
     check_utf8(out, "--out")
-    try:
-        with (
-            writing(out, "dataset folder"),
-            partial_folder(out, "work-") as folder,
-            _connect(folder, memory_limit) as connection,
-        ):
-            yield Workspace(folder, connection)
-    except duckdb.OutOfMemoryException as error:
-        problem = f"the database ran out of memory within {memory_limit}; raise --memory-limit"
-        raise UserError(f"{problem}: {reason(error)}") from error
-    except (duckdb.InterruptException, RuntimeError) as error:
-        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
-            raise KeyboardInterrupt from error  # how the engine reports Ctrl-C
-        raise
-    except (duckdb.OperationalError, duckdb.FatalException) as error:
-        raise UserError(f"dataset folder {out} cannot be written: {reason(error)}") from error
+    with (
+        writing(out, "dataset folder"),
+        partial_folder(out, "work-") as folder,
+        duckdb_workspace(out, folder, memory_limit) as workspace,
+    ):
+        yield workspace
 
 
-def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
-    config: dict[str, Any] = {
-        "memory_limit": memory_limit,
-        "temp_directory": str(folder / "spill"),
-        "autoinstall_known_extensions": False,
-        "TimeZone": "UTC",
-    }
-    try:
-        connection = duckdb.connect(folder / "work.duckdb", config=config)
-        connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
-        connection.execute("SET enable_progress_bar = false")  # it writes to standard output
-    except duckdb.IOException as error:
-        raise UserError(f"{folder} cannot be written: {reason(error)}") from error
-    except duckdb.Error as error:
-        got = f"{memory_limit!r}: {error}"
-        raise UserError(f"--memory-limit must be a size such as 1GB, got {got}") from error
-    return connection
+class Workspace(abc.ABC):
+    """Tables in an engine.
 
+    Attributes:
+      folder: folder for temporary files of this process.
+    """
 
-class Workspace:
-    """Tables in the database."""
+    folder: Path
 
-    def __init__(self, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
-        self.folder = folder  # for temporary files
-        self._connection = connection
-
-    def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> None:
-        """Run a statement that Ibis cannot express."""
-        self._connection.execute(statement, parameters)
-
+    @abc.abstractmethod
     def store(self, name: str, table: Table | pa.Table) -> Table:
-        """Compute a table once and store it under a name, rows in order."""
-        if isinstance(table, pa.Table):
-            self._connection.register("arrow table", table)
-            query, schema = 'SELECT * FROM "arrow table"', ibis.Schema.from_pyarrow(table.schema)
-        else:
-            query, schema = _query(table), table.schema()
-        self.sql(f"CREATE OR REPLACE TABLE {quoted(name)} AS {query}")
-        return ibis.table(schema, name=name)
+        """Compute a table once and store it; a later one of the same name may replace it."""
 
+    @abc.abstractmethod
+    def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
+        """Store a table with its rows in the order of some columns, numbered as ``position``.
+
+        No two rows have equal values in all of these columns.
+        """
+
+    @abc.abstractmethod
     def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
-        """Store a new table batch by batch, rows in order."""
-        table = self.store(name, schema.empty_table())
-        for batch in batches:
-            self._connection.register("arrow batch", batch)
-            self.sql(f'INSERT INTO {quoted(name)} SELECT * FROM "arrow batch"')
-        return table
+        """Store a new table batch by batch."""
 
-    def batches(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a table, in order, a batch at a time."""
-        yield from pa.RecordBatchReader.from_stream(self._connection.sql(_query(table)))
+    @abc.abstractmethod
+    def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a table a batch at a time: all columns, or the given ones.
 
+        The rows are in the order that ``order_by`` or :meth:`store_ordered` gave the table.
+        """
+
+    @abc.abstractmethod
     def numbers(self, table: Table) -> dict[str, int]:
         """Return the one row of a table of whole numbers; NULL becomes 0."""
-        (values,) = self._connection.sql(_query(table)).fetchall()
-        return {name: int(value or 0) for name, value in zip(table.columns, values, strict=True)}
+
+    @abc.abstractmethod
+    def number(self, text: StringValue) -> Value:
+        """Parse numbers as at ranking, float64; NULL for another text."""
+
+    @abc.abstractmethod
+    def milliseconds(self, date: StringValue) -> Value:
+        """Parse dates of the form ``ISO_DATE``, int64 since 1970; NULL for one that is none."""
+
+    @abc.abstractmethod
+    def pieces(self, cells: Table, separator: str) -> Table:
+        """Split text at a separator; no row for a piece of white space alone.
+
+        ``cells`` has ``position`` and ``raw``, which is never NULL. The result has ``position``,
+        ``rank``, the number of the piece in its cell, and ``raw``, the piece.
+        """
 
     def count(self, table: Table) -> int:
         """Return the number of rows of a table."""
@@ -116,7 +105,7 @@ class Workspace:
         """Return columns of a table of ``rows`` rows; NULL is -1 in integers, NaN in floats."""
         arrays = {name: np.empty(rows, dtype) for name, dtype in dtypes.items()}
         start = 0
-        for batch in self.batches(table.select(*dtypes)):
+        for batch in self.batches(table, list(dtypes)):
             stop = start + batch.num_rows
             for name, array in arrays.items():
                 array[start:stop] = _numbers(batch.column(name), dtypes[name])
@@ -136,14 +125,14 @@ class Workspace:
                 column: stack.enter_context(ArrayWriter(self.folder / f"{name} {column}", dtype))
                 for column, dtype in dtypes.items()
             }
-            for batch in self.batches(table.select(*dtypes)):
+            for batch in self.batches(table, list(dtypes)):
                 for column, writer in writers.items():
                     writer.append(_numbers(batch.column(column), dtypes[column]))
         return {column: writer.file for column, writer in writers.items()}
 
     def strings(self, table: Table, column: str) -> Iterator[str]:
         """Yield one text column of a table, row by row."""
-        for batch in self.batches(table.select(column)):
+        for batch in self.batches(table, [column]):
             yield from batch.column(column).to_pylist()
 
 
@@ -151,12 +140,3 @@ def _numbers(column: pa.Array, dtype: type[np.generic]) -> np.ndarray:
     if issubclass(dtype, np.integer) and column.null_count:
         column = column.fill_null(-1)
     return column.to_numpy(zero_copy_only=False)
-
-
-def quoted(name: str) -> str:
-    """Quote the name of a table or column for SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _query(table: Table) -> str:
-    return str(ibis.to_sql(table, dialect="duckdb"))

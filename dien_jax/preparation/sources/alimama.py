@@ -26,7 +26,7 @@ from dien_jax.utils.extras import require
 from dien_jax.utils.text_files import plain_or_gzip
 
 if TYPE_CHECKING:
-    from dien_jax.preparation.reading.log_files import Log
+    from dien_jax.preparation.reading.log import Log
     from dien_jax.preparation.reading.workspace import Workspace
 
 PAGE = "https://tianchi.aliyun.com/dataset/56"

@@ -18,13 +18,8 @@ from typing import Any
 
 from ibis.expr.types import Table
 
-from dien_jax.preparation.reading.log_files import (
-    Log,
-    as_text,
-    json_object,
-    read_records,
-    text_value,
-)
+from dien_jax.preparation.reading.log import Log
+from dien_jax.preparation.reading.log_files import as_text, json_object, read_records, text_value
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources.amazon_catalogue import Year
 

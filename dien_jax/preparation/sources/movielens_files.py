@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.reading.log_files import Log, read_records
+from dien_jax.preparation.reading.log import Log
+from dien_jax.preparation.reading.log_files import read_records
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources.movielens import Name
 from dien_jax.utils.text_files import BadLines, read_lines

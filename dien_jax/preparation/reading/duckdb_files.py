@@ -1,0 +1,270 @@
+"""CSV and Parquet files in DuckDB.
+
+The database's own CSV reader is fast, but after a quote that is never closed it skips an unknown
+number of rows. So a file in which it meets anything unexpected is read a second time in Python,
+line by line: every malformed line is counted and reported by its number.
+"""
+
+import contextlib
+import csv
+import re
+import shutil
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from ibis.expr.types import Table
+
+from dien_jax.data.value_text import check_type, column_text, joined
+from dien_jax.errors import UserError
+from dien_jax.preparation.reading.duckdb_workspace import DuckDBWorkspace, quoted
+from dien_jax.preparation.reading.log import (
+    FileStart,
+    Log,
+    Wanted,
+    column_places,
+    files_of,
+    load_records,
+)
+from dien_jax.utils.console import stage
+from dien_jax.utils.files import check_utf8
+from dien_jax.utils.parquet_files import parquet_batches
+from dien_jax.utils.text_files import (
+    EXAMPLES,
+    BadLines,
+    check_gzip_size,
+    is_gzip,
+    open_bytes,
+    read_lines,
+)
+
+PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
+LONGEST_RECORD = 10  # lines that a quoted value may span when a file is read line by line
+PARQUET_ROWS = 1 << 18  # rows of a Parquet file read at a time
+END = (0, "")  # after the last line
+
+
+class _Form(NamedTuple):
+    """What to read of the files of a log, and how."""
+
+    wanted: Wanted
+    columns: list[str]  # names of all columns of CSV without a header
+    separator: str  # joins the values of a Parquet list
+    hint: str  # end of the message about CSV that lacks a column
+
+
+def read_duckdb(
+    workspace: DuckDBWorkspace,
+    file: Path,
+    wanted: Wanted,
+    columns: list[str],
+    separator: str,
+    hint: str,
+) -> Log:
+    """Read columns of a file, recognised by its first bytes, gzip too; or of all files of a folder.
+
+    The arguments are those of ``read_columns`` of :mod:`dien_jax.preparation.reading.log_files`.
+    """
+    form = _Form(wanted, columns, separator, hint)
+    if file.is_dir():
+        read = stage(f"reading {file}")(partial(_read_folder, workspace, file, form))
+        return read(by_line=False)
+    again = stage(f"reading {file} line by line")(partial(_read, workspace, file, form))
+    with stage(f"reading {file}"):
+        log = _read(workspace, file, form)
+    return log if log.reread is None else log._replace(reread=lambda: again(by_line=True))
+
+
+def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: _Form, by_line: bool) -> Log:
+    """Read all files of a folder as one log."""
+    bad, starts, line = BadLines(), [], 0
+    has_reread = False
+    for number, file in enumerate(files_of(folder)):
+        log = _read(workspace, file, form, by_line)
+        starts.append(FileStart(line, file))
+        bad.count += log.bad.count
+        bad.examples += log.bad.examples[: EXAMPLES - len(bad.examples)]
+        has_reread |= log.reread is not None
+        moved = f"SELECT * REPLACE (line + {line} AS line) FROM rows"
+        create = 'CREATE OR REPLACE TABLE "all rows" AS' if not number else 'INSERT INTO "all rows"'
+        workspace.sql(f"{create} {moved}")
+        line += workspace.numbers(log.rows.aggregate(last=log.rows.line.max()))["last"] + 1
+    rows = ibis.table(log.rows.schema(), name="all rows")
+    again = partial(_read_folder, workspace, folder, form, True) if has_reread else None
+    return Log(folder, rows, bad, again, tuple(starts))
+
+
+def _read(workspace: DuckDBWorkspace, file: Path, form: _Form, by_line: bool = False) -> Log:
+    """Read a file as the table ``rows``."""
+    check_utf8(file)
+    magic = b""  # a file that cannot be read: reading it as text raises the right error
+    with contextlib.suppress(OSError, EOFError, zlib.error), open_bytes(file) as stream:
+        magic = stream.read(len(PARQUET_MAGIC))
+    if magic == ZIP_MAGIC:
+        raise UserError(f"{file} is a zip archive; unpack it, and name the file in it")
+    if magic == PARQUET_MAGIC:
+        return _read_parquet(workspace, file, form.wanted, form.separator)
+    delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
+    header = form.columns or csv_header(file, delimiter)
+    places = column_places(file, form.wanted, header, form.hint)
+    has_header = not form.columns
+    if is_gzip(file):
+        check_gzip_size(file)
+    if not by_line:
+        rows = _read_csv(workspace, file, delimiter, len(header), places, has_header)
+        if rows is not None:
+            again = partial(_read, workspace, file, form, True)
+            return Log(file, rows, BadLines(), again)
+    bad = BadLines()
+    records = _records(file, delimiter, len(header), has_header, bad)
+    chosen = ((number, [f[p] for p in places.values()]) for number, f in records)
+    return Log(file, load_records(workspace, "rows", list(places), chosen), bad)
+
+
+def csv_header(file: Path, delimiter: str) -> list[str]:
+    """Return the names in the first line of a CSV file."""
+    bad = BadLines()
+    number, line = next(read_lines(file, bad), END)
+    if number != 1:
+        raise UserError(f"{bad.examples[0]}; expected Parquet, or CSV with a header")
+    try:
+        names = next(csv.reader([line], delimiter=delimiter, strict=True))
+    except (csv.Error, StopIteration) as error:
+        raise UserError(f"{file}:1: expected a CSV header, found {line[:80]!r}") from error
+    return [name.strip() for name in names]
+
+
+def _read_csv(
+    workspace: DuckDBWorkspace,
+    file: Path,
+    delimiter: str,
+    width: int,
+    places: Mapping[str, int],
+    has_header: bool,
+) -> Table | None:
+    """Read the file with the database's own reader; None when it meets anything unexpected."""
+    types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(width))
+    selected = ", ".join(f"c{place} AS {quoted(alias)}" for alias, place in places.items())
+    compression = "gzip" if is_gzip(file) else "none"
+    query = (
+        f"CREATE TABLE raw AS SELECT {selected} FROM read_csv($file, auto_detect = false, "
+        f"columns = {{{types}}}, header = {has_header}, delim = $delimiter, quote = '\"', "
+        f"escape = '\"', nullstr = '', compression = {compression}, strict_mode = true)"
+    )
+    try:
+        workspace.sql(query, {"file": _escape_wildcards(file), "delimiter": delimiter})
+    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
+        return None
+    raw = ibis.table(dict.fromkeys(places, "string"), name="raw")
+    rows = workspace.store("rows", raw.mutate(line=raw.rowid()))
+    workspace.sql("DROP TABLE raw")
+    return rows
+
+
+def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separator: str) -> Log:
+    plain = file
+    if is_gzip(file):
+        plain = workspace.folder / "log.parquet"
+        with open_bytes(file) as source, plain.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    schema = pa.schema([("line", pa.int64()), *((alias, pa.string()) for alias in wanted)])
+    try:
+        with pq.ParquetFile(plain) as parquet:
+            places = column_places(file, wanted, parquet.schema_arrow.names)
+            for alias, column in wanted.items():
+                check_type(
+                    column.where(file), parquet.schema_arrow.field(places[alias]).type, column.kind
+                )
+            names = sorted({column.name for column in wanted.values()})
+            batches = parquet_batches(plain, PARQUET_ROWS, names, shown=file)
+            texts = _batch_texts(file, batches, wanted, separator, schema)
+            return Log(file, workspace.append("rows", texts, schema), BadLines())
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
+
+
+def _batch_texts(
+    file: Path,
+    batches: Iterable[pa.RecordBatch],
+    wanted: Wanted,
+    separator: str,
+    schema: pa.Schema,
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of a Parquet file as line numbers, from 1, and text; empty text is null."""
+    start = 1
+    for batch in batches:
+        lines = pa.array(np.arange(start, start + batch.num_rows))
+        start += batch.num_rows
+        columns = [lines]
+        for column in wanted.values():
+            where, values = column.where(file), batch.column(column.name)
+            texts = column_text(where, values, column.kind)
+            if pa.types.is_large_list(texts.type):
+                texts = joined(where, texts, separator)
+            empty = pc.equal(texts, "")
+            columns.append(pc.if_else(empty, None, texts).cast(pa.string()))
+        yield pa.record_batch(columns, schema=schema)
+
+
+def _escape_wildcards(file: Path) -> str:
+    """Return a pattern that matches this path alone: the engine expands ``*?[``."""
+    return re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", str(file.absolute()))
+
+
+def _records(
+    file: Path, delimiter: str, width: int, has_header: bool, bad: BadLines
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of every record of a CSV file that has ``width`` fields."""
+    lines = read_lines(file, bad)
+    if has_header:
+        next(lines)
+    waiting: deque[tuple[int, str]] = deque()
+    while (record := waiting.popleft() if waiting else next(lines, END)) != END:
+        number, line = record
+        if not line:
+            continue
+        try:
+            plain = '"' not in line
+            fields = line.split(delimiter) if plain else _quoted(line, delimiter, lines, waiting)
+            if len(fields) != width:
+                raise ValueError(f"expected {width} columns, found {len(fields)}")
+        except ValueError as error:
+            bad.add(file, number, str(error))
+        else:
+            yield number, fields
+
+
+def _quoted(
+    line: str, delimiter: str, lines: Iterator[tuple[int, str]], waiting: deque[tuple[int, str]]
+) -> list[str]:
+    """Return the fields of a record that starts with ``line``; ``ValueError`` if it is malformed.
+
+    A value whose quote is not closed continues in the next lines, at most ``LONGEST_RECORD``. They
+    are consumed only when that completes a record.
+    """
+    parts = [line + "\n"]
+    while len(parts) <= LONGEST_RECORD:
+        try:
+            fields = next(csv.reader(parts, delimiter=delimiter, strict=True))
+        except csv.Error as error:
+            if "unexpected end" not in str(error):
+                raise ValueError(f"wrong quotes: {error}") from error
+        else:
+            for _ in parts[1:]:
+                waiting.popleft()
+            return fields
+        if len(parts) > len(waiting):
+            waiting.append(next(lines, END))
+        if waiting[len(parts) - 1] == END:
+            break
+        parts.append(waiting[len(parts) - 1][1] + "\n")
+    raise ValueError("a quote is not closed")

@@ -1,0 +1,123 @@
+"""The default engine: DuckDB in this process, on disk, within a memory limit."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.datatypes as dt
+import pyarrow as pa
+from ibis.expr.operations import Node
+from ibis.expr.types import IntegerValue, StringValue, Table, Value
+
+from dien_jax.errors import UserError, reason
+from dien_jax.preparation.reading.workspace import POSITION, Workspace
+
+
+@ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
+def epoch_ms(moment: Value) -> IntegerValue:
+    """Milliseconds since 1970; declares DuckDB's function to Ibis."""
+
+
+@contextlib.contextmanager
+def duckdb_workspace(out: Path, folder: Path, memory_limit: str) -> Iterator["DuckDBWorkspace"]:
+    """Open a database in ``folder``, to prepare the dataset folder ``out``."""
+    try:
+        with _connect(folder, memory_limit) as connection:
+            yield DuckDBWorkspace(folder, connection)
+    except duckdb.OutOfMemoryException as error:
+        problem = f"the database ran out of memory within {memory_limit}; raise --memory-limit"
+        raise UserError(f"{problem}: {reason(error)}") from error
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error  # how the engine reports Ctrl-C
+        raise
+    except (duckdb.OperationalError, duckdb.FatalException) as error:
+        raise UserError(f"dataset folder {out} cannot be written: {reason(error)}") from error
+
+
+def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
+    config: dict[str, Any] = {
+        "memory_limit": memory_limit,
+        "temp_directory": str(folder / "spill"),
+        "autoinstall_known_extensions": False,
+        "TimeZone": "UTC",
+    }
+    try:
+        connection = duckdb.connect(folder / "work.duckdb", config=config)
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
+        connection.execute("SET enable_progress_bar = false")  # it writes to standard output
+    except duckdb.IOException as error:
+        raise UserError(f"{folder} cannot be written: {reason(error)}") from error
+    except duckdb.Error as error:
+        got = f"{memory_limit!r}: {error}"
+        raise UserError(f"--memory-limit must be a size such as 1GB, got {got}") from error
+    return connection
+
+
+class DuckDBWorkspace(Workspace):
+    """Tables in a database of DuckDB, which keeps their rows in order."""
+
+    def __init__(self, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
+        self.folder = folder
+        self._connection = connection
+        self._ordered: set[Node] = set()  # tables of store_ordered
+
+    def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Run a statement that Ibis cannot express."""
+        self._connection.execute(statement, parameters)
+
+    def store(self, name: str, table: Table | pa.Table) -> Table:
+        if isinstance(table, pa.Table):
+            self._connection.register("arrow table", table)
+            query, schema = 'SELECT * FROM "arrow table"', ibis.Schema.from_pyarrow(table.schema)
+        else:
+            query, schema = _query(table), table.schema()
+        self.sql(f"CREATE OR REPLACE TABLE {quoted(name)} AS {query}")
+        return ibis.table(schema, name=name)
+
+    def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
+        stored = self.store(name, table.order_by(*by))
+        numbered = stored.mutate(stored.rowid().name(POSITION))
+        self._ordered.add(numbered.op())
+        return numbered
+
+    def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
+        table = self.store(name, schema.empty_table())
+        for batch in batches:
+            self._connection.register("arrow batch", batch)
+            self.sql(f'INSERT INTO {quoted(name)} SELECT * FROM "arrow batch"')
+        return table
+
+    def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+        if table.op() in self._ordered:
+            table = table.order_by(POSITION)
+        query = _query(table.select(*columns) if columns else table)
+        yield from pa.RecordBatchReader.from_stream(self._connection.sql(query))
+
+    def numbers(self, table: Table) -> dict[str, int]:
+        (values,) = self._connection.sql(_query(table)).fetchall()
+        return {name: int(value or 0) for name, value in zip(table.columns, values, strict=True)}
+
+    def number(self, text: StringValue) -> Value:
+        return text.contains("_").ifelse(ibis.null("float64"), text.try_cast("float64"))
+
+    def milliseconds(self, date: StringValue) -> Value:
+        return epoch_ms(date.try_cast(dt.Timestamp("UTC")))
+
+    def pieces(self, cells: Table, separator: str) -> Table:
+        parts = cells.raw.split(separator)
+        rank = ibis.range(0, parts.length()).unnest()
+        pieces = cells.select(POSITION, rank=rank, raw=parts.unnest().strip())
+        return pieces.filter(pieces.raw != "")
+
+
+def quoted(name: str) -> str:
+    """Quote the name of a table or column for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _query(table: Table) -> str:
+    return str(ibis.to_sql(table, dialect="duckdb"))

@@ -1,0 +1,95 @@
+"""A log in an engine: its rows as text columns, and where each row comes from."""
+
+import bisect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+from ibis.expr.types import Table
+
+from dien_jax.errors import UserError, printable, suggestion
+from dien_jax.preparation.options import LogColumn
+from dien_jax.preparation.reading.workspace import Workspace
+from dien_jax.utils.text_files import BadLines
+
+BATCH_ROWS = 1 << 16
+Wanted = Mapping[str, LogColumn]  # columns of a log by their name in the engine
+
+
+class FileStart(NamedTuple):
+    """A file of a log in several files."""
+
+    line: int  # the line of the log before the file's first one
+    file: Path
+
+
+class Log(NamedTuple):
+    """A log in an engine."""
+
+    file: Path  # the file, or the folder of files, it was read from
+    # the requested columns as text, NULL where empty, and line, rising in the log's order
+    rows: Table
+    bad: BadLines  # the malformed lines that are not among rows
+    # reads the log again, so that line is that of the file, from 1; None where it is that already
+    reread: "Callable[[], Log] | None" = None
+    starts: tuple[FileStart, ...] = ()  # the files of a folder, in the log's order
+
+    def place(self, line: int) -> tuple[Path, int]:
+        """Return the file of a line of the log, and its number there."""
+        if not self.starts:
+            return self.file, line
+        start, file = self.starts[bisect.bisect_left(self.starts, (line, Path())) - 1]
+        return file, line - start
+
+    def check(self, workspace: Workspace, max_bad_share: float) -> list[str]:
+        """Check the share of malformed lines, and return lines about them."""
+        return self.bad.check(workspace.count(self.rows) + self.bad.count, max_bad_share)
+
+
+def files_of(file: Path) -> list[Path]:
+    """Return the files of a log: the file itself, or those in a folder and its folders, by name.
+
+    Names that begin with ``_`` or ``.`` are those of no data, as in folders that Spark writes.
+    """
+    if not file.is_dir():
+        return [file]
+    found = []
+    for part in sorted(file.rglob("*")):
+        hidden = any(name.startswith(("_", ".")) for name in part.relative_to(file).parts)
+        if part.is_file() and not hidden:
+            found.append(part)
+    if not found:
+        raise UserError(f"{file}: expected a folder with CSV or Parquet files, found none")
+    return found
+
+
+def load_records(
+    workspace: Workspace, table: str, names: list[str], records: Iterable[tuple[int, list[str]]]
+) -> Table:
+    """Store records with their line numbers as a table, empty values as NULL."""
+    schema = pa.schema([("line", pa.int64()), *((name, pa.string()) for name in names)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        waiting = iter(records)
+        while batch := list(itertools.islice(waiting, BATCH_ROWS)):
+            lines, values = zip(*batch, strict=True)
+            columns = ([value or None for value in column] for column in zip(*values, strict=True))
+            arrays = [pa.array(lines, pa.int64()), *(pa.array(c, pa.string()) for c in columns)]
+            yield pa.record_batch(arrays, schema=schema)
+
+    return workspace.append(table, batches(), schema)
+
+
+def column_places(file: Path, wanted: Wanted, header: list[str], hint: str = "") -> dict[str, int]:
+    """Return the position of every wanted column in the header."""
+    for column in wanted.values():
+        named = f"{column.name!r} ({column.flag})"
+        if column.name not in header:
+            names = ", ".join(printable(name[:40]) for name in header)
+            near = suggestion(column.name, header)
+            raise UserError(f"{file} has no column {named}{near}; its columns are {names}{hint}")
+        if header.count(column.name) > 1:
+            raise UserError(f"{file} has two columns {named}")
+    return {alias: header.index(column.name) for alias, column in wanted.items()}
