@@ -54,7 +54,7 @@ END = (0, "")  # after the last line
 
 
 class _Form(NamedTuple):
-    """What to read of the files of a log, and how."""
+    """Columns to read of the files of a log, and their form."""
 
     wanted: Wanted
     columns: list[str]  # names of all columns of CSV without a header
@@ -95,10 +95,13 @@ def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: _Form, by_line:
         bad.examples += log.bad.examples[: EXAMPLES - len(bad.examples)]
         has_reread |= log.reread is not None
         moved = f"SELECT * REPLACE (line + {line} AS line) FROM rows"
-        create = 'CREATE OR REPLACE TABLE "all rows" AS' if not number else 'INSERT INTO "all rows"'
-        workspace.sql(f"{create} {moved}")
+        if number:
+            workspace.sql(f'INSERT INTO "all rows" BY NAME {moved}')
+        else:
+            workspace.sql(f'CREATE OR REPLACE TABLE "all rows" AS {moved}')
+            schema = log.rows.schema()
         line += workspace.numbers(log.rows.aggregate(last=log.rows.line.max()))["last"] + 1
-    rows = ibis.table(log.rows.schema(), name="all rows")
+    rows = ibis.table(schema, name="all rows")
     again = partial(_read_folder, workspace, folder, form, True) if has_reread else None
     return Log(folder, rows, bad, again, tuple(starts))
 

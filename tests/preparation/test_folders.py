@@ -1,0 +1,95 @@
+"""A log in a folder of files is the log of their rows, in the order of their names."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.equal_folders import assert_equal
+from support.tiny_logs import write
+
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError
+from dien_jax.preparation.reading import duckdb_files
+from dien_jax.preparation.sources import interactions
+
+NAMES = ("a.csv", "day=1/part.csv", "day=2/part.csv")
+HEADER = "user,item,kind,timestamp"
+ROWS = [f"u{k % 7},i{k * k % 11},k{k % 3},{100 + k // 2}" for k in range(60)]
+
+
+def make(file: Path, out: Path) -> tuple[Dataset, list[str]]:
+    options = interactions.InteractionsOptions(
+        file=file, out=out, item_features=("kind",), max_bad_share=0.5
+    )
+    summary = interactions.prepare(options)
+    return open_dataset(out), summary
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder of three files, and names that are no data."""
+    folder = tmp_path / "log"
+    for number, name in enumerate((*NAMES, "_SUCCESS", ".a.csv.crc")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        rows = ROWS[number * 20 : number * 20 + 20]
+        (folder / name).write_text("\n".join([HEADER, *rows]) + "\n")
+    return folder
+
+
+def as_parquet(folder: Path) -> None:
+    for name in NAMES:
+        rows = [line.split(",") for line in (folder / name).read_text().splitlines()[1:]]
+        columns = dict(zip(HEADER.split(","), zip(*rows, strict=True), strict=True))
+        pq.write_table(pa.table(columns), folder / name.replace("csv", "parquet"))
+        (folder / name).unlink()
+
+
+def test_folder_equals_one_file(folder, tmp_path):
+    one, summary = make(write(tmp_path, "\n".join([HEADER, *ROWS])), tmp_path / "one")
+    parts, same = make(folder, tmp_path / "parts")
+    assert_equal(one, parts)
+    assert same == summary
+    assert list(parts.meta["source"]["files"]) == list(NAMES)
+    as_parquet(folder)
+    assert_equal(one, make(folder, tmp_path / "parquet")[0])
+
+
+def test_malformed_lines_have_the_file_that_they_are_in(folder, tmp_path):
+    file = folder / NAMES[1]
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:3], "u1,i1,k1,soon", *lines[3:], "u1,i1"]))
+    _, summary = make(folder, tmp_path / "data")
+    assert summary[:3] == [
+        "2 of 62 lines are malformed and were left out:",
+        f"  {file}:22: expected 4 columns, found 2",
+        f"  {file}:4: timestamp 'soon' is not a whole number",
+    ]
+
+
+def test_rows_of_parquet_have_the_file_that_they_are_in(folder, tmp_path):
+    as_parquet(folder)
+    file = folder / NAMES[2].replace("csv", "parquet")
+    columns = {"user": ["u1", ""], "item": ["i1"] * 2, "kind": ["k"] * 2, "timestamp": ["1"] * 2}
+    pq.write_table(pa.table(columns), file)
+    assert f"  {file}:2: the user is empty" in make(folder, tmp_path / "data")[1]
+
+
+def test_a_damaged_file_is_named(folder, tmp_path):
+    as_parquet(folder)
+    file = folder / NAMES[1].replace("csv", "parquet")
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(UserError, match=f"{file}: damaged, or not a Parquet file"):
+        make(folder, tmp_path / "data")
+
+
+def test_both_ways_of_reading_agree(folder, tmp_path, monkeypatch):
+    fast, _ = make(folder, tmp_path / "fast")
+    monkeypatch.setattr(duckdb_files, "_read_csv", lambda *_: None)
+    assert_equal(fast, make(folder, tmp_path / "careful")[0])
+
+
+def test_a_folder_without_files_is_refused(tmp_path):
+    (tmp_path / "log").mkdir()
+    with pytest.raises(UserError, match="expected a folder with CSV or Parquet files, found none"):
+        make(tmp_path / "log", tmp_path / "data")
