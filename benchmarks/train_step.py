@@ -1,7 +1,8 @@
 """Time of the whole train step, with histories of 100 and of real lengths.
 
     python -m benchmarks.train_step [--preset NAME] [--recurrences NAME ...] [--data DIR ...]
-                                    [--peers] [--keep-memory]
+                                    [--batch-size N] [--compute TYPE] [--peers]
+                                    [--keep-memory]
 
 The first case has the paper's size (batch 128, 100 steps, embeddings of 18, states of 36) and
 random ids. ``--data`` adds the steps of one epoch on a dataset folder, with batches assembled
@@ -27,7 +28,12 @@ from dien_kernels import Implementation
 
 from benchmarks.common.cases import CATEGORIES, ITEMS, random_batch, schema_of, without_statistics
 from benchmarks.common.report import make_parser, parse, report
-from benchmarks.common.timing import interleaved_milliseconds, peak_megabytes, timed_row
+from benchmarks.common.timing import (
+    device_peak_megabytes,
+    interleaved_milliseconds,
+    peak_megabytes,
+    timed_row,
+)
 from benchmarks.peers import Peers, installed
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config
@@ -50,7 +56,12 @@ COLUMNS = (
 
 
 def _rows(
-    case: str, policy: str, times: dict[str, list[float]], samples: float, peers: Peers
+    case: str,
+    policy: str,
+    times: dict[str, list[float]],
+    samples: float,
+    peers: Peers,
+    compute: str,
 ) -> list[dict]:
     """Return a row for each system; memory is that of the process, so ours only without peers."""
     rows = []
@@ -60,7 +71,9 @@ def _rows(
             "system": system,
             "policy": policy,
             "samples_per_second": 1e3 * samples / statistics.median(system_times),
+            "compute": compute,
             "peak_mb": peak_megabytes(),
+            "device_peak_mb": device_peak_megabytes(),
         }
         row = timed_row("train_step", system_times, **columns)
         if system in peers:
@@ -127,7 +140,9 @@ def full_length(
     for name, peer in peers.items():
         (calls[name],) = peer.steps_of(config, schema, category, [batch])
     times = interleaved_milliseconds(calls, repeats=repeats)
-    return _rows(f"B {batch_size} T {steps}", "full length", times, batch_size, peers)
+    return _rows(
+        f"B {batch_size} T {steps}", "full length", times, batch_size, peers, config.model.compute
+    )
 
 
 def real_lengths(
@@ -173,7 +188,7 @@ def real_lengths(
     times = {name: [time / count for time in measured] for name, measured in epoch_times.items()}
     samples = sum(int(batch.weight.sum()) for batch in prepared)
     policy = "padded" if padded else f"buckets {loader.padded_lengths}"
-    return _rows(data.name, policy, times, samples / count, peers)
+    return _rows(data.name, policy, times, samples / count, peers, config.model.compute)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -187,11 +202,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--recurrences", choices=get_args(Implementation), nargs="+", default=AUTO,
         help="values of model.recurrence, which take turns",
     )  # fmt: skip
+    parser.add_argument("--batch-size", type=int, help="instead of that of the preset")
+    parser.add_argument("--compute", choices=["float32", "bfloat16"], help="likewise")
     parser.add_argument("--peers", action="store_true", help="time other programs' DIEN also")
     parser.add_argument("--repeats", type=int, default=40, help="timed steps at full length")
     parser.add_argument("--padded-steps", type=int, default=40, help="timed steps when padded")
     options = parse(parser, arguments, repeats=2, padded_steps=1)
     config = preset(options.preset)
+    if options.batch_size is not None:
+        train = dataclasses.replace(config.train, batch_size=options.batch_size)
+        config = dataclasses.replace(config, train=train)
+    if options.compute is not None:
+        model = dataclasses.replace(config.model, compute=options.compute)
+        config = dataclasses.replace(config, model=model)
     peers = installed() if options.peers else {}
     contenders: Any = {"recurrences": options.recurrences, "peers": peers}
     rows = full_length(config, repeats=options.repeats, **contenders)

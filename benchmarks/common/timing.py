@@ -78,3 +78,9 @@ def peak_megabytes() -> float:
     """Return the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def device_peak_megabytes() -> float | None:
+    """Return the peak memory that arrays took on the device; None where it keeps no account."""
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return None if peak is None else peak / 1024**2

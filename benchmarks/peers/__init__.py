@@ -40,7 +40,7 @@ class Arrays(NamedTuple):
 
 def installed() -> Peers:
     """Return the installed peers; name the others on stderr."""
-    missing = [package for package in PEERS if not _is_installed(package)]
+    missing = [package for package in PEERS if not is_installed(package)]
     if len(missing) == len(PEERS):
         raise SystemExit(f"--peers needs one of the packages {', '.join(PEERS)}: none is installed")
     for package in missing:
@@ -52,7 +52,7 @@ def installed() -> Peers:
     }
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     try:
         version(package)
     except PackageNotFoundError:

@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks.device``; each runs as a program of its own, so that it can fail alone."""

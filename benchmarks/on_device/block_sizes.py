@@ -1,0 +1,92 @@
+"""Time of a Pallas kernel by its block sizes, on the current device.
+
+    python -m benchmarks.on_device.block_sizes NAME --json FILE
+
+AUGRU forward and backward at batch 1024, 100 steps, H 36 and 128. Block sizes that the kernel
+refuses are left out. ``chosen`` is what it takes by itself.
+"""
+
+import functools
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from dien_kernels import Blocks, augru
+from dien_kernels.choice import KERNELS, backend
+from dien_kernels.contract import Plan
+
+from benchmarks.common.cases import Case
+from benchmarks.common.report import make_parser, parse, write_rows
+from benchmarks.common.timing import interleaved_milliseconds, timed_row
+from benchmarks.recurrence import operands
+
+SIZES = [name for name, kernel in KERNELS.items() if kernel.is_pallas]
+ROWS, STEPS, WARPS = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16), (2, 4, 8)
+BATCH, TIME = 1024, 100
+
+
+def candidates(name: Any, hidden: int, precision: str) -> Iterator[Blocks | None]:
+    """Yield the kernel's own choice as None, and other sizes that it accepts."""
+    kernel: Any = backend(name)
+    plan = Plan("augru", "paper", jax.lax.Precision[precision.upper()])
+    padded = kernel.padded_hidden(hidden)
+    own = kernel.blocks(plan, BATCH, TIME, padded)
+    yield None
+    for rows, steps, warps in itertools.product(ROWS, STEPS, WARPS):
+        blocks = Blocks(rows, steps, warps)
+        if blocks == own:
+            continue
+        try:
+            kernel.check(plan, blocks, BATCH, TIME, padded)
+        except (ValueError, NotImplementedError):
+            continue
+        yield blocks
+
+
+def gradients(name: Any, blocks: Blocks | None, precision: Any) -> Callable[..., Any]:
+    """Return the jitted gradients of the sum of squares of all states."""
+
+    def loss(x: Any, attention: Any, weights: Any, lengths: Any) -> Any:
+        states, _ = augru(
+            x, attention, weights, lengths=lengths, implementation=name, precision=precision,
+            blocks=blocks,
+        )  # fmt: skip
+        return (states**2).sum()
+
+    return jax.jit(jax.grad(loss, (0, 1, 2)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Time every block size; rows are written as they come."""
+    parser = make_parser(__doc__)
+    parser.add_argument("implementation", choices=SIZES)
+    parser.add_argument("--precision", default="default", choices=["default", "high", "highest"])
+    parser.add_argument("--hidden", type=int, nargs="+", default=[36, 128])
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parse(parser, arguments, repeats=2)
+    rows: list[dict[str, Any]] = []
+    for hidden in options.hidden:
+        inputs = operands("augru", Case(BATCH, TIME, hidden))
+        for blocks in candidates(options.implementation, hidden, options.precision):
+            run = gradients(options.implementation, blocks, options.precision)
+            label = (
+                "chosen" if blocks is None else f"{blocks.rows} x {blocks.steps} x {blocks.warps}"
+            )
+            shared = {"implementation": options.implementation, "hidden": hidden, "blocks": label}
+            try:
+                call = functools.partial(run, *inputs)
+                times = interleaved_milliseconds({label: call}, repeats=options.repeats)[label]
+            except Exception as error:  # whatever a compiler raises: the others are still timed
+                print(f"{label}: {type(error).__name__}", file=sys.stderr, flush=True)
+                continue
+            rows.append(timed_row("block_sizes", times, **shared))
+            print(json.dumps({**shared, "median_ms": rows[-1]["median_ms"]}), flush=True)
+            if options.json:
+                write_rows(options.json, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The parts of ``benchmarks.device``, most valuable first."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from benchmarks.peers import PEERS, is_installed
+
+KERNELS_FIRST = 80
+"""Seconds for the suite of one kernel."""
+
+
+class Part(NamedTuple):
+    """One program, its result in a file of its name, and its time limit."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    seconds: float
+    kernel: str | None = None
+    """Left out where this kernel's suite found it wrong."""
+    suffix: str = "json"
+
+
+ABOUT = Part("about", "benchmarks.on_device.about", (), 60)
+
+
+def suite(kernel: str, *arguments: str) -> Part:
+    """Return the part that compares a kernel with the oracle."""
+    module = "benchmarks.on_device.kernel_suite"
+    return Part(f"suite-{kernel}", module, (kernel, *arguments), KERNELS_FIRST, suffix="jsonl")
+
+
+def plan(kernels: Sequence[str], blocked: Sequence[str]) -> list[Part]:
+    """Return the parts for a device. Other programs are timed beside where they are installed.
+
+    Args:
+      kernels: those that can run there, in the order in which ``"auto"`` tries them.
+      blocked: those of them that have block sizes.
+    """
+    torch = ("--peers",) if find_spec("torch") else ()
+    others = ("--peers",) if any(map(is_installed, PEERS)) else ()
+    recurrence, step = "benchmarks.recurrence", "benchmarks.train_step"
+    parts = [suite(kernel) for kernel in kernels]
+    flags: tuple[str, ...]
+    for kernel in [*kernels, "xla"]:
+        flags = ("--implementations", kernel, "xla", "--cells", "augru", "--precision", "default")
+        cases = ("--cases", "large_batch", "wide128", "paper", "--repeats", "10")
+        beside = torch if kernel == "xla" else ()
+        name = f"recurrence-{kernel}"
+        parts.append(Part(name, recurrence, (*flags, *cases, *beside), 90, _if_kernel(kernel)))
+    for batch, compute in ((1024, "float32"), (128, "float32"), (8192, "float32")):
+        flags = ("--batch-size", str(batch), "--compute", compute, "--repeats", "20", *others)
+        parts.append(Part(f"step-{batch}-{compute}", step, flags, 75))
+    for batch in (1024, 8192, 128):
+        flags = ("--batch-size", str(batch), "--compute", "bfloat16", "--repeats", "20")
+        parts.append(Part(f"step-{batch}-bfloat16", step, flags, 60))
+    parts.append(Part("cost", "benchmarks.on_device.step_cost", (), 75))
+    for kernel in blocked:
+        flags = (kernel,)
+        parts.append(
+            Part(f"blocks-{kernel}", "benchmarks.on_device.block_sizes", flags, 90, kernel)
+        )
+    parts.append(suite("xla"))
+    for kernel in kernels:
+        flags = ("--implementations", kernel, "xla", "--cells", "augru", "gru", "agru")
+        cases = ("--cases", "large_batch", "paper", "ragged", "--repeats", "10")
+        parts.append(Part(f"exact-{kernel}", recurrence, (*flags, *cases), 120, kernel))
+    ranking = ("--candidates", "50", "500", "--histories", "50", "--repeats", "30")
+    parts.append(Part("ranking", "benchmarks.ranking", ranking, 120))
+    networks = ("--implementations", "xla", "--repeats", "10")
+    parts.append(Part("networks", "benchmarks.networks", networks, 60))
+    return parts
+
+
+def _if_kernel(name: str) -> str | None:
+    return None if name == "xla" else name
+
+
+def rehearsal(kernels: Sequence[str]) -> list[Part]:
+    """Return parts for any machine: each kernel's first cases in Pallas's interpreter."""
+    cases = ("--interpreted", "--most", "2")
+    return [suite(kernel, *cases)._replace(seconds=240) for kernel in kernels]
+
+
+def described(part: Part, ending: dict[str, Any] | None) -> str:
+    """Return how a part ended, in words."""
+    if ending is None:
+        return "not run"
+    return f"{ending['outcome']}, {ending['seconds']:.0f} s"

@@ -1,0 +1,173 @@
+"""The summary of what ``benchmarks.device`` found, in Markdown."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.on_device.plan import Part, described
+
+Endings = Mapping[str, dict[str, Any]]
+MODE, CASE = "forward + backward", "large_batch"
+"""What the kernel for ``"auto"`` is chosen by."""
+
+
+class Verdict(NamedTuple):
+    """What the suite of a kernel found, in words."""
+
+    agrees: bool
+    text: str
+
+
+def suite_verdict(out: Path, kernel: str, endings: Endings) -> Verdict | None:
+    """Return what the suite of a kernel found; None where it was not run."""
+    name = f"suite-{kernel}"
+    if name not in endings:
+        return None
+    rows = _lines(out / f"{name}.jsonl")
+    started = [row["case"] for row in rows if row["outcome"] == "started"]
+    ended = [row for row in rows if row["outcome"] != "started"]
+    outcome = endings[name]["outcome"]
+    open_case = started[-1] if len(started) > len(ended) else None
+    if open_case is not None and outcome.startswith("crashed"):
+        return Verdict(False, f"{outcome} in {open_case}")
+    deviating = [row for row in ended if row["outcome"] == "deviates"]
+    if deviating:
+        worst = max(deviating, key=lambda row: row["deviation"])
+        where = f"{worst['array']}: {worst['case']}"
+        count = f"{len(deviating)} of {len(ended)} cases"
+        return Verdict(False, f"deviates by {worst['deviation']:.1e} ({where}); {count}")
+    raising = [row for row in ended if row["outcome"] == "raises"]
+    if raising:
+        first = raising[0]
+        return Verdict(False, f"does not compile or run ({first['case']}): {first['error']}")
+    agreeing = [row for row in ended if row["outcome"] == "agrees"]
+    if open_case is not None and not (agreeing and _was_slow(ended, endings[name])):
+        return Verdict(False, f"hangs in {open_case}")
+    if not agreeing:
+        reason = ended[0]["error"] if ended else endings[name]["last"]
+        return Verdict(False, f"ran no case: {reason}")
+    largest = max(row["deviation"] for row in agreeing)
+    refused = len(ended) - len(agreeing)
+    more = f", refuses {refused}" if refused else ""
+    rest = f"; its time was over in {open_case}" if open_case is not None else ""
+    text = f"agrees in {len(agreeing)} cases, deviation at most {largest:.1e}{more}{rest}"
+    return Verdict(True, text)
+
+
+def _was_slow(ended: Sequence[dict[str, Any]], ending: dict[str, Any]) -> bool:
+    """Return whether the last case had no more time than others took."""
+    left = ending["seconds"] - sum(row["seconds"] for row in ended)
+    return left < 3 * max(row["seconds"] for row in ended)
+
+
+def summary(out: Path, about: dict[str, Any], parts: Sequence[Part], endings: Endings) -> str:
+    """Return the summary of all parts in a folder."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [f"# {about['kind']}", "", versions]
+    lines += [f"Driver and clocks: {about['nvidia_smi']}"] if about["nvidia_smi"] else []
+    kernels = [part.name.removeprefix("suite-") for part in parts if part.name.startswith("suite-")]
+    lines += ["", "## Kernels", "", "| kernel | compared with the oracle |", "|---|---|"]
+    verdicts = {kernel: suite_verdict(out, kernel, endings) for kernel in kernels}
+    for kernel, verdict in verdicts.items():
+        lines.append(f"| `{kernel}` | {verdict.text if verdict else 'not run'} |")
+    lines += _recurrences(out, verdicts)
+    lines += _steps(out)
+    lines += _blocks(out)
+    lines += ["", "## Parts", "", "| part | ended |", "|---|---|"]
+    lines += [f"| {part.name} | {described(part, endings.get(part.name))} |" for part in parts]
+    return "\n".join(lines) + "\n"
+
+
+def _recurrences(out: Path, verdicts: Mapping[str, Verdict | None]) -> list[str]:
+    rows = [row for name in ("recurrence-*", "exact-*") for row in _rows(out, name)]
+    if not rows:
+        return []
+    groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("case", "cell", "mode", "precision"))
+        times = groups.setdefault(key, {})
+        times.setdefault(row["implementation"], []).append(row["median_ms"])
+    names = list(dict.fromkeys(row["implementation"] for row in rows))
+    lines = ["", "## Recurrences, ms", "", f"| case | {' | '.join(names)} |"]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for key, times in groups.items():
+        cells = [f"{statistics.median(times[name]):.3g}" if name in times else "" for name in names]
+        lines.append(f"| {', '.join(key)} | {' | '.join(cells)} |")
+    lines += ["", _auto(groups, verdicts)]
+    return lines
+
+
+def _auto(
+    groups: Mapping[tuple[str, ...], dict[str, list[float]]],
+    verdicts: Mapping[str, Verdict | None],
+) -> str:
+    """Return which implementation ``"auto"`` should take for the AUGRU."""
+    times = groups.get((CASE, "augru", MODE, "default"), {})
+    right = {name for name, verdict in verdicts.items() if verdict and verdict.agrees} | {"xla"}
+    usable = {name: statistics.median(found) for name, found in times.items() if name in right}
+    if not usable:
+        return f'`"auto"`: nothing was timed on {CASE}.'
+    best = min(usable, key=lambda name: usable[name])
+    others = [
+        f"{found / usable[best]:.2f} times as long with {name}"
+        for name, found in ((name, statistics.median(all_)) for name, all_ in times.items())
+        if name != best
+    ]
+    return f'`"auto"` should take `{best}` ({CASE}, {MODE}): {", ".join(others)}.'
+
+
+def _steps(out: Path) -> list[str]:
+    rows = _rows(out, "step-*")
+    if not rows:
+        return []
+    bounds = {(row["batch"], row["compute"]): row for row in _rows(out, "cost")}
+    lines = [
+        "", "## Train step, histories of 100", "",
+        "| batch | program | compute | ms | examples/s | device MB | operations | of roofline |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        batch = int(row["case"].split()[1])
+        ours = row["system"].startswith("dien_jax")
+        cost = bounds.get((batch, row["compute"]), {}) if ours else {}
+        bound = cost.get("bound_ms")
+        share = f"{bound / row['median_ms']:.1%}" if bound else ""
+        memory = f"{row['device_peak_mb']:,.0f}" if ours and row["device_peak_mb"] else ""
+        cells = (
+            batch, row["system"], row["compute"], f"{row['median_ms']:.3g}",
+            f"{row['samples_per_second']:,.0f}", memory, cost.get("operations", ""), share,
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", "Operations, FLOPs and bytes are XLA's account, without what kernels do inside."]
+    return lines
+
+
+def _blocks(out: Path) -> list[str]:
+    rows = _rows(out, "blocks-*")
+    lines: list[str] = []
+    for kernel, hidden in dict.fromkeys((row["implementation"], row["hidden"]) for row in rows):
+        of_shape = [r for r in rows if (r["implementation"], r["hidden"]) == (kernel, hidden)]
+        best = min(of_shape, key=lambda row: row["median_ms"])
+        chosen = next((row for row in of_shape if row["blocks"] == "chosen"), None)
+        own = f"; its own choice {chosen['median_ms']:.3g} ms" if chosen else ""
+        lines.append(
+            f"- `{kernel}`, H {hidden}: best rows x steps x warps {best['blocks']}, "
+            f"{best['median_ms']:.3g} ms of {len(of_shape)} sizes{own}"
+        )
+    return ["", "## Block sizes", "", *lines] if lines else []
+
+
+def _rows(out: Path, pattern: str) -> list[dict[str, Any]]:
+    files = sorted(out.glob(f"{pattern}.json"))
+    return [row for file in files for row in json.loads(file.read_text())]
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file, but for a last line that was cut off."""
+    return list(_parsed(file.read_text().split("\n")[:-1])) if file.exists() else []
+
+
+def _parsed(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
+    return map(json.loads, lines)
