@@ -1,4 +1,4 @@
-"""Everything that is to be known of a device, in minutes: which kernels agree, and how fast it is.
+"""Everything that is to be known of a device, in minutes: which kernels agree, how fast it is.
 
     python -m benchmarks.device [--minutes 9] --out DIR [--rehearse]
 

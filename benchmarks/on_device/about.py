@@ -1,4 +1,4 @@
-"""What the device is, and the versions that run.
+"""Properties of the device, and the versions that run.
 
 python -m benchmarks.on_device.about --json FILE
 """

@@ -1,4 +1,4 @@
-"""One implementation of the recurrences against the oracle, on the current device.
+"""Comparison of one implementation of the recurrences with the oracle, on the current device.
 
     python -m benchmarks.on_device.kernel_suite NAME --json FILE [--interpreted]
 

@@ -1,4 +1,4 @@
-"""What a train step costs by XLA's account: operations, FLOPs, bytes, memory.
+"""Cost of a train step by XLA's account: operations, FLOPs, bytes, memory.
 
     python -m benchmarks.on_device.step_cost --json FILE [--batch-sizes 128 1024 8192]
 

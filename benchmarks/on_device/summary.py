@@ -14,7 +14,7 @@ MODE, CASE = "forward + backward", "large_batch"
 
 
 class Verdict(NamedTuple):
-    """What the suite of a kernel found, in words."""
+    """Outcome of the suite of a kernel, in words."""
 
     agrees: bool
     text: str
