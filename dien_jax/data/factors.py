@@ -13,9 +13,8 @@ A / sqrt(|v| |w|) ~ U diag(s) W^T, where |v| and |w| are sums of its rows and co
 The users are divided into ``FOLDS`` folds at random. Table 0 is of all users; table k is of those
 outside fold k, so that a training example can be read without what its own user did.
 
-Sources: Cremonesi et al., RecSys 2010 (PureSVD); Halko et al., SIAM Review 53(2), 2011, algorithm
-4.4 (subspace iteration); Shen et al., CIKM 2021 (normalisation by both degrees); Rendle et al., WWW
-2010 (factors of transitions).
+Sources: Cremonesi et al., RecSys 2010 (PureSVD); Shen et al., CIKM 2021 (normalisation by both
+degrees); Rendle et al., WWW 2010 (factors of transitions).
 
 Dimensions: S sequences (users), V values of a feature, R values with a vector, D components of one
 vector, L levels.
@@ -26,10 +25,10 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
 from dien_jax.data.counting import Firsts, Occurrences, TrainingEvents
 from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
+from dien_jax.data.singular_vectors import singular_vectors
 
 LEVELS = (16, 32, 64, 128)
 """Leading components whose similarities are inputs of a model, where there are enough values."""
@@ -39,12 +38,6 @@ MAX_VALUES = 1 << 16
 """Values with a vector, those of most users; the vectors of others are zeros."""
 MAX_CHOICES = 1 << 22
 """Choices that are factorised; of longer logs, those of some users, evenly apart."""
-ITERATIONS, EXTRA = 12, 32
-"""Steps of the subspace iteration, and its vectors beyond those that are kept."""
-STEPS_TOGETHER = 2
-"""Steps between two orthonormal bases."""
-SMALLEST = 1e-13
-"""Least square of a singular value, relative to the largest: smaller ones are rounding."""
 LAGS = 3
 """Events after an event that come next."""
 DIRECTED = 3
@@ -98,14 +91,12 @@ def factorise(
     components, vectors_of_value = factor_levels(size)[-1], DIRECTED if transitions else 1
     vectors = np.zeros((1 + FOLDS, len(kept) + 1, vectors_of_value * components), np.float16)
     fold = folds(choices.sequence)
-    # Threads of BLAS that wait for each other cost more than these short products.
-    with threadpool_limits(1, "blas"):
-        for table in range(1 + FOLDS):
-            part = _where(choices, fold != table)
-            found = [_vectors(part, len(kept), components)]
-            if transitions:
-                found += _transition_vectors(part, len(kept), components)
-            vectors[table, 1:] = np.concatenate(found, axis=1)
+    for table in range(1 + FOLDS):
+        part, chosen = _by_frequency(_where(choices, fold != table), len(kept))
+        found = [_vectors(part, len(chosen), components)]
+        if transitions:
+            found += _transition_vectors(part, len(chosen), components)
+        vectors[table, 1 + chosen] = np.concatenate(found, axis=1)
     return with_scale(row, vectors)
 
 
@@ -120,6 +111,18 @@ def _read_choices(occurrences: Occurrences) -> _Choices:
 
     parts = list(occurrences.each(of_part))
     return _Choices(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _by_frequency(choices: _Choices, size: int) -> tuple[_Choices, np.ndarray]:
+    """Number the values that users chose by falling number of users, and return those values.
+
+    Products with the matrices then read the vectors of frequent values from the cache.
+    """
+    users = np.bincount(choices.value, minlength=size)
+    order = np.argsort(-users, kind="stable")[: np.count_nonzero(users)]
+    place = np.zeros(size, np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    return choices._replace(value=place[choices.value]), order
 
 
 def _where(choices: _Choices, is_kept: np.ndarray) -> _Choices:
@@ -164,7 +167,7 @@ def _vectors(choices: _Choices, values: int, components: int) -> np.ndarray:
     entries = 1 / np.sqrt(degree[sequence] * users[choices.value])
     shape = (len(degree), values)
     matrix = sparse.csr_array((entries, (sequence, choices.value)), shape=shape)
-    return _unit_vectors(matrix, components)[1]
+    return _unit_vectors(matrix, components, sides=("right",))[0]
 
 
 def _transition_vectors(choices: _Choices, values: int, components: int) -> list[np.ndarray]:
@@ -183,55 +186,18 @@ def _transition_vectors(choices: _Choices, values: int, components: int) -> list
     return _unit_vectors(matrix, components)
 
 
-def _unit_vectors(matrix: sparse.csr_array, components: int) -> list[np.ndarray]:
-    """Return the unit vectors of the rows and of the columns of a matrix, ``[., D]`` each."""
-    vectors = [np.zeros((size, components), np.float32) for size in matrix.shape]
-    if not matrix.nnz:
-        return vectors
-    left, singular, right = _singular_vectors(matrix, components)
-    for target, found in zip(vectors, (left, right), strict=True):
-        target[:, : len(singular)] = found * np.sqrt(singular)[None, :]
-        norm = np.linalg.norm(target, axis=1, keepdims=True)
-        # One that no component reaches has a vector of rounding errors alone.
-        target[:] = np.where(norm > 1e-5, target / np.maximum(norm, 1e-5), 0)
-    return vectors
-
-
-def _singular_vectors(
-    matrix: sparse.csr_array, components: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return left vectors, the largest singular values ``[D]``, and right vectors ``[., D]``."""
-    if min(matrix.shape) <= 2 * components:
-        left, singular, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
-        return left[:, :components], singular[:components], right[:components].T
-    rows, columns = matrix.tocsr(), matrix.T.tocsr()
-    start = np.random.default_rng(0).standard_normal((matrix.shape[1], components + EXTRA))
-    basis = start.astype(np.float32)
-    for step in range(1, ITERATIONS + 1):
-        basis = columns @ (rows @ basis)
-        if step % STEPS_TOGETHER == 0:
-            basis = _orthonormal(basis)
-    basis = _orthonormal(_orthonormal(basis))  # the second time corrects the rounding of the first
-    projected = rows @ basis
-    squares, turn = _principal(projected)
-    largest = slice(None, -components - 1, -1)
-    singular = np.sqrt(np.maximum(squares[largest], SMALLEST * squares[-1])).astype(np.float32)
-    turned = turn[:, largest].astype(np.float32)
-    return projected @ turned / singular, singular, basis @ turned
-
-
-def _orthonormal(vectors: np.ndarray) -> np.ndarray:
-    """Return an orthonormal basis of the columns ``[V, D]``; zeros for those that depend on others.
-
-    It comes from products of all columns at once, which are fast for many rows.
-    """
-    squares, turn = _principal(vectors)
-    is_small = squares < SMALLEST * squares[-1]
-    scale = np.where(is_small, 0, 1 / np.sqrt(np.where(is_small, 1, squares)))
-    return vectors @ (turn * scale).astype(np.float32)
-
-
-def _principal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the squared singular values of columns, rising, and the right vectors, ``[D, D]``."""
-    exact = vectors.astype(np.float64)
-    return np.linalg.eigh(exact.T @ exact)
+def _unit_vectors(
+    matrix: sparse.csr_array, components: int, sides: tuple[str, ...] = ("left", "right")
+) -> list[np.ndarray]:
+    """Return the unit vectors of the rows (left) and columns (right) of a matrix, ``[., D]``."""
+    sizes = dict(zip(("left", "right"), matrix.shape, strict=True))
+    units = {side: np.zeros((sizes[side], components), np.float32) for side in sides}
+    if matrix.nnz:
+        vectors = singular_vectors(matrix, components, with_left="left" in sides)
+        root = np.sqrt(vectors.singular)
+        for side, unit in units.items():
+            np.multiply(getattr(vectors, side), root, out=unit[:, : len(root)])
+            norm = np.sqrt(np.einsum("vd,vd->v", unit, unit))
+            # One that no component reaches has a vector of rounding errors alone.
+            unit *= np.where(norm > 1e-5, 1 / np.maximum(norm, 1e-5), 0)[:, None]
+    return list(units.values())

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import sparse
 from support import many_items
 
 from dien_jax import UserError, open_dataset
-from dien_jax.data import factors
+from dien_jax.data import factors, singular_vectors
 from dien_jax.data.counting import TrainingEvents
 from dien_jax.data.digests import table_digests
 from dien_jax.data.factors import FOLDS, factor_levels, factorise, folds, without_transitions
@@ -74,7 +73,7 @@ def transitions(events: TrainingEvents, users: np.ndarray) -> np.ndarray:
 def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
     table: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factors, "ITERATIONS", 200)
+    monkeypatch.setattr(singular_vectors, "ROUNDS", 40)
     events, components = log(), factor_levels(VALUES)[-1]
     row, vectors, scale = factorise([events], np.arange(VALUES), VALUES, transitions=True)
     assert vectors.shape[2] == 3 * components
@@ -97,7 +96,7 @@ def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
 
 
 def test_transitions_know_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factors, "ITERATIONS", 200)
+    monkeypatch.setattr(singular_vectors, "ROUNDS", 40)
     events = log()
     order = np.random.default_rng(1).permuted(np.tile(np.arange(1, 30), (USERS, 1)), axis=1)
     items = order[:, :LENGTH].astype(np.int32)  # none twice
@@ -252,31 +251,3 @@ def test_damaged_files_are_refused(
     np.save(data / "statistics" / "item" / "factors" / file, values)
     with pytest.raises(UserError, match=message):
         open_dataset(data)
-
-
-def test_the_steps_of_the_iteration_suffice_where_values_are_alike() -> None:
-    random, groups, users = np.random.default_rng(0), 40, 3000
-    of_value = random.integers(0, groups, 400)
-    chosen = [
-        random.choice(np.flatnonzero(of_value == user % groups), 6, replace=True)
-        for user in range(users)
-    ]
-    columns = np.concatenate(chosen)
-    shape = (users, len(of_value))
-    rows = np.repeat(np.arange(users), 6)
-    matrix = sparse.csr_array((random.random(len(rows)).astype(np.float32), (rows, columns)), shape)
-    left, singular, right = factors._singular_vectors(matrix, 64)
-    exact = np.linalg.svd(matrix.toarray().astype(np.float64), full_matrices=False)
-    np.testing.assert_allclose(singular, exact[1][:64], rtol=0.03)
-    np.testing.assert_allclose(singular[:groups], exact[1][:groups], rtol=1e-3)
-    for found, expected in ((left, exact[0]), (right, exact[2].T)):
-        np.testing.assert_allclose(found.T @ found, np.eye(64), atol=1e-4)
-        ours, theirs = found[:, :groups], expected[:, :groups]
-        np.testing.assert_allclose(np.linalg.svd(ours.T @ theirs)[1], 1, atol=1e-2)
-
-
-def test_a_basis_of_dependent_columns_has_zeros_for_what_depends() -> None:
-    vectors = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
-    basis = factors._orthonormal(np.concatenate([vectors, vectors[:, :1]], axis=1))
-    lengths = np.sort(np.linalg.norm(basis, axis=0))
-    np.testing.assert_allclose(lengths, [0, 1, 1, 1], atol=1e-5)

@@ -1,0 +1,200 @@
+"""The largest singular values of a sparse matrix and their vectors, by subspace iteration.
+
+The matrix M ``[m, n]`` has singular values of at most 1, most of which differ little from their
+neighbours. A basis of a few more columns than are wanted is multiplied by M^T M twice. After that,
+each round takes an estimate a of the squares that are not wanted from the basis itself, and
+multiplies by the Chebyshev polynomial of M^T M that is at most 1 from 0 to a and grows fastest
+beyond it. The rest are products of dense matrices of few columns.
+
+Sparse products work on ``WIDTH`` columns at a time, which stay in the cache of a processor, dense
+ones on ``BLOCK`` rows. Threads share these pieces, so results do not depend on their number.
+
+Sources: Halko et al., SIAM Review 53(2), 2011, algorithm 4.4 (subspace iteration); Zhou and Saad,
+SIAM Journal on Matrix Analysis 29(3), 2007 (Chebyshev filter).
+
+Dimensions: m rows, n columns of the matrix, D components, C columns of the basis.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from threadpoolctl import threadpool_info, threadpool_limits
+
+EXTRA = 32
+"""Columns of the basis beyond those that are kept."""
+POWERS, ROUNDS, DEGREE = 2, 1, 5
+"""Products with M^T M at first; rounds of the filter, and the degree of its polynomial."""
+SMALLEST_CUT = 1e-2
+"""Least square that the filter tells from smaller ones, relative to the largest."""
+SMALLEST = 1e-13
+"""Least square of a singular value, relative to the largest: smaller ones are rounding."""
+SMALLEST_SHARE = 1e-10
+"""Least square of what a column has that others do not have, relative to the largest."""
+WIDTH, BLOCK = 32, 1 << 12
+"""Columns of a sparse product, and rows of a dense one, that are computed at a time."""
+
+Pieces = list[np.ndarray]  # float32 [n, WIDTH], and the rest of the columns
+
+
+class Vectors(NamedTuple):
+    """Singular values and their vectors."""
+
+    left: np.ndarray | None  # float32 [m, D], if wanted
+    singular: np.ndarray  # float32 [D], falling
+    right: np.ndarray  # float32 [n, D]
+
+
+class _Matrix(NamedTuple):
+    """A sparse matrix M, its transpose, and the threads that work on them."""
+
+    rows: sparse.csr_array
+    columns: sparse.csr_array
+    threads: ThreadPoolExecutor
+
+    def power(self, vectors: np.ndarray) -> np.ndarray:
+        """Return M^T M times some vectors ``[n, .]``."""
+        return np.asarray(self.columns @ (self.rows @ vectors))
+
+
+def singular_vectors(
+    matrix: sparse.csr_array, components: int, *, with_left: bool = True
+) -> Vectors:
+    """Return the largest singular values of a matrix, and their vectors.
+
+    Args:
+      matrix: M, float32.
+      components: D; there are fewer where M has fewer rows or columns.
+      with_left: whether the left vectors are wanted.
+    """
+    of_blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    # Threads of BLAS that wait for each other cost more than these short products.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(max(of_blas, default=1)) as threads:
+        if matrix.shape[0] <= 2 * components:
+            left, singular, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
+            return Vectors(left[:, :components], singular[:components], right[:components].T)
+        parts = _Matrix(matrix.tocsr(), matrix.T.tocsr(), threads)
+        return _vectors_of(parts, _basis(parts, components), components, with_left)
+
+
+def _basis(matrix: _Matrix, components: int) -> Pieces:
+    size = matrix.rows.shape[1]
+    if size <= 2 * components:
+        return _pieces(np.eye(size, dtype=np.float32))
+    start = np.random.default_rng(0).standard_normal((size, components + EXTRA), np.float32)
+
+    def powers(vectors: np.ndarray) -> np.ndarray:
+        for _ in range(POWERS):
+            vectors = matrix.power(vectors)
+        return vectors
+
+    basis = list(matrix.threads.map(powers, _pieces(start)))
+    for _ in range(ROUNDS):
+        basis = _filtered(matrix, basis)
+    return basis
+
+
+def _vectors_of(matrix: _Matrix, basis: Pieces, components: int, with_left: bool) -> Vectors:
+    """Return the vectors within a basis."""
+    threads = matrix.threads
+    squares, turn = within_basis(_inner(basis, basis, threads), _gram(matrix, basis))
+    largest = slice(None, -components - 1, -1)
+    singular = np.sqrt(np.maximum(squares[largest], SMALLEST * squares[-1])).astype(np.float32)
+    turned = _pieces(turn[:, largest].astype(np.float32))
+    right = np.concatenate(list(threads.map(lambda part: _times(basis, part), turned)), axis=1)
+    left = None
+    if with_left:
+        parts = threads.map(matrix.rows.__matmul__, _pieces(right / singular))
+        left = np.concatenate(list(parts), axis=1)
+    return Vectors(left, singular, right)
+
+
+def _filtered(matrix: _Matrix, basis: Pieces) -> Pieces:
+    """Return the polynomial of M^T M times a basis."""
+    threads = matrix.threads
+    power = list(threads.map(matrix.power, basis))
+    values, turn = within_basis(_inner(basis, basis, threads), _inner(basis, power, threads))
+    cut = max(values[EXTRA // 2], SMALLEST_CUT * values[-1], np.finfo(np.float32).tiny)
+    double = np.float32(2 / cut)
+
+    def chebyshev(turn: np.ndarray) -> np.ndarray:
+        before = _times(basis, turn)
+        current = double * _times(power, turn) - before
+        for _ in range(DEGREE - 1):
+            following = matrix.power(current)
+            following *= double
+            following -= current
+            following *= 2
+            following -= before
+            before, current = current, following
+        return current
+
+    # Each column is near a vector of M, and has a scale of its own.
+    return list(threads.map(chebyshev, _pieces(turn.astype(np.float32))))
+
+
+def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the squared singular values of M within a basis, and how its vectors come from it.
+
+    Args:
+      inner: the products of the basis's columns with each other, ``[C, C]``.
+      image: those with M^T M times the columns.
+
+    Returns:
+      Squares, rising ``[C]``, and the turn ``[C, C]``: the basis times it has orthonormal columns,
+      or zeros for what depends on others.
+    """
+    norm = np.sqrt(np.diag(inner))
+    scale = np.where(norm > 0, 1 / np.where(norm > 0, norm, 1), 0)
+    squares, turn = np.linalg.eigh(inner * scale * scale[:, None])
+    is_small = squares < SMALLEST_SHARE * squares[-1]
+    turn *= scale[:, None] * np.where(is_small, 0, 1 / np.sqrt(np.where(is_small, 1, squares)))
+    values, ritz = np.linalg.eigh(turn.T @ (image + image.T) @ turn / 2)
+    return values, turn @ ritz
+
+
+def _pieces(vectors: np.ndarray) -> Pieces:
+    """Return ``WIDTH`` columns at a time."""
+    starts = range(0, vectors.shape[1], WIDTH)
+    return [np.ascontiguousarray(vectors[:, start : start + WIDTH]) for start in starts]
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, BLOCK):
+        yield slice(start, start + BLOCK)
+
+
+def _rows(pieces: Pieces, block: slice, dtype: type[np.floating]) -> np.ndarray:
+    """Return some rows of all columns."""
+    return np.concatenate([piece[block] for piece in pieces], axis=1, dtype=dtype)
+
+
+def _inner(left: Pieces, right: Pieces, threads: ThreadPoolExecutor) -> np.ndarray:
+    """Return the products of all columns with all columns, float64 ``[C, C]``."""
+
+    def of_block(block: slice) -> np.ndarray:
+        ours = _rows(left, block, np.float64)
+        return np.asarray(ours.T @ (ours if right is left else _rows(right, block, np.float64)))
+
+    return np.asarray(sum(threads.map(of_block, _blocks(len(left[0])))))
+
+
+def _gram(matrix: _Matrix, basis: Pieces) -> np.ndarray:
+    """Return the products of the columns of M times a basis, float64 ``[C, C]``."""
+
+    def of_block(block: slice) -> np.ndarray:
+        rows = matrix.rows[block]
+        image = _rows([rows @ piece for piece in basis], slice(None), np.float64)
+        return np.asarray(image.T @ image)
+
+    return np.asarray(sum(matrix.threads.map(of_block, _blocks(matrix.rows.shape[0]))))
+
+
+def _times(vectors: Pieces, turn: np.ndarray) -> np.ndarray:
+    """Return vectors times a small matrix ``[C, .]``."""
+    product = np.empty((len(vectors[0]), turn.shape[1]), np.float32)
+    for block in _blocks(len(product)):
+        np.matmul(_rows(vectors, block, np.float32), turn, out=product[block])
+    return product
