@@ -6,7 +6,6 @@ it then aborts the others. Here that gets a message, which says what to do, and 
 
 import contextlib
 import ctypes
-import functools
 import itertools
 import os
 import re
@@ -19,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
@@ -27,12 +26,23 @@ from jax.experimental import multihost_utils
 from dien_jax.config.distributed import DistributedConfig
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, reason
 from dien_jax.utils.console import print_only_errors, say_error
-from dien_jax.utils.processes import SharedError, agree, check_counts, count, exchange, index
+from dien_jax.utils.processes import (
+    SharedError,
+    agree,
+    awaited,
+    check_counts,
+    count,
+    exchange,
+    from_first,
+    index,
+)
+
+Result = TypeVar("Result")
 
 HEARTBEAT_SECONDS = 30
 """Time after which a process that is not heard of has ended."""
 HANG_SECONDS = 1800
-"""Time after which a step, or a batch that is scored, is not waited for any more."""
+"""Time after which a step, or what :func:`waiting_for_all` names, is not waited for any more."""
 SHUTDOWN_SECONDS = 60
 """Time that a process waits for the others at its end."""
 LOST = 3
@@ -50,8 +60,8 @@ _handlers: list[Any] = []
 _is_alone = False
 """Whether this process ends without the others."""
 _calls = itertools.count(1)
-_waits_since: float | None = None
-"""When this process began to wait for an operation of all, if it does."""
+_waits: tuple[str, float] | None = None
+"""For what this process began to wait for all, and when, if it does."""
 
 
 @contextlib.contextmanager
@@ -123,39 +133,51 @@ def resume_with(folder: Path) -> None:
         f"{how}",
         LOST,
     )
-    hangs = f"an operation of all processes has not ended for {HANG_SECONDS:,} seconds: one hangs. "
-    end = functools.partial(_end_at_once, _line(hangs + how), LOST)
-    threading.Thread(target=_watch, args=[end], daemon=True).start()
+    threading.Thread(target=_watch, args=[how], daemon=True).start()
 
 
 @contextlib.contextmanager
-def waiting_for_all() -> Iterator[Callable[[], None]]:
-    """Note that all processes take part in the block; if it lasts ``HANG_SECONDS``, the run ends.
+def waiting_for_all(
+    work: str = "an operation of all processes",
+) -> Iterator[Callable[[], None]]:
+    """Note that all processes wait for ``work``; if it lasts ``HANG_SECONDS``, the run ends.
 
     It yields a function that starts the time anew. JAX notices a process that has ended, or is
-    stopped, but not one that waits for ever, for a file system that does not answer, say. Work of
-    one process alone may take any time: it is no part of such a block.
+    stopped, but not one that waits for ever, for a file system that does not answer, say.
     """
 
     def start() -> None:
-        global _waits_since
-        _waits_since = time.monotonic()
+        global _waits
+        _waits = (work, time.monotonic())
 
-    global _waits_since
+    global _waits
     start()
     try:
         yield start
     finally:
-        _waits_since = None
+        _waits = None
 
 
-def _watch(end: Callable[[], None]) -> None:
-    """Call a function once this process has waited for too long."""
+def from_first_in_time(work: str, result: Callable[[], Result]) -> Result:
+    """Return what process 0 finds, as :func:`from_first`, if that does not take too long."""
+    with waiting_for_all(work):
+        return from_first(result)
+
+
+def _watch(how: str) -> None:
+    """End this process once it has waited for too long; ``how`` says how to continue.
+
+    A process that knows which one it waits for ends first: the others may be that one.
+    """
     while True:
         time.sleep(HANG_SECONDS / 20)
-        since = _waits_since
-        if since is not None and time.monotonic() - since > HANG_SECONDS:
-            end()
+        waits, process = _waits, awaited()
+        is_known = process not in (None, index())
+        longest = HANG_SECONDS if is_known else HANG_SECONDS * 1.2
+        if waits is not None and time.monotonic() - waits[1] > longest:
+            which = f"process {process}" if is_known else "one"
+            problem = f"{waits[0]} has not ended for {HANG_SECONDS:,} seconds: {which} hangs"
+            _end_at_once(_line(f"{problem}. {how}"), LOST)
 
 
 def _connect(config: DistributedConfig) -> None:

@@ -20,6 +20,8 @@ LONGEST_WAIT = 30 * 24 * 3600 * 1000
 """Milliseconds to wait for a text. A process that has ended is noticed by ``jax.distributed``."""
 
 _numbers = itertools.count()
+_awaited: int | None = None
+"""Number of the process whose text this one waits for."""
 
 
 class SharedError(UserError):
@@ -49,17 +51,25 @@ def index() -> int:
     return _service().process_id if count() > 1 else 0
 
 
+def awaited() -> int | None:
+    """Return the number of the process whose text this one waits for; None if it waits for none."""
+    return _awaited
+
+
 def exchange(text: str) -> list[str]:
     """Return a text of each process, in their order. Every process has to call this."""
+    global _awaited
     processes = count()
     if processes == 1:
         return [text]
     client, number, own = _service().client, next(_numbers), index()
     client.key_value_set(f"dien_jax/{number}/{own}", json.dumps(text))  # ASCII
-    texts = [
-        json.loads(client.blocking_key_value_get(f"dien_jax/{number}/{process}", LONGEST_WAIT))
-        for process in range(processes)
-    ]
+    texts = []
+    for process in range(processes):
+        _awaited = process
+        key = f"dien_jax/{number}/{process}"
+        texts.append(json.loads(client.blocking_key_value_get(key, LONGEST_WAIT)))
+    _awaited = None
     if number:  # all processes are at this exchange, so all have read the one before
         client.key_value_delete(f"dien_jax/{number - 1}/{own}")
     return texts
