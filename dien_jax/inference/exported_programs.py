@@ -28,7 +28,7 @@ from dien_jax.model.ensemble import mean_of_networks
 from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.logistic_regression import WEIGHTS
 from dien_jax.model.logit_map import CALIBRATION, click_probability
-from dien_jax.runs.checkpoints import named_leaves
+from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.host_tables import tables_for_host
 from dien_jax.steps.rank import Interests, Programs, make_programs

@@ -25,7 +25,7 @@ from dien_jax.inference.exported_programs import (
     ranking_programs,
     row_arrays,
 )
-from dien_jax.runs.checkpoints import named_leaves
+from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.steps.embedding_rows import Table
 from dien_jax.steps.host_tables import HostTables, Ids, Taken, programs_of_rows, tables_for_host
 from dien_jax.steps.rank import Programs

@@ -19,7 +19,7 @@ import numpy as np
 from dien_jax.errors import UserError, reason
 from dien_jax.inference.exported_programs import row_inputs, row_scores
 from dien_jax.model.ensemble import mean_one_by_one
-from dien_jax.runs.checkpoints import named_leaves
+from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import starts_with

@@ -5,7 +5,9 @@
     CHECKPOINTS/1500.<suffix>/   an interrupted save or removal; deleted at the next start
 
 Orbax renames a folder once it is complete; a removal renames first, for the same reason. The best
-checkpoint is marked inside itself, so that no other file has to change with it.
+checkpoint is marked inside itself, so that no other file has to change with it. Tables that are
+split over devices are :class:`RowBlocks` in a state; :mod:`dien_jax.runs.split_tables` adds them to
+what Orbax wrote, before the folder gets its name.
 """
 
 import contextlib
@@ -17,15 +19,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from dien_jax.errors import UserError, reason
-from dien_jax.model.batch_norm import TOTAL_WEIGHT, without_total_weight
+from dien_jax.model.batch_norm import TOTAL_WEIGHT
+from dien_jax.runs.saved_arrays import (
+    STATE,
+    all_but_tables,
+    arrays_in,
+    as_saved,
+    check_arrays,
+    is_split,
+    named_leaves,
+    table_names,
+    tables_by_name,
+    to_write,
+    with_key,
+)
+from dien_jax.runs.split_tables import join_rows, read_rows, write_rows
 from dien_jax.steps.state import TrainState, placed_like
 from dien_jax.utils.json_values import as_type
 from dien_jax.utils.processes import count, index
@@ -44,6 +58,33 @@ class _Host(TypedDict):
     host: dict[str, Any]
 
 
+class Unfinished(NamedTuple):
+    """A checkpoint that lacks its split tables.
+
+    ``folder`` is its folder until it is complete, ``path`` after; ``names`` are those of its split
+    tables in the order of the state, and ``replaced`` are earlier checkpoints that it replaces.
+    """
+
+    folder: Path
+    path: Path
+    names: list[str]
+    replaced: list[_Saved]
+
+
+class Incomplete(NamedTuple):
+    """A state whose split tables are not read, the host's values, and where the tables are.
+
+    ``names`` are those of the split tables in the order of the state; ``has_weight`` is false for
+    running statistics without their total weight.
+    """
+
+    state: TrainState
+    host: dict[str, Any]
+    folder: Path
+    names: list[str]
+    has_weight: bool
+
+
 class Checkpoints:
     """The checkpoints in one folder. Only one process may write there at a time.
 
@@ -51,9 +92,14 @@ class Checkpoints:
       directory: the folder; created, and cleared of leftovers, unless ``read_only``.
       read_only: change nothing.
 
+    Attributes:
+      all_see: whether every process of a run sees the folder, here of one process.
+
     Raises:
       UserError: when the folder cannot be written or, in methods, a checkpoint cannot be read.
     """
+
+    all_see = True
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self._directory = directory.absolute()
@@ -61,7 +107,7 @@ class Checkpoints:
         if not read_only:
             with _orbax_errors(f"cannot use {directory} for checkpoints"):
                 directory.mkdir(parents=True, exist_ok=True)
-                self._remove_leftovers()
+                self.remove_leftovers()
 
     def latest_step(self) -> int | None:
         """Return the step of the last checkpoint; None without any."""
@@ -87,10 +133,22 @@ class Checkpoints:
 
         Args:
           step: steps done, at least the latest (else ValueError).
-          state: arrays, typed PRNG keys among them.
+          state: arrays, typed PRNG keys and split tables among them.
           host: values for JSON; floats are restored bit for bit.
           best: true for the best checkpoint so far.
         """
+        try:
+            begun = self.begin(step, state, host, best=best)
+            if begun.names:
+                add_rows(begun.folder, begun.names, state)
+            self.finish(begun, state)
+        finally:
+            self.remove_leftovers()
+
+    def begin(
+        self, step: int, state: TrainState, host: dict[str, Any], *, best: bool
+    ) -> Unfinished:
+        """Write all of a checkpoint but its split tables; see :meth:`save`."""
         earlier = self._complete()
         kept = self._best()
         if earlier and step < earlier[-1][0]:
@@ -98,18 +156,25 @@ class Checkpoints:
         best = best or (kept is not None and kept[0] == step)
         again = [attempt + 1 for saved, attempt in earlier if saved == step]
         path = self._path((step, max(again, default=0)))
-        arrays = jax.device_get(jax.tree.map(_without_key, state))
-        try:
-            with _orbax_errors(f"cannot save the checkpoint {path}"):
-                values = ocp.args.JsonSave({"best": best, "host": host})
-                content = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), host=values)
-                self._checkpointer.save(path, args=content)
-                for old in earlier:
-                    if best or old != kept:
-                        name = self._path(old)
-                        name.rename(f"{name}.removed")
-        finally:
-            self._remove_leftovers()
+        arrays = jax.device_get(jax.tree.map(to_write, state))
+        has_tables = any(map(is_split, jax.tree.leaves(state)))
+        folder = path.with_name(f"{path.name}.unfinished") if has_tables else path
+        with _orbax_errors(f"cannot save the checkpoint {path}"):
+            values = ocp.args.JsonSave({"best": best, "host": host})
+            content = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), host=values)
+            self._checkpointer.save(folder, args=content)
+            names = table_names(arrays_in(folder), state) if has_tables else []
+        return Unfinished(folder, path, names, [old for old in earlier if best or old != kept])
+
+    def finish(self, begun: Unfinished, state: TrainState, processes: int = 1) -> None:
+        """Complete a checkpoint to which all processes have added their rows."""
+        with _orbax_errors(f"cannot save the checkpoint {begun.path}"):
+            if begun.names:
+                join_rows(begun.folder / STATE, processes, tables_by_name(begun.names, state))
+                begun.folder.rename(begun.path)
+            for old in begun.replaced:
+                name = self._path(old)
+                name.rename(f"{name}.removed")
 
     def restore(
         self,
@@ -121,32 +186,44 @@ class Checkpoints:
 
         Only names, shapes, types and devices of ``like`` matter, a state of the same configuration,
         arrays or their shapes: each array is put on the device of its counterpart there, or the
-        default device; or else ``put`` takes the state, on the host, to devices. An array that
-        differs from it, or a checkpoint that does not exist, is a UserError. Running statistics
-        that were saved without their total weight, by earlier versions, are returned without it.
+        default device; or else ``put`` takes the state, on the host but for its split tables, to
+        devices. An array that differs from it, or a checkpoint that does not exist, is a UserError.
+        Running statistics that were saved without their total weight, by earlier versions, are
+        returned without it.
         """
+        found = self.read(step, like)
+        state = with_rows(found.folder, found.names, found.state)
+        if put is not None:
+            return put(state), found.host
+        return placed_like(state, as_saved(like, has_weight=found.has_weight)), found.host
+
+    def read(self, step: int, like: TrainState) -> Incomplete:
+        """Return all of a checkpoint but the rows of its split tables; see :meth:`restore`."""
         attempts = [saved for saved in self._complete() if saved[0] == step]
         if not attempts:
             raise UserError(f"{self._directory} has no checkpoint of step {step}")
         path = self._path(attempts[-1])
         with _orbax_errors(f"cannot read the checkpoint {path}"):
-            metadata: Any = ocp.PyTreeCheckpointHandler().metadata(path / "state")
-            claimed = named_leaves(metadata.tree)
-        if not any(name.endswith(f"/{TOTAL_WEIGHT}") for name in claimed):
-            like = like._replace(batch_stats=without_total_weight(like.batch_stats))
+            claimed = arrays_in(path)
+        has_weight = any(name.endswith(f"/{TOTAL_WEIGHT}") for name in claimed)
+        like = as_saved(like, has_weight=has_weight)
         leaves, structure = jax.tree.flatten(like)
         expected = dict(zip(named_leaves(like), leaves, strict=True))
-        _check_arrays(path, claimed, expected)  # before memory is taken for what it claims
+        check_arrays(path, claimed, expected)  # before memory is taken for what it claims
         with _orbax_errors(f"cannot read the checkpoint {path}"):
-            state, values = ocp.args.PyTreeRestore(), ocp.args.JsonRestore()
+            state, values = all_but_tables(path, expected), ocp.args.JsonRestore()
             arguments = ocp.args.Composite(state=state, host=values)
             content = self._checkpointer.restore(path, args=arguments)
             arrays = named_leaves(content["state"])
+        arrays |= {name: leaf for name, leaf in expected.items() if is_split(leaf)}
         host = as_type(content["host"], _Host, path / "host")["host"]
-        _check_arrays(path, arrays, expected)
-        restored = [_with_key(arrays[name], leaf) for name, leaf in expected.items()]
-        on_host = jax.tree.unflatten(structure, restored)
-        return placed_like(on_host, like) if put is None else put(on_host), host
+        check_arrays(path, arrays, expected)
+        restored = [
+            leaf if is_split(leaf) else with_key(arrays[name], leaf)
+            for name, leaf in expected.items()
+        ]
+        found = jax.tree.unflatten(structure, restored)
+        return Incomplete(found, host, path, table_names(claimed, found), has_weight)
 
     def _path(self, saved: _Saved) -> Path:
         step, attempt = saved
@@ -169,11 +246,38 @@ class Checkpoints:
                 return saved
         return None
 
-    def _remove_leftovers(self) -> None:
+    def remove_leftovers(self) -> None:
         """Delete leftovers; those that cannot be deleted are ignored and tried again later."""
         for path in self._directory.glob("*.*"):
             if _LEFTOVER.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def add_rows(folder: Path, names: list[str], state: TrainState) -> None:
+    """Add rows of the split tables of a state; every process has to call this.
+
+    Args:
+      folder: that of an :class:`Unfinished` checkpoint.
+      names: names of its split tables.
+      state: state with split tables, whose other arrays do not matter.
+    """
+    with _orbax_errors(f"cannot save the checkpoint {folder.with_suffix('')}"):
+        write_rows(folder / STATE, index(), tables_by_name(names, state))
+
+
+def with_rows(folder: Path, names: list[str], state: TrainState) -> TrainState:
+    """Return a state with the rows of its split tables; every process has to call this.
+
+    Args:
+      folder: folder of a checkpoint.
+      names: names of its split tables.
+      state: state with split tables, whose other arrays do not matter.
+    """
+    if not names:
+        return state
+    with _orbax_errors(f"cannot read the checkpoint {folder}"):
+        tables = iter(read_rows(folder / STATE, tables_by_name(names, state)))
+    return jax.tree.map(lambda leaf: next(tables) if is_split(leaf) else leaf, state)
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -213,43 +317,3 @@ def _orbax_errors(failure: str) -> Iterator[None]:
             logger.setLevel(level)
     if problem is not None:
         raise UserError(f"{failure}: {problem}")
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _without_key(leaf: Any) -> Any:
-    """Return the integers of a typed PRNG key, and any other array unchanged."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _with_key(saved: np.ndarray, leaf: Any) -> Any:
-    """Return a saved array, as a typed key if ``leaf`` is one."""
-    if not _is_key(leaf):
-        return saved
-    impl = jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None  # the default
-    return jax.random.wrap_key_data(jnp.asarray(saved), impl=impl)
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """Return the leaves by names like ``params/embedding/item``, since Orbax loses tuples."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-
-
-def _check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Refuse arrays of other names, types or shapes than those of the configuration."""
-    mismatch = f"the checkpoint {path} does not fit the configuration:"
-    for name, leaf in expected.items():
-        wanted = _described(jax.eval_shape(_without_key, leaf))
-        actual = _described(found[name]) if name in found else "nothing"
-        if actual != wanted:
-            raise UserError(f"{mismatch} expected {name} as {wanted}, found {actual}")
-    for name in found:
-        if name not in expected:
-            raise UserError(f"{mismatch} it has {name}, which the configuration lacks")
-
-
-def _described(array: Any) -> str:
-    return f"{array.dtype} {list(array.shape)}"

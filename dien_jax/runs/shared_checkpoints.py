@@ -1,29 +1,39 @@
-"""Checkpoints of a run of several processes: process 0 reads and writes them for all."""
+"""Checkpoints of a run of several processes, which all see their folder, or process 0 alone."""
 
+import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from dien_jax.model.batch_norm import without_total_weight
-from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.checkpoints import Checkpoints, add_rows, with_rows
+from dien_jax.runs.saved_arrays import as_saved
 from dien_jax.steps.state import TrainState
-from dien_jax.utils.processes import from_first, on_first
+from dien_jax.utils.processes import exchange, from_first, on_each, on_first
+
+LOOKS = 10
+"""How often a process looks for what process 0 has written, in a second."""
 
 
 class SharedCheckpoints:
-    """:class:`Checkpoints` in a folder that only process 0 has to see.
+    """:class:`Checkpoints` of all processes of a run.
 
-    Every process calls every method, and an error of process 0 is raised by all. A checkpoint is
-    the same as one of one process, whose rows are in the order of their vocabulary.
+    Where all see the folder, each writes and reads rows of split tables; process 0 does the rest.
+    Otherwise a state to be saved is on its host, and what it restores is put on devices by way of
+    it. Every process calls every method, and an error of one is raised by all. A checkpoint is the
+    same as one of one process, whose rows are in the order of their vocabulary.
 
     Args:
-      directory: the folder, of process 0.
+      directory: the folder, as this process sees it.
+
+    Attributes:
+      all_see: whether every process sees the folder.
     """
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory.absolute()
         self._own = on_first(lambda: Checkpoints(directory))
+        self.all_see = _all_see(directory)
 
     def latest_step(self) -> int | None:
         """Return the step of the last checkpoint; None without any."""
@@ -32,13 +42,22 @@ class SharedCheckpoints:
     def save(
         self, step: int, state: TrainState | None, host: dict[str, Any], *, best: bool
     ) -> None:
-        """Save a checkpoint; ``state`` is on the host of process 0, and None on the others."""
+        """Save a checkpoint.
 
-        def write() -> None:
-            assert state is not None
-            self._checkpoints.save(step, state, host, best=best)
-
-        on_first(write)
+        ``state`` has split tables, if all see the folder; otherwise it is on the host of process 0,
+        and None on the others.
+        """
+        try:
+            begun = on_first(lambda: self._checkpoints.begin(step, _some(state), host, best=best))
+            found = from_first(lambda: (_some(begun).folder.name, _some(begun).names))
+            folder, names = self._directory / found[0], found[1]
+            if names:
+                on_each(lambda: add_rows(folder, names, _some(state)))
+            processes = len(exchange(""))
+            on_first(lambda: self._checkpoints.finish(_some(begun), _some(state), processes))
+        finally:
+            if self._own is not None:
+                self._own.remove_leftovers()
 
     def restore(
         self,
@@ -50,26 +69,45 @@ class SharedCheckpoints:
 
         Args:
           step: step of the checkpoint.
-          like: shapes and types of the state, in one device's form.
-          put: puts a state that process 0 has on the devices of all, given these shapes.
+          like: shapes and types of the state, in one device's form or, if all see the folder, with
+            split tables.
+          put: puts a state that process 0 has on the devices of all, given these shapes, and split
+            tables that are there.
         """
         state: TrainState | None = None
 
-        def read() -> tuple[dict[str, Any], bool]:
+        def read() -> tuple[dict[str, Any], str, list[str], bool]:
             nonlocal state
-            state, host = self._checkpoints.restore(step, like, _unchanged)
-            return host, len(jax.tree.leaves(state)) == len(jax.tree.leaves(like))
+            found = self._checkpoints.read(step, like)
+            state = found.state
+            return found.host, found.folder.name, found.names, found.has_weight
 
-        host, is_whole = from_first(read)
-        if not is_whole:
-            like = like._replace(batch_stats=without_total_weight(like.batch_stats))
+        host, folder, names, has_weight = from_first(read)
+        like = as_saved(like, has_weight=has_weight)
+        like = on_each(lambda: with_rows(self._directory / folder, names, like))
         return put(state, like), host
 
     @property
     def _checkpoints(self) -> Checkpoints:
-        assert self._own is not None
-        return self._own
+        return _some(self._own)
 
 
-def _unchanged(state: TrainState) -> TrainState:
-    return state
+def _some(value: Any) -> Any:
+    """Return what this process has."""
+    assert value is not None
+    return value
+
+
+def _all_see(directory: Path) -> bool:
+    """Return whether every process sees a folder that process 0 makes below the given one."""
+    name = from_first(lambda: f"0.{secrets.token_hex(8)}")  # a leftover, if it stays
+    place = directory / name
+    on_first(place.mkdir)
+    seen = False
+    for _ in range(LOOKS):
+        if seen := place.is_dir():
+            break
+        time.sleep(1 / LOOKS)
+    answers = exchange("yes" if seen else "no")
+    on_first(place.rmdir)
+    return "no" not in answers

@@ -13,8 +13,9 @@ from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.errors import UserError
 from dien_jax.model.logit_map import CALIBRATION
 from dien_jax.runs.calibration import Calibration
-from dien_jax.runs.checkpoints import Checkpoints, named_leaves
+from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
+from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.steps.embedding_rows import DENSE_ROWS, Table
 from dien_jax.steps.host_tables import (
     DEVICE_SHARE,

@@ -9,7 +9,7 @@ Dimensions: n devices, R rows of a table, Q rows of it that a device has, N netw
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -27,6 +27,7 @@ from dien_jax.model.ensemble import network_axes
 from dien_jax.steps import embedding_rows
 from dien_jax.steps.embedding_rows import Table, large_tables, table_of
 from dien_jax.steps.mesh import AXIS, devices_in_use, mesh_of
+from dien_jax.steps.row_blocks import RowBlocks
 from dien_jax.steps.transfer import from_first, on_first, whole
 from dien_jax.utils.processes import count, index
 
@@ -143,12 +144,14 @@ class Placement:
         """Put parameters, statistics or slots of one device's form on the devices.
 
         With several processes, ``tree`` is that of process 0, and None on the others; ``like`` has
-        its shapes on all.
+        its shapes on all. Split tables, in ``tree`` or on several processes in ``like``, are there.
         """
         if self.part[1] > 1:
             return self._put_from_first(tree, like)
 
         def put(path: tuple, leaf: Any, axis: int) -> jax.Array:
+            if isinstance(leaf, RowBlocks):
+                return leaf.array
             layout = None if axis < 0 else self.layouts[table_of(path)]
             return self._put(leaf, layout, axis)
 
@@ -162,15 +165,35 @@ class Placement:
         several = self.part[1] > 1
 
         def join(path: tuple, leaf: Any, axis: int) -> Any:
-            if _is_key(leaf):
-                return _local_key(leaf) if several else leaf
-            host = on_first(self.mesh, leaf) if several and axis >= 0 else np.asarray(leaf)
-            if host is None:
-                return None
-            return host if axis < 0 else self.layouts[table_of(path)].joined(host, axis)
+            if axis < 0:
+                return self._on_host(leaf)
+            host = on_first(self.mesh, leaf) if several else np.asarray(leaf)
+            return None if host is None else self.layouts[table_of(path)].joined(host, axis)
 
         joined = jax.tree_util.tree_map_with_path(join, tree, self.row_axes(tree))
         return joined if index() == 0 else None
+
+    def to_save(self, tree: Any) -> Any:
+        """Return arrays of one device's form on the host, but split tables by blocks of rows."""
+        return self._with_blocks(tree, self._on_host)
+
+    def to_restore(self, tree: Any) -> Any:
+        """Return shapes of the form of :meth:`to_save`."""
+        return self._with_blocks(tree, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+
+    def _with_blocks(self, tree: Any, other: Callable[[Any], Any]) -> Any:
+        def blocks(leaf: Any, whole: Any, axis: int) -> Any:
+            if axis < 0:
+                return other(leaf)
+            return RowBlocks(self.mesh, whole.shape, whole.dtype, axis, leaf)
+
+        return jax.tree.map(blocks, tree, self.like(tree), self.row_axes(tree))
+
+    def _on_host(self, leaf: Any) -> Any:
+        """Return an array that is whole on every device."""
+        if _is_key(leaf):
+            return _local_key(leaf) if self.part[1] > 1 else leaf
+        return np.asarray(leaf)
 
     def whole(self, tree: Any) -> Any:
         """Return arrays that are whole on every device, of arrays of any placement."""
@@ -214,11 +237,18 @@ class Placement:
             jax.tree_util.tree_leaves_with_path(like),
         )
         given = [None] * len(leaves) if tree is None else jax.tree.leaves(tree)
-        placed = [
-            self._from_first(value, leaf, None if axis < 0 else self.layouts[table_of(path)], axis)
-            for value, (path, leaf), axis in zip(given, leaves, axes, strict=True)
+
+        def placed(value: Any, path: tuple, leaf: Any, axis: int) -> jax.Array:
+            if isinstance(leaf, RowBlocks):
+                return leaf.array
+            layout = None if axis < 0 else self.layouts[table_of(path)]
+            return self._from_first(value, leaf, layout, axis)
+
+        arrays = [
+            placed(value, *leaf, axis)
+            for value, leaf, axis in zip(given, leaves, axes, strict=True)
         ]
-        return jax.tree.unflatten(jax.tree.structure(like), placed)
+        return jax.tree.unflatten(jax.tree.structure(like), arrays)
 
     def _put(self, array: Any, layout: Layout | None, axis: int = 0) -> jax.Array:
         if layout is None:

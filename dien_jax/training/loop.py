@@ -30,7 +30,7 @@ from dien_jax.runs.scoring import measure
 from dien_jax.steps.memory import require_step_memory
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.state import TrainState, placed_like
-from dien_jax.training.hosts import agreed_stop, waiting_for_all
+from dien_jax.training.hosts import agreed_stop, from_first_in_time, waiting_for_all
 from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, with_logistic_regression
 from dien_jax.training.on_devices import AnyCheckpoints, OnDevices
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
@@ -172,9 +172,11 @@ class Trainer:
         if self._checkpoints is None:
             raise ValueError("run() needs checkpoints: it measures the best one")
         for record in self.evaluations(reporter.progress):
-            on_first(functools.partial(reporter.evaluation, record))
-            summary = self._devices.summary(self._validation.batch(0, 0), self.state, self._tables)
-            on_first(functools.partial(reporter.histograms, self.progress.step, summary))
+            with waiting_for_all("the report of an evaluation"):
+                on_first(functools.partial(reporter.evaluation, record))
+                batch = self._validation.batch(0, 0)
+                summary = self._devices.summary(batch, self.state, self._tables)
+                on_first(functools.partial(reporter.histograms, self.progress.step, summary))
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
         best, _ = self._restore(self._checkpoints, progress.best_step)
@@ -188,7 +190,8 @@ class Trainer:
             regression = best._replace(params=placed_like(alone(best.params), best.params))
             scores = self._scores(self._evaluation_loader("test"), regression)
             labels = np.asarray(self._dataset.splits["test"].label)
-            baselines[LOGISTIC_REGRESSION] = from_first(lambda: auc(labels, scores))
+            name = f"the AUC of the {LOGISTIC_REGRESSION}"
+            baselines[LOGISTIC_REGRESSION] = from_first_in_time(name, lambda: auc(labels, scores))
         return {
             "calibration": calibration,
             "baselines": baselines,
@@ -308,14 +311,16 @@ class Trainer:
             return None
         labels = np.asarray(self._dataset.splits["valid"].label)
         scores, step = self._scores(self._validation, best), self.progress.best_step
-        fitted = from_first(
-            lambda: dataclasses.asdict(fit_calibration(labels, scores, step, train.click_rate))
+        fitted = from_first_in_time(
+            "the calibration",
+            lambda: dataclasses.asdict(fit_calibration(labels, scores, step, train.click_rate)),
         )
         return Calibration(**fitted)
 
     def _measured(self, split: str, scores: np.ndarray) -> dict[str, Any]:
         """Return the metrics of a split, which are to the bit the same on every process."""
-        return from_first(lambda: measure(self._dataset, split, scores))
+        name = f"the metrics of the {split} split"
+        return from_first_in_time(name, lambda: measure(self._dataset, split, scores))
 
     def _scores(
         self, loader: Loader, state: TrainState, calibration: Calibration | None = None
@@ -343,8 +348,8 @@ class Trainer:
             return
         progress = self.progress
         progress.wall_seconds = self._wall_seconds()
-        state: Any = self.one_device_state()
-        self._checkpoints.save(progress.step, state, dataclasses.asdict(progress), best=best)
+        host = dataclasses.asdict(progress)
+        self._devices.save(self._checkpoints, progress.step, self.state, host, best=best)
         self._saved_step, self._saved_at = progress.step, time.perf_counter()
         self._timed_from = None
 

@@ -87,6 +87,18 @@ class OnDevices:
         """
         return state if self._placement is None else self._placement.joined(state)
 
+    def save(
+        self, checkpoints: AnyCheckpoints, step: int, state: TrainState, host: Any, *, best: bool
+    ) -> None:
+        """Save a state of the devices, and values of the host."""
+        with waiting_for_all(f"the checkpoint of step {step}"):
+            saved: Any
+            if self._placement is not None and checkpoints.all_see:
+                saved = self._placement.to_save(state)
+            else:
+                saved = self.joined(state)
+            checkpoints.save(step, saved, host, best=best)
+
     def put(self, tree: Any, like: Any) -> Any:
         """Put arrays of the host on the devices; ``like`` are those that they replace.
 
@@ -114,10 +126,14 @@ class OnDevices:
         self, checkpoints: AnyCheckpoints, step: int, like: TrainState
     ) -> tuple[TrainState, dict[str, Any]]:
         """Return the state of a checkpoint, where ``like`` is, and the host's values."""
-        if self._placement is None:
+        placement = self._placement
+        if placement is None:
             assert isinstance(checkpoints, Checkpoints)
             return checkpoints.restore(step, like)
-        return checkpoints.restore(step, self._placement.like(like), self._placement.put)
+        by_rows = checkpoints.all_see
+        shapes = placement.to_restore(like) if by_rows else placement.like(like)
+        with waiting_for_all(f"the reading of the checkpoint of step {step}"):
+            return checkpoints.restore(step, shapes, placement.put)
 
     def scores(
         self,

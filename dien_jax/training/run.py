@@ -275,6 +275,10 @@ def _train(
     several = count() > 1
     resume_with(folder)
     checkpoints = (SharedCheckpoints if several else Checkpoints)(folder / CHECKPOINTS_FOLDER)
+    if several:
+        alone = f"process 0 writes and reads checkpoints: not every process sees {folder}"
+        all_do = "every process writes and reads its rows of tables in checkpoints"
+        say(all_do if checkpoints.all_see else alone)
     fresh = checkpoints.latest_step() is None
     try:
         trainer = Trainer(run, dataset, checkpoints, stop_signal, devices)

@@ -8,9 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tensorstore as ts
 from support import tiny_run
 from support.several_processes import (
     HANG,
+    HANG_IN_SAVE,
     NEEDS_NEWER_JAX,
     Whole,
     assert_same,
@@ -29,6 +31,26 @@ pytestmark = NEEDS_NEWER_JAX
 
 TOLERANCE = 1e-3
 """Of parameters on another number of devices; ``tests/sharded`` compares that with rounding."""
+
+
+def keys_of(folder: Path) -> set[str]:
+    """The keys of a database of arrays."""
+    files = {"driver": "file", "path": f"{folder}/"}
+    database = ts.KvStore.open({"driver": "ocdbt", "base": files}).result()
+    return {key.decode() for key in database.list().result()}
+
+
+def assert_halves(pieces: list[Path]) -> None:
+    """Each process wrote and read about half of all bytes, and never most of a table at once."""
+    table = tiny_run.USERS * 4 * 4
+    for kind in ("write", "read"):
+        sizes = [
+            [int(line.split()[1]) for line in file.read_text().splitlines() if kind in line]
+            for file in pieces
+        ]
+        both = list(map(sum, sizes))
+        assert 0.4 < both[0] / sum(both) < 0.6, both
+        assert 0 < max(map(max, sizes)) < 0.6 * table
 
 
 def test_two_processes_are_one_with_two_devices(whole: Whole) -> None:
@@ -63,8 +85,10 @@ def test_a_stop_is_one_step_of_all_and_other_numbers_resume(
     assert 5 <= step < tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
 
     by_two = shutil.copytree(stopped, tmp_path / "two")
-    ended = run_two(["--resume", by_two])
+    pieces = [tmp_path / f"pieces{process}" for process in range(2)]
+    ended = run_two(["--resume", by_two], pieces=pieces)
     assert [each.status for each in ended] == [0, 0], ended
+    assert_halves(pieces)
     assert f"resuming from the checkpoint of step {step}" in ended[0].said
     assert "the run began" not in ended[0].said
     assert_same(by_two, whole.by_two)
@@ -83,14 +107,38 @@ def test_a_stop_is_one_step_of_all_and_other_numbers_resume(
 
 
 def test_one_process_is_resumed_by_two(whole: Whole, data: Path, tmp_path: Path) -> None:
-    stopped = tmp_path / "stopped"
+    """Process 1 reads its rows; or it does not see the folder, and gets them from process 0."""
+    stopped, seen_by_one = tmp_path / "stopped", tmp_path / "seen_by_one"
     [alone] = run_together(flags(data, stopped), devices=2, signals={0: (signal.SIGINT, 5)})
     assert alone.status == 128 + signal.SIGINT, alone.said
+    shutil.copytree(stopped, seen_by_one)
     ended = run_two(["--resume", stopped])
-    assert [each.status for each in ended] == [0, 0], ended
+    port = free_port()
+    places = [["--resume", seen_by_one], ["--resume", tmp_path / "elsewhere"]]
+    both = [[*place, *distributed(process, port)] for process, place in enumerate(places)]
+    others = run_together(*both)
+    assert [each.status for each in (*ended, *others)] == [0] * 4, (ended, others)
     assert "the run began with processes 1, this is 2" in ended[0].said
-    assert_same(stopped, whole.by_one)
-    assert "processes" not in Run.load(stopped).versions
+    assert "every process writes and reads its rows" in ended[0].said
+    assert f"process 0 writes and reads checkpoints: not every process sees {seen_by_one}" in (
+        others[0].said
+    )
+    for folder in (stopped, seen_by_one):
+        assert_same(folder, whole.by_one)
+        assert "processes" not in Run.load(folder).versions
+
+
+def test_each_process_writes_its_own_rows(whole: Whole) -> None:
+    """What all wrote is what one process writes, but for the order of the files."""
+    step = tiny_run.saved_states(whole.by_two)["latest"][0]
+    saved = [run / f"checkpoints/{step}/state" for run in (whole.by_two, whole.by_one)]
+    parts = [keys_of(saved[0] / f"ocdbt.rows_{process}") for process in range(2)]
+    shapes = {key for key in parts[0] if key.endswith("/.zarray")}
+    assert any("item_embeddings" in key for key in shapes)
+    assert parts[0] & parts[1] == shapes
+    assert len(parts[0]) == len(parts[1]) == 2 * len(shapes)
+    assert keys_of(saved[0]) == keys_of(saved[1])
+    assert keys_of(saved[0]) > parts[0] | parts[1]
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -114,9 +162,20 @@ def test_a_process_that_hangs_ends_all(data: Path, tmp_path: Path) -> None:
     first, second = run_two(flags(data, folder), {1: (HANG, 6)})
     assert (first.status, second.status) == (LOST, LOST), (first, second)
     said = first.said.splitlines()[-1]
-    assert said.startswith("error: an operation of all processes has not ended for 30 seconds")
+    hangs = "error: an operation of all processes has not ended for 5 seconds: one hangs."
+    assert said.startswith(hangs)
     assert f"python -m dien_jax.train --resume {folder}" in said
     assert "process 1: error: another process of the run has ended" in second.said
+    assert tiny_run.saved_states(folder)["latest"][0] == 4
+
+
+def test_a_process_that_hangs_as_it_saves_ends_all(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ended = run_two(flags(data, folder), {0: (HANG_IN_SAVE, 8)})
+    assert [each.status for each in ended] == [LOST, LOST], ended
+    said = ended[1].said.splitlines()[-1]
+    assert "error: the checkpoint of step 8 has not ended for 5 seconds: process 0 hangs." in said
+    assert f"python -m dien_jax.train --resume {folder}" in said
     assert tiny_run.saved_states(folder)["latest"][0] == 4
 
 

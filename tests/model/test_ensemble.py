@@ -14,7 +14,7 @@ from support.untrained_run import random_state
 from dien_jax.config.settings import Config, OptimConfig
 from dien_jax.model.ensemble import join_networks, network_axes, split_networks
 from dien_jax.model.interest import InterestModel
-from dien_jax.runs.checkpoints import named_leaves
+from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.steps import embedding_rows
 from dien_jax.steps.memory import step_bytes
 from dien_jax.steps.score import make_predict_step, make_summary_step

@@ -140,6 +140,7 @@ def test_step_before_the_latest_is_refused(tmp_path):
 def test_leftovers_are_ignored_then_removed_at_the_next_start(tmp_path):
     Checkpoints(tmp_path).save(5, make_state(), {}, best=True)
     for name in (
+        "7.unfinished",
         "7.orbax-checkpoint-tmp",
         "7.orbax-checkpoint-tmp-123",
         "4.removed",
@@ -149,7 +150,7 @@ def test_leftovers_are_ignored_then_removed_at_the_next_start(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     reader = Checkpoints(tmp_path, read_only=True)
     assert (reader.latest_step(), reader.best_step()) == (5, 5)
-    assert len(names(tmp_path)) == 6
+    assert len(names(tmp_path)) == 7
     Checkpoints(tmp_path)
     assert names(tmp_path) == ["5", "notes.txt"]
 

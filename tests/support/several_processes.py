@@ -34,7 +34,7 @@ NEEDS_NEWER_JAX = pytest.mark.skipif(
 
 Signals = dict[int, tuple[int, int]]
 """By process, a signal and the step before which it comes; ``HANG`` is none, but a long sleep."""
-HANG = -1
+HANG, HANG_IN_SAVE = -1, -2
 
 
 class Ended(NamedTuple):
@@ -66,6 +66,7 @@ def run_together(
     devices: int = 1,
     signals: Signals | None = None,
     variables: Callable[[int], dict[str, str]] = lambda process: {},
+    pieces: Sequence[Path] = (),
 ) -> list[Ended]:
     """Run a process for each list of flags at once, and wait for all.
 
@@ -74,6 +75,7 @@ def run_together(
       devices: of each process.
       variables: gives further environment variables of a process.
       signals: by process, a signal that it sends itself and the step before which it does.
+      pieces: by process, a file for the sizes of what it writes and reads of tables.
     """
     environment = {}
     if devices > 1:
@@ -91,7 +93,8 @@ def run_together(
             {
                 "flags": list(map(str, arguments)),
                 "signal": (signals or {}).get(process, (0, 0)),
-                "one_hangs": HANG in dict((signals or {}).values()),
+                "one_hangs": min((number for number, _ in (signals or {}).values()), default=0) < 0,
+                "pieces": str(pieces[process]) if pieces else "",
                 "environment": environment | variables(process),
                 "output": output,
                 "said": said,
@@ -112,11 +115,13 @@ def _server() -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, PROGRAM, str(LIMIT)], **pipes)
 
 
-def run_two(given: Sequence[str | Path], signals: Signals | None = None) -> list[Ended]:
+def run_two(
+    given: Sequence[str | Path], signals: Signals | None = None, pieces: Sequence[Path] = ()
+) -> list[Ended]:
     """Run two processes of one device each, with the same flags."""
     port = free_port()
     both = ([*given, *distributed(process, port)] for process in range(2))
-    return run_together(*both, signals=signals)
+    return run_together(*both, signals=signals, pieces=pieces)
 
 
 class Whole(NamedTuple):

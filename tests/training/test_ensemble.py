@@ -13,8 +13,8 @@ from dien_jax import train
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.model.ensemble import split_networks
-from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.folder import Run
+from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.runs.trained import load_run
 from dien_jax.steps.state import create_state
 from dien_jax.training.warm_start import grown, load_source
