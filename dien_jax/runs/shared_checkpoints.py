@@ -1,6 +1,7 @@
 """Checkpoints of a run of several processes, which all see their folder, or process 0 alone."""
 
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from dien_jax.runs.checkpoints import Checkpoints, add_rows, with_rows
 from dien_jax.runs.saved_arrays import as_saved
 from dien_jax.steps.state import TrainState
-from dien_jax.utils.processes import exchange, from_first, on_each, on_first
+from dien_jax.utils.processes import exchange, from_first, index, on_each, on_first
 
 LOOKS = 10
 """How often a process looks for what process 0 has written, in a second."""
@@ -27,7 +28,7 @@ class SharedCheckpoints:
       directory: the folder, as this process sees it.
 
     Attributes:
-      all_see: whether every process sees the folder.
+      all_see: whether every process can write there.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -99,15 +100,20 @@ def _some(value: Any) -> Any:
 
 
 def _all_see(directory: Path) -> bool:
-    """Return whether every process sees a folder that process 0 makes below the given one."""
+    """Return whether every process can write in a folder that process 0 makes below this one."""
     name = from_first(lambda: f"0.{secrets.token_hex(8)}")  # a leftover, if it stays
     place = directory / name
     on_first(place.mkdir)
-    seen = False
-    for _ in range(LOOKS):
-        if seen := place.is_dir():
-            break
-        time.sleep(1 / LOOKS)
-    answers = exchange("yes" if seen else "no")
-    on_first(place.rmdir)
+    answers = exchange("yes" if _reaches(place) else "no")
+    on_first(lambda: shutil.rmtree(place))
     return "no" not in answers
+
+
+def _reaches(place: Path) -> bool:
+    for _ in range(LOOKS):
+        try:
+            (place / str(index())).mkdir()
+            return True
+        except OSError:
+            time.sleep(1 / LOOKS)
+    return False
