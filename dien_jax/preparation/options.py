@@ -16,6 +16,14 @@ SIZE = re.compile(r"\d+(\.\d+)? *[kmgt]i?b", re.IGNORECASE)
 """Sizes that a user may write."""
 Distribution = Literal["popularity", "uniform"]
 SplitPolicy = Literal["by-user", "last-event", "by-time"]
+EngineName = Literal["duckdb", "spark"]
+
+
+class Spark(NamedTuple):
+    """A session of Spark."""
+
+    url: str | None = None  # address of Spark Connect; None for the session of the environment
+    folder: str | None = None  # folder for tables that Spark and this process see
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,15 @@ class LogOptions:
     """Random seed."""
     max_bad_share: float = 0.01
     """Largest share of malformed lines that is tolerated. Malformed lines are skipped."""
+    engine: EngineName = "duckdb"
+    """Engine that reads and orders the log: duckdb in this process, or spark (extra spark) for logs
+    larger than one machine. Folders are equal."""
+    spark_url: str | None = None
+    """With --engine spark: address of Spark Connect, sc://HOST:PORT. Default: the session of the
+    environment."""
+    spark_folder: str | None = None
+    """With --engine spark: folder for temporary tables that Spark and this process see: a path, or
+    an address such as s3://BUCKET/FOLDER. Default: one next to --out."""
     memory_limit: str = "1GB"
     """Memory limit of the database, which spills to disk beyond it. Arrays are not counted."""
 
@@ -58,11 +75,18 @@ class LogOptions:
         for flag, time in (("--valid-from", self.valid_from), ("--train-from", self.train_from)):
             if time is not None and self.split != "by-time":
                 raise UserError(f"{flag} needs --split by-time, got --split {self.split}")
+        if self.engine != "spark" and (self.spark_url, self.spark_folder) != (None, None):
+            raise UserError("--spark-url and --spark-folder need --engine spark")
         require_at_least({"--min-count": (self.min_count, 1), "--seed": (self.seed, 0)})
         check_bad_share(self.max_bad_share)
         if not SIZE.fullmatch(self.memory_limit):
             got = f"{self.memory_limit:.80}"
             raise UserError(f"--memory-limit must be a size such as 1GB, got {got!r}")
+
+    @property
+    def spark(self) -> Spark | None:
+        """The session of Spark to use; None for DuckDB."""
+        return Spark(self.spark_url, self.spark_folder) if self.engine == "spark" else None
 
     @property
     def shares(self) -> dict[str, float]:

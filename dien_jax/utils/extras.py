@@ -10,6 +10,7 @@ EXTRAS = {
     "export": ("flatbuffers",),
     "onnx": ("jax2onnx", "onnxruntime"),
     "plot": ("matplotlib",),
+    "spark": ("pyspark",),
     "serve": ("prometheus_client", "starlette", "uvicorn"),
     "tune": ("optuna",),
 }

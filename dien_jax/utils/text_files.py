@@ -37,7 +37,7 @@ class BadLines:
         self.count = 0
         self.examples: list[str] = []
 
-    def add(self, file: Path, line_number: int, reason: str) -> None:
+    def add(self, file: Path | str, line_number: int, reason: str) -> None:
         """Count one malformed line; the first line of a file has number 1."""
         self.count += 1
         if len(self.examples) < EXAMPLES:

@@ -62,7 +62,7 @@ def test_malformed_lines_have_the_file_that_they_are_in(folder, tmp_path):
     _, summary = make(folder, tmp_path / "data")
     assert summary[:3] == [
         "2 of 62 lines are malformed and were left out:",
-        f"  {file}:22: expected 4 columns, found 2",
+        f"  {file}:23: expected 4 columns, found 2",
         f"  {file}:4: timestamp 'soon' is not a whole number",
     ]
 

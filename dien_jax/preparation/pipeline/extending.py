@@ -16,7 +16,7 @@ from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ColumnOptions, LogOptions
 from dien_jax.preparation.pipeline.events import Events
-from dien_jax.preparation.reading.log import files_of
+from dien_jax.preparation.reading.log import Log, files_of
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.text_files import sha256
 
@@ -94,11 +94,18 @@ def _shown(setting: Any) -> str:
     return "none" if setting is None else repr(setting)
 
 
-def column_source(name: str, options: ColumnOptions, extended: Dataset | None) -> dict[str, Any]:
-    """Return the description of a log in columns for ``meta.json``, and of the extended folder."""
-    folder = options.file if options.file.is_dir() else options.file.parent
-    parts = files_of(options.file)
-    files = {part.relative_to(folder).as_posix(): sha256(part) for part in parts}
+def column_source(
+    name: str, options: ColumnOptions, log: Log, extended: Dataset | None
+) -> dict[str, Any]:
+    """Return the description of a log in columns for ``meta.json``, and of the extended folder.
+
+    Files that only an engine sees have no digest.
+    """
+    files: dict[str, str | None] = {start.file: None for start in log.starts}
+    if options.file.exists():
+        folder = options.file if options.file.is_dir() else options.file.parent
+        parts = files_of(options.file)
+        files = {part.relative_to(folder).as_posix(): sha256(part) for part in parts}
     source = {"name": name, "files": files, SETTINGS: options.matched_settings()}
     if extended is not None:
         extends: dict[str, Any] = {"folder": str(options.extend), "meta": data_digest(extended)}

@@ -18,9 +18,11 @@ def prepare_columns(
     extended = open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"
     text = {"separator": options.separator, "hint": hint}
-    with open_workspace(options.out, options.memory_limit) as workspace:
+    with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
         wanted = options.log_columns()
         log = read_columns(workspace, options.file, wanted, columns=options.columns, **text)
         features = options.features()
         events = load_events(workspace, log, features, options.max_bad_share)
-        return write(workspace, options, events, column_source(name, options, extended), extended)
+        return write(
+            workspace, options, events, column_source(name, options, log, extended), extended
+        )

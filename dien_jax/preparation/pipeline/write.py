@@ -113,7 +113,7 @@ def write_folder(
     for group in ids:
         features[group].insert(0, Feature(group, "categorical", size=ids[group].size))
     schema = Schema(**{group: tuple(listed) for group, listed in features.items()})
-    source = source | {TIME_UNIT: events.clock.unit}
+    source = source | {TIME_UNIT: events.clock.unit} | dict(workspace.metadata)
     summaries = {n: _SplitSummary(encoder.items.size, n in SPLITS[1:]) for n in SPLITS}
     with (
         stage(f"writing {out}") as current,

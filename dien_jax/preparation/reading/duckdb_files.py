@@ -33,6 +33,7 @@ from dien_jax.preparation.reading.log import (
     Wanted,
     column_places,
     files_of,
+    header_names,
     load_records,
 )
 from dien_jax.utils.console import stage
@@ -90,7 +91,7 @@ def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: _Form, by_line:
     has_reread = False
     for number, file in enumerate(files_of(folder)):
         log = _read(workspace, file, form, by_line)
-        starts.append(FileStart(line, file))
+        starts.append(FileStart(line, str(file)))
         bad.count += log.bad.count
         bad.examples += log.bad.examples[: EXAMPLES - len(bad.examples)]
         has_reread |= log.reread is not None
@@ -139,11 +140,7 @@ def csv_header(file: Path, delimiter: str) -> list[str]:
     number, line = next(read_lines(file, bad), END)
     if number != 1:
         raise UserError(f"{bad.examples[0]}; expected Parquet, or CSV with a header")
-    try:
-        names = next(csv.reader([line], delimiter=delimiter, strict=True))
-    except (csv.Error, StopIteration) as error:
-        raise UserError(f"{file}:1: expected a CSV header, found {line[:80]!r}") from error
-    return [name.strip() for name in names]
+    return header_names(file, line, delimiter)
 
 
 def _read_csv(

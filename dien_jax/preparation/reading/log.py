@@ -1,6 +1,7 @@
 """A log in an engine: its rows as text columns, and where each row comes from."""
 
 import bisect
+import csv
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ class FileStart(NamedTuple):
     """A file of a log in several files."""
 
     line: int  # the line of the log before the file's first one
-    file: Path
+    file: str
 
 
 class Log(NamedTuple):
@@ -36,11 +37,11 @@ class Log(NamedTuple):
     reread: "Callable[[], Log] | None" = None
     starts: tuple[FileStart, ...] = ()  # the files of a folder, in the log's order
 
-    def place(self, line: int) -> tuple[Path, int]:
+    def place(self, line: int) -> tuple[str, int]:
         """Return the file of a line of the log, and its number there."""
         if not self.starts:
-            return self.file, line
-        start, file = self.starts[bisect.bisect_left(self.starts, (line, Path())) - 1]
+            return str(self.file), line
+        start, file = self.starts[bisect.bisect_left(self.starts, (line, "")) - 1]
         return file, line - start
 
     def check(self, workspace: Workspace, max_bad_share: float) -> list[str]:
@@ -56,13 +57,22 @@ def files_of(file: Path) -> list[Path]:
     if not file.is_dir():
         return [file]
     found = []
-    for part in sorted(file.rglob("*")):
+    for part in sorted(file.rglob("*"), key=Path.as_posix):
         hidden = any(name.startswith(("_", ".")) for name in part.relative_to(file).parts)
         if part.is_file() and not hidden:
             found.append(part)
     if not found:
         raise UserError(f"{file}: expected a folder with CSV or Parquet files, found none")
     return found
+
+
+def header_names(file: Path, line: str, delimiter: str) -> list[str]:
+    """Return the names in a header, the first line of a CSV file."""
+    try:
+        names = next(csv.reader([line], delimiter=delimiter, strict=True))
+    except (csv.Error, StopIteration) as error:
+        raise UserError(f"{file}:1: expected a CSV header, found {line[:80]!r}") from error
+    return [name.strip() for name in names]
 
 
 def load_records(

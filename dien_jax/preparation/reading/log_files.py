@@ -35,8 +35,13 @@ def read_columns(
     header. ``separator`` joins the values of a Parquet list. ``hint`` ends the message about a CSV
     file that lacks a column.
     """
-    assert isinstance(workspace, DuckDBWorkspace)
-    return read_duckdb(workspace, file, wanted, list(columns), separator, hint)
+    if isinstance(workspace, DuckDBWorkspace):
+        return read_duckdb(workspace, file, wanted, list(columns), separator, hint)
+    from dien_jax.preparation.reading.spark_files import read_spark
+    from dien_jax.preparation.reading.spark_workspace import SparkWorkspace
+
+    assert isinstance(workspace, SparkWorkspace)
+    return read_spark(workspace, file, wanted, list(columns), separator, hint)
 
 
 def read_records(

@@ -11,6 +11,7 @@ import abc
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,9 @@ from ibis.expr.types import StringValue, Table, Value
 
 from dien_jax.data.writer import check_target
 from dien_jax.errors import writing
+from dien_jax.preparation.options import Spark
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
+from dien_jax.utils.extras import require
 from dien_jax.utils.files import check_utf8, partial_folder
 
 POSITION = "position"
@@ -26,11 +29,13 @@ POSITION = "position"
 
 
 @contextlib.contextmanager
-def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
+def open_workspace(
+    out: Path, memory_limit: str, spark: Spark | None = None
+) -> Iterator["Workspace"]:
     """Open an engine with a hidden folder next to ``out``, the folder to create, and remove it.
 
-    Tables beyond the memory limit, such as ``1GB``, spill to that disk. Errors of the engine that a
-    user can act on leave the block as ``UserError``.
+    Tables of DuckDB beyond the memory limit, such as ``1GB``, spill to that disk. Errors of the
+    engine that a user can act on leave the block as ``UserError``.
     """
     from dien_jax.preparation.reading.duckdb_workspace import duckdb_workspace
 
@@ -39,9 +44,15 @@ def open_workspace(out: Path, memory_limit: str) -> Iterator["Workspace"]:
     with (
         writing(out, "dataset folder"),
         partial_folder(out, "work-") as folder,
-        duckdb_workspace(out, folder, memory_limit) as workspace,
+        contextlib.ExitStack() as stack,
     ):
-        yield workspace
+        if spark is None:
+            yield stack.enter_context(duckdb_workspace(out, folder, memory_limit))
+            return
+        require("spark", "--engine spark")
+        from dien_jax.preparation.reading.spark_workspace import spark_workspace
+
+        yield stack.enter_context(spark_workspace(folder, spark.url, spark.folder))
 
 
 class Workspace(abc.ABC):
@@ -49,9 +60,11 @@ class Workspace(abc.ABC):
 
     Attributes:
       folder: folder for temporary files of this process.
+      metadata: entries of ``source`` in ``meta.json``; none for the default engine.
     """
 
     folder: Path
+    metadata: Mapping[str, str] = MappingProxyType({})
 
     @abc.abstractmethod
     def store(self, name: str, table: Table | pa.Table) -> Table:

@@ -1,0 +1,166 @@
+"""Tables in Parquet that two programs see: those of an engine, read and written by this process.
+
+An engine writes the rows of a sorted table into several files, each of them sorted. They are read a
+batch at a time, in the order of a column that numbers them.
+"""
+
+import contextlib
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
+
+from dien_jax.errors import UserError, reason
+
+PLACE = "_place"
+"""Column that rises in the order of the rows, int64."""
+BATCH_ROWS = 1 << 16
+
+
+class SharedFolder:
+    """A folder that this process and an engine see, removed by :meth:`remove`.
+
+    Args:
+      address: a path, or an address such as ``s3://bucket/folder``; a new folder is made in it.
+    """
+
+    def __init__(self, address: str) -> None:
+        name = f"dien-jax-{uuid.uuid4().hex[:12]}"
+        self.address = f"{address.rstrip('/')}/{name}"
+        try:
+            if ":/" in address:
+                uri = self.address.replace("s3a://", "s3://", 1)
+                self._files, self._path = pa_fs.FileSystem.from_uri(uri)
+            else:
+                self._files, self._path = pa_fs.LocalFileSystem(), self.address
+            self._files.create_dir(self._path)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{address} cannot be written: {reason(error)}") from error
+        self._tables = 0
+
+    def new_table(self) -> str:
+        """Return the name of a table that nobody has written yet."""
+        self._tables += 1
+        return f"t{self._tables}"
+
+    def address_of(self, table: str) -> str:
+        """Return the address of a table for the engine."""
+        return f"{self.address}/{table}"
+
+    def write(self, table: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+        """Write a table from this process."""
+        self._files.create_dir(f"{self._path}/{table}")
+        with (
+            self._files.open_output_stream(f"{self._path}/{table}/part-0.parquet") as stream,
+            pq.ParquetWriter(stream, schema) as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
+
+    def has(self, table: str) -> bool:
+        """Return whether anything was written for a table."""
+        info = self._files.get_file_info(f"{self._path}/{table}")
+        return bool(info.type != pa_fs.FileType.NotFound)
+
+    def read(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield columns of a table that the engine wrote, in the order of its places."""
+        files = [file for file in map(self._open, self._list(table)) if file is not None]
+        files.sort(key=lambda file: file.first)
+        while files:  # files whose ranges of places overlap are read together
+            together, last = [files.pop(0)], 0
+            last = together[0].last
+            while files and files[0].first <= last:
+                together.append(files.pop(0))
+                last = max(last, together[-1].last)
+            runs = [_Run(self._batches(file.path, columns)) for file in together]
+            for batch in _merged(runs):
+                yield batch.select(columns)
+
+    def remove_table(self, table: str) -> None:
+        """Remove a table."""
+        with contextlib.suppress(FileNotFoundError):  # some engines write no empty table
+            self._files.delete_dir(f"{self._path}/{table}")
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        self._files.delete_dir(self._path)
+
+    def _list(self, table: str) -> list[str]:
+        selector = pa_fs.FileSelector(f"{self._path}/{table}", allow_not_found=True, recursive=True)
+        infos = self._files.get_file_info(selector)
+        names = [info.path for info in infos if info.type == pa_fs.FileType.File]
+        return sorted(name for name in names if not Path(name).name.startswith(("_", ".")))
+
+    def _open(self, path: str) -> "_File | None":
+        """Return a file with the places that it spans, None for one without rows."""
+        with self._files.open_input_file(path) as stream:
+            metadata = pq.ParquetFile(stream).metadata
+        if not metadata.num_rows:
+            return None
+        place = metadata.schema.names.index(PLACE)
+        columns = [metadata.row_group(k).column(place) for k in range(metadata.num_row_groups)]
+        statistics = [column.statistics for column in columns]
+        return _File(path, min(s.min for s in statistics), max(s.max for s in statistics))
+
+    def _batches(self, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with self._files.open_input_file(path) as stream:
+            file = pq.ParquetFile(stream, pre_buffer=False)
+            yield from file.iter_batches(BATCH_ROWS, columns=[*columns, PLACE])
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a table, with the first and the last of its places."""
+
+    path: str
+    first: int
+    last: int
+
+
+class _Run:
+    """Rows of a file, of which the first ones were taken."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._batch: pa.RecordBatch | None = None
+        self._places = np.zeros(0, np.int64)
+        self._load()
+
+    @property
+    def next_place(self) -> int | None:
+        """Place of the next row, None at the end."""
+        return None if self._batch is None else int(self._places[0])
+
+    def take_before(self, place: int | None) -> pa.RecordBatch:
+        """Take rows before a place from what is in memory, all of it for None; one at least."""
+        assert self._batch is not None
+        count = len(self._places)
+        if place is not None:
+            count = max(1, int(np.searchsorted(self._places, place)))
+        taken = self._batch.slice(0, count)
+        self._batch, self._places = self._batch.slice(count), self._places[count:]
+        if not len(self._places):
+            self._load()
+        return taken
+
+    def _load(self) -> None:
+        self._batch = next((batch for batch in self._batches if batch.num_rows), None)
+        if self._batch is not None:
+            self._places = self._batch.column(PLACE).to_numpy()
+
+
+def _merged(runs: list[_Run]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of all runs in the order of their places."""
+    while runs := [run for run in runs if run.next_place is not None]:
+        runs.sort(key=_next_place)
+        yield runs[0].take_before(runs[1].next_place if len(runs) > 1 else None)
+
+
+def _next_place(run: _Run) -> Any:
+    return run.next_place

@@ -1,0 +1,280 @@
+"""CSV and Parquet files in Spark, read by Spark's own readers.
+
+Text is read by lines, which Spark numbers: a value in quotes ends on its line, and every malformed
+line is counted and reported by its file and number. Columns of Parquet become the text that
+:mod:`dien_jax.data.value_text` gives them.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import ibis
+import ibis.expr.datatypes as dt
+import pyarrow as pa
+from ibis.expr.types import ArrayValue, BooleanValue, Table, Value
+
+from dien_jax.data.value_text import check_type
+from dien_jax.errors import UserError
+from dien_jax.preparation.reading.log import (
+    FileStart,
+    Log,
+    Wanted,
+    column_places,
+    files_of,
+    header_names,
+)
+from dien_jax.preparation.reading.spark_columns import INSIDE, arrow_type, column_text
+from dien_jax.preparation.reading.spark_workspace import SparkWorkspace, escaped
+from dien_jax.utils.console import stage
+from dien_jax.utils.text_files import EXAMPLES, BadLines
+
+PARQUET = (".parquet", ".pq")
+FILE, BLOCK, PLACE, TEXT = "_file", "_block", "_line_place", "_text"
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+")
+LONGEST_HEADER = 80
+
+
+class CsvForm(NamedTuple):
+    """Columns to read of CSV files."""
+
+    wanted: Wanted
+    columns: list[str]  # names of all columns of files without a header
+    hint: str  # end of the message about a file that lacks a column
+
+
+class _Block(NamedTuple):
+    """Consecutive rows of a file, as one task read them."""
+
+    file: str
+    block: int
+    place: int  # of the first row
+    rows: int
+    raw: str  # the file as the engine writes it
+
+
+@ibis.udf.scalar.builtin(signature=((dt.string, dt.string, dt.int32), dt.Array(dt.string)))
+def regexp_extract_all(text: Value, pattern: str, group: int) -> ArrayValue:
+    """All matches of a pattern; declares Spark's function to Ibis."""
+
+
+@ibis.udf.scalar.builtin(signature=((dt.string,), dt.boolean))
+def is_valid_utf8(text: Value) -> BooleanValue:
+    """Whether a text is UTF-8; declares Spark's function to Ibis."""
+
+
+def read_spark(
+    workspace: SparkWorkspace,
+    file: Path,
+    wanted: Wanted,
+    columns: list[str],
+    separator: str,
+    hint: str,
+) -> Log:
+    """Read columns of a file, or of all files of a folder, which may be an address.
+
+    The arguments are those of ``read_columns`` of :mod:`dien_jax.preparation.reading.log_files`.
+    Files named ``.parquet`` or ``.pq`` are Parquet, all others text.
+    """
+    with stage(f"reading {shown_path(file)}"):
+        address, reader = shown_path(file), workspace.session.read
+        local = [] if is_address(file) else [str(part.absolute()) for part in files_of(file)]
+        reader = reader.option("recursiveFileLookup", "true")
+        names = local or [unquote(name) for name in reader.text(address).inputFiles()]
+        kinds = {name.endswith(PARQUET) for name in names}
+        if len(kinds) != 1:
+            raise UserError(f"{address}: expected Parquet or text files, found both or none")
+        paths = local or [address]
+        if kinds == {True}:
+            return _read_parquet(workspace, address, reader, paths, wanted, separator)
+        return _read_text(workspace, address, reader, paths, CsvForm(wanted, columns, hint))
+
+
+def is_address(file: Path) -> bool:
+    """Return whether a path is an address such as ``s3://bucket/folder``."""
+    return ADDRESS.match(str(file)) is not None
+
+
+def shown_path(file: Path) -> str:
+    """Return a path as it was given: those of Python have one slash where an address has two."""
+    return ADDRESS.sub(r"\1://", str(file), count=1) if is_address(file) else str(file)
+
+
+def _read_text(
+    workspace: SparkWorkspace,
+    address: str,
+    reader: Any,
+    paths: list[str],
+    form: CsvForm,
+) -> Log:
+    from pyspark.sql import functions
+
+    reader = reader.option("lineSep", "\n")
+    text = functions.col("value").alias(TEXT)
+    lines, starts = _numbered(workspace, _placed(reader.text, paths, [text]), {TEXT: "string"})
+    delimiter = "\t" if starts[0].file.removesuffix(".gz").endswith(".tsv") else ","
+    is_first = lines.number == 1
+    mark = is_first & lines[TEXT].startswith("\ufeff")
+    lines = lines.mutate(mark.ifelse(lines[TEXT].substr(1), lines[TEXT]).name(TEXT))
+    end = lines[TEXT].endswith("\r")
+    lines = lines.mutate(
+        end.ifelse(lines[TEXT].substr(0, lines[TEXT].length() - 1), lines[TEXT]).name(TEXT)
+    )
+    header = form.columns or _header(workspace, lines, starts, delimiter)
+    places = column_places(Path(address), form.wanted, header, form.hint)
+    records = lines.filter(lines[TEXT] != "")
+    if not form.columns:
+        records = records.filter(records.number > 1)
+    stored = workspace.store("parsed", _parsed(records, delimiter, len(header), places))
+    bad, wrong = BadLines(), stored.filter(stored.problem.notnull())
+    rows = stored.filter(stored.problem.isnull()).drop("problem")
+    log = Log(Path(address), rows, bad, starts=starts)
+    first = wrong.order_by("line").limit(EXAMPLES)
+    for batch in workspace.batches(first, ["line", "problem"]):
+        for row in batch.to_pylist():
+            bad.add(*log.place(row["line"]), row["problem"])
+    bad.count = workspace.count(wrong)
+    return log
+
+
+def _header(
+    workspace: SparkWorkspace, lines: Table, starts: tuple[FileStart, ...], delimiter: str
+) -> list[str]:
+    """Return the names in the first line of every file; refuse files that differ in it."""
+    first = lines.filter(lines.number == 1)
+    texts = workspace.strings(first.order_by("line"), TEXT)
+    line = next(texts)
+    for start, text in zip(starts[1:], texts, strict=True):
+        if text != line:
+            expected = f"expected the header of {starts[0].file}, {line[:LONGEST_HEADER]!r}"
+            raise UserError(f"{start.file}:1: {expected}, found {text[:LONGEST_HEADER]!r}")
+    return header_names(Path(starts[0].file), line, delimiter)
+
+
+def _parsed(records: Table, delimiter: str, width: int, places: Mapping[str, int]) -> Table:
+    """Return the columns of lines of CSV, with ``problem``: why a line is malformed, or NULL."""
+    sign = escaped(delimiter)
+    field = f'(?:"[^"]*(?:""[^"]*)*"|[^{sign}"][^{sign}]*|)'
+    text = records[TEXT]
+    plain = ~text.contains('"')
+    quoted = regexp_extract_all(ibis.literal(delimiter) + text, f"{sign}({field})", 1)
+    is_well = plain | text.re_search(rf"^{field}(?:{sign}{field})*\z")
+    is_open = text.re_search(rf'^(?:{field}{sign})*"[^"]*(?:""[^"]*)*\z')
+    is_text = is_valid_utf8(text)
+    split = records.select(
+        "line", TEXT, plain=plain, fields=plain.ifelse(text.split(sign), quoted),
+        is_well=is_well, is_open=is_open, is_text=is_text,
+    )  # fmt: skip
+    count = split.fields.length()
+    found = ibis.literal(f"expected {width} columns, found ") + count.cast("string")
+    problem = ibis.cases(
+        (~split.is_text, "not UTF-8"),
+        (split[TEXT].contains("\0"), "holds a NUL byte"),
+        (~split.is_well & split.is_open, "a quote is not closed"),
+        (~split.is_well, "wrong quotes: a quote ends before its column"),
+        (count != width, found),
+        else_=ibis.null("string"),
+    )
+    values = {}
+    for name, place in places.items():
+        value = split.fields[place]
+        inner = value.substr(1, value.length() - 2).replace('""', '"')
+        is_quoted = ~split.plain & value.startswith('"')
+        values[name] = is_quoted.ifelse(inner, value).nullif("")
+    return split.select("line", **values, problem=problem)
+
+
+def _read_parquet(
+    workspace: SparkWorkspace,
+    address: str,
+    reader: Any,
+    paths: list[str],
+    wanted: Wanted,
+    separator: str,
+) -> Log:
+    kinds = {field.name: arrow_type(field.dataType) for field in reader.parquet(*paths).schema}
+    file = Path(address)
+    column_places(file, wanted, list(kinds))
+    columns = []
+    for alias, column in wanted.items():
+        check_type(column.where(file), kinds[column.name], column.kind)
+        columns.append(column_text(column, kinds[column.name]).alias(alias))
+    frame = _placed(lambda paths: reader.parquet(*paths), paths, columns)
+    rows, starts = _numbered(workspace, frame, dict.fromkeys(wanted, "string"))
+    for alias, column in wanted.items():
+        if pa.types.is_list(kinds[column.name]):
+            _check_separator(workspace, column.where(file), rows, alias, separator)
+            clean = rows[alias].replace(INSIDE, separator)
+            rows = rows.mutate(clean.name(alias))
+    return Log(file, rows.drop("number"), BadLines(), starts=starts)
+
+
+def _placed(read: Callable[[list[str]], Any], paths: list[str], columns: list[Any]) -> Any:
+    """Return columns of files with the file, the block of it and the place of every row."""
+    from pyspark.errors import AnalysisException
+    from pyspark.sql import functions
+
+    place = functions.monotonically_increasing_id().alias(PLACE)
+    file, block = (functions.col(f"_metadata.{n}") for n in ("file_path", "file_block_start"))
+    try:
+        placed = read(paths).select(*columns, file.alias(FILE), block.alias(BLOCK), place)
+        placed.schema  # noqa: B018 - resolves the names
+    except AnalysisException:  # an engine that does not name the files of rows
+        literal, zero = functions.lit, functions.lit(0).cast("long").alias(BLOCK)
+        frames = [
+            read([path]).select(*columns, literal(path).alias(FILE), zero, place) for path in paths
+        ]
+        placed = functools.reduce(lambda before, frame: before.union(frame), frames)
+    return placed
+
+
+def _numbered(
+    workspace: SparkWorkspace, frame: Any, columns: dict[str, str]
+) -> tuple[Table, tuple[FileStart, ...]]:
+    """Store rows with their ``line`` in the log and ``number`` in their file, both from 1.
+
+    Also returns where each file begins.
+    """
+    schema = ibis.schema(columns | {FILE: "string", BLOCK: "int64", PLACE: "int64"})
+    rows = workspace.store_frame(frame, schema)
+    sizes = rows.group_by(FILE, BLOCK).aggregate(place=rows[PLACE].min(), rows=rows.count())
+    blocks = [
+        _Block(unquote(block[FILE]), block[BLOCK], block["place"], block["rows"], block[FILE])
+        for batch in workspace.batches(sizes)
+        for block in batch.to_pylist()
+    ]
+    if not blocks:
+        raise UserError("the files of the log hold no rows")
+    blocks.sort()
+    line, starts = 0, dict[str, int]()
+    shifts = []
+    for block in blocks:
+        start = starts.setdefault(block.file, line)
+        shifts.append((block.raw, block.block, line + 1 - block.place, start))
+        line += block.rows
+    names = ("file", "block", "shift", "start")
+    table = pa.table(dict(zip(names, map(list, zip(*shifts, strict=True)), strict=True)))
+    stored = workspace.store("blocks", table)
+    joined = rows.join(stored, [rows[FILE] == stored.file, rows[BLOCK] == stored.block])
+    joined = joined.mutate(line=joined[PLACE] + joined["shift"])
+    lines = joined.select(*columns, "line", number=joined.line - joined.start)
+    return lines, tuple(FileStart(line, _shown(file)) for file, line in starts.items())
+
+
+def _shown(file: str) -> str:
+    """Return a file as this program names it: a path without ``file://``."""
+    return re.sub(r"^file:/+", "/", file)
+
+
+def _check_separator(
+    workspace: SparkWorkspace, where: str, rows: Table, alias: str, separator: str
+) -> None:
+    """Refuse a list with a value that holds the separator."""
+    holding = rows.filter(rows[alias].contains(separator)).order_by("line").limit(1)
+    for text in workspace.strings(holding, alias):
+        value = next(value for value in text.split(INSIDE) if separator in value)
+        shown = f"{value!r:.60}, which holds the separator {separator!r}"
+        raise UserError(f"{where}: a list has the value {shown}; choose another --separator")

@@ -1,0 +1,191 @@
+"""The engine of logs larger than a machine: Spark 4, by its Connect client or in its own process.
+
+What Spark computes it writes as Parquet into a folder that this process sees too, and this process
+reads it a batch at a time: no table passes through the memory of Spark's driver. Numbers of rows
+come from sorting by ranges: each range counts its own rows, and a small table has where they begin.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.datatypes as dt
+import pyarrow as pa
+from ibis.expr.operations import Node
+from ibis.expr.types import IntegerValue, StringValue, Table, Value
+
+from dien_jax.errors import UserError, reason
+from dien_jax.preparation.reading.shared_tables import PLACE, SharedFolder
+from dien_jax.preparation.reading.spark_session import is_spark_error, spark_reason, spark_session
+from dien_jax.preparation.reading.workspace import POSITION, Workspace
+
+PLACE_BITS = 33
+"""Bits of a place that number the rows of one range; those above number the ranges."""
+SPECIAL = set(r"\.[]{}()*+-?^$|#&~")
+"""Characters with a meaning in regular expressions."""
+SPACE = r"[ \t\n\x0b\f\r]*"
+NUMBER = (
+    f"^{SPACE}"
+    r"([+-]?(?:(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:[eE][+-]?[0-9]+)?"
+    r"|[iI][nN][fF](?:[iI][nN][iI][tT][yY])?|[nN][aA][nN]))"
+    rf"{SPACE}\z"
+)
+"""Numbers as DuckDB and Python read them."""
+MINUTES = r"^([^:]*:[0-9]{1,2})( UTC|Z|[+-].*)\z"
+"""A time without seconds, which Spark does not read with a zone."""
+
+
+@ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
+def unix_millis(moment: Value) -> IntegerValue:
+    """Milliseconds since 1970; declares Spark's function to Ibis."""
+
+
+@contextlib.contextmanager
+def spark_workspace(
+    folder: Path, url: str | None, shared: str | None
+) -> Iterator["SparkWorkspace"]:
+    """Open a session of Spark, with ``folder`` for files of this process.
+
+    Args:
+      folder: folder for files of this process.
+      url: address of Spark Connect; None for the session of the environment.
+      shared: folder that Spark and this process see; None for ``folder``.
+    """
+    where = str(folder.absolute()) if shared is None else shared
+    with spark_session(url) as session:
+        tables = SharedFolder(where)
+        try:
+            workspace = SparkWorkspace(folder, session, tables)
+            _check_shared(workspace, where)
+            yield workspace
+        finally:
+            with contextlib.suppress(OSError, pa.ArrowException):
+                tables.remove()
+
+
+def _check_shared(workspace: "SparkWorkspace", where: str) -> None:
+    """Refuse a folder that Spark or this process does not see."""
+    hint = "give a --spark-folder that both see, such as s3://BUCKET/FOLDER"
+    problem = f"--engine spark: Spark and this process must both see {where}"
+    try:
+        rows = workspace.store("seen", pa.table({"seen": [1]}))
+        seen = sum(batch.num_rows for batch in workspace.batches(rows))
+    except Exception as error:
+        if not is_spark_error(error) and not isinstance(error, OSError | pa.ArrowException):
+            raise
+        why = spark_reason(error) if is_spark_error(error) else reason(error)
+        raise UserError(f"{problem} ({why}); {hint}") from error
+    if seen != 1:
+        raise UserError(f"{problem}; {hint}")
+
+
+class SparkWorkspace(Workspace):
+    """Tables that Spark stores as Parquet in a folder, and views of them."""
+
+    def __init__(self, folder: Path, session: Any, shared: SharedFolder) -> None:
+        assert ibis.pyspark  # this registers the settings that writing its SQL reads
+        self.folder = folder
+        self.session, self._shared = session, shared
+        self.metadata = {"engine": "spark"}
+        self._ordered: dict[Node, str] = {}  # files of the tables of store_ordered
+
+    def store(self, name: str, table: Table | pa.Table) -> Table:
+        if isinstance(table, pa.Table):
+            return self.append(name, table.to_batches(), table.schema)
+        return self.store_frame(self.frame(table), table.schema())
+
+    def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
+        from pyspark.sql import functions
+
+        place = functions.monotonically_increasing_id()
+        frame = self.frame(table.order_by(*by)).withColumn(PLACE, place)
+        file = self._write(frame)
+        schema = ibis.schema({**table.schema(), PLACE: "int64"})
+        stored = self._view(file, frame.schema, schema)
+        numbered = self._numbered(stored).select(*table.columns, POSITION)
+        self._ordered[numbered.op()] = file
+        return numbered
+
+    def _numbered(self, stored: Table) -> Table:
+        """Add the position of each row of a table, from its place."""
+        range_ = (stored[PLACE] >> PLACE_BITS).name("range")
+        sizes = stored.group_by(range_).aggregate(rows=stored.count()).order_by("range")
+        counted = pa.Table.from_batches(list(self.batches(sizes)) or [_NO_ROWS])
+        own = stored[PLACE] & ((1 << PLACE_BITS) - 1)
+        if counted.num_rows <= 1:
+            return stored.mutate(own.name(POSITION))
+        ends = counted["rows"].to_numpy().cumsum()
+        starts = pa.table({"range": counted["range"], "start": ends - counted["rows"].to_numpy()})
+        placed = stored.mutate(range_, own=own).join(self.store("starts", starts), "range")
+        return placed.mutate((placed.own + placed.start).name(POSITION))
+
+    def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
+        file = self._shared.new_table()
+        self._shared.write(file, batches, schema)
+        frame = self.session.read.parquet(self._shared.address_of(file))
+        return self._view(file, frame.schema, ibis.Schema.from_pyarrow(schema))
+
+    def store_frame(self, frame: Any, schema: ibis.Schema) -> Table:
+        """Compute a table of Spark once and store it."""
+        return self._view(self._write(frame), frame.schema, schema)
+
+    def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+        from pyspark.sql import functions
+
+        chosen = list(columns or table.columns)
+        if (file := self._ordered.get(table.op())) is not None and POSITION not in chosen:
+            yield from self._shared.read(file, chosen)
+            return
+        if file is not None:
+            table = table.order_by(POSITION)
+        frame = self.frame(table.select(*chosen))
+        file = self._write(frame.withColumn(PLACE, functions.monotonically_increasing_id()))
+        try:
+            yield from self._shared.read(file, chosen)
+        finally:
+            self._shared.remove_table(file)
+
+    def numbers(self, table: Table) -> dict[str, int]:
+        (row,) = self.frame(table).collect()
+        return {name: int(row[name] or 0) for name in table.columns}
+
+    def number(self, text: StringValue) -> Value:
+        return text.re_extract(NUMBER, 1).nullif("").try_cast("float64")
+
+    def milliseconds(self, date: StringValue) -> Value:
+        before, zone = (date.re_extract(MINUTES, group) for group in (1, 2))
+        full = (zone == "").ifelse(date, before + ":00" + zone)
+        return unix_millis(full.try_cast(dt.Timestamp("UTC")))
+
+    def pieces(self, cells: Table, separator: str) -> Table:
+        parts = cells.select(POSITION, raw=cells.raw.split(escaped(separator)))
+        pieces = parts.unnest("raw", offset="rank")
+        pieces = pieces.select(POSITION, "rank", raw=pieces.raw.strip())
+        return pieces.filter(pieces.raw != "")
+
+    def frame(self, table: Table) -> Any:
+        """Return a table of Ibis as a DataFrame of Spark."""
+        return self.session.sql(str(ibis.to_sql(table, dialect="pyspark")))
+
+    def _write(self, frame: Any) -> str:
+        file = self._shared.new_table()
+        frame.write.parquet(self._shared.address_of(file))
+        return file
+
+    def _view(self, file: str, kind: Any, schema: ibis.Schema) -> Table:
+        if not self._shared.has(file):  # without rows
+            self._shared.write(file, [], schema.to_pyarrow())
+        name = f"{self._shared.address.rpartition('/')[2]}_{file}".replace("-", "_")
+        frame = self.session.read.schema(kind).parquet(self._shared.address_of(file))
+        frame.createOrReplaceTempView(name)
+        return ibis.table(schema, name=name)
+
+
+_NO_ROWS = pa.record_batch({"range": pa.array([], pa.int64()), "rows": pa.array([], pa.int64())})
+
+
+def escaped(text: str) -> str:
+    """Return the regular expression of a text."""
+    return "".join(rf"\{c}" if c in SPECIAL else c for c in text)
