@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import ibis
 import ibis.expr.datatypes as dt
 import pyarrow as pa
-from ibis.expr.types import ArrayValue, BooleanValue, Table, Value
+from ibis.expr.types import ArrayValue, BooleanValue, StringValue, Table, Value
 
 from dien_jax.data.value_text import check_type
 from dien_jax.errors import UserError
@@ -59,6 +59,11 @@ class _Block(NamedTuple):
 @ibis.udf.scalar.builtin(signature=((dt.string, dt.string, dt.int32), dt.Array(dt.string)))
 def regexp_extract_all(text: Value, pattern: str, group: int) -> ArrayValue:
     """All matches of a pattern; declares Spark's function to Ibis."""
+
+
+@ibis.udf.scalar.builtin(signature=((dt.Array(dt.string), dt.int32), dt.string))
+def try_element_at(texts: Value, number: int) -> StringValue:
+    """Value of an array, from 1, NULL beyond; declares Spark's function to Ibis."""
 
 
 @ibis.udf.scalar.builtin(signature=((dt.string,), dt.boolean))
@@ -174,13 +179,13 @@ def _parsed(records: Table, delimiter: str, width: int, places: Mapping[str, int
         (~split.is_text, "not UTF-8"),
         (split[TEXT].contains("\0"), "holds a NUL byte"),
         (~split.is_well & split.is_open, "a quote is not closed"),
-        (~split.is_well, "wrong quotes: a quote ends before its column"),
+        (~split.is_well, f"wrong quotes: {delimiter!r} expected after '\"'"),
         (count != width, found),
         else_=ibis.null("string"),
     )
     values = {}
     for name, place in places.items():
-        value = split.fields[place]
+        value = try_element_at(split.fields, place + 1)
         inner = value.substr(1, value.length() - 2).replace('""', '"')
         is_quoted = ~split.plain & value.startswith('"')
         values[name] = is_quoted.ifelse(inner, value).nullif("")

@@ -127,7 +127,7 @@ class SparkWorkspace(Workspace):
         frame = self.session.read.parquet(self._shared.address_of(file))
         return self._view(file, frame.schema, ibis.Schema.from_pyarrow(schema))
 
-    def store_frame(self, frame: Any, schema: ibis.Schema) -> Table:
+    def store_frame(self, frame: Any, schema: Any) -> Table:
         """Compute a table of Spark once and store it."""
         return self._view(self._write(frame), frame.schema, schema)
 
@@ -174,7 +174,7 @@ class SparkWorkspace(Workspace):
         frame.write.parquet(self._shared.address_of(file))
         return file
 
-    def _view(self, file: str, kind: Any, schema: ibis.Schema) -> Table:
+    def _view(self, file: str, kind: Any, schema: Any) -> Table:
         if not self._shared.has(file):  # without rows
             self._shared.write(file, [], schema.to_pyarrow())
         name = f"{self._shared.address.rpartition('/')[2]}_{file}".replace("-", "_")

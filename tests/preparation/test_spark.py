@@ -1,0 +1,236 @@
+"""Folders that Spark prepares are those of DuckDB, to the last bit.
+
+The engine of these tests is Sail, which speaks Spark Connect and needs no Java.
+"""
+
+import dataclasses
+import datetime
+import decimal
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.equal_folders import assert_equal
+from support.split_logs import SPLITS, log_of
+from support.tiny_logs import write
+
+from dien_jax.data.dataset import open_dataset
+from dien_jax.preparation.options import LogOptions
+from dien_jax.preparation.sources import (
+    alimama,
+    amazon,
+    impressions,
+    interactions,
+    movielens,
+    taobao,
+)
+
+pysail = pytest.importorskip("pysail.spark", reason="the extra test brings it")
+FEATURES = ("kind", "tags:multivalued", "price:numeric")
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The address of a server of Spark Connect."""
+    server = pysail.SparkConnectServer(port=0)
+    server.start(background=True)
+    yield f"sc://127.0.0.1:{server.listening_address[1]}"
+    server.stop()
+
+
+@pytest.fixture
+def both(url, tmp_path) -> Callable[..., list[str]]:
+    """Return a function that prepares with both engines, compares, and returns DuckDB's report."""
+
+    def prepared(options: LogOptions, prepare: Callable[[Any], list[str]]) -> list[str]:
+        said = prepare(options)
+        other = dataclasses.replace(options, out=tmp_path / "s", engine="spark", spark_url=url)
+        assert prepare(other) == said
+        folders = open_dataset(options.out), open_dataset(other.out)
+        assert_equal(*folders)
+        meta = [dict(folder.meta) for folder in folders]
+        assert meta[1]["source"] == {**meta[0].pop("source"), "engine": "spark"}
+        del meta[1]["source"]
+        assert meta[0] == meta[1]
+        assert not list(tmp_path.glob(".*")), "nothing is left behind"
+        return said
+
+    return prepared
+
+
+@pytest.mark.parametrize("split", ["by-user", "train-from"])
+def test_interactions(split, both, tmp_path):
+    options = interactions.InteractionsOptions(
+        file=log_of(tmp_path),
+        out=tmp_path / "data",
+        item_features=FEATURES,
+        user_features=("mood",),
+        negatives=2,
+        **SPLITS[split],
+    )
+    both(options, interactions.prepare)
+
+
+@pytest.mark.parametrize("split", ["last-event", "by-time"])
+def test_impressions(split, both, tmp_path):
+    options = impressions.ImpressionsOptions(
+        file=log_of(tmp_path),
+        out=tmp_path / "data",
+        item_features=("kind",),
+        context_features=("slot:multivalued", "price:numeric", "mood", "tags:multivalued"),
+        max_values=3,
+        min_count=2,
+        **SPLITS[split],
+    )
+    both(options, impressions.prepare)
+
+
+def test_extension_that_forgets(both, tmp_path):
+    day = 86_400
+    rows = [f"u{k % 9},i{k * k % 13},k{k % 4},{k * day // 20}" for k in range(400)]
+    old = write(tmp_path, "\n".join(["user,item,kind,timestamp", *rows[:200]]), "old.csv")
+    options = interactions.InteractionsOptions(
+        file=old, out=tmp_path / "old", item_features=("kind",), split="by-time"
+    )
+    interactions.prepare(options)
+    rows += [f"u{k % 5 + 20},new{k % 3},k9,{(380 + k) * day // 20}" for k in range(40)]
+    new = write(tmp_path, "\n".join(["user,item,kind,timestamp", *rows[150:]]), "new.csv")
+    options = dataclasses.replace(options, file=new, out=tmp_path / "new", extend=tmp_path / "old")
+    both(dataclasses.replace(options, forget_after=3), interactions.prepare)
+
+
+def test_folder_of_csv_with_malformed_lines(both, tmp_path):
+    lines = [
+        'user,item,kind,"timestamp"',
+        'u1,"i,1","say ""x""",1\r',
+        "",
+        'u1,a"b,,2020-01-01',
+        "u2,i3,é,3",
+        'u2,"i5"5,k,5',
+        "u2,i6,k",
+        "u2,i\x007,k,7",
+        "u3,,k,8",
+        ",i9,k,9",
+        'u3,i1,"",10',
+        'u1,i3," k ",11',
+    ]
+    folder = tmp_path / "log"
+    (folder / "day=2").mkdir(parents=True)
+    write(folder, "\ufeff" + "\n".join(lines) + "\n", "b.csv")
+    more = [lines[0], *(f"u{k % 3},i{k % 5},k{k % 2},{100 + k}" for k in range(30)), "u9,i9,k,soon"]
+    more.insert(3, 'u2,i4,"open,4')
+    write(folder / "day=2", "\n".join(more), "a.csv")
+    write(folder, "no log", "_SUCCESS")
+    options = interactions.InteractionsOptions(
+        file=folder, out=tmp_path / "data", item_features=("kind",), max_bad_share=0.5
+    )
+    said = both(options, interactions.prepare)
+    assert said[0].startswith("8 of 42 lines are malformed")
+    assert f"  {folder / 'b.csv'}:6: wrong quotes: ',' expected after '\"'" in said
+    assert f"  {folder / 'day=2/a.csv'}:4: a quote is not closed" in said
+
+
+def test_parquet_of_all_types_in_a_folder(both, tmp_path):
+    day, count = datetime.date(2024, 1, 31), 40
+    random = np.random.default_rng(0)
+    moments = [datetime.datetime(2024, 1, 1 + k // 2, k, 5, 7, 999_999) for k in range(24)]
+    table = pa.table(
+        {
+            "user.of `it`": pa.array(random.integers(0, 5, count), pa.int32()),
+            "item": pa.array([decimal.Decimal(k % 7) for k in range(count)], pa.decimal128(12, 0)),
+            "at": pa.array([moments[k % 24] for k in range(count)], pa.timestamp("us")),
+            "kind": pa.array([day + datetime.timedelta(k % 3) for k in range(count)]),
+            "tags": [
+                None if k % 9 == 0 else [f"t{k % 4}", None, f" t{k % 3}"] for k in range(count)
+            ],
+            "price": pa.array([float("nan") if k == 3 else k / 7 for k in range(count)]),
+            "sale": [None if k == 5 else k % 2 == 0 for k in range(count)],
+            "weight": pa.array([k * 1.5 for k in range(count)], pa.float32()),
+            "label": pa.array([k % 3 == 0 for k in range(count)]),
+            "slot": [f"s{k % 3}" for k in range(count)],
+        }
+    )
+    (tmp_path / "log").mkdir()
+    for number in range(3):
+        part = table.slice(number * 15, 15)
+        pq.write_table(part, tmp_path / "log" / f"part-{number}.parquet", row_group_size=4)
+    options = impressions.ImpressionsOptions(
+        file=tmp_path / "log",
+        out=tmp_path / "data",
+        user="user.of `it`",
+        timestamp="at",
+        item_features=("kind", "tags:multivalued", "price:numeric"),
+        context_features=("sale:numeric", "weight:numeric", "slot"),
+        valid_share=0.2,
+        test_share=0.2,
+    )
+    both(options, impressions.prepare)
+
+
+def test_taobao_and_amazon(both, tmp_path):
+    kinds = ["pv", "cart", "pv", "pv", "fav", "buy", "pv", "pv", "what"]
+    first = taobao.FIRST_SECOND
+    rows = [(u, u + k, k % 3, kinds[k], first + 60 * k) for u in range(9) for k in range(9)]
+    file = write(tmp_path, "".join(",".join(map(str, row)) + "\n" for row in rows))
+    options = taobao.TaobaoOptions(source=file, out=tmp_path / "taobao", max_bad_share=0.2)
+    both(options, taobao.prepare)
+    (tmp_path / "s").rename(tmp_path / "before")
+    reviews = [
+        {"reviewerID": f"u{user}", "asin": f"B{(user + time) % 6}", "unixReviewTime": time}
+        for user in range(7)
+        for time in range(6)
+    ]
+    lines = [*map(json.dumps, reviews), "{}", "no JSON"]
+    meta = ["{'asin': 'B0', 'categories': [['Music', \"It's\"]]}", "{'asin': 'B1'}"]
+    options = amazon.AmazonOptions(
+        out=tmp_path / "amazon",
+        reviews=write(tmp_path, "\n".join(lines), "reviews"),
+        meta=write(tmp_path, "\n".join(meta), "meta"),
+        five_core=True,
+        split="last-event",
+        max_bad_share=0.1,
+    )
+    both(options, amazon.prepare)
+
+
+def test_movielens_and_alimama(both, tmp_path):
+    files = {
+        "ratings.dat": "".join(
+            f"{u}::{(u + t) % 5}::{t % 5}::{t}\n" for u in (1, 2) for t in range(9)
+        ),
+        "movies.dat": "1::Toy::Story::Action|Comedy\n2::É::Drama\n3::C::unknown\n",
+        "users.dat": "1::M::1::10::48067\n2::F::50::16::70072\n",
+    }
+    with zipfile.ZipFile(tmp_path / "ml-1m.zip", "w") as archive:
+        for name, text in files.items():
+            archive.writestr(f"ml-1m/{name}", text.encode("latin-1"))
+    options = movielens.MovielensOptions(
+        name="1m", source=tmp_path / "ml-1m.zip", out=tmp_path / "movies", min_rating=1.0
+    )
+    both(options, movielens.prepare)
+    (tmp_path / "s").rename(tmp_path / "before")
+    samples = [
+        f"{user},{1_494_000_000 + 86_400 * day + user},{ad},p{ad % 2},{1 - clk},{clk}"
+        for user in (1, 2, 3)
+        for day in range(8)
+        for ad, clk in ((10 + day % 3, 1), (20, 0))
+    ]
+    names = "userid,cms_segid,cms_group_id,final_gender_code,age_level,pvalue_level,shopping_level,"
+    names += "occupation,new_user_class_level "
+    contents = {
+        "raw_sample.csv": ["user,time_stamp,adgroup_id,pid,nonclk,clk", *samples],
+        "ad_feature.csv": [
+            "adgroup_id,cate_id,campaign_id,customer,brand,price",
+            "10,6406,83237,1,95471,170.0",
+            "11,6406,83237,1,NULL,30.0",
+        ],
+        "user_profile.csv": [names, "1,0,5,2,5,,3,0,3", "2,6,1,1,4,2,1,1,"],
+    }
+    for name, lines in contents.items():
+        write(tmp_path, "\n".join(lines), name)
+    both(alimama.AlimamaOptions(source=tmp_path, out=tmp_path / "ads"), alimama.prepare)
