@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import ibis
 import ibis.expr.datatypes as dt
 import pyarrow as pa
+import pyarrow.parquet as pq
 from ibis.expr.types import ArrayValue, BooleanValue, StringValue, Table, Value
 
 from dien_jax.data.value_text import check_type
@@ -68,7 +69,7 @@ def try_element_at(texts: Value, number: int) -> StringValue:
 
 @ibis.udf.scalar.builtin(signature=((dt.string,), dt.boolean))
 def is_valid_utf8(text: Value) -> BooleanValue:
-    """Whether a text is UTF-8; declares Spark's function to Ibis."""
+    """Check that a text is UTF-8; declares Spark's function to Ibis."""
 
 
 def read_spark(
@@ -94,6 +95,11 @@ def read_spark(
             raise UserError(f"{address}: expected Parquet or text files, found both or none")
         paths = local or [address]
         if kinds == {True}:
+            for name in local:  # an engine may not name a damaged one
+                try:
+                    pq.read_metadata(name)
+                except (pa.ArrowException, OSError) as error:
+                    raise UserError(f"{name}: damaged, or not a Parquet file: {error}") from error
             return _read_parquet(workspace, address, reader, paths, wanted, separator)
         return _read_text(workspace, address, reader, paths, CsvForm(wanted, columns, hint))
 

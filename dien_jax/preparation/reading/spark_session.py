@@ -58,7 +58,9 @@ def is_spark_error(error: Exception) -> bool:
 
 def spark_reason(error: Exception) -> str:
     """Return an error of Spark on one line: a Java error's first line says little."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    details = getattr(error, "details", None)  # of an error of gRPC
+    text = str(details() if callable(details) else error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and lines[0].startswith("An error occurred while calling"):
         lines = lines[1:]
     return reason(Exception(lines[0] if lines else type(error).__name__))

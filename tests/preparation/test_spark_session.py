@@ -1,0 +1,213 @@
+"""What Spark reads as numbers and times, tables that are shared with it, and its errors."""
+
+import dataclasses
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.tiny_logs import write
+
+from dien_jax import prepare as command
+from dien_jax.errors import UserError
+from dien_jax.preparation.options import Spark
+from dien_jax.preparation.pipeline.events import ISO_DATE
+from dien_jax.preparation.reading.shared_tables import PLACE, SharedFolder
+from dien_jax.preparation.reading.workspace import Workspace, open_workspace
+from dien_jax.preparation.sources import interactions
+from dien_jax.utils import extras
+
+pysail = pytest.importorskip("pysail.spark", reason="the extra test brings it")
+connect = pytest.importorskip("pyspark.sql.connect.session", reason="the extra spark brings it")
+NUMBERS = """
+1 +1 -1 ++1 1. .5 -.5 . 1e 1e3 1E+3 1e-3 1.e3 inf +Inf -INFINITY nan NaN 1_0 0x10 1d 1f 1L 1e400
+-1e400 4.9e-324 2e-324 123456789012345678901234567890 0.1 00012 1,0 1.5.2 9007199254740993 -0.0
+1.8e308 1.7976931348623159e308 0.30000000000000004 1e99999999999
+"""
+DATES = """
+2020-01-02|2020-1-2|2020-01-02 03:04|2020-01-02 03|2020-01-02 3:4:5|2020-01-02T03:04:05Z
+2020-01-02T03:04:05.1|2020-01-02T03:04:05.123456789|2020-01-02T03:04:05+01|2020-01-02 03:04Z
+2020-01-02T03:04:05-01:30|2020-01-02T03:04:05+0130|2020-01-02 03:04:05 UTC|2020-01-02 03:04+01
+2020-01-02 24:00:00|2020-01-02 23:59:60|2020-02-30|2020-02-29|2019-02-29|12020-01-02|2020-01
+2020-01-02Z|1969-12-31|2020-01-02 03:04:05.|2020-13-01|2020/01/02| 2020-01-02|2020-01-02 (BC)
+2020-01-02T03:04:05+14:00|2020-01-02T03:04:05+15:00|9999-12-31T23:59:59.999-01:00|0020-01-02
+2020-01-02 03:04:05 Europe/Berlin
+"""
+TEXTS = {
+    "number": [*NUMBERS.split(), "", " ", "1 2", "- 1", "1e 3", " 1 ", "\t1\n", "\xa01", "\u0661"],
+    "date": ["2020-01-02\n", *DATES.strip().replace("\n", "|").split("|")],
+}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The address of a server of Spark Connect."""
+    server = pysail.SparkConnectServer(port=0)
+    server.start(background=True)
+    yield f"sc://127.0.0.1:{server.listening_address[1]}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def workspaces(url, tmp_path_factory) -> Iterator[tuple[Workspace, Workspace]]:
+    """Workspaces of both engines."""
+    folder = tmp_path_factory.mktemp("engines")
+    with (
+        open_workspace(folder / "duckdb", "1GB") as duckdb,
+        open_workspace(folder / "spark", "1GB", Spark(url)) as spark,
+    ):
+        yield duckdb, spark
+
+
+def values(workspace: Workspace, texts: list[str], kind: str) -> list[Any]:
+    table = workspace.store("texts", pa.table({"n": np.arange(len(texts)), "text": texts}))
+    if kind == "number":
+        value = workspace.number(table.text)
+    elif kind == "date":
+        is_date = table.text.re_search(ISO_DATE)
+        value = workspace.milliseconds(is_date.ifelse(table.text, ibis.null("string")))
+    batches = workspace.batches(table.select("n", value=value).order_by("n"))
+    return [repr(value) for batch in batches for value in batch.column("value").to_pylist()]
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_both_engines_read_the_same_numbers_and_dates(kind, workspaces):
+    texts = TEXTS[kind]
+    mine, theirs = (values(workspace, texts, kind) for workspace in workspaces)
+    found = dict(zip(texts, zip(mine, theirs, strict=True), strict=True))
+    assert {text: both for text, both in found.items() if both[0] != both[1]} == {}
+    assert "None" in mine
+    assert len(set(mine)) > 10
+
+
+@pytest.mark.parametrize("separator", ["|", ".", "^", "[", "\\", "$", "; ", "ab", "é", "<"])
+def test_both_engines_split_at_the_same_places(separator, workspaces):
+    cells = [separator.join(["x", " y ", "", "z"]), "x", separator, "a.b|c^d"]
+    rows = []
+    for workspace in workspaces:
+        table = workspace.store("cells", pa.table({"position": [0, 1, 2, 3], "raw": cells}))
+        pieces = workspace.pieces(table, separator).order_by("position", "rank")
+        batches = workspace.batches(pieces, ["position", "rank", "raw"])
+        rows.append([tuple(row.values()) for batch in batches for row in batch.to_pylist()])
+    assert rows[0] == rows[1]
+    assert rows[0][:3] == [(0, 0, "x"), (0, 1, "y"), (0, 3, "z")]
+
+
+def test_rows_are_numbered_in_their_order(workspaces):
+    numbers = np.random.default_rng(0).permutation(50_000)
+    for workspace in workspaces:
+        table = workspace.store("numbers", pa.table({"key": numbers // 7, "tie": numbers % 7}))
+        ordered = workspace.store_ordered("ordered", table, ["key", "tie"])
+        found = workspace.arrays(ordered, 50_000, {"key": np.int64, "tie": np.int64})
+        np.testing.assert_array_equal(found["key"] * 7 + found["tie"], np.arange(50_000))
+        joined = workspace.arrays(
+            ordered.order_by("position"), 50_000, {"position": np.int64, "tie": np.int64}
+        )
+        np.testing.assert_array_equal(joined["position"], np.arange(50_000))
+        np.testing.assert_array_equal(joined["tie"], found["tie"])
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_files_of_a_sorted_table_are_read_in_its_order(interleaved, tmp_path):
+    """Spark writes a range a file; Sail deals batches out to four files."""
+    folder = SharedFolder(str(tmp_path))
+    places = np.arange(300_000) * 3
+    owner = np.arange(300_000) // 8_192 % 4 if interleaved else np.arange(300_000) // 75_000
+    Path(folder.address_of("t")).mkdir()
+    for file in range(4):
+        mine = places[owner == file]
+        table = pa.table({PLACE: mine, "x": mine * 2})
+        name = f"part-{3 - file}.parquet"
+        pq.write_table(table, f"{folder.address_of('t')}/{name}", row_group_size=10_000)
+    pq.write_table(table.slice(0, 0), f"{folder.address_of('t')}/part-9.parquet")
+    (Path(folder.address_of("t")) / "_SUCCESS").touch()
+    read = np.concatenate([b.column("x").to_numpy() for b in folder.read("t", ["x"])])
+    np.testing.assert_array_equal(read, places * 2)
+    folder.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def options(folder: Path, **changes: Any) -> interactions.InteractionsOptions:
+    file = write(
+        folder, "user,item,timestamp\n" + "".join(f"u{k % 5},i{k},{k}\n" for k in range(40))
+    )
+    return interactions.InteractionsOptions(
+        **{"file": file, "out": folder / "data", "engine": "spark", **changes}
+    )
+
+
+def refused(expected: str, folder: Path, **changes: Any) -> None:
+    with pytest.raises(UserError, match=expected):
+        interactions.prepare(options(folder, **changes))
+    assert [entry.name for entry in folder.iterdir()] == ["log.csv"]
+
+
+def test_addresses_that_lead_nowhere_are_refused(tmp_path, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    refused(
+        f"--spark-url .*: nothing answers at 127.0.0.1:{port}",
+        tmp_path,
+        spark_url=f"sc://127.0.0.1:{port}",
+    )
+    refused("--spark-url http://x: expected sc://HOST:PORT", tmp_path, spark_url="http://x")
+    refused("expected sc://HOST:PORT, got .*[Pp]ort", tmp_path, spark_url="sc://x:port")
+    refused(
+        "--spark-url and --spark-folder need --engine spark",
+        tmp_path,
+        engine="duckdb",
+        spark_url="sc://x",
+    )
+
+
+def test_no_session_in_the_environment_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("SPARK_REMOTE", raising=False)
+    monkeypatch.setattr(connect.SparkSession, "_default_session", None)
+    monkeypatch.setattr(connect.SparkSession, "_active_session", threading.local())
+    refused("--engine spark: the environment has no Spark session .*--spark-url", tmp_path)
+
+
+def test_missing_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(extras.EXTRAS, "spark", ("no_such_module",))
+    refused(r"--engine spark needs the extra 'spark'", tmp_path, spark_url="sc://x")
+
+
+def test_folders_that_one_side_does_not_see_are_refused(url, tmp_path, monkeypatch):
+    file = write(tmp_path, "")
+    refused("cannot be written", tmp_path, spark_url=url, spark_folder=str(file))
+    monkeypatch.setattr(SharedFolder, "address_of", lambda *_: "/no/such/folder")
+    refused("Spark and this process must both see .*--spark-folder", tmp_path, spark_url=url)
+
+
+def test_a_damaged_file_and_a_missing_column_are_named(url, tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    log = options(folder, spark_url=url)
+    with pytest.raises(
+        UserError, match=r"log.csv has no column 'usr' \(--user\); did you mean 'user'"
+    ):
+        interactions.prepare(dataclasses.replace(log, user="usr"))
+    pq.write_table(
+        pa.table({"user": ["u"], "item": ["i"], "timestamp": [1.5]}), folder / "a.parquet"
+    )
+    with pytest.raises(UserError, match="expected Parquet or text files, found both"):
+        interactions.prepare(dataclasses.replace(log, file=folder))
+    (folder / "b.parquet").write_bytes(b"no Parquet at all")
+    (folder / "log.csv").unlink()
+    with pytest.raises(UserError, match=r"b\.parquet"):
+        interactions.prepare(dataclasses.replace(log, file=folder))
+
+
+def test_the_command_prepares_on_spark(url, tmp_path, capsys):
+    log = options(tmp_path)
+    words = ["interactions", str(log.file), "--out", str(log.out), "--engine", "spark"]
+    assert command.main([*words, "--spark-url", url, "--spark-folder", str(tmp_path)]) == 0
+    assert f"dataset folder: {log.out}" in capsys.readouterr().out
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "log.csv"]
