@@ -4,6 +4,7 @@
     programs/<name>.stablehlo     a program, as serialised by ``jax.export``
     weights/<name>.npy            an array; all programs share them
     vocabularies/<feature>.json   raw values of a feature; entry k is the value of row k
+    model_card.md                 that of the run, for people; left out for a run without one
 
 docs/export.md describes it, and reads it without this package. Programs are compiled code for
 whoever runs them, so a file must come from somebody who is trusted. Two checks limit damage by
@@ -30,6 +31,7 @@ from dien_jax.errors import UserError, reason
 from dien_jax.inference.archive_entries import Entries
 from dien_jax.inference.exported_programs import PROGRAMS, check_programs
 from dien_jax.inference.stored_values import check_values
+from dien_jax.runs.model_card import CARD_FILE
 from dien_jax.utils.extras import require
 from dien_jax.utils.json_values import (
     Count,
@@ -109,6 +111,7 @@ def write_archive(
     programs: dict[str, export.Exported],
     weights: dict[str, np.ndarray],
     vocabularies: dict[str, list[str]],
+    card: str = "",
 ) -> None:
     """Write an exported file; format, version and digests are added to ``manifest``."""
     manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
@@ -118,6 +121,8 @@ def write_archive(
         entries[_PROGRAM.format(name)] = bytes(program.serialize())
     for name, values in vocabularies.items():
         entries[_VOCABULARY.format(name)] = json.dumps(values, indent=0).encode()
+    if card:
+        entries[CARD_FILE] = card.encode()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in entries.items():
             info = zipfile.ZipInfo(name)

@@ -30,6 +30,7 @@ from dien_jax.inference.loaded_model import LoadedModel, history_buckets
 from dien_jax.inference.onnx import is_onnx_model, onnx_model, onnx_scores, require_onnx
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import versions
+from dien_jax.runs.model_card import read_card
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.score import make_predict_step
 from dien_jax.utils.console import stage
@@ -92,7 +93,7 @@ def export_run(
         files.enter_context(writing(out))
         partial = files.enter_context(atomic_path(out))
         with stage(f"exporting {run_dir}"):
-            _write(partial, trained)
+            _write(partial, trained, read_card(run_dir))
         with stage("checking its scores"):
             report = {"file": str(out), "bytes": partial.stat().st_size}
             report |= check_export(partial, trained)
@@ -109,7 +110,7 @@ def export_run(
     return report
 
 
-def _write(file: Path, trained: TrainedModel) -> None:
+def _write(file: Path, trained: TrainedModel, card: str) -> None:
     run, dataset = trained.run, trained.dataset
     weights, programs = make_exports(trained)
     shapes = {
@@ -139,7 +140,7 @@ def _write(file: Path, trained: TrainedModel) -> None:
         "weights": {name: described(array) for name, array in weights.items()},
     }
     vocabularies = {name: dataset.vocabulary(name) for name in input_features(dataset.schema)}
-    write_archive(file, manifest, programs, weights, vocabularies)
+    write_archive(file, manifest, programs, weights, vocabularies, card)
 
 
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dien_jax.config.settings import LARGEST_INTEGER
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
+from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
 from dien_jax.model.logistic_regression import alone
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
@@ -162,8 +163,9 @@ class Trainer:
         Returns:
           ``calibration``, None if there is none, ``baselines``, the test AUC of the logistic
           regression inside the model if it has one, ``steps``, ``epochs``, ``best_step``, the
-          metrics of ``valid`` and ``test`` with calibrated scores,
-          ``train_examples_per_second`` (None when nothing was timed) and ``wall_seconds``.
+          metrics of ``valid`` and ``test`` with calibrated scores, ``intervals``, the 95% ones of
+          their AUC, ``train_examples_per_second`` (None when nothing was timed) and
+          ``wall_seconds``.
 
         Raises:
           Interrupted: after a stop signal; the state is saved.
@@ -181,10 +183,12 @@ class Trainer:
         progress = self.progress
         best, _ = self._restore(self._checkpoints, progress.best_step)
         calibration = self._calibration(best)
-        measured = {}
+        measured, intervals = {}, {}
         for split in ("valid", "test"):
             scores = self._scores(self._evaluation_loader(split), best, calibration)
             measured[split] = self._measured(split, scores)
+            labels = np.asarray(self._dataset.splits[split].label)
+            intervals[split] = from_first(functools.partial(auc_interval, labels, scores))
         baselines = {}
         if self._config.model.logistic_regression:
             regression = best._replace(params=placed_like(alone(best.params), best.params))
@@ -198,6 +202,7 @@ class Trainer:
             "steps": progress.step,
             "epochs": progress.step / self.steps_per_epoch,
             "best_step": progress.best_step,
+            "intervals": intervals,
             **measured,
             "train_examples_per_second": progress.examples_per_second,
             "wall_seconds": self._wall_seconds(),

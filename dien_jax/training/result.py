@@ -1,6 +1,7 @@
 """The result of a finished run: ``result.json`` of its folder."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired
@@ -8,10 +9,12 @@ from typing import Any, NotRequired
 from dien_jax.config.preset_files import flat_settings
 from dien_jax.errors import writing
 from dien_jax.metrics.scores import METRICS
+from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import RESULT_FILE, Outcome, Run, Seed, read_result
+from dien_jax.runs.model_card import CARD_FILE, Measured, model_card
 from dien_jax.training.curves import draw_curves
 from dien_jax.training.reporter import write_hparams
-from dien_jax.utils.files import write_json
+from dien_jax.utils.files import write_json, write_text
 from dien_jax.utils.json_values import Count, NotNegative
 
 
@@ -83,6 +86,24 @@ def write_result(run: Run, result: RunResult) -> None:
     draw_curves(folder)
     with writing(folder / RESULT_FILE):
         write_json(folder / RESULT_FILE, values)
+
+
+def write_card(
+    run: Run,
+    meta: Mapping[str, Any],
+    result: RunResult,
+    parameters: int,
+    intervals: Mapping[str, tuple[float, float] | None],
+    calibration: Calibration | None,
+) -> None:
+    """Write the model card of a finished run; ``intervals`` are those of the AUC by split."""
+    measured = {
+        "validation": Measured(result.valid, intervals["valid"]),
+        "test": Measured(result.test, intervals["test"]),
+    }
+    about = {**vars(result), "parameters": parameters}
+    text = model_card(run, meta, about, measured, calibration)
+    write_text(result.run_dir / CARD_FILE, text)
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:

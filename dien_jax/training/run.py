@@ -26,7 +26,7 @@ from dien_jax.training.choices import large_data_choices
 from dien_jax.training.hosts import resume_with
 from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import NoReports, Reporter
-from dien_jax.training.result import RunResult, read_finished, write_result
+from dien_jax.training.result import RunResult, read_finished, write_card, write_result
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
 from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked
@@ -312,7 +312,9 @@ def _train(
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
     about |= {"device": device, "versions": versions(run.config, len(devices))}
     about["baselines"] = _baselines(dataset) | outcome.pop("baselines")
+    card = (trainer.parameters, outcome.pop("intervals"), calibration)
     result = RunResult(run_dir=folder, **about, **outcome)
+    on_first(lambda: write_card(run, dataset.meta, result, *card))
     on_first(lambda: write_result(run, result))
     say(f"finished; results and checkpoints are in {folder}")
     return result

@@ -59,8 +59,13 @@ def read_json(file: Path, kind: Callable[..., T]) -> T:
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write an object without NaN as indented JSON, completely or not at all."""
+    write_text(file, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file, completely or not at all."""
     with writing(file), atomic_file(file) as stream:
-        stream.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
+        stream.write(text)
 
 
 @contextlib.contextmanager

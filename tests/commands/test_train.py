@@ -359,6 +359,7 @@ class FakeTrainer:
             "best_step": 1,
             "calibration": None,
             "baselines": {},
+            "intervals": {"valid": None, "test": None},
             "valid": metrics,
             "test": metrics,
         } | speed

@@ -68,6 +68,7 @@ def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> 
     run = untrained_run.write(
         tmp_path / "run", data, model="base_model", buckets=(), statistics=False
     )
+    (run / "model_card.md").write_text("# The card of the run")
     file = tmp_path / "out" / "model.dien"
     file.parent.mkdir()
     file.write_text("old")
@@ -80,6 +81,7 @@ def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> 
     assert (told["checked_rows"], told["checked_candidates"]) == (8, 4)
     assert told["largest_difference"] < 1e-6
     assert f"model: {file} (0." in captured.err
+    assert zipfile.ZipFile(file).read("model_card.md") == b"# The card of the run"
     assert small_dataset.leftovers(file.parent) == ["model.dien"]
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import inspect
+import re
 import shutil
 import signal
 import threading
@@ -72,7 +73,7 @@ def test_runs_of_one_second_have_folders_of_their_own(data, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("flag", "problem"),
     [
-        ("--model.layers=2000000000", "take at least .* GB, more than the .* GB of memory"),
+        ("--model.embedding-size=2000000000", "take at least .* GB, more than the .* GB of memory"),
         ("--train.batch-size=1000000000", "of 1,000,000,000 histories of .* take at least"),
         ("--train.max-history=2000000000", "of 1 histories of 2,000,000,000 events take at least"),
         ("--train.epochs=2147483647", "train.epochs must be at most 536,870,911 with 4 steps"),
@@ -86,6 +87,15 @@ def test_settings_that_cannot_be_trained_leave_no_folder(flag, problem, data, tm
     with pytest.raises(dien_jax.UserError, match=problem):
         dien_jax.fit(config(flag), data=data, run_dir=tmp_path / "own")
     assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_a_finished_run_has_a_card_with_its_metrics_and_their_interval(result):
+    text = (result.run_dir / "model_card.md").read_text()
+    area = result.test["auc"]
+    found = re.search(r"\| test \| 20 \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \|", text)
+    assert found is not None
+    assert found[1] == f"{area:.4f}"
+    assert 0 <= float(found[2]) < area < float(found[3]) <= 1
 
 
 def test_run_that_another_process_trains_is_refused(result, data, tmp_path):

@@ -1,0 +1,166 @@
+"""The model card of a run: what it is, what it was trained on, how good it is and what it is for.
+
+``RUN/model_card.md`` is written when a run finishes, and exported files have a copy.
+
+Source: Mitchell et al., Model Cards for Model Reporting, FAT* 2019 (arXiv:1810.03993).
+"""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dien_jax.errors import UserError, printable, reading
+from dien_jax.metrics.scores import METRICS
+from dien_jax.runs.calibration import Calibration
+from dien_jax.runs.folder import Run
+
+CARD_FILE = "model_card.md"
+LARGEST_CARD = 1 << 20
+"""Bytes of the largest card that is read."""
+_Metrics = Mapping[str, Any]
+_Interval = tuple[float, float] | None
+
+
+class Measured(NamedTuple):
+    """The metrics of a split by name, and the 95% interval of its AUC; None where undefined."""
+
+    metrics: _Metrics
+    interval: _Interval
+
+
+def read_card(folder: Path) -> str:
+    """Return the card of a run folder; empty for a run of a version without, or an unfinished one.
+
+    Raises:
+      UserError: when it cannot be read, is no text or is larger than a card.
+    """
+    file = folder / CARD_FILE
+    if not file.exists():
+        return ""
+    with reading(file):
+        content = file.read_bytes()[: LARGEST_CARD + 1]
+    if len(content) > LARGEST_CARD:
+        raise UserError(f"{file}: expected at most {LARGEST_CARD:,} bytes, found more")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: expected text in UTF-8: {error}") from error
+
+
+def model_card(
+    run: Run,
+    meta: Mapping[str, Any],
+    result: Mapping[str, Any],
+    measured: Mapping[str, Measured],
+    calibration: Calibration | None,
+) -> str:
+    """Return the card of a finished run, in Markdown.
+
+    Args:
+      run: settings, data and versions.
+      meta: ``meta.json`` of the data.
+      result: ``model``, ``parameters``, ``steps``, ``best_step``, ``device`` and ``baselines``.
+      measured: the metrics of ``validation`` and ``test``.
+      calibration: of the scores, if there is one.
+    """
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    about = {
+        "model": f"`{result['model']}` (preset `{run.preset}`, seed {run.seed})",
+        "parameters": f"{result['parameters']:,}",
+        "trained": f"{result['steps']:,} steps on {result['device']}; the checkpoint of step "
+        f"{result['best_step']:,} had the best validation score",
+        "finished": today,
+        "started from": run.warm_start and f"`{run.warm_start['run']}`",
+        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
+    }
+    sections = {
+        "": _table(about),
+        "Intended use": _INTENDED,
+        "Data": _data(run, meta),
+        "Results": _results(measured, result["baselines"]),
+        "Calibration": _calibration(calibration),
+        "Limits": _limits(meta),
+    }
+    parts = ["# Model card: click model of user histories"]
+    for title, text in sections.items():
+        parts += [f"## {title}", text] if title else [text]
+    return "\n\n".join(parts) + "\n"
+
+
+_INTENDED = """\
+The model estimates the probability that a user clicks an item, from the items that the user chose
+before, oldest first, and is meant to rank candidate items. It knows the items of the data below; it
+is not meant for other catalogues, for decisions about people, or as a measure of how good an item
+is. All settings are in `config.json` of the run and in the manifest of an exported file."""
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {printable(str(value))} |" for name, value in rows.items() if value]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _data(run: Run, meta: Mapping[str, Any]) -> str:
+    counts, source, split = meta["counts"], meta.get("source", {}), meta.get("split", {})
+    names = {
+        group: ", ".join(feature["name"] for feature in features)
+        for group, features in meta["schema"].items()
+    }
+    files = source.get("files") or {}
+    rows: dict[str, Any] = {
+        "made from": f"{source.get('name', 'unknown')}"
+        + "".join(f"; `{name}` (sha256 {digest})" for name, digest in files.items()),
+        "events": f"{counts['events']:,} of {counts['sequences']:,} histories",
+        "examples": ", ".join(f"{counts[name]:,} {name}" for name in ("train", "valid", "test")),
+        "split": ", ".join(f"{name} {value}" for name, value in split.items()),
+        **{f"{group} features": text for group, text in names.items()},
+        "folder": f"`{Path(run.data).name}`, sha256 of its `meta.json` {run.data_digest}",
+    }
+    return _table(rows)
+
+
+def _results(measured: Mapping[str, Measured], baselines: Mapping[str, float | None]) -> str:
+    metrics = {name: metric for name, metric in METRICS.items() if name != "auc"}
+    labels = " | ".join(metric.label for metric in metrics.values())
+    lines = [f"| | examples | AUC (95%) | {labels} |", "|---" * (3 + len(metrics)) + "|"]
+    for split, (values, interval) in measured.items():
+        area = METRICS["auc"].text(values)
+        if interval is not None:
+            area += f" ({interval[0]:.4f} to {interval[1]:.4f})"
+        cells = " | ".join(metric.text(values) for metric in metrics.values())
+        lines.append(f"| {split} | {values['examples']:,} | {area} | {cells} |")
+    text = "\n".join(lines)
+    text += (
+        "\n\nThe epoch was chosen and scores were calibrated on validation; the test split was "
+        "read once. The interval is DeLong's: it takes examples as independent, and covers no "
+        "other training seed."
+    )
+    simple = [f"{name} {value:.4f}" for name, value in baselines.items() if value is not None]
+    return f"{text} Test AUC of simple models: {', '.join(simple)}." if simple else text
+
+
+def _calibration(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "Scores are as the network gives them."
+    share = calibration.fitted_on.get("click_share")
+    of_share = "" if share is None else f", {share:.4f}"
+    how = f"`{calibration.kind}`, fitted on validation for its share of clicks{of_share}"
+    if calibration.shift:
+        return f"{how}. In use, scores are shifted to the click rate of `train.click_rate`."
+    return f"{how}. Where another share of items is clicked, scores are too high or too low."
+
+
+def _limits(meta: Mapping[str, Any]) -> str:
+    split = meta.get("split", {})
+    lines = [
+        "- All ids that training lacks share a row, and so do values of features.",
+        "- It repeats what was popular in its data, and whatever bias led users to it.",
+    ]
+    if split.get("negatives"):
+        how = split.get("negative_distribution", "random")
+        lines.append(
+            f"- Negatives were drawn ({how}): AUC says how well chosen items are told from drawn "
+            "ones, not from items that were shown and passed over, and compares with no other "
+            "protocol."
+        )
+    return "\n".join(lines)
