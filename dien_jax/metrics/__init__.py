@@ -8,7 +8,7 @@ NaN. Plain NumPy: nothing here may know datasets, models or runs.
 """
 
 from dien_jax.metrics.diagnostics import Calibration, PartAuc, auc_by_size, calibration
-from dien_jax.metrics.intervals import Difference, bootstrap, delong, paired_seeds
+from dien_jax.metrics.intervals import Difference, auc_interval, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import (
     METRICS,
     Gauc,
@@ -32,6 +32,7 @@ __all__ = [
     "accuracy",
     "auc",
     "auc_by_size",
+    "auc_interval",
     "bootstrap",
     "calibration",
     "calibration_error",

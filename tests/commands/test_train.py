@@ -354,11 +354,7 @@ class FakeTrainer:
         metrics = dict.fromkeys(METRICS) | {"auc": 0.75, "logloss": 0.5, "examples": 1}
         speed = {"train_examples_per_second": None, "wall_seconds": 1.0}
         return {
-            "steps": 1,
-            "epochs": 1.0,
-            "best_step": 1,
-            "calibration": None,
-            "baselines": {},
+            **{"steps": 1, "epochs": 1.0, "best_step": 1, "calibration": None, "baselines": {}},
             "intervals": {"valid": None, "test": None},
             "valid": metrics,
             "test": metrics,
