@@ -17,6 +17,7 @@ import tensorstore as ts
 from dien_jax.errors import UserError
 from dien_jax.steps.row_blocks import RowBlocks
 from dien_jax.utils.files import read_json
+from dien_jax.utils.processes import still_working
 
 ROWS_FOLDER = "ocdbt.rows_{}"
 """Database of a process."""
@@ -36,6 +37,7 @@ def write_rows(folder: Path, process: int, tables: dict[str, RowBlocks]) -> None
     for name, table in tables.items():
         store, pending = attempt(_made, folder, process, name, table), _Pending()
         for window in table.windows():
+            still_working()
             for rows, content in window:
                 attempt(pending.write, store, _place(table.axis, rows), content)
         attempt(pending.wait)
@@ -129,6 +131,7 @@ def _place(axis: int, rows: slice) -> tuple[slice, ...]:
 
 
 def _read(store: Any, axis: int, rows: slice) -> np.ndarray:
+    still_working()
     return store[_place(axis, rows)].read().result()
 
 

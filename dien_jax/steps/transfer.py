@@ -16,6 +16,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dien_jax.utils.processes import still_working
+
 BLOCK = 1 << 20
 """Words of one block of one device."""
 
@@ -34,6 +36,7 @@ def on_first(mesh: Mesh, array: jax.Array) -> np.ndarray | None:
     is_first = devices[0] in shards and jax.process_index() == devices[0].process_index
     found = np.empty((len(devices) if is_first else 0, size), np.uint32)
     for start, stop, width in _blocks(size):
+        still_working()
         rows = {device: _padded(words[start:stop], width) for device, words in shards.items()}
         everywhere = whole(mesh, _of_rows(mesh, rows, width))
         if is_first:
@@ -57,6 +60,7 @@ def from_first(
     first = mesh.devices.flat[0]
     add = jax.jit(_sum, out_shardings=NamedSharding(mesh, P()))
     for start, stop, width in _blocks(size):
+        still_working()
         rows = {
             device: _padded(words[start:stop] if device == first else words[:0], width)
             for device in mesh.local_devices

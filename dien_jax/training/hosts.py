@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -33,16 +33,14 @@ from dien_jax.utils.processes import (
     check_counts,
     count,
     exchange,
-    from_first,
     index,
+    waits_for,
 )
-
-Result = TypeVar("Result")
 
 HEARTBEAT_SECONDS = 30
 """Time after which a process that is not heard of has ended."""
 HANG_SECONDS = 1800
-"""Time after which a step, or what :func:`waiting_for_all` names, is not waited for any more."""
+"""Time after which a step, or other work without progress, is not waited for any more."""
 SHUTDOWN_SECONDS = 60
 """Time that a process waits for the others at its end."""
 LOST = 3
@@ -60,8 +58,6 @@ _handlers: list[Any] = []
 _is_alone = False
 """Whether this process ends without the others."""
 _calls = itertools.count(1)
-_waits: tuple[str, float] | None = None
-"""For what this process began to wait for all, and when, if it does."""
 
 
 @contextlib.contextmanager
@@ -136,42 +132,16 @@ def resume_with(folder: Path) -> None:
     threading.Thread(target=_watch, args=[how], daemon=True).start()
 
 
-@contextlib.contextmanager
-def waiting_for_all(
-    work: str = "an operation of all processes",
-) -> Iterator[Callable[[], None]]:
-    """Note that all processes wait for ``work``; if it lasts ``HANG_SECONDS``, the run ends.
-
-    It yields a function that starts the time anew. JAX notices a process that has ended, or is
-    stopped, but not one that waits for ever, for a file system that does not answer, say.
-    """
-
-    def start() -> None:
-        global _waits
-        _waits = (work, time.monotonic())
-
-    global _waits
-    start()
-    try:
-        yield start
-    finally:
-        _waits = None
-
-
-def from_first_in_time(work: str, result: Callable[[], Result]) -> Result:
-    """Return what process 0 finds, as :func:`from_first`, if that does not take too long."""
-    with waiting_for_all(work):
-        return from_first(result)
-
-
 def _watch(how: str) -> None:
     """End this process once it has waited for too long; ``how`` says how to continue.
 
-    A process that knows which one it waits for ends first: the others may be that one.
+    JAX notices a process that has ended, or is stopped, but not one that waits for ever, for a file
+    system that does not answer, say. A process that knows which one it waits for ends first: the
+    others may be that one.
     """
     while True:
         time.sleep(HANG_SECONDS / 20)
-        waits, process = _waits, awaited()
+        waits, process = waits_for(), awaited()
         is_known = process not in (None, index())
         longest = HANG_SECONDS if is_known else HANG_SECONDS * 1.2
         if waits is not None and time.monotonic() - waits[1] > longest:

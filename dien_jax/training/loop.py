@@ -31,12 +31,18 @@ from dien_jax.runs.scoring import measure
 from dien_jax.steps.memory import require_step_memory
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.state import TrainState, placed_like
-from dien_jax.training.hosts import agreed_stop, from_first_in_time, waiting_for_all
+from dien_jax.training.hosts import agreed_stop
 from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, with_logistic_regression
 from dien_jax.training.on_devices import AnyCheckpoints, OnDevices
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
 from dien_jax.training.reporter import NoReports, Reporter
-from dien_jax.utils.processes import count, from_first, on_first
+from dien_jax.utils.processes import (
+    count,
+    from_first,
+    from_first_in_time,
+    on_first,
+    waiting_for_all,
+)
 
 SAVE_SECONDS = 600.0
 """Maximum training time that is lost when a run is killed within a long epoch."""

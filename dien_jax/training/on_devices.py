@@ -22,7 +22,7 @@ from dien_jax.steps.sharding import Placement
 from dien_jax.steps.state import Tables, TrainState, create_state, placed_like, training_tables
 from dien_jax.steps.train import Metrics, make_train_step
 from dien_jax.training.histograms import embedding_values, live_values
-from dien_jax.training.hosts import waiting_for_all
+from dien_jax.utils.processes import still_working, waiting_for_all
 
 AnyCheckpoints = Checkpoints | SharedCheckpoints
 
@@ -146,10 +146,10 @@ class OnDevices:
         """Return the scores of a split, float32 ``[n]``, on every process."""
         predict = functools.partial(self._predict_step, logit_map=logit_map)
         model = (state.params, state.batch_stats, tables.features)
-        with waiting_for_all() as start_anew:
+        with waiting_for_all():
 
             def step(params: Any, batch_stats: Any, features: Any, batch: Batch) -> jax.Array:
-                start_anew()
+                still_working()
                 return self._whole(predict(params, batch_stats, features, self._put(batch)))
 
             return score_batches(step, *model, loader, before_batch)

@@ -7,9 +7,11 @@ devices: a process may wait for another one for any time, and devices need not b
 With one process nothing is exchanged, and ``jax.distributed`` need not be started.
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from dien_jax.errors import NotFiniteError, UserError, described
@@ -22,6 +24,8 @@ LONGEST_WAIT = 30 * 24 * 3600 * 1000
 _numbers = itertools.count()
 _awaited: int | None = None
 """Number of the process whose text this one waits for."""
+_waits: tuple[str, float] | None = None
+"""For what this process waits with all others, and since when, if it does."""
 
 
 class SharedError(UserError):
@@ -75,6 +79,32 @@ def exchange(text: str) -> list[str]:
     return texts
 
 
+@contextlib.contextmanager
+def waiting_for_all(work: str = "an operation of all processes") -> Iterator[None]:
+    """Note that all processes wait for ``work``: if it hangs, the run ends.
+
+    Work that takes long calls :func:`still_working`.
+    """
+    global _waits
+    _waits = (work, time.monotonic())
+    try:
+        yield
+    finally:
+        _waits = None
+
+
+def still_working() -> None:
+    """Start the time of a wait anew: what is waited for has made progress."""
+    global _waits
+    if _waits is not None:
+        _waits = (_waits[0], time.monotonic())
+
+
+def waits_for() -> tuple[str, float] | None:
+    """Return for what this process waits with all others, and since when; None if it does not."""
+    return _waits
+
+
 def on_each(work: Callable[[], Result]) -> Result:
     """Return the result of a function that every process calls; an error of one is raised by all.
 
@@ -103,6 +133,12 @@ def from_first(work: Callable[[], Result]) -> Result:
     is_first = index() == 0
     result, texts = _shared(work if is_first else lambda: None, json.dumps)
     return result if is_first else json.loads(texts[0])
+
+
+def from_first_in_time(work: str, result: Callable[[], Result]) -> Result:
+    """Return what process 0 finds, as :func:`from_first`; the run ends if ``work`` hangs."""
+    with waiting_for_all(work):
+        return from_first(result)
 
 
 def agree(values: dict[str, str]) -> None:
