@@ -21,6 +21,7 @@ from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES
 
 SHOWN = 40  # characters shown of a malformed value
+PARSED = "parsed "  # before the name of a column: its numbers
 VARIES = "varies"  # column of users and items: whether their rows differ in a feature
 PART_EVENTS = 1 << 22  # events that are held in memory at a time
 Narrow = Callable[[Table], Table] | None
@@ -228,7 +229,15 @@ def _checked(
     workspace: Workspace, rows: Table, clock: Clock, features: tuple[LogColumn, ...]
 ) -> Table:
     """Return the rows with typed columns, and ``reason``: why a row is malformed, or NULL."""
+    numeric = {f.alias: f for f in features if f.kind == "numeric"}
+    if "label" in rows.columns:
+        numeric["label"] = LogColumn("label", "")
+    parsed = {name: workspace.number(rows[name]) for name in numeric}
     stamp = rows.timestamp
+    parsed["time"] = _moment(workspace, stamp) if clock.iso else workspace.number(stamp)
+    # Each text is parsed once, in a query inside the one that looks at it several times.
+    rows = rows.mutate(**{PARSED + name: value for name, value in parsed.items()})
+    time, stamp = rows[PARSED + "time"], rows.timestamp
     shown = ibis.literal("timestamp '") + stamp.substr(0, SHOWN) + "' "
     reasons: list[tuple[BooleanColumn, StringColumn | str]] = [
         (rows.user.isnull(), "the user is empty"),
@@ -236,13 +245,11 @@ def _checked(
         (stamp.isnull(), "the timestamp is empty"),
     ]
     if clock.iso:
-        time = _moment(workspace, stamp)
         reasons += [
             (time.isnull(), shown + "is not an ISO date"),
             (time < 0, shown + "is before 1970"),
         ]
     else:
-        time = workspace.number(stamp)
         is_whole = ~time.isnan() & (time.isinf() | (time % 1.0 == 0.0))  # floor() is an int64
         other = {"seconds": "milliseconds", "milliseconds": "seconds"}[clock.unit]
         is_other = (time > LIKELY_MILLISECONDS) == (clock.unit == "seconds")
@@ -254,22 +261,22 @@ def _checked(
         ]
     reasons += [(time > clock.limit, shown + f"is beyond the year 9999 in {clock.unit}")]
     typed = {"time": time.try_cast("int64")}
-    if "label" in rows.columns:
-        label = rows.label.try_cast("float64")
-        typed["label"] = label.try_cast("int8")
-        shown = ibis.literal("label '") + rows.label.fill_null("").substr(0, SHOWN) + "' "
-        reasons.append((~label.isin([0.0, 1.0]).fill_null(False), shown + "is not 0 or 1"))
-    for feature in features:
-        if feature.kind == "numeric":
-            text = rows[feature.alias]
-            number = workspace.number(text)
-            number = number.isnan().ifelse(ibis.null("float64"), number)
-            missing = text.isnull() | (text.lower() == "nan")
-            wrong = ~missing & (number.isnull() | (number.abs() > LARGEST_NUMBER))
-            shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
-            reasons.append((wrong, shown + "is not a number"))
-            typed[feature.alias] = number
-    return rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
+    for name, feature in numeric.items():
+        text, number = rows[name], rows[PARSED + name]
+        if name == "label":
+            typed[name] = number.try_cast("int8")
+            shown = ibis.literal("label '") + text.fill_null("").substr(0, SHOWN) + "' "
+            wrong = ~number.isin([0.0, 1.0]).fill_null(False)
+            reasons.append((wrong, shown + "is not 0 or 1"))
+            continue
+        number = number.isnan().ifelse(ibis.null("float64"), number)
+        missing = text.isnull() | (text.lower() == "nan")
+        wrong = ~missing & (number.isnull() | (number.abs() > LARGEST_NUMBER))
+        shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
+        reasons.append((wrong, shown + "is not a number"))
+        typed[name] = number
+    checked = rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
+    return workspace.kept("checked", checked.drop(*(PARSED + name for name in parsed)))
 
 
 def _numbered_ids(

@@ -96,6 +96,9 @@ class SparkWorkspace(Workspace):
             return self.append(name, table.to_batches(), table.schema)
         return self.store_frame(self.frame(table), table.schema())
 
+    def kept(self, name: str, table: Table) -> Table:
+        return self.store(name, table)
+
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
         from pyspark.sql import functions
 

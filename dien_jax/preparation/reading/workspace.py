@@ -70,6 +70,10 @@ class Workspace(abc.ABC):
     def store(self, name: str, table: Table | pa.Table) -> Table:
         """Compute a table once and store it; a later one of the same name may replace it."""
 
+    def kept(self, name: str, table: Table) -> Table:
+        """Return a table that is read more than once: stored where that is cheaper, or itself."""
+        return table
+
     @abc.abstractmethod
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
         """Store a table with its rows in the order of some columns, numbered as ``position``.
