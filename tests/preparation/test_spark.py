@@ -1,12 +1,14 @@
 """Folders that Spark prepares are those of DuckDB, to the last bit.
 
-The engine of these tests is Sail, which speaks Spark Connect and needs no Java.
+The engine of these tests is Sail, which speaks Spark Connect and needs no Java. With
+DIEN_JAX_SPARK=environment it is the session that the environment has, as in ``.ci/spark``.
 """
 
 import dataclasses
 import datetime
 import decimal
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,13 +32,16 @@ from dien_jax.preparation.sources import (
     taobao,
 )
 
-pysail = pytest.importorskip("pysail.spark", reason="the extra test brings it")
 FEATURES = ("kind", "tags:multivalued", "price:numeric")
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """The address of a server of Spark Connect."""
+def url() -> Iterator[str | None]:
+    """The address of a server of Spark Connect; None for the session of the environment."""
+    if os.environ.get("DIEN_JAX_SPARK") == "environment":
+        yield None
+        return
+    pysail = pytest.importorskip("pysail.spark", reason="the extra test brings it")
     server = pysail.SparkConnectServer(port=0)
     server.start(background=True)
     yield f"sc://127.0.0.1:{server.listening_address[1]}"
