@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.equal_folders import assert_equal
 from support.tiny_logs import write
 
 from dien_jax import prepare as command
+from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Spark
 from dien_jax.preparation.pipeline.events import ISO_DATE
@@ -203,6 +205,23 @@ def test_a_damaged_file_and_a_missing_column_are_named(url, tmp_path):
     (folder / "log.csv").unlink()
     with pytest.raises(UserError, match=r"b\.parquet"):
         interactions.prepare(dataclasses.replace(log, file=folder))
+
+
+def test_an_address_is_read_like_a_path(url, tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    log = options(folder, spark_url=url, out=tmp_path / "duckdb")
+    interactions.prepare(dataclasses.replace(log, engine="duckdb", spark_url=None))
+    address = Path(f"file://{folder}")
+    interactions.prepare(dataclasses.replace(log, file=address, out=tmp_path / "spark"))
+    one, other = open_dataset(log.out), open_dataset(tmp_path / "spark")
+    assert_equal(one, other)
+    assert other.meta["source"]["files"] == {"log.csv": None}
+    third = dataclasses.replace(log, file=address, out=tmp_path / "third")
+    with pytest.raises(UserError, match=f"file://{folder} is no file of this .*--engine spark"):
+        interactions.prepare(dataclasses.replace(third, engine="duckdb", spark_url=None))
+    with pytest.raises(UserError, match=r"nothing.csv does not exist; an address such as hdfs"):
+        interactions.prepare(dataclasses.replace(third, file=folder / "nothing.csv"))
 
 
 def test_the_command_prepares_on_spark(url, tmp_path, capsys):

@@ -16,7 +16,7 @@ from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ColumnOptions, LogOptions
 from dien_jax.preparation.pipeline.events import Events
-from dien_jax.preparation.reading.log import Log, files_of
+from dien_jax.preparation.reading.log import Log, address_of, files_of
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.text_files import sha256
 
@@ -101,8 +101,11 @@ def column_source(
 
     Files that only an engine sees have no digest.
     """
-    files: dict[str, str | None] = {start.file: None for start in log.starts}
-    if options.file.exists():
+    if (address := address_of(options.file)) is not None:
+        inside = f"{address.removeprefix('file://')}/"
+        names = [start.file.removeprefix(inside) for start in log.starts]
+        files: dict[str, str | None] = dict.fromkeys(names)
+    else:
         folder = options.file if options.file.is_dir() else options.file.parent
         parts = files_of(options.file)
         files = {part.relative_to(folder).as_posix(): sha256(part) for part in parts}

@@ -31,6 +31,7 @@ from dien_jax.preparation.reading.log import (
     FileStart,
     Log,
     Wanted,
+    address_of,
     column_places,
     files_of,
     header_names,
@@ -76,6 +77,8 @@ def read_duckdb(
     The arguments are those of ``read_columns`` of :mod:`dien_jax.preparation.reading.log_files`.
     """
     form = _Form(wanted, columns, separator, hint)
+    if (address := address_of(file)) is not None:
+        raise UserError(f"{address} is no file of this machine; give --engine spark to read it")
     if file.is_dir():
         read = stage(f"reading {file}")(partial(_read_folder, workspace, file, form))
         return read(by_line=False)

@@ -3,6 +3,7 @@
 import bisect
 import csv
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,9 @@ from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.text_files import BadLines
 
 BATCH_ROWS = 1 << 16
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")
+LOCAL_SCHEMES = ("dbfs", "file")
+"""Schemes of addresses that name no host."""
 Wanted = Mapping[str, LogColumn]  # columns of a log by their name in the engine
 
 
@@ -47,6 +51,21 @@ class Log(NamedTuple):
     def check(self, workspace: Workspace, max_bad_share: float) -> list[str]:
         """Check the share of malformed lines, and return lines about them."""
         return self.bad.check(workspace.count(self.rows) + self.bad.count, max_bad_share)
+
+
+def address_of(file: Path) -> str | None:
+    """Return a path that is an address as it was given, None for one of this machine.
+
+    A path of Python has one slash where an address has two.
+
+    >>> [address_of(Path(path)) for path in ("s3://bucket/log", "file:///log", "log")]
+    ['s3://bucket/log', 'file:///log', None]
+    """
+    match = ADDRESS.match(str(file))
+    if match is None or file.exists():
+        return None
+    scheme, path = match.groups()
+    return f"{scheme}:///{path}" if scheme in LOCAL_SCHEMES else f"{scheme}://{path}"
 
 
 def files_of(file: Path) -> list[Path]:

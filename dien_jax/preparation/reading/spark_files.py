@@ -24,6 +24,7 @@ from dien_jax.preparation.reading.log import (
     FileStart,
     Log,
     Wanted,
+    address_of,
     column_places,
     files_of,
     header_names,
@@ -35,7 +36,6 @@ from dien_jax.utils.text_files import EXAMPLES, BadLines
 
 PARQUET = (".parquet", ".pq")
 FILE, BLOCK, PLACE, TEXT = "_file", "_block", "_line_place", "_text"
-ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 LONGEST_HEADER = 80
 
 
@@ -85,9 +85,14 @@ def read_spark(
     The arguments are those of ``read_columns`` of :mod:`dien_jax.preparation.reading.log_files`.
     Files named ``.parquet`` or ``.pq`` are Parquet, all others text.
     """
-    with stage(f"reading {shown_path(file)}"):
-        address, reader = shown_path(file), workspace.session.read
-        local = [] if is_address(file) else [str(part.absolute()) for part in files_of(file)]
+    address = address_of(file)
+    if address is None and not file.exists():
+        hint = "an address such as hdfs://HOST/FOLDER names what Spark alone sees"
+        raise UserError(f"{file} does not exist; {hint}")
+    with stage(f"reading {address or file}"):
+        reader = workspace.session.read
+        local = [] if address else [str(part.absolute()) for part in files_of(file)]
+        address = address or str(file)
         reader = reader.option("recursiveFileLookup", "true")
         names = local or [unquote(name) for name in reader.text(address).inputFiles()]
         kinds = {name.endswith(PARQUET) for name in names}
@@ -100,18 +105,8 @@ def read_spark(
                     pq.read_metadata(name)
                 except (pa.ArrowException, OSError) as error:
                     raise UserError(f"{name}: damaged, or not a Parquet file: {error}") from error
-            return _read_parquet(workspace, address, reader, paths, wanted, separator)
-        return _read_text(workspace, address, reader, paths, CsvForm(wanted, columns, hint))
-
-
-def is_address(file: Path) -> bool:
-    """Return whether a path is an address such as ``s3://bucket/folder``."""
-    return ADDRESS.match(str(file)) is not None
-
-
-def shown_path(file: Path) -> str:
-    """Return a path as it was given: those of Python have one slash where an address has two."""
-    return ADDRESS.sub(r"\1://", str(file), count=1) if is_address(file) else str(file)
+            return _read_parquet(workspace, address, reader, paths, names, wanted, separator)
+        return _read_text(workspace, address, reader, paths, names, CsvForm(wanted, columns, hint))
 
 
 def _read_text(
@@ -119,13 +114,16 @@ def _read_text(
     address: str,
     reader: Any,
     paths: list[str],
+    names: list[str],
     form: CsvForm,
 ) -> Log:
     from pyspark.sql import functions
 
     reader = reader.option("lineSep", "\n")
     text = functions.col("value").alias(TEXT)
-    lines, starts = _numbered(workspace, _placed(reader.text, paths, [text]), {TEXT: "string"})
+    lines, starts = _numbered(
+        workspace, _placed(reader.text, paths, names, [text]), {TEXT: "string"}
+    )
     delimiter = "\t" if starts[0].file.removesuffix(".gz").endswith(".tsv") else ","
     is_first = lines.number == 1
     mark = is_first & lines[TEXT].startswith("\ufeff")
@@ -203,6 +201,7 @@ def _read_parquet(
     address: str,
     reader: Any,
     paths: list[str],
+    names: list[str],
     wanted: Wanted,
     separator: str,
 ) -> Log:
@@ -213,7 +212,7 @@ def _read_parquet(
     for alias, column in wanted.items():
         check_type(column.where(file), kinds[column.name], column.kind)
         columns.append(column_text(column, kinds[column.name]).alias(alias))
-    frame = _placed(lambda paths: reader.parquet(*paths), paths, columns)
+    frame = _placed(lambda paths: reader.parquet(*paths), paths, names, columns)
     rows, starts = _numbered(workspace, frame, dict.fromkeys(wanted, "string"))
     for alias, column in wanted.items():
         if pa.types.is_list(kinds[column.name]):
@@ -223,7 +222,9 @@ def _read_parquet(
     return Log(file, rows.drop("number"), BadLines(), starts=starts)
 
 
-def _placed(read: Callable[[list[str]], Any], paths: list[str], columns: list[Any]) -> Any:
+def _placed(
+    read: Callable[[list[str]], Any], paths: list[str], names: list[str], columns: list[Any]
+) -> Any:
     """Return columns of files with the file, the block of it and the place of every row."""
     from pyspark.errors import AnalysisException
     from pyspark.sql import functions
@@ -236,7 +237,7 @@ def _placed(read: Callable[[list[str]], Any], paths: list[str], columns: list[An
     except AnalysisException:  # an engine that does not name the files of rows
         literal, zero = functions.lit, functions.lit(0).cast("long").alias(BLOCK)
         frames = [
-            read([path]).select(*columns, literal(path).alias(FILE), zero, place) for path in paths
+            read([path]).select(*columns, literal(path).alias(FILE), zero, place) for path in names
         ]
         placed = functools.reduce(lambda before, frame: before.union(frame), frames)
     return placed

@@ -56,11 +56,13 @@ def spark_workspace(
     where = str(folder.absolute()) if shared is None else shared
     with spark_session(url) as session:
         tables = SharedFolder(where)
+        workspace = SparkWorkspace(folder, session, tables)
         try:
-            workspace = SparkWorkspace(folder, session, tables)
             _check_shared(workspace, where)
             yield workspace
         finally:
+            with contextlib.suppress(Exception):  # of a session that was lost
+                workspace.drop_views()
             with contextlib.suppress(OSError, pa.ArrowException):
                 tables.remove()
 
@@ -89,6 +91,7 @@ class SparkWorkspace(Workspace):
         self.folder = folder
         self.session, self._shared = session, shared
         self.metadata = {"engine": "spark"}
+        self._views: list[str] = []
         self._ordered: dict[Node, str] = {}  # files of the tables of store_ordered
 
     def store(self, name: str, table: Table | pa.Table) -> Table:
@@ -172,6 +175,11 @@ class SparkWorkspace(Workspace):
         """Return a table of Ibis as a DataFrame of Spark."""
         return self.session.sql(str(ibis.to_sql(table, dialect="pyspark")))
 
+    def drop_views(self) -> None:
+        """Remove the names of all tables from the session."""
+        while self._views:
+            self.session.catalog.dropTempView(self._views.pop())
+
     def _write(self, frame: Any) -> str:
         file = self._shared.new_table()
         frame.write.parquet(self._shared.address_of(file))
@@ -183,6 +191,7 @@ class SparkWorkspace(Workspace):
         name = f"{self._shared.address.rpartition('/')[2]}_{file}".replace("-", "_")
         frame = self.session.read.schema(kind).parquet(self._shared.address_of(file))
         frame.createOrReplaceTempView(name)
+        self._views.append(name)
         return ibis.table(schema, name=name)
 
 
