@@ -79,6 +79,7 @@ LONG = (
     "tests/distributed/test_refusals.py",
     "tests/distributed/test_stops_and_resumption.py",
     "tests/docs/test_docs.py",
+    "tests/docs/test_example_scripts.py",
     "tests/docs/test_examples.py",
     "tests/experiments/test_baselines.py",
     "tests/experiments/test_comparison.py",

@@ -1,0 +1,121 @@
+"""A job that runs every day: extend the data, train on from yesterday, check, export, reload.
+
+    python examples/daily_job.py [--out FOLDER] [--days 2]
+
+The server of the last export keeps running: it finds that the file has been replaced, and goes on
+with the new model without losing a request. A new model that scores worse than ``--worst`` on its
+validation split is not exported. Logs are made up, one more day each time.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from made_log import DAY, write_log
+
+START, FIRST_DAYS = 1_700_000_000, 14
+PORT_LINE = "http://"
+
+
+def run(*command: str) -> None:
+    """Run a command of dien_jax, and end if it fails."""
+    print("$ python -m", *command, flush=True)
+    subprocess.run([sys.executable, "-m", *command], check=True)
+
+
+def daily(out: Path, day: int, preset: str, epochs: int, worst: float) -> bool:
+    """Do the work of one day; return whether a new model was exported."""
+    log = write_log(out / f"day-{day}.csv", FIRST_DAYS + day)
+    data, model = out / f"data-{day}", out / f"run-{day}"
+    end = START + (FIRST_DAYS + day) * DAY
+    borders = ["--valid-from", str(end - 2 * DAY), "--test-from", str(end - DAY)]
+    extend, start = [], [preset]
+    if day > 0:
+        extend = ["--extend", str(out / f"data-{day - 1}"), "--train-from", str(end - 4 * DAY)]
+        start = ["--warm-start", str(out / f"run-{day - 1}")]
+    run(
+        "dien_jax.prepare", "interactions", str(log), "--out", str(data), "--item-features",
+        "category", "--split", "by-time", *borders, *extend,
+    )  # fmt: skip
+    run(
+        "dien_jax.train", *start, "--data", str(data), "--run-dir", str(model),
+        "--train.epochs", str(epochs),
+    )  # fmt: skip
+    found = json.loads((model / "result.json").read_text())["valid"]["auc"]
+    if found < worst:
+        print(f"validation AUC {found:.4f} is below {worst}: yesterday's model stays", flush=True)
+        return False
+    # --overwrite replaces the file at once: whoever reads it has the old one or the new one.
+    run("dien_jax.export", str(model), "--out", str(out / "current.dien"), "--overwrite")
+    return True
+
+
+def serve(out: Path) -> tuple[subprocess.Popen, str]:
+    """Start the server of the exported file; return it and its address once it is ready."""
+    command = [sys.executable, "-m", "dien_jax.serve", str(out / "current.dien"), "--port", "0"]
+    command += ["--poll-seconds", "2", "--max-batch", "1", "--max-candidates", "50"]
+    log = (out / "server.log").open("w")
+    server = subprocess.Popen([*command, "--max-history", "50"], stderr=log, stdout=log)
+    while server.poll() is None:
+        lines = (out / "server.log").read_text().split()
+        address = next((word.rstrip(",;.") for word in lines if word.startswith(PORT_LINE)), None)
+        if address is not None and _is_ready(address):
+            return server, address
+        time.sleep(0.5)
+    raise SystemExit(f"the server ended: see {out / 'server.log'}")
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def ask(address: str) -> dict:
+    """Rank three items for a history."""
+    body = {"history": ["item 3", "item 9"], "candidates": ["item 3", "item 15", "item 16"]}
+    request = urllib.request.Request(
+        f"{address}/v1/rank", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do the work of some days, with a server that runs meanwhile."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--days", type=int, default=2)
+    parser.add_argument("--preset", default="dien", help="of the first day's model")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--worst", type=float, default=0.5, help="least validation AUC to export")
+    options = parser.parse_args(arguments)
+    out = options.out or Path(tempfile.mkdtemp())
+    out.mkdir(parents=True, exist_ok=True)
+    daily(out, 0, options.preset, options.epochs, 0.0)
+    server, address = serve(out)
+    try:
+        answer = ask(address)
+        print("day 0:", answer, flush=True)
+        for day in range(1, options.days):
+            if not daily(out, day, options.preset, options.epochs, options.worst):
+                continue
+            before = answer
+            while (answer := ask(address)) == before and server.poll() is None:
+                time.sleep(1)  # the server is compiling the new model; it answers meanwhile
+            print(f"day {day}:", answer, flush=True)
+    finally:
+        server.terminate()
+        server.wait()
+    print(f"data, runs and the exported file are in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The scripts of ``examples/`` run to their end, as a reader would start them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CHEAP = ("--preset", "base_model")
+"""A model that compiles in seconds."""
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    ending = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ending.returncode == 0, ending.stderr[-3000:]
+    return ending.stdout
+
+
+def test_a_log_becomes_a_ranked_list(tmp_path: Path) -> None:
+    output = run("rank_own_log.py", "--out", str(tmp_path), "--epochs", "1", *CHEAP)
+    found = re.search(r"test AUC ([\d.]+); simple models: \{'popularity': ([\d.]+)", output)
+    assert found is not None
+    assert float(found[1]) > float(found[2])
+    ranked = [
+        float(line.split()[0])
+        for line in output.split("likeliest clicks are\n")[1].splitlines()[:5]
+    ]
+    assert ranked == sorted(ranked, reverse=True)
+    assert 0 < ranked[-1] <= ranked[0] < 1
+
+
+@pytest.mark.slow  # the same steps as in docs/tutorial.md, whose code another test runs
+def test_a_cell_of_ones_own_is_compared_with_dien() -> None:
+    output = run("own_cell.py", "--epochs", "1", "--seeds", "1", "--users", "60")
+    areas = dict(
+        re.findall(r"^(augru|attentional_decay) +test AUC ([\d.]+)$", output, re.MULTILINE)
+    )
+    assert len(areas) == 2
+    assert areas["augru"] != areas["attentional_decay"]
+
+
+def test_a_daily_job_goes_on_from_yesterday_while_the_server_answers(tmp_path: Path) -> None:
+    output = run("daily_job.py", "--out", str(tmp_path), "--days", "2", "--epochs", "1", *CHEAP)
+    answers = re.findall(r"^day (\d): (.*)$", output, re.MULTILINE)
+    assert [day for day, _ in answers] == ["0", "1"]
+    assert answers[0][1] != answers[1][1]
+    run_of_today = json.loads((tmp_path / "run-1" / "config.json").read_text())
+    assert run_of_today["warm_start"]["run"] == str(tmp_path / "run-0")
+    assert (tmp_path / "run-1" / "model_card.md").exists()
