@@ -1,6 +1,6 @@
 """Time, memory and disk of preparing made logs, beside plain queries for the same grouping.
 
-    python -m benchmarks.preparation [--events N ...] [--logs NAME ...] [--memory-limit SIZE]
+    python -m benchmarks.preparation [--events N ...] [--logs NAME ...] [--memory SIZE]
                                      [--folder DIR] [--json FILE] [--plot FILE]
 
 A log is a Parquet file of users of uneven activity, ten events each in the mean, and items by
@@ -140,17 +140,17 @@ def measure(command: Sequence[str], folder: Path, out: Path) -> dict[str, float]
     }
 
 
-def rows_of(log: str, events: int, memory_limit: str, folder: Path) -> list[dict[str, Any]]:
+def rows_of(log: str, events: int, memory: str, folder: Path) -> list[dict[str, Any]]:
     """Return a row for each system."""
     file = folder / "log.parquet"
     write_log(file, log, events)
     data, query = folder / "data", folder / "query.parquet"
     prepare = ["-m", "dien_jax.prepare", log, str(file), "--out", str(data)]
-    prepare += ["--item-features", "category", "--memory-limit", memory_limit]
+    prepare += ["--item-features", "category", "--memory", memory]
     commands = {"dien_jax": (prepare, data)}
     for system, program in QUERIES.items():
         if find_spec(system):
-            commands[system] = (["-c", program, str(file), str(query), memory_limit], query)
+            commands[system] = (["-c", program, str(file), str(query), memory], query)
     rows = []
     for system, (command, out) in commands.items():
         found = measure([sys.executable, *command], folder, out)
@@ -161,7 +161,7 @@ def rows_of(log: str, events: int, memory_limit: str, folder: Path) -> list[dict
         columns = {
             "case": f"{events:,} {log}",
             "system": system,
-            "policy": f"{memory_limit} for the database" if system != "polars" else "",
+            "policy": f"{memory} of memory" if system != "polars" else "",
             "events": events,
             "events_per_second": events / found["seconds"],
             "samples_per_second": events / found["seconds"],
@@ -203,14 +203,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, plot="the curves")
     parser.add_argument("--events", type=int, nargs="+", default=EVENTS, help="sizes of a log")
     parser.add_argument("--logs", nargs="+", default=LOGS[:1], choices=LOGS)
-    parser.add_argument("--memory-limit", default="1GB", help="flag of prepare")
+    parser.add_argument("--memory", default="4GB", help="flag of prepare")
     parser.add_argument("--folder", type=Path, help="folder for the logs; a temporary one if none")
     options: argparse.Namespace = parse(parser, argv, events=10)
     rows: list[dict[str, Any]] = []
     for log in options.logs:
         for events in options.events:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                rows += rows_of(log, events, options.memory_limit, Path(folder))
+                rows += rows_of(log, events, options.memory, Path(folder))
                 print(f"{rows[-1]['case']} is done", file=sys.stderr, flush=True)
     report(options, with_growth(rows), COLUMNS, draw)
 

@@ -14,6 +14,7 @@ Dimensions: E events, S sequences and n training examples of a part, V values of
 """
 
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -85,7 +86,7 @@ class Occurrences:
 
 
 def count_values(
-    parts: Collection[TrainingEvents], value_of: np.ndarray, size: int
+    parts: Collection[TrainingEvents], value_of: np.ndarray, size: int, folder: Path | None = None
 ) -> tuple[ValueStatistics, list[np.ndarray]]:
     """Count the values of one feature in the training events.
 
@@ -93,6 +94,7 @@ def count_values(
       parts: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       size: V.
+      folder: an empty folder for counts that memory need not hold; None to hold all.
 
     Returns:
       The counts, and ``own`` of each part, int8 ``[n]``: bits ``OWN_*`` of each training example.
@@ -102,7 +104,7 @@ def count_values(
     for values, numbers in occurrences.each(lambda _, firsts: _totals(firsts, size)):
         count += values
         distinct += numbers
-    used, pairs = _values_in_pairs(distinct), PairCounts(size)
+    used, pairs = _values_in_pairs(distinct), PairCounts(size, folder)
 
     def of_part(events: TrainingEvents, firsts: Firsts) -> np.ndarray:
         _count_pairs(firsts, used, pairs)

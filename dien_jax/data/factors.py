@@ -179,10 +179,12 @@ def _transition_vectors(choices: _Choices, values: int, components: int) -> list
         earlier.append(choices.value[place])
         later.append(choices.value[place + lag])
     weight, before, after = map(np.concatenate, (entries, earlier, later))
-    degrees = (np.bincount(end, weight, values).clip(1) for end in (before, after))
-    of_before, of_after = degrees
-    weight /= np.sqrt(of_before[before] * of_after[after])
-    matrix = sparse.csr_array((weight.astype(np.float32), (before, after)), shape=(values, values))
+    del entries, earlier, later  # millions each
+    degrees = [np.bincount(end, weight, values).clip(1) for end in (before, after)]
+    for end, degree in zip((before, after), degrees, strict=True):
+        weight *= (1 / np.sqrt(degree)).astype(np.float32)[end]
+    matrix = sparse.csr_array((weight, (before, after)), shape=(values, values))
+    del weight, before, after
     return _unit_vectors(matrix, components)
 
 

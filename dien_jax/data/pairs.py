@@ -1,17 +1,20 @@
 """Counts of pairs of values, of which the most frequent ones are kept.
 
 Pairs come in any order. They are sorted and counted a chunk at a time; the chunks of counts are
-brought together for one range of values after another, so that memory is some 12 bytes for each
-distinct pair and a few hundred for each pair of one chunk.
+brought together for one range of values after another. Memory is a few hundred bytes for each pair
+of one chunk, some 40 for each that is kept, and 12 for each distinct pair of all, unless these are
+in files.
 
 Dimensions: V values of a feature, P pairs, N pairs of one call.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from dien_jax.data.arrays import release
 from dien_jax.data.schema import ValueStatistics
 
 MAX_KEPT = 1 << 23
@@ -41,10 +44,11 @@ class PairCounts:
 
     Args:
       size: V.
+      folder: an empty folder for the chunks of counts; None to keep them in memory.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, folder: Path | None = None) -> None:
+        self._size, self._folder = size, folder
         self._pending: list[np.ndarray] = []
         self._counted: list[_Counted] = []
 
@@ -59,8 +63,15 @@ class PairCounts:
             keys = np.concatenate(self._pending)
             self._pending = []
             key, users = np.unique(keys, return_counts=True)
-            columns = (*np.divmod(key, 2 * self._size), users)
-            self._counted.append(_Counted(*(column.astype(np.int32) for column in columns)))
+            del keys
+            columns = np.empty((3, len(key)), np.int32)
+            columns[2] = users
+            np.divmod(key, 2 * self._size, out=(columns[0], columns[1]), casting="same_kind")
+            if self._folder is not None:
+                file = self._folder / f"{len(self._counted)}.npy"
+                np.save(file, columns)
+                columns = np.asarray(np.lib.format.open_memmap(file, mode="r"))
+            self._counted.append(_Counted(*columns))
 
     def statistics(self, count: np.ndarray, sequences: int) -> ValueStatistics:
         """Return the counts of pairs, in rows, with those of values ``[V]`` and of sequences."""
@@ -99,6 +110,7 @@ class PairCounts:
         for counted in self._counted:
             pairs += np.bincount(counted.earlier, minlength=self._size)
             pairs += np.bincount(counted.later >> 1, minlength=self._size)
+            release(counted.earlier)
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(pairs)])
         first = 0
         while first < self._size and before[first] < before[-1]:
@@ -115,6 +127,7 @@ class PairCounts:
                                 self._of_later(counted, first, end)):  # fmt: skip
                 keys.append(key)
                 users.append(number)
+            release(counted.earlier)
         key, number = np.concatenate(keys), np.concatenate(users)
         order = np.argsort(key)
         key, number = key[order], number[order]
@@ -151,10 +164,12 @@ def _where(rows: _Rows, chosen: np.ndarray) -> _Rows:
 
 def _cut(parts: list[_Rows], least: int) -> tuple[list[_Rows], int]:
     """Leave out the pairs of fewest users until ``MAX_KEPT`` or fewer are left."""
-    rows = _Rows(*map(np.concatenate, zip(*parts, strict=True)))
-    excess = len(rows.key) - MAX_KEPT
+    together = np.concatenate([part.together for part in parts])
+    excess = len(together) - MAX_KEPT
     if excess > 0:
         # All pairs with as many users as the first that does not fit are left out.
-        least = int(np.partition(rows.together, excess - 1)[excess - 1]) + 1
-        rows = _where(rows, rows.together >= least)
-    return [rows], least
+        together.partition(excess - 1)
+        least = int(together[excess - 1]) + 1
+    del together
+    parts = [_where(part, part.together >= least) for part in parts]
+    return [_Rows(*map(np.concatenate, zip(*parts, strict=True)))], least

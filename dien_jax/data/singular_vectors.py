@@ -27,12 +27,16 @@ EXTRA = 32
 """Columns of the basis beyond those that are kept."""
 POWERS, ROUNDS, DEGREE = 2, 1, 5
 """Products with M^T M at first; rounds of the filter, and the degree of its polynomial."""
-SMALLEST_CUT = 1e-2
-"""Least square that the filter tells from smaller ones, relative to the largest."""
+SMALLEST_CUT = 0.03
+"""Least square that the filter tells from smaller ones, relative to the largest. The polynomial is
+2e10 at the largest then, and rounding of that vector hides no other one."""
+MOST_TURNS = 3
+"""Turns of a basis to the vectors within it, at most."""
 SMALLEST = 1e-13
 """Least square of a singular value, relative to the largest: smaller ones are rounding."""
-SMALLEST_SHARE = 1e-10
-"""Least square of what a column has that others do not have, relative to the largest."""
+SMALLEST_SHARE, SAFE_SHARE = 1e-13, 1e-5
+"""Least square of what a column has that others do not have. Below the first it is rounding; below
+the second, vectors within a basis are found in several turns, as float32 rounds the first."""
 WIDTH, BLOCK = 32, 1 << 12
 """Columns of a sparse product, and rows of a dense one, that are computed at a time."""
 
@@ -99,11 +103,14 @@ def _basis(matrix: _Matrix, components: int) -> Pieces:
 def _vectors_of(matrix: _Matrix, basis: Pieces, components: int, with_left: bool) -> Vectors:
     """Return the vectors within a basis."""
     threads = matrix.threads
-    squares, turn = within_basis(_inner(basis, basis, threads), _gram(matrix, basis))
+    for _ in range(MOST_TURNS):
+        squares, turn, share = within_basis(_inner(basis, basis, threads), _gram(matrix, basis))
+        if share >= SAFE_SHARE:
+            break
+        basis = _turned(basis, turn, threads)
     largest = slice(None, -components - 1, -1)
     singular = np.sqrt(np.maximum(squares[largest], SMALLEST * squares[-1])).astype(np.float32)
-    turned = _pieces(turn[:, largest].astype(np.float32))
-    right = np.concatenate(list(threads.map(lambda part: _times(basis, part), turned)), axis=1)
+    right = np.concatenate(_turned(basis, turn[:, largest], threads), axis=1)
     left = None
     if with_left:
         parts = threads.map(matrix.rows.__matmul__, _pieces(right / singular))
@@ -114,8 +121,13 @@ def _vectors_of(matrix: _Matrix, basis: Pieces, components: int, with_left: bool
 def _filtered(matrix: _Matrix, basis: Pieces) -> Pieces:
     """Return the polynomial of M^T M times a basis."""
     threads = matrix.threads
-    power = list(threads.map(matrix.power, basis))
-    values, turn = within_basis(_inner(basis, basis, threads), _inner(basis, power, threads))
+    for _ in range(MOST_TURNS):
+        power = list(threads.map(matrix.power, basis))
+        inner = _inner(basis, basis, threads)
+        values, turn, share = within_basis(inner, _inner(basis, power, threads))
+        if share >= SAFE_SHARE:
+            break
+        basis = _turned(basis, turn, threads)
     cut = max(values[EXTRA // 2], SMALLEST_CUT * values[-1], np.finfo(np.float32).tiny)
     double = np.float32(2 / cut)
 
@@ -135,7 +147,7 @@ def _filtered(matrix: _Matrix, basis: Pieces) -> Pieces:
     return list(threads.map(chebyshev, _pieces(turn.astype(np.float32))))
 
 
-def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the squared singular values of M within a basis, and how its vectors come from it.
 
     Args:
@@ -144,7 +156,8 @@ def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.n
 
     Returns:
       Squares, rising ``[C]``, and the turn ``[C, C]``: the basis times it has orthonormal columns,
-      or zeros for what depends on others.
+      or zeros for what depends on others. And the least square of what a column has that others
+      do not have.
     """
     norm = np.sqrt(np.diag(inner))
     scale = np.where(norm > 0, 1 / np.where(norm > 0, norm, 1), 0)
@@ -152,7 +165,13 @@ def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.n
     is_small = squares < SMALLEST_SHARE * squares[-1]
     turn *= scale[:, None] * np.where(is_small, 0, 1 / np.sqrt(np.where(is_small, 1, squares)))
     values, ritz = np.linalg.eigh(turn.T @ (image + image.T) @ turn / 2)
-    return values, turn @ ritz
+    return values, turn @ ritz, float(np.min(squares, where=~is_small, initial=np.inf))
+
+
+def _turned(basis: Pieces, turn: np.ndarray, threads: ThreadPoolExecutor) -> Pieces:
+    """Return a basis times a small matrix ``[C, .]``."""
+    turns = _pieces(turn.astype(np.float32))
+    return list(threads.map(lambda part: _times(basis, part), turns))
 
 
 def _pieces(vectors: np.ndarray) -> Pieces:

@@ -10,8 +10,10 @@
 The folder is a function of the rest of the dataset, and optional.
 """
 
+import contextlib
 import dataclasses
 import json
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -70,12 +72,23 @@ class CountedFeature(NamedTuple):
 
 
 def count_features(
-    schema: Schema, items: dict[str, Column], parts: Collection[TrainingEvents]
+    schema: Schema,
+    items: dict[str, Column],
+    parts: Collection[TrainingEvents],
+    folder: Path | None = None,
 ) -> Iterator[CountedFeature]:
-    """Count the values of every feature with statistics, one feature after another."""
+    """Count the values of every feature with statistics, one feature after another.
+
+    With a ``folder``, counts that memory need not hold are in files there for a while.
+    """
     for feature in statistics_features(schema):
         assert feature.size is not None
-        counted = count_values(parts, _value_of(schema, feature, items), feature.size)
+        value_of = _value_of(schema, feature, items)
+        with contextlib.ExitStack() as stack:
+            files = None
+            if folder is not None:
+                files = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
+            counted = count_values(parts, value_of, feature.size, files)
         yield CountedFeature(feature.name, *counted)
 
 

@@ -18,6 +18,7 @@ from dien_jax.data.schema import Schema
 from dien_jax.data.statistics import STATISTICS, count_features, write_counts, write_factors
 from dien_jax.errors import UserError, writing
 from dien_jax.utils.files import partial_folder
+from dien_jax.utils.memory import trim_memory
 
 
 class DatasetWriter:
@@ -184,8 +185,10 @@ class DatasetWriter:
         with writing(self.path, "dataset folder"):
             self._progress("counting training events")
             folders = metadata.part_folders(self._partial, meta)
-            counted = count_features(self._schema, dataset.items, dataset.training_parts())
+            training = dataset.training_parts()
+            counted = count_features(self._schema, dataset.items, training, self._partial)
             write_counts(self._partial / STATISTICS, folders, counted)
+            trim_memory()
             self._progress("finding similar items")
             write_factors(self._partial / STATISTICS, dataset.factors)
             self._partial.rename(self.path.absolute())

@@ -1,6 +1,5 @@
 """Options that all sources of logs share, and the feature columns that they name."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY
 from dien_jax.data.schema import KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
+from dien_jax.preparation.memory import Memory
 
 LARGEST_INTEGER = 2**63 - 1
-SIZE = re.compile(r"\d+(\.\d+)? *[kmgt]i?b", re.IGNORECASE)
-"""Sizes that a user may write."""
 Distribution = Literal["popularity", "uniform"]
 SplitPolicy = Literal["by-user", "last-event", "by-time"]
 EngineName = Literal["duckdb", "spark"]
@@ -63,8 +61,9 @@ class LogOptions:
     spark_folder: str | None = None
     """With --engine spark: folder for temporary tables that Spark and this process see: a path, or
     an address such as s3://BUCKET/FOLDER. Default: one next to --out."""
-    memory_limit: str = "1GB"
-    """Memory limit of the database, which spills to disk beyond it. Arrays are not counted."""
+    memory: str = "4GB"
+    """Memory that the process may take. Beyond it tables spill to disk and parts get smaller; a log
+    that does not fit is refused."""
 
     def __post_init__(self) -> None:
         check_shares(self.valid_share, self.test_share)
@@ -79,9 +78,12 @@ class LogOptions:
             raise UserError("--spark-url and --spark-folder need --engine spark")
         require_at_least({"--min-count": (self.min_count, 1), "--seed": (self.seed, 0)})
         check_bad_share(self.max_bad_share)
-        if not SIZE.fullmatch(self.memory_limit):
-            got = f"{self.memory_limit:.80}"
-            raise UserError(f"--memory-limit must be a size such as 1GB, got {got!r}")
+        Memory(self.memory).check()
+
+    @property
+    def memory_limit(self) -> str:
+        """Memory limit of the database."""
+        return f"{Memory(self.memory).reading}B"
 
     @property
     def spark(self) -> Spark | None:

@@ -1,5 +1,6 @@
-"""Memory that a process frees and keeps for its next allocations."""
+"""Memory that a process frees: kept for its next allocations, or given back."""
 
+import contextlib
 import ctypes
 import os
 
@@ -44,3 +45,9 @@ def keep_freed_memory() -> bool:
     # One arena: heaps of other threads hold no block over 64 MB, which would be mapped after all.
     settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER))
     return all(mallopt(option, value) for option, value in settings)
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system, where the C library is glibc."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

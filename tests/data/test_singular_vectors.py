@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from dien_jax.data.singular_vectors import singular_vectors, within_basis
+from dien_jax.data.singular_vectors import SMALLEST_CUT, singular_vectors, within_basis
 
 
 def random_matrix(rows: int = 3000, columns: int = 2000, entries: int = 30_000) -> sparse.csr_array:
@@ -61,7 +61,23 @@ def test_what_depends_on_other_columns_is_zero() -> None:
     basis = random.standard_normal((50, 4)) * [1, 1e6, 0, 1]  # scales do not matter
     basis[:, 3] = basis[:, 0]
     squares = np.diag(random.random(50))
-    values, turn = within_basis(basis.T @ basis, basis.T @ squares @ basis)
+    values, turn, share = within_basis(basis.T @ basis, basis.T @ squares @ basis)
+    assert 0.1 < share < 1
     vectors = basis @ turn
     np.testing.assert_allclose(vectors.T @ vectors, np.diag([0, 0, 1, 1]), atol=1e-6)
     np.testing.assert_allclose(vectors.T @ squares @ vectors, np.diag(values), atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.8, 0.95])
+def test_singular_values_that_fall_fast_are_told_apart(decay: float) -> None:
+    random = np.random.default_rng(1)
+    bases = [np.linalg.qr(random.standard_normal((300, 300)))[0] for _ in range(2)]
+    expected = decay ** np.arange(300)
+    matrix = sparse.csr_array(((bases[0] * expected) @ bases[1].T).astype(np.float32))
+    left, singular, right = singular_vectors(matrix, 16)
+    assert left is not None
+    np.testing.assert_allclose(singular, expected[:16], atol=1e-3)
+    exact = np.count_nonzero(expected[:16] ** 2 > SMALLEST_CUT)  # the filter tells these apart
+    for found, base in ((left, bases[0]), (right, bases[1])):
+        alike = np.abs(np.einsum("nd,nd->d", found, base[:, :16]))[:exact]
+        np.testing.assert_allclose(alike, 1, atol=1e-3)

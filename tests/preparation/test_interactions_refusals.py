@@ -171,17 +171,19 @@ def test_parents_are_made_and_removed_again_on_failure(tmp_path):
 
 @pytest.mark.parametrize("limit", ["much", "12 parrots", "-1", "0", ""])
 def test_a_memory_limit_that_is_none_is_refused(tmp_path, limit):
-    refused(write(tmp_path, LOG), "--memory-limit must be a size such as 1GB", memory_limit=limit)
+    refused(write(tmp_path, LOG), "--memory must be a size such as 4GB", memory=limit)
 
 
 def test_negatives_beyond_the_memory_are_refused(tmp_path):
-    match = "20 positives with --negatives 10,000,000,000,000 take at least .* GB, more than"
+    match = (
+        "--memory 4GB is too little: .* with 10,000,000,000,001 examples of an event, take about"
+    )
     refused(write(tmp_path, LOG), match, negatives=10**13, split="last-event")
 
 
 def test_too_little_memory_is_told(tmp_path):
     rows = "".join(f"u{k % 50},i{k % 7},{'c' * 50}{k},{k}\n" for k in range(3000))
-    refused(write(tmp_path, HEADER + rows), "raise --memory-limit", memory_limit="1MB")
+    refused(write(tmp_path, HEADER + rows), "--memory 600MB is too little", memory="600MB")
 
 
 @pytest.mark.parametrize(

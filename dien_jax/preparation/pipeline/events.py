@@ -13,6 +13,7 @@ from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 from dien_jax.data.clock import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
+from dien_jax.preparation.memory import Memory, Sizes
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.log import Log
@@ -74,6 +75,7 @@ class Events(NamedTuple):
     num_items: int
     clock: Clock
     report: list[str]  # lines about malformed rows, for the user
+    part_events: int | None = None  # events held in memory, where that is less than PART_EVENTS
 
     @property
     def num_users(self) -> int:
@@ -91,12 +93,24 @@ class Events(NamedTuple):
             item, time, number = (batch.column(name) for name in ("code", "time", "position"))
             yield item.to_numpy(), time.to_numpy(), number.to_numpy()
 
+    def within(self, workspace: Workspace, memory: Memory, examples: int) -> "Events":
+        """Return the events with parts that fit into the memory, and leave the engine the rest.
+
+        ``examples`` are made of each event, at most. A log that does not fit is a ``UserError``.
+        """
+        longest = int(np.diff(self.offsets).max())
+        sizes = Sizes(self.num_users, self.num_items, len(self.item), longest, examples)
+        events = self._replace(part_events=memory.part_events(sizes))
+        workspace.limit(memory.ordering(sizes))
+        return events
+
     def parts(self) -> Iterator[EventPart]:
-        """Yield all events, about ``PART_EVENTS`` at a time, or one longer sequence."""
+        """Yield all events, at most ``PART_EVENTS`` at a time, or one longer sequence."""
+        most = min(PART_EVENTS, self.part_events or PART_EVENTS)
         first = 0
         while first < self.num_users:
             start = int(self.offsets[first])
-            last = int(np.searchsorted(self.offsets, start + PART_EVENTS, side="right")) - 1
+            last = int(np.searchsorted(self.offsets, start + most, side="right")) - 1
             last = max(last, first + 1)
             stop = int(self.offsets[last])
             yield EventPart(

@@ -19,9 +19,10 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
+from dien_jax.preparation.memory import Memory
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.events import PART_EVENTS, EventPart, Events
+from dien_jax.preparation.pipeline.events import EventPart, Events
 from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
@@ -29,10 +30,6 @@ from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Stor
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
-from dien_jax.utils.memory_limit import machine_bytes, require_memory
-
-EXAMPLE_BYTES = 33
-"""Size of the arrays that hold an example while its split is put together."""
 
 
 class Targets(NamedTuple):
@@ -101,6 +98,7 @@ def write_interactions(
     extended: Dataset | None = None,
 ) -> list[str]:
     """Write the dataset folder of a log that ``source`` describes; return lines about it."""
+    events = events.within(workspace, Memory(options.memory), 1 + options.negatives)
     with stage("splitting events"):
         split = _split(options, events)
         counts = _Counts(events)
@@ -113,7 +111,6 @@ def write_interactions(
     encoder = Encoder(workspace, events, split.seen, counts.seen, options.min_count, growth)
     row_of = encoder.items.row_of
     popularity = np.bincount(row_of[:-1], counts.before["item"], encoder.items.size)
-    _require_memory(options, events, counts.targets)
     # An extended folder knows more than training.
     known = (counts.seen["item"] > 0) | (row_of[:-1] > 0)
     with stage("sorting events by time"):
@@ -167,16 +164,6 @@ def _split(options: ImplicitOptions, events: Events) -> _Split:
         return Targets(found | {"train": train}, past)
 
     return _Split(split_metadata(options, borders, begin), targets)
-
-
-def _require_memory(options: ImplicitOptions, events: Events, targets: dict[str, int]) -> None:
-    """Refuse negatives whose arrays exceed the memory: those of the events held at a time."""
-    longest = int(np.diff(events.offsets).max())
-    positives = min(sum(targets.values()), max(PART_EVENTS, longest))
-    count = options.negatives
-    subject = f"the examples of {positives:,} positives with --negatives {count:,}"
-    needed = EXAMPLE_BYTES * positives * (1 + count)
-    require_memory(needed, machine_bytes(), subject, "draw fewer negatives")
 
 
 def _pools(

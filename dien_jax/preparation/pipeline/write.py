@@ -16,6 +16,7 @@ from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
+from dien_jax.preparation.memory import IDLE
 from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
 from dien_jax.preparation.pipeline.extending import concatenated
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
@@ -131,6 +132,7 @@ def write_folder(
                 whole = concatenated(column.whole(), before)
                 write(feature.name, *whole.take(ids[group].positions()))
         writer.popularity(popularity)
+        workspace.limit(IDLE)  # the parts, and what is counted of them, need the rest
         raw_users = workspace.strings(events.users.order_by("position"), "raw")
         for part in parts:
             if part.first_sequence:

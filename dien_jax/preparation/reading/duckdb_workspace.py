@@ -14,6 +14,7 @@ from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
 from dien_jax.errors import UserError, reason
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
+from dien_jax.utils.memory import trim_memory
 
 
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))
@@ -28,7 +29,7 @@ def duckdb_workspace(out: Path, folder: Path, memory_limit: str) -> Iterator["Du
         with _connect(folder, memory_limit) as connection:
             yield DuckDBWorkspace(folder, connection)
     except duckdb.OutOfMemoryException as error:
-        problem = f"the database ran out of memory within {memory_limit}; raise --memory-limit"
+        problem = "the database ran out of its share of --memory; raise it"
         raise UserError(f"{problem}: {reason(error)}") from error
     except (duckdb.InterruptException, RuntimeError) as error:
         if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
@@ -52,8 +53,7 @@ def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     except duckdb.IOException as error:
         raise UserError(f"{folder} cannot be written: {reason(error)}") from error
     except duckdb.Error as error:
-        got = f"{memory_limit!r}: {error}"
-        raise UserError(f"--memory-limit must be a size such as 1GB, got {got}") from error
+        raise UserError(f"--memory gives the database {memory_limit}: {error}") from error
     return connection
 
 
@@ -64,6 +64,10 @@ class DuckDBWorkspace(Workspace):
         self.folder = folder
         self._connection = connection
         self._ordered: set[Node] = set()  # tables of store_ordered
+
+    def limit(self, memory: int) -> None:
+        self.sql(f"SET memory_limit = '{memory}B'")
+        trim_memory()
 
     def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement that Ibis cannot express."""

@@ -66,6 +66,9 @@ class Workspace(abc.ABC):
     folder: Path
     metadata: Mapping[str, str] = MappingProxyType({})
 
+    def limit(self, memory: int) -> None:  # noqa: B027 - an engine elsewhere takes none of ours
+        """Limit the memory that the engine takes of this process, in bytes."""
+
     @abc.abstractmethod
     def store(self, name: str, table: Table | pa.Table) -> Table:
         """Compute a table once and store it; a later one of the same name may replace it."""

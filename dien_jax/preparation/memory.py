@@ -1,0 +1,117 @@
+"""The memory of a preparation: what the database, the parts of a log and its statistics may take.
+
+The limit is that of the whole process. While the log is read and ordered, the database takes what
+the program leaves. Then it has ``IDLE``, and parts are written of as many events as fit into the
+rest; at last training events are counted and similar items found, which takes no more for longer
+logs. Arrays of all users and items are there throughout.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+from dien_jax.data.factors import MAX_CHOICES, MAX_VALUES
+from dien_jax.errors import UserError
+
+SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)
+"""Sizes that a user may write."""
+UNITS = "kmgt"
+PROGRAM = 480 << 20
+"""Bytes of the program with its libraries."""
+OVERSHOOT = 1.2
+"""What the database takes, as a share of its own limit."""
+IDLE = 128 << 20
+"""Limit of the database while parts are written and counted."""
+OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 110, 1, 250, 33
+"""Bytes of each user and item, and of each example of the log; of each event of a part, and of each
+of its examples."""
+OF_COUNTED, OF_VECTORS = 180, 12_500
+"""Bytes of each event that is counted and factorised, and of each item with vectors."""
+LEAST_EVENTS = 1 << 14
+"""Events of a part, at least."""
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size.
+
+    >>> parse_size("4GB"), parse_size("1.5 KiB")
+    (4000000000, 1536)
+
+    Raises:
+      UserError: when the text is none, for the flag ``--memory``.
+    """
+    matched = SIZE.fullmatch(text)
+    if not matched:
+        raise UserError(f"--memory must be a size such as 4GB, got {text[:80]!r}")
+    number, unit, binary = matched.groups()
+    return int(float(number) * (1024 if binary else 1000) ** (1 + UNITS.index(unit.lower())))
+
+
+class Sizes(NamedTuple):
+    """Sizes of a log."""
+
+    users: int
+    items: int
+    events: int
+    longest: int  # events of one user, at most
+    examples: int = 1  # of each event
+
+
+class Memory(NamedTuple):
+    """The memory that a preparation may take.
+
+    Attributes:
+      text: the size as the user wrote it.
+    """
+
+    text: str
+
+    @property
+    def limit(self) -> int:
+        """The size in bytes."""
+        return parse_size(self.text)
+
+    def check(self) -> None:
+        """Refuse a limit that leaves the database nothing."""
+        least = PROGRAM + round(OVERSHOOT * IDLE)
+        if self.limit < least:
+            problem = f"the program takes at least {_megabytes(least)}"
+            raise UserError(f"--memory {self.text} is too little: {problem}")
+
+    @property
+    def reading(self) -> int:
+        """Limit of the database while it reads a log of which nothing is known."""
+        return int((self.limit - PROGRAM) / OVERSHOOT)
+
+    def ordering(self, sizes: Sizes) -> int:
+        """Return the limit of the database beside the arrays of a log."""
+        return max(int((self.limit - PROGRAM - _fixed(sizes)) / OVERSHOOT), IDLE)
+
+    def part_events(self, sizes: Sizes) -> int:
+        """Return the events that a part may have.
+
+        Raises:
+          UserError: when the log takes more than the limit, with an estimate.
+        """
+        least = PROGRAM + round(OVERSHOOT * IDLE) + _fixed(sizes)
+        statistics = OF_COUNTED * min(sizes.events, MAX_CHOICES)
+        statistics += OF_VECTORS * min(sizes.items, MAX_VALUES)
+        of_event = OF_PART_EVENT + OF_PART_EXAMPLE * sizes.examples
+        smallest = min(max(LEAST_EVENTS, sizes.longest), sizes.events)
+        needed = least + max(statistics, of_event * smallest)
+        if needed > self.limit:
+            log = (
+                f"{sizes.users:,} users, of {sizes.longest:,} events at most, and {sizes.items:,} "
+                f"items, with {sizes.examples:,} examples of an event"
+            )
+            problem = f"{log}, take about {_megabytes(needed)}"
+            raise UserError(f"--memory {self.text} is too little: {problem}")
+        return (self.limit - least) // of_event
+
+
+def _fixed(sizes: Sizes) -> int:
+    return OF_ID * (sizes.users + sizes.items) + OF_EVENT * sizes.examples * sizes.events
+
+
+def _megabytes(size: int) -> str:
+    return f"{math.ceil(size / 1e6):,}MB"

@@ -1,0 +1,69 @@
+"""The memory limit of a preparation: how it is divided, and that it holds."""
+
+import sys
+
+import pytest
+from support.equal_folders import assert_equal
+
+from benchmarks import preparation
+from dien_jax import UserError
+from dien_jax.data.dataset import open_dataset
+from dien_jax.preparation.memory import PROGRAM, Memory, Sizes, parse_size
+
+SIZES = Sizes(users=10**6, items=10**5, events=10**7, longest=500, examples=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GB", 4 * 10**9), ("1.5 kib", 1536), ("20mb", 20 * 10**6), ("1TB", 10**12)]
+)
+def test_sizes_have_units_of_1000_or_1024(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_parts_get_larger_with_the_memory_and_smaller_with_the_log() -> None:
+    less, more = (Memory(text).part_events(SIZES) for text in ("3GB", "4GB"))
+    assert 10**6 < less < more
+    longer = SIZES._replace(users=5 * 10**6)
+    assert Memory("4GB").part_events(longer) < more
+    assert Memory("4GB").part_events(SIZES._replace(examples=5)) < more
+
+
+def test_the_database_has_what_the_rest_leaves() -> None:
+    memory = Memory("4GB")
+    assert PROGRAM < memory.limit - memory.reading < memory.limit - memory.ordering(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"users": 10**9}, "1,000,000,000 users, .* take about 1[0-9][0-9],[0-9]{3}MB"),
+        ({"longest": 10**7}, "of 10,000,000 events at most"),
+        ({"examples": 1001}, "1,001 examples of an event"),
+    ],
+)
+def test_a_log_that_does_not_fit_is_refused_with_an_estimate(
+    change: dict[str, int], match: str
+) -> None:
+    with pytest.raises(UserError, match=f"--memory 2.5GB is too little: .*{match}"):
+        Memory("2.5GB").part_events(SIZES._replace(longest=500)._replace(**change))
+
+
+def test_a_limit_below_the_program_is_refused() -> None:
+    with pytest.raises(UserError, match="--memory 100MB is too little: the program takes at least"):
+        Memory("100MB").check()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("log", ["interactions", "impressions"])
+def test_a_small_limit_holds_and_gives_the_same_folder(log: str, tmp_path) -> None:
+    events, folders = 300_000, {}
+    file = tmp_path / "log.parquet"
+    preparation.write_log(file, log, events)
+    for memory in ("1100MB", "4GB"):
+        out = tmp_path / memory
+        command = ["-m", "dien_jax.prepare", log, str(file), "--out", str(out)]
+        command += ["--item-features", "category", "--memory", memory]
+        measured = preparation.measure([sys.executable, *command], tmp_path, out)
+        assert measured["peak_mb"] * 2**20 < parse_size(memory)
+        folders[memory] = open_dataset(out)
+    assert_equal(*folders.values())
