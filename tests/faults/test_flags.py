@@ -236,6 +236,11 @@ TOGETHER = {
         "one column twice": (("--item-features", "price", "price"), "price: that name is taken"),
         "an unknown kind": (("--item-features", "price:number"), "did you mean 'numeric'"),
         "no separator": (("--separator=",), "--separator must not be empty"),
+        "Spark's flags without it": (("--spark-url=sc://x",), "need --engine spark"),
+        "no address of Spark": (
+            ("--engine=spark", "--spark-url=localhost"),
+            "--spark-url localhost: expected sc://HOST:PORT",
+        ),
         "no memory": (("--memory=",), "--memory must be a size such as 4GB"),
         "memory below 0": (("--memory=-1",), "--memory must be a size such as 4GB"),
         "a column of 5,000 letters": ((f"--user={'u' * 5000}",), r"\(--user\); its columns are"),
