@@ -11,6 +11,7 @@ import pytest
 import tensorstore as ts
 from support import tiny_run
 from support.several_processes import (
+    FULL_DISK,
     HANG,
     HANG_IN_SAVE,
     NEEDS_NEWER_JAX,
@@ -25,7 +26,7 @@ from support.several_processes import (
 )
 
 from dien_jax.runs.folder import Run
-from dien_jax.training.hosts import LOST
+from dien_jax.training.hosts import LOST, MISTAKE
 
 pytestmark = NEEDS_NEWER_JAX
 
@@ -167,6 +168,16 @@ def test_a_process_that_hangs_ends_all(data: Path, tmp_path: Path) -> None:
     assert f"python -m dien_jax.train --resume {folder}" in said
     assert "process 1: error: another process of the run has ended" in second.said
     assert tiny_run.saved_states(folder)["latest"][0] == 4
+
+
+def test_rows_that_a_process_cannot_write_are_said_by_all(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ended = run_two(flags(data, folder), {1: (FULL_DISK, 8)})
+    assert [each.status for each in ended] == [MISTAKE, MISTAKE], ended
+    problem = f"cannot save the checkpoint {folder}/checkpoints/8: [Errno 28] No space left"
+    assert f"error: process 1: {problem}" in ended[0].said
+    assert f"process 1: error: {problem}" in ended[1].said
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["4"]
 
 
 def test_a_process_that_hangs_as_it_saves_ends_all(data: Path, tmp_path: Path) -> None:

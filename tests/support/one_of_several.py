@@ -6,6 +6,7 @@ hang there.
 Tables of more than two rows are split.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -26,6 +27,8 @@ HANG = -1
 """Number in place of a signal's."""
 HANG_IN_SAVE = -2
 """Number of one that hangs as it saves."""
+FULL_DISK = -3
+"""Number of one whose disk is full as it saves rows of tables."""
 LATE = ("dien_jax.training.run", "matplotlib.figure", "orbax.checkpoint")
 """Modules that a run imports late; they are imported before the first fork."""
 
@@ -50,6 +53,14 @@ def prepare(job: dict[str, Any]) -> None:
         return begin(self, step, *arguments, **keywords)
 
     Checkpoints.begin = begin_or_hang  # type: ignore[method-assign]
+    made = split_tables._made
+
+    def made_or_full(folder: Path, *arguments: Any) -> Any:
+        if number == FULL_DISK and folder.parent.name.startswith(f"{at}."):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return made(folder, *arguments)
+
+    split_tables._made = made_or_full
     take = loop.Trainer._step
 
     def step(self: Any, *arguments: Any) -> None:

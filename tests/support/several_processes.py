@@ -34,7 +34,7 @@ NEEDS_NEWER_JAX = pytest.mark.skipif(
 
 Signals = dict[int, tuple[int, int]]
 """By process, a signal and the step before which it comes; ``HANG`` is none, but a long sleep."""
-HANG, HANG_IN_SAVE = -1, -2
+HANG, HANG_IN_SAVE, FULL_DISK = -1, -2, -3
 
 
 class Ended(NamedTuple):
@@ -93,7 +93,9 @@ def run_together(
             {
                 "flags": list(map(str, arguments)),
                 "signal": (signals or {}).get(process, (0, 0)),
-                "one_hangs": min((number for number, _ in (signals or {}).values()), default=0) < 0,
+                "one_hangs": any(
+                    number in (HANG, HANG_IN_SAVE) for number, _ in (signals or {}).values()
+                ),
                 "pieces": str(pieces[process]) if pieces else "",
                 "environment": environment | variables(process),
                 "output": output,
