@@ -2,8 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ import numpy as np
 from dien_jax.data import metadata
 from dien_jax.data.columns import Column, Examples
 from dien_jax.data.dataset import open_dataset
+from dien_jax.data.finished_parts import FinishedParts
 from dien_jax.data.folder_files import FolderFiles, find_feature, require_rows
 from dien_jax.data.metadata import Counts
 from dien_jax.data.part_writer import PartWriter
 from dien_jax.data.schema import Schema
 from dien_jax.data.statistics import STATISTICS, count_features, write_counts, write_factors
 from dien_jax.errors import UserError, writing
-from dien_jax.utils.files import partial_folder
+from dien_jax.utils.files import partial_folder, partial_path
 from dien_jax.utils.memory import trim_memory
 
 
@@ -56,6 +58,8 @@ class DatasetWriter:
       source: origin of the data for ``meta.json``: ``name``, ``files`` (name to sha256) and more.
       split: description of the splits for ``meta.json``: ``policy``, ``seed`` and the like.
       progress: called with what the end of the block works at, which takes long for a long log.
+      key: names all that the parts are made of. Parts that a killed process with the same key had
+        finished are there already, ``finished`` has them, and the caller writes those after them.
 
     Raises:
       UserError: when ``path`` exists or cannot be written, for example because the disk is full.
@@ -71,19 +75,24 @@ class DatasetWriter:
         source: dict[str, Any],
         split: dict[str, Any],
         progress: Callable[[str], None] = lambda _: None,
+        key: str = "",
     ) -> None:
         metadata.check_names(schema)
         self.path = Path(path)
         self._schema, self._progress = schema, progress
         self._meta = {"source": source, "split": split}
         self._parts: list[Counts] = []
+        self._finished = FinishedParts(partial_path(self.path.absolute()), key)
         self._current: PartWriter | None = None
         check_target(self.path)
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> "DatasetWriter":
         with writing(self.path, "dataset folder"):
-            self._partial = self._cleanup.enter_context(partial_folder(self.path))
+            partial = partial_folder(self.path, take_over=self._finished.take_over)
+            self._partial = self._cleanup.enter_context(partial)
+            self._finished.begin()
+        self._parts += [counts for counts, _ in self._finished.entries]
         self._files = FolderFiles(self._partial, self.path)
         return self
 
@@ -132,9 +141,20 @@ class DatasetWriter:
         """Write the examples of one split of the part; columns may be any sequences of numbers."""
         self._part().examples(split, examples)
 
-    def next_part(self) -> None:
-        """End the part that ``groups``, ``events`` and ``examples`` write, and begin the next."""
-        self._parts.append(self._part().finish())
+    @property
+    def finished(self) -> list[tuple[Counts, dict[str, Any]]]:
+        """Counts and notes of the parts that were taken over; see ``key``."""
+        return list(self._finished.entries)
+
+    def next_part(self, note: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """End the part that ``groups``, ``events`` and ``examples`` write, and begin the next.
+
+        ``note``, of JSON values, is for the process that takes the part over; see ``key``.
+        """
+        counts = self._part().finish()
+        with writing(self.path, "dataset folder"):
+            self._finished.add(len(self._parts), counts, dict(note))
+        self._parts.append(counts)
         self._current = None
 
     def part_folder(self, number: int) -> Path:
@@ -191,6 +211,7 @@ class DatasetWriter:
             trim_memory()
             self._progress("finding similar items")
             write_factors(self._partial / STATISTICS, dataset.factors)
+            self._finished.end()
             self._partial.rename(self.path.absolute())
 
 

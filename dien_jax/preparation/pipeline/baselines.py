@@ -25,20 +25,23 @@ class RuleCounts:
     def __init__(self, items: int) -> None:
         self.items = items
         self._of_rows = np.zeros((2, items), np.int64)  # by label and row of the candidate
-        self._repeated = np.zeros((2, 2), np.int64)  # by label, and whether the history has it
+        self.repeated = np.zeros((2, 2), np.int64)
+        """Examples by label, and whether the history has the item."""
 
-    def add(self, label: np.ndarray, row: np.ndarray, in_history: np.ndarray) -> None:
+    def add(self, label: np.ndarray, row: np.ndarray, in_history: np.ndarray | None) -> None:
         """Count examples.
 
         Args:
           label: int ``[n]``.
           row: int32 ``[n]``, row of the item.
-          in_history: bool ``[n]``, whether the history has the item.
+          in_history: bool ``[n]``, whether the history has the item; None if the caller adds
+            that to ``repeated``.
         """
         for value in (0, 1):
             chosen = label == value
             self._of_rows[value] += np.bincount(row[chosen], minlength=self.items)
-            self._repeated[value] += np.bincount(in_history[chosen], minlength=2)
+            if in_history is not None:
+                self.repeated[value] += np.bincount(in_history[chosen], minlength=2)
 
     @property
     def count(self) -> int:
@@ -54,7 +57,7 @@ class RuleCounts:
 
     def auc_of_repeats(self) -> float | None:
         """Return the AUC of the rule "the candidate is in the history"."""
-        return auc_of_counts(np.arange(2), *self._repeated)
+        return auc_of_counts(np.arange(2), *self.repeated)
 
     def auc_of(self, scores: np.ndarray) -> float | None:
         """Return the AUC of scores by row, ``[V]``."""

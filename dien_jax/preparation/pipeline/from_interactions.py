@@ -11,6 +11,7 @@ training knows. Those of validation and test are drawn from all events up to the
 items unknown in training are among the negatives as they are among the positives.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -115,21 +116,19 @@ def write_interactions(
     known = (counts.seen["item"] > 0) | (row_of[:-1] > 0)
     with stage("sorting events by time"):
         pools = _pools(workspace, options, events, split, known)
-    missing = 0
 
-    def parts() -> Iterator[FolderPart]:
-        nonlocal missing
-        for part in events.parts():
+    def parts(finished: int, _: int) -> Iterator[FolderPart]:
+        for part in itertools.islice(events.parts(), finished, None):
             examples, left_out = _examples(options, events, part, split.targets(part), pools)
-            missing += left_out
             history = History(part.item, part.timestamp, part.offsets)
-            yield FolderPart(part.first_sequence, part.first_event, history, examples)
+            yield FolderPart(part.first_sequence, part.first_event, history, examples, left_out)
 
-    report = write_folder(
+    report, missing = write_folder(
         options.out,
         encoder,
         popularity.astype(np.int64),
-        parts(),
+        parts,
+        options=options,
         source=source,
         split=split.metadata | options.example_settings(),
         drawn=options.drawn,
