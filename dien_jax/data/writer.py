@@ -195,6 +195,7 @@ class DatasetWriter:
         with writing(self.path, "dataset folder"):
             text = json.dumps(meta, indent=2, allow_nan=False)
             (self._partial / "meta.json").write_text(text + "\n", encoding="utf-8")
+        trim_memory()
         self._progress("checking the folder")
         try:
             dataset = open_dataset(self._partial)
