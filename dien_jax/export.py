@@ -1,6 +1,6 @@
 """Export a trained model to one file that can be used without dien_jax.
 
-    python -m dien_jax.export RUN --out model.dien [--onnx model.onnx]
+    python -m dien_jax.export RUN --out model.dien [--onnx model.onnx [--triton models/dien]]
 
 Standard output carries one JSON object: the files, their sizes, and the check of their scores.
 """
@@ -42,17 +42,22 @@ class Arguments:
     onnx: Path | None = None
     """ONNX file to write in addition. It scores rows, with histories padded to the run's
     max_history. Needs '.[onnx]'."""
+    triton: Path | None = None
+    """Folder of a model in a repository of NVIDIA Triton Inference Server, whose next version the
+    ONNX file becomes. Needs --onnx."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace --out and --onnx even if they are not files that this command wrote."""
 
 
 def _export(arguments: Arguments) -> None:
     run, out, data, onnx = arguments.run_dir, arguments.out, arguments.data, arguments.onnx
-    options: Any = {"overwrite": arguments.overwrite, "tables": arguments.tables}
+    options: Any = {name: getattr(arguments, name) for name in ("triton", "overwrite", "tables")}
     report = export_run(run, out, data, onnx, **options)
     say(f"model: {report['file']} ({report['bytes'] / 1e6:.1f} MB)")
     if "onnx" in report:
         say(f"ONNX: {report['onnx']} ({report['onnx_bytes'] / 1e6:.1f} MB)")
+    if "triton" in report:
+        say(f"version of the Triton model: {report['triton']}")
     print_result(json.dumps(report))
 
 

@@ -29,6 +29,7 @@ from dien_jax.inference.host_weights import host_row_scores
 from dien_jax.inference.loaded_model import LoadedModel, history_buckets
 from dien_jax.inference.onnx import is_onnx_model, onnx_model, onnx_scores, require_onnx
 from dien_jax.inference.ranker import Ranker
+from dien_jax.inference.triton import add_version, check_triton
 from dien_jax.runs.folder import versions
 from dien_jax.runs.model_card import read_card
 from dien_jax.runs.trained import TrainedModel, load_run
@@ -51,6 +52,7 @@ def export_run(
     data: str | Path | None = None,
     onnx: str | Path | None = None,
     *,
+    triton: str | Path | None = None,
     overwrite: bool = False,
     tables: TableMemory = "auto",
 ) -> dict[str, Any]:
@@ -66,12 +68,14 @@ def export_run(
       out: file to write.
       data: dataset folder, for features and vocabularies; None for the one of the run.
       onnx: ONNX file to write in addition; None for none.
+      triton: folder of a model of a Triton server, which gets the ONNX file as its next version.
       overwrite: replace files that exist even if they are not of this function.
       tables: memory of large tables while scores are checked, see :func:`dien_jax.load_run`.
 
     Returns:
       ``file``, ``bytes``, ``checked_rows``, ``checked_candidates`` and ``largest_difference``;
-      with ``onnx`` also ``onnx``, ``onnx_bytes`` and ``onnx_largest_difference``.
+      with ``onnx`` also ``onnx``, ``onnx_bytes`` and ``onnx_largest_difference``; with ``triton``
+      also ``triton``, the folder of the version.
 
     Raises:
       UserError: when the run or its data cannot be used, a file cannot be written, an extra is not
@@ -82,6 +86,10 @@ def export_run(
     options: Any = {"overwrite": overwrite, "inputs": inputs}
     check_out(out, is_ours=is_archive, **options)
     require("export", "an exported model")
+    if triton is not None:
+        if onnx is None:
+            raise UserError("--triton needs --onnx, whose file it serves")
+        check_triton(Path(triton))
     if onnx is not None:
         onnx = Path(onnx)
         check_out(onnx, is_ours=is_onnx_model, **options)
@@ -107,6 +115,8 @@ def export_run(
                 difference = onnx_scores(partial, row_arrays(batch)) - run_scores(trained, batch)
                 largest = _checked("the ONNX file's scores", float(np.abs(difference).max()))
                 report["onnx_largest_difference"] = largest
+    if triton is not None and onnx is not None:
+        report["triton"] = str(add_version(Path(triton), Path(onnx)))
     return report
 
 

@@ -247,6 +247,10 @@ def test_mistakes_on_the_command_line_are_told(data, run, tmp_path, capsys) -> N
     assert "must have another name than the model" in refused(
         [run, "--out", out, "--onnx", out], capsys
     )
+    assert "--triton needs --onnx" in refused([run, "--out", out, "--triton", "m"], capsys)
+    flags = [run, "--out", out, "--onnx", tmp_path / "model.onnx", "--triton"]
+    assert "expected a folder, found a file" in refused([*flags, __file__], capsys)
+    assert "is no model of a Triton server" in refused([*flags, data], capsys)
     fresh = untrained_run.write(tmp_path / "fresh", data)
     for checkpoint in (fresh / "checkpoints").iterdir():
         checkpoint.rename(tmp_path / "elsewhere")

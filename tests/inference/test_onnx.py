@@ -8,6 +8,7 @@ from support import many_items, small_dataset, untrained_run
 from dien_jax import export
 
 pytest.importorskip("jax2onnx", reason="needs the extra 'onnx'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,31 @@ def test_onnx_scores_are_those_of_the_run(write, model, ensemble, tmp_path, caps
     report = json.loads(capsys.readouterr().out)
     assert report["onnx_bytes"] == file.stat().st_size
     assert report["onnx_largest_difference"] < 1e-5
+
+
+def test_a_triton_model_gets_the_file_as_its_next_version(tmp_path, capsys) -> None:
+    data = small_dataset.write(tmp_path / "data")
+    run = untrained_run.write(tmp_path / "run", data, model="din", buckets=())
+    file, folder = tmp_path / "model.onnx", tmp_path / "models" / "clicks"
+    flags = [str(run), "--out", str(tmp_path / "model.dien"), "--onnx", str(file)]
+    for version in ("1", "2"):
+        assert export.main([*flags, "--triton", str(folder)]) == 0
+        assert json.loads(capsys.readouterr().out)["triton"] == str(folder / version)
+        assert (folder / version / "model.onnx").read_bytes() == file.read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "config.pbtxt"]
+    config = (folder / "config.pbtxt").read_text()
+    assert config.startswith('name: "clicks"\nbackend: "onnxruntime"\nmax_batch_size: 0\n')
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(folder / "2" / "model.onnx"), options)
+    for node in (*session.get_inputs(), *session.get_outputs()):
+        kind = {"tensor(int32)": "TYPE_INT32", "tensor(float)": "TYPE_FP32"}[node.type]
+        dims = [size if isinstance(size, int) else -1 for size in node.shape]
+        assert f'name: "{node.name}" data_type: {kind} dims: {dims} ' in config
+
+    (folder / "config.pbtxt").write_text(config.replace("FP32", "FP16"))
+    assert export.main([*flags, "--triton", str(folder)]) == 2
+    assert (
+        "config.pbtxt describes another model, of other inputs or edited" in capsys.readouterr().err
+    )
+    assert not (folder / "3").exists()
