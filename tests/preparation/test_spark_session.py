@@ -115,6 +115,26 @@ def test_rows_are_numbered_in_their_order(workspaces):
         np.testing.assert_array_equal(joined["tie"], found["tie"])
 
 
+def test_rows_that_are_read_again_are_computed_once(workspaces, monkeypatch):
+    _, spark = workspaces
+    table = spark.store("numbers", pa.table({"n": np.arange(30_000)}))
+    written = []
+    write_table = type(spark)._write
+    monkeypatch.setattr(
+        type(spark), "_write", lambda *words: written.append(1) or write_table(*words)
+    )
+    ordered = table.order_by(table.n.desc())
+    first = spark.batches(ordered)
+    begun = [next(first)]
+    assert sum(batch.num_rows for batch in spark.batches(table)) == 30_000
+    read = np.concatenate([batch.column("n").to_numpy() for batch in [*begun, *first]])
+    np.testing.assert_array_equal(read, np.arange(30_000)[::-1])
+    assert len(written) == 2
+    for _ in range(2):
+        assert sum(batch.num_rows for batch in spark.batches(ordered)) == 30_000
+    assert len(written) == 3
+
+
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_files_of_a_sorted_table_are_read_in_its_order(interleaved, tmp_path):
     """Spark writes a range a file; Sail deals batches out to four files."""

@@ -7,6 +7,7 @@ batch at a time, in the order of a column that numbers them.
 import contextlib
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from dien_jax.errors import UserError, reason
 PLACE = "_place"
 """Column that rises in the order of the rows, int64."""
 BATCH_ROWS = 1 << 16
+OPEN_AT_A_TIME = 16
+"""Files whose ends are read at a time: a request to a store of objects takes long."""
 
 
 class SharedFolder:
@@ -70,8 +73,7 @@ class SharedFolder:
 
     def read(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield columns of a table that the engine wrote, in the order of its places."""
-        files = [file for file in map(self._open, self._list(table)) if file is not None]
-        files.sort(key=lambda file: file.first)
+        files = self.files(table)
         while files:  # files whose ranges of places overlap are read together
             together, last = [files.pop(0)], 0
             last = together[0].last
@@ -81,6 +83,12 @@ class SharedFolder:
             runs = [_Run(self._batches(file.path, columns)) for file in together]
             for batch in _merged(runs):
                 yield batch.select(columns)
+
+    def files(self, table: str) -> list["TableFile"]:
+        """Return the files of a table that have rows, by their first place."""
+        with ThreadPoolExecutor(OPEN_AT_A_TIME) as pool:
+            files = [file for file in pool.map(self._open, self._list(table)) if file is not None]
+        return sorted(files, key=lambda file: file.first)
 
     def remove_table(self, table: str) -> None:
         """Remove a table."""
@@ -97,7 +105,7 @@ class SharedFolder:
         names = [info.path for info in infos if info.type == pa_fs.FileType.File]
         return sorted(name for name in names if not Path(name).name.startswith(("_", ".")))
 
-    def _open(self, path: str) -> "_File | None":
+    def _open(self, path: str) -> "TableFile | None":
         """Return a file with the places that it spans, None for one without rows."""
         with self._files.open_input_file(path) as stream:
             metadata = pq.ParquetFile(stream).metadata
@@ -106,7 +114,8 @@ class SharedFolder:
         place = metadata.schema.names.index(PLACE)
         columns = [metadata.row_group(k).column(place) for k in range(metadata.num_row_groups)]
         statistics = [column.statistics for column in columns]
-        return _File(path, min(s.min for s in statistics), max(s.max for s in statistics))
+        first, last = min(s.min for s in statistics), max(s.max for s in statistics)
+        return TableFile(path, first, last, metadata.num_rows)
 
     def _batches(self, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with self._files.open_input_file(path) as stream:
@@ -115,12 +124,13 @@ class SharedFolder:
 
 
 @dataclass(frozen=True)
-class _File:
-    """A file of a table, with the first and the last of its places."""
+class TableFile:
+    """A file of a table, with the first and the last of its places, and its number of rows."""
 
     path: str
     first: int
     last: int
+    rows: int
 
 
 class _Run:

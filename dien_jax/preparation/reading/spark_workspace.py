@@ -6,12 +6,14 @@ come from sorting by ranges: each range counts its own rows, and a small table h
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ibis
 import ibis.expr.datatypes as dt
+import numpy as np
 import pyarrow as pa
 from ibis.expr.operations import Node
 from ibis.expr.types import IntegerValue, StringValue, Table, Value
@@ -92,6 +94,8 @@ class SparkWorkspace(Workspace):
         self.session, self._shared = session, shared
         self.metadata = {"engine": "spark"}
         self._views: list[str] = []
+        self._last: tuple[Node, str] | None = None  # what was read last, and its files
+        self._readers: Counter[str] = Counter()
         self._ordered: dict[Node, str] = {}  # files of the tables of store_ordered
 
     def store(self, name: str, table: Table | pa.Table) -> Table:
@@ -110,20 +114,23 @@ class SparkWorkspace(Workspace):
         file = self._write(frame)
         schema = ibis.schema({**table.schema(), PLACE: "int64"})
         stored = self._view(file, frame.schema, schema)
-        numbered = self._numbered(stored).select(*table.columns, POSITION)
+        numbered = self._numbered(stored, file).select(*table.columns, POSITION)
         self._ordered[numbered.op()] = file
         return numbered
 
-    def _numbered(self, stored: Table) -> Table:
+    def _numbered(self, stored: Table, file: str) -> Table:
         """Add the position of each row of a table, from its place."""
-        range_ = (stored[PLACE] >> PLACE_BITS).name("range")
-        sizes = stored.group_by(range_).aggregate(rows=stored.count()).order_by("range")
-        counted = pa.Table.from_batches(list(self.batches(sizes)) or [_NO_ROWS])
+        rows: dict[int, int] = {}
+        for part in self._shared.files(file):
+            range_ = part.first >> PLACE_BITS
+            assert range_ == part.last >> PLACE_BITS, "a file holds rows of one range"
+            rows[range_] = rows.get(range_, 0) + part.rows
         own = stored[PLACE] & ((1 << PLACE_BITS) - 1)
-        if counted.num_rows <= 1:
+        if len(rows) <= 1:
             return stored.mutate(own.name(POSITION))
-        ends = counted["rows"].to_numpy().cumsum()
-        starts = pa.table({"range": counted["range"], "start": ends - counted["rows"].to_numpy()})
+        sizes = np.array(list(rows.values()))
+        starts = pa.table({"range": list(rows), "start": np.cumsum(sizes) - sizes})
+        range_ = (stored[PLACE] >> PLACE_BITS).name("range")
         placed = stored.mutate(range_, own=own).join(self.store("starts", starts), "range")
         return placed.mutate((placed.own + placed.start).name(POSITION))
 
@@ -146,12 +153,35 @@ class SparkWorkspace(Workspace):
             return
         if file is not None:
             table = table.order_by(POSITION)
-        frame = self.frame(table.select(*chosen))
-        file = self._write(frame.withColumn(PLACE, functions.monotonically_increasing_id()))
+        table = table.select(*chosen)
+        if self._last is None or self._last[0] != table.op():
+            self._remove_last()
+            place = functions.monotonically_increasing_id()
+            file = self._write(self.frame(table).withColumn(PLACE, place))
+            self._last = (table.op(), file)
+        file = self._last[1]
+        self._readers[file] += 1
         try:
             yield from self._shared.read(file, chosen)
         finally:
+            self._readers[file] -= 1
+            if self._last is None or file != self._last[1]:
+                self._remove(file)
+
+    def _remove_last(self) -> None:
+        if self._last is not None:
+            file, self._last = self._last[1], None
+            self._remove(file)
+
+    def _remove(self, file: str) -> None:
+        """Remove a table that nobody reads; one that is read is removed by its last reader."""
+        if not self._readers[file]:
             self._shared.remove_table(file)
+
+    def count(self, table: Table) -> int:
+        if (file := self._ordered.get(table.op())) is not None:
+            return sum(part.rows for part in self._shared.files(file))
+        return super().count(table)
 
     def numbers(self, table: Table) -> dict[str, int]:
         (row,) = self.frame(table).collect()
@@ -193,9 +223,6 @@ class SparkWorkspace(Workspace):
         frame.createOrReplaceTempView(name)
         self._views.append(name)
         return ibis.table(schema, name=name)
-
-
-_NO_ROWS = pa.record_batch({"range": pa.array([], pa.int64()), "rows": pa.array([], pa.int64())})
 
 
 def escaped(text: str) -> str:
