@@ -65,6 +65,8 @@ SLOWER = (
     "tests/preparation/test_download.py",
     "tests/preparation/test_examples.py",
     "tests/preparation/test_interactions.py",
+    "tests/preparation/test_spark.py",
+    "tests/preparation/test_spark_session.py",
 )
 """Tests among them that are not marked: each takes seconds, by several processes or databases."""
 LONG = (
@@ -146,6 +148,9 @@ LONG = (
     "tests/preparation/test_movielens.py",
     "tests/preparation/test_noise.py",
     "tests/preparation/test_separators.py",
+    "tests/preparation/test_spark.py::test_extension_that_forgets",
+    "tests/preparation/test_spark.py::test_movielens_and_alimama",
+    "tests/preparation/test_spark.py::test_taobao_and_amazon",
     "tests/preparation/test_synthetic.py::test_processes_that_need_the_built_in_data",
     "tests/preparation/test_taobao.py",
     "tests/preparation/test_times.py",
