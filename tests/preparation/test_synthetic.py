@@ -307,6 +307,7 @@ def test_the_key_of_built_in_data_covers_every_module_that_decides_its_content()
         "data.arrays",
         "data.columns",
         "data.dataset",
+        "data.finished_parts",
         "data.part_folder",
         "data.parts",
         "errors",
