@@ -315,6 +315,7 @@ def test_the_key_of_built_in_data_covers_every_module_that_decides_its_content()
         "utils.console",
         "utils.files",
         "utils.json_values",
+        "utils.memory",
         "utils.memory_limit",
     }
     aside |= {"preparation.pipeline.split_times"}
