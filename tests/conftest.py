@@ -184,6 +184,10 @@ LONG = (
 )
 """Tests that are marked ``long``: whole studies, pages and runs, and what compiles most."""
 
+FIRST = ("tests/sharded/",)
+"""Files of a few tests that take minutes each. They begin, or workers that share files out would be
+left with one at the end."""
+
 SAMPLED = {
     "tests/docs/test_examples.py::test_public_names_have_an_example_that_runs": 2,
     "tests/experiments/test_search.py::test_estimators_learn_from_the_trials_before": 2,
@@ -247,9 +251,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests ``fast``, ``long`` or ``slow`` by the lists above; others are unmarked."""
+    """Mark tests ``fast``, ``long`` or ``slow`` by the lists above, and begin with ``FIRST``."""
     root = Path(__file__).parents[1]
     seen: set[str] = set()
+    items.sort(key=lambda item: not str(item.path.relative_to(root)).startswith(FIRST))
     for item in items:
         name = f"{item.path.relative_to(root).as_posix()}::{item.name}"
         if name.startswith("tests/faults/"):
