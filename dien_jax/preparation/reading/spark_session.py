@@ -1,6 +1,7 @@
 """Sessions of Spark: one of Spark Connect by its address, or that of the environment."""
 
 import contextlib
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,10 @@ def spark_session(url: str | None) -> Iterator[Any]:
         if not is_spark_error(error):
             raise
         raise UserError(f"Spark: {spark_reason(error)}") from error
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):
+            _cancel(session)
+        raise
     finally:
         with contextlib.suppress(Exception):  # an interrupted or lost session has no settings
             for name, value in before.items():
@@ -64,6 +69,14 @@ def spark_reason(error: Exception) -> str:
     if lines and lines[0].startswith("An error occurred while calling"):
         lines = lines[1:]
     return reason(Exception(lines[0] if lines else type(error).__name__))
+
+
+def _cancel(session: Any) -> None:
+    """End what Spark computes for a session."""
+    if hasattr(session, "interruptAll"):  # of Spark Connect
+        session.interruptAll()
+    else:
+        session.sparkContext.cancelAllJobs()
 
 
 def _connect(url: str) -> Any:
@@ -92,9 +105,13 @@ def _connect(url: str) -> Any:
 def _environment() -> Any:
     from pyspark.sql import SparkSession
 
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         session = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
         session.version  # noqa: B018 - the first answer
+        if signal.getsignal(signal.SIGINT) is not interrupt:
+            # That of Spark asks Java for something while an answer of it is read.
+            signal.signal(signal.SIGINT, interrupt)
     except Exception as error:
         hint = "give --spark-url sc://HOST:PORT, or set SPARK_REMOTE or SPARK_HOME"
         problem = f"--engine spark: the environment has no Spark session ({spark_reason(error)})"
