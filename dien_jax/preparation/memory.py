@@ -25,7 +25,7 @@ IDLE = 128 << 20
 OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 200, 1, 250, 33
 """Bytes of each user and item, and of each example of the log; of each event of a part, and of each
 of its examples."""
-OF_COUNTED, OF_VECTORS = 180, 12_500
+OF_COUNTED, OF_VECTORS = 35, 21_000
 """Bytes of each event that is counted and factorised, and of each item with vectors."""
 LEAST_EVENTS = 1 << 14
 """Events of a part, at least."""

@@ -149,7 +149,8 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_a_folder_is_no_log(tmp_path):
     (tmp_path / "log.csv").mkdir()
-    refused(tmp_path / "log.csv", "log.csv cannot be read: Is a directory")
+    match = "log.csv: expected a folder with CSV or Parquet files, found none"
+    refused(tmp_path / "log.csv", match)
 
 
 def test_an_existing_folder_is_not_touched(tmp_path):

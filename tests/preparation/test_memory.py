@@ -59,7 +59,7 @@ def test_a_small_limit_holds_and_gives_the_same_folder(log: str, tmp_path) -> No
     events, folders = 300_000, {}
     file = tmp_path / "log.parquet"
     preparation.write_log(file, log, events)
-    for memory in ("1200MB", "4GB"):
+    for memory in ("1400MB", "4GB"):
         out = tmp_path / memory
         command = ["-m", "dien_jax.prepare", log, str(file), "--out", str(out)]
         command += ["--item-features", "category", "--memory", memory]
