@@ -223,7 +223,7 @@ def test_minutes_out_of_range_are_refused(tmp_path: Path, capsys) -> None:
 def test_kernels_that_deviate_crash_and_hang_are_named(tmp_path: Path) -> None:
     python = (sys.executable, broken_kernels.__file__)
     parts = plans.rehearsal(["mosaic_tpu", "triton", "mosaic_gpu"])
-    parts = [*parts[:2], parts[2]._replace(seconds=30)]
+    parts = [*parts[:2], parts[2]._replace(seconds=20)]
     found = device.Device(tmp_path, python)
     about = found.about()
     assert found.run(parts, time.monotonic() + 600) == []

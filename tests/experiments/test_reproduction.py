@@ -304,7 +304,8 @@ def test_a_run_of_other_settings_is_not_gone_on_with(tiny, tmp_path, capfd) -> N
 )
 def test_mistakes_are_named(tiny, tmp_path, capfd, extra, message) -> None:
     data, _, _ = tiny
-    assert reproduce.main([*flags(data, tmp_path / "out"), *extra]) == 2
+    of_data = [] if "--data" in extra else ["--data", str(data)]
+    assert reproduce.main([*of_data, "--out", str(tmp_path / "out"), *extra]) == 2
     assert message in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -312,7 +313,8 @@ def test_mistakes_are_named(tiny, tmp_path, capfd, extra, message) -> None:
 def test_data_folders_of_one_name_are_refused(tiny, tmp_path, capfd) -> None:
     data, _, _ = tiny
     copy = shutil.copytree(data, tmp_path / data.name)
-    assert reproduce.main([*flags(data, tmp_path / "out"), "--data", str(data), str(copy)]) == 2
+    out = tmp_path / "out"
+    assert reproduce.main(["--out", str(out), "--data", str(data), str(copy)]) == 2
     message = f"--data folders must have different names, got {data.name}, {data.name}"
     assert message in capfd.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,8 @@ import json
 import pytest
 from support import many_items, small_dataset, untrained_run
 
-from dien_jax import export
+from dien_jax import UserError, export
+from dien_jax.inference.triton import add_version
 
 pytest.importorskip("jax2onnx", reason="needs the extra 'onnx'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
@@ -32,9 +33,10 @@ def test_a_triton_model_gets_the_file_as_its_next_version(tmp_path, capsys) -> N
     run = untrained_run.write(tmp_path / "run", data, model="din", buckets=())
     file, folder = tmp_path / "model.onnx", tmp_path / "models" / "clicks"
     flags = [str(run), "--out", str(tmp_path / "model.dien"), "--onnx", str(file)]
+    assert export.main([*flags, "--triton", str(folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["triton"] == str(folder / "1")
+    assert add_version(folder, file) == folder / "2"
     for version in ("1", "2"):
-        assert export.main([*flags, "--triton", str(folder)]) == 0
-        assert json.loads(capsys.readouterr().out)["triton"] == str(folder / version)
         assert (folder / version / "model.onnx").read_bytes() == file.read_bytes()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "config.pbtxt"]
     config = (folder / "config.pbtxt").read_text()
@@ -48,8 +50,6 @@ def test_a_triton_model_gets_the_file_as_its_next_version(tmp_path, capsys) -> N
         assert f'name: "{node.name}" data_type: {kind} dims: {dims} ' in config
 
     (folder / "config.pbtxt").write_text(config.replace("FP32", "FP16"))
-    assert export.main([*flags, "--triton", str(folder)]) == 2
-    assert (
-        "config.pbtxt describes another model, of other inputs or edited" in capsys.readouterr().err
-    )
+    with pytest.raises(UserError, match="describes another model, of other inputs or edited"):
+        add_version(folder, file)
     assert not (folder / "3").exists()

@@ -55,7 +55,11 @@ def test_twenty_steps_are_as_near_as_another_order_of_a_batchs_rows(update: str)
 
 @pytest.mark.parametrize(
     ("update", "devices"),
-    [("dense", 2), pytest.param("lazy_adam", 8, marks=SLOW), ("rowwise_adagrad", 4)],
+    [
+        pytest.param("dense", 2, marks=SLOW),
+        pytest.param("lazy_adam", 8, marks=SLOW),
+        ("rowwise_adagrad", 4),
+    ],
 )
 def test_draws_do_not_depend_on_the_devices(update: str, devices: int) -> None:
     """A dropped unit, a negative or an unknown user more would change the loss at once."""
@@ -114,7 +118,7 @@ def test_other_models(changes: dict) -> None:
 
 
 @pytest.mark.usefixtures("every_table_is_large")
-@pytest.mark.parametrize("ensemble", [1, 2])
+@pytest.mark.parametrize("ensemble", [pytest.param(1, marks=SLOW), 2])
 @pytest.mark.parametrize("devices", [3, *(pytest.param(n, marks=SLOW) for n in (2, 8))])
 def test_initial_values_are_those_of_one_device_to_the_bit(devices: int, ensemble: int) -> None:
     config = with_update(CONFIG, "rowwise_adagrad", ensemble=ensemble)

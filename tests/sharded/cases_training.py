@@ -109,9 +109,16 @@ def test_scores_of_the_run_are_those_of_one_device(runs: Path) -> None:
         np.testing.assert_allclose(scored[name], value, rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("update", ["lazy_adam", pytest.param("dense", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("update", "counts"),
+    [
+        ("lazy_adam", (8, 2)),
+        pytest.param("lazy_adam", (4, 1), marks=pytest.mark.slow),
+        pytest.param("dense", (8, 2), marks=pytest.mark.slow),
+    ],
+)
 def test_resume_on_other_devices_ends_as_one_never_stopped(
-    update: str, runs: Path, data: Path, tmp_path: Path, capfd
+    update: str, counts: tuple[int, ...], runs: Path, data: Path, tmp_path: Path, capfd
 ) -> None:
     config, whole = with_update(update), runs / "8"
     if update == "dense":
@@ -121,7 +128,7 @@ def test_resume_on_other_devices_ends_as_one_never_stopped(
     with pytest.raises(Interrupted):
         fit(config, data=data, run_dir=stopped, mesh=MeshConfig(8), stop_signal=stop_after(3))
     assert latest(stopped).step == 3
-    for devices in (8, 4, 2, 1) if update == "lazy_adam" else (8, 2):
+    for devices in counts:
         folder = tmp_path / str(devices)
         shutil.copytree(stopped, folder)
         capfd.readouterr()
@@ -149,7 +156,7 @@ def test_warm_start_on_eight_devices(runs: Path, data: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(*evaluations, rtol=1e-4)
 
 
-@pytest.mark.parametrize("ids", [(5, 2), (3,)])
+@pytest.mark.parametrize("ids", [(5, 2), pytest.param((3,), marks=pytest.mark.slow)])
 def test_named_devices_give_the_bits_of_the_first_ones(
     ids: tuple[int, ...], data: Path, tmp_path: Path
 ) -> None:
