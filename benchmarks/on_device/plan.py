@@ -83,7 +83,7 @@ def rehearsal(kernels: Sequence[str]) -> list[Part]:
     return [suite(kernel, *cases)._replace(seconds=240) for kernel in kernels]
 
 
-def described(part: Part, ending: dict[str, Any] | None) -> str:
+def described(ending: dict[str, Any] | None) -> str:
     """Return how a part ended, in words."""
     if ending is None:
         return "not run"

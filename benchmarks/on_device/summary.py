@@ -76,7 +76,7 @@ def summary(out: Path, about: dict[str, Any], parts: Sequence[Part], endings: En
     lines += _steps(out)
     lines += _blocks(out)
     lines += ["", "## Parts", "", "| part | ended |", "|---|---|"]
-    lines += [f"| {part.name} | {described(part, endings.get(part.name))} |" for part in parts]
+    lines += [f"| {part.name} | {described(endings.get(part.name))} |" for part in parts]
     return "\n".join(lines) + "\n"
 
 

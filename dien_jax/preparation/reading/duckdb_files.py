@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import duckdb
 import ibis
@@ -30,6 +29,7 @@ from dien_jax.preparation.reading.duckdb_workspace import DuckDBWorkspace, quote
 from dien_jax.preparation.reading.log import (
     FileStart,
     Log,
+    LogForm,
     Wanted,
     address_of,
     column_places,
@@ -55,28 +55,8 @@ PARQUET_ROWS = 1 << 18  # rows of a Parquet file read at a time
 END = (0, "")  # after the last line
 
 
-class _Form(NamedTuple):
-    """Columns to read of the files of a log, and their form."""
-
-    wanted: Wanted
-    columns: list[str]  # names of all columns of CSV without a header
-    separator: str  # joins the values of a Parquet list
-    hint: str  # end of the message about CSV that lacks a column
-
-
-def read_duckdb(
-    workspace: DuckDBWorkspace,
-    file: Path,
-    wanted: Wanted,
-    columns: list[str],
-    separator: str,
-    hint: str,
-) -> Log:
-    """Read columns of a file, recognised by its first bytes, gzip too; or of all files of a folder.
-
-    The arguments are those of ``read_columns`` of :mod:`dien_jax.preparation.reading.log_files`.
-    """
-    form = _Form(wanted, columns, separator, hint)
+def read_duckdb(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Log:
+    """Read columns of a file, known by its first bytes, gzip too, or of all files of a folder."""
     if (address := address_of(file)) is not None:
         raise UserError(f"{address} is no file of this machine; give --engine spark to read it")
     if file.is_dir():
@@ -88,7 +68,7 @@ def read_duckdb(
     return log if log.reread is None else log._replace(reread=lambda: again(by_line=True))
 
 
-def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: _Form, by_line: bool) -> Log:
+def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: LogForm, by_line: bool) -> Log:
     """Read all files of a folder as one log."""
     bad, starts, line = BadLines(), [], 0
     has_reread = False
@@ -110,7 +90,7 @@ def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: _Form, by_line:
     return Log(folder, rows, bad, again, tuple(starts))
 
 
-def _read(workspace: DuckDBWorkspace, file: Path, form: _Form, by_line: bool = False) -> Log:
+def _read(workspace: DuckDBWorkspace, file: Path, form: LogForm, by_line: bool = False) -> Log:
     """Read a file as the table ``rows``."""
     check_utf8(file)
     magic = b""  # a file that cannot be read: reading it as text raises the right error

@@ -23,6 +23,15 @@ LOCAL_SCHEMES = ("dbfs", "file")
 Wanted = Mapping[str, LogColumn]  # columns of a log by their name in the engine
 
 
+class LogForm(NamedTuple):
+    """Columns to read of the files of a log, and how the files are written."""
+
+    wanted: Wanted
+    columns: list[str]  # names of all columns of CSV without a header
+    separator: str  # joins the values of a Parquet list
+    hint: str  # end of the message about CSV that lacks a column
+
+
 class FileStart(NamedTuple):
     """A file of a log in several files."""
 

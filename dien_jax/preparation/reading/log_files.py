@@ -9,7 +9,7 @@ from typing import Any
 from dien_jax.errors import UserError
 from dien_jax.preparation.reading.duckdb_files import read_duckdb
 from dien_jax.preparation.reading.duckdb_workspace import DuckDBWorkspace
-from dien_jax.preparation.reading.log import Log, Wanted, load_records
+from dien_jax.preparation.reading.log import Log, LogForm, Wanted, load_records
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.json_values import unique_keys
@@ -35,13 +35,14 @@ def read_columns(
     header. ``separator`` joins the values of a Parquet list. ``hint`` ends the message about a CSV
     file that lacks a column.
     """
+    form = LogForm(wanted, list(columns), separator, hint)
     if isinstance(workspace, DuckDBWorkspace):
-        return read_duckdb(workspace, file, wanted, list(columns), separator, hint)
+        return read_duckdb(workspace, file, form)
     from dien_jax.preparation.reading.spark_files import read_spark
     from dien_jax.preparation.reading.spark_workspace import SparkWorkspace
 
     assert isinstance(workspace, SparkWorkspace)
-    return read_spark(workspace, file, wanted, list(columns), separator, hint)
+    return read_spark(workspace, file, form)
 
 
 def read_records(

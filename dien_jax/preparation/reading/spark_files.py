@@ -23,6 +23,7 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.reading.log import (
     FileStart,
     Log,
+    LogForm,
     Wanted,
     address_of,
     column_places,
@@ -37,14 +38,6 @@ from dien_jax.utils.text_files import EXAMPLES, BadLines
 PARQUET = (".parquet", ".pq")
 FILE, BLOCK, PLACE, TEXT = "_file", "_block", "_line_place", "_text"
 LONGEST_HEADER = 80
-
-
-class CsvForm(NamedTuple):
-    """Columns to read of CSV files."""
-
-    wanted: Wanted
-    columns: list[str]  # names of all columns of files without a header
-    hint: str  # end of the message about a file that lacks a column
 
 
 class _Block(NamedTuple):
@@ -72,17 +65,9 @@ def is_valid_utf8(text: Value) -> BooleanValue:
     """Check that a text is UTF-8; declares Spark's function to Ibis."""
 
 
-def read_spark(
-    workspace: SparkWorkspace,
-    file: Path,
-    wanted: Wanted,
-    columns: list[str],
-    separator: str,
-    hint: str,
-) -> Log:
+def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
     """Read columns of a file, or of all files of a folder, which may be an address.
 
-    The arguments are those of ``read_columns`` of :mod:`dien_jax.preparation.reading.log_files`.
     Files named ``.parquet`` or ``.pq`` are Parquet, all others text.
     """
     address = address_of(file)
@@ -105,8 +90,10 @@ def read_spark(
                     pq.read_metadata(name)
                 except (pa.ArrowException, OSError) as error:
                     raise UserError(f"{name}: damaged, or not a Parquet file: {error}") from error
-            return _read_parquet(workspace, address, reader, paths, names, wanted, separator)
-        return _read_text(workspace, address, reader, paths, names, CsvForm(wanted, columns, hint))
+            return _read_parquet(
+                workspace, address, reader, paths, names, form.wanted, form.separator
+            )
+        return _read_text(workspace, address, reader, paths, names, form)
 
 
 def _read_text(
@@ -115,7 +102,7 @@ def _read_text(
     reader: Any,
     paths: list[str],
     names: list[str],
-    form: CsvForm,
+    form: LogForm,
 ) -> Log:
     from pyspark.sql import functions
 
