@@ -42,9 +42,14 @@ def url() -> Iterator[str | None]:
         yield None
         return
     pysail = pytest.importorskip("pysail.spark", reason="the extra test brings it")
+    from pyspark.sql.connect.client.reattach import ExecutePlanResponseReattachableIterator
+
     server = pysail.SparkConnectServer(port=0)
     server.start(background=True)
-    yield f"sc://127.0.0.1:{server.listening_address[1]}"
+    with pytest.MonkeyPatch.context() as patch:
+        # Sessions of a process share the threads that this ends, and those before may end late.
+        patch.setattr(ExecutePlanResponseReattachableIterator, "shutdown", lambda: None)
+        yield f"sc://127.0.0.1:{server.listening_address[1]}"
     server.stop()
 
 
