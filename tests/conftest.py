@@ -197,6 +197,7 @@ SAMPLED = {
     "tests/faults/test_logs_and_tables.py": 12,
     "tests/faults/test_our_files.py": 12,
     "tests/faults/test_outputs.py": 12,
+    "tests/inference/test_host_tables.py::test_evaluations_are_equal": 3,
     "tests/inference/test_own_modules.py::test_own_modules_train_rank_export_and_serve": 2,
     "tests/inference/test_ranker.py::test_scores_are_those_of_an_evaluation": 5,
     "tests/inference/test_score_table.py::test_histories_come_from_the_data_folder": 2,
