@@ -23,6 +23,7 @@ import tyro
 from dien_kernels import load_native_in_background
 
 from dien_jax.config.distributed import DistributedConfig
+from dien_jax.config.loggers import DEFAULT_LOGGERS, LoggerName
 from dien_jax.config.preset_files import DEFAULT_PRESET, read_preset_file
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
@@ -51,8 +52,9 @@ PROCESS_VALUES = (
     "--mesh.data",
     "--mesh.devices",
     *(f"--distributed.{name}" for name in ("coordinator", "processes", "process", "timeout")),
+    "--loggers",
 )
-"""Flags of the process, not of the run, with a value; ``--mesh.devices`` has one or more."""
+"""Flags of the process, not of the run, with a value; lists have one or more."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a run; with several processes JAX takes SIGTERM."""
 CLEAR_MARGIN = 0.01
@@ -81,8 +83,13 @@ class Arguments:
     seed: int = 0
     """Random seed for parameters, example order and negative sampling."""
     resume: Path | None = None
-    """Run folder to resume. Data and settings come from the run; only --mesh.*, --distributed.*,
-    --compile-cache and --keep-memory may be combined with it."""
+    """Run folder to resume. Data and settings come from the run; only --loggers, --mesh.*,
+    --distributed.*, --compile-cache and --keep-memory may be combined with it."""
+    loggers: tuple[LoggerName, ...] | None = None
+    """Loggers that get losses, metrics and histograms during training, beside the run folder.
+    mlflow and wandb need the extras of these names, and take from the environment where the run
+    goes, such as MLFLOW_TRACKING_URI and WANDB_PROJECT. Default: tensorboard, with --resume those
+    that the run has."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next run starts faster."""
     keep_memory: bool = True
@@ -157,7 +164,8 @@ def run(arguments: Arguments) -> "RunResult":
 
     agree({"--resume": "not given" if arguments.resume is None else "given"})
     if arguments.resume is not None:
-        work = functools.partial(resume, arguments.resume, mesh=arguments.mesh)
+        process: Any = {"mesh": arguments.mesh, "loggers": arguments.loggers}
+        work = functools.partial(resume, arguments.resume, **process)
     else:
         given = arguments.data
         dataset = on_each(lambda: open_dataset(built_in_data() if given is None else given))
@@ -166,6 +174,7 @@ def run(arguments: Arguments) -> "RunResult":
             run_dir = default_run_dir(preset_file.stem, dataset)
         names = ("seed", "preset", "warm_start", "mesh")
         options: Any = {name: getattr(arguments, name) for name in names}
+        options["loggers"] = DEFAULT_LOGGERS if arguments.loggers is None else arguments.loggers
         work = functools.partial(fit, config, data=dataset, run_dir=run_dir, **options)
     with stop_signals(STOPS if count() == 1 else STOPS[:1]) as stop_signal:
         return work(stop_signal=stop_signal)

@@ -57,6 +57,7 @@ FAST = (
     "tests/commands/test_prepare.py",
     "tests/docs/test_architecture.py",
     "tests/docs/test_style.py",
+    "tests/training/test_loggers.py",
     "tests/training/test_reporter.py",
     "tests/test_public_names.py",
 )
@@ -179,6 +180,7 @@ LONG = (
     "tests/training/test_logistic_regression.py",
     "tests/training/test_resume.py",
     "tests/training/test_run.py::test_run_can_be_stopped_and_resumed",
+    "tests/training/test_trackers.py",
     "tests/training/test_warm_start.py",
     "tests/utils/test_compile_cache.py",
 )

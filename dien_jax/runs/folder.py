@@ -3,6 +3,7 @@
 RUN/config.json     preset, seed, data, settings, schema and versions; written first
 RUN/metrics.jsonl   one object per evaluation
 RUN/checkpoints/    the whole training state, best and latest
+RUN/loggers.json    loggers and the ids of the run there, if TensorBoard is not the only one
 RUN/calibration.json  map of the best checkpoint's scores, written before the result
 RUN/model_card.md   what the model is, learnt from, scores and is for; written before the result
 RUN/result.json     written last: a run that has it is finished

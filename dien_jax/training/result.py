@@ -13,7 +13,6 @@ from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import RESULT_FILE, Outcome, Run, Seed, read_result
 from dien_jax.runs.model_card import CARD_FILE, Measured, model_card
 from dien_jax.training.curves import draw_curves
-from dien_jax.training.reporter import write_hparams
 from dien_jax.utils.files import write_json, write_text
 from dien_jax.utils.json_values import Count, NotNegative
 
@@ -75,14 +74,22 @@ class _FinishedRun(Outcome):
     baselines: NotRequired[dict[str, NotNegative | None]]
 
 
-def write_result(run: Run, result: RunResult) -> None:
+def run_settings(run: Run) -> dict[str, Any]:
+    """Return what loggers get of a run when it begins: preset, data, seed and all settings."""
+    about = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
+    return about | flat_settings(run.config)
+
+
+def final_metrics(result: RunResult) -> dict[str, float | None]:
+    """Return what loggers get of a result: ``final/SPLIT_METRIC``, None where undefined."""
+    splits = {"valid": result.valid, "test": result.test}
+    return {f"final/{split}_{name}": splits[split][name] for split in splits for name in METRICS}
+
+
+def write_result(result: RunResult) -> None:
     """Write ``result.json`` last: a run that has it is complete."""
     values, folder = dataclasses.asdict(result), result.run_dir
     del values["run_dir"]
-    splits = ("valid", "test")
-    final = {f"final/{split}_{name}": values[split][name] for split in splits for name in METRICS}
-    hparams = {"preset": run.preset, "data": Path(run.data).name, "seed": run.seed}
-    write_hparams(folder, result.best_step, hparams | flat_settings(run.config), final)
     draw_curves(folder)
     with writing(folder / RESULT_FILE):
         write_json(folder / RESULT_FILE, values)

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,24 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from dien_jax.config.loggers import DEFAULT_LOGGERS, LoggerName
 from dien_jax.config.preset_files import flat_settings
 from dien_jax.config.presets import member_name, nearest_preset
 from dien_jax.config.settings import Config, MeshConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import require_shown
 from dien_jax.errors import Interrupted, UserError, writing
-from dien_jax.metrics.scores import auc
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
+from dien_jax.runs.model_card import CARD_FILE
 from dien_jax.runs.shared_checkpoints import SharedCheckpoints
 from dien_jax.steps.mesh import devices_in_use, devices_there
 from dien_jax.training.choices import large_data_choices
 from dien_jax.training.hosts import resume_with
+from dien_jax.training.loggers import LOGGERS_FILE, Loggers, opened_loggers
 from dien_jax.training.loop import Trainer
 from dien_jax.training.reporter import NoReports, Reporter
-from dien_jax.training.result import RunResult, read_finished, write_card, write_result
+from dien_jax.training.result import (
+    RunResult,
+    final_metrics,
+    read_finished,
+    run_settings,
+    write_card,
+    write_result,
+)
+from dien_jax.training.splits import check_splits, simple_baselines
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
 from dien_jax.utils.console import print_only_errors, say
 from dien_jax.utils.files import LOCK_FILE, locked
@@ -48,6 +58,7 @@ def fit(
     warm_start: str | Path | None = None,
     stop_signal: StopSignal = lambda: None,
     mesh: MeshConfig = ALL_DEVICES,
+    loggers: Sequence[LoggerName] = DEFAULT_LOGGERS,
 ) -> RunResult:
     """Train a model and return the metrics of its best checkpoint.
 
@@ -73,10 +84,11 @@ def fit(
         is saved.
       mesh: devices; all of this machine by default. A single one is the default device of JAX
         while the run lasts.
+      loggers: names among ``tensorboard``, ``mlflow`` and ``wandb``, see ``docs/tracking.md``.
 
     Raises:
-      UserError: for data, settings or folders that do not fit; the run folder is made only once
-        data and settings are checked.
+      UserError: for data, settings or folders that do not fit, and a logger that cannot begin;
+        the run folder is made only once data and settings are checked.
       TypeError: for a ``config`` that is no :class:`Config`, such as the name of a preset.
       NotFiniteError: when training diverges. Interrupted: after ``stop_signal``.
     """
@@ -89,7 +101,7 @@ def fit(
     def opened() -> tuple[Dataset, Sequence[jax.Device]]:
         devices = _devices(mesh, config)
         dataset = data if isinstance(data, Dataset) else open_dataset(Path(data))
-        _check_splits(dataset, config)
+        check_splits(dataset, config)
         if config.model.auxiliary_distribution == "shown":
             require_shown(dataset)
         return dataset, devices
@@ -116,9 +128,9 @@ def fit(
     name, is_new = from_first(made)
     folder = Path(name)
     try:
-        with _locked(folder), _by_default_on(devices):
+        with _locked(folder), _by_default_on(devices), _opened(folder, loggers) as running:
             choices = large_data_choices(config, run, dataset)
-            return _train(run, dataset, folder, stop_signal, devices, source, choices)
+            return _train(run, dataset, folder, stop_signal, devices, running, source, choices)
     except Interrupted:
         raise
     except Exception:
@@ -132,6 +144,7 @@ def resume(
     *,
     stop_signal: StopSignal = lambda: None,
     mesh: MeshConfig = ALL_DEVICES,
+    loggers: Sequence[LoggerName] | None = None,
 ) -> RunResult:
     """Continue a run from its latest checkpoint; return the result of a finished one.
 
@@ -143,9 +156,11 @@ def resume(
       run_dir: the run folder.
       stop_signal: see :func:`fit`.
       mesh: see :func:`fit`; the devices may be others than those that the run began on.
+      loggers: see :func:`fit`; by default those that the run has. Each goes on where it was.
 
     Raises:
-      UserError: when the folder holds no run, or its data is missing or has changed.
+      UserError: when the folder holds no run, its data is missing or has changed, or a logger
+        cannot go on.
       NotFiniteError, Interrupted: see :func:`fit`.
     """
     _only_first_prints()
@@ -172,8 +187,8 @@ def resume(
         if before.get(name) != now.get(name, "1" if name in COUNTED else None):
             found = f"the run began with {name} {before.get(name)}, this is {now.get(name, 1)}"
             say(f"warning: {found}; {differ}")
-    with _locked(folder), _by_default_on(devices):
-        return _train(run, dataset, folder, stop_signal, devices)
+    with _locked(folder), _by_default_on(devices), _opened(folder, loggers) as running:
+        return _train(run, dataset, folder, stop_signal, devices, running)
 
 
 def _only_first_prints() -> None:
@@ -200,6 +215,14 @@ def _locked(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         on_first(lambda: stack.enter_context(locked(folder, f"run folder {folder}")))
         yield
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, names: Sequence[LoggerName] | None) -> Iterator[Loggers]:
+    """Open the loggers of a run on process 0; the others have none."""
+    with contextlib.ExitStack() as stack:
+        opened = on_first(lambda: stack.enter_context(opened_loggers(folder, names)))
+        yield opened or Loggers()
 
 
 def _set_xla_flags(config: Config) -> None:
@@ -231,7 +254,8 @@ def _by_default_on(devices: Sequence[jax.Device]) -> Iterator[None]:
 
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
     """Remove a run folder that holds settings alone, so that corrected ones may use it."""
-    content, files = {path.name for path in folder.iterdir()}, {CONFIG_FILE, LOCK_FILE}
+    content = {path.name for path in folder.iterdir()}
+    files = {CONFIG_FILE, LOCK_FILE, LOGGERS_FILE}
     checkpoints = folder / CHECKPOINTS_FOLDER
     if not content <= {*files, CHECKPOINTS_FOLDER} or any(checkpoints.glob("*")):
         return
@@ -260,6 +284,7 @@ def _train(
     folder: Path,
     stop_signal: StopSignal,
     devices: Sequence[jax.Device],
+    loggers: Loggers,
     source: Source | None = None,
     choices: Sequence[str] = (),
 ) -> RunResult:
@@ -299,7 +324,9 @@ def _train(
         say(f"resuming from the checkpoint of step {progress.step:,}")
     steps = {"restored_step": progress.step, "evaluated_step": progress.evaluated_step}
     try:
-        with on_first(lambda: Reporter(folder, **steps)) or NoReports() as reporter:
+        settings = run_settings(run)
+        make = functools.partial(Reporter, folder, loggers, settings, **steps)
+        with on_first(make) or NoReports() as reporter:
             outcome = trainer.run(reporter)
     except Interrupted:
         _say_stopped(folder, progress.step)
@@ -311,11 +338,13 @@ def _train(
     model, seed = member_name(run.config.model), run.seed
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
     about |= {"device": device, "versions": versions(run.config, len(devices))}
-    about["baselines"] = _baselines(dataset) | outcome.pop("baselines")
+    about["baselines"] = simple_baselines(dataset) | outcome.pop("baselines")
     card = (trainer.parameters, outcome.pop("intervals"), calibration)
     result = RunResult(run_dir=folder, **about, **outcome)
     on_first(lambda: write_card(run, dataset.meta, result, *card))
-    on_first(lambda: write_result(run, result))
+    files = [folder / CONFIG_FILE, folder / CARD_FILE]
+    on_first(lambda: reporter.finish(result.best_step, final_metrics(result), files))
+    on_first(lambda: write_result(result))
     say(f"finished; results and checkpoints are in {folder}")
     return result
 
@@ -350,35 +379,3 @@ def _start_from(run: Run, dataset: Dataset, trainer: Trainer, source: Source | N
     start = on_first(started)
     trainer.start_from(None if start is None else start.state)
     say(f"starting from {folder}, step {step:,}; {start}")
-
-
-def _check_splits(dataset: Dataset, config: Config) -> None:
-    """Refuse data without the examples that training needs; warn where AUC is undefined."""
-    for split, purpose in (("train", "train on"), ("valid", "choose the best checkpoint by")):
-        if not len(dataset.splits[split].label):
-            raise UserError(f"{dataset.path} has no {split} examples to {purpose}")
-    labels = np.unique(dataset.splits["train"].label)
-    if len(labels) < 2:
-        problem = f"the train split has label {labels[0]} only, and no model can learn from it"
-        raise UserError(f"{dataset.path}: {problem}")
-    for split in ("valid", "test"):
-        labels = np.unique(dataset.splits[split].label)
-        if len(labels) < 2:
-            content = f"label {labels[0]} only" if len(labels) else "no examples"
-            if split == "valid" and config.train.click_rate is not None:
-                raise UserError(
-                    f"train.click_rate needs validation examples of both labels to be compared "
-                    f"with, {dataset.path} has {content}"
-                )
-            instead = "; log loss chooses the best checkpoint" if split == "valid" else ""
-            say(f"warning: the {split} split has {content}, so it has no AUC{instead}")
-
-
-def _baselines(dataset: Dataset) -> dict[str, float | None]:
-    """AUC on the test split without any history: by popularity, and by true probabilities."""
-    test = dataset.splits["test"]
-    labels = np.asarray(test.label)
-    baselines = {"popularity": auc(labels, dataset.popularity[np.asarray(test.item)])}
-    if test.probability is not None:
-        baselines["best possible"] = auc(labels, np.asarray(test.probability))
-    return baselines

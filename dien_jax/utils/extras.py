@@ -8,11 +8,13 @@ EXTRAS = {
     "baselines": ("lightgbm",),
     "data": ("ibis", "duckdb", "pyarrow"),
     "export": ("flatbuffers",),
+    "mlflow": ("mlflow",),
     "onnx": ("jax2onnx", "onnxruntime"),
     "plot": ("matplotlib",),
     "spark": ("pyspark",),
     "serve": ("prometheus_client", "starlette", "uvicorn"),
     "tune": ("optuna",),
+    "wandb": ("wandb",),
 }
 """The modules that each extra brings."""
 

@@ -64,6 +64,13 @@ def test_help_lists_every_setting(capfd):
     assert f"Presets: {', '.join(PRESETS)}." in " ".join(shown.split())
 
 
+def test_loggers_are_flags_of_the_process():
+    assert train.parse(["din"]).loggers is None
+    assert train.parse(["--loggers", "mlflow", "wandb"]).loggers == ("mlflow", "wandb")
+    assert train.parse(["--loggers"]).loggers == ()
+    assert train.parse(["--resume", "runs/x", "--loggers", "wandb"]).loggers == ("wandb",)
+
+
 def test_unknown_preset_is_refused_with_the_nearest_one(capfd):
     assert "did you mean 'authors'" in refusal(["autors"], capfd)
 

@@ -21,7 +21,7 @@ NOT_A_VARIABLE = ("told", "each")
 """Names that do not say what they hold. What an error says was found may be called so."""
 KERNEL_BODIES = ("_kernel", "_body")
 """Endings of the names of functions that run on the device, one reference an argument."""
-CELLS = ("gru", "agru", "augru")
+ONE_BY_ONE = ("gru", "agru", "augru", "fit")
 """Public functions that take operands and options one by one, as functions of JAX do."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -64,7 +64,7 @@ def test_functions_are_short_and_take_few_parameters() -> None:
                 continue
             if node.name.endswith(KERNEL_BODIES):
                 continue
-            exempt = node.name in ("__call__", *CELLS)
+            exempt = node.name in ("__call__", *ONE_BY_ONE)
             few = exempt or parameters(node) <= MOST_PARAMETERS
             if code_lines(node) > LONGEST_FUNCTION or not few:
                 too_large.append(place(file, node))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support import faults
 from support.faults import TRAIN, Case
-from support.our_files import FORMS, HOST
+from support.our_files import FORMS, HOST, LOGGERS
 from support.small_dataset import PART
 
 from dien_jax.config.preset_files import RECENT
@@ -44,6 +44,7 @@ READERS = {
     "run/calibration.json": EVALUATE,
     "run/metrics.jsonl": ("compare", "run"),
     HOST: RESUME,
+    LOGGERS: RESUME,
     "model.dien": SERVE,
 }
 """JSON files, and the command that reads each; of an exported file, the manifest."""
@@ -87,6 +88,7 @@ ACCEPTED = {
         for key in ("fitted_on", "cross_validated_log_loss")
     ),
     *(("run/metrics.jsonl", key, "an object") for key in ("train", "valid")),
+    (LOGGERS, "loggers.0", "removed"),
     (HOST, "host.best_score", "a negative number"),
     (HOST, "host.timed_examples", "a huge number"),
     (HOST, "host.timed_seconds", "a huge number"),
@@ -135,7 +137,7 @@ def edit(keys: Keys, value: Any, values: Any) -> None:
 def edited(file: str, keys: Keys, value: Any, folder: Path) -> None:
     """Edit a JSON file of a workspace, or the manifest of the exported file."""
     target = folder / file
-    if file == HOST:
+    if file in (HOST, LOGGERS):
         faults.unfinish(folder)
     if file != "model.dien":
         faults.edit_json(target, partial(edit, keys, value))
@@ -175,7 +177,7 @@ def edits() -> Iterator[Case]:
 
 def cut(file: str, length: int, folder: Path) -> None:
     """Cut a file of a workspace."""
-    if file.startswith("run/checkpoints"):
+    if file in (HOST, LOGGERS):
         faults.unfinish(folder)
     target = folder / file
     target.write_bytes(target.read_bytes()[:length])
@@ -203,7 +205,7 @@ CUT = {
         "data/statistics/item/counts.json": 16,
     },
     ("compare", "run"): {"run/result.json": 1024},
-    RESUME: {HOST: 128},
+    RESUME: {HOST: 128, LOGGERS: 32},
     SERVE: {"model.dien": 32768},
 }
 """Files by the command that reads them, and the largest power of two below their size."""

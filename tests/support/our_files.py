@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
 FEATURES = ("item", "category", "tags", "user")
 TABLES = ("items/category", "items/price", "items/tags", "statistics/item", "statistics/category")
 HOST = "run/checkpoints/13/host/metadata"
+LOGGERS = "run/loggers.json"
 FORMS: dict[str, dict[str, Any]] = {
     "data/meta.json": {
         "format_version": 2,
@@ -88,6 +89,7 @@ FORMS: dict[str, dict[str, Any]] = {
             **{"timed_seconds": 0.02, "wall_seconds": 5.8},
         },
     },
+    LOGGERS: {"loggers": ["tensorboard"], "runs": {}},
     "model.dien": {
         **{"format": "dien_jax.export", "format_version": 1, "calling_convention_version": 10},
         "versions": VERSIONS,

@@ -3,8 +3,13 @@
 import io
 import json
 import resource
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +19,9 @@ from tensorboardX.proto.event_pb2 import SessionLog
 from dien_jax.errors import UserError
 from dien_jax.runs.evaluations import cut_back, read_evaluations
 from dien_jax.training.curves import draw_curves
+from dien_jax.training.loggers import opened_loggers
 from dien_jax.training.progress import StepReport
-from dien_jax.training.reporter import Reporter, write_hparams
+from dien_jax.training.reporter import Reporter
 
 
 def record(step, auc=0.7):
@@ -32,6 +38,16 @@ def tell(reporter, step):
     reporter.progress(StepReport(step, 1000, metrics, 11203.4, 1e-3))
 
 
+@contextmanager
+def reports(folder: Path, settings: Any = None, **steps: int) -> Iterator[Reporter]:
+    """The reporter of a run with the default loggers."""
+    with (
+        opened_loggers(folder) as loggers,
+        Reporter(folder, loggers, settings or {}, **steps) as reporter,
+    ):
+        yield reporter
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """The time, in seconds, as the report sees it."""
@@ -41,7 +57,7 @@ def clock(monkeypatch):
 
 
 def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, clock):
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         for step in range(10, 110, 10):
             tell(reporter, step)
             clock[0] += 1.0
@@ -54,7 +70,7 @@ def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, cloc
 
 
 def test_speed_that_is_not_known_is_not_told(tmp_path, capfd):
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         reporter.progress(StepReport(1, 10, {"loss": 0.5}, None, 0.1))
     assert capfd.readouterr().err == "step 1 of 10, loss 0.5000\n"
     assert scalars(tmp_path) == {
@@ -72,13 +88,12 @@ def test_terminal_gets_a_bar_and_keeps_its_cursor(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    reporter = Reporter(tmp_path)
-    tell(reporter, 10)
-    tell(reporter, 500)
-    shown = terminal.getvalue()
-    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")  # a kill now would leave it
-    reporter.evaluation(record(500))
-    reporter.close()
+    with reports(tmp_path) as reporter:
+        tell(reporter, 10)
+        tell(reporter, 500)
+        shown = terminal.getvalue()
+        assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")  # a kill now would leave it
+        reporter.evaluation(record(500))
     shown = terminal.getvalue()
     assert "step 500 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s, 0:" in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
@@ -86,7 +101,7 @@ def test_terminal_gets_a_bar_and_keeps_its_cursor(tmp_path, monkeypatch, capfd):
 
 
 def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         reporter.evaluation(record(100))
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in lines] == [record(100)]
@@ -101,13 +116,13 @@ def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
 
 
 def test_evaluation_without_training_metrics_is_told(tmp_path):
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         reporter.evaluation({**record(100), "train": {}})
     assert draw_curves(tmp_path) is not None
 
 
 def test_metrics_that_are_not_finite_never_reach_the_file(tmp_path):
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         reporter.evaluation(record(100))
         with pytest.raises(ValueError, match="JSON"):
             reporter.evaluation(record(200, auc=float("nan")))
@@ -115,7 +130,7 @@ def test_metrics_that_are_not_finite_never_reach_the_file(tmp_path):
 
 
 def test_tensorboard_gets_every_scalar(tmp_path):
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         tell(reporter, 10)
         reporter.evaluation(record(100))
     expected = {
@@ -142,7 +157,7 @@ def test_tensorboard_gets_every_scalar(tmp_path):
     ],
 )
 def test_histogram_counts_every_value(tmp_path, array):
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         reporter.histograms(5, {"attention": array})
     found = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
     [(step, value)] = found
@@ -159,18 +174,18 @@ def test_histogram_leaves_out_what_is_not_finite(tmp_path):
         "none": np.full(3, np.nan, np.float32),
         "empty": np.zeros((0, 4), np.float32),
     }
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         reporter.histograms(5, values)
     found = [value for event in events(tmp_path) for value in event.summary.value]
     assert [(value.tag, value.histo.num) for value in found] == [("some", 1)]
 
 
 def test_resumed_run_takes_back_what_was_told_of_later_steps(tmp_path):
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         for step in (100, 200, 300):
             tell(reporter, step)
             reporter.evaluation(record(step))
-    with Reporter(tmp_path, restored_step=250, evaluated_step=200) as reporter:
+    with reports(tmp_path, restored_step=250, evaluated_step=200) as reporter:
         assert read_evaluations(tmp_path) == [record(100), record(200)]
         reporter.evaluation(record(300, auc=0.8))
     assert read_evaluations(tmp_path)[-1] == record(300, auc=0.8)
@@ -184,7 +199,8 @@ def test_resumed_run_takes_back_what_was_told_of_later_steps(tmp_path):
 
 
 def test_fresh_run_purges_nothing(tmp_path):
-    Reporter(tmp_path).close()
+    with reports(tmp_path):
+        pass
     assert not any(event.HasField("session_log") for event in events(tmp_path))
 
 
@@ -220,7 +236,7 @@ def test_damaged_line_is_refused_by_number(tmp_path, damage):
 @pytest.mark.parametrize("name", ["tensorboard", "metrics.jsonl", "curves.png"])
 def test_path_that_cannot_be_written_is_named(tmp_path, name):
     def go():
-        with Reporter(tmp_path) as reporter:
+        with reports(tmp_path) as reporter:
             reporter.evaluation(record(5))
         draw_curves(tmp_path)
 
@@ -234,27 +250,27 @@ def test_path_that_cannot_be_written_is_named(tmp_path, name):
 
 
 def test_full_disk_is_told_and_the_run_can_go_on_from_before(tmp_path):
-    reporter = Reporter(tmp_path)
-    reporter.evaluation(record(100))
-    size = (tmp_path / "metrics.jsonl").stat().st_size
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
-    try:
-        with pytest.raises(UserError, match=r"metrics.jsonl cannot be written: File too large"):
-            reporter.evaluation(record(200))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    reporter.close()
-    Reporter(tmp_path, restored_step=100, evaluated_step=100).close()
+    with reports(tmp_path) as reporter:
+        reporter.evaluation(record(100))
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+        try:
+            with pytest.raises(UserError, match=r"metrics.jsonl cannot be written: File too large"):
+                reporter.evaluation(record(200))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with reports(tmp_path, restored_step=100, evaluated_step=100):
+        pass
     assert read_evaluations(tmp_path) == [record(100)]
 
 
 def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
-    with Reporter(tmp_path) as reporter:
-        reporter.evaluation(record(5))
-        for dropout in (0.1, 0.2):
-            settings = {"model.dropout": dropout, "model.layers": (8, 4), "clip": None, "on": True}
-            write_hparams(tmp_path, 5, settings, {"final/test_auc": 0.75, "final/test_gauc": None})
+    for dropout in (0.1, 0.2):
+        settings = {"model.dropout": dropout, "model.layers": (8, 4), "clip": None, "on": True}
+        with reports(tmp_path, settings) as reporter:
+            reporter.evaluation(record(5))
+            reporter.finish(5, {"final/test_auc": 0.75, "final/test_gauc": None}, [])
     [row] = hparams(tmp_path)
     assert set(row.hparams) == {"model.dropout", "model.layers", "on"}
     assert row.hparams["model.dropout"].number_value == 0.2
@@ -265,17 +281,19 @@ def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
         "final/test_auc",
     ]
     assert scalars(tmp_path)["final/test_auc", 5] == 0.75
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+    assert len(list((tmp_path / "tensorboard").glob("*.hparams"))) == 1
 
 
 def test_hyperparameters_that_cannot_be_written_are_told(tmp_path):
-    with pytest.raises(UserError, match=r"hparams cannot be written: No such file"):
-        write_hparams(tmp_path, 5, {}, {})
+    with reports(tmp_path) as reporter:
+        shutil.rmtree(tmp_path / "tensorboard")
+        with pytest.raises(UserError, match=r"hparams cannot be written: No such file"):
+            reporter.finish(5, {}, [])
 
 
 def test_curves_are_drawn_from_the_evaluations(tmp_path):
     pytest.importorskip("matplotlib")
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         for step in (100, 200):
             reporter.evaluation(record(step, auc=None if step == 100 else 0.7))
     (tmp_path / "curves.png").write_text("older")
@@ -286,7 +304,7 @@ def test_curves_are_drawn_from_the_evaluations(tmp_path):
 
 def test_no_curves_without_evaluations_or_matplotlib(tmp_path, monkeypatch):
     assert draw_curves(tmp_path) is None
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         reporter.evaluation(record(100))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert draw_curves(tmp_path) is None
@@ -295,7 +313,7 @@ def test_no_curves_without_evaluations_or_matplotlib(tmp_path, monkeypatch):
 
 def test_curves_that_fail_leave_the_older_ones(tmp_path, monkeypatch):
     figure = pytest.importorskip("matplotlib.figure")
-    with Reporter(tmp_path) as reporter:
+    with reports(tmp_path) as reporter:
         reporter.evaluation(record(100))
     (tmp_path / "curves.png").write_text("older")
 
