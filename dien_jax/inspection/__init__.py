@@ -4,6 +4,7 @@ The model gets no hooks for this package, which reads what modules return. Flags
 in the commands ``explain`` and ``report``.
 """
 
+from dien_jax.inspection.example_view import draw_example
 from dien_jax.inspection.examples import Example, Inspector
 from dien_jax.inspection.importance import Importance, permutation_importance
 from dien_jax.inspection.item_map import EmbeddingMap, embedding_map
@@ -14,6 +15,7 @@ __all__ = [
     "Example",
     "Importance",
     "Inspector",
+    "draw_example",
     "embedding_map",
     "permutation_importance",
     "write_report",

@@ -101,7 +101,23 @@ def _bar(length: float, encoding: str) -> str:
 
 
 def draw_example(example: Example, feature: str | None) -> "Figure":
-    """Draw a panel of bars for each measure: a row for each behaviour, then the candidate's."""
+    """Draw a panel of bars for each measure: a row for each behaviour, then the candidate's.
+
+    >>> from dien_jax import load_run
+    >>> from dien_jax.inspection import Inspector, draw_example
+    >>> inspector = Inspector(load_run("runs/first"))
+    >>> [example] = inspector.examples("valid", [0])
+    >>> figure = draw_example(example, inspector.names.feature)
+    >>> len(figure.axes) == len(example.measures)
+    True
+
+    Args:
+      example: the example.
+      feature: name of the item feature that is shown as the category, that of ``Inspector.names``.
+
+    Raises:
+      ImportError: without the extra ``plot``.
+    """
     behaviours, count = example.behaviours, len(example.behaviours)
     columns = max(len(example.measures), 1)
     width, height = 3.6 + 2.1 * columns, 1.5 + _ROW_HEIGHT * (count + 1)

@@ -1,6 +1,7 @@
-"""The scripts of ``examples/`` run to their end, as a reader would start them."""
+"""The scripts and the notebook of ``examples/`` run to their end, as a reader would start them."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -51,3 +52,26 @@ def test_a_daily_job_goes_on_from_yesterday_while_the_server_answers(tmp_path: P
     run_of_today = json.loads((tmp_path / "run-1" / "config.json").read_text())
     assert run_of_today["warm_start"]["run"] == str(tmp_path / "run-0")
     assert (tmp_path / "run-1" / "model_card.md").exists()
+
+
+def test_the_notebook_runs_in_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a real kernel: progress lines, figures and DuckDB find out that they are in a notebook."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    notebook = nbformat.read(EXAMPLES / "dien.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in code), "outputs are not committed"
+    where = {"metadata": {"path": str(EXAMPLES)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
+    figures = [
+        output for cell in code for output in cell.outputs if "image/png" in output.get("data", {})
+    ]
+    assert len(figures) == 2
+    ranked = "".join(output["text"] for output in code[-1].outputs if output.name == "stdout")
+    scores = [float(line.split()[0]) for line in ranked.splitlines()]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)

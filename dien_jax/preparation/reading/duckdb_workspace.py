@@ -49,7 +49,11 @@ def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     try:
         connection = duckdb.connect(folder / "work.duckdb", config=config)
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
-        connection.execute("SET enable_progress_bar = false")  # it writes to standard output
+        # A bar writes to standard output. In a notebook without ipywidgets there is none, and
+        # its setting is refused.
+        has_bar = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()
+        if has_bar != [(False,)]:
+            connection.execute("SET enable_progress_bar = false")
     except duckdb.IOException as error:
         raise UserError(f"{folder} cannot be written: {reason(error)}") from error
     except duckdb.Error as error:
