@@ -199,7 +199,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//me:secret@"))
         monkeypatch.setenv("WANDB_MODE", "online")
         monkeypatch.setenv("WANDB_BASE_URL", address)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -213,6 +213,7 @@ def test_server_that_cannot_be_reached_is_refused_at_the_start(data, tmp_path, n
     *_, line = capfd.readouterr().err.splitlines()
     assert line.startswith("error: MLflow cannot" if name == "mlflow" else "error: W&B cannot")
     assert f"--loggers without {name} trains without it" in line
+    assert "secret" not in line
     assert not (tmp_path / "run").exists()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import queue
+import re
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,11 @@ CLOSE_SECONDS = 10.0
 """Longest wait for a server when a run ends without a result, or has finished."""
 
 Call = Callable[[], object]
+
+
+def without_password(text: str) -> str:
+    """Return text without user names and passwords in addresses, ``//NAME:PASSWORD@HOST``."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 class Background:
@@ -74,7 +80,7 @@ class Background:
             try:
                 call()
             except Exception as error:  # clients raise errors of every kind
-                self._leave_out(reason(error))
+                self._leave_out(without_password(reason(error)))
 
     def _leave_out(self, why: str) -> None:
         if not self._missing:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from dien_jax.errors import Interrupted, UserError, reason
-from dien_jax.training.loggers.background import CLOSE_SECONDS, FINISH_SECONDS, Background
+from dien_jax.training.loggers.background import (
+    CLOSE_SECONDS,
+    FINISH_SECONDS,
+    Background,
+    without_password,
+)
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
 
@@ -54,7 +58,7 @@ class MLflow:
 
         # Else it says for each new database that it makes tables.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        where = re.sub(r"//[^/@]*@", "//", mlflow.get_tracking_uri())  # without a password
+        where = without_password(mlflow.get_tracking_uri())
         with _connecting(where, run_id):
             self._client = mlflow.MlflowClient()
             if run_id is None:
@@ -120,9 +124,10 @@ def _connecting(where: str, run_id: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # clients raise errors of every kind
+        why = without_password(reason(error))
         wanted = "" if run_id is None else f", or does not have the run {run_id}"
         raise UserError(
-            f"MLflow cannot be used at {where}{wanted}: {reason(error)}. MLFLOW_TRACKING_URI says "
+            f"MLflow cannot be used at {where}{wanted}: {why}. MLFLOW_TRACKING_URI says "
             f"where; --loggers without mlflow trains without it"
         ) from error
     finally:
