@@ -40,8 +40,8 @@ from dien_jax.utils.console import print_result, say
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
 
-BEST_POSSIBLE = "best possible"
-"""The AUC of true probabilities, which is no simple model's."""
+NO_BASELINES = ("best possible", "without the networks")
+"""Rows that are no simple model's: true probabilities, and what the model has fitted first."""
 PROCESS_FLAGS = (
     *(f"--{no}{flag}" for flag in ("compile-cache", "keep-memory") for no in ("", "no-")),
     "--distributed.auto",
@@ -198,7 +198,8 @@ def _table(result: "RunResult") -> str:
 
 def _margin(result: "RunResult") -> list[str]:
     """Return a line if the test AUC is not clearly above that of every simple model."""
-    simple = {n: v for n, v in result.baselines.items() if v is not None and n != BEST_POSSIBLE}
+    found = result.baselines.items()
+    simple = {name: v for name, v in found if v is not None and name not in NO_BASELINES}
     area = result.test.get("auc")
     if area is None or not simple:
         return []

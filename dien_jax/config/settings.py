@@ -129,6 +129,9 @@ class ModelConfig:
     logistic_regression: bool = True
     """Add the logit of a logistic regression on counts and feature values. It is fitted before the
     first step and stays as it is, so that the networks learn what it leaves."""
+    statistics_layers: LAYER_SIZES = (64, 32)
+    """Hidden layer sizes of networks on counts and similarities alone, fitted after the logistic
+    regression and fixed like it; () leaves them out."""
     layers: LAYER_SIZES = (200, 80)
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"
@@ -153,6 +156,8 @@ class ModelConfig:
         sizes = "one or more layer sizes, each at least 1"
         check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
         check("attention_layers auxiliary_layers layers", lambda n: n and min(n) >= 1, sizes)
+        or_none = "layer sizes, each at least 1, or ()"
+        check("statistics_layers", lambda n: min(n, default=1) >= 1, or_none)
         check("auxiliary_weight", lambda weight: 0 <= weight < math.inf, "0 or more")
         without_gru = "0 unless model.extractor is 'gru'"
         check("auxiliary_weight", lambda w: self.extractor == "gru" or not w, without_gru)
@@ -168,6 +173,11 @@ class ModelConfig:
         factors = self.statistics and self.factors
         transitions = factors and self.transitions
         return {"statistics": self.statistics, "factors": factors, "transitions": transitions}
+
+    @property
+    def has_statistics_network(self) -> bool:
+        """True if the model has networks on counts alone: with counts and a logistic regression."""
+        return self.statistics and self.logistic_regression and bool(self.statistics_layers)
 
     @property
     def networks(self) -> NetworkImplementation:

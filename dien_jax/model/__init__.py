@@ -17,6 +17,7 @@ from dien_jax.model.interest import InterestModel
 from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, EVOLUTIONS, GRU
 from dien_jax.model.statistics import statistics_names
+from dien_jax.model.statistics_network import StatisticsNetwork
 
 __all__ = [
     "AGRU",
@@ -35,6 +36,7 @@ __all__ = [
     "LogisticRegression",
     "MLPAttention",
     "PReLU",
+    "StatisticsNetwork",
     "auxiliary_loss",
     "auxiliary_positions",
     "factor_names",

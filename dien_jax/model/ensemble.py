@@ -2,8 +2,8 @@
 
 Parameters, running statistics and slots of the optimizer are stacked: the N networks are the first
 axis of each array, ``[N, V, E]`` for an embedding table. All networks share the logistic
-regression, the calibration and the optimizer's counts. An ensemble of one network is that network:
-its arrays have no such axis, and functions are called as they are.
+regression, the statistics network, the calibration and the optimizer's counts. An ensemble of one
+network is that network: its arrays have no such axis, and functions are called as they are.
 
 Source: Lakshminarayanan, Pritzel and Blundell, NeurIPS 2017 (arXiv:1612.01474).
 """
@@ -16,7 +16,9 @@ import numpy as np
 
 from dien_jax.model.logit_map import CALIBRATION
 
-SHARED = {"logistic_regression", CALIBRATION}
+FITTED = {"logistic_regression", "statistics_network"}
+"""Names of modules that are fitted before training; no gradient changes them."""
+SHARED = {*FITTED, CALIBRATION}
 """Names of modules and collections whose arrays all networks share."""
 
 

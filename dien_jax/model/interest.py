@@ -37,6 +37,7 @@ from dien_jax.model.embeddings import EMBEDDING_INITIAL, FeatureEmbeddings, gath
 from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
 from dien_jax.model.statistics import statistics_inputs
+from dien_jax.model.statistics_network import StatisticsNetwork
 
 
 class ModelOutput(NamedTuple):
@@ -74,7 +75,8 @@ class RowInputs(NamedTuple):
       candidate, user, context: embeddings; no context without such features.
       statistics: see :func:`dien_jax.model.statistics.statistics_inputs`; None for a model that
         does not read them.
-      terms: of the logistic regression; None for a model without one.
+      terms: of the logistic regression, the last with the logit of the statistics network; None for
+        a model without them.
     """
 
     candidate: Float[Array, "B D"]
@@ -142,6 +144,8 @@ class InterestModel(nn.Module):
             self.linear = nn.Dense(columns)
         if config.logistic_regression:
             self.logistic_regression = LogisticRegression(schema)
+        if config.has_statistics_network:
+            self.statistics_network = StatisticsNetwork(config.statistics_layers)
 
     def __call__(
         self,
@@ -196,6 +200,9 @@ class InterestModel(nn.Module):
         terms = None
         if self.config.logistic_regression:
             terms = self.logistic_regression(item, user, context, statistics)
+            if statistics is not None and self.config.has_statistics_network:
+                of_network = self.statistics_network(statistics)[:, None]
+                terms = jnp.concatenate([terms[:, :-1], terms[:, -1:] + of_network], axis=1)
         return RowInputs(
             self._cast(self.item_embeddings(item)),
             self._cast(self.user_embeddings(user)),

@@ -3,12 +3,12 @@
 Dimensions: B rows, F inputs of the counts, L terms: one for each feature, and one for the counts.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dien_jax.data.schema import FeatureValues, Schema
@@ -70,7 +70,22 @@ class LogisticRegression(nn.Module):
 
 def alone(params: dict[str, Any]) -> dict[str, Any]:
     """Return parameters with which a model scores as its logistic regression does."""
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    mlp = {**params["mlp"], "logit": zeros(params["mlp"]["logit"])}
-    wide = {"linear": zeros(params["linear"])} if "linear" in params else {}
-    return {**params, "mlp": mlp, **wide}
+    return _times(fitted_alone(params), "statistics_network", 0.0)
+
+
+def fitted_alone(params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with which a model scores as what is fitted before training does."""
+    return with_network_share(params, 0.0)
+
+
+def with_network_share(params: dict[str, Any], share: float) -> dict[str, Any]:
+    """Return parameters with which a share of the logit that training learns counts."""
+    mlp = _times(params["mlp"], "logit", share)
+    return _times({**params, "mlp": mlp}, "linear", share)
+
+
+def _times(params: dict[str, Any], name: str, factor: float) -> dict[str, Any]:
+    if name not in params or factor == 1:
+        return params
+    scaled = jax.tree.map(lambda leaf: leaf * np.float32(factor), params[name])
+    return {**params, name: scaled}

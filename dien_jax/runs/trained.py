@@ -11,6 +11,7 @@ from dien_jax.config.settings import Config, TableMemory
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.errors import UserError
+from dien_jax.model.logistic_regression import with_network_share
 from dien_jax.model.logit_map import CALIBRATION
 from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.checkpoints import Checkpoints
@@ -27,6 +28,10 @@ from dien_jax.steps.host_tables import (
 )
 from dien_jax.steps.state import TrainState, create_state
 from dien_jax.utils.console import say
+from dien_jax.utils.json_values import Share, as_type
+
+BEST_SHARE = "best_share"
+"""The host's value of a checkpoint that is the share of the networks' logit; 1 without it."""
 
 
 class TrainedModel(NamedTuple):
@@ -151,7 +156,8 @@ def choose_host_tables(
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:
     """Return the step of the best checkpoint, and the whole training state in host memory.
 
-    ``dataset`` fits the run.
+    Its parameters have the share of the networks' logit that was best on validation. ``dataset``
+    fits the run.
     """
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
@@ -160,10 +166,11 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
         raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
     # Only the shapes: initialising a state compiles for seconds.
     shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
-    state, _ = checkpoints.restore(best_step, shapes, lambda state: state)
+    state, host = checkpoints.restore(best_step, shapes, lambda state: state)
     used = {"params": state.params, "batch_stats": state.batch_stats}
     for name, array in named_leaves(used).items():
         if not np.isfinite(np.asarray(array)).all():
             path = checkpoints.best_path()
             raise UserError(f"the checkpoint {path} is damaged: {name} is not finite")
-    return best_step, state
+    share = as_type(host.get(BEST_SHARE, 1.0), Share, f"the checkpoint {checkpoints.best_path()}")
+    return best_step, state._replace(params=with_network_share(state.params, share))

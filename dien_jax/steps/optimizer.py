@@ -8,6 +8,7 @@ import optax
 
 from dien_jax.config.settings import Config, OptimConfig
 from dien_jax.data.schema import Schema
+from dien_jax.model.ensemble import FITTED
 from dien_jax.steps.embedding_rows import large_tables, scale_by_rowwise_adagrad, table_of
 
 
@@ -71,6 +72,6 @@ def _decayed(params: Any) -> Any:
 
     def decays(path: tuple, leaf: jax.Array) -> bool:
         part = str(path[0].key)
-        return leaf.ndim > 1 and not part.endswith("_embeddings") and part != "logistic_regression"
+        return leaf.ndim > 1 and not part.endswith("_embeddings") and part not in FITTED
 
     return jax.tree_util.tree_map_with_path(decays, params)

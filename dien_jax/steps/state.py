@@ -157,3 +157,15 @@ def placed_like(tree: Any, others: Any) -> Any:
         return jax.device_put(array, other.sharding if is_committed else None)
 
     return jax.tree.map(placed, tree, others)
+
+
+def with_params(state: TrainState, params: Any) -> TrainState:
+    """Return a state with other parameters, on the devices of those that they replace."""
+    return state._replace(params=placed_like(params, state.params))
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Return whether every floating-point number of a tree is finite, a scalar."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()

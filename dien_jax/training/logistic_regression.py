@@ -4,10 +4,8 @@ Dimensions: R examples, D dense columns, W one-hot columns.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 from scipy.linalg import solve_triangular
@@ -15,16 +13,9 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
-from dien_jax.config.settings import Config
-from dien_jax.data.dataset import Dataset
-from dien_jax.data.digests import data_digest
-from dien_jax.data.schema import Feature
 from dien_jax.metrics.scores import evaluate_scores, selection_score
-from dien_jax.model.logistic_regression import WEIGHTS
-from dien_jax.steps.state import TrainState
-from dien_jax.training.regression_inputs import Inputs, RegressionInputs
-from dien_jax.utils.console import Stage, say, stage
-from dien_jax.utils.processes import on_first
+from dien_jax.training.regression_inputs import Inputs
+from dien_jax.utils.console import Stage
 
 LOGISTIC_REGRESSION = "logistic regression"
 """Its name among simple models, inside the model and as a baseline."""
@@ -58,8 +49,12 @@ class FittedRegression(NamedTuple):
 
     def predict(self, inputs: Inputs) -> np.ndarray:
         """Return click probabilities, float32 ``[R]``."""
+        return probability(self.logits(inputs))
+
+    def logits(self, inputs: Inputs) -> np.ndarray:
+        """Return logits, float32 ``[R]``."""
         logits = (inputs.dense - self.mean) @ self.dense + inputs.one_hot @ self.one_hot
-        return probability(logits + np.float32(self.intercept))
+        return logits + np.float32(self.intercept)
 
 
 def fit_logistic(
@@ -86,74 +81,6 @@ def fit_logistic(
         best = fitted
     assert best is not None
     return best
-
-
-def with_logistic_regression(
-    state: TrainState,
-    dataset: Dataset,
-    config: Config,
-    before_pass: Callable[[], None] = lambda: None,
-    put: Callable[[Any, Any], Any] = lambda tree, _: jax.tree.map(jnp.array, tree),
-) -> TrainState:
-    """Return a fresh state with the weights of a logistic regression fitted to the training split.
-
-    Trials of a search share the fit. Training examples of one label leave all weights 0.
-    ``before_pass``, called often, may raise to stop; ``put`` copies parameters from the host to the
-    devices of those that they replace. With several processes only process 0 fits, and ``put`` gets
-    None on the others.
-    """
-    if len(np.unique(dataset.splits["train"].label)) < 2:
-        say("no logistic regression: all training examples have the same label")
-        return state
-    fitted = on_first(lambda: _fitted(dataset, config, before_pass))
-    name = "logistic_regression"
-    weights = None if fitted is None else {name: fitted}
-    weights = put(weights, {name: state.params[name]})  # copies: the state is donated
-    return state._replace(params={**state.params, **weights})
-
-
-def _fitted(dataset: Dataset, config: Config, before_pass: Callable[[], None]) -> dict[str, Any]:
-    """Return the parameters of a logistic regression, on the host."""
-    options = (config.train.max_history, config.model)
-    reads = tuple(config.model.reads.values())
-    key = (str(dataset.path.absolute()), data_digest(dataset), config.train.max_history, reads)
-    if key not in _latest:
-        inputs = RegressionInputs(dataset, *options)
-        train, valid = (inputs.read(split, MAX_ROWS, before_pass) for split in ("train", "valid"))
-        with stage(LOGISTIC_REGRESSION) as current:
-            fitted = fit_logistic(train, valid, current, before_pass)
-            current.note = f"C {fitted.strength:g}, validation score {fitted.score:.4f}"
-        _latest.clear()
-        _latest[key] = _parameters(fitted, inputs)
-    return _latest[key]
-
-
-_latest: dict[tuple, dict[str, Any]] = {}
-"""The last fit, by dataset and options."""
-
-
-def _parameters(fitted: FittedRegression, inputs: RegressionInputs) -> dict[str, Any]:
-    """Return a fit as the parameters of :class:`dien_jax.model.LogisticRegression`."""
-    schema, counts = inputs.schema, inputs.num_counts
-    numbers = iter(range(counts, len(inputs.names)))
-    intercept = fitted.intercept - float(fitted.mean[counts:] @ fitted.dense[counts:])
-    result: dict[str, Any] = {"intercept": np.full(1, intercept, np.float32)}
-    if counts:
-        result["statistics_mean"] = fitted.mean[:counts]
-        result[f"statistics_{WEIGHTS}"] = fitted.dense[:counts]
-
-    def weights(feature: Feature, group: str) -> np.ndarray:
-        if feature.size is None:
-            return fitted.dense[next(numbers)].reshape(1, 1)
-        start, width = inputs.one_hot_columns[feature, group]
-        values = np.arange(feature.size - 1) % max(width, 1)
-        unknown = np.zeros(1, np.float32)
-        return np.concatenate([unknown, fitted.one_hot[start + values]])[:, None]
-
-    for group, features in vars(schema).items():
-        if features:
-            result[f"{group}_{WEIGHTS}"] = {f.name: weights(f, group) for f in features}
-    return result
 
 
 def selection(scores: np.ndarray, labels: np.ndarray) -> float:

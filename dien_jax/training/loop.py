@@ -15,7 +15,6 @@ from contextlib import closing
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import LARGEST_INTEGER
@@ -24,15 +23,16 @@ from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
 from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
-from dien_jax.model.logistic_regression import alone
+from dien_jax.model.logistic_regression import fitted_alone, with_network_share
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import measure
 from dien_jax.steps.memory import require_step_memory
 from dien_jax.steps.optimizer import learning_rate
-from dien_jax.steps.state import TrainState, placed_like
+from dien_jax.steps.state import TrainState, all_finite, with_params
+from dien_jax.training.fitted import parts_alone, with_fitted
 from dien_jax.training.hosts import agreed_stop
-from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, with_logistic_regression
+from dien_jax.training.network_share import best_share, with_share
 from dien_jax.training.on_devices import AnyCheckpoints, OnDevices
 from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
 from dien_jax.training.reporter import NoReports, Reporter
@@ -118,11 +118,12 @@ class Trainer:
         self._lengths_seen: set[int] = set()
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: dict[str, float] = {}  # sums of training metrics
+        self._fixed: np.ndarray | None = None  # validation scores of what is fitted first
         if latest is None and config.model.logistic_regression and run.warm_start is None:
             # A stop is decided by all processes, and only the first one fits.
             asked = self._stop_if_asked if count() == 1 else lambda: None
             put = self._devices.copy_of
-            self.state = with_logistic_regression(self.state, dataset, config, asked, put)
+            self.state = with_fitted(self.state, dataset, config, asked, put)
 
     def notes(self) -> list[str]:
         """Return lines about cut histories and compilation, to be said before the first step."""
@@ -167,8 +168,8 @@ class Trainer:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
 
         Returns:
-          ``calibration``, None if there is none, ``baselines``, the test AUC of the logistic
-          regression inside the model if it has one, ``steps``, ``epochs``, ``best_step``, the
+          ``calibration``, None if there is none, ``baselines``, the test AUC of what was fitted
+          first, by its name, ``steps``, ``epochs``, ``best_step``, the
           metrics of ``valid`` and ``test`` with calibrated scores, ``intervals``, the 95% ones of
           their AUC, ``train_examples_per_second`` (None when nothing was timed) and
           ``wall_seconds``.
@@ -188,6 +189,7 @@ class Trainer:
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
         best, _ = self._restore(self._checkpoints, progress.best_step)
+        best = with_params(best, with_network_share(best.params, progress.best_share))
         calibration = self._calibration(best)
         measured, intervals = {}, {}
         for split in ("valid", "test"):
@@ -196,18 +198,18 @@ class Trainer:
             labels = np.asarray(self._dataset.splits[split].label)
             intervals[split] = from_first(functools.partial(auc_interval, labels, scores))
         baselines = {}
-        if self._config.model.logistic_regression:
-            regression = best._replace(params=placed_like(alone(best.params), best.params))
-            scores = self._scores(self._evaluation_loader("test"), regression)
-            labels = np.asarray(self._dataset.splits["test"].label)
-            name = f"the AUC of the {LOGISTIC_REGRESSION}"
-            baselines[LOGISTIC_REGRESSION] = from_first_in_time(name, lambda: auc(labels, scores))
+        for name, params in parts_alone(self._config.model, best.params).items():
+            part = with_params(best, params)
+            scores = self._scores(self._evaluation_loader("test"), part)
+            area = functools.partial(auc, np.asarray(self._dataset.splits["test"].label), scores)
+            baselines[name] = from_first_in_time(f"the AUC of the {name}", area)
         return {
             "calibration": calibration,
             "baselines": baselines,
             "steps": progress.step,
             "epochs": progress.step / self.steps_per_epoch,
             "best_step": progress.best_step,
+            "network_share": progress.best_share,
             "intervals": intervals,
             **measured,
             "train_examples_per_second": progress.examples_per_second,
@@ -298,12 +300,14 @@ class Trainer:
         self._require_finite_state()
         progress = self.progress
         scores = self._scores(self._validation, self.state)
+        share, scores = self._shared(scores)
         metrics = self._measured("valid", scores)
         score = selection_score(metrics)
         assert score is not None  # the split has examples, so the log loss is defined
         better = progress.best_score is None or score > progress.best_score
         if better:
             progress.best_step, progress.best_score = progress.step, score
+            progress.best_share = share
         progress.worse_evaluations = 0 if better else progress.worse_evaluations + 1
         progress.evaluated_step = progress.step
         record = {
@@ -314,6 +318,18 @@ class Trainer:
         }
         progress.totals = {}
         return record
+
+    def _shared(self, scores: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the best share of the networks' logit on validation, and the scores with it."""
+        if not self._config.model.logistic_regression:
+            return 1.0, scores
+        if self._fixed is None:
+            part = with_params(self.state, fitted_alone(self.state.params))
+            self._fixed = self._scores(self._validation, part)
+        labels = np.asarray(self._dataset.splits["valid"].label)
+        choice = functools.partial(best_share, scores, self._fixed, labels)
+        share = from_first_in_time("the share of the networks", choice)
+        return share, with_share(scores, self._fixed, share)
 
     def _calibration(self, best: TrainState) -> Calibration | None:
         """Return the calibration of the best checkpoint, fitted on the validation split."""
@@ -366,7 +382,7 @@ class Trainer:
 
     def _require_finite_state(self) -> None:
         state, problem = self.state, "a parameter or its optimizer state is not finite"
-        if not _all_finite((state.params, state.batch_stats, state.optimizer_state)):
+        if not all_finite((state.params, state.batch_stats, state.optimizer_state)):
             raise self._not_finite(f"{problem} after step {self.progress.step}")
 
     def _not_finite(self, problem: str) -> NotFiniteError:
@@ -380,9 +396,3 @@ class Trainer:
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at
-
-
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()

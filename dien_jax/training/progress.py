@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dien_jax.errors import UserError
+from dien_jax.runs.trained import BEST_SHARE
 from dien_jax.utils.json_values import (
     Count,
     NotNegative,
+    Share,
     as_type,
     refuse_incomplete,
     refuse_unknown,
@@ -25,6 +27,8 @@ class Progress:
       step: steps taken.
       evaluated_step, best_step: steps of the last and the best evaluation; 0 before the first.
       best_score: score of the best evaluation, higher is better; None before the first.
+      best_share: share of the networks' logit that was best at the best evaluation, see
+        :mod:`dien_jax.training.network_share`; 1 in checkpoints of earlier versions.
       worse_evaluations: evaluations since the best one.
       totals: training metrics since the last evaluation, summed over examples.
       timed_examples, timed_seconds: examples and duration of the steps that were timed.
@@ -35,6 +39,7 @@ class Progress:
     evaluated_step: Count = 0
     best_step: Count = 0
     best_score: float | None = None
+    best_share: Share = 1.0
     worse_evaluations: Count = 0
     totals: dict[str, float] = field(default_factory=dict)
     timed_examples: NotNegative = 0.0
@@ -44,6 +49,7 @@ class Progress:
     @classmethod
     def restored(cls, values: dict[str, Any], step: int, source: str) -> "Progress":
         """Return the progress that the checkpoint of a step kept; ``source`` names it."""
+        values = {BEST_SHARE: 1.0} | values
         names = [entry.name for entry in dataclasses.fields(cls)]
         refuse_unknown(values, names, source)
         refuse_incomplete(values, names, source)

@@ -14,7 +14,7 @@ from dien_jax.runs.folder import RESULT_FILE, Outcome, Run, Seed, read_result
 from dien_jax.runs.model_card import CARD_FILE, Measured, model_card
 from dien_jax.training.curves import draw_curves
 from dien_jax.utils.files import write_json, write_text
-from dien_jax.utils.json_values import Count, NotNegative
+from dien_jax.utils.json_values import Count, NotNegative, Share
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class RunResult:
       model: the row of the paper's table that the model is, or ``"custom"``.
       steps, epochs: length of the training.
       best_step: step of the checkpoint with the best validation score.
+      network_share: share of the logit that training learned, which is best on validation; see
+        :mod:`dien_jax.training.network_share`.
       valid, test: metrics of that checkpoint by name, with calibrated scores; None where undefined.
       train_examples_per_second: training speed without compilation and evaluation; None where
         nothing was timed.
@@ -57,6 +59,7 @@ class RunResult:
     device: str
     versions: dict[str, str]
     baselines: dict[str, float | None] = field(default_factory=dict)
+    network_share: float = 1.0
 
 
 class _FinishedRun(Outcome):
@@ -72,6 +75,7 @@ class _FinishedRun(Outcome):
     device: str
     versions: dict[str, str]
     baselines: NotRequired[dict[str, NotNegative | None]]
+    network_share: NotRequired[Share]
 
 
 def run_settings(run: Run) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def test_result_has_the_documented_fields(finished):
     assert set(result) == {
         *("model", "preset", "data", "seed", "steps", "epochs", "best_step", "valid", "test"),
         *("train_examples_per_second", "wall_seconds", "device", "versions", "baselines"),
+        "network_share",
     }
     assert {"popularity", "logistic regression"} <= set(result["baselines"])
     assert (result["steps"], result["epochs"]) == (12, 3)

@@ -205,6 +205,7 @@ def expected_config(name: str) -> Config:
         "model.factors": False,
         "model.transitions": False,
         "model.logistic_regression": False,
+        "model.statistics_layers": (),
         "model.dropout": 0.0,
         "train.unknown_items": 0.0,
     }
@@ -315,8 +316,9 @@ def test_weights_of_an_exported_file_are_read_bit_for_bit() -> None:
     exported = read_archive(FROZEN / "model.dien")
     check_arrays("model.dien", exported.weights)
     settings = dataclasses.asdict(expected_config("run_dien"))
-    for later in ("statistics", "logistic_regression", "ensemble", "factors", "transitions"):
-        del settings["model"][later]  # these and the next ones did not exist
+    later = ("statistics", "logistic_regression", "ensemble", "factors", "transitions")
+    for name in (*later, "statistics_layers"):
+        del settings["model"][name]  # these and the next ones did not exist
     del settings["train"]["calibrate"], settings["train"]["click_rate"]
     del settings["train"]["unknown_items"]
     assert exported.manifest["settings"] == json.loads(json.dumps(settings))

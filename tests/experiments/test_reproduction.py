@@ -75,6 +75,7 @@ def test_frozen_settings_are_the_presets_without_batch_norm() -> None:
         weight = 1.0 if config.model.auxiliary_weight else 0.0
         then = {"batch_norm": "none", "dropout": 0.0, "statistics": False}
         then |= {"logistic_regression": False, "factors": False, "transitions": False}
+        then["statistics_layers"] = ()
         config = without_auto(config)
         model = dataclasses.replace(config.model, auxiliary_weight=weight, **then)
         train = dataclasses.replace(config.train, unknown_items=0.0, calibrate=False)

@@ -12,7 +12,7 @@ from support.small_model import CONFIG, LIGHT, MODEL, SCHEMA, batch_of, tables
 from support.untrained_run import random_state
 
 from dien_jax.config.settings import Config, OptimConfig
-from dien_jax.model.ensemble import join_networks, network_axes, split_networks
+from dien_jax.model.ensemble import FITTED, join_networks, network_axes, split_networks
 from dien_jax.model.interest import InterestModel
 from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.steps import embedding_rows
@@ -62,11 +62,11 @@ def test_a_single_network_has_the_parameters_that_it_had() -> None:
     assert {name: leaf.shape for name, leaf in named_leaves(state.params).items()} == expected
 
 
-def test_networks_start_apart_and_share_the_logistic_regression() -> None:
+def test_networks_start_apart_and_share_what_is_fitted_first() -> None:
     alone, together = fresh(LIGHT), fresh(changed(LIGHT, ensemble=3))
     before = named_leaves((alone.params, alone.batch_stats))
     for name, leaf in named_leaves((together.params, together.batch_stats)).items():
-        is_shared = "logistic_regression" in name
+        is_shared = any(module in name for module in FITTED)
         assert leaf.shape == (before[name].shape if is_shared else (3, *before[name].shape))
         if name.endswith("kernel"):
             assert len({np.asarray(network).tobytes() for network in leaf}) == 3

@@ -22,8 +22,10 @@ from dien_jax.model.logistic_regression import alone
 from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps import make_predict_step, make_train_step, training_tables
-from dien_jax.training import logistic_regression, regression_inputs
-from dien_jax.training.logistic_regression import fit_logistic, minimise, with_logistic_regression
+from dien_jax.training import fitted as fitted_first
+from dien_jax.training import regression_inputs
+from dien_jax.training.fitted import with_fitted
+from dien_jax.training.logistic_regression import fit_logistic, minimise
 from dien_jax.training.regression_inputs import RegressionInputs
 from dien_jax.utils.console import stage
 
@@ -222,9 +224,7 @@ CONFIG = Config(model=MODEL, train=TrainConfig(batch_size=16, max_history=STEPS,
 
 def fitted_state(dataset: Dataset, config: Config = CONFIG):
     """A state of random parameters with a fitted logistic regression."""
-    return with_logistic_regression(
-        untrained_run.random_state(config, dataset.schema), dataset, config
-    )
+    return with_fitted(untrained_run.random_state(config, dataset.schema), dataset, config)
 
 
 @pytest.mark.parametrize("statistics", [True, False])
@@ -238,7 +238,7 @@ def test_model_with_silent_networks_scores_as_the_fit(statistics, tmp_path):
     with stage("fit") as current:
         fitted = fit_logistic(rows, rows, current)
     state = untrained_run.random_state(config, dataset.schema)
-    weights = logistic_regression._parameters(fitted, inputs)
+    weights = fitted_first._of_regression(fitted, inputs)
     params = alone({**state.params, "logistic_regression": weights})
     step = make_predict_step(config, dataset.schema)
     features = training_tables(dataset, config).features
@@ -303,7 +303,7 @@ def test_run_starts_from_the_fit_keeps_it_and_says_what_it_reaches(tmp_path, cap
     rows = {line[:28].strip(): line[28:].split() for line in printed.out.splitlines()}
     trained = load_run(folder)
     dataset, config = trained.dataset, trained.run.config
-    expected = with_logistic_regression(
+    expected = with_fitted(
         untrained_run.random_state(config, dataset.schema), dataset, config
     ).params["logistic_regression"]
     jax.tree.map(np.testing.assert_array_equal, trained.params["logistic_regression"], expected)
@@ -327,7 +327,7 @@ def test_setting_turns_it_off(tmp_path, capfd):
 def test_training_examples_of_one_label_have_none(tmp_path, capfd):
     dataset = open_dataset(tiny_run.write_data(tmp_path / "data", train=1))
     state = untrained_run.random_state(CONFIG, dataset.schema)
-    assert with_logistic_regression(state, dataset, CONFIG) is state
+    assert with_fitted(state, dataset, CONFIG) is state
     assert "no logistic regression: all training examples" in capfd.readouterr().err
 
 

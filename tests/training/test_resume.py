@@ -16,7 +16,13 @@ from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import RESULT_FILE
 from dien_jax.steps import embedding_rows
-from dien_jax.training import logistic_regression, loop, on_devices, regression_inputs
+from dien_jax.training import (
+    fitted,
+    logistic_regression,
+    loop,
+    on_devices,
+    regression_inputs,
+)
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
@@ -232,16 +238,17 @@ def test_signal_before_the_first_step_loses_nothing(data, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(logistic_regression, "expit"), (regression_inputs, "gather_rows")]
+    ("owner", "name"),
+    [(logistic_regression, "expit"), (regression_inputs, "gather_rows")],
 )
 def test_signal_in_the_fit_of_the_logistic_regression_ends_it(
     owner, name, data, light_whole, tmp_path, monkeypatch, capfd
 ):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(logistic_regression, "_latest", {})
+        patch.setattr(fitted, "_latest", {})
         if owner is regression_inputs:
-            patch.setattr(logistic_regression, "fit_logistic", None)  # not reached
+            patch.setattr(fitted, "fit_logistic", None)  # not reached
         signal_at_call(patch, owner, name, 3, signal.SIGTERM)
         assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
     output = capfd.readouterr()

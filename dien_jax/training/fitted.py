@@ -1,0 +1,122 @@
+"""Fits before the first training step: the logistic regression, then the statistics network.
+
+Dimensions: D dense columns.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.digests import data_digest
+from dien_jax.data.schema import Feature
+from dien_jax.model.logistic_regression import WEIGHTS, alone, fitted_alone
+from dien_jax.steps.state import TrainState
+from dien_jax.training.logistic_regression import (
+    LOGISTIC_REGRESSION,
+    MAX_ROWS,
+    FittedRegression,
+    fit_logistic,
+)
+from dien_jax.training.regression_inputs import Inputs, RegressionInputs
+from dien_jax.training.statistics_network import Examples, fit_statistics_network
+from dien_jax.utils.console import say, stage
+from dien_jax.utils.processes import on_first
+
+STATISTICS_NETWORK = "statistics network"
+WITHOUT_NETWORKS = "without the networks"
+"""Name of all that is fitted first among simple models."""
+
+
+def with_fitted(
+    state: TrainState,
+    dataset: Dataset,
+    config: Config,
+    before_pass: Callable[[], None] = lambda: None,
+    put: Callable[[Any, Any], Any] = lambda tree, _: jax.tree.map(jnp.array, tree),
+) -> TrainState:
+    """Return a fresh state with the parameters that are fitted to the training split first.
+
+    Trials of a search share the fit. Training examples of one label leave them 0. ``before_pass``,
+    called often, may raise to stop; ``put`` copies parameters from the host to the devices of those
+    that they replace. With several processes only process 0 fits, and ``put`` gets None on the
+    others.
+    """
+    if len(np.unique(dataset.splits["train"].label)) < 2:
+        say(f"no {LOGISTIC_REGRESSION}: all training examples have the same label")
+        return state
+    fitted = on_first(lambda: _fitted(dataset, config, before_pass))
+    names = ["logistic_regression"]
+    names += ["statistics_network"] * config.model.has_statistics_network
+    current = {name: state.params[name] for name in names}
+    fitted = put(fitted, current)  # copies: the state is donated
+    return state._replace(params={**state.params, **fitted})
+
+
+def parts_alone(model: ModelConfig, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return by name the parameters with which a model scores as a part that was fitted first."""
+    parts = {}
+    if model.logistic_regression:
+        parts[LOGISTIC_REGRESSION] = alone(params)
+    if model.has_statistics_network:
+        parts[WITHOUT_NETWORKS] = fitted_alone(params)
+    return parts
+
+
+def _fitted(dataset: Dataset, config: Config, before_pass: Callable[[], None]) -> dict[str, Any]:
+    """Return the fitted parameters of each module, on the host."""
+    model, max_history = config.model, config.train.max_history
+    layers = model.statistics_layers if model.has_statistics_network else ()
+    options = (max_history, tuple(model.reads.values()), layers)
+    key = (str(dataset.path.absolute()), data_digest(dataset), options)
+    if key not in _latest:
+        inputs = RegressionInputs(dataset, max_history, model)
+        train, valid = (inputs.read(split, MAX_ROWS, before_pass) for split in ("train", "valid"))
+        with stage(LOGISTIC_REGRESSION) as current:
+            fitted = fit_logistic(train, valid, current, before_pass)
+            current.note = f"C {fitted.strength:g}, validation score {fitted.score:.4f}"
+        found = {"logistic_regression": _of_regression(fitted, inputs)}
+        if layers:
+            first, second = (_examples(fitted, of, inputs.num_counts) for of in (train, valid))
+            with stage(STATISTICS_NETWORK) as current:
+                network = fit_statistics_network(first, second, layers, current, before_pass)
+            found["statistics_network"] = network
+        _latest.clear()
+        _latest[key] = found
+    return _latest[key]
+
+
+_latest: dict[tuple, dict[str, Any]] = {}
+"""The last fit, by dataset and options."""
+
+
+def _examples(fitted: FittedRegression, inputs: Inputs, counts: int) -> Examples:
+    return Examples(inputs.dense[:, :counts], fitted.logits(inputs), inputs.labels)
+
+
+def _of_regression(fitted: FittedRegression, inputs: RegressionInputs) -> dict[str, Any]:
+    """Return a fit as the parameters of :class:`dien_jax.model.LogisticRegression`."""
+    schema, counts = inputs.schema, inputs.num_counts
+    numbers = iter(range(counts, len(inputs.names)))
+    intercept = fitted.intercept - float(fitted.mean[counts:] @ fitted.dense[counts:])
+    result: dict[str, Any] = {"intercept": np.full(1, intercept, np.float32)}
+    if counts:
+        result["statistics_mean"] = fitted.mean[:counts]
+        result[f"statistics_{WEIGHTS}"] = fitted.dense[:counts]
+
+    def weights(feature: Feature, group: str) -> np.ndarray:
+        if feature.size is None:
+            return fitted.dense[next(numbers)].reshape(1, 1)
+        start, width = inputs.one_hot_columns[feature, group]
+        values = np.arange(feature.size - 1) % max(width, 1)
+        unknown = np.zeros(1, np.float32)
+        return np.concatenate([unknown, fitted.one_hot[start + values]])[:, None]
+
+    for group, features in vars(schema).items():
+        if features:
+            result[f"{group}_{WEIGHTS}"] = {f.name: weights(f, group) for f in features}
+    return result
