@@ -1,9 +1,10 @@
-"""The names of the package: all import, and none costs time before it is used."""
+"""The names of the package: all import, none costs time before it is used, and none vanishes."""
 
 import subprocess
 import sys
 
 import pytest
+from support.public_names import COMMAND, changes, interface, recorded
 
 import dien_jax
 
@@ -12,16 +13,6 @@ import dien_jax
 def test_public_name_imports(name):
     assert getattr(dien_jax, name) is not None
     assert name in dir(dien_jax)
-
-
-def test_public_names_are_those_of_the_documentation():
-    lines = """
-    Config MeshConfig ModelConfig OptimConfig TrainConfig preset PRESETS
-    Feature Schema Dataset DatasetWriter open_dataset Loader Batch
-    InterestModel fit resume RunResult load_run score_split
-    Ranker Ranking RankRequest auc gauc logloss UserError __version__
-    """
-    assert sorted(dien_jax.__all__) == sorted(lines.split())
 
 
 def test_unknown_name_is_refused():
@@ -35,3 +26,36 @@ def test_import_of_the_package_imports_no_jax():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert output.stdout == "[]\n"
+
+
+@pytest.fixture(scope="module")
+def differences():
+    """What is missed of the recorded interface, and what is new."""
+    return changes(recorded(), interface())
+
+
+def test_no_public_name_parameter_or_flag_has_vanished(differences):
+    missed, _ = differences
+    assert not missed, (
+        "\n".join(missed) + "\nUsers may need these. Deprecate them first, and say so in "
+        "CHANGELOG.md (docs/stability.md, Deprecation). Where they were never released, or a "
+        f"major version removes them: {COMMAND}"
+    )
+
+
+def test_every_public_name_parameter_and_flag_is_recorded(differences):
+    _, new = differences
+    assert not new, (
+        "\n".join(new) + "\nThese are public from the next release on; a parameter of what "
+        f"existed needs a default. Say so in CHANGELOG.md, and record them: {COMMAND}"
+    )
+
+
+def test_changes_of_the_interface_are_named():
+    before = {"f": ["x", "*", "y=", "z="], "train --order": ["auto", "sorted"], "g": []}
+    after = {"f": ["x", "*", "z=", "y", "w="], "train --order": ["auto"], "h": []}
+    missed, new = changes(before, after)
+    assert missed == ["f: y= is gone", "g is gone", "train --order: sorted is gone"]
+    assert new == ["f: w= is new", "f: y is new", "h is new"]
+    missed, new = changes({"f": ["x", "y"]}, {"f": ["y", "x"]})
+    assert (missed, new) == (["f: the order was x, y"], [])

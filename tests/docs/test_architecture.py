@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dien_jax
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/architecture.md"
 
@@ -27,3 +29,8 @@ def test_every_layer_has_a_page_of_the_api_reference() -> None:
     layers = {path.parent.name for path in (ROOT / "dien_jax").glob("*/__init__.py")}
     pages = {path.stem for path in (ROOT / "docs/api").glob("*.md")}
     assert pages == layers | {"index", "dien_kernels"}
+
+
+def test_every_name_of_the_package_is_on_the_first_page_of_the_api_reference() -> None:
+    page = (ROOT / "docs/api/index.md").read_text(encoding="utf-8")
+    assert set(dien_jax.__all__) - set(re.findall(r"`(\w+)`", page)) == {"__version__"}
