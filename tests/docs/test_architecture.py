@@ -1,4 +1,4 @@
-"""The architecture page names files that exist, and its pictures show the contract."""
+"""The architecture page names files that exist, its pictures show the contract, and other lists."""
 
 import re
 import subprocess
@@ -34,3 +34,10 @@ def test_every_layer_has_a_page_of_the_api_reference() -> None:
 def test_every_name_of_the_package_is_on_the_first_page_of_the_api_reference() -> None:
     page = (ROOT / "docs/api/index.md").read_text(encoding="utf-8")
     assert set(dien_jax.__all__) - set(re.findall(r"`(\w+)`", page)) == {"__version__"}
+
+
+def test_the_citation_and_the_changelog_are_of_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {dien_jax.__version__}\n" in citation
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {re.escape(dien_jax.__version__)} - ", changelog, re.MULTILINE)

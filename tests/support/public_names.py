@@ -3,8 +3,8 @@
     python tests/support/public_names.py
 
 writes ``tests/public_names.json``. A name has its parameters in their order: ``x`` must be given,
-``x=`` has a default, and those after ``*`` are given by keyword. A flag has its choices, a table its
-keys. No program is compiled.
+``x=`` has a default, and those after ``*`` are given by keyword. A flag has its choices, a table
+its keys. No program is compiled.
 """
 
 import contextlib
