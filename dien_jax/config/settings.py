@@ -242,7 +242,7 @@ class TrainConfig:
     """Examples in a batch."""
     epochs: int = 20
     """Maximum number of epochs; early stopping usually ends a run before."""
-    patience: int = 2
+    patience: int = 4
     """Evaluations without a better validation score before the run stops; 0 disables stopping."""
     evaluate_every: int = 0
     """Steps between evaluations; 0 evaluates after each epoch."""
