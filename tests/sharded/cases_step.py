@@ -102,7 +102,7 @@ def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatc
 @pytest.mark.parametrize(
     "changes",
     [
-        {"ensemble": 2},
+        pytest.param({"ensemble": 2}, marks=SLOW),
         pytest.param(
             {"dice_statistics": "batch", "batch_norm": "frozen", "auxiliary_mean": "all"},
             marks=SLOW,
