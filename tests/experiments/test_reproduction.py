@@ -78,7 +78,8 @@ def test_frozen_settings_are_the_presets_without_batch_norm() -> None:
         then["statistics_layers"] = ()
         config = without_auto(config)
         model = dataclasses.replace(config.model, auxiliary_weight=weight, **then)
-        train = dataclasses.replace(config.train, unknown_items=0.0, calibrate=False)
+        changes = {"unknown_items": 0.0, "calibrate": False, "patience": 2}
+        train = dataclasses.replace(config.train, **changes)
         return dataclasses.replace(config, model=model, train=train)
 
     assert tables["no_batch_norm"].rows == {
