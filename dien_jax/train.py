@@ -96,10 +96,15 @@ class Arguments:
     """Keep freed memory for the next step instead of giving it back to the system (Linux with
     glibc). Steps are faster; the memory of the process stays at its peak."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    """Devices of the run. They do not change what is trained."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Processes of the run, one or more a host. They do not change what is trained."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """Network and losses."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    """Batches, epochs and evaluations."""
 
 
 def parse(argv: Sequence[str]) -> Arguments:

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import dien_jax
+from dien_jax.__main__ import commands
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/architecture.md"
@@ -19,8 +22,9 @@ def test_every_path_on_the_page_exists() -> None:
     assert not missing
 
 
-def test_pictures_show_the_contract() -> None:
-    command = [sys.executable, str(ROOT / "docs/tools/draw_architecture.py"), "--check"]
+@pytest.mark.parametrize("script", ["draw_architecture.py", "draw_model.py"])
+def test_pictures_are_as_drawn(script: str) -> None:
+    command = [sys.executable, str(ROOT / "docs/tools" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -41,3 +45,8 @@ def test_the_citation_and_the_changelog_are_of_this_version() -> None:
     assert f"\nversion: {dien_jax.__version__}\n" in citation
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## {re.escape(dien_jax.__version__)} - ", changelog, re.MULTILINE)
+
+
+def test_every_command_has_a_page_of_the_site() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"commands/(\w+)\.md", navigation)) == {"index", *commands()}
