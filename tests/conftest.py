@@ -56,6 +56,7 @@ FAST = (
     "tests/preparation/",
     "tests/commands/test_prepare.py",
     "tests/docs/test_architecture.py",
+    "tests/docs/test_commands.py",
     "tests/docs/test_style.py",
     "tests/training/test_loggers.py",
     "tests/training/test_reporter.py",
@@ -224,6 +225,26 @@ SAMPLED = {
 }
 """Tests of many cases among them, and N: one case in N is ``long``, the others are ``slow``."""
 
+REPOSITORY = (
+    "tests/benchmarks/",
+    "tests/distributed/test_documentation.py",
+    "tests/docs/test_architecture.py",
+    "tests/docs/test_commands.py",
+    "tests/docs/test_docs.py",
+    "tests/docs/test_example_scripts.py",
+    "tests/docs/test_style.py",
+    "tests/experiments/test_reproduction.py",
+    "tests/inference/test_export.py::test_the_page_runs_and_its_middle_without_this_package",
+    "tests/inference/test_own_modules.py",
+    "tests/kernels/test_imports.py",
+    "tests/preparation/test_memory.py",
+    "tests/server/test_command.py::test_flags_and_requests_of_the_serving_page",
+    "tests/sharded/",
+)
+"""Tests of what is no part of the packages: pages, benchmarks, sources. They are left out where the
+packages are installed and ``tests/`` is alone, as in ``.ci/wheel``."""
+IS_ALONE = not (Path(__file__).parents[1] / "dien_jax").is_dir()
+
 _compiled: list[str] = []
 """Events of programs that were compiled in this process."""
 
@@ -241,6 +262,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.suffix != ".py":
         return None
     path = collection_path.relative_to(Path(__file__).parents[1]).as_posix()
+    if IS_ALONE and path.startswith(tuple(n for n in REPOSITORY if "::" not in n)):
+        return True
     match config.option.markexpr:
         case "fast":
             is_other = not path.startswith(FAST) or path.startswith((*SLOWER, *LONG))
@@ -255,11 +278,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests ``fast``, ``long`` or ``slow`` by the lists above, and begin with ``FIRST``."""
-    root = Path(__file__).parents[1]
     seen: set[str] = set()
-    items.sort(key=lambda item: not str(item.path.relative_to(root)).startswith(FIRST))
+    if IS_ALONE:
+        items[:] = [item for item in items if not _name(item).startswith(REPOSITORY)]
+    items.sort(key=lambda item: not _name(item).startswith(FIRST))
     for item in items:
-        name = f"{item.path.relative_to(root).as_posix()}::{item.name}"
+        name = _name(item)
         if name.startswith("tests/faults/"):
             item.add_marker("faults")
         if item.get_closest_marker("slow"):
@@ -268,6 +292,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("long" if _is_in_sample(name, seen) else "slow")
         elif name.startswith(FAST) and not name.startswith(SLOWER):
             item.add_marker("fast")
+
+
+def _name(item: pytest.Item) -> str:
+    """Return the name of a test as the lists above have it."""
+    return f"{item.path.relative_to(Path(__file__).parents[1]).as_posix()}::{item.name}"
 
 
 def _is_in_sample(name: str, seen: set[str]) -> bool:

@@ -21,6 +21,8 @@ NOT_A_VARIABLE = ("told", "each")
 """Names that do not say what they hold. What an error says was found may be called so."""
 KERNEL_BODIES = ("_kernel", "_body")
 """Endings of the names of functions that run on the device, one reference an argument."""
+LISTS = ("FAST", "LONG", "REPOSITORY", "SAMPLED", "SLOWER")
+"""Lists of tests in tests/conftest.py."""
 ONE_BY_ONE = ("gru", "agru", "augru", "fit")
 """Public functions that take operands and options one by one, as functions of JAX do."""
 
@@ -114,9 +116,9 @@ def test_lists_of_tests_name_tests_that_exist() -> None:
     lists: dict[str, Collection[str]] = {}
     for node in ast.parse((ROOT / "tests" / "conftest.py").read_text()).body:
         names = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
-        if isinstance(node, ast.Assign) and names in ("FAST", "SLOWER", "LONG", "SAMPLED"):
+        if isinstance(node, ast.Assign) and names in LISTS:
             lists[names] = ast.literal_eval(node.value)
-    assert sorted(lists) == ["FAST", "LONG", "SAMPLED", "SLOWER"]
+    assert sorted(lists) == sorted(LISTS)
     for name in (name for names in lists.values() for name in names):
         path, _, function = name.partition("::")
         assert (ROOT / path).exists(), name
