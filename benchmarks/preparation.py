@@ -106,9 +106,12 @@ def write_log(file: Path, log: str, events: int) -> None:
 def size_of(path: Path) -> int:
     """Return the bytes of a file, or of the files of a folder."""
     total = 0
-    for file in [path, *path.rglob("*")]:
-        with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
-            total += 0 if file.is_dir() else file.lstat().st_size
+    # os.walk goes on where a folder is removed meanwhile, and Path.rglob raises.
+    files = [str(path)] if path.is_file() else []
+    files += [os.path.join(place, name) for place, _, names in os.walk(path) for name in names]
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # so was a file
+            total += os.lstat(file).st_size
     return total
 
 

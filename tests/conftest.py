@@ -191,15 +191,29 @@ FIRST = ("tests/sharded/",)
 """Files of a few tests that take minutes each. They begin, or workers that share files out would be
 left with one at the end."""
 
+LONGEST = (
+    "tests/benchmarks/test_incremental.py::test_each",
+    "tests/benchmarks/test_incremental.py::test_model",
+    "tests/benchmarks/test_incremental.py::test_update",
+    "tests/benchmarks/test_quality.py::test_quality",
+    "tests/benchmarks/test_scaling.py::test_each",
+    "tests/distributed/test_stops_and_resumption.py::test_a_process_that_hangs_as_it_saves",
+    "tests/distributed/test_stops_and_resumption.py::test_one_process_is_resumed_by_two",
+    "tests/distributed/test_stops_and_resumption.py::test_rows_that_a_process_cannot_write",
+    "tests/docs/test_example_scripts.py::test_a_daily_job",
+    "tests/docs/test_example_scripts.py::test_a_log_becomes",
+)
+"""Tests among them that are ``slow``: whole programs whose parts other tests run."""
+
 SAMPLED = {
     "tests/docs/test_examples.py::test_public_names_have_an_example_that_runs": 3,
     "tests/experiments/test_search.py::test_estimators_learn_from_the_trials_before": 2,
-    "tests/faults/test_disk.py": 12,
-    "tests/faults/test_flags.py": 12,
-    "tests/faults/test_kills.py": 12,
-    "tests/faults/test_logs_and_tables.py": 12,
-    "tests/faults/test_our_files.py": 12,
-    "tests/faults/test_outputs.py": 12,
+    "tests/faults/test_disk.py": 20,
+    "tests/faults/test_flags.py": 20,
+    "tests/faults/test_kills.py": 20,
+    "tests/faults/test_logs_and_tables.py": 20,
+    "tests/faults/test_our_files.py": 20,
+    "tests/faults/test_outputs.py": 20,
     "tests/inference/test_host_tables.py::test_evaluations_are_equal": 3,
     "tests/inference/test_own_modules.py::test_own_modules_train_rank_export_and_serve": 2,
     "tests/inference/test_ranker.py::test_scores_are_those_of_an_evaluation": 5,
@@ -221,6 +235,7 @@ SAMPLED = {
     "tests/steps/test_train.py::test_the_loss_falls": 5,
     "tests/steps/test_train.py::test_what_dien_is_compared_with_learns": 3,
     "tests/training/test_logistic_regression.py::test_training_leaves_it_as_it_is": 3,
+    "tests/training/test_trackers.py": 3,
     "tests/training/test_resume.py::test_run_that_updates_rows_ends_as_one_never_stopped": 2,
 }
 """Tests of many cases among them, and N: one case in N is ``long``, the others are ``slow``."""
@@ -289,7 +304,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("slow"):
             continue
         if name.startswith(LONG):
-            item.add_marker("long" if _is_in_sample(name, seen) else "slow")
+            is_long = _is_in_sample(name, seen) and not name.startswith(LONGEST)
+            item.add_marker("long" if is_long else "slow")
         elif name.startswith(FAST) and not name.startswith(SLOWER):
             item.add_marker("fast")
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.equal_folders import assert_equal
+from support.sail import sail_server
 from support.split_logs import SPLITS, log_of
 from support.tiny_logs import write
 
@@ -42,15 +43,8 @@ def url() -> Iterator[str | None]:
         yield None
         return
     pysail = pytest.importorskip("pysail.spark", reason="the extra test brings it")
-    from pyspark.sql.connect.client.reattach import ExecutePlanResponseReattachableIterator
-
-    server = pysail.SparkConnectServer(port=0)
-    server.start(background=True)
-    with pytest.MonkeyPatch.context() as patch:
-        # Sessions of a process share the threads that this ends, and those before may end late.
-        patch.setattr(ExecutePlanResponseReattachableIterator, "shutdown", lambda: None)
-        yield f"sc://127.0.0.1:{server.listening_address[1]}"
-    server.stop()
+    with sail_server(pysail) as address:
+        yield address
 
 
 @pytest.fixture

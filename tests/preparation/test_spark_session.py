@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.equal_folders import assert_equal
+from support.sail import sail_server
 from support.tiny_logs import write
 
 from dien_jax import prepare as command
@@ -50,10 +51,8 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The address of a server of Spark Connect."""
-    server = pysail.SparkConnectServer(port=0)
-    server.start(background=True)
-    yield f"sc://127.0.0.1:{server.listening_address[1]}"
-    server.stop()
+    with sail_server(pysail) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

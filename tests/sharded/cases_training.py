@@ -156,7 +156,8 @@ def test_warm_start_on_eight_devices(runs: Path, data: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(*evaluations, rtol=1e-4)
 
 
-@pytest.mark.parametrize("ids", [(5, 2), pytest.param((3,), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ids", [(5, 2), (3,)])
 def test_named_devices_give_the_bits_of_the_first_ones(
     ids: tuple[int, ...], data: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Sessions of Spark: one of Spark Connect by its address, or that of the environment."""
 
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Iterator
@@ -51,6 +52,9 @@ def spark_session(url: str | None) -> Iterator[Any]:
             for name, value in before.items():
                 session.conf.unset(name) if value is None else session.conf.set(name, value)
         if url is not None:
+            # The client waits for its threads under a lock that the end of an unread result takes
+            # too: none may be left for one of these threads to collect.
+            gc.collect()
             with contextlib.suppress(Exception):
                 session.stop()
 
