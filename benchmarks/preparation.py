@@ -107,8 +107,8 @@ def size_of(path: Path) -> int:
     """Return the bytes of a file, or of the files of a folder."""
     total = 0
     # os.walk goes on where a folder is removed meanwhile, and Path.rglob raises.
-    files = [str(path)] if path.is_file() else []
-    files += [os.path.join(place, name) for place, _, names in os.walk(path) for name in names]
+    files = [path] if path.is_file() else []
+    files += [Path(place, name) for place, _, names in os.walk(path) for name in names]
     for file in files:
         with contextlib.suppress(FileNotFoundError):  # so was a file
             total += os.lstat(file).st_size
