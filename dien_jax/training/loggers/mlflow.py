@@ -103,7 +103,7 @@ class MLflow:
         self._background.do(lambda: self._client.set_terminated(self.run_id, status))
         self._background.end(CLOSE_SECONDS)
 
-    def _send(self, **content: list[Any]) -> None:
+    def _send(self, **content: Any) -> None:
         self._background.do(lambda: self._client.log_batch(self.run_id, **content))
 
 

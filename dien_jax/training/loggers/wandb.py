@@ -50,7 +50,7 @@ class WeightsAndBiases:
             finish_timeout=FINISH_SECONDS,
             finish_timeout_raises=True,
         )
-        resumed = {} if run_id is None else {"id": run_id, "resume": "allow"}
+        resumed: dict[str, Any] = {} if run_id is None else {"id": run_id, "resume": "allow"}
         try:
             run = wandb.init(name=name, settings=settings, reinit="create_new", **resumed)
             run.define_metric("*", step_metric=STEP)
