@@ -40,8 +40,6 @@ from dien_jax.utils.console import print_result, say
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
 
-NO_BASELINES = ("best possible", "without the networks")
-"""Rows that are no simple model's: true probabilities, and what the model has fitted first."""
 PROCESS_FLAGS = (
     *(f"--{no}{flag}" for flag in ("compile-cache", "keep-memory") for no in ("", "no-")),
     "--distributed.auto",
@@ -203,8 +201,12 @@ def _table(result: "RunResult") -> str:
 
 def _margin(result: "RunResult") -> list[str]:
     """Return a line if the test AUC is not clearly above that of every simple model."""
+    from dien_jax.training.fitted import WITHOUT_NETWORKS
+    from dien_jax.training.splits import BEST_POSSIBLE
+
+    others = (BEST_POSSIBLE, WITHOUT_NETWORKS)  # neither is a model by itself
     found = result.baselines.items()
-    simple = {name: v for name, v in found if v is not None and name not in NO_BASELINES}
+    simple = {name: v for name, v in found if v is not None and name not in others}
     area = result.test.get("auc")
     if area is None or not simple:
         return []

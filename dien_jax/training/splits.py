@@ -8,6 +8,9 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc
 from dien_jax.utils.console import say
 
+BEST_POSSIBLE = "best possible"
+"""Name among simple models of the AUC of true probabilities."""
+
 
 def check_splits(dataset: Dataset, config: Config) -> None:
     """Refuse data without the examples that training needs; warn where AUC is undefined."""
@@ -37,5 +40,5 @@ def simple_baselines(dataset: Dataset) -> dict[str, float | None]:
     labels = np.asarray(test.label)
     baselines = {"popularity": auc(labels, dataset.popularity[np.asarray(test.item)])}
     if test.probability is not None:
-        baselines["best possible"] = auc(labels, np.asarray(test.probability))
+        baselines[BEST_POSSIBLE] = auc(labels, np.asarray(test.probability))
     return baselines

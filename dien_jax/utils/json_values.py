@@ -28,8 +28,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_COUNT)]
 LargeCount = Annotated[int, msgspec.Meta(ge=0)]
 """A whole number, 0 or more, such as the rows of a file."""
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 """A number, 0 or more."""
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+"""A number from 0 to 1."""
 
 _DEEPEST = 100
 """Most lists and objects inside one another."""
