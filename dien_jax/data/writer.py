@@ -88,10 +88,12 @@ class DatasetWriter:
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> "DatasetWriter":
-        with writing(self.path, "dataset folder"):
+        # The stack removes the folder if its first file cannot be written.
+        with writing(self.path, "dataset folder"), contextlib.ExitStack() as stack:
             partial = partial_folder(self.path, take_over=self._finished.take_over)
-            self._partial = self._cleanup.enter_context(partial)
+            self._partial = stack.enter_context(partial)
             self._finished.begin()
+            self._cleanup = stack.pop_all()
         self._parts += [counts for counts, _ in self._finished.entries]
         self._files = FolderFiles(self._partial, self.path)
         return self

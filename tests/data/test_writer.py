@@ -12,6 +12,7 @@ from support.holder import held
 from support.small_dataset import SCHEMA, ints, leftovers, write
 
 from dien_jax.data.dataset import Column, open_dataset
+from dien_jax.data.finished_parts import FinishedParts
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
@@ -111,6 +112,17 @@ def test_leftovers_of_killed_processes_are_removed_and_those_at_work_left(tmp_pa
         (tmp_path / name / "inner").mkdir(parents=True)
     write(tmp_path / "data")
     assert leftovers(tmp_path) == [".data.partial-x", "data"]
+
+
+def test_nothing_is_left_when_a_folder_cannot_be_begun(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FinishedParts, "begin", refuse)
+    writer = DatasetWriter(tmp_path / "data", schema=SCHEMA, source={}, split={}, key="all")
+    with pytest.raises(UserError, match=r"folder .*data cannot be written: No space left"):
+        writer.__enter__()
+    assert leftovers(tmp_path) == []
 
 
 def test_second_writer_of_a_folder_is_refused_with_the_number_of_the_first(tmp_path: Path) -> None:
