@@ -198,10 +198,14 @@ LONGEST = (
     "tests/benchmarks/test_quality.py::test_quality",
     "tests/benchmarks/test_scaling.py::test_each",
     "tests/distributed/test_stops_and_resumption.py::test_a_process_that_hangs_as_it_saves",
+    "tests/distributed/test_stops_and_resumption.py::test_a_process_that_is_killed_ends_the_other_and_loses_no_checkpoint[0",
     "tests/distributed/test_stops_and_resumption.py::test_one_process_is_resumed_by_two",
     "tests/distributed/test_stops_and_resumption.py::test_rows_that_a_process_cannot_write",
     "tests/docs/test_example_scripts.py::test_a_daily_job",
     "tests/docs/test_example_scripts.py::test_a_log_becomes",
+    "tests/inference/test_host_tables.py::test_inspection",
+    "tests/kernels/test_native_builds.py::test_every_instruction_set_agrees_with_the_oracle[plain",
+    "tests/server/test_hot_reload.py::test_reload_drops_no_request",
 )
 """Tests among them that are ``slow``: whole programs whose parts other tests run."""
 

@@ -142,6 +142,7 @@ def test_resume_on_other_devices_ends_as_one_never_stopped(
             assert f"the run began with devices 8, this is {devices}" in said
 
 
+@pytest.mark.slow
 def test_warm_start_on_eight_devices(runs: Path, data: Path, tmp_path: Path) -> None:
     grown = write_grown(tmp_path / "grown", open_dataset(data))
     config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, epochs=1))
