@@ -25,10 +25,11 @@ import numpy as np
 from benchmarks.common import plots
 from benchmarks.common.cases import history_lengths, schema_of
 from benchmarks.common.report import make_parser, parse, report
-from benchmarks.common.timing import timed_row
+from benchmarks.common.timing import means, timed_row
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import Dataset, Examples
 from dien_jax.data.loader import Loader
+from dien_jax.data.order import WINDOW
 
 EXAMPLES, ORDERS = (10**6, 10**7, 10**8), ("shuffled", "keyed")
 SEQUENCES = 2**16  # distinct histories; a user has one
@@ -100,15 +101,15 @@ def measure(folder: Path, order: str, batch_size: int, repeats: int) -> dict[str
         loader.example_indices(0, 0)
         first = time.perf_counter() - start
     kept = anonymous_megabytes() - before
-    steps = np.random.default_rng(0).integers(0, loader.steps_per_epoch, 2 * repeats).tolist()
+    middle = loader.steps_per_epoch // 2
 
     def times(call: Any) -> list[float]:
         found = []
-        for step in steps:
+        for step in range(middle, min(middle + 2 * repeats, loader.steps_per_epoch)):
             start = time.perf_counter()
             call(0, step)
             found.append(1e3 * (time.perf_counter() - start))
-        return found[repeats:]  # the first ones warm up
+        return means(found[len(found) // 2 :], WINDOW)  # the first ones warm up
 
     examples = loader.num_examples
     columns = {
@@ -144,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--orders", nargs="+", default=ORDERS, choices=ORDERS)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=200, help="timed batches of each row")
+    parser.add_argument("--repeats", type=int, default=4 * WINDOW, help="timed batches of each row")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parse(parser, argv, examples=2, batch_size=1, repeats=2)
     if options.folder is not None:

@@ -20,8 +20,9 @@
 A part has consecutive sequences, their events and examples, and consecutive groups; the data set is
 what the parts hold, in their order, and does not depend on how it is divided. The event offsets,
 ``sequence``, ``history_end`` and ``group`` count from the start of the data set; the offsets of
-multi-valued columns from that of their own file. Memory for making and opening a folder is bounded
-by its largest part. In folders of format version 1, DATA is PART too.
+multi-valued columns from that of their own file. Memory for making a folder is bounded
+by its largest part, and for opening it by ``READERS`` parts. In folders of format version 1, DATA
+is PART too.
 
 The history of an example is ``events[offsets[sequence] : history_end]``, so examples share their
 histories. Lines of text files are escaped by :func:`dien_jax.data.metadata.escape`. Arrays are
@@ -31,6 +32,7 @@ id out of range instead of refusing it.
 """
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,8 @@ from dien_jax.data.statistics import (
 from dien_jax.data.training_parts import TrainingParts
 
 __all__ = ["Column", "Dataset", "Examples", "Splits", "open_dataset", "padded_columns"]
+
+READERS = 8  # threads that open and check parts
 
 
 @dataclass(frozen=True)
@@ -215,10 +219,12 @@ def open_dataset(path: str | Path) -> Dataset:
     has_probability = frozenset(
         split for split in SPLITS if any(probability_file(f, split).exists() for f in folders)
     )
-    parts = [
-        read_part(part, schema, negatives=has_negatives, probabilities=has_probability)
-        for part in parts_in_turn(folders, counts)
-    ]
+    read = functools.partial(
+        read_part, schema=schema, negatives=has_negatives, probabilities=has_probability
+    )
+    with ThreadPoolExecutor(READERS) as pool:
+        factors = pool.submit(read_factors, path / STATISTICS, schema)
+        parts = list(pool.map(read, parts_in_turn(folders, counts)))
     counted = (lambda part: part >= 0, "a count of 0 or more")
     negatives = [part.event_negatives for part in parts if part.event_negatives is not None]
     return Dataset(
@@ -234,5 +240,5 @@ def open_dataset(path: str | Path) -> Dataset:
         splits=Splits({n: joined_examples([part.splits[n] for part in parts]) for n in SPLITS}),
         event_negatives=joined_columns(negatives) if negatives else None,
         stored_statistics=read_statistics(path / STATISTICS, schema, folders, counts),
-        stored_factors=read_factors(path / STATISTICS, schema),
+        stored_factors=factors.result(),
     )

@@ -20,6 +20,7 @@ Dimensions: S sequences (users), V values of a feature, R values with a vector, 
 vector, L levels.
 """
 
+import itertools
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ LEVELS = (16, 32, 64, 128)
 """Leading components whose similarities are inputs of a model, where there are enough values."""
 FOLDS = 4
 """Folds of users."""
+CHUNK_ROWS = 1024
+"""Vectors whose scale is computed at a time, in the processor's cache."""
 MAX_VALUES = 1 << 16
 """Values with a vector, those of most users; the vectors of others are zeros."""
 MAX_CHOICES = 1 << 22
@@ -150,12 +153,15 @@ def with_scale(row: np.ndarray, vectors: np.ndarray) -> ValueFactors:
     levels = [level for level in LEVELS if level <= components]
     scale = np.empty((*vectors.shape[:2], parts * len(levels)), np.float32)
     places = [(part * components, level) for part in range(parts) for level in levels]
-    for table in range(len(vectors)):  # one at a time, for less memory
-        squares = np.square(vectors[table].astype(np.float32))
+    for table, begin in itertools.product(
+        range(len(vectors)), range(0, vectors.shape[1], CHUNK_ROWS)
+    ):
+        rows = slice(begin, begin + CHUNK_ROWS)
+        squares = np.square(vectors[table, rows].astype(np.float32))
         for place, (start, level) in enumerate(places):
             norm = np.sqrt(squares[:, start : start + level].sum(-1))
             is_zero = norm < 1e-5
-            scale[table, :, place] = np.where(is_zero, 0, 1 / np.where(is_zero, 1, norm))
+            scale[table, rows, place] = np.where(is_zero, 0, 1 / np.where(is_zero, 1, norm))
     return ValueFactors(row, vectors, scale)
 
 

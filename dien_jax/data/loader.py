@@ -57,7 +57,8 @@ class Loader:
         does not fill a batch goes up into the next larger bucket. Then the batches themselves are
         shuffled, but for one with filler, which is last.
       ``keyed``: the same, drawn otherwise, for any number of examples: where ``shuffled`` keeps
-        some 30 bytes an example, this keeps about .2 and computes each batch.
+        some 30 bytes an example, this computes and keeps the order of ``WINDOW`` batches at a time.
+        A batch of another window than the last one takes as long as some hundred batches.
       ``auto``: ``shuffled`` up to ``KEYED_EXAMPLES`` examples, ``keyed`` beyond.
       ``sorted``: batches cut from the file's order, sorted by length within buffers of
         ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has

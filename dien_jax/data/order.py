@@ -1,7 +1,7 @@
 """Orders of examples: which of them each batch of an epoch holds.
 
 A batch is a function of (seed, epoch, step). :class:`StoredOrder` keeps an array of all examples,
-:class:`KeyedOrder` computes each batch and keeps a few numbers for each block of examples.
+:class:`KeyedOrder` computes the order of some hundred batches at a time.
 
 Dimensions: n examples, B rows of a batch, R real rows of a batch, L padded lengths.
 """
@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
-CHUNK = 2**20  # examples whose lengths are read at once, a multiple of _BLOCK
+CHUNK = 2**20  # examples whose lengths are read at once
+WINDOW = 512  # batches whose order "keyed" computes at once
 KEYED_EXAMPLES = 10_000_000
 """Examples up to which ``auto`` is ``shuffled``: their permutation takes 0.3 GB."""
-_BLOCK = 256  # examples that a look-up reads; counts take 8 L / 256 bytes an example
 _ROUNDS = 6
 
 Lengths = Callable[[np.ndarray], np.ndarray]
@@ -58,27 +58,25 @@ class StoredOrder:
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the examples in order, int64 ``[n]``, and which B in turn each step takes."""
         size = len(self._lengths)
+        generator = np.random.default_rng((self._seed, epoch))
+        if self._order == "shuffled":
+            drawn = generator.permutation(size)
+            lengths = self._lengths[drawn]
+            return _by_bucket(drawn, lengths, self._edges, self._batch_size, generator)
         chunks = np.arange(-(-size // self._batch_size))
         if self._order == "evaluation":
             return np.argsort(-self._lengths, kind="stable"), chunks
-        generator = np.random.default_rng((self._seed, epoch))
-        if self._order == "sorted":
-            buffer = np.arange(size) // (SORT_BUFFER * self._batch_size)
-            order = np.lexsort((-self._lengths, buffer))
-        else:
-            shuffled = generator.permutation(size)
-            bucket = np.searchsorted(self._edges, self._lengths[shuffled])
-            order = shuffled[np.argsort(bucket, kind="stable")]
+        buffer = np.arange(size) // (SORT_BUFFER * self._batch_size)
         generator.shuffle(chunks[: size // self._batch_size])
-        return order, chunks
+        return np.lexsort((-self._lengths, buffer)), chunks
 
 
 class KeyedOrder:
-    """The order ``keyed``: that of ``shuffled``, drawn otherwise and computed for each batch.
+    """The order ``keyed``: that of ``shuffled``, drawn otherwise and in windows of the epoch.
 
-    Examples stand by length bucket, those of a bucket permuted by :func:`permuted`. B in turn are a
-    batch, and batches without filler are permuted too. To find the k-th example of a bucket, it
-    keeps how many each block of examples has of each bucket, and reads the lengths of one block.
+    The epoch is the permutation of all examples by :func:`permuted`. Each ``WINDOW`` batches in
+    turn have the next examples of it, by length bucket, and stand in a drawn order. Only the window
+    that was read last is kept, so a batch costs little where steps rise.
 
     Args:
       lengths: reads lengths of histories.
@@ -91,45 +89,42 @@ class KeyedOrder:
     def __init__(
         self, lengths: Lengths, size: int, edges: np.ndarray, batch_size: int, seed: int
     ) -> None:
-        self._lengths, self._size = lengths, size
+        self._lengths, self._size, self._edges = lengths, size, edges
         self._batch_size, self._seed = batch_size, seed
-        self._above = np.concatenate([[-1], edges])  # bucket b: above[b] < length <= above[b + 1]
-        counts = np.zeros((len(edges), -(-size // _BLOCK) + 1), np.int64)
-        for start in range(0, size, CHUNK):
-            rows = np.arange(start, min(start + CHUNK, size))
-            block = (rows - start) // _BLOCK
-            first, blocks = start // _BLOCK + 1, int(block[-1]) + 1
-            pairs = np.searchsorted(edges, lengths(rows)) * blocks + block
-            of_chunk = np.bincount(pairs, minlength=len(edges) * blocks).reshape(-1, blocks)
-            counts[:, first : first + blocks] = of_chunk
-        self._before = counts.cumsum(axis=1)  # [L, blocks + 1], of each bucket before each block
-        self._starts = np.concatenate([[0], np.cumsum(self._before[:, -1])])
+        self._window: tuple[int, int, np.ndarray, np.ndarray] | None = None
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
         """Return the examples of a batch, int64 ``[R]``."""
-        full = self._size // self._batch_size
-        key = (self._seed, epoch, 0)  # Loader draws shown negatives from (seed, epoch, 1 and more)
-        chunk = step if step >= full else int(permuted(np.array([step]), full, (*key, 0))[0])
-        start = chunk * self._batch_size
-        places = np.arange(start, min(start + self._batch_size, self._size))
-        buckets = np.searchsorted(self._starts, places, side="right") - 1
-        indices = np.empty(len(places), np.int64)
-        for bucket in np.unique(buckets).tolist():
-            here = buckets == bucket
-            first, end = self._starts[bucket : bucket + 2].tolist()
-            ranks = permuted(places[here] - first, end - first, (*key, bucket + 1))
-            indices[here] = self._select(bucket, ranks)
-        return indices
+        number, step = divmod(step, WINDOW)
+        if self._window is None or self._window[:2] != (epoch, number):
+            self._window = (epoch, number, *self._read_window(epoch, number))
+        _, _, order, chunks = self._window
+        start = int(chunks[step]) * self._batch_size
+        return order[start : start + self._batch_size]
 
-    def _select(self, bucket: int, ranks: np.ndarray) -> np.ndarray:
-        """Return the examples of a bucket with the given ranks in the order of the file."""
-        before = self._before[bucket]
-        block = np.searchsorted(before, ranks, side="right") - 1
-        rows = block[:, None] * _BLOCK + np.arange(_BLOCK)
-        lengths = self._lengths(np.minimum(rows, self._size - 1))
-        inside = (lengths > self._above[bucket]) & (lengths <= self._above[bucket + 1])
-        rank = inside.cumsum(axis=1, dtype=np.int32)
-        return rows[:, 0] + (rank > (ranks - before[block])[:, None]).argmax(axis=1)
+    def _read_window(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the examples of a window, int64, and which B in turn each step takes."""
+        start = number * WINDOW * self._batch_size
+        places = np.arange(start, min(start + WINDOW * self._batch_size, self._size))
+        key = (self._seed, epoch, 0)  # Loader draws shown negatives from (seed, epoch, 1 and more)
+        drawn = permuted(places, self._size, (*key, 0))
+        generator = np.random.default_rng((*key, number + 1))
+        return _by_bucket(drawn, self._lengths(drawn), self._edges, self._batch_size, generator)
+
+
+def _by_bucket(
+    drawn: np.ndarray,
+    lengths: np.ndarray,
+    edges: np.ndarray,
+    batch_size: int,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return examples by length bucket, and an order of their batches, one with filler last."""
+    bucket = np.searchsorted(edges, lengths).astype(np.uint16)  # numpy sorts these by radix
+    order = drawn[np.argsort(bucket, kind="stable")]
+    chunks = np.arange(-(-len(order) // batch_size))
+    generator.shuffle(chunks[: len(order) // batch_size])
+    return order, chunks
 
 
 def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:

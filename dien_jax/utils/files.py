@@ -190,8 +190,8 @@ def _claimed(
                     break
         try:
             remove_left_partials(target, take_over, spares=spares)
-        except BaseException:
-            _remove(partial)
+        except UserError:
+            (shutil.rmtree if partial.is_dir() else os.unlink)(partial)
             raise
         yield handle
 
@@ -202,17 +202,10 @@ def remove_unfinished() -> None:
         with contextlib.suppress(OSError):
             if not _PARTIAL.fullmatch(path.name):
                 path.rmdir()  # if it is empty
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                _remove(path)
-
-
-def _remove(partial: Path) -> None:
-    """Remove a file or folder as far as that is possible."""
-    if partial.is_dir() and not partial.is_symlink():
-        shutil.rmtree(partial, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+                path.unlink()
 
 
 def _open_file(partial: Path) -> int:

@@ -1,23 +1,22 @@
-"""The order that is computed: a permutation of every bucket, found again in the file's order."""
+"""The order that is computed: windows of one permutation, each by length bucket."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dien_jax.data import order as order_module
 from dien_jax.data.order import KeyedOrder, StoredOrder, permuted
 
 EDGES = np.array([2, 4, 8, 12])
+WINDOW = 3
+"""Batches of a window of ``small_windows``."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """Let a few examples be many blocks and chunks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order_module, "_BLOCK", 4)
-        patch.setattr(order_module, "CHUNK", 8)
-        yield patch
+@pytest.fixture
+def small_windows(monkeypatch) -> None:
+    """Let a few examples be several windows."""
+    monkeypatch.setattr(order_module, "WINDOW", WINDOW)
 
 
 def keyed(lengths: np.ndarray, batch_size: int, seed: int = 0) -> KeyedOrder:
@@ -58,27 +57,51 @@ def test_values_are_uniform_over_keys_and_neighbours_independent(size) -> None:
     assert (np.abs(counts[1:] - expected) < 6 * np.sqrt(expected)).all()
 
 
-@settings(deadline=None, max_examples=80)
+@pytest.mark.usefixtures("small_windows")
+@settings(
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     lengths=st.lists(st.integers(0, 12), max_size=70),
     batch_size=st.integers(1, 9),
     seed=st.integers(0, 3),
 )
-def test_an_epoch_has_the_batches_of_the_stored_order_by_bucket(lengths, batch_size, seed) -> None:
+def test_an_epoch_has_all_examples_and_each_window_the_batches_of_the_stored_order(
+    lengths, batch_size, seed
+) -> None:
     values, size = np.array(lengths, np.int32), len(lengths)
     batches = epoch_of(keyed(values, batch_size, seed), size, batch_size, seed)
     assert sorted(np.concatenate([*batches, []]).tolist()) == list(range(size))
-    stored = StoredOrder("shuffled", values, EDGES, batch_size, seed)
+    for start in range(0, len(batches), WINDOW):
+        window = batches[start : start + WINDOW]
+        own = values[np.concatenate(window)]
+        stored = StoredOrder("shuffled", own, EDGES, batch_size, seed)
+        expected = [own[rows] for rows in epoch_of(stored, len(own), batch_size)]
+        full = len(own) // batch_size
+        found = buckets([values[rows] for rows in window])
+        assert (
+            sorted(found[:full]) + found[full:]
+            == sorted(buckets(expected)[:full]) + buckets(expected)[full:]
+        )
 
-    def buckets(order_batches) -> list[list[int]]:
-        found = [np.searchsorted(EDGES, values[rows]).tolist() for rows in order_batches]
-        return sorted(found[: size // batch_size]) + found[size // batch_size :]
 
-    assert buckets(batches) == buckets(epoch_of(stored, size, batch_size))
+def buckets(lengths: list[np.ndarray]) -> list[list[int]]:
+    """The length bucket of each example of each batch."""
+    return [np.searchsorted(EDGES, of_batch).tolist() for of_batch in lengths]
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_batch_does_not_depend_on_those_read_before() -> None:
+    lengths = np.random.default_rng(0).integers(0, 13, 100)
+    in_turn = [epoch_of(keyed(lengths, 8), 100, 8, epoch) for epoch in range(2)]
+    order = keyed(lengths, 8)
+    for step in (12, 0, 5, 6, 5, 3):
+        for epoch in (1, 0):
+            np.testing.assert_array_equal(order.indices(epoch, step), in_turn[epoch][step])
 
 
 def test_order_does_not_follow_the_file() -> None:
-    size, batch_size = 20_000, 32
+    size, batch_size = 40_000, 32
     lengths = np.random.default_rng(0).integers(0, 13, size)
     order = keyed(lengths, batch_size)
     first, second = (np.concatenate(epoch_of(order, size, batch_size, n)) for n in range(2))
@@ -89,10 +112,20 @@ def test_order_does_not_follow_the_file() -> None:
         assert max(abs(matrix[0, 1]) for matrix in within) < most
 
 
-def test_little_is_kept(small_blocks) -> None:
-    size, lengths = 100_000, np.random.default_rng(0).integers(0, 13, 100_000)
-    small_blocks.undo()  # the blocks in use; no test follows
-    order = keyed(lengths, 128)
-    order.indices(0, 0)
-    arrays = [value for value in vars(order).values() if isinstance(value, np.ndarray)]
-    assert sum(array.nbytes for array in arrays) < 0.15 * size
+def test_a_window_is_spread_over_the_file() -> None:
+    """The first window of an epoch has as many examples of each part of the file."""
+    size, batch_size = 400_000, 32
+    order = keyed(np.full(size, 3), batch_size)
+    window = np.concatenate([order.indices(0, step) for step in range(order_module.WINDOW)])
+    counts = np.bincount(window * 20 // size, minlength=20)
+    expected = len(window) / 20
+    assert ((counts - expected) ** 2 / expected).sum() < 19 + 5 * np.sqrt(2 * 19)
+
+
+def test_little_is_kept_whatever_the_number_of_examples() -> None:
+    order = KeyedOrder(lambda rows: rows % 13, 10**10, EDGES, 128, 0)
+    order.indices(0, 50_000_000)
+    kept = [value for value in vars(order).values() if isinstance(value, np.ndarray)]
+    assert order._window is not None
+    kept += [value for value in order._window if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in kept) < 600_000
