@@ -104,7 +104,8 @@ class Memory(NamedTuple):
                 f"{sizes.users:,} users, of {sizes.longest:,} events at most, and {sizes.items:,} "
                 f"items, with {sizes.examples:,} examples of an event"
             )
-            problem = f"{log}, take about {_megabytes(needed)}"
+            remedy = "raise it, or prepare fewer examples, users and items"
+            problem = f"{log}, take about {_megabytes(needed)}; {remedy}"
             raise UserError(f"--memory {self.text} is too little: {problem}")
         return (self.limit - least) // of_event
 
@@ -114,4 +115,4 @@ def _fixed(sizes: Sizes) -> int:
 
 
 def _megabytes(size: int) -> str:
-    return f"{math.ceil(size / 1e6):,}MB"
+    return f"{math.ceil(size / 1e6):,}MB" if size < 1e11 else f"{math.ceil(size / 1e9):,}GB"

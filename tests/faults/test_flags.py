@@ -166,11 +166,13 @@ TOO_LARGE = {
     "explain": ("--permutations=10000000000", f"--permutations={HUGE}"),
 }
 """What would exceed the memory of any machine."""
+INSTALLED = r"takes? at least [\d,.]+ GB, more than the [\d,.]+ GB of memory; (choose|draw)"
+PROMISED = r"--memory 4GB is too little: .* take about [\d,]+GB; raise it, or prepare fewer"
 MEMORY = [
     Case(
         *(command.split()[0], "memory", f"{command} {flag}"),
         (*command.split()[1:], *LINES[command], flag),
-        message=r"takes? at least [\d,.]+ GB, more than the [\d,.]+ GB of memory; (choose|draw)",
+        message=PROMISED if command == "prepare interactions" else INSTALLED,
     )
     for command, changes in TOO_LARGE.items()
     for flag in changes

@@ -75,7 +75,7 @@ ACCEPTED = {
     *(("run/config.json", key, "removed") for key in ("vocabularies", "tables")),
     # of earlier versions, see dien_jax/config/preset_files.py
     *(("run/config.json", f"model.{name}", "removed") for name in RECENT["model"]),
-    ("run/result.json", "baselines", "removed"),
+    *(("run/result.json", key, "removed") for key in ("baselines", "network_share")),
     ("run/result.json", "train_examples_per_second", "null"),
     *(("run/result.json", key, "an object") for key in ("valid", "test", "baselines")),
     *(
@@ -90,10 +90,12 @@ ACCEPTED = {
     *(("run/metrics.jsonl", key, "an object") for key in ("train", "valid")),
     (LOGGERS, "loggers.0", "removed"),
     (HOST, "host.best_score", "a negative number"),
+    (HOST, "host.best_share", "removed"),  # of earlier versions
     (HOST, "host.timed_examples", "a huge number"),
     (HOST, "host.timed_seconds", "a huge number"),
     (HOST, "host.wall_seconds", "a huge number"),
     ("run/config.json", "train.buckets.0", "removed"),
+    ("run/config.json", "model.statistics_layers.0", "removed"),  # the run has no such network
     ("model.dien", "vocabularies", "removed"),
     *(("model.dien", key, "an object") for key in ("settings", "programs")),
     ("model.dien", "schema.item.2.mean", "a negative number"),

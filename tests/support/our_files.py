@@ -70,6 +70,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "device": "cpu",
         "versions": VERSIONS,
         "baselines": {"popularity": 0.5},
+        "network_share": 1.0,
     },
     "run/calibration.json": {
         "kind": "platt",
@@ -86,7 +87,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "host": {
             **{"step": 13, "evaluated_step": 13, "best_step": 13, "best_score": 0.4},
             **{"worse_evaluations": 0, "totals": {}, "timed_examples": 184.0},
-            **{"timed_seconds": 0.02, "wall_seconds": 5.8},
+            **{"timed_seconds": 0.02, "wall_seconds": 5.8, "best_share": 1.0},
         },
     },
     LOGGERS: {"loggers": ["tensorboard"], "runs": {}},
