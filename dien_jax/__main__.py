@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dien_jax._version import __version__
 from dien_jax.errors import suggestion
-from dien_jax.utils.console import print_result, say
+from dien_jax.utils.console import listed, print_result, say
 
 _NO_COMMANDS = ("errors",)
 
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(map(len, known))
         print_result("usage: dien-jax COMMAND ...\n\ncommands (each has --help):")
         for command, summary in known.items():
-            print_result(f"  {command:{width}}  {summary}")
+            print_result(listed(command, width, summary))
+        print_result("\nFirst steps: prepare, train, evaluate. Without data of your own: dien-jax train")
         return 0
     if name not in known:
         near = suggestion(name, known)

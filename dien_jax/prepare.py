@@ -24,13 +24,8 @@ from dien_jax.preparation.sources import (
     synthetic,
     taobao,
 )
-from dien_jax.utils.command import (
-    refuse_empty_paths,
-    refuse_repeated_lists,
-    refuse_several_processes,
-    run_command,
-)
-from dien_jax.utils.console import print_result, say, stage
+from dien_jax.utils.command import check_words, refuse_several_processes, run_command
+from dien_jax.utils.console import listed, print_result, say, stage
 
 COMMAND = "python -m dien_jax.prepare"
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
@@ -76,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"unknown source {name!r}{near} (sources: {', '.join(SOURCES)})")
         kind, prepare = SOURCES[name]
         refuse_several_processes(flags, "prepare")
-        refuse_repeated_lists(flags, kind)
-        refuse_empty_paths(flags, kind)
+        check_words(flags, kind)
         return prepare, tyro.cli(kind, args=flags, prog=f"{COMMAND} {name}")
 
     def run(parsed: tuple[Any, Any]) -> None:
@@ -93,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overview() -> str:
     """Return the help without a source."""
-    sources = [f"  {name:14}{kind.__doc__}" for name, (kind, _) in SOURCES.items()]
+    sources = [listed(name, 12, str(kind.__doc__)) for name, (kind, _) in SOURCES.items()]
     usage = f"usage: {COMMAND} SOURCE [...] --out DIR"
     work = "Make a dataset folder for python -m dien_jax.train. Sources:"
     return "\n".join([usage, "", work, *sources, "", f"Flags of a source: {COMMAND} SOURCE --help"])

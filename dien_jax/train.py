@@ -29,12 +29,7 @@ from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
-from dien_jax.utils.command import (
-    refuse_empty_paths,
-    refuse_repeated_lists,
-    run_command,
-    stop_signals,
-)
+from dien_jax.utils.command import check_words, run_command, stop_signals
 from dien_jax.utils.console import print_result, say
 
 if TYPE_CHECKING:
@@ -112,8 +107,7 @@ def parse(argv: Sequence[str]) -> Arguments:
       UserError: for flags that do not go together, and a mistake in the preset or its file.
       SystemExit: 0 after ``--help``; 2 for an unknown flag, with the nearest one.
     """
-    refuse_repeated_lists(argv, Arguments)
-    refuse_empty_paths(argv, Arguments)
+    check_words(argv, Arguments)
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET
     file, warm_start = _path(argv, "--preset-file"), _path(argv, "--warm-start")

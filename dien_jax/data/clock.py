@@ -62,6 +62,15 @@ class Clock(NamedTuple):
         unit = timedelta(seconds=1) if self.unit == "seconds" else timedelta(milliseconds=1)
         return (moment - EPOCH) // unit
 
+    def date(self, time: int) -> str:
+        """Return a time in words, in UTC.
+
+        >>> Clock(False, "milliseconds").date(1700000001250)
+        '2023-11-14 22:13:21'
+        """
+        seconds = min(time // {"seconds": 1, "milliseconds": 1000}[self.unit], END_OF_9999)
+        return str((EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None))
+
     def _check_unit(self, flag: str, number: int, earliest: int) -> None:
         unit = None
         if re.fullmatch(DATE_NUMBER, str(number)) and earliest > LATEST_DATE_NUMBER:

@@ -20,6 +20,7 @@ from dien_jax.utils.console import (
     saying_messages_of,
 )
 from dien_jax.utils.files import remove_unfinished
+from dien_jax.utils.flag_help import join_help_lines
 from dien_jax.utils.memory import keep_freed_memory
 
 Options = TypeVar("Options")
@@ -102,8 +103,7 @@ def make_main(
         def flags() -> Options:
             words = sys.argv[1:] if argv is None else argv
             refuse_several_processes(words, name)
-            refuse_repeated_lists(words, arguments)
-            refuse_empty_paths(words, arguments)
+            check_words(words, arguments)
             return parse(arguments, args=argv, prog=prog)
 
         return run_command(flags, run, when_interrupted=when_interrupted)
@@ -117,6 +117,22 @@ def refuse_several_processes(argv: Sequence[str], name: str) -> None:
         if word.startswith("--distributed."):
             flag = word.partition("=")[0]
             raise UserError(f"{flag}: {name} runs in one process; only train runs in several")
+
+
+def check_words(argv: Sequence[str], arguments: type) -> None:
+    """Check what the parser of flags does not, and prepare help texts if they are asked for.
+
+    Args:
+      argv: words of the command line.
+      arguments: dataclass of the flags.
+
+    Raises:
+      UserError: for a list that is given twice, and an empty path.
+    """
+    refuse_repeated_lists(argv, arguments)
+    refuse_empty_paths(argv, arguments)
+    if "--help" in argv or "-h" in argv:
+        join_help_lines(arguments)
 
 
 def refuse_repeated_lists(argv: Sequence[str], arguments: type) -> None:

@@ -10,7 +10,9 @@ every few seconds elsewhere.
 import contextlib
 import io
 import logging
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -74,6 +76,17 @@ def print_result(text: str) -> None:
     """Print lines of a result on standard output, unless another process of the run prints."""
     if _other_process is None:
         _print(text, sys.stdout)
+
+
+def listed(name: str, width: int, text: str) -> str:
+    """Return an entry of a list of names, wrapped at the width of the terminal.
+
+    >>> print(listed("train", 8, "Train a click model"))
+      train     Train a click model
+    """
+    start = f"  {name:{width}}  "
+    columns = max(shutil.get_terminal_size().columns, 2 * len(start))
+    return textwrap.fill(text, columns, initial_indent=start, subsequent_indent=" " * len(start))
 
 
 def _print(text: str, stream: Any) -> None:

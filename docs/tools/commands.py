@@ -21,6 +21,7 @@ from mkdocs.structure.files import File, Files
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "kernels")]
 
 from dien_jax.__main__ import commands  # noqa: E402
+from dien_jax.utils.flag_help import join_help_lines  # noqa: E402
 
 GUIDES = {
     "baselines": ("Baselines", "baselines.md"),
@@ -86,6 +87,7 @@ def _help(arguments: Any, prog: str) -> str:
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     narrow = mock.patch.dict("os.environ", COLUMNS="108")
     with narrow, contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+        join_help_lines(arguments)
         tyro.cli(arguments, prog=prog, args=["--help"])
     output.flush()
     text = output.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]

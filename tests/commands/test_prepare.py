@@ -33,7 +33,10 @@ def test_the_summary_goes_to_standard_output_and_progress_to_standard_error(tmp_
     assert main(arguments(tmp_path, "--split", "by-user")) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0] == "25 rows of 5 users and 9 items, times 0 to 4 (seconds)"
+    assert lines[0] == (
+        "25 rows of 5 users and 9 items, times 0 to 4 (seconds), "
+        "1970-01-01 00:00:00 to 1970-01-01 00:00:04 UTC"
+    )
     assert lines[-1] == f"dataset folder: {tmp_path / 'data'}"
     assert err.startswith(f"preparing the dataset folder {tmp_path / 'data'} from interactions\n")
     assert "by-user split, 10% validation and 10% test, 1 negative per positive" in err
@@ -77,7 +80,7 @@ def test_help_without_a_source_lists_the_sources(capsys):
     assert "usage: python -m dien_jax.prepare SOURCE [...] --out DIR" in out
     for name, (kind, _) in SOURCES.items():
         assert f"  {name}" in out
-        assert kind.__doc__ in out
+        assert kind.__doc__ in " ".join(out.split())
 
 
 @pytest.mark.parametrize("source", SOURCES)

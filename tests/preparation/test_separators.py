@@ -1,4 +1,4 @@
-"""Lists in columns that were named categorical are recognised, and lists that are cut are told."""
+"""Lists that are read as one value are recognised, and lists that are cut are told."""
 
 import pytest
 from support.interaction_logs import make
@@ -58,6 +58,15 @@ def test_the_separator_that_was_given_is_not_repeated(tmp_path, capsys):
 )
 def test_names_are_no_lists(tmp_path, capsys, values):
     assert warnings(tmp_path, capsys, values) == []
+
+
+def test_lists_of_another_separator_are_recognised(tmp_path, capsys):
+    log_file = write(tmp_path, log(["a;b", "b;c", "c", "a;d"]))
+    make(log_file, item_features=("attributes:multivalued",))
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "warning: --item-features attributes: 3 of 4 different values hold ';', for example 'a;b', "
+        "and each is one value, as the separator is '|'; if they are lists, give --separator ';'"
+    )
 
 
 def test_lists_that_were_named_so_are_quiet(tmp_path, capsys):

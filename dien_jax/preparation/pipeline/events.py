@@ -16,7 +16,7 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.memory import Memory, Sizes
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.reading.array_files import ArrayFile
-from dien_jax.preparation.reading.log import Log
+from dien_jax.preparation.reading.log import Log, count_reasons
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES
@@ -152,9 +152,9 @@ def load_events(
         wrong = checked.filter(checked.reason.notnull())
         first = wrong.order_by("line").limit(EXAMPLES).select("line", "reason")
         shown = [row for batch in workspace.batches(first) for row in batch.to_pylist()]
-        log.bad.count += workspace.count(wrong) - len(shown)
         for row in shown:
-            log.bad.add(*log.place(row["line"]), row["reason"])
+            log.bad.show(*log.place(row["line"]), row["reason"])
+        count_reasons(workspace, wrong, "reason", log.bad)
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")

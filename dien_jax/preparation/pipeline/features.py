@@ -238,6 +238,9 @@ class Encoder:
         pieces = self.workspace.pieces(cells, self.events.features.separator)
         pieces = self.workspace.store(f"pieces of {name}", pieces)
         raws, count = self._numbered(name, pieces)
+        self._warnings += separator_warnings(
+            self.workspace, column, raws, self.events.features.separator
+        )
         joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
         ordered = joined.order_by("position", "rank")
         files = self._files(ordered, {"position": np.int64, "code": np.int32})

@@ -1,4 +1,4 @@
-"""Recognition of lists in a column that was named categorical, where each cell is one value."""
+"""Recognition of lists that are read as one value: no list was announced, or another separator."""
 
 from ibis.expr.types import Table
 
@@ -15,10 +15,10 @@ LONGEST_EXAMPLE = 60  # characters shown of a value
 def separator_warnings(
     workspace: Workspace, column: LogColumn, raws: Table, separator: str
 ) -> list[str]:
-    """Return a warning if the values of a categorical column look like lists, or nothing.
+    """Return a warning if the values of a column look like lists, or nothing.
 
-    ``raws`` has every different value once, as ``position`` and ``raw``; ``separator`` is that of
-    multi-valued columns.
+    ``raws`` has every different value once, as ``position`` and ``raw``: the cells of a categorical
+    column, the pieces of a multi-valued one. ``separator`` is that of multi-valued columns.
     """
     if not column.flag.endswith("-features"):
         return []  # a column of a published set: no flag says how it is read
@@ -35,11 +35,13 @@ def separator_warnings(
         (example,) = workspace.strings(
             raws.filter(raws.raw.contains(sign)).order_by("position").limit(1), "raw"
         )
-        flags = f"{column.flag} {column.name}:multivalued"
-        flags += "" if sign == separator else f" --separator {sign!r}"
+        is_list = column.kind == "multivalued"
+        flags = [] if is_list else [f"{column.flag} {column.name}:multivalued"]
+        flags += [] if sign == separator else [f"--separator {sign!r}"]
+        whole = f"is one value, as the separator is {separator!r}" if is_list else "is one category"
         return [
             f"warning: {column.flag} {column.name}: {count:,} of {total:,} different values hold "
-            f"{sign!r}, for example {example[:LONGEST_EXAMPLE]!r}, and each is one category; "
-            f"if they are lists, give {flags}"
+            f"{sign!r}, for example {example[:LONGEST_EXAMPLE]!r}, and each {whole}; "
+            f"if they are lists, give {' '.join(flags)}"
         ]
     return []

@@ -75,7 +75,7 @@ def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: LogForm, by_lin
     for number, file in enumerate(files_of(folder)):
         log = _read(workspace, file, form, by_line)
         starts.append(FileStart(line, str(file)))
-        bad.count += log.bad.count
+        bad.kinds += log.bad.kinds
         bad.examples += log.bad.examples[: EXAMPLES - len(bad.examples)]
         has_reread |= log.reread is not None
         moved = f"SELECT * REPLACE (line + {line} AS line) FROM rows"

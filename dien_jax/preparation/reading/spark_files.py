@@ -27,6 +27,7 @@ from dien_jax.preparation.reading.log import (
     Wanted,
     address_of,
     column_places,
+    count_reasons,
     files_of,
     header_names,
 )
@@ -131,8 +132,8 @@ def _read_text(
     first = wrong.order_by("line").limit(EXAMPLES)
     for batch in workspace.batches(first, ["line", "problem"]):
         for row in batch.to_pylist():
-            bad.add(*log.place(row["line"]), row["problem"])
-    bad.count = workspace.count(wrong)
+            bad.show(*log.place(row["line"]), row["problem"])
+    count_reasons(workspace, wrong, "problem", bad)
     return log
 
 

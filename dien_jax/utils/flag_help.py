@@ -1,0 +1,59 @@
+"""Help texts of flags, which are the docstrings under the fields of dataclasses."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from typing_extensions import Doc
+
+
+def join_help_lines(arguments: type) -> None:
+    """Let help texts be wrapped at the width of the terminal alone.
+
+    tyro keeps the line breaks of an indented docstring, and breaks its lines a second time. A text
+    in the annotation of a field comes before its docstring, so each class of flags, its bases and
+    the classes of its groups are annotated with their docstrings as one line.
+
+    Args:
+      arguments: dataclass of the flags.
+    """
+    for kind in set(_classes(arguments)):
+        texts: dict[str, str] = {}
+        for base in reversed(kind.__mro__):
+            texts |= _field_docstrings(base)
+        annotations = kind.__dict__.get("__annotations__", {})
+        for name in annotations.keys() & texts.keys():
+            text = Doc(" ".join(texts[name].split()))
+            annotations[name] = Annotated[annotations[name], text]
+
+
+def _classes(arguments: type) -> Iterator[type]:
+    """Yield a dataclass, its bases, and those of the dataclasses in its fields."""
+    for kind in arguments.__mro__:
+        if dataclasses.is_dataclass(kind):
+            yield kind
+    for field in dataclasses.fields(arguments):
+        kind = getattr(field.type, "__origin__", field.type)  # of Annotated
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield from _classes(kind)
+
+
+def _field_docstrings(kind: type) -> dict[str, str]:
+    """Return the docstrings of the fields that a class defines, by name."""
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):  # built in, or made by a program
+        return {}
+    (definition,) = ast.parse(textwrap.dedent(source)).body
+    body: list[Any] = getattr(definition, "body", [])
+    texts = {}
+    for field, below in itertools.pairwise(body):
+        text = getattr(getattr(below, "value", None), "value", None)
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            if isinstance(field.target, ast.Name) and isinstance(text, str):
+                texts[field.target.id] = text
+    return texts
