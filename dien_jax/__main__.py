@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_result("usage: dien-jax COMMAND ...\n\ncommands (each has --help):")
         for command, summary in known.items():
             print_result(listed(command, width, summary))
-        print_result("\nFirst steps: prepare, train, evaluate. Without data of your own: dien-jax train")
+        print_result(
+            "\nFirst steps: prepare, train, evaluate. Without data of your own: dien-jax train"
+        )
         return 0
     if name not in known:
         near = suggestion(name, known)

@@ -41,7 +41,7 @@ class Arguments:
     more than half of an accelerator's memory."""
     onnx: Path | None = None
     """ONNX file to write in addition. It scores rows, with histories padded to the run's
-    max_history. Needs the extra onnx."""
+    max_history. Extra onnx."""
     triton: Path | None = None
     """Folder of a model in a repository of NVIDIA Triton Inference Server, whose next version the
     ONNX file becomes. Needs --onnx."""

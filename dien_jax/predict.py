@@ -32,7 +32,7 @@ class Arguments:
     run_dir: tyro.conf.Positional[Path]
     """Run folder written by dien_jax.train."""
     input: Path
-    """Table to score: CSV or TSV with a header, plain or gzip, or Parquet (needs the extra data)."""
+    """Table to score: CSV or TSV with a header, plain or gzip, or Parquet (extra data)."""
     out: Path
     """Table to write, of the same kind. Text is compressed if the name ends in .gz."""
     data: Path | None = None

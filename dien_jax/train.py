@@ -190,7 +190,7 @@ def _table(result: "RunResult") -> str:
         cells = [f"{METRICS[key].text(metrics):>{width}}" for key, width in widths.items()]
         count = f"{metrics['examples']:,}" if "examples" in metrics else ""
         lines.append(f"{name:28}{''.join(cells)}{count:>12}".rstrip())
-    return "\n".join([*lines, *_margin(result)])
+    return "\n".join([*lines, *_margin(result), *_more_epochs(result)])
 
 
 def _margin(result: "RunResult") -> list[str]:
@@ -208,8 +208,16 @@ def _margin(result: "RunResult") -> list[str]:
     margin = area - simple[name]
     if margin >= CLEAR_MARGIN:
         return []
-    distance = f"{abs(margin):.4f} {'above' if margin >= 0 else 'below'}"
-    return [f"The test AUC is {distance} that of {name}, less than {CLEAR_MARGIN} above it."]
+    if margin < 0:
+        return [f"The test AUC is {-margin:.4f} below that of {name}."]
+    return [f"The test AUC is {margin:.4f} above that of {name}: less than {CLEAR_MARGIN}."]
+
+
+def _more_epochs(result: "RunResult") -> list[str]:
+    """Return a line if training ended while it still improved."""
+    if result.best_step < result.steps:
+        return []
+    return ["The last evaluation was the best one: more epochs (--train.epochs) may be better."]
 
 
 def show(arguments: Arguments) -> None:

@@ -25,7 +25,7 @@ def join_help_lines(arguments: type) -> None:
         texts: dict[str, str] = {}
         for base in reversed(kind.__mro__):
             texts |= _field_docstrings(base)
-        annotations = kind.__dict__.get("__annotations__", {})
+        annotations = kind.__annotations__  # its own ones, not those of bases
         for name in annotations.keys() & texts.keys():
             text = Doc(" ".join(texts[name].split()))
             annotations[name] = Annotated[annotations[name], text]
@@ -37,9 +37,10 @@ def _classes(arguments: type) -> Iterator[type]:
         if dataclasses.is_dataclass(kind):
             yield kind
     for field in dataclasses.fields(arguments):
-        kind = getattr(field.type, "__origin__", field.type)  # of Annotated
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            yield from _classes(kind)
+        group: Any = field.type
+        group = getattr(group, "__origin__", group)  # of Annotated
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            yield from _classes(group)
 
 
 def _field_docstrings(kind: type) -> dict[str, str]:
@@ -53,7 +54,7 @@ def _field_docstrings(kind: type) -> dict[str, str]:
     texts = {}
     for field, below in itertools.pairwise(body):
         text = getattr(getattr(below, "value", None), "value", None)
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
-            if isinstance(field.target, ast.Name) and isinstance(text, str):
-                texts[field.target.id] = text
+        is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if is_field and isinstance(below, ast.Expr) and isinstance(text, str):
+            texts[field.target.id] = text
     return texts

@@ -83,7 +83,6 @@ class BadLines:
             raise UserError("\n".join([f"{malformed}, {allowed}:", *shown]))
         return [f"{malformed} and were left out:", *shown]
 
-
     def _counted(self) -> str:
         """Return the kinds with their counts, the most frequent first."""
         named = [item for item in self.kinds.items() if item[0] != OTHERS]

@@ -39,7 +39,9 @@ def test_one_time_that_is_no_time_is_left_out_and_reported(time, tmp_path) -> No
 def test_times_are_told_as_dates_too(tmp_path) -> None:
     times = {"split": "by-time", "valid_from": "2011-03-13T09:00", "test_from": f"{START + 9000}"}
     _, summary = make(write(tmp_path, log([])), **times)
-    whole = f"times {START} to {START + 11000} (seconds), 2011-03-13 07:06:40 to 2011-03-13 10:10:00"
+    whole = (
+        f"times {START} to {START + 11000} (seconds), 2011-03-13 07:06:40 to 2011-03-13 10:10:00"
+    )
     assert summary[0].endswith(f"{whole} UTC")
     assert summary[1] == "valid from 2011-03-13 09:00:00, test from 2011-03-13 09:36:40 UTC"
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import types
 from pathlib import Path
 
 import jax
@@ -351,3 +352,9 @@ class _Result:
 def test_table_says_if_a_simple_model_is_as_good(simple, expected):
     found = train._margin(_Result({"auc": 0.8}, simple))
     assert (expected is None and not found) or expected in found[0]
+
+
+@pytest.mark.parametrize(("best_step", "is_told"), [(40, True), (30, False)])
+def test_table_says_if_training_ended_while_it_improved(best_step, is_told):
+    result = types.SimpleNamespace(best_step=best_step, steps=40)
+    assert bool(train._more_epochs(result)) == is_told

@@ -104,7 +104,10 @@ def test_reasons_are_counted_without_the_values_in_them() -> None:
     for number in range(8):
         bad.add("log", number, f"label 'it's {number}' is not 0 or 1")
     bad.add("log", 9, "the user is empty")
-    assert bad.check(100, 0.1)[-1] == "  by reason: label '...' is not 0 or 1 (8); the user is empty (1)"
+    assert (
+        bad.check(100, 0.1)[-1]
+        == "  by reason: label '...' is not 0 or 1 (8); the user is empty (1)"
+    )
 
 
 def test_reasons_without_end_take_no_memory_without_end() -> None:
