@@ -19,7 +19,7 @@ from dien_jax.data.part_writer import PartWriter
 from dien_jax.data.schema import Schema
 from dien_jax.data.statistics import STATISTICS, count_features, write_counts, write_factors
 from dien_jax.errors import UserError, writing
-from dien_jax.utils.files import partial_folder, partial_path
+from dien_jax.utils.files import partial_folder, partial_path, remove_left_partials
 from dien_jax.utils.memory import trim_memory
 
 
@@ -219,8 +219,13 @@ class DatasetWriter:
 
 
 def check_target(path: Path) -> None:
-    """Refuse a target that exists; sources call this before long work."""
+    """Refuse a target that exists; sources call this before long work.
+
+    What a process left that was killed just after it had made the target is removed.
+    """
     with writing(path, "dataset folder"):
         is_there = path.is_symlink() or path.exists()
     if is_there:
+        with contextlib.suppress(UserError):  # another process is at work on it
+            remove_left_partials(path.absolute())
         raise UserError(f"{path} exists already; choose another folder or remove it")

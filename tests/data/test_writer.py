@@ -125,6 +125,17 @@ def test_nothing_is_left_when_a_folder_cannot_be_begun(tmp_path: Path, monkeypat
     assert leftovers(tmp_path) == []
 
 
+def test_what_a_process_left_that_was_killed_at_its_end_is_removed_by_the_next(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "data")
+    for name in (".data.partial-7", ".data.partial-work-7"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="data exists already"):
+        write(tmp_path / "data")
+    assert leftovers(tmp_path) == ["data"]
+
+
 def test_second_writer_of_a_folder_is_refused_with_the_number_of_the_first(tmp_path: Path) -> None:
     with held(tmp_path / "data", "partial_folder") as holder:
         with pytest.raises(UserError, match=f"data is being written by process {holder}; wait"):
