@@ -151,10 +151,7 @@ class Trainer:
         return sum(leaf.size for leaf in jax.tree.leaves(self._devices.like(self.state.params)))
 
     def start_from(self, state: TrainState | None) -> None:
-        """Replace the fresh state by one of the same shapes, and save it as step 0.
-
-        With several processes that of process 0 is taken.
-        """
+        """Replace the fresh state by that of process 0, of the same shapes, saved as step 0."""
         self.state = self._devices.put(state, self.state)
         self._save(best=False)
 
@@ -299,9 +296,7 @@ class Trainer:
     def _evaluate(self) -> dict[str, Any]:
         self._require_finite_state()
         progress = self.progress
-        scores = self._scores(self._validation, self.state)
-        share, scores = self._shared(scores)
-        metrics = self._measured("valid", scores)
+        share, metrics = self.validate()
         score = selection_score(metrics)
         assert score is not None  # the split has examples, so the log loss is defined
         better = progress.best_score is None or score > progress.best_score
@@ -318,6 +313,11 @@ class Trainer:
         }
         progress.totals = {}
         return record
+
+    def validate(self) -> tuple[float, dict[str, Any]]:
+        """Return the best share of the networks, and the state's metrics with it on validation."""
+        share, scores = self._shared(self._scores(self._validation, self.state))
+        return share, self._measured("valid", scores)
 
     def _shared(self, scores: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the best share of the networks' logit on validation, and the scores with it."""

@@ -18,6 +18,7 @@ from dien_jax.config.settings import Config, MeshConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import require_shown
 from dien_jax.errors import Interrupted, UserError, writing
+from dien_jax.metrics.scores import METRICS, SELECTION
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
 from dien_jax.runs.model_card import CARD_FILE
@@ -326,6 +327,10 @@ def _train(
     try:
         settings = run_settings(run)
         make = functools.partial(Reporter, folder, loggers, settings, **steps)
+        if run.warm_start is not None and fresh:
+            _, metrics = trainer.validate()
+            shown = (f"{METRICS[key].label} {METRICS[key].text(metrics)}" for key in SELECTION)
+            say(f"before the first step: validation {', '.join(shown)}")
         with on_first(make) or NoReports() as reporter:
             outcome = trainer.run(reporter)
     except Interrupted:

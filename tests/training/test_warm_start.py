@@ -237,6 +237,16 @@ def test_the_run_tells_what_it_started_from_and_trains(tiny):
     assert 0 < max(jax.tree.leaves(moved)) < 0.2, "four steps of Adam at 0.02 from the start"
 
 
+def test_the_start_is_scored_on_the_new_validation_split(tiny, tmp_path, capfd):
+    slow = [*flags(tiny.new.path, tmp_path / "run", tiny.run), "--optim.learning-rate=1e-9"]
+    assert train.main(slow) == 0
+    before, _, after = capfd.readouterr().err.partition("before the first step: validation AUC ")
+    assert "starting from" in before
+    assert f"validation AUC {after[:6]}," in after.partition("epoch 1.00")[2]
+    assert train.main(["--resume", str(tmp_path / "run")]) == 0
+    assert "before the first step" not in capfd.readouterr().err
+
+
 def test_a_start_that_does_not_tell_its_run_is_refused(tiny, tmp_path):
     text = (tiny.warm / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"step": ', '"steps": '))
