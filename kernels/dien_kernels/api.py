@@ -63,7 +63,7 @@ def gru(
       implementation: ``"reference"`` (the oracle), ``"xla"`` (two scans, any device),
         ``"native"`` (C++ kernels for CPUs), ``"mosaic_tpu"``, ``"mosaic_gpu"`` (Hopper) or
         ``"triton"`` (Ampere and newer); the default ``"auto"`` picks one, see :func:`explain`. All
-        but the oracle have reverse-mode derivatives only.
+        but the oracle have first, reverse-mode derivatives only.
       precision: of every matmul, as ``jax.lax.Precision``; ``"highest"`` is true float32.
       blocks: block sizes of a Pallas kernel; chosen by shape when None.
       batch_sharding: how the batch is split over devices, such as

@@ -49,7 +49,7 @@ def attention_weights(
       layers: the first one reads 4 H inputs; the last one has one column, the score.
       lengths: integers ``[B]``, live steps of each row, 0 to T.
       implementation: ``"reference"`` (the oracle), ``"xla"``, ``"native"`` (a C++ kernel for CPUs)
-        or ``"auto"``. All but the oracle have reverse-mode derivatives only.
+        or ``"auto"``. All but the oracle have first, reverse-mode derivatives.
 
     Returns:
       ``[B, T]``, float32.

@@ -213,6 +213,20 @@ def test_forward_mode_points_to_the_oracle():
         jax.jvp(last, (x,), (x,))
 
 
+def test_second_derivatives_point_to_the_oracle():
+    x, attention, weights, lengths, initial = operands("augru")
+
+    def gradient(x, implementation):
+        given = (attention, weights, lengths, initial)
+        return jax.grad(lambda x: call("augru", x, *given, implementation=implementation)[1].sum())(
+            x
+        )
+
+    with pytest.raises(NotImplementedError, match="implementation='reference'"):
+        jax.grad(lambda x: gradient(x, "native").sum())(x)
+    assert jnp.isfinite(jax.grad(lambda x: gradient(x, "reference").sum())(x)).all()
+
+
 def test_auto_takes_it_once_it_agrees_with_the_oracle(monkeypatch, tmp_path):
     native.library.instruction_set()  # loaded from the cache of all tests
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")

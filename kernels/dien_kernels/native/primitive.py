@@ -6,7 +6,15 @@ from typing import Any
 
 import jax
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import ad, mlir
+
+
+def _no_derivative(*arguments: Any, **given: Any) -> None:
+    """Refuse the derivative of a kernel, which is taken by another kernel and not of it."""
+    raise NotImplementedError(
+        "implementation='native' has first derivatives only; use implementation='reference' for "
+        "derivatives of a gradient"
+    )
 
 
 def primitive(
@@ -26,6 +34,7 @@ def primitive(
     def compiled(parameters: tuple) -> Callable:
         return jax.jit(functools.partial(made.bind, **dict(parameters)))
 
+    ad.primitive_jvps[made] = _no_derivative
     made.def_impl(lambda *operands, **given: compiled(tuple(given.items()))(*operands))
     call, other = jax.ffi.ffi_lowering(name), mlir.lower_fun(by_xla, multiple_results=True)
 
