@@ -197,15 +197,19 @@ LONGEST = (
     "tests/benchmarks/test_incremental.py::test_update",
     "tests/benchmarks/test_quality.py::test_quality",
     "tests/benchmarks/test_scaling.py::test_each",
+    "tests/distributed/test_documentation.py::test_two_shells",
     "tests/distributed/test_stops_and_resumption.py::test_a_process_that_hangs_as_it_saves",
     "tests/distributed/test_stops_and_resumption.py::test_a_process_that_is_killed_ends_the_other_and_loses_no_checkpoint[0",
     "tests/distributed/test_stops_and_resumption.py::test_one_process_is_resumed_by_two",
     "tests/distributed/test_stops_and_resumption.py::test_rows_that_a_process_cannot_write",
     "tests/docs/test_example_scripts.py::test_a_daily_job",
     "tests/docs/test_example_scripts.py::test_a_log_becomes",
+    "tests/experiments/test_reproduction.py::test_study_without_a_test_split",
+    "tests/inference/test_host_tables.py::test_an_export_from_the_device",
     "tests/inference/test_host_tables.py::test_inspection",
     "tests/kernels/test_native_builds.py::test_every_instruction_set_agrees_with_the_oracle[plain",
     "tests/server/test_hot_reload.py::test_reload_drops_no_request",
+    "tests/training/test_resume.py::test_run_that_updates_rows_ends_as_one_never_stopped",
 )
 """Tests among them that are ``slow``: whole programs whose parts other tests run."""
 
@@ -240,7 +244,6 @@ SAMPLED = {
     "tests/steps/test_train.py::test_what_dien_is_compared_with_learns": 3,
     "tests/training/test_logistic_regression.py::test_training_leaves_it_as_it_is": 3,
     "tests/training/test_trackers.py": 3,
-    "tests/training/test_resume.py::test_run_that_updates_rows_ends_as_one_never_stopped": 2,
 }
 """Tests of many cases among them, and N: one case in N is ``long``, the others are ``slow``."""
 
