@@ -19,7 +19,9 @@ STOPPED = """\
 `killed` and `terminated` are moments at which a command got SIGKILL or SIGTERM, half of them before
 one of its changes of files. `No space left on device`, `Input/output error` and `Permission denied`
 are changes of files that failed. Then the same command is run again: its results must be equal to
-the last bit, and nothing may be left to clean up. `extend` is `prepare --extend`.
+the last bit, and nothing may be left to clean up. `extend` is `prepare --extend`. The variables
+`DIEN_JAX_FAULT_MOMENTS` and `DIEN_JAX_FAULT_PLACES` set how many of each are tried: the numbers of
+kills, and of changes of files, are those of the run that made the table.
 """
 """Explanation of the rows of stopped commands."""
 
