@@ -28,6 +28,8 @@ from dien_jax.utils.console import say, stage
 from dien_jax.utils.processes import on_first
 
 STATISTICS_NETWORK = "statistics network"
+RARE = 0.001
+"""Share of training examples with logits that unknown candidates must not exceed."""
 WITHOUT_NETWORKS = "without the networks"
 """Name of all that is fitted first among simple models."""
 
@@ -79,7 +81,9 @@ def _fitted(dataset: Dataset, config: Config, before_pass: Callable[[], None]) -
         with stage(LOGISTIC_REGRESSION) as current:
             fitted = fit_logistic(train, valid, current, before_pass)
             current.note = f"C {fitted.strength:g}, validation score {fitted.score:.4f}"
-        found = {"logistic_regression": _of_regression(fitted, inputs)}
+        unknown = fitted.logits(inputs.unknown_candidates())
+        level = _level_of_unknown(fitted.logits(train), unknown)
+        found = {"logistic_regression": _of_regression(fitted, inputs, level)}
         if layers:
             first, second = (_examples(fitted, of, inputs.num_counts) for of in (train, valid))
             with stage(STATISTICS_NETWORK) as current:
@@ -98,8 +102,29 @@ def _examples(fitted: FittedRegression, inputs: Inputs, counts: int) -> Examples
     return Examples(inputs.dense[:, :counts], fitted.logits(inputs), inputs.labels)
 
 
-def _of_regression(fitted: FittedRegression, inputs: RegressionInputs) -> dict[str, Any]:
-    """Return a fit as the parameters of :class:`dien_jax.model.LogisticRegression`."""
+def _level_of_unknown(known: np.ndarray, unknown: np.ndarray) -> float:
+    """Return the weight of the unknown item, so that it never scores beyond known candidates.
+
+    Its counts are 0, which can be dozens of deviations from those of all training examples, as for
+    categories. If its mean logit is therefore beyond nearly all logits of training, the weight
+    moves it to their mean; otherwise the weight is 0.
+
+    Args:
+      known: logits of training examples.
+      unknown: logits of some of them with the unknown item as candidate.
+    """
+    low, high = np.quantile(known, (RARE, 1 - RARE))
+    inside = low <= unknown.mean() <= high
+    return 0.0 if inside else float(known.mean() - unknown.mean())
+
+
+def _of_regression(
+    fitted: FittedRegression, inputs: RegressionInputs, unknown_item: float = 0.0
+) -> dict[str, Any]:
+    """Return a fit as the parameters of :class:`dien_jax.model.LogisticRegression`.
+
+    ``unknown_item`` is the weight of the unknown item; other unknown values have 0.
+    """
     schema, counts = inputs.schema, inputs.num_counts
     numbers = iter(range(counts, len(inputs.names)))
     intercept = fitted.intercept - float(fitted.mean[counts:] @ fitted.dense[counts:])
@@ -113,7 +138,8 @@ def _of_regression(fitted: FittedRegression, inputs: RegressionInputs) -> dict[s
             return fitted.dense[next(numbers)].reshape(1, 1)
         start, width = inputs.one_hot_columns[feature, group]
         values = np.arange(feature.size - 1) % max(width, 1)
-        unknown = np.zeros(1, np.float32)
+        is_item = (feature, group) == (schema.item[0], "item")
+        unknown = np.full(1, unknown_item if is_item else 0, np.float32)
         return np.concatenate([unknown, fitted.one_hot[start + values]])[:, None]
 
     for group, features in vars(schema).items():

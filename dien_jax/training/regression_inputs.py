@@ -28,6 +28,8 @@ from dien_jax.utils.console import say, stage
 from dien_jax.utils.memory_limit import machine_bytes, require_memory
 
 BATCH = 1024
+UNKNOWN_BATCHES = 8
+"""Batches with unknown candidates."""
 DEFAULT = ModelConfig()
 MAX_COLUMNS = 1 << 20
 """One-hot columns of a feature; of a larger vocabulary, values share columns."""
@@ -127,15 +129,27 @@ class RegressionInputs:
         loader = self._loader(split, "evaluation")
         yield from self._batches(loader, loader.steps_per_epoch)
 
+    def unknown_candidates(self) -> Inputs:
+        """Return some training examples with the unknown item in place of their candidates."""
+        loader = self._loader("train", "auto")
+        found = list(self._batches(loader, min(loader.steps_per_epoch, UNKNOWN_BATCHES), True))
+        dense, one_hot, labels = zip(*(inputs for _, inputs in found), strict=True)
+        one_hot = sparse.vstack(one_hot, format="csr")
+        return Inputs(np.concatenate(dense), one_hot, np.concatenate(labels))
+
     def _loader(self, split: str, order: str) -> Loader:
         """Return the batches of a split; those of training have the bits ``own``."""
         options = self._batch_options
         return Loader(self._dataset, split, options, statistics=self._statistics, order=order)
 
-    def _batches(self, loader: Loader, steps: int) -> Iterator[tuple[np.ndarray, Inputs]]:
+    def _batches(
+        self, loader: Loader, steps: int, unknown: bool = False
+    ) -> Iterator[tuple[np.ndarray, Inputs]]:
         features = len(self._tables.statistics)
         with closing(loader.epoch(0)) as batches:
             for step, batch in zip(range(steps), batches, strict=False):
+                if unknown:
+                    batch = batch._replace(item=np.full_like(batch.item, UNKNOWN), own=None)
                 if batch.own is None:  # the counts are complete: nothing is left out
                     nothing = np.zeros((BATCH, features), np.int8)
                     batch = batch._replace(own=nothing, fold=np.zeros(BATCH, np.int32))

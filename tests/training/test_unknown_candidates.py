@@ -1,0 +1,58 @@
+"""Candidates that training has not seen score like those that it has, not beyond them."""
+
+import numpy as np
+import pytest
+from support.tiny_logs import write
+
+from dien_jax import Ranker, train
+from dien_jax.preparation.sources import impressions
+from dien_jax.runs.trained import load_run
+from dien_jax.training import fitted
+
+FLAGS = (
+    "--train.epochs=1",
+    "--train.max-history=8",
+    "--train.buckets=8",
+    "--model.layers=4",
+    "--model.extractor=none",
+    "--model.evolution=none",
+    "--model.auxiliary-weight=0",
+    "--optim.learning-rate=1e-9",
+)
+"""The fits before the first step decide the scores."""
+
+
+def run_of(tmp_path, items: int):
+    """A run on impressions of three categories; every item of few is seen many times."""
+    random = np.random.default_rng(0)
+    lines = ["user,item,category,label,timestamp"]
+    for k in range(3000):
+        item = int(random.integers(items))
+        click = int(random.random() < (0.05, 0.1, 0.2)[item % 3])
+        lines.append(f"u{k % 60},i{item},c{item % 3},{click},{1000 + k}")
+    log, data, run = write(tmp_path, "\n".join(lines)), tmp_path / "data", tmp_path / "run"
+    options = {"item_features": ("category",), "split": "by-time"}
+    impressions.prepare(impressions.ImpressionsOptions(file=log, out=data, **options))
+    assert train.main(["--data", str(data), "--run-dir", str(run), *FLAGS]) == 0
+    return run
+
+
+def unknown_weight(run) -> float:
+    return float(load_run(run).params["logistic_regression"]["item_weights"]["item"][0, 0])
+
+
+@pytest.mark.parametrize("history", [[], ["i1", "i2", "i3"]], ids=["no history", "a history"])
+def test_an_unknown_candidate_scores_within_the_known_ones(history, tmp_path):
+    run = run_of(tmp_path, items=12)
+    assert unknown_weight(run) != 0
+    ranking = Ranker(run).rank(history, [*(f"i{k}" for k in range(12)), "never seen"], user="u1")
+    scores = dict(zip(ranking.ids, ranking.scores.tolist(), strict=True))
+    unknown = scores.pop("never seen")
+    assert min(scores.values()) / 2 < unknown < 2 * max(scores.values())
+
+
+@pytest.mark.parametrize(("logit", "is_moved"), [(0.2, False), (9.0, True), (-9.0, True)])
+def test_the_unknown_item_is_moved_only_from_beyond_training(logit, is_moved):
+    known = np.linspace(-3, 1, 1000, dtype=np.float32)
+    weight = fitted._level_of_unknown(known, np.full(5, logit, np.float32))
+    assert weight == pytest.approx(-1 - logit if is_moved else 0, abs=1e-5)
