@@ -13,12 +13,22 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_commands_are_listed_with_a_line_each(arguments, capsys):
+def test_commands_are_listed_with_a_sentence_each(arguments, capsys):
     assert __main__.main(arguments) == 0
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[3:]]
-    assert sorted(name for name, _ in lines) == sorted(COMMANDS.split())
-    assert dict(lines)["train"].startswith("Train a click model")
-    for name, summary in lines:
+    usage, commands, first_steps = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith("usage: ")
+    assert first_steps.startswith("First steps: prepare, train, evaluate.")
+    listed = {}
+    for line in commands.splitlines()[1:]:
+        assert len(line) <= 80
+        if line.startswith("   "):  # it goes on
+            listed[name] += f" {line.strip()}"
+        else:
+            name, summary = line.split(maxsplit=1)
+            listed[name] = summary
+    assert [*listed] == sorted(COMMANDS.split())
+    assert listed["train"].startswith("Train a click model")
+    for name, summary in listed.items():
         assert 15 < len(summary) < 90, name
         assert "``" not in summary, name
 
