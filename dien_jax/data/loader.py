@@ -17,11 +17,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from dien_jax.data.arrays import chunks
 from dien_jax.data.batch import Batch
 from dien_jax.data.columns import Column, reader
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.factors import folds
-from dien_jax.data.order import CHUNK, KeyedOrder, StoredOrder, automatic_order
+from dien_jax.data.order import KeyedOrder, StoredOrder, automatic_order
 from dien_jax.data.parts import Rows, windows
 from dien_jax.data.schema import FeatureValues, MultiValued
 from dien_jax.errors import UserError
@@ -234,8 +235,7 @@ class Loader:
     def _read_lengths(self, kept: np.ndarray | None) -> int:
         """Count histories that are cut, write all lengths to ``kept``, and return the greatest."""
         self.cut_histories, longest = 0, 0
-        for start in range(0, self.num_examples, CHUNK):
-            part = slice(start, min(start + CHUNK, self.num_examples))
+        for part in chunks(self.num_examples):
             starts = self._dataset.event_offsets[self._examples.sequence[part]]
             lengths = self._examples.history_end[part] - starts
             self.cut_histories += int(np.count_nonzero(lengths > self._max_history))

@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 
 SORT_BUFFER = 20  # batches within which "sorted" sorts by length
-CHUNK = 2**20  # examples whose lengths are read at once
 WINDOW = 512  # batches whose order "keyed" computes at once
 KEYED_EXAMPLES = 10_000_000
 """Examples up to which ``auto`` is ``shuffled``: their permutation takes 0.3 GB."""

@@ -85,7 +85,6 @@ class DatasetWriter:
         self._finished = FinishedParts(partial_path(self.path.absolute()), key)
         self._current: PartWriter | None = None
         check_target(self.path)
-        self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> "DatasetWriter":
         # The stack removes the folder if its first file cannot be written.

@@ -75,7 +75,7 @@ class Memory(NamedTuple):
         """Refuse a limit that leaves the database nothing."""
         least = PROGRAM + round(OVERSHOOT * IDLE)
         if self.limit < least:
-            problem = f"the program takes at least {_megabytes(least)}"
+            problem = f"the program takes at least {_size(least)}"
             raise UserError(f"--memory {self.text} is too little: {problem}")
 
     @property
@@ -105,7 +105,7 @@ class Memory(NamedTuple):
                 f"items, with {sizes.examples:,} examples of an event"
             )
             remedy = "raise it, or prepare fewer examples, users and items"
-            problem = f"{log}, take about {_megabytes(needed)}; {remedy}"
+            problem = f"{log}, take about {_size(needed)}; {remedy}"
             raise UserError(f"--memory {self.text} is too little: {problem}")
         return (self.limit - least) // of_event
 
@@ -114,5 +114,5 @@ def _fixed(sizes: Sizes) -> int:
     return OF_ID * (sizes.users + sizes.items) + OF_EVENT * sizes.examples * sizes.events
 
 
-def _megabytes(size: int) -> str:
+def _size(size: int) -> str:
     return f"{math.ceil(size / 1e6):,}MB" if size < 1e11 else f"{math.ceil(size / 1e9):,}GB"

@@ -128,8 +128,8 @@ class Trainer:
     def notes(self) -> list[str]:
         """Return lines about cut histories and compilation, to be said before the first step."""
         loader, lines = self._loader, []
-        lengths = "s" * (len(loader.padded_lengths) > 1) + " "
-        lengths += ", ".join(map(str, loader.padded_lengths))
+        lengths = ", ".join(map(str, loader.padded_lengths))
+        noun = "lengths" if len(loader.padded_lengths) > 1 else "length"
         if loader.cut_histories:
             longest = self._config.train.max_history
             lines.append(
@@ -137,7 +137,7 @@ class Trainer:
                 f"than train.max_history {longest} behaviours; only the latest {longest} are read"
             )
         lines += self._devices.notes()
-        return [*lines, f"compiling the train step for padded length{lengths} takes a while"]
+        return [*lines, f"compiling the train step for padded {noun} {lengths} takes a while"]
 
     def one_device_state(self) -> TrainState | None:
         """Return the state in the form that it has on one device, on the host if there are more.
