@@ -282,17 +282,17 @@ def locked(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with writing(folder / LOCK_FILE):
-            stream = stack.enter_context((folder / LOCK_FILE).open("a+", encoding="utf-8"))
+            # Without a buffer, which closing would write again, outside of this block.
+            stream = stack.enter_context((folder / LOCK_FILE).open("a+b", buffering=0))
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 stream.seek(0)
-                holder = stream.read(20) or "that has just started"
+                holder = stream.read(20).decode(errors="replace") or "that has just started"
                 problem = f"{name} is in use by process {holder}; wait until it ends"
                 raise UserError(problem) from error
             stream.truncate(0)
-            stream.write(str(os.getpid()))
-            stream.flush()
+            stream.write(str(os.getpid()).encode())
         yield
 
 
