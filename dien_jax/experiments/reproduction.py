@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dien_jax.config.preset_files import complete_earlier, without_auto
+from dien_jax.config.preset_files import complete_earlier, with_settings, without_auto
 from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -88,10 +88,10 @@ def _task(dataset: Dataset, row: str, seed: int, config: Config, digest: str) ->
 def paper_tables() -> dict[str, Table]:
     """Return the tables of ``python -m dien_jax.reproduce``.
 
-    ``family`` has the presets of the paper's models; its results have baselines too. The other
-    tables are frozen, so that their published results stay what their names say: ``no_batch_norm``
-    has the same models without batch normalization, ``choices`` changes one setting of
-    ``dien (batch_norm none)`` at a time.
+    ``family`` has the presets of the paper's models; its results have baselines too. ``parts``
+    changes one part of the preset ``dien`` at a time. The other tables are frozen, so that their
+    published results stay what their names say: ``no_batch_norm`` has the same models without batch
+    normalization, ``choices`` changes one setting of ``dien (batch_norm none)`` at a time.
     The digest of a frozen row is of the values in the file, so it stays when a setting is added.
 
     >>> from dien_jax import preset
@@ -101,6 +101,9 @@ def paper_tables() -> dict[str, Table]:
     rows = {name: PRESETS[name] for name in FAMILY}
     tables = {FAMILY_TABLE: Table(rows, {"DIN": "din", "DIEN": "dien"}, _digests(rows))}
     file = read_json(SETTINGS, dict[str, Any])
+    changed = {row: with_settings(rows["dien"], file["parts"][row]) for row in file["parts"]}
+    parts = {"dien": rows["dien"], **changed}
+    tables["parts"] = Table(parts, {"DIEN": "dien"}, _digests(parts))
     for table, changes_by_row in file["tables"].items():
         configs, digests = {}, {}
         for row, changes in changes_by_row.items():

@@ -100,8 +100,8 @@ def write_tables(
             writer.writerows(lines)
         with atomic_file(out / "results.md") as stream:
             stream.write("\n".join(_markdown(lines, tables)) + "\n")
-        for name, table in tables.items():
-            _draw(out / f"{name}.png", name, table, lines)
+        for name in tables:
+            _draw(out / f"{name}.png", name, tables, lines)
 
 
 def folder_of(row: str) -> str:
@@ -148,12 +148,11 @@ def _markdown(lines: Sequence[Line], tables: Mapping[str, Table]) -> list[str]:
     columns = *(f"test_{metric.name}" for metric in (first, *others)), f"valid_{first.name}"
     labels = [f"test {first.label}", *(m.label for m in others), f"validation {first.label}"]
     text = []
-    for number, (name, table) in enumerate(tables.items()):
+    for name, table in tables.items():
         header = ["row", "n", *labels, *(f"AUC less {label}'s" for label in table.baselines)]
         for data in dict.fromkeys(line["data"] for line in lines):
             runs = _by_row(lines, data)
-            present = [row for row in table.rows if row in runs]
-            if len(present) < (1 if number == 0 else 2):
+            if not (present := _shown_rows(name, tables, runs)):
                 continue
             text += [f"### {name}: {data}", ""]
             text += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
@@ -202,12 +201,26 @@ def _difference(runs: Mapping[str, Mapping[str, Line]], row: str, label: str, ba
     return text + (f" (± {statistics.mean(test_errors):.4f})" if test_errors else "")
 
 
-def _draw(file: Path, name: str, table: Table, lines: Sequence[Line]) -> None:
+def _shown_rows(
+    name: str, tables: Mapping[str, Table], runs: Mapping[str, Mapping[str, Line]]
+) -> list[str]:
+    """Return the rows of a table that have runs; none if all of them are rows of earlier tables.
+
+    Tables after the first one need two.
+    """
+    number = list(tables).index(name)
+    present = [row for row in tables[name].rows if row in runs]
+    earlier = {row for table in list(tables.values())[:number] for row in table.rows}
+    return present if not number or (len(present) > 1 and set(present) - earlier) else []
+
+
+def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Line]) -> None:
     """Draw the AUC of every run as a dot, and the mean of each row with its deviation."""
+    table = tables[name]
     runs_by_data = {
         data: runs
         for data in dict.fromkeys(line["data"] for line in lines)
-        if sum(row in (runs := _by_row(lines, data)) for row in table.rows) > 1
+        if len(_shown_rows(name, tables, runs := _by_row(lines, data))) > 1
     }
     if not runs_by_data:
         return
