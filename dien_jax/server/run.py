@@ -130,7 +130,10 @@ def read_token() -> str | None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address and does not listen yet."""
+    """Return a socket that listens on an address; connections wait until they are accepted.
+
+    Only a socket that listens keeps a second server from the address.
+    """
     try:
         kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
         family, *_, address = socket.getaddrinfo(host, port, type=kind, flags=flags)[0]
@@ -139,6 +142,7 @@ def bind(host: str, port: int) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
+            listener.listen()
         except OSError:
             listener.close()
             raise

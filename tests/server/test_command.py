@@ -21,6 +21,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 from dien_jax import serve as command
+from dien_jax.errors import UserError
 from dien_jax.server.messages import request_decoders
 from dien_jax.server.options import ServerOptions
 from dien_jax.server.run import TOKEN_VARIABLE, bind
@@ -76,6 +77,13 @@ def test_a_port_in_use_is_reported(tmp_path, capsys) -> None:
         assert command.main([str(tmp_path), "--port", port]) == 2
     message = capsys.readouterr().err
     assert f"cannot listen on --host 127.0.0.1 --port {port}: Address already in use" in message
+
+
+def test_two_servers_that_start_at_once_cannot_have_one_port() -> None:
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port}: Address already in use"):
+            bind("127.0.0.1", port)
 
 
 def test_connections_have_no_delay() -> None:
