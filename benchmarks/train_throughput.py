@@ -1,6 +1,7 @@
 """Throughput of training and scoring on real data, loader included.
 
-    python -m benchmarks.train_throughput DATA [DATA ...] [--batch-sizes 128 1024] [--json FILE]
+    python -m benchmarks.train_throughput DATA [DATA ...] [--batch-sizes 128 1024] [--modes train]
+                                          [--steps N] [--json FILE]
 
 Each dataset folder and batch size has one epoch that compiles, then timed epochs. Batches come
 from the loader's thread as in training; a column has the share of the time that steps wait for
@@ -33,6 +34,7 @@ COLUMNS = (
     "case", "mode", "policy", "batch", "threads", "median_ms", "spread_ms", "samples_per_second",
     "loader_share", "peak_mb",
 )  # fmt: skip
+MODES = ("train", "score")
 PADDED_STEPS = 60
 """Timed steps where every batch is padded; a whole epoch would take minutes."""
 
@@ -79,12 +81,14 @@ def epochs(
     return timed[1:]
 
 
-def row(config: Config, data: Path, mode: str, policy: str, *, count: int) -> dict[str, Any]:
-    """Return one line of the table."""
+def row(
+    config: Config, data: Path, mode: str, policy: str, *, count: int, most: int | None = None
+) -> dict[str, Any]:
+    """Return one line of the table; epochs have ``most`` steps at most."""
     if policy == "padded":
         train = dataclasses.replace(config.train, buckets=())
         config = dataclasses.replace(config, train=train)
-    most = PADDED_STEPS if policy == "padded" else None
+        most = min(PADDED_STEPS, most or PADDED_STEPS)
     timed = epochs(config, open_dataset(data), mode, count=count, most=most)
     step_times = [1e3 * seconds / steps for steps, seconds, _, _ in timed]
     columns = {
@@ -106,8 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1024])
     parser.add_argument("--policies", nargs="+", default=["buckets"], choices=["buckets", "padded"])
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs")
-    options = parse(parser, argv, epochs=1, batch_sizes=1)
+    parser.add_argument("--steps", type=int, help="steps of an epoch; by default all")
+    options = parse(parser, argv, epochs=1, batch_sizes=1, steps=1)
     base = preset(options.preset)
     rows = []
     for data in options.data:
@@ -115,8 +121,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             train = dataclasses.replace(base.train, batch_size=size)
             config = dataclasses.replace(base, train=train)
             for policy in options.policies:
-                for mode in ("train", "score"):
-                    rows.append(row(config, data, mode, policy, count=options.epochs))
+                for mode in options.modes:
+                    counts = {"count": options.epochs, "most": options.steps}
+                    rows.append(row(config, data, mode, policy, **counts))
                     jax.clear_caches()
     report(options, rows, COLUMNS, draw)
 

@@ -43,7 +43,7 @@ def parse(
     for name, limit in least.items():
         value = getattr(options, name)
         value = min(value) if isinstance(value, Sequence) else value
-        if value < limit:
+        if value is not None and value < limit:
             parser.error(f"--{name.replace('_', '-')} must be at least {limit}, got {value}")
     if getattr(options, "plot", None):
         try:
