@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dien_jax._version import __version__
-from dien_jax.errors import suggestion
+from dien_jax.errors import UserError, suggestion
 from dien_jax.utils.console import listed, print_result, say
 
 _NO_COMMANDS = ("errors",)
@@ -38,23 +38,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     known = commands()
-    if name == "--version":
-        print_result(__version__)
-        return 0
-    if name in ("-h", "--help"):
-        width = max(map(len, known))
-        print_result("usage: dien-jax COMMAND ...\n\ncommands (each has --help):")
-        for command, summary in known.items():
-            print_result(listed(command, width, summary))
-        print_result(
-            "\nFirst steps: prepare, train, evaluate. Without data of your own: dien-jax train"
-        )
+    if name in ("--version", "-h", "--help"):
+        try:
+            print_result(__version__ if name == "--version" else _overview(known))
+        except UserError as error:
+            say(f"error: {error}")
+            return 2
         return 0
     if name not in known:
         near = suggestion(name, known)
         say(f"error: no command {name!r}{near} (commands: {', '.join(known)})")
         return 2
     return importlib.import_module(f"dien_jax.{name}").main(rest)
+
+
+def _overview(known: dict[str, str]) -> str:
+    """Return the usage, with all commands and their summaries."""
+    width = max(map(len, known))
+    return "\n".join(
+        [
+            "usage: dien-jax COMMAND ...\n\ncommands (each has --help):",
+            *(listed(command, width, summary) for command, summary in known.items()),
+            "\nFirst steps: prepare, train, evaluate. Without data of your own: dien-jax train",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def evaluate(arguments: Arguments) -> None:
     metrics = scored.metrics()
     if metrics["auc"] is None:
         say(f"warning: the {split} split has one label only, so no AUC")
-    print_result(json.dumps(metrics, allow_nan=False))
+    print_result(json.dumps(metrics, allow_nan=False), file)
 
 
 main = make_main("evaluate", tyro.cli, Arguments, evaluate)

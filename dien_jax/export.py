@@ -58,7 +58,7 @@ def _export(arguments: Arguments) -> None:
         say(f"ONNX: {report['onnx']} ({report['onnx_bytes'] / 1e6:.1f} MB)")
     if "triton" in report:
         say(f"version of the Triton model: {report['triton']}")
-    print_result(json.dumps(report))
+    print_result(json.dumps(report), out)
 
 
 main = make_main("export", tyro.cli, Arguments, _export)

@@ -61,7 +61,7 @@ def _predict(arguments: Arguments) -> None:
     }.items():
         if counts[name]:
             say(f"{counts[name]:,} {subject}")
-    print_result(json.dumps(counts))
+    print_result(json.dumps(counts), arguments.out)
 
 
 main = make_main("predict", tyro.cli, Arguments, _predict)

@@ -60,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     name, *flags = (sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help"):
-        print_result(_overview())
-        return 0
+        return run_command(_overview, print_result, compiles=False)
 
     def parse() -> tuple[Any, Any]:
         if not name:

@@ -39,7 +39,7 @@ def report(arguments: Arguments) -> None:
     """Write the report and print its path."""
     split, out, data = arguments.split, arguments.out, arguments.data
     options: Any = {"split": split, "out": out, "data": data, "overwrite": arguments.overwrite}
-    print_result(str(write_report(arguments.run_dir, **options)))
+    print_result(str(write_report(arguments.run_dir, **options)), out)
 
 
 main = make_main("report", tyro.cli, Arguments, report)

@@ -10,6 +10,7 @@ every few seconds elsewhere.
 import contextlib
 import io
 import logging
+import os
 import shutil
 import sys
 import textwrap
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +26,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from dien_jax.errors import printable_lines
+from dien_jax.errors import UserError, printable_lines
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPDATES = 0.25
@@ -43,15 +45,18 @@ def print_only_errors(process: int) -> None:
 
 
 def say(line: str) -> None:
-    """Print a message on standard error, unless another process of the run prints."""
+    """Print a message on standard error, unless another process of the run prints.
+
+    One that cannot be written is lost: it must not end the work that it is about.
+    """
     if _other_process is None:
-        _print(line, sys.stderr)
+        _print_message(line)
 
 
 def say_error(line: str) -> None:
     """Print an error on standard error, in every process."""
     where = "" if _other_process is None else f"process {_other_process}: "
-    _print(f"{where}{line}", sys.stderr)
+    _print_message(f"{where}{line}")
 
 
 class _Lines(logging.Handler):
@@ -72,10 +77,27 @@ def saying_messages_of(logger_name: str) -> Iterator[None]:
         logger.propagate = propagated
 
 
-def print_result(text: str) -> None:
-    """Print lines of a result on standard output, unless another process of the run prints."""
-    if _other_process is None:
-        _print(text, sys.stdout)
+def print_result(text: str, out: Path | None = None) -> None:
+    """Print lines of a result on standard output, unless another process of the run prints.
+
+    Args:
+      text: the lines.
+      out: file of the command. If standard output is that file, the lines are a message, on
+        standard error: they are no part of the file.
+
+    Raises:
+      UserError: when standard output is closed or cannot be written: the result would be lost.
+    """
+    if out is not None and _is_standard_output(out):
+        say(text)
+    elif _other_process is None:
+        _require_output()
+        try:
+            _print(text, sys.stdout)
+        except OSError as error:
+            _give_up(sys.stdout)
+            problem = error.strerror or error
+            raise UserError(f"standard output cannot be written: {problem}") from error
 
 
 def listed(name: str, width: int, text: str) -> str:
@@ -87,6 +109,24 @@ def listed(name: str, width: int, text: str) -> str:
     start = f"  {name:{width}}  "
     columns = max(shutil.get_terminal_size().columns, 2 * len(start))
     return textwrap.fill(text, columns, initial_indent=start, subsequent_indent=" " * len(start))
+
+
+def _print_message(line: str) -> None:
+    if sys.stderr is None:  # print would take standard output in its place
+        return
+    try:
+        _print(line, sys.stderr)
+    except OSError:
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: Any) -> None:
+    """Send what a stream still holds nowhere, so that it does not fail again as Python ends."""
+    if stream in (sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _print(text: str, stream: Any) -> None:
@@ -103,6 +143,35 @@ def replace_what_encodings_lack() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def take_closed_streams() -> None:
+    """Keep files that are opened later from becoming standard input, output or error.
+
+    Where one of these is closed, the next file gets its number, and a library that prints would
+    print into that file.
+
+    Raises:
+      UserError: when standard output is closed: the result would be lost.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    _require_output()
+
+
+def _is_standard_output(file: Path) -> bool:
+    try:
+        return os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
+    except (AttributeError, OSError, ValueError):  # closed, or no file
+        return False
+
+
+def _require_output() -> None:
+    if sys.stdout is None:  # how Python starts if the descriptor is closed
+        raise UserError("standard output is closed; expected a file, a pipe or a terminal")
 
 
 class ProgressLine:
