@@ -37,7 +37,7 @@ from dien_jax.data.order import automatic_order
 from dien_jax.errors import UserError, writing
 from dien_jax.runs.evaluations import Metrics
 from dien_jax.steps.embedding_rows import automatic_update
-from dien_jax.utils.files import content, read_json, write_json
+from dien_jax.utils.files import check_utf8, content, read_json, write_json
 from dien_jax.utils.json_values import Count, NotNegative, as_type
 from dien_jax.utils.processes import count
 
@@ -141,6 +141,7 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Create the run folder, which must be empty if it exists, and write ``config.json``."""
+        check_utf8(folder, "run folder")  # or Orbax fails once it saves a checkpoint
         with writing(folder, "run folder"):
             folder.mkdir(parents=True, exist_ok=True)
             if content(folder):
@@ -165,6 +166,7 @@ class Run:
         if not folder.is_dir():
             problem = "is not a folder" if folder.exists() else "does not exist"
             raise UserError(f"run folder {folder} {problem}")
+        check_utf8(folder, "run folder")
         if not file.is_file():
             raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}")
         return cls.from_json(read_json(file, dict[str, Any]), file)

@@ -29,6 +29,7 @@ from dien_jax.steps.host_tables import (
 from dien_jax.steps.state import TrainState, create_state
 from dien_jax.utils.console import say
 from dien_jax.utils.json_values import Share, as_type
+from dien_jax.utils.precision import require_32_bits
 
 BEST_SHARE = "best_share"
 """The host's value of a checkpoint that is the share of the networks' logit; 1 without it."""
@@ -159,6 +160,7 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
     Its parameters have the share of the networks' logit that was best on validation. ``dataset``
     fits the run.
     """
+    require_32_bits()
     checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER, read_only=True)
     best_step = checkpoints.best_step()
     if best_step is None:

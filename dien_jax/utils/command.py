@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,10 +19,12 @@ from dien_jax.utils.console import (
     say,
     say_error,
     saying_messages_of,
+    take_closed_streams,
 )
 from dien_jax.utils.files import remove_unfinished
 from dien_jax.utils.flag_help import join_help_lines
 from dien_jax.utils.memory import keep_freed_memory
+from dien_jax.utils.precision import require_32_bits
 
 Options = TypeVar("Options")
 _NO_DEVICE = "Unable to initialize backend"
@@ -65,7 +68,10 @@ def _status(
 ) -> int:
     """Run a command; return its exit status unless a signal stops it."""
     try:
+        take_closed_streams()
         options = parse()
+        if compiles:
+            require_32_bits()
         if compiles and getattr(options, "keep_memory", True):
             keep_freed_memory()
         if compiles and getattr(options, "compile_cache", True):
@@ -78,11 +84,20 @@ def _status(
         # An OSError is a disk that fails where no context names the file.
         say_error(f"error: {described(error)}")
         return 1 if isinstance(error, NotFiniteError) else 2
-    except RuntimeError as error:
-        if not str(error).startswith(_NO_DEVICE):
+    except (RuntimeError, AssertionError) as error:
+        if not _is_of_devices(error):
             raise
-        say_error(f"error: {reason(error)}; JAX_PLATFORMS in the environment names the devices")
+        found = reason(error) if str(error) else "JAX found none of the devices that were asked for"
+        say_error(f"error: {found}; JAX_PLATFORMS in the environment names the devices")
         return 2
+
+
+def _is_of_devices(error: Exception) -> bool:
+    """Return whether JAX raised an error for devices that it does not know or find."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith(_NO_DEVICE)
+    # For a platform whose plugin is not installed, an assertion without a word fails in this file.
+    return traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py")
 
 
 def make_main(
