@@ -29,6 +29,8 @@ class Vocabularies:
     def __init__(
         self, schema: Schema, vocabulary: Callable[[str], list[str]], separator: str = SEPARATOR
     ) -> None:
+        if not separator:
+            raise UserError("the separator must not be empty")
         self._separator, self.context = separator, schema.context
         self.items = vocabulary("item")  # raw item ids, by row
         self._item_rows = _row_numbers("item", self.items)
@@ -56,6 +58,21 @@ class Vocabularies:
             parts = [as_text(part) for part in (value if is_list else [value])]
         return [stripped for part in parts if (stripped := part.strip())]
 
+    def events(self, value: Any) -> list[str]:
+        """Return the item ids of a history: a text with separators, or a list.
+
+        Spaces around an id in a text are dropped, unless training saw the id with them. Empty ids
+        are dropped.
+        """
+        if not isinstance(value, str):
+            parts = [as_text(part) for part in ([] if value is None else value)]
+            return [part for part in parts if part.strip()]
+        return [
+            part if part in self._item_rows else stripped
+            for part in value.split(self._separator)
+            if (stripped := part.strip())
+        ]
+
     def encode(self, feature: Feature, cells: Iterable[Any]) -> tuple[Column, int]:
         """Encode a context feature over some rows; return it with the number of unknown values.
 
@@ -82,11 +99,13 @@ class Vocabularies:
 
     def context_columns(self, values: Mapping[str, Any]) -> tuple[dict[str, Column], int]:
         """Encode the context of one request, given by feature, and count its unknown values."""
+        if not isinstance(values, Mapping):
+            raise UserError(f"context must give values by feature, got {values!r:.40}")
         names = [feature.name for feature in self.context]
         listed = ", ".join(names) or "none"
         for name in values:
             if name not in names:
-                near = suggestion(name, names)
+                near = suggestion(str(name), names)
                 raise UserError(f"context has no feature {name!r}{near} (features: {listed})")
         columns, unknown = {}, 0
         for feature in self.context:

@@ -41,6 +41,7 @@ from dien_jax.utils.files import atomic_path, check_out
 CHECKED_ROWS = 8
 CHECKED_CANDIDATES = 40
 """More than one program scores at once, if there are as many items."""
+CHECKED_USER = "the user of the check"
 TOLERANCE, TOLERANCE_ELSEWHERE = {"cpu": 1e-5}, 5e-3
 """Largest difference of two probabilities: a few roundings of float32 on the device named, more
 where matmuls round their operands to fewer bits."""
@@ -168,14 +169,16 @@ def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
 
     dataset, length = trained.dataset, int(batch.lengths[-1])
     items, users = dataset.vocabulary("item"), dataset.vocabulary("user")
+    absent = f"{max(items)}, absent"
+    items = [item or absent for item in items]  # row 0 is that of all ids without a row
     history = [items[row] for row in np.asarray(batch.history)[-1, :length]]
     candidates = items[-CHECKED_CANDIDATES:]
     context = {feature.name: _raw_value(trained, feature) for feature in dataset.schema.context}
     rankers = Ranker(trained), Ranker(model)
     for ranker in rankers:
-        ranker.remember("", history[:-1])
-        ranker.observe("", history[-1])
-    for past, user, count in ((history, users[-1], len(candidates)), (None, "", 1)):
+        ranker.remember(CHECKED_USER, history[:-1])
+        ranker.observe(CHECKED_USER, history[-1])
+    for past, user, count in ((history, users[-1], len(candidates)), (None, CHECKED_USER, 1)):
         expected, actual = (
             dict(zip(ranking.ids, ranking.scores, strict=True))
             for ranker in rankers

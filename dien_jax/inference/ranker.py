@@ -3,7 +3,7 @@
 Scores are those of ``python -m dien_jax.evaluate``, to float32 rounding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 from dien_jax.config.settings import TableMemory
 from dien_jax.data.dataset import padded_columns
 from dien_jax.data.schema import UNKNOWN
+from dien_jax.data.value_text import as_text
 from dien_jax.data.vocabularies import SEPARATOR
 from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS, BucketedPrograms
@@ -156,8 +157,9 @@ class Ranker:
 
         Training need not have seen the user; the history may be empty.
         """
+        name = _user_id(user)
         (encoded,) = self._programs.encode([self._history(history)])
-        self._users.put(user, encoded)
+        self._users.put(name, encoded)
 
     def observe(self, user: str | int, event: str | int) -> None:
         """Add an event to the end of a remembered history.
@@ -165,7 +167,7 @@ class Ranker:
         Raises:
           UserError: when the user is not, or no longer, remembered.
         """
-        (row,) = self._vocabularies.item_rows([event])
+        name, (row,) = _user_id(user), self._item_rows("event", [event])
 
         def longer(history: History) -> History:
             rows, interests = np.append(history.rows, row), history.interests
@@ -175,7 +177,7 @@ class Ranker:
                 interests = self._programs.extend(interests, int(row), len(history.rows))
             return History(rows, interests)
 
-        self._users.change(user, longer)
+        self._users.change(name, longer)
 
     def __contains__(self, user: object) -> bool:
         return user in self._users
@@ -224,11 +226,14 @@ class Ranker:
 
     def _encoded_or_error(self, request: RankRequest) -> EncodedRequest | UserError:
         try:
-            _check_sequence("candidates", request.candidates)
+            if not isinstance(request, RankRequest):
+                raise UserError(f"expected a RankRequest, got {request!r:.60}")
+            # A list: numbers index the values of a pandas series by its labels.
+            request = request._replace(candidates=_as_list("candidates", request.candidates))
             events = request.history
             history = self._users.get(request.user) if events is None else self._history(events)
             context, unknown_context = self._context(request.context or {})
-            candidates = self._vocabularies.item_rows(request.candidates)
+            candidates = self._item_rows("candidates", request.candidates)
             user = np.full(1, self._vocabularies.user_row(request.user), np.int32)
         except UserError as error:
             return error
@@ -239,9 +244,16 @@ class Ranker:
         return padded_columns(self.schema.context, columns, np.zeros(1, np.int64)), unknown
 
     def _history(self, events: Sequence[str | int]) -> History:
-        _check_sequence("history", events)
-        kept = events[max(len(events) - self._max_history, 0) :]
-        return History(self._vocabularies.item_rows(kept))
+        ids = _as_list("history", events)
+        kept = ids[max(len(ids) - self._max_history, 0) :]
+        return History(self._item_rows("history", kept))
+
+    def _item_rows(self, name: str, ids: Sequence[Any]) -> np.ndarray:
+        texts = list(map(as_text, ids))
+        if "" in texts:
+            number = f" {texts.index('') + 1} of {len(texts)}" if len(texts) > 1 else ""
+            raise UserError(f"{name}: id{number} is empty; expected an item")
+        return self._vocabularies.item_rows(texts)
 
 
 def _ranking(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
@@ -258,6 +270,17 @@ def _ranking(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError
     return Ranking(ids, scores[order], history, candidates, request.unknown_context)
 
 
-def _check_sequence(name: str, ids: Any) -> None:
-    if isinstance(ids, str):
-        raise UserError(f"{name} must be a list of ids, got the text {ids[:40]!r}")
+def _as_list(name: str, ids: Any) -> list[Any]:
+    """Return ids of a list, a tuple, an array or a series; ``UserError`` for what has no order."""
+    kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{ids!r:.40}"
+    unordered = isinstance(ids, str | bytes | bytearray | Mapping | Set)
+    if unordered or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
+        raise UserError(f"{name} must be a list of ids, got {kind}")
+    return list(ids)
+
+
+def _user_id(user: Any) -> str:
+    name = as_text(user)
+    if not name:
+        raise UserError("a user to remember must have an id, found none")
+    return name

@@ -1,0 +1,80 @@
+"""Requests from Python that no model should see: each is refused, and the others are ranked."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from support import small_dataset, untrained_run
+from support.wrong_requests import LISTS, NO_CONTEXTS, NO_IDS, NO_LISTS, NO_USERS
+
+from dien_jax import open_dataset
+from dien_jax.data.vocabularies import Vocabularies
+from dien_jax.errors import UserError
+
+pytest.importorskip("pandas")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return small_dataset.write(tmp_path_factory.mktemp("wrong") / "data")
+
+
+@pytest.fixture(scope="module")
+def outcomes(dataset):
+    run = untrained_run.write(dataset.parent / "run", dataset, model="base_model", buckets=())
+    ended = subprocess.run(
+        [sys.executable, "-m", "support.wrong_requests", str(run)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return dict(map(json.loads, ended.stdout.splitlines()))
+
+
+EXPECTED = {
+    **{
+        f"{field} {name}": f"UserError: {field} must be a list of ids, got "
+        for field in ("history", "candidates")
+        for name in NO_LISTS
+    },
+    **{
+        f"{field} with {name}": f"UserError: {field}: id 2 of 2 is empty; expected an item"
+        for field in ("history", "candidates")
+        for name in NO_IDS
+    },
+    "a tuple": "UserError: expected a RankRequest, got ([",
+    **{f"context {name}": "UserError: context must give values by" for name in NO_CONTEXTS},
+    "context of a number": "UserError: context has no feature 1",
+    **{f"remember {name}": "UserError: a user to remember must have an id" for name in NO_IDS},
+    **{f"remembered {name}": "UserError: history: id is empty" for name in NO_IDS},
+    **{f"observe {name}": "UserError: event: id is empty; expected an item" for name in NO_IDS},
+    **{f"remember user {name}": "UserError: ids and categories must be" for name in NO_USERS},
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_wrong_request_is_refused_alone(name, outcomes):
+    assert outcomes[name].startswith(EXPECTED[name])
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_ids_keep_their_scores_in_any_kind_of_list(name, outcomes):
+    assert outcomes[f"ranked {name}"] == outcomes["ranked list"]
+
+
+def test_separator_must_not_be_empty(dataset):
+    schema = open_dataset(dataset).schema
+    with pytest.raises(UserError, match="the separator must not be empty"):
+        Vocabularies(schema, lambda name: ["", "a"], "")
+
+
+def test_histories_keep_ids_with_spaces_that_training_saw(dataset):
+    vocabularies = Vocabularies(open_dataset(dataset).schema, lambda name: ["", " a", "b"])
+    assert vocabularies.events(" a| b |c |  |") == [" a", "b", "c"]
+    assert vocabularies.events([" a", " b ", None, ""]) == [" a", " b "]
+    assert vocabularies.events(None) == []
