@@ -17,7 +17,13 @@ from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_utf8
 from dien_jax.utils.parquet_files import parquet_batches
-from dien_jax.utils.text_files import BadLines, open_bytes, read_lines
+from dien_jax.utils.text_files import (
+    BadLines,
+    is_gzip,
+    open_bytes,
+    read_lines,
+    take_long_cells,
+)
 
 SCORE = "score"
 """Name of the column that is added."""
@@ -93,6 +99,7 @@ class TextTable:
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the last line and the fields of each record, the header first."""
+        take_long_cells()
         bad = BadLines()
         lines = (line + "\n" for _, line in read_lines(self.file, bad))
         good = itertools.takewhile(lambda _: not bad.count, lines)
@@ -123,6 +130,8 @@ class ParquetTable:
         import pyarrow.parquet as pq
 
         check_utf8(file)
+        if is_gzip(file):
+            raise UserError(f"{file} is Parquet within gzip; unpack it first")
         self.file = file
         try:
             self._parquet = pq.ParquetFile(file)

@@ -124,6 +124,7 @@ def score_requests(
     named = {name: column for name, column in vars(columns).items() if column is not None}
     defaults = {name: name for name in ("history", "timestamp") if name in requests.names}
     columns = RequestColumns(**defaults | named)
+    _refuse_shared_columns(columns)
     for flag, use in USES.items():
         if (column := getattr(columns, flag)) is not None:
             find_column(requests, column, f"--{flag}", use)
@@ -147,6 +148,17 @@ def score_requests(
         if not counts["rows"]:
             raise UserError(f"{table} has no rows")
     return counts
+
+
+def _refuse_shared_columns(columns: RequestColumns) -> None:
+    """Refuse a column that is given two uses: ids are no times, and users are no items."""
+    flags: dict[str, str] = {}
+    for flag in USES:
+        if (column := getattr(columns, flag)) is not None:
+            if column in flags:
+                other = f"--{flag} must name another column than --{flags[column]}"
+                raise UserError(f"{other}, got {column!r}")
+            flags[column] = flag
 
 
 def _described(columns: RequestColumns, dataset: Dataset) -> str:
@@ -198,7 +210,7 @@ class _Encoder:
         if events is None:
             assert columns.history is not None
             cells = self._table.column(piece, columns.history, USES["history"])
-            histories = [self._vocabularies.split(cell) for cell in cells]
+            histories = [self._vocabularies.events(cell) for cell in cells]
             offsets = np.cumsum([0, *map(len, histories)])
             rows = self._vocabularies.item_rows(chain.from_iterable(histories))
             self._count("unknown_history", rows == UNKNOWN)

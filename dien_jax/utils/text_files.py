@@ -1,6 +1,7 @@
 """Text files read line by line, plain, gzip or zipped, with an account of malformed lines."""
 
 import contextlib
+import csv
 import gzip
 import hashlib
 import io
@@ -28,6 +29,11 @@ LONGEST_GAP = 1 << 20  # empty lines in a row; a file with more is not text
 FREE_SIZE = 1 << 28  # bytes that every compressed file may hold
 LARGEST_RATIO = 100  # size of a larger content divided by its compressed size
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
+def take_long_cells() -> None:
+    """Let Python's reader of CSV take cells as long as the longest line."""
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
 
 
 class BadLines:

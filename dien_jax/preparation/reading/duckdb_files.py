@@ -47,6 +47,7 @@ from dien_jax.utils.text_files import (
     is_gzip,
     open_bytes,
     read_lines,
+    take_long_cells,
 )
 
 PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
@@ -207,6 +208,7 @@ def _records(
     file: Path, delimiter: str, width: int, has_header: bool, bad: BadLines
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of every record of a CSV file that has ``width`` fields."""
+    take_long_cells()
     lines = read_lines(file, bad)
     if has_header:
         next(lines)

@@ -12,7 +12,7 @@ import ibis
 import pyarrow as pa
 from ibis.expr.types import Table
 
-from dien_jax.errors import UserError, printable, suggestion
+from dien_jax.errors import UserError, printable, reading, suggestion
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.text_files import LEFT_OUT, MOST_KINDS, OTHERS, QUOTED, BadLines
@@ -93,17 +93,33 @@ def address_of(file: Path) -> str | None:
 def files_of(file: Path) -> list[Path]:
     """Return the files of a log: the file itself, or those in a folder and its folders, by name.
 
-    Names that begin with ``_`` or ``.`` are those of no data, as in folders that Spark writes.
+    Names that begin with ``_`` or ``.`` are those of no data, as in folders that Spark writes. All
+    others are read: one that cannot be, such as a link to a file that is gone, is a UserError.
     """
     if not file.is_dir():
         return [file]
-    found = []
-    for part in sorted(file.rglob("*"), key=Path.as_posix):
-        hidden = any(name.startswith(("_", ".")) for name in part.relative_to(file).parts)
-        if part.is_file() and not hidden:
-            found.append(part)
+    found = _files_in(file)
     if not found:
         raise UserError(f"{file}: expected a folder with CSV or Parquet files, found none")
+    return sorted(found, key=Path.as_posix)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found = []
+    with reading(folder):
+        parts = [part for part in folder.iterdir() if not part.name.startswith(("_", "."))]
+    for part in parts:
+        is_link = part.is_symlink()
+        if part.is_dir() and not is_link:
+            found += _files_in(part)
+        elif part.is_file():
+            found.append(part)
+        elif part.is_dir():
+            kind = "a link to a folder, which is not followed; put the folder itself there"
+            raise UserError(f"{part}: expected a file of the log, found {kind}")
+        else:
+            kind = "a link to a file that is not there" if is_link else "no regular file"
+            raise UserError(f"{part}: expected a file of the log, found {kind}")
     return found
 
 
