@@ -30,11 +30,17 @@ LARGEST_INTEGER = 2**31 - 1
 """Largest value of an integer setting, and of the steps of a run."""
 
 LARGEST_ENSEMBLE = 16
+MOST_LAYERS = 100
+"""Layers of a network; compilation takes longer with each."""
 """Largest number of networks of a model."""
 
 ADDED_CHOICES: dict[str, Collection[str]] = {}
 """Further names for ``evolution`` and ``attention``: the tables of :mod:`dien_jax.model`, to which
 users add modules of their own."""
+
+
+def _are_layers(sizes: LAYER_SIZES) -> bool:
+    return 1 <= len(sizes) <= MOST_LAYERS and min(sizes) >= 1
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -153,11 +159,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "model")
         _check_numbers(self, "model")
-        sizes = "one or more layer sizes, each at least 1"
+        sizes = f"one or more layer sizes (at most {MOST_LAYERS}), each at least 1"
         check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
-        check("attention_layers auxiliary_layers layers", lambda n: n and min(n) >= 1, sizes)
-        or_none = "layer sizes, each at least 1, or ()"
-        check("statistics_layers", lambda n: min(n, default=1) >= 1, or_none)
+        check("attention_layers auxiliary_layers layers", _are_layers, sizes)
+        check("statistics_layers", lambda n: not n or _are_layers(n), f"{sizes}, or ()")
         check("auxiliary_weight", lambda weight: 0 <= weight < math.inf, "0 or more")
         without_gru = "0 unless model.extractor is 'gru'"
         check("auxiliary_weight", lambda w: self.extractor == "gru" or not w, without_gru)

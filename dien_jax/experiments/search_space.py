@@ -123,6 +123,9 @@ def _dimension(name: str, given: Any, base: Config) -> Choices | Range:
     if isinstance(given, list):
         if not given:
             raise UserError(f"{name}: expected one or more choices, found none")
+        for place, choice in enumerate(given):
+            if choice in given[:place]:
+                raise UserError(f"{name}: the choice {choice!r} is given twice")
         return Choices(tuple(given))
     if not isinstance(given, dict):
         example = '{"low": 1, "high": 9}'
