@@ -20,12 +20,22 @@ def chunks(rows: int) -> Iterator[slice]:
         yield slice(start, min(start + CHUNK_ROWS, rows))
 
 
+def open_array(file: Path) -> np.memmap:
+    """Map the array of a ``.npy`` file; NumPy raises every kind of exception for a damaged one."""
+    try:
+        return np.lib.format.open_memmap(file, mode="r")
+    except SystemError:
+        # Python 3.11 fails to parse the header if JAX's callback of the garbage collector runs
+        # meanwhile ("AST constructor recursion depth mismatch"); the file is whole.
+        return np.lib.format.open_memmap(file, mode="r")
+
+
 def read_array(
     file: Path, dtype: type[np.generic], rows: int | None, check: Check | None = None
 ) -> np.ndarray:
     """Map an array of one dimension, and check its entries."""
     try:
-        array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
+        array = np.asarray(open_array(file))
     except FileNotFoundError:
         raise UserError(f"{file} is missing") from None
     except OSError as error:

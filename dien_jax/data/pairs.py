@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dien_jax.data.arrays import release
+from dien_jax.data.arrays import open_array, release
 from dien_jax.data.schema import ValueStatistics
 
 MAX_KEPT = 1 << 23
@@ -70,7 +70,7 @@ class PairCounts:
             if self._folder is not None:
                 file = self._folder / f"{len(self._counted)}.npy"
                 np.save(file, columns)
-                columns = np.asarray(np.lib.format.open_memmap(file, mode="r"))
+                columns = np.asarray(open_array(file))
             self._counted.append(_Counted(*columns))
 
     def statistics(self, count: np.ndarray, sequences: int) -> ValueStatistics:
