@@ -83,6 +83,8 @@ class Application:
         path = scope["path"] if scope["path"] in self._paths else "other"
         try:
             response = self._routes if self._authorized(scope, path) else _UNAUTHORIZED
+            if {name for name, _ in scope["headers"]} >= _LENGTHS:
+                response = _TWO_LENGTHS
             await response(scope, receive, send_and_record)
         except asyncio.CancelledError:
             self.cut_off += 1
@@ -183,6 +185,11 @@ def _error(
     return _Json(Failure(error, field), status, headers)
 
 
+_LENGTHS = {b"content-length", b"transfer-encoding"}
+_TWO_LENGTHS = _error(
+    400, "expected Content-Length or Transfer-Encoding, found both", headers={"Connection": "close"}
+)
+"""A proxy may read another body than this server, and take its rest for a request (smuggling)."""
 _UNAUTHORIZED = _error(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
 
 

@@ -13,13 +13,13 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.server.options import MAX_ID_LENGTH, ServerOptions
 
-Id = (
-    Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
-    | int
-    | Annotated[float, msgspec.Meta(multiple_of=1)]
-)
-"""A string or a whole number; JSON may write 3 as 3.0."""
-_VALUE = str | int | Annotated[float, msgspec.Meta(multiple_of=1)]
+_Whole = int | Annotated[float, msgspec.Meta(multiple_of=1)]
+"""A whole number; JSON may write 3 as 3.0."""
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)] | _Whole
+"""A string or a whole number."""
+_User = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)] | _Whole | None
+"""An id, or nothing for an unknown user."""
+_VALUE = str | _Whole
 """A value of a categorical or multi-valued feature, of any length."""
 _AT = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
 _SHOWN = 200
@@ -88,7 +88,7 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
             ("candidates", candidates),
             ("context", context) if schema.context else ("context", context | None, None),
             ("history", history | None, None),
-            ("user", Id | None, None),
+            ("user", _User, None),
         ],
         "Remember": [("user", Id), ("history", history)],
         "Observe": [("user", Id), ("event", Id)],

@@ -79,12 +79,12 @@ VALUES: dict[str, Any] = {
     "null": None, "true": True, "a fraction": 1.5, "a text": "x", "a whole number": 7,
     "an empty list": [], "a list of lists": [[]], "a list of null": [None],
     "a list of true": [True], "an object": {}, "a list of objects": [{"id": 1}],
-    "a list of fractions": [0.5],
+    "a list of fractions": [0.5], "an empty text": "", "an empty text in a list": [""],
 }  # fmt: skip
 FITTING = {
     ("rank", "candidates"): (),
     ("rank", "history"): ("null", "an empty list"),
-    ("rank", "user"): ("null", "a text", "a whole number"),
+    ("rank", "user"): ("null", "a text", "a whole number", "an empty text"),
     ("rank", "context"): (),
     ("remember", "user"): ("a text", "a whole number"),
     ("remember", "history"): ("an empty list",),
@@ -177,6 +177,8 @@ def wrong_heads() -> Iterator[Request]:
         headers = (*JSON.items(), ("Content-Length", length))
         status = (413,) if length.isdecimal() else (200,)
         yield Request("header", f"length {length[:20]}", "rank", content, status, headers=headers)
+    both = (*JSON.items(), ("Transfer-Encoding", "chunked"), ("Content-Length", "4"))
+    yield Request("header", "two lengths", "rank", content, (400,), headers=both)
     for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "BREW"):
         for path in WHOLE:
             yield Request("method", method, path, b"", (405,), method=method)
