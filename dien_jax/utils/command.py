@@ -69,6 +69,7 @@ def _status(
     """Run a command; return its exit status unless a signal stops it."""
     try:
         take_closed_streams()
+        _require_folder()
         options = parse()
         if compiles:
             require_32_bits()
@@ -90,6 +91,14 @@ def _status(
         found = reason(error) if str(error) else "JAX found none of the devices that were asked for"
         say_error(f"error: {found}; JAX_PLATFORMS in the environment names the devices")
         return 2
+
+
+def _require_folder() -> None:
+    """Refuse a current folder that was removed: no relative path can be read or written there."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder was removed; change to another") from error
 
 
 def _is_of_devices(error: Exception) -> bool:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import os
 import re
 import stat
 import zipfile
@@ -194,6 +195,38 @@ class _Limited(io.RawIOBase):
         super().close()
 
 
+class _AsOpened(io.RawIOBase):
+    """Bytes of a file up to its size when it was opened; at the end it must have the same size.
+
+    A file that another program appends to faster than it is read would have no end.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._stream = file, file.open("rb", buffering=0)
+        self._size = self._left = os.fstat(self._stream.fileno()).st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._stream.readinto(memoryview(buffer)[: self._left]) or 0
+        self._left -= count
+        if not count:
+            check_size(self._file, self._size, os.fstat(self._stream.fileno()).st_size)
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def check_size(file: Path, before: int, after: int) -> None:
+    """Refuse a file whose size changed while it was read."""
+    if before != after:
+        problem = f"its size changed from {before:,} to {after:,} bytes while it was read"
+        raise UserError(f"{file}: {problem}; wait until it is written, or read a copy")
+
+
 def largest_content(compressed: int) -> int:
     """Return the limit of the decompressed bytes of a compressed size."""
     return max(FREE_SIZE, LARGEST_RATIO * compressed)
@@ -209,10 +242,11 @@ def open_bytes(file: Path) -> io.BufferedIOBase:
     """Open the bytes of a file, decompressed when it is gzip.
 
     Reading can raise OSError, EOFError and zlib.error, and a UserError for a gzip that holds more
-    than 256 MiB and more than 100 times its size.
+    than 256 MiB and more than 100 times its size, or a file whose size changes meanwhile.
     """
     if not is_gzip(file):
-        return file.open("rb")
+        is_sized = file.is_file() and file.stat().st_size > 0  # files of /proc have no size
+        return io.BufferedReader(_AsOpened(file), 1 << 18) if is_sized else file.open("rb")
     limit = largest_content(file.stat().st_size)
     return io.BufferedReader(_Limited(gzip.GzipFile(file, "rb"), file, limit), 1 << 18)
 

@@ -40,6 +40,10 @@ STREAMS = {
     "no overview on a full disk": ("dj prepare --help >/dev/full", "cannot be written: No space"),
     "no metrics on a full disk": ("dj evaluate run > /dev/full", "cannot be written: No space"),
     "no metrics on a closed output": ("dj evaluate run >&-", "standard output is closed"),
+    "nothing in a folder that was removed": (
+        "mkdir gone; cd gone; rmdir ../gone; dj evaluate ../run",
+        "error: the current folder was removed; change to another",
+    ),
     "nothing prepared with a closed output": (
         "dj prepare interactions log.csv --out new >&-",
         "standard output is closed; expected a file, a pipe or a terminal",
@@ -50,7 +54,7 @@ STREAMS = {
 @pytest.mark.parametrize("name", STREAMS)
 def test_result_that_is_lost_is_an_error(name, workspace, record_property):
     line, message = STREAMS[name]
-    record_property("fault", f"{line.split()[1]}: streams")
+    record_property("fault", f"{line.rpartition('dj ')[2].split()[0]}: streams")
     before = faults.contents(workspace)
     ending = shell(line)
     assert ending.returncode == 2, ending

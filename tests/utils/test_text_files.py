@@ -213,3 +213,18 @@ def test_pipes_are_refused_without_waiting_for_a_writer(read, tmp_path: Path) ->
     os.mkfifo(file)
     with pytest.raises(UserError, match="pipe is a pipe, and this file is read more than once"):
         read(file)
+
+
+@pytest.mark.parametrize("change", ["a,2\n", None])
+def test_file_whose_size_changes_while_it_is_read_is_refused(change, tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_bytes(b"a,1\n" * 200_000)
+    lines = read_lines(file, BadLines())
+    assert next(lines) == (1, "a,1")
+    if change is None:
+        os.truncate(file, 400_000)
+    else:
+        with file.open("a") as stream:
+            stream.write(change)
+    with pytest.raises(UserError, match=r"log\.csv: its size changed from 800,000 to [48]00,00\d"):
+        list(lines)

@@ -44,6 +44,7 @@ from dien_jax.utils.text_files import (
     EXAMPLES,
     BadLines,
     check_gzip_size,
+    check_size,
     is_gzip,
     open_bytes,
     read_lines,
@@ -144,10 +145,13 @@ def _read_csv(
         f"columns = {{{types}}}, header = {has_header}, delim = $delimiter, quote = '\"', "
         f"escape = '\"', nullstr = '', compression = {compression}, strict_mode = true)"
     )
+    size = file.stat().st_size
     try:
         workspace.sql(query, {"file": _escape_wildcards(file), "delimiter": delimiter})
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException):
         return None
+    finally:
+        check_size(file, size, file.stat().st_size)
     raw = ibis.table(dict.fromkeys(places, "string"), name="raw")
     rows = workspace.store("rows", raw.mutate(line=raw.rowid()))
     workspace.sql("DROP TABLE raw")
