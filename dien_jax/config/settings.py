@@ -30,9 +30,10 @@ LARGEST_INTEGER = 2**31 - 1
 """Largest value of an integer setting, and of the steps of a run."""
 
 LARGEST_ENSEMBLE = 16
+"""Largest number of networks of a model."""
+
 MOST_LAYERS = 100
 """Layers of a network; compilation takes longer with each."""
-"""Largest number of networks of a model."""
 
 ADDED_CHOICES: dict[str, Collection[str]] = {}
 """Further names for ``evolution`` and ``attention``: the tables of :mod:`dien_jax.model`, to which
