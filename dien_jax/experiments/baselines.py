@@ -26,6 +26,7 @@ from dien_jax.experiments.baseline_models import (
 from dien_jax.experiments.result_tables import aligned, folder_of, metric_headers
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.baseline import BaselineRun
+from dien_jax.runs.calibration import fit_calibration
 from dien_jax.runs.folder import versions
 from dien_jax.runs.scoring import measure
 from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, MAX_ROWS, fit_logistic
@@ -59,7 +60,8 @@ def run_baselines(data: str | Path, out: str | Path | None = None) -> list[Basel
     Popularity, the match of attributes and co-occurrence rank by one column, whose sign and scale
     are a logistic regression's on training examples. A logistic regression and boosted trees have
     all columns of :class:`~dien_jax.training.regression_inputs.RegressionInputs`. What a fit leaves
-    open is chosen on the validation split, and the test split is scored once.
+    open is chosen on the validation split, where probabilities are calibrated too, as those of a
+    run, and the test split is scored once.
 
     Args:
       data: dataset folder.
@@ -94,10 +96,13 @@ def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
     sizes = {split: len(dataset.splits[split].label) for split in HELD_OUT}
     scores = {split: _scores(inputs, models, sizes[split], split) for split in HELD_OUT}
     results = []
+    labels = np.asarray(dataset.splits["valid"].label)
     for name, model in models.items():
-        of_model = {split: scores[split][name] for split in HELD_OUT}
+        calibration = fit_calibration(labels, scores["valid"][name], step=0)
+        of_model = {split: calibration.apply(scores[split][name]) for split in HELD_OUT}
         metrics = {split: measure(dataset, split, of_model[split]) for split in HELD_OUT}
-        results.append(BaselineResult(name, model.settings, **metrics))
+        settings = model.settings | {"calibration": calibration.kind}
+        results.append(BaselineResult(name, settings, **metrics))
         if out is not None:
             _save(out / folder_of(name), dataset, results[-1], of_model)
     say(f"baselines took {time.perf_counter() - start:.0f} s")

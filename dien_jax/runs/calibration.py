@@ -93,6 +93,17 @@ class Calibration:
             "calibrated": calibrated.astype(np.float32),
         }
 
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Return probabilities calibrated and not shifted, float32 ``[n]``, as evaluation has them.
+
+        >>> import numpy as np
+        >>> halved = Calibration("temperature", (0.0, 1.0), (0.0, 0.5), step=0)
+        >>> [round(p, 4) for p in halved.apply(np.array([0.5, 0.8])).tolist()]
+        [0.5, 0.6667]
+        """
+        mapped = _mapped(_logits(scores), (np.asarray(self.logits), np.asarray(self.calibrated)))
+        return (1 / (1 + np.exp(-mapped))).astype(np.float32)
+
     def save(self, folder: Path) -> None:
         """Write ``calibration.json`` of a run folder."""
         with writing(folder / CALIBRATION_FILE):
@@ -145,8 +156,7 @@ def fit_calibration(
     Shift: King and Zeng, 2001 ("Logistic Regression in Rare Events Data"), section 4.1.
     """
     y = np.asarray(labels, np.float64)
-    p = np.clip(np.asarray(scores, np.float64), LOGLOSS_EPSILON, 1 - LOGLOSS_EPSILON)
-    z, share = np.log(p / (1 - p)), float(y.mean())
+    z, share = _logits(scores), float(y.mean())
     kind, (logits, calibrated), losses = "none", _UNCHANGED, dict[str, float]()
     if min(y.sum(), len(y) - y.sum()) >= FOLDS:
         losses = {name: _cross_validated(fit, z, y) for name, fit in KINDS.items()}
@@ -167,6 +177,11 @@ def fit_calibration(
         {"split": "valid", "examples": len(y), "click_share": share},
         losses,
     )
+
+
+def _logits(scores: np.ndarray) -> np.ndarray:
+    p = np.clip(np.asarray(scores, np.float64), LOGLOSS_EPSILON, 1 - LOGLOSS_EPSILON)
+    return np.log(p / (1 - p))
 
 
 def _temperature(z: np.ndarray, y: np.ndarray) -> _Points:

@@ -14,6 +14,8 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.experiments import baseline_models
 from dien_jax.experiments.baselines import run_baselines
 from dien_jax.metrics.intervals import delong
+from dien_jax.metrics.scores import logloss
+from dien_jax.runs.calibration import KINDS, fit_calibration
 from dien_jax.runs.scoring import measure, score_split
 from dien_jax.training.regression_inputs import Inputs
 from dien_jax.utils import extras
@@ -89,6 +91,18 @@ def test_models_that_read_the_history_beat_popularity(stored):
             for name in NAMES}  # fmt: skip
     for name in ("attribute match", "logistic regression", "boosted trees"):
         assert area[name] > area["popularity"] + 0.05, area
+
+
+def test_probabilities_are_calibrated_on_validation_as_those_of_a_run(data, stored):
+    labels = open_dataset(data).splits["valid"].label
+    for name in NAMES:
+        folder = stored / name.replace(" ", "-")
+        kind = read_json(folder / "baseline.json", dict)["settings"]["calibration"]
+        scores = np.load(folder / "scores-valid.npy")
+        again = fit_calibration(np.asarray(labels), scores, step=0)
+        assert kind in KINDS
+        # Nothing is left to gain but what rounding to float32 costs, or another kind by chance.
+        assert logloss(labels, scores) < logloss(labels, again.apply(scores)) + 0.01, name
 
 
 @pytest.mark.parametrize("sign", [1, -1])

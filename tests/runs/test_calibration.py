@@ -103,6 +103,16 @@ def test_too_few_clicks_leave_scores_as_they_are() -> None:
     assert fit_calibration(np.ones(10), scores, step=3).kind == "none"
 
 
+@pytest.mark.parametrize("kind", DISTORTIONS)
+def test_scores_are_mapped_as_programs_map_them(kind: str) -> None:
+    labels, scores, _ = drawn(DISTORTIONS[kind])
+    calibration = fit_calibration(labels, scores, step=1)
+    found, expected = calibration.apply(scores), applied(calibration, scores)
+    assert found.dtype == np.float32
+    inside = abs(scores - 0.5) < 0.5 - 1e-6  # `applied` has other logits for probabilities 0 and 1
+    np.testing.assert_allclose(found[inside], expected[inside], rtol=2e-5)
+
+
 def test_the_map_that_changes_nothing_changes_no_bit() -> None:
     logits = jnp.asarray(np.random.default_rng(0).normal(0, 20, 1000).astype(np.float32))
     plain = np.asarray(click_probability(logits))
