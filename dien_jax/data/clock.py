@@ -88,7 +88,8 @@ def whole_number(text: str) -> int | None:
     if re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
     try:
-        number = float("_" if "_" in text else text)  # Python accepts 1_000
+        # Python accepts 1_000 and digits of other scripts, which no log may have.
+        number = float(text if text.isascii() and "_" not in text else "_")
     except ValueError:
         return None
     return int(number) if number.is_integer() and abs(number) < LARGEST_FLOAT_TIME else None

@@ -50,12 +50,20 @@ def as_text(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return str(int(value))
+        return digits_of(int(value))
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         return value.isoformat()
     kind = type(value).__name__
     shown = f"{value!r:.40} of type {kind}"
     raise UserError(f"ids and categories must be {_EXPECTED['categorical']}, got {shown}")
+
+
+def digits_of(value: int) -> str:
+    """Return the digits of a whole number; Python refuses those of thousands of digits."""
+    try:
+        return str(int(value))  # of True: 1
+    except ValueError:
+        raise UserError("a whole number has too many digits") from None
 
 
 def check_type(where: str, kind: "pa.DataType", use: Use) -> None:

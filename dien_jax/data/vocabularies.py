@@ -12,7 +12,7 @@ import numpy as np
 from dien_jax.data.dataset import Column
 from dien_jax.data.metadata import repeated
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
-from dien_jax.data.value_text import as_text
+from dien_jax.data.value_text import as_text, digits_of
 from dien_jax.errors import UserError, suggestion
 
 SEPARATOR = "|"  # default separator of the values of a multi-valued cell
@@ -129,11 +129,12 @@ def _row_numbers(feature: str, vocabulary: list[str]) -> dict[str, int]:
 
 def _standard(feature: Feature, cell: Any) -> float:
     """Standardise a number; 0 where it is missing."""
-    text = "" if cell is None else str(int(cell) if isinstance(cell, bool) else cell).strip()
+    text = "" if cell is None else digits_of(cell) if isinstance(cell, int) else str(cell).strip()
     if not text or text.lower() == "nan":
         return 0.0
     try:
-        number = float("_" if "_" in text else text)  # Python accepts 1_000
+        # Python accepts 1_000 and digits of other scripts, which no log may have.
+        number = float(text if text.isascii() and "_" not in text else "_")
     except ValueError:
         raise UserError(f"{text[:40]!r} is not a number") from None
     if math.isnan(number):

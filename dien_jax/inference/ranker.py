@@ -250,9 +250,9 @@ class Ranker:
 
     def _item_rows(self, name: str, ids: Sequence[Any]) -> np.ndarray:
         texts = list(map(as_text, ids))
-        if "" in texts:
-            number = f" {texts.index('') + 1} of {len(texts)}" if len(texts) > 1 else ""
-            raise UserError(f"{name}: id{number} is empty; expected an item")
+        for place, (raw, text) in enumerate(zip(ids, texts, strict=True), start=1):
+            if not text and not isinstance(raw, str):  # an empty text is an unknown item
+                raise UserError(f"{name}: id {place} of {len(ids)} is {raw!r}; expected an item")
         return self._vocabularies.item_rows(texts)
 
 
@@ -272,9 +272,9 @@ def _ranking(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError
 
 def _as_list(name: str, ids: Any) -> list[Any]:
     """Return ids of a list, a tuple, an array or a series; ``UserError`` for what has no order."""
-    kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{ids!r:.40}"
     unordered = isinstance(ids, str | bytes | bytearray | Mapping | Set)
     if unordered or not (hasattr(ids, "__len__") and hasattr(ids, "__getitem__")):
+        kind = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"{ids!r:.40}"
         raise UserError(f"{name} must be a list of ids, got {kind}")
     return list(ids)
 

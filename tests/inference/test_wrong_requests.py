@@ -7,9 +7,11 @@ import sys
 
 import pytest
 from support import small_dataset, untrained_run
-from support.wrong_requests import LISTS, NO_CONTEXTS, NO_IDS, NO_LISTS, NO_USERS
+from support.wrong_requests import CONTEXT, LISTS, NO_CONTEXTS, NO_IDS, NO_LISTS, NO_USERS
 
 from dien_jax import open_dataset
+from dien_jax.data.clock import whole_number
+from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
 
@@ -43,16 +45,30 @@ EXPECTED = {
         for name in NO_LISTS
     },
     **{
-        f"{field} with {name}": f"UserError: {field}: id 2 of 2 is empty; expected an item"
+        f"{field} with {name}": f"UserError: {field}: id 2 of 2 is {none!r}; expected an item"
         for field in ("history", "candidates")
-        for name in NO_IDS
+        for name, none in NO_IDS.items()
+    },
+    **{
+        f"{field} of 5,000 digits": "UserError: a whole number has too many digits"
+        for field in ("history", "candidates")
+    },
+    **{
+        f"{feature} of 5,000 digits": f"UserError: context '{feature}': a whole number has too many"
+        for feature in CONTEXT
     },
     "a tuple": "UserError: expected a RankRequest, got ([",
     **{f"context {name}": "UserError: context must give values by" for name in NO_CONTEXTS},
     "context of a number": "UserError: context has no feature 1",
-    **{f"remember {name}": "UserError: a user to remember must have an id" for name in NO_IDS},
-    **{f"remembered {name}": "UserError: history: id is empty" for name in NO_IDS},
-    **{f"observe {name}": "UserError: event: id is empty; expected an item" for name in NO_IDS},
+    **{
+        f"remember {name}": "UserError: a user to remember must have an id"
+        for name in (*NO_IDS, "nothing")
+    },
+    **{f"remembered {name}": "UserError: history: id 1 of 1 is N" for name in ["None"]},
+    **{
+        f"observe {name}": f"UserError: event: id 1 of 1 is {none!r}"
+        for name, none in NO_IDS.items()
+    },
     **{f"remember user {name}": "UserError: ids and categories must be" for name in NO_USERS},
 }
 
@@ -78,3 +94,12 @@ def test_histories_keep_ids_with_spaces_that_training_saw(dataset):
     assert vocabularies.events(" a| b |c |  |") == [" a", "b", "c"]
     assert vocabularies.events([" a", " b ", None, ""]) == [" a", " b "]
     assert vocabularies.events(None) == []
+
+
+@pytest.mark.parametrize("text", ["\u0661", "\uff11.5", "1_0"])
+def test_digits_that_no_log_may_have_are_no_numbers(text, dataset):
+    price = Feature("price", "numeric", mean=0.0, deviation=1.0)
+    vocabularies = Vocabularies(open_dataset(dataset).schema, lambda name: ["", "a"])
+    with pytest.raises(UserError, match="is not a number"):
+        vocabularies.encode(price, [text])
+    assert whole_number(text) is None

@@ -35,7 +35,7 @@ LISTS: dict[str, Callable[[list[str]], Any]] = {
     "series": lambda ids: pd.Series(ids, index=[7, 3]),
     "series with labels in another order": lambda ids: pd.Series(ids, index=[1, 0]),
 }
-NO_IDS = {"None": None, "nothing": "", "NaN": float("nan")}
+NO_IDS = {"None": None, "NaN": float("nan")}
 NO_USERS = {"list": ["Ann"], "bool": True, "fraction": 1.5}
 NO_CONTEXTS = {"text": "device", "list": ["device"], "number": 7}
 
@@ -67,15 +67,22 @@ def main(run: str) -> None:
         for name, none in NO_IDS.items():
             wrong = good._replace(**{field: [PEAR, none]})
             show(f"{field} with {name}", lambda w=wrong: alone(w))
+    for field in ("history", "candidates"):
+        wrong = good._replace(**{field: [10**5000]})
+        show(f"{field} of 5,000 digits", lambda w=wrong: alone(w))
+    for feature in CONTEXT:
+        wrong = good._replace(context=CONTEXT | {feature: 10**5000})
+        show(f"{feature} of 5,000 digits", lambda w=wrong: alone(w))
     show("a tuple", lambda: alone(([PEAR], [SLASH])))
     for name, context in NO_CONTEXTS.items():
         show(f"context {name}", lambda c=context: alone(good._replace(context=c)))
     show("context of a number", lambda: alone(good._replace(context={1: 1})))
     ranker.remember("Ann", [PEAR])
     for name, none in NO_IDS.items():
-        show(f"remember {name}", lambda n=none: ranker.remember(n, [PEAR]))
         show(f"remembered {name}", lambda n=none: ranker.remember("Ann", [n]))
         show(f"observe {name}", lambda n=none: ranker.observe("Ann", n))
+    for name, none in (NO_IDS | {"nothing": ""}).items():
+        show(f"remember {name}", lambda n=none: ranker.remember(n, [PEAR]))
     for name, user in NO_USERS.items():
         show(f"remember user {name}", lambda u=user: ranker.remember(u, [PEAR]))
     for name, kind in LISTS.items():
