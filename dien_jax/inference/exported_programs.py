@@ -245,6 +245,8 @@ def check_programs(
     """Refuse programs of other weights or features than a file's."""
     ours = described(weights)
     for name, program in exports.items():
+        if program.fun_name != name.replace("_many_", "_"):
+            raise UserError(f"{file}: program {name} is another one, {program.fun_name}")
         if not _fits(_taken(program)[0], ours):
             raise UserError(f"{file}: program {name} takes other weights than the file has")
     context = _by_row(described(row_inputs(schema, 1, 1)["context"]))

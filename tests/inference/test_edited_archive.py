@@ -176,3 +176,17 @@ def test_entries_that_exported_files_never_have_are_refused(exported: Path, tmp_
         archive.infolist()[0].flag_bits &= ~1
         with pytest.raises(ValueError, match=r"expected at most 100"):
             Entries(archive).read("manifest.json", limit=100)
+
+
+@pytest.mark.parametrize("other", ["score_candidates", "read_history"])
+def test_program_under_the_name_of_another_is_refused(other, exported: Path, tmp_path: Path):
+    names = "programs/score_rows.stablehlo", f"programs/{other}.stablehlo"
+    file = tmp_path / "model.dien"
+    with zipfile.ZipFile(exported) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    entries.update(zip(names, [entries[name] for name in reversed(names)], strict=True))
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match=rf"program \w+ is another one, ({other}|score_rows)"):
+        read_archive(file)
