@@ -12,7 +12,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dien_jax.config.presets import DEFAULT_PRESET, preset
+from dien_jax.config.presets import DEFAULT_PRESET, PRESETS, preset
 from dien_jax.config.settings import Config
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json, write_json
@@ -87,6 +87,8 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
         has_tables = TABLES in given
         given = {key: given[key] for key in given if key not in RUN_FIELDS | OPTIONAL_FIELDS}
         complete_earlier(given, has_tables=has_tables)
+        if isinstance(name, str) and name not in PRESETS:  # a row of dien_jax.reproduce, or a name
+            name = DEFAULT_PRESET  # that was given to fit; such a file has every setting
     try:
         if not isinstance(name, str):
             raise UserError(f"preset must be a name, got {name!r}")

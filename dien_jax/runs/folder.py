@@ -15,6 +15,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
@@ -122,7 +123,7 @@ class Run:
 
         Settings that the data decides are recorded as decided.
         """
-        if not 0 <= seed <= LARGEST_SEED:
+        if not (isinstance(seed, Integral) and 0 <= seed <= LARGEST_SEED):
             raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {seed}")
         data, digest = str(dataset.path.absolute()), data_digest(dataset)
         schema, config = schema_to_json(dataset.schema), decided_config(config, dataset)

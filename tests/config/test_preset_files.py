@@ -102,3 +102,12 @@ def test_mistake_is_told_with_the_file(values, message, tmp_path) -> None:
         read_preset_file(file)
     assert str(raised.value).startswith(f"{file}: ")
     assert message in str(raised.value)
+
+
+def test_config_of_a_run_with_another_name_is_a_preset_file(tmp_path) -> None:
+    """As of a row of a table of ``dien_jax.reproduce``."""
+    config = PRESETS["din"]
+    file = tmp_path / "config.json"
+    run = {"preset": "no_dice", "seed": 0, "data": "", "data_digest": "", "schema": {}}
+    file.write_text(json.dumps(run | {"versions": {}, "tables": {}} | dataclasses.asdict(config)))
+    assert read_preset_file(file) == ("dien", config)
