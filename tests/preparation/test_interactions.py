@@ -166,9 +166,15 @@ def test_a_log_of_single_events_leaves_nothing_to_train_on(tmp_path):
     refused(file, "no training examples: --split last-event leaves none of the 2 users' 2 events")
 
 
-def test_features_of_every_kind(tmp_path):
+@pytest.mark.parametrize("missing", ["nan", "", "  ", " NaN "])
+def test_features_of_every_kind(tmp_path, missing):
     header = "user,item,price,tags,age,timestamp\n"
-    lines = ["a,x,10,red|blue|red,30,1", "a,y,30,,30,2", "a,x,99,green,,3", "a,z,nan, blue |,,4"]
+    lines = [
+        "a,x,10,red|blue|red,30,1",
+        "a,y,30,,30,2",
+        "a,x,99,green,,3",
+        f"a,z,{missing}, blue |,,4",
+    ]
     lines += ["a,w,1e6,gold,,5", "a,w,5,gold,,6"]
     dataset, _ = make(
         write(tmp_path, header + "\n".join(lines)),

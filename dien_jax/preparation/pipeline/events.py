@@ -284,7 +284,7 @@ def _checked(
             reasons.append((wrong, shown + "is not 0 or 1"))
             continue
         number = number.isnan().ifelse(ibis.null("float64"), number)
-        missing = text.isnull() | (text.lower() == "nan")
+        missing = text.isnull() | text.strip().lower().isin(["", "nan"])  # as at ranking
         wrong = ~missing & (number.isnull() | (number.abs() > LARGEST_NUMBER))
         shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
         reasons.append((wrong, shown + "is not a number"))
