@@ -21,6 +21,7 @@ import numpy as np
 
 from dien_jax.data.pairs import PairCounts
 from dien_jax.data.schema import UNKNOWN, ValueStatistics
+from dien_jax.utils.progress import Progress, unseen
 
 T = TypeVar("T")
 
@@ -86,7 +87,11 @@ class Occurrences:
 
 
 def count_values(
-    parts: Collection[TrainingEvents], value_of: np.ndarray, size: int, folder: Path | None = None
+    parts: Collection[TrainingEvents],
+    value_of: np.ndarray,
+    size: int,
+    folder: Path | None = None,
+    progress: Progress = unseen,
 ) -> tuple[ValueStatistics, list[np.ndarray]]:
     """Count the values of one feature in the training events.
 
@@ -95,6 +100,7 @@ def count_values(
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       size: V.
       folder: an empty folder for counts that memory need not hold; None to hold all.
+      progress: called after each part with the share of the work that is done.
 
     Returns:
       The counts, and ``own`` of each part, int8 ``[n]``: bits ``OWN_*`` of each training example.
@@ -110,7 +116,10 @@ def count_values(
         _count_pairs(firsts, used, pairs)
         return _own(events, value_of, firsts, used, size)
 
-    own = list(occurrences.each(of_part))
+    own = []
+    for bits in occurrences.each(of_part):
+        own.append(bits)
+        progress(len(own) / len(parts))
     return pairs.statistics(count, int(distinct[1:].sum())), own
 
 

@@ -30,6 +30,7 @@ from scipy import sparse
 from dien_jax.data.counting import Firsts, Occurrences, TrainingEvents
 from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
 from dien_jax.data.singular_vectors import singular_vectors
+from dien_jax.utils.progress import Progress, unseen
 
 LEVELS = (16, 32, 64, 128)
 """Leading components whose similarities are inputs of a model, where there are enough values."""
@@ -66,6 +67,12 @@ def folds(sequence: np.ndarray) -> np.ndarray:
     return ((mixed >> np.uint64(33)) % np.uint64(FOLDS)).astype(np.int32) + 1
 
 
+def work_of(size: int, *, transitions: bool) -> int:
+    """Return how much work the vectors of a feature of V values are, compared with others."""
+    matrices = 2 if transitions else 1
+    return min(size, MAX_VALUES) * factor_levels(size)[-1] * matrices
+
+
 class _Choices(NamedTuple):
     """Distinct values of users, by user and in the order of their first occurrences."""
 
@@ -74,7 +81,12 @@ class _Choices(NamedTuple):
 
 
 def factorise(
-    parts: Collection[TrainingEvents], value_of: np.ndarray, size: int, *, transitions: bool = False
+    parts: Collection[TrainingEvents],
+    value_of: np.ndarray,
+    size: int,
+    *,
+    transitions: bool = False,
+    progress: Progress = unseen,
 ) -> ValueFactors:
     """Return the vectors of one feature's values.
 
@@ -83,6 +95,7 @@ def factorise(
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` has no vector.
       size: V, of which :func:`factor_levels` must give a level.
       transitions: whether values have the vectors of transitions too.
+      progress: called after each table with the share of the work that is done.
     """
     choices = _read_choices(Occurrences(parts, value_of))
     users = np.bincount(choices.value, minlength=size)
@@ -100,6 +113,7 @@ def factorise(
         if transitions:
             found += _transition_vectors(part, len(chosen), components)
         vectors[table, 1 + chosen] = np.concatenate(found, axis=1)
+        progress((1 + table) / (1 + FOLDS))
     return with_scale(row, vectors)
 
 

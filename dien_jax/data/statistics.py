@@ -30,6 +30,7 @@ from dien_jax.data.factors import (
     factor_levels,
     factorise,
     with_scale,
+    work_of,
 )
 from dien_jax.data.metadata import Counts
 from dien_jax.data.parts import Rows, chained
@@ -37,6 +38,7 @@ from dien_jax.data.schema import Feature, Schema, ValueFactors, ValueStatistics,
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import Count
+from dien_jax.utils.progress import Progress, part_of_progress, unseen
 
 STATISTICS = "statistics"
 """Name of the folder."""
@@ -76,19 +78,22 @@ def count_features(
     items: dict[str, Column],
     parts: Collection[TrainingEvents],
     folder: Path | None = None,
+    progress: Progress = unseen,
 ) -> Iterator[CountedFeature]:
     """Count the values of every feature with statistics, one feature after another.
 
     With a ``folder``, counts that memory need not hold are in files there for a while.
     """
-    for feature in statistics_features(schema):
+    features = statistics_features(schema)
+    for number, feature in enumerate(features):
         assert feature.size is not None
+        of_feature = part_of_progress(progress, number, 1, len(features))
         value_of = _value_of(schema, feature, items)
         with contextlib.ExitStack() as stack:
             files = None
             if folder is not None:
                 files = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-            counted = count_values(parts, value_of, feature.size, files)
+            counted = count_values(parts, value_of, feature.size, files, of_feature)
         yield CountedFeature(feature.name, *counted)
 
 
@@ -102,18 +107,24 @@ def count_training_events(
 
 
 def factorise_training_events(
-    schema: Schema, items: dict[str, Column], parts: Collection[TrainingEvents]
+    schema: Schema,
+    items: dict[str, Column],
+    parts: Collection[TrainingEvents],
+    progress: Progress = unseen,
 ) -> dict[str, ValueFactors]:
     """Return the factors of every feature that has them; ``items`` are the columns of all items."""
-    return {
-        feature.name: factorise(
+    features, factors, done = factor_features(schema), {}, 0
+    work = [work_of(f.size or 0, transitions=f is schema.item[0]) for f in features]
+    for feature, own in zip(features, work, strict=True):
+        factors[feature.name] = factorise(
             parts,
             _value_of(schema, feature, items),
             feature.size or 0,
             transitions=feature is schema.item[0],
+            progress=part_of_progress(progress, done, own, sum(work)),
         )
-        for feature in factor_features(schema)
-    }
+        done += own
+    return factors
 
 
 def _value_of(schema: Schema, feature: Feature, items: dict[str, Column]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Writing a dataset folder: all of it or nothing."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,13 @@ from dien_jax.data.folder_files import FolderFiles, find_feature, require_rows
 from dien_jax.data.metadata import Counts
 from dien_jax.data.part_writer import PartWriter
 from dien_jax.data.schema import Schema
-from dien_jax.data.statistics import STATISTICS, count_features, write_counts, write_factors
+from dien_jax.data.statistics import (
+    STATISTICS,
+    count_features,
+    factorise_training_events,
+    write_counts,
+    write_factors,
+)
 from dien_jax.errors import UserError, writing
 from dien_jax.utils.files import partial_folder, partial_path, remove_left_partials
 from dien_jax.utils.memory import trim_memory
@@ -57,7 +64,8 @@ class DatasetWriter:
       schema: the features.
       source: origin of the data for ``meta.json``: ``name``, ``files`` (name to sha256) and more.
       split: description of the splits for ``meta.json``: ``policy``, ``seed`` and the like.
-      progress: called with what the end of the block works at, which takes long for a long log.
+      progress: called with what the end of the block works at, which takes long for a long log, and
+        with the share of that which is done, if it is known.
       key: names all that the parts are made of. Parts that a killed process with the same key had
         finished are there already, ``finished`` has them, and the caller writes those after them.
 
@@ -74,7 +82,7 @@ class DatasetWriter:
         schema: Schema,
         source: dict[str, Any],
         split: dict[str, Any],
-        progress: Callable[[str], None] = lambda _: None,
+        progress: Callable[[str, float | None], None] = lambda *_: None,
         key: str = "",
     ) -> None:
         metadata.check_names(schema)
@@ -197,7 +205,7 @@ class DatasetWriter:
             text = json.dumps(meta, indent=2, allow_nan=False)
             (self._partial / "meta.json").write_text(text + "\n", encoding="utf-8")
         trim_memory()
-        self._progress("checking the folder")
+        self._progress("checking the folder", None)
         try:
             dataset = open_dataset(self._partial)
         except UserError as error:
@@ -205,14 +213,17 @@ class DatasetWriter:
                 raise
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
-            self._progress("counting training events")
             folders = metadata.part_folders(self._partial, meta)
-            training = dataset.training_parts()
-            counted = count_features(self._schema, dataset.items, training, self._partial)
+            known = self._schema, dataset.items, dataset.training_parts()
+            progress = functools.partial(self._progress, "counting training events")
+            progress(0.0)
+            counted = count_features(*known, self._partial, progress)
             write_counts(self._partial / STATISTICS, folders, counted)
             trim_memory()
-            self._progress("finding similar items")
-            write_factors(self._partial / STATISTICS, dataset.factors)
+            progress = functools.partial(self._progress, "finding similar items")
+            progress(0.0)
+            factors = factorise_training_events(*known, progress)
+            write_factors(self._partial / STATISTICS, factors)
             self._finished.end()
             self._partial.rename(self.path.absolute())
 

@@ -17,7 +17,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -266,16 +266,25 @@ class Stage:
     name: str
     note: str = ""
     share: float | None = None
+    began: float = 0.0
+    """Seconds after the start at which the share began to count."""
+    _start: float = field(default_factory=time.monotonic)
 
-    def now(self, note: str) -> None:
-        """Show what is worked at now; how much of it is done is not known."""
-        self.note, self.share = note, None
+    def now(self, note: str, share: float | None = None) -> None:
+        """Show what is worked at now, and the share of that which is done, if it is known."""
+        if note != self.note:
+            self.began = self.seconds()
+        self.note, self.share = note, share
+
+    def seconds(self) -> float:
+        """Return the seconds since the start."""
+        return time.monotonic() - self._start
 
     def left(self, seconds: float) -> str:
         """Return the time that is left after some seconds, in words; empty where it is unknown."""
-        if not self.share or seconds < SECONDS_BETWEEN_LINES:
+        if not self.share or seconds - self.began < SECONDS_BETWEEN_LINES:
             return ""
-        return f", about {seconds * (1 - self.share) / self.share:.0f} s left"
+        return f", about {(seconds - self.began) * (1 - self.share) / self.share:.0f} s left"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.note}" if self.note else self.name
@@ -285,13 +294,12 @@ class Stage:
 def stage(name: str) -> Iterator[Stage]:
     """Show that a block works and, when it ends, how long it took."""
     current = Stage(name)
-    start = time.monotonic()
     done = threading.Event()
     line = ProgressLine(every=0.0)
 
     def watch() -> None:
         while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else SECONDS_BETWEEN_LINES):
-            passed = time.monotonic() - start
+            passed = current.seconds()
             line.update(f"  {current}, {passed:.0f} s{current.left(passed)}", current.share)
 
     watcher = threading.Thread(target=watch, name="progress", daemon=True)
@@ -299,7 +307,7 @@ def stage(name: str) -> Iterator[Stage]:
     end = None
     try:
         yield current
-        end = f"  {current} ({time.monotonic() - start:.1f} s)"
+        end = f"  {current} ({current.seconds():.1f} s)"
     finally:
         done.set()
         watcher.join()

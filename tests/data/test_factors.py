@@ -13,8 +13,13 @@ from dien_jax.data.counting import TrainingEvents
 from dien_jax.data.digests import table_digests
 from dien_jax.data.factors import FOLDS, factor_levels, factorise, folds, without_transitions
 from dien_jax.data.schema import ValueFactors
+from dien_jax.data.statistics import CountedFeature, count_features, factorise_training_events
 
 VALUES, USERS, LENGTH = 60, 200, 8
+
+
+def count_all(*arguments, **options) -> list[CountedFeature]:
+    return list(count_features(*arguments, **options))
 
 
 def log(seed: int = 0) -> TrainingEvents:
@@ -211,6 +216,15 @@ def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
     for name, (row, vectors, _) in computed.items():
         np.testing.assert_array_equal(stored.factors[name].row, row)
         np.testing.assert_array_equal(stored.factors[name].vectors, vectors)
+
+
+@pytest.mark.parametrize("work", [factorise_training_events, count_all])
+def test_progress_rises_to_the_whole(tmp_path: Path, work) -> None:
+    dataset = open_dataset(many_items.write(tmp_path / "data"))
+    shares: list[float] = []
+    work(dataset.schema, dataset.items, dataset.training_parts(), progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
 
 
 def test_folders_without_transitions_are_read_and_completed(tmp_path: Path) -> None:
