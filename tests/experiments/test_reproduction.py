@@ -29,7 +29,7 @@ from dien_jax.training.run import fit
 ROWS = ("din", "dien")
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu" / "reproduce.csv"
-PRESENT = RESULTS.with_name("family_every_event.csv")
+PRESENT = RESULTS.with_name("present_defaults.csv")
 """Results of the presets as they are now."""
 
 
