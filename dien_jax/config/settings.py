@@ -160,9 +160,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "model")
         _check_numbers(self, "model")
-        sizes = f"one or more layer sizes (at most {MOST_LAYERS}), each at least 1"
+        sizes = f"layer sizes (at most {MOST_LAYERS}), each at least 1"
         check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
-        check("attention_layers auxiliary_layers layers", _are_layers, sizes)
+        check("attention_layers auxiliary_layers layers", _are_layers, f"one or more {sizes}")
         check("statistics_layers", lambda n: not n or _are_layers(n), f"{sizes}, or ()")
         check("auxiliary_weight", lambda weight: 0 <= weight < math.inf, "0 or more")
         without_gru = "0 unless model.extractor is 'gru'"
