@@ -87,8 +87,9 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
         has_tables = TABLES in given
         given = {key: given[key] for key in given if key not in RUN_FIELDS | OPTIONAL_FIELDS}
         complete_earlier(given, has_tables=has_tables)
-        if isinstance(name, str) and name not in PRESETS:  # a row of dien_jax.reproduce, or a name
-            name = DEFAULT_PRESET  # that was given to fit; such a file has every setting
+        # A row of dien_jax.reproduce, or a name given to fit. The file of a run has every setting.
+        if isinstance(name, str) and name not in PRESETS:
+            name = DEFAULT_PRESET
     try:
         if not isinstance(name, str):
             raise UserError(f"preset must be a name, got {name!r}")

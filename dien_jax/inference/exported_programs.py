@@ -245,6 +245,7 @@ def check_programs(
     """Refuse programs of other weights or features than a file's."""
     ours = described(weights)
     for name, program in exports.items():
+        # The program of many candidates is the function of few, for other sizes.
         if program.fun_name != name.replace("_many_", "_"):
             raise UserError(f"{file}: program {name} is another one, {program.fun_name}")
         if not _fits(_taken(program)[0], ours):
