@@ -114,7 +114,7 @@ def test_variables_are_called_by_what_they_hold() -> None:
 
 def test_lists_of_tests_name_tests_that_exist() -> None:
     lists: dict[str, Collection[str]] = {}
-    for node in ast.parse((ROOT / "tests" / "conftest.py").read_text()).body:
+    for node in ast.parse((ROOT / "tests" / "support" / "selection.py").read_text()).body:
         names = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
         if isinstance(node, ast.Assign) and names in LISTS:
             lists[names] = ast.literal_eval(node.value)
