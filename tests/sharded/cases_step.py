@@ -1,5 +1,7 @@
 """Steps on eight devices are those of one, whatever the update; rows are in the order of ids."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from support.every_kind import SCHEMA, TABLES
 from support.sharded_steps import (
     CONFIG,
     WITHOUT_DRAWS,
+    Ended,
     batches,
     furthest,
     on_host,
@@ -16,6 +19,8 @@ from support.sharded_steps import (
     with_update,
 )
 
+from dien_jax.config import Config
+from dien_jax.data.batch import Batch
 from dien_jax.steps import embedding_rows, exchange
 from dien_jax.steps.sharding import AXIS, Placement
 from dien_jax.steps.state import create_state
@@ -36,6 +41,16 @@ def every_table_is_large(monkeypatch, some_tables_are_large) -> None:
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
 
 
+def noise_of_orders(config: Config, steps: list[Batch], one: Ended) -> float:
+    """Return how far one device ends from ``one`` where the rows of every batch change places.
+
+    One order may end four times as far as another, by chance: the furthest of several counts.
+    """
+    orders = [partial(reordered, seed=seed) for seed in range(4)]
+    others = [run(config, 1, steps, one_item=True, change=order) for order in orders]
+    return max(furthest(one.state, other.state) for other in others)
+
+
 @pytest.mark.usefixtures("every_table_is_large")
 @pytest.mark.parametrize(
     ("update", "lengths"),
@@ -47,15 +62,14 @@ def every_table_is_large(monkeypatch, some_tables_are_large) -> None:
         ),
     ],
 )
-def test_twenty_steps_are_as_near_as_another_order_of_a_batchs_rows(
+def test_twenty_steps_are_as_near_as_other_orders_of_a_batchs_rows(
     update: str, lengths: tuple[int, ...]
 ) -> None:
     """Only sums over a batch differ, as they do on one device when rows change places."""
     config, steps = with_update(WITHOUT_DRAWS, update), batches(20, lengths)
     one = run(config, 1, steps, one_item=True)
-    other = run(config, 1, steps, one_item=True, change=reordered)
     eight = run(config, 8, steps, one_item=True)
-    noise = furthest(one.state, other.state)
+    noise = noise_of_orders(config, steps, one)
     print(update, "noise", noise, "eight", furthest(one.state, eight.state))
     assert 0 < noise < TOLERANCE
     assert furthest(one.state, eight.state) < 4 * noise
@@ -88,7 +102,7 @@ def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatc
     """
     config, steps = with_update(WITHOUT_DRAWS, update), batches(5, (6,))
     one = run(config, 1, steps, one_item=True)
-    noise = furthest(one.state, run(config, 1, steps, one_item=True, change=reordered).state)
+    noise = noise_of_orders(config, steps, one)
     enough = run(config, 8, steps, one_item=True)
     monkeypatch.setattr(exchange, "capacity", lambda ids, devices: 1)
     little = run(config, 8, steps, one_item=True)

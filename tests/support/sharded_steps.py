@@ -64,9 +64,9 @@ def batches(steps: int, lengths: tuple[int, ...] = (4,)) -> list[Batch]:
     return result
 
 
-def reordered(batch: Batch) -> Batch:
-    """The batch with its rows in another order."""
-    order = np.random.default_rng(5).permutation(BATCH)
+def reordered(batch: Batch, seed: int) -> Batch:
+    """The batch with its rows in an order drawn from the seed."""
+    order = np.random.default_rng(seed).permutation(BATCH)
     return jax.tree.map(lambda leaf: leaf[order], batch)
 
 
