@@ -60,6 +60,10 @@ class TextTable:
         _, header = next(self._records())
         self.names = [name.strip() for name in header]
 
+    def share(self) -> float | None:
+        """Return the share of the rows that were read, if it is known."""
+        return self._read.share_of(self.file)
+
     def where(self, place: int) -> str:
         """Return the place of a row for error messages."""
         return f"{self.file}:{place}"
@@ -100,7 +104,7 @@ class TextTable:
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the last line and the fields of each record, the header first."""
         take_long_cells()
-        bad = BadLines()
+        bad = self._read = BadLines()
         lines = (line + "\n" for _, line in read_lines(self.file, bad))
         good = itertools.takewhile(lambda _: not bad.count, lines)
         reader = csv.reader(good, delimiter=_delimiter(self.file), strict=True)
@@ -139,6 +143,10 @@ class ParquetTable:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
         self.rows: int | None = self._parquet.metadata.num_rows
+        self._read = 0
+
+    def share(self) -> float | None:
+        return self._read / self.rows if self.rows else None
 
     def where(self, place: int) -> str:
         return f"{self.file}: row {place}"
@@ -151,6 +159,7 @@ class ParquetTable:
             for batch in parquet_batches(self.file, size):
                 yield Piece(batch.num_rows, batch, range(start, start + batch.num_rows))
                 start += batch.num_rows
+                self._read = start - 1
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{self.file}: damaged after row {start - 1}: {error}") from error
 

@@ -136,15 +136,15 @@ def score_requests(
     step = partial(trained.step_of(make_predict_step), logit_map=trained.logit_map(in_use=True))
     model = trained.params, trained.batch_stats, trained.feature_tables()
     encoder = _Encoder(requests, columns, trained.dataset)
-    counts, label = encoder.counts, f"scoring {table}"
-    with writing(out, "--out"), stage(label) as current, requests.writing(out) as write:
+    counts = encoder.counts
+    progress = stage(f"scoring {table}", requests.share)
+    with writing(out, "--out"), progress as current, requests.writing(out) as write:
         for piece in requests.pieces(BATCHES_PER_PIECE * config.train.batch_size):
             loader = evaluation_loader(encoder.examples(piece), "test", config.train)
             write(piece, score_batches(step, *model, loader))
             current.note = f"{counts['rows']:,} rows"
             if requests.rows:
                 current.note = f"{counts['rows']:,} of {requests.rows:,} rows"
-                current.share = counts["rows"] / requests.rows
         if not counts["rows"]:
             raise UserError(f"{table} has no rows")
     return counts

@@ -16,7 +16,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -268,6 +268,9 @@ class Stage:
     share: float | None = None
     began: float = 0.0
     """Seconds after the start at which the share began to count."""
+    asked: Callable[[], float | None] | None = None
+    """Returns the share, where it is known without being told: asked each time it is shown."""
+    _last: float = 0.0
     _start: float = field(default_factory=time.monotonic)
 
     def now(self, note: str, share: float | None = None) -> None:
@@ -275,6 +278,19 @@ class Stage:
         if note != self.note:
             self.began = self.seconds()
         self.note, self.share = note, share
+
+    def ask(self) -> None:
+        """Ask for the share. One below the last is that of the next piece of work.
+
+        Pieces of a few seconds have none: a bar that begins again each second says nothing.
+        """
+        if self.asked is not None:
+            share = self.asked()
+            if share is None or share < self._last:
+                self.began = self.seconds()
+            self._last = share or 0.0
+            is_long = self.seconds() - self.began >= SECONDS_BETWEEN_LINES
+            self.share = share if is_long else None
 
     def seconds(self) -> float:
         """Return the seconds since the start."""
@@ -291,14 +307,20 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(name: str) -> Iterator[Stage]:
-    """Show that a block works and, when it ends, how long it took."""
-    current = Stage(name)
+def stage(name: str, share: Callable[[], float | None] | None = None) -> Iterator[Stage]:
+    """Show that a block works and, when it ends, how long it took.
+
+    Args:
+      name: what it does.
+      share: called from another thread for the share that is done, None while it is unknown.
+    """
+    current = Stage(name, asked=share)
     done = threading.Event()
     line = ProgressLine(every=0.0)
 
     def watch() -> None:
         while not done.wait(SECONDS_BETWEEN_UPDATES if line.live else SECONDS_BETWEEN_LINES):
+            current.ask()
             passed = current.seconds()
             line.update(f"  {current}, {passed:.0f} s{current.left(passed)}", current.share)
 

@@ -42,12 +42,13 @@ class BadLines:
 
     Attributes:
       read: lines that :func:`read_lines` has read, malformed ones included.
+      bytes: their size, without compression.
       kinds: malformed lines by reason, with the values that ``QUOTED`` matches left out.
       examples: the first of them, one line of text each.
     """
 
     def __init__(self) -> None:
-        self.read = 0
+        self.read = self.bytes = 0
         self.kinds: Counter[str] = Counter()
         self.examples: list[str] = []
 
@@ -55,6 +56,13 @@ class BadLines:
     def count(self) -> int:
         """Number of malformed lines."""
         return self.kinds.total()
+
+    def share_of(self, file: Path) -> float | None:
+        """Return the share of a file that was read; None if it is compressed."""
+        with contextlib.suppress(OSError):
+            if file.is_file() and not zipfile.is_zipfile(file) and not is_gzip(file):
+                return self.bytes / max(1, file.stat().st_size)
+        return None
 
     def add(self, file: Path | str, line_number: int, reason: str) -> None:
         """Count one malformed line; the first line of a file has number 1."""
@@ -128,6 +136,7 @@ def read_lines(
                 while line := stream.readline(LONGEST_LINE):
                     number += 1
                     bad.read += 1
+                    bad.bytes += len(line)
                     if len(line) == LONGEST_LINE:
                         problem = f"a line is longer than {LONGEST_LINE} bytes"
                         raise UserError(f"{shown}:{number}: not a text file, {problem}")

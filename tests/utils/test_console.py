@@ -207,3 +207,30 @@ def test_a_stage_tells_the_time_left_once_it_can_be_known():
     current.now("counting", 0.5)
     assert current.left(104.0) == ""
     assert current.left(130.0) == ", about 30 s left"
+
+
+def test_a_stage_asks_for_the_share_of_one_piece_after_the_other(monkeypatch):
+    clock = iter([0.0, 10.0, 20.0, 30.0, 40.0, 50.0])
+    shares = iter([None, 0.1, 0.5, 0.2, 0.4, None])
+    current = console.Stage("ordering", asked=shares.__next__)
+    shown = []
+    for passed in clock:
+        monkeypatch.setattr(current, "seconds", lambda passed=passed: passed)
+        current.ask()
+        shown.append((current.share, current.left(passed)))
+    assert shown == [
+        (None, ""),
+        (0.1, ", about 90 s left"),
+        (0.5, ", about 20 s left"),
+        (None, ""),  # the next piece has begun
+        (0.4, ", about 15 s left"),
+        (None, ""),
+    ]
+
+
+def test_a_piece_of_a_few_seconds_has_no_share(monkeypatch):
+    current = console.Stage("ordering", asked=iter([0.0, 0.9, 0.0, 0.5]).__next__)
+    for passed in (1.0, 3.0, 4.0, 6.0):
+        monkeypatch.setattr(current, "seconds", lambda passed=passed: passed)
+        current.ask()
+        assert current.share is None

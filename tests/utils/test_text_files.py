@@ -228,3 +228,21 @@ def test_file_whose_size_changes_while_it_is_read_is_refused(change, tmp_path):
             stream.write(change)
     with pytest.raises(UserError, match=r"log\.csv: its size changed from 800,000 to [48]00,00\d"):
         list(lines)
+
+
+def test_the_share_that_was_read_is_known_of_plain_text(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    plain.write_bytes("ä\r\nb\n".encode() * 3)
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    bad = BadLines()
+    assert bad.share_of(plain) == 0
+    assert [bad.share_of(plain) for _ in read_lines(plain, bad)] == [
+        4 / 18,
+        6 / 18,
+        10 / 18,
+        12 / 18,
+        16 / 18,
+        1,
+    ]
+    assert bad.share_of(packed) is None
+    assert bad.share_of(tmp_path / "missing") is None

@@ -141,7 +141,7 @@ def load_events(
             columns = ", ".join(log.rows.columns)
             raise ValueError(f"a log needs the column {name!r}; this one has {columns}")
     clock = _clock(workspace, log.file, log.rows)
-    with stage("checking rows"):
+    with stage("checking rows", workspace.share):
         checked = _checked(workspace, log.rows, clock, features.columns)
         malformed = workspace.count(checked.filter(checked.reason.notnull()))
     if malformed and log.reread is not None:
@@ -158,11 +158,15 @@ def load_events(
     report = log.bad.check(total, max_bad_share)
     if total == log.bad.count:
         raise UserError(f"{log.file} holds no rows")
-    with stage("ordering events"):
+    with stage("ordering events", workspace.share) as current:
+        current.now("well-formed rows")
         clean = workspace.store("clean", checked.filter(checked.reason.isnull()))
         clean = narrow(clean) if narrow else clean
+        current.now("users")
         users = _numbered_ids(workspace, clean, "user", features.user)
+        current.now("items")
         items = _numbered_ids(workspace, clean, "item", features.item)
+        current.now("sorting")
         rows = clean.join(users.select(user="raw", sequence="position"), "user")
         rows = rows.join(items.select(item="raw", code="position"), "item")
         label = ["label"] if "label" in log.rows.columns else []
@@ -174,7 +178,9 @@ def load_events(
             raise UserError(f"{log.file}: nothing is left to prepare")
         dtypes: dict[str, type] = {"sequence": np.int32, "code": np.int32, "time": np.int64}
         dtypes |= dict.fromkeys(label, np.int8)
+        current.now("writing")
         arrays = workspace.array_files("events", rows, dtypes)
+        current.now("")
     by_time = rows.select("code", "time", "position")
     lengths = np.zeros(num_users, np.int64)
     for block in arrays["sequence"].blocks():

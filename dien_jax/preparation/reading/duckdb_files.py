@@ -64,10 +64,13 @@ def read_duckdb(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Log:
     if file.is_dir():
         read = stage(f"reading {file}")(partial(_read_folder, workspace, file, form))
         return read(by_line=False)
-    again = stage(f"reading {file} line by line")(partial(_read, workspace, file, form))
-    with stage(f"reading {file}"):
+    with stage(f"reading {file}", workspace.share):
         log = _read(workspace, file, form)
-    return log if log.reread is None else log._replace(reread=lambda: again(by_line=True))
+    if log.reread is None:
+        return log
+    bad = BadLines()
+    again = stage(f"reading {file} line by line", partial(bad.share_of, file))
+    return log._replace(reread=partial(again(_read), workspace, file, form, bad))
 
 
 def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: LogForm, by_line: bool) -> Log:
@@ -75,25 +78,25 @@ def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: LogForm, by_lin
     bad, starts, line = BadLines(), [], 0
     has_reread = False
     for number, file in enumerate(files_of(folder)):
-        log = _read(workspace, file, form, by_line)
+        log = _read(workspace, file, form, BadLines() if by_line else None)
         starts.append(FileStart(line, str(file)))
         bad.kinds += log.bad.kinds
         bad.examples += log.bad.examples[: EXAMPLES - len(bad.examples)]
         has_reread |= log.reread is not None
-        moved = f"SELECT * REPLACE (line + {line} AS line) FROM rows"
+        moved = log.rows.mutate(line=log.rows.line + line)
         if number:
-            workspace.sql(f'INSERT INTO "all rows" BY NAME {moved}')
+            workspace.add("all rows", moved)
         else:
-            workspace.sql(f'CREATE OR REPLACE TABLE "all rows" AS {moved}')
-            schema = log.rows.schema()
+            rows = workspace.store("all rows", moved)
         line += workspace.numbers(log.rows.aggregate(last=log.rows.line.max()))["last"] + 1
-    rows = ibis.table(schema, name="all rows")
     again = partial(_read_folder, workspace, folder, form, True) if has_reread else None
     return Log(folder, rows, bad, again, tuple(starts))
 
 
-def _read(workspace: DuckDBWorkspace, file: Path, form: LogForm, by_line: bool = False) -> Log:
-    """Read a file as the table ``rows``."""
+def _read(
+    workspace: DuckDBWorkspace, file: Path, form: LogForm, bad: BadLines | None = None
+) -> Log:
+    """Read a file as the table ``rows``; with ``bad`` line by line, counting malformed ones."""
     check_utf8(file)
     magic = b""  # a file that cannot be read: reading it as text raises the right error
     with contextlib.suppress(OSError, EOFError, zlib.error), open_bytes(file) as stream:
@@ -108,12 +111,12 @@ def _read(workspace: DuckDBWorkspace, file: Path, form: LogForm, by_line: bool =
     has_header = not form.columns
     if is_gzip(file):
         check_gzip_size(file)
-    if not by_line:
+    if bad is None:
         rows = _read_csv(workspace, file, delimiter, len(header), places, has_header)
         if rows is not None:
-            again = partial(_read, workspace, file, form, True)
+            again = partial(_read, workspace, file, form, BadLines())
             return Log(file, rows, BadLines(), again)
-    bad = BadLines()
+        bad = BadLines()
     records = _records(file, delimiter, len(header), has_header, bad)
     chosen = ((number, [f[p] for p in places.values()]) for number, f in records)
     return Log(file, load_records(workspace, "rows", list(places), chosen), bad)
@@ -141,9 +144,10 @@ def _read_csv(
     selected = ", ".join(f"c{place} AS {quoted(alias)}" for alias, place in places.items())
     compression = "gzip" if is_gzip(file) else "none"
     query = (
-        f"CREATE TABLE raw AS SELECT {selected} FROM read_csv($file, auto_detect = false, "
-        f"columns = {{{types}}}, header = {has_header}, delim = $delimiter, quote = '\"', "
-        f"escape = '\"', nullstr = '', compression = {compression}, strict_mode = true)"
+        f"CREATE OR REPLACE TABLE rows AS SELECT {selected} FROM read_csv($file, "
+        f"auto_detect = false, columns = {{{types}}}, header = {has_header}, "
+        f"delim = $delimiter, quote = '\"', escape = '\"', nullstr = '', "
+        f"compression = {compression}, strict_mode = true)"
     )
     size = file.stat().st_size
     try:
@@ -152,10 +156,8 @@ def _read_csv(
         return None
     finally:
         check_size(file, size, file.stat().st_size)
-    raw = ibis.table(dict.fromkeys(places, "string"), name="raw")
-    rows = workspace.store("rows", raw.mutate(line=raw.rowid()))
-    workspace.sql("DROP TABLE raw")
-    return rows
+    rows = ibis.table(dict.fromkeys(places, "string"), name="rows")
+    return rows.mutate(line=rows.rowid())
 
 
 def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separator: str) -> Log:

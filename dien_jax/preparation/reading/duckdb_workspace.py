@@ -49,11 +49,11 @@ def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     try:
         connection = duckdb.connect(folder / "work.duckdb", config=config)
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it is never opened again
-        # A bar writes to standard output. In a notebook without ipywidgets there is none, and
-        # its setting is refused.
-        has_bar = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()
-        if has_bar != [(False,)]:
-            connection.execute("SET enable_progress_bar = false")
+        # The share of a query is known to what draws a bar, which a notebook without ipywidgets
+        # refuses. Our own progress shows it.
+        with contextlib.suppress(duckdb.InvalidInputException):
+            connection.execute("SET enable_progress_bar_print = false")
+            connection.execute("SET enable_progress_bar = true")
     except duckdb.IOException as error:
         raise UserError(f"{folder} cannot be written: {reason(error)}") from error
     except duckdb.Error as error:
@@ -73,6 +73,12 @@ class DuckDBWorkspace(Workspace):
         self.sql(f"SET memory_limit = '{memory}B'")
         trim_memory()
 
+    def share(self) -> float | None:
+        with contextlib.suppress(duckdb.Error):  # the database was closed meanwhile
+            percent = self._connection.query_progress()
+            return percent / 100 if percent >= 0 else None
+        return None
+
     def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement that Ibis cannot express."""
         self._connection.execute(statement, parameters)
@@ -85,6 +91,10 @@ class DuckDBWorkspace(Workspace):
             query, schema = _query(table), table.schema()
         self.sql(f"CREATE OR REPLACE TABLE {quoted(name)} AS {query}")
         return ibis.table(schema, name=name)
+
+    def add(self, name: str, table: Table) -> None:
+        """Add rows of the same columns, in any order, to a stored table."""
+        self.sql(f"INSERT INTO {quoted(name)} BY NAME {_query(table)}")
 
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
         stored = self.store(name, table.order_by(*by))

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def read_records(
             else:
                 yield number, record
 
-    with stage(f"reading {shown}") as current:
+    with stage(f"reading {shown}", partial(bad.share_of, file)) as current:
         return Log(shown, load_records(workspace, "_".join(columns), columns, records()), bad)
 
 
