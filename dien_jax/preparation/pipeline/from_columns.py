@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.pipeline.events import load_events
 from dien_jax.preparation.pipeline.extending import column_source, open_extended
+from dien_jax.preparation.reading.log import address_of
 from dien_jax.preparation.reading.log_files import read_columns
 from dien_jax.preparation.reading.workspace import open_workspace
 from dien_jax.utils.console import say
@@ -14,7 +15,7 @@ def prepare_columns(
     options: ColumnOptions, name: str, write: Callable[..., list[str]]
 ) -> list[str]:
     """Read the log that the options name, and ``write`` the folder with the source's name."""
-    say(f"from {name} in {options.file}: {options.describe()}")
+    say(f"from {name} in {address_of(options.file) or options.file}: {options.describe()}")
     extended = open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"
     text = {"separator": options.separator, "hint": hint}

@@ -59,12 +59,14 @@ class StoredPool(NamedTuple):
         """Return the number of entries up to each time, int64 ``[P]``."""
         order = np.argsort(times, kind="stable")
         ordered, found = times[order], np.zeros(len(times), np.int64)
-        before = 0
+        before = last = 0
         for block in self.time.blocks():
-            # What is below the block's first time was found in the blocks before it.
             first = np.searchsorted(ordered, block[0])
-            found[first:] = before + np.searchsorted(block, ordered[first:], side="right")
+            found[last:first] = before  # times between this block and the one before it
+            last = np.searchsorted(ordered, block[-1], side="right")
+            found[first:last] = before + np.searchsorted(block, ordered[first:last], side="right")
             before += len(block)
+        found[last:] = before
         places = np.empty(len(times), np.int64)
         places[order] = found
         return places

@@ -178,7 +178,7 @@ def write_folder(
             _write_part(writer, encoder, part, encoded["context"])
             users += part.first_sequence
             current.note = f"{users:,} of {events.num_users:,} users"
-            current.share = users / events.num_users
+            current.share = int(events.offsets[users]) / len(events.item)
             repeated = {
                 name: summaries[name].add(rows, part.history, encoder.items.row_of)
                 for name, rows in part.examples.items()

@@ -177,7 +177,8 @@ def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separa
             names = sorted({column.name for column in wanted.values()})
             batches = parquet_batches(plain, PARQUET_ROWS, names, shown=file)
             texts = _batch_texts(file, batches, wanted, separator, schema)
-            return Log(file, workspace.append("rows", texts, schema), BadLines())
+            rows = workspace.append("rows", texts, schema, parquet.metadata.num_rows)
+            return Log(file, rows, BadLines())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
 

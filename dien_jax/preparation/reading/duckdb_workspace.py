@@ -68,12 +68,15 @@ class DuckDBWorkspace(Workspace):
         self.folder = folder
         self._connection = connection
         self._ordered: set[Node] = set()  # tables of store_ordered
+        self._appended: float | None = None  # share of a table that is stored batch by batch
 
     def limit(self, memory: int) -> None:
         self.sql(f"SET memory_limit = '{memory}B'")
         trim_memory()
 
     def share(self) -> float | None:
+        if self._appended is not None:
+            return self._appended
         with contextlib.suppress(duckdb.Error):  # the database was closed meanwhile
             percent = self._connection.query_progress()
             return percent / 100 if percent >= 0 else None
@@ -102,11 +105,21 @@ class DuckDBWorkspace(Workspace):
         self._ordered.add(numbered.op())
         return numbered
 
-    def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
-        table = self.store(name, schema.empty_table())
+    def append(
+        self,
+        name: str,
+        batches: Iterable[pa.RecordBatch],
+        schema: pa.Schema,
+        rows: int | None = None,
+    ) -> Table:
+        """Store a new table batch by batch; of ``rows``, if given, the share is known."""
+        table, done = self.store(name, schema.empty_table()), 0
         for batch in batches:
             self._connection.register("arrow batch", batch)
             self.sql(f'INSERT INTO {quoted(name)} SELECT * FROM "arrow batch"')
+            done += batch.num_rows
+            self._appended = done / rows if rows else None
+        self._appended = None
         return table
 
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
