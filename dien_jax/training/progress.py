@@ -85,7 +85,7 @@ class StepReport(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"step {self.step:,} of {self.total_steps:,}"]
-        names = [name for name in ("loss", "auxiliary_loss") if name in self.metrics]
+        names = [name for name in ("loss", "auxiliary_loss") if self.metrics.get(name)]
         parts += [f"{name.replace('_', ' ')} {self.metrics[name]:.4f}" for name in names]
         if self.examples_per_second is not None:
             parts.append(f"{self.examples_per_second:,.0f} examples/s")

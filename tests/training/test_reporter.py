@@ -69,6 +69,12 @@ def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, cloc
     ]
 
 
+def test_the_auxiliary_loss_of_a_model_without_one_is_not_told(tmp_path, capfd):
+    with reports(tmp_path) as reporter:
+        reporter.progress(StepReport(1, 10, {"loss": 0.5, "auxiliary_loss": 0.0}, None, 0.1))
+    assert capfd.readouterr().err == "step 1 of 10, loss 0.5000\n"
+
+
 def test_speed_that_is_not_known_is_not_told(tmp_path, capfd):
     with reports(tmp_path) as reporter:
         reporter.progress(StepReport(1, 10, {"loss": 0.5}, None, 0.1))
