@@ -62,8 +62,7 @@ def read_duckdb(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Log:
     if (address := address_of(file)) is not None:
         raise UserError(f"{address} is no file of this machine; give --engine spark to read it")
     if file.is_dir():
-        read = stage(f"reading {file}")(partial(_read_folder, workspace, file, form))
-        return read(by_line=False)
+        return _read_folder(workspace, file, form, by_line=False)
     with stage(f"reading {file}", workspace.share):
         log = _read(workspace, file, form)
     if log.reread is None:
@@ -75,20 +74,26 @@ def read_duckdb(workspace: DuckDBWorkspace, file: Path, form: LogForm) -> Log:
 
 def _read_folder(workspace: DuckDBWorkspace, folder: Path, form: LogForm, by_line: bool) -> Log:
     """Read all files of a folder as one log."""
-    bad, starts, line = BadLines(), [], 0
+    bad, starts, line, done = BadLines(), [], 0, 0
     has_reread = False
-    for number, file in enumerate(files_of(folder)):
-        log = _read(workspace, file, form, BadLines() if by_line else None)
-        starts.append(FileStart(line, str(file)))
-        bad.kinds += log.bad.kinds
-        bad.examples += log.bad.examples[: EXAMPLES - len(bad.examples)]
-        has_reread |= log.reread is not None
-        moved = log.rows.mutate(line=log.rows.line + line)
-        if number:
-            workspace.add("all rows", moved)
-        else:
-            rows = workspace.store("all rows", moved)
-        line += workspace.numbers(log.rows.aggregate(last=log.rows.line.max()))["last"] + 1
+    files = files_of(folder)
+    size = sum(file.stat().st_size for file in files)
+    with stage(f"reading {folder}{' line by line' if by_line else ''}") as current:
+        for number, file in enumerate(files):
+            log = _read(workspace, file, form, BadLines() if by_line else None)
+            starts.append(FileStart(line, str(file)))
+            bad.kinds += log.bad.kinds
+            bad.examples += log.bad.examples[: EXAMPLES - len(bad.examples)]
+            has_reread |= log.reread is not None
+            moved = log.rows.mutate(line=log.rows.line + line)
+            if number:
+                workspace.add("all rows", moved)
+            else:
+                rows = workspace.store("all rows", moved)
+            line += workspace.numbers(log.rows.aggregate(last=log.rows.line.max()))["last"] + 1
+            done += file.stat().st_size
+            current.note = f"{number + 1:,} of {len(files):,} files"
+            current.share = done / size if size else None
     again = partial(_read_folder, workspace, folder, form, True) if has_reread else None
     return Log(folder, rows, bad, again, tuple(starts))
 
