@@ -22,7 +22,7 @@ OVERSHOOT = 1.3
 """What the database takes, as a share of its own limit."""
 IDLE = 128 << 20
 """Limit of the database while parts are written and counted."""
-OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 100, 1, 250, 33
+OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 200, 1, 250, 33
 """Bytes of each user and item, and of each example of the log; of each event of a part, and of each
 of its examples."""
 OF_COUNTED, OF_VECTORS = 35, 21_000

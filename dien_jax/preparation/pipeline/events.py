@@ -321,5 +321,5 @@ def first_values(clean: Table, features: tuple[LogColumn, ...]) -> dict[str, Val
 
 
 def numbered(workspace: Workspace, name: str, grouped: Table) -> Table:
-    """Store a table in the order of its column ``first``, with ``position`` in place of that."""
-    return workspace.store_ordered(name, grouped, ["first"]).drop("first")
+    """Store a table in the order of its column ``first``, with ``position``."""
+    return workspace.store_ordered(name, grouped, ["first"])

@@ -165,7 +165,7 @@ def write_folder(
                 write(feature.name, *whole.take(ids[group].positions()))
         writer.popularity(popularity)
         workspace.limit(IDLE)  # the parts, and what is counted of them, need the rest
-        raw_users = workspace.strings(events.users.order_by("position"), "raw")
+        raw_users = workspace.strings(events.users, "raw")
         missing = _add_finished(writer, summaries)
         counts = [part for part, _ in writer.finished]
         if counts:

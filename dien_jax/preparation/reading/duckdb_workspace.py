@@ -9,7 +9,6 @@ import duckdb
 import ibis
 import ibis.expr.datatypes as dt
 import pyarrow as pa
-from ibis.expr.operations import Node
 from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
 from dien_jax.errors import UserError, reason
@@ -45,6 +44,7 @@ def _connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
         "temp_directory": str(folder / "spill"),
         "autoinstall_known_extensions": False,
         "TimeZone": "UTC",
+        "preserve_insertion_order": True,
     }
     try:
         connection = duckdb.connect(folder / "work.duckdb", config=config)
@@ -67,7 +67,6 @@ class DuckDBWorkspace(Workspace):
     def __init__(self, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
         self.folder = folder
         self._connection = connection
-        self._ordered: set[Node] = set()  # tables of store_ordered
         self._appended: float | None = None  # share of a table that is stored batch by batch
 
     def limit(self, memory: int) -> None:
@@ -101,9 +100,7 @@ class DuckDBWorkspace(Workspace):
 
     def store_ordered(self, name: str, table: Table, by: Sequence[str]) -> Table:
         stored = self.store(name, table.order_by(*by))
-        numbered = stored.mutate(stored.rowid().name(POSITION))
-        self._ordered.add(numbered.op())
-        return numbered
+        return stored.mutate(stored.rowid().name(POSITION))
 
     def append(
         self,
@@ -123,8 +120,7 @@ class DuckDBWorkspace(Workspace):
         return table
 
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-        if table.op() in self._ordered:
-            table = table.order_by(POSITION)
+        # Rows of a stored table come in its order: preserve_insertion_order is set.
         query = _query(table.select(*columns) if columns else table)
         yield from pa.RecordBatchReader.from_stream(self._connection.sql(query))
 
