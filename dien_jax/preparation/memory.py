@@ -18,7 +18,7 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)
 UNITS = "kmgt"
 PROGRAM = 480 << 20
 """Bytes of the program with its libraries."""
-OVERSHOOT = 1.3
+OVERSHOOT = 1.6
 """What the database takes, as a share of its own limit."""
 IDLE = 128 << 20
 """Limit of the database while parts are written and counted."""
