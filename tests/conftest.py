@@ -121,7 +121,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _name(item: pytest.Item) -> str:
-    """Return the name of a test as the lists above have it."""
+    """Return the name of a test as the lists of ``support.selection`` have it."""
     return f"{item.path.relative_to(Path(__file__).parents[1]).as_posix()}::{item.name}"
 
 
