@@ -215,8 +215,13 @@ def _shown_rows(
 
 
 def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Line]) -> None:
-    """Draw the AUC of every run as a dot, and the mean of each row with its deviation."""
+    """Draw the AUC of every run as a dot, and the mean of each row with its deviation.
+
+    A grey line about a mean is the 95% interval of its difference to the last baseline.
+    """
     table = tables[name]
+    reference = list(table.baselines)[-1] if table.baselines else ""
+    error_column = _error_column(reference)
     runs_by_data = {
         data: runs
         for data in dict.fromkeys(line["data"] for line in lines)
@@ -242,6 +247,10 @@ def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Li
             deviation = statistics.stdev(values) if len(values) > 1 else 0
             axis.errorbar(statistics.mean(values), place, xerr=deviation, fmt="D", color="tab:blue",
                           ms=5, capsize=3)  # fmt: skip
+            errors = _values(list(runs[present[place]].values()), error_column)
+            if errors and split == "test":
+                axis.errorbar(statistics.mean(values), place, xerr=1.96 * statistics.mean(errors),
+                              fmt="none", ecolor="0.8", elinewidth=6, zorder=0)  # fmt: skip
         colours = "tab:orange", "tab:green"
         for (label, baseline), colour in zip(table.baselines.items(), colours, strict=False):
             if baseline in present:
@@ -254,8 +263,12 @@ def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Li
         title = f"{data} (n = {'-'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))})"
         axis.set_xlabel("test AUC" if split == "test" else "validation AUC")
         axis.set_title(title, parse_math=False)
-    dashed = f"; dashed: means of {' and '.join(table.baselines)}" if table.baselines else ""
-    figure.suptitle(f"{name}: each run, mean and deviation{dashed}", parse_math=False)
+    title = f"{name}: each run, mean and deviation"
+    if table.baselines:
+        title += f"; dashed: means of {' and '.join(table.baselines)}"
+    if split == "test" and any(line.get(error_column) for line in lines):
+        title += f"\ngrey: 95% interval of the difference to {reference} on the test split"
+    figure.suptitle(title, parse_math=False)
     save_picture(figure, file)
 
 

@@ -98,6 +98,8 @@ def test_wrong_flag_is_refused_with_what_was_expected(arguments, expected, capfd
     ("arguments", "expected"),
     [
         (["--seed", "3", "authors"], "preset comes before all flags"),
+        (["--data", "d", "--preset", "din"], "unknown option --preset: a preset is given without"),
+        (["--data", "d", "--out=run"], "unknown option --out: the folder of a run is --run-dir"),
         (["--resume", "runs/x", "--seed", "0"], "--resume takes no other flag"),
         (["--resume", "/does/not/exist"], "run folder /does/not/exist does not exist"),
         (["--data", "/does/not/exist"], "/does/not/exist does not exist"),
