@@ -8,6 +8,7 @@ regression and boosted trees. ``--out`` keeps their scores, one folder for each 
 Exit status: 0, or 2 for a mistake in flags or files.
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from pathlib import Path
 import tyro
 
 from dien_jax.experiments.baselines import baseline_table, run_baselines
+from dien_jax.experiments.result_tables import folder_of
+from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION
 from dien_jax.utils.command import make_main
-from dien_jax.utils.console import print_result
+from dien_jax.utils.console import print_result, say
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class Arguments:
 def baselines(arguments: Arguments) -> None:
     """Print the table of all models."""
     print_result(baseline_table(run_baselines(**vars(arguments))))
+    if arguments.out is not None:
+        regression = shlex.quote(str(arguments.out / folder_of(LOGISTIC_REGRESSION)))
+        say(f"scores are in {arguments.out}; to compare: python -m dien_jax.compare RUN {regression}")
 
 
 main = make_main("baselines", tyro.cli, Arguments, baselines)

@@ -10,7 +10,7 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.scores import selection_score
 from dien_jax.runs.baseline import BaselineRun, is_baseline
 from dien_jax.runs.evaluations import read_evaluations
-from dien_jax.runs.folder import Run, StoredResult, read_result
+from dien_jax.runs.folder import CONFIG_FILE, Run, StoredResult, read_result
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,19 @@ def load_summaries(folders: Sequence[Path]) -> list[RunSummary]:
 
 
 def _summary(name: str, folder: Path) -> RunSummary:
+    if not _is_run(folder):
+        inside = sorted(filter(_is_run, folder.glob("*")))
+        if inside:
+            found = f"holds {len(inside)} folders of runs or baselines"
+            raise UserError(f"{folder} is none itself and {found}, {inside[0]} for example")
     run = BaselineRun.load(folder) if is_baseline(folder) else Run.load(folder)
     return RunSummary(
         name, folder, run, read_evaluations(folder), read_result(folder, StoredResult)
     )
+
+
+def _is_run(folder: Path) -> bool:
+    return is_baseline(folder) or (folder / CONFIG_FILE).is_file()
 
 
 def seed_groups(runs: Sequence[RunSummary]) -> list[SeedGroup]:

@@ -164,6 +164,22 @@ def test_baseline_is_no_run_to_evaluate(stored, capfd):
     assert "is not a run folder: it has no config.json" in capfd.readouterr().err
 
 
+def test_folder_of_all_baselines_is_refused_with_one_of_them(stored, capfd):
+    assert compare.main([str(stored / "popularity"), str(stored)]) == 2
+    expected = f"{stored} is none itself and holds 5 folders of runs or baselines, {stored}/"
+    assert expected in capfd.readouterr().err
+
+
+def test_the_last_line_says_where_scores_are_and_how_to_compare(data, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(baselines, "run_baselines", lambda **_: [])
+    assert baselines.main([str(data), "--out", str(tmp_path / "all of them")]) == 0
+    last = capfd.readouterr().err.splitlines()[-1]
+    command = f"python -m dien_jax.compare RUN '{tmp_path}/all of them/logistic-regression'"
+    assert last == f"scores are in {tmp_path}/all of them; to compare: {command}"
+    assert baselines.main([str(data)]) == 0
+    assert "scores are in" not in capfd.readouterr().err
+
+
 def test_training_names_the_command(data, tmp_path, capfd):
     assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
     last = capfd.readouterr().err.splitlines()[-1]
