@@ -369,7 +369,8 @@ def test_a_picture_has_the_interval_of_each_difference_to_dien(tmp_path, monkeyp
         [line for line in figure.axes[0].collections if line.get_zorder() == 0]
         for figure in figures
     )
-    assert "grey" in figures[0].get_suptitle() and "grey" not in figures[1].get_suptitle()
+    assert "grey" in figures[0].get_suptitle()
+    assert "grey" not in figures[1].get_suptitle()
     assert not without
     ((low, row), (high, _)) = with_interval[0].get_segments()[0]
     mean = statistics.mean([0.70, 0.72, 0.9])
