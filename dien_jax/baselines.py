@@ -38,7 +38,8 @@ def baselines(arguments: Arguments) -> None:
     print_result(baseline_table(run_baselines(**vars(arguments))))
     if arguments.out is not None:
         regression = shlex.quote(str(arguments.out / folder_of(LOGISTIC_REGRESSION)))
-        say(f"scores are in {arguments.out}; to compare: python -m dien_jax.compare RUN {regression}")
+        command = f"python -m dien_jax.compare RUN {regression}"
+        say(f"scores are in {arguments.out}; to compare: {command}")
 
 
 main = make_main("baselines", tyro.cli, Arguments, baselines)
