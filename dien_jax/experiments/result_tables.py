@@ -263,12 +263,12 @@ def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Li
         title = f"{data} (n = {'-'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))})"
         axis.set_xlabel("test AUC" if split == "test" else "validation AUC")
         axis.set_title(title, parse_math=False)
-    title = f"{name}: each run, mean and deviation"
+    lines_of_title = [f"{name}: each run, mean and deviation"]
     if table.baselines:
-        title += f"; dashed: means of {' and '.join(table.baselines)}"
+        lines_of_title += [f"dashed: means of {' and '.join(table.baselines)}"]
     if split == "test" and any(line.get(error_column) for line in lines):
-        title += f"\ngrey: 95% interval of the difference to {reference} on the test split"
-    figure.suptitle(title, parse_math=False)
+        lines_of_title += [f"grey: 95% interval of AUC less {reference}'s on the test split"]
+    figure.suptitle("\n".join(lines_of_title), parse_math=False)
     save_picture(figure, file)
 
 

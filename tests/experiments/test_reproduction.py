@@ -371,6 +371,9 @@ def test_a_picture_has_the_interval_of_each_difference_to_dien(tmp_path, monkeyp
     )
     assert "grey" in figures[0].get_suptitle()
     assert "grey" not in figures[1].get_suptitle()
+    title = figures[0].findobj(lambda part: getattr(part, "get_text", str)()[:6] == "family")[0]
+    figures[0].draw_without_rendering()
+    assert title.get_window_extent().width < figures[0].bbox.width
     assert not without
     ((low, row), (high, _)) = with_interval[0].get_segments()[0]
     mean = statistics.mean([0.70, 0.72, 0.9])
