@@ -1,0 +1,79 @@
+"""Folders and files that released versions wrote are still read, and score as they did.
+
+``make_release.py`` made each folder ``version_X_Y_Z`` when that version was released. Arrays must
+be equal to the last bit, scores to ``TOLERANCE``: they were computed with one processor and one
+release of JAX.
+"""
+
+import json
+import runpy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dien_jax import load_run, open_dataset, resume
+from dien_jax.runs.evaluations import read_evaluations
+from dien_jax.runs.scoring import trained_scores
+
+HERE = Path(__file__).parent
+RELEASES = sorted(folder.name for folder in HERE.glob("version_*"))
+MAKE = runpy.run_path(str(HERE / "make_release.py"))
+TOLERANCE, TRAINED_TOLERANCE = 2e-6, 1e-4
+"""As in ``test_compatibility.py``: largest difference of two probabilities, and that after the last
+steps of training are done again."""
+
+
+@pytest.fixture(params=RELEASES)
+def release(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder, which is afterwards what it was before."""
+    folder = HERE / request.param
+    before = contents(folder)
+    yield folder
+    assert contents(folder) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def read(file: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_there_is_a_release() -> None:
+    assert RELEASES
+
+
+def test_arrays_are_read_bit_for_bit(release: Path) -> None:
+    dataset = open_dataset(release / "dataset")
+    assert len(dataset.meta["parts"]) == 2
+    assert MAKE["opened"](release) == read(release / "arrays.json")
+
+
+def test_scores_are_what_they_were(release: Path) -> None:
+    found, expected = MAKE["scores"](release), read(release / "scores.json")
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(release: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(release / "stopped", tmp_path / "run")
+    config = read(copy / "config.json")
+    config["data"] = str(release / "dataset")
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    expected = read(release / "run" / "result.json")
+    result = resume(copy)
+    assert (result.steps, result.best_step) == (expected["steps"], expected["best_step"])
+    scores = trained_scores(load_run(copy), "test")
+    recorded = read(release / "scores.json")["test"]
+    np.testing.assert_allclose(scores, recorded, rtol=0, atol=TRAINED_TOLERANCE)
+    last = [read_evaluations(folder)[-1]["valid"]["logloss"] for folder in (copy, release / "run")]
+    assert last[0] == pytest.approx(last[1], abs=TRAINED_TOLERANCE)
