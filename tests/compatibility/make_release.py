@@ -4,14 +4,15 @@
 
 Run it once for each release that writes what earlier ones could not. The folder must not exist.
 
-    dataset/       ``dien_jax.prepare interactions`` of a made log, in two parts
+    dataset/       ``dien_jax.prepare interactions`` of a made log, in several parts
     run/           ``dien_jax.train dien``, finished, with all that is fitted before and after it
     stopped/       the same run, stopped by a signal before its last epoch
     model.dien     ``dien_jax.export`` of the run
     arrays.json    dtype, shape and sha256 of every array of the dataset and of the run's checkpoint
     scores.json    scores of the test split, and of candidates that a ranker was asked for
 
-TensorBoard events and pictures are left out.
+Everything is made in a folder of a fixed name in the system's folder for temporary files, as a run
+holds the path of its dataset. TensorBoard events and pictures are left out.
 """
 
 import contextlib
@@ -63,6 +64,7 @@ SETTINGS = [
     "--model.statistics-layers=6",
     "--train.batch-size=32",
     "--train.epochs=8",
+    "--train.click-rate=0.05",
     "--optim.learning-rate=0.02",
     "--train.max-history=16",
     *("--train.buckets", "8", "16"),
@@ -147,7 +149,7 @@ def scores(folder: Path) -> dict[str, list[float]]:
 
 @contextlib.contextmanager
 def small_parts() -> Iterator[None]:
-    """Have a log of a few hundred events written in two parts."""
+    """Have a log of a few hundred events written in several parts."""
     with mock.patch.object(events, "PART_EVENTS", 400):
         yield
 
@@ -173,7 +175,11 @@ def make() -> None:
     """Write the whole folder."""
     if FOLDER.exists():
         raise FileExistsError(f"{FOLDER} exists")
-    with tempfile.TemporaryDirectory() as work, contextlib.chdir(work):
+    work = Path(tempfile.gettempdir()) / FOLDER.name
+    work.mkdir()
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, work)
+        stack.enter_context(contextlib.chdir(work))
         write_log(Path("log.csv"))
         features = ["--item-features", "category", "price:numeric"]
         with small_parts():

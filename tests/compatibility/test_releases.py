@@ -53,7 +53,7 @@ def test_there_is_a_release() -> None:
 
 def test_arrays_are_read_bit_for_bit(release: Path) -> None:
     dataset = open_dataset(release / "dataset")
-    assert len(dataset.meta["parts"]) == 2
+    assert len(dataset.meta["parts"]) > 1
     assert MAKE["opened"](release) == read(release / "arrays.json")
 
 
