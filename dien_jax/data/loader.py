@@ -28,6 +28,8 @@ from dien_jax.data.schema import FeatureValues, MultiValued
 from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
+FEW_EXAMPLES = 2048
+"""Examples of an evaluation that are worth a padded length, and so a program, of their own."""
 
 
 @runtime_checkable
@@ -65,7 +67,8 @@ class Loader:
         ``SORT_BUFFER`` batches, as the program of the paper's authors cuts them. Every epoch has
         the same batches, in an order drawn from (seed, epoch).
       ``evaluation``: sorted by length, longest first, which wastes the least; every epoch is the
-        same. See :func:`evaluation_loader`.
+        same. Of three or more padded lengths, those that few examples need join longer ones, as
+        compiling takes seconds. See :func:`evaluation_loader`.
 
     >>> from dien_jax import Loader, TrainConfig, open_dataset
     >>> loader = Loader(open_dataset("data"), "train", TrainConfig(batch_size=16), seed=1)
@@ -130,6 +133,8 @@ class Loader:
         buckets = (edge for edge in train_config.buckets if edge < self._max_history)
         edges = np.array([*buckets, self._max_history])
         self._edges = edges[: np.searchsorted(edges, longest) + 1]
+        if order == "evaluation" and lengths is not None:
+            self._edges = _worth_compiling(self._edges, lengths)
         self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
         options = self._edges, self._batch_size, seed
         self._order: StoredOrder | KeyedOrder
@@ -252,6 +257,26 @@ class Loader:
         if isinstance(values, MultiValued):
             return MultiValued(*(self._filled(np.asarray(part)) for part in values))
         return self._filled(np.asarray(values))
+
+
+def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the padded lengths that some ``FEW_EXAMPLES`` need each; one or two stay as they are.
+
+    >>> _worth_compiling(np.array([4, 8, 100]), np.repeat([3, 5, 90], [5000, 2500, 60])).tolist()
+    [4, 100]
+    """
+    if len(edges) < 3:
+        return edges
+    examples = np.bincount(np.searchsorted(edges, lengths), minlength=len(edges))
+    kept, count = [edges[-1]], 0
+    for place in range(len(edges) - 1, -1, -1):
+        count += int(examples[place])
+        if count >= FEW_EXAMPLES and place:
+            kept.append(edges[place - 1])
+            count = 0
+    if count < FEW_EXAMPLES and len(kept) > 1:
+        kept.pop()
+    return np.array(kept[::-1])
 
 
 def _filled(values: np.ndarray, rows: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from support.loader_data import (
 )
 
 from dien_jax.config.settings import TrainConfig
+from dien_jax.data import loader as loader_module
 from dien_jax.data import order as order_module
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
@@ -76,7 +77,8 @@ def test_a_batch_holds_what_the_dataset_says_of_its_rows(order):
             found = batch.context["tags"]
             assert isinstance(found, MultiValued)
             assert found.values[position, : found.count[position]].tolist() == own_tags.tolist()
-        assert batch.history.shape == (8, next(edge for edge in (2, 4, 8, 12) if edge >= longest))
+        edges = (12,) if order == "evaluation" else (2, 4, 8, 12)  # 50 examples are few
+        assert batch.history.shape == (8, next(edge for edge in edges if edge >= longest))
         assert [array.dtype for array in batch[:6]] == [np.int32] * 4 + [np.float32] * 2
 
 
@@ -194,6 +196,29 @@ def test_padded_lengths_are_the_buckets_that_histories_reach(
     history_lengths, max_history, expected
 ):
     assert make_loader(history_lengths, max_history=max_history).padded_lengths == expected
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((30, 30, 30, 30), (2, 4, 8, 12)),
+        ((30, 9, 30, 30), (4, 8, 12)),  # 39 examples share a program
+        ((30, 30, 30, 9), (2, 4, 12)),
+        ((30, 5, 5, 5), (4, 12)),
+        ((3, 30, 5, 5), (4, 12)),
+        ((1, 1, 1, 1), (12,)),
+        ((5, 1, 0, 0), (2, 4)),  # two programs are few
+    ],
+)
+def test_lengths_of_few_examples_join_longer_ones_in_an_evaluation(counts, expected, monkeypatch):
+    monkeypatch.setattr(loader_module, "FEW_EXAMPLES", 10)
+    history_lengths = np.repeat([1, 4, 7, 12], counts).tolist()
+    loader = make_loader(history_lengths, order="evaluation")
+    assert loader.padded_lengths == expected
+    widths = [batch.history.shape[1] for batch in loader.epoch(0)]
+    assert set(widths) <= set(expected)
+    assert widths[0] == expected[-1]
+    assert make_loader(history_lengths).padded_lengths == (2, 4, 8, 12)[: 2 if not counts[2] else 4]
 
 
 @pytest.mark.parametrize("order", ORDERS)
