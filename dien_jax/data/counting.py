@@ -21,7 +21,7 @@ import numpy as np
 
 from dien_jax.data.pairs import PairCounts
 from dien_jax.data.schema import UNKNOWN, ValueStatistics
-from dien_jax.utils.progress import Progress, unseen
+from dien_jax.utils.progress import Progress, part_of_progress, unseen
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ def count_values(
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       size: V.
       folder: an empty folder for counts that memory need not hold; None to hold all.
-      progress: called after each part with the share of the work that is done.
+      progress: called with the share of the work that is done, after each part and more often.
 
     Returns:
       The counts, and ``own`` of each part, int8 ``[n]``: bits ``OWN_*`` of each training example.
@@ -116,11 +116,12 @@ def count_values(
         _count_pairs(firsts, used, pairs)
         return _own(events, value_of, firsts, used, size)
 
-    own = []
+    own, half = [], part_of_progress(progress, 0, 1, 2)
     for bits in occurrences.each(of_part):
         own.append(bits)
-        progress(len(own) / len(parts))
-    return pairs.statistics(count, int(distinct[1:].sum())), own
+        half(len(own) / len(parts))
+    together = part_of_progress(progress, 1, 1, 2)
+    return pairs.statistics(count, int(distinct[1:].sum()), together), own
 
 
 def _totals(firsts: Firsts, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dien_jax.data.arrays import open_array, release
 from dien_jax.data.schema import ValueStatistics
+from dien_jax.utils.progress import Progress, unseen
 
 MAX_KEPT = 1 << 23
 """Pairs that are kept; of longer logs, those that few sequences have are left out."""
@@ -73,10 +74,12 @@ class PairCounts:
                 columns = np.asarray(open_array(file))
             self._counted.append(_Counted(*columns))
 
-    def statistics(self, count: np.ndarray, sequences: int) -> ValueStatistics:
+    def statistics(
+        self, count: np.ndarray, sequences: int, progress: Progress = unseen
+    ) -> ValueStatistics:
         """Return the counts of pairs, in rows, with those of values ``[V]`` and of sequences."""
         self._sort()
-        pairs, least = self._most_frequent()
+        pairs, least = self._most_frequent(progress)
         row, other = np.divmod(pairs.key, self._size)
         offsets = np.searchsorted(row, np.arange(self._size + 1)).astype(np.int32)
         return ValueStatistics(
@@ -91,7 +94,7 @@ class PairCounts:
             longest=int(np.diff(offsets).max()),
         )
 
-    def _most_frequent(self) -> tuple[_Rows, int]:
+    def _most_frequent(self, progress: Progress) -> tuple[_Rows, int]:
         """Return at most ``MAX_KEPT`` pairs, and the least number of users that they have."""
         kept, total, least = [_no_rows()], 0, 1
         for first, end in self._ranges():
@@ -101,7 +104,9 @@ class PairCounts:
             if 4 * total > 5 * MAX_KEPT:
                 kept, least = _cut(kept, least)
                 total = len(kept[0].key)
+            progress(end / self._size)
         kept, least = _cut(kept, least)
+        progress(1.0)
         return kept[0], least
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
@@ -128,9 +133,7 @@ class PairCounts:
                 keys.append(key)
                 users.append(number)
             release(counted.earlier)
-        key, number = np.concatenate(keys), np.concatenate(users)
-        order = np.argsort(key)
-        key, number = key[order], number[order]
+        key, number = _by_key(np.concatenate(keys), np.concatenate(users))
         starts = np.flatnonzero(np.diff(key >> 2, prepend=-1))
         columns = [number, number * ((key & 2) > 0), number * ((key & 1) > 0)]
         together, before, following = (np.add.reduceat(column, starts) for column in columns)
@@ -151,6 +154,22 @@ class PairCounts:
         later = counted.later[chosen].astype(np.int64)
         pair = (later >> 1) * self._size + counted.earlier[chosen]
         return 4 * pair + 2 + (later & 1), counted.users[chosen]
+
+
+def _by_key(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys, int64, rising, and the number of each, int32; both are 0 or more.
+
+    >>> [column.tolist() for column in _by_key(np.array([7, 5]), np.array([1, 2], np.int32))]
+    [[5, 7], [2, 1]]
+    """
+    bits = int(number.max(initial=0)).bit_length()
+    if int(key.max(initial=0)).bit_length() + bits > 63:
+        order = np.argsort(key)
+        return key[order], number[order]
+    # Numbers sort several times faster than an order of numbers.
+    key = (key << bits) | number
+    key.sort()
+    return key >> bits, (key & ((1 << bits) - 1)).astype(np.int32)
 
 
 def _no_rows() -> _Rows:
