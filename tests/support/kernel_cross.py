@@ -7,6 +7,7 @@ as a share of the tolerance, or the error. Cases that FILE has are not run again
 command goes on; all take hours. The last lines say what came out, by kernel, cell and form.
 """
 
+import argparse
 import csv
 import itertools
 import random
@@ -141,7 +142,18 @@ def summary(rows: Sequence[tuple[CrossCase, str]]) -> Iterator[str]:
         yield ",".join(map(str, (*here, total, len(found), agree, largest, jax.__version__)))
 
 
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("file", type=Path, help="file of outcomes, which may exist")
+    parser.add_argument("kernels", nargs="*", help=f"some of {', '.join(KERNELS)}; default: all")
+    options = parser.parse_args()
+    names = options.kernels or KERNELS
+    if unknown := set(names) - set(KERNELS):
+        parser.error(f"unknown kernels: {', '.join(sorted(unknown))}")
+    run(options.file, [case for case in CROSS if case.kernel in names])
+    print("\n".join(summary(read(options.file))))
+
+
 if __name__ == "__main__":
-    to, *names = sys.argv[1:]
-    run(Path(to), [case for case in CROSS if not names or case.kernel in names])
-    print("\n".join(summary(read(Path(to)))))
+    main()
