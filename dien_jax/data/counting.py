@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from dien_jax.data.pairs import PairCounts
+from dien_jax.data.pairs import PairCounts, sort_together
 from dien_jax.data.schema import UNKNOWN, ValueStatistics
 from dien_jax.utils.progress import Progress, part_of_progress, unseen
 
@@ -174,15 +174,8 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
 
 def _first_places(keys: np.ndarray) -> np.ndarray:
     """Return where each distinct key, 0 or more, stands first, rising; changes the keys."""
-    bits = len(keys).bit_length()
-    if int(keys.max(initial=0)).bit_length() + bits > 63:
-        return np.sort(np.unique(keys, return_index=True)[1])
-    # Numbers sort several times faster than an order of numbers.
-    keys <<= bits
-    keys += np.arange(len(keys))
-    keys.sort()
-    is_first = np.diff(keys >> bits, prepend=-1) != 0
-    return np.sort(keys[is_first] & ((1 << bits) - 1))
+    key, place = sort_together(keys, np.arange(len(keys)))
+    return np.sort(place[np.diff(key, prepend=-1) != 0])
 
 
 def _values_in_pairs(sequences: np.ndarray) -> int:

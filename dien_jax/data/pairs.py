@@ -133,7 +133,7 @@ class PairCounts:
                 keys.append(key)
                 users.append(number)
             release(counted.earlier)
-        key, number = _by_key(np.concatenate(keys), np.concatenate(users))
+        key, number = sort_together(np.concatenate(keys), np.concatenate(users))
         starts = np.flatnonzero(np.diff(key >> 2, prepend=-1))
         columns = [number, number * ((key & 2) > 0), number * ((key & 1) > 0)]
         together, before, following = (np.add.reduceat(column, starts) for column in columns)
@@ -156,20 +156,23 @@ class PairCounts:
         return 4 * pair + 2 + (later & 1), counted.users[chosen]
 
 
-def _by_key(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return keys, int64, rising, and the number of each, int32; both are 0 or more.
+def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys, int64, rising, and the number of each; both are 0 or more. Changes the keys.
 
-    >>> [column.tolist() for column in _by_key(np.array([7, 5]), np.array([1, 2], np.int32))]
-    [[5, 7], [2, 1]]
+    >>> [column.tolist() for column in sort_together(np.array([7, 5, 5]), np.array([1, 2, 0]))]
+    [[5, 5, 7], [0, 2, 1]]
     """
     bits = int(number.max(initial=0)).bit_length()
     if int(key.max(initial=0)).bit_length() + bits > 63:
-        order = np.argsort(key)
+        order = np.lexsort((number, key))
         return key[order], number[order]
     # Numbers sort several times faster than an order of numbers.
-    key = (key << bits) | number
+    key <<= bits
+    key |= number
     key.sort()
-    return key >> bits, (key & ((1 << bits) - 1)).astype(np.int32)
+    number = (key & ((1 << bits) - 1)).astype(number.dtype, copy=False)
+    key >>= bits
+    return key, number
 
 
 def _no_rows() -> _Rows:

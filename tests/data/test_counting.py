@@ -158,3 +158,11 @@ def test_small_chunks_give_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> N
     parts, _ = count_values([events], np.arange(ITEMS), ITEMS)
     for name in ("count", "offsets", "other", "together", "before", "following"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("largest", [6, 2**62])
+def test_keys_are_sorted_with_their_numbers_whatever_their_size(largest: int) -> None:
+    keys, numbers = np.array([largest, 5, 0, 5]), np.array([3, 2, 7, 0], np.int32)
+    key, number = pairs.sort_together(keys, numbers)
+    assert (key.tolist(), number.tolist()) == ([0, 5, 5, largest], [7, 0, 2, 3])
+    assert (key.dtype, number.dtype) == (np.int64, np.int32)
