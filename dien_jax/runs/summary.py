@@ -102,8 +102,8 @@ def _summary(name: str, folder: Path) -> RunSummary:
     if not _is_run(folder):
         inside = sorted(filter(_is_run, folder.glob("*")))
         if inside:
-            found = f"holds {len(inside)} folders of runs or baselines"
-            raise UserError(f"{folder} is none itself and {found}, {inside[0]} for example")
+            found = f"found a folder of {len(inside)}, {inside[0]} for example"
+            raise UserError(f"{folder}: expected the folder of a run or baseline, {found}")
     run = BaselineRun.load(folder) if is_baseline(folder) else Run.load(folder)
     return RunSummary(
         name, folder, run, read_evaluations(folder), read_result(folder, StoredResult)

@@ -166,7 +166,7 @@ def test_baseline_is_no_run_to_evaluate(stored, capfd):
 
 def test_folder_of_all_baselines_is_refused_with_one_of_them(stored, capfd):
     assert compare.main([str(stored / "popularity"), str(stored)]) == 2
-    expected = f"{stored} is none itself and holds 5 folders of runs or baselines, {stored}/"
+    expected = f"{stored}: expected the folder of a run or baseline, found a folder of 5, {stored}/"
     assert expected in capfd.readouterr().err
 
 

@@ -23,7 +23,7 @@ from dien_kernels.choice import KERNELS as ALL_KERNELS
 
 if __name__ == "__main__":  # before the module that is next to this file
     sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.recurrences import CELLS, FORMS, evaluate, operands
+from support.recurrences import CELLS, FORMS, evaluate, operands, scaled
 
 KERNELS = [name for name, kernel in ALL_KERNELS.items() if kernel.is_pallas]
 PRECISION = dict.fromkeys(KERNELS, "highest") | {"mosaic_gpu": "default"}
@@ -91,11 +91,7 @@ CROSS = [
 
 def deviation(case: CrossCase) -> float:
     """Return the largest deviation of any array, as a share of the tolerance."""
-    shares = []
-    for got, want in zip(*map(jax.tree.leaves, case.results()), strict=True):
-        assert got.dtype == want.dtype, (got.dtype, want.dtype)
-        got, want = (np.asarray(array, np.float32) for array in (got, want))
-        shares.append(np.abs(got - want).max(initial=0) / np.abs(want).max(initial=1e-3))
+    shares = [np.abs(got - want).max(initial=0) for got, want in scaled(*case.results())]
     return float(np.max(shares)) / case.tolerance()  # NaN where an array has it
 
 

@@ -78,13 +78,19 @@ def evaluate(cell, form, implementation, precision="highest"):
     return jax.jit(run)
 
 
-def assert_agree(found, expected, tolerance):
-    """Every array to a share of its largest entry."""
+def scaled(found, expected):
+    """Yield each array and the expected one, as shares of the largest entry that is expected."""
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert got.dtype == want.dtype
         got, want = (np.asarray(array, np.float32) for array in (got, want))
         scale = np.abs(want).max(initial=1e-3)
-        np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, rtol=0)
+        yield got / scale, want / scale
+
+
+def assert_agree(found, expected, tolerance):
+    """Every array to a share of its largest entry."""
+    for got, want in scaled(found, expected):
+        np.testing.assert_allclose(got, want, atol=tolerance, rtol=0)
 
 
 def assert_padding_changes_nothing(cell, implementation, precision="highest"):
