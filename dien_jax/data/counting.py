@@ -50,6 +50,9 @@ class TrainingEvents(NamedTuple):
     first_sequence: int = 0  # in the dataset
 
 
+EXAMPLE_COLUMNS = ("sequence", "history_end", "item", "label")
+
+
 class Firsts(NamedTuple):
     """First occurrences of the known values of each training sequence, in order."""
 
@@ -61,29 +64,42 @@ class Firsts(NamedTuple):
 
 
 class Occurrences:
-    """First occurrences of one feature's values, computed for each part when it is read.
+    """First occurrences of one feature's values, for each part when it is read.
 
-    Those of a single part are kept.
+    Those of a single part are kept in memory. Those of several are computed each time, or kept in
+    files.
 
     Args:
       parts: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
+      folder: where the files are; None for none.
     """
 
-    def __init__(self, parts: Collection[TrainingEvents], value_of: np.ndarray) -> None:
-        self._parts, self._value_of = parts, value_of
-        self._kept: Firsts | None = None
+    def __init__(
+        self, parts: Collection[TrainingEvents], value_of: np.ndarray, folder: Path | None = None
+    ) -> None:
+        self._parts, self._value_of, self._folder = parts, value_of, folder
+        self._kept: dict[int, Firsts | Path] = {}
 
     def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[T]:
         """Yield what a function returns for each part."""
-        for events in self._parts:
-            if self._kept is not None:
-                yield function(events, self._kept)
-            elif len(self._parts) == 1:
-                self._kept = first_occurrences(events, self._value_of)
-                yield function(events, self._kept)
-            else:
-                yield function(events, first_occurrences(events, self._value_of))
+        for number, events in enumerate(self._parts):
+            kept = self._kept.get(number)
+            firsts = _read_firsts(kept) if isinstance(kept, Path) else kept
+            if firsts is None:
+                firsts = first_occurrences(events, self._value_of)
+                if len(self._parts) == 1:
+                    self._kept[number] = firsts
+                elif self._folder is not None:
+                    file = self._folder / f"occurrences {number}.npz"
+                    np.savez(file, **firsts._asdict())
+                    self._kept[number] = file
+            yield function(events, firsts)
+
+
+def _read_firsts(file: Path) -> Firsts:
+    with np.load(file) as columns:
+        return Firsts(**columns)
 
 
 def count_values(
@@ -99,13 +115,13 @@ def count_values(
       parts: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       size: V.
-      folder: an empty folder for counts that memory need not hold; None to hold all.
+      folder: an empty folder for what memory need not hold; None to hold all.
       progress: called with the share of the work that is done, after each part and more often.
 
     Returns:
       The counts, and ``own`` of each part, int8 ``[n]``: bits ``OWN_*`` of each training example.
     """
-    occurrences = Occurrences(parts, value_of)
+    occurrences = Occurrences(parts, value_of, folder)
     count, distinct = np.zeros(size, np.int64), np.zeros(MAX_DISTINCT + 1, np.int64)
     for values, numbers in occurrences.each(lambda _, firsts: _totals(firsts, size)):
         count += values
@@ -172,6 +188,16 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
     return Firsts(sequence, value, position, rank.astype(np.int32), previous)
 
 
+def of_sequences(events: TrainingEvents, chosen: np.ndarray) -> TrainingEvents:
+    """Return a part in which only some sequences count; ``chosen``, bool ``[S]``, marks them."""
+    is_kept = chosen[events.sequence]
+    columns = {name: getattr(events, name)[is_kept] for name in EXAMPLE_COLUMNS}
+    counted_end = events.counted_end
+    if counted_end is not None:
+        counted_end = np.where(chosen, counted_end, events.offsets[:-1])
+    return events._replace(**columns, counted_end=counted_end)
+
+
 def _first_places(keys: np.ndarray) -> np.ndarray:
     """Return where each distinct key, 0 or more, stands first, rising; changes the keys."""
     key, place = sort_together(keys, np.arange(len(keys)))
@@ -209,11 +235,13 @@ def _own(
     if not len(firsts.value):
         return np.zeros(len(events.item), np.int8)
     keys = firsts.sequence.astype(np.int64) * size + firsts.value
-    order = np.argsort(keys)
+    keys, order = sort_together(keys, np.arange(len(keys)))
     wanted = np.asarray(events.sequence, np.int64) * size + value_of[events.item]
-    place = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    is_found, place = keys[place] == wanted, order[place]
+    del keys, order
     end = np.asarray(events.history_end)
-    in_count = (keys[place] == wanted) & (firsts.position[place] >= end)
+    in_count = is_found & (firsts.position[place] >= end)
     in_pairs = in_count & (firsts.rank[place] < used)
     latest = np.full(len(end), UNKNOWN)
     has_history = end > np.asarray(events.offsets)[events.sequence]

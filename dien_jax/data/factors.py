@@ -21,13 +21,13 @@ vector, L levels.
 """
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from dien_jax.data.counting import Firsts, Occurrences, TrainingEvents
+from dien_jax.data.counting import TrainingEvents, first_occurrences, of_sequences
 from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
 from dien_jax.data.singular_vectors import singular_vectors
 from dien_jax.utils.progress import Progress, unseen
@@ -68,9 +68,11 @@ def folds(sequence: np.ndarray) -> np.ndarray:
 
 
 def work_of(size: int, *, transitions: bool) -> int:
-    """Return how much work the vectors of a feature of V values are, compared with others."""
-    matrices = 2 if transitions else 1
-    return min(size, MAX_VALUES) * factor_levels(size)[-1] * matrices
+    """Return how much work the vectors of a feature of V values are, compared with others.
+
+    It grows with the choices, of which all features have about as many.
+    """
+    return factor_levels(size)[-1] * (2 if transitions else 1)
 
 
 class _Choices(NamedTuple):
@@ -85,6 +87,7 @@ def factorise(
     value_of: np.ndarray,
     size: int,
     *,
+    choices: int | None = None,
     transitions: bool = False,
     progress: Progress = unseen,
 ) -> ValueFactors:
@@ -94,21 +97,25 @@ def factorise(
       parts: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` has no vector.
       size: V, of which :func:`factor_levels` must give a level.
+      choices: the number of choices of all users, the sum of :attr:`ValueStatistics.count`. They
+        are counted if it is None.
       transitions: whether values have the vectors of transitions too.
       progress: called after each table with the share of the work that is done.
     """
-    choices = _read_choices(Occurrences(parts, value_of))
-    users = np.bincount(choices.value, minlength=size)
+    if choices is None:
+        choices = sum(len(first_occurrences(part, value_of).value) for part in parts)
+    read = _read_choices(parts, value_of, step=-(-choices // MAX_CHOICES) or 1)
+    users = np.bincount(read.value, minlength=size)
     kept = np.sort(np.argsort(-users, kind="stable")[:MAX_VALUES])
     kept = kept[users[kept] > 0]
     row = np.zeros(size, np.int32)
     row[kept] = np.arange(1, len(kept) + 1)
-    choices = _where(choices._replace(value=row[choices.value] - 1), row[choices.value] > 0)
+    read = _where(read._replace(value=row[read.value] - 1), row[read.value] > 0)
     components, vectors_of_value = factor_levels(size)[-1], DIRECTED if transitions else 1
     vectors = np.zeros((1 + FOLDS, len(kept) + 1, vectors_of_value * components), np.float16)
-    fold = folds(choices.sequence)
+    fold = folds(read.sequence)
     for table in range(1 + FOLDS):
-        part, chosen = _by_frequency(_where(choices, fold != table), len(kept))
+        part, chosen = _by_frequency(_where(read, fold != table), len(kept))
         found = [_vectors(part, len(chosen), components)]
         if transitions:
             found += _transition_vectors(part, len(chosen), components)
@@ -117,17 +124,15 @@ def factorise(
     return with_scale(row, vectors)
 
 
-def _read_choices(occurrences: Occurrences) -> _Choices:
-    """Return the choices of all users, or of as many as ``MAX_CHOICES`` allows."""
-    total = sum(occurrences.each(lambda _, firsts: len(firsts.value)))
-    step = -(-total // MAX_CHOICES) or 1
-
-    def of_part(events: TrainingEvents, firsts: Firsts) -> _Choices:
+def _read_choices(parts: Iterable[TrainingEvents], value_of: np.ndarray, step: int) -> _Choices:
+    """Return the choices of every user whose number is a multiple of ``step``."""
+    found = []
+    for events in parts:
+        numbers = np.arange(len(events.offsets) - 1) + events.first_sequence
+        firsts = first_occurrences(of_sequences(events, numbers % step == 0), value_of)
         sequence = firsts.sequence.astype(np.int64) + events.first_sequence
-        return _where(_Choices(sequence, firsts.value.astype(np.int64)), sequence % step == 0)
-
-    parts = list(occurrences.each(of_part))
-    return _Choices(*map(np.concatenate, zip(*parts, strict=True)))
+        found.append(_Choices(sequence, firsts.value.astype(np.int64)))
+    return _Choices(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _by_frequency(choices: _Choices, size: int) -> tuple[_Choices, np.ndarray]:

@@ -37,7 +37,7 @@ SMALLEST = 1e-13
 SMALLEST_SHARE, SAFE_SHARE = 1e-13, 1e-5
 """Least square of what a column has that others do not have. Below the first it is rounding; below
 the second, vectors within a basis are found in several turns, as float32 rounds the first."""
-WIDTH, BLOCK = 32, 1 << 12
+WIDTH, BLOCK = 20, 1 << 12
 """Columns of a sparse product, and rows of a dense one, that are computed at a time."""
 
 Pieces = list[np.ndarray]  # float32 [n, WIDTH], and the rest of the columns
@@ -52,15 +52,16 @@ class Vectors(NamedTuple):
 
 
 class _Matrix(NamedTuple):
-    """A sparse matrix M, its transpose, and the threads that work on them."""
+    """A sparse matrix M, and the threads that work on it."""
 
     rows: sparse.csr_array
-    columns: sparse.csr_array
     threads: ThreadPoolExecutor
 
     def power(self, vectors: np.ndarray) -> np.ndarray:
         """Return M^T M times some vectors ``[n, .]``."""
-        return np.asarray(self.columns @ (self.rows @ vectors))
+        # The transpose of rows has the same entries in columns: it reads what there is for each row
+        # of M in turn and adds to frequent values, which stay in the cache.
+        return np.asarray(self.rows.T @ (self.rows @ vectors))
 
 
 def singular_vectors(
@@ -79,7 +80,7 @@ def singular_vectors(
         if matrix.shape[0] <= 2 * components:
             left, singular, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
             return Vectors(left[:, :components], singular[:components], right[:components].T)
-        parts = _Matrix(matrix.tocsr(), matrix.T.tocsr(), threads)
+        parts = _Matrix(matrix.tocsr(), threads)
         return _vectors_of(parts, _basis(parts, components), components, with_left)
 
 
@@ -131,9 +132,8 @@ def _filtered(matrix: _Matrix, basis: Pieces) -> Pieces:
     cut = max(values[EXTRA // 2], SMALLEST_CUT * values[-1], np.finfo(np.float32).tiny)
     double = np.float32(2 / cut)
 
-    def chebyshev(turn: np.ndarray) -> np.ndarray:
-        before = _times(basis, turn)
-        current = double * _times(power, turn) - before
+    def chebyshev(before: np.ndarray, power: np.ndarray) -> np.ndarray:
+        current = double * power - before
         for _ in range(DEGREE - 1):
             following = matrix.power(current)
             following *= double
@@ -144,7 +144,8 @@ def _filtered(matrix: _Matrix, basis: Pieces) -> Pieces:
         return current
 
     # Each column is near a vector of M, and has a scale of its own.
-    return list(threads.map(chebyshev, _pieces(turn.astype(np.float32))))
+    turned = (_turned(vectors, turn, threads) for vectors in (basis, power))
+    return list(threads.map(chebyshev, *turned))
 
 
 def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -170,8 +171,17 @@ def within_basis(inner: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _turned(basis: Pieces, turn: np.ndarray, threads: ThreadPoolExecutor) -> Pieces:
     """Return a basis times a small matrix ``[C, .]``."""
-    turns = _pieces(turn.astype(np.float32))
-    return list(threads.map(lambda part: _times(basis, part), turns))
+    rows, turn = len(basis[0]), turn.astype(np.float32)
+    starts = range(0, turn.shape[1], WIDTH)
+    turned = [np.empty((rows, min(WIDTH, turn.shape[1] - start)), np.float32) for start in starts]
+
+    def of_block(block: slice) -> None:
+        product = _rows(basis, block, np.float32) @ turn
+        for start, piece in zip(starts, turned, strict=True):
+            piece[block] = product[:, start : start + WIDTH]
+
+    list(threads.map(of_block, _blocks(rows)))
+    return turned
 
 
 def _pieces(vectors: np.ndarray) -> Pieces:
@@ -209,11 +219,3 @@ def _gram(matrix: _Matrix, basis: Pieces) -> np.ndarray:
         return np.asarray(image.T @ image)
 
     return np.asarray(sum(matrix.threads.map(of_block, _blocks(matrix.rows.shape[0]))))
-
-
-def _times(vectors: Pieces, turn: np.ndarray) -> np.ndarray:
-    """Return vectors times a small matrix ``[C, .]``."""
-    product = np.empty((len(vectors[0]), turn.shape[1]), np.float32)
-    for block in _blocks(len(product)):
-        np.matmul(_rows(vectors, block, np.float32), turn, out=product[block])
-    return product

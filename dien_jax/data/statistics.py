@@ -14,8 +14,9 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -110,9 +111,18 @@ def factorise_training_events(
     schema: Schema,
     items: dict[str, Column],
     parts: Collection[TrainingEvents],
+    choices: Mapping[str, int] = MappingProxyType({}),
     progress: Progress = unseen,
 ) -> dict[str, ValueFactors]:
-    """Return the factors of every feature that has them; ``items`` are the columns of all items."""
+    """Return the factors of every feature that has them.
+
+    Args:
+      schema: that of the dataset.
+      items: the columns of all items.
+      parts: the events and the training examples.
+      choices: the number of choices of a feature's values, where it is known.
+      progress: called with the share of the work that is done.
+    """
     features, factors, done = factor_features(schema), {}, 0
     work = [work_of(f.size or 0, transitions=f is schema.item[0]) for f in features]
     for feature, own in zip(features, work, strict=True):
@@ -120,6 +130,7 @@ def factorise_training_events(
             parts,
             _value_of(schema, feature, items),
             feature.size or 0,
+            choices=choices.get(feature.name),
             transitions=feature is schema.item[0],
             progress=part_of_progress(progress, done, own, sum(work)),
         )
@@ -197,9 +208,16 @@ def _is_within_one(values: np.ndarray) -> np.ndarray:
     return values.view(np.uint16) & 0x7FFF <= 0x3C00
 
 
-def write_counts(folder: Path, parts: Sequence[Path], features: Iterable[CountedFeature]) -> None:
-    """Write the files of counts, and those of the training examples in the folders of parts."""
+def write_counts(
+    folder: Path, parts: Sequence[Path], features: Iterable[CountedFeature]
+) -> dict[str, int]:
+    """Write the files of counts, and those of the training examples in the folders of parts.
+
+    Return the number of choices of each feature's values.
+    """
+    choices = {}
     for name, counts, own in features:
+        choices[name] = int(counts.count.sum(dtype=np.int64))
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         arrays = dataclasses.asdict(counts)
@@ -213,6 +231,7 @@ def write_counts(folder: Path, parts: Sequence[Path], features: Iterable[Counted
             file = own_file(part, name)
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file, bits)
+    return choices
 
 
 def own_file(part: Path, feature: str) -> Path:

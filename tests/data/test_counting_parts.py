@@ -1,11 +1,13 @@
 """Counts and factors of training events do not depend on how the events are divided."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from support.counted_logs import ITEMS, digest, divided, random_log
 
 from dien_jax.data import counting, factors, pairs
-from dien_jax.data.counting import count_values
+from dien_jax.data.counting import count_values, first_occurrences, of_sequences
 from dien_jax.data.factors import factorise
 
 VALUES = {"item": np.arange(ITEMS), "category": np.arange(ITEMS) // 2}
@@ -59,6 +61,10 @@ def test_factors_are_those_of_the_whole_log(
     value_of = VALUES[feature]
     log, size = random_log(0), int(value_of.max()) + 1
     expected = factorise([log], value_of, size, transitions=feature == "item")
+    choices = int(count_values([log], value_of, size)[0].count.sum())
+    known = factorise([log], value_of, size, choices=choices, transitions=feature == "item")
+    for ours, theirs in zip(known, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     for parts in (2, 5, 60):
         found = factorise(divided(log, parts), value_of, size, transitions=feature == "item")
         for ours, theirs in zip(found, expected, strict=True):
@@ -67,3 +73,24 @@ def test_factors_are_those_of_the_whole_log(
 
 def test_a_part_may_be_empty() -> None:
     assert min(len(part.event_item) for part in divided(random_log(0), 60)) == 0
+
+
+@pytest.mark.parametrize("all_before", [False, True])
+def test_the_choices_of_some_users_are_those_that_they_have_among_all(all_before: bool) -> None:
+    events, value_of = random_log(0, all_before=all_before), np.arange(ITEMS)
+    chosen = np.arange(len(events.offsets) - 1) % 3 == 1
+    of_all = first_occurrences(events, value_of)
+    of_some = first_occurrences(of_sequences(events, chosen), value_of)
+    assert 0 < len(of_some.value) < len(of_all.value)
+    for ours, theirs in zip(of_some, of_all, strict=True):
+        np.testing.assert_array_equal(ours, theirs[chosen[of_all.sequence]])
+
+
+def test_what_files_hold_is_what_is_counted(tmp_path: Path) -> None:
+    parts = divided(random_log(0), 5)
+    in_memory = count_values(parts, np.arange(ITEMS), ITEMS)
+    in_files = count_values(parts, np.arange(ITEMS), ITEMS, tmp_path)
+    assert len(list(tmp_path.glob("occurrences *.npz"))) == 5
+    assert digest(in_files[0], np.concatenate(in_files[1])) == digest(
+        in_memory[0], np.concatenate(in_memory[1])
+    )
