@@ -120,7 +120,7 @@ def check_vocabulary(file: Path, size: int) -> None:
     check_lines(file, size)
     with reading(file), file.open("rb") as stream:
         next(stream)  # the unknown value
-        hashes = np.fromiter((hash(line) for line in stream), np.int64)
+        hashes = np.fromiter(map(hash, stream), np.int64)
     hashes.sort()
     if (hashes[1:] == hashes[:-1]).any() and (twice := repeated(read_values(file))) is not None:
         raise UserError(f"{file}: the value {twice!r} occurs twice; its two ids mean the same")

@@ -53,7 +53,7 @@ def run(
     else:
         offset, slope = one, -(one if plan.cell == "gru" else one - a)
 
-    lengths = lengths.astype(jnp.int32)
+    lengths = lengths.astype(jnp.int32).clip(0, x.shape[1])  # kernels take them for addresses
     if weights.recurrent_bias is None:
         weights = weights._replace(recurrent_bias=jnp.zeros(hidden, x.dtype))
     if isinstance(backend, HistoryBackend) or plan.blocks is None:

@@ -56,16 +56,16 @@ def run(
     candidate = -1
 
     def recurrent(value: jax.Array, gate: int) -> jax.Array:
-        return jnp.dot(value, weights.recurrent[:, gate], precision=precision)
+        return product(value, weights.recurrent[:, gate], precision)
 
     def next_state(h: jax.Array, gates: jax.Array, a: jax.Array) -> jax.Array:
         """Run one step: h ``[B, H]``, input projections ``[G, B, H]``, attention ``[B, 1]``."""
         r = jax.nn.sigmoid(gates[0] + recurrent(h, 0))
         if form == "paper":
-            product = recurrent(h, candidate)
+            share = recurrent(h, candidate)
             if weights.recurrent_bias is not None:
-                product = product + weights.recurrent_bias[None]
-            c = jnp.tanh(gates[candidate] + r * product)
+                share = share + weights.recurrent_bias[None]
+            c = jnp.tanh(gates[candidate] + r * share)
         else:
             c = jnp.tanh(gates[candidate] + recurrent(r * h, candidate))
         if cell == "agru":
@@ -85,3 +85,8 @@ def run(
 
     last, states = jax.lax.scan(step, initial_state, (gate_inputs, scale, live))
     return states.swapaxes(0, 1), last
+
+
+def product(left: jax.Array, right: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+    """Return the product of states ``[B, H]`` and recurrent weights ``[H, H]``."""
+    return jnp.dot(left, right, precision=precision)

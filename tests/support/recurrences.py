@@ -5,11 +5,12 @@ Dimensions: B batch, T steps, D input, H hidden.
 
 import functools
 import itertools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dien_kernels import Weights, agru, augru, gru
+from dien_kernels import Weights, agru, augru, gru, reference
 
 CELLS = {"gru": gru, "agru": agru, "augru": augru}
 FORMS = ("paper", "authors")
@@ -76,6 +77,48 @@ def evaluate(cell, form, implementation, precision="highest"):
         return *outputs, gradients
 
     return jax.jit(run)
+
+
+@jax.custom_vjp
+def product_of_8_bits(left, right):
+    """A product whose operands have the 8 bits of bfloat16, in its derivative for states too."""
+    return jnp.dot(*(rounded_to_8_bits(array) for array in (left, right)), precision="highest")
+
+
+def rounded_to_8_bits(array):
+    return array.astype(jnp.bfloat16).astype(array.dtype)
+
+
+def _of_left_and_right(saved, cotangent):
+    left, right = saved
+    of_right = jnp.dot(left.T, cotangent, precision="highest")
+    return product_of_8_bits(cotangent, right.T), of_right
+
+
+product_of_8_bits.defvjp(
+    lambda left, right: (product_of_8_bits(left, right), (left, right)), _of_left_and_right
+)
+
+
+def operands_of_8_bits():
+    """Return a context in which the oracle rounds operands of recurrent products to 8 bits."""
+
+    def product(left, right, _):
+        return product_of_8_bits(left, right)
+
+    return mock.patch.object(reference, "product", product)
+
+
+@functools.cache
+def evaluate_with_8_bits(cell, form):
+    """:func:`evaluate` of the oracle within :func:`operands_of_8_bits`."""
+    run = evaluate.__wrapped__(cell, form, "reference")
+
+    def rounded(*arrays):
+        with operands_of_8_bits():
+            return run(*arrays)
+
+    return rounded
 
 
 def scaled(found, expected):

@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from dien_kernels.backends import mosaic_gpu_parts as hopper
@@ -61,9 +60,9 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
     def half(name: str, value: jax.Array, chunk: int) -> jax.Array:
         return place.rounded(left[name], chunk, value)
 
-    def through(name: str, value: Any, chunk: int, *starts: jax.Array) -> hopper.Chunks:
+    def through(name: str, value: Any, chunk: int, zero: Any, *starts: Any) -> hopper.Chunks:
         """Return columns of some gates' chunk: starts plus an operand times their weights."""
-        matrix = weights[name].at[pl.ds(chunk * hidden, hidden)]
+        matrix = hopper.rows_from(weights[name], chunk * hidden, hidden, zero)
         start = jnp.concatenate(starts, 1)
         return place.cut(hopper.matmul(plan.interpret, start, [(value, matrix)]))
 
@@ -73,30 +72,33 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
             return []
         return [hopper.Output(stage[name], value, lambda t: place.tile(array, t, chunk))]
 
-    def resets_first(t: jax.Array, before: hopper.Chunks, h: Any) -> Any:
+    def resets_first(t: jax.Array, before: hopper.Chunks, h: Any, zero: Any) -> Any:
         """Return the state times the reset gate, as an operand, in the authors' form."""
         parts = []
         for chunk in range(place.chunks):
-            (r,) = map(sigmoid, through("reset", h, chunk, *resets.take(t, chunk)))
+            (r,) = map(sigmoid, through("reset", h, chunk, zero, *resets.take(t, chunk)))
             parts.append(half("masked", r * before[chunk], chunk))
             hopper.emit(t, output("reset", r, chunk))
-        return hopper.operand(left["masked"], parts)
+        return hopper.operand(left["masked"], parts, zero)
 
-    def step(t: jax.Array, before: hopper.Chunks) -> hopper.Chunks:
-        h = hopper.operand(left["state"], [half("state", part, n) for n, part in enumerate(before)])
+    def step(t: jax.Array, before: hopper.Chunks, zero: Any) -> hopper.Chunks:
+        parts = [half("state", part, chunk) for chunk, part in enumerate(before)]
+        h = hopper.operand(left["state"], parts, zero)
         if plan.form == "authors":
-            masked = resets_first(t, before, h)
+            masked = resets_first(t, before, h, zero)
         after: hopper.Chunks = ()
         for chunk in range(place.chunks):
             offset, x_candidate, *update = rest.take(t, chunk)
             outputs = []
             if plan.form == "authors":
-                (candidate,) = through("candidate", masked, chunk, x_candidate)
-                gates = list(through("update", h, chunk, update[1])) if plan.has_update else []
+                (candidate,) = through("candidate", masked, chunk, zero, x_candidate)
+                gates: list[jax.Array] = []
+                if plan.has_update:
+                    gates += through("update", h, chunk, zero, update[1])
             else:
                 bias = hopper.down(memory["bias"]["bias"].at[place.columns(chunk)])
                 starts = bias, *resets.take(t, chunk), *update[1:]
-                product, r, *gates = through("all", h, chunk, *starts)
+                product, r, *gates = through("all", h, chunk, zero, *starts)
                 r = sigmoid(r)
                 candidate = x_candidate + r * product
                 outputs += output("reset", r, chunk) + output("product", product, chunk)
@@ -111,7 +113,7 @@ def _forward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) ->
             hopper.emit(t, outputs)
         return after
 
-    last = jax.lax.fori_loop(0, live, step, place.load(operands.initial))
+    last = hopper.over_steps(live, longest[0], step, place.load(operands.initial))
     nothing = hopper.zeros(hopper.ROWS, place.width)
     for chunk, part in enumerate(last):
         outputs = output("states", part, chunk)
@@ -160,9 +162,11 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
         slope = hopper.Output(stage["slope"], d_slope, lambda t: gives.slope.at[t, rows])
         return [offset, slope] if plan.has_update else [offset]
 
-    def through(parts: dict[str, list[jax.Array]], *names: str) -> list[tuple[Any, Any]]:
+    def through(parts: dict[str, list[jax.Array]], zero: Any, *names: str) -> list[tuple[Any, Any]]:
         """Return terms of a matmul: shares of some gates in the gradient of the state before."""
-        return [(hopper.operand(left[name], parts[name]), weights[name]) for name in names]
+        lefts = [hopper.operand(left[name], parts[name], zero) for name in names]
+        rights = [hopper.rows_from(weights[name], 0, hidden, zero) for name in names]
+        return list(zip(lefts, rights, strict=True))
 
     def resets_last(i: jax.Array, d_masked: hopper.Chunks, d_before: list, parts: dict) -> None:
         """Finish the authors' form, whose gradient of the reset gate needs all of U_c."""
@@ -173,7 +177,7 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
             parts["reset"].append(place.rounded(left["reset"], chunk, d_reset))
             hopper.emit(live - 1 - i, [output("reset", d_reset, chunk)])
 
-    def step(i: jax.Array, dh: hopper.Chunks) -> hopper.Chunks:
+    def step(i: jax.Array, dh: hopper.Chunks, zero: Any) -> hopper.Chunks:
         d_offset, d_slope = hopper.zeros(hopper.ROWS), hopper.zeros(hopper.ROWS)
         d_before: list[jax.Array] = []
         parts: dict[str, list[jax.Array]] = {name: [] for name in weights}
@@ -206,10 +210,10 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
         if plan.form == "authors":
             names.remove("candidate")
             start = hopper.zeros(hopper.ROWS, hidden)
-            d_masked = hopper.matmul(plan.interpret, start, through(parts, "candidate"))
+            d_masked = hopper.matmul(plan.interpret, start, through(parts, zero, "candidate"))
             resets_last(i, place.cut(d_masked), d_before, parts)
         start = jnp.concatenate(d_before, 1)
-        return place.cut(hopper.matmul(plan.interpret, start, through(parts, *names)))
+        return place.cut(hopper.matmul(plan.interpret, start, through(parts, zero, *names)))
 
     def dead_step(i: jax.Array, carry: tuple) -> tuple[hopper.Chunks, hopper.Chunks]:
         dh, d_state = carry
@@ -222,7 +226,7 @@ def _backward_body(plan: Plan, reads: Any, gives: Any, memory: dict[str, Any]) -
         hopper.emit_again(live, steps, outputs + row_outputs(no_row, no_row))
     start = (nothing,) * place.chunks, place.load(d_states.at[steps - 1])
     dh, _ = jax.lax.fori_loop(0, steps - live, dead_step, start)
-    dh = jax.lax.fori_loop(0, live, step, dh)
+    dh = hopper.over_steps(live, longest[0], step, dh)
     for chunk, part in enumerate(dh):
         target = gives.initial.at[place.rows, place.columns(chunk)]
         hopper.emit(0, [hopper.Output(stage["candidate"], part, lambda _: target)])  # noqa: B023

@@ -173,12 +173,35 @@ def down(ref: Any) -> jax.Array:
     return jax.lax.broadcast_in_dim(column, (ROWS, *column.shape), (1,))
 
 
-def operand(tile: Any, chunks: Sequence[jax.Array]) -> Any:
+def over_steps(
+    steps: Any, length: Any, step: Callable[[Any, Chunks, Any], Chunks], start: Chunks
+) -> Chunks:
+    """Run ``step(number, value, zero)`` for every step of a block, and return the last value.
+
+    A step adds ``zero`` to the addresses of its operands (:func:`rows_from`). Without it they are
+    the same in all steps, and the compiler computes them before the loop: two registers for each 16
+    rows of a matrix, which at H 128 are more than a thread has. It cannot know that the smaller one
+    of 0 and a ``length``, which comes from memory and is never negative, is always 0.
+    """
+
+    def body(number: Any, carry: tuple[Chunks, Any]) -> tuple[Chunks, Any]:
+        value, zero = carry
+        return step(number, value, zero), jnp.minimum(zero, length)
+
+    return jax.lax.fori_loop(0, steps, body, (start, jnp.int32(0)))[0]
+
+
+def rows_from(matrix: Any, first: int, rows: int, zero: Any) -> Any:
+    """Return rows of a matrix in shared memory, found anew in each of :func:`over_steps`."""
+    return matrix.at[pl.ds(pl.multiple_of(first + zero, rows), rows)]
+
+
+def operand(tile: Any, chunks: Sequence[jax.Array], zero: Any) -> Any:
     """Return the left operand ``[R, K]`` of a matmul, from registers where there is no tile."""
     if tile is None:
         return jnp.concatenate(chunks, 1)
     plgpu.commit_smem()
-    return tile
+    return rows_from(tile, 0, ROWS, zero)
 
 
 def matmul(interpret: bool, start: jax.Array, terms: Sequence[tuple[Any, Any]]) -> jax.Array:
