@@ -123,21 +123,23 @@ def count_values(
     """
     occurrences = Occurrences(parts, value_of, folder)
     count, distinct = np.zeros(size, np.int64), np.zeros(MAX_DISTINCT + 1, np.int64)
-    for values, numbers in occurrences.each(lambda _, firsts: _totals(firsts, size)):
+    first, second, third = (part_of_progress(progress, number, 1, 3) for number in range(3))
+    totals = occurrences.each(lambda _, firsts: _totals(firsts, size))
+    for done, (values, numbers) in enumerate(totals, start=1):
         count += values
         distinct += numbers
+        first(done / len(parts))
     used, pairs = _values_in_pairs(distinct), PairCounts(size, folder)
 
     def of_part(events: TrainingEvents, firsts: Firsts) -> np.ndarray:
         _count_pairs(firsts, used, pairs)
         return _own(events, value_of, firsts, used, size)
 
-    own, half = [], part_of_progress(progress, 0, 1, 2)
+    own = []
     for bits in occurrences.each(of_part):
         own.append(bits)
-        half(len(own) / len(parts))
-    together = part_of_progress(progress, 1, 1, 2)
-    return pairs.statistics(count, int(distinct[1:].sum()), together), own
+        second(len(own) / len(parts))
+    return pairs.statistics(count, int(distinct[1:].sum()), third), own
 
 
 def _totals(firsts: Firsts, size: int) -> tuple[np.ndarray, np.ndarray]:

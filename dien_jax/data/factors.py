@@ -21,7 +21,7 @@ vector, L levels.
 """
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ from scipy import sparse
 from dien_jax.data.counting import TrainingEvents, first_occurrences, of_sequences
 from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
 from dien_jax.data.singular_vectors import singular_vectors
-from dien_jax.utils.progress import Progress, unseen
+from dien_jax.utils.progress import Progress, part_of_progress, unseen
 
 LEVELS = (16, 32, 64, 128)
 """Leading components whose similarities are inputs of a model, where there are enough values."""
@@ -100,11 +100,13 @@ def factorise(
       choices: the number of choices of all users, the sum of :attr:`ValueStatistics.count`. They
         are counted if it is None.
       transitions: whether values have the vectors of transitions too.
-      progress: called after each table with the share of the work that is done.
+      progress: called with the share of the work that is done, as choices are read and after each
+        table.
     """
     if choices is None:
         choices = sum(len(first_occurrences(part, value_of).value) for part in parts)
-    read = _read_choices(parts, value_of, step=-(-choices // MAX_CHOICES) or 1)
+    reading = part_of_progress(progress, 0, 1, 2 + FOLDS)
+    read = _read_choices(parts, value_of, -(-choices // MAX_CHOICES) or 1, reading)
     users = np.bincount(read.value, minlength=size)
     kept = np.sort(np.argsort(-users, kind="stable")[:MAX_VALUES])
     kept = kept[users[kept] > 0]
@@ -120,18 +122,21 @@ def factorise(
         if transitions:
             found += _transition_vectors(part, len(chosen), components)
         vectors[table, 1 + chosen] = np.concatenate(found, axis=1)
-        progress((1 + table) / (1 + FOLDS))
+        progress((2 + table) / (2 + FOLDS))
     return with_scale(row, vectors)
 
 
-def _read_choices(parts: Iterable[TrainingEvents], value_of: np.ndarray, step: int) -> _Choices:
+def _read_choices(
+    parts: Collection[TrainingEvents], value_of: np.ndarray, step: int, progress: Progress
+) -> _Choices:
     """Return the choices of every user whose number is a multiple of ``step``."""
-    found = []
+    found: list[_Choices] = []
     for events in parts:
         numbers = np.arange(len(events.offsets) - 1) + events.first_sequence
         firsts = first_occurrences(of_sequences(events, numbers % step == 0), value_of)
         sequence = firsts.sequence.astype(np.int64) + events.first_sequence
         found.append(_Choices(sequence, firsts.value.astype(np.int64)))
+        progress(len(found) / len(parts))
     return _Choices(*map(np.concatenate, zip(*found, strict=True)))
 
 
