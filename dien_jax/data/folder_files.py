@@ -29,9 +29,9 @@ class FolderFiles:
         """Write values in lines, and return their number."""
         written = 0
         with self.file(name) as stream:
-            for value in values:
-                stream.write(metadata.escape(value).encode("utf-8") + b"\n")
-                written += 1
+            for lines, count in metadata.encoded_lines(values):
+                stream.write(lines)
+                written += count
         return written
 
     def array(self, name: str, values: Any, dtype: type[np.generic]) -> int:

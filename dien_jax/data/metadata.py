@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -28,6 +29,7 @@ EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
 }
 """Columns of every split, without the context features."""
 PROBABILITY = "probability"
+LINES = 1 << 14  # values that are written at a time
 
 
 class _SchemaGroups(TypedDict):
@@ -67,12 +69,28 @@ class _Meta(TypedDict):
 
 
 _ESCAPED = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ESCAPED_IN_LINES = re.compile("[\\\\\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""The same but for the line feed."""
 _ESCAPE = re.compile(r"\\(\\|u([0-9a-f]{4})|.|$)")
 
 
 def escape(value: str) -> str:
     r"""Escape to one line: ``\`` to ``\\``; controls, separators and surrogates to ``\uXXXX``."""
     return _ESCAPED.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", value)
+
+
+def encoded_lines(values: Iterable[str]) -> Iterator[tuple[bytes, int]]:
+    r"""Yield escaped values in lines, ``LINES`` of them at a time, and their number.
+
+    >>> list(encoded_lines(["a", "b\n"]))
+    [(b'a\nb\\u000a\n', 2)]
+    """
+    left = iter(values)
+    while some := list(itertools.islice(left, LINES)):
+        text = "\n".join(some)
+        if text.count("\n") >= len(some) or _ESCAPED_IN_LINES.search(text):
+            text = "\n".join(map(escape, some))
+        yield f"{text}\n".encode(), len(some)
 
 
 def unescape(line: str) -> str:
@@ -100,8 +118,8 @@ def read_values(path: Path) -> list[str]:
 def lines_digest(values: Iterable[str]) -> str:
     """Return the sha256 of values as :class:`dien_jax.data.DatasetWriter` writes them in lines."""
     digest = hashlib.sha256()
-    for value in values:
-        digest.update(f"{escape(value)}\n".encode())
+    for lines, _ in encoded_lines(values):
+        digest.update(lines)
     return digest.hexdigest()
 
 

@@ -13,11 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.small_dataset import ITEMS, PART, SCHEMA, ints, write
 
-from dien_jax.data import arrays, dataset
-from dien_jax.data import metadata as dataset_text
+from dien_jax.data import arrays, dataset, metadata
 from dien_jax.data import writer as dataset_writer
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.metadata import escape, unescape
+from dien_jax.data.metadata import encoded_lines, escape, unescape
 from dien_jax.data.schema import MultiValued
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
@@ -164,6 +163,19 @@ def test_escaping_is_reversible_and_leaves_one_printable_line(value: str) -> Non
     assert unescape(line) == value
     assert len(line.splitlines()) <= 1
     line.encode("utf-8")
+
+
+@pytest.mark.parametrize("special", ["", "a\nb", "\n", "a\\b", "\x85", "\ud800", "\u2028"])
+@pytest.mark.parametrize("place", [0, 3, 4, 9])
+def test_many_values_are_escaped_as_one_is(
+    special: str, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "LINES", 4)
+    values = [f"value {number}" for number in range(10)]
+    values[place] = special
+    lines, counts = zip(*encoded_lines(values), strict=True)
+    assert counts == (4, 4, 2)
+    assert b"".join(lines) == "".join(f"{escape(value)}\n" for value in values).encode()
 
 
 @pytest.mark.parametrize("line", ["\\", "a\\n", "\\u12", "\\uD800 \\x", "\\u 123"])
@@ -374,7 +386,7 @@ def test_folder_can_be_copied(folder: Path, tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "copy").vocabulary("item") == ITEMS
 
 
-@pytest.mark.parametrize("module", [dataset, dataset_text, dataset_writer])
+@pytest.mark.parametrize("module", [dataset, metadata, dataset_writer])
 def test_examples_in_docstrings_run(module: Any, tmp_path: Path, monkeypatch) -> None:
     write(tmp_path / "data")
     monkeypatch.chdir(tmp_path)

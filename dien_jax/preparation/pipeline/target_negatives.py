@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dien_jax.data.pairs import sort_together
 from dien_jax.preparation.options import Distribution
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
 
@@ -57,8 +58,10 @@ class StoredPool(NamedTuple):
 
     def until(self, times: np.ndarray) -> np.ndarray:
         """Return the number of entries up to each time, int64 ``[P]``."""
-        order = np.argsort(times, kind="stable")
-        ordered, found = times[order], np.zeros(len(times), np.int64)
+        earliest = times.min(initial=np.iinfo(np.int64).max)
+        ordered, order = sort_together(times - earliest, np.arange(len(times)))
+        ordered += earliest
+        found = np.zeros(len(times), np.int64)
         before = last = 0
         for block in self.time.blocks():
             first = np.searchsorted(ordered, block[0])
@@ -136,8 +139,8 @@ class EarlierItems:
         shift = np.repeat(offsets[chosen] - (ends - lengths), lengths)
         events = np.arange(len(shift)) + shift
         keys = np.repeat(np.arange(len(chosen)), lengths) * num_items + event_item[events]
-        order = np.argsort(keys, kind="stable")  # the first event of each item comes first
-        self._keys = np.append(keys[order], np.iinfo(np.int64).max)
+        keys, order = sort_together(keys, np.arange(len(keys)))  # an item's first event comes first
+        self._keys = np.append(keys, np.iinfo(np.int64).max)
         self._events = np.append(events[order], 0)
 
     def contain(self, row: np.ndarray, item: np.ndarray, end: np.ndarray) -> np.ndarray:

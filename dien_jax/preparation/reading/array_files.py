@@ -1,14 +1,18 @@
 """Arrays that are longer than the memory: files that are read a range at a time.
 
-A memory map would count towards the process's resident size as far as it was read; a range that was
-read is freed with its array.
+A memory map counts towards the process's resident size as far as it was read, until its pages are
+given back.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from dien_jax.data.arrays import release
+from dien_jax.data.pairs import sort_together
 
 BLOCK = 1 << 20  # entries read at a time
 
@@ -46,16 +50,16 @@ class ArrayFile:
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """Return the entries at some places, integers of any order, ``[n]``."""
-        order = np.argsort(places)
-        ordered = places[order]
         taken = np.empty(len(places), self.dtype)
-        begin = 0
-        while begin < len(ordered):
-            start = int(ordered[begin])
-            end = int(np.searchsorted(ordered, start + BLOCK))
-            stop = int(ordered[end - 1]) + 1
-            taken[order[begin:end]] = self.read(start, stop)[ordered[begin:end] - start]
-            begin = end
+        if not len(places):
+            return taken
+        ordered, order = sort_together(places.astype(np.int64), np.arange(len(places)))
+        entries = np.asarray(np.memmap(self.path, self.dtype, "r", shape=(len(self),)))
+        ends = np.arange(BLOCK, len(self) + BLOCK, BLOCK)
+        for begin, end in pairwise([0, *np.searchsorted(ordered, ends).tolist()]):
+            if begin < end:
+                taken[order[begin:end]] = entries[ordered[begin:end]]
+                release(entries)
         return taken
 
 
