@@ -13,7 +13,7 @@ from dien_jax.preparation.pipeline.target_negatives import (
     EarlierItems,
     NegativeSampler,
     StoredPool,
-    store_pool,
+    store_pools,
     uniform_numbers,
 )
 from dien_jax.preparation.reading import array_files
@@ -31,7 +31,8 @@ def pool_of(items, times, distribution="popularity", chosen=None) -> StoredPool:
     batches = [tuple(column[part] for column in columns) for part in parts]
     bits = None if chosen is None else np.packbits(np.append(chosen, [0]))
     folder = Path(tempfile.mkdtemp())
-    return store_pool(folder, "test", batches, bits, 300, distribution)
+    every = ("all", None), ("chosen", bits)
+    return store_pools(folder, batches, dict(every), 300, distribution)[1]
 
 
 def draw(target, pool: StoredPool, *, count=4, seed=(7,), allow_own=False, first_event=0):

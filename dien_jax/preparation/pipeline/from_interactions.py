@@ -27,7 +27,7 @@ from dien_jax.preparation.pipeline.events import EventPart, Events
 from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.split_times import resolve_times, split_metadata
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, StoredPool, store_pool
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, StoredPool, store_pools
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
@@ -181,16 +181,12 @@ def _pools(
         marked = np.zeros(8 * length, bool)
         marked[chosen - 8 * start] = True
         bits[start : start + length] |= np.packbits(marked)
-    train, held_out = (
-        store_pool(
-            workspace.folder,
-            name,
-            events.by_time(workspace),
-            marked_bits,
-            events.num_items,
-            options.negative_distribution,
-        )
-        for name, marked_bits in (("train", bits), ("held out", None))
+    train, held_out = store_pools(
+        workspace.folder,
+        events.by_time(workspace),
+        {"train": bits, "held out": None},
+        events.num_items,
+        options.negative_distribution,
     )
     return train, held_out
 

@@ -11,7 +11,8 @@ So what is drawn for an event does not depend on which other events are processe
 Dimensions: P positives, M negatives, E events, S sequences, K entries of a pool.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -79,44 +80,79 @@ class StoredPool(NamedTuple):
         return self.item.take(places)
 
 
-def store_pool(
+class _PoolWriter:
+    """Writer of a pool of events in the order of their times, a context manager.
+
+    Args:
+      folder: where its files are.
+      name: that of the files.
+      chosen: the events of the pool, bits as of ``np.packbits``; None for all.
+      is_new: bool ``[num_items]``, items of which the first event alone is an entry; None where
+        every event is one.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, chosen: np.ndarray | None, is_new: np.ndarray | None
+    ) -> None:
+        self._items = ArrayWriter(folder / f"pool {name} item", np.int32)
+        self._times = ArrayWriter(folder / f"pool {name} time", np.int64)
+        self._chosen, self._is_new = chosen, is_new
+
+    def __enter__(self) -> "_PoolWriter":
+        self._items.__enter__()
+        self._times.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._times.__exit__(*error)
+        self._items.__exit__(*error)
+
+    def append(self, item: np.ndarray, time: np.ndarray, position: np.ndarray) -> None:
+        if self._chosen is not None:
+            bits = self._chosen[position >> 3] >> (7 - (position & 7))
+            is_chosen = (bits & 1).astype(bool)
+            item, time = item[is_chosen], time[is_chosen]
+        if self._is_new is not None:
+            first = np.sort(np.unique(item, return_index=True)[1])
+            first = first[self._is_new[item[first]]]
+            item, time = item[first], time[first]
+            self._is_new[item] = False
+        self._items.append(item)
+        self._times.append(time)
+
+    @property
+    def pool(self) -> StoredPool:
+        return StoredPool(self._items.file, self._times.file)
+
+
+def store_pools(
     folder: Path,
-    name: str,
     by_time: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    chosen: np.ndarray | None,
+    chosen: Mapping[str, np.ndarray | None],
     num_items: int,
     distribution: Distribution,
-) -> StoredPool:
-    """Write a pool of events in the order of their times.
+) -> list[StoredPool]:
+    """Write pools of events in the order of their times.
 
     Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
     then. For ``uniform`` the first event of each item is one.
 
     Args:
-      folder: where its files are.
-      name: that of the files.
+      folder: where their files are.
       by_time: batches of events: item, time and number of each, oldest first.
-      chosen: the events of the pool, bits as of ``np.packbits``; None for all.
+      chosen: the events of each pool by its name, bits as of ``np.packbits``; None for all.
       num_items: number of items.
       distribution: how items are drawn.
     """
-    is_new = np.ones(num_items, bool)
-    with (
-        ArrayWriter(folder / f"pool {name} item", np.int32) as items,
-        ArrayWriter(folder / f"pool {name} time", np.int64) as times,
-    ):
-        for item, time, position in by_time:
-            if chosen is not None:
-                is_chosen = (chosen[position >> 3] >> (7 - (position & 7)) & 1).astype(bool)
-                item, time = item[is_chosen], time[is_chosen]
-            if distribution == "uniform":
-                first = np.sort(np.unique(item, return_index=True)[1])
-                first = first[is_new[item[first]]]
-                item, time = item[first], time[first]
-                is_new[item] = False
-            items.append(item)
-            times.append(time)
-    return StoredPool(items.file, times.file)
+    with contextlib.ExitStack() as stack:
+        writers = []
+        for name, bits in chosen.items():
+            is_new = np.ones(num_items, bool) if distribution == "uniform" else None
+            writers.append(stack.enter_context(_PoolWriter(folder, name, bits, is_new)))
+        for batch in by_time:
+            for writer in writers:
+                writer.append(*batch)
+    return [writer.pool for writer in writers]
 
 
 class EarlierItems:
