@@ -13,7 +13,8 @@ K auxiliary negatives a step.
 import queue
 import threading
 from collections.abc import Generator
-from typing import Protocol, runtime_checkable
+from itertools import pairwise
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,8 +29,24 @@ from dien_jax.data.schema import FeatureValues, MultiValued
 from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
+BLOCK_ROWS, BLOCK_ENTRIES = 1 << 12, 1 << 22
+"""Rows of batches that are read at a time, and entries of their histories, at most or one batch."""
 FEW_EXAMPLES = 2048
 """Examples of an evaluation that are worth a padded length, and so a program, of their own."""
+
+
+class _BatchRows(NamedTuple):
+    """What a batch reads of the dataset; R are all its real rows, Q those of the loader's part."""
+
+    sequence: np.ndarray  # int32 [Q]
+    end: np.ndarray  # int64 [R], where histories end
+    lengths: np.ndarray  # int32 [R]
+    history: np.ndarray  # int32 [Q, .], as wide as any of the batches read with it; then anything
+    item: np.ndarray  # int32 [Q]
+    user: np.ndarray  # int32 [Q]
+    label: np.ndarray  # int8 [Q]
+    own: tuple[np.ndarray, ...]  # int8 [Q] of each feature with statistics
+    context: dict[str, FeatureValues]  # [Q] each
 
 
 @runtime_checkable
@@ -136,6 +153,9 @@ class Loader:
         if order == "evaluation" and lengths is not None:
             self._edges = _worth_compiling(self._edges, lengths)
         self.padded_lengths: tuple[int, ...] = tuple(self._edges.tolist())
+        rows = min(BLOCK_ROWS, BLOCK_ENTRIES // self._max_history)
+        self._block_steps = max(1, rows // self._batch_size)
+        self._block: tuple[tuple[int, int], list[_BatchRows]] | None = None
         options = self._edges, self._batch_size, seed
         self._order: StoredOrder | KeyedOrder
         if lengths is None:
@@ -154,49 +174,83 @@ class Loader:
 
         Its rows are those of this loader's part.
         """
-        indices = self.example_indices(epoch, step)
-        examples, read = self._examples, reader(self._examples.sequence, indices)
-        sequence, end = read(examples.sequence), read(examples.history_end)
-        lengths = np.minimum(end - self._dataset.event_offsets[sequence], self._max_history)
-        lengths = lengths.astype(np.int32)
-        width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
+        rows = self._rows_of(epoch, step)
+        width = int(self._edges[np.searchsorted(self._edges, rows.lengths.max())])
         positions, shown = np.arange(width), None
         if self._shown is not None:  # drawn for the whole batch, whichever part this is
             # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
             generator = np.random.default_rng((self._seed, epoch, step + 1))
-            last = _filled(end, self._batch_size)
-            first = last - _filled(lengths, self._batch_size)
+            last = _filled(rows.end, self._batch_size)
+            first = last - _filled(rows.lengths, self._batch_size)
             event = first[:, None] + positions[1:]
             live = event < last[:, None]
             shown = _draw_shown(self._shown, event, live, self._shown_per_step, generator)
             shown = shown[self._rows]
-        lengths = self._filled(lengths[self._rows])
-        first = self._filled(end[self._rows]) - lengths
-        history = windows(self._event_item, first, width)
-        history *= positions < lengths[:, None]
-        item, user, label = (
-            self._filled(read(column)[self._rows])
-            for column in (examples.item, examples.user, examples.label)
-        )
+        lengths = rows.lengths[self._rows].copy()  # batches share no memory with a block
+        history = rows.history[:, :width] * (positions < lengths[:, None])
         own = fold = None
         if self._own is not None:
-            bits = [read(column)[self._rows] for column in self._own]
-            own = self._filled(np.stack(bits, axis=-1))
-            fold = self._filled(folds(sequence[self._rows]))
-        indices = indices[self._rows]
-        context = self._dataset.context_rows(self._split, indices) if examples.context else {}
+            own = self._filled(np.stack(rows.own, axis=-1))
+            fold = self._filled(folds(rows.sequence))
         return Batch(
-            history=history,
-            lengths=lengths,
-            item=item,
-            user=user,
-            label=label.astype(np.float32),
-            weight=self._filled(np.ones(len(indices), np.float32)),
-            context={name: self._filled_feature(values) for name, values in context.items()},
+            history=self._filled(history),
+            lengths=self._filled(lengths),
+            item=self._filled(rows.item.copy()),
+            user=self._filled(rows.user.copy()),
+            label=self._filled(rows.label).astype(np.float32),
+            weight=self._filled(np.ones(len(lengths), np.float32)),
+            context={name: self._filled_feature(values) for name, values in rows.context.items()},
             shown=shown,
             own=own,
             fold=fold,
         )
+
+    def _rows_of(self, epoch: int, step: int) -> _BatchRows:
+        """Return what a batch reads, from the block that was read last if it is there."""
+        first = step - step % self._block_steps
+        block = self._block
+        if block is None or block[0] != (epoch, first):
+            block = self._block = (epoch, first), self._read_block(epoch, first, step)
+        return block[1][step - first]
+
+    def _read_block(self, epoch: int, first: int, step: int) -> list[_BatchRows]:
+        """Read the rows of consecutive batches at once: each part of an array takes its time."""
+        self.example_indices(epoch, step)  # refuses a step that does not exist
+        last = min(first + self._block_steps, self.steps_per_epoch)
+        batches = [self.example_indices(epoch, number) for number in range(first, last)]
+        examples, indices = self._examples, np.concatenate(batches)
+        read = reader(examples.sequence, indices)
+        sequence, end = read(examples.sequence), read(examples.history_end)
+        lengths = np.minimum(end - self._dataset.event_offsets[sequence], self._max_history)
+        lengths = lengths.astype(np.int32)
+        bounds = np.cumsum([0, *map(len, batches)]).tolist()
+        own = [np.arange(begin, stop)[self._rows] for begin, stop in pairwise(bounds)]
+        own_bounds, mine = np.cumsum([0, *map(len, own)]).tolist(), np.concatenate(own)
+        if len(mine) < len(indices):
+            indices = indices[mine]
+            read = reader(examples.sequence, indices)
+        width = int(self._edges[np.searchsorted(self._edges, lengths.max())])
+        history = windows(self._event_item, (end - lengths)[mine], width)
+        item, user, label = map(read, (examples.item, examples.user, examples.label))
+        bits = [read(column) for column in self._own or ()]
+        context = self._dataset.context_rows(self._split, indices) if examples.context else {}
+        sequence = sequence[mine]
+
+        def batch(whole: slice, ours: slice) -> _BatchRows:
+            return _BatchRows(
+                sequence=sequence[ours],
+                end=end[whole],
+                lengths=lengths[whole],
+                history=history[ours],
+                item=item[ours],
+                user=user[ours],
+                label=label[ours],
+                own=tuple(column[ours] for column in bits),
+                context={name: _part_of_feature(part, ours) for name, part in context.items()},
+            )
+
+        spans = zip(pairwise(bounds), pairwise(own_bounds), strict=True)
+        return [batch(slice(*whole), slice(*ours)) for whole, ours in spans]
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch from step ``start`` on, prepared ahead by a thread.
@@ -255,8 +309,14 @@ class Loader:
 
     def _filled_feature(self, values: FeatureValues) -> FeatureValues:
         if isinstance(values, MultiValued):
-            return MultiValued(*(self._filled(np.asarray(part)) for part in values))
-        return self._filled(np.asarray(values))
+            return MultiValued(*(self._filled(np.array(part)) for part in values))
+        return self._filled(np.array(values))
+
+
+def _part_of_feature(values: FeatureValues, rows: slice) -> FeatureValues:
+    if isinstance(values, MultiValued):
+        return MultiValued(*(part[rows] for part in values))
+    return values[rows]
 
 
 def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:
