@@ -36,7 +36,7 @@ FEW_EXAMPLES = 2048
 
 
 class _BatchRows(NamedTuple):
-    """What a batch reads of the dataset; R are all its real rows, Q those of the loader's part."""
+    """Rows of the dataset for a batch: R real ones, Q of them in the loader's part."""
 
     sequence: np.ndarray  # int32 [Q]
     end: np.ndarray  # int64 [R], where histories end

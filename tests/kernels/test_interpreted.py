@@ -250,14 +250,7 @@ import re
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from dien_kernels import interpreted
-from support.recurrences import (
-    assert_agree,
-    assert_padding_changes_nothing,
-    call,
-    evaluate,
-    operands,
-    operands_of_8_bits,
-)
+from support.recurrences import assert_agree, assert_padding_changes_nothing, call, operands
 
 x, attention, weights, lengths, initial = operands("augru", batch=12, biased=True)
 mesh = Mesh(np.array(jax.devices()), ("data",))
