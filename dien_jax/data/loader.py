@@ -2,9 +2,8 @@
 
 A batch is a function of (seed, epoch, step), so a run can start again at any step. All batches
 have ``batch_size`` rows and one of a few padded lengths: a jitted step is compiled a bounded number
-of times. An epoch shows every example once.
-
-Which examples a batch has is the task of :mod:`dien_jax.data.order`.
+of times. An epoch shows every example once; which ones a batch has is the task of
+:mod:`dien_jax.data.order`.
 
 Dimensions: n examples of the split, B rows of a batch, T padded steps, R real rows of a batch,
 K auxiliary negatives a step.
@@ -165,9 +164,12 @@ class Loader:
 
     def example_indices(self, epoch: int, step: int) -> np.ndarray:
         """Return the examples of a batch's real rows, int64 ``[R]`` with 1 <= R <= B."""
+        self._check(step)
+        return self._order.indices(epoch, step)
+
+    def _check(self, step: int) -> None:
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step must be in [0, {self.steps_per_epoch}), got {step}")
-        return self._order.indices(epoch, step)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays; rows at or past R are zeros of weight 0.
@@ -207,15 +209,14 @@ class Loader:
 
     def _rows_of(self, epoch: int, step: int) -> _BatchRows:
         """Return what a batch reads, from the block that was read last if it is there."""
-        first = step - step % self._block_steps
-        block = self._block
+        self._check(step)
+        first, block = step - step % self._block_steps, self._block
         if block is None or block[0] != (epoch, first):
-            block = self._block = (epoch, first), self._read_block(epoch, first, step)
+            block = self._block = (epoch, first), self._read_block(epoch, first)
         return block[1][step - first]
 
-    def _read_block(self, epoch: int, first: int, step: int) -> list[_BatchRows]:
+    def _read_block(self, epoch: int, first: int) -> list[_BatchRows]:
         """Read the rows of consecutive batches at once: each part of an array takes its time."""
-        self.example_indices(epoch, step)  # refuses a step that does not exist
         last = min(first + self._block_steps, self.steps_per_epoch)
         batches = [self.example_indices(epoch, number) for number in range(first, last)]
         examples, indices = self._examples, np.concatenate(batches)
@@ -234,11 +235,10 @@ class Loader:
         item, user, label = map(read, (examples.item, examples.user, examples.label))
         bits = [read(column) for column in self._own or ()]
         context = self._dataset.context_rows(self._split, indices) if examples.context else {}
-        sequence = sequence[mine]
 
         def batch(whole: slice, ours: slice) -> _BatchRows:
             return _BatchRows(
-                sequence=sequence[ours],
+                sequence=sequence[mine[ours]],
                 end=end[whole],
                 lengths=lengths[whole],
                 history=history[ours],

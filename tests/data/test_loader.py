@@ -344,7 +344,8 @@ def test_negatives_that_the_dataset_does_not_tell_are_refused():
 
 def test_step_outside_the_epoch_is_refused():
     loader = make_loader([3] * 8)
-    for step in (-1, 2):
+    loader.batch(0, 1)
+    for step in (-1, 2, 3):
         with pytest.raises(IndexError, match=r"step must be in \[0, 2\)"):
             loader.batch(0, step)
 
