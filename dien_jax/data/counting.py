@@ -50,9 +50,6 @@ class TrainingEvents(NamedTuple):
     first_sequence: int = 0  # in the dataset
 
 
-EXAMPLE_COLUMNS = ("sequence", "history_end", "item", "label")
-
-
 class Firsts(NamedTuple):
     """First occurrences of the known values of each training sequence, in order."""
 
@@ -192,12 +189,16 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
 
 def of_sequences(events: TrainingEvents, chosen: np.ndarray) -> TrainingEvents:
     """Return a part in which only some sequences count; ``chosen``, bool ``[S]``, marks them."""
-    is_kept = chosen[events.sequence]
-    columns = {name: getattr(events, name)[is_kept] for name in EXAMPLE_COLUMNS}
-    counted_end = events.counted_end
+    is_kept, counted_end = chosen[events.sequence], events.counted_end
     if counted_end is not None:
         counted_end = np.where(chosen, counted_end, events.offsets[:-1])
-    return events._replace(**columns, counted_end=counted_end)
+    return events._replace(
+        sequence=events.sequence[is_kept],
+        history_end=events.history_end[is_kept],
+        item=events.item[is_kept],
+        label=events.label[is_kept],
+        counted_end=counted_end,
+    )
 
 
 def _first_places(keys: np.ndarray) -> np.ndarray:

@@ -183,10 +183,9 @@ def test_composes_with_vmap_and_checkpoint(kernel):
 
     with interpreted():
         found = jax.jit(lambda: gradients(loss))()
-    rounds = PRECISION[kernel] == "default"
-    with operands_of_8_bits() if rounds else contextlib.nullcontext():
-        expected = jax.jit(lambda: gradients(lambda x, w: loss(x, w, "reference", "highest")))()
     case = CrossCase(kernel, "augru", "paper", 6, 7, 8, "mixed", "float32")
+    with operands_of_8_bits() if case.rounds else contextlib.nullcontext():
+        expected = jax.jit(lambda: gradients(lambda x, w: loss(x, w, "reference", "highest")))()
     assert_agree(found, expected, case.tolerance())
 
 

@@ -53,6 +53,11 @@ class CrossCase(NamedTuple):
     live: str
     dtype: str
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the kernel, and so its oracle, rounds operands to 8 bits."""
+        return PRECISION[self.kernel] == "default"
+
     def tolerance(self) -> float:
         """Return the tolerance, of an array's largest entry.
 
@@ -64,7 +69,7 @@ class CrossCase(NamedTuple):
         """
         exact = 1e-6 * np.sqrt(max(self.batch * self.steps, self.hidden))
         rounded = 2**-7 if self.dtype == "bfloat16" else 0.0
-        return max(exact, rounded) + (2**-6 if PRECISION[self.kernel] == "default" else 0)
+        return max(exact, rounded) + (2**-6 if self.rounds else 0)
 
     def results(self) -> tuple[tuple, tuple]:
         """Return states, last states and gradients of the kernel and of the oracle."""
@@ -78,9 +83,9 @@ class CrossCase(NamedTuple):
         arrays = (arrays[0].astype(self.dtype), *arrays[1:])
         with interpreted():
             found = evaluate(cell, form, self.kernel, PRECISION[self.kernel])(*arrays)
-        rounds = PRECISION[self.kernel] == "default"
-        oracle = evaluate_with_8_bits(cell, form) if rounds else evaluate(cell, form, "reference")
-        return found, oracle(*arrays)
+        if self.rounds:
+            return found, evaluate_with_8_bits(cell, form)(*arrays)
+        return found, evaluate(cell, form, "reference")(*arrays)
 
 
 CROSS = [
