@@ -7,8 +7,8 @@ a user did at an example and after it is in the counts of the example's candidat
 candidate's value first occurs at the example or after it, and then it is there once: the bits
 ``OWN_*`` tell where, and a model takes it out.
 
-The events come in parts of whole sequences, and counts do not depend on the division. Memory is
-bounded by the largest part, and by ``MAX_PAIRS``.
+The events come in parts of whole sequences, and counts do not depend on the division. Threads count
+slices of the parts. Memory is bounded by the largest part, and by ``MAX_PAIRS``.
 
 Dimensions: E events, S sequences and n training examples of a part, V values of a feature.
 """
@@ -21,7 +21,9 @@ import numpy as np
 
 from dien_jax.data.pairs import PairCounts, sort_together
 from dien_jax.data.schema import UNKNOWN, ValueStatistics
+from dien_jax.data.training_events import Slice, TrainingEvents, slices
 from dien_jax.utils.progress import Progress, part_of_progress, unseen
+from dien_jax.utils.threads import map_in_order, thread_count
 
 T = TypeVar("T")
 
@@ -32,22 +34,6 @@ MAX_PAIRS = 1 << 26
 OWN_VALUE, OWN_PAIR, OWN_FOLLOWING = 1, 2, 4
 """Bits of ``own``: what the sequence of an example did at the example or after it is in the count
 of the candidate; in its pairs with the history; in its pair with the last event."""
-
-
-class TrainingEvents(NamedTuple):
-    """The events and training examples of a part; see :class:`dien_jax.data.Examples`.
-
-    Numbers of events and sequences count from the start of the part.
-    """
-
-    event_item: np.ndarray  # int [E]
-    offsets: np.ndarray  # int64 [S + 1]
-    sequence: np.ndarray  # int [n]
-    history_end: np.ndarray  # int64 [n]
-    item: np.ndarray  # int [n]
-    label: np.ndarray  # int [n]
-    counted_end: np.ndarray | None = None  # int64 [S], ends of events that count without examples
-    first_sequence: int = 0  # in the dataset
 
 
 class Firsts(NamedTuple):
@@ -61,7 +47,7 @@ class Firsts(NamedTuple):
 
 
 class Occurrences:
-    """First occurrences of one feature's values, for each part when it is read.
+    """First occurrences of one feature's values, for each slice when it is read.
 
     Those of a single part are kept in memory. Those of several are computed each time, or kept in
     files.
@@ -70,28 +56,42 @@ class Occurrences:
       parts: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       folder: where the files are; None for none.
+      threads: how many compute.
     """
 
     def __init__(
-        self, parts: Collection[TrainingEvents], value_of: np.ndarray, folder: Path | None = None
+        self,
+        parts: Collection[TrainingEvents],
+        value_of: np.ndarray,
+        folder: Path | None = None,
+        threads: int = 1,
     ) -> None:
         self._parts, self._value_of, self._folder = parts, value_of, folder
+        self._threads = threads
         self._kept: dict[int, Firsts | Path] = {}
 
-    def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[T]:
-        """Yield what a function returns for each part."""
-        for number, events in enumerate(self._parts):
-            kept = self._kept.get(number)
-            firsts = _read_firsts(kept) if isinstance(kept, Path) else kept
-            if firsts is None:
-                firsts = first_occurrences(events, self._value_of)
-                if len(self._parts) == 1:
-                    self._kept[number] = firsts
-                elif self._folder is not None:
-                    file = self._folder / f"occurrences {number}.npz"
-                    np.savez(file, **firsts._asdict())
-                    self._kept[number] = file
-            yield function(events, firsts)
+    def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[tuple[Slice, T]]:
+        """Yield the slices, and what a function returns for each."""
+
+        def of_slice(numbered: tuple[int, Slice]) -> tuple[Slice, T]:
+            number, piece = numbered
+            return piece, function(piece.events, self._firsts(number, piece.events))
+
+        numbered = enumerate(slices(self._parts))
+        return map_in_order(of_slice, numbered, self._threads, lambda pair: pair[1].is_large)
+
+    def _firsts(self, number: int, events: TrainingEvents) -> Firsts:
+        kept = self._kept.get(number)
+        if kept is not None:
+            return _read_firsts(kept) if isinstance(kept, Path) else kept
+        firsts = first_occurrences(events, self._value_of)
+        if len(self._parts) == 1:
+            self._kept[number] = firsts
+        elif self._folder is not None:
+            file = self._folder / f"occurrences {number}.npz"
+            np.savez(file, **firsts._asdict())
+            self._kept[number] = file
+        return firsts
 
 
 def _read_firsts(file: Path) -> Firsts:
@@ -118,34 +118,32 @@ def count_values(
     Returns:
       The counts, and ``own`` of each part, int8 ``[n]``: bits ``OWN_*`` of each training example.
     """
-    occurrences = Occurrences(parts, value_of, folder)
+    threads = thread_count()
+    occurrences = Occurrences(parts, value_of, folder, threads)
     count, distinct = np.zeros(size, np.int64), np.zeros(MAX_DISTINCT + 1, np.int64)
     first, second, third = (part_of_progress(progress, number, 1, 3) for number in range(3))
-    totals = occurrences.each(lambda _, firsts: _totals(firsts, size))
-    for done, (values, numbers) in enumerate(totals, start=1):
-        count += values
+    for piece, (values, numbers) in occurrences.each(_totals):
+        np.add.at(count, values, 1)
         distinct += numbers
-        first(done / len(parts))
-    used, pairs = _values_in_pairs(distinct), PairCounts(size, folder)
+        first(piece.done)
+    used, pairs = _values_in_pairs(distinct), PairCounts(size, folder, threads)
 
-    def of_part(events: TrainingEvents, firsts: Firsts) -> np.ndarray:
+    def of_slice(events: TrainingEvents, firsts: Firsts) -> np.ndarray:
         _count_pairs(firsts, used, pairs)
         return _own(events, value_of, firsts, used, size)
 
-    own = []
-    for bits in occurrences.each(of_part):
-        own.append(bits)
-        second(len(own) / len(parts))
-    return pairs.statistics(count, int(distinct[1:].sum()), third), own
+    own: list[list[np.ndarray]] = [[] for _ in range(len(parts))]
+    for piece, bits in occurrences.each(of_slice):
+        own[piece.part].append(bits)
+        second(piece.done)
+    statistics = pairs.statistics(count, int(distinct[1:].sum()), third)
+    return statistics, [np.concatenate(bits) for bits in own]
 
 
-def _totals(firsts: Firsts, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sequences of each value, and of each number of distinct values."""
+def _totals(_: TrainingEvents, firsts: Firsts) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of sequences, and the sequences of each number of distinct values."""
     distinct = np.minimum(np.bincount(firsts.sequence), MAX_DISTINCT)
-    return (
-        np.bincount(firsts.value, minlength=size),
-        np.bincount(distinct, minlength=MAX_DISTINCT + 1),
-    )
+    return firsts.value, np.bincount(distinct, minlength=MAX_DISTINCT + 1)
 
 
 def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
@@ -185,20 +183,6 @@ def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
     starts = np.flatnonzero(np.diff(sequence, prepend=-1))
     rank = np.arange(len(first)) - np.repeat(starts, np.diff(np.append(starts, len(first))))
     return Firsts(sequence, value, position, rank.astype(np.int32), previous)
-
-
-def of_sequences(events: TrainingEvents, chosen: np.ndarray) -> TrainingEvents:
-    """Return a part in which only some sequences count; ``chosen``, bool ``[S]``, marks them."""
-    is_kept, counted_end = chosen[events.sequence], events.counted_end
-    if counted_end is not None:
-        counted_end = np.where(chosen, counted_end, events.offsets[:-1])
-    return events._replace(
-        sequence=events.sequence[is_kept],
-        history_end=events.history_end[is_kept],
-        item=events.item[is_kept],
-        label=events.label[is_kept],
-        counted_end=counted_end,
-    )
 
 
 def _first_places(keys: np.ndarray) -> np.ndarray:

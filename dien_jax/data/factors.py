@@ -27,10 +27,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from dien_jax.data.counting import TrainingEvents, first_occurrences, of_sequences
+from dien_jax.data.counting import first_occurrences
 from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
 from dien_jax.data.singular_vectors import singular_vectors
+from dien_jax.data.training_events import Slice, TrainingEvents, of_sequences, slices
 from dien_jax.utils.progress import Progress, part_of_progress, unseen
+from dien_jax.utils.threads import map_in_order, thread_count
 
 LEVELS = (16, 32, 64, 128)
 """Leading components whose similarities are inputs of a model, where there are enough values."""
@@ -130,13 +132,19 @@ def _read_choices(
     parts: Collection[TrainingEvents], value_of: np.ndarray, step: int, progress: Progress
 ) -> _Choices:
     """Return the choices of every user whose number is a multiple of ``step``."""
-    found: list[_Choices] = []
-    for events in parts:
+
+    def of_slice(piece: Slice) -> tuple[float, _Choices]:
+        events = piece.events
         numbers = np.arange(len(events.offsets) - 1) + events.first_sequence
         firsts = first_occurrences(of_sequences(events, numbers % step == 0), value_of)
         sequence = firsts.sequence.astype(np.int64) + events.first_sequence
-        found.append(_Choices(sequence, firsts.value.astype(np.int64)))
-        progress(len(found) / len(parts))
+        return piece.done, _Choices(sequence, firsts.value.astype(np.int64))
+
+    found = []
+    pieces = map_in_order(of_slice, slices(parts), thread_count(), lambda piece: piece.is_large)
+    for done, choices in pieces:
+        found.append(choices)
+        progress(done)
     return _Choices(*map(np.concatenate, zip(*found, strict=True)))
 
 

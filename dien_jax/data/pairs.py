@@ -1,14 +1,15 @@
 """Counts of pairs of values, of which the most frequent ones are kept.
 
-Pairs come in any order. They are sorted and counted a chunk at a time; the chunks of counts are
-brought together for one range of values after another. Memory is a few hundred bytes for each pair
-of one chunk, some 40 for each that is kept, and 12 for each distinct pair of all, unless these are
-in files.
+Pairs come in any order, from several threads. They are sorted and counted a chunk at a time; each
+chunk of counts has its pairs from both sides, by value. The chunks are brought together for one
+range of values after another. Memory is a few hundred bytes for each pair of one chunk, some 40 for
+each that is kept, and 24 for each distinct pair of all, unless these are in files.
 
 Dimensions: V values of a feature, P pairs, N pairs of one call.
 """
 
-from collections.abc import Iterator
+import itertools
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,17 +18,22 @@ import numpy as np
 from dien_jax.data.arrays import open_array, release
 from dien_jax.data.schema import ValueStatistics
 from dien_jax.utils.progress import Progress, unseen
+from dien_jax.utils.threads import map_in_order
 
 MAX_KEPT = 1 << 23
 """Pairs that are kept; of longer logs, those that few sequences have are left out."""
-CHUNK_PAIRS = 1 << 22  # pairs sorted at a time
+CHUNK_PAIRS = 1 << 22  # pairs sorted at a time, by all threads
+SAMPLES = 256  # keys that a range is found by
 
 
 class _Counted(NamedTuple):
-    """Counts of distinct pairs that were sorted together, by earlier and then by later value."""
+    """Counts of pairs that were sorted together, those of each value from both sides.
 
-    earlier: np.ndarray  # int32 [P]
-    later: np.ndarray  # int32 [P], twice the later value, and 1 more if they are neighbours
+    A key is 4 (value V + other), and 2 more if the other was before the value, and 1 more if they
+    were neighbours then.
+    """
+
+    key: np.ndarray  # int64 [P], rising
     users: np.ndarray  # int32 [P]
 
 
@@ -46,39 +52,49 @@ class PairCounts:
     Args:
       size: V.
       folder: an empty folder for the chunks of counts; None to keep them in memory.
+      threads: how many add pairs, and how many bring counts together.
     """
 
-    def __init__(self, size: int, folder: Path | None = None) -> None:
-        self._size, self._folder = size, folder
+    def __init__(self, size: int, folder: Path | None = None, threads: int = 1) -> None:
+        self._size, self._folder, self._threads = size, folder, threads
+        self._chunk = CHUNK_PAIRS // threads
+        self._lock, self._numbers = threading.Lock(), itertools.count()
         self._pending: list[np.ndarray] = []
         self._counted: list[_Counted] = []
 
     def add(self, earlier: np.ndarray, later: np.ndarray, are_neighbours: np.ndarray) -> None:
         """Count pairs of one user each, ``[N]``: two values, and whether one followed the other."""
-        self._pending.append((earlier.astype(np.int64) * self._size + later) * 2 + are_neighbours)
-        if sum(map(len, self._pending)) > CHUNK_PAIRS:
-            self._sort()
+        keys = (earlier.astype(np.int64) * self._size + later) * 2 + are_neighbours
+        with self._lock:
+            self._pending.append(keys)
+            if sum(map(len, self._pending)) <= self._chunk:
+                return
+            pending, self._pending = self._pending, []
+        self._count(pending)
 
-    def _sort(self) -> None:
-        if self._pending:
-            keys = np.concatenate(self._pending)
-            self._pending = []
-            key, users = np.unique(keys, return_counts=True)
-            del keys
-            columns = np.empty((3, len(key)), np.int32)
-            columns[2] = users
-            np.divmod(key, 2 * self._size, out=(columns[0], columns[1]), casting="same_kind")
-            if self._folder is not None:
-                file = self._folder / f"{len(self._counted)}.npy"
-                np.save(file, columns)
-                columns = np.asarray(open_array(file))
-            self._counted.append(_Counted(*columns))
+    def _count(self, pending: list[np.ndarray]) -> None:
+        """Count the keys of some calls together, and forget them."""
+        keys, users = np.unique(np.concatenate(pending), return_counts=True)
+        pending.clear()
+        pair, are_neighbours = keys >> 1, keys & 1
+        earlier, later = np.divmod(pair, self._size)
+        mirrored = later * self._size + earlier
+        del keys, earlier, later
+        both = np.concatenate([4 * pair, 4 * mirrored + 2 + are_neighbours])
+        del pair, mirrored, are_neighbours
+        key, number = sort_together(both, np.tile(users.astype(np.int32), 2))
+        if self._folder is not None:
+            place = next(self._numbers)
+            key = _mapped(self._folder / f"pairs {place}.npy", key)
+            number = _mapped(self._folder / f"users {place}.npy", number)
+        self._counted.append(_Counted(key, number))
 
     def statistics(
         self, count: np.ndarray, sequences: int, progress: Progress = unseen
     ) -> ValueStatistics:
         """Return the counts of pairs, in rows, with those of values ``[V]`` and of sequences."""
-        self._sort()
+        if self._pending:
+            self._count(self._pending)
         pairs, least = self._most_frequent(progress)
         row, other = np.divmod(pairs.key, self._size)
         offsets = np.searchsorted(row, np.arange(self._size + 1)).astype(np.int32)
@@ -97,63 +113,51 @@ class PairCounts:
     def _most_frequent(self, progress: Progress) -> tuple[_Rows, int]:
         """Return at most ``MAX_KEPT`` pairs, and the least number of users that they have."""
         kept, total, least = [_no_rows()], 0, 1
-        for first, end in self._ranges():
-            rows = self._rows(first, end)
+        ranges = self._ranges()
+        for done, rows in enumerate(map_in_order(self._rows, ranges, self._threads), start=1):
             kept.append(_where(rows, rows.together >= least))
             total += len(kept[-1].key)
             if 4 * total > 5 * MAX_KEPT:
                 kept, least = _cut(kept, least)
                 total = len(kept[0].key)
-            progress(end / self._size)
+            progress(done / len(ranges))
         kept, least = _cut(kept, least)
         progress(1.0)
         return kept[0], least
 
-    def _ranges(self) -> Iterator[tuple[int, int]]:
-        """Yield ranges of values that have some ``CHUNK_PAIRS`` pairs each, or are one value."""
-        pairs = np.zeros(self._size, np.int64)
+    def _ranges(self) -> list[tuple[int, int]]:
+        """Return ranges of keys that have some ``_chunk`` pairs each, or are those of one value."""
+        if not self._counted:
+            return []
+        step = max(self._chunk // SAMPLES, 1)
+        samples = []
         for counted in self._counted:
-            pairs += np.bincount(counted.earlier, minlength=self._size)
-            pairs += np.bincount(counted.later >> 1, minlength=self._size)
-            release(counted.earlier)
-        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(pairs)])
-        first = 0
-        while first < self._size and before[first] < before[-1]:
-            end = int(np.searchsorted(before, before[first] + CHUNK_PAIRS, side="right")) - 1
-            end = max(end, first + 1)
-            yield first, end
-            first = end
+            samples.append(counted.key[::step].copy())
+            release(counted.key)
+        sample = np.sort(np.concatenate(samples))
+        borders = np.unique(sample[::SAMPLES] // (4 * self._size)) * (4 * self._size)
+        return list(itertools.pairwise([*borders.tolist(), 4 * self._size**2]))
 
-    def _rows(self, first: int, end: int) -> _Rows:
-        """Return the pairs of a range of values from both sides."""
-        keys, users = [], []
+    def _rows(self, keys: tuple[int, int]) -> _Rows:
+        """Return the pairs of a range of keys."""
+        found = []
         for counted in self._counted:
-            for key, number in (self._of_earlier(counted, first, end),
-                                self._of_later(counted, first, end)):  # fmt: skip
-                keys.append(key)
-                users.append(number)
-            release(counted.earlier)
-        key, number = sort_together(np.concatenate(keys), np.concatenate(users))
+            chosen = slice(*np.searchsorted(counted.key, keys).tolist())
+            found.append([column[chosen].copy() for column in counted])
+            for column in counted:
+                release(column)
+        key, number = sort_together(*map(np.concatenate, zip(*found, strict=True)))
+        del found
         starts = np.flatnonzero(np.diff(key >> 2, prepend=-1))
         columns = [number, number * ((key & 2) > 0), number * ((key & 1) > 0)]
-        together, before, following = (np.add.reduceat(column, starts) for column in columns)
-        return _Rows(key[starts] >> 2, *(n.astype(np.int32) for n in (together, before, following)))
+        sums = (np.add.reduceat(column, starts).astype(np.int32) for column in columns)
+        return _Rows(key[starts] >> 2, *sums)
 
-    def _of_earlier(self, counted: _Counted, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return pairs whose earlier value is in a range, as 4 (value V + other), and users."""
-        chosen = slice(*np.searchsorted(counted.earlier, np.array([first, end], np.int32)).tolist())
-        earlier = counted.earlier[chosen].astype(np.int64)
-        return 4 * (earlier * self._size + (counted.later[chosen] >> 1)), counted.users[chosen]
 
-    def _of_later(self, counted: _Counted, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return pairs whose later value is in a range, as 4 (value V + other) + 2, and users.
-
-        Those of neighbours have 1 more.
-        """
-        chosen = np.flatnonzero((counted.later >= 2 * first) & (counted.later < 2 * end))
-        later = counted.later[chosen].astype(np.int64)
-        pair = (later >> 1) * self._size + counted.earlier[chosen]
-        return 4 * pair + 2 + (later & 1), counted.users[chosen]
+def _mapped(file: Path, array: np.ndarray) -> np.ndarray:
+    """Write an array to a file, and return it as a memory map."""
+    np.save(file, array)
+    return np.asarray(open_array(file))
 
 
 def sort_together(key: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

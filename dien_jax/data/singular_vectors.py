@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
+
+from dien_jax.utils.threads import thread_count
 
 EXTRA = 32
 """Columns of the basis beyond those that are kept."""
@@ -74,9 +76,8 @@ def singular_vectors(
       components: D; there are fewer where M has fewer rows or columns.
       with_left: whether the left vectors are wanted.
     """
-    of_blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     # Threads of BLAS that wait for each other cost more than these short products.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(max(of_blas, default=1)) as threads:
+    with ThreadPoolExecutor(thread_count()) as threads, threadpool_limits(1, "blas"):
         if matrix.shape[0] <= 2 * components:
             left, singular, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
             return Vectors(left[:, :components], singular[:components], right[:components].T)

@@ -23,7 +23,7 @@ import numpy as np
 
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets, release
 from dien_jax.data.columns import Column
-from dien_jax.data.counting import TrainingEvents, count_values
+from dien_jax.data.counting import count_values
 from dien_jax.data.factors import (
     DIRECTED,
     FOLDS,
@@ -36,6 +36,7 @@ from dien_jax.data.factors import (
 from dien_jax.data.metadata import Counts
 from dien_jax.data.parts import Rows, chained
 from dien_jax.data.schema import Feature, Schema, ValueFactors, ValueStatistics, statistics_features
+from dien_jax.data.training_events import TrainingEvents
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import Count

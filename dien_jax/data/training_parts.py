@@ -6,8 +6,8 @@ import numpy as np
 
 from dien_jax.data.arrays import release
 from dien_jax.data.columns import Examples
-from dien_jax.data.counting import TrainingEvents
 from dien_jax.data.parts import Rows, bounds, part_of
+from dien_jax.data.training_events import TrainingEvents
 
 
 class TrainingParts(Collection[TrainingEvents]):

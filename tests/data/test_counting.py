@@ -11,9 +11,9 @@ from dien_jax.data.counting import (
     OWN_FOLLOWING,
     OWN_PAIR,
     OWN_VALUE,
-    TrainingEvents,
     count_values,
 )
+from dien_jax.data.training_events import TrainingEvents
 
 ITEMS = 12
 

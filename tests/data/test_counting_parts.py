@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.counted_logs import ITEMS, digest, divided, random_log
+from support.counted_logs import ITEMS, USERS, digest, divided, random_log
 
-from dien_jax.data import counting, factors, pairs
-from dien_jax.data.counting import count_values, first_occurrences, of_sequences
+from dien_jax.data import counting, factors, pairs, training_events
+from dien_jax.data.counting import count_values, first_occurrences
 from dien_jax.data.factors import factorise
+from dien_jax.data.training_events import TrainingEvents, of_sequences, slices
 
 VALUES = {"item": np.arange(ITEMS), "category": np.arange(ITEMS) // 2}
 BOUNDS = {
@@ -69,6 +70,55 @@ def test_factors_are_those_of_the_whole_log(
         found = factorise(divided(log, parts), value_of, size, transitions=feature == "item")
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("is_ordered", [True, False])
+@pytest.mark.parametrize(("feature", "all_before", "is_long"), DIGESTS)
+def test_threads_count_slices_of_the_parts(
+    feature: str,
+    all_before: bool,
+    is_long: bool,
+    is_ordered: bool,
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    if is_long:
+        lower_bounds(monkeypatch)
+    monkeypatch.setattr(training_events, "SLICE_EVENTS", 100)
+    monkeypatch.setattr(counting, "thread_count", lambda: threads)
+    value_of, parts = VALUES[feature], divided(random_log(0, all_before=all_before), 3)
+    pieces = list(slices(parts))
+    assert len(pieces) > 20
+    assert [piece.done for piece in pieces] == sorted(piece.done for piece in pieces)
+    assert pieces[-1].done == 1
+    orders = [np.arange(len(part.item)) for part in parts]
+    if not is_ordered:
+        place = np.random.default_rng(0).permutation(USERS)  # of a sequence, in any part
+        orders = [np.argsort(place[part.sequence], kind="stable") for part in parts]
+        parts = [_with_examples(*pair) for pair in zip(parts, orders, strict=True)]
+        assert len(list(slices(parts))) == 3
+    counts, own = count_values(parts, value_of, int(value_of.max()) + 1, tmp_path)
+    placed = [bits[np.argsort(order)] for bits, order in zip(own, orders, strict=True)]
+    assert digest(counts, np.concatenate(placed)) == DIGESTS[feature, all_before, is_long]
+
+
+def _with_examples(events: TrainingEvents, rows: np.ndarray) -> TrainingEvents:
+    """Return a part whose examples have another order."""
+    names = ("sequence", "history_end", "item", "label")
+    return events._replace(**{name: getattr(events, name)[rows] for name in names})
+
+
+def test_a_long_sequence_is_a_slice_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_events, "SLICE_EVENTS", 6)
+    log = random_log(0)
+    lengths = [np.diff(piece.events.offsets) for piece in slices([log])]
+    assert np.concatenate(lengths).tolist() == np.diff(log.offsets).tolist()
+    assert all(own.sum() <= 6 or len(own) == 1 for own in lengths)
+    large = [piece.is_large for piece in slices([log])]
+    assert large == [own.sum() > 6 for own in lengths]
+    assert 0 < sum(large) < len(large)
 
 
 def test_a_part_may_be_empty() -> None:

@@ -9,11 +9,11 @@ from support import many_items
 
 from dien_jax import UserError, open_dataset
 from dien_jax.data import factors, singular_vectors
-from dien_jax.data.counting import TrainingEvents
 from dien_jax.data.digests import table_digests
 from dien_jax.data.factors import FOLDS, factor_levels, factorise, folds, without_transitions
 from dien_jax.data.schema import ValueFactors
 from dien_jax.data.statistics import CountedFeature, count_features, factorise_training_events
+from dien_jax.data.training_events import TrainingEvents
 
 VALUES, USERS, LENGTH = 60, 200, 8
 

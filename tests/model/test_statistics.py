@@ -11,8 +11,9 @@ from support import small_dataset
 from support.random_model import check_ranking, trained
 
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
-from dien_jax.data.counting import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, TrainingEvents, count_values
+from dien_jax.data.counting import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, count_values
 from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.data.training_events import TrainingEvents
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.statistics import OF_VALUE, statistics_inputs, statistics_names
 

@@ -162,6 +162,31 @@ def test_chunks_cover_all_positives_in_order(monkeypatch):
         assert item not in EVENTS[start : target[positive] + 1]
 
 
+@pytest.mark.parametrize(("longest", "threads"), [(2, 5), (20, 2), (41, 1)])
+def test_threads_draw_what_one_does(longest, threads, monkeypatch):
+    """Each holds the events of a sequence that it draws for, so long ones allow fewer threads."""
+    rng = np.random.default_rng(0)
+    offsets = np.append(np.arange(0, 321 - longest, 2), 320)  # a long user and many of two events
+    item, time = rng.integers(1, 30, 320).astype(np.int32), np.sort(rng.integers(0, 99, 320))
+    pool = pool_of(item, time)
+    sampler = NegativeSampler(item, time, offsets, pool, 300)
+    target = np.flatnonzero(rng.random(320) < 0.6)
+    expected = sampler.draw(target, count=3, seed=(7,))
+    used, original = [], negatives.map_in_order
+
+    def counted(function, starts, number):
+        used.append((number, len(starts)))
+        return original(function, starts, number)
+
+    monkeypatch.setattr(negatives, "map_in_order", counted)
+    monkeypatch.setattr(negatives, "thread_count", lambda: 5)
+    monkeypatch.setattr(negatives, "CHUNK_DRAWS", 150)
+    found = sampler.draw(target, count=3, seed=(7,))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert used == [(threads, -(-len(target) // (50 // threads)))]
+
+
 @pytest.mark.parametrize("allow_own", [True, False])
 def test_no_positives_need_no_negatives(allow_own):
     drawn = draw([], pool_of([1], [0]), allow_own=allow_own)

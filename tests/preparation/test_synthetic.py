@@ -318,6 +318,7 @@ def test_the_key_of_built_in_data_covers_every_module_that_decides_its_content()
         "utils.memory",
         "utils.memory_limit",
         "utils.progress",
+        "utils.threads",
     }
     aside |= {"preparation.pipeline.split_times"}
     covered = {module.__name__.removeprefix("dien_jax.") for module in synthetic.GENERATOR}

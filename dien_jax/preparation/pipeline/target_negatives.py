@@ -22,9 +22,10 @@ import numpy as np
 from dien_jax.data.pairs import sort_together
 from dien_jax.preparation.options import Distribution
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
+from dien_jax.utils.threads import map_in_order, thread_count
 
 DRAWS = 32  # draws before a negative is given up
-CHUNK_DRAWS = 1 << 22  # negatives drawn at a time
+CHUNK_DRAWS = 1 << 22  # negatives drawn at a time, by all threads
 NONE = -1  # the item of a negative that was given up
 
 
@@ -213,11 +214,18 @@ class NegativeSampler:
         (key,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
         owners, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
         choices = self.pool.until(self.timestamp[target])
-        step = max(CHUNK_DRAWS // count, 1)
-        for start in range(0, len(target), step):
+        # Threads that draw for one sequence have its events each: an eighth of all, at most.
+        longest = int(np.diff(self.offsets).max(initial=1))
+        threads = max(min(thread_count(), len(self.event_item) // (8 * longest)), 1)
+        step = max(CHUNK_DRAWS // (count * threads), 1)
+
+        def of_chunk(start: int) -> np.ndarray:
             part = slice(start, start + step)
             numbers = (target[part] + first_event)[:, None] * count + np.arange(count)
-            drawn = self._draw_chunk(target[part], choices[part], numbers.reshape(-1), key)
+            return self._draw_chunk(target[part], choices[part], numbers.reshape(-1), key)
+
+        starts = range(0, len(target), step)
+        for start, drawn in zip(starts, map_in_order(of_chunk, starts, threads), strict=True):
             kept = np.flatnonzero(drawn != NONE)
             owners.append(start + kept // count)
             items.append(drawn[kept])

@@ -16,6 +16,7 @@ from dien_jax.data import (
     schema,
     singular_vectors,
     statistics,
+    training_events,
     training_parts,
     writer,
 )
@@ -40,7 +41,7 @@ ANONYMOUS = 0.1  # share of training users without a row, so that the unknown ro
 CHUNK_USERS = 1 << 14  # users simulated at a time
 GENERATOR = (
     *(simulation, splits, scores, schema, metadata, writer, part_writer, folder_files),
-    *(counting, pairs, factors, singular_vectors, statistics, training_parts),
+    *(counting, pairs, factors, singular_vectors, statistics, training_events, training_parts),
 )
 """Modules that determine the content of the folder, besides this one."""
 

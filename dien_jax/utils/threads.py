@@ -1,0 +1,55 @@
+"""Independent pieces of work, shared by threads; NumPy's loops let other threads run."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from threadpoolctl import threadpool_info
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def thread_count() -> int:
+    """Return how many threads NumPy's matrix products use, those that work is shared by.
+
+    They are as many as the processors of this process, unless the environment sets fewer, as with
+    ``OPENBLAS_NUM_THREADS``.
+    """
+    pools = threadpool_info()
+    return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
+
+
+def map_in_order(
+    function: Callable[[T], U],
+    values: Iterable[T],
+    threads: int,
+    is_large: Callable[[T], bool] = lambda _: False,
+) -> Iterator[U]:
+    """Yield what a function returns for each value, in the order of the values.
+
+    Threads are no further ahead than ``threads`` values, and a large value is worked at while no
+    other one is: this bounds the memory that values and results take.
+
+    >>> list(map_in_order(lambda n: n * n, range(4), threads=2))
+    [0, 1, 4, 9]
+    """
+    if threads == 1:
+        yield from map(function, values)
+        return
+    pending: deque[Future[U]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            room = threads
+            for value in values:
+                is_alone = is_large(value)
+                while len(pending) >= (1 if is_alone else room):
+                    yield pending.popleft().result()
+                pending.append(pool.submit(function, value))
+                room = 1 if is_alone else threads
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
