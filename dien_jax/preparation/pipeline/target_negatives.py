@@ -53,10 +53,17 @@ class Pool(NamedTuple):
 
 
 class StoredPool(NamedTuple):
-    """A :class:`Pool` in files."""
+    """A :class:`Pool` in files, in which a time occurs once.
+
+    Attributes:
+      item: int32 ``[K]``.
+      time: int64, the distinct times, rising.
+      start: int64, the number of entries before each time, and K.
+    """
 
     item: ArrayFile
     time: ArrayFile
+    start: ArrayFile
 
     def until(self, times: np.ndarray) -> np.ndarray:
         """Return the number of entries up to each time, int64 ``[P]``."""
@@ -64,13 +71,14 @@ class StoredPool(NamedTuple):
         ordered, order = sort_together(times - earliest, np.arange(len(times)))
         ordered += earliest
         found = np.zeros(len(times), np.int64)
-        before = last = 0
+        before = last = done = 0
         for block in self.time.blocks():
+            ends = self.start.read(done + 1, done + 1 + len(block))
             first = np.searchsorted(ordered, block[0])
             found[last:first] = before  # times between this block and the one before it
             last = np.searchsorted(ordered, block[-1], side="right")
-            found[first:last] = before + np.searchsorted(block, ordered[first:last], side="right")
-            before += len(block)
+            found[first:last] = ends[np.searchsorted(block, ordered[first:last], side="right") - 1]
+            before, done = ends[-1], done + len(block)
         found[last:] = before
         places = np.empty(len(times), np.int64)
         places[order] = found
@@ -95,18 +103,23 @@ class _PoolWriter:
     def __init__(
         self, folder: Path, name: str, chosen: np.ndarray | None, is_new: np.ndarray | None
     ) -> None:
-        self._items = ArrayWriter(folder / f"pool {name} item", np.int32)
-        self._times = ArrayWriter(folder / f"pool {name} time", np.int64)
+        self._files = {
+            kind: ArrayWriter(folder / f"pool {name} {kind}", dtype)
+            for kind, dtype in (("item", np.int32), ("time", np.int64), ("start", np.int64))
+        }
         self._chosen, self._is_new = chosen, is_new
+        self._length, self._last = 0, -1  # no event has a time below 0
 
     def __enter__(self) -> "_PoolWriter":
-        self._items.__enter__()
-        self._times.__enter__()
+        with contextlib.ExitStack() as stack:
+            for file in self._files.values():
+                stack.enter_context(file)
+            self._cleanup = stack.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._times.__exit__(*error)
-        self._items.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with self._cleanup:
+            self._files["start"].append([self._length])
 
     def append(self, item: np.ndarray, time: np.ndarray, position: np.ndarray) -> None:
         if self._chosen is not None:
@@ -118,12 +131,15 @@ class _PoolWriter:
             first = first[self._is_new[item[first]]]
             item, time = item[first], time[first]
             self._is_new[item] = False
-        self._items.append(item)
-        self._times.append(time)
+        starts = np.flatnonzero(np.diff(time, prepend=self._last))
+        self._files["item"].append(item)
+        self._files["time"].append(time[starts])
+        self._files["start"].append(self._length + starts)
+        self._length, self._last = self._length + len(time), time[-1] if len(time) else self._last
 
     @property
     def pool(self) -> StoredPool:
-        return StoredPool(self._items.file, self._times.file)
+        return StoredPool(*(file.file for file in self._files.values()))
 
 
 def store_pools(
