@@ -51,6 +51,7 @@ PROCESS_VALUES = (
 MISNAMED = {
     "--preset": "a preset is given without a flag, first: python -m dien_jax.train din",
     "--out": "the folder of a run is --run-dir",
+    "--train.seed": "the seed of a run is --seed",
 }
 """Flags that other commands have, or that one may expect, and what this one has instead."""
 STOPS = (signal.SIGINT, signal.SIGTERM)

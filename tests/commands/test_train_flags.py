@@ -100,6 +100,7 @@ def test_wrong_flag_is_refused_with_what_was_expected(arguments, expected, capfd
         (["--seed", "3", "authors"], "preset comes before all flags"),
         (["--data", "d", "--preset", "din"], "unknown option --preset: a preset is given without"),
         (["--data", "d", "--out=run"], "unknown option --out: the folder of a run is --run-dir"),
+        (["--train.seed", "1"], "unknown option --train.seed: the seed of a run is --seed"),
         (["--resume", "runs/x", "--seed", "0"], "--resume takes no other flag"),
         (["--resume", "/does/not/exist"], "run folder /does/not/exist does not exist"),
         (["--data", "/does/not/exist"], "/does/not/exist does not exist"),
