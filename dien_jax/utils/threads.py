@@ -1,5 +1,6 @@
 """Independent pieces of work, shared by threads; NumPy's loops let other threads run."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,11 @@ def thread_count() -> int:
     They are as many as the processors of this process, unless the environment sets fewer, as with
     ``OPENBLAS_NUM_THREADS``.
     """
-    pools = threadpool_info()
-    return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
+    of_blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    if of_blas:
+        return max(of_blas)
+    # Apple's library does not tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_order(

@@ -5,7 +5,22 @@ import threading
 
 import pytest
 
-from dien_jax.utils.threads import map_in_order
+from dien_jax.utils import threads as module
+from dien_jax.utils.threads import map_in_order, thread_count
+
+
+def test_threads_are_those_of_matrix_products_or_the_processors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pools = [{"user_api": "blas", "num_threads": 3}, {"user_api": "openmp", "num_threads": 9}]
+    monkeypatch.setattr(module, "threadpool_info", lambda: pools)
+    assert thread_count() == 3
+    pools.clear()
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1, 4, 5}, raising=False)
+    assert thread_count() == 4
+    monkeypatch.delattr(module.os, "sched_getaffinity")
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 6)
+    assert thread_count() == 6
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
