@@ -132,6 +132,28 @@ def test_a_deviation_is_a_share_of_the_tolerance(monkeypatch):
     assert kernel_cross.deviation(case) == 0
 
 
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if PRECISION[name] == "highest"])
+def test_a_sum_that_cancels_is_as_exact_as_its_terms(kernel):
+    """A gradient of one live step: eight terms, 50 times as large together as their sum.
+
+    The full cross measures deviations by the largest entry, here the sum, and this one is larger
+    than its tolerance.
+    """
+    arrays = operands("agru", steps=1, biased=True)
+    with interpreted():
+        found = evaluate("agru", "paper", kernel, "highest")(*arrays)[2][1][0, 0]
+    x, attention, weights, _, initial = jax.tree.map(lambda a: np.asarray(a, np.float64), arrays)
+    kernels, recurrent, bias, bias_n = weights
+    x, attention, state = x[0, 0], attention[0, 0], initial[0]
+    reset = 1 / (1 + np.exp(-(x @ kernels[:, 0] + state @ recurrent[:, 0] + bias[0])))
+    candidate = np.tanh(x @ kernels[:, 1] + bias[1] + reset * (state @ recurrent[:, 1] + bias_n))
+    new = (1 - attention) * state + attention * candidate
+    terms = (3 * np.cos(3 * new) - 2 * np.sin(2 * new)) * (candidate - state)
+    size = np.abs(terms).sum()
+    assert size > 50 * abs(terms.sum())
+    np.testing.assert_allclose(found, terms.sum(), rtol=0, atol=1e-6 * size)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_padding_changes_nothing(kernel):
     skip_where_it_cannot_run(kernel)
