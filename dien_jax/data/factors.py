@@ -31,6 +31,7 @@ from dien_jax.data.counting import first_occurrences
 from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
 from dien_jax.data.singular_vectors import singular_vectors
 from dien_jax.data.training_events import Slice, TrainingEvents, of_sequences, slices
+from dien_jax.utils.memory import trim_memory
 from dien_jax.utils.progress import Progress, part_of_progress, unseen
 from dien_jax.utils.threads import map_in_order, thread_count
 
@@ -240,6 +241,7 @@ def _unit_vectors(
     units = {side: np.zeros((sizes[side], components), np.float32) for side in sides}
     if matrix.nnz:
         vectors = singular_vectors(matrix, components, with_left="left" in sides)
+        trim_memory()  # threads keep what they freed
         root = np.sqrt(vectors.singular)
         for side, unit in units.items():
             np.multiply(getattr(vectors, side), root, out=unit[:, : len(root)])
