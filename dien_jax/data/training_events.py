@@ -37,7 +37,7 @@ class Slice(NamedTuple):
 
     @property
     def is_large(self) -> bool:
-        """The answer whether threads should have no other slice in memory."""
+        """The slice is longer than others: threads should have no other one in memory."""
         return len(self.events.event_item) > SLICE_EVENTS
 
 

@@ -119,7 +119,8 @@ class _PoolWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         with self._cleanup:
-            self._files["start"].append([self._length])
+            if kind is None:
+                self._files["start"].append([self._length])
 
     def append(self, item: np.ndarray, time: np.ndarray, position: np.ndarray) -> None:
         if self._chosen is not None:
