@@ -81,8 +81,8 @@ def work_of(size: int, *, transitions: bool) -> int:
 class _Choices(NamedTuple):
     """Distinct values of users, by user and in the order of their first occurrences."""
 
-    sequence: np.ndarray
-    value: np.ndarray
+    sequence: np.ndarray  # int32, rising
+    value: np.ndarray  # int32
 
 
 def factorise(
@@ -126,11 +126,14 @@ def factorise(
         of_table = part_of_progress(progress, done, own, whole)
         done += own
         part, chosen = _by_frequency(_where(read, fold != table), len(kept))
-        found = [_vectors(part, len(chosen), components)]
+        rows = 1 + chosen
+        (vectors[table, rows, :components],) = _vectors(part, len(chosen), components)
         if transitions:
             of_table(0.5)
-            found += _transition_vectors(part, len(chosen), components)
-        vectors[table, 1 + chosen] = np.concatenate(found, axis=1)
+            earlier, later = _transition_vectors(part, len(chosen), components)
+            vectors[table, rows, components : 2 * components] = earlier
+            vectors[table, rows, 2 * components :] = later
+            del earlier, later
         of_table(1.0)
     return with_scale(row, vectors)
 
@@ -144,8 +147,8 @@ def _read_choices(
         events = piece.events
         numbers = np.arange(len(events.offsets) - 1) + events.first_sequence
         firsts = first_occurrences(of_sequences(events, numbers % step == 0), value_of)
-        sequence = firsts.sequence.astype(np.int64) + events.first_sequence
-        return piece.done, _Choices(sequence, firsts.value.astype(np.int64))
+        sequence = firsts.sequence + np.int32(events.first_sequence)
+        return piece.done, _Choices(sequence, firsts.value)
 
     found = []
     pieces = map_in_order(of_slice, slices(parts), thread_count(), lambda piece: piece.is_large)
@@ -204,15 +207,16 @@ def with_scale(row: np.ndarray, vectors: np.ndarray) -> ValueFactors:
     return ValueFactors(row, vectors, scale)
 
 
-def _vectors(choices: _Choices, values: int, components: int) -> np.ndarray:
+def _vectors(choices: _Choices, values: int, components: int) -> list[np.ndarray]:
     """Return unit vectors ``[values, D]``; zeros for values that nobody chose."""
-    _, sequence = np.unique(choices.sequence, return_inverse=True)
+    is_next = np.diff(choices.sequence, prepend=choices.sequence[:1]) != 0
+    sequence = np.cumsum(is_next, dtype=np.int32)
     degree = np.bincount(sequence).astype(np.float32)
     users = np.bincount(choices.value, minlength=values).astype(np.float32)
     entries = 1 / np.sqrt(degree[sequence] * users[choices.value])
     shape = (len(degree), values)
     matrix = sparse.csr_array((entries, (sequence, choices.value)), shape=shape)
-    return _unit_vectors(matrix, components, sides=("right",))[0]
+    return _unit_vectors(matrix, components, sides=("right",))
 
 
 def _transition_vectors(choices: _Choices, values: int, components: int) -> list[np.ndarray]:

@@ -17,12 +17,13 @@ import numpy as np
 
 from dien_jax.data.arrays import open_array, release
 from dien_jax.data.schema import ValueStatistics
+from dien_jax.utils.memory import trim_memory
 from dien_jax.utils.progress import Progress, unseen
 from dien_jax.utils.threads import map_in_order
 
 MAX_KEPT = 1 << 23
 """Pairs that are kept; of longer logs, those that few sequences have are left out."""
-CHUNK_PAIRS = 1 << 22  # pairs sorted at a time, by all threads
+CHUNK_PAIRS = 1 << 21  # pairs sorted at a time, by all threads
 SAMPLES = 256  # keys that a range is found by
 
 
@@ -88,6 +89,8 @@ class PairCounts:
             key = _mapped(self._folder / f"pairs {place}.npy", key)
             number = _mapped(self._folder / f"users {place}.npy", number)
         self._counted.append(_Counted(key, number))
+        del both, key, number
+        trim_memory()
 
     def statistics(
         self, count: np.ndarray, sequences: int, progress: Progress = unseen
@@ -96,12 +99,12 @@ class PairCounts:
         if self._pending:
             self._count(self._pending)
         pairs, least = self._most_frequent(progress)
-        row, other = np.divmod(pairs.key, self._size)
-        offsets = np.searchsorted(row, np.arange(self._size + 1)).astype(np.int32)
+        starts = np.arange(self._size + 1) * self._size
+        offsets = np.searchsorted(pairs.key, starts).astype(np.int32)
         return ValueStatistics(
             count=count.astype(np.int32),
             offsets=offsets,
-            other=other.astype(np.int32),
+            other=(pairs.key % self._size).astype(np.int32),
             together=pairs.together,
             before=pairs.before,
             following=pairs.following,
@@ -118,12 +121,13 @@ class PairCounts:
             kept.append(_where(rows, rows.together >= least))
             total += len(kept[-1].key)
             if 4 * total > 5 * MAX_KEPT:
-                kept, least = _cut(kept, least)
-                total = len(kept[0].key)
+                least = _cut(kept, least)
+                total = sum(len(part.key) for part in kept)
+                trim_memory()
             progress(done / len(ranges))
-        kept, least = _cut(kept, least)
+        least = _cut(kept, least)
         progress(1.0)
-        return kept[0], least
+        return _Rows(*map(np.concatenate, zip(*kept, strict=True))), least
 
     def _ranges(self) -> list[tuple[int, int]]:
         """Return ranges of keys that have some ``_chunk`` pairs each, or are those of one value."""
@@ -188,8 +192,11 @@ def _where(rows: _Rows, chosen: np.ndarray) -> _Rows:
     return _Rows(*(column[chosen] for column in rows))
 
 
-def _cut(parts: list[_Rows], least: int) -> tuple[list[_Rows], int]:
-    """Leave out the pairs of fewest users until ``MAX_KEPT`` or fewer are left."""
+def _cut(parts: list[_Rows], least: int) -> int:
+    """Leave out the pairs of fewest users until ``MAX_KEPT`` or fewer are left.
+
+    Return the least number of users that pairs have now.
+    """
     together = np.concatenate([part.together for part in parts])
     excess = len(together) - MAX_KEPT
     if excess > 0:
@@ -197,5 +204,6 @@ def _cut(parts: list[_Rows], least: int) -> tuple[list[_Rows], int]:
         together.partition(excess - 1)
         least = int(together[excess - 1]) + 1
     del together
-    parts = [_where(part, part.together >= least) for part in parts]
-    return [_Rows(*map(np.concatenate, zip(*parts, strict=True)))], least
+    for place, part in enumerate(parts):
+        parts[place] = _where(part, part.together >= least)
+    return least

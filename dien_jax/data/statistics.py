@@ -11,7 +11,6 @@ The folder is a function of the rest of the dataset, and optional.
 """
 
 import contextlib
-import dataclasses
 import json
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -97,6 +96,7 @@ def count_features(
                 files = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
             counted = count_values(parts, value_of, feature.size, files, of_feature)
         yield CountedFeature(feature.name, *counted)
+        del counted  # while the next feature is counted
 
 
 def count_training_events(
@@ -217,22 +217,26 @@ def write_counts(
     Return the number of choices of each feature's values.
     """
     choices = {}
-    for name, counts, own in features:
-        choices[name] = int(counts.count.sum(dtype=np.int64))
-        target = folder / name
-        target.mkdir(parents=True, exist_ok=True)
-        arrays = dataclasses.asdict(counts)
-        numbers = {number: arrays.pop(number) for number in _Numbers.__annotations__}
-        del arrays["longest"]
-        (target / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
-        arrays["offsets"] = arrays["offsets"].astype(np.int64)
-        for array, values in arrays.items():
-            np.save(target / f"{array}.npy", values)
-        for part, bits in zip(parts, own, strict=True):
-            file = own_file(part, name)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file, bits)
+    for feature in features:
+        choices[feature.name] = int(feature.values.count.sum(dtype=np.int64))
+        _write_counted(folder / feature.name, parts, feature)
+        del feature  # memory has one feature at a time
     return choices
+
+
+def _write_counted(folder: Path, parts: Sequence[Path], feature: CountedFeature) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = vars(feature.values).copy()
+    numbers = {number: arrays.pop(number) for number in _Numbers.__annotations__}
+    del arrays["longest"]
+    (folder / "counts.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+    arrays["offsets"] = arrays["offsets"].astype(np.int64)
+    for array, values in arrays.items():
+        np.save(folder / f"{array}.npy", values)
+    for part, bits in zip(parts, feature.own, strict=True):
+        file = own_file(part, feature.name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, bits)
 
 
 def own_file(part: Path, feature: str) -> Path:

@@ -18,14 +18,14 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)
 UNITS = "kmgt"
 PROGRAM = 480 << 20
 """Bytes of the program with its libraries."""
-OVERSHOOT = 1.6
+OVERSHOOT = 1.35
 """What the database takes, as a share of its own limit."""
 IDLE = 128 << 20
 """Limit of the database while parts are written and counted."""
-OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 200, 1, 250, 33
+OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 100, 1, 250, 33
 """Bytes of each user and item, and of each example of the log; of each event of a part, and of each
 of its examples."""
-OF_COUNTED, OF_VECTORS = 35, 21_000
+OF_COUNTED, OF_VECTORS = 35, 12_000
 """Bytes of each event that is counted and factorised, and of each item with vectors."""
 LEAST_EVENTS = 1 << 14
 """Events of a part, at least."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 1 << 28
 """Decoded bytes of a batch, unless a single row has more."""
+READ_BYTES = 1 << 20
+"""Bytes of a column that are read at a time."""
 SHARED_PREFIXES = "DELTA_BYTE_ARRAY"
 """Encoding in which a value may repeat all of the one before it."""
 CONVERT = "convert it to CSV"
@@ -43,7 +45,8 @@ def parquet_batches(
 
     shown = file if shown is None else shown
     left = limit = largest_content(file.stat().st_size)
-    with pq.ParquetFile(file) as parquet:
+    # By default Arrow keeps what it has read of the file.
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as parquet:
         metadata = parquet.metadata
         groups = map(metadata.row_group, range(metadata.num_row_groups))
         if sum(group.total_byte_size for group in groups) > limit:
@@ -100,7 +103,7 @@ def _dictionary_values(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file, read_dictionary=paths) as parquet:
+    with pq.ParquetFile(file, read_dictionary=paths, pre_buffer=False) as parquet:
         metadata = parquet.metadata
         for number in range(metadata.num_row_groups if paths else 0):
             group = metadata.row_group(number)

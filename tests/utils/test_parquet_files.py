@@ -60,6 +60,16 @@ def test_content_far_larger_than_the_file_is_refused_within_little_memory(
         list(parquet_batches(file, 1 << 18, shown=Path("given.parquet")))
 
 
+def test_what_was_read_does_not_stay_in_memory(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 1 << 62, 1 << 21)
+    file = written(tmp_path / "log.parquet", values, row_group_size=1 << 17)
+    assert file.stat().st_size > 1 << 23
+    before = pa.total_allocated_bytes()
+    batches = parquet_batches(file, 1 << 14)
+    sizes = [pa.total_allocated_bytes() - before for _ in batches]
+    assert max(sizes) < 1 << 22
+
+
 def test_list_that_repeats_a_long_value_is_refused(tmp_path: Path) -> None:
     inner = pa.array([LONG[: 1 << 16]] * 2)
     file = written(tmp_path / "log.parquet", in_one_list(inner))

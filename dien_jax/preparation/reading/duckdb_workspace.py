@@ -71,6 +71,12 @@ class DuckDBWorkspace(Workspace):
 
     def limit(self, memory: int) -> None:
         self.sql(f"SET memory_limit = '{memory}B'")
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Give back freed memory: a thread of DuckDB keeps much of it until the thread ends."""
+        self.sql("SET threads = 1")
+        self.sql("RESET threads")
         trim_memory()
 
     def share(self) -> float | None:
@@ -86,6 +92,7 @@ class DuckDBWorkspace(Workspace):
         self._connection.execute(statement, parameters)
 
     def store(self, name: str, table: Table | pa.Table) -> Table:
+        self._give_back()
         if isinstance(table, pa.Table):
             self._connection.register("arrow table", table)
             query, schema = 'SELECT * FROM "arrow table"', ibis.Schema.from_pyarrow(table.schema)
