@@ -139,6 +139,30 @@ def test_folder_of_csv_with_malformed_lines(both, tmp_path):
     assert f"  {folder / 'day=2/a.csv'}:4: a quote is not closed" in said
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_files_that_tasks_share(kind, both, tmp_path):
+    count, folder = 100_000, tmp_path / "log"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    user, item = random.integers(0, 5000, count), random.integers(0, 300, count)
+    names = [f"user {k} of the log with a long id" for k in user]
+    for number in range(2):
+        own = slice(number * count // 2, (number + 1) * count // 2)
+        times = np.arange(count // 2) // 7
+        if kind == "csv":
+            rows = zip(names[own], item[own], times, strict=True)
+            lines = ["user,item,timestamp", *(f"{u},i{i},{t}" for u, i, t in rows), "u1,i1"]
+            write(folder, "\n".join(lines) + "\n", f"{number}.csv")
+        else:
+            table = pa.table({"user": names[own], "item": item[own], "timestamp": times})
+            file = folder / f"{number}.parquet"
+            pq.write_table(table, file, row_group_size=2000, use_dictionary=False)
+    options = interactions.InteractionsOptions(
+        file=folder, out=tmp_path / "data", split="by-user", max_examples=1
+    )
+    both(options, interactions.prepare)
+
+
 def test_parquet_of_all_types_in_a_folder(both, tmp_path):
     day, count = datetime.date(2024, 1, 31), 40
     random = np.random.default_rng(0)

@@ -6,7 +6,6 @@ line is counted and reported by its file and number. Columns of Parquet become t
 """
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,12 +31,21 @@ from dien_jax.preparation.reading.log import (
     header_names,
 )
 from dien_jax.preparation.reading.spark_columns import INSIDE, arrow_type, column_text
+from dien_jax.preparation.reading.spark_copies import (
+    BLOCK,
+    FILE,
+    PLACE,
+    TEXT,
+    Copy,
+    copy_lines,
+    copy_rows,
+    path_of,
+)
 from dien_jax.preparation.reading.spark_workspace import SparkWorkspace, escaped
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES, BadLines
 
 PARQUET = (".parquet", ".pq")
-FILE, BLOCK, PLACE, TEXT = "_file", "_block", "_line_place", "_text"
 LONGEST_HEADER = 80
 
 
@@ -105,13 +113,10 @@ def _read_text(
     names: list[str],
     form: LogForm,
 ) -> Log:
-    from pyspark.sql import functions
-
     reader = reader.option("lineSep", "\n")
-    text = functions.col("value").alias(TEXT)
-    lines, starts = _numbered(
-        workspace, _placed(reader.text, paths, names, [text]), {TEXT: "string"}
-    )
+    copy = functools.partial(copy_lines, names)
+    frame = _placed(workspace, lambda: reader.text(paths), copy, [TEXT])
+    lines, starts = _numbered(workspace, frame, {TEXT: "string"})
     delimiter = "\t" if starts[0].file.removesuffix(".gz").endswith(".tsv") else ","
     is_first = lines.number == 1
     mark = is_first & lines[TEXT].startswith("\ufeff")
@@ -200,7 +205,8 @@ def _read_parquet(
     for alias, column in wanted.items():
         check_type(column.where(file), kinds[column.name], column.kind)
         columns.append(column_text(column, kinds[column.name]).alias(alias))
-    frame = _placed(lambda paths: reader.parquet(*paths), paths, names, columns)
+    copy = functools.partial(copy_rows, names, sorted({c.name for c in wanted.values()}))
+    frame = _placed(workspace, lambda: reader.parquet(*paths), copy, columns)
     rows, starts = _numbered(workspace, frame, dict.fromkeys(wanted, "string"))
     for alias, column in wanted.items():
         if pa.types.is_list(kinds[column.name]):
@@ -211,7 +217,7 @@ def _read_parquet(
 
 
 def _placed(
-    read: Callable[[list[str]], Any], paths: list[str], names: list[str], columns: list[Any]
+    workspace: SparkWorkspace, read: Callable[[], Any], copy: Callable[[], Copy], columns: list[Any]
 ) -> Any:
     """Return columns of files with the file, the block of it and the place of every row."""
     from pyspark.errors import AnalysisException
@@ -220,14 +226,10 @@ def _placed(
     place = functions.monotonically_increasing_id().alias(PLACE)
     file, block = (functions.col(f"_metadata.{n}") for n in ("file_path", "file_block_start"))
     try:
-        placed = read(paths).select(*columns, file.alias(FILE), block.alias(BLOCK), place)
+        placed = read().select(*columns, file.alias(FILE), block.alias(BLOCK), place)
         placed.schema  # noqa: B018 - resolves the names
     except AnalysisException:  # an engine that does not name the files of rows
-        literal, zero = functions.lit, functions.lit(0).cast("long").alias(BLOCK)
-        frames = [
-            read([path]).select(*columns, literal(path).alias(FILE), zero, place) for path in names
-        ]
-        placed = functools.reduce(lambda before, frame: before.union(frame), frames)
+        placed = workspace.written(*copy()).select(*columns, FILE, BLOCK, PLACE)
     return placed
 
 
@@ -261,12 +263,7 @@ def _numbered(
     joined = rows.join(stored, [rows[FILE] == stored.file, rows[BLOCK] == stored.block])
     joined = joined.mutate(line=joined[PLACE] + joined["shift"])
     lines = joined.select(*columns, "line", number=joined.line - joined.start)
-    return lines, tuple(FileStart(line, _shown(file)) for file, line in starts.items())
-
-
-def _shown(file: str) -> str:
-    """Return a file as this program names it: a path without ``file://``."""
-    return re.sub(r"^file:/+", "/", file)
+    return lines, tuple(FileStart(line, path_of(file)) for file, line in starts.items())
 
 
 def _check_separator(

@@ -136,9 +136,16 @@ class SparkWorkspace(Workspace):
 
     def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
         file = self._shared.new_table()
-        self._shared.write(file, batches, schema)
-        frame = self.session.read.parquet(self._shared.address_of(file))
+        frame = self._written(file, batches, schema)
         return self._view(file, frame.schema, ibis.Schema.from_pyarrow(schema))
+
+    def written(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Any:
+        """Write rows from this process; return them as a DataFrame of Spark."""
+        return self._written(self._shared.new_table(), batches, schema)
+
+    def _written(self, file: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Any:
+        self._shared.write(file, batches, schema)
+        return self.session.read.parquet(self._shared.address_of(file))
 
     def store_frame(self, frame: Any, schema: Any) -> Table:
         """Compute a table of Spark once and store it."""
