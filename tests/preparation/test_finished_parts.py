@@ -90,7 +90,7 @@ def test_finished_parts_are_not_made_again(source, split, tmp_path, written, cap
         assert list(tmp_path.glob(".again.partial-*"))
         assert module.prepare(again) == summary
         assert written == parts[finished:]
-        assert "parts were written by a process that was stopped" in capsys.readouterr().err
+        assert "parts that a process had written before it was stopped: " in capsys.readouterr().err
         assert_equal(whole, open_dataset(again.out))
         assert_same_files(options.out, again.out)
         assert not list(tmp_path.glob(".again.partial-*"))

@@ -241,8 +241,8 @@ def _notes(options: ImplicitOptions, events: Events, counts: _Counts) -> list[st
     notes = []
     single = np.count_nonzero(np.diff(events.offsets) == 1)
     if single:
-        notes.append(f"{single:,} users have one event, so no history and no example")
+        notes.append(f"users with one event, so no history and no example: {single:,}")
     if options.split != "by-time" and counts.tied_users:
-        tie = "last events tie in time with the event before; the order of the log decided"
-        notes.append(f"{counts.tied_users:,} users' {tie} which came last")
+        tie = "users whose last events tie in time with the event before"
+        notes.append(f"{tie}: {counts.tied_users:,}; the order of the log decided which came last")
     return notes

@@ -169,7 +169,7 @@ def write_folder(
         missing = _add_finished(writer, summaries)
         counts = [part for part, _ in writer.finished]
         if counts:
-            say(f"{len(counts):,} of the parts were written by a process that was stopped")
+            say(f"parts that a process had written before it was stopped: {len(counts):,}")
         for _ in itertools.islice(raw_users, sum(part["groups"] for part in counts)):
             pass
         for part in parts(len(counts), sum(part["events"] for part in counts)):
