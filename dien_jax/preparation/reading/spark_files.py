@@ -225,12 +225,12 @@ def _placed(
 
     place = functions.monotonically_increasing_id().alias(PLACE)
     file, block = (functions.col(f"_metadata.{n}") for n in ("file_path", "file_block_start"))
+    frame = read()
     try:
-        placed = read().select(*columns, file.alias(FILE), block.alias(BLOCK), place)
-        placed.schema  # noqa: B018 - resolves the names
+        frame.select(file, block).schema  # noqa: B018 - resolves the names
     except AnalysisException:  # an engine that does not name the files of rows
-        placed = workspace.written(*copy()).select(*columns, FILE, BLOCK, PLACE)
-    return placed
+        return workspace.written(*copy()).select(*columns, FILE, BLOCK, PLACE)
+    return frame.select(*columns, file.alias(FILE), block.alias(BLOCK), place)
 
 
 def _numbered(
