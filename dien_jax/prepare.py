@@ -26,6 +26,7 @@ from dien_jax.preparation.sources import (
 )
 from dien_jax.utils.command import check_words, refuse_several_processes, run_command
 from dien_jax.utils.console import listed, print_result, say, stage
+from dien_jax.utils.flag_help import description
 
 COMMAND = "python -m dien_jax.prepare"
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind, prepare = SOURCES[name]
         refuse_several_processes(flags, "prepare")
         check_words(flags, kind)
-        return prepare, tyro.cli(kind, args=flags, prog=f"{COMMAND} {name}")
+        about = description(kind)
+        return prepare, tyro.cli(kind, args=flags, prog=f"{COMMAND} {name}", description=about)
 
     def run(parsed: tuple[Any, Any]) -> None:
         prepare, options = parsed

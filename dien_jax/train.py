@@ -31,6 +31,7 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.command import check_words, run_command, stop_signals
 from dien_jax.utils.console import print_result, say
+from dien_jax.utils.flag_help import description
 
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult
@@ -106,6 +107,9 @@ class Arguments:
     """Batches, epochs and evaluations."""
 
 
+Arguments.__doc__ = f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}."
+
+
 def parse(argv: Sequence[str]) -> Arguments:
     """Parse flags; defaults come from the preset, the preset file or the warm start.
 
@@ -132,8 +136,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     else:
         config = preset(name)
     defaults = Arguments(name, model=config.model, optim=config.optim, train=config.train)
-    about = f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}."
     prog = "python -m dien_jax.train"
+    about = description(Arguments)
     arguments = tyro.cli(Arguments, default=defaults, args=argv, prog=prog, description=about)
     if arguments.preset != name:
         other = "comes before all flags" if file is None else "and --preset-file exclude each other"

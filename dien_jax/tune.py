@@ -12,7 +12,6 @@ Exit status: 0, 1 if every trial diverged, 2 for a mistake, 130 after Ctrl-C, 14
 import shlex
 import sys
 from dataclasses import dataclass
-from functools import partial
 
 import tyro
 
@@ -31,6 +30,9 @@ class Arguments(SearchOptions):
     """Preset that trials start from. Settings that the space does not name keep its values."""
 
 
+Arguments.__doc__ = f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}."
+
+
 def tune(arguments: Arguments) -> int:
     """Run the search, print the best trial, and return the exit status."""
     result = run_search(arguments)
@@ -45,8 +47,9 @@ def tune(arguments: Arguments) -> int:
     return 0
 
 
-PARSE = partial(tyro.cli, description=f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}.")
-main = make_main("tune", PARSE, Arguments, tune, "Stopped. Run the same command again to resume.")
+main = make_main(
+    "tune", tyro.cli, Arguments, tune, "Stopped. Run the same command again to resume."
+)
 
 
 if __name__ == "__main__":

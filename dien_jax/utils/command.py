@@ -22,7 +22,7 @@ from dien_jax.utils.console import (
     take_closed_streams,
 )
 from dien_jax.utils.files import remove_unfinished
-from dien_jax.utils.flag_help import join_help_lines
+from dien_jax.utils.flag_help import description, join_help_lines
 from dien_jax.utils.memory import keep_freed_memory
 from dien_jax.utils.precision import require_32_bits
 
@@ -128,7 +128,7 @@ def make_main(
             words = sys.argv[1:] if argv is None else argv
             refuse_several_processes(words, name)
             check_words(words, arguments)
-            return parse(arguments, args=argv, prog=prog)
+            return parse(arguments, args=argv, prog=prog, description=description(arguments))
 
         return run_command(flags, run, when_interrupted=when_interrupted)
 

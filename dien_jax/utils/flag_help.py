@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import shutil
 import textwrap
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -29,6 +30,25 @@ def join_help_lines(arguments: type) -> None:
         for name in annotations.keys() & texts.keys():
             text = Doc(" ".join(texts[name].split()))
             annotations[name] = Annotated[annotations[name], text]
+
+
+def description(arguments: type) -> str:
+    """Return the text above the flags: the docstring of their class, for ``tyro.cli``.
+
+    tyro does not wrap this text, and keeps no line breaks but those in front of spaces, to which it
+    adds one after an empty line. So it is wrapped here, and indented as far as the flags are.
+
+    Args:
+      arguments: dataclass of the flags.
+
+    Returns:
+      Paragraphs, without empty lines, in lines that fit the terminal.
+    """
+    width = shutil.get_terminal_size().columns
+    wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent="  ")
+    wrapper.break_on_hyphens = False  # in the names of flags
+    paragraphs = [" ".join(text.split()) for text in (arguments.__doc__ or "").split("\n\n")]
+    return "\n".join(wrapper.fill(text) for text in paragraphs)
 
 
 def _classes(arguments: type) -> Iterator[type]:

@@ -21,7 +21,7 @@ from mkdocs.structure.files import File, Files
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "kernels")]
 
 from dien_jax.__main__ import commands  # noqa: E402
-from dien_jax.utils.flag_help import join_help_lines  # noqa: E402
+from dien_jax.utils.flag_help import description, join_help_lines  # noqa: E402
 
 GUIDES = {
     "baselines": ("Baselines", "baselines.md"),
@@ -83,12 +83,12 @@ def _block(text: str) -> str:
 
 
 def _help(arguments: Any, prog: str) -> str:
-    """Return a help text in ASCII, in lines of 100 characters."""
+    """Return a help text in ASCII, in lines of 80 characters, which a page shows whole."""
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    narrow = mock.patch.dict("os.environ", COLUMNS="108")
+    narrow = mock.patch.dict("os.environ", COLUMNS="80")
     with narrow, contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         join_help_lines(arguments)
-        tyro.cli(arguments, prog=prog, args=["--help"])
+        tyro.cli(arguments, prog=prog, args=["--help"], description=description(arguments))
     output.flush()
     text = output.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in _RULE.sub("", text).splitlines())

@@ -7,9 +7,9 @@ from typing import Annotated
 import pytest
 import tyro
 
-from dien_jax import prepare, train
+from dien_jax import export, predict, prepare, train, tune
 from dien_jax.utils.console import listed
-from dien_jax.utils.flag_help import join_help_lines
+from dien_jax.utils.flag_help import description, join_help_lines
 
 
 def help_lines(capsys, main, *argv: str) -> list[str]:
@@ -31,6 +31,28 @@ def test_no_line_ends_before_the_terminal_does(monkeypatch, capsys, main, argv):
         is_one_text = indent > 3 and after.startswith(" " * indent + after.lstrip()[:1])
         if is_one_text and after.strip() and not line.endswith(")"):
             assert len(f"{line} {after.split()[0]}") > 76, (line, after)
+
+
+@pytest.mark.parametrize("main", [export.main, predict.main, train.main, tune.main])
+@pytest.mark.parametrize("width", [60, 100])
+def test_no_line_of_a_help_text_is_wider_than_the_terminal(monkeypatch, capsys, main, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = help_lines(capsys, main)
+    assert max(map(len, lines)) == width
+
+
+def test_a_paragraph_of_a_description_starts_a_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "22")
+
+    @dataclasses.dataclass
+    class Flags:
+        """Make a table of rows.
+
+        `Rows-of` are
+        cheap.
+        """
+
+    assert description(Flags) == "  Make a table of\n  rows.\n  `Rows-of` are cheap."
 
 
 def test_fields_of_bases_and_of_fields_that_are_declared_again_have_their_texts(capsys):
