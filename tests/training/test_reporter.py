@@ -69,6 +69,18 @@ def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, cloc
     ]
 
 
+@pytest.mark.parametrize(("step_seconds", "hours"), [(100.0, 27), (80.0, None)])
+def test_a_run_of_days_is_told_once_how_to_take_less(tmp_path, capfd, clock, step_seconds, hours):
+    with reports(tmp_path) as reporter:
+        for step in (10, 20, 30):
+            tell(reporter, step)
+            clock[0] += 10 * step_seconds
+    told = [line for line in capfd.readouterr().err.splitlines() if "--max-examples" in line]
+    assert [line[: line.index(",")] for line in told] == (
+        [f"all epochs take some {hours} hours"] if hours else []
+    )
+
+
 def test_the_auxiliary_loss_of_a_model_without_one_is_not_told(tmp_path, capfd):
     with reports(tmp_path) as reporter:
         reporter.progress(StepReport(1, 10, {"loss": 0.5, "auxiliary_loss": 0.0}, None, 0.1))
