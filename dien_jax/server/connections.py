@@ -8,6 +8,7 @@ must not keep others out.
 import asyncio
 import os
 import resource
+import time
 from socket import socket
 from typing import Any
 
@@ -22,12 +23,15 @@ IDLE_SECONDS = 5
 """Maximum time from an answer to the first byte of the next request."""
 ANSWER_SECONDS = 30.0
 """Maximum time for a client to read an answer that does not fit into the buffers."""
+LAST_REQUEST_SECONDS = 1.0
+"""Time for a last request on a connection that its client keeps open when the server stops."""
 MAX_CONNECTIONS = 1000
 RESERVED_FILES = 128
 """Open files kept for other uses: reading a checkpoint, and connections that are accepted before
 they are counted, which are a few times ``_ACCEPTED_AT_ONCE``."""
 MIN_CONNECTIONS = 16
 _ACCEPTED_AT_ONCE = 16
+_POLL_SECONDS = 0.05
 _BACKLOG = 1024
 """Connections that the system keeps until they are accepted."""
 
@@ -140,10 +144,14 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server that accepts few connections at once.
+    """A server that accepts few connections at once, and takes leave of its clients.
 
     Connections are counted after they are accepted. Many at once would take all files of the
     process, so asyncio accepts few, and the system keeps the others.
+
+    To close a connection between two requests can lose the second one, which may be under way. So
+    a server that stops tells clients with an answer that the connection ends (RFC 9112, 9.6), and
+    closes those that stay without a request for ``LAST_REQUEST_SECONDS``.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -155,3 +163,16 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(_BACKLOG)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Accept no connection, answer what clients send, and close their connections."""
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        self.server_state.default_headers = [
+            *self.server_state.default_headers,
+            (b"connection", b"close"),
+        ]
+        until = time.monotonic() + LAST_REQUEST_SECONDS
+        while self.server_state.connections and not self.force_exit and time.monotonic() < until:
+            await asyncio.sleep(_POLL_SECONDS)
+        await super().shutdown(sockets)

@@ -33,6 +33,7 @@ class Site:
     def __init__(self, connections: Connections, address: Any) -> None:
         self.connections, self._address, self.go = connections, address, asyncio.Event()
         self.clients: list[Client] = []
+        self.server: Server
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "POST":  # refused before its body is read
@@ -42,6 +43,11 @@ class Site:
             await self.go.wait()
         body = LARGE_ANSWER if scope["path"] == "/large" else b"done"
         await _send(send, 200, body)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the server accepts connections."""
+        return any(listener.is_serving() for listener in self.server.servers)
 
     async def connect(self, request: bytes = b"") -> Client:
         """Connect, send a request, and wait until the server has seen both."""
@@ -69,6 +75,7 @@ def at_a_site(limit: int, scene: Callable[[Site], Awaitable[None]]) -> None:
             )  # fmt: skip
             server = Server(config)
             server.capture_signals = contextlib.nullcontext
+            site.server = server
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             async with asyncio.timeout(60):
                 while not server.started:
@@ -97,6 +104,26 @@ async def answer(client: Client) -> bytes:
         return (await client[0].readuntil(b"\r\n\r\ndone"))[-4:]
     except (ConnectionError, asyncio.IncompleteReadError):
         return b""
+
+
+def test_a_server_that_stops_answers_a_last_request_and_says_that_the_connection_ends() -> None:
+    async def scene(site: Site) -> None:
+        asks, waits, is_answered = [await site.connect(r) for r in (GET, GET, SLOW)]
+        for client in (asks, waits):
+            assert b"connection: close" not in await client[0].readuntil(b"done")
+        site.server.should_exit = True
+        async with asyncio.timeout(60):
+            while site.accepts:
+                await asyncio.sleep(0.01)
+        asks[1].write(GET)
+        assert b"connection: close" in await asks[0].readuntil(b"done")
+        assert await asks[0].read() == b""
+        assert await waits[0].read() == b""
+        site.go.set()
+        assert await answer(is_answered) == b"done"
+        assert await is_answered[0].read() == b""
+
+    at_a_site(9, scene)
 
 
 @pytest.mark.parametrize("sent", [b"", HALF, GET, POST], ids=["none", "half", "all", "no body"])
