@@ -29,7 +29,8 @@ def train(dataset: dien_jax.Dataset, run_dir: Path, preset: str, epochs: int) ->
     config = dien_jax.preset(preset)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
     result = dien_jax.fit(config, data=dataset, run_dir=run_dir)
-    print(f"test AUC {result.test['auc']:.4f}; simple models: {result.baselines}")
+    simple = ", ".join(f"{name} {auc:.4f}" for name, auc in result.baselines.items() if auc)
+    print(f"test AUC {result.test['auc']:.4f}; simple models: {simple}")
     return result
 
 

@@ -48,6 +48,14 @@ def test_popularity_under_one_half_is_explained_where_negatives_were_drawn():
     assert describe_baselines(popular, POPULARITY, "by luck")[1].endswith("1.0000 on test")
 
 
+@pytest.mark.parametrize(("in_history", "told"), [([1, 0, 0, 0], True), ([0, 0, 0, 0], False)])
+def test_users_that_return_are_told_of_where_no_negative_is_in_the_history(in_history, told):
+    test = {"test": candidates([1, 1, 0, 0], [1, 2, 2, 3], in_history)}
+    line = describe_baselines(test, POPULARITY, "by luck", no_own_negatives=True)[0]
+    assert line.endswith("; --allow-own-negatives draws negatives there too") == told
+    assert describe_baselines(test, POPULARITY, "by luck")[0].endswith("00 on test")
+
+
 @pytest.mark.parametrize(
     ("label", "counts", "advice"),
     [
@@ -101,6 +109,7 @@ def test_preparing_interactions_reports_the_rules(tmp_path):
     _, summary = make(write(tmp_path, HEADER + again))
     text = "\n".join(summary)
     assert 'AUC of the rule "the candidate is in the history": 1.0000 on valid, 1.0000 on' in text
+    assert "--allow-own-negatives" in text
     assert "AUC of popularity in training: 0.5" in text
     assert "test: 0 of 9 positives and 0 of 9 negatives are unknown in training" in summary
     new = "".join(f"u{user},{'i' if time < 3 else 'n'}{user % 4},c,{time}\n" for user in range(9)

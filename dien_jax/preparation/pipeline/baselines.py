@@ -13,6 +13,7 @@ from dien_jax.preparation.pipeline.target_negatives import EarlierItems
 
 CHUNK_EXAMPLES = 1 << 18  # examples processed at a time
 LARGE = 0.02  # difference of the unknown shares of positives and negatives that is worth a sentence
+RETURNING = 0.55  # AUC of "the candidate is in the history" above which that is worth a sentence
 
 
 class RuleCounts:
@@ -108,7 +109,11 @@ def in_history(
 
 
 def describe_baselines(
-    splits: Mapping[str, RuleCounts], popularity: np.ndarray, drawn: str = ""
+    splits: Mapping[str, RuleCounts],
+    popularity: np.ndarray,
+    drawn: str = "",
+    *,
+    no_own_negatives: bool = False,
 ) -> list[str]:
     """Return lines about the AUC of simple rules, and about candidates that training lacks.
 
@@ -117,6 +122,7 @@ def describe_baselines(
       popularity: int64 ``[V]``, training events of each item.
       drawn: how negatives were drawn, for example "in proportion to popularity"; empty where
         nothing was drawn.
+      no_own_negatives: whether what a user had chosen before was never drawn.
     """
     splits = {name: counts for name, counts in splits.items() if counts.count}
     if not splits:
@@ -126,8 +132,14 @@ def describe_baselines(
     why = ""
     if drawn and any(area is not None and area < 0.5 for area in popular.values()):
         why = f"; under one half, as negatives are drawn {drawn} and positives are often rarer"
+    returns = ""
+    if no_own_negatives and any(area and area > RETURNING for area in repeated.values()):
+        returns = (
+            "; users return to items, and no negative is in the history, so a model learns to rank "
+            "what is in it first; --allow-own-negatives draws negatives there too"
+        )
     return [
-        f'AUC of the rule "the candidate is in the history": {_by_split(repeated)}',
+        f'AUC of the rule "the candidate is in the history": {_by_split(repeated)}{returns}',
         f"AUC of popularity in training: {_by_split(popular)}{why}",
         *map(_describe_unknown, splits, splits.values()),
     ]

@@ -191,6 +191,7 @@ def write_folder(
     dates = [events.clock.date(time) for time in times]
     by_time = {name: split[f"{name}_from"] for name in SPLITS[1:] if f"{name}_from" in split}
     borders = ", ".join(f"{name} from {events.clock.date(t)}" for name, t in by_time.items())
+    no_own_negatives = split.get("allow_own_negatives") is False
     lines = [
         f"{len(events.item):,} rows of {events.num_users:,} users and {events.num_items:,} items, "
         f"times {times[0]} to {times[1]} ({events.clock.unit}), {dates[0]} to {dates[1]} UTC",
@@ -198,7 +199,7 @@ def write_folder(
         *_describe_vocabularies(encoder),
         *encoder.notes,
         *(summary.describe(name) for name, summary in summaries.items()),
-        *describe_baselines(held_out, popularity, drawn),
+        *describe_baselines(held_out, popularity, drawn, no_own_negatives=no_own_negatives),
         *class_warnings(labels),
     ]
     return lines, missing
