@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import itertools
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -36,18 +35,19 @@ def score_batches(
     batch_stats: Any,
     features: Any,
     loader: Loader,
-    before_batch: Callable[[], None] = lambda: None,
+    before_batch: Callable[[float], None] = lambda share: None,
 ) -> np.ndarray:
     """Return the click probability of every example, float32 ``[n]``, in the split's order.
 
-    ``loader`` has the order ``evaluation``; ``before_batch`` may raise to stop.
+    ``loader`` has the order ``evaluation``; ``before_batch`` gets the share of batches that are
+    done, and may raise to stop.
     """
     indices = [loader.example_indices(0, step) for step in range(loader.steps_per_epoch)]
     scores = np.empty(sum(map(len, indices)), np.float32)
     pending: list[jax.Array] = []
     with closing(loader.epoch(0)) as batches:
         for step, batch in enumerate(batches):
-            before_batch()
+            before_batch(step / loader.steps_per_epoch)
             pending.append(predict_step(params, batch_stats, features, batch))
             if len(pending) == _IN_FLIGHT or step + 1 == loader.steps_per_epoch:
                 first = step + 1 - len(pending)
@@ -172,13 +172,12 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
     They are calibrated for the share of clicks of the data, whatever ``train.click_rate`` is.
     """
     loader = evaluation_loader(trained.dataset, split, trained.run.config.train)
-    batches = itertools.count()
 
-    def count() -> None:
+    def show(share: float) -> None:
         if current is not None:
-            current.share = next(batches) / loader.steps_per_epoch
+            current.share = share
 
     step = trained.step_of(make_predict_step)
     step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
     features = trained.feature_tables()
-    return score_batches(step, trained.params, trained.batch_stats, features, loader, count)
+    return score_batches(step, trained.params, trained.batch_stats, features, loader, show)

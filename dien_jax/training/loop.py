@@ -17,10 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dien_jax.config.settings import LARGEST_INTEGER
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
-from dien_jax.errors import Interrupted, NotFiniteError, UserError
+from dien_jax.errors import Interrupted, NotFiniteError
 from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
 from dien_jax.model.logistic_regression import fitted_alone, with_network_share
@@ -34,8 +33,17 @@ from dien_jax.training.fitted import parts_alone, with_fitted
 from dien_jax.training.hosts import agreed_stop
 from dien_jax.training.network_share import best_share, with_share
 from dien_jax.training.on_devices import AnyCheckpoints, OnDevices
-from dien_jax.training.progress import EXAMPLES, Progress, StepReport, add_metrics, mean_metrics
+from dien_jax.training.progress import (
+    EXAMPLES,
+    Progress,
+    StepReport,
+    add_metrics,
+    all_steps,
+    mean_metrics,
+    not_finite,
+)
 from dien_jax.training.reporter import NoReports, Reporter
+from dien_jax.training.splits import cut_histories
 from dien_jax.utils.processes import (
     count,
     from_first,
@@ -93,12 +101,7 @@ class Trainer:
         )
         longest = self._loader.padded_lengths[-1]
         require_step_memory(config, schema, train.batch_size, longest, max(1, len(devices)))
-        self.total_steps = self.steps_per_epoch * train.epochs
-        if self.total_steps > LARGEST_INTEGER:
-            raise UserError(
-                f"train.epochs must be at most {LARGEST_INTEGER // self.steps_per_epoch:,} with "
-                f"{self.steps_per_epoch:,} steps an epoch, got {train.epochs:,}"
-            )
+        self.total_steps = all_steps(self.steps_per_epoch, train.epochs)
         self._validation = self._evaluation_loader("valid")
         self._learning_rate = learning_rate(config.optim, self.steps_per_epoch, train.epochs)
 
@@ -111,6 +114,7 @@ class Trainer:
         if checkpoints is not None and latest is not None:
             self.state, host = self._restore(checkpoints, latest)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
+        self._report_scoring = NoReports().scoring
         self._saved_step = self.progress.step
         self._saved_at = time.perf_counter()
         self._earlier_seconds = self.progress.wall_seconds
@@ -127,17 +131,10 @@ class Trainer:
 
     def notes(self) -> list[str]:
         """Return lines about cut histories and compilation, to be said before the first step."""
-        loader, lines = self._loader, []
-        lengths = ", ".join(map(str, loader.padded_lengths))
-        noun = "lengths" if len(loader.padded_lengths) > 1 else "length"
-        if loader.cut_histories:
-            longest = self._config.train.max_history
-            lines.append(
-                f"{loader.cut_histories:,} of {loader.num_examples:,} training examples have more "
-                f"than train.max_history {longest} behaviours; only the latest {longest} are read"
-            )
-        lines += self._devices.notes()
-        return [*lines, f"compiling the train step for padded {noun} {lengths} takes a while"]
+        lengths = self._loader.padded_lengths
+        noun = f"length{'s' * (len(lengths) > 1)} {', '.join(map(str, lengths))}"
+        compiling = f"compiling the train step for padded {noun} takes a while"
+        return [*cut_histories(self._loader), *self._devices.notes(), compiling]
 
     def one_device_state(self) -> TrainState | None:
         """Return the state in the form that it has on one device, on the host if there are more.
@@ -178,6 +175,7 @@ class Trainer:
         """
         if self._checkpoints is None:
             raise ValueError("run() needs checkpoints: it measures the best one")
+        self._report_scoring = reporter.scoring
         for record in self.evaluations(reporter.progress):
             with waiting_for_all("the report of an evaluation"):
                 on_first(functools.partial(reporter.evaluation, record))
@@ -191,14 +189,14 @@ class Trainer:
         calibration = self._calibration(best)
         measured, intervals = {}, {}
         for split in ("valid", "test"):
-            scores = self._scores(self._evaluation_loader(split), best, calibration)
+            scores = self._scores(split, best, calibration)
             measured[split] = self._measured(split, scores)
             labels = np.asarray(self._dataset.splits[split].label)
             intervals[split] = from_first(functools.partial(auc_interval, labels, scores))
         baselines = {}
         for name, params in parts_alone(self._config.model, best.params).items():
             part = with_params(best, params)
-            scores = self._scores(self._evaluation_loader("test"), part)
+            scores = self._scores("test", part)
             area = functools.partial(auc, np.asarray(self._dataset.splits["test"].label), scores)
             baselines[name] = from_first_in_time(f"the AUC of the {name}", area)
         return {
@@ -317,7 +315,7 @@ class Trainer:
 
     def validate(self) -> tuple[float, dict[str, Any]]:
         """Return the best share of the networks, and the state's metrics with it on validation."""
-        share, scores = self._shared(self._scores(self._validation, self.state))
+        share, scores = self._shared(self._scores("valid", self.state))
         return share, self._measured("valid", scores)
 
     def _shared(self, scores: np.ndarray) -> tuple[float, np.ndarray]:
@@ -326,7 +324,7 @@ class Trainer:
             return 1.0, scores
         if self._fixed is None:
             part = with_params(self.state, fitted_alone(self.state.params))
-            self._fixed = self._scores(self._validation, part)
+            self._fixed = self._scores("valid", part)
         labels = np.asarray(self._dataset.splits["valid"].label)
         choice = functools.partial(best_share, scores, self._fixed, labels)
         share = from_first_in_time("the share of the networks", choice)
@@ -338,7 +336,7 @@ class Trainer:
         if not train.calibrate:
             return None
         labels = np.asarray(self._dataset.splits["valid"].label)
-        scores, step = self._scores(self._validation, best), self.progress.best_step
+        scores, step = self._scores("valid", best), self.progress.best_step
         fitted = from_first_in_time(
             "the calibration",
             lambda: dataclasses.asdict(fit_calibration(labels, scores, step, train.click_rate)),
@@ -351,7 +349,7 @@ class Trainer:
         return from_first_in_time(name, lambda: measure(self._dataset, split, scores))
 
     def _scores(
-        self, loader: Loader, state: TrainState, calibration: Calibration | None = None
+        self, split: str, state: TrainState, calibration: Calibration | None = None
     ) -> np.ndarray:
         """Return the scores of a split.
 
@@ -360,7 +358,13 @@ class Trainer:
         if calibration is None and self._config.train.calibrate:
             calibration = uncalibrated(self.progress.step)
         logit_map = None if calibration is None else calibration.logit_map(in_use=False)
-        return self._devices.scores(loader, state, self._tables, logit_map, self._stop_if_asked)
+        loader = self._validation if split == "valid" else self._evaluation_loader(split)
+
+        def watch(share: float) -> None:
+            self._stop_if_asked()
+            self._report_scoring(split, loader.num_examples, share)
+
+        return self._devices.scores(loader, state, self._tables, logit_map, watch)
 
     def _stop_if_asked(self) -> None:
         number = self._stop_signal()
@@ -387,13 +391,8 @@ class Trainer:
             raise self._not_finite(f"{problem} after step {self.progress.step}")
 
     def _not_finite(self, problem: str) -> NotFiniteError:
-        optim, clip = self._config.optim, "clipping with --optim.clip-norm 1"
-        if optim.clip_norm is not None:
-            clip = f"a lower --optim.clip-norm (now {optim.clip_norm:g})"
         kept = None if self._checkpoints is None else self._checkpoints.latest_step()
-        note = "" if kept is None else f"; the checkpoint of step {kept} is kept"
-        rate = f"a lower --optim.learning-rate (now {optim.learning_rate:g})"
-        return NotFiniteError(f"training stopped: {problem}. Try {rate} or {clip}{note}")
+        return not_finite(problem, self._config.optim, kept)
 
     def _wall_seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started_at

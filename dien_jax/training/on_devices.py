@@ -141,9 +141,9 @@ class OnDevices:
         state: TrainState,
         tables: Tables,
         logit_map: Any,
-        before_batch: Callable[[], None],
+        before_batch: Callable[[float], None],
     ) -> np.ndarray:
-        """Return the scores of a split, float32 ``[n]``, on every process."""
+        """Return the scores of a split, float32 ``[n]``, on every process, as ``score_batches``."""
         predict = functools.partial(self._predict_step, logit_map=logit_map)
         model = (state.params, state.batch_stats, tables.features)
         with waiting_for_all():

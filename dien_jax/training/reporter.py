@@ -14,7 +14,7 @@ from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.evaluations import append_evaluation, cut_back
 from dien_jax.training.loggers import Loggers
 from dien_jax.training.progress import StepReport
-from dien_jax.utils.console import ProgressLine
+from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
 
 LONG_RUN = 24 * 3600
 """Seconds that are left at the first estimate, above which the report says how to take less."""
@@ -83,6 +83,16 @@ class Reporter:
         self._line.update(line, step / report.total_steps)
         self._say_problems()
 
+    def scoring(self, split: str, examples: int, share: float) -> None:
+        """Report the share of a split's examples that are scored, where it takes seconds."""
+        if share == 0:
+            self._scoring = Stage(f"scoring {examples:,} {split} examples")
+        passed = self._scoring.seconds()
+        if passed >= SECONDS_BETWEEN_LINES:
+            self._scoring.share = share
+            left = self._scoring.left(passed)
+            self._line.update(f"{self._scoring}, {passed:.0f} s{left}", share)
+
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Report an evaluation, which is on disk when this returns.
 
@@ -134,6 +144,9 @@ class NoReports:
         pass
 
     def progress(self, report: StepReport) -> None:
+        """Report nothing."""
+
+    def scoring(self, split: str, examples: int, share: float) -> None:
         """Report nothing."""
 
     def evaluation(self, record: Mapping[str, Any]) -> None:

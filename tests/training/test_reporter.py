@@ -81,6 +81,18 @@ def test_a_run_of_days_is_told_once_how_to_take_less(tmp_path, capfd, clock, ste
     )
 
 
+def test_scoring_of_a_large_split_shows_how_far_it_is(tmp_path, capfd, clock):
+    with reports(tmp_path) as reporter:
+        for part in range(8):
+            reporter.scoring("valid", 8000, part / 8)
+            clock[0] += 2.0
+        reporter.scoring("test", 10, 0.0)
+    assert capfd.readouterr().err.splitlines() == [
+        "scoring 8,000 valid examples, 6 s, about 10 s left",
+        "scoring 8,000 valid examples, 12 s, about 4 s left",
+    ]
+
+
 def test_the_auxiliary_loss_of_a_model_without_one_is_not_told(tmp_path, capfd):
     with reports(tmp_path) as reporter:
         reporter.progress(StepReport(1, 10, {"loss": 0.5, "auxiliary_loss": 0.0}, None, 0.1))
