@@ -20,6 +20,7 @@ from dien_jax.config.settings import ModelConfig, TrainConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
+from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, FeatureTables, FeatureValues, MultiValued, Schema
 from dien_jax.model.embeddings import gather
 from dien_jax.model.statistics import MATCH, statistics_inputs, statistics_names
@@ -138,9 +139,20 @@ class RegressionInputs:
         return Inputs(np.concatenate(dense), one_hot, np.concatenate(labels))
 
     def _loader(self, split: str, order: str) -> Loader:
-        """Return the batches of a split; those of training have the bits ``own``."""
-        options = self._batch_options
-        return Loader(self._dataset, split, options, statistics=self._statistics, order=order)
+        """Return the batches of a split; those of training have the bits ``own``.
+
+        Each split has a seed of its own. Splits of the same size would be sampled alike: the users
+        of the validation sample would be those with a weight from the training sample, and larger
+        weights would seem better than they are.
+        """
+        return Loader(
+            self._dataset,
+            split,
+            self._batch_options,
+            seed=SPLITS.index(split),
+            statistics=self._statistics,
+            order=order,
+        )
 
     def _batches(
         self, loader: Loader, steps: int, unknown: bool = False

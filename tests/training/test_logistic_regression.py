@@ -179,6 +179,27 @@ def test_large_split_is_sampled_and_said_to_be(tmp_path, monkeypatch, capfd):
     assert "drawn" not in capfd.readouterr().err
 
 
+def test_samples_of_splits_of_one_size_are_independent(tmp_path, monkeypatch):
+    data = tiny_run.write_data(tmp_path / "data", sizes={"train": 600, "valid": 600, "test": 20})
+    monkeypatch.setattr(regression_inputs, "BATCH", 64)
+    drawn: dict[str, set[int]] = {"train": set(), "valid": set()}
+
+    batches = RegressionInputs._batches
+
+    def watched(self, loader, *more):
+        for indices, inputs in batches(self, loader, *more):
+            drawn[loader._split] |= set(indices.tolist())
+            yield indices, inputs
+
+    monkeypatch.setattr(RegressionInputs, "_batches", watched)
+    inputs = RegressionInputs(open_dataset(data), STEPS)
+    for split in drawn:
+        inputs.read(split, 200)
+    train, valid = drawn.values()
+    assert len(train) == len(valid) == 192
+    assert len(train & valid) < 2 * 192 * 192 / 600
+
+
 def correlated(random: np.random.Generator, rows: int, columns: int, noise: float) -> np.ndarray:
     """Standardised columns that are nearly equal, as counts and similarities are."""
     shared = random.standard_normal((rows, 1))
