@@ -163,4 +163,9 @@ def _limits(meta: Mapping[str, Any]) -> str:
             "ones, not from items that were shown and passed over, and compares with no other "
             "protocol."
         )
+        if split.get("allow_own_negatives") is False:
+            lines.append(
+                "- No negative was in the history of its user: what is in the history gets a high "
+                "score, whether or not users return to it."
+            )
     return "\n".join(lines)

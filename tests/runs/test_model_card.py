@@ -55,9 +55,10 @@ def test_a_card_has_data_metrics_and_versions(run: Run) -> None:
 
 
 def test_a_card_says_what_drawn_negatives_and_calibration_mean(run: Run) -> None:
-    assert "Negatives were drawn (uniform)" in card(
-        run, negatives=1, negative_distribution="uniform"
-    )
+    drawn = {"negatives": 1, "negative_distribution": "uniform"}
+    assert "Negatives were drawn (uniform)" in card(run, **drawn)
+    assert "No negative was in the history" in card(run, **drawn, allow_own_negatives=False)
+    assert "No negative was in the history" not in card(run, **drawn, allow_own_negatives=True)
     assert "Scores are as the network gives them." in card(run)
     fitted = Calibration("platt", (0.0, 1.0), (0.0, 1.5), 200, fitted_on={"click_share": 0.5})
     assert "`platt`, fitted on validation for its share of clicks, 0.5000. Where" in card(
