@@ -102,8 +102,9 @@ def test_no_array_has_all_rows_or_all_histories(update: str) -> None:
     owned = LARGE // DEVICES
     assert any(owned in shape for shape in found)
     assert not [shape for shape in found if LARGE in shape or LARGE // 2 in shape]
-    whole = [shape for shape in found if BATCH in shape and len(shape) > 2]
-    assert not whole
+    # Rows that devices exchange may be as many as the batch, with a dimension of 1 in between.
+    full = [[size for size in shape if size > 1] for shape in found if BATCH in shape]
+    assert not [shape for shape in full if len(shape) > 2]
     sent = {shape for one in program.sent for shape in one.shapes}
     assert not [shape for shape in sent if f"[{BATCH}," in shape]
 
