@@ -17,7 +17,9 @@ from dien_jax.training.progress import StepReport
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
 
 LONG_RUN = 24 * 3600
-"""Seconds that are left at the first estimate, above which the report says how to take less."""
+"""Seconds that are left, above which the report says how to take less."""
+STEADY_SECONDS = 60.0
+"""Time after which that is said: before, most steps wait for compilation."""
 
 
 class Reporter:
@@ -47,7 +49,7 @@ class Reporter:
         self._folder, self._loggers = folder, loggers
         self._line = ProgressLine()
         self._first: tuple[int, float] | None = None
-        self._has_estimate = False
+        self._is_steady = False
         cut_back(folder, evaluated_step)
         loggers.begin(settings, restored_step)
 
@@ -73,13 +75,13 @@ class Reporter:
             pace = (now - first_time) / (step - first_step)
             left = round(pace * (report.total_steps - step))
             line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-            if left > LONG_RUN and not self._has_estimate:
+            was_steady, self._is_steady = self._is_steady, now - first_time >= STEADY_SECONDS
+            if left > LONG_RUN and self._is_steady and not was_steady:
                 self._line.say(
                     f"all epochs take some {left // 3600} hours, unless validation stops the run "
                     "before; --train.evaluate-every validates within an epoch, and "
                     "prepare --max-examples makes epochs shorter"
                 )
-            self._has_estimate = True
         self._line.update(line, step / report.total_steps)
         self._say_problems()
 

@@ -69,9 +69,11 @@ def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, cloc
     ]
 
 
-@pytest.mark.parametrize(("step_seconds", "hours"), [(100.0, 27), (80.0, None)])
+@pytest.mark.parametrize(("step_seconds", "hours"), [(100.0, 25), (80.0, None)])
 def test_a_run_of_days_is_told_once_how_to_take_less(tmp_path, capfd, clock, step_seconds, hours):
     with reports(tmp_path) as reporter:
+        tell(reporter, 9)
+        clock[0] += 50.0
         for step in (10, 20, 30):
             tell(reporter, step)
             clock[0] += 10 * step_seconds
