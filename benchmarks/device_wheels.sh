@@ -9,6 +9,12 @@
 #   python3 -m pip install --no-index --no-deps --target site device-wheels/*.whl
 #   PYTHONPATH=site:kernels python3 -m benchmarks.device --out device
 set -eu
+case ${1:-} in
+-*)
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
 python=${1:-3.12} machine=${2:-x86_64} folder=${3:-device-wheels}
 platforms=
 for glibc in 2_17 2_24 2_27 2_28 2_31 2_34; do
