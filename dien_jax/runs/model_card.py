@@ -165,7 +165,7 @@ def _limits(meta: Mapping[str, Any]) -> str:
         )
         if split.get("allow_own_negatives") is False:
             lines.append(
-                "- No negative was in the history of its user. Where users return to items, those in "
-                "the history get too high scores."
+                "- No negative was in the history of its user. Where users return to items, those "
+                "in the history get too high scores."
             )
     return "\n".join(lines)
