@@ -89,6 +89,11 @@ class Connection(H11Protocol):
         self._wait("closed", None)
         self.transport.abort()
 
+    def last_answer(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Give the answer to a request that came before headers that say that it is the last."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.default_headers = headers
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._connections.open += 1
@@ -150,8 +155,8 @@ class Server(uvicorn.Server):
     process, so asyncio accepts few, and the system keeps the others.
 
     To close a connection between two requests can lose the second one, which may be under way. So
-    a server that stops tells clients with an answer that the connection ends (RFC 9112, 9.6), and
-    closes those that stay without a request for ``LAST_REQUEST_SECONDS``.
+    a server that stops tells clients with each answer that the connection ends (RFC 9112, 9.6), and
+    closes connections that stay without a request for ``LAST_REQUEST_SECONDS``.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -168,10 +173,11 @@ class Server(uvicorn.Server):
         """Accept no connection, answer what clients send, and close their connections."""
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
-        self.server_state.default_headers = [
-            *self.server_state.default_headers,
-            (b"connection", b"close"),
-        ]
+        headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        self.server_state.default_headers = headers
+        for connection in self.server_state.connections:
+            if isinstance(connection, Connection):
+                connection.last_answer(headers)
         until = time.monotonic() + LAST_REQUEST_SECONDS
         while self.server_state.connections and not self.force_exit and time.monotonic() < until:
             await asyncio.sleep(_POLL_SECONDS)

@@ -44,10 +44,11 @@ class Site:
         body = LARGE_ANSWER if scope["path"] == "/large" else b"done"
         await _send(send, 200, body)
 
-    @property
-    def accepts(self) -> bool:
-        """Whether the server accepts connections."""
-        return any(listener.is_serving() for listener in self.server.servers)
+    async def stop(self) -> None:
+        """Let the server stop, and wait until it accepts no connection."""
+        self.server.should_exit = True
+        while any(listener.is_serving() for listener in self.server.servers):
+            await asyncio.sleep(0.001)
 
     async def connect(self, request: bytes = b"") -> Client:
         """Connect, send a request, and wait until the server has seen both."""
@@ -106,22 +107,30 @@ async def answer(client: Client) -> bytes:
         return b""
 
 
-def test_a_server_that_stops_answers_a_last_request_and_says_that_the_connection_ends() -> None:
+def test_a_server_that_stops_says_with_each_answer_that_the_connection_ends(monkeypatch) -> None:
+    monkeypatch.setattr(module, "LAST_REQUEST_SECONDS", 60.0)
+
     async def scene(site: Site) -> None:
-        asks, waits, is_answered = [await site.connect(r) for r in (GET, GET, SLOW)]
-        for client in (asks, waits):
-            assert b"connection: close" not in await client[0].readuntil(b"done")
-        site.server.should_exit = True
-        async with asyncio.timeout(60):
-            while site.accepts:
-                await asyncio.sleep(0.01)
+        asks, is_answered = [await site.connect(request) for request in (GET, SLOW)]
+        assert b"connection: close" not in await asks[0].readuntil(b"done")
+        await site.stop()
         asks[1].write(GET)
-        assert b"connection: close" in await asks[0].readuntil(b"done")
-        assert await asks[0].read() == b""
-        assert await waits[0].read() == b""
         site.go.set()
-        assert await answer(is_answered) == b"done"
-        assert await is_answered[0].read() == b""
+        for client in (asks, is_answered):
+            assert b"connection: close" in await client[0].readuntil(b"done")
+            assert await client[0].read() == b""
+
+    at_a_site(9, scene)
+
+
+def test_a_server_that_stops_closes_connections_without_a_request(monkeypatch) -> None:
+    monkeypatch.setattr(module, "LAST_REQUEST_SECONDS", SOON)
+
+    async def scene(site: Site) -> None:
+        client = await site.connect(GET)
+        assert await answer(client) == b"done"
+        await site.stop()
+        assert await client[0].read() == b""
 
     at_a_site(9, scene)
 
