@@ -9,10 +9,16 @@
 #   python3 -m pip install --no-index --no-deps --target site device-wheels/*.whl
 #   PYTHONPATH=site:kernels python3 -m benchmarks.device --out device
 set -eu
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; }
 case ${1:-} in
--*)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+-h | --help)
+    usage
     exit 0
+    ;;
+-*)
+    echo "unknown option $1" >&2
+    usage >&2
+    exit 2
     ;;
 esac
 python=${1:-3.12} machine=${2:-x86_64} folder=${3:-device-wheels}

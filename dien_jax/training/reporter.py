@@ -50,6 +50,7 @@ class Reporter:
         self._line = ProgressLine()
         self._first: tuple[int, float] | None = None
         self._is_steady = False
+        self._scoring = Stage("scoring")
         cut_back(folder, evaluated_step)
         loggers.begin(settings, restored_step)
 
@@ -86,7 +87,7 @@ class Reporter:
         self._say_problems()
 
     def scoring(self, split: str, examples: int, share: float) -> None:
-        """Report the share of a split's examples that are scored, where it takes seconds."""
+        """Report the share of a split's examples that are scored, 0 first, where it takes seconds."""
         if share == 0:
             self._scoring = Stage(f"scoring {examples:,} {split} examples")
         passed = self._scoring.seconds()

@@ -271,7 +271,7 @@ class Stage:
     asked: Callable[[], float | None] | None = None
     """Returns the share, where it is known without being told: asked each time it is shown."""
     _last: float = 0.0
-    _start: float = field(default_factory=lambda: time.monotonic())
+    _start: float = field(default_factory=lambda: time.monotonic())  # as seconds() does
 
     def now(self, note: str, share: float | None = None) -> None:
         """Show what is worked at now, and the share of that which is done, if it is known."""
