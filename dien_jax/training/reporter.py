@@ -87,7 +87,7 @@ class Reporter:
         self._say_problems()
 
     def scoring(self, split: str, examples: int, share: float) -> None:
-        """Report the share of a split's examples that are scored, 0 first, where it takes seconds."""
+        """Report the share of a split that is scored, 0 first, where scoring takes seconds."""
         if share == 0:
             self._scoring = Stage(f"scoring {examples:,} {split} examples")
         passed = self._scoring.seconds()
