@@ -29,7 +29,7 @@ OPTIONAL_FIELDS = {WARM_START, VOCABULARIES, TABLES}
 
 
 RECENT: dict[str, dict[str, Any]] = {
-    "model": {"ensemble": 1, "factors": False, "transitions": False, "statistics_layers": ()}
+    "model": {"factors": False, "transitions": False, "statistics_layers": ()}
 }
 """Settings that no run of an earlier version records, and what these were trained with."""
 EARLIER: dict[str, dict[str, Any]] = {

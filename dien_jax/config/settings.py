@@ -29,9 +29,6 @@ LARGEST_NUMBER = 3.4e38
 LARGEST_INTEGER = 2**31 - 1
 """Largest value of an integer setting, and of the steps of a run."""
 
-LARGEST_ENSEMBLE = 16
-"""Largest number of networks of a model."""
-
 MOST_LAYERS = 100
 """Layers of a network; compilation takes longer with each."""
 
@@ -152,10 +149,6 @@ class ModelConfig:
     classifier: Literal["logistic", "softmax"] = "logistic"
     """Output of the click and auxiliary networks: one logit, or a softmax over two columns with the
     click loss averaged over both, as in the authors' program."""
-    ensemble: int = 1
-    """Number of networks, 1 to 16, with initial parameters and dropout of their own. Each learns
-    from its own losses on the same batches, and the mean of their logits scores. Time and memory
-    grow with it."""
 
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "model")
@@ -168,7 +161,6 @@ class ModelConfig:
         without_gru = "0 unless model.extractor is 'gru'"
         check("auxiliary_weight", lambda w: self.extractor == "gru" or not w, without_gru)
         check("dropout", lambda share: 0 <= share < 1, "in [0, 1)")
-        check("ensemble", lambda n: 1 <= n <= LARGEST_ENSEMBLE, f"1 to {LARGEST_ENSEMBLE}")
         for name, choices in (("attention", Attention), ("evolution", Evolution)):
             known = dict.fromkeys([*typing.get_args(choices), *ADDED_CHOICES.get(name, ())])
             _require_choice(f"model.{name}", getattr(self, name), known)

@@ -84,10 +84,10 @@ class BucketedPrograms:
     def extend(self, interests: Interests, row: int, length: int) -> Interests:
         """Return the interests after one more event; ``length`` counts the events before it."""
         states, bucket = interests.states, self._bucket(length + 1)
-        *networks, steps, size = states.shape
+        steps, size = states.shape
         if bucket > steps:
-            padding = np.zeros((*networks, bucket - steps, size), states.dtype)
-            wider = np.concatenate([np.asarray(states), padding], axis=-2)
+            padding = np.zeros((bucket - steps, size), states.dtype)
+            wider = np.concatenate([np.asarray(states), padding])
             states = placed_like(wider, states)  # or programs would compile again
         interests = interests._replace(states=states)
         return self.programs.extend(*self._arguments, interests, np.int32(row), length)

@@ -24,7 +24,6 @@ from dien_jax.config.settings import Attention, Config, Evolution
 from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import FeatureTables, MultiValued, Schema
 from dien_jax.errors import UserError, reason
-from dien_jax.model.ensemble import mean_of_networks
 from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.logistic_regression import WEIGHTS
 from dien_jax.model.logit_map import CALIBRATION, click_probability
@@ -84,29 +83,19 @@ def named_weights(
 
 
 def row_scores(
-    trained: TrainedModel,
-    recurrence: Implementation,
-    mean: Callable[[int, Callable], Callable] = mean_of_networks,
+    trained: TrainedModel, recurrence: Implementation
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights, dict[str, Any]], jax.Array]]:
-    """Return the weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function.
-
-    ``mean`` gives the mean over the networks of an ensemble.
-    """
+    """Return the weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function."""
     weights, rebuild = named_weights(trained)
     config = _with_recurrence(trained, recurrence).model
     model = InterestModel(config, trained.dataset.schema)
-
-    def logits(variables: Any, batch: Batch, tables: FeatureTables) -> jax.Array:
-        return cast(ModelOutput, model.apply(variables, batch, tables)).logits
-
-    mean_logits = mean(config.ensemble, logits)
 
     def score_rows(weights: Weights, inputs: dict[str, Any]) -> jax.Array:
         variables, tables = rebuild(weights)
         ones = jnp.ones(inputs["lengths"].shape, jnp.float32)
         batch = Batch(**_structured(inputs), label=ones, weight=ones)
-        ensemble_logits = mean_logits(variables, batch, tables)
-        return click_probability(ensemble_logits, variables.get(CALIBRATION))
+        output = cast(ModelOutput, model.apply(variables, batch, tables))
+        return click_probability(output.logits, variables.get(CALIBRATION))
 
     return weights, score_rows
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from dien_jax.errors import UserError, reason
 from dien_jax.inference.exported_programs import row_inputs, row_scores
-from dien_jax.model.ensemble import mean_one_by_one
 from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.extras import require
@@ -42,7 +41,7 @@ def onnx_model(trained: TrainedModel) -> bytes:
     """Convert a model that takes rows and returns ``score``, float32 ``[B]``."""
     import jax2onnx
 
-    weights, score_rows = row_scores(trained, "reference", mean_one_by_one)
+    weights, score_rows = row_scores(trained, "reference")
     size = sum(array.nbytes for array in weights.values())
     if size > MAX_BYTES:
         raise UserError(f"--onnx: an ONNX file holds at most 2 GiB, the weights are {size:,} bytes")

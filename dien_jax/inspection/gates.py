@@ -22,7 +22,6 @@ from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.model.ensemble import mean_of_networks
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.logit_map import LogitMap, click_probability
 
@@ -59,8 +58,7 @@ MEASURES = {
 class Internals(NamedTuple):
     """Click probabilities of a batch, ``[B]``, and its measures by name, ``[B, T]`` each.
 
-    Gates are means over the H units, and measures of an ensemble are means over its networks. A
-    measure that the model lacks is left out.
+    Gates are means over the H units. A measure that the model lacks is left out.
     """
 
     probability: Array
@@ -91,7 +89,7 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
-    def of_network(variables: Any, features: FeatureTables, batch: Batch) -> tuple[Any, dict]:
+    def measured(variables: Any, features: FeatureTables, batch: Batch) -> tuple[Any, dict]:
         params = variables["params"]
         output, captured = model.apply(
             variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
@@ -126,8 +124,7 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
         logit_map: LogitMap | None = None,
     ) -> Internals:
         variables = {"params": params, "batch_stats": stats}
-        mean = mean_of_networks(model_config.ensemble, of_network)
-        logits, measures = mean(variables, features, batch)
+        logits, measures = measured(variables, features, batch)
         return Internals(click_probability(logits, logit_map), measures)
 
     return jax.jit(internals)

@@ -10,7 +10,6 @@ Source: Breiman, "Random Forests", Machine Learning 45, 2001; Fisher, Rudin and 
 Dimensions: n examples of the split, B rows of a batch, T steps, F features of a group.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -29,7 +28,6 @@ from dien_jax.data.schema import Feature, FeatureTables, Schema
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc
-from dien_jax.model.ensemble import mean_of_networks
 from dien_jax.model.interest import InterestModel, RowInputs
 from dien_jax.runs.scoring import check_examples, score_batches, trained_scores
 from dien_jax.runs.trained import TrainedModel
@@ -248,12 +246,9 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
         real = jnp.asarray(batch.weight) > 0
         return module.score(encoded.states, history, lengths, rows, real)[0]
 
-    of_network = functools.partial(model.apply, method=logits)
-    mean_logits = mean_of_networks(config.model.ensemble, of_network)
-
     def score(params: Any, batch_stats: Any, *inputs: Any) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}
-        return jax.nn.sigmoid(jnp.asarray(mean_logits(variables, *inputs)))
+        return jax.nn.sigmoid(jnp.asarray(model.apply(variables, *inputs, method=logits)))
 
     return jax.jit(score)
 

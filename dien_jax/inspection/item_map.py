@@ -7,7 +7,6 @@ import numpy as np
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
 from dien_jax.inspection.examples import Names
-from dien_jax.model.ensemble import split_networks
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.plots import new_figure, shortened
 
@@ -46,8 +45,7 @@ class EmbeddingMap(NamedTuple):
 def embedding_map(trained: TrainedModel) -> EmbeddingMap:
     """Map the most frequent items by the embeddings of their ids alone.
 
-    An item with several categories is in the group of the first. The embeddings of an ensemble are
-    those of its networks, concatenated.
+    An item with several categories is in the group of the first.
 
     Raises:
       UserError: if fewer than three items occur in training.
@@ -65,9 +63,7 @@ def embedding_map(trained: TrainedModel) -> EmbeddingMap:
     if len(rows) < 3:
         content = f"{len(rows)} items that occur in training"
         raise UserError(f"{dataset.path} has {content}; a map needs three")
-    networks = split_networks(trained.run.config.model.ensemble, trained.params)
-    tables = [np.asarray(network["item_embeddings"]["item"], np.float64) for network in networks]
-    vectors = np.concatenate([table[rows] for table in tables], axis=1)
+    vectors = np.asarray(trained.params["item_embeddings"]["item"], np.float64)[rows]
     centred = vectors - vectors.mean(0)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     components = (left * singular)[:, :2]

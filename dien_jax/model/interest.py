@@ -87,9 +87,7 @@ class RowInputs(NamedTuple):
 
 
 class InterestModel(nn.Module):
-    """DIEN and its relatives: one network, whatever ``config.ensemble``.
-
-    :mod:`dien_jax.model.ensemble` runs it for each network of an ensemble.
+    """DIEN and its relatives.
 
     >>> import jax
     >>> from dien_jax import Feature, InterestModel, ModelConfig, Schema

@@ -16,6 +16,8 @@ from dien_jax.model.embeddings import FeatureEmbeddings
 
 WEIGHTS = "weights"
 """Ending of the names of the tables with a weight for each value: ``item_weights``."""
+FITTED = {"logistic_regression", "statistics_network"}
+"""Names of modules that are fitted before training; no gradient changes them."""
 
 
 class LogisticRegression(nn.Module):

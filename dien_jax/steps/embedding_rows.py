@@ -223,8 +223,7 @@ def scale_by_rowwise_adagrad() -> optax.GradientTransformation:
     """
 
     def init(params: Any) -> RowwiseAdagradState:
-        # Of an ensemble too, whose tables have the networks first.
-        squares = jax.tree.map(lambda table: jnp.zeros_like(table[..., 0]), params)
+        squares = jax.tree.map(lambda table: jnp.zeros_like(table[:, 0]), params)
         return RowwiseAdagradState(squares)
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, RowwiseAdagradState]:

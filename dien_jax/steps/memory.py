@@ -58,8 +58,6 @@ def require_step_memory(
     names = ["train.batch_size"] * (rows > 1) + ["train.max_history"]
     if config.model.auxiliary_weight:
         names.append("model.auxiliary_negatives")
-    if config.model.ensemble > 1:
-        names.append("model.ensemble")
     advice = f"choose a smaller {', '.join(names)} or model"
     needed = step_bytes(config, schema, rows, steps)
     require_memory(needed, _device_bytes(devices), subject, advice)
@@ -84,7 +82,7 @@ def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
         ids += model.auxiliary_negatives
     size = jnp.dtype(model.compute).itemsize
     of_row = steps * numbers * size + sum(model.layers) * size
-    return rows * (model.ensemble * of_row + steps * 4 * ids)
+    return rows * (of_row + steps * 4 * ids)
 
 
 def _device_bytes(devices: int = 1) -> int | None:

@@ -14,13 +14,12 @@ from jaxtyping import Array, Float
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.model.ensemble import each_network, mean_of_networks
 from dien_jax.model.interest import EncodedHistory, InterestModel
 from dien_jax.model.logit_map import CALIBRATION, click_probability
 
 
 class Interests(NamedTuple):
-    """One history of :class:`EncodedHistory`; the networks of an ensemble are the first axis."""
+    """One history of :class:`EncodedHistory`."""
 
     states: Float[Array, "T H"]
     last: tuple[Float[Array, "1 H"], ...]
@@ -47,7 +46,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     of logits under ``CALIBRATION``. For ``read_many`` and
     ``score_many`` see the functions of these names.
     """
-    model, ensemble = InterestModel(config.model, schema), config.model.ensemble
+    model = InterestModel(config.model, schema)
 
     def encode(
         variables: Any, tables: FeatureTables, items: Array, length: Array, initial: Any = None
@@ -58,21 +57,20 @@ def make_programs(config: Config, schema: Schema) -> Programs:
 
         return model.apply(variables, method=method)  # type: ignore[return-value]
 
-    def read_one(variables: Any, tables: FeatureTables, history: Array, length: Array) -> Interests:
+    def read(variables: Any, tables: FeatureTables, history: Array, length: Array) -> Interests:
         encoded = encode(variables, tables, history, length)
         return Interests(encoded.states[0], encoded.last)
 
-    def extend_one(
-        variables: Any, interests: Interests, tables: FeatureTables, item: Array, length: Array
+    def extend(
+        variables: Any, tables: FeatureTables, interests: Interests, item: Array, length: Array
     ) -> Interests:
         one = jnp.ones((), jnp.int32)
         encoded = encode(variables, tables, jnp.asarray(item)[None], one, interests.last)
         states = jax.lax.dynamic_update_slice_in_dim(interests.states, encoded.states[0], length, 0)
         return Interests(states, encoded.last)
 
-    def logits(variables: Any, interests: Interests, tables: FeatureTables, *request: Any) -> Any:
+    def score(variables: Any, tables: FeatureTables, interests: Interests, *request: Any) -> Array:
         history, length, user, context, items, count = request
-
         history, items = jnp.asarray(history), jnp.asarray(items)
         length = jnp.asarray(length, jnp.int32)
         candidates = items.shape[0]
@@ -87,18 +85,8 @@ def make_programs(config: Config, schema: Schema) -> Programs:
             embedded = model.embed_items(history, tables)
             return model.score_candidates(interests.states, embedded, length, rows, real)
 
-        return model.apply(variables, method=method)
-
-    read = each_network(ensemble, read_one)
-
-    def extend(variables: Any, tables: Any, interests: Interests, item: Any, length: Any) -> Any:
-        extended = each_network(ensemble, extend_one, own=1)
-        return extended(variables, interests, tables, item, length)
-
-    def score(variables: Any, tables: FeatureTables, interests: Interests, *request: Any) -> Array:
-        mean_logits = mean_of_networks(ensemble, logits, own=1)
-        mean = mean_logits(variables, interests, tables, *request)
-        return click_probability(mean, variables.get(CALIBRATION))
+        logits: Any = model.apply(variables, method=method)
+        return click_probability(logits, variables.get(CALIBRATION))
 
     programs: Any = (read, extend, score, read_many(read), score_many(score))
     return Programs(*map(jax.jit, programs))

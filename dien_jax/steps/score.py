@@ -4,12 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.model.ensemble import each_network, mean_of_networks
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.logit_map import LogitMap, click_probability
 
@@ -31,7 +29,7 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
     >>> bool((scores > 0).all() and (scores < 1).all())
     True
     """
-    model, ensemble = InterestModel(config.model, schema), config.model.ensemble
+    model = InterestModel(config.model, schema)
 
     def predict(
         params: Any,
@@ -41,55 +39,41 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
         logit_map: LogitMap | None = None,
     ) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}
-        return probabilities_of(model, ensemble, variables, batch, features, logit_map)
+        return probabilities_of(model, variables, batch, features, logit_map)
 
     return jax.jit(predict)
 
 
 def probabilities_of(
     model: InterestModel,
-    ensemble: int,
     variables: Any,
     batch: Batch,
     features: FeatureTables,
     logit_map: LogitMap | None,
 ) -> jax.Array:
     """Return the click probabilities of a batch, ``[B]``."""
-
-    def logits(variables: Any, batch: Batch, features: FeatureTables) -> jax.Array:
-        output: Any = model.apply(variables, batch, features)
-        return output.logits
-
-    mean_logits = mean_of_networks(ensemble, logits)
-    return click_probability(mean_logits(variables, batch, features), logit_map)
+    output: Any = model.apply(variables, batch, features)
+    return click_probability(output.logits, logit_map)
 
 
 def make_summary_step(config: Config, schema: Schema) -> Callable[..., dict[str, jax.Array]]:
     """Return the jitted ``summarise(params, batch_stats, features, batch)``, for histograms.
 
-    It gives what the model has of the states and attention of :class:`ModelOutput`. The networks
-    of an ensemble are their last axis.
+    It gives what the model has of the states and attention of :class:`ModelOutput`.
     """
-    model, ensemble = InterestModel(config.model, schema), config.model.ensemble
+    model = InterestModel(config.model, schema)
 
     def summarise(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> dict:
         variables = {"params": params, "batch_stats": batch_stats}
-        return summary_of(model, ensemble, variables, batch, features)
+        return summary_of(model, variables, batch, features)
 
     return jax.jit(summarise)
 
 
 def summary_of(
-    model: InterestModel, ensemble: int, variables: Any, batch: Batch, features: FeatureTables
+    model: InterestModel, variables: Any, batch: Batch, features: FeatureTables
 ) -> dict[str, jax.Array]:
     """Return the summary of a batch."""
-
-    def of_network(variables: Any, batch: Batch, features: FeatureTables) -> dict:
-        output = model.apply(variables, batch, features)
-        names = ("interest_states", "attention", "final_state")
-        return {name: value for name in names if (value := getattr(output, name)) is not None}
-
-    summary = each_network(ensemble, of_network)(variables, batch, features)
-    if ensemble == 1:
-        return summary
-    return jax.tree.map(lambda value: jnp.moveaxis(value, 0, -1), summary)
+    output = model.apply(variables, batch, features)
+    names = ("interest_states", "attention", "final_state")
+    return {name: value for name in names if (value := getattr(output, name)) is not None}

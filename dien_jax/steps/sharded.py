@@ -19,7 +19,6 @@ from jax.sharding import PartitionSpec as P
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.model.ensemble import network_axes
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.logit_map import LogitMap
 from dien_jax.steps.negatives import RandomColumns, draws_shape, random_columns, unequal
@@ -66,17 +65,17 @@ def make_sharded_train_step(
     device, but for rounding; a further metric, ``further_rounds``, counts the exchanges of rows
     beyond the first one of each table.
     """
-    ensemble, items = config.model.ensemble, ("item", "item")
+    items = ("item", "item")
     optimise = SplitUpdate(config, schema, steps_per_epoch, placement)
 
     def on_device(
-        networks: tuple[Any, Any, Any],
+        trained: tuple[Any, Any, Any],
         tables: Tables,
         batch: Batch,
         columns: RandomColumns | None,
         dropout_key: jax.Array,
     ) -> tuple[tuple[Any, Any, Any], Metrics]:
-        params, batch_stats, slots = networks
+        params, batch_stats, slots = trained
         negatives = None
         if columns is not None:
             layout = placement.layouts.get(items)
@@ -89,22 +88,11 @@ def make_sharded_train_step(
         )
         gradient = jax.grad(make_loss(config, found.schema, AXIS), has_aux=True)
         inputs = (found.features, found.batch, found.negatives)
-        if ensemble == 1:
-            gradients, (batch_stats, metrics) = gradient(
-                found.params, batch_stats, *inputs, dropout_key
-            )
-        else:
-            axes = network_axes((found.params, batch_stats))
-            of_networks = jax.vmap(gradient, (*axes, None, None, None, 0))
-            keys = jax.random.split(dropout_key, ensemble)
-            gradients, (batch_stats, metrics) = of_networks(
-                found.params, batch_stats, *inputs, keys
-            )
+        gradients, (batch_stats, metrics) = gradient(
+            found.params, batch_stats, *inputs, dropout_key
+        )
         params, slots, norm = optimise(params, slots, found.exchanges, gradients)
         metrics = {**jax.lax.psum(metrics, AXIS), "gradient_norm": norm}
-        if ensemble > 1:
-            weight = metrics["weight"][0]
-            metrics = {**{name: value.mean(0) for name, value in metrics.items()}, "weight": weight}
         further = [exchange.further for exchange in found.exchanges.values()]
         rounds = sum(further, jnp.zeros((), jnp.int32))
         metrics["further_rounds"] = rounds.astype(jnp.float32)
@@ -119,8 +107,8 @@ def make_sharded_train_step(
             shape = draws_shape(jnp.asarray(batch.history), config.model.auxiliary_negatives)
             columns = random_columns(sample_key, schema.num_items, shape)
         batch = with_unknown_users(config, batch, user_key)
-        networks = (state.params, state.batch_stats, state.optimizer_state)
-        specs = placement.specs(networks)
+        trained = (state.params, state.batch_stats, state.optimizer_state)
+        specs = placement.specs(trained)
         sampler_specs = jax.tree.map(lambda _: placement.item_spec, tables.sampler)
         table_specs = Tables(placement.feature_specs(tables.features), sampler_specs)
         mapped = jax.shard_map(
@@ -130,8 +118,8 @@ def make_sharded_train_step(
             out_specs=(specs, P()),
             check_vma=False,
         )
-        networks, metrics = mapped(networks, tables, batch, columns, dropout_key)
-        return TrainState(*networks, state.step + 1, state.key), metrics
+        trained, metrics = mapped(trained, tables, batch, columns, dropout_key)
+        return TrainState(*trained, state.step + 1, state.key), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -152,7 +140,7 @@ def make_sharded_predict_step(
         model = InterestModel(config.model, found.schema, AXIS)
         variables = {"params": found.params, "batch_stats": batch_stats}
         inputs = (variables, found.batch, found.features)
-        return probabilities_of(model, config.model.ensemble, *inputs, logit_map)
+        return probabilities_of(model, *inputs, logit_map)
 
     def predict(
         params: Any,
@@ -179,7 +167,7 @@ def make_sharded_summary_step(
         found = look_up_split(placement, config.model, schema, params, features, batch)
         variables = {"params": found.params, "batch_stats": batch_stats}
         model = InterestModel(config.model, found.schema, AXIS)
-        return summary_of(model, config.model.ensemble, variables, found.batch, found.features)
+        return summary_of(model, variables, found.batch, found.features)
 
     def summarise(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> dict:
         specs = (placement.specs(params), P(), placement.feature_specs(features), P(AXIS))

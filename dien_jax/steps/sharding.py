@@ -5,7 +5,7 @@ Row r of a large table, of its slots and of what else has a row for each of its 
 The whole array has n Q rows, Q = ceil(R / n), of which device d has those from d Q on; the last may
 be filler, which is zeros. On disk and on one device rows are in the order of the vocabulary.
 
-Dimensions: n devices, R rows of a table, Q rows of it that a device has, N networks.
+Dimensions: n devices, R rows of a table, Q rows of it that a device has.
 """
 
 import functools
@@ -23,7 +23,6 @@ from jax.sharding import PartitionSpec as P
 from dien_jax.config.settings import MeshConfig
 from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
-from dien_jax.model.ensemble import network_axes
 from dien_jax.steps import embedding_rows
 from dien_jax.steps.embedding_rows import Table, large_tables, table_of
 from dien_jax.steps.mesh import AXIS, devices_in_use, mesh_of
@@ -83,7 +82,6 @@ class Placement:
       devices: those of all processes, as many of each, or their number n.
       schema: features, which decide the tables that are split: see
         :func:`~dien_jax.steps.embedding_rows.large_tables`.
-      ensemble: N, networks of the model.
 
     Attributes:
       mesh: n devices in one axis, ``AXIS``.
@@ -91,12 +89,10 @@ class Placement:
       part: number of this process and number of processes: it has that part of every batch.
     """
 
-    def __init__(
-        self, devices: int | Sequence[jax.Device], schema: Schema, ensemble: int = 1
-    ) -> None:
+    def __init__(self, devices: int | Sequence[jax.Device], schema: Schema) -> None:
         if isinstance(devices, int):
             devices = devices_in_use(MeshConfig(devices), devices)
-        self.devices, self._ensemble = len(devices), ensemble
+        self.devices = len(devices)
         self.part = (jax.process_index(), processes) if (processes := count()) > 1 else (0, 1)
         self.mesh = mesh_of(devices)
         self.layouts: dict[Table, Layout] = {}
@@ -109,13 +105,11 @@ class Placement:
     def row_axes(self, tree: Any) -> Any:
         """Return the axis of the rows of each array of split tables and slots; -1 for others."""
 
-        def axis(path: tuple, network_axis: int | None) -> int:
-            if table_of(path) not in self.layouts:
-                return -1
-            return 1 if self._ensemble > 1 and network_axis == 0 else 0
+        def axis(path: tuple, leaf: Any) -> int:
+            del leaf
+            return 0 if table_of(path) in self.layouts else -1
 
-        axes = network_axes(tree)
-        return jax.tree_util.tree_map_with_path(axis, axes, is_leaf=lambda leaf: leaf is None)
+        return jax.tree_util.tree_map_with_path(axis, tree)
 
     def specs(self, tree: Any) -> Any:
         """Return the partition of every array of parameters, statistics or slots."""

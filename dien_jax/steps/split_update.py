@@ -3,7 +3,7 @@
 Owners sum the gradients of a row and update it. A dense update changes all rows of a device, others
 those that came. The global norm of gradients counts every parameter once.
 
-Dimensions: N networks, U rows fetched of a table, W rows that came to an owner, Q rows that it has.
+Dimensions: U rows fetched of a table, W rows that came to an owner, Q rows that it has.
 """
 
 import functools
@@ -16,7 +16,7 @@ import optax
 
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
-from dien_jax.model.ensemble import SHARED, network_axes, without_copies
+from dien_jax.model.logistic_regression import FITTED
 from dien_jax.steps.embedding_rows import Rows, Table, table_of, tables_by_row
 from dien_jax.steps.exchange import Exchange, Round
 from dien_jax.steps.optimizer import make_optimizer
@@ -39,13 +39,12 @@ class SplitUpdate:
         self._optimizer = make_optimizer(config, schema, steps_per_epoch, clips=False)
         self._clip_norm = config.optim.clip_norm
         self._is_dense = not tables_by_row(config.optim.embedding_update, schema)
-        self._is_stacked = config.model.ensemble > 1
         self._placement = placement
 
     def __call__(
         self, params: Any, slots: Any, exchanges: dict[Table, Exchange], gradients: Any
     ) -> tuple[Any, Any, jax.Array]:
-        """Return new parameters and slots, and the global norm of the gradients, ``[N]`` of many.
+        """Return new parameters and slots, and the global norm of the gradients.
 
         ``gradients`` are of this device's share of the loss, by parameters whose split tables are
         the rows fetched.
@@ -56,8 +55,7 @@ class SplitUpdate:
             if _is_fixed(path):
                 continue
             if (table := table_of(path)) in exchanges:
-                rows_first = jnp.moveaxis(leaf, 1, 0) if self._is_stacked else leaf
-                tables.setdefault(table, {})[path] = rows_first
+                tables.setdefault(table, {})[path] = leaf
             else:
                 dense[path] = leaf
         summed = dict(zip(dense, jax.lax.psum([*dense.values()], AXIS), strict=True))
@@ -66,33 +64,19 @@ class SplitUpdate:
 
     def advance(self, params: Any, slots: Any, gradients: Any) -> tuple[Any, Any]:
         """Return updated parameters and slots, of arrays that all have the same rows."""
-
-        def of_network(params: Any, slots: Any, gradients: Any) -> tuple[Any, Any]:
-            updates, slots = self._optimizer.update(gradients, slots, params)
-            return optax.apply_updates(params, updates), slots
-
-        if not self._is_stacked:
-            return of_network(params, slots, gradients)
-        axes = network_axes((params, slots))
-        updated = jax.vmap(of_network, (*axes, axes[0]))(params, slots, gradients)
-        return without_copies(axes, updated)
+        updates, slots = self._optimizer.update(gradients, slots, params)
+        return optax.apply_updates(params, updates), slots
 
     def squares(self, leaves: Iterable[jax.Array]) -> jax.Array:
-        """Return the sum of squares of gradients: a number, or one for each network."""
-        lead = 1 if self._is_stacked else 0
-        parts = [(leaf**2).sum(tuple(range(lead, leaf.ndim))) for leaf in leaves]
+        """Return the sum of squares of gradients."""
+        parts = [(leaf**2).sum() for leaf in leaves]
         return sum(parts[1:], parts[0])
 
     def clipped(self, leaf: jax.Array, norm: jax.Array) -> jax.Array:
         """Return a gradient as ``optax.clip_by_global_norm`` scales it."""
         if self._clip_norm is None:
             return leaf
-        norm = norm.reshape(norm.shape + (1,) * (leaf.ndim - norm.ndim))
         return jnp.where(norm < self._clip_norm, leaf, leaf / norm * self._clip_norm)
-
-    def with_networks_first(self, leaf: jax.Array) -> jax.Array:
-        """Return gradients of rows, whose networks were the second axis, by network."""
-        return jnp.moveaxis(leaf, 1, 0) if self._is_stacked else leaf
 
     def take(self, tree: Any, rows: dict[Table, Rows]) -> Any:
         """Return parameters and slots with some rows of tables in place of all."""
@@ -101,7 +85,7 @@ class SplitUpdate:
             taken = rows.get(table_of(path))
             if axis < 0 or taken is None:
                 return leaf
-            return leaf[taken.read] if axis == 0 else leaf[:, taken.read]
+            return leaf[taken.read]
 
         return _at_paths(take, tree, self._placement.row_axes(tree))
 
@@ -115,8 +99,7 @@ class SplitUpdate:
                 return new
             if _is_fixed(path):
                 return leaf
-            where = leaf.at[taken.write] if axis == 0 else leaf.at[:, taken.write]
-            return where.set(new, **options)
+            return leaf.at[taken.write].set(new, **options)
 
         return _at_paths(put, whole, changed, self._placement.row_axes(whole))
 
@@ -140,7 +123,7 @@ class _Step:
         rows = dict[tuple, jax.Array]()
         for table, leaves in self._tables.items():
             sums = self._exchanges[table].summed([*leaves.values()])
-            rows.update(zip(leaves, map(self._update.with_networks_first, sums), strict=True))
+            rows.update(zip(leaves, sums, strict=True))
         norm = self._norm(self._update.squares(rows.values()) if rows else None)
         params, slots = self._whole
         params, slots = self._update.advance(params, slots, self._gradients(params, rows, norm))
@@ -204,7 +187,7 @@ class _Step:
         """Return the rows of a round, and their gradients by path."""
         leaves = self._tables.get(table, {})
         rows, sums = self._exchanges[table].received(asked, [*leaves.values()])
-        return rows, dict(zip(leaves, map(self._update.with_networks_first, sums), strict=True))
+        return rows, dict(zip(leaves, sums, strict=True))
 
     def _with_squares(self, table: Table, asked: Round, total: jax.Array) -> jax.Array:
         _, sums = self._received(table, asked)
@@ -229,8 +212,5 @@ class _Step:
 
 
 def _is_fixed(path: tuple) -> bool:
-    """Return whether no gradient changes a parameter: those that all networks share.
-
-    Their slots are zeros and stay so.
-    """
-    return any(getattr(key, "key", None) in SHARED for key in path[:-1])
+    """Return whether no gradient changes a parameter. Its slots are zeros and stay so."""
+    return any(getattr(key, "key", None) in FITTED for key in path[:-1])

@@ -12,7 +12,6 @@ from dien_jax.data.schema import FeatureTables, Schema
 from dien_jax.data.statistics import blank_factors, blank_statistics
 from dien_jax.errors import UserError
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
-from dien_jax.model.ensemble import network_axes, without_copies
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.memory import require_state_memory, require_step_memory
 from dien_jax.steps.negatives import Sampler, host_sampler, make_sampler
@@ -21,10 +20,7 @@ from dien_jax.steps.sharding import Placement
 
 
 class TrainState(NamedTuple):
-    """Everything a run carries from step to step; step k uses ``fold_in(key, k)``.
-
-    Those of an ensemble are stacked, see :mod:`dien_jax.model.ensemble`.
-    """
+    """Everything a run carries from step to step; step k uses ``fold_in(key, k)``."""
 
     params: Any
     batch_stats: Any
@@ -103,7 +99,6 @@ def create_state(
     init_key, run_key = jax.random.split(jax.random.key(seed))
     initial = EMBEDDING_INITIAL if placement is None else placement.initial
     model = InterestModel(config.model, schema, initial=initial)
-    ensemble = config.model.ensemble
     optimizer = make_optimizer(config, schema, steps_per_epoch)
 
     def network(key: jax.Array) -> tuple[Any, Any]:
@@ -119,11 +114,7 @@ def create_state(
         return variables["params"], variables.get("batch_stats", {})
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
-        if ensemble == 1:
-            params, batch_stats = network(key)
-        else:
-            params, batch_stats = jax.vmap(network)(jax.random.split(key, ensemble))
-            params = without_copies(network_axes(params), params)
+        params, batch_stats = network(key)
         if placement is not None:
             params = placement.split(params)
         return params, batch_stats, optimizer.init(params)

@@ -16,7 +16,6 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
 from dien_jax.model import devices
-from dien_jax.model.ensemble import network_axes, without_copies
 from dien_jax.model.interest import InterestModel, with_statistics
 from dien_jax.steps.embedding_rows import look_up, put_rows, tables_by_row, take_rows
 from dien_jax.steps.losses import click_loss, halved_click_loss
@@ -151,9 +150,6 @@ def make_train_step(
 
     Metrics are device scalars, means over real rows: ``loss`` (with penalty), ``click_loss``,
     ``auxiliary_loss`` (unweighted), ``accuracy``, ``weight`` (real rows) and ``gradient_norm``.
-
-    Each network of an ensemble takes the step that it would take alone, with a key of its own for
-    dropout; metrics are the means over networks.
     """
     optimizer = make_optimizer(config, schema, steps_per_epoch)
     compact = tables_by_row(config.optim.embedding_update, schema)
@@ -165,37 +161,15 @@ def make_train_step(
         looked_up = look_up(schema, compact, tables.features, batch, negatives)
         loss = make_loss(config, looked_up.schema)
 
-        def update(
-            params: Any, batch_stats: Any, optimizer_state: Any, dropout_key: jax.Array
-        ) -> tuple[tuple[Any, Any, Any], Metrics]:
-            whole = (params, optimizer_state)
-            params, optimizer_state = take_rows(whole, looked_up.rows)
-            inputs = (looked_up.features, looked_up.batch, looked_up.negatives, dropout_key)
-            gradient = jax.grad(loss, has_aux=True)
-            gradients, (batch_stats, metrics) = gradient(params, batch_stats, *inputs)
-            updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-            params = optax.apply_updates(params, updates)
-            params, optimizer_state = put_rows(whole, (params, optimizer_state), looked_up.rows)
-            metrics["gradient_norm"] = optax.tree.norm(gradients)
-            return (params, batch_stats, optimizer_state), metrics
-
-        networks = (state.params, state.batch_stats, state.optimizer_state)
-        if config.model.ensemble == 1:
-            networks, metrics = update(*networks, dropout_key)
-        else:
-            networks, metrics = _of_ensemble(config.model.ensemble, update, networks, dropout_key)
-        return TrainState(*networks, state.step + 1, state.key), metrics
+        whole = (state.params, state.optimizer_state)
+        params, optimizer_state = take_rows(whole, looked_up.rows)
+        inputs = (looked_up.features, looked_up.batch, looked_up.negatives, dropout_key)
+        gradient = jax.grad(loss, has_aux=True)
+        gradients, (batch_stats, metrics) = gradient(params, state.batch_stats, *inputs)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        params = optax.apply_updates(params, updates)
+        params, optimizer_state = put_rows(whole, (params, optimizer_state), looked_up.rows)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        return TrainState(params, batch_stats, optimizer_state, state.step + 1, state.key), metrics
 
     return jax.jit(train_step, donate_argnums=0)
-
-
-def _of_ensemble(
-    ensemble: int, update: Callable[..., Any], networks: Any, dropout_key: jax.Array
-) -> tuple[Any, Metrics]:
-    """Return updated networks, and the means of their metrics."""
-    axes = network_axes(networks)
-    keys = jax.random.split(dropout_key, ensemble)
-    updated, metrics = jax.vmap(update, (*axes, 0))(*networks, keys)
-    means = {name: value.mean(0) for name, value in metrics.items()}
-    means["weight"] = metrics["weight"][0]  # a count of rows, which no division rounds
-    return without_copies(axes, updated), means

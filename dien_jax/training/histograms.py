@@ -26,7 +26,7 @@ def live_values(summary: Mapping[str, np.ndarray], batch: Batch) -> dict[str, np
 def embedding_values(
     params: Mapping[str, Any], layouts: Mapping[Table, Layout]
 ) -> dict[str, np.ndarray]:
-    """Return rows of every embedding table, of all networks; split ones have a layout."""
+    """Return rows of every embedding table; split ones have a layout."""
     return {
         f"{group}_embeddings/{name}": _rows_apart(table, layouts.get((group, name)))
         for group in ("item", "user", "context")
@@ -36,15 +36,9 @@ def embedding_values(
 
 def _rows_apart(table: jax.Array, layout: Layout | None) -> np.ndarray:
     """Return at most ``HISTOGRAM_ROWS`` rows of a table, evenly apart, on the host."""
-    width = table.shape[-1]
-    rows = table.size // width
-    if layout is None:
-        return _on_host(table, table.reshape(-1, width)[:: -(-rows // HISTOGRAM_ROWS)])
-    networks = rows // (layout.owned * layout.devices)
-    rows = networks * layout.rows
-    network, row = np.divmod(np.arange(0, rows, -(-rows // HISTOGRAM_ROWS)), layout.rows)
-    slots = layout.slots(row)
-    taken = table[slots] if table.ndim == 2 else table[network, slots]
+    rows = len(table) if layout is None else layout.rows
+    every = slice(None, None, -(-rows // HISTOGRAM_ROWS))
+    taken = table[every] if layout is None else table[layout.slots(np.arange(rows)[every])]
     return _on_host(table, taken)
 
 

@@ -46,7 +46,7 @@ class OnDevices:
         self._placement = placement = None
         self.part = (0, 1)
         if len(devices) > 1:
-            self._placement = placement = Placement(devices, schema, config.model.ensemble)
+            self._placement = placement = Placement(devices, schema)
             self.part = placement.part
         if placement is None:
             self._train_step = make_train_step(config, schema, steps_per_epoch)

@@ -19,7 +19,6 @@ from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError
-from dien_jax.model.ensemble import join_networks, split_networks
 from dien_jax.model.logistic_regression import WEIGHTS
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import restore_state
@@ -35,16 +34,12 @@ NEW = -1
 
 
 class Source(NamedTuple):
-    """The run to start from: its folder and data, and step and state of its best checkpoint.
-
-    ``ensemble`` is the number of its networks.
-    """
+    """The run to start from: its folder and data, and step and state of its best checkpoint."""
 
     folder: Path
     dataset: Dataset
     step: int
     state: TrainState
-    ensemble: int
 
 
 class Grown(NamedTuple):
@@ -84,7 +79,7 @@ def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
         run.check_same_data(before)
         _check_features(before.schema, dataset)
         state = restore_state(folder, run, before)
-        return Source(folder, before, *state, run.config.model.ensemble)
+        return Source(folder, before, *state)
     except UserError as error:
         raise UserError(f"warm start from {folder}: {error}") from error
 
@@ -140,10 +135,8 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
                 new = new_rows[feature.name] = int(np.count_nonzero(matches == NEW))
                 lost_rows[feature.name] = len(before) - (len(now) - new)
     rarity = 1 / np.maximum(source.dataset.popularity[1:], 1)
-    networks = split_networks(source.ensemble, (params, source.state.optimizer_state))
-    params, optimizer_state = join_networks(
-        [(_grown_tables(of, rows, rarity), _grown_slots(slots, rows)) for of, slots in networks]
-    )
+    params = _grown_tables(params, rows, rarity)
+    optimizer_state = _grown_slots(source.state.optimizer_state, rows)
     keeps = _described(optimizer_state) == _described(fresh.optimizer_state)
     if not keeps:
         optimizer_state = fresh.optimizer_state
@@ -152,7 +145,7 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
 
 
 def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray) -> Any:
-    """Return a network's parameters for the grown tables; ``rarity`` weighs items but unknown."""
+    """Return the parameters for the grown tables; ``rarity`` weighs items but unknown."""
     params = jax.tree.map(lambda leaf: leaf, params)  # other dicts, whose tables change
     for (group, name), matches in rows.items():
         embeddings = params[f"{group}_embeddings"]

@@ -316,7 +316,7 @@ def test_weights_of_an_exported_file_are_read_bit_for_bit() -> None:
     exported = read_archive(FROZEN / "model.dien")
     check_arrays("model.dien", exported.weights)
     settings = dataclasses.asdict(expected_config("run_dien"))
-    later = ("statistics", "logistic_regression", "ensemble", "factors", "transitions")
+    later = ("statistics", "logistic_regression", "factors", "transitions")
     for name in (*later, "statistics_layers"):
         del settings["model"][name]  # these and the next ones did not exist
     del settings["train"]["calibrate"], settings["train"]["click_rate"]

@@ -13,13 +13,12 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'"
 
 
 @pytest.mark.parametrize(
-    ("write", "model", "ensemble"),
-    [(small_dataset.write, "dien", 1), (many_items.write, "din", 2)],
+    ("write", "model"), [(small_dataset.write, "dien"), (many_items.write, "din")]
 )
-def test_onnx_scores_are_those_of_the_run(write, model, ensemble, tmp_path, capsys) -> None:
+def test_onnx_scores_are_those_of_the_run(write, model, tmp_path, capsys) -> None:
     """The second dataset has factors."""
     data = write(tmp_path / "data")
-    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=(), ensemble=ensemble)
+    run = untrained_run.write(tmp_path / "run", data, model=model, buckets=())
     file = tmp_path / "model.onnx"
     flags = ["--out", str(tmp_path / "model.dien"), "--onnx", str(file)]
     assert export.main([str(run), *flags]) == 0

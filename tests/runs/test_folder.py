@@ -90,15 +90,15 @@ def test_edited_config_is_refused(keys: list[Any], value: Any, message: str, dat
 
 
 @pytest.mark.parametrize("has_tables", [True, False])
-def test_run_of_an_earlier_version_has_one_network(has_tables: bool, data: Path) -> None:
+def test_run_of_an_earlier_version_has_no_factors(has_tables: bool, data: Path) -> None:
     folder = data.parent / "run"
     new_run(data).save(folder)
     values = json.loads((folder / "config.json").read_text())
-    del values["model"]["ensemble"]
+    del values["model"]["factors"]
     if not has_tables:
         del values["tables"]
     (folder / "config.json").write_text(json.dumps(values))
-    assert Run.load(folder).config.model.ensemble == 1
+    assert not Run.load(folder).config.model.factors
 
 
 @pytest.mark.parametrize("name", ["vocabularies", "tables"])

@@ -61,23 +61,23 @@ def every_table_is_large(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("every_table_is_large")
 @pytest.mark.parametrize(
-    ("update", "ensemble", "bytes_of_block"),
+    ("update", "bytes_of_block"),
     [
-        ("lazy_adam", 1, 100),
-        pytest.param("rowwise_adagrad", 2, 1 << 22, marks=pytest.mark.slow),
-        pytest.param("dense", 2, 200, marks=pytest.mark.slow),
+        ("lazy_adam", 100),
+        pytest.param("rowwise_adagrad", 1 << 22, marks=pytest.mark.slow),
+        pytest.param("dense", 200, marks=pytest.mark.slow),
     ],
 )
 def test_any_number_of_devices_reads_what_any_other_wrote(
-    update: str, ensemble: int, bytes_of_block: int, tmp_path: Path, monkeypatch
+    update: str, bytes_of_block: int, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(row_blocks, "BLOCK_BYTES", bytes_of_block)
-    config = with_update(CONFIG, update, ensemble=ensemble)
+    config = with_update(CONFIG, update)
     one = drawn(create_state(config, SCHEMA, 10, 3))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, one, HOST, best=True)
     for step, devices in enumerate((8, 3, 2), start=2):
-        placement = Placement(devices, SCHEMA, ensemble)
+        placement = Placement(devices, SCHEMA)
         fresh = create_state(config, SCHEMA, 10, 4, placement)
         state, host = checkpoints.restore(step - 1, placement.to_restore(fresh), placement.put)
         assert host == HOST

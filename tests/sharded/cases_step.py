@@ -116,7 +116,6 @@ def test_more_ids_than_a_round_holds_take_further_rounds(update: str, monkeypatc
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"ensemble": 2}, marks=SLOW),
         pytest.param(
             {"dice_statistics": "batch", "batch_norm": "frozen", "auxiliary_mean": "all"},
             marks=SLOW,
@@ -140,26 +139,25 @@ def test_other_models(changes: dict) -> None:
 
 
 @pytest.mark.usefixtures("every_table_is_large")
-@pytest.mark.parametrize("ensemble", [pytest.param(1, marks=SLOW), 2])
 @pytest.mark.parametrize("devices", [3, *(pytest.param(n, marks=SLOW) for n in (2, 8))])
-def test_initial_values_are_those_of_one_device_to_the_bit(devices: int, ensemble: int) -> None:
-    config = with_update(CONFIG, "rowwise_adagrad", ensemble=ensemble)
-    placement = Placement(devices, SCHEMA, ensemble)
+def test_initial_values_are_those_of_one_device_to_the_bit(devices: int) -> None:
+    config = with_update(CONFIG, "rowwise_adagrad")
+    placement = Placement(devices, SCHEMA)
     one = on_host(create_state(config, SCHEMA, 10, 3), None)
     state = create_state(config, SCHEMA, 10, 3, placement)
     jax.tree.map(np.testing.assert_array_equal, on_host(state, placement), one)
     for (group, name), layout in placement.layouts.items():
         table = state.params[f"{group}_embeddings"][name]
-        assert table.sharding.spec == (P(AXIS) if ensemble == 1 else P(None, AXIS))
-        rows = {shard.data.shape[ensemble > 1] for shard in table.addressable_shards}
+        assert table.sharding.spec == P(AXIS)
+        rows = {len(shard.data) for shard in table.addressable_shards}
         assert rows == {layout.owned}
     assert placement.layouts.keys() == TABLES
 
 
 @pytest.mark.usefixtures("every_table_is_large")
 def test_saved_rows_are_split_as_they_were() -> None:
-    config = with_update(CONFIG, "lazy_adam", ensemble=2)
-    placement = Placement(8, SCHEMA, 2)
+    config = with_update(CONFIG, "lazy_adam")
+    placement = Placement(8, SCHEMA)
     state = create_state(config, SCHEMA, 10, 0, placement)
     again = placement.put(placement.joined(state))
     pairs = zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True)

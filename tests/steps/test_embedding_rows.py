@@ -309,12 +309,3 @@ def test_the_loss_falls(update) -> None:
         state, metrics = step(state, tables(), batch_of(number % 3))
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-9:]) < 0.8 * np.mean(losses[:9])
-
-
-def test_every_network_of_an_ensemble_has_accumulators_of_its_rows() -> None:
-    model = dataclasses.replace(CONFIG.model, ensemble=2)
-    config = with_update("rowwise_adagrad", dataclasses.replace(CONFIG, model=model))
-    state = jax.eval_shape(lambda: create_state(config, SCHEMA, 10, seed=0))
-    paths = jax.tree_util.tree_flatten_with_path(state.optimizer_state)[0]
-    found = [leaf.shape for path, leaf in paths if table_of(path) == ("item", "item")]
-    assert found == [(2, ITEMS)]

@@ -83,7 +83,7 @@ def run(
     host = tables()._replace(sampler=make_sampler(popularity, "popularity"))
     placement = None
     if devices > 1:
-        placement = Placement(devices, SCHEMA, config.model.ensemble)
+        placement = Placement(devices, SCHEMA)
         features, sampler = placement.put_features(host.features), host.sampler
         host = Tables(features, jax.tree.map(placement.put_items, sampler))
     step, state = _step(config, placement), create_state(config, SCHEMA, 10, 0, placement)
