@@ -1,16 +1,14 @@
 """Folders that Spark prepares are those of DuckDB, to the last bit.
 
-The engine of these tests is Sail, which speaks Spark Connect and needs no Java. With
-DIEN_JAX_SPARK=environment it is the session that the environment has, as in ``.ci/spark``.
+These tests run in ``.ci/spark``, in the session of the environment.
 """
 
 import dataclasses
 import datetime
 import decimal
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.equal_folders import assert_equal
-from support.sail import sail_server
+from support.spark import needs_spark
 from support.split_logs import SPLITS, log_of
 from support.tiny_logs import write
 
@@ -33,27 +31,17 @@ from dien_jax.preparation.sources import (
     taobao,
 )
 
+pytestmark = needs_spark
 FEATURES = ("kind", "tags:multivalued", "price:numeric")
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str | None]:
-    """The address of a server of Spark Connect; None for the session of the environment."""
-    if os.environ.get("DIEN_JAX_SPARK") == "environment":
-        yield None
-        return
-    pysail = pytest.importorskip("pysail.spark", reason="the extra test brings it")
-    with sail_server(pysail) as address:
-        yield address
-
-
 @pytest.fixture
-def both(url, tmp_path) -> Callable[..., list[str]]:
+def both(tmp_path) -> Callable[..., list[str]]:
     """Return a function that prepares with both engines, compares, and returns DuckDB's report."""
 
     def prepared(options: LogOptions, prepare: Callable[[Any], list[str]]) -> list[str]:
         said = prepare(options)
-        other = dataclasses.replace(options, out=tmp_path / "s", engine="spark", spark_url=url)
+        other = dataclasses.replace(options, out=tmp_path / "s", engine="spark")
         assert prepare(other) == said
         folders = open_dataset(options.out), open_dataset(other.out)
         assert_equal(*folders)

@@ -1,4 +1,7 @@
-"""What Spark reads as numbers and times, tables that are shared with it, and its errors."""
+"""Numbers and times that Spark reads, tables that are shared with it, and its errors.
+
+The tests that need a session run in ``.ci/spark``, in the session of the environment.
+"""
 
 import dataclasses
 import socket
@@ -13,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.equal_folders import assert_equal
-from support.sail import sail_server
+from support.spark import needs_spark, without_spark
 from support.tiny_logs import write
 
 from dien_jax import prepare as command
@@ -26,7 +29,6 @@ from dien_jax.preparation.reading.workspace import Workspace, open_workspace
 from dien_jax.preparation.sources import interactions
 from dien_jax.utils import extras
 
-pysail = pytest.importorskip("pysail.spark", reason="the extra test brings it")
 connect = pytest.importorskip("pyspark.sql.connect.session", reason="the extra spark brings it")
 NUMBERS = """
 1 +1 -1 ++1 1. .5 -.5 . 1e 1e3 1E+3 1e-3 1.e3 inf +Inf -INFINITY nan NaN 1_0 0x10 1d 1f 1L 1e400
@@ -49,19 +51,12 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """The address of a server of Spark Connect."""
-    with sail_server(pysail) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def workspaces(url, tmp_path_factory) -> Iterator[tuple[Workspace, Workspace]]:
+def workspaces(tmp_path_factory) -> Iterator[tuple[Workspace, Workspace]]:
     """Workspaces of both engines."""
     folder = tmp_path_factory.mktemp("engines")
     with (
         open_workspace(folder / "duckdb", "1GB") as duckdb,
-        open_workspace(folder / "spark", "1GB", Spark(url)) as spark,
+        open_workspace(folder / "spark", "1GB", Spark()) as spark,
     ):
         yield duckdb, spark
 
@@ -77,6 +72,7 @@ def values(workspace: Workspace, texts: list[str], kind: str) -> list[Any]:
     return [repr(value) for batch in batches for value in batch.column("value").to_pylist()]
 
 
+@needs_spark
 @pytest.mark.parametrize("kind", TEXTS)
 def test_both_engines_read_the_same_numbers_and_dates(kind, workspaces):
     texts = TEXTS[kind]
@@ -87,6 +83,7 @@ def test_both_engines_read_the_same_numbers_and_dates(kind, workspaces):
     assert len(set(mine)) > 10
 
 
+@needs_spark
 @pytest.mark.parametrize("separator", ["|", ".", "^", "[", "\\", "$", "; ", "ab", "é", "<"])
 def test_both_engines_split_at_the_same_places(separator, workspaces):
     cells = [separator.join(["x", " y ", "", "z"]), "x", separator, "a.b|c^d"]
@@ -100,6 +97,7 @@ def test_both_engines_split_at_the_same_places(separator, workspaces):
     assert rows[0][:3] == [(0, 0, "x"), (0, 1, "y"), (0, 3, "z")]
 
 
+@needs_spark
 def test_rows_are_numbered_in_their_order(workspaces):
     numbers = np.random.default_rng(0).permutation(50_000)
     for workspace in workspaces:
@@ -114,6 +112,7 @@ def test_rows_are_numbered_in_their_order(workspaces):
         np.testing.assert_array_equal(joined["tie"], found["tie"])
 
 
+@needs_spark
 def test_rows_that_are_read_again_are_computed_once(workspaces, monkeypatch):
     _, spark = workspaces
     table = spark.store("numbers", pa.table({"n": np.arange(30_000)}))
@@ -134,24 +133,33 @@ def test_rows_that_are_read_again_are_computed_once(workspaces, monkeypatch):
     assert len(written) == 3
 
 
-@pytest.mark.parametrize("interleaved", [False, True])
-def test_files_of_a_sorted_table_are_read_in_its_order(interleaved, tmp_path):
-    """Spark writes a range a file; Sail deals batches out to four files."""
-    folder = SharedFolder(str(tmp_path))
-    places = np.arange(300_000) * 3
-    owner = np.arange(300_000) // 8_192 % 4 if interleaved else np.arange(300_000) // 75_000
+def write_table(folder: SharedFolder, owner: np.ndarray, files: int) -> np.ndarray:
+    """Write a table whose rows belong to some files; return the places of the rows."""
+    places = np.arange(len(owner)) * 3
     Path(folder.address_of("t")).mkdir()
-    for file in range(4):
-        mine = places[owner == file]
-        table = pa.table({PLACE: mine, "x": mine * 2})
-        name = f"part-{3 - file}.parquet"
-        pq.write_table(table, f"{folder.address_of('t')}/{name}", row_group_size=10_000)
+    for file in range(files):
+        table = pa.table({PLACE: places[owner == file], "x": places[owner == file] * 2})
+        name = f"part-{files - file}.parquet"
+        pq.write_table(table, f"{folder.address_of('t')}/{name}", row_group_size=1_000)
     pq.write_table(table.slice(0, 0), f"{folder.address_of('t')}/part-9.parquet")
     (Path(folder.address_of("t")) / "_SUCCESS").touch()
+    return places
+
+
+def test_files_of_a_sorted_table_are_read_in_its_order(tmp_path):
+    folder = SharedFolder(str(tmp_path))
+    places = write_table(folder, np.arange(30_000) // 7_500, 4)
     read = np.concatenate([b.column("x").to_numpy() for b in folder.read("t", ["x"])])
     np.testing.assert_array_equal(read, places * 2)
     folder.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_that_mixes_ranges_is_refused(tmp_path):
+    folder = SharedFolder(str(tmp_path))
+    write_table(folder, np.arange(30_000) // 1_000 % 4, 4)
+    with pytest.raises(UserError, match="wrote files whose ranges overlap, which Spark does not"):
+        list(folder.read("t", ["x"]))
 
 
 def options(folder: Path, **changes: Any) -> interactions.InteractionsOptions:
@@ -188,6 +196,7 @@ def test_addresses_that_lead_nowhere_are_refused(tmp_path, monkeypatch):
     )
 
 
+@without_spark
 def test_no_session_in_the_environment_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("SPARK_REMOTE", raising=False)
     monkeypatch.setattr(connect.SparkSession, "_default_session", None)
@@ -200,17 +209,19 @@ def test_missing_extra_is_named(tmp_path, monkeypatch):
     refused(r"--engine spark needs the extra 'spark'", tmp_path, spark_url="sc://x")
 
 
-def test_folders_that_one_side_does_not_see_are_refused(url, tmp_path, monkeypatch):
+@needs_spark
+def test_folders_that_one_side_does_not_see_are_refused(tmp_path, monkeypatch):
     file = write(tmp_path, "")
-    refused("cannot be written", tmp_path, spark_url=url, spark_folder=str(file))
+    refused("cannot be written", tmp_path, spark_folder=str(file))
     monkeypatch.setattr(SharedFolder, "address_of", lambda *_: "/no/such/folder")
-    refused("Spark and this process must both see .*--spark-folder", tmp_path, spark_url=url)
+    refused("Spark and this process must both see .*--spark-folder", tmp_path)
 
 
-def test_a_damaged_file_and_a_missing_column_are_named(url, tmp_path):
+@needs_spark
+def test_a_damaged_file_and_a_missing_column_are_named(tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
-    log = options(folder, spark_url=url)
+    log = options(folder)
     with pytest.raises(
         UserError, match=r"log.csv has no column 'usr' \(--user\); did you mean 'user'"
     ):
@@ -226,11 +237,12 @@ def test_a_damaged_file_and_a_missing_column_are_named(url, tmp_path):
         interactions.prepare(dataclasses.replace(log, file=folder))
 
 
-def test_an_address_is_read_like_a_path(url, tmp_path):
+@needs_spark
+def test_an_address_is_read_like_a_path(tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
-    log = options(folder, spark_url=url, out=tmp_path / "duckdb")
-    interactions.prepare(dataclasses.replace(log, engine="duckdb", spark_url=None))
+    log = options(folder, out=tmp_path / "duckdb")
+    interactions.prepare(dataclasses.replace(log, engine="duckdb"))
     address = Path(f"file://{folder}")
     interactions.prepare(dataclasses.replace(log, file=address, out=tmp_path / "spark"))
     one, other = open_dataset(log.out), open_dataset(tmp_path / "spark")
@@ -238,14 +250,18 @@ def test_an_address_is_read_like_a_path(url, tmp_path):
     assert other.meta["source"]["files"] == {"log.csv": None}
     third = dataclasses.replace(log, file=address, out=tmp_path / "third")
     with pytest.raises(UserError, match=f"file://{folder} is no file of this .*--engine spark"):
-        interactions.prepare(dataclasses.replace(third, engine="duckdb", spark_url=None))
+        interactions.prepare(dataclasses.replace(third, engine="duckdb"))
     with pytest.raises(UserError, match=r"nothing.csv does not exist; an address such as hdfs"):
         interactions.prepare(dataclasses.replace(third, file=folder / "nothing.csv"))
 
 
-def test_the_command_prepares_on_spark(url, tmp_path, capsys):
+@needs_spark
+def test_the_command_prepares_at_an_address(tmp_path, capsys, monkeypatch):
     log = options(tmp_path)
     words = ["interactions", str(log.file), "--out", str(log.out), "--engine", "spark"]
-    assert command.main([*words, "--spark-url", url, "--spark-folder", str(tmp_path)]) == 0
+    # The server of the environment, which a client that stops would end.
+    monkeypatch.delenv("SPARK_LOCAL_REMOTE", raising=False)
+    where = ["--spark-url", "sc://localhost:15002", "--spark-folder", str(tmp_path)]
+    assert command.main([*words, *where]) == 0
     assert f"dataset folder: {log.out}" in capsys.readouterr().out
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "log.csv"]

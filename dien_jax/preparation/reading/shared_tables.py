@@ -1,18 +1,16 @@
 """Tables in Parquet that two programs see: those of an engine, read and written by this process.
 
-An engine writes the rows of a sorted table into several files, each of them sorted. They are read a
-batch at a time, in the order of a column that numbers them.
+An engine writes each range of a sorted table into one or several files. They are read a batch at a
+time, in the order of a column that numbers the rows.
 """
 
-import contextlib
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
@@ -66,34 +64,27 @@ class SharedFolder:
             for batch in batches:
                 writer.write_batch(batch)
 
-    def has(self, table: str) -> bool:
-        """Return whether anything was written for a table."""
-        info = self._files.get_file_info(f"{self._path}/{table}")
-        return bool(info.type != pa_fs.FileType.NotFound)
-
     def read(self, table: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield columns of a table that the engine wrote, in the order of its places."""
-        files = self.files(table)
-        while files:  # files whose ranges of places overlap are read together
-            together, last = [files.pop(0)], 0
-            last = together[0].last
-            while files and files[0].first <= last:
-                together.append(files.pop(0))
-                last = max(last, together[-1].last)
-            runs = [_Run(self._batches(file.path, columns)) for file in together]
-            for batch in _merged(runs):
-                yield batch.select(columns)
+        for file in self.files(table):
+            with self._files.open_input_file(file.path) as stream:
+                parquet = pq.ParquetFile(stream, pre_buffer=False)
+                yield from parquet.iter_batches(BATCH_ROWS, columns=list(columns))
 
     def files(self, table: str) -> list["TableFile"]:
         """Return the files of a table that have rows, by their first place."""
         with ThreadPoolExecutor(OPEN_AT_A_TIME) as pool:
             files = [file for file in pool.map(self._open, self._list(table)) if file is not None]
-        return sorted(files, key=lambda file: file.first)
+        files.sort(key=lambda file: file.first)
+        for before, after in pairwise(files):
+            if after.first <= before.last:
+                problem = "wrote files whose ranges overlap, which Spark does not"
+                raise UserError(f"{self.address_of(table)}: the engine {problem}; use Spark itself")
+        return files
 
     def remove_table(self, table: str) -> None:
         """Remove a table."""
-        with contextlib.suppress(FileNotFoundError):  # some engines write no empty table
-            self._files.delete_dir(f"{self._path}/{table}")
+        self._files.delete_dir(f"{self._path}/{table}")
 
     def remove(self) -> None:
         """Remove the folder."""
@@ -117,11 +108,6 @@ class SharedFolder:
         first, last = min(s.min for s in statistics), max(s.max for s in statistics)
         return TableFile(path, first, last, metadata.num_rows)
 
-    def _batches(self, path: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with self._files.open_input_file(path) as stream:
-            file = pq.ParquetFile(stream, pre_buffer=False)
-            yield from file.iter_batches(BATCH_ROWS, columns=[*columns, PLACE])
-
 
 @dataclass(frozen=True)
 class TableFile:
@@ -131,46 +117,3 @@ class TableFile:
     first: int
     last: int
     rows: int
-
-
-class _Run:
-    """Rows of a file, of which the first ones were taken."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self._batch: pa.RecordBatch | None = None
-        self._places = np.zeros(0, np.int64)
-        self._load()
-
-    @property
-    def next_place(self) -> int | None:
-        """Place of the next row, None at the end."""
-        return None if self._batch is None else int(self._places[0])
-
-    def take_before(self, place: int | None) -> pa.RecordBatch:
-        """Take rows before a place from what is in memory, all of it for None; one at least."""
-        assert self._batch is not None
-        count = len(self._places)
-        if place is not None:
-            count = max(1, int(np.searchsorted(self._places, place)))
-        taken = self._batch.slice(0, count)
-        self._batch, self._places = self._batch.slice(count), self._places[count:]
-        if not len(self._places):
-            self._load()
-        return taken
-
-    def _load(self) -> None:
-        self._batch = next((batch for batch in self._batches if batch.num_rows), None)
-        if self._batch is not None:
-            self._places = self._batch.column(PLACE).to_numpy()
-
-
-def _merged(runs: list[_Run]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of all runs in the order of their places."""
-    while runs := [run for run in runs if run.next_place is not None]:
-        runs.sort(key=_next_place)
-        yield runs[0].take_before(runs[1].next_place if len(runs) > 1 else None)
-
-
-def _next_place(run: _Run) -> Any:
-    return run.next_place

@@ -5,8 +5,8 @@ line is counted and reported by its file and number. Columns of Parquet become t
 :mod:`dien_jax.data.value_text` gives them.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -14,32 +14,21 @@ from urllib.parse import unquote
 import ibis
 import ibis.expr.datatypes as dt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.types as of
 from ibis.expr.types import ArrayValue, BooleanValue, StringValue, Table, Value
 
-from dien_jax.data.value_text import check_type
+from dien_jax.data.value_text import Use, check_type
 from dien_jax.errors import UserError
+from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.log import (
     FileStart,
     Log,
     LogForm,
-    Wanted,
     address_of,
     column_places,
     count_reasons,
     files_of,
     header_names,
-)
-from dien_jax.preparation.reading.spark_columns import INSIDE, arrow_type, column_text
-from dien_jax.preparation.reading.spark_copies import (
-    BLOCK,
-    FILE,
-    PLACE,
-    TEXT,
-    Copy,
-    copy_lines,
-    copy_rows,
-    path_of,
 )
 from dien_jax.preparation.reading.spark_workspace import SparkWorkspace, escaped
 from dien_jax.utils.console import stage
@@ -47,6 +36,11 @@ from dien_jax.utils.text_files import EXAMPLES, BadLines
 
 PARQUET = (".parquet", ".pq")
 LONGEST_HEADER = 80
+FILE, BLOCK, PLACE, TEXT = "_file", "_block", "_line_place", "value"
+"""Columns: the file of a row, the block of it that one task read, its place there, and a line."""
+INSIDE = "\x1f"
+"""Separator of the values of a list until it is known that none holds the one that is asked for."""
+LARGEST_WHOLE = 2.0**63
 
 
 class _Block(NamedTuple):
@@ -92,30 +86,14 @@ def read_spark(workspace: SparkWorkspace, file: Path, form: LogForm) -> Log:
         kinds = {name.endswith(PARQUET) for name in names}
         if len(kinds) != 1:
             raise UserError(f"{address}: expected Parquet or text files, found both or none")
-        paths = local or [address]
-        if kinds == {True}:
-            for name in local:  # an engine may not name a damaged one
-                try:
-                    pq.read_metadata(name)
-                except (pa.ArrowException, OSError) as error:
-                    raise UserError(f"{name}: damaged, or not a Parquet file: {error}") from error
-            return _read_parquet(
-                workspace, address, reader, paths, names, form.wanted, form.separator
-            )
-        return _read_text(workspace, address, reader, paths, names, form)
+        read = _read_parquet if kinds == {True} else _read_text
+        return read(workspace, Path(address), reader, local or [address], form)
 
 
 def _read_text(
-    workspace: SparkWorkspace,
-    address: str,
-    reader: Any,
-    paths: list[str],
-    names: list[str],
-    form: LogForm,
+    workspace: SparkWorkspace, file: Path, reader: Any, paths: list[str], form: LogForm
 ) -> Log:
-    reader = reader.option("lineSep", "\n")
-    copy = functools.partial(copy_lines, names)
-    frame = _placed(workspace, lambda: reader.text(paths), copy, [TEXT])
+    frame = _placed(reader.option("lineSep", "\n").text(paths), [TEXT])
     lines, starts = _numbered(workspace, frame, {TEXT: "string"})
     delimiter = "\t" if starts[0].file.removesuffix(".gz").endswith(".tsv") else ","
     is_first = lines.number == 1
@@ -126,14 +104,14 @@ def _read_text(
         end.ifelse(lines[TEXT].substr(0, lines[TEXT].length() - 1), lines[TEXT]).name(TEXT)
     )
     header = form.columns or _header(workspace, lines, starts, delimiter)
-    places = column_places(Path(address), form.wanted, header, form.hint)
+    places = column_places(file, form.wanted, header, form.hint)
     records = lines.filter(lines[TEXT] != "")
     if not form.columns:
         records = records.filter(records.number > 1)
     stored = workspace.store("parsed", _parsed(records, delimiter, len(header), places))
     bad, wrong = BadLines(), stored.filter(stored.problem.notnull())
     rows = stored.filter(stored.problem.isnull()).drop("problem")
-    log = Log(Path(address), rows, bad, starts=starts)
+    log = Log(file, rows, bad, starts=starts)
     first = wrong.order_by("line").limit(EXAMPLES)
     for batch in workspace.batches(first, ["line", "problem"]):
         for row in batch.to_pylist():
@@ -190,46 +168,70 @@ def _parsed(records: Table, delimiter: str, width: int, places: Mapping[str, int
 
 
 def _read_parquet(
-    workspace: SparkWorkspace,
-    address: str,
-    reader: Any,
-    paths: list[str],
-    names: list[str],
-    wanted: Wanted,
-    separator: str,
+    workspace: SparkWorkspace, file: Path, reader: Any, paths: list[str], form: LogForm
 ) -> Log:
-    kinds = {field.name: arrow_type(field.dataType) for field in reader.parquet(*paths).schema}
-    file = Path(address)
-    column_places(file, wanted, list(kinds))
+    frame = reader.parquet(*paths)
+    kinds = {field.name: _arrow_type(field.dataType) for field in frame.schema}
+    column_places(file, form.wanted, list(kinds))
     columns = []
-    for alias, column in wanted.items():
+    for alias, column in form.wanted.items():
         check_type(column.where(file), kinds[column.name], column.kind)
-        columns.append(column_text(column, kinds[column.name]).alias(alias))
-    copy = functools.partial(copy_rows, names, sorted({c.name for c in wanted.values()}))
-    frame = _placed(workspace, lambda: reader.parquet(*paths), copy, columns)
-    rows, starts = _numbered(workspace, frame, dict.fromkeys(wanted, "string"))
-    for alias, column in wanted.items():
-        if pa.types.is_list(kinds[column.name]):
-            _check_separator(workspace, column.where(file), rows, alias, separator)
-            clean = rows[alias].replace(INSIDE, separator)
+        columns.append(_column_text(column, kinds[column.name]).alias(alias))
+    placed = _placed(frame, columns)
+    rows, starts = _numbered(workspace, placed, dict.fromkeys(form.wanted, "string"))
+    for alias, column in form.wanted.items():
+        if of.is_list(kinds[column.name]):
+            _check_separator(workspace, column.where(file), rows, alias, form.separator)
+            clean = rows[alias].replace(INSIDE, form.separator)
             rows = rows.mutate(clean.name(alias))
     return Log(file, rows.drop("number"), BadLines(), starts=starts)
 
 
-def _placed(
-    workspace: SparkWorkspace, read: Callable[[], Any], copy: Callable[[], Copy], columns: list[Any]
-) -> Any:
+def _arrow_type(kind: Any) -> pa.DataType:
+    """Return the type of Arrow for a type of Spark."""
+    from pyspark.sql.pandas.types import to_arrow_type
+
+    return to_arrow_type(kind)
+
+
+def _column_text(column: LogColumn, kind: pa.DataType) -> Any:
+    """Return a column of Spark as the text of :mod:`dien_jax.data.value_text`, NULL where missing.
+
+    Lists are joined by ``INSIDE``.
+    """
+    from pyspark.sql import functions
+
+    values = functions.col("`" + column.name.replace("`", "``") + "`")
+    if of.is_list(kind):
+        texts = functions.transform(values, lambda v: _text(v, kind.value_type, "categorical"))
+        full = functions.transform(texts, lambda v: functions.coalesce(v, functions.lit("")))
+        text = functions.array_join(full, INSIDE)
+    else:
+        text = _text(values, kind, column.kind)
+    return functions.when(text != "", text)
+
+
+def _text(values: Any, kind: pa.DataType, use: Use) -> Any:
+    from pyspark.sql import functions
+
+    if of.is_boolean(kind):
+        values = values.cast("int")
+    elif of.is_floating(kind):
+        values = functions.when(~functions.isnan(values), values)
+        if use == "time":
+            number = values.cast("double")
+            fits = (number == functions.floor(number)) & (functions.abs(number) < LARGEST_WHOLE)
+            whole = functions.when(fits, number).cast("long").cast("string")
+            return functions.coalesce(whole, number.cast("string"))
+    return values.cast("string")
+
+
+def _placed(frame: Any, columns: list[Any]) -> Any:
     """Return columns of files with the file, the block of it and the place of every row."""
-    from pyspark.errors import AnalysisException
     from pyspark.sql import functions
 
     place = functions.monotonically_increasing_id().alias(PLACE)
     file, block = (functions.col(f"_metadata.{n}") for n in ("file_path", "file_block_start"))
-    frame = read()
-    try:
-        frame.select(file, block).schema  # noqa: B018 - resolves the names
-    except AnalysisException:  # an engine that does not name the files of rows
-        return workspace.written(*copy()).select(*columns, FILE, BLOCK, PLACE)
     return frame.select(*columns, file.alias(FILE), block.alias(BLOCK), place)
 
 
@@ -263,7 +265,9 @@ def _numbered(
     joined = rows.join(stored, [rows[FILE] == stored.file, rows[BLOCK] == stored.block])
     joined = joined.mutate(line=joined[PLACE] + joined["shift"])
     lines = joined.select(*columns, "line", number=joined.line - joined.start)
-    return lines, tuple(FileStart(line, path_of(file)) for file, line in starts.items())
+    return lines, tuple(
+        FileStart(line, re.sub(r"^file:/+", "/", file)) for file, line in starts.items()
+    )
 
 
 def _check_separator(

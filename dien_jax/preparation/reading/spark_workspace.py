@@ -6,10 +6,14 @@ come from sorting by ranges: each range counts its own rows, and a small table h
 """
 
 import contextlib
+import gc
+import signal
+import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ibis
 import ibis.expr.datatypes as dt
@@ -20,9 +24,14 @@ from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
 from dien_jax.errors import UserError, reason
 from dien_jax.preparation.reading.shared_tables import PLACE, SharedFolder
-from dien_jax.preparation.reading.spark_session import is_spark_error, spark_reason, spark_session
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
 
+PORT = 15002
+"""Port of Spark Connect where an address names none."""
+SECONDS_TO_ANSWER = 10
+OLDEST = 4
+"""First major version that has all functions that are used."""
+SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.caseSensitive": "true"}
 PLACE_BITS = 33
 """Bits of a place that number the rows of one range; those above number the ranges."""
 SPECIAL = set(r"\.[]{}()*+-?^$|#&~")
@@ -56,7 +65,7 @@ def spark_workspace(
       shared: folder that Spark and this process see; None for ``folder``.
     """
     where = str(folder.absolute()) if shared is None else shared
-    with spark_session(url) as session:
+    with _session(url) as session:
         tables = SharedFolder(where)
         workspace = SparkWorkspace(folder, session, tables)
         try:
@@ -77,9 +86,9 @@ def _check_shared(workspace: "SparkWorkspace", where: str) -> None:
         rows = workspace.store("seen", pa.table({"seen": [1]}))
         seen = sum(batch.num_rows for batch in workspace.batches(rows))
     except Exception as error:
-        if not is_spark_error(error) and not isinstance(error, OSError | pa.ArrowException):
+        if not _is_spark_error(error) and not isinstance(error, OSError | pa.ArrowException):
             raise
-        why = spark_reason(error) if is_spark_error(error) else reason(error)
+        why = _spark_reason(error) if _is_spark_error(error) else reason(error)
         raise UserError(f"{problem} ({why}); {hint}") from error
     if seen != 1:
         raise UserError(f"{problem}; {hint}")
@@ -136,16 +145,9 @@ class SparkWorkspace(Workspace):
 
     def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
         file = self._shared.new_table()
-        frame = self._written(file, batches, schema)
-        return self._view(file, frame.schema, ibis.Schema.from_pyarrow(schema))
-
-    def written(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Any:
-        """Write rows from this process; return them as a DataFrame of Spark."""
-        return self._written(self._shared.new_table(), batches, schema)
-
-    def _written(self, file: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Any:
         self._shared.write(file, batches, schema)
-        return self.session.read.parquet(self._shared.address_of(file))
+        kind = self.session.read.parquet(self._shared.address_of(file)).schema
+        return self._view(file, kind, ibis.Schema.from_pyarrow(schema))
 
     def store_frame(self, frame: Any, schema: Any) -> Table:
         """Compute a table of Spark once and store it."""
@@ -223,8 +225,6 @@ class SparkWorkspace(Workspace):
         return file
 
     def _view(self, file: str, kind: Any, schema: Any) -> Table:
-        if not self._shared.has(file):  # without rows
-            self._shared.write(file, [], schema.to_pyarrow())
         name = f"{self._shared.address.rpartition('/')[2]}_{file}".replace("-", "_")
         frame = self.session.read.schema(kind).parquet(self._shared.address_of(file))
         frame.createOrReplaceTempView(name)
@@ -235,3 +235,108 @@ class SparkWorkspace(Workspace):
 def escaped(text: str) -> str:
     """Return the regular expression of a text."""
     return "".join(rf"\{c}" if c in SPECIAL else c for c in text)
+
+
+@contextlib.contextmanager
+def _session(url: str | None) -> Iterator[Any]:
+    """Open a session with the settings that results depend on, and put them back.
+
+    Args:
+      url: address ``sc://HOST:PORT`` of Spark Connect; a session of its own is opened there and
+        stopped. None: the session of the environment, as ``SparkSession.builder`` finds it.
+
+    Raises:
+      UserError: without a session, and for errors of Spark in the block.
+    """
+    session = _environment_session() if url is None else _connected_session(url)
+    before = {}
+    try:
+        major = int(str(session.version).split(".")[0])
+        if major < OLDEST:
+            raise UserError(f"--engine spark needs Spark {OLDEST} or later, got {session.version}")
+        for name, value in SETTINGS.items():
+            before[name] = session.conf.get(name, None)
+            session.conf.set(name, value)
+        yield session
+    except Exception as error:
+        if not _is_spark_error(error):
+            raise
+        raise UserError(f"Spark: {_spark_reason(error)}") from error
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):
+            _cancel(session)
+        raise
+    finally:
+        with contextlib.suppress(Exception):  # an interrupted or lost session has no settings
+            for name, value in before.items():
+                session.conf.unset(name) if value is None else session.conf.set(name, value)
+        if url is not None:
+            # The client waits for its threads under a lock that the end of an unread result takes
+            # too: none may be left for one of these threads to collect.
+            gc.collect()
+            with contextlib.suppress(Exception):
+                session.stop()
+
+
+def _is_spark_error(error: Exception) -> bool:
+    """Return whether an error comes from Spark or the way to it."""
+    names = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return bool(names & {"pyspark", "py4j", "grpc"})
+
+
+def _spark_reason(error: Exception) -> str:
+    """Return an error of Spark on one line: a Java error's first line says little."""
+    details = getattr(error, "details", None)  # of an error of gRPC
+    text = str(details() if callable(details) else error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and lines[0].startswith("An error occurred while calling"):
+        lines = lines[1:]
+    return reason(Exception(lines[0] if lines else type(error).__name__))
+
+
+def _cancel(session: Any) -> None:
+    """End what Spark computes for a session."""
+    if hasattr(session, "interruptAll"):  # of Spark Connect
+        session.interruptAll()
+    else:
+        session.sparkContext.cancelAllJobs()
+
+
+def _connected_session(url: str) -> Any:
+    from pyspark.sql import SparkSession
+
+    where = f"--spark-url {url}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or PORT
+    except ValueError as error:
+        raise UserError(f"{where}: expected sc://HOST:PORT, got {error}") from error
+    if parts.scheme != "sc" or not host:
+        raise UserError(f"{where}: expected sc://HOST:PORT")
+    try:  # Spark itself would try again for minutes
+        socket.create_connection((host, port), SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise UserError(f"{where}: nothing answers at {host}:{port}: {reason(error)}") from error
+    try:
+        session = SparkSession.builder.remote(url).create()
+        session.version  # noqa: B018 - the first answer
+    except Exception as error:
+        raise UserError(f"{where}: no Spark session: {_spark_reason(error)}") from error
+    return session
+
+
+def _environment_session() -> Any:
+    from pyspark.sql import SparkSession
+
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        session = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+        session.version  # noqa: B018 - the first answer
+        if signal.getsignal(signal.SIGINT) is not interrupt:
+            # That of Spark asks Java for something while an answer of it is read.
+            signal.signal(signal.SIGINT, interrupt)
+    except Exception as error:
+        hint = "give --spark-url sc://HOST:PORT, or set SPARK_REMOTE or SPARK_HOME"
+        problem = f"--engine spark: the environment has no Spark session ({_spark_reason(error)})"
+        raise UserError(f"{problem}; {hint}") from error
+    return session
