@@ -1,11 +1,8 @@
 """Benchmarks of several devices: rows over virtual devices, and what compiled programs send."""
 
-import importlib.util
 import json
 
-import pytest
-
-from benchmarks import compile_only, scaling
+from benchmarks import scaling
 from benchmarks.common.compiled_text import collectives, kinds
 
 TEXT = """HloModule step
@@ -50,14 +47,3 @@ def test_each_number_of_devices_has_a_process_and_rows_of_its_own(tmp_path, caps
     assert [row["sent_kb"] > 0 for row in rows] == [False, True, False, True]
     assert rows[0]["of_one"] == rows[2]["of_one"] == 1
     assert capsys.readouterr().out.startswith("| scaling | devices | virtual |")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-def test_the_step_compiles_for_a_slice_of_tpus(tmp_path) -> None:
-    file = tmp_path / "rows.json"
-    flags = ["--rows", "1000000", "--batch", "16", "--steps", "10", "--json", str(file)]
-    compile_only.main(["--target", "tpu-v5e-4x4", *flags])
-    [row] = json.loads(file.read_text())
-    assert (row["devices"], row["batch"], row["whole_tables"]) == (16, 256, 0)
-    assert row["sent_mb"] > 0

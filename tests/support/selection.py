@@ -165,7 +165,6 @@ LONGEST = (
     "tests/benchmarks/test_incremental.py::test_each",
     "tests/benchmarks/test_incremental.py::test_model",
     "tests/benchmarks/test_incremental.py::test_update",
-    "tests/benchmarks/test_quality.py::test_quality",
     "tests/benchmarks/test_scaling.py::test_each",
     "tests/distributed/test_documentation.py::test_two_shells",
     "tests/distributed/test_stops_and_resumption.py::test_a_process_that_hangs_as_it_saves",

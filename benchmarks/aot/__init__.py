@@ -1,1 +1,0 @@
-"""Ahead-of-time compilation for devices that are absent."""

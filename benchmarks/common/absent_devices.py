@@ -1,0 +1,128 @@
+"""Compilers for a TPU v5e or an NVIDIA H100 that is not attached.
+
+libtpu compiles without a TPU. XLA's CUDA compiler needs a description of the GPU, JAX's CUDA
+plugin and ``ptxas``, but no CUDA libraries and no driver. Programs are compiled, not executed.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from dien_kernels import Device, assume
+from jax.experimental import topologies
+from jax.sharding import AbstractMesh, AxisType, SingleDeviceSharding
+
+DEVICES = {
+    "tpu-v5e": Device("tpu", "TPU v5 lite"),
+    "h100": Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0)),
+}
+CUDA_PACKAGES = "jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12"
+"""Required packages, the first two in JAX's version; ``pip install --no-deps`` is enough."""
+TPU_ENVIRONMENT = {
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""Environment in which libtpu starts without a TPU."""
+H100_CORES = 132
+H100 = f"""
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 minor: 0 }}
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  core_count: {H100_CORES} fpus_per_core: 128 clock_rate_ghz: 1.98
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: {227 * 2**10}
+  shared_memory_per_core: {228 * 2**10} l2_cache_size: {50 * 2**20}
+  memory_bandwidth: 3352320000000 device_memory_size: 84942979072
+}}
+platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 patch: 0 }}
+device_description_str: "{DEVICES["h100"].kind}"
+"""
+"""XLA's ``GpuTargetConfigProto``, by NVIDIA's data sheet."""
+
+_LAUNCHES = {
+    "tpu": re.compile(
+        r'%(\w+?)(?:\.[\d.]+)? = [^\n]* custom-call\([^\n]*custom_call_target="tpu_custom_call"'
+    ),
+    "gpu": re.compile(
+        r'custom_call_target="(?:__gpu\$xla\.gpu\.triton|mosaic_gpu\w*)"'
+        r'[^\n]*?op_name="[^"\n]*?(\w+)/(?:pallas_call|mpmd_map)"'
+    ),
+}
+
+
+class Compiled(NamedTuple):
+    """A program for an absent device.
+
+    Attributes:
+      program: the result of ``jax.stages.Lowered.compile``.
+      launches: names of the Pallas kernels that it calls; a call in a loop counts once.
+    """
+
+    program: jax.stages.Compiled
+    launches: list[str]
+
+
+@functools.cache
+def absent_device(target: str) -> Any:
+    """Return the absent device, for the sharding of arguments; the process has only CPUs then.
+
+    Raises:
+      ModuleNotFoundError: without its compiler.
+    """
+    # A process without such a device must not look for one. JAX reads JAX_PLATFORMS at import and
+    # chooses its devices later; compilers read the environment when they start.
+    jax.config.update("jax_platforms", "cpu")
+    if DEVICES[target].platform == "tpu":
+        if importlib.util.find_spec("libtpu") is None:
+            raise ModuleNotFoundError(
+                "compiling for an absent TPU needs its compiler: pip install libtpu"
+            )
+        os.environ.update(TPU_ENVIRONMENT)
+        return topologies.get_topology_desc("v5e:2x2", platform="tpu").devices[0]
+    # The plugin refuses to start without CUDA's libraries, which only execution needs.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    try:
+        described = topologies.get_topology_desc(
+            target, platform="cuda", topology="1x1x1", target_config=H100
+        )
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise ModuleNotFoundError(
+            f"compiling for {target} needs JAX's CUDA plugin: pip install {CUDA_PACKAGES} "
+            f"(in the version of jax, {jax.__version__})"
+        ) from error
+    return described.devices[0]
+
+
+@contextlib.contextmanager
+def lowering_for(target: str) -> Iterator[None]:
+    """Trace and lower for the target: kernels and Pallas choose instructions by it."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(assume(DEVICES[target]))
+        if DEVICES[target].platform == "gpu":
+            described = jax.sharding.AbstractDevice(DEVICES[target].kind, H100_CORES, "gpu")
+            mesh = AbstractMesh(
+                (1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=described
+            )
+            stack.enter_context(jax.sharding.use_abstract_mesh(mesh))
+        yield
+
+
+def compile_for(target: str, function: Callable, *arguments: Any) -> Compiled:
+    """Compile a function, jitted or not, for the shapes and types of trees of arrays."""
+    sharding = SingleDeviceSharding(absent_device(target))
+
+    def abstract(array: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
+    with lowering_for(target):
+        program = jitted.lower(*jax.tree.map(abstract, arguments)).compile()
+    names = _LAUNCHES[DEVICES[target].platform].findall(program.as_text() or "")
+    return Compiled(program, names)
