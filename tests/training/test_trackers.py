@@ -1,40 +1,39 @@
 """MLflow and Weights & Biases, by their real clients and without a server.
 
-What the clients kept is read back by the clients. A package that is not installed skips its tests.
+The clients read back what they kept. A package that is not installed skips its tests.
 """
 
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import socket
-import subprocess
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from support import trackers
 from support.tiny_run import light_flags
-from support.trackers import Kept
 
 from dien_jax import train
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.training import loop
-from dien_jax.training.loggers import Loggers, opened_loggers
+from dien_jax.training.loggers import opened_loggers
 
-INSTALLED = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec(name) is None, reason=f"{name} is not installed"
-        ),
-    )
-    for name in ("mlflow", "wandb")
-]
+NAMES = ("mlflow", "wandb")
+MISSING = {name for name in NAMES if importlib.util.find_spec(name) is None}
+WITHOUT_MLFLOW = pytest.mark.skipif("mlflow" in MISSING, reason="mlflow is not installed")
+each = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(name in MISSING, reason="not installed"))
+        for name in NAMES
+    ],
+)
 pytestmark = pytest.mark.filterwarnings(
     # MLflow 3.17 with SQLAlchemy 2.1, as it is imported.
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
@@ -45,7 +44,7 @@ SETTINGS = {"preset": "dien", "seed": 3, "model.layers": (8, 4), "optim.clip_nor
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     """A store of MLflow without runs: to make one takes seconds."""
-    if importlib.util.find_spec("mlflow") is None:
+    if "mlflow" in MISSING:
         return None
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
@@ -81,53 +80,110 @@ def without_a_server(
         sys.modules["wandb"].teardown()
 
 
-def run_of(folder: Path, name: str) -> str:
-    return json.loads((folder / "loggers.json").read_text())["runs"][name]
+class Kept(NamedTuple):
+    """What a tracker has of a session of a run, as text or numbers by name."""
+
+    name: list[str]
+    settings: dict[str, str]
+    numbers: dict[str, list[tuple[int, float]]]
+    last: dict[str, float]
+    histograms: dict[str, list[tuple[int, int]]]
+    files: set[str]
+    status: list[str]
 
 
 def sessions(folder: Path, name: str) -> list[Kept]:
-    """What a tracker kept of a run: one for each session, or one for all."""
-    run = run_of(folder, name)
-    if name == "mlflow":
-        return [trackers.of_mlflow(run)]
-    sys.modules["wandb"].teardown()  # its other process has written all when it has ended
-    return trackers.of_wandb(Path.cwd(), run)
+    """Return what a tracker kept of a run: one for each session, or one for all."""
+    run = json.loads((folder / "loggers.json").read_text())["runs"][name]
+    if name == "wandb":
+        sys.modules["wandb"].teardown()  # its other process has written all when it has ended
+        files = Path.cwd().glob(f"wandb/offline-run-*-{run}*/run-{run}.wandb")
+        return list(map(of_wandb, sorted(files)))
+    client = sys.modules["mlflow"].MlflowClient()
+    found = client.get_run(run)
+    numbers = {
+        metric: [(entry.step, entry.value) for entry in client.get_metric_history(run, metric)]
+        for metric in found.data.metrics
+    }
+    files = {file.path for file in client.list_artifacts(run)}
+    about = ([found.info.run_name], found.data.params, numbers, found.data.metrics)
+    return [Kept(*about, {}, files, [found.info.status])]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def of_wandb(file: Path) -> Kept:
+    """Return what the client kept of a session in offline mode."""
+    kept = Kept([], {}, {}, {}, {}, set(), [])
+    for record in wandb_records(file):
+        kind = record.WhichOneof("record_type")
+        if kind in ("run", "config"):
+            update = record.run.config.update if kind == "run" else record.config.update
+            kept.settings.update((key(item), str(json.loads(item.value_json))) for item in update)
+            kept.name.extend([record.run.display_name] * (kind == "run"))
+        elif kind == "history":
+            row = {key(item): json.loads(item.value_json) for item in record.history.item}
+            for name, value in row.items():
+                if name.endswith("/values"):
+                    entry = (row["step"], sum(value))
+                    kept.histograms.setdefault(name.removesuffix("/values"), []).append(entry)
+                elif isinstance(value, int | float):
+                    kept.numbers.setdefault(name, []).append((row["step"], value))
+        elif kind == "summary":
+            update = record.summary.update
+            kept.last.update((key(item), json.loads(item.value_json)) for item in update)
+        elif kind == "artifact":
+            kept.files.update(entry.path for entry in record.artifact.manifest.contents)
+        elif kind == "exit":
+            kept.status.append(str(record.exit.exit_code))
+    return kept
+
+
+def key(item: Any) -> str:
+    return item.key or "/".join(item.nested_key)
+
+
+def wandb_records(file: Path) -> Iterator[Any]:
+    """Yield the records of a file in the form of a log of LevelDB.
+
+    Blocks have 32 KiB. A piece has a checksum, its size, and its place in the record: 1 all of it,
+    2 the first, 3 one between, 4 the last. A block ends with zeros where no piece fits.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, pieces = file.read_bytes(), len(":W&B") + 3, b""
+    while at < len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, size, place = struct.unpack_from("<IHB", data, at)
+        at += 7 + size
+        pieces += data[at - size : at]
+        if place in (1, 4):
+            yield Record.FromString(pieces)
+            pieces = b""
+
+
+@each
+def test_run_is_kept_with_settings_numbers_and_files(tmp_path, name, capfd):
     folder = tmp_path / "first"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model_card.md").write_text("A model.")
-    return folder
-
-
-def tell(loggers: Loggers, step: int) -> None:
-    loggers.scalars(step, {"train/loss": step / 8, "train/accuracy": 0.5})
-
-
-@pytest.mark.parametrize("name", INSTALLED)
-def test_run_is_kept_with_settings_numbers_and_files(folder, name, capfd):
     files = [folder / "config.json", folder / "model_card.md"]
+    for file in files:
+        file.write_text("{}")
     with opened_loggers(folder, [name]) as loggers:
         loggers.begin(SETTINGS, 0)
         for step in (10, 20):
-            tell(loggers, step)
-        loggers.scalars(20, {"valid/auc": 0.75})
+            loggers.scalars(step, {"train/loss": step / 8})
         loggers.histograms(20, {"attention": np.linspace(0, 1, 50)})
         loggers.finish(20, {"final/test_auc": 0.625}, files)
     [kept] = sessions(folder, name)
-    assert kept.name == "first"
-    assert kept.settings["preset"] == "dien"
-    assert kept.settings["seed"] == "3"
-    assert kept.settings["model.layers"] == ("(8, 4)" if name == "mlflow" else "[8, 4]")
-    assert kept.settings["optim.clip_norm"] == "None"
+    assert kept.name == ["first"]
+    expected = {"preset": "dien", "seed": "3", "optim.clip_norm": "None"}
+    expected["model.layers"] = "(8, 4)" if name == "mlflow" else "[8, 4]"
+    assert expected.items() <= kept.settings.items()
     assert kept.numbers["train/loss"] == [(10, 1.25), (20, 2.5)]
-    assert kept.numbers["valid/auc"] == [(20, 0.75)]
     assert kept.last["final/test_auc"] == 0.625
     assert kept.files == {"config.json", "model_card.md"}
-    assert kept.status == ("FINISHED" if name == "mlflow" else "0")
+    assert kept.status == (["FINISHED"] if name == "mlflow" else ["0"])
     assert kept.histograms == ({} if name == "mlflow" else {"attention": [(20, 50)]})
     output = capfd.readouterr()
     assert output.out == ""
@@ -135,42 +191,18 @@ def test_run_is_kept_with_settings_numbers_and_files(folder, name, capfd):
     assert line.startswith("MLflow: run " if name == "mlflow" else "W&B: run ")
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(Interrupted(signal.SIGTERM), "KILLED"), (RuntimeError("diverged"), "FAILED")],
-)
-def test_run_that_ends_early_says_how(folder, name, error, status):
-    def run():
-        with opened_loggers(folder, [name]) as loggers:
-            loggers.begin(SETTINGS, 0)
-            raise error
-
-    with pytest.raises(type(error)):
-        run()
-    [kept] = sessions(folder, name)
-    assert kept.status == (status if name == "mlflow" else "1")
+@each
+def test_run_that_fails_says_so(tmp_path, name):
+    with pytest.raises(RuntimeError), opened_loggers(tmp_path, [name]):
+        raise RuntimeError("diverged")
+    [kept] = sessions(tmp_path, name)
+    assert kept.status == (["FAILED"] if name == "mlflow" else ["1"])
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-def test_resumed_run_goes_on_where_it_was(folder, name):
-    with opened_loggers(folder, [name]) as loggers:
-        loggers.begin(SETTINGS, 0)
-        tell(loggers, 10)
-        tell(loggers, 20)
-    run = run_of(folder, name)
-    with opened_loggers(folder) as loggers:
-        loggers.begin(SETTINGS, 10)
-        tell(loggers, 20)
-        tell(loggers, 30)
-    assert run_of(folder, name) == run
-    found = [entry for kept in sessions(folder, name) for entry in kept.numbers["train/loss"]]
-    assert found == [(10, 1.25), (20, 2.5), (20, 2.5), (30, 3.75)]
-
-
-@pytest.mark.parametrize("name", INSTALLED)
-def test_trained_run_is_stopped_and_resumed(data, tmp_path, monkeypatch, name):
-    flags = [*light_flags(data, tmp_path / "run"), "--train.epochs=2"]
+@each
+def test_trained_run_is_stopped_and_goes_on_where_it_was(data, tmp_path, monkeypatch, name):
+    folder = tmp_path / "run"
+    flags = [*light_flags(data, folder), "--train.epochs=2"]
     with monkeypatch.context() as patch:
         evaluate = loop.Trainer._evaluate
 
@@ -181,35 +213,31 @@ def test_trained_run_is_stopped_and_resumed(data, tmp_path, monkeypatch, name):
 
         patch.setattr(loop.Trainer, "_evaluate", stop)
         assert train.main([*flags, "--loggers", "tensorboard", name]) == 143
-    assert train.main(["--resume", str(tmp_path / "run")]) == 0
-    kept = sessions(tmp_path / "run", name)
-    assert {one.name for one in kept} == {"run"}
+    [stopped] = sessions(folder, name)
+    assert stopped.status == (["KILLED"] if name == "mlflow" else ["1"])
+    assert train.main(["--resume", str(folder)]) == 0
+    kept = sessions(folder, name)
+    assert {title for one in kept for title in one.name} == {"run"}
     steps = [step for one in kept for step, _ in one.numbers["train/loss"]]
     assert steps == [2, 4, 6, 8, 6, 8]
     assert [step for one in kept for step, _ in one.numbers["valid/auc"]] == [4, 8]
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
     assert kept[-1].last["final/test_auc"] == pytest.approx(result["test"]["auc"])
     assert kept[-1].files == {"config.json", "model_card.md"}
-    assert (tmp_path / "run" / "tensorboard").exists()
+    assert (folder / "tensorboard").exists()
 
 
-@pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a server that is not there."""
+@each
+def test_server_that_cannot_be_reached_is_refused(data, tmp_path, monkeypatch, capfd, name):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//me:secret@"))
-        monkeypatch.setenv("WANDB_MODE", "online")
-        monkeypatch.setenv("WANDB_BASE_URL", address)
-        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
-        yield address
-
-
-@pytest.mark.parametrize("name", INSTALLED)
-def test_server_that_cannot_be_reached_is_refused_at_the_start(data, tmp_path, nobody, capfd, name):
-    assert train.main([*light_flags(data, tmp_path / "run"), "--loggers", name]) == 2
+        secret = address.replace("//", "//me:secret@")
+        variables = {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_INIT_TIMEOUT": "2"}
+        variables |= {"WANDB_API_KEY": "0" * 40, "MLFLOW_TRACKING_URI": secret}
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        assert train.main([*light_flags(data, tmp_path / "run"), "--loggers", name]) == 2
     *_, line = capfd.readouterr().err.splitlines()
     assert line.startswith("error: MLflow cannot" if name == "mlflow" else "error: W&B cannot")
     assert f"--loggers without {name} trains without it" in line
@@ -217,7 +245,7 @@ def test_server_that_cannot_be_reached_is_refused_at_the_start(data, tmp_path, n
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed")
+@WITHOUT_MLFLOW
 def test_server_that_is_lost_later_does_not_stop_training(data, tmp_path, monkeypatch, capfd):
     evaluate = loop.Trainer._evaluate
 
@@ -228,43 +256,13 @@ def test_server_that_is_lost_later_does_not_stop_training(data, tmp_path, monkey
     monkeypatch.setattr(loop.Trainer, "_evaluate", lose)
     flags = [*light_flags(data, tmp_path / "run"), "--train.epochs=1"]
     assert train.main([*flags, "--loggers", "mlflow"]) == 0
-    said = capfd.readouterr().err
-    assert re.search("^warning: MLflow: .*; training goes on without it$", said, re.MULTILINE)
-    assert re.search("^warning: MLflow lacks [0-9]+ reports of this run$", said, re.MULTILINE)
+    assert "warning: MLflow lacks reports of this run: " in capfd.readouterr().err
     assert (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-def test_client_is_imported_only_for_its_logger_and_leaves_no_thread(tmp_path, name):
-    program = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from dien_jax.training.loggers import opened_loggers\n"
-        "folder = Path('run'); folder.mkdir()\n"
-        "with opened_loggers(folder) as loggers: loggers.begin({}, 0)\n"
-        "assert not {'mlflow', 'wandb'} & {*sys.modules}\n"
-        "with opened_loggers(folder, sys.argv[1:]) as loggers: loggers.begin({}, 0)\n"
-        "assert {*sys.argv[1:]} == {'mlflow', 'wandb'} & {*sys.modules}\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, name],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
-    assert ended.stdout == ""
-
-
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed")
-def test_mlflow_run_that_is_not_there_is_refused(folder, tmp_path, monkeypatch):
-    with opened_loggers(folder, ["mlflow"]) as loggers:
-        loggers.begin({}, 0)
-    run = run_of(folder, "mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
-    with pytest.raises(UserError) as refused, opened_loggers(folder):
-        pass
-    assert f"does not have the run {run}" in str(refused.value)
+@WITHOUT_MLFLOW
+def test_run_that_the_server_does_not_have_is_refused(tmp_path):
+    file, content = tmp_path / "loggers.json", {"loggers": ["mlflow"], "runs": {"mlflow": "0"}}
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"MLflow cannot be used at .*[Rr]un.* not found"):
+        opened_loggers(tmp_path).__enter__()

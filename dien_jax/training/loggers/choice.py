@@ -1,4 +1,4 @@
-"""The loggers of a run: which they are, and ``loggers.json`` of its folder, for a later resumption.
+"""The loggers of a run, and ``loggers.json`` of its folder, for a later resumption.
 
 ``loggers.json`` has the names of the loggers and, for those that keep runs elsewhere, the id of the
 run there. A run with TensorBoard alone has no such file.
@@ -15,16 +15,13 @@ import numpy as np
 
 from dien_jax.config.loggers import DEFAULT_LOGGERS, LOGGERS, LoggerName
 from dien_jax.errors import UserError, suggestion
-from dien_jax.training.loggers.mlflow import MLflow
 from dien_jax.training.loggers.protocol import Logger
 from dien_jax.training.loggers.tensorboard import TensorBoard
-from dien_jax.training.loggers.wandb import WeightsAndBiases
+from dien_jax.training.loggers.trackers import TRACKERS, Background
 from dien_jax.utils.console import say
 from dien_jax.utils.files import read_json, write_json
 
 LOGGERS_FILE = "loggers.json"
-TRACKERS: dict[str, Any] = {"mlflow": MLflow, "wandb": WeightsAndBiases}
-"""Loggers that keep runs elsewhere; they import their clients when they are made."""
 
 
 class _LoggersFile(TypedDict):
@@ -35,10 +32,10 @@ class _LoggersFile(TypedDict):
 
 
 class Loggers:
-    """The loggers of a run as one, and what they could not do.
+    """The loggers of a run as one.
 
     Attributes:
-      problems: lines to be said.
+      problems: lines to be said, of what a logger could not do.
     """
 
     def __init__(self, loggers: Sequence[Logger] = (), problems: deque[str] | None = None) -> None:
@@ -75,51 +72,42 @@ def opened_loggers(folder: Path, names: Sequence[str] | None = None) -> Iterator
       names: the loggers; None for those that the run has, TensorBoard if it is new.
 
     Raises:
-      UserError: for a name that is unknown or given twice, an extra that is not installed, a server
-        that cannot be reached or does not have the run, and ``loggers.json`` that is damaged.
+      UserError: for a name that is unknown, an extra that is not installed, a server that cannot be
+        reached or does not have the run, and ``loggers.json`` that is damaged.
     """
-    known = _read(folder)
-    source = str(folder / LOGGERS_FILE) if names is None else "loggers"
-    names = _checked(known["loggers"] if names is None else names, source)
+    file = folder / LOGGERS_FILE
+    known: _LoggersFile = {"loggers": list(DEFAULT_LOGGERS), "runs": {}}
+    if file.exists():
+        known = read_json(file, _LoggersFile)
+    for name in names or ():
+        if name not in LOGGERS:
+            found = f"found {name!r}{suggestion(name, LOGGERS)}"
+            raise UserError(f"loggers: expected some of {', '.join(LOGGERS)}; {found}")
+    chosen = known["loggers"] if names is None else names
+    now: _LoggersFile = {
+        "loggers": [name for name in LOGGERS if name in chosen],
+        "runs": dict(known["runs"]),
+    }
     problems: deque[str] = deque()
-    loggers, runs = [], dict(known["runs"])
+    loggers: list[Logger] = []
     with contextlib.ExitStack() as stack:
         stack.callback(_say_all, problems)
-        for name in names:
-            logger = _opened(name, folder, runs, problems)
-            stack.push(functools.partial(_close, logger))
-            loggers.append(logger)
-        now: _LoggersFile = {"loggers": names, "runs": runs}
+        for name in now["loggers"]:
+            loggers.append(_opened(name, folder, now["runs"], problems))
+            stack.push(functools.partial(_close, loggers[-1]))
         if now != known:
-            write_json(folder / LOGGERS_FILE, dict(now))
+            write_json(file, dict(now))
         yield Loggers(loggers, problems)
-
-
-def _read(folder: Path) -> _LoggersFile:
-    file = folder / LOGGERS_FILE
-    if not file.exists():
-        return {"loggers": list(DEFAULT_LOGGERS), "runs": {}}
-    return read_json(file, _LoggersFile)
-
-
-def _checked(names: Sequence[str], source: str) -> list[LoggerName]:
-    """Return names of different loggers; a :class:`UserError` for others."""
-    for name in names:
-        if name not in LOGGERS:
-            expected = f"expected some of {', '.join(LOGGERS)}"
-            raise UserError(f"{source}: {expected}; found {name!r}{suggestion(name, LOGGERS)}")
-    if len({*names}) < len(names):
-        raise UserError(f"{source}: expected different loggers, found {' '.join(names)}")
-    return [name for name in LOGGERS if name in names]
 
 
 def _opened(name: LoggerName, folder: Path, runs: dict[str, str], problems: deque[str]) -> Logger:
     """Return a logger; ``runs`` gets the id of its run."""
     if name == "tensorboard":
         return TensorBoard(folder)
-    logger = TRACKERS[name](folder.absolute().name, runs.get(name), problems)
-    runs[name] = logger.run_id
-    return logger
+    title, tracker = TRACKERS[name]
+    made = tracker(folder.absolute().name, runs.get(name))
+    runs[name] = made.run_id
+    return Background(title, made, problems)
 
 
 def _close(logger: Logger, kind: object, error: BaseException | None, trace: object) -> None:

@@ -1,0 +1,257 @@
+"""Loggers that keep runs elsewhere: MLflow and Weights & Biases, each behind a thread."""
+
+import functools
+import logging
+import os
+import queue
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dien_jax.errors import Interrupted, UserError, reason
+from dien_jax.training.loggers.protocol import HISTOGRAM_BINS, Logger
+from dien_jax.utils.console import say
+from dien_jax.utils.extras import require
+
+LONGEST_QUEUE = 1000
+"""Calls that wait for a server; further ones are left out."""
+SEND_SECONDS = 30
+"""Seconds that W&B's client has to send the last reports."""
+CLOSE_SECONDS = 40.0
+"""Seconds that the end of a run waits for a server."""
+MLFLOW_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""Variables of MLflow unless they are set: a server that is not there is refused in seconds."""
+
+
+class Background:
+    """The :class:`Logger` that passes its calls to a tracker in a thread.
+
+    Training never waits for the tracker. A call that fails is left out, and those after it are
+    made. The first that fails becomes a line of ``problems``. The thread does not keep the process
+    alive.
+
+    Args:
+      name: name of the tracker in messages.
+      tracker: the logger that makes the calls.
+      problems: gets lines to be said.
+    """
+
+    def __init__(self, name: str, tracker: Logger, problems: deque[str]) -> None:
+        self._name, self._tracker, self._problems = name, tracker, problems
+        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(LONGEST_QUEUE)
+        self._lacks_reports = False
+        self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
+        self._thread.start()
+
+    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
+        """Begin later."""
+        self._later(functools.partial(self._tracker.begin, settings, restored_step))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers later."""
+        self._later(functools.partial(self._tracker.scalars, step, values))
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Log distributions later."""
+        self._later(functools.partial(self._tracker.histograms, step, values))
+
+    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Log metrics and files later."""
+        self._later(functools.partial(self._tracker.finish, step, metrics, files))
+
+    def close(self, error: BaseException | None, seconds: float = CLOSE_SECONDS) -> None:
+        """Close the tracker after all calls, and wait for it, for a limited time."""
+        self._later(functools.partial(self._tracker.close, error))
+        self._later(None)
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._leave_out("it does not answer")
+
+    def _later(self, call: Callable[[], None] | None) -> None:
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._leave_out("it does not answer")
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # clients raise errors of every kind
+                self._leave_out(without_password(reason(error)))
+
+    def _leave_out(self, why: str) -> None:
+        if not self._lacks_reports:
+            self._problems.append(f"warning: {self._name} lacks reports of this run: {why}")
+        self._lacks_reports = True
+
+
+class MLflow:
+    """The :class:`Logger` of MLflow, whose variables of the environment say where the run goes.
+
+    MLflow has no histograms. A tuple among the settings becomes text, and so does None.
+
+    Args:
+      name: name of a new run.
+      run_id: id of the run to go on in; None for a new one.
+
+    Attributes:
+      run_id: id of the run.
+
+    Raises:
+      UserError: when the server cannot be reached or does not have the run, and without the extra
+        ``mlflow``.
+    """
+
+    def __init__(self, name: str, run_id: str | None) -> None:
+        for variable, value in MLFLOW_DEFAULTS.items():
+            os.environ.setdefault(variable, value)
+        require("mlflow", "the logger mlflow")
+        import mlflow
+
+        # Else it says for each new database that it makes tables.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        where = without_password(mlflow.get_tracking_uri())
+        try:
+            self._client = client = mlflow.MlflowClient()
+            if run_id is None:
+                run_id = client.create_run(_experiment(client), run_name=name).info.run_id
+            else:
+                client.update_run(run_id, status="RUNNING")
+        except Exception as error:  # the client raises errors of every kind
+            raise UserError(
+                f"MLflow cannot be used at {where}: {without_password(reason(error))}. "
+                f"MLFLOW_TRACKING_URI says where; --loggers without mlflow trains without it"
+            ) from error
+        self.run_id = str(run_id)
+        say(f"MLflow: run {run_id} at {where}")
+
+    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
+        """Log settings as parameters."""
+        from mlflow.entities import Param
+
+        params = [Param(name, str(value)) for name, value in settings.items()]
+        self._client.log_batch(self.run_id, params=params)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers. A step that is logged again is kept beside what was logged before."""
+        from mlflow.entities import Metric
+
+        now = round(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self.run_id, metrics=metrics)
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Log nothing."""
+
+    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Log metrics, and files as artifacts."""
+        self.scalars(step, metrics)
+        for file in files:
+            self._client.log_artifact(self.run_id, str(file))
+
+    def close(self, error: BaseException | None) -> None:
+        """Say how the run ended: finished, killed (stopped by a signal) or failed."""
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
+        self._client.set_terminated(self.run_id, status)
+
+
+def _experiment(client: Any) -> str:
+    """Return the id of the experiment that the environment names, which is made if it is new."""
+    if (given := os.environ.get("MLFLOW_EXPERIMENT_ID")) is not None:
+        return str(client.get_experiment(given).experiment_id)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
+    known = client.get_experiment_by_name(name)
+    return str(client.create_experiment(name) if known is None else known.experiment_id)
+
+
+class WeightsAndBiases:
+    """The :class:`Logger` of Weights & Biases, whose variables say where the run goes.
+
+    All charts have the axis ``step``: W&B refuses a step of its own that was logged before. Its
+    client sends in a process of its own, and repeats what the server does not take.
+
+    Args:
+      name: name of the run.
+      run_id: id of the run to go on in; None for a new one.
+
+    Attributes:
+      run_id: id of the run.
+
+    Raises:
+      UserError: when the server cannot be reached or refuses the run, and without the extra
+        ``wandb``.
+    """
+
+    def __init__(self, name: str, run_id: str | None) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        require("wandb", "the logger wandb")
+        import wandb
+
+        quiet: Any = {"console": "off", "silent": True}
+        ending: Any = {"finish_timeout": SEND_SECONDS, "finish_timeout_raises": True}
+        settings = wandb.Settings(**quiet, **ending)
+        resumed: Any = {} if run_id is None else {"id": run_id, "resume": "allow"}
+        try:
+            run = wandb.init(name=name, settings=settings, reinit="create_new", **resumed)
+            run.define_metric("*", step_metric="step")
+        except Exception as error:  # the client raises errors of every kind
+            raise UserError(
+                f"W&B cannot be used: {reason(error)}. WANDB_MODE=offline needs no server; "
+                f"--loggers without wandb trains without it"
+            ) from error
+        self._run, self._wandb, self.run_id = run, wandb, str(run.id)
+        say(f"W&B: run {run.id}, {Path(run.dir).parent if run.offline else run.url}")
+
+    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
+        """Log settings as the run's config."""
+        self._run.config.update(settings, allow_val_change=True)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers. A step that is logged again is kept beside what was logged before."""
+        self._run.log({**values, "step": step})
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Log distributions."""
+        counts = {name: np.histogram(array, HISTOGRAM_BINS) for name, array in values.items()}
+        made = {name: self._wandb.Histogram(np_histogram=pair) for name, pair in counts.items()}
+        self._run.log({**made, "step": step})
+
+    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Log metrics in the summary, and files as an artifact of the type ``run``."""
+        self._run.summary.update({**metrics, "best_step": step})
+        artifact = self._wandb.Artifact(f"run-{self.run_id}", type="run")
+        for file in files:
+            artifact.add_file(str(file))
+        self._run.log_artifact(artifact)
+
+    def close(self, error: BaseException | None) -> None:
+        """End the run, as failed if an error or a signal ended it, and wait for what is sent."""
+        try:
+            self._run.finish(exit_code=int(error is not None))
+        except TimeoutError as slow:
+            kept = Path(self._run.dir).parent
+            raise TimeoutError(f"send the rest later with: wandb sync {kept}") from slow
+
+
+TRACKERS: dict[str, tuple[str, Any]] = {
+    "mlflow": ("MLflow", MLflow),
+    "wandb": ("W&B", WeightsAndBiases),
+}
+"""Title and class by the name of the logger; a client is imported when its logger is made."""
+
+
+def without_password(text: str) -> str:
+    """Return text without user names and passwords in addresses, ``//NAME:PASSWORD@HOST``."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
