@@ -6,7 +6,7 @@ from dien_jax.errors import UserError
 
 EXTRAS = {
     "baselines": ("lightgbm",),
-    "data": ("ibis", "duckdb", "pyarrow"),
+    "data": ("ibis", "duckdb", "pooch", "pyarrow"),
     "export": ("flatbuffers",),
     "mlflow": ("mlflow",),
     "onnx": ("jax2onnx", "onnxruntime"),

@@ -10,7 +10,6 @@ from support.web import status, web_server
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.reading import download
 from dien_jax.preparation.sources import movielens
 from dien_jax.preparation.sources.movielens import MovielensOptions, prepare
 from dien_jax.prepare import main
@@ -210,7 +209,6 @@ def test_a_damaged_archive_is_told(tmp_path):
 def web(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(download, "PATIENCE", download.Patience(0.3, 2, 0.01))
     with web_server() as server:
         monkeypatch.setattr(movielens, "FOLDER", server.url)
         yield server

@@ -15,8 +15,7 @@ class Web:
     Attributes:
       url: of the server, without a trailing slash.
       content: body of complete answers.
-      headers: headers of every complete or partial answer.
-      plan: answers to the next requests, in order; later ones get :func:`well`.
+      plan: answers to the next requests, in order; later ones get :func:`whole`.
       requests: headers of all requests so far.
       paths: paths of all requests so far.
       over: set when the test is over.
@@ -25,7 +24,6 @@ class Web:
     def __init__(self, url: str) -> None:
         self.url = url
         self.content = bytes(range(256)) * 400
-        self.headers = {"ETag": '"one"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
         self.plan: list[Answer] = []
         self.requests: list[Message] = []
         self.paths: list[str] = []
@@ -42,7 +40,7 @@ def web_server() -> Iterator[Web]:
         def do_GET(self) -> None:
             web.requests.append(self.headers)
             web.paths.append(self.path)
-            answer = web.plan.pop(0) if web.plan else well
+            answer = web.plan.pop(0) if web.plan else whole
             self.close_connection = True
             answer(web, self)
 
@@ -63,33 +61,12 @@ def web_server() -> Iterator[Web]:
         server.server_close()
 
 
-def well(web: Web, handler: BaseHTTPRequestHandler) -> None:
-    """Answer as RFC 9110 says, with ranges and conditions."""
-    span = handler.headers["Range"]
-    validators = (web.headers.get("ETag"), web.headers.get("Last-Modified"))
-    if span and handler.headers["If-Range"] in validators:
-        rest(web, handler, int(span.removeprefix("bytes=").removesuffix("-")))
-    else:
-        whole(web, handler)
-
-
-def rest(web: Web, handler: BaseHTTPRequestHandler, start: int) -> None:
-    """Send the content from a byte on, whatever the conditions."""
-    size = len(web.content)
-    if start >= size:
-        handler.send_response(416)
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-        return
-    handler.send_response(206)
-    handler.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-    _send(web, handler, web.content[start:])
-
-
 def whole(web: Web, handler: BaseHTTPRequestHandler) -> None:
     """Send the complete content, whatever the request."""
     handler.send_response(200)
-    _send(web, handler, web.content)
+    handler.send_header("Content-Length", str(len(web.content)))
+    handler.end_headers()
+    handler.wfile.write(web.content)
 
 
 def cut(count: int) -> Answer:
@@ -126,26 +103,11 @@ def redirect(target: str) -> Answer:
     def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(302)
         handler.send_header("Location", target)
+        handler.send_header("Connection", "close")
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
     return answer
-
-
-def unmeasured(count: int) -> Answer:
-    """Send some bytes without announcing their number."""
-
-    def answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.end_headers()
-        handler.wfile.write(bytes(count))
-
-    return answer
-
-
-def rude(start: int) -> Answer:
-    """Send the content from a byte on, ignoring conditions."""
-    return lambda web, handler: rest(web, handler, start)
 
 
 def page(web: Web, handler: BaseHTTPRequestHandler) -> None:
@@ -167,13 +129,5 @@ def _cut(web: Web, handler: BaseHTTPRequestHandler, count: int) -> None:
         return write(data)
 
     handler.wfile.write = limited  # type: ignore[method-assign]
-    well(web, handler)
+    whole(web, handler)
     handler.wfile.flush()
-
-
-def _send(web: Web, handler: BaseHTTPRequestHandler, body: bytes) -> None:
-    for name, value in web.headers.items():
-        handler.send_header(name, value)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
