@@ -6,9 +6,8 @@ Each case is a number of candidates and a length of the history. ``ranker`` gets
 the request, ``remembered`` has read it before, and ``rows`` scores each candidate with a copy of
 the history, in batches no larger than an evaluation's. Their scores must agree. They take turns,
 so that a disturbance of the machine slows all of them. Without ``--run`` the model has random
-parameters, of ``--items`` items. With ``--host-tables`` a ranker whose large tables stay in host
-memory, ``host tables``, takes turns with them. Cold start is a new process up to its first score,
-with an empty and a full compile cache.
+parameters, of ``--items`` items. Cold start is a new process up to its first score, with an empty
+and a full compile cache.
 """
 
 import os
@@ -78,9 +77,8 @@ def random_run(folder: Path, name: str, items: int = ITEMS) -> Path:
 class Ranked:
     """One run, and the ways of ranking with it that are compared."""
 
-    def __init__(self, run: Path, *, host_tables: bool = False) -> None:
+    def __init__(self, run: Path) -> None:
         trained = load_run(run)
-        self.on_host = Ranker(run, tables="host") if host_tables else None
         self.config, self.schema = trained.run.config, trained.dataset.schema
         self.ranker = Ranker(run)
         self.items = trained.dataset.vocabulary("item")
@@ -98,21 +96,18 @@ class Ranked:
         place = {item: row for row, item in enumerate(raw)}
         self.ranker.remember("remembered", past)
 
-        def ranked(read: list[str] | None, ranker: Ranker = self.ranker) -> np.ndarray:
+        def ranked(read: list[str] | None) -> np.ndarray:
             user = "remembered" if read is None else None
-            ranking = ranker.rank(read, raw, user, self.context)
+            ranking = self.ranker.rank(read, raw, user, self.context)
             scores = np.empty(candidates, np.float32)
             scores[[place[item] for item in ranking.ids]] = ranking.scores
             return scores[[place[item] for item in raw]]
 
-        calls = {
+        return {
             "rows": lambda: self._rows(items, events),
             "ranker": lambda: ranked(past),
             "remembered": lambda: ranked(None),
         }
-        if (on_host := self.on_host) is not None:
-            calls["host tables"] = lambda: ranked(past, on_host)
-        return calls
 
     def _rows(self, items: np.ndarray, events: np.ndarray) -> np.ndarray:
         train = self.config.train
@@ -208,14 +203,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--histories", type=int, nargs="+", default=HISTORIES)
     parser.add_argument("--repeats", type=int, default=100, help="timed rounds of each case")
     parser.add_argument("--items", type=int, default=ITEMS, help="items of random parameters")
-    parser.add_argument(
-        "--host-tables", action="store_true", help="also rank from tables in host memory"
-    )
     options = parse(parser, argv, repeats=2, candidates=1, histories=0, items=2)
     with tempfile.TemporaryDirectory(prefix="dien_jax-ranking-") as folder:
         try:
             run = options.run or random_run(Path(folder), options.preset, options.items)
-            ranked = Ranked(run, host_tables=options.host_tables)
+            ranked = Ranked(run)
         except UserError as error:
             raise SystemExit(f"error: {error}") from error
         rows = cold_start(run, ranked, Path(folder) / "compiled")

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import tyro
 
-from dien_jax.config.settings import TableMemory
 from dien_jax.errors import writing
 from dien_jax.runs.scoring import is_predictions, score_split, write_predictions
 from dien_jax.runs.trained import load_run
@@ -31,10 +30,6 @@ class Arguments:
     """Run folder that dien_jax.train made."""
     data: Path | None = None
     """Dataset folder. Default: the run's own."""
-    tables: TableMemory = "auto"
-    """Memory of embedding tables and features of more than 4096 rows: device; host, from which
-    each batch gets its rows; or auto, which is host if the model takes more than half of an
-    accelerator's memory."""
     split: Literal["train", "valid", "test"] = "test"
     """Split to score."""
     predictions: Path | None = None
@@ -52,7 +47,7 @@ def evaluate(arguments: Arguments) -> None:
         check_out(file, is_ours=is_predictions, **options)
     target = nullcontext() if file is None else atomic_file(file)
     with nullcontext() if file is None else writing(file, "--predictions"), target as stream:
-        model = load_run(arguments.run_dir, arguments.data, tables=arguments.tables)
+        model = load_run(arguments.run_dir, arguments.data)
         scored = score_split(model, split)
         if stream is not None:
             write_predictions(stream, model.dataset, split, scored.scores)

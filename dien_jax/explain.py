@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dien_jax.config.settings import TableMemory
 from dien_jax.errors import UserError, writing
 from dien_jax.inspection import importance
 from dien_jax.inspection.example_view import draw_example, example_lines, measure_lines
@@ -67,10 +66,6 @@ class Arguments:
     """Split of --example and --features."""
     data: Path | None = None
     """Dataset folder, if it has moved. Default: the run's own."""
-    tables: TableMemory = "auto"
-    """Memory of embedding tables and features of more than 4096 rows: device; host, from which
-    each batch gets its rows; or auto, which is host if the model takes more than half of an
-    accelerator's memory."""
     out: Path | None = None
     """Figure to write, a .png file. --features also writes its numbers to a .json file of the same
     name."""
@@ -88,7 +83,7 @@ def explain(arguments: Arguments) -> None:
         if arguments.features:
             numbers = arguments.out.with_suffix(".json")
             check_out(numbers, is_ours=importance.is_importance, **options)
-    trained = load_run(arguments.run_dir, arguments.data, tables=arguments.tables)
+    trained = load_run(arguments.run_dir, arguments.data)
     if arguments.features:
         figure = _explain_features(trained, arguments)
     elif arguments.embedding_map:

@@ -13,7 +13,6 @@ from typing import Any
 
 import tyro
 
-from dien_jax.config.settings import TableMemory
 from dien_jax.inference.export import export_run
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
@@ -35,10 +34,6 @@ class Arguments:
     """File to write, for example model.dien."""
     data: Path | None = None
     """Dataset folder, for features and vocabularies. Default: the run's own."""
-    tables: TableMemory = "auto"
-    """Memory of embedding tables and features of more than 4096 rows while scores are checked:
-    device; host, from which each batch gets its rows; or auto, which is host if the model takes
-    more than half of an accelerator's memory."""
     onnx: Path | None = None
     """ONNX file to write in addition. It scores rows, with histories padded to the run's
     max_history. Extra onnx."""
@@ -51,7 +46,7 @@ class Arguments:
 
 def _export(arguments: Arguments) -> None:
     run, out, data, onnx = arguments.run_dir, arguments.out, arguments.data, arguments.onnx
-    options: Any = {name: getattr(arguments, name) for name in ("triton", "overwrite", "tables")}
+    options: Any = {name: getattr(arguments, name) for name in ("triton", "overwrite")}
     report = export_run(run, out, data, onnx, **options)
     say(f"model: {report['file']} ({report['bytes'] / 1e6:.1f} MB)")
     if "onnx" in report:

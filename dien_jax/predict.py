@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from dien_jax.config.settings import TableMemory
 from dien_jax.inference.score_table import DEFAULT_COLUMNS, RequestColumns, score_requests
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
@@ -37,10 +36,6 @@ class Arguments:
     """Table to write, of the same kind. Text is compressed if the name ends in .gz."""
     data: Path | None = None
     """Dataset folder. Default: the run's own."""
-    tables: TableMemory = "auto"
-    """Memory of embedding tables and features of more than 4096 rows: device; host, from which
-    each batch gets its rows; or auto, which is host if the model takes more than half of an
-    accelerator's memory."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace --out even if it is not a table that this command wrote."""
     columns: Annotated[RequestColumns, tyro.conf.arg(name="")] = DEFAULT_COLUMNS
@@ -49,7 +44,6 @@ class Arguments:
 def _predict(arguments: Arguments) -> None:
     run, table, data = arguments.run_dir, arguments.input, arguments.data
     options: Any = {"columns": arguments.columns, "overwrite": arguments.overwrite}
-    options["tables"] = arguments.tables
     counts = score_requests(run, table, arguments.out, data, **options)
     say(f"scores: {arguments.out}")
     for name, subject in {

@@ -21,8 +21,6 @@ from dien_jax.errors import UserError, suggestion
 LAYER_SIZES = tuple[int, ...]
 Evolution = Literal["none", "attention", "gru_attention", "aigru", "agru", "augru"]
 Attention = Literal["mlp", "bilinear"]
-TableMemory = Literal["auto", "device", "host"]
-"""Memory of large tables while a trained model is used; see :func:`dien_jax.load_run`."""
 
 LARGEST_NUMBER = 3.4e38
 """Largest value of a setting that is not an integer: about the largest of float32."""

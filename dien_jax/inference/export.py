@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from dien_jax.config.settings import TableMemory
 from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.digests import table_digests
 from dien_jax.data.schema import Feature, MultiValued
@@ -25,7 +24,6 @@ from dien_jax.inference.exported_programs import (
     make_exports,
     row_arrays,
 )
-from dien_jax.inference.host_weights import host_row_scores
 from dien_jax.inference.loaded_model import LoadedModel, history_buckets
 from dien_jax.inference.onnx import is_onnx_model, onnx_model, onnx_scores, require_onnx
 from dien_jax.inference.ranker import Ranker
@@ -55,7 +53,6 @@ def export_run(
     *,
     triton: str | Path | None = None,
     overwrite: bool = False,
-    tables: TableMemory = "auto",
 ) -> dict[str, Any]:
     """Export the best checkpoint of a run, and check the scores of the file.
 
@@ -71,7 +68,6 @@ def export_run(
       onnx: ONNX file to write in addition; None for none.
       triton: folder of a model of a Triton server, which gets the ONNX file as its next version.
       overwrite: replace files that exist even if they are not of this function.
-      tables: memory of large tables while scores are checked, see :func:`dien_jax.load_run`.
 
     Returns:
       ``file``, ``bytes``, ``checked_rows``, ``checked_candidates`` and ``largest_difference``;
@@ -97,7 +93,7 @@ def export_run(
         if os.path.realpath(onnx) == os.path.realpath(out):
             raise UserError(f"the ONNX file must have another name than the model, got {out} twice")
         require_onnx()
-    trained = load_run(run_dir, data, tables=tables)
+    trained = load_run(run_dir, data)
     with ExitStack() as files:
         files.enter_context(writing(out))
         partial = files.enter_context(atomic_path(out))
@@ -157,14 +153,9 @@ def _write(file: Path, trained: TrainedModel, card: str) -> None:
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:
     """Compare scores of an exported file with those of its run, or raise."""
     exported = read_archive(file)
-    tables, batch = trained.host_tables, random_batch(trained)
-    model = LoadedModel.from_export(exported, tables=tables)
-    if tables:
-        score_rows = host_row_scores(exported.programs, exported.schema, tables)
-        scores = np.asarray(score_rows(*model.arguments, batch))
-    else:
-        score_rows = jax.jit(exported.programs["score_rows"].call)
-        scores = np.asarray(score_rows(*model.arguments, row_arrays(batch)))
+    model, batch = LoadedModel.from_export(exported), random_batch(trained)
+    score_rows = jax.jit(exported.programs["score_rows"].call)
+    scores = np.asarray(score_rows(*model.arguments, row_arrays(batch)))
     differences = [np.abs(scores - run_scores(trained, batch)).max()]
 
     dataset, length = trained.dataset, int(batch.lengths[-1])
@@ -224,8 +215,8 @@ def random_batch(trained: TrainedModel) -> Batch:
 def run_scores(trained: TrainedModel, batch: Batch) -> np.ndarray:
     """Return scores ``[B]`` as computed by ``python -m dien_jax.predict``."""
     model = trained.params, trained.batch_stats, trained.feature_tables()
-    logit_map = trained.logit_map(in_use=True)
-    return np.asarray(trained.step_of(make_predict_step)(*model, batch, logit_map))
+    predict = make_predict_step(trained.run.config, trained.dataset.schema)
+    return np.asarray(predict(*model, batch, trained.logit_map(in_use=True)))
 
 
 def _raw_value(trained: TrainedModel, feature: Feature) -> Any:

@@ -8,7 +8,6 @@ Dimensions: B (b) rows, T (t) steps, N (n) candidates.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -25,11 +24,9 @@ from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import FeatureTables, MultiValued, Schema
 from dien_jax.errors import UserError, reason
 from dien_jax.model.interest import InterestModel, ModelOutput
-from dien_jax.model.logistic_regression import WEIGHTS
 from dien_jax.model.logit_map import CALIBRATION, click_probability
 from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.runs.trained import TrainedModel
-from dien_jax.steps.host_tables import tables_for_host
 from dien_jax.steps.rank import Interests, Programs, make_programs
 from dien_jax.utils.console import say
 
@@ -47,8 +44,6 @@ _INPUTS = {
 
 PROGRAMS = ("score_rows", *_INPUTS, "score_many_candidates")
 """Names of all programs."""
-_SIZE = re.compile(r"([a-z]+\d+)(?: \+ (\d))?")
-"""Number of rows of a large table as a program has it: ``rows0`` or ``rows0 + 1``."""
 
 Weights = dict[str, Any]
 """Parameters, running statistics and feature tables, by names such as ``params/mlp/logit/bias``."""
@@ -119,8 +114,7 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
     """Return the weights of a model, and its programs by name.
 
     An attention or evolution that users add may have to know the number of steps; the programs then
-    read histories padded to ``max_history``, and a line on standard error says so. Programs take
-    the rows of large tables in any number.
+    read histories padded to ``max_history``, and a line on standard error says so.
     """
     schema = trained.dataset.schema
     arrays, rebuild = named_weights(trained)
@@ -170,9 +164,7 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
             ),
         }
         return {
-            name: export.export(jax.jit(functions[name]), platforms=PLATFORMS)(
-                _free_rows(schema, whole, scopes[name]), shape
-            )
+            name: export.export(jax.jit(functions[name]), platforms=PLATFORMS)(whole, shape)
             for name, shape in shapes.items()
         }
 
@@ -191,43 +183,6 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
         raise UserError(f"{subject} cannot be exported: {reason(error)}") from error
 
 
-def _free_rows(schema: Schema, weights: Weights, scope: export.SymbolicScope) -> Weights:
-    """Return shapes of weights whose large tables have any number of rows."""
-    weights = dict(weights)
-
-    def symbol(name: str) -> Any:
-        (size,) = export.symbolic_shape(name, scope=scope)
-        return size
-
-    def resize(name: str, axis: int, size: Any) -> None:
-        if name in weights:
-            sizes = list(weights[name].shape)
-            sizes[axis] = size
-            weights[name] = jax.ShapeDtypeStruct(sizes, weights[name].dtype)
-
-    for place, (group, name) in enumerate(sorted(tables_for_host(schema))):
-        size = symbol(f"rows{place}")
-        for module in (f"{group}_embeddings", f"logistic_regression/{group}_{WEIGHTS}"):
-            resize(f"params/{module}/{name}", -2, size)
-        if group == "item":
-            counts = f"tables/statistics/{name}"
-            resize(f"tables/factors/{name}/row", 0, size)
-            resize(f"{counts}/count", 0, size)
-            resize(f"{counts}/offsets", 0, size + 1)
-            for array in ("other", "together", "before", "following"):
-                resize(f"{counts}/{array}", 0, symbol(f"pairs{place}"))
-        if name == group:
-            for array in [array for array in weights if array.startswith(f"tables/{group}/")]:
-                resize(array, 0, size)
-    return weights
-
-
-def has_free_rows(programs: dict[str, export.Exported]) -> bool:
-    """Return whether programs take the rows of large tables in any number."""
-    weights = _taken(programs["score_rows"])[0]
-    return any(isinstance(size, str) for weight in weights.values() for size in weight["shape"])
-
-
 def check_programs(
     file: Path, exports: dict[str, export.Exported], weights: Weights, schema: Schema
 ) -> None:
@@ -237,7 +192,7 @@ def check_programs(
         # The program of many candidates is the function of few, for other sizes.
         if program.fun_name != name.replace("_many_", "_"):
             raise UserError(f"{file}: program {name} is another one, {program.fun_name}")
-        if not _fits(_taken(program)[0], ours):
+        if _taken(program)[0] != ours:
             raise UserError(f"{file}: program {name} takes other weights than the file has")
     context = _by_row(described(row_inputs(schema, 1, 1)["context"]))
     if _by_row(_taken(exports["score_rows"])[1]["context"]) != context:
@@ -255,27 +210,6 @@ def check_programs(
 def _taken(program: export.Exported) -> Any:
     """Return the shapes of the weights and of the inputs that a program takes."""
     return described(jax.tree.unflatten(program.in_tree, program.in_avals)[0])
-
-
-def _fits(taken: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Return whether a program takes a file's weights; a symbol stands for one size."""
-    if taken.keys() != ours.keys():
-        return False
-    symbols: dict[str, int] = {}
-
-    def is_size(expected: int | str, size: int) -> bool:
-        if isinstance(expected, int):
-            return expected == size
-        match = _SIZE.fullmatch(expected)
-        size -= int(match[2] or 0) if match else 0
-        return match is not None and symbols.setdefault(match[1], size) == size
-
-    return all(
-        of_program["dtype"] == ours[name]["dtype"]
-        and len(of_program["shape"]) == len(ours[name]["shape"])
-        and all(map(is_size, of_program["shape"], ours[name]["shape"]))
-        for name, of_program in taken.items()
-    )
 
 
 def _by_row(context: Any) -> Any:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.config.settings import TableMemory
 from dien_jax.data.dataset import padded_columns
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.value_text import as_text
@@ -77,7 +76,6 @@ class Ranker:
       data: dataset folder of the run; None for the one that it was trained on.
       max_users: maximum number of remembered users; the least recently used are evicted.
       separator: separator between the values of a multi-valued context feature given as one text.
-      tables: memory of large tables, see :func:`dien_jax.load_run`.
 
     Attributes:
       step: training step of the checkpoint.
@@ -96,10 +94,9 @@ class Ranker:
         *,
         max_users: int = 1000,
         separator: str = SEPARATOR,
-        tables: TableMemory = "auto",
     ) -> None:
         self._users = RememberedUsers(max_users)
-        model = path if isinstance(path, LoadedModel) else load_model(path, data, separator, tables)
+        model = path if isinstance(path, LoadedModel) else load_model(path, data, separator)
         self.schema, self.step, self._max_history = model.schema, model.step, model.max_history
         self._vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
 

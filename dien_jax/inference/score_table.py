@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dien_jax.config.settings import TableMemory
 from dien_jax.data.dataset import Dataset, Examples
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
@@ -85,7 +84,6 @@ def score_requests(
     columns: RequestColumns = DEFAULT_COLUMNS,
     *,
     overwrite: bool = False,
-    tables: TableMemory = "auto",
 ) -> dict[str, int]:
     r"""Score every row of a table with the best checkpoint of a run, and write it with the scores.
 
@@ -105,7 +103,6 @@ def score_requests(
       data: dataset folder; None for the one of the run.
       columns: names of the table's columns.
       overwrite: replace ``out`` even if it is not a table of these columns and the scores.
-      tables: memory of large tables, see :func:`dien_jax.load_run`.
 
     Returns:
       The number of ``rows``, ``unknown_users``, ``unknown_items``, ``unknown_history``,
@@ -128,12 +125,13 @@ def score_requests(
     for flag, use in USES.items():
         if (column := getattr(columns, flag)) is not None:
             find_column(requests, column, f"--{flag}", use)
-    trained = load_run(run_dir, data, tables=tables)
+    trained = load_run(run_dir, data)
     for feature in trained.dataset.schema.context:
         find_column(requests, feature.name, "a context feature of the run", feature.kind)
     say(f"histories: {_described(columns, trained.dataset)}")
     config = trained.run.config
-    step = partial(trained.step_of(make_predict_step), logit_map=trained.logit_map(in_use=True))
+    predict = make_predict_step(config, trained.dataset.schema)
+    step = partial(predict, logit_map=trained.logit_map(in_use=True))
     model = trained.params, trained.batch_stats, trained.feature_tables()
     encoder = _Encoder(requests, columns, trained.dataset)
     counts = encoder.counts

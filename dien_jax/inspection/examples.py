@@ -124,7 +124,7 @@ class Inspector:
 
     def __init__(self, trained: TrainedModel) -> None:
         self.trained = trained
-        step = trained.step_of(make_internals_step)
+        step = make_internals_step(trained.run.config, trained.dataset.schema)
         inputs = (trained.params, trained.batch_stats, trained.feature_tables())
         self._internals = functools.partial(
             step, *inputs, logit_map=trained.logit_map(in_use=False)

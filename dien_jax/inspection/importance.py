@@ -128,9 +128,9 @@ def permutation_importance(
         )
     needed, subject = 4 * permutations * len(labels), f"the scores of {permutations:,} permutations"
     require_memory(needed, machine_bytes(), subject, "choose fewer --permutations")
-    model = trained.run.config.model
-    inputs, measured = model_inputs(dataset.schema, model.statistics), []
-    features, step = trained.feature_tables(), trained.step_of(make_exchanged_step)
+    config = trained.run.config
+    inputs, measured = model_inputs(dataset.schema, config.model.statistics), []
+    features, step = trained.feature_tables(), make_exchanged_step(config, dataset.schema)
     with stage(f"scoring {len(labels):,} {split} examples") as current:
         unchanged = trained_scores(trained, split)
         area = auc(labels, unchanged)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import numpy as np
 
-from dien_jax.config.settings import TableMemory
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.data.schema import UNKNOWN
@@ -118,7 +117,6 @@ def score_split(
     split: str = "test",
     *,
     data: str | Path | Dataset | None = None,
-    tables: TableMemory = "auto",
 ) -> SplitScores:
     """Score every example of a split with the best checkpoint of a run.
 
@@ -133,7 +131,6 @@ def score_split(
       model: run folder, or a model that :func:`load_run` loaded.
       split: ``"train"``, ``"valid"`` or ``"test"``.
       data: dataset folder or an open one, with a run folder; the run's own by default.
-      tables: memory of large tables, with a run folder, see :func:`load_run`.
 
     Raises:
       UserError: when the run or data cannot be read or do not fit, or the split is empty.
@@ -141,7 +138,7 @@ def score_split(
     source = ""
     if not isinstance(model, TrainedModel):
         source = f" with {model}"
-        model = load_run(model, data, tables=tables)
+        model = load_run(model, data)
     elif data is not None:
         raise UserError("data belongs to load_run; a loaded model has its own")
     dataset = model.dataset
@@ -177,7 +174,7 @@ def trained_scores(trained: TrainedModel, split: str, current: Stage | None = No
         if current is not None:
             current.share = share
 
-    step = trained.step_of(make_predict_step)
+    step = make_predict_step(trained.run.config, trained.dataset.schema)
     step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
     features = trained.feature_tables()
     return score_batches(step, trained.params, trained.batch_stats, features, loader, show)

@@ -1,15 +1,13 @@
 """The trained model of a run: the best checkpoint of its folder, and its data."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from dien_jax.config.settings import Config, TableMemory
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.data.schema import FeatureTables
 from dien_jax.errors import UserError
 from dien_jax.model.logistic_regression import with_network_share
 from dien_jax.model.logit_map import CALIBRATION
@@ -17,17 +15,7 @@ from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.runs.saved_arrays import named_leaves
-from dien_jax.steps.embedding_rows import DENSE_ROWS, Table
-from dien_jax.steps.host_tables import (
-    DEVICE_SHARE,
-    device_bytes,
-    place_features,
-    place_variables,
-    tables_for_host,
-    with_host_tables,
-)
-from dien_jax.steps.state import TrainState, create_state
-from dien_jax.utils.console import say
+from dien_jax.steps.state import TrainState, create_state, feature_tables
 from dien_jax.utils.json_values import Share, as_type
 from dien_jax.utils.precision import require_32_bits
 
@@ -50,7 +38,6 @@ class TrainedModel(NamedTuple):
       batch_stats: running statistics.
       step: step of the checkpoint.
       calibration: of the checkpoint's scores; None for a run without one.
-      host_tables: embedding tables that are NumPy arrays, see :mod:`dien_jax.steps.host_tables`.
     """
 
     run: Run
@@ -59,7 +46,6 @@ class TrainedModel(NamedTuple):
     batch_stats: Any
     step: int
     calibration: Calibration | None = None
-    host_tables: frozenset[Table] = frozenset()
 
     def logit_map(self, *, in_use: bool) -> dict[str, np.ndarray] | None:
         """Return the map that calibrates logits: for use, or for evaluation on its dataset."""
@@ -72,25 +58,11 @@ class TrainedModel(NamedTuple):
         return variables if logit_map is None else variables | {CALIBRATION: logit_map}
 
     def feature_tables(self) -> FeatureTables:
-        """Return the tables that scoring reads, on the device or in host memory."""
-        features = self.dataset.feature_tables(**self.run.config.model.reads)
-        return place_features(features, self.host_tables)
-
-    def step_of(self, make_step: Callable[[Config, Schema], Any]) -> Callable[..., Any]:
-        """Return ``make_step(config, schema)``, for tables that may be in host memory.
-
-        Its first arguments are the parameters, the statistics and :meth:`feature_tables`.
-        """
-        config, schema = self.run.config, self.dataset.schema
-        return with_host_tables(make_step, config, schema, self.host_tables)
+        """Return the tables that scoring reads, on the device."""
+        return feature_tables(self.dataset, self.run.config.model)
 
 
-def load_run(
-    run_dir: str | Path,
-    data: str | Path | Dataset | None = None,
-    *,
-    tables: TableMemory = "auto",
-) -> TrainedModel:
+def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> TrainedModel:
     """Load the best checkpoint of a run.
 
     >>> from dien_jax import load_run
@@ -102,9 +74,6 @@ def load_run(
       run_dir: the run folder.
       data: dataset folder, or an open one, of the same features and vocabularies; by default the
         run's own, which must not have changed since.
-      tables: memory of embedding tables and features of more than 4096 rows: ``"device"``;
-        ``"host"``, from which each batch or request gets its rows; or ``"auto"``, which is
-        ``"host"`` if the model takes more than half of an accelerator's memory.
 
     Raises:
       UserError: when the run, its checkpoint or the data cannot be read or do not fit.
@@ -119,39 +88,8 @@ def load_run(
         run.check_fits(data)
     step, state = restore_state(folder, run, data)
     calibration = Calibration.load(folder, step)
-    variables = (state.params, state.batch_stats)
-
-    def arrays() -> Any:
-        return variables, data.feature_tables(**run.config.model.reads)
-
-    on_host = choose_host_tables(tables, tables_for_host(data.schema), arrays)
-    params, batch_stats = place_variables(variables, on_host)
-    return TrainedModel(run, data, params, batch_stats, step, calibration, on_host)
-
-
-def choose_host_tables(
-    memory: TableMemory, tables: frozenset[Table], arrays: Callable[[], Any]
-) -> frozenset[Table]:
-    """Return those of the large tables that stay in host memory, and say which.
-
-    Args:
-      memory: see :func:`load_run`.
-      tables: the large tables.
-      arrays: returns all arrays of the model, for their size.
-    """
-    available, why = device_bytes(), ""
-    if memory == "auto" and tables and available is not None:
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays()))
-        if needed > DEVICE_SHARE * available:
-            memory = "host"
-            why = (
-                f", as the model takes {needed / 1e9:.1f} of the device's {available / 1e9:.1f} GB"
-            )
-    if memory != "host":
-        return frozenset()
-    names = ", ".join(f"{group} {name}" for group, name in sorted(tables))
-    say(f"tables in host memory: {names or f'none has more than {DENSE_ROWS:,} rows'}{why}")
-    return tables
+    params, batch_stats = jax.device_put((state.params, state.batch_stats))
+    return TrainedModel(run, data, params, batch_stats, step, calibration)
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:

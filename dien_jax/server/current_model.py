@@ -181,7 +181,6 @@ class CurrentModel:
                 options.data,
                 max_users=options.max_users,
                 separator=options.separator,
-                tables=options.tables,
             )
         return ServedModel(ranker, version, request_decoders(ranker.schema, options))
 

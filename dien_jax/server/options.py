@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dien_jax.config.settings import TableMemory
 from dien_jax.errors import UserError
 
 MODEL_THREAD = "current model"
@@ -39,10 +38,6 @@ class ServerOptions:
     code."""
     data: Path | None = None
     """Dataset folder, if not the one that the run was trained on."""
-    tables: TableMemory = "auto"
-    """Memory of embedding tables and features of more than 4096 rows: device; host, from which
-    each request gets its rows; or auto, which is host if the model takes more than half of an
-    accelerator's memory."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all addresses of this machine."""
     port: int = 8000
