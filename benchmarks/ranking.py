@@ -30,10 +30,10 @@ from benchmarks.common.timing import interleaved_milliseconds, surroundings
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.data.batch import example_batch
 from dien_jax.data.dataset import open_dataset
-from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
 from dien_jax.inference.ranker import Ranker
+from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.runs.trained import load_run

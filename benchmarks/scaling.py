@@ -25,7 +25,7 @@ from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
 from dien_jax.config.preset_files import with_settings
 from dien_jax.config.settings import Config
-from dien_jax.data.schema import FeatureTables
+from dien_jax.data.tables import FeatureTables
 from dien_jax.steps.negatives import Sampler, host_sampler, make_sampler
 from dien_jax.steps.sharded import make_sharded_train_step
 from dien_jax.steps.sharding import Placement

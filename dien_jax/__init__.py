@@ -9,11 +9,11 @@ Every file in this folder is a command (``python -m dien_jax`` lists them), ever
 the library. Names below are imported when they are first used: ``import dien_jax`` imports no JAX.
 """
 
-import importlib
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dien_jax._lazy import lazy_names
 from dien_jax._version import __version__
 from dien_jax.errors import UserError
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from dien_jax.data.dataset import Dataset, open_dataset
     from dien_jax.data.loader import Loader
     from dien_jax.data.schema import Feature, Schema
-    from dien_jax.data.writer import DatasetWriter
     from dien_jax.inference.ranker import Ranker, Ranking
     from dien_jax.inference.requests import RankRequest
     from dien_jax.metrics.scores import auc, gauc, logloss
     from dien_jax.model.interest import InterestModel
+    from dien_jax.preparation.writer import DatasetWriter
     from dien_jax.runs.scoring import score_split
     from dien_jax.runs.trained import load_run
     from dien_jax.training.run import RunResult, fit, resume
@@ -40,7 +40,7 @@ _MODULES = {
     "data.dataset": ("Dataset", "open_dataset"),
     "data.loader": ("Loader",),
     "data.schema": ("Feature", "Schema"),
-    "data.writer": ("DatasetWriter",),
+    "preparation.writer": ("DatasetWriter",),
     "inference.ranker": ("Ranker", "Ranking"),
     "inference.requests": ("RankRequest",),
     "metrics.scores": ("auc", "gauc", "logloss"),
@@ -49,7 +49,6 @@ _MODULES = {
     "runs.trained": ("load_run",),
     "training.run": ("RunResult", "fit", "resume"),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 # fmt: off
 __all__ = [
@@ -72,15 +71,4 @@ if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handl
     # Ctrl-C while a command imports its modules ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

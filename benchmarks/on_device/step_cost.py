@@ -21,7 +21,7 @@ from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import surroundings
 from dien_jax.config.presets import preset
 from dien_jax.config.settings import Config
-from dien_jax.data.schema import FeatureTables
+from dien_jax.data.tables import FeatureTables
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables, create_state
 from dien_jax.steps.train import make_train_step

@@ -1,20 +1,25 @@
 """Datasets: schema, dataset folders, vocabularies, and the loader of padded batches.
 
-Plain NumPy: Flax, Optax and Orbax do not enter, nor does anything that knows the model.
+Plain NumPy: Flax, Optax and Orbax do not enter, nor does anything that knows the model. Names below
+are imported when they are first used: a model needs the schema alone.
 """
 
-from dien_jax.data.batch import Batch, example_batch
-from dien_jax.data.dataset import Column, Dataset, Examples, open_dataset
-from dien_jax.data.loader import Loader, evaluation_loader
-from dien_jax.data.part_writer import PartWriter
-from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
-from dien_jax.data.writer import DatasetWriter
+from typing import TYPE_CHECKING
+
+from dien_jax._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from dien_jax.data.batch import Batch, example_batch
+    from dien_jax.data.dataset import Column, Dataset, Examples, open_dataset
+    from dien_jax.data.loader import Loader, evaluation_loader
+    from dien_jax.data.part_writer import PartWriter
+    from dien_jax.data.schema import Feature, MultiValued, Schema
+    from dien_jax.data.tables import FeatureTables
 
 __all__ = [
     "Batch",
     "Column",
     "Dataset",
-    "DatasetWriter",
     "Examples",
     "Feature",
     "FeatureTables",
@@ -26,3 +31,15 @@ __all__ = [
     "example_batch",
     "open_dataset",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "batch": ("Batch", "example_batch"),
+        "dataset": ("Column", "Dataset", "Examples", "open_dataset"),
+        "loader": ("Loader", "evaluation_loader"),
+        "part_writer": ("PartWriter",),
+        "schema": ("Feature", "MultiValued", "Schema"),
+        "tables": ("FeatureTables",),
+    },
+)

@@ -24,9 +24,9 @@ class Batch(NamedTuple):
       context: the context features, each with leading dimension B.
       shown: int32 ``[B, T - 1, N]``, items that were shown with behaviours 1 to T - 1 and
         not clicked, -1 where there are none; None unless ``auxiliary_distribution`` is ``shown``.
-      own: int8 ``[B, S]``, bits of :mod:`dien_jax.data.counting` for each of S features with
-        statistics; None outside training.
-      fold: int32 ``[B]``, the tables of factors to read, see :mod:`dien_jax.data.factors`; None
+      own: int8 ``[B, S]``, bits ``OWN_*`` of :mod:`dien_jax.data.tables` for each of S features
+        with statistics; None outside training.
+      fold: int32 ``[B]``, the table of factors to read, see :mod:`dien_jax.data.tables`; None
         outside training, for the first.
       statistics: float32 ``[B, F]``, inputs of the click network; None to compute them.
     """

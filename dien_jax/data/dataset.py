@@ -5,7 +5,7 @@
     DATA/vocab/<feature>.txt          line k is the raw value of index k; line 0 is the unknown one
     DATA/{items,users}/<feature>/     values.npy, and offsets.npy when multi-valued
     DATA/popularity.npy               int64 [items], training events of each item
-    DATA/statistics/<feature>/        optional: counts of training events, see
+    DATA/statistics/<feature>/        counts of training events and vectors of values, see
                                       :mod:`dien_jax.data.statistics`
     DATA/parts/<part>/                numbered 00000, 00001, ...; PART below
 
@@ -15,7 +15,7 @@
     PART/events/offsets.npy           int64 [sequences of the part + 1]
     PART/examples/<split>/<column>/   values.npy, and offsets.npy when multi-valued
     PART/groups.txt                   raw user ids
-    PART/statistics/<feature>/own.npy optional: of the training examples of the part
+    PART/statistics/<feature>/own.npy of the training examples of the part
 
 A part has consecutive sequences, their events and examples, and consecutive groups; the data set is
 what the parts hold, in their order, and does not depend on how it is divided. The event offsets,
@@ -33,7 +33,7 @@ id out of range instead of refusing it.
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,6 @@ from dien_jax.data.columns import (
     padded_columns,
     without_borders,
 )
-from dien_jax.data.factors import has_transitions, without_transitions
 from dien_jax.data.metadata import SPLITS, read_values
 from dien_jax.data.part_folder import (
     NEGATIVES,
@@ -60,16 +59,14 @@ from dien_jax.data.part_folder import (
     read_part,
 )
 from dien_jax.data.parts import Rows, chained
-from dien_jax.data.schema import FeatureTables, FeatureValues, Schema, ValueFactors
-from dien_jax.data.statistics import (
+from dien_jax.data.schema import FeatureValues, Schema
+from dien_jax.data.statistics_files import (
     STATISTICS,
     Statistics,
-    count_training_events,
-    factorise_training_events,
     read_factors,
     read_statistics,
 )
-from dien_jax.data.training_parts import TrainingParts
+from dien_jax.data.tables import FeatureTables, ValueFactors, without_transitions
 
 __all__ = ["Column", "Dataset", "Examples", "Splits", "open_dataset", "padded_columns"]
 
@@ -102,8 +99,8 @@ class Dataset:
       splits: the examples of ``train``, ``valid`` and ``test``; a split can be empty.
       event_negatives: items that were shown with each event and not clicked, over all events;
         None where the log does not record them.
-      stored_statistics: counts of training events, if the folder has them.
-      stored_factors: factors of who chose what in training, if the folder has them.
+      statistics: counts of training events.
+      factors: vectors of who chose what in training, by feature.
     """
 
     path: Path
@@ -117,8 +114,8 @@ class Dataset:
     popularity: np.ndarray
     splits: dict[str, Examples]
     event_negatives: Column | None = None
-    stored_statistics: Statistics | None = None
-    stored_factors: dict[str, ValueFactors] | None = None
+    statistics: Statistics = field(default_factory=lambda: Statistics({}, ()))
+    factors: dict[str, ValueFactors] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Sizes, as the arrays would fill the screen."""
@@ -134,39 +131,11 @@ class Dataset:
         folders = metadata.part_folders(self.path, self.meta)
         return [raw for folder in folders for raw in read_values(folder / "groups.txt")]
 
-    @functools.cached_property
-    def statistics(self) -> Statistics:
-        """Counts of training events; computed if the folder does not have them."""
-        if self.stored_statistics is not None:
-            return self.stored_statistics
-        return count_training_events(self.schema, self.items, self.training_parts())
-
-    @functools.cached_property
-    def factors(self) -> dict[str, ValueFactors]:
-        """Factors of training events; computed if the folder has none, or none of transitions."""
-        stored = self.stored_factors
-        if stored is not None:
-            item = stored.get(self.schema.item[0].name)
-            if item is None or has_transitions(item):
-                return stored
-        return factorise_training_events(self.schema, self.items, self.training_parts())
-
     def read_factors(self, *, transitions: bool) -> dict[str, ValueFactors]:
         """Return the factors that a model with or without ``transitions`` reads."""
         if transitions:
             return self.factors
-        stored = self.factors if self.stored_factors is None else self.stored_factors
-        return {name: without_transitions(factors) for name, factors in stored.items()}
-
-    def training_parts(self) -> TrainingParts:
-        """Return the training events and examples, part by part, as statistics count them.
-
-        Where training examples begin at some time, all events before validation count.
-        """
-        split = self.meta.get("split", {})
-        end = split.get("valid_from") if isinstance(split, dict) and "train_from" in split else None
-        arrays = (self.event_item, self.event_timestamp, self.event_offsets)
-        return TrainingParts(*arrays, self.splits["train"], end if isinstance(end, int) else None)
+        return {name: without_transitions(factors) for name, factors in self.factors.items()}
 
     def feature_tables(
         self,
@@ -208,7 +177,11 @@ def open_dataset(path: str | Path) -> Dataset:
       UserError: when the folder is missing, is not a dataset folder or has another format version,
         or a file is missing, damaged or holds invalid values. The message names the file.
     """
-    path = Path(path)
+    return open_folder(Path(path))
+
+
+def open_folder(path: Path, *, is_counted: bool = True) -> Dataset:
+    """Open a dataset folder, without statistics unless ``is_counted``; see :func:`open_dataset`."""
     meta = metadata.read_meta(path)
     schema = metadata.read_schema(path / "meta.json", meta)
     for feature in schema.features:
@@ -223,7 +196,7 @@ def open_dataset(path: str | Path) -> Dataset:
         read_part, schema=schema, negatives=has_negatives, probabilities=has_probability
     )
     with ThreadPoolExecutor(READERS) as pool:
-        factors = pool.submit(read_factors, path / STATISTICS, schema)
+        factors = pool.submit(read_factors, path / STATISTICS, schema) if is_counted else None
         parts = list(pool.map(read, parts_in_turn(folders, counts)))
     counted = (lambda part: part >= 0, "a count of 0 or more")
     negatives = [part.event_negatives for part in parts if part.event_negatives is not None]
@@ -239,6 +212,10 @@ def open_dataset(path: str | Path) -> Dataset:
         popularity=read_array(path / "popularity.npy", np.int64, schema.num_items, counted),
         splits=Splits({n: joined_examples([part.splits[n] for part in parts]) for n in SPLITS}),
         event_negatives=joined_columns(negatives) if negatives else None,
-        stored_statistics=read_statistics(path / STATISTICS, schema, folders, counts),
-        stored_factors=factors.result(),
+        statistics=(
+            read_statistics(path / STATISTICS, schema, folders, counts)
+            if is_counted
+            else Statistics({}, ())
+        ),
+        factors=factors.result() if factors else {},
     )

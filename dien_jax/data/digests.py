@@ -8,7 +8,7 @@ import numpy as np
 
 from dien_jax.data.arrays import chunks
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.statistics import FACTORS, STATISTICS
+from dien_jax.data.statistics_files import FACTORS, STATISTICS
 from dien_jax.errors import reading
 
 

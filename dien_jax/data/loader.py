@@ -13,18 +13,19 @@ import queue
 import threading
 from collections.abc import Generator
 from itertools import pairwise
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 
+from dien_jax.config.settings import TrainConfig
 from dien_jax.data.arrays import chunks
 from dien_jax.data.batch import Batch
 from dien_jax.data.columns import Column, reader
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.factors import folds
 from dien_jax.data.order import KeyedOrder, StoredOrder, automatic_order
 from dien_jax.data.parts import Rows, windows
 from dien_jax.data.schema import FeatureValues, MultiValued
+from dien_jax.data.tables import folds
 from dien_jax.errors import UserError
 
 PREFETCH = 8  # batches that are prepared ahead of the one in use
@@ -46,23 +47,6 @@ class _BatchRows(NamedTuple):
     label: np.ndarray  # int8 [Q]
     own: tuple[np.ndarray, ...]  # int8 [Q] of each feature with statistics
     context: dict[str, FeatureValues]  # [Q] each
-
-
-@runtime_checkable
-class BatchOptions(Protocol):
-    """The fields of ``TrainConfig`` that batches depend on."""
-
-    @property
-    def batch_size(self) -> int: ...  # B
-
-    @property
-    def buckets(self) -> tuple[int, ...]: ...  # rising padded lengths; max_history is the last one
-
-    @property
-    def max_history(self) -> int: ...  # events kept of a history, the latest ones
-
-    @property
-    def order(self) -> str: ...  # "auto", "shuffled", "keyed" or "sorted"; see Loader
 
 
 class Loader:
@@ -116,7 +100,7 @@ class Loader:
         self,
         dataset: Dataset,
         split: str,
-        train_config: BatchOptions,
+        train_config: TrainConfig,
         *,
         seed: int = 0,
         shown_per_step: int = 0,
@@ -349,7 +333,7 @@ def _filled(values: np.ndarray, rows: int) -> np.ndarray:
 
 
 def evaluation_loader(
-    dataset: Dataset, split: str, train_config: BatchOptions, part: tuple[int, int] = (0, 1)
+    dataset: Dataset, split: str, train_config: TrainConfig, part: tuple[int, int] = (0, 1)
 ) -> Loader:
     """Return the batches of every example once, in the order that wastes least padding.
 

@@ -116,7 +116,7 @@ def read_values(path: Path) -> list[str]:
 
 
 def lines_digest(values: Iterable[str]) -> str:
-    """Return the sha256 of values as :class:`dien_jax.data.DatasetWriter` writes them in lines."""
+    """Return the sha256 of values as :class:`dien_jax.DatasetWriter` writes them in lines."""
     digest = hashlib.sha256()
     for lines, _ in encoded_lines(values):
         digest.update(lines)

@@ -20,7 +20,7 @@ class PartWriter:
     start of the data set. Arrays may be memory maps: they are written a chunk at a time. The part
     is checked when the dataset is complete.
 
-    Another process may write a part, for :meth:`dien_jax.data.DatasetWriter.add_part`:
+    Another process may write a part, for :meth:`dien_jax.DatasetWriter.add_part`:
 
     >>> import tempfile
     >>> from dien_jax.data import Feature, Schema
@@ -38,7 +38,7 @@ class PartWriter:
 
     Raises:
       UserError: when a file cannot be written.
-      ValueError: on misuse, see :class:`dien_jax.data.DatasetWriter`.
+      ValueError: on misuse, see :class:`dien_jax.DatasetWriter`.
     """
 
     def __init__(self, folder: Path, schema: Schema, shown: Path | None = None) -> None:

@@ -4,8 +4,8 @@ Dimensions: B examples, N rows of a table, K values that a multi-valued feature 
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -137,76 +137,3 @@ class MultiValued(NamedTuple):
 
 FeatureValues = Array | MultiValued
 """int32 ``[...]`` (categorical), float32 ``[...]`` (numeric) or :class:`MultiValued`."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ValueStatistics:
-    """Users of each of the V values of a feature in training, and of P pairs of values.
-
-    A tree of arrays: JAX may put anything in their place.
-
-    A user counts once for a value, and once for a pair. Row v of the pairs is
-    ``offsets[v] : offsets[v + 1]``.
-
-    Attributes:
-      count: int32 ``[V]``, users who chose each value; 0 for the unknown value.
-      offsets: int32 ``[V + 1]``, start of each row of pairs.
-      other: int32 ``[P]``, the other value; rising in a row.
-      together: int32 ``[P]``, users who chose both.
-      before: int32 ``[P]``, users who chose the other value first.
-      following: int32 ``[P]``, users who chose v for the first time right after the other value.
-      sequences: number of users.
-      least: minimum of ``together``; pairs of fewer users are left out.
-      longest: pairs of the longest row.
-    """
-
-    count: Any
-    offsets: Any
-    other: Any
-    together: Any
-    before: Any
-    following: Any
-    sequences: int = field(metadata={"static": True})
-    least: int = field(metadata={"static": True})
-    longest: int = field(metadata={"static": True})
-
-
-class ValueFactors(NamedTuple):
-    """Vectors of the V values of a feature, see :mod:`dien_jax.data.factors`.
-
-    Attributes:
-      row: int32 ``[V]``, the row of each value; row 0 has zeros.
-      vectors: float16 ``[K, R, D]``: K tables, the first of all training users, in training also
-        one without each fold of users. With transitions, three vectors of D / 3 components.
-      scale: float32 ``[K, R, L]``, 1 over the norm of each vector's leading components, as many as
-        each level has; 0 if they are zeros. With transitions, L / 3 levels of each vector.
-    """
-
-    row: Array
-    vectors: Array
-    scale: Array
-
-
-class FeatureTables(NamedTuple):
-    """Tables that are gathered by id on the device.
-
-    Attributes:
-      item: values of the item features after the id, over all N items.
-      user: values of the user features after the id, over all N users.
-      statistics: counts of training events by feature, see :func:`statistics_features`; empty
-        for a model that does not read them.
-      factors: vectors of values by feature, see :func:`factor_features`; empty for a model that
-        does not read them.
-    """
-
-    item: dict[str, FeatureValues]
-    user: dict[str, FeatureValues]
-    statistics: dict[str, ValueStatistics] = {}  # noqa: RUF012 - never changed
-    factors: dict[str, ValueFactors] = {}  # noqa: RUF012 - never changed
-
-
-def statistics_features(schema: Schema) -> tuple[Feature, ...]:
-    """Return the features of an item whose values are counted: the id, and up to two categories."""
-    categories = [feature for feature in schema.item[1:] if feature.kind == "categorical"]
-    return (schema.item[0], *categories[:2])

@@ -21,7 +21,8 @@ from jax import export
 
 from dien_jax.config.settings import Attention, Config, Evolution
 from dien_jax.data.batch import Batch, example_batch
-from dien_jax.data.schema import FeatureTables, MultiValued, Schema
+from dien_jax.data.schema import MultiValued, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError, reason
 from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.logit_map import CALIBRATION, click_probability

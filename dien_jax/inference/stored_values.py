@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dien_jax.data.schema import Schema, statistics_features
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import statistics_features
 from dien_jax.errors import UserError
 from dien_jax.model.logit_map import CALIBRATION, rises
 

@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 from dien_jax.config.presets import member_name
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.logit_map import LogitMap, click_probability
 

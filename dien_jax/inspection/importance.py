@@ -24,7 +24,8 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
-from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc

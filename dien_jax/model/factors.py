@@ -1,4 +1,4 @@
-"""Similarities of a candidate to a history by vectors of :mod:`dien_jax.data.factors`.
+"""Similarities of a candidate to a history by vectors of :mod:`dien_jax.statistics.factors`.
 
 Dimensions: B rows, H histories (B, or 1 for all rows), T steps, D components, L levels, K = 4 L,
 or 8 L with transitions.
@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dien_jax.data.factors import (
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import (
     DIRECTED,
     LEVELS,
+    ValueFactors,
     factor_features,
     factor_levels,
     has_transitions,
 )
-from dien_jax.data.schema import Schema, ValueFactors
 
 OF_LEVEL = ("most", "last", "mean", "recent")
 """Inputs of each level of each feature with factors; see :func:`similarities`."""

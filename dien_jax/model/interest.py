@@ -18,8 +18,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.factors import factor_features, has_transitions, without_transitions
-from dien_jax.data.schema import FeatureTables, Schema, ValueFactors
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import (
+    FeatureTables,
+    ValueFactors,
+    factor_features,
+    has_transitions,
+    without_transitions,
+)
 from dien_jax.model import shared_history
 from dien_jax.model.activations import as_logit
 from dien_jax.model.attention import ATTENTIONS

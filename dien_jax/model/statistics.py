@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from dien_jax.data.counting import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE
-from dien_jax.data.schema import (
-    UNKNOWN,
-    Feature,
+from dien_jax.data.schema import UNKNOWN, Feature, MultiValued, Schema
+from dien_jax.data.tables import (
+    OWN_FOLLOWING,
+    OWN_PAIR,
+    OWN_VALUE,
     FeatureTables,
-    MultiValued,
-    Schema,
     ValueStatistics,
     statistics_features,
 )

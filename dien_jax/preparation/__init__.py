@@ -14,5 +14,6 @@ Plain NumPy and DuckDB: the model, its parameters and its optimizer do not enter
 """
 
 from dien_jax.preparation import sources
+from dien_jax.preparation.writer import DatasetWriter
 
-__all__ = ["sources"]
+__all__ = ["DatasetWriter", "sources"]

@@ -10,8 +10,8 @@ import math
 import re
 from typing import NamedTuple
 
-from dien_jax.data.factors import MAX_CHOICES, MAX_VALUES
 from dien_jax.errors import UserError
+from dien_jax.statistics.factors import MAX_CHOICES, MAX_VALUES
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)
 """Sizes that a user may write."""

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.schema import FeatureTables
+from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError
 from dien_jax.model.logistic_regression import with_network_share
 from dien_jax.model.logit_map import CALIBRATION

@@ -20,7 +20,8 @@ import optax
 from jaxtyping import Array, Int
 
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
+from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.model.logistic_regression import WEIGHTS
 
 DENSE_ROWS = 4096

@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.logit_map import LogitMap
 from dien_jax.steps.negatives import RandomColumns, draws_shape, random_columns, unequal

@@ -21,7 +21,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dien_jax.config.settings import MeshConfig
-from dien_jax.data.schema import FeatureTables, Schema
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.steps import embedding_rows
 from dien_jax.steps.embedding_rows import Table, large_tables, table_of

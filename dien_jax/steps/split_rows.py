@@ -13,7 +13,8 @@ import numpy as np
 
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, FeatureTables, FeatureValues, MultiValued, Schema
+from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.model.embeddings import gather
 from dien_jax.model.statistics import inputs_of_values
 from dien_jax.steps.embedding_rows import Table, compact_schema, table_of

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import blank_values, example_batch
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.schema import FeatureTables, Schema
-from dien_jax.data.statistics import blank_factors, blank_statistics
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics
 from dien_jax.errors import UserError
 from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.interest import InterestModel

@@ -14,7 +14,8 @@ import optax
 
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import UNKNOWN, FeatureTables, Schema
+from dien_jax.data.schema import UNKNOWN, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.model import devices
 from dien_jax.model.interest import InterestModel, with_statistics
 from dien_jax.steps.embedding_rows import look_up, put_rows, tables_by_row, take_rows

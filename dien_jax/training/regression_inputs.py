@@ -21,7 +21,8 @@ from dien_jax.data.batch import Batch
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.metadata import SPLITS
-from dien_jax.data.schema import UNKNOWN, FeatureTables, FeatureValues, MultiValued, Schema
+from dien_jax.data.schema import UNKNOWN, FeatureValues, MultiValued, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.model.embeddings import gather
 from dien_jax.model.statistics import MATCH, statistics_inputs, statistics_names
 from dien_jax.steps.state import feature_tables

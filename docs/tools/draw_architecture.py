@@ -26,10 +26,12 @@ CAPTIONS = {
     "model": "Flax modules, equations",
     "preparation": "logs to dataset folders",
     "config": "settings and presets",
+    "statistics": "counts, vectors of values",
     "data": "dataset folder, loader, batches",
     "metrics": "scores, intervals, diagnostics",
     "utils": "files, console, plots",
     "errors": "UserError",
+    "_lazy": "names, when used",
     "_version": "the version",
     KERNELS: "GRU, AGRU, AUGRU; imports jax alone",
 }

@@ -12,7 +12,8 @@ from support import untrained_run
 from benchmarks import peers as train_peers
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.steps.train import make_loss
 
 ITEM, CATEGORY, USER = (

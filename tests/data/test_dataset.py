@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from support.small_dataset import ITEMS, PART, SCHEMA, ints, write
 
 from dien_jax.data import arrays, dataset, metadata
-from dien_jax.data import writer as dataset_writer
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.metadata import encoded_lines, escape, unescape
 from dien_jax.data.schema import MultiValued
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
+from dien_jax.preparation import writer as dataset_writer
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS, Counts
 from dien_jax.data.parts import ChainedArray, windows
 from dien_jax.data.schema import MultiValued
 from dien_jax.data.user_events import UserEvents
-from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
+from dien_jax.preparation.writer import DatasetWriter
+from dien_jax.statistics.features import count_training_events, factorise_training_events
 
 DIVISIONS = {"two": [11], "five": [3, 4, 17, 26], "empty": [0, 9, 9, 9, 30]}
 """Sequences before which the parts of the folder of 30 sequences begin."""
@@ -126,7 +127,11 @@ def test_statistics_and_factors_do_not_depend_on_the_parts(tmp_path: Path) -> No
     one = open_dataset(in_parts(many_items.write(tmp_path / "data"), tmp_path / "one", []))
     for number, borders in enumerate([[40], [0, 1, 59, 59, 88]]):
         several = open_dataset(in_parts(tmp_path / "data", tmp_path / str(number), borders))
-        computed = dataclasses.replace(several, stored_statistics=None, stored_factors=None)
+        computed = dataclasses.replace(
+            several,
+            statistics=count_training_events(several),
+            factors=factorise_training_events(several),
+        )
         for dataset in (several, computed):
             for name, counts in one.statistics.values.items():
                 jax.tree.map(np.testing.assert_array_equal, dataset.statistics.values[name], counts)
@@ -140,12 +145,12 @@ def test_events_before_validation_count_part_by_part(tmp_path: Path) -> None:
     data = tiny_run.write_data(tmp_path / "data", sizes={"train": 8})
     split = {"train_from": 1, "valid_from": 60}
     one, several = (
-        dataclasses.replace(dataset, meta=dataset.meta | {"split": split}, stored_statistics=None)
+        count_training_events(dataclasses.replace(dataset, meta=dataset.meta | {"split": split}))
         for dataset in (open_dataset(data), open_dataset(in_parts(data, tmp_path / "in", [2, 9])))
     )
-    assert 8 < one.statistics.values["item"].sequences < tiny_run.USERS
-    for name, counts in one.statistics.values.items():
-        jax.tree.map(np.testing.assert_array_equal, several.statistics.values[name], counts)
+    assert 8 < one.values["item"].sequences < tiny_run.USERS
+    for name, counts in one.values.items():
+        jax.tree.map(np.testing.assert_array_equal, several.values[name], counts)
 
 
 def test_format_version_1_is_read(tmp_path: Path, whole: Path) -> None:
@@ -153,8 +158,7 @@ def test_format_version_1_is_read(tmp_path: Path, whole: Path) -> None:
     new = open_dataset(whole)
     jax.tree.map(np.testing.assert_array_equal, arrays(old), arrays(new))
     assert old.groups() == new.groups()
-    assert old.stored_statistics is not None
-    for bits, expected in zip(old.stored_statistics.own, new.statistics.own, strict=True):
+    for bits, expected in zip(old.statistics.own, new.statistics.own, strict=True):
         np.testing.assert_array_equal(bits, expected)
 
 

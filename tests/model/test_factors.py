@@ -10,8 +10,7 @@ from support import many_items
 from support.random_model import check_ranking, trained
 
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
-from dien_jax.data.factors import folds, with_scale
-from dien_jax.data.schema import ValueFactors
+from dien_jax.data.tables import ValueFactors, folds, with_scale
 from dien_jax.model.factors import OF_LEVEL, factor_names, similarities
 from dien_jax.model.interest import InterestModel, with_statistics
 from dien_jax.model.statistics import statistics_names

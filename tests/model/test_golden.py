@@ -17,7 +17,8 @@ from support.authors_weights import from_authors
 from dien_jax.config.presets import AUTHORS, FAMILY, member
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.losses import click_loss, halved_click_loss

@@ -12,7 +12,8 @@ from support.untrained_run import random_state
 from dien_jax.config.presets import AUTHORS, member
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
+from dien_jax.data.schema import Feature, MultiValued, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.model.attention import BilinearAttention, MLPAttention
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.interest import InterestModel

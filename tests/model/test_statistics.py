@@ -1,6 +1,5 @@
 """Inputs of the click network that are counts of training events."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -11,11 +10,13 @@ from support import small_dataset
 from support.random_model import check_ranking, trained
 
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
-from dien_jax.data.counting import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, count_values
-from dien_jax.data.schema import Feature, FeatureTables, Schema
-from dien_jax.data.training_events import TrainingEvents
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, FeatureTables
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.statistics import OF_VALUE, statistics_inputs, statistics_names
+from dien_jax.statistics.counting import count_values
+from dien_jax.statistics.features import count_training_events
+from dien_jax.statistics.training_events import TrainingEvents
 
 SCHEMA = Schema((Feature("item", "categorical", 6),), (Feature("user", "categorical", 3),))
 EVENTS = np.array([1, 2, 3, 1, 2, 4, 2, 3], np.int32)
@@ -118,8 +119,7 @@ def test_padding_changes_nothing() -> None:
 
 def test_stored_counts_are_those_of_the_folder(data: Path) -> None:
     stored = open_dataset(data)
-    assert stored.stored_statistics is not None
-    computed = dataclasses.replace(stored, stored_statistics=None).statistics
+    computed = count_training_events(stored)
     np.testing.assert_array_equal(np.stack(stored.statistics.own), np.stack(computed.own))
     for name, counts in computed.values.items():
         jax.tree.map(np.testing.assert_array_equal, stored.statistics.values[name], counts)

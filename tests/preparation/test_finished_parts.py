@@ -20,7 +20,7 @@ PART_EVENTS = 25
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dien_jax.data.writer import DatasetWriter
+from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.preparation.pipeline import events
 from dien_jax.preparation.sources import impressions, interactions
 events.PART_EVENTS = {part_events}

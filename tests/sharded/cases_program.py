@@ -10,7 +10,8 @@ import pytest
 from benchmarks.common.compiled_text import Collective, collectives, kinds, shapes
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.batch import example_batch
-from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.steps.negatives import Sampler
 from dien_jax.steps.sharded import make_sharded_predict_step, make_sharded_train_step
 from dien_jax.steps.sharding import Placement

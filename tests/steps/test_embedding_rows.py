@@ -12,7 +12,8 @@ from support.every_kind import ITEMS, NEGATIVE, SCHEMA, SIZE, STEPS, TABLES, USE
 
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
+from dien_jax.data.schema import Feature, MultiValued, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.steps import embedding_rows
 from dien_jax.steps.embedding_rows import ADAGRAD_EPSILON, distinct, large_tables, places, table_of
 from dien_jax.steps.negatives import make_sampler

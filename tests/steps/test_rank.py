@@ -12,7 +12,8 @@ from dien_kernels.candidates import CHUNK
 from dien_jax.config.presets import member
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import example_batch
-from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError
 from dien_jax.model.attention import ATTENTIONS, MLPAttention
 from dien_jax.model.interest import InterestModel

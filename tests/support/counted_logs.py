@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from dien_jax.data.schema import ValueStatistics
-from dien_jax.data.training_events import TrainingEvents
+from dien_jax.data.tables import ValueStatistics
+from dien_jax.statistics.training_events import TrainingEvents
 
 ITEMS, USERS = 150, 400
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, FeatureTables, MultiValued, Schema
+from dien_jax.data.schema import Feature, MultiValued, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.writer import DatasetWriter
+from dien_jax.preparation.writer import DatasetWriter
 
 NEW_ITEMS = {"n1": "y", "n2": "brand new"}
 """Items that only the grown folder has, and their categories."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from dien_jax.data.dataset import Examples
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.writer import DatasetWriter
+from dien_jax.preparation.writer import DatasetWriter
 
 ITEMS, USERS, EVENTS = 60, 90, 6
 SCHEMA = Schema(

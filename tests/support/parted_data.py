@@ -11,7 +11,7 @@ import numpy as np
 from dien_jax.data.columns import Column, Examples
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.part_writer import PartWriter
-from dien_jax.data.writer import DatasetWriter
+from dien_jax.preparation.writer import DatasetWriter
 
 
 def in_parts(data: Path, out: Path, borders: Sequence[int]) -> Path:

@@ -3,6 +3,7 @@
 FAST = (
     "tests/config/",
     "tests/data/",
+    "tests/statistics/",
     "tests/metrics/",
     "tests/preparation/",
     "tests/commands/test_prepare.py",
@@ -31,7 +32,7 @@ LONG = (
     "tests/commands/test_train.py::test_run_that_ended_twice_is_one_row_for_tensorboard",
     "tests/commands/test_train.py::test_training_metrics_are_means_over_all_examples",
     "tests/compatibility/",
-    "tests/data/test_factors.py::test_vectors_of_transitions_are_those_of_a_decomposition",
+    "tests/statistics/test_factors.py::test_vectors_of_transitions_are_those_of_a_decomposition",
     "tests/data/test_parts.py::test_every_file_of_every_part_is_needed",
     "tests/distributed/test_documentation.py",
     "tests/distributed/test_refusals.py",

@@ -7,7 +7,7 @@ import numpy as np
 
 from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.writer import DatasetWriter
+from dien_jax.preparation.writer import DatasetWriter
 
 SCHEMA = Schema(
     item=(

@@ -8,7 +8,8 @@ import numpy as np
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.batch import Batch
-from dien_jax.data.schema import Feature, FeatureTables, Schema
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.state import Tables
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.writer import DatasetWriter
+from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
 from dien_jax.steps.state import TrainState, create_state

@@ -18,8 +18,8 @@ from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig
 from dien_jax.data.dataset import Dataset, Examples, open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
-from dien_jax.data.writer import DatasetWriter
 from dien_jax.model.logistic_regression import alone
+from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps import make_predict_step, make_train_step, training_tables

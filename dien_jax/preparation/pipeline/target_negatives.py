@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dien_jax.data.pairs import sort_together
 from dien_jax.preparation.options import Distribution
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
+from dien_jax.statistics.pairs import sort_together
 from dien_jax.utils.threads import map_in_order, thread_count
 
 DRAWS = 32  # draws before a negative is given up

@@ -19,13 +19,13 @@ from dien_jax.data.clock import TIME_UNIT
 from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.writer import DatasetWriter
 from dien_jax.preparation.memory import IDLE
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
 from dien_jax.preparation.pipeline.extending import concatenated
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
 from dien_jax.preparation.pipeline.splits import class_warnings
+from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.utils.console import say, stage
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import StringValue, Table, Value
 
-from dien_jax.data.writer import check_target
 from dien_jax.errors import writing
 from dien_jax.preparation.options import Spark
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
+from dien_jax.preparation.writer import check_target
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import check_utf8, partial_folder
 

@@ -24,12 +24,12 @@ import numpy as np
 from dien_jax.data.dataset import Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
-from dien_jax.data.writer import DatasetWriter, check_target
 from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares, require_at_least
 from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
 from dien_jax.preparation.pipeline.splits import VALID, class_warnings, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
+from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
 
 SEPARATOR = "\x02"

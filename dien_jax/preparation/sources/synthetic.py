@@ -6,32 +6,29 @@ from pathlib import Path
 
 import numpy as np
 
-from dien_jax.data import (
-    counting,
-    factors,
-    folder_files,
-    metadata,
-    pairs,
-    part_writer,
-    schema,
-    singular_vectors,
-    statistics,
-    training_events,
-    training_parts,
-    writer,
-)
+from dien_jax.data import folder_files, metadata, part_writer, schema, statistics_files, tables
 from dien_jax.data.dataset import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
-from dien_jax.data.writer import DatasetWriter, check_target
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics import scores
 from dien_jax.metrics.scores import auc, logloss
+from dien_jax.preparation import writer
 from dien_jax.preparation.options import require_at_least
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.splits import TRAIN, user_sides
 from dien_jax.preparation.sources import simulation
 from dien_jax.preparation.sources.simulation import MOST_TAGS, SEGMENTS, SLOTS, TAGS, World
+from dien_jax.preparation.writer import DatasetWriter, check_target
+from dien_jax.statistics import (
+    counting,
+    factors,
+    features,
+    pairs,
+    singular_vectors,
+    training_events,
+    training_parts,
+)
 from dien_jax.utils.console import say
 from dien_jax.utils.files import locked, user_cache
 from dien_jax.utils.memory_limit import machine_bytes, require_memory
@@ -40,8 +37,9 @@ HELD_OUT = 0.1  # share of users for validation, and again for the test
 ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
 CHUNK_USERS = 1 << 14  # users simulated at a time
 GENERATOR = (
-    *(simulation, splits, scores, schema, metadata, writer, part_writer, folder_files),
-    *(counting, pairs, factors, singular_vectors, statistics, training_events, training_parts),
+    *(simulation, splits, scores, schema, metadata, writer, part_writer, folder_files, tables),
+    *(statistics_files, counting, pairs, factors, singular_vectors, features),
+    *(training_events, training_parts),
 )
 """Modules that determine the content of the folder, besides this one."""
 

@@ -6,14 +6,10 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from dien_jax.data import counting, pairs
-from dien_jax.data.counting import (
-    OWN_FOLLOWING,
-    OWN_PAIR,
-    OWN_VALUE,
-    count_values,
-)
-from dien_jax.data.training_events import TrainingEvents
+from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE
+from dien_jax.statistics import counting, pairs
+from dien_jax.statistics.counting import count_values
+from dien_jax.statistics.training_events import TrainingEvents
 
 ITEMS = 12
 

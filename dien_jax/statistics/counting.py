@@ -19,9 +19,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from dien_jax.data.pairs import PairCounts, sort_together
-from dien_jax.data.schema import UNKNOWN, ValueStatistics
-from dien_jax.data.training_events import Slice, TrainingEvents, slices
+from dien_jax.data.schema import UNKNOWN
+from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, ValueStatistics
+from dien_jax.statistics.pairs import PairCounts, sort_together
+from dien_jax.statistics.training_events import Slice, TrainingEvents, slices
 from dien_jax.utils.progress import Progress, part_of_progress, unseen
 from dien_jax.utils.threads import map_in_order, thread_count
 
@@ -31,9 +32,6 @@ MAX_DISTINCT = 100
 """Distinct values of a sequence that take part in pairs, the first ones."""
 MAX_PAIRS = 1 << 26
 """Pairs that are counted; of longer logs, fewer values of each sequence take part."""
-OWN_VALUE, OWN_PAIR, OWN_FOLLOWING = 1, 2, 4
-"""Bits of ``own``: what the sequence of an example did at the example or after it is in the count
-of the candidate; in its pairs with the history; in its pair with the last event."""
 
 
 class Firsts(NamedTuple):

@@ -12,20 +12,15 @@ import numpy as np
 
 from dien_jax.data import metadata
 from dien_jax.data.columns import Column, Examples
-from dien_jax.data.dataset import open_dataset
-from dien_jax.data.finished_parts import FinishedParts
+from dien_jax.data.dataset import open_folder
 from dien_jax.data.folder_files import FolderFiles, find_feature, require_rows
 from dien_jax.data.metadata import Counts
 from dien_jax.data.part_writer import PartWriter
 from dien_jax.data.schema import Schema
-from dien_jax.data.statistics import (
-    STATISTICS,
-    count_features,
-    factorise_training_events,
-    write_counts,
-    write_factors,
-)
+from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
 from dien_jax.errors import UserError, writing
+from dien_jax.preparation.finished_parts import FinishedParts
+from dien_jax.statistics.features import count_features, factorise_training_events
 from dien_jax.utils.files import partial_folder, partial_path, remove_left_partials
 from dien_jax.utils.memory import trim_memory
 
@@ -38,7 +33,8 @@ class DatasetWriter:
     Arrays may be memory maps: they are written a chunk at a time. Missing splits are empty.
 
     >>> import tempfile
-    >>> from dien_jax.data import DatasetWriter, Examples, Feature, Schema, open_dataset
+    >>> from dien_jax import DatasetWriter, Feature, Schema, open_dataset
+    >>> from dien_jax.data import Examples
     >>> item, user = Feature("item", "categorical", size=3), Feature("user", "categorical", size=2)
     >>> path = Path(tempfile.mkdtemp()) / "data"
     >>> schema = Schema(item=(item,), user=(user,))
@@ -207,22 +203,21 @@ class DatasetWriter:
         trim_memory()
         self._progress("checking the folder", None)
         try:
-            dataset = open_dataset(self._partial)
+            dataset = open_folder(self._partial, is_counted=False)
         except UserError as error:
             if isinstance(error.__cause__, OSError):  # what is written is not at fault
                 raise
             raise ValueError(f"the written folder is not a dataset: {error}") from error
         with writing(self.path, "dataset folder"):
             folders = metadata.part_folders(self._partial, meta)
-            known = self._schema, dataset.items, dataset.training_parts()
             progress = functools.partial(self._progress, "counting training events")
             progress(0.0)
-            counted = count_features(*known, self._partial, progress)
+            counted = count_features(dataset, self._partial, progress)
             choices = write_counts(self._partial / STATISTICS, folders, counted)
             trim_memory()
             progress = functools.partial(self._progress, "finding similar items")
             progress(0.0)
-            factors = factorise_training_events(*known, choices, progress)
+            factors = factorise_training_events(dataset, choices, progress)
             write_factors(self._partial / STATISTICS, factors)
             self._finished.end()
             self._partial.rename(self.path.absolute())

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from dien_jax.data.singular_vectors import SMALLEST_CUT, singular_vectors, within_basis
+from dien_jax.statistics.singular_vectors import SMALLEST_CUT, singular_vectors, within_basis
 
 
 def random_matrix(rows: int = 3000, columns: int = 2000, entries: int = 30_000) -> sparse.csr_array:

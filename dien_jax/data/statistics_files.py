@@ -4,42 +4,36 @@
     statistics/<feature>/<array>.npy     its arrays, int32; offsets int64
     PART/statistics/<feature>/own.npy    int8 [n], bits of the n training examples of each part
     statistics/<feature>/factors/row.npy, vectors.npy
-                                         optional: see :class:`ValueFactors`; vectors of all tables
-                                         in sequence, flat
+                                         see :class:`ValueFactors`; vectors of all tables in
+                                         sequence, flat
 
-The folder is a function of the rest of the dataset, and optional.
+The folder is a function of the rest of the dataset: :mod:`dien_jax.statistics` computes it.
 """
 
-import contextlib
 import json
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets, release
-from dien_jax.data.columns import Column
-from dien_jax.data.counting import count_values
-from dien_jax.data.factors import (
-    DIRECTED,
-    FOLDS,
-    factor_features,
-    factor_levels,
-    factorise,
-    with_scale,
-    work_of,
-)
 from dien_jax.data.metadata import Counts
 from dien_jax.data.parts import Rows, chained
-from dien_jax.data.schema import Feature, Schema, ValueFactors, ValueStatistics, statistics_features
-from dien_jax.data.training_events import TrainingEvents
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import (
+    DIRECTED,
+    FOLDS,
+    ValueFactors,
+    ValueStatistics,
+    factor_features,
+    factor_levels,
+    statistics_features,
+    with_scale,
+)
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import Count
-from dien_jax.utils.progress import Progress, part_of_progress, unseen
 
 STATISTICS = "statistics"
 """Name of the folder."""
@@ -74,96 +68,6 @@ class CountedFeature(NamedTuple):
     own: list[np.ndarray]
 
 
-def count_features(
-    schema: Schema,
-    items: dict[str, Column],
-    parts: Collection[TrainingEvents],
-    folder: Path | None = None,
-    progress: Progress = unseen,
-) -> Iterator[CountedFeature]:
-    """Count the values of every feature with statistics, one feature after another.
-
-    With a ``folder``, counts that memory need not hold are in files there for a while.
-    """
-    features = statistics_features(schema)
-    for number, feature in enumerate(features):
-        assert feature.size is not None
-        of_feature = part_of_progress(progress, number, 1, len(features))
-        value_of = _value_of(schema, feature, items)
-        with contextlib.ExitStack() as stack:
-            files = None
-            if folder is not None:
-                files = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-            counted = count_values(parts, value_of, feature.size, files, of_feature)
-        yield CountedFeature(feature.name, *counted)
-        del counted  # while the next feature is counted
-
-
-def count_training_events(
-    schema: Schema, items: dict[str, Column], parts: Collection[TrainingEvents]
-) -> Statistics:
-    """Count the values of every feature with statistics; ``items`` are the columns of all items."""
-    counted = list(count_features(schema, items, parts))
-    values = {feature.name: feature.values for feature in counted}
-    return Statistics(values, tuple(chained(feature.own) for feature in counted))
-
-
-def factorise_training_events(
-    schema: Schema,
-    items: dict[str, Column],
-    parts: Collection[TrainingEvents],
-    choices: Mapping[str, int] = MappingProxyType({}),
-    progress: Progress = unseen,
-) -> dict[str, ValueFactors]:
-    """Return the factors of every feature that has them.
-
-    Args:
-      schema: that of the dataset.
-      items: the columns of all items.
-      parts: the events and the training examples.
-      choices: the number of choices of a feature's values, where it is known.
-      progress: called with the share of the work that is done.
-    """
-    features, factors, done = factor_features(schema), {}, 0
-    work = [work_of(f.size or 0, transitions=f is schema.item[0]) for f in features]
-    for feature, own in zip(features, work, strict=True):
-        factors[feature.name] = factorise(
-            parts,
-            _value_of(schema, feature, items),
-            feature.size or 0,
-            choices=choices.get(feature.name),
-            transitions=feature is schema.item[0],
-            progress=part_of_progress(progress, done, own, sum(work)),
-        )
-        done += own
-    return factors
-
-
-def _value_of(schema: Schema, feature: Feature, items: dict[str, Column]) -> np.ndarray:
-    """Return the value of a feature for each item."""
-    if feature is schema.item[0]:
-        return np.arange(schema.num_items)
-    return np.asarray(items[feature.name].values)
-
-
-def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
-    """Return counts of unknown values alone, for initialising a model."""
-    one, offsets = np.zeros(1, np.int32), np.zeros(2, np.int32)
-    blank = ValueStatistics(one, offsets, one, one, one, one, sequences=1, least=1, longest=1)
-    return {feature.name: blank for feature in statistics_features(schema)}
-
-
-def blank_factors(schema: Schema, transitions: bool) -> dict[str, ValueFactors]:
-    """Return factors without a vector, for initialising a model."""
-
-    def blank(feature: Feature) -> ValueFactors:
-        parts = DIRECTED if transitions and feature is schema.item[0] else 1
-        components = parts * factor_levels(feature.size or 0)[-1]
-        return with_scale(np.zeros(1, np.int32), np.zeros((1, 1, components), np.float16))
-
-    return {feature.name: blank(feature) for feature in factor_features(schema)}
-
-
 def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
     """Write the files of factors."""
     for name, (row, vectors, _) in factors.items():
@@ -173,15 +77,10 @@ def write_factors(folder: Path, factors: dict[str, ValueFactors]) -> None:
         np.save(target / "vectors.npy", np.asarray(vectors).reshape(-1))
 
 
-def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors] | None:
-    """Read and check the files of factors; None where the folder has none.
-
-    Those of folders of earlier versions have no transitions.
-    """
-    features, factors = factor_features(schema), {}
-    if features and not any((folder / f.name / FACTORS).exists() for f in features):
-        return None
-    for feature in features:
+def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
+    """Read and check the files of factors."""
+    factors = {}
+    for feature in factor_features(schema):
         size, target = feature.size or 0, folder / feature.name / FACTORS
         components = factor_levels(size)[-1]
         parts = DIRECTED if feature is schema.item[0] else 1
@@ -190,10 +89,10 @@ def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors] | None
         )
         row = read_ids(target / "row.npy", np.int32, size, size)
         rows = int(row.max()) + 1
-        expected = (1 + FOLDS) * rows * components
-        if len(flat) not in (expected, parts * expected):
+        expected = (1 + FOLDS) * rows * parts * components
+        if len(flat) != expected:
             raise UserError(
-                f"{target / 'vectors.npy'}: expected {parts * expected:,} entries, as row.npy has "
+                f"{target / 'vectors.npy'}: expected {expected:,} entries, as row.npy has "
                 f"{rows:,} rows, found {len(flat):,}"
             )
         factors[feature.name] = with_scale(row, flat.reshape(1 + FOLDS, rows, -1))
@@ -246,13 +145,11 @@ def own_file(part: Path, feature: str) -> Path:
 
 def read_statistics(
     folder: Path, schema: Schema, parts: Sequence[Path], counts: Sequence[Counts]
-) -> Statistics | None:
-    """Read and check the files; None without a folder.
+) -> Statistics:
+    """Read and check the files of counts.
 
     ``parts`` are the folders of the parts of the dataset, of the given counts.
     """
-    if not folder.exists():
-        return None
     values, own = {}, []
     sequences = sum(count["sequences"] for count in counts)
     for feature in statistics_features(schema):

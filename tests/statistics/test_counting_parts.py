@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from support.counted_logs import ITEMS, USERS, digest, divided, random_log
 
-from dien_jax.data import counting, factors, pairs, training_events
-from dien_jax.data.counting import count_values, first_occurrences
-from dien_jax.data.factors import factorise
-from dien_jax.data.training_events import TrainingEvents, of_sequences, slices
+from dien_jax.statistics import counting, factors, pairs, training_events
+from dien_jax.statistics.counting import count_values, first_occurrences
+from dien_jax.statistics.factors import factorise
+from dien_jax.statistics.training_events import TrainingEvents, of_sequences, slices
 
 VALUES = {"item": np.arange(ITEMS), "category": np.arange(ITEMS) // 2}
 BOUNDS = {

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dien_jax.data.arrays import open_array, release
-from dien_jax.data.schema import ValueStatistics
+from dien_jax.data.tables import ValueStatistics
 from dien_jax.utils.memory import trim_memory
 from dien_jax.utils.progress import Progress, unseen
 from dien_jax.utils.threads import map_in_order

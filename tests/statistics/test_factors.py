@@ -1,6 +1,5 @@
 """Factors of who chose what in training, and of what came next."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +7,11 @@ import pytest
 from support import many_items
 
 from dien_jax import UserError, open_dataset
-from dien_jax.data import factors, singular_vectors
-from dien_jax.data.digests import table_digests
-from dien_jax.data.factors import FOLDS, factor_levels, factorise, folds, without_transitions
-from dien_jax.data.schema import ValueFactors
-from dien_jax.data.statistics import CountedFeature, count_features, factorise_training_events
-from dien_jax.data.training_events import TrainingEvents
+from dien_jax.data.tables import FOLDS, ValueFactors, factor_levels, folds, without_transitions
+from dien_jax.statistics import factors, singular_vectors
+from dien_jax.statistics.factors import factorise
+from dien_jax.statistics.features import CountedFeature, count_features, factorise_training_events
+from dien_jax.statistics.training_events import TrainingEvents
 
 VALUES, USERS, LENGTH = 60, 200, 8
 
@@ -211,8 +209,8 @@ def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
 
 def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
     stored = open_dataset(many_items.write(tmp_path / "data"))
-    assert stored.stored_factors
-    computed = dataclasses.replace(stored, stored_factors=None).factors
+    computed = factorise_training_events(stored)
+    assert computed
     for name, (row, vectors, _) in computed.items():
         np.testing.assert_array_equal(stored.factors[name].row, row)
         np.testing.assert_array_equal(stored.factors[name].vectors, vectors)
@@ -222,28 +220,9 @@ def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
 def test_progress_rises_to_the_whole(tmp_path: Path, work) -> None:
     dataset = open_dataset(many_items.write(tmp_path / "data"))
     shares: list[float] = []
-    work(dataset.schema, dataset.items, dataset.training_parts(), progress=shares.append)
+    work(dataset, progress=shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)
-
-
-def test_folders_without_transitions_are_read_and_completed(tmp_path: Path) -> None:
-    """Those of earlier versions have the first vector alone."""
-    data = many_items.write(tmp_path / "data")
-    stored = ValueFactors(*map(np.array, open_dataset(data).factors["item"]))  # not mapped
-    alone = without_transitions(stored)
-    file = data / "statistics" / "item" / "factors" / "vectors.npy"
-    np.save(file, np.ascontiguousarray(alone.vectors).reshape(-1))
-    earlier = open_dataset(data)
-    for ours, theirs in zip(earlier.read_factors(transitions=False)["item"], alone, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(earlier.factors["item"].vectors, stored.vectors)
-    for transitions in (True, False):
-        digests = [
-            table_digests(dataset, factors=True, transitions=transitions)["factors/item"]
-            for dataset in (earlier, dataclasses.replace(earlier, stored_factors={"item": stored}))
-        ]
-        assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import numpy as np
 
 from dien_jax.data.arrays import release
 from dien_jax.data.columns import Examples
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.parts import Rows, bounds, part_of
-from dien_jax.data.training_events import TrainingEvents
+from dien_jax.statistics.training_events import TrainingEvents
 
 
 class TrainingParts(Collection[TrainingEvents]):
@@ -74,6 +75,17 @@ class TrainingParts(Collection[TrainingEvents]):
         return TrainingEvents(
             event_item, offsets, sequence, history_end, item, label, counted, first_sequence
         )
+
+
+def training_parts(dataset: Dataset) -> TrainingParts:
+    """Return the training events and examples of a dataset, part by part.
+
+    Where training examples begin at some time, all events before validation count.
+    """
+    split = dataset.meta.get("split", {})
+    end = split.get("valid_from") if isinstance(split, dict) and "train_from" in split else None
+    arrays = dataset.event_item, dataset.event_timestamp, dataset.event_offsets
+    return TrainingParts(*arrays, dataset.splits["train"], end if isinstance(end, int) else None)
 
 
 def _counted_end(counts: np.ndarray, offsets: np.ndarray) -> np.ndarray:

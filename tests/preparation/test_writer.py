@@ -12,10 +12,10 @@ from support.holder import held
 from support.small_dataset import SCHEMA, ints, leftovers, write
 
 from dien_jax.data.dataset import Column, open_dataset
-from dien_jax.data.finished_parts import FinishedParts
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.data.writer import DatasetWriter
 from dien_jax.errors import UserError
+from dien_jax.preparation.finished_parts import FinishedParts
+from dien_jax.preparation.writer import DatasetWriter
 
 
 def test_an_existing_target_is_refused_and_kept(tmp_path: Path) -> None:

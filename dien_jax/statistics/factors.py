@@ -20,54 +20,26 @@ Dimensions: S sequences (users), V values of a feature, R values with a vector, 
 vector, L levels.
 """
 
-import itertools
 from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from dien_jax.data.counting import first_occurrences
-from dien_jax.data.schema import Feature, Schema, ValueFactors, statistics_features
-from dien_jax.data.singular_vectors import singular_vectors
-from dien_jax.data.training_events import Slice, TrainingEvents, of_sequences, slices
+from dien_jax.data.tables import DIRECTED, FOLDS, ValueFactors, factor_levels, folds, with_scale
+from dien_jax.statistics.counting import first_occurrences
+from dien_jax.statistics.singular_vectors import singular_vectors
+from dien_jax.statistics.training_events import Slice, TrainingEvents, of_sequences, slices
 from dien_jax.utils.memory import trim_memory
 from dien_jax.utils.progress import Progress, part_of_progress, unseen
 from dien_jax.utils.threads import map_in_order, thread_count
 
-LEVELS = (16, 32, 64, 128)
-"""Leading components whose similarities are inputs of a model, where there are enough values."""
-FOLDS = 4
-"""Folds of users."""
-CHUNK_ROWS = 1024
-"""Vectors whose scale is computed at a time, in the processor's cache."""
 MAX_VALUES = 1 << 16
 """Values with a vector, those of most users; the vectors of others are zeros."""
 MAX_CHOICES = 1 << 22
 """Choices that are factorised; of longer logs, those of some users, evenly apart."""
 LAGS = 3
 """Events after an event that come next."""
-DIRECTED = 3
-"""Vectors of a value with transitions: of who chose it, as an event, and as what comes next."""
-
-
-def factor_levels(size: int) -> tuple[int, ...]:
-    """Return the numbers of leading components for a feature of ``size`` values, rising.
-
-    They are at most a third of the values: more would tell each value from all others.
-    """
-    return tuple(level for level in LEVELS if 3 * level <= size)
-
-
-def factor_features(schema: Schema) -> tuple[Feature, ...]:
-    """Return the features with factors: those with statistics that have enough values."""
-    return tuple(f for f in statistics_features(schema) if factor_levels(f.size or 0))
-
-
-def folds(sequence: np.ndarray) -> np.ndarray:
-    """Return the table for training examples of some sequences: int32, 1 to ``FOLDS``."""
-    mixed = (sequence.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    return ((mixed >> np.uint64(33)) % np.uint64(FOLDS)).astype(np.int32) + 1
 
 
 def work_of(size: int, *, transitions: bool) -> int:
@@ -172,39 +144,6 @@ def _by_frequency(choices: _Choices, size: int) -> tuple[_Choices, np.ndarray]:
 
 def _where(choices: _Choices, is_kept: np.ndarray) -> _Choices:
     return _Choices(*(column[is_kept] for column in choices))
-
-
-def has_transitions(factors: ValueFactors) -> bool:
-    """Return whether values have the vectors of transitions."""
-    return factors.vectors.shape[2] not in LEVELS
-
-
-def without_transitions(factors: ValueFactors) -> ValueFactors:
-    """Return factors whose values have the first vector alone."""
-    row, vectors, scale = factors
-    if not has_transitions(factors):
-        return factors
-    components, levels = (array.shape[2] // DIRECTED for array in (vectors, scale))
-    return ValueFactors(row, vectors[..., :components], scale[..., :levels])
-
-
-def with_scale(row: np.ndarray, vectors: np.ndarray) -> ValueFactors:
-    """Return factors with the scale of each level, from the rows and vectors that folders have."""
-    parts = 1 if vectors.shape[2] in LEVELS else DIRECTED
-    components = vectors.shape[2] // parts
-    levels = [level for level in LEVELS if level <= components]
-    scale = np.empty((*vectors.shape[:2], parts * len(levels)), np.float32)
-    places = [(part * components, level) for part in range(parts) for level in levels]
-    for table, begin in itertools.product(
-        range(len(vectors)), range(0, vectors.shape[1], CHUNK_ROWS)
-    ):
-        rows = slice(begin, begin + CHUNK_ROWS)
-        squares = np.square(vectors[table, rows].astype(np.float32))
-        for place, (start, level) in enumerate(places):
-            norm = np.sqrt(squares[:, start : start + level].sum(-1))
-            is_zero = norm < 1e-5
-            scale[table, rows, place] = np.where(is_zero, 0, 1 / np.where(is_zero, 1, norm))
-    return ValueFactors(row, vectors, scale)
 
 
 def _vectors(choices: _Choices, values: int, components: int) -> list[np.ndarray]:

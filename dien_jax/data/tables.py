@@ -1,0 +1,168 @@
+"""Tables that a model gathers by id: features, counts of training events and vectors of values.
+
+Dimensions: V values of a feature, P pairs of values, K tables of vectors, R vectors of a table.
+"""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dien_jax.data.schema import Array, Feature, FeatureValues, Schema
+
+OWN_VALUE, OWN_PAIR, OWN_FOLLOWING = 1, 2, 4
+"""Bits of ``own``: what the sequence of an example did at the example or after it is in the count
+of the candidate; in its pairs with the history; in its pair with the last event."""
+LEVELS = (16, 32, 64, 128)
+"""Leading components whose similarities are inputs of a model, where there are enough values."""
+FOLDS = 4
+"""Folds of users."""
+DIRECTED = 3
+"""Vectors of a value with transitions: of who chose it, as an event, and as what comes next."""
+CHUNK_ROWS = 1024
+"""Vectors whose scale is computed at a time, in the processor's cache."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ValueStatistics:
+    """Users of each of the V values of a feature in training, and of P pairs of values.
+
+    A tree of arrays: JAX may put anything in their place.
+
+    A user counts once for a value, and once for a pair. Row v of the pairs is
+    ``offsets[v] : offsets[v + 1]``.
+
+    Attributes:
+      count: int32 ``[V]``, users who chose each value; 0 for the unknown value.
+      offsets: int32 ``[V + 1]``, start of each row of pairs.
+      other: int32 ``[P]``, the other value; rising in a row.
+      together: int32 ``[P]``, users who chose both.
+      before: int32 ``[P]``, users who chose the other value first.
+      following: int32 ``[P]``, users who chose v for the first time right after the other value.
+      sequences: number of users.
+      least: minimum of ``together``; pairs of fewer users are left out.
+      longest: pairs of the longest row.
+    """
+
+    count: Any
+    offsets: Any
+    other: Any
+    together: Any
+    before: Any
+    following: Any
+    sequences: int = field(metadata={"static": True})
+    least: int = field(metadata={"static": True})
+    longest: int = field(metadata={"static": True})
+
+
+class ValueFactors(NamedTuple):
+    """Vectors of the V values of a feature, see :mod:`dien_jax.statistics.factors`.
+
+    Attributes:
+      row: int32 ``[V]``, the row of each value; row 0 has zeros.
+      vectors: float16 ``[K, R, D]``: K tables, the first of all training users, in training also
+        one without each fold of users. With transitions, three vectors of D / 3 components.
+      scale: float32 ``[K, R, L]``, 1 over the norm of each vector's leading components, as many as
+        each level has; 0 if they are zeros. With transitions, L / 3 levels of each vector.
+    """
+
+    row: Array
+    vectors: Array
+    scale: Array
+
+
+class FeatureTables(NamedTuple):
+    """Tables that are gathered by id on the device.
+
+    Attributes:
+      item: values of the item features after the id, over all N items.
+      user: values of the user features after the id, over all N users.
+      statistics: counts of training events by feature, see :func:`statistics_features`; empty
+        for a model that does not read them.
+      factors: vectors of values by feature, see :func:`factor_features`; empty for a model that
+        does not read them.
+    """
+
+    item: dict[str, FeatureValues]
+    user: dict[str, FeatureValues]
+    statistics: dict[str, ValueStatistics] = {}  # noqa: RUF012 - never changed
+    factors: dict[str, ValueFactors] = {}  # noqa: RUF012 - never changed
+
+
+def statistics_features(schema: Schema) -> tuple[Feature, ...]:
+    """Return the features of an item whose values are counted: the id, and up to two categories."""
+    categories = [feature for feature in schema.item[1:] if feature.kind == "categorical"]
+    return (schema.item[0], *categories[:2])
+
+
+def factor_levels(size: int) -> tuple[int, ...]:
+    """Return the numbers of leading components for a feature of ``size`` values, rising.
+
+    They are at most a third of the values: more would tell each value from all others.
+    """
+    return tuple(level for level in LEVELS if 3 * level <= size)
+
+
+def factor_features(schema: Schema) -> tuple[Feature, ...]:
+    """Return the features with factors: those with statistics that have enough values."""
+    return tuple(f for f in statistics_features(schema) if factor_levels(f.size or 0))
+
+
+def folds(sequence: np.ndarray) -> np.ndarray:
+    """Return the table for training examples of some sequences: int32, 1 to ``FOLDS``."""
+    mixed = (sequence.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    return ((mixed >> np.uint64(33)) % np.uint64(FOLDS)).astype(np.int32) + 1
+
+
+def has_transitions(factors: ValueFactors) -> bool:
+    """Return whether values have the vectors of transitions."""
+    return factors.vectors.shape[2] not in LEVELS
+
+
+def without_transitions(factors: ValueFactors) -> ValueFactors:
+    """Return factors whose values have the first vector alone."""
+    row, vectors, scale = factors
+    if not has_transitions(factors):
+        return factors
+    components, levels = (array.shape[2] // DIRECTED for array in (vectors, scale))
+    return ValueFactors(row, vectors[..., :components], scale[..., :levels])
+
+
+def with_scale(row: np.ndarray, vectors: np.ndarray) -> ValueFactors:
+    """Return factors with the scale of each level, from the rows and vectors that folders have."""
+    parts = 1 if vectors.shape[2] in LEVELS else DIRECTED
+    components = vectors.shape[2] // parts
+    levels = [level for level in LEVELS if level <= components]
+    scale = np.empty((*vectors.shape[:2], parts * len(levels)), np.float32)
+    places = [(part * components, level) for part in range(parts) for level in levels]
+    for table, begin in itertools.product(
+        range(len(vectors)), range(0, vectors.shape[1], CHUNK_ROWS)
+    ):
+        rows = slice(begin, begin + CHUNK_ROWS)
+        squares = np.square(vectors[table, rows].astype(np.float32))
+        for place, (start, level) in enumerate(places):
+            norm = np.sqrt(squares[:, start : start + level].sum(-1))
+            is_zero = norm < 1e-5
+            scale[table, rows, place] = np.where(is_zero, 0, 1 / np.where(is_zero, 1, norm))
+    return ValueFactors(row, vectors, scale)
+
+
+def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
+    """Return counts of unknown values alone, for initialising a model."""
+    one, offsets = np.zeros(1, np.int32), np.zeros(2, np.int32)
+    blank = ValueStatistics(one, offsets, one, one, one, one, sequences=1, least=1, longest=1)
+    return {feature.name: blank for feature in statistics_features(schema)}
+
+
+def blank_factors(schema: Schema, transitions: bool) -> dict[str, ValueFactors]:
+    """Return factors without a vector, for initialising a model."""
+
+    def blank(feature: Feature) -> ValueFactors:
+        parts = DIRECTED if transitions and feature is schema.item[0] else 1
+        components = parts * factor_levels(feature.size or 0)[-1]
+        return with_scale(np.zeros(1, np.int32), np.zeros((1, 1, components), np.float16))
+
+    return {feature.name: blank(feature) for feature in factor_features(schema)}
