@@ -11,14 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from dien_jax.config.settings import ModelConfig
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import (
     DIRECTED,
     LEVELS,
+    FeatureTables,
     ValueFactors,
     factor_features,
     factor_levels,
     has_transitions,
+    without_transitions,
 )
 
 OF_LEVEL = ("most", "last", "mean", "recent")
@@ -76,6 +79,28 @@ def similarities(
     (chosen, _, following), (of_chosen, earlier, _) = _parts(ours), _parts(theirs)
     pairs = ((chosen, of_chosen), (following, earlier))
     return jnp.concatenate([_similarities(*pair, lengths) for pair in pairs], axis=1)
+
+
+def factors_read(
+    config: ModelConfig, schema: Schema, tables: FeatureTables
+) -> dict[str, ValueFactors]:
+    """Return the factors that the model reads, of those in the tables."""
+    if not config.factors:
+        return {}
+    if set(tables.factors) != {feature.name for feature in factor_features(schema)}:
+        raise ValueError(
+            "model.factors needs the factors of training events in the tables: make them with "
+            "feature_tables, or choose ModelConfig(factors=False)"
+        )
+    if not config.transitions:
+        return {name: without_transitions(part) for name, part in tables.factors.items()}
+    item = tables.factors.get(schema.item[0].name)
+    if item is not None and not has_transitions(item):
+        raise ValueError(
+            "model.transitions needs the factors of transitions in the tables: make them with "
+            "feature_tables, or choose ModelConfig(transitions=False)"
+        )
+    return tables.factors
 
 
 class _Vectors(NamedTuple):

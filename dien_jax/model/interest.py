@@ -19,13 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
-from dien_jax.data.tables import (
-    FeatureTables,
-    ValueFactors,
-    factor_features,
-    has_transitions,
-    without_transitions,
-)
+from dien_jax.data.tables import FeatureTables
 from dien_jax.model import shared_history
 from dien_jax.model.activations import as_logit
 from dien_jax.model.attention import ATTENTIONS
@@ -40,6 +34,7 @@ from dien_jax.model.batch_norm import BatchNorm
 from dien_jax.model.click_network import MLP
 from dien_jax.model.devices import Axis, total
 from dien_jax.model.embeddings import EMBEDDING_INITIAL, FeatureEmbeddings, gather
+from dien_jax.model.factors import factors_read
 from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
 from dien_jax.model.statistics import statistics_inputs
@@ -371,32 +366,12 @@ def with_statistics(
     """Return a batch with the statistics of its rows, if the model reads them."""
     if batch.statistics is not None or not config.statistics:
         return batch
-    tables = tables._replace(factors=_factors(config, schema, tables))
+    tables = tables._replace(factors=factors_read(config, schema, tables))
     history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
     own = None if batch.own is None else jnp.asarray(batch.own)
     fold = None if batch.fold is None else jnp.asarray(batch.fold)
     statistics = statistics_inputs(schema, tables, history, lengths, item, own, fold)
     return batch._replace(statistics=statistics, own=None, fold=None)
-
-
-def _factors(config: ModelConfig, schema: Schema, tables: FeatureTables) -> dict[str, ValueFactors]:
-    """Return the factors that the model reads, of those in the tables."""
-    if not config.factors:
-        return {}
-    if set(tables.factors) != {feature.name for feature in factor_features(schema)}:
-        raise ValueError(
-            "model.factors needs the factors of training events in the tables: make them with "
-            "feature_tables, or choose ModelConfig(factors=False)"
-        )
-    if not config.transitions:
-        return {name: without_transitions(part) for name, part in tables.factors.items()}
-    item = tables.factors.get(schema.item[0].name)
-    if item is not None and not has_transitions(item):
-        raise ValueError(
-            "model.transitions needs the factors of transitions in the tables: make them with "
-            "feature_tables, or choose ModelConfig(transitions=False)"
-        )
-    return tables.factors
 
 
 def _live(lengths: Int[Array, " B"], history: Float[Array, "B T D"]) -> Bool[Array, "B T 1"]:
