@@ -9,14 +9,10 @@ import gc
 import os
 import shutil
 import tempfile
-import time
-import zlib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-OPTIMISED = {"test_golden", "test_implementations"}
-"""Modules that hold figures to a tolerance: they run optimised programs, as users do."""
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 IS_OWNER = CACHE not in os.environ
 
@@ -40,16 +36,6 @@ os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 import jax  # noqa: E402
 import jax.monitoring  # noqa: E402
 import pytest  # noqa: E402
-from support.selection import (  # noqa: E402
-    FAST,
-    FIRST,
-    LONG,
-    LONGEST,
-    NEEDED,
-    REPOSITORY,
-    SAMPLED,
-    SLOWER,
-)
 
 with contextlib.suppress(ModuleNotFoundError):  # tests of dien_kernels run without it
     from hypothesis import settings
@@ -60,11 +46,6 @@ with contextlib.suppress(ModuleNotFoundError):  # tests of dien_kernels run with
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-UNTIL = float(os.environ.get("DIEN_JAX_LONG_TESTS_UNTIL", "inf"))
-"""Seconds since 1970 after which no long test begins: ``.ci/run`` takes as long on any machine."""
-DRAW = os.environ.get("DIEN_JAX_LONG_TESTS_DRAW", "")
-"""Text from which the order of the files of long tests is drawn; ``.ci/run`` gives the commit, so
-that each file has its turn on a machine that has no time for all of them."""
 IS_ALONE = not (Path(__file__).parents[1] / "dien_jax").is_dir()
 
 _compiled: list[str] = []
@@ -81,65 +62,32 @@ jax.monitoring.register_event_duration_secs_listener(_note)
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Import no file that has no test of those chosen: that alone takes seconds."""
-    if collection_path.suffix != ".py":
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
-    path = collection_path.relative_to(Path(__file__).parents[1]).as_posix()
-    if IS_ALONE and path.startswith(tuple(n for n in REPOSITORY if "::" not in n)):
+    text = collection_path.read_text()
+    whole = next((line for line in text.splitlines() if line.startswith("pytestmark")), "")
+    if IS_ALONE and "mark.repository" in whole:
         return True
     match config.option.markexpr:
-        case "fast":
-            is_other = not path.startswith(FAST) or path.startswith((*SLOWER, *LONG))
-        case "long":
-            is_other = not path.startswith(tuple(n.partition("::")[0] for n in LONG))
-        case "not slow and not long":
-            is_other = path.startswith(LONG)
+        case "fast" | "long" as mark:
+            is_other = f"mark.{mark}" not in text
+        case "not long" | "not slow and not long":
+            is_other = "mark.long" in whole
         case _:
             is_other = False
     return is_other or None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests ``fast``, ``long`` or ``slow`` by ``support.selection``, and sort them."""
-    seen: set[str] = set()
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
+    """Let files of a few tests that take minutes begin, or a worker is left with one at the end."""
     if IS_ALONE:
-        items[:] = [item for item in items if not _name(item).startswith(REPOSITORY)]
-    if DRAW:
-        items.sort(key=lambda item: zlib.crc32(f"{DRAW} {item.path.name}".encode()))
-    else:
-        items.sort(key=lambda item: not _name(item).startswith(FIRST))
+        items[:] = [item for item in items if not item.get_closest_marker("repository")]
+    if config.option.markexpr == "fast":  # a long test of a file that is fast but for it
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     for item in items:
-        name = _name(item)
-        if name.startswith("tests/faults/"):
+        if "faults" in item.path.parts:
             item.add_marker("faults")
-        if item.get_closest_marker("slow"):
-            continue
-        if name.startswith(LONG):
-            is_long = _is_in_sample(name, seen) and not name.startswith(LONGEST)
-            item.add_marker("long" if is_long else "slow")
-        elif name.startswith(FAST) and not name.startswith(SLOWER):
-            item.add_marker("fast")
-
-
-def _name(item: pytest.Item) -> str:
-    """Return the name of a test as the lists of ``support.selection`` have it."""
-    return f"{item.path.relative_to(Path(__file__).parents[1]).as_posix()}::{item.name}"
-
-
-def _is_in_sample(name: str, seen: set[str]) -> bool:
-    """Return whether a test is the first of its entry of ``SAMPLED``, drawn, or of no entry."""
-    for entry, size in SAMPLED.items():
-        if name.startswith(entry):
-            is_first = entry not in seen
-            seen.add(entry)
-            return is_first or zlib.crc32(name.encode()) % size == 0
-    return True
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip long tests when their time is over."""
-    needed = NEEDED if _name(item).startswith(FIRST) else 0
-    if time.time() > UNTIL - needed and item.get_closest_marker("long"):
-        pytest.skip("no time is left for this long test")
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 def pytest_collection_finish() -> None:
@@ -159,14 +107,14 @@ def no_compilation_in_fast_tests(request: pytest.FixtureRequest) -> Iterator[Non
     """Fail a test that is marked ``fast`` and compiles a program."""
     before = len(_compiled)
     yield
-    if request.node.get_closest_marker("fast"):
+    if request.node.get_closest_marker("fast") and not request.node.get_closest_marker("long"):
         assert len(_compiled) == before, "a test marked fast compiled a program"
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compile in a fraction of the time, to slower programs, in child processes too."""
-    if request.module.__name__.rpartition(".")[2] in OPTIMISED:
+    if request.node.get_closest_marker("optimised"):
         yield
         return
     with pytest.MonkeyPatch.context() as patch:

@@ -8,6 +8,8 @@ from support.public_names import COMMAND, changes, interface, recorded
 
 import dien_jax
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("name", dien_jax.__all__)
 def test_public_name_imports(name):

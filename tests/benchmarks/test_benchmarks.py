@@ -34,6 +34,8 @@ from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 FIELDS = {
     "benchmark", "case", "system", "threads", "policy", "median_ms", "samples_per_second",
     "peak_mb", "device", "versions",

@@ -14,6 +14,8 @@ from benchmarks.on_device.plan import Part
 from benchmarks.on_device.step_cost import operations
 from benchmarks.on_device.summary import suite_verdict, summary
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 ABOUT = {
     "kind": "NVIDIA H100 80GB HBM3",
     "nvidia_smi": "NVIDIA H100, 81559 MiB",

@@ -11,6 +11,8 @@ from benchmarks import incremental, tutorial
 from dien_jax.data.dataset import open_dataset
 from dien_jax.runs.folder import Run
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 TINY = {
     **{"model.embedding_size": 2, "model.layers": [4], "model.extractor": "none"},
     **{"model.evolution": "none", "model.auxiliary_weight": 0.0, "train.batch_size": 64},
@@ -51,6 +53,7 @@ def done(log, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_each_model_and_day_has_a_row(done):
     rows = json.loads((done / "rows.json").read_text())
     models, differences = rows[:-3], rows[-3:]
@@ -78,6 +81,7 @@ def test_each_model_and_day_has_a_row(done):
     assert (done / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_update_trains_on_new_events_and_sees_no_test_event(done):
     work = done / "work"
     base, update = (open_dataset(work / "new" / number) for number in "01")
@@ -98,6 +102,7 @@ def test_update_trains_on_new_events_and_sees_no_test_event(done):
     assert run.warm_start["run"] == str(work / "runs" / "warm-start-0")
 
 
+@pytest.mark.slow
 def test_model_is_tested_with_the_ids_it_was_trained_with(done):
     work = done / "work"
     base, update = (open_dataset(work / "new" / number) for number in "01")

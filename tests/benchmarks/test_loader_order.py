@@ -1,10 +1,13 @@
 """The benchmark of orders measures orders of the same examples."""
 
 import numpy as np
+import pytest
 
 from benchmarks import loader_order
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.loader import Loader
+
+pytestmark = [pytest.mark.long, pytest.mark.repository]
 
 
 def test_rows_have_every_field_and_made_examples_an_order(tmp_path) -> None:

@@ -16,6 +16,8 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.steps.train import make_loss
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 ITEM, CATEGORY, USER = (
     Feature(name, "categorical", size) for name, size in (("item", 5), ("category", 3), ("user", 4))
 )

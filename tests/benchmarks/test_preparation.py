@@ -5,8 +5,11 @@ from importlib.util import find_spec
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from benchmarks import preparation
+
+pytestmark = [pytest.mark.long, pytest.mark.repository]
 
 
 def test_made_logs_are_in_the_order_of_time_and_have_few_popular_items(tmp_path) -> None:

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
 from support import many_items
 
 from benchmarks import reading
+
+pytestmark = [pytest.mark.long, pytest.mark.repository]
 
 
 def test_each_folder_has_a_warm_and_a_cold_row(tmp_path, capsys) -> None:

@@ -5,6 +5,8 @@ import json
 from benchmarks import scaling
 from benchmarks.common.compiled_text import collectives, kinds
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 TEXT = """HloModule step
 
 %body.1 (p: f32[4]) -> f32[4] {
@@ -35,6 +37,7 @@ def test_collectives_are_counted_with_their_bytes_and_loops() -> None:
     assert [one.kind for one in found if one.in_loop] == ["all-reduce"]
 
 
+@pytest.mark.slow
 def test_each_number_of_devices_has_a_process_and_rows_of_its_own(tmp_path, capsys) -> None:
     file = tmp_path / "rows.json"
     flags = ["--devices", "1", "2", "--batch", "2", "--total", "4", "--steps", "3", "--rows"]

@@ -10,6 +10,8 @@ from support import many_items, untrained_run
 from benchmarks import scoring
 from dien_jax.data.dataset import open_dataset
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:

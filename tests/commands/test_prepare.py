@@ -14,6 +14,8 @@ from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
 from dien_jax.preparation.reading.workspace import open_workspace
 from dien_jax.prepare import SOURCES, main
 
+pytestmark = pytest.mark.fast
+
 LOG = "user,item,timestamp\n" + "".join(
     f"u{user},i{(time + user) % 9},{time}\n" for user in range(5) for time in range(5)
 )

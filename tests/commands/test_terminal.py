@@ -25,6 +25,7 @@ def command(*arguments: str, path: str = "", **environment: str) -> subprocess.C
     )
 
 
+@pytest.mark.long
 def test_prepare_writes_what_the_encoding_lacks_as_escapes(tmp_path) -> None:
     rows = [f"ü{user},語{k % 5},{k}" for user in range(4) for k in range(5)]
     file = tmp_path / "lög.csv"
@@ -44,6 +45,7 @@ def test_prepare_writes_what_the_encoding_lacks_as_escapes(tmp_path) -> None:
     assert b"expected a path of UTF-8 characters; rename it, or use a locale" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["dien_jax.evaluate", "dien_jax"])
 def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(name, tmp_path) -> None:
     kill = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"

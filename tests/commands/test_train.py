@@ -70,6 +70,7 @@ def wrap_step(monkeypatch, change) -> None:
 # The run folder
 
 
+@pytest.mark.long
 def test_result_has_the_documented_fields(finished):
     result = finished.result
     assert set(result) == {
@@ -96,6 +97,7 @@ def test_best_checkpoint_is_that_of_the_best_evaluation(finished):
     assert all(finished.result["valid"][name] == best["valid"][name] for name in kept)
 
 
+@pytest.mark.long
 def test_training_metrics_are_means_over_all_examples_since_the_last_evaluation(
     tmp_path, monkeypatch
 ):
@@ -140,6 +142,7 @@ def test_output_compares_the_test_set_with_popularity(finished, data):
     assert "test, best possible" not in rows
 
 
+@pytest.mark.long
 def test_histograms_of_large_tables_are_of_rows_evenly_apart(data, tmp_path, monkeypatch):
     shapes = {}
     monkeypatch.setattr(histograms, "HISTOGRAM_ROWS", 5)
@@ -177,6 +180,7 @@ def test_hyperparameters_are_one_row_for_tensorboard(finished):
             assert scalars[key] == pytest.approx(value)
 
 
+@pytest.mark.long
 def test_run_that_ended_twice_is_one_row_for_tensorboard(data, tmp_path, monkeypatch, capfd):
     with monkeypatch.context() as patch:
         patch.setattr(result, "write_json", stop_there)
@@ -387,9 +391,7 @@ def test_without_data_users_are_simulated_once_and_the_best_possible_score_is_to
 
 
 @pytest.mark.slow
-def test_command_without_arguments_learns_what_popularity_does_not_know(
-    tmp_path, monkeypatch, capfd
-):
+def test_command_without_arguments_learns_more_than_popularity(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     assert train.main([]) == 0

@@ -31,6 +31,8 @@ from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import trained_scores
 from dien_jax.runs.trained import restore_state
 
+pytestmark = pytest.mark.long
+
 FROZEN = Path(__file__).with_name("commit_9d7d61d")
 DATASET = FROZEN / "dataset"
 RUNS = ("run_dien", "run_din")

@@ -19,6 +19,8 @@ from dien_jax import load_run, open_dataset, resume
 from dien_jax.runs.evaluations import read_evaluations
 from dien_jax.runs.scoring import trained_scores
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 RELEASES = sorted(folder.name for folder in HERE.glob("version_*"))
 MAKE = runpy.run_path(str(HERE / "make_release.py"))

@@ -5,6 +5,8 @@ import pytest
 from dien_jax.config import DistributedConfig
 from dien_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 HERE = "10.0.0.1:5000"
 
 

@@ -18,6 +18,8 @@ from dien_jax.config.settings import Config
 from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run
 
+pytestmark = pytest.mark.fast
+
 
 def written(tmp_path: Path, values: object) -> Path:
     file = tmp_path / "settings.json"

@@ -9,6 +9,8 @@ from dien_jax.config.presets import AUTHORS, FAMILY, PRESETS, member, member_nam
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_survive_json(name: str) -> None:

@@ -5,6 +5,8 @@ import pytest
 from dien_jax.data.clock import Clock, whole_number
 from dien_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 SECONDS, MILLISECONDS = Clock(False, "seconds"), Clock(False, "milliseconds")
 NOW = 1_700_000_000
 

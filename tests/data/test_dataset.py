@@ -21,6 +21,8 @@ from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
 from dien_jax.preparation import writer as dataset_writer
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -24,6 +24,8 @@ from dien_jax.data.order import SORT_BUFFER
 from dien_jax.data.schema import MultiValued
 from dien_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 ORDERS = ("shuffled", "keyed", "sorted", "evaluation")
 
 

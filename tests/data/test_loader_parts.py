@@ -9,6 +9,8 @@ from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import Column
 from dien_jax.data.loader import Loader
 
+pytestmark = pytest.mark.fast
+
 LENGTHS = random_lengths(50)
 TRAIN = TrainConfig(batch_size=12, buckets=BUCKETS, max_history=12)
 

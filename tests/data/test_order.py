@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from dien_jax.data import order as order_module
 from dien_jax.data.order import KeyedOrder, StoredOrder, permuted
 
+pytestmark = pytest.mark.fast
+
 EDGES = np.array([2, 4, 8, 12])
 WINDOW = 3
 """Batches of a window of ``small_windows``."""

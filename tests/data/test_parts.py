@@ -28,6 +28,8 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.statistics.features import count_training_events, factorise_training_events
 
+pytestmark = pytest.mark.fast
+
 DIVISIONS = {"two": [11], "five": [3, 4, 17, 26], "empty": [0, 9, 9, 9, 30]}
 """Sequences before which the parts of the folder of 30 sequences begin."""
 
@@ -187,6 +189,7 @@ def test_damage_is_named_with_its_part(
     assert str(path) in str(error.value)
 
 
+@pytest.mark.long
 def test_every_file_of_every_part_is_needed(three: Path) -> None:
     files = {file for file in (three / "parts").rglob("*") if file.is_file()}
     assert len(files) > 60

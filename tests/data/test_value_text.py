@@ -9,6 +9,8 @@ import pytest
 from dien_jax.data.value_text import check_type, column_text, joined
 from dien_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 DAY = datetime.date(2024, 1, 31)
 NOON = datetime.datetime(2024, 1, 31, 12, 0, 0, 250_999)
 LISTS = pa.array([["a", None], None, [], ["b"]])

@@ -13,6 +13,8 @@ from dien_jax.data.value_text import as_text
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 PRICE = Feature("price", "numeric", mean=10.0, deviation=2.5)
 
 

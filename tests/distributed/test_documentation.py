@@ -10,6 +10,8 @@ import pytest
 from support import tiny_run
 from support.several_processes import NEEDS_NEWER_JAX, free_port, run_together
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 PAGE = Path(__file__).parents[2] / "docs/scaling.md"
 START = ["python", "-m", "dien_jax.train"]
 SMALL = [*tiny_run.SETTINGS, *tiny_run.LIGHT, "--optim.embedding-update=lazy_adam"]
@@ -20,6 +22,7 @@ def shell_blocks() -> list[str]:
     return re.findall("```sh\n(.*?)```", section, re.DOTALL)
 
 
+@pytest.mark.slow
 @NEEDS_NEWER_JAX
 def test_two_shells_train_one_run(data: Path, tmp_path: Path) -> None:
     folder, port, given = tmp_path / "both", free_port(), []

@@ -17,7 +17,7 @@ from support.several_processes import (
 from dien_jax.data.dataset import open_dataset
 from dien_jax.training.hosts import MISTAKE
 
-pytestmark = NEEDS_NEWER_JAX
+pytestmark = [pytest.mark.long, NEEDS_NEWER_JAX]
 
 
 @pytest.mark.parametrize("process", [0, 1])

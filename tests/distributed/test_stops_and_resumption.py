@@ -28,7 +28,7 @@ from support.several_processes import (
 from dien_jax.runs.folder import Run
 from dien_jax.training.hosts import LOST, MISTAKE
 
-pytestmark = NEEDS_NEWER_JAX
+pytestmark = [pytest.mark.long, NEEDS_NEWER_JAX]
 
 TOLERANCE = 1e-3
 """Of parameters on another number of devices; ``tests/sharded`` compares that with rounding."""
@@ -107,6 +107,7 @@ def test_a_stop_is_one_step_of_all_and_other_numbers_resume(
             np.testing.assert_allclose(now, before, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_one_process_is_resumed_by_two(whole: Whole, data: Path, tmp_path: Path) -> None:
     """Process 1 reads its rows; or it does not see the folder, and gets them from process 0."""
     stopped, seen_by_one = tmp_path / "stopped", tmp_path / "seen_by_one"
@@ -170,6 +171,7 @@ def test_a_process_that_hangs_ends_all(data: Path, tmp_path: Path) -> None:
     assert tiny_run.saved_states(folder)["latest"][0] == 4
 
 
+@pytest.mark.slow
 def test_rows_that_a_process_cannot_write_are_said_by_all(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ended = run_two(flags(data, folder), {1: (FULL_DISK, 8)})
@@ -180,6 +182,7 @@ def test_rows_that_a_process_cannot_write_are_said_by_all(data: Path, tmp_path: 
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["4"]
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_as_it_saves_ends_all(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ended = run_two(flags(data, folder), {0: (HANG_IN_SAVE, 8)})

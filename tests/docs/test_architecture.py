@@ -10,6 +10,8 @@ import pytest
 import dien_jax
 from dien_jax.__main__ import commands
 
+pytestmark = [pytest.mark.fast, pytest.mark.repository]
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/architecture.md"
 

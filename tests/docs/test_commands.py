@@ -11,6 +11,8 @@ import tyro
 
 from dien_jax.__main__ import commands
 
+pytestmark = [pytest.mark.fast, pytest.mark.repository]
+
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "examples/README.md", "kernels/README.md", "SECURITY.md")
 COMMAND = re.compile(r"(?:python3? -m dien_jax\.|dien-jax )(\w+)((?: .*)?)$")

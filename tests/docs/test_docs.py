@@ -8,6 +8,8 @@ import pytest
 from dien_jax.preparation.sources import alimama, movielens, taobao
 from dien_jax.preparation.sources.amazon_catalogue import SETS
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 ROOT = Path(__file__).parents[2]
 
 

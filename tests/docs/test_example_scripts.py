@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CHEAP = ("--preset", "base_model")
 """A model that compiles in seconds."""
@@ -21,6 +23,7 @@ def run(name: str, *arguments: str) -> str:
     return ending.stdout
 
 
+@pytest.mark.slow
 def test_a_log_becomes_a_ranked_list(tmp_path: Path) -> None:
     output = run("rank_own_log.py", "--out", str(tmp_path), "--epochs", "1", *CHEAP)
     found = re.search(r"test AUC ([\d.]+); simple models: \{'popularity': ([\d.]+)", output)
@@ -44,6 +47,7 @@ def test_a_cell_of_ones_own_is_compared_with_dien() -> None:
     assert areas["augru"] != areas["attentional_decay"]
 
 
+@pytest.mark.slow
 def test_a_daily_job_goes_on_from_yesterday_while_the_server_answers(tmp_path: Path) -> None:
     output = run("daily_job.py", "--out", str(tmp_path), "--days", "2", "--epochs", "1", *CHEAP)
     answers = re.findall(r"^day (\d): (.*)$", output, re.MULTILINE)

@@ -21,6 +21,8 @@ from support import tiny_run
 import dien_jax
 from dien_jax import train
 
+pytestmark = pytest.mark.long
+
 PACKAGES = (
     "dien_jax",
     "dien_kernels",

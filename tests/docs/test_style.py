@@ -1,10 +1,12 @@
 """Rules of the code that a linter does not know: sizes, and how docstrings begin."""
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytestmark = [pytest.mark.fast, pytest.mark.repository]
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("dien_jax", "kernels", "benchmarks", "tests", "docs")
@@ -21,8 +23,6 @@ NOT_A_VARIABLE = ("told", "each")
 """Names that do not say what they hold. What an error says was found may be called so."""
 KERNEL_BODIES = ("_kernel", "_body")
 """Endings of the names of functions that run on the device, one reference an argument."""
-LISTS = ("FAST", "LONG", "REPOSITORY", "SAMPLED", "SLOWER")
-"""Lists of tests in tests/conftest.py."""
 ONE_BY_ONE = ("gru", "agru", "augru", "fit")
 """Public functions that take operands and options one by one, as functions of JAX do."""
 
@@ -110,17 +110,3 @@ def test_variables_are_called_by_what_they_hold() -> None:
             if name in NOT_A_VARIABLE:
                 wrong.append(f"{place(file, node)} {name}")
     assert wrong == []
-
-
-def test_lists_of_tests_name_tests_that_exist() -> None:
-    lists: dict[str, Collection[str]] = {}
-    for node in ast.parse((ROOT / "tests" / "support" / "selection.py").read_text()).body:
-        names = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
-        if isinstance(node, ast.Assign) and names in LISTS:
-            lists[names] = ast.literal_eval(node.value)
-    assert sorted(lists) == sorted(LISTS)
-    for name in (name for names in lists.values() for name in names):
-        path, _, function = name.partition("::")
-        assert (ROOT / path).exists(), name
-        function = function.partition("[")[0]
-        assert not function or f"def {function}" in (ROOT / path).read_text(), name

@@ -21,6 +21,8 @@ from dien_jax.training.regression_inputs import Inputs
 from dien_jax.utils import extras
 from dien_jax.utils.files import read_json
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("lightgbm")
 NAMES = ["popularity", "attribute match", "co-occurrence", "logistic regression", "boosted trees"]
 SIZES = {"train": 600, "valid": 200, "test": 200}

@@ -21,6 +21,8 @@ from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import SplitScores
 from dien_jax.utils.files import read_json
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:

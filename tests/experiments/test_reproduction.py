@@ -27,6 +27,8 @@ from dien_jax.steps import embedding_rows
 from dien_jax.training import loop
 from dien_jax.training.run import fit
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 ROWS = ("din", "dien")
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu" / "reproduce.csv"
@@ -269,6 +271,7 @@ def test_rows_of_the_same_settings_on_other_data_keep_their_names(tiny, tmp_path
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_study_without_a_test_split_keeps_no_run_and_scores_no_test(tiny, tmp_path, monkeypatch):
     data, _, _ = tiny
     measured, done = [], []

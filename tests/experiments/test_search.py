@@ -22,6 +22,8 @@ from dien_jax.experiments import search, search_report
 from dien_jax.training import loop
 from dien_jax.utils.files import locked, read_json
 
+pytestmark = pytest.mark.long
+
 optuna = pytest.importorskip("optuna")
 DRAW_PLOTS = search_report.draw_plots
 

@@ -17,6 +17,8 @@ from support.faults import SETTINGS, Case, run_in_process
 from support.small_dataset import PART
 from support.tiny_run import LIGHT
 
+pytestmark = pytest.mark.long
+
 Change = Callable[[np.ndarray], np.ndarray]
 COUNTED = tuple(flag for flag in SETTINGS if flag != "--model.no-statistics")
 TRAIN = ("--data", "data", *COUNTED, *LIGHT, "--train.epochs=1", "--run-dir")

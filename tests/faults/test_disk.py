@@ -10,6 +10,8 @@ from support import faults
 from support.fault_programs import PROGRAMS, Program, remove
 from support.preloaded import Preloaded
 
+pytestmark = pytest.mark.long
+
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 PLACES = {"export": 25, "prepare": 30, "extend": 30, "train": 16, "tune": 10, "reproduce": 3}
 """About how many places are tried of a long program and each error, evenly apart; all of others.

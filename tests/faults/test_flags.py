@@ -18,6 +18,8 @@ from support.faults import Case
 
 from dien_jax import prepare
 
+pytestmark = pytest.mark.long
+
 LONG = "n" * 300
 HUGE = str(10**30)
 INTEGERS = {

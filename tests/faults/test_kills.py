@@ -16,6 +16,8 @@ from support import faults
 from support.fault_programs import PROGRAMS, Program, remove
 from support.preloaded import Preloaded
 
+pytestmark = pytest.mark.long
+
 MOMENTS = int(os.environ.get("DIEN_JAX_FAULT_MOMENTS", "50"))
 """Kills of each program: half of them before a counted change of files, half after a time."""
 LONG = ("export", "train", "tune", "reproduce")

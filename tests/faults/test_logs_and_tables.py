@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.faults import PREPARE, Case
 
+pytestmark = pytest.mark.long
+
 Damage = Callable[[Path], object]
 PREDICT = ("run", "--input", "queries.parquet", "--out", "scores.parquet")
 DAY = datetime.date(2024, 1, 31)

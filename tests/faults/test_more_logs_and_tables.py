@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.faults import PREPARE, Case
 
+pytestmark = pytest.mark.long
+
 Damage = Callable[[Path], object]
 LONG = "|".join(["i1"] * 60_000)
 """A history of more characters than Python's reader of CSV takes by default."""

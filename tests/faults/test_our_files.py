@@ -21,6 +21,8 @@ from support.small_dataset import PART
 
 from dien_jax.config.preset_files import RECENT
 
+pytestmark = pytest.mark.long
+
 Keys = tuple[str | int, ...]
 REMOVED, SLOW = object(), pytest.mark.slow
 CHANGES = {

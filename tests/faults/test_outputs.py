@@ -10,6 +10,8 @@ from support import faults
 from support.faults import Case
 from support.holder import held
 
+pytestmark = pytest.mark.long
+
 NOTES = "notes of the user\n"
 OUTPUTS = {
     "evaluate": (("evaluate", "run", "--predictions"), "out.csv"),

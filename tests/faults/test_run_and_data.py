@@ -8,6 +8,8 @@ import pytest
 from support import faults
 from support.faults import PREPARE, Case, run_in_process
 
+pytestmark = pytest.mark.long
+
 KIND = "run and data"
 
 

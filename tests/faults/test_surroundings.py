@@ -9,7 +9,10 @@ import pytest
 from support import faults
 from support.faults import Case
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, names of bytes")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, names of bytes"),
+]
 EVALUATE = ("run",)
 ODD = "run\udcff"
 """A name that is not UTF-8."""

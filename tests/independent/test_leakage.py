@@ -12,6 +12,8 @@ from scipy import stats
 from support.noise_logs import SOURCES, noise, prepared
 from support.small_dataset import PART
 
+pytestmark = pytest.mark.long
+
 SPLITS = {
     "last-event": {},
     "by-time": {"valid_share": 0.2, "test_share": 0.2},

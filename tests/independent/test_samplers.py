@@ -8,6 +8,8 @@ from scipy import stats
 
 from dien_jax.steps.negatives import auxiliary_negatives, make_sampler
 
+pytestmark = pytest.mark.long
+
 POPULARITY = np.array([7, 1, 2, 3, 5, 8, 13])
 """Training events of the unknown item, which is never drawn, and of six others."""
 

@@ -11,6 +11,8 @@ from support.small_dataset import PART
 
 from dien_jax import score_split
 
+pytestmark = pytest.mark.long
+
 LAYOUTS = [(1, []), (20, [4])]
 """Batch size and buckets; the run has 3 and [2, 4]. Histories have 1 to 6 events."""
 

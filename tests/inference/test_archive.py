@@ -34,6 +34,7 @@ def rewritten(exported: Path, file: Path, change: Callable[[str, bytes], bytes])
     return file
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", ["crash_here", "xla_python_cpu_callback", "a name", "é("])
 def test_a_program_that_calls_a_function_by_name_is_refused(target, exported, tmp_path) -> None:
     shape = jax.ShapeDtypeStruct((3,), jnp.float32)

@@ -11,6 +11,8 @@ from dien_jax.inference import export_run, score_requests
 from dien_jax.runs.calibration import Calibration
 from dien_jax.server.current_model import model_version
 
+pytestmark = pytest.mark.long
+
 POINTS = {"logits": (-2.0, -0.5, 0.3, 1.5), "calibrated": (-3.0, -2.8, 0.1, 0.2)}
 SLASH = small_dataset.ITEMS[2]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}

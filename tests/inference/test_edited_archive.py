@@ -16,6 +16,8 @@ from dien_jax.inference.archive import read_archive
 from dien_jax.inference.archive_entries import Entries
 from dien_jax.inference.export import export_run
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("flatbuffers")
 
 Edit = Callable[[dict[str, bytes]], object]

@@ -23,6 +23,8 @@ from dien_jax.inference import exported_programs
 from dien_jax.inference.archive import read_archive
 from dien_jax.runs.trained import load_run
 
+pytestmark = pytest.mark.long
+
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
@@ -296,6 +298,7 @@ file = "model.dien"
 """
 
 
+@pytest.mark.repository
 def test_the_page_runs_and_its_middle_without_this_package(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(inference_export, "check_export", lambda *_: {})  # other tests have that
     folder = tmp_path / "folder"

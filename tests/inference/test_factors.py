@@ -28,6 +28,7 @@ def exported(run: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_an_exported_file_ranks_like_its_run_and_has_one_table(run: Path, exported: Path) -> None:
     history, candidates = ["i3", "i5", "i8"], ["i1", "i40", "not an item", "i6"]
     rankings = [Ranker(model).rank(history, candidates) for model in (run, exported)]

@@ -19,6 +19,8 @@ from dien_jax.inference import export_run
 from dien_jax.inference.archive import read_archive
 from dien_jax.model import ATTENTIONS, EVOLUTIONS
 
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 

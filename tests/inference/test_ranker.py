@@ -25,6 +25,8 @@ from dien_jax.steps.rank import make_programs
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import feature_tables
 
+pytestmark = pytest.mark.long
+
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
 COMPILED: list[str] = []

@@ -15,6 +15,8 @@ from dien_jax.data.user_events import UserEvents
 from dien_jax.inference import score_table
 from dien_jax.inference.ranker import Ranker
 
+pytestmark = pytest.mark.long
+
 PEAR, SLASH, ODD = small_dataset.ITEMS[1:]
 HEADER = ("user", "item", "timestamp", "device", "query", "note")
 ROWS = [

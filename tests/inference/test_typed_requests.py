@@ -16,6 +16,8 @@ from dien_jax.errors import UserError
 from dien_jax.inference import score_requests
 from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
 
+pytestmark = pytest.mark.long
+
 ROWS = 40
 DAYS = [datetime.date(2024, 1, 1 + k % 28) for k in range(ROWS)]
 NOONS = [datetime.datetime(2024, 1, 1) + datetime.timedelta(minutes=7 * k) for k in range(ROWS)]

@@ -15,6 +15,8 @@ from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("pandas")
 
 

@@ -18,6 +18,8 @@ from dien_jax.inspection.item_map import embedding_map
 from dien_jax.runs.trained import load_run
 from dien_jax.utils.plots import padded, save_picture, shortened
 
+pytestmark = pytest.mark.long
+
 PEAR = small_dataset.ITEMS[1]
 
 

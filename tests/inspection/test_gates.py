@@ -16,6 +16,8 @@ from dien_jax.runs.scoring import trained_scores
 from dien_jax.steps.state import create_state, training_tables
 from dien_jax.steps.train import make_train_step
 
+pytestmark = pytest.mark.long
+
 MEASURES = {
     "base_model": set(),
     "wide_deep": set(),

@@ -23,6 +23,8 @@ from dien_jax.metrics.scores import auc
 from dien_jax.runs.scoring import trained_scores
 from dien_jax.steps.state import feature_tables
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory):

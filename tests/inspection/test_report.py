@@ -24,6 +24,8 @@ from dien_jax.runs.scoring import trained_scores
 from dien_jax.runs.trained import load_run
 from dien_jax.utils.files import write_json
 
+pytestmark = pytest.mark.long
+
 SCRIPT = "<script>alert('i')</script>&\"quote\""
 VOID = {"meta", "img", "source"}
 

@@ -26,6 +26,8 @@ from dien_kernels.backends import xla
 from dien_kernels.contract import Blocks, Plan
 from support.recurrences import assert_agree, evaluate, operands
 
+pytestmark = pytest.mark.long
+
 V5E = Device("tpu", "TPU v5 lite")
 H100 = Device("gpu", "NVIDIA H100 80GB HBM3", (9, 0))
 A100 = Device("gpu", "NVIDIA A100-SXM4-80GB", (8, 0))

@@ -18,6 +18,8 @@ from support.recurrences import (
     operands,
 )
 
+pytestmark = pytest.mark.long
+
 fresh = evaluate.__wrapped__
 
 

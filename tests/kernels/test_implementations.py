@@ -22,6 +22,8 @@ from support.recurrences import (
     operands,
 )
 
+pytestmark = pytest.mark.optimised
+
 
 def numpy_states(cell, form, x, attention, weights, lengths, initial):
     """The equations again, row by row in float64."""
@@ -54,6 +56,7 @@ def numpy_states(cell, form, x, attention, weights, lengths, initial):
     return states
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("cell", "form", "biased"), CASES)
 def test_oracle_follows_the_equations(cell, form, biased):
     arrays = operands(cell, biased=biased)

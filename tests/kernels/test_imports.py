@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = [pytest.mark.long, pytest.mark.repository]
+
 TESTS = Path(__file__).parents[1]
 SUITE = "test_choice.py"
 """It computes with the oracle, with plain XLA and with Pallas kernels."""

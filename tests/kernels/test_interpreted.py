@@ -27,6 +27,8 @@ from support.recurrences import (
     operands_of_8_bits,
 )
 
+pytestmark = pytest.mark.long
+
 # Every pair of values of two columns is in some row, but what mosaic_gpu refuses; T 100 is extra.
 PAIRWISE = [
     ("mosaic_tpu", "gru", "paper", 1, 1, 8, "full", "bfloat16"),

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from dien_kernels.native import build, library
 
+pytestmark = pytest.mark.long
+
 CASES = """
 import os, sys; sys.path.insert(0, "tests")
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ["PROCESSORS"])])

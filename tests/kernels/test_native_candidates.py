@@ -14,6 +14,8 @@ from jax import export
 from support.networks import SIZES, assert_near, candidate_operands, in_float64, oracle_attention
 from support.recurrences import FORMS, operands
 
+pytestmark = pytest.mark.long
+
 NATIVE = functools.partial(candidate_attention, implementation="native")
 
 

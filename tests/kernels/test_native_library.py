@@ -99,6 +99,7 @@ def test_the_widest_instruction_set_of_the_processor_is_compiled(
     assert list(build.instruction_sets()) == expected
 
 
+@pytest.mark.long
 def test_a_library_without_kernels_for_the_processor_is_a_reason(
     tmp_path, empty_cache, monkeypatch
 ):
@@ -107,6 +108,7 @@ def test_a_library_without_kernels_for_the_processor_is_a_reason(
         library.instruction_set()
 
 
+@pytest.mark.long
 def test_two_processes_that_start_at_once_compile_once(tmp_path, empty_cache):
     command, log = counting_compiler(tmp_path)
     environment = os.environ | {"CXX": str(command)}
@@ -122,6 +124,7 @@ def test_two_processes_that_start_at_once_compile_once(tmp_path, empty_cache):
     assert "compiling the native CPU kernels" in results[0][1] + results[1][1]
 
 
+@pytest.mark.long
 def test_a_library_that_was_cut_short_is_compiled_again(tmp_path, empty_cache):
     command, log = counting_compiler(tmp_path)
     variables = {"CXX": str(command)}
@@ -134,6 +137,7 @@ def test_a_library_that_was_cut_short_is_compiled_again(tmp_path, empty_cache):
     assert log.read_text() == "linked\n" * 2
 
 
+@pytest.mark.long
 def test_in_a_folder_that_cannot_be_written_to_every_process_compiles(tmp_path, monkeypatch):
     blocker = tmp_path / "file"
     blocker.write_text("")
@@ -143,6 +147,7 @@ def test_in_a_folder_that_cannot_be_written_to_every_process_compiles(tmp_path, 
     assert not file.exists()
 
 
+@pytest.mark.long
 def test_a_user_without_a_home_compiles_for_every_process(monkeypatch):
     for name in ("DIEN_KERNELS_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -180,6 +185,7 @@ def test_a_broken_compiler_is_a_reason_and_leaves_nothing(tmp_path, empty_cache,
         native.BACKEND.identity()
 
 
+@pytest.mark.long
 def test_what_a_killed_process_left_is_removed(empty_cache):
     left = empty_cache / f"{build.UNFINISHED}abc"
     left.mkdir(parents=True)

@@ -31,6 +31,8 @@ from support.networks import (
     oracle_loss,
 )
 
+pytestmark = pytest.mark.long
+
 # Of the largest entry. Gradients of attention add up to 0 over a row's steps, so sums of them lose
 # two more digits in every float32 program; XLA's deviate as far.
 OF_LOSS, OF_ATTENTION = 1e-6, 6e-5

@@ -4,9 +4,12 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recurrences import CELLS, FORMS, call, evaluate, operands
+
+pytestmark = pytest.mark.long
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)

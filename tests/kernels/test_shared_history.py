@@ -7,6 +7,8 @@ import pytest
 from dien_kernels import last_states
 from support.recurrences import FORMS, call, operands
 
+pytestmark = pytest.mark.long
+
 CELLS = ("aigru", "agru", "augru")
 CANDIDATES = 5
 

@@ -6,6 +6,8 @@ import pytest
 from dien_jax.metrics.diagnostics import auc_by_size, calibration, largest_losses, pick
 from dien_jax.metrics.scores import auc
 
+pytestmark = pytest.mark.fast
+
 LABELS = np.array([0, 1, 1, 0, 1, 0, 0, 1], np.int8)
 SCORES = np.array([0.05, 0.1, 0.95, 0.9, 0.55, 0.45, 1.0, 0.0], np.float32)
 

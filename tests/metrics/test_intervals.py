@@ -14,6 +14,8 @@ from dien_jax.metrics import intervals
 from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS, auc
 
+pytestmark = pytest.mark.fast
+
 SCORES = st.sampled_from([0.0, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, 1.0]) | st.floats(
     0, 1, width=32
 )

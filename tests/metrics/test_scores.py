@@ -22,6 +22,8 @@ from dien_jax.metrics.scores import (
     selection_score,
 )
 
+pytestmark = pytest.mark.fast
+
 # Few distinct scores, so that ties are common; extremes, so that ranking is all that counts.
 SCORES = st.sampled_from([0.0, -0.0, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, 1.0])
 ANY_SCORES = SCORES | st.floats(allow_nan=False, width=32)

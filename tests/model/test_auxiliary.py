@@ -16,6 +16,7 @@ from dien_jax.model.auxiliary import (
 B, S, H, D, N = 5, 6, 4, 3, 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("implementation", "block"), [("xla", 7), ("xla", 10), ("xla", 1000), ("native", 1)]
 )

@@ -91,6 +91,7 @@ def test_inputs_are_what_their_names_say(factors: ValueFactors) -> None:
     assert not found[2:].any()  # no vector, or no history
 
 
+@pytest.mark.long
 def test_one_history_serves_all_candidates(factors: ValueFactors) -> None:
     candidates, history = np.array([1, 2, 8, 4], np.int32), np.array([[5, 3, 7, 0]], np.int32)
     lengths = np.array([3], np.int32)
@@ -111,6 +112,7 @@ def test_names_have_features_and_levels(many: Path) -> None:
     assert statistics_names(schema, factors=False) == names[:-8]
 
 
+@pytest.mark.long
 def test_training_examples_read_the_tables_without_their_users(many: Path) -> None:
     dataset, model = open_dataset(many), ModelConfig()
     loader = Loader(dataset, "train", TrainConfig(batch_size=16), statistics=True)

@@ -23,6 +23,8 @@ from dien_jax.errors import UserError
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.losses import click_loss, halved_click_loss
 
+pytestmark = pytest.mark.optimised
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODELS = tuple(FAMILY)
 ATTENTIVE = tuple(name for name in MODELS if FAMILY[name]["evolution"] != "none")
@@ -159,6 +161,7 @@ def agrees(name: str, **changes: str) -> bool:
     return bool(np.abs(scores - golden["output"]["y_hat"][:, 0]).max() <= 2e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ATTENTIVE)
 def test_uniform_attention_is_told_from_theirs(name: str, monkeypatch) -> None:
     def uniform(scores, lengths):
@@ -170,6 +173,7 @@ def test_uniform_attention_is_told_from_theirs(name: str, monkeypatch) -> None:
     assert not agrees(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RECURRENT)
 def test_the_papers_gates_are_told_from_theirs(name: str) -> None:
     assert agrees(name)

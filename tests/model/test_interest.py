@@ -112,6 +112,7 @@ OURS = [
 ] + [member(name, SMALL) for name in ("wide_deep", "pnn", "din", "gru_att")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", OURS)
 def test_score_does_not_depend_on_batch_mates_or_padding(config: ModelConfig) -> None:
     variables, score, batch = trained_looking(config), scorer(config), batch_of()
@@ -179,6 +180,7 @@ def test_training_statistics_see_live_positions_of_real_rows_only() -> None:
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [1, 3])
 def test_histories_of_length_zero_and_one_train(steps: int) -> None:
     variables, batch = trained_looking(SMALL), batch_of(size=4, steps=steps)
@@ -268,6 +270,7 @@ def test_the_authors_choices_are_all_in_their_preset() -> None:
     assert ours.dice_statistics == "running"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["wide_deep", "dien"])
 def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> None:
     """Products take bfloat16; parameters, gradients, statistics, attention and losses do not."""

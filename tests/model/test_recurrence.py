@@ -19,6 +19,8 @@ from dien_jax.errors import UserError
 from dien_jax.steps.state import create_state
 from dien_jax.steps.train import make_train_step
 
+pytestmark = pytest.mark.long
+
 PRECISION = {
     "xla": "highest",
     "native": "highest",

@@ -9,6 +9,8 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.alimama import AlimamaOptions, prepare
 
+pytestmark = pytest.mark.long
+
 DAY, FIRST = 86_400, 1_494_000_000
 """2017-05-06 00:00 in China."""
 SAMPLES = "user,time_stamp,adgroup_id,pid,nonclk,clk\n" + "".join(

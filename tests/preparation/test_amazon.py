@@ -16,6 +16,8 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.sources.amazon import AmazonOptions, prepare
 from dien_jax.preparation.sources.amazon_catalogue import SETS, remote_files
 
+pytestmark = pytest.mark.long
+
 
 def review(user: str, item: str, time: object) -> str:
     return json.dumps({"reviewerID": user, "asin": item, "overall": 5.0, "unixReviewTime": time})

@@ -25,6 +25,8 @@ from dien_jax.preparation.sources.amazon_files import load_products, load_review
 from dien_jax.preparation.sources.authors import AuthorsOptions, prepare, read_vocabulary
 from dien_jax.preparation.sources.movielens_files import read_archive
 
+pytestmark = pytest.mark.long
+
 WANTED = {
     "user": LogColumn("user", "--user"),
     "item": LogColumn("item", "--item"),

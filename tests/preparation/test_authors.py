@@ -27,6 +27,8 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.sources.authors import AuthorsOptions, prepare, read_vocabulary
 from dien_jax.utils.text_files import GZIP_MAGIC
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

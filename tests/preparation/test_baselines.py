@@ -15,6 +15,8 @@ from dien_jax.preparation.pipeline.baselines import (
 )
 from dien_jax.preparation.sources import impressions
 
+pytestmark = pytest.mark.fast
+
 POPULARITY = np.array([0, 9, 5, 1], np.int64)
 
 

@@ -11,6 +11,8 @@ from dien_jax.preparation.reading.log import Log
 from dien_jax.preparation.reading.workspace import open_workspace
 from dien_jax.utils.text_files import BadLines
 
+pytestmark = pytest.mark.fast
+
 CATEGORY = LogColumn("category", "--from")
 
 

@@ -32,6 +32,7 @@ def test_by_user_trains_on_every_event_and_holds_out_last_events(tmp_path):
     assert "10 training examples of 12 events of 2 users (every event)" in summary
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("split", "expected"),
     [

@@ -16,6 +16,8 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources import impressions, interactions
 
+pytestmark = pytest.mark.long
+
 HEADER = "user,item,timestamp,category,tags,price\n"
 ITEMS = {
     "i1": "c1,a|b,1",

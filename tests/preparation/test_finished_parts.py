@@ -16,6 +16,8 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.pipeline import events as pipeline_events
 from dien_jax.preparation.sources import impressions, interactions
 
+pytestmark = pytest.mark.fast
+
 PART_EVENTS = 25
 KILLED = """
 import os, signal, sys

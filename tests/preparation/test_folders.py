@@ -13,6 +13,8 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.reading import duckdb_files
 from dien_jax.preparation.sources import interactions
 
+pytestmark = pytest.mark.fast
+
 NAMES = ("a.csv", "day=1/part.csv", "day=2/part.csv")
 HEADER = "user,item,kind,timestamp"
 ROWS = [f"u{k % 7},i{k * k % 11},k{k % 3},{100 + k // 2}" for k in range(60)]

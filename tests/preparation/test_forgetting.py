@@ -10,6 +10,8 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources import impressions, interactions
 
+pytestmark = pytest.mark.long
+
 DAY = 86_400
 OLD = {
     "ann": [(0, "a"), (1, "b"), (2, "c"), (9, "b")],

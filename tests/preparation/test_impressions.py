@@ -17,6 +17,8 @@ from dien_jax.preparation.pipeline.from_impressions import passed_over_items
 from dien_jax.preparation.pipeline.splits import request_starts
 from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
 
+pytestmark = pytest.mark.long
+
 HEADER = "user,item,label,slot,timestamp\n"
 LOG = HEADER + "".join(
     f"{user},i{(3 * time + place) % 8},{int(place == time % 3)},s{place},{time}\n"

@@ -305,6 +305,7 @@ def test_times_are_whole_numbers_or_iso_dates(tmp_path, times, unit, first):
     assert any(f"({unit})" in line for line in summary)
 
 
+@pytest.mark.long
 @settings(max_examples=8, deadline=None)
 @given(
     st.lists(

@@ -11,6 +11,8 @@ from support.tiny_logs import events_of, write
 
 from dien_jax.errors import UserError
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory) -> dict[str, list[str]]:

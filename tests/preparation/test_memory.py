@@ -10,6 +10,8 @@ from dien_jax import UserError
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.memory import PROGRAM, Memory, Sizes, parse_size
 
+pytestmark = [pytest.mark.fast, pytest.mark.repository]
+
 SIZES = Sizes(users=10**6, items=10**5, events=10**7, longest=500, examples=2)
 
 

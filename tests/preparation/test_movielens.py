@@ -14,6 +14,8 @@ from dien_jax.preparation.sources import movielens
 from dien_jax.preparation.sources.movielens import MovielensOptions, prepare
 from dien_jax.prepare import main
 
+pytestmark = pytest.mark.long
+
 RATINGS = [
     (user, 1 + (user + time) % 5, 1 + time % 5, 10 * time)
     for user in (1, 2, 3)

@@ -18,6 +18,8 @@ from dien_jax.preparation.pipeline.target_negatives import (
 )
 from dien_jax.preparation.reading import array_files
 
+pytestmark = pytest.mark.fast
+
 OFFSETS = np.array([0, 3, 6], np.int64)
 EVENTS = np.array([1, 2, 3, 2, 4, 5], np.int32)
 TIMES = np.array([0, 1, 9, 0, 2, 9], np.int64)

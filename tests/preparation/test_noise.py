@@ -13,6 +13,8 @@ from support.noise_logs import SOURCES, noise, prepared
 from dien_jax.data.dataset import Dataset
 from dien_jax.metrics import auc
 
+pytestmark = pytest.mark.long
+
 USERS, ITEMS, EVENTS = 400, 30, 8
 ERRORS = 3  # standard errors that an AUC may be away from one half
 SPLITS = {"last-event": {}, "by-time": {}, "by-user": {"valid_share": 0.1, "test_share": 0.3}}

@@ -17,6 +17,8 @@ from dien_jax.preparation.reading import array_files
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter, kth_smallest
 from dien_jax.preparation.sources import impressions, interactions
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def in_parts(monkeypatch):

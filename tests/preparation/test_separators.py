@@ -6,6 +6,8 @@ from support.tiny_logs import write
 
 from dien_jax.preparation.sources import taobao
 
+pytestmark = pytest.mark.long
+
 HEADER = "user,item,attributes,timestamp\n"
 
 

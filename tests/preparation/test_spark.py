@@ -82,6 +82,7 @@ def test_impressions(split, both, tmp_path):
     both(options, impressions.prepare)
 
 
+@pytest.mark.long
 def test_extension_that_forgets(both, tmp_path):
     day = 86_400
     rows = [f"u{k % 9},i{k * k % 13},k{k % 4},{k * day // 20}" for k in range(400)]
@@ -188,6 +189,7 @@ def test_parquet_of_all_types_in_a_folder(both, tmp_path):
     both(options, impressions.prepare)
 
 
+@pytest.mark.long
 def test_taobao_and_amazon(both, tmp_path):
     kinds = ["pv", "cart", "pv", "pv", "fav", "buy", "pv", "pv", "what"]
     first = taobao.FIRST_SECOND
@@ -214,6 +216,7 @@ def test_taobao_and_amazon(both, tmp_path):
     both(options, amazon.prepare)
 
 
+@pytest.mark.long
 def test_movielens_and_alimama(both, tmp_path):
     files = {
         "ratings.dat": "".join(

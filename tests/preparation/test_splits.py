@@ -17,6 +17,8 @@ from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.split_times import Borders, borders_by_share, resolve_times
 from dien_jax.preparation.reading.array_files import ArrayWriter
 
+pytestmark = pytest.mark.fast
+
 
 @st.composite
 def logs(draw):

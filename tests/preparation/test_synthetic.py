@@ -29,6 +29,8 @@ from dien_jax.preparation.sources.simulation import (
 )
 from dien_jax.preparation.sources.synthetic import SyntheticOptions, prepare
 
+pytestmark = pytest.mark.fast
+
 
 def make(out: Path, **options: Any) -> Dataset:
     prepare(SyntheticOptions(out, **({"users": 2000} | options)))
@@ -292,6 +294,7 @@ def test_built_in_data_is_simulated_once(cache, monkeypatch):
     assert synthetic.built_in_data() == folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", [synthetic, *synthetic.GENERATOR])
 def test_built_in_data_of_other_code_is_not_used(cache, tmp_path, monkeypatch, module):
     folder = synthetic.built_in_data()
@@ -329,6 +332,7 @@ def test_the_key_of_built_in_data_covers_every_module_that_decides_its_content()
                 assert names & (covered | aside), f"{module.__name__} imports {line.module}"
 
 
+@pytest.mark.long
 def test_processes_that_need_the_built_in_data_at_once_share_it(cache):
     program = (
         "from functools import partial; from dien_jax.preparation.sources import synthetic as s;"

@@ -11,6 +11,8 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.taobao import END, FIRST_SECOND, TaobaoOptions, prepare
 
+pytestmark = pytest.mark.long
+
 LOG = "".join(
     f"{user},{user + time},{(user + time) % 3},{behaviour},{FIRST_SECOND + 60 * time}\n"
     for user in range(4)

@@ -14,6 +14,8 @@ from dien_jax.data.user_events import UserEvents
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources import impressions
 
+pytestmark = pytest.mark.long
+
 START = 1_300_000_000
 
 

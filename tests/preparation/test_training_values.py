@@ -11,6 +11,8 @@ from support.tiny_logs import write
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.preparation.sources import impressions
 
+pytestmark = pytest.mark.long
+
 ROWS = noise(users=30, items=12, events=6, seed=2)
 SPLITS = {
     "by-user": {"valid_share": 0.2, "test_share": 0.2},

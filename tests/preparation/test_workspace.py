@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from dien_jax.preparation.reading.workspace import open_workspace
+
+pytestmark = pytest.mark.fast
 
 
 def test_the_share_of_a_query_is_known_while_it_runs(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.finished_parts import FinishedParts
 from dien_jax.preparation.writer import DatasetWriter
 
+pytestmark = pytest.mark.fast
+
 
 def test_an_existing_target_is_refused_and_kept(tmp_path: Path) -> None:
     folder = write(tmp_path / "data")

@@ -19,6 +19,8 @@ from dien_jax.runs.calibration import (
     uncalibrated,
 )
 
+pytestmark = pytest.mark.long
+
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))

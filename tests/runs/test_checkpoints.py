@@ -22,6 +22,8 @@ from dien_jax.errors import UserError
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.steps.state import TrainState
 
+pytestmark = pytest.mark.long
+
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
 
 

@@ -66,6 +66,7 @@ def test_scores_that_are_not_finite_are_refused(data):
         score_batches(lambda *_: np.full(4, np.inf), None, None, None, loader)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_output_is_one_object_with_the_metrics_of_the_result(split, run, capfd):
     assert evaluate.main([str(run), "--split", split]) == 0
@@ -203,6 +204,7 @@ def test_wrong_flag_is_refused_with_what_was_expected(arguments, expected, capfd
     assert output.out == ""
 
 
+@pytest.mark.long
 def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeypatch) -> None:
     built = []
     monkeypatch.setattr("dien_jax.steps.state.make_sampler", lambda *_: built.append(_))

@@ -301,6 +301,7 @@ def test_request_types_of_all_feature_kinds() -> None:
     assert "<h1>" in page(document(decoders, options, token=False))
 
 
+@pytest.mark.long
 def test_requests_generated_from_openapi(server) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis import HealthCheck, given, settings
@@ -327,6 +328,7 @@ def test_requests_generated_from_openapi(server) -> None:
             check_response()
 
 
+@pytest.mark.long
 def test_an_exported_file_ranks_like_its_run(run, tmp_path) -> None:
     pytest.importorskip("flatbuffers")
     file = tmp_path / "model.dien"

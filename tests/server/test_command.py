@@ -173,6 +173,7 @@ def _accepts(port: int) -> bool:
     return True
 
 
+@pytest.mark.repository
 def test_flags_and_requests_of_the_serving_page() -> None:
     text = (ROOT / "docs/serving.md").read_text()
     flags = {f"--{name.replace('_', '-')}" for name in vars(command.Arguments(Path())) if name}

@@ -24,6 +24,8 @@ from support.http_server import (  # noqa: E402
     save_step,
 )
 
+pytestmark = pytest.mark.long
+
 COMPILED: list[str] = []
 
 
@@ -32,6 +34,7 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
+@pytest.mark.slow
 def test_reload_drops_no_request(run, ranker, tmp_path, caplog) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

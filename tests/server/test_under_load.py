@@ -58,6 +58,7 @@ def broken(port: int, content: bytes, *, reset: bool) -> socket.socket:
     return client
 
 
+@pytest.mark.long
 def test_hostile_clients_do_not_keep_others_out(run, tmp_path) -> None:
     with server_process(run, tmp_path / "log", files=256) as server:
         files = server.open_files
@@ -98,6 +99,7 @@ def hammer(
     return one
 
 
+@pytest.mark.long
 def test_reloads_under_load_lose_no_request(run, tmp_path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -150,6 +152,7 @@ def test_reloads_under_load_lose_no_request(run, tmp_path) -> None:
     print(f"{sum(map(len, found)):,} requests, {reloads} reloads, checkpoints {sorted(seen)}")
 
 
+@pytest.mark.long
 def test_every_check_and_phase_of_schemathesis_passes(run, tmp_path) -> None:
     pytest.importorskip("schemathesis")
     with server_process(run, tmp_path / "log") as server:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from support.eight_devices import MARKS, run_cases
 
+pytestmark = [pytest.mark.long, pytest.mark.first, pytest.mark.repository]
+
 HERE = Path(__file__).parent
 CASES = sorted({file.stem for file in HERE.glob("cases_*.py")} - {"cases_step"})
 

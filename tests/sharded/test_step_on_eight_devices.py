@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from support.eight_devices import MARKS, run_cases
 
+pytestmark = [pytest.mark.long, pytest.mark.first, pytest.mark.repository]
+
 
 @pytest.mark.parametrize("marks", MARKS)
 def test_step_on_eight_devices(marks: str) -> None:

@@ -11,6 +11,8 @@ from dien_jax.statistics import counting, pairs
 from dien_jax.statistics.counting import count_values
 from dien_jax.statistics.training_events import TrainingEvents
 
+pytestmark = pytest.mark.fast
+
 ITEMS = 12
 
 

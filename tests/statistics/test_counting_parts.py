@@ -11,6 +11,8 @@ from dien_jax.statistics.counting import count_values, first_occurrences
 from dien_jax.statistics.factors import factorise
 from dien_jax.statistics.training_events import TrainingEvents, of_sequences, slices
 
+pytestmark = pytest.mark.fast
+
 VALUES = {"item": np.arange(ITEMS), "category": np.arange(ITEMS) // 2}
 BOUNDS = {
     counting: {"MAX_PAIRS": 3000, "MAX_DISTINCT": 8},

@@ -13,6 +13,8 @@ from dien_jax.statistics.factors import factorise
 from dien_jax.statistics.features import CountedFeature, count_features, factorise_training_events
 from dien_jax.statistics.training_events import TrainingEvents
 
+pytestmark = pytest.mark.fast
+
 VALUES, USERS, LENGTH = 60, 200, 8
 
 
@@ -72,6 +74,7 @@ def transitions(events: TrainingEvents, users: np.ndarray) -> np.ndarray:
     return counts / np.sqrt(of_earlier[:, None] * of_later)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("table", [0, FOLDS])
 def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
     table: int, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,8 @@ from threadpoolctl import threadpool_limits
 
 from dien_jax.statistics.singular_vectors import SMALLEST_CUT, singular_vectors, within_basis
 
+pytestmark = pytest.mark.fast
+
 
 def random_matrix(rows: int = 3000, columns: int = 2000, entries: int = 30_000) -> sparse.csr_array:
     """Return a matrix whose largest singular value is 1."""

@@ -21,6 +21,8 @@ from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.steps.train import make_train_step
 
+pytestmark = pytest.mark.long
+
 CONFIG = Config(
     model=ModelConfig(  # little of it, to compile in little time
         logistic_regression=False,

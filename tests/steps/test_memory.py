@@ -34,6 +34,7 @@ def test_estimate_is_the_sum_of_embeddings_states_layers_and_ids():
     assert step_bytes(config, tiny_run.SCHEMA, 7, 50) == 7 * (50 * (2 * 36 + 4) + 2 * 280)
 
 
+@pytest.mark.long
 def test_a_compiled_step_takes_no_less_than_the_estimate(data):
     dataset, config = open_dataset(data), config_of("din", statistics=False)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=512))

@@ -19,6 +19,8 @@ from dien_jax.model.attention import ATTENTIONS, MLPAttention
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.recurrence import AUGRU, EVOLUTIONS, make_recurrence
 
+pytestmark = pytest.mark.long
+
 SCHEMA = Schema(
     item=(Feature("item", "categorical", 9), Feature("category", "categorical", 4)),
     user=(Feature("user", "categorical", 3),),

@@ -53,6 +53,7 @@ def run(config: Config, steps: int, seed: int = 0):
     return state, losses
 
 
+@pytest.mark.long
 def test_a_run_is_a_function_of_its_seed() -> None:
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.3))
     first, losses = run(config, 3)
@@ -63,6 +64,7 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     assert losses != others
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["base_model", "wide_deep", "din", "gru_att"])
 def test_what_dien_is_compared_with_learns(name: str) -> None:
     config = dataclasses.replace(CONFIG, model=member(name, MODEL))
@@ -70,6 +72,7 @@ def test_what_dien_is_compared_with_learns(name: str) -> None:
     assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
@@ -85,6 +88,7 @@ def test_the_loss_falls(changes: dict) -> None:
     assert np.mean(losses[-20:]) < 0.93 * np.mean(losses[:20])
 
 
+@pytest.mark.long
 def test_filler_rows_change_nothing() -> None:
     batch = batch_of(4)
     filler = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[:3]]), batch)
@@ -133,6 +137,7 @@ def auxiliary_loss_of(config: Config, batch: Batch, arrays: Tables) -> float:
     return float(metrics["auxiliary_loss"])
 
 
+@pytest.mark.long
 def test_shown_items_are_the_negatives_and_popularity_fills_in() -> None:
     """Popularity draws nothing but item 7; items 8 to 10 were shown at two positions of three."""
     config, batch = shown_config(2), batch_of(5)
@@ -160,6 +165,7 @@ def test_shown_items_are_the_negatives_and_popularity_fills_in() -> None:
     np.testing.assert_allclose(found, expected(np.full_like(shown, 7)), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_shown_item_equal_to_the_positive_is_masked() -> None:
     batch = batch_of(5)
     one = np.random.default_rng(0).integers(1, 20, (16, 4, 1)).astype(np.int32)
@@ -171,6 +177,7 @@ def test_a_shown_item_equal_to_the_positive_is_masked() -> None:
     np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_shown_items_compile_once_whether_there_are_any_or_none() -> None:
     config = shown_config()
     step, state = make_train_step(config, SCHEMA, 10), create_state(config, SCHEMA, 10, seed=0)
@@ -232,6 +239,7 @@ def test_embedding_l2_pulls_on_looked_up_rows_only() -> None:
     np.testing.assert_array_equal(rows, [False, False, False, True, False])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("share", "known_moves"), [(0.0, True), (0.5, True), (1.0, False)])
 def test_unknown_users_train_the_row_that_held_out_users_share(share, known_moves) -> None:
     train = dataclasses.replace(CONFIG.train, unknown_users=share)
@@ -246,6 +254,7 @@ def test_unknown_users_train_the_row_that_held_out_users_share(share, known_move
     np.testing.assert_array_equal(moved, [share > 0, False, False, known_moves, False])
 
 
+@pytest.mark.long
 def test_the_authors_preset_makes_a_step() -> None:
     config = preset("authors")
     small = dataclasses.replace(config.model, embedding_size=2, hidden_size=3)

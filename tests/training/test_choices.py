@@ -43,6 +43,7 @@ def test_small_tables_are_updated_densely_and_nothing_is_said(data, tmp_path, ca
     assert "embedding_update" not in capfd.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("large")
 def test_large_tables_take_lazy_adam_and_say_so(data, tmp_path, capfd):
     automatic = fit(data, tmp_path / "auto")
@@ -58,6 +59,7 @@ def test_large_tables_take_lazy_adam_and_say_so(data, tmp_path, capfd):
     assert automatic.valid == chosen.valid != dense.valid
 
 
+@pytest.mark.long
 def test_many_examples_take_the_keyed_order_and_say_so(data, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(order, "KEYED_EXAMPLES", tiny_run.SIZES["train"] - 1)
     automatic = fit(data, tmp_path / "auto")

@@ -11,6 +11,8 @@ from dien_jax.training.loggers import Logger, choice, opened_loggers
 from dien_jax.training.loggers.trackers import LONGEST_QUEUE, Background
 from dien_jax.utils import extras
 
+pytestmark = pytest.mark.fast
+
 
 class Tracker(Logger):
     """A logger that notes its calls, and fails or waits at some."""

@@ -30,6 +30,8 @@ from dien_jax.training.logistic_regression import fit_logistic, minimise
 from dien_jax.training.regression_inputs import RegressionInputs
 from dien_jax.utils.console import stage
 
+pytestmark = pytest.mark.long
+
 STEPS = 8
 """Events kept of a history."""
 

@@ -55,6 +55,7 @@ def run(tmp_path, data, monkeypatch):
     return dien_jax.fit(Config(model, config.optim, train), data=data, run_dir=folder)
 
 
+@pytest.mark.long
 def test_all_scores_of_a_run_have_the_share(run):
     assert run.network_share == 0.5
     trained = load_run(run.run_dir)

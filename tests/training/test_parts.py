@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from support import tiny_run
 from support.parted_data import as_version_1, in_parts
 from support.tiny_run import bits, evaluations, light_flags, saved_states
 
 from dien_jax import train
 from dien_jax.runs.scoring import score_split
+
+pytestmark = pytest.mark.long
 
 
 def test_a_run_does_not_depend_on_the_parts_of_its_data(tmp_path: Path) -> None:

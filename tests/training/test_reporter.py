@@ -23,6 +23,8 @@ from dien_jax.training.loggers import opened_loggers
 from dien_jax.training.progress import StepReport
 from dien_jax.training.reporter import Reporter
 
+pytestmark = pytest.mark.fast
+
 
 def record(step, auc=0.7):
     return {

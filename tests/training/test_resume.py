@@ -26,6 +26,8 @@ from dien_jax.training import (
 from dien_jax.training import run as training_run
 from dien_jax.utils.files import read_json
 
+pytestmark = pytest.mark.long
+
 DIES = """
 import os, signal, sys
 from dien_jax import train
@@ -207,6 +209,7 @@ def test_signals_save_and_say_how_to_go_on_and_the_run_ends_as_one_never_stopped
     assert_ends_alike(folder, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "settings"),
     [

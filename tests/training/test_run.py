@@ -30,6 +30,7 @@ def result(data, tmp_path_factory) -> dien_jax.RunResult:
     return dien_jax.fit(config(), data=data, run_dir=tmp_path_factory.mktemp("runs") / "run")
 
 
+@pytest.mark.long
 def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path):
     folder = tmp_path / "command"
     assert train.main(tiny_run.light_flags(data, folder)) == 0
@@ -172,6 +173,7 @@ def test_library_installs_no_signal_handlers_and_runs_in_a_thread(data, tmp_path
     assert all(handlers == before for handlers in seen)
 
 
+@pytest.mark.long
 def test_run_can_be_stopped_and_resumed(result, data, tmp_path, capfd):
     asked = iter([None] * 6 + [15])
     with pytest.raises(Interrupted):

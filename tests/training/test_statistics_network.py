@@ -134,6 +134,7 @@ def test_training_leaves_it_as_it_is(update, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.long
 def test_a_run_has_it_and_says_what_it_reaches(tmp_path, capfd):
     data, folder = tiny_run.write_data(tmp_path / "data"), tmp_path / "run"
     flags = [*tiny_run.flags(data, folder), "--train.epochs=1", "--model.statistics"]
@@ -177,6 +178,7 @@ def test_it_needs_counts_and_a_logistic_regression():
         ModelConfig(statistics_layers=(8, 0))
 
 
+@pytest.mark.long
 def test_a_flag_without_sizes_leaves_it_out(tmp_path, capfd):
     data, folder = tiny_run.write_data(tmp_path / "data"), tmp_path / "run"
     flags = [*tiny_run.flags(data, folder), "--train.epochs=1", "--model.statistics"]

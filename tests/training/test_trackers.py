@@ -34,10 +34,13 @@ each = pytest.mark.parametrize(
         for name in NAMES
     ],
 )
-pytestmark = pytest.mark.filterwarnings(
-    # MLflow 3.17 with SQLAlchemy 2.1, as it is imported.
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings(
+        # MLflow 3.17 with SQLAlchemy 2.1, as it is imported.
+        "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+    ),
+]
 SETTINGS = {"preset": "dien", "seed": 3, "model.layers": (8, 4), "optim.clip_norm": None}
 
 

@@ -41,6 +41,7 @@ def unknown_weight(run) -> float:
     return float(load_run(run).params["logistic_regression"]["item_weights"]["item"][0, 0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("history", [[], ["i1", "i2", "i3"]], ids=["no history", "a history"])
 def test_an_unknown_candidate_scores_within_the_known_ones(history, tmp_path):
     run = run_of(tmp_path, items=12)

@@ -39,6 +39,8 @@ from dien_jax.training.warm_start import (
 )
 from dien_jax.utils.files import read_json
 
+pytestmark = pytest.mark.long
+
 SMALL = (
     *("--model.extractor=none", "--model.evolution=none", "--model.auxiliary-weight=0"),
     "--model.batch-norm=running",

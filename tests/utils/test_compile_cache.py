@@ -11,6 +11,8 @@ from support.tiny_run import light_flags, write_data
 
 from dien_jax.utils.compile_cache import enable_compile_cache
 
+pytestmark = pytest.mark.long
+
 LOADED = """
 import sys, jax
 from dien_jax import train

@@ -34,6 +34,7 @@ def in_one_list(values: Any) -> Any:
     return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("values", "options"),
     [
