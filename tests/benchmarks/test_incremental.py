@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import incremental, tutorial
+from benchmarks import incremental
 from dien_jax.data.dataset import open_dataset
 from dien_jax.runs.folder import Run
 
@@ -126,19 +126,3 @@ def test_wrong_flags_are_refused(log, flags, expected, capsys):
         incremental.main([str(log), "--out", "out", *flags])
     assert stopped.value.code == 2
     assert expected in capsys.readouterr().err
-
-
-def test_the_tutorials_table_is_of_its_own_models(monkeypatch):
-    scores = {"dien": [0.7, 0.72], "mine": [0.71, 0.74]}
-
-    def trained(model, dataset, *, epochs, seed):
-        assert len(dataset.splits["test"].label) == 4 * 8
-        found = {"valid_auc": 0.5, "test_auc": scores[model][seed], "best_epoch": epochs}
-        return found | {"parameters": 3, "seconds_an_epoch": 1.5}
-
-    page = {"models": {name: name for name in scores}, "trained": trained}
-    dien, mine = tutorial.measure(page, users=40, epochs=2, seeds=2)
-    assert (dien["policy"], dien["test_auc"], dien["less_dien"]) == ("dien", pytest.approx(0.71), 0)
-    assert mine["less_dien"] == pytest.approx(0.015)
-    assert mine["less_dien_interval"][0] < 0.015 < mine["less_dien_interval"][1]
-    assert mine["best_epochs"] == [2, 2]

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks import scaling
 from benchmarks.common.compiled_text import collectives, kinds
 
