@@ -21,8 +21,7 @@ A part has consecutive sequences, their events and examples, and consecutive gro
 what the parts hold, in their order, and does not depend on how it is divided. The event offsets,
 ``sequence``, ``history_end`` and ``group`` count from the start of the data set; the offsets of
 multi-valued columns from that of their own file. Memory for making a folder is bounded
-by its largest part, and for opening it by ``READERS`` parts. In folders of format version 1, DATA
-is PART too.
+by its largest part, and for opening it by ``READERS`` parts.
 
 The history of an example is ``events[offsets[sequence] : history_end]``, so examples share their
 histories. Lines of text files are escaped by :func:`dien_jax.data.metadata.escape`. Arrays are
@@ -187,7 +186,7 @@ def open_folder(path: Path, *, is_counted: bool = True) -> Dataset:
     for feature in schema.features:
         if feature.size is not None:
             metadata.check_vocabulary(path / "vocab" / f"{feature.name}.txt", feature.size)
-    folders, counts = metadata.part_folders(path, meta), metadata.part_counts(meta)
+    folders, counts = metadata.part_folders(path, meta), meta["parts"]
     has_negatives = any((folder / NEGATIVES).exists() for folder in folders)
     has_probability = frozenset(
         split for split in SPLITS if any(probability_file(f, split).exists() for f in folders)

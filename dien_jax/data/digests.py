@@ -66,12 +66,11 @@ def data_digest(dataset: Dataset) -> str:
     """Return the sha256 of a folder's ``meta.json``, which identifies its content.
 
     It is of the indented JSON without ``parts``, so that it does not depend on how the data is
-    divided; for folders of format version 1, it is of the file.
+    divided.
     """
     file = dataset.path / "meta.json"
     with reading(file):
-        content = file.read_bytes()
-    meta = json.loads(content)
-    if meta.pop("parts", None) is not None:
-        content = f"{json.dumps(meta, indent=2)}\n".encode()
+        meta = json.loads(file.read_bytes())
+    del meta["parts"]
+    content = f"{json.dumps(meta, indent=2)}\n".encode()
     return hashlib.sha256(content).hexdigest()

@@ -17,7 +17,6 @@ from dien_jax.utils.files import read_json
 from dien_jax.utils.json_values import LargeCount, Source, as_type, refuse_unknown, shown
 
 FORMAT_VERSION = 2
-"""Version of new folders; those of version 1, of one part in the folder itself, are read too."""
 SPLITS = ("train", "valid", "test")
 EXAMPLE_COLUMNS: dict[str, type[np.generic]] = {
     "sequence": np.int32,
@@ -64,7 +63,7 @@ class _Meta(TypedDict):
 
     schema: _SchemaGroups
     counts: Counts
-    parts: NotRequired[list[Counts]]
+    parts: list[Counts]
     source: NotRequired[_MadeBy]
 
 
@@ -168,23 +167,18 @@ def read_meta(path: Path) -> dict[str, Any]:
     version = meta.get("format_version")
     if version is None:
         raise UserError(f"{file}: expected an object with a format_version; not a dataset folder")
-    if version not in (1, FORMAT_VERSION) or isinstance(version, bool):
-        known = f"this program reads versions 1 and {FORMAT_VERSION}; prepare the data again"
+    if version != FORMAT_VERSION:
+        known = f"this program reads version {FORMAT_VERSION}; prepare the data again"
         raise UserError(f"{file}: the dataset has format version {shown(version)}, {known}")
     as_type(meta, _Meta, file)
-    if version == FORMAT_VERSION:
-        _check_parts(meta, file)
-    return meta
-
-
-def _check_parts(meta: dict[str, Any], file: Path) -> None:
-    if not meta.get("parts"):
+    if not meta["parts"]:
         raise UserError(f"{file}: expected parts, the counts of each part, found none")
     for name in Counts.__annotations__:
         total, found = sum(part[name] for part in meta["parts"]), meta["counts"][name]
         if found != total:
             expected = f"{total:,}, the sum of those of the parts, found {found:,}"
             raise UserError(f"{file}: counts.{name} should be {expected}")
+    return meta
 
 
 def part_name(number: int) -> str:
@@ -193,15 +187,8 @@ def part_name(number: int) -> str:
 
 
 def part_folders(path: Path, meta: dict[str, Any]) -> list[Path]:
-    """Return the folders of the parts of a dataset; in version 1, the dataset folder itself."""
-    if meta["format_version"] == 1:
-        return [path]
+    """Return the folders of the parts of a dataset."""
     return [path / part_name(number) for number in range(len(meta["parts"]))]
-
-
-def part_counts(meta: dict[str, Any]) -> list[Counts]:
-    """Return the counts of each part."""
-    return [meta["counts"]] if meta["format_version"] == 1 else meta["parts"]
 
 
 def read_schema(file: Path, meta: dict[str, Any]) -> Schema:

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 RELEASES = sorted(folder.name for folder in HERE.glob("version_*"))
 MAKE = runpy.run_path(str(HERE / "make_release.py"))
 TOLERANCE, TRAINED_TOLERANCE = 2e-6, 1e-4
-"""As in ``test_compatibility.py``: largest difference of two probabilities, and that after the last
+"""Largest difference of two probabilities, and that after the last
 steps of training are done again."""
 
 

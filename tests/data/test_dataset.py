@@ -303,8 +303,8 @@ def edit_meta(folder: Path, *keys: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["format_version"], 7, "version 7, this program reads versions 1 and 2; prepare the data"),
-        (["format_version"], "one", 'format version "one", this program reads versions 1 and 2'),
+        (["format_version"], 7, "version 7, this program reads version 2; prepare the data"),
+        (["format_version"], "one", 'format version "one", this program reads version 2'),
         (["format_version"], True, "format version true"),
         (["format_version"], None, "expected an object with a format_version"),
         (["counts"], None, "expected counts, which is missing"),

@@ -3,7 +3,6 @@
 import dataclasses
 import doctest
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from support import many_items, small_dataset, tiny_run
 from support.our_files import COUNTS
-from support.parted_data import as_array, as_version_1, in_parts
+from support.parted_data import as_array, in_parts
 from support.small_dataset import ints
 
 from dien_jax.config.settings import TrainConfig
@@ -155,15 +154,6 @@ def test_events_before_validation_count_part_by_part(tmp_path: Path) -> None:
         jax.tree.map(np.testing.assert_array_equal, several.values[name], counts)
 
 
-def test_format_version_1_is_read(tmp_path: Path, whole: Path) -> None:
-    old = open_dataset(as_version_1(Path(shutil.copytree(whole, tmp_path / "data"))))
-    new = open_dataset(whole)
-    jax.tree.map(np.testing.assert_array_equal, arrays(old), arrays(new))
-    assert old.groups() == new.groups()
-    for bits, expected in zip(old.statistics.own, new.statistics.own, strict=True):
-        np.testing.assert_array_equal(bits, expected)
-
-
 @pytest.mark.parametrize(
     ("file", "rows", "message"),
     [
@@ -206,7 +196,7 @@ def test_every_file_of_every_part_is_needed(three: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (None, "expected parts, the counts of each part, found none"),
+        (None, "expected parts, which is missing"),
         ([], "expected parts, the counts of each part, found none"),
         ([{}], r"expected parts\[0\]\.sequences, which is missing"),
         ("1", 'expected parts to be a list, found "1"'),

@@ -14,18 +14,14 @@ from support.every_kind import SCHEMA
 from support.sharded_steps import CONFIG, with_update
 
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
-from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
 from dien_jax.runs import split_tables
 from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.runs.folder import Run
-from dien_jax.runs.trained import restore_state
 from dien_jax.steps import embedding_rows, row_blocks
 from dien_jax.steps.sharding import Placement
 from dien_jax.steps.state import TrainState, create_state
 
-FROZEN = Path(__file__).parents[1] / "compatibility/commit_9d7d61d"
 HOST = {"seconds": 0.1}
 SMALL = Config(
     model=ModelConfig(
@@ -88,18 +84,6 @@ def test_any_number_of_devices_reads_what_any_other_wrote(
         again, _ = checkpoints.restore(step, create_state(config, SCHEMA, 10, 4))
         assert bits(again) == bits(one)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4"]
-
-
-@pytest.mark.usefixtures("every_table_is_large")
-@pytest.mark.parametrize("name", ["run_din", pytest.param("run_dien", marks=pytest.mark.slow)])
-def test_rows_of_an_earlier_version_are_read(name: str) -> None:
-    dataset, run = open_dataset(FROZEN / "dataset"), Run.load(FROZEN / name)
-    step, one = restore_state(FROZEN / name, run, dataset)
-    placement = Placement(3, dataset.schema)
-    fresh = create_state(run.config, dataset.schema, 1, 0, placement)
-    checkpoints = Checkpoints(FROZEN / name / "checkpoints", read_only=True)
-    state, _ = checkpoints.restore(step, placement.to_restore(fresh), placement.put)
-    assert bits(placement.joined(state)) == bits(one)
 
 
 def of_eight(rows: int = ROWS) -> tuple[Placement, TrainState]:

@@ -1,7 +1,6 @@
-"""Dataset folders of one content in several parts, or in format version 1."""
+"""Dataset folders of one content in several parts."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -63,20 +62,6 @@ def of_sequences(examples: Examples, first: int, end: int) -> Examples:
     order = np.argsort(sequence, kind="stable")
     is_inside = (sequence[order] >= first) & (sequence[order] < end)
     return examples.take(order[is_inside])
-
-
-def as_version_1(data: Path) -> Path:
-    """Rearrange a folder of one part as format version 1 has it."""
-    for file in sorted((data / "parts" / "00000").rglob("*")):
-        if file.is_file():
-            target = data / file.relative_to(data / "parts" / "00000")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.rename(target)
-    shutil.rmtree(data / "parts")
-    meta = json.loads((data / "meta.json").read_text())
-    del meta["parts"]
-    (data / "meta.json").write_text(json.dumps(meta | {"format_version": 1}))
-    return data
 
 
 def as_array(column: Column) -> list[np.ndarray]:
