@@ -16,40 +16,22 @@ from dien_jax.config.presets import DEFAULT_PRESET, PRESETS, preset
 from dien_jax.config.settings import Config
 from dien_jax.errors import UserError
 from dien_jax.utils.files import read_json, write_json
+from dien_jax.utils.json_values import check_format
 
-RUN_FIELDS = frozenset({"seed", "data", "data_digest", "schema", "versions"})
+RUN_FORMAT = 1
+"""``format_version`` of ``config.json`` of a run folder."""
+RUN_FIELDS = frozenset(
+    {"format_version", "seed", "data", "data_digest", "schema", "versions", "vocabularies"}
+    | {"tables"}
+)
 """Fields of ``config.json`` besides the preset and the settings."""
 WARM_START = "warm_start"
 """One more, in a run that did not start from fresh parameters."""
-VOCABULARIES = "vocabularies"
-"""One more, in all but runs of earlier versions."""
-TABLES = "tables"
-"""One more, in all but runs of earlier versions."""
-OPTIONAL_FIELDS = {WARM_START, VOCABULARIES, TABLES}
-
-
-RECENT: dict[str, dict[str, Any]] = {
-    "model": {"factors": False, "transitions": False, "statistics_layers": ()}
-}
-"""Settings that no run of an earlier version records, and what these were trained with."""
-EARLIER: dict[str, dict[str, Any]] = {
-    "model": {**RECENT["model"], "statistics": False, "logistic_regression": False},
-    "optim": {"embedding_update": "dense"},
-    "train": {"unknown_items": 0.0, "calibrate": False, "click_rate": None},
-}
-"""The same for versions whose runs have no ``tables``, and which may lack more settings."""
 
 AUTO = "auto"
 ON_SMALL_DATA = {"optim.embedding_update": "dense", "train.order": "shuffled"}
 """Settings that data decides where they are ``auto``, and their values for small data. A run
 records the values, so that it resumes with them."""
-
-
-def complete_earlier(values: dict[str, Any], *, has_tables: bool = False) -> None:
-    """Add to the settings of a run of an earlier version those that it was trained without."""
-    for group, settings in (RECENT if has_tables else EARLIER).items():
-        if isinstance(recorded := values.get(group), dict):
-            values[group] = settings | recorded
 
 
 def flat_settings(config: Config) -> dict[str, Any]:
@@ -84,9 +66,8 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
     given = read_json(file, dict[str, Any])
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
-        has_tables = TABLES in given
-        given = {key: given[key] for key in given if key not in RUN_FIELDS | OPTIONAL_FIELDS}
-        complete_earlier(given, has_tables=has_tables)
+        check_format(given, RUN_FORMAT, file, "name another preset file")
+        given = {key: given[key] for key in given if key not in RUN_FIELDS | {WARM_START}}
         # A row of dien_jax.reproduce, or a name given to fit. The file of a run has every setting.
         if isinstance(name, str) and name not in PRESETS:
             name = DEFAULT_PRESET

@@ -70,7 +70,7 @@ def data_digest(dataset: Dataset) -> str:
     """
     file = dataset.path / "meta.json"
     with reading(file):
-        meta = json.loads(file.read_bytes())
+        content = file.read_bytes()
+    meta = json.loads(content)
     del meta["parts"]
-    content = f"{json.dumps(meta, indent=2)}\n".encode()
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(f"{json.dumps(meta, indent=2)}\n".encode()).hexdigest()

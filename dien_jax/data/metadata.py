@@ -14,7 +14,14 @@ import numpy as np
 from dien_jax.data.schema import KINDS, Feature, Schema
 from dien_jax.errors import UserError, reading
 from dien_jax.utils.files import read_json
-from dien_jax.utils.json_values import LargeCount, Source, as_type, refuse_unknown, shown
+from dien_jax.utils.json_values import (
+    LargeCount,
+    Source,
+    as_type,
+    check_format,
+    refuse_unknown,
+    shown,
+)
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
@@ -164,13 +171,13 @@ def read_meta(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{path} is not a dataset folder: it has no meta.json")
     meta = read_json(file, dict[str, Any])
-    version = meta.get("format_version")
-    if version is None:
-        raise UserError(f"{file}: expected an object with a format_version; not a dataset folder")
-    if version != FORMAT_VERSION:
-        known = f"this program reads version {FORMAT_VERSION}; prepare the data again"
-        raise UserError(f"{file}: the dataset has format version {shown(version)}, {known}")
+    check_format(meta, FORMAT_VERSION, file, "prepare the data again")
     as_type(meta, _Meta, file)
+    _check_parts(meta, file)
+    return meta
+
+
+def _check_parts(meta: dict[str, Any], file: Path) -> None:
     if not meta["parts"]:
         raise UserError(f"{file}: expected parts, the counts of each part, found none")
     for name in Counts.__annotations__:

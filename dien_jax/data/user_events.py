@@ -26,7 +26,7 @@ class UserEvents:
         times = dataset.event_timestamp
         self._earliest = int(times[starts].min()) if len(starts) else 0
         unit = dataset.meta.get("source", {}).get(TIME_UNIT)
-        if unit is None:  # the writer of the folder did not say
+        if unit is None:  # the folder does not say
             latest = times[ends - 1].max(initial=0)
             unit = "milliseconds" if latest > LIKELY_MILLISECONDS else "seconds"
         self._clock = Clock(iso=False, unit=unit)

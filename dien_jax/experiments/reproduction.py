@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dien_jax.config.preset_files import complete_earlier, with_settings, without_auto
+from dien_jax.config.preset_files import with_settings, without_auto
 from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -57,6 +57,20 @@ class _Task(NamedTuple):
     seed: int
     config: Config
     key: tuple[str, str, str]
+
+
+_ADDED: dict[str, dict[str, Any]] = {
+    "model": {
+        "factors": False,
+        "transitions": False,
+        "statistics": False,
+        "statistics_layers": (),
+        "logistic_regression": False,
+    },
+    "optim": {"embedding_update": "dense"},
+    "train": {"unknown_items": 0.0, "calibrate": False, "click_rate": None},
+}
+"""Settings that the frozen tables do not record, and what their rows are trained with."""
 
 
 def settings_digest(values: Mapping[str, Any]) -> str:
@@ -112,8 +126,9 @@ def paper_tables() -> dict[str, Table]:
                 group, _, setting = name.partition(".")
                 values[group][setting] = value
             digests[row] = settings_digest(values)
-            complete_earlier(values)
-            configs[row] = Config.from_dict(values)
+            configs[row] = Config.from_dict(
+                {group: part | _ADDED.get(group, {}) for group, part in values.items()}
+            )
         tables[table] = Table(configs, file["baselines"], digests)
     return tables
 

@@ -3,7 +3,7 @@
 Dimensions: R rows, D columns.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -125,37 +125,19 @@ def moments_in_use(
     fall by .99 a batch and add up to 1. A batch without a live row changes nothing. Before the
     first batch, the mean is 0 and the variance 1.
 
-    Statistics of earlier versions start at mean 0 and variance 1 and have no w. They are used and
-    moved as they are, so runs of these versions score as they did.
-
     Source: Kingma and Ba, 2015 (arXiv:1412.6980), section 3, for m / w.
     """
     kept = [module.variable("batch_stats", name, jnp.zeros, width) for name in ("mean", "var")]
-    total = None
-    if module.is_initializing() or module.has_variable("batch_stats", TOTAL_WEIGHT):
-        total = module.variable("batch_stats", TOTAL_WEIGHT, jnp.zeros, ())
+    total = module.variable("batch_stats", TOTAL_WEIGHT, jnp.zeros, ())
     if batch is not None:
         if not module.is_initializing():
-            moved = [*zip(kept, batch, strict=True)]
-            moved += [] if total is None else [(total, jnp.ones(()))]
-            for variable, value in moved:
+            for variable, value in zip((*kept, total), (*batch, jnp.ones(())), strict=True):
                 new = BATCH_NORM_MOMENTUM * variable.value + (1 - BATCH_NORM_MOMENTUM) * value
                 variable.value = jnp.where(any_of(live, axis), new, variable.value)
         return batch
     mean, variance = (variable.value for variable in kept)
-    if total is None:
-        return mean, variance
     weight = jnp.where(total.value > 0, total.value, 1)
     return mean / weight, jnp.where(total.value > 0, variance / weight, 1)
-
-
-def without_total_weight(batch_stats: dict[str, Any]) -> dict[str, Any]:
-    """Return running statistics in the form of earlier versions, see :func:`moments_in_use`."""
-    return {
-        name: without_total_weight(part) if isinstance(part, dict) else part
-        for name, part in batch_stats.items()
-        if name != TOTAL_WEIGHT
-    }
 
 
 def live_mean(

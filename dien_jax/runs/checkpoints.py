@@ -25,12 +25,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from dien_jax.errors import UserError, reason
-from dien_jax.model.batch_norm import TOTAL_WEIGHT
 from dien_jax.runs.saved_arrays import (
     STATE,
     all_but_tables,
     arrays_in,
-    as_saved,
     check_arrays,
     is_split,
     named_leaves,
@@ -74,15 +72,13 @@ class Unfinished(NamedTuple):
 class Incomplete(NamedTuple):
     """A state whose split tables are not read, the host's values, and where the tables are.
 
-    ``names`` are those of the split tables in the order of the state; ``has_weight`` is false for
-    running statistics without their total weight.
+    ``names`` are those of the split tables in the order of the state.
     """
 
     state: TrainState
     host: dict[str, Any]
     folder: Path
     names: list[str]
-    has_weight: bool
 
 
 class Checkpoints:
@@ -188,14 +184,12 @@ class Checkpoints:
         arrays or their shapes: each array is put on the device of its counterpart there, or the
         default device; or else ``put`` takes the state, on the host but for its split tables, to
         devices. An array that differs from it, or a checkpoint that does not exist, is a UserError.
-        Running statistics that were saved without their total weight, by earlier versions, are
-        returned without it.
         """
         found = self.read(step, like)
         state = with_rows(found.folder, found.names, found.state)
         if put is not None:
             return put(state), found.host
-        return placed_like(state, as_saved(like, has_weight=found.has_weight)), found.host
+        return placed_like(state, like), found.host
 
     def read(self, step: int, like: TrainState) -> Incomplete:
         """Return all of a checkpoint but the rows of its split tables; see :meth:`restore`."""
@@ -205,8 +199,6 @@ class Checkpoints:
         path = self._path(attempts[-1])
         with _orbax_errors(f"cannot read the checkpoint {path}"):
             claimed = arrays_in(path)
-        has_weight = any(name.endswith(f"/{TOTAL_WEIGHT}") for name in claimed)
-        like = as_saved(like, has_weight=has_weight)
         leaves, structure = jax.tree.flatten(like)
         expected = dict(zip(named_leaves(like), leaves, strict=True))
         check_arrays(path, claimed, expected)  # before memory is taken for what it claims
@@ -223,7 +215,7 @@ class Checkpoints:
             for name, leaf in expected.items()
         ]
         found = jax.tree.unflatten(structure, restored)
-        return Incomplete(found, host, path, table_names(claimed, found), has_weight)
+        return Incomplete(found, host, path, table_names(claimed, found))
 
     def _path(self, saved: _Saved) -> Path:
         step, attempt = saved

@@ -23,13 +23,7 @@ import msgspec
 from dien_kernels import Network, explain, explain_network, instruction_set
 
 from dien_jax._version import __version__
-from dien_jax.config.preset_files import (
-    TABLES,
-    VOCABULARIES,
-    WARM_START,
-    complete_earlier,
-    without_auto,
-)
+from dien_jax.config.preset_files import RUN_FORMAT, WARM_START, without_auto
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.digests import data_digest, table_digests, vocabulary_digests
@@ -39,7 +33,7 @@ from dien_jax.errors import UserError, writing
 from dien_jax.runs.evaluations import Metrics
 from dien_jax.steps.embedding_rows import automatic_update
 from dien_jax.utils.files import check_utf8, content, read_json, write_json
-from dien_jax.utils.json_values import Count, NotNegative, as_type
+from dien_jax.utils.json_values import Count, NotNegative, as_type, check_format
 from dien_jax.utils.processes import count
 
 CONFIG_FILE = "config.json"
@@ -60,15 +54,16 @@ class WarmStart(TypedDict):
 class _RunFile(TypedDict):
     """Form of ``config.json`` without the settings."""
 
+    format_version: int
     preset: str
     seed: Seed
     data: str
     data_digest: str
     schema: dict[str, Any]
     versions: dict[str, str]
-    vocabularies: NotRequired[dict[str, str]]
+    vocabularies: dict[str, str]
+    tables: dict[str, str]
     warm_start: NotRequired[WarmStart]
-    tables: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -82,16 +77,15 @@ class Run:
       data_digest: sha256 of its ``meta.json``, see :func:`dien_jax.data.digests.data_digest`; a run
         resumes only on data with this digest.
       schema: its features as in ``meta.json``; a run is used only with data of this schema.
-      vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
-        ones. None for runs of versions that did not keep them.
       config: all settings, see :func:`decided_config`.
       versions: of Python and the packages that decide the outcome, and the numbers of devices and
         processes it began on if they are not 1.
+      vocabularies: sha256 of each vocabulary, by feature; a run is used only with data of the same
+        ones.
+      tables: sha256 of the features of items and users and, for a model that reads them, of the
+        counts of training events, see :func:`dien_jax.data.digests.table_digests`.
       warm_start: ``run``, the absolute path of the run folder whose parameters this one started
         from, and ``step``, of the checkpoint; None for fresh parameters.
-      tables: sha256 of the features of items and users and, for a model that reads them, of the
-        counts of training events, see :func:`dien_jax.data.digests.table_digests`. None for runs of
-        versions that did not keep them.
 
     Raises:
       UserError: from any method, when a file cannot be read or written, or does not fit.
@@ -104,9 +98,9 @@ class Run:
     schema: dict[str, Any]
     config: Config
     versions: dict[str, str]
-    vocabularies: dict[str, str] | None = None
+    vocabularies: dict[str, str]
+    tables: dict[str, str]
     warm_start: WarmStart | None = None
-    tables: dict[str, str] | None = None
 
     @classmethod
     def create(
@@ -136,8 +130,8 @@ class Run:
             config,
             versions(config, devices),
             vocabulary_digests(dataset),
-            warm_start,
             table_digests(dataset, **config.model.reads),
+            warm_start,
         )
 
     def save(self, folder: Path) -> None:
@@ -153,11 +147,10 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``config.json``."""
-        values = dataclasses.asdict(self)
+        values = {"format_version": RUN_FORMAT} | dataclasses.asdict(self)
         settings = values.pop("config")
-        for name in (VOCABULARIES, WARM_START, TABLES):
-            if values[name] is None:
-                del values[name]
+        if values[WARM_START] is None:
+            del values[WARM_START]
         return values | settings
 
     @classmethod
@@ -175,10 +168,11 @@ class Run:
     @classmethod
     def from_json(cls, values: dict[str, Any], file: Path) -> "Run":
         """Return a run from the content of ``config.json``."""
-        about = as_type(values, _RunFile, file)
+        check_format(values, RUN_FORMAT, file, "train the model again")
+        about: dict[str, Any] = {**as_type(values, _RunFile, file)}
+        del about["format_version"]
         schema_from_json(about["schema"], f"{file}, schema")
         settings = {name: values[name] for name in values if name not in _RunFile.__annotations__}
-        complete_earlier(settings, has_tables=TABLES in values)
         try:
             config = Config.from_dict(settings, complete=True)
         except UserError as error:
@@ -203,13 +197,11 @@ class Run:
                     change = f"was {feature} in training, found {theirs[name]}"
                     raise UserError(f"{problem} feature {name!r} {change}")
         for name, digest in vocabulary_digests(dataset).items():
-            if self.vocabularies is not None and self.vocabularies.get(name) != digest:
+            if self.vocabularies.get(name) != digest:
                 raise UserError(
                     f"{problem} vocab/{name}.txt has other values, or another order, than in "
                     f"training, so its ids mean something else"
                 )
-        if self.tables is None:
-            return
         found = table_digests(dataset, **self.config.model.reads)
         for name in sorted(self.tables | found):
             if self.tables.get(name) != found.get(name):

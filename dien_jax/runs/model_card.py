@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
 
 def read_card(folder: Path) -> str:
-    """Return the card of a run folder; empty for a run of a version without, or an unfinished one.
+    """Return the card of a run folder; empty for an unfinished run.
 
     Raises:
       UserError: when it cannot be read, is no text or is larger than a card.

@@ -9,19 +9,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dien_jax.errors import UserError
-from dien_jax.model.batch_norm import without_total_weight
 from dien_jax.steps.row_blocks import RowBlocks
 from dien_jax.steps.state import TrainState
 
 STATE = "state"
 """Folder of the arrays of a checkpoint."""
-
-
-def as_saved(like: TrainState, *, has_weight: bool) -> TrainState:
-    """Return a state, or its shapes, as it was saved with or without the total weight."""
-    if has_weight:
-        return like
-    return like._replace(batch_stats=without_total_weight(like.batch_stats))
 
 
 def _is_key(leaf: Any) -> bool:

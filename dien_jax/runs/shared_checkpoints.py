@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dien_jax.runs.checkpoints import Checkpoints, add_rows, with_rows
-from dien_jax.runs.saved_arrays import as_saved
 from dien_jax.steps.state import TrainState
 from dien_jax.utils.processes import exchange, from_first, index, on_each, on_first
 
@@ -77,14 +76,13 @@ class SharedCheckpoints:
         """
         state: TrainState | None = None
 
-        def read() -> tuple[dict[str, Any], str, list[str], bool]:
+        def read() -> tuple[dict[str, Any], str, list[str]]:
             nonlocal state
             found = self._checkpoints.read(step, like)
             state = found.state
-            return found.host, found.folder.name, found.names, found.has_weight
+            return found.host, found.folder.name, found.names
 
-        host, folder, names, has_weight = from_first(read)
-        like = as_saved(like, has_weight=has_weight)
+        host, folder, names = from_first(read)
         like = on_each(lambda: with_rows(self._directory / folder, names, like))
         return put(state, like), host
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from dien_jax.config.settings import LARGEST_INTEGER, OptimConfig
 from dien_jax.errors import NotFiniteError, UserError
-from dien_jax.runs.trained import BEST_SHARE
 from dien_jax.utils.json_values import (
     Count,
     NotNegative,
@@ -29,7 +28,7 @@ class Progress:
       evaluated_step, best_step: steps of the last and the best evaluation; 0 before the first.
       best_score: score of the best evaluation, higher is better; None before the first.
       best_share: share of the networks' logit that was best at the best evaluation, see
-        :mod:`dien_jax.training.network_share`; 1 in checkpoints of earlier versions.
+        :mod:`dien_jax.training.network_share`.
       worse_evaluations: evaluations since the best one.
       totals: training metrics since the last evaluation, summed over examples.
       timed_examples, timed_seconds: examples and duration of the steps that were timed.
@@ -50,7 +49,6 @@ class Progress:
     @classmethod
     def restored(cls, values: dict[str, Any], step: int, source: str) -> "Progress":
         """Return the progress that the checkpoint of a step kept; ``source`` names it."""
-        values = {BEST_SHARE: 1.0} | values
         names = [entry.name for entry in dataclasses.fields(cls)]
         refuse_unknown(values, names, source)
         refuse_incomplete(values, names, source)

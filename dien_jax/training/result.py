@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 from dien_jax.config.preset_files import flat_settings
 from dien_jax.errors import writing
@@ -40,8 +40,7 @@ class RunResult:
       device: kind of the device.
       versions: of Python and the packages that decide the outcome.
       baselines: test AUC of popularity, of the logistic regression inside the model if it has one
-        and, where the data has true probabilities, of these (``"best possible"``). Empty for a run
-        of a version that did not keep them.
+        and, where the data has true probabilities, of these (``"best possible"``).
     """
 
     run_dir: Path
@@ -58,8 +57,8 @@ class RunResult:
     wall_seconds: float
     device: str
     versions: dict[str, str]
-    baselines: dict[str, float | None] = field(default_factory=dict)
-    network_share: float = 1.0
+    baselines: dict[str, float | None]
+    network_share: float
 
 
 class _FinishedRun(Outcome):
@@ -74,8 +73,8 @@ class _FinishedRun(Outcome):
     wall_seconds: NotNegative
     device: str
     versions: dict[str, str]
-    baselines: NotRequired[dict[str, NotNegative | None]]
-    network_share: NotRequired[Share]
+    baselines: dict[str, NotNegative | None]
+    network_share: Share
 
 
 def run_settings(run: Run) -> dict[str, Any]:

@@ -8,7 +8,7 @@ what was found. Unknown keys are ignored; a reader that cannot ignore them asks
 import json
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -108,6 +108,14 @@ def refuse_incomplete(given: Collection[str], needed: Collection[str], source: S
     for name in needed:
         if name not in given:
             raise UserError(f"{source}: expected {name}, which is missing")
+
+
+def check_format(given: Mapping[str, Any], version: int, source: Source, advice: str) -> None:
+    """Refuse a file of another ``format_version``, and say what to do instead."""
+    found = given.get("format_version")
+    if type(found) is not int or found != version:
+        what = shown(found) if "format_version" in given else "none"
+        raise UserError(f"{source}: expected format_version {version}, found {what}; {advice}")
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

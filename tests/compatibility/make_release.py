@@ -2,7 +2,8 @@
 
     python tests/compatibility/make_release.py
 
-Run it once for each release that writes what earlier ones could not. The folder must not exist.
+Run it once for each release that writes what earlier ones could not, the first among them. The
+folder must not exist.
 
     dataset/       ``dien_jax.prepare interactions`` of a made log, in several parts
     run/           ``dien_jax.train dien``, finished, with all that is fitted before and after it
@@ -50,10 +51,10 @@ from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import trained_scores
 from dien_jax.runs.trained import restore_state
 
-FOLDER = Path(__file__).with_name(f"version_{__version__.replace('.', '_')}")
+NAME = f"version_{__version__.replace('.', '_')}"
 USERS, ITEMS = 80, 64
 CATEGORIES = ["bread", "crème brûlée", "fruit", "soup"]
-STOPPED_AFTER = 340
+STOPPED_AFTER = 110
 """Times that a run is asked for a signal before it gets one, once a batch that is prepared."""
 SETTINGS = [
     "--model.embedding-size=3",
@@ -63,7 +64,7 @@ SETTINGS = [
     *("--model.layers", "8", "4"),
     "--model.statistics-layers=6",
     "--train.batch-size=32",
-    "--train.epochs=8",
+    "--train.epochs=3",
     "--train.click-rate=0.05",
     "--optim.learning-rate=0.02",
     "--train.max-history=16",
@@ -171,15 +172,10 @@ def run_folders() -> None:
     assert not Path("stopped/result.json").exists()
 
 
-def make() -> None:
-    """Write the whole folder."""
-    if FOLDER.exists():
-        raise FileExistsError(f"{FOLDER} exists")
-    work = Path(tempfile.gettempdir()) / FOLDER.name
-    work.mkdir()
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, work)
-        stack.enter_context(contextlib.chdir(work))
+def make(folder: Path) -> None:
+    """Write everything into a folder, which must not exist."""
+    folder.mkdir()
+    with contextlib.chdir(folder):
         write_log(Path("log.csv"))
         features = ["--item-features", "category", "price:numeric"]
         with small_parts():
@@ -194,8 +190,15 @@ def make() -> None:
             text = json.dumps(content, indent=1)
             Path(f"{name}.json").write_text(text + "\n", encoding="utf-8")
         Path("log.csv").unlink()
-        shutil.copytree(work, FOLDER)
 
 
 if __name__ == "__main__":
-    make()
+    target = Path(__file__).with_name(NAME)
+    if target.exists():
+        raise FileExistsError(f"{target} exists")
+    work = Path(tempfile.gettempdir()) / NAME
+    try:
+        make(work)
+        shutil.copytree(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

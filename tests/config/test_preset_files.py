@@ -77,7 +77,8 @@ def test_config_of_a_run_is_a_preset_file(warm_start, tmp_path) -> None:
     config = with_settings(PRESETS["authors"], {"train.epochs": 7})
     feature = {"kind": "categorical", "size": 2}
     schema = {name: [feature | {"name": name}] for name in ("item", "user")} | {"context": []}
-    run = Run("authors", 5, "/data", "0", schema, config, {"jax": "0"}, warm_start=warm_start)
+    about = {"vocabularies": {}, "tables": {}, "warm_start": warm_start}
+    run = Run("authors", 5, "/data", "0", schema, config, {"jax": "0"}, **about)
     run.save(tmp_path)
     assert Run.load(tmp_path) == run
     assert set(json.loads((tmp_path / "config.json").read_text())) > RUN_FIELDS
@@ -110,6 +111,6 @@ def test_config_of_a_run_with_another_name_is_a_preset_file(tmp_path) -> None:
     """As of a row of a table of ``dien_jax.reproduce``."""
     config = PRESETS["din"]
     file = tmp_path / "config.json"
-    run = {"preset": "no_dice", "seed": 0, "data": "", "data_digest": "", "schema": {}}
-    file.write_text(json.dumps(run | {"versions": {}, "tables": {}} | dataclasses.asdict(config)))
+    run = dict.fromkeys(RUN_FIELDS) | {"preset": "no_dice", "format_version": 1}
+    file.write_text(json.dumps(run | dataclasses.asdict(config)))
     assert read_preset_file(file) == ("dien", config)

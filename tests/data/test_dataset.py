@@ -303,10 +303,9 @@ def edit_meta(folder: Path, *keys: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["format_version"], 7, "version 7, this program reads version 2; prepare the data"),
-        (["format_version"], "one", 'format version "one", this program reads version 2'),
-        (["format_version"], True, "format version true"),
-        (["format_version"], None, "expected an object with a format_version"),
+        (["format_version"], 1, "expected format_version 2, found 1; prepare the data again"),
+        (["format_version"], True, "expected format_version 2, found true"),
+        (["format_version"], None, "expected format_version 2, found none"),
         (["counts"], None, "expected counts, which is missing"),
         (["counts", "events"], 6, "counts.events should be 5, the sum of those of"),
         (["counts", "train"], 3, "counts.train should be 4, the sum of those of"),

@@ -19,8 +19,6 @@ from support.faults import TRAIN, Case
 from support.our_files import FORMS, HOST, LOGGERS
 from support.small_dataset import PART
 
-from dien_jax.config.preset_files import RECENT
-
 pytestmark = pytest.mark.long
 
 Keys = tuple[str | int, ...]
@@ -74,10 +72,6 @@ ACCEPTED = {
         for file in ("data/meta.json", "model.dien")
         for place in (1, 2, 3)
     ),
-    *(("run/config.json", key, "removed") for key in ("vocabularies", "tables")),
-    # of earlier versions, see dien_jax/config/preset_files.py
-    *(("run/config.json", f"model.{name}", "removed") for name in RECENT["model"]),
-    *(("run/result.json", key, "removed") for key in ("baselines", "network_share")),
     ("run/result.json", "train_examples_per_second", "null"),
     *(("run/result.json", key, "an object") for key in ("valid", "test", "baselines")),
     *(
@@ -92,7 +86,6 @@ ACCEPTED = {
     *(("run/metrics.jsonl", key, "an object") for key in ("train", "valid")),
     (LOGGERS, "loggers.0", "removed"),
     (HOST, "host.best_score", "a negative number"),
-    (HOST, "host.best_share", "removed"),  # of earlier versions
     (HOST, "host.timed_examples", "a huge number"),
     (HOST, "host.timed_seconds", "a huge number"),
     (HOST, "host.wall_seconds", "a huge number"),

@@ -15,7 +15,6 @@ from dien_jax.model.batch_norm import (
     BatchNorm,
     DiceNorm,
     rescaled,
-    without_total_weight,
 )
 
 KINDS = pytest.mark.parametrize("module", [BatchNorm("running"), DiceNorm()], ids=["layer", "Dice"])
@@ -81,24 +80,6 @@ def test_a_batch_without_live_rows_changes_nothing(module: nn.Module) -> None:
         variables, second, jnp.zeros(8, bool), train=True, mutable=["batch_stats"]
     )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
-
-
-@KINDS
-def test_statistics_of_earlier_versions_are_used_and_moved_as_they_are(module: nn.Module) -> None:
-    """They start at variance 1, and have no weight to divide it out by."""
-    x = batches(1)[0]
-    variables: Any = module.init(jax.random.key(0), x, LIVE, train=True)
-    old = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
-    assert without_total_weight({"a": variables["batch_stats"]})["a"].keys() == old.keys()
-    variables = trained(module, {**variables, "batch_stats": old}, x, LIVE)
-    statistics = variables["batch_stats"]
-    assert statistics.keys() == old.keys()
-    live = np.asarray(x)[:6]
-    np.testing.assert_allclose(statistics["mean"], 0.01 * live.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(statistics["var"], 0.99 + 0.01 * live.var(0), rtol=1e-6)
-    epsilon = BATCH_NORM_EPSILON if isinstance(module, BatchNorm) else DICE_EPSILON
-    expected = (x - statistics["mean"][None]) / np.sqrt(statistics["var"] + epsilon)[None]
-    np.testing.assert_allclose(normed(module, variables, x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dice_uses_running_statistics_when_scoring() -> None:

@@ -279,19 +279,6 @@ def test_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path, state, messag
         checkpoints.restore(5, state)
 
 
-def test_statistics_of_earlier_versions_are_restored_without_a_total_weight(tmp_path):
-    def with_statistics(*names):
-        state = make_state(stats=names)
-        return state._replace(batch_stats={"norm": state.batch_stats})
-
-    old, new = with_statistics("mean", "var"), with_statistics("mean", "var", "total_weight")
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(5, old, {}, best=True)
-    checkpoints.save(6, new, {}, best=False)
-    assert_same_bits(checkpoints.restore(5, new)[0], old)
-    assert_same_bits(checkpoints.restore(6, new)[0], new)
-
-
 def test_damaged_checkpoint_is_refused(tmp_path):
     original = tmp_path / "original"
     Checkpoints(original).save(5, make_state(), {}, best=True)

@@ -34,7 +34,6 @@ def new_run(data: Path) -> Run:
 @pytest.mark.parametrize(("name", "file"), TABLES.items())
 def test_data_with_another_table_does_not_fit(name: str, file: str, data: Path) -> None:
     run = new_run(data)
-    assert run.tables is not None
     assert set(run.tables) == {*TABLES, "users/words"}
     values = np.load(data / name / file)
     place = 1 if file == "offsets.npy" else 0
@@ -56,6 +55,8 @@ def test_counts_are_known_whether_or_not_the_folder_has_them(data: Path) -> None
         (["seed"], -1, "expected seed to be a whole number, at least 0, found -1"),
         (["seed"], "3", 'expected seed to be a whole number, found "3"'),
         (["preset"], None, "expected preset, which is missing"),
+        (["format_version"], None, "expected format_version 1, found none; train the model again"),
+        (["tables"], None, "expected tables, which is missing"),
         (
             ["schema", "item", 0, "size"],
             [],
@@ -87,27 +88,3 @@ def test_edited_config_is_refused(keys: list[Any], value: Any, message: str, dat
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=rf"config\.json.*{message}"):
         Run.load(folder)
-
-
-@pytest.mark.parametrize("has_tables", [True, False])
-def test_run_of_an_earlier_version_has_no_factors(has_tables: bool, data: Path) -> None:
-    folder = data.parent / "run"
-    new_run(data).save(folder)
-    values = json.loads((folder / "config.json").read_text())
-    del values["model"]["factors"]
-    if not has_tables:
-        del values["tables"]
-    (folder / "config.json").write_text(json.dumps(values))
-    assert not Run.load(folder).config.model.factors
-
-
-@pytest.mark.parametrize("name", ["vocabularies", "tables"])
-def test_run_of_an_earlier_version_has_no_digests(name: str, data: Path) -> None:
-    folder = data.parent / "run"
-    new_run(data).save(folder)
-    values = json.loads((folder / "config.json").read_text())
-    del values[name]
-    (folder / "config.json").write_text(json.dumps(values))
-    run = Run.load(folder)
-    assert getattr(run, name) is None
-    run.check_fits(open_dataset(data))

@@ -45,6 +45,7 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "data/statistics/item/counts.json": {"sequences": 20, "least": 1},
     "run/config.json": {
+        "format_version": 1,
         "preset": "dien",
         "seed": 0,
         "data": "data",

@@ -93,9 +93,3 @@ def test_share_of_a_checkpoint_is_from_0_to_1(share):
     values = dataclasses.asdict(Progress()) | {"best_share": share}
     with pytest.raises(UserError, match="best_share"):
         Progress.restored(values, 0, "the checkpoint")
-
-
-def test_checkpoints_of_earlier_versions_have_the_whole():
-    values = dataclasses.asdict(Progress())
-    del values["best_share"]
-    assert Progress.restored(values, 0, "the checkpoint").best_share == 1

@@ -54,11 +54,7 @@ class KnownRows(NamedTuple):
 
 
 def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
-    """Open the folder that ``--extend`` names, None without it; refuse one made otherwise.
-
-    A folder without the setting ``max_examples`` is older than it: it has one training example of
-    each user if it was split by user, and one of every event otherwise.
-    """
+    """Open the folder that ``--extend`` names, None without it; refuse one made otherwise."""
     if options.extend is None:
         return None
     flag = f"--extend {options.extend}"
@@ -74,7 +70,6 @@ def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
     if settings is None:
         lacks = "its meta.json lacks the settings it was made with; prepare it again"
         raise UserError(f"{flag}: {lacks}")
-    settings = {"max_examples": 1 if settings.get("split") == "by-user" else None} | settings
     for group, columns in options.features().groups.items():
         given = " ".join(f"{column.name}:{column.kind}" for column in columns) or "none"
         features = getattr(dataset.schema, group)[0 if group == "context" else 1 :]
