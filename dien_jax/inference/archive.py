@@ -1,16 +1,20 @@
-"""The exported file: a zip archive with a whole model, whose checksums detect damage.
+"""The exported file: a zip archive with a whole model, whose digests detect damage and edits.
 
-    manifest.json                 versions, settings, features, inputs and outputs of every program
+    manifest.json                 versions, settings, features, inputs and outputs of every program,
+                                  and the sha256 of every other entry
     programs/<name>.stablehlo     a program, as serialised by ``jax.export``
     weights/<name>.npy            an array; all programs share them
     vocabularies/<feature>.json   raw values of a feature; entry k is the value of row k
-    model_card.md                 that of the run, for people; left out for a run without one
+    model_card.md                 that of the run, for people
 
-docs/export.md describes it, and reads it without this package. Programs are compiled code for
-whoever runs them, so a file must come from somebody who is trusted. Two checks limit damage by
-others: on the size of the unpacked entries, and on calls out of the compiled program.
+The comment of the archive is the sha256 of the manifest. docs/export.md describes the file, and
+reads it without this package. Programs are compiled code for whoever runs them, so a file must come
+from somebody who is trusted. Two checks limit damage by others: on the size of the unpacked
+entries, and on calls out of the compiled program.
 """
 
+import hashlib
+import io
 import json
 import re
 import zipfile
@@ -18,33 +22,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Any
 
 import jax
-import msgspec
 import numpy as np
 from jax import export
 
-from dien_jax.data.metadata import lines_digest, repeated, schema_from_json
-from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.metadata import schema_from_json
+from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError, reason
-from dien_jax.inference.archive_entries import Entries
-from dien_jax.inference.exported_programs import PROGRAMS, check_programs
-from dien_jax.inference.stored_values import check_values
+from dien_jax.inference.exported_programs import PROGRAMS
 from dien_jax.runs.model_card import CARD_FILE
 from dien_jax.utils.extras import require
-from dien_jax.utils.json_values import (
-    Count,
-    LargeCount,
-    Positive,
-    as_type,
-    parse_json,
-    refuse_incomplete,
-    shown,
-)
+from dien_jax.utils.json_values import check_format, parse_json
 
 FORMAT = "dien_jax.export"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MANIFEST = "manifest.json"
 _PROGRAM, _WEIGHT, _VOCABULARY = ("programs/{}.stablehlo", "weights/{}.npy", "vocabularies/{}.json")
 _MAX_EXPANSION = 100
@@ -53,40 +46,6 @@ _MIN_UNPACKED = 64 * 2**20
 _CUSTOM_CALLS = frozenset({"shape_assertion", "Sharding", "mhlo.erf", "mhlo.tan", "mhlo.topk"})
 """Custom calls that XLA itself replaces; any other one calls a function by its name."""
 _EXPECTED = "a file written by python -m dien_jax.export"
-LARGEST_MANIFEST, LARGEST_PROGRAM, LARGEST_VOCABULARY = 16 << 20, 1 << 30, 4 << 30
-"""Bytes of the largest entries that are read; weights have the sizes that the manifest states."""
-
-
-class _Weight(TypedDict):
-    """Type and shape of an array."""
-
-    dtype: str
-    shape: list[LargeCount]
-
-
-class _Program(TypedDict):
-    """Types and shapes of what a program takes and returns, for those who call it."""
-
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
-
-
-class _Manifest(TypedDict):
-    """Form of ``manifest.json`` after its format and versions."""
-
-    versions: dict[str, str]
-    platforms: list[str]
-    recurrence: str
-    preset: str
-    seed: LargeCount
-    step: Count
-    settings: dict[str, Any]
-    schema: dict[str, Any]
-    max_history: Positive
-    history_buckets: Annotated[list[Positive], msgspec.Meta(min_length=1)]
-    programs: dict[str, _Program]
-    weights: dict[str, _Weight]
-    vocabularies: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -114,23 +73,25 @@ def write_archive(
     card: str = "",
 ) -> None:
     """Write an exported file; format, version and digests are added to ``manifest``."""
-    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
-    manifest["vocabularies"] = {name: lines_digest(v) for name, v in vocabularies.items()}
-    entries = {_MANIFEST: json.dumps(manifest, indent=2, allow_nan=False).encode()}
-    for name, program in programs.items():
-        entries[_PROGRAM.format(name)] = bytes(program.serialize())
+    entries = {_PROGRAM.format(name): bytes(p.serialize()) for name, p in programs.items()}
     for name, values in vocabularies.items():
         entries[_VOCABULARY.format(name)] = json.dumps(values, indent=0).encode()
     if card:
         entries[CARD_FILE] = card.encode()
+    digests = {name: _sha256(content) for name, content in entries.items()}
     with zipfile.ZipFile(file, "w") as archive:
-        for name, content in entries.items():
-            info = zipfile.ZipInfo(name)
-            archive.writestr(info, content, compress_type=zipfile.ZIP_DEFLATED)
         for name, array in weights.items():  # stored: float32 hardly compresses
-            info = zipfile.ZipInfo(_WEIGHT.format(name))
-            with archive.open(info, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.asarray(array, order="C"), allow_pickle=False)
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.asarray(array, order="C"), allow_pickle=False)
+            entry = _WEIGHT.format(name)
+            digests[entry] = _sha256(content.getbuffer())
+            with archive.open(zipfile.ZipInfo(entry), "w", force_zip64=True) as stream:
+                stream.write(content.getbuffer())
+        about = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "sha256": digests}
+        entries[_MANIFEST] = json.dumps(about, indent=2, allow_nan=False).encode()
+        for name, packed in entries.items():
+            archive.writestr(zipfile.ZipInfo(name), packed, compress_type=zipfile.ZIP_DEFLATED)
+        archive.comment = _sha256(entries[_MANIFEST]).encode()
 
 
 def is_archive(file: Path) -> bool:
@@ -140,7 +101,7 @@ def is_archive(file: Path) -> bool:
 
 
 def read_archive(file: Path) -> ExportedModel:
-    """Read an exported file; refuse one that is damaged, edited, or too new for this program.
+    """Read an exported file; refuse one that is damaged, edited, or of another version.
 
     Reading executes nothing, but using the model runs its programs.
     """
@@ -156,27 +117,27 @@ def read_archive(file: Path) -> ExportedModel:
         ) from error
     with archive, _reading(file):
         _check_size(file, archive)
-        entries = Entries(archive)
-        manifest = _manifest(file, entries)
+        manifest = _manifest(file, archive)
         require("export", "an exported model")
-        source = f"{file}, {_MANIFEST}"
-        described = as_type(manifest, _Manifest, source)
-        _check_lengths(described, source)
-        refuse_incomplete(described["programs"], PROGRAMS, f"{source}, programs")
-        schema = schema_from_json(described["schema"], f"{source}, schema")
-        digests = described.get("vocabularies")
-        vocabularies = {
-            feature.name: _vocabulary(file, entries, feature, digests)
-            for feature in map(schema.feature, input_features(schema))
-        }
-        weights = {
-            name: entries.array(_WEIGHT.format(name), shape["dtype"], shape["shape"])
-            for name, shape in described["weights"].items()
-        }
-        check_values(file, weights, schema)
-        programs = {name: _program(entries, name) for name in PROGRAMS}
-    check_programs(file, programs, weights, schema)
-    return ExportedModel(manifest, schema, vocabularies, weights, programs)
+
+        def read(name: str) -> bytes:
+            content = archive.read(name)
+            if _sha256(content) != manifest["sha256"][name]:
+                raise UserError(f"{file}, {name}: expected what was exported, found other content")
+            return content
+
+        schema = schema_from_json(manifest["schema"], f"{file}, {_MANIFEST}, schema")
+        return ExportedModel(
+            manifest,
+            schema,
+            {name: json.loads(read(_VOCABULARY.format(name))) for name in input_features(schema)},
+            {name: _array(read(_WEIGHT.format(name))) for name in manifest["weights"]},
+            {name: _program(name, read(_PROGRAM.format(name))) for name in PROGRAMS},
+        )
+
+
+def _sha256(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check_size(file: Path, archive: zipfile.ZipFile) -> None:
@@ -190,74 +151,47 @@ def _check_size(file: Path, archive: zipfile.ZipFile) -> None:
         )
 
 
-def _check_calls(name: str, program: str) -> None:
-    """Refuse a program that calls functions which are not part of it."""
-    for call in re.finditer(r'\bstablehlo\.custom_call\b(?: @"?([^"(\s]*)"?\()?', program):
+def _manifest(file: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+    """Return the manifest, of a version that this program and its JAX read."""
+    source = f"{file}, {_MANIFEST}"
+    if _MANIFEST not in archive.namelist():
+        raise UserError(f"{file}: expected {_EXPECTED}, found no {_MANIFEST} in it")
+    content = archive.read(_MANIFEST)
+    manifest = parse_json(content, dict[str, Any], source)
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{file}: expected {_EXPECTED}, with format {FORMAT!r} in its {_MANIFEST}")
+    check_format(manifest, FORMAT_VERSION, source, "export the run again")
+    if _sha256(content).encode() != archive.comment:
+        raise UserError(f"{source}: expected what was exported, found other content")
+    oldest = export.minimum_supported_calling_convention_version
+    newest = export.maximum_supported_calling_convention_version
+    if not oldest <= (convention := manifest["calling_convention_version"]) <= newest:
+        raise UserError(
+            f"{file}: its programs have calling convention {convention}, written by JAX "
+            f"{manifest['versions']['jax']}; this JAX reads {oldest} to {newest}: export the run "
+            f"again, or use a JAX version nearer to that"
+        )
+    return manifest
+
+
+def _array(content: bytes) -> np.ndarray:
+    """Return the array of a ``.npy`` file, without a copy; objects are not unpickled."""
+    stream = io.BytesIO(content)
+    np.lib.format.read_magic(stream)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape)
+
+
+def _program(name: str, content: bytes) -> export.Exported:
+    """Return a program; refuse one that calls functions which are not part of it."""
+    program = export.deserialize(bytearray(content))
+    text = str(program.mlir_module())  # fails for a newer StableHLO too
+    for call in re.finditer(r'\bstablehlo\.custom_call\b(?: @"?([^"(\s]*)"?\()?', text):
         if call[1] not in _CUSTOM_CALLS:
             raise ValueError(
                 f"program {name!r} calls {(call[1] or 'a function')[:100]!r} by name; an exported "
                 f"model may call nothing but {', '.join(sorted(_CUSTOM_CALLS))}"
             )
-
-
-def _manifest(file: Path, entries: Entries) -> dict[str, Any]:
-    if _MANIFEST not in entries:
-        raise UserError(f"{file}: expected {_EXPECTED}, found no {_MANIFEST} in it")
-    content = entries.read(_MANIFEST, LARGEST_MANIFEST)
-    manifest = parse_json(content, dict[str, Any], f"{file}, {_MANIFEST}")
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{file}: expected {_EXPECTED}, with format {FORMAT!r} in its {_MANIFEST}")
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        raise UserError(
-            f"{file}: has format version {shown(version)}, this dien_jax reads version "
-            f"{FORMAT_VERSION}; use the dien_jax that wrote it, or export the run again"
-        )
-    oldest = export.minimum_supported_calling_convention_version
-    newest = export.maximum_supported_calling_convention_version
-    convention = manifest.get("calling_convention_version")
-    if type(convention) is not int or not oldest <= convention <= newest:
-        versions = manifest.get("versions")
-        writer = versions.get("jax", "unknown") if isinstance(versions, dict) else "unknown"
-        raise UserError(
-            f"{file}: its programs have calling convention {shown(convention)}, written by JAX "
-            f"{writer}; this JAX reads {oldest} to {newest}: export the run again, or use a JAX "
-            f"version nearer to that"
-        )
-    return manifest
-
-
-def _check_lengths(manifest: _Manifest, source: str) -> None:
-    buckets, longest = manifest["history_buckets"], manifest["max_history"]
-    if buckets != sorted(set(buckets)) or buckets[-1] != longest:
-        expected = f"rising lengths that end with max_history, {longest}"
-        raise UserError(f"{source}: expected history_buckets to be {expected}, found {buckets}")
-    trained = manifest["settings"].get("train")
-    trained = trained.get("max_history") if isinstance(trained, dict) else None
-    if longest != trained:
-        expected = f"that of settings.train, {shown(trained)}"
-        raise UserError(f"{source}: expected max_history to be {expected}, found {longest}")
-
-
-def _vocabulary(
-    file: Path, entries: Entries, feature: Feature, digests: dict[str, str] | None
-) -> list[str]:
-    """Return the raw values of a feature, which must be those that were exported."""
-    name = _VOCABULARY.format(feature.name)
-    values = parse_json(entries.read(name, LARGEST_VOCABULARY), list[str], f"{file}, {name}")
-    if len(values) != feature.size:
-        raise UserError(f"{file}, {name}: expected {feature.size} values, found {len(values)}")
-    if (twice := repeated(values)) is not None:
-        raise UserError(f"{file}, {name}: the value {twice!r} occurs twice")
-    if digests is not None and digests.get(feature.name) != lines_digest(values):
-        raise UserError(f"{file}, {name}: expected the values that were exported, found others")
-    return values
-
-
-def _program(entries: Entries, name: str) -> export.Exported:
-    content = entries.read(_PROGRAM.format(name), LARGEST_PROGRAM)
-    program = export.deserialize(bytearray(content))
-    _check_calls(name, str(program.mlir_module()))  # fails for a newer StableHLO too
     return program
 
 

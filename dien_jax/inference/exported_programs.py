@@ -9,7 +9,6 @@ Dimensions: B (b) rows, T (t) steps, N (n) candidates.
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast, get_args
 
 import jax
@@ -182,43 +181,6 @@ def make_exports(trained: TrainedModel) -> tuple[dict[str, np.ndarray], dict[str
         return arrays, exports(longest)
     except Exception as error:
         raise UserError(f"{subject} cannot be exported: {reason(error)}") from error
-
-
-def check_programs(
-    file: Path, exports: dict[str, export.Exported], weights: Weights, schema: Schema
-) -> None:
-    """Refuse programs of other weights or features than a file's."""
-    ours = described(weights)
-    for name, program in exports.items():
-        # The program of many candidates is the function of few, for other sizes.
-        if program.fun_name != name.replace("_many_", "_"):
-            raise UserError(f"{file}: program {name} is another one, {program.fun_name}")
-        if _taken(program)[0] != ours:
-            raise UserError(f"{file}: program {name} takes other weights than the file has")
-    context = _by_row(described(row_inputs(schema, 1, 1)["context"]))
-    if _by_row(_taken(exports["score_rows"])[1]["context"]) != context:
-        raise UserError(f"{file}: its programs take other context features than its schema has")
-    for group in ("item", "user", "context"):
-        for feature in getattr(schema, group):
-            rows = feature.size
-            embedding = weights.get(f"params/{group}_embeddings/{feature.name}")
-            embeddings = None if embedding is None else embedding.shape[-2]
-            if rows is not None and embeddings is not None and embeddings != rows:
-                found = f"{embeddings} embeddings for {rows} values of {feature.name!r}"
-                raise UserError(f"{file}: expected one embedding for each value, found {found}")
-
-
-def _taken(program: export.Exported) -> Any:
-    """Return the shapes of the weights and of the inputs that a program takes."""
-    return described(jax.tree.unflatten(program.in_tree, program.in_avals)[0])
-
-
-def _by_row(context: Any) -> Any:
-    """Return the dtype and the sizes after the first axis of context features, by path."""
-    leaves = jax.tree.leaves_with_path(
-        context, is_leaf=lambda leaf: isinstance(leaf, dict) and isinstance(leaf.get("dtype"), str)
-    )
-    return {str(path): (leaf["dtype"], leaf["shape"][1:]) for path, leaf in leaves}
 
 
 def ranking_programs(exports: dict[str, export.Exported]) -> Programs:

@@ -12,6 +12,7 @@ import msgspec
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.server.options import MAX_ID_LENGTH, ServerOptions
+from dien_jax.utils.json_values import in_words
 
 _Whole = int | Annotated[float, msgspec.Meta(multiple_of=1)]
 """A whole number; JSON may write 3 as 3.0."""
@@ -21,10 +22,10 @@ _User = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)] | _Whole | None
 """An id, or nothing for an unknown user."""
 _VALUE = str | _Whole
 """A value of a categorical or multi-valued feature, of any length."""
-_AT = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
+_AT = re.compile(r"(?s)(.*) - at '\$\.?(.*)'")
 _SHOWN = 200
 """Maximum number of characters of an error and of a field, which may be named by the client."""
-_NAMED = re.compile(r"Object (?:contains unknown|missing required|gives twice the) field `(.*)`")
+_NAMED = re.compile(r"Object (?:contains unknown|missing required|gives twice the) field '(.*)'")
 
 
 class Ranked(msgspec.Struct):
@@ -129,12 +130,13 @@ def _refuse_twice(fields: _Fields, path: str) -> None:
 
 def validation_failure(error: msgspec.ValidationError) -> Failure:
     """Return the message of a validation error, and the path of the field that it concerns."""
-    at = _AT.fullmatch(str(error))
-    message, field = (at[1], at[2]) if at else (str(error), "")
+    text = in_words(error)
+    at = _AT.fullmatch(text)
+    message, field = (at[1], at[2]) if at else (text, "")
     named = _NAMED.fullmatch(message)
     if named:
         field = f"{field}.{named[1]}" if field else named[1]
-    return Failure(message.replace("`", "'")[:_SHOWN], field[:_SHOWN] or None)
+    return Failure(message[:_SHOWN], field[:_SHOWN] or None)
 
 
 def _cell_type(feature: Feature) -> Any:

@@ -131,7 +131,7 @@ def test_damaged_settings_are_refused(data, tmp_path, capfd):
     (tmp_path / "config.json").write_text("{")
     assert "expected JSON" in refusal(["--resume", str(tmp_path)], capfd)
     (tmp_path / "config.json").write_text('{"preset": "dien", "seed": 0.5}')
-    assert "expected seed to be a whole number, found 0.5" in refusal(
+    assert "Expected 'int', got 'float' - at '$.seed'" in refusal(
         ["--resume", str(tmp_path)], capfd
     )
 

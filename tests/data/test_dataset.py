@@ -306,23 +306,23 @@ def edit_meta(folder: Path, *keys: Any, value: Any) -> None:
         (["format_version"], 1, "expected format_version 2, found 1; prepare the data again"),
         (["format_version"], True, "expected format_version 2, found true"),
         (["format_version"], None, "expected format_version 2, found none"),
-        (["counts"], None, "expected counts, which is missing"),
+        (["counts"], None, "Object missing required field 'counts'"),
         (["counts", "events"], 6, "counts.events should be 5, the sum of those of"),
         (["counts", "train"], 3, "counts.train should be 4, the sum of those of"),
-        (["counts", "train"], -1, "counts.train to be a whole number, at least 0, found -1"),
-        (["counts", "groups"], 2.5, "expected counts.groups to be a whole number, found 2.5"),
-        (["schema", "item"], None, "expected schema.item, which is missing"),
+        (["counts", "train"], -1, r"Expected 'int' >= 0 - at '\$.counts.train'"),
+        (["counts", "groups"], 2.5, r"got 'float' - at '\$.counts.groups'"),
+        (["schema", "item"], None, r"missing required field 'item' - at '\$.schema'"),
         (["schema", "item", 0, "size"], 3, "expected 3 lines, found 4"),
-        (["schema", "item", 0, "size"], "3", 'size to be a whole number or null, found "3"'),
-        (["schema", "item", 0, "size"], 4.0, "size to be a whole number or null, found 4.0"),
+        (["schema", "item", 0, "size"], "3", r"got 'str' - at '\$.size'"),
+        (["schema", "item", 0, "size"], 4.0, r"got 'float' - at '\$.size'"),
         (["schema", "item", 1, "kind"], "colour", "expected kind to be one of categorical, mul"),
-        (["schema", "item", 1, "kind"], ["numeric"], "expected kind to be text"),
-        (["schema", "item", 1, "name"], 3, "expected name to be text, found 3"),
-        (["schema", "item", 1], "category", 'item.1. to be an object, found "category"'),
+        (["schema", "item", 1, "kind"], ["numeric"], r"Expected 'str', got 'array' - at '\$.kind'"),
+        (["schema", "item", 1, "name"], 3, r"got 'int' - at '\$.name'"),
+        (["schema", "item", 1], "category", r"got 'str' - at '\$.schema.item\[1\]'"),
         (["schema", "item", 1, "size"], None, "a categorical feature does not have size=None"),
         (["schema", "item", 1, "colour"], 3, r"item\[1\]: unknown key 'colour'"),
         (["schema", "item", 3, "deviation"], 0, "'price': deviation must be above 0, got 0"),
-        (["schema", "item", 3, "mean"], float("nan"), "NaN is not a number of JSON"),
+        (["schema", "item", 3, "mean"], float("nan"), "JSON is malformed"),
         (["schema", "context", 0, "name"], "price", "two features are named 'price'"),
         (["schema", "context", 0, "name"], "label", "context feature cannot be named 'label'"),
     ],
@@ -338,7 +338,7 @@ def test_meta_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize("text", [b"", b"\x80\x03}", b"[1]", b"null", b"[" * 100_000, b'{"a": 1}'])
 def test_meta_that_is_rubbish_is_refused(folder: Path, text: bytes) -> None:
     (folder / "meta.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"meta\.json: expected"):
+    with pytest.raises(UserError, match=r"meta\.json: [Ee]xpected"):
         open_dataset(folder)
 
 

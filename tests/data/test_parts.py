@@ -196,10 +196,10 @@ def test_every_file_of_every_part_is_needed(three: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (None, "expected parts, which is missing"),
+        (None, "missing required field 'parts'"),
         ([], "expected parts, the counts of each part, found none"),
-        ([{}], r"expected parts\[0\]\.sequences, which is missing"),
-        ("1", 'expected parts to be a list, found "1"'),
+        ([{}], r"missing required field 'sequences' - at '\$.parts\[0\]'"),
+        ("1", r"Expected 'array', got 'str' - at '\$.parts'"),
         (slice(2), "counts.sequences should be 2, the sum of those of the parts, found 3"),
     ],
 )

@@ -350,7 +350,7 @@ def test_mistake_is_refused_in_one_message(arguments, expected, runs, tmp_path, 
 def test_damaged_result_is_refused_by_name(runs, tmp_path, capfd, scored):
     other = copied(runs / "0.02-0", tmp_path / "run")
     (other / "result.json").write_text('{"best_step": "4"}')
-    expected = f'{other}/result.json: expected best_step to be a whole number, found "4"'
+    expected = f"{other}/result.json: Expected 'int', got 'str' - at '$.best_step'"
     assert expected in refusal([other], capfd)
 
 

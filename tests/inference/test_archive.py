@@ -1,40 +1,112 @@
-"""An exported file from somebody else: it calls no function by name, and unpacks to what fits."""
+"""An exported file that is damaged, edited, of another version or from somebody else."""
 
+import hashlib
+import json
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import export as jax_export
 from support import small_dataset, untrained_run
 
-from dien_jax import export
 from dien_jax.errors import UserError
-from dien_jax.inference.archive import read_archive
+from dien_jax.inference.archive import read_archive, write_archive
 
 pytest.importorskip("flatbuffers")
+
+Entries = dict[str, bytes]
+Edit = Callable[[Entries], object]
+BIAS = "weights/params/mlp/logit/bias.npy"
+ITEMS, PROGRAM = "vocabularies/item.json", "programs/add_event.stablehlo"
+OTHER = r"expected what was exported, found other content"
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
+    from dien_jax.inference.export import export_run
+
     folder = tmp_path_factory.mktemp("exported")
     data = small_dataset.write(folder / "data")
-    run = untrained_run.write(folder / "run", data, model="din", buckets=())
-    assert export.main([str(run), "--out", str(folder / "model.dien")]) == 0
+    run = untrained_run.write(folder / "run", data, model="din", buckets=(), statistics=False)
+    export_run(run, folder / "model.dien")
     return folder / "model.dien"
 
 
-def rewritten(exported: Path, file: Path, change: Callable[[str, bytes], bytes]) -> Path:
-    """Write a copy in which ``change(name, content)`` replaces the content of entries."""
-    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            new.writestr(name, change(name, old.read(name)))
+def edited(exported: Path, file: Path, edit: Edit, *, signed: bool = False) -> Path:
+    """A copy with other entries, and with right digests if it is ``signed``."""
+    with zipfile.ZipFile(exported) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+        comment = archive.comment
+    edit(entries)
+    if signed:
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in entries.items()}
+        changed(entries, sha256=digests)
+        comment = hashlib.sha256(entries["manifest.json"]).hexdigest().encode()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+        archive.comment = comment
     return file
 
 
-@pytest.mark.long
+def changed(entries: Entries, **changes: object) -> None:
+    manifest = json.loads(entries["manifest.json"]) | changes
+    entries["manifest.json"] = json.dumps(manifest).encode()
+
+
+def swapped(entries: Entries) -> None:
+    values = json.loads(entries[ITEMS])
+    values[1], values[2] = values[2], values[1]
+    entries[ITEMS] = json.dumps(values).encode()
+
+
+def without(name: str) -> Edit:
+    return lambda entries: entries.pop(name)
+
+
+EDITS: dict[str, tuple[Edit, str]] = {
+    "lines of a vocabulary": (swapped, f"item.json: {OTHER}"),
+    "a vocabulary too few": (without(ITEMS), "damaged.*no item named 'vocabularies/item.json'"),
+    "a weight": (lambda e: e.update({BIAS: e[BIAS][:-4] + b"\0\0\0\0"}), f"bias.npy: {OTHER}"),
+    "a weight too few": (without(BIAS), "damaged.*no item named 'weights/params/mlp/logit/bias"),
+    "a program": (lambda e: e.update({PROGRAM: e["programs/score_rows.stablehlo"]}), OTHER),
+    "a setting": (partial(changed, max_history=5), f"manifest.json: {OTHER}"),
+    "no JSON": (lambda e: e.update({"manifest.json": b"{"}), "manifest.json: expected JSON"),
+    "no manifest": (without("manifest.json"), "expected a file .*, found no manifest.json in it"),
+    "another format": (partial(changed, format="x"), "with format 'dien_jax.export' in its mani"),
+    "the first version": (
+        partial(changed, format_version=1),
+        "manifest.json: expected format_version 2, found 1; export the run again",
+    ),
+    "70 MB of spaces": (
+        lambda e: e.update({ITEMS: e[ITEMS] + b" " * 70_000_000}),
+        r"its entries unpack to 7\d,\d+,\d+ bytes, ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), EDITS.values(), ids=EDITS.keys())
+def test_another_content_is_refused(edit: Edit, message: str, exported: Path, tmp_path) -> None:
+    with pytest.raises(UserError, match=rf"model\.dien.*{message}"):
+        read_archive(edited(exported, tmp_path / "model.dien", edit))
+
+
+def test_a_newer_calling_convention_is_refused_with_the_version_that_wrote_it(
+    exported, tmp_path
+) -> None:
+    newer = partial(changed, calling_convention_version=99)
+    file = edited(exported, tmp_path / "model.dien", newer, signed=True)
+    with pytest.raises(
+        UserError, match=r"calling convention 99, written by JAX .*; this JAX reads"
+    ):
+        read_archive(file)
+
+
 @pytest.mark.parametrize("target", ["crash_here", "xla_python_cpu_callback", "a name", "é("])
 def test_a_program_that_calls_a_function_by_name_is_refused(target, exported, tmp_path) -> None:
     shape = jax.ShapeDtypeStruct((3,), jnp.float32)
@@ -42,34 +114,53 @@ def test_a_program_that_calls_a_function_by_name_is_refused(target, exported, tm
         jax.jit(lambda x: jnp.sin(jax.ffi.ffi_call(target, shape)(x))),
         disabled_checks=[jax_export.DisabledSafetyCheck.custom_call(target)],
     )(shape).serialize()
-
-    def change(name: str, content: bytes) -> bytes:
-        return bytes(crafted) if name == "programs/add_event.stablehlo" else content
-
-    file = rewritten(exported, tmp_path / "crafted.dien", change)
+    change = partial(dict.update, **{PROGRAM: bytes(crafted)})
+    file = edited(exported, tmp_path / "crafted.dien", change, signed=True)
     expected = r"crafted\.dien: damaged.*program 'add_event' calls .* by name; .*may call nothing"
     with pytest.raises(UserError, match=expected):
         read_archive(file)
 
 
-@pytest.mark.parametrize("entry", ["manifest.json", "vocabularies/item.json"])
-def test_a_file_that_unpacks_to_far_more_is_refused(entry, exported, tmp_path) -> None:
-    def change(name: str, content: bytes) -> bytes:
-        return content + b" " * 70_000_000 if name == entry else content
-
-    file = rewritten(exported, tmp_path / "bomb.dien", change)
-    assert file.stat().st_size < 500_000
-    with pytest.raises(UserError, match=r"bomb\.dien: its entries unpack to 7\d,\d+,\d+ bytes, "):
-        read_archive(file)
+def test_objects_are_not_unpickled(exported, tmp_path) -> None:
+    file = tmp_path / "objects.npy"
+    np.save(file, np.array([{}], object))
+    change = partial(dict.update, **{BIAS: file.read_bytes()})
+    pickled = edited(exported, tmp_path / "model.dien", change, signed=True)
+    with pytest.raises(UserError, match=r"model\.dien: damaged"):
+        read_archive(pickled)
 
 
-def test_an_entry_that_holds_more_than_it_says_is_refused(exported, tmp_path) -> None:
-    file = rewritten(exported, tmp_path / "liar.dien", lambda name, content: content)
-    with zipfile.ZipFile(file) as archive:
-        info = archive.getinfo("vocabularies/item.json")
-    content = bytearray(file.read_bytes())
-    directory = content.rindex(b"PK\x01\x02", 0, content.rindex(b"vocabularies/item.json"))
-    content[directory + 24 : directory + 28] = (info.file_size - 5).to_bytes(4, "little")
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"liar\.dien: damaged"):
-        read_archive(file)
+def test_a_file_that_is_packed_again_is_read(exported, tmp_path) -> None:
+    """Packing alone changes nothing, and reading gives what was written."""
+    whole = read_archive(exported)
+    write_archive(
+        tmp_path / "again.dien",
+        {name: whole.manifest[name] for name in whole.manifest if name != "sha256"},
+        whole.programs,
+        whole.weights,
+        whole.vocabularies,
+    )
+    for file in (tmp_path / "again.dien", edited(exported, tmp_path / "b.dien", lambda _: None)):
+        again = read_archive(file)
+        assert again.vocabularies == whole.vocabularies
+        assert again.weights.keys() == whole.weights.keys()
+        for name, array in whole.weights.items():
+            np.testing.assert_array_equal(again.weights[name], array)
+
+
+def test_files_that_are_cut_damaged_or_foreign_are_refused(exported, tmp_path) -> None:
+    whole, file = exported.read_bytes(), tmp_path / "model.dien"
+    for content in (b"", b"hello", whole[:-1000], whole[: len(whole) // 2]):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.dien.*another kind of file or one that"):
+            read_archive(file)
+    with zipfile.ZipFile(exported) as archive:
+        places = [info.header_offset for info in archive.infolist() if info.file_size > 100]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place + 120] ^= 0xFF
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"model\.dien: damaged"):
+            read_archive(file)
+    with pytest.raises(UserError, match="is not a file; expected a file written by python"):
+        read_archive(tmp_path)

@@ -16,7 +16,6 @@ from support import small_dataset, untrained_run
 import dien_jax
 from dien_jax import export
 from dien_jax import prepare as prepare_command
-from dien_jax.config.presets import FAMILY
 from dien_jax.errors import UserError
 from dien_jax.inference import export as inference_export
 from dien_jax.inference import exported_programs
@@ -87,18 +86,7 @@ def test_the_command_tells_what_it_wrote_and_checked(data, tmp_path, capsys) -> 
     assert small_dataset.leftovers(file.parent) == ["model.dien"]
 
 
-@pytest.mark.parametrize(
-    ("model", "changes"),
-    [
-        ("din", {}),
-        *(
-            pytest.param(name, {}, marks=pytest.mark.slow)
-            for name in FAMILY
-            if name not in ("base_model", "din", "dien")  # two of them in other tests
-        ),
-        *(pytest.param(*variant, marks=pytest.mark.slow) for variant in VARIANTS.items()),
-    ],
-)
+@pytest.mark.parametrize(("model", "changes"), [("din", {}), ("wide_deep", {}), *VARIANTS.items()])
 def test_every_member_of_the_family_exports(model, changes, data, tmp_path) -> None:
     run = untrained_run.write(
         tmp_path / "run", data, model=model, buckets=(), **{"statistics": False} | changes
@@ -174,69 +162,8 @@ def test_a_ranker_takes_a_run_folder_or_a_file(exported, tmp_path) -> None:
         dien_jax.Ranker(tmp_path / "nothing")
     with pytest.raises(UserError, match="is an exported model, which needs no data"):
         dien_jax.Ranker(exported, tmp_path)
-    with pytest.raises(UserError, match="is not a file; expected a file written by python"):
-        read_archive(tmp_path)
     with pytest.raises(ValueError, match="max_users must be at least 1, got 0"):
         dien_jax.Ranker(exported, max_users=0)
-
-
-def rewritten(exported: Path, file: Path, **changes: object) -> Path:
-    """A copy whose manifest says something else."""
-    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(file, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name == "manifest.json":
-                content = json.dumps(json.loads(content) | changes).encode()
-            new.writestr(name, content)
-    return file
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"format_version": 2}, "format version 2, this dien_jax reads version 1"),
-        ({"format": "other"}, "with format 'dien_jax.export' in its manifest.json"),
-        ({"calling_convention_version": 99}, "calling convention 99, written by JAX .*this JAX re"),
-        ({"weights": {"none": {}}}, "expected weights.none.dtype, which is missing"),
-        ({"weights": {"a": {"dtype": "float32", "shape": []}}}, "damaged.*no entry 'weights/a.npy"),
-        ({"schema": {"item": []}}, "schema: expected user, which is missing"),
-        ({"step": "4"}, 'manifest.json: expected step to be a whole number, found "4"'),
-        (
-            {"history_buckets": []},
-            "to be a list with a number of entries, at least 1, found",
-        ),
-        ({"history_buckets": [3, 2]}, "history_buckets to be rising lengths that end with max_hi"),
-        ({"max_history": 10**30}, "expected JSON: integer 1000"),
-        ({"max_history": 10**9, "history_buckets": [10**9]}, "max_history to be that of settings"),
-        ({"vocabularies": {}}, "vocabularies/item.json: expected the values that were exported"),
-    ],
-)
-def test_files_that_do_not_fit_are_refused(changes, expected, exported, tmp_path) -> None:
-    file = rewritten(exported, tmp_path / "other.dien", **changes)
-    with pytest.raises(UserError, match=f"other.dien.*{expected}"):
-        dien_jax.Ranker(file)
-
-
-def test_files_that_are_cut_damaged_or_foreign_are_refused(exported, tmp_path) -> None:
-    whole, file = exported.read_bytes(), tmp_path / "model.dien"
-    for content in (b"", b"hello", whole[:-1000], whole[: len(whole) // 2]):
-        file.write_bytes(content)
-        with pytest.raises(UserError, match=r"model\.dien.*another kind of file or one that"):
-            dien_jax.Ranker(file)
-    with zipfile.ZipFile(exported) as archive:
-        places = [info.header_offset for info in archive.infolist() if info.file_size > 100]
-    for place in places:
-        damaged = bytearray(whole)
-        damaged[place + 120] ^= 0xFF
-        file.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"model\.dien: damaged"):
-            dien_jax.Ranker(file)
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a.txt", "a")
-    with pytest.raises(
-        UserError, match=r"model\.dien: expected a file .*, found no manifest.json in it"
-    ):
-        dien_jax.Ranker(file)
 
 
 def test_mistakes_on_the_command_line_are_told(data, run, tmp_path, capsys) -> None:

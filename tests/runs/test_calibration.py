@@ -156,10 +156,10 @@ def test_file_gives_the_calibration_back(tmp_path: Path) -> None:
         ({"logits": [1, 1 + 1e-12]}, "logits and calibrated to be rising points"),
         ({"calibrated": [0, 1e39]}, "logits and calibrated to be rising points"),
         ({"calibrated": [0.0]}, "logits and calibrated to have two or more points each"),
-        ({"logits": "many"}, 'logits to be a list, found "many"'),
+        ({"logits": "many"}, "got 'str' - at '\\$.logits'"),
         ({"kind": "magic"}, "kind to be one of none, temperature, platt, isotonic, got 'magic'"),
         ({"shift": 1e30}, "shift within 1000, got 1e"),
-        ({"step": None}, "step to be a whole number, found null"),
+        ({"step": None}, "got 'null' - at '\\$.step'"),
     ],
 )
 def test_damaged_file_is_refused_by_name(tmp_path: Path, change: dict, expected: str) -> None:

@@ -93,7 +93,7 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     LOGGERS: {"loggers": ["tensorboard"], "runs": {}},
     "model.dien": {
-        **{"format": "dien_jax.export", "format_version": 1, "calling_convention_version": 10},
+        **{"format": "dien_jax.export", "format_version": 2, "calling_convention_version": 10},
         "versions": VERSIONS,
         "platforms": ["cpu"],
         **{"recurrence": "xla", "preset": "dien", "seed": 0, "step": 13},
@@ -104,6 +104,6 @@ FORMS: dict[str, dict[str, Any]] = {
         **{"max_history": 8, "history_buckets": [8]},
         "programs": {"score_rows": {"inputs": {}}},
         "weights": {"params/mlp/logit/bias": {"dtype": "float32", "shape": [1]}},
-        "vocabularies": {"item": "0", "user": "0"},
+        "sha256": {"weights/params/mlp/logit/bias.npy": "0"},
     },
 }

@@ -21,9 +21,9 @@ REMOVED = object()
         ("later", 1, "unknown key 'later'"),
         ("step", 9, "best_step <= evaluated_step <= step == 8, found"),
         ("best_step", 7, "best_step <= evaluated_step <= step == 8, found"),
-        ("worse_evaluations", -1, "worse_evaluations to be a whole number, at least 0, found -1"),
+        ("worse_evaluations", -1, r"Expected 'int' >= 0 - at '\$.worse_evaluations'"),
         ("totals", {"loss": 1.0}, f"expected totals.{EXAMPLES} to be above 0"),
-        ("wall_seconds", "1", 'expected wall_seconds to be a number, found "1"'),
+        ("wall_seconds", "1", r"got 'str' - at '\$.wall_seconds'"),
     ],
 )
 def test_edited_progress_is_refused(name: str, value: Any, message: str) -> None:

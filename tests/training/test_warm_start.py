@@ -252,7 +252,7 @@ def test_the_start_is_scored_on_the_new_validation_split(tiny, tmp_path, capfd):
 def test_a_start_that_does_not_tell_its_run_is_refused(tiny, tmp_path):
     text = (tiny.warm / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"step": ', '"steps": '))
-    with pytest.raises(UserError, match=r"expected warm_start\.step, which is missing"):
+    with pytest.raises(UserError, match=r"missing required field 'step' - at '\$\.warm_start'"):
         Run.load(tmp_path)
 
 

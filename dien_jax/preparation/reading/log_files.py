@@ -13,7 +13,6 @@ from dien_jax.preparation.reading.duckdb_workspace import DuckDBWorkspace
 from dien_jax.preparation.reading.log import Log, LogForm, Wanted, load_records
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
-from dien_jax.utils.json_values import unique_keys
 from dien_jax.utils.text_files import BadLines, read_lines
 
 LINES_BETWEEN_NOTES = 10_000
@@ -90,12 +89,22 @@ def read_records(
 def json_object(line: str) -> dict[str, Any]:
     """Return the object that a line of JSON holds; ``ValueError`` for another line."""
     try:
-        record = json.loads(line, object_pairs_hook=unique_keys)
+        record = json.loads(line, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {line[:20]!r}")
     return record
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; ``ValueError`` for a key that is given twice in it."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice[:60]!r} is given twice in an object")
+    return values
 
 
 def text_value(record: Mapping[str, Any], name: str) -> str:
