@@ -173,11 +173,6 @@ def read_meta(path: Path) -> dict[str, Any]:
     meta = read_json(file, dict[str, Any])
     check_format(meta, FORMAT_VERSION, file, "prepare the data again")
     as_type(meta, _Meta, file)
-    _check_parts(meta, file)
-    return meta
-
-
-def _check_parts(meta: dict[str, Any], file: Path) -> None:
     if not meta["parts"]:
         raise UserError(f"{file}: expected parts, the counts of each part, found none")
     for name in Counts.__annotations__:
