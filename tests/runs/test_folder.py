@@ -1,7 +1,6 @@
 """``config.json`` of a run: edited files are refused, and data of other content does not fit."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,6 @@ def test_data_with_another_table_does_not_fit(name: str, file: str, data: Path) 
     np.save(data / name / file, values)
     with pytest.raises(UserError, match=f"does not fit the run: {name} has other values than in"):
         run.check_fits(open_dataset(data))
-
-
-def test_counts_are_known_whether_or_not_the_folder_has_them(data: Path) -> None:
-    run = new_run(data)
-    shutil.rmtree(data / "statistics")
-    run.check_fits(open_dataset(data))
 
 
 @pytest.mark.parametrize(
