@@ -42,10 +42,8 @@ FORWARD = {"recurrence_forward", "recurrence_keep"}
 ITEMS = 1000
 COLUMNS = ("kernel", "cell", "form", "precision", "hidden", "direction", "launches", "seconds")
 STEP_COLUMNS = ("kernel", "precision", "launches", "gflop", "mbytes", "peak_mbytes")
-QUICK: dict[str, Any] = {
-    "hidden": [36], "batch": 128, "steps": 100, "cells": ["augru"], "forms": ["paper"],
-    "precisions": ["highest", "default"],
-}  # fmt: skip
+QUICK = {"hidden": [36], "cells": ["augru"], "forms": ["paper"]}
+BATCH, STEPS = 256, 100
 
 
 class Found(NamedTuple):
@@ -177,7 +175,7 @@ def compile_all(options: argparse.Namespace) -> Found:
         for precision, hidden, cell, form in itertools.product(
             options.precisions, options.hidden, options.cells, options.forms
         ):
-            case = Case(options.batch, options.steps, hidden)
+            case = Case(BATCH, STEPS, hidden)
             name = f"{kernel}, {cell}, {form}, {precision}, H {hidden}"
             with assume(DEVICES[target]):
                 reason = refusal(kernel, case, cell, form, precision)
@@ -199,8 +197,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--target", required=True, choices=DEVICES)
     parser.add_argument("--hidden", nargs="+", type=int, default=[36, 128])
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
     parser.add_argument("--forms", nargs="+", default=get_args(Form), choices=get_args(Form))
     parser.add_argument(
@@ -209,7 +205,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="the train step alone, with the first precision"
     )
-    options = parse(parser, arguments, hidden=1, batch=1, steps=1)
+    options = parse(parser, arguments, hidden=1)
     if options.quick:
         vars(options).update(QUICK)
     return options
@@ -231,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_rows(found.steps, STEP_COLUMNS)
     if found.refused:
         print("\nNot supported:\n\n" + "\n".join(f"- {line}" for line in found.refused))
-    print(f"\n{options.target}, batch {options.batch}, {options.steps} steps, {versions()}")
+    print(f"\n{options.target}, batch {BATCH}, {STEPS} steps, {versions()}")
     if options.json:
         print(f"written to {options.json}")
     if found.failures:

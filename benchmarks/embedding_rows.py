@@ -1,23 +1,23 @@
 """Time of the train step by the size of the item table, for each update of embeddings.
 
-    python -m benchmarks.embedding_rows [--rows N ...] [--steps T ...] [--json FILE] [--plot FILE]
+    python -m benchmarks.embedding_rows [--rows N ...] [--steps T ...] [--json FILE]
 
 Batch 128, histories of T events, embeddings of 18. Items of a batch are drawn uniformly, the worst
-case for lazy updates: few rows are looked up twice, and none is in a cache.
+case for lazy updates: few rows are looked up twice, and none is in a cache. Four steps are timed
+together, sizes take turns, and ``of_smallest`` is the ratio to the smallest table. ``peak_mb`` is
+the memory of the compiled step by XLA's account: state, feature tables, batch and temporaries.
 """
 
 import gc
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.common import plots
 from benchmarks.common.cases import CATEGORIES, random_batch, schema_of, without_statistics
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, timed_row
@@ -102,21 +102,9 @@ def measure(
     return measured
 
 
-def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw a panel for each number of steps, a curve for each update."""
-    panels: plots.Curves = {}
-    for steps in dict.fromkeys(row["steps"] for row in rows):
-        curves = panels.setdefault(f"ms a step of {steps} behaviours", {})
-        for update in dict.fromkeys(row["policy"] for row in rows):
-            points = [row for row in rows if (row["steps"], row["policy"]) == (steps, update)]
-            curves[update] = [row["rows"] for row in points], [row["median_ms"] for row in points]
-    title = "Train step by rows of the item table"
-    plots.curves(file, panels, x="rows of the item table", title=title)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, write and draw the rows."""
-    parser = make_parser(__doc__, plot="the curves")
+    """Measure, print, and write the rows."""
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="sizes of the item table")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="lengths of histories")
     parser.add_argument("--updates", nargs="+", default=UPDATES, choices=UPDATES)
@@ -127,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += measure(Config(), update, options.rows, options.steps, options.repeats)
         jax.clear_caches()
         gc.collect()  # before the next update's tables
-    report(options, rows, COLUMNS, draw)
+    report(options, rows, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Accuracy and time of weekly updates, compared with training from scratch and with no updates.
 
     python -m benchmarks.incremental LOG --out OUT --from 2013-03-01 [--periods N] [--days D]
-                                     [--forget-after DAYS ... --min-count N]
 
 LOG has the columns user, item, category and timestamp (real times). Events before day d are divided
 into periods of D days. The last period validates, earlier ones train:
@@ -10,8 +9,6 @@ into periods of D days. The last period validates, earlier ones train:
     warm start      the same model, trained in each period on its new events: ``prepare
                     interactions --extend --train-from`` and ``train --warm-start``
     from scratch    a new model in each period, trained on all events
-    warm start, N days
-                    as warm start, with ``--forget-after N`` and ``--min-count``, for each N
 
 All are tested on the D days from d on, which no earlier training or history contains, on the same
 positives and negatives. Finished runs are kept in OUT: run a killed command again to resume.
@@ -31,7 +28,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common import plots
 from benchmarks.common.report import make_parser, parse, print_rows, report
 from benchmarks.common.timing import surroundings
 from dien_jax.config.preset_files import with_settings
@@ -59,11 +55,6 @@ COLUMNS = (
     "user_rows", "train_examples", "epochs", "train_seconds", "wall_seconds",
 )  # fmt: skip
 PATTERN = "%Y-%m-%d"
-
-
-def bounded(days: int) -> str:
-    """Return the policy of warm starts that forget ids."""
-    return f"{WARM}, {days} days"
 
 
 class Period(NamedTuple):
@@ -106,14 +97,11 @@ def cut(log: Path, out: Path, end: datetime) -> Path:
     return out
 
 
-def prepared(
-    log: Path, out: Path, period: Period, extend: Path | None, **bounds: int | None
-) -> Path:
+def prepared(log: Path, out: Path, period: Period, extend: Path | None) -> Path:
     """Prepare a period: the whole log, or the new events since the folder that it extends."""
     if not out.exists():
         interactions.prepare(
             interactions.InteractionsOptions(
-                **bounds,  # type: ignore[arg-type]
                 file=cut(log, out.parent.parent / "logs" / f"{period.number}.csv", period.end),
                 out=out,
                 item_features=("category",),
@@ -252,7 +240,6 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         day = options.day + timedelta(days=number * options.days)
         period = Period(number, day, options.days)
         print(f"period {number} of {options.periods}: {period.before(0)}", file=sys.stderr)
-        earlier = data
         data = prepared(options.log, out / "new" / str(number), period, data)
         before, run = run, out / "runs" / f"{WARM} {number}".replace(" ", "-")
         result = trained(data, run, before)
@@ -262,17 +249,6 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         }
         if number:
             models[WARM] = run, result
-        for days in options.forget_after:
-            folder = out / f"bounded-{days}"
-            latest = folder / "data" / str(number - 1) if number > 1 else earlier
-            earlier_run = folder / "runs" / str(number - 1) if number > 1 else before
-            if number:
-                bounds = {"min_count": options.min_count, "forget_after": days}
-                kept = prepared(
-                    options.log, folder / "data" / str(number), period, latest, **bounds
-                )
-                updated = folder / "runs" / str(number)
-                models[bounded(days)] = updated, trained(kept, updated, earlier_run)
         if number and options.scratch_every and number % options.scratch_every == 0:
             whole = prepared(options.log, out / "whole" / str(number), period, None)
             scratch = out / "runs" / f"{SCRATCH} {number}".replace(" ", "-")
@@ -282,32 +258,12 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             line, of_policy[policy] = row(policy, period, folder, dataset, training)
             rows.append(line)
         periods.append((dataset, of_policy))
-    return [*rows, *differences(periods, (NEVER, SCRATCH, *map(bounded, options.forget_after)))]
-
-
-def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw AUC and seconds of training by period."""
-    rows = [row for row in rows if "policy" in row]
-    panels: plots.Curves = {"test AUC": {}, "seconds of training": {}}
-    first = datetime.strptime(rows[0]["day"], PATTERN)
-    for policy in dict.fromkeys(row["policy"] for row in rows):
-        points = [r for r in rows if r.get("policy") == policy]
-        days = [(datetime.strptime(r["day"], PATTERN) - first).days for r in points]
-        panels["test AUC"][policy] = days, [r["auc"] for r in points]
-        if policy != NEVER:
-            panels["seconds of training"][policy] = days, [r["wall_seconds"] for r in points]
-    plots.curves(
-        file,
-        panels,
-        x=f"days after {rows[0]['day']}",
-        title="Warm start, from scratch, never updated",
-        logarithmic=False,
-    )
+    return [*rows, *differences(periods, (NEVER, SCRATCH))]
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the flags."""
-    parser = make_parser(__doc__, plot="AUC and seconds")
+    parser = make_parser(__doc__)
     parser.add_argument("log", type=Path, help="CSV of user, item, category, timestamp (seconds)")
     parser.add_argument("--out", type=Path, required=True, help="dataset and run folders")
     parser.add_argument(
@@ -319,14 +275,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--scratch-every", type=int, default=1,
         help="periods between trainings from scratch; 0 for none",
     )  # fmt: skip
-    parser.add_argument(
-        "--forget-after", type=int, nargs="+", default=[], help="days of further warm starts"
-    )
-    parser.add_argument("--min-count", type=int, default=1, help="of these, for new ids")
-    parser.add_argument(
-        "--no-statistics", action="store_true", help="models without counts of training events"
-    )
-    options = parse(parser, arguments, days=1, periods=1, scratch_every=0, min_count=1)
+    options = parse(parser, arguments, days=1, periods=1, scratch_every=0)
     try:
         options.day = datetime.strptime(options.day, PATTERN).replace(tzinfo=UTC)
     except ValueError:
@@ -337,17 +286,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train missing runs; print, write and draw the rows."""
+    """Train missing runs; print"""
     options = parsed(arguments)
-    if options.no_statistics:
-        SETTINGS["model.statistics"] = False
     enable_compile_cache()
     rows = measured(options)
     compared = [row for row in rows if "policy" not in row]
     print_rows([row for row in rows if "policy" in row], COLUMNS)
     print()
     print_rows(compared, ("case", "periods", "auc", "standard_error"))
-    report(options, rows, (), draw)
+    report(options, rows, ())
 
 
 if __name__ == "__main__":

@@ -26,8 +26,7 @@ from dien_kernels import (
 )
 
 from benchmarks.common.cases import CASES, Case
-from benchmarks.common.comparison import measure
-from benchmarks.common.contender import Contender
+from benchmarks.common.comparison import Contender, measure
 from benchmarks.common.report import make_parser, parse, report
 
 ATTENTION_LAYERS, AUXILIARY_LAYERS, CANDIDATES = (80, 40), (100, 50), 512

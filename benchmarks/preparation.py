@@ -1,19 +1,17 @@
 """Time, memory and disk of preparing made logs, beside plain queries for the same grouping.
 
     python -m benchmarks.preparation [--events N ...] [--logs NAME ...] [--memory SIZE]
-                                     [--folder DIR] [--json FILE] [--plot FILE]
+                                     [--folder DIR] [--json FILE]
 
 A log is a Parquet file of users of uneven activity, ten events each in the mean, and items by
 Zipf's law. Each row has a process of its own. ``peak_mb`` is the greatest resident size of the
 process, mapped files included, ``disk_mb`` the size of what it wrote and ``peak_disk_mb`` the most
 that its folder held. ``duckdb`` and ``polars``, where they are installed, only read the log and
-write each user's items in the order of time. ``growth`` is the exponent b of time ~ events^b
-between a row and the one of fewer events before it. Linux only.
+write each user's items in the order of time. Linux only.
 """
 
 import argparse
 import contextlib
-import math
 import os
 import shutil
 import subprocess
@@ -30,7 +28,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import plots
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import timed_row
 
@@ -42,7 +39,7 @@ CHUNK = 1 << 20
 START, SECONDS = 1_700_000_000, 60 * 86_400
 SETTLING = 0.1  # seconds between looks at the disk and the memory
 COLUMNS = (
-    "case", "system", "policy", "seconds", "events_per_second", "growth", "peak_mb", "disk_mb",
+    "case", "system", "policy", "seconds", "events_per_second", "peak_mb", "disk_mb",
     "peak_disk_mb",
 )  # fmt: skip
 QUERIES = {
@@ -188,35 +185,9 @@ def rows_of(log: str, events: int, memory: str, folder: Path) -> list[dict[str, 
     return rows
 
 
-def with_growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the exponents of growth; 0 in the first row of a system and log."""
-    before: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        key = row["system"], row["case"].split(" ")[1]
-        last = before.get(key)
-        row["growth"] = 0.0
-        if last is not None and last["events"] != row["events"]:
-            ratio = math.log(row["seconds"] / last["seconds"])
-            row["growth"] = ratio / math.log(row["events"] / last["events"])
-        before[key] = row
-    return rows
-
-
-def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw time and memory by the number of events, a curve for each system and log."""
-    panels: plots.Curves = {"time, s": {}, "peak memory, MB": {}}
-    names = [f"{row['system']}, {row['case'].split(' ')[1]}" for row in rows]
-    for title, column in (("time, s", "seconds"), ("peak memory, MB", "peak_mb")):
-        for name in dict.fromkeys(names):
-            points = [row for row, other in zip(rows, names, strict=True) if other == name]
-            xs, ys = ([row[key] for row in points] for key in ("events", column))
-            panels[title][name] = (xs, ys)
-    plots.curves(file, panels, x="events", title="Preparation")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every log and size; print, write and draw the rows."""
-    parser = make_parser(__doc__, plot="the curves")
+    """Measure every log and size; print and write the rows."""
+    parser = make_parser(__doc__)
     parser.add_argument("--events", type=int, nargs="+", default=EVENTS, help="sizes of a log")
     parser.add_argument("--logs", nargs="+", default=LOGS[:1], choices=LOGS)
     parser.add_argument("--memory", default="4GB", help="flag of prepare")
@@ -228,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 rows += rows_of(log, events, options.memory, Path(folder))
                 print(f"{rows[-1]['case']} is done", file=sys.stderr, flush=True)
-    report(options, with_growth(rows), COLUMNS, draw)
+    report(options, rows, COLUMNS)
 
 
 if __name__ == "__main__":

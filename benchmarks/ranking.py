@@ -1,6 +1,6 @@
 """Latency of ranking candidates for one user, compared with a row of the model for each candidate.
 
-    python -m benchmarks.ranking [--preset NAME] [--run DIR] [--json FILE] [--plot FILE]
+    python -m benchmarks.ranking [--preset NAME] [--run DIR] [--json FILE]
 
 Each case is a number of candidates and a length of the history. ``ranker`` gets the history with
 the request, ``remembered`` has read it before, and ``rows`` scores each candidate with a copy of
@@ -23,9 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.common import plots
 from benchmarks.common.cases import CATEGORIES, ITEMS, schema_of
-from benchmarks.common.report import make_parser, parse, print_row, print_rows, report
+from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import interleaved_milliseconds, surroundings
 from dien_jax.config.presets import PRESETS, preset
 from dien_jax.data.batch import example_batch
@@ -183,20 +182,9 @@ def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
     return rows
 
 
-def draw(file: Path, rows: Sequence[dict]) -> None:
-    """Draw medians: a panel for each length of history, a group for each number of candidates."""
-    panels: plots.Panels = {}
-    for row in rows:
-        if row["policy"] in ("rows", "ranker", "remembered"):
-            panel = panels.setdefault(f"history of {row['history']}", {})
-            bars = panel.setdefault(f"{row['candidates']} candidates", {})
-            bars[row["policy"]] = row["median_ms"]
-    plots.grouped_bars(file, panels, "Ranking for one user")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write and draw the rows."""
-    parser = make_parser(__doc__, plot="the medians")
+    """Measure, print, and write the rows."""
+    parser = make_parser(__doc__)
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--run", type=Path, help="run folder to rank with instead of --preset")
     parser.add_argument("--candidates", type=int, nargs="+", default=CANDIDATES)
@@ -211,14 +199,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         except UserError as error:
             raise SystemExit(f"error: {error}") from error
         rows = cold_start(run, ranked, Path(folder) / "compiled")
-        print_rows(rows, COLUMNS)
         for history in options.histories:
             for candidates in options.candidates:
-                case = measure(ranked, candidates, history, repeats=options.repeats)
-                for row in case:
-                    print_row(row, COLUMNS)
-                rows += case
-    report(options, rows, (), draw)
+                rows += measure(ranked, candidates, history, repeats=options.repeats)
+                print(f"{rows[-1]['case']} is done", file=sys.stderr, flush=True)
+    report(options, rows, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time of each implementation of the recurrences, forward and with gradients.
 
-    python -m benchmarks.recurrence [--cases NAME ...] [--peers] [--json FILE] [--plot FILE.png]
+    python -m benchmarks.recurrence [--cases NAME ...] [--peers] [--json FILE]
 
 Implementations take turns, round by round, so that their ratios hold on a shared machine. Every row
 has the largest deviation of states or gradients from the oracle at the highest precision, in the
@@ -10,7 +10,6 @@ precision. Times are compared with the oracle's at the same precision.
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import jax
@@ -22,10 +21,8 @@ from dien_kernels.api import Precision
 from dien_kernels.choice import KERNELS, Implementation, require
 from dien_kernels.reference import Form
 
-from benchmarks.common import plots
 from benchmarks.common.cases import CASES, Case
-from benchmarks.common.comparison import measure
-from benchmarks.common.contender import Contender
+from benchmarks.common.comparison import Contender, measure
 from benchmarks.common.report import make_parser, parse, report, write_rows
 
 CELLS: dict[str, Callable] = {"gru": gru, "agru": agru, "augru": augru}
@@ -115,7 +112,7 @@ def too_far(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__, plot="the rows", keep_memory=True)
+    parser = make_parser(__doc__, keep_memory=True)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=CELLS)
     parser.add_argument(
@@ -140,7 +137,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, write and draw the rows."""
+    """Measure, print, and write the rows."""
     options = _options(arguments)
     make_peers: Callable[..., dict[str, Contender]] | None = None
     if options.peers:
@@ -180,27 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     (refusals if refused else failures).append(line)
         if options.json:
             write_rows(options.json, rows)
-    report(options, rows, COLUMNS, draw)
+    report(options, rows, COLUMNS)
     if refusals:
         print("\n" + "\n".join(refusals))
     failures += too_far(rows)
     if failures:
         raise SystemExit("\n".join(failures))
-
-
-def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw a panel for each case, bars for each implementation."""
-    panels: plots.Panels = {}
-    for row in rows:
-        group = f"{row['cell']}\n{row['mode']}"
-        case = CASES[row["case"]]
-        title = f"{row['case']}: B {case.batch}, T {case.steps}, H {case.hidden}"
-        bars = panels.setdefault(title, {}).setdefault(group, {})
-        bars[row["implementation"]] = row["median_ms"]
-    first = rows[0]
-    where = f"{first['device']}, {first['threads']} threads"
-    title = f"{first['form']} form, precision {first['precision']}, {where}"
-    plots.grouped_bars(file, panels, title)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and memory of scoring large tables and splits.
 
-    python -m benchmarks.scoring RUN [--rows N ...] [--folder DIR] [--json FILE] [--plot FILE]
+    python -m benchmarks.scoring RUN [--rows N ...] [--folder DIR] [--json FILE]
 
 ``predict`` scores made CSV files: users, candidates and five behaviours, drawn from those of the
 run's data folder, so uniformly and not as in a log. ``evaluate`` scores each split of that folder.
@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from benchmarks.common import plots
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import timed_row
 from benchmarks.preparation import measure
@@ -72,28 +71,16 @@ def rows_of(run: Path, sizes: Sequence[int], folder: Path) -> list[dict[str, Any
     return rows
 
 
-def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw time and memory by the number of rows, a curve for each command."""
-    panels: plots.Curves = {"time, s": {}, "peak memory, MB": {}}
-    for title, column in (("time, s", "seconds"), ("peak memory, MB", "peak_mb")):
-        for name in ("predict", "evaluate"):
-            points = [row for row in rows if row["system"] == name]
-            points.sort(key=lambda row: row["rows"])
-            xs, ys = ([row[key] for row in points] for key in ("rows", column))
-            panels[title][name] = (xs, ys)
-    plots.curves(file, panels, x="rows", title="Scoring")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every table and split; print, write and draw the rows."""
-    parser = make_parser(__doc__, plot="the curves")
+    """Measure every table and split; print, and write the rows."""
+    parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="rows of a table")
     parser.add_argument("--folder", type=Path, help="folder for tables; a temporary one if none")
     options = parse(parser, argv, rows=1)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rows = rows_of(options.run, options.rows, Path(folder))
-    report(options, rows, COLUMNS, draw)
+    report(options, rows, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ The first case has the paper's size (batch 128, 100 steps, embeddings of 18, sta
 random ids. ``--data`` adds the steps of one epoch on a dataset folder, with batches assembled
 beforehand: once in length buckets, once padded to the full length. ``--recurrences native xla``
 runs the step with each value of ``model.recurrence`` by turns. ``--peers`` trains other
-programs on the same batches by turns: those of DeepCTR-Torch, RecBole, FuxiCTR and TensorFlow that
-are installed, see :mod:`benchmarks.peers`. ``--keep-memory`` keeps freed memory, as the commands
+programs on the same batches by turns: those of DeepCTR-Torch and FuxiCTR that are
+installed, see :mod:`benchmarks.peers`. ``--keep-memory`` keeps freed memory, as the commands
 do.
 """
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 
-from benchmarks.common import plots
 from benchmarks.common.report import make_parser, parse, report
 from benchmarks.common.timing import peak_megabytes, timed_row
 from dien_jax.config.presets import PRESETS, preset
@@ -104,8 +103,8 @@ def row(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write and draw the rows."""
-    parser = make_parser(__doc__, plot="examples a second", keep_memory=True)
+    """Measure, print, and write the rows."""
+    parser = make_parser(__doc__, keep_memory=True)
     parser.add_argument("data", type=Path, nargs="+", help="dataset folders")
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1024])
@@ -125,18 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     counts = {"count": options.epochs, "most": options.steps}
                     rows.append(row(config, data, mode, policy, **counts))
                     jax.clear_caches()
-    report(options, rows, COLUMNS, draw)
-
-
-def draw(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw examples a second by data, batch size and policy."""
-    panels: plots.Panels = {}
-    for row in rows:
-        groups = panels.setdefault(row["case"], {})
-        bars = groups.setdefault(f"batch {row['batch']}, {row['policy']}", {})
-        bars[row["mode"]] = row["samples_per_second"]
-    unit = "examples a second"
-    plots.grouped_bars(file, panels, "Examples a second, loader included", unit=unit)
+    report(options, rows, COLUMNS)
 
 
 if __name__ == "__main__":

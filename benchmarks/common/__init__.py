@@ -1,1 +1,1 @@
-"""Shared parts of the benchmarks: cases, contenders, timing, flags and reports, plots."""
+"""Shared parts of the benchmarks: cases, contenders, timing, flags and reports."""

@@ -1,14 +1,27 @@
 """Implementations by turns: their times, and their deviations from the oracle."""
 
 import statistics
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks.common.contender import Contender
 from benchmarks.common.timing import interleaved_milliseconds, quartile_spread, surroundings
+
+
+class Contender(NamedTuple):
+    """One implementation, ready to run.
+
+    Attributes:
+      call: the timed function; it, or waiting for its result, takes until all is computed.
+      result: returns the arrays in the oracle's order and shapes.
+      versions: of packages besides those of every row.
+    """
+
+    call: Callable[[], Any]
+    result: Callable[[], Any]
+    versions: Mapping[str, str] = {}
 
 
 def deviation(results: Any, expected: Any) -> float:

@@ -1,33 +1,26 @@
-"""Flags and output that every benchmark has: ``--json``, ``--plot``, the table of rows."""
+"""Flags and output that every benchmark has: ``--json``, the table of rows."""
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dien_jax.errors import UserError
-from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_file
 from dien_jax.utils.memory import keep_freed_memory
 
 Rows = Sequence[dict[str, Any]]
 
 
-def make_parser(
-    doc: str | None, *, plot: str | None = None, keep_memory: bool = False
-) -> argparse.ArgumentParser:
+def make_parser(doc: str | None, *, keep_memory: bool = False) -> argparse.ArgumentParser:
     """Return a parser with the shared flags; the first line of ``doc`` describes the command.
 
     Args:
       doc: the module's docstring.
-      plot: help of ``--plot``; there is no such flag when None.
       keep_memory: whether there is the flag ``--keep-memory``.
     """
     parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    if plot is not None:
-        parser.add_argument("--plot", type=Path, help=f"draw {plot} to this PNG")
     if keep_memory:
         parser.add_argument(
             "--keep-memory", action="store_true", help="keep freed memory, as the commands do"
@@ -45,23 +38,13 @@ def parse(
         value = min(value) if isinstance(value, Sequence) else value
         if value is not None and value < limit:
             parser.error(f"--{name.replace('_', '-')} must be at least {limit}, got {value}")
-    if getattr(options, "plot", None):
-        try:
-            require("plot", "--plot")
-        except UserError as error:
-            parser.error(str(error))
     if getattr(options, "keep_memory", False) and not keep_freed_memory():
         parser.error("--keep-memory: needs glibc, its allocator not set by the environment")
     return options
 
 
-def report(
-    options: argparse.Namespace,
-    rows: Rows,
-    columns: Sequence[str],
-    draw: Callable[[Path, Rows], None] | None = None,
-) -> None:
-    """Print the table, name the machine, and write and draw the rows as the flags ask."""
+def report(options: argparse.Namespace, rows: Rows, columns: Sequence[str]) -> None:
+    """Print the table, name the machine, and write the rows as the flags ask."""
     if columns:
         print_rows(rows, columns)
     versions = rows[0]["versions"] | rows[-1]["versions"]
@@ -69,9 +52,6 @@ def report(
     if options.json:
         write_rows(options.json, rows)
         print(f"written to {options.json}")
-    if draw is not None and options.plot:
-        draw(options.plot, rows)
-        print(f"drawn to {options.plot}")
 
 
 def print_rows(rows: Rows, columns: Sequence[str]) -> None:
@@ -79,12 +59,7 @@ def print_rows(rows: Rows, columns: Sequence[str]) -> None:
     print("| " + " | ".join(columns) + " |")
     print("|" + "---|" * len(columns))
     for row in rows:
-        print_row(row, columns)
-
-
-def print_row(row: dict[str, Any], columns: Sequence[str]) -> None:
-    """Print one line of a Markdown table."""
-    print("| " + " | ".join(_cell(row[column]) for column in columns) + " |", flush=True)
+        print("| " + " | ".join(_cell(row[column]) for column in columns) + " |")
 
 
 def _cell(value: Any) -> str:

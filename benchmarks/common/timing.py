@@ -52,16 +52,6 @@ def timed_row(benchmark: str, times: Sequence[float], **columns: Any) -> dict[st
     }
 
 
-def means(times: Sequence[float], size: int) -> list[float]:
-    """Return the mean of each ``size`` times in turn, or of all if there are fewer.
-
-    For work that one call in ``size`` does for all of them. An incomplete group at the end is left
-    out.
-    """
-    ends = range(size, len(times) + 1, size) if len(times) >= size else (len(times),)
-    return [statistics.fmean(times[max(0, end - size) : end]) for end in ends]
-
-
 def quartile_spread(times: Sequence[float]) -> float:
     """Return the distance between the first and the third quartile, 0 for a single time."""
     if len(times) < 2:

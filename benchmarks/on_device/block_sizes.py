@@ -25,13 +25,14 @@ from benchmarks.recurrence import operands
 
 SIZES = [name for name, kernel in KERNELS.items() if kernel.is_pallas]
 ROWS, STEPS, WARPS = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16), (2, 4, 8)
-BATCH, TIME = 1024, 100
+BATCH, TIME, HIDDEN = 1024, 100, (36, 128)
+PRECISION, REPEATS = "default", 10
 
 
-def candidates(name: Any, hidden: int, precision: str) -> Iterator[Blocks | None]:
+def candidates(name: Any, hidden: int) -> Iterator[Blocks | None]:
     """Yield the kernel's own choice as None, and other sizes that it accepts."""
     kernel: Any = backend(name)
-    plan = Plan("augru", "paper", jax.lax.Precision[precision.upper()])
+    plan = Plan("augru", "paper", jax.lax.Precision[PRECISION.upper()])
     padded = kernel.padded_hidden(hidden)
     own = kernel.blocks(plan, BATCH, TIME, padded)
     yield None
@@ -46,12 +47,12 @@ def candidates(name: Any, hidden: int, precision: str) -> Iterator[Blocks | None
         yield blocks
 
 
-def gradients(name: Any, blocks: Blocks | None, precision: Any) -> Callable[..., Any]:
+def gradients(name: Any, blocks: Blocks | None) -> Callable[..., Any]:
     """Return the jitted gradients of the sum of squares of all states."""
 
     def loss(x: Any, attention: Any, weights: Any, lengths: Any) -> Any:
         states, _ = augru(
-            x, attention, weights, lengths=lengths, implementation=name, precision=precision,
+            x, attention, weights, lengths=lengths, implementation=name, precision=PRECISION,
             blocks=blocks,
         )  # fmt: skip
         return (states**2).sum()
@@ -63,22 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Time every block size; rows are written as they come."""
     parser = make_parser(__doc__)
     parser.add_argument("implementation", choices=SIZES)
-    parser.add_argument("--precision", default="default", choices=["default", "high", "highest"])
-    parser.add_argument("--hidden", type=int, nargs="+", default=[36, 128])
-    parser.add_argument("--repeats", type=int, default=10)
-    options = parse(parser, arguments, repeats=2)
+    options = parse(parser, arguments)
     rows: list[dict[str, Any]] = []
-    for hidden in options.hidden:
+    for hidden in HIDDEN:
         inputs = operands("augru", Case(BATCH, TIME, hidden))
-        for blocks in candidates(options.implementation, hidden, options.precision):
-            run = gradients(options.implementation, blocks, options.precision)
+        for blocks in candidates(options.implementation, hidden):
+            run = gradients(options.implementation, blocks)
             label = (
                 "chosen" if blocks is None else f"{blocks.rows} x {blocks.steps} x {blocks.warps}"
             )
             shared = {"implementation": options.implementation, "hidden": hidden, "blocks": label}
             try:
                 call = functools.partial(run, *inputs)
-                times = interleaved_milliseconds({label: call}, repeats=options.repeats)[label]
+                times = interleaved_milliseconds({label: call}, repeats=REPEATS)[label]
             except Exception as error:  # whatever a compiler raises: the others are still timed
                 print(f"{label}: {type(error).__name__}", file=sys.stderr, flush=True)
                 continue

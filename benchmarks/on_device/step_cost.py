@@ -42,7 +42,6 @@ PEAKS = {
     "TPU v6 lite": Peaks(459e12, 1.64e12),
 }
 """NVIDIA's data sheets of H100 SXM, H200 SXM and A100 SXM; Google Cloud's of v5e and v6e."""
-COMPUTES = ("float32", "bfloat16")
 ENTRY = re.compile(r"^ENTRY .*?\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 FREE = re.compile(r"= \S+ (parameter|constant|bitcast|tuple|get-tuple-element)\(")
 COLUMNS = ("batch", "compute", "operations", "flops", "bytes", "memory_mb", "bound_ms")
@@ -92,15 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compile, print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1024, 8192])
-    parser.add_argument("--computes", nargs="+", default=["float32"], choices=COMPUTES)
     options = parse(parser, arguments, batch_sizes=1)
     base = without_statistics(preset("dien"))
     rows = []
-    for compute in options.computes:
-        for size in options.batch_sizes:
-            model: Any = dataclasses.replace(base.model, compute=compute)
-            train = dataclasses.replace(base.train, batch_size=size)
-            rows.append(cost(dataclasses.replace(base, model=model, train=train)))
+    for size in options.batch_sizes:
+        train = dataclasses.replace(base.train, batch_size=size)
+        rows.append(cost(dataclasses.replace(base, train=train)))
     report(options, rows, COLUMNS)
 
 

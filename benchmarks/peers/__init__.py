@@ -1,4 +1,4 @@
-"""Other programs' models: recurrences in PyTorch, and DIEN of other packages and in TensorFlow.
+"""Other programs' models: recurrences in PyTorch, and DIEN of other packages.
 
 A module of a DIEN has ``VERSIONS`` and ``steps_of``; its docstring lists differences to ours. All
 train on the same arrays, with as many threads as JAX has. They expect auxiliary negatives in the
@@ -18,9 +18,7 @@ from dien_jax.data.schema import Schema
 
 PEERS = {
     "deepctr-torch": "benchmarks.peers.deepctr",
-    "recbole": "benchmarks.peers.recbole",
     "fuxictr": "benchmarks.peers.fuxictr",
-    "tensorflow": "benchmarks.peers.tensorflow_dien",
 }
 """The module of each package."""
 Peers = dict[str, ModuleType]

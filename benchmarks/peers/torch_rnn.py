@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.common.contender import Contender
+from benchmarks.common.comparison import Contender
 
 Tensors = list[torch.Tensor]
 
