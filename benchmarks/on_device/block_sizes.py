@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 from dien_kernels import Blocks, augru
+from dien_kernels.api import Precision
 from dien_kernels.choice import KERNELS, backend
 from dien_kernels.contract import Plan
 
@@ -26,7 +27,8 @@ from benchmarks.recurrence import operands
 SIZES = [name for name, kernel in KERNELS.items() if kernel.is_pallas]
 ROWS, STEPS, WARPS = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16), (2, 4, 8)
 BATCH, TIME, HIDDEN = 1024, 100, (36, 128)
-PRECISION, REPEATS = "default", 10
+PRECISION: Precision = "default"
+REPEATS = 10
 
 
 def candidates(name: Any, hidden: int) -> Iterator[Blocks | None]:
