@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from dien_jax.data.dataset import Dataset, open_dataset
     from dien_jax.data.loader import Loader
     from dien_jax.data.schema import Feature, Schema
+    from dien_jax.inference.bucketed_programs import RankRequest
     from dien_jax.inference.ranker import Ranker, Ranking
-    from dien_jax.inference.requests import RankRequest
     from dien_jax.metrics.scores import auc, gauc, logloss
     from dien_jax.model.interest import InterestModel
     from dien_jax.preparation.writer import DatasetWriter
@@ -42,7 +42,7 @@ _MODULES = {
     "data.schema": ("Feature", "Schema"),
     "preparation.writer": ("DatasetWriter",),
     "inference.ranker": ("Ranker", "Ranking"),
-    "inference.requests": ("RankRequest",),
+    "inference.bucketed_programs": ("RankRequest",),
     "metrics.scores": ("auc", "gauc", "logloss"),
     "model.interest": ("InterestModel",),
     "runs.scoring": ("score_split",),

@@ -14,9 +14,9 @@ from dien_jax.experiments.baseline_models import BASELINES
 from dien_jax.experiments.baselines import BaselineResult, run_baselines
 from dien_jax.experiments.result_tables import Line, folder_of
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.baseline import stored_scores
 from dien_jax.runs.folder import versions
 from dien_jax.runs.scoring import write_predictions
+from dien_jax.runs.summary import stored_scores
 from dien_jax.utils.console import say
 from dien_jax.utils.files import atomic_file, partial_folder
 

@@ -1,6 +1,6 @@
 """Baselines: simple models on a dataset folder, trained, scored and stored for comparison.
 
-OUT/<baseline>/    one folder each, see :mod:`dien_jax.runs.baseline`
+OUT/<baseline>/    one folder each, see :mod:`dien_jax.runs.summary`
 """
 
 import importlib.metadata
@@ -25,10 +25,10 @@ from dien_jax.experiments.baseline_models import (
 )
 from dien_jax.experiments.result_tables import aligned, folder_of, metric_headers
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.baseline import BaselineRun
 from dien_jax.runs.calibration import fit_calibration
 from dien_jax.runs.folder import versions
 from dien_jax.runs.scoring import measure
+from dien_jax.runs.summary import BaselineRun
 from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, MAX_ROWS, fit_logistic
 from dien_jax.training.regression_inputs import RegressionInputs
 from dien_jax.utils.console import say, stage

@@ -16,10 +16,17 @@ from dien_jax.errors import UserError, writing
 from dien_jax.experiments.result_tables import aligned, mean_and_deviation, metric_headers
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS, SELECTION
-from dien_jax.runs.baseline import BaselineRun, read_scores, stored_scores
 from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE, Run
 from dien_jax.runs.scoring import score_split
-from dien_jax.runs.summary import RunSummary, SeedGroup, load_summaries, seed_groups
+from dien_jax.runs.summary import (
+    BaselineRun,
+    RunSummary,
+    SeedGroup,
+    load_summaries,
+    read_scores,
+    seed_groups,
+    stored_scores,
+)
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import atomic_path, check_out, make_folder
 from dien_jax.utils.plots import is_picture, new_figure, save_picture

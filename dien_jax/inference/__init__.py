@@ -4,9 +4,9 @@ All of it works with run folders, and ranking with exported files too. HTTP, fla
 state may not enter.
 """
 
+from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.export import export_run
 from dien_jax.inference.ranker import Ranker, Ranking
-from dien_jax.inference.requests import RankRequest
 from dien_jax.inference.score_table import RequestColumns, score_requests
 
 __all__ = ["RankRequest", "Ranker", "Ranking", "RequestColumns", "export_run", "score_requests"]

@@ -25,9 +25,15 @@ from dien_jax.inference.exported_programs import (
     row_arrays,
 )
 from dien_jax.inference.loaded_model import LoadedModel, history_buckets
-from dien_jax.inference.onnx import is_onnx_model, onnx_model, onnx_scores, require_onnx
+from dien_jax.inference.onnx import (
+    add_version,
+    check_triton,
+    is_onnx_model,
+    onnx_model,
+    onnx_scores,
+    require_onnx,
+)
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inference.triton import add_version, check_triton
 from dien_jax.runs.folder import versions
 from dien_jax.runs.model_card import read_card
 from dien_jax.runs.trained import TrainedModel, load_run

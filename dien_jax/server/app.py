@@ -19,14 +19,12 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from dien_jax.errors import UserError
-from dien_jax.inference.remembered import NotRememberedError
-from dien_jax.inference.requests import RankRequest
-from dien_jax.server.batching import Batcher, QueueFullError
+from dien_jax.inference.bucketed_programs import RankRequest
+from dien_jax.inference.ranker import NotRememberedError
+from dien_jax.server.batching import Batcher, Metrics, QueueFullError
 from dien_jax.server.current_model import CurrentModel
-from dien_jax.server.messages import Failure, Status, decode, validation_failure
-from dien_jax.server.openapi import document, page
+from dien_jax.server.messages import Failure, Status, decode, document, page, validation_failure
 from dien_jax.server.options import ServerOptions
-from dien_jax.server.prometheus import Metrics
 
 LOG = logging.getLogger(__name__)
 BODY_SECONDS = 10.0

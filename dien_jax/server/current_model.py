@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dien_jax.errors import UserError, reading
+from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inference.requests import RankRequest
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run
-from dien_jax.server.batching import Batcher
+from dien_jax.server.batching import Batcher, Metrics
 from dien_jax.server.messages import Ranked, Remembered, request_decoders
 from dien_jax.server.options import MODEL_THREAD, ServerOptions
-from dien_jax.server.prometheus import Metrics
 from dien_jax.utils.console import stage
 
 LOG = logging.getLogger(__name__)

@@ -45,10 +45,9 @@ def serve(options: ServerOptions) -> int:
     from prometheus_client import disable_created_metrics
 
     from dien_jax.server.app import Application
-    from dien_jax.server.batching import Batcher
+    from dien_jax.server.batching import Batcher, Metrics
     from dien_jax.server.connections import IDLE_SECONDS, Connections, Server, connection_limit
     from dien_jax.server.current_model import CurrentModel
-    from dien_jax.server.prometheus import Metrics
 
     metrics = Metrics()
     disable_created_metrics()  # else each counter also exports the time it was created

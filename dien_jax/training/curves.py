@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.evaluations import read_evaluations
+from dien_jax.runs.folder import read_evaluations
 from dien_jax.utils.plots import new_figure, save_picture
 
 if TYPE_CHECKING:

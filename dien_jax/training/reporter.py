@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dien_jax.metrics.scores import METRICS
-from dien_jax.runs.evaluations import append_evaluation, cut_back
+from dien_jax.runs.folder import append_evaluation, cut_back
 from dien_jax.training.loggers import Loggers
 from dien_jax.training.progress import StepReport
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dien_jax import load_run, open_dataset, resume
-from dien_jax.runs.evaluations import read_evaluations
+from dien_jax.runs.folder import read_evaluations
 from dien_jax.runs.scoring import trained_scores
 
 pytestmark = pytest.mark.long

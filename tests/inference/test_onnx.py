@@ -6,7 +6,7 @@ import pytest
 from support import many_items, small_dataset, untrained_run
 
 from dien_jax import UserError, export
-from dien_jax.inference.triton import add_version
+from dien_jax.inference.onnx import add_version
 
 pytest.importorskip("jax2onnx", reason="needs the extra 'onnx'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")

@@ -94,10 +94,9 @@ def assert_served(file: Path, request: RankRequest, expected) -> None:
     httpx = pytest.importorskip("httpx")
     pytest.importorskip("starlette")
     from dien_jax.server.app import Application
-    from dien_jax.server.batching import Batcher
+    from dien_jax.server.batching import Batcher, Metrics
     from dien_jax.server.current_model import CurrentModel
     from dien_jax.server.options import ServerOptions
-    from dien_jax.server.prometheus import Metrics
 
     options, metrics = ServerOptions(file, max_candidates=len(request.candidates)), Metrics()
     current = CurrentModel(options, metrics)

@@ -14,9 +14,13 @@ import dien_jax
 from dien_jax.config.presets import FAMILY
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import UserError
-from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
+from dien_jax.inference.bucketed_programs import (
+    CANDIDATE_BUCKETS,
+    RankRequest,
+    grouped,
+    user_counts,
+)
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inference.requests import RankRequest, grouped, user_counts
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER
 from dien_jax.runs.scoring import score_batches

@@ -18,8 +18,7 @@ from dien_jax import report
 from dien_jax.inspection.report import write_report
 from dien_jax.inspection.report_page import article
 from dien_jax.metrics.scores import example_losses
-from dien_jax.runs.evaluations import METRICS_FILE
-from dien_jax.runs.folder import RESULT_FILE
+from dien_jax.runs.folder import METRICS_FILE, RESULT_FILE
 from dien_jax.runs.scoring import trained_scores
 from dien_jax.runs.trained import load_run
 from dien_jax.utils.files import write_json

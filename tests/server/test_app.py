@@ -13,8 +13,8 @@ import pytest
 
 from dien_jax import export
 from dien_jax.data.schema import Feature, Schema
+from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inference.requests import RankRequest
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
@@ -36,11 +36,14 @@ from support.http_server import (  # noqa: E402
 
 from dien_jax.server import app as serve_app  # noqa: E402
 from dien_jax.server.app import Application  # noqa: E402
+from dien_jax.server.batching import Metrics  # noqa: E402
 from dien_jax.server.current_model import CurrentModel, model_version  # noqa: E402
-from dien_jax.server.messages import request_decoders  # noqa: E402
-from dien_jax.server.openapi import document, page  # noqa: E402
+from dien_jax.server.messages import (  # noqa: E402
+    document,
+    page,
+    request_decoders,
+)
 from dien_jax.server.options import ServerOptions  # noqa: E402
-from dien_jax.server.prometheus import Metrics  # noqa: E402
 
 COMPILED: list[str] = []
 

@@ -17,7 +17,7 @@ from support.tensorboard_files import events, hparams, scalars
 from tensorboardX.proto.event_pb2 import SessionLog
 
 from dien_jax.errors import UserError
-from dien_jax.runs.evaluations import cut_back, read_evaluations
+from dien_jax.runs.folder import cut_back, read_evaluations
 from dien_jax.training.curves import draw_curves
 from dien_jax.training.loggers import opened_loggers
 from dien_jax.training.progress import StepReport
