@@ -112,7 +112,7 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "field", "error"),
     [
-        ("rank", rank_body(candidates=[PEAR, 1.5]), 422, "candidates[1]", "multiple of 1"),
+        ("rank", rank_body(candidates=[PEAR, 1.5]), 422, "candidates[1]", "a whole number"),
         ("rank", rank_body(candidates=[]), 422, "candidates", "length >= 1"),
         ("rank", rank_body(candidates=[PEAR] * 9), 422, "candidates", "length <= 8"),
         ("rank", rank_body(history=[PEAR] * 10), 422, "history", "length <= 9"),
