@@ -10,7 +10,8 @@ from dien_jax._lazy import lazy_names
 
 if TYPE_CHECKING:
     from dien_jax.data.batch import Batch, example_batch
-    from dien_jax.data.dataset import Column, Dataset, Examples, open_dataset
+    from dien_jax.data.columns import Column, Examples
+    from dien_jax.data.dataset import Dataset, open_dataset
     from dien_jax.data.loader import Loader, evaluation_loader
     from dien_jax.data.part_writer import PartWriter
     from dien_jax.data.schema import Feature, MultiValued, Schema
@@ -36,7 +37,8 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "batch": ("Batch", "example_batch"),
-        "dataset": ("Column", "Dataset", "Examples", "open_dataset"),
+        "columns": ("Column", "Examples"),
+        "dataset": ("Dataset", "open_dataset"),
         "loader": ("Loader", "evaluation_loader"),
         "part_writer": ("PartWriter",),
         "schema": ("Feature", "MultiValued", "Schema"),

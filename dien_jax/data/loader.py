@@ -20,10 +20,9 @@ import numpy as np
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.arrays import chunks
 from dien_jax.data.batch import Batch
-from dien_jax.data.columns import Column, reader
+from dien_jax.data.columns import Column, Rows, reader, windows
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.order import KeyedOrder, StoredOrder, automatic_order
-from dien_jax.data.parts import Rows, windows
 from dien_jax.data.schema import FeatureValues, MultiValued
 from dien_jax.data.tables import folds
 from dien_jax.errors import UserError

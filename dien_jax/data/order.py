@@ -132,8 +132,7 @@ def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
     ``key``, of numbers from 0 on, draws the permutation: a Feistel network on the numbers below the
     next power of two, applied again wherever it leaves the range.
 
-    Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002; the mixing is
-    that of SplitMix64 (Steele et al., OOPSLA 2014).
+    Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002.
 
     >>> import numpy as np
     >>> sorted(permuted(np.arange(5), 5, (0, 3)).tolist())
@@ -154,8 +153,8 @@ def _feistel(values: np.ndarray, bits: int, key: tuple[int, ...]) -> np.ndarray:
     low_mask, high_mask = (np.uint64(2**n - 1) for n in (bits // 2, bits - bits // 2))
     high, low = values >> low_bits, values & low_mask
     for first, second in _round_keys(key):
-        high ^= _mixed(low + first) & high_mask
-        low ^= _mixed(high + second) & low_mask
+        high ^= mixed_bits(low + first) & high_mask
+        low ^= mixed_bits(high + second) & low_mask
     return high << low_bits | low
 
 
@@ -165,8 +164,14 @@ def _round_keys(key: tuple[int, ...]) -> tuple[tuple[np.uint64, np.uint64], ...]
     return tuple((first, second) for first, second in keys)
 
 
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """Return the finalizer of SplitMix64."""
+def mixed_bits(values: np.ndarray) -> np.ndarray:
+    """Return random numbers of 64 bits for numbers of 64 bits: the finalizer of SplitMix64.
+
+    Source: Steele, Lea and Flood, OOPSLA 2014.
+
+    >>> mixed_bits(np.arange(1, 3, dtype=np.uint64)).tolist()
+    [6238072747940578789, 15839785061582574730]
+    """
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return values ^ values >> np.uint64(31)

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from dien_jax.data.arrays import Check, read_array, read_ids, read_offsets, release
+from dien_jax.data.columns import Rows, chained
 from dien_jax.data.metadata import Counts
-from dien_jax.data.parts import Rows, chained
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import (
     DIRECTED,

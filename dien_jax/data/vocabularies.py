@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.dataset import Column
+from dien_jax.data.columns import Column
 from dien_jax.data.metadata import repeated
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.data.value_text import as_text, digits_of

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.dataset import padded_columns
+from dien_jax.data.columns import padded_columns
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.value_text import as_text
 from dien_jax.data.vocabularies import SEPARATOR

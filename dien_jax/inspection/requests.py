@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dien_jax.data.dataset import Dataset, Examples
+from dien_jax.data.columns import Examples
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.user_events import UserEvents
 from dien_jax.data.vocabularies import Vocabularies

@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,15 +15,19 @@ import numpy as np
 from dien_jax.data import metadata
 from dien_jax.data.columns import Column, Examples
 from dien_jax.data.dataset import open_folder
-from dien_jax.data.folder_files import FolderFiles, find_feature, require_rows
-from dien_jax.data.metadata import Counts
-from dien_jax.data.part_writer import PartWriter
+from dien_jax.data.metadata import Counts, part_name
+from dien_jax.data.part_writer import FolderFiles, PartWriter, find_feature, require_rows
 from dien_jax.data.schema import Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
 from dien_jax.errors import UserError, writing
-from dien_jax.preparation.finished_parts import FinishedParts
 from dien_jax.statistics.features import count_features, factorise_training_events
-from dien_jax.utils.files import partial_folder, partial_path, remove_left_partials
+from dien_jax.utils.files import (
+    KEPT,
+    partial_folder,
+    partial_path,
+    remove_left_partials,
+    write_text,
+)
 from dien_jax.utils.memory import trim_memory
 
 
@@ -234,3 +240,59 @@ def check_target(path: Path) -> None:
         with contextlib.suppress(UserError):  # another process is at work on it
             remove_left_partials(path.absolute())
         raise UserError(f"{path} exists already; choose another folder or remove it")
+
+
+class FinishedParts:
+    """The finished parts of a folder that is being written.
+
+    Args:
+      folder: the partial folder.
+      key: names all that the parts are made of; empty to take over nothing and leave nothing.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder, self._key = folder, key
+        self.entries: list[tuple[Counts, dict[str, Any]]] = []
+        """Counts and notes of the first parts, which are finished."""
+
+    def take_over(self, left: Path) -> None:
+        """Move the finished parts here from the folder that a killed process left."""
+        key = left / KEPT
+        if not self._key or self.entries or not key.is_file() or key.read_text() != self._key:
+            return
+        for number in itertools.count():
+            entry = self._entry(left, number)
+            try:
+                values = json.loads(entry.read_text(encoding="utf-8"))
+                counts = Counts(**values["counts"])  # type: ignore[typeddict-item]
+                found = counts, dict(values["note"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return
+            target = self._folder / part_name(number)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (left / part_name(number)).rename(target)
+            self._write(number, *found)
+            self.entries.append(found)
+
+    def begin(self) -> None:
+        """Tell later processes what the parts are made of."""
+        if self._key:
+            (self._folder / KEPT).parent.mkdir(exist_ok=True)
+            (self._folder / KEPT).write_text(self._key)
+
+    def add(self, number: int, counts: Counts, note: dict[str, Any]) -> None:
+        """Tell later processes that a part is finished."""
+        if self._key:
+            self._write(number, counts, note)
+
+    def end(self) -> None:
+        """Remove what only later processes need."""
+        shutil.rmtree((self._folder / KEPT).parent, ignore_errors=True)
+
+    def _write(self, number: int, counts: Counts, note: dict[str, Any]) -> None:
+        entry = self._entry(self._folder, number)
+        entry.parent.mkdir(exist_ok=True)
+        write_text(entry, json.dumps({"counts": counts, "note": note}))
+
+    def _entry(self, folder: Path, number: int) -> Path:
+        return (folder / KEPT).with_name(f"{number}.json")

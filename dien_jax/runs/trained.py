@@ -16,8 +16,8 @@ from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.steps.state import TrainState, create_state, feature_tables
+from dien_jax.utils.compile_cache import require_32_bits
 from dien_jax.utils.json_values import Share, as_type
-from dien_jax.utils.precision import require_32_bits
 
 BEST_SHARE = "best_share"
 """The host's value of a checkpoint that is the share of the networks' logit; 1 without it."""

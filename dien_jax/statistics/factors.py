@@ -31,8 +31,7 @@ from dien_jax.statistics.counting import first_occurrences
 from dien_jax.statistics.singular_vectors import singular_vectors
 from dien_jax.statistics.training_events import Slice, TrainingEvents, of_sequences, slices
 from dien_jax.utils.memory import trim_memory
-from dien_jax.utils.progress import Progress, part_of_progress, unseen
-from dien_jax.utils.threads import map_in_order, thread_count
+from dien_jax.utils.threads import Progress, map_in_order, part_of_progress, thread_count, unseen
 
 MAX_VALUES = 1 << 16
 """Values with a vector, those of most users; the vectors of others are zeros."""

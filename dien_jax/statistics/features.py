@@ -8,15 +8,15 @@ from types import MappingProxyType
 
 import numpy as np
 
+from dien_jax.data.columns import chained
 from dien_jax.data.dataset import Dataset
-from dien_jax.data.parts import chained
 from dien_jax.data.schema import Feature
 from dien_jax.data.statistics_files import CountedFeature, Statistics
 from dien_jax.data.tables import ValueFactors, factor_features, statistics_features
 from dien_jax.statistics.counting import count_values
 from dien_jax.statistics.factors import factorise, work_of
-from dien_jax.statistics.training_parts import training_parts
-from dien_jax.utils.progress import Progress, part_of_progress, unseen
+from dien_jax.statistics.training_events import training_parts
+from dien_jax.utils.threads import Progress, part_of_progress, unseen
 
 
 def count_features(

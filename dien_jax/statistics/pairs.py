@@ -18,8 +18,7 @@ import numpy as np
 from dien_jax.data.arrays import open_array, release
 from dien_jax.data.tables import ValueStatistics
 from dien_jax.utils.memory import trim_memory
-from dien_jax.utils.progress import Progress, unseen
-from dien_jax.utils.threads import map_in_order
+from dien_jax.utils.threads import Progress, map_in_order, unseen
 
 MAX_KEPT = 1 << 23
 """Pairs that are kept; of longer logs, those that few sequences have are left out."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
 from dien_jax.steps.embedding_rows import large_tables, table_of, tables_by_row
-from dien_jax.utils.memory_limit import machine_bytes, require_memory
+from dien_jax.utils.memory import machine_bytes, require_memory
 from dien_jax.utils.processes import count
 
 

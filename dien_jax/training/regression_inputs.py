@@ -27,7 +27,7 @@ from dien_jax.model.embeddings import gather
 from dien_jax.model.statistics import MATCH, statistics_inputs, statistics_names
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.memory_limit import machine_bytes, require_memory
+from dien_jax.utils.memory import machine_bytes, require_memory
 
 BATCH = 1024
 UNKNOWN_BATCHES = 8

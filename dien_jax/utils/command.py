@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, described, reason
+from dien_jax.utils.compile_cache import require_32_bits
 from dien_jax.utils.console import (
     replace_what_encodings_lack,
     say,
@@ -24,7 +25,6 @@ from dien_jax.utils.console import (
 from dien_jax.utils.files import remove_unfinished
 from dien_jax.utils.flag_help import description, join_help_lines
 from dien_jax.utils.memory import keep_freed_memory
-from dien_jax.utils.precision import require_32_bits
 
 Options = TypeVar("Options")
 _NO_DEVICE = "Unable to initialize backend"

@@ -15,12 +15,12 @@ from support.parted_data import as_array, in_parts
 from support.small_dataset import ints
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data import part_writer, parts
+from dien_jax.data import part_writer
+from dien_jax.data.columns import ChainedArray, windows
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest, table_digests, vocabulary_digests
 from dien_jax.data.loader import Loader
 from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS, Counts
-from dien_jax.data.parts import ChainedArray, windows
 from dien_jax.data.schema import MultiValued
 from dien_jax.data.user_events import UserEvents
 from dien_jax.errors import UserError

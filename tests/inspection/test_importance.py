@@ -9,7 +9,8 @@ import pytest
 from support import small_dataset, tiny_run
 from support.random_model import trained
 
-from dien_jax.data.dataset import Column, open_dataset
+from dien_jax.data.columns import Column
+from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.inspection.importance import (
     Input,

@@ -310,19 +310,15 @@ def test_the_key_of_built_in_data_covers_every_module_that_decides_its_content()
         "data.arrays",
         "data.columns",
         "data.dataset",
-        "data.part_folder",
-        "data.parts",
         "errors",
         "preparation.options",
         "utils.console",
         "utils.files",
         "utils.json_values",
         "utils.memory",
-        "utils.memory_limit",
-        "utils.progress",
         "utils.threads",
     }
-    aside |= {"preparation.finished_parts", "preparation.pipeline.split_times"}
+    aside |= {"preparation.pipeline.split_times"}
     covered = {module.__name__.removeprefix("dien_jax.") for module in synthetic.GENERATOR}
     for module in (synthetic, *synthetic.GENERATOR):
         for line in ast.walk(ast.parse(Path(module.__file__).read_text())):

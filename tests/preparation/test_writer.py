@@ -11,11 +11,11 @@ import pytest
 from support.holder import held
 from support.small_dataset import SCHEMA, ints, leftovers, write
 
-from dien_jax.data.dataset import Column, open_dataset
+from dien_jax.data.columns import Column
+from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
-from dien_jax.preparation.finished_parts import FinishedParts
-from dien_jax.preparation.writer import DatasetWriter
+from dien_jax.preparation.writer import DatasetWriter, FinishedParts
 
 pytestmark = pytest.mark.fast
 

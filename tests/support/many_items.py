@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dien_jax.data.dataset import Examples
+from dien_jax.data.columns import Examples
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.writer import DatasetWriter
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.dataset import Column, Examples
+from dien_jax.data.columns import Column, Examples
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.writer import DatasetWriter
 

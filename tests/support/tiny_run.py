@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dien_jax.data.dataset import Column, Examples
+from dien_jax.data.columns import Column, Examples
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.runs.checkpoints import Checkpoints

@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_info
 from dien_jax import auc, train
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig
-from dien_jax.data.dataset import Dataset, Examples, open_dataset
+from dien_jax.data.columns import Examples
+from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.model.logistic_regression import alone
 from dien_jax.preparation.writer import DatasetWriter

@@ -16,7 +16,7 @@ import numpy as np
 
 from dien_jax._version import __version__
 from dien_jax.data.clock import TIME_UNIT
-from dien_jax.data.dataset import Column, Examples
+from dien_jax.data.columns import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.memory import IDLE

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from dien_jax.data.dataset import Examples
+from dien_jax.data.columns import Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, reading

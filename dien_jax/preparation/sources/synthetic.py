@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dien_jax.data import folder_files, metadata, part_writer, schema, statistics_files, tables
-from dien_jax.data.dataset import Column, Examples
+from dien_jax.data import metadata, part_writer, schema, statistics_files, tables
+from dien_jax.data.columns import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, writing
@@ -27,19 +27,18 @@ from dien_jax.statistics import (
     pairs,
     singular_vectors,
     training_events,
-    training_parts,
 )
 from dien_jax.utils.console import say
 from dien_jax.utils.files import locked, user_cache
-from dien_jax.utils.memory_limit import machine_bytes, require_memory
+from dien_jax.utils.memory import machine_bytes, require_memory
 
 HELD_OUT = 0.1  # share of users for validation, and again for the test
 ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
 CHUNK_USERS = 1 << 14  # users simulated at a time
 GENERATOR = (
-    *(simulation, splits, scores, schema, metadata, writer, part_writer, folder_files, tables),
+    *(simulation, splits, scores, schema, metadata, writer, part_writer, tables),
     *(statistics_files, counting, pairs, factors, singular_vectors, features),
-    *(training_events, training_parts),
+    training_events,
 )
 """Modules that determine the content of the folder, besides this one."""
 
