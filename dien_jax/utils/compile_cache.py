@@ -1,4 +1,4 @@
-"""What JAX is set to: its persistent compile cache, and numbers of 32 bits."""
+"""Settings of JAX: its persistent compile cache, and numbers of 32 bits."""
 
 import contextlib
 import errno

@@ -280,7 +280,7 @@ def test_windows_within_a_part_are_those_of_one_array() -> None:
     np.testing.assert_array_equal(windows(CHAIN, first, 3)[live], expected[live])
 
 
-@pytest.mark.parametrize("module", [parts, part_writer])
+@pytest.mark.parametrize("module", [columns, part_writer])
 def test_examples_in_docstrings_run(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
 
