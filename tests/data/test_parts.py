@@ -15,7 +15,7 @@ from support.parted_data import as_array, in_parts
 from support.small_dataset import ints
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data import part_writer
+from dien_jax.data import columns, part_writer
 from dien_jax.data.columns import ChainedArray, windows
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest, table_digests, vocabulary_digests
