@@ -8,7 +8,7 @@ candidate's value first occurs at the example or after it, and then it is there 
 ``OWN_*`` tell where, and a model takes it out.
 
 The events come in parts of whole sequences, and counts do not depend on the division. Threads count
-slices of the parts. Memory is bounded by the largest part, and by ``MAX_PAIRS``.
+slices of the parts. Memory is bounded by the largest part, and by :class:`Limits`.
 
 Dimensions: E events, S sequences and n training examples of a part, V values of a feature.
 """
@@ -21,16 +21,11 @@ import numpy as np
 
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, ValueStatistics
-from dien_jax.statistics.pairs import PairCounts, sort_together
+from dien_jax.statistics.pairs import Limits, PairCounts, sort_together
 from dien_jax.statistics.training_events import Slice, TrainingEvents, slices
 from dien_jax.utils.threads import Progress, map_in_order, part_of_progress, thread_count, unseen
 
 T = TypeVar("T")
-
-MAX_DISTINCT = 100
-"""Distinct values of a sequence that take part in pairs, the first ones."""
-MAX_PAIRS = 1 << 26
-"""Pairs that are counted; of longer logs, fewer values of each sequence take part."""
 
 
 class Firsts(NamedTuple):
@@ -54,17 +49,19 @@ class Occurrences:
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` does not count.
       folder: where the files are; None for none.
       threads: how many compute.
+      most: events of a slice.
     """
 
     def __init__(
         self,
         parts: Collection[TrainingEvents],
         value_of: np.ndarray,
-        folder: Path | None = None,
-        threads: int = 1,
+        folder: Path | None,
+        threads: int,
+        most: int,
     ) -> None:
         self._parts, self._value_of, self._folder = parts, value_of, folder
-        self._threads = threads
+        self._threads, self._most = threads, most
         self._kept: dict[int, Firsts | Path] = {}
 
     def each(self, function: Callable[[TrainingEvents, Firsts], T]) -> Iterator[tuple[Slice, T]]:
@@ -74,7 +71,7 @@ class Occurrences:
             number, piece = numbered
             return piece, function(piece.events, self._firsts(number, piece.events))
 
-        numbered = enumerate(slices(self._parts))
+        numbered = enumerate(slices(self._parts, self._most))
         return map_in_order(of_slice, numbered, self._threads, lambda pair: pair[1].is_large)
 
     def _firsts(self, number: int, events: TrainingEvents) -> Firsts:
@@ -102,6 +99,9 @@ def count_values(
     size: int,
     folder: Path | None = None,
     progress: Progress = unseen,
+    *,
+    limits: Limits = Limits(),  # noqa: B008 - never changed
+    threads: int | None = None,
 ) -> tuple[ValueStatistics, list[np.ndarray]]:
     """Count the values of one feature in the training events.
 
@@ -111,19 +111,27 @@ def count_values(
       size: V.
       folder: an empty folder for what memory need not hold; None to hold all.
       progress: called with the share of the work that is done, after each part and more often.
+      limits: what is left out of a long log, and bounds of memory.
+      threads: how many count, :func:`thread_count` by default; results do not depend on it.
 
     Returns:
       The counts, and ``own`` of each part, int8 ``[n]``: bits ``OWN_*`` of each training example.
     """
-    threads = thread_count()
-    occurrences = Occurrences(parts, value_of, folder, threads)
-    count, distinct = np.zeros(size, np.int64), np.zeros(MAX_DISTINCT + 1, np.int64)
+    threads = threads or thread_count()
+    occurrences = Occurrences(parts, value_of, folder, threads, limits.slice)
+    count, distinct = np.zeros(size, np.int64), np.zeros(limits.distinct + 1, np.int64)
     first, second, third = (part_of_progress(progress, number, 1, 3) for number in range(3))
-    for piece, (values, numbers) in occurrences.each(_totals):
+
+    def totals(_: TrainingEvents, firsts: Firsts) -> tuple[np.ndarray, np.ndarray]:
+        found = np.minimum(np.bincount(firsts.sequence), limits.distinct)
+        return firsts.value, np.bincount(found, minlength=limits.distinct + 1)
+
+    for piece, (values, numbers) in occurrences.each(totals):
         np.add.at(count, values, 1)
         distinct += numbers
         first(piece.done)
-    used, pairs = _values_in_pairs(distinct), PairCounts(size, folder, threads)
+    used = _values_in_pairs(distinct, limits.pairs)
+    pairs = PairCounts(size, folder, threads, limits)
 
     def of_slice(events: TrainingEvents, firsts: Firsts) -> np.ndarray:
         _count_pairs(firsts, used, pairs)
@@ -135,12 +143,6 @@ def count_values(
         second(piece.done)
     statistics = pairs.statistics(count, int(distinct[1:].sum()), third)
     return statistics, [np.concatenate(bits) for bits in own]
-
-
-def _totals(_: TrainingEvents, firsts: Firsts) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of sequences, and the sequences of each number of distinct values."""
-    distinct = np.minimum(np.bincount(firsts.sequence), MAX_DISTINCT)
-    return firsts.value, np.bincount(distinct, minlength=MAX_DISTINCT + 1)
 
 
 def first_occurrences(events: TrainingEvents, value_of: np.ndarray) -> Firsts:
@@ -188,14 +190,14 @@ def _first_places(keys: np.ndarray) -> np.ndarray:
     return np.sort(place[np.diff(key, prepend=-1) != 0])
 
 
-def _values_in_pairs(sequences: np.ndarray) -> int:
-    """Return how many values of each sequence take part in pairs.
+def _values_in_pairs(sequences: np.ndarray, most: int) -> int:
+    """Return how many values of each sequence take part in pairs, ``most`` of these or fewer.
 
     ``sequences`` are those of each number of distinct values, the last one of that many or more.
     """
-    for used in range(MAX_DISTINCT, 2, -1):
+    for used in range(len(sequences) - 1, 2, -1):
         values = np.minimum(np.arange(len(sequences)), used)
-        if (values * (values - 1) // 2 * sequences).sum() <= MAX_PAIRS:
+        if (values * (values - 1) // 2 * sequences).sum() <= most:
             return used
     return 2
 

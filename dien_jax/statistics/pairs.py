@@ -17,13 +17,29 @@ import numpy as np
 
 from dien_jax.data.arrays import open_array, release
 from dien_jax.data.tables import ValueStatistics
+from dien_jax.statistics.training_events import SLICE_EVENTS
 from dien_jax.utils.memory import trim_memory
 from dien_jax.utils.threads import Progress, map_in_order, unseen
 
-MAX_KEPT = 1 << 23
-"""Pairs that are kept; of longer logs, those that few sequences have are left out."""
-CHUNK_PAIRS = 1 << 21  # pairs sorted at a time, by all threads
 SAMPLES = 256  # keys that a range is found by
+
+
+class Limits(NamedTuple):
+    """What a count of a long log leaves out, and how much of it memory holds at a time.
+
+    Attributes:
+      distinct: distinct values of a sequence that take part in pairs, the first ones.
+      pairs: pairs that are counted; of longer logs, fewer values of each sequence take part.
+      kept: pairs that are kept; of longer logs, those that few sequences have are left out.
+      chunk: pairs sorted at a time, by all threads.
+      slice: events that a thread counts at a time, or one longer sequence.
+    """
+
+    distinct: int = 100
+    pairs: int = 1 << 26
+    kept: int = 1 << 23
+    chunk: int = 1 << 21
+    slice: int = SLICE_EVENTS
 
 
 class _Counted(NamedTuple):
@@ -53,11 +69,18 @@ class PairCounts:
       size: V.
       folder: an empty folder for the chunks of counts; None to keep them in memory.
       threads: how many add pairs, and how many bring counts together.
+      limits: the bounds of memory.
     """
 
-    def __init__(self, size: int, folder: Path | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        folder: Path | None = None,
+        threads: int = 1,
+        limits: Limits = Limits(),  # noqa: B008 - never changed
+    ) -> None:
         self._size, self._folder, self._threads = size, folder, threads
-        self._chunk = CHUNK_PAIRS // threads
+        self._chunk, self._most = limits.chunk // threads, limits.kept
         self._lock, self._numbers = threading.Lock(), itertools.count()
         self._pending: list[np.ndarray] = []
         self._counted: list[_Counted] = []
@@ -113,18 +136,18 @@ class PairCounts:
         )
 
     def _most_frequent(self, progress: Progress) -> tuple[_Rows, int]:
-        """Return at most ``MAX_KEPT`` pairs, and the least number of users that they have."""
+        """Return at most ``Limits.kept`` pairs, and the least number of users that they have."""
         kept, total, least = [_no_rows()], 0, 1
         ranges = self._ranges()
         for done, rows in enumerate(map_in_order(self._rows, ranges, self._threads), start=1):
             kept.append(_where(rows, rows.together >= least))
             total += len(kept[-1].key)
-            if 4 * total > 5 * MAX_KEPT:
-                least = _cut(kept, least)
+            if 4 * total > 5 * self._most:
+                least = _cut(kept, least, self._most)
                 total = sum(len(part.key) for part in kept)
                 trim_memory()
             progress(done / len(ranges))
-        least = _cut(kept, least)
+        least = _cut(kept, least, self._most)
         progress(1.0)
         return _Rows(*map(np.concatenate, zip(*kept, strict=True))), least
 
@@ -191,13 +214,13 @@ def _where(rows: _Rows, chosen: np.ndarray) -> _Rows:
     return _Rows(*(column[chosen] for column in rows))
 
 
-def _cut(parts: list[_Rows], least: int) -> int:
-    """Leave out the pairs of fewest users until ``MAX_KEPT`` or fewer are left.
+def _cut(parts: list[_Rows], least: int, most: int) -> int:
+    """Leave out the pairs of fewest users until ``most`` or fewer are left.
 
     Return the least number of users that pairs have now.
     """
     together = np.concatenate([part.together for part in parts])
-    excess = len(together) - MAX_KEPT
+    excess = len(together) - most
     if excess > 0:
         # All pairs with as many users as the first that does not fit are left out.
         together.partition(excess - 1)

@@ -38,37 +38,34 @@ class Slice(NamedTuple):
     part: int  # number of the part
     done: float  # share of all parts that ends with the slice
     events: TrainingEvents
-
-    @property
-    def is_large(self) -> bool:
-        """The slice is longer than others: threads should have no other one in memory."""
-        return len(self.events.event_item) > SLICE_EVENTS
+    is_large: bool  # longer than others: threads should have no other one in memory
 
 
-def slices(parts: Collection[TrainingEvents]) -> Iterator[Slice]:
-    """Divide parts into slices of ``SLICE_EVENTS`` events at most, or one longer sequence.
+def slices(parts: Collection[TrainingEvents], most: int = SLICE_EVENTS) -> Iterator[Slice]:
+    """Divide parts into slices of ``most`` events at most, or one longer sequence.
 
     A part is one slice if its examples are not in the order of its sequences.
     """
     for number, events in enumerate(parts):
         sequence = np.asarray(events.sequence)
         if (sequence[1:] < sequence[:-1]).any():
-            yield Slice(number, (number + 1) / len(parts), events)
+            yield Slice(number, (number + 1) / len(parts), events, len(events.event_item) > most)
             continue
-        borders = _borders(events.offsets)
+        borders = _borders(events.offsets, most)
         rows = np.searchsorted(sequence, borders).tolist()
         for place in range(1, len(borders)):
             first, end = borders[place - 1 : place + 1]
             own = _slice_of(events, first, end, slice(*rows[place - 1 : place + 1]))
-            yield Slice(number, (number + place / (len(borders) - 1)) / len(parts), own)
+            done = (number + place / (len(borders) - 1)) / len(parts)
+            yield Slice(number, done, own, len(own.event_item) > most)
 
 
-def _borders(offsets: np.ndarray) -> list[int]:
+def _borders(offsets: np.ndarray, most: int) -> list[int]:
     """Return the sequences that slices begin at, and the number of sequences."""
     borders, sequences = [0], len(offsets) - 1
     while len(borders) == 1 or borders[-1] < sequences:
         first = borders[-1]
-        reached = int(np.searchsorted(offsets, offsets[first] + SLICE_EVENTS, side="right")) - 1
+        reached = int(np.searchsorted(offsets, offsets[first] + most, side="right")) - 1
         borders.append(min(max(reached, first + 1), sequences))
     return borders
 

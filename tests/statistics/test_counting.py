@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE
-from dien_jax.statistics import counting, pairs
 from dien_jax.statistics.counting import count_values
+from dien_jax.statistics.pairs import Limits, sort_together
 from dien_jax.statistics.training_events import TrainingEvents
 
 pytestmark = pytest.mark.fast
@@ -125,13 +125,12 @@ def test_own_bits_remove_the_own_event_and_all_later_ones(
     assert removed > 50
 
 
-def test_only_the_first_values_of_a_user_make_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "MAX_DISTINCT", 3)
+def test_only_the_first_values_of_a_user_make_pairs() -> None:
     items = np.array([1, 2, 3, 4, 5], np.int32)
     end = np.arange(1, 5)
     zeros = np.zeros(4, np.int64)
     events = TrainingEvents(items, np.array([0, 5]), zeros, end, items[1:], zeros + 1)
-    statistics, [own] = count_values([events], np.arange(6), 6)
+    statistics, [own] = count_values([events], np.arange(6), 6, limits=Limits(distinct=3))
     assert statistics.count.tolist() == [0, 1, 1, 1, 1, 1]
     assert looked_up(statistics, 3, 1) == (1, 1, 0)
     assert looked_up(statistics, 4, 1) == (0, 0, 0)
@@ -139,21 +138,20 @@ def test_only_the_first_values_of_a_user_make_pairs(monkeypatch: pytest.MonkeyPa
     assert own.tolist() == [every, every, OWN_VALUE, OWN_VALUE]
 
 
-def test_pairs_of_few_users_are_left_out_of_a_long_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_of_few_users_are_left_out_of_a_long_log() -> None:
     events = random_events(0)
     whole, _ = count_values([events], np.arange(ITEMS), ITEMS)
-    monkeypatch.setattr(pairs, "MAX_KEPT", len(whole.other) // 2)
-    kept, _ = count_values([events], np.arange(ITEMS), ITEMS)
+    limits = Limits(kept=len(whole.other) // 2)
+    kept, _ = count_values([events], np.arange(ITEMS), ITEMS, limits=limits)
     assert kept.least > 1
     assert len(kept.other) <= len(whole.other) // 2
     assert sorted(kept.together) == sorted(whole.together[whole.together >= kept.least])
 
 
-def test_small_chunks_give_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_chunks_give_the_same_counts() -> None:
     events = random_events(1)
     whole, _ = count_values([events], np.arange(ITEMS), ITEMS)
-    monkeypatch.setattr(pairs, "CHUNK_PAIRS", 3)
-    parts, _ = count_values([events], np.arange(ITEMS), ITEMS)
+    parts, _ = count_values([events], np.arange(ITEMS), ITEMS, limits=Limits(chunk=3))
     for name in ("count", "offsets", "other", "together", "before", "following"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
@@ -161,6 +159,6 @@ def test_small_chunks_give_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("largest", [6, 2**62])
 def test_keys_are_sorted_with_their_numbers_whatever_their_size(largest: int) -> None:
     keys, numbers = np.array([largest, 5, 0, 5]), np.array([3, 2, 7, 0], np.int32)
-    key, number = pairs.sort_together(keys, numbers)
+    key, number = sort_together(keys, numbers)
     assert (key.tolist(), number.tolist()) == ([0, 5, 5, largest], [7, 0, 2, 3])
     assert (key.dtype, number.dtype) == (np.int64, np.int32)

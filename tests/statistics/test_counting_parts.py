@@ -6,20 +6,18 @@ import numpy as np
 import pytest
 from support.counted_logs import ITEMS, USERS, digest, divided, random_log
 
-from dien_jax.statistics import counting, factors, pairs, training_events
+from dien_jax.statistics import factors
 from dien_jax.statistics.counting import count_values, first_occurrences
 from dien_jax.statistics.factors import factorise
+from dien_jax.statistics.pairs import Limits
 from dien_jax.statistics.training_events import TrainingEvents, of_sequences, slices
 
 pytestmark = pytest.mark.fast
 
 VALUES = {"item": np.arange(ITEMS), "category": np.arange(ITEMS) // 2}
-BOUNDS = {
-    counting: {"MAX_PAIRS": 3000, "MAX_DISTINCT": 8},
-    pairs: {"MAX_KEPT": 300, "CHUNK_PAIRS": 500},
-    factors: {"MAX_CHOICES": 700},
-}
-"""Bounds that the log exceeds."""
+LIMITS = {False: Limits(), True: Limits(distinct=8, pairs=3000, kept=300, chunk=500)}
+"""The log exceeds the second ones."""
+MOST_CHOICES = 700
 DIGESTS = {
     ("item", False, False): "b75ea71c2511",
     ("item", False, True): "530250a3377b",
@@ -33,22 +31,15 @@ DIGESTS = {
 """Of the program that held all events at once; by feature, ``all_before``, and lower bounds."""
 
 
-def lower_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, names in BOUNDS.items():
-        for name, value in names.items():
-            monkeypatch.setattr(module, name, value)
-
-
 @pytest.mark.parametrize("parts", [1, 2, 5, 60])
 @pytest.mark.parametrize(("feature", "all_before", "is_long"), DIGESTS)
 def test_counts_are_those_of_the_whole_log(
-    feature: str, all_before: bool, is_long: bool, parts: int, monkeypatch: pytest.MonkeyPatch
+    feature: str, all_before: bool, is_long: bool, parts: int
 ) -> None:
-    if is_long:
-        lower_bounds(monkeypatch)
     value_of = VALUES[feature]
     events = divided(random_log(0, all_before=all_before), parts)
-    counts, own = count_values(events, value_of, int(value_of.max()) + 1)
+    size = int(value_of.max()) + 1
+    counts, own = count_values(events, value_of, size, limits=LIMITS[is_long])
     assert [len(bits) for bits in own] == [len(part.item) for part in events]
     found = digest(counts, np.concatenate(own))
     assert found == DIGESTS[feature, all_before, is_long]
@@ -60,7 +51,7 @@ def test_factors_are_those_of_the_whole_log(
     feature: str, is_long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_long:
-        lower_bounds(monkeypatch)
+        monkeypatch.setattr(factors, "MAX_CHOICES", MOST_CHOICES)
     value_of = VALUES[feature]
     log, size = random_log(0), int(value_of.max()) + 1
     expected = factorise([log], value_of, size, transitions=feature == "item")
@@ -83,15 +74,11 @@ def test_threads_count_slices_of_the_parts(
     is_long: bool,
     is_ordered: bool,
     threads: int,
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    if is_long:
-        lower_bounds(monkeypatch)
-    monkeypatch.setattr(training_events, "SLICE_EVENTS", 100)
-    monkeypatch.setattr(counting, "thread_count", lambda: threads)
+    limits = LIMITS[is_long]._replace(slice=100)
     value_of, parts = VALUES[feature], divided(random_log(0, all_before=all_before), 3)
-    pieces = list(slices(parts))
+    pieces = list(slices(parts, limits.slice))
     assert len(pieces) > 20
     assert [piece.done for piece in pieces] == sorted(piece.done for piece in pieces)
     assert pieces[-1].done == 1
@@ -100,8 +87,9 @@ def test_threads_count_slices_of_the_parts(
         place = np.random.default_rng(0).permutation(USERS)  # of a sequence, in any part
         orders = [np.argsort(place[part.sequence], kind="stable") for part in parts]
         parts = [_with_examples(*pair) for pair in zip(parts, orders, strict=True)]
-        assert len(list(slices(parts))) == 3
-    counts, own = count_values(parts, value_of, int(value_of.max()) + 1, tmp_path)
+        assert len(list(slices(parts, limits.slice))) == 3
+    size = int(value_of.max()) + 1
+    counts, own = count_values(parts, value_of, size, tmp_path, limits=limits, threads=threads)
     placed = [bits[np.argsort(order)] for bits, order in zip(own, orders, strict=True)]
     assert digest(counts, np.concatenate(placed)) == DIGESTS[feature, all_before, is_long]
 
@@ -112,13 +100,12 @@ def _with_examples(events: TrainingEvents, rows: np.ndarray) -> TrainingEvents:
     return events._replace(**{name: getattr(events, name)[rows] for name in names})
 
 
-def test_a_long_sequence_is_a_slice_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_events, "SLICE_EVENTS", 6)
+def test_a_long_sequence_is_a_slice_of_its_own() -> None:
     log = random_log(0)
-    lengths = [np.diff(piece.events.offsets) for piece in slices([log])]
+    lengths = [np.diff(piece.events.offsets) for piece in slices([log], 6)]
     assert np.concatenate(lengths).tolist() == np.diff(log.offsets).tolist()
     assert all(own.sum() <= 6 or len(own) == 1 for own in lengths)
-    large = [piece.is_large for piece in slices([log])]
+    large = [piece.is_large for piece in slices([log], 6)]
     assert large == [own.sum() > 6 for own in lengths]
     assert 0 < sum(large) < len(large)
 
