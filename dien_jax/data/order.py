@@ -73,7 +73,7 @@ class StoredOrder:
 class KeyedOrder:
     """The order ``keyed``: that of ``shuffled``, drawn otherwise and in windows of the epoch.
 
-    The epoch is the permutation of all examples by :func:`permuted`. Each ``WINDOW`` batches in
+    The epoch is the permutation of all examples by :func:`permuted`. Each ``window`` batches in
     turn have the next examples of it, by length bucket, and stand in a drawn order. Only the window
     that was read last is kept, so a batch costs little where steps rise.
 
@@ -83,18 +83,25 @@ class KeyedOrder:
       edges: padded lengths, rising, ``[L]``; the last one holds the longest history.
       batch_size: B.
       seed: seed of the order, with the epoch.
+      window: batches whose order is computed at once.
     """
 
     def __init__(
-        self, lengths: Lengths, size: int, edges: np.ndarray, batch_size: int, seed: int
+        self,
+        lengths: Lengths,
+        size: int,
+        edges: np.ndarray,
+        batch_size: int,
+        seed: int,
+        window: int = WINDOW,
     ) -> None:
         self._lengths, self._size, self._edges = lengths, size, edges
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._batches = batch_size, seed, window
         self._window: tuple[int, int, np.ndarray, np.ndarray] | None = None
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
         """Return the examples of a batch, int64 ``[R]``."""
-        number, step = divmod(step, WINDOW)
+        number, step = divmod(step, self._batches)
         if self._window is None or self._window[:2] != (epoch, number):
             self._window = (epoch, number, *self._read_window(epoch, number))
         _, _, order, chunks = self._window
@@ -103,8 +110,8 @@ class KeyedOrder:
 
     def _read_window(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the examples of a window, int64, and which B in turn each step takes."""
-        start = number * WINDOW * self._batch_size
-        places = np.arange(start, min(start + WINDOW * self._batch_size, self._size))
+        examples = self._batches * self._batch_size
+        places = np.arange(number * examples, min((number + 1) * examples, self._size))
         key = (self._seed, epoch, 0)  # Loader draws shown negatives from (seed, epoch, 1 and more)
         drawn = permuted(places, self._size, (*key, 0))
         generator = np.random.default_rng((*key, number + 1))

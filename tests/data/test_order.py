@@ -5,24 +5,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dien_jax.data import order as order_module
-from dien_jax.data.order import KeyedOrder, StoredOrder, permuted
+from dien_jax.data.order import WINDOW, KeyedOrder, StoredOrder, permuted
 
 pytestmark = pytest.mark.fast
 
 EDGES = np.array([2, 4, 8, 12])
-WINDOW = 3
-"""Batches of a window of ``small_windows``."""
+FEW = 3
+"""Batches of a window, so that a few examples are several."""
 
 
-@pytest.fixture
-def small_windows(monkeypatch) -> None:
-    """Let a few examples be several windows."""
-    monkeypatch.setattr(order_module, "WINDOW", WINDOW)
-
-
-def keyed(lengths: np.ndarray, batch_size: int, seed: int = 0) -> KeyedOrder:
-    return KeyedOrder(lambda rows: lengths[rows], len(lengths), EDGES, batch_size, seed)
+def keyed(lengths: np.ndarray, batch_size: int, seed: int = 0, window: int = WINDOW) -> KeyedOrder:
+    return KeyedOrder(lambda rows: lengths[rows], len(lengths), EDGES, batch_size, seed, window)
 
 
 def epoch_of(order, size: int, batch_size: int, epoch: int = 0) -> list[np.ndarray]:
@@ -59,7 +52,6 @@ def test_values_are_uniform_over_keys_and_neighbours_independent(size) -> None:
     assert (np.abs(counts[1:] - expected) < 6 * np.sqrt(expected)).all()
 
 
-@pytest.mark.usefixtures("small_windows")
 @settings(
     deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -72,10 +64,10 @@ def test_an_epoch_has_all_examples_and_each_window_the_batches_of_the_stored_ord
     lengths, batch_size, seed
 ) -> None:
     values, size = np.array(lengths, np.int32), len(lengths)
-    batches = epoch_of(keyed(values, batch_size, seed), size, batch_size, seed)
+    batches = epoch_of(keyed(values, batch_size, seed, FEW), size, batch_size, seed)
     assert sorted(np.concatenate([*batches, []]).tolist()) == list(range(size))
-    for start in range(0, len(batches), WINDOW):
-        window = batches[start : start + WINDOW]
+    for start in range(0, len(batches), FEW):
+        window = batches[start : start + FEW]
         own = values[np.concatenate(window)]
         stored = StoredOrder("shuffled", own, EDGES, batch_size, seed)
         expected = [own[rows] for rows in epoch_of(stored, len(own), batch_size)]
@@ -92,11 +84,10 @@ def buckets(lengths: list[np.ndarray]) -> list[list[int]]:
     return [np.searchsorted(EDGES, of_batch).tolist() for of_batch in lengths]
 
 
-@pytest.mark.usefixtures("small_windows")
 def test_a_batch_does_not_depend_on_those_read_before() -> None:
     lengths = np.random.default_rng(0).integers(0, 13, 100)
-    in_turn = [epoch_of(keyed(lengths, 8), 100, 8, epoch) for epoch in range(2)]
-    order = keyed(lengths, 8)
+    in_turn = [epoch_of(keyed(lengths, 8, window=FEW), 100, 8, epoch) for epoch in range(2)]
+    order = keyed(lengths, 8, window=FEW)
     for step in (12, 0, 5, 6, 5, 3):
         for epoch in (1, 0):
             np.testing.assert_array_equal(order.indices(epoch, step), in_turn[epoch][step])
@@ -118,7 +109,7 @@ def test_a_window_is_spread_over_the_file() -> None:
     """The first window of an epoch has as many examples of each part of the file."""
     size, batch_size = 400_000, 32
     order = keyed(np.full(size, 3), batch_size)
-    window = np.concatenate([order.indices(0, step) for step in range(order_module.WINDOW)])
+    window = np.concatenate([order.indices(0, step) for step in range(WINDOW)])
     counts = np.bincount(window * 20 // size, minlength=20)
     expected = len(window) / 20
     assert ((counts - expected) ** 2 / expected).sum() < 19 + 5 * np.sqrt(2 * 19)
