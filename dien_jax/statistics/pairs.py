@@ -25,7 +25,7 @@ SAMPLES = 256  # keys that a range is found by
 
 
 class Limits(NamedTuple):
-    """What a count of a long log leaves out, and how much of it memory holds at a time.
+    """Bounds of a count of a long log, and of what memory holds of it at a time.
 
     Attributes:
       distinct: distinct values of a sequence that take part in pairs, the first ones.
