@@ -15,32 +15,33 @@ from support.faults import Case
 @pytest.fixture(scope="session")
 def whole_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace, to be read only; processes of one session share it."""
-    return shared(tmp_path_factory, "fault-workspace", faults.make_workspace)
-
-
-@pytest.fixture(scope="session")
-def workspace_without_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workspace without ``model.dien``, for tests that need none of its content."""
-    return shared(tmp_path_factory, "fault-trained", faults.make_trained_workspace)
-
-
-def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that the first process of the session makes."""
-    base = factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / name
-    with folder.with_name(f"{name}.lock").open("w") as lock:
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-") else base) / "fault-workspace"
+    with folder.with_name("fault-workspace.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            make(folder)
+            faults.make_workspace(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def copies(
+    whole_workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Path]]:
+    """A copy of the workspace for the cases of a module, and a copy of that copy."""
+    folder = tmp_path_factory.mktemp("faults")
+    workspace = faults.copy(whole_workspace, folder / "work")
+    yield workspace, Path(shutil.copytree(workspace, folder / "pristine"))
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
-def workspace(whole_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the workspace; it is the current folder."""
-    folder = faults.copy(whole_workspace, tmp_path / "work")
-    monkeypatch.chdir(folder)
-    return folder
+def workspace(copies: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A sound workspace, which is the current folder."""
+    workspace, pristine = copies
+    monkeypatch.chdir(workspace)
+    yield workspace
+    faults.restore(workspace, pristine)
 
 
 @pytest.fixture
@@ -51,16 +52,9 @@ def place(workspace: Path) -> Path:
 
 
 @pytest.fixture
-def attempt(
-    workspace: Path, record_property: Callable[[str, object], None]
-) -> Callable[[Case], None]:
-    """Run a case, and note it for the report, ``tests/faults/report.py``."""
-
-    def run(case: Case) -> None:
-        record_property("fault", f"{case.command}: {case.kind}")
-        faults.attempt(case, workspace)
-
-    return run
+def attempt(workspace: Path) -> Callable[[Case], None]:
+    """Run a case."""
+    return lambda case: faults.attempt(case, workspace)
 
 
 @pytest.fixture(scope="session", name="preloaded")

@@ -34,7 +34,6 @@ class Case:
 
     Attributes:
       command: ``"predict"`` for ``python -m dien_jax.predict``.
-      kind: what is broken, in a word or two: the row of the report.
       name: the case, in a few words that differ from those of every other case of its file.
       arguments: command line; paths are relative to the workspace, see :func:`make_workspace`.
       damage: breaks the workspace before the command runs.
@@ -47,7 +46,6 @@ class Case:
     """
 
     command: str
-    kind: str
     name: str
     arguments: tuple[str, ...]
     damage: Callable[[Path], object] | None = None
@@ -58,7 +56,11 @@ class Case:
     environment: Mapping[str, str] | None = field(default=None, hash=False)
 
     def __str__(self) -> str:
-        return f"{self.command}: {self.kind}: {self.name}"
+        return f"{self.command}: {self.name}"
+
+
+class Hangs(BaseException):
+    """The end of a command that takes too long; no command handles it."""
 
 
 class Ending(NamedTuple):
@@ -196,6 +198,21 @@ def copy(workspace: Path, target: Path) -> Path:
     return target
 
 
+def restore(workspace: Path, pristine: Path) -> None:
+    """Make a workspace equal to a copy of it again."""
+    changed = contents(workspace).items() ^ contents(pristine).items()
+    for name in {path.partition("/")[0] for path, _ in changed}:
+        target, source = workspace / name, pristine / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        elif source.exists():
+            shutil.copy2(source, target)
+
+
 def edit_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the object in a JSON file in place."""
     values = json.loads(file.read_text())
@@ -243,10 +260,10 @@ class Output:
 
 @contextlib.contextmanager
 def _limit(seconds: int) -> Iterator[None]:
-    """Raise ``TimeoutError`` in a block that takes too long."""
+    """Raise ``Hangs`` in a block that takes too long."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"the command took more than {seconds} s")
+        raise Hangs(f"the command took more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)

@@ -1,0 +1,355 @@
+"""Logs, tables, folders, streams and surroundings that no command can work with.
+
+Files of any bytes are drawn in ``tests/preparation/test_any_bytes.py``; here are those that need a
+whole command, and what a user may do by accident.
+"""
+
+import csv
+import datetime
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support import faults
+from support.faults import PREPARE, SETTINGS, Case
+from support.small_dataset import PART
+from support.tiny_run import LIGHT
+
+pytestmark = pytest.mark.long
+Damage = Callable[[Path], object]
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def prepares(file: str, *flags: str) -> tuple[str, ...]:
+    """Return the arguments of ``prepare`` for a log in another folder."""
+    return ("interactions", file, "--out", "other", *PREPARE[5:], *flags)
+
+
+def predicts(file: str, *flags: str) -> tuple[str, ...]:
+    """Return the arguments of ``predict`` for a table."""
+    return ("run", "--input", file, "--out", f"scores{Path(file).suffix}", *flags)
+
+
+def to_parquet(folder: Path, name: str, **columns: pa.Array) -> None:
+    """Write a CSV file of the workspace as Parquet, with one value in all of some columns."""
+    with (folder / f"{name}.csv").open(newline="") as stream:
+        table = pa.Table.from_pylist(list(csv.DictReader(stream)))
+    for column, value in columns.items():
+        values = pa.concat_arrays([value] * len(table))
+        if column in table.column_names:
+            table = table.set_column(table.column_names.index(column), column, values)
+        else:
+            table = table.append_column(column, values)
+    pq.write_table(table, folder / f"{name}.parquet")
+
+
+TYPES = {
+    "float": pa.array([2.5]),
+    "boolean": pa.array([True]),
+    "timestamp": pa.array([datetime.datetime(2024, 1, 31, 12)]),
+    "binary": pa.array([b"x"]),
+    "struct": pa.array([{"a": 1}]),
+    "list of structs": pa.array([[{"a": 1}]]),
+    "map": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int8())),
+}
+LOG = {
+    "user": ("float", "map"),
+    "item": ("binary", "timestamp"),
+    "category": ("struct",),
+    "tags": ("list of structs", "float"),
+    "price": ("timestamp", "map"),
+    "timestamp": ("boolean", "struct"),
+}
+TABLE = {"user": ("float", "struct"), "item": ("timestamp", "map"), "history": ("list of structs",)}
+COLUMNS = [
+    Case(command, f"{column} of {kind}", words(f"{name}.parquet"),
+         lambda f, n=name, c=column, k=kind: to_parquet(f, n, **{c: TYPES[k]}),
+         rf"{name}.parquet: column '{column}' \(--.*\) must hold .* found ")
+    for command, name, words, table in
+    (("prepare", "log", prepares, LOG), ("predict", "queries", predicts, TABLE))
+    for column, kinds in table.items()
+    for kind in kinds
+]  # fmt: skip
+
+
+def asking_at(time: str) -> Damage:
+    """Write a table that asks at a time."""
+    return lambda f: (f / "queries.csv").write_text(f"user,item,timestamp\nu1,i3,{time}\n")
+
+
+NO_TIME = "must be a whole number or an ISO date"
+TIMES = [
+    Case("predict", f"time {time[:20]!r}", predicts("queries.csv"), asking_at(time),
+         rf"queries.csv:2: column 'timestamp': .*{message}")
+    for time, message in {
+        "": "it is empty", "nan": NO_TIME, "7.5": NO_TIME, "9" * 5000: NO_TIME,
+        "-5": "is before 1970, or beyond 9999", "2024-02-30": NO_TIME,
+        "1300000000000": "looks like milliseconds, got 1300000000000; the log has seconds",
+        "\x1b]0;x\x07": r"got '\\x1b\]0;x\\x07'",
+    }.items()
+]  # fmt: skip
+
+
+def cut(source: str, name: str, size: int, folder: Path) -> None:
+    """Keep the first bytes of a table in another form."""
+    if name.endswith(".gz"):
+        content = gzip.compress((folder / f"{source}.csv").read_bytes(), mtime=0)
+    else:
+        to_parquet(folder, source)
+        content = (folder / f"{source}.parquet").read_bytes()
+        (folder / f"{source}.parquet").unlink()
+    (folder / name).write_bytes(content[:size])
+
+
+CUT = "cut off or damaged|damaged, or not a Parquet|NUL byte|UTF-8|no column|empty"
+TRUNCATED = [
+    Case(command, f"{size} bytes of {name}", words(name), partial(cut, source, name, size),
+         rf"{name.partition('.')[0]}\..*({CUT})")
+    for command, source, words in (("prepare", "log", prepares), ("predict", "queries", predicts))
+    for name in ("cut.parquet", "cut.csv.gz")
+    for size in (0, 1, 32)
+]  # fmt: skip
+
+
+def parquet_bomb(folder: Path) -> None:
+    """Write a Parquet file of a few kB in which one long id is there 10,000 times."""
+    rows = {"user": "x" * (1 << 22), "item": "i1", "category": "c", "price": "1", "tags": "t"}
+    places = pa.array([0] * 10_000, pa.int32())
+    table = pa.table(
+        {
+            name: pa.DictionaryArray.from_arrays(places, pa.array([value]))
+            for name, value in (rows | {"timestamp": "100"}).items()
+        }
+    )
+    pq.write_table(table, folder / "b.parquet", compression="zstd", store_schema=False)
+
+
+def odd_names(folder: Path) -> None:
+    """Give a log columns whose names a terminal would act on."""
+    content = (folder / "log.csv").read_text()
+    (folder / "log.csv").write_text(content.replace("user,", "\x1b[31muser\u202e,", 1))
+
+
+def within_gzip(folder: Path) -> None:
+    """Write Parquet within gzip."""
+    to_parquet(folder, "queries")
+    (folder / "q.parquet.gz").write_bytes(gzip.compress((folder / "queries.parquet").read_bytes()))
+
+
+def folder_of(place: Callable[[Path], object], folder: Path) -> None:
+    """Make the log a folder of two files, and put something next to them."""
+    header, *rows = (folder / "log.csv").read_text().splitlines()
+    (folder / "logs" / "sub").mkdir(parents=True)
+    for name, part in (("a.csv", rows[:80]), ("sub/b.csv", rows[80:])):
+        (folder / "logs" / name).write_text("\n".join([header, *part, ""]))
+    place(folder / "logs")
+
+
+def pipe(folder: Path) -> None:
+    """Make a pipe."""
+    os.mkfifo(folder / "pipe")
+
+
+PLACED: dict[str, Callable[[Path], object]] = {
+    r"logs/c\.csv: .* found a link to a file that is not there":
+        lambda logs: (logs / "c.csv").symlink_to("gone.csv"),
+    "logs/loop: .* found a link to a folder, which is not followed":
+        lambda logs: (logs / "loop").symlink_to(logs),
+    r"logs/c\.csv: expected a file of the log, found no regular file":
+        lambda logs: os.mkfifo(logs / "c.csv"),
+}  # fmt: skip
+TOO_LARGE = "holds more than 100 times its compressed size"
+PIPE = "pipe is a pipe, and this file is read more than once; write it to a file"
+ODD = "run\udcff"
+"""A name that is not UTF-8."""
+FILES = [
+    *(Case("prepare", message, prepares("logs"), partial(folder_of, place), message)
+      for message, place in PLACED.items()),
+    Case("prepare", "a pipe", prepares("pipe"), pipe, PIPE),
+    Case("predict", "a pipe", predicts("pipe"), pipe, PIPE),
+    Case("prepare", "a Parquet of one value", prepares("b.parquet"), parquet_bomb, TOO_LARGE),
+    Case("predict", "a Parquet of one value", predicts("b.parquet"), parquet_bomb, TOO_LARGE),
+    Case("prepare", "escapes in names of columns", prepares("log.csv"), odd_names,
+         r"no column 'user' .* its columns are \\u001b\[31muser\\u202e, item"),
+    Case("predict", "user and item in one", predicts("queries.csv", "--user", "item"), None,
+         "error: --item must name another column than --user, got 'item'"),
+    Case("predict", "Parquet within gzip", predicts("q.parquet.gz"), within_gzip,
+         r"q\.parquet\.gz is Parquet within gzip; unpack it first", left=("queries.parquet",)),
+    Case("evaluate", "a run folder that is not UTF-8", (ODD,),
+         lambda folder: (folder / "run").rename(folder / ODD), "path of UTF-8"),
+    Case("train", "a new run folder that is not UTF-8", ("--data", "data", "--run-dir", ODD),
+         message=r"run folder run\\udcff: expected a path of UTF-8 characters"),
+]  # fmt: skip
+
+
+def entry(place: int, value: float) -> Change:
+    """Replace one entry of an array."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        array = array.copy()
+        array.flat[place] = value
+        return array
+
+    return change
+
+
+def in_data(name: str, change: Change, folder: Path) -> None:
+    """Change an array of the data folder."""
+    file = folder / "data" / f"{name}.npy"
+    np.save(file, change(np.load(file)))
+
+
+COUNTED = tuple(flag for flag in SETTINGS if flag != "--model.no-statistics")
+FRESH = ("--data", "data", *COUNTED, *LIGHT, "--train.epochs=1", "--run-dir", "new")
+STATISTICS: dict[str, dict[str, Change]] = {
+    **{f"statistics/item/{name}": {"-1": entry(0, -1)}
+       for name in ("count", "other", "together", "before", "following", "offsets")},
+    f"{PART}/statistics/item/own": {"-1": entry(0, -1), "one entry less": lambda a: a[:-1],
+                                    "another type": lambda a: a.astype("f4")},
+    "statistics/category/other": {"2^30": entry(0, 2**30)},
+    "statistics/category/offsets": {"falling": lambda a: a[::-1].copy()},
+}  # fmt: skip
+ARRAYS = [
+    Case("train", f"{name}: {label}", FRESH, partial(in_data, name, change), name.split("/")[-1])
+    for name, changes in STATISTICS.items()
+    for label, change in changes.items()
+]  # fmt: skip
+
+
+def swapped_lines(folder: Path) -> None:
+    """Swap two lines of the vocabulary of items."""
+    file = folder / "data" / "vocab" / "item.txt"
+    lines = file.read_text().splitlines(keepends=True)
+    lines[2], lines[3] = lines[3], lines[2]
+    file.write_text("".join(lines))
+
+
+def other_log(folder: Path) -> None:
+    """Prepare another log at the same path: equal sizes, other users in the vocabularies."""
+    log = folder / "log.csv"
+    log.write_text(log.read_text().replace("u1,", "v1,").replace("i3,", "k3,"))
+    shutil.rmtree(folder / "data")
+    assert faults.run_in_process(*PREPARE).status == 0
+
+
+def lost_data(folder: Path) -> None:
+    """Remove the data folder."""
+    shutil.rmtree(folder / "data")
+
+
+READERS = {
+    "evaluate": ("run",),
+    "predict": predicts("queries.csv"),
+    "export": ("run", "--out", "other.dien"),
+    "explain": ("run", "--example", "0", "--out", "inside.png"),
+    "report": ("run", "--out", "report.html"),
+    "train": ("--resume", "run"),
+}
+
+
+def unfinished(damage: Damage, folder: Path) -> None:
+    """Stop the run before its end, then do the damage."""
+    faults.unfinish(folder)
+    damage(folder)
+
+
+CHANGED = [
+    Case(command, f"{message}, {damage.__name__}", words,
+         partial(unfinished, damage) if command == "train" else damage, message)
+    for command, words in READERS.items()
+    for damage, message in (
+        (swapped_lines, r"data\b.*(changed|other|differ)"),
+        (lost_data, r"data\b"),
+        *([(other_log, r"data\b.*(changed|other|differ)")] if command in "evaluate train" else []),
+    )
+]  # fmt: skip
+EXPORTED = [
+    Case(command, "an exported file and a data folder",
+         (*("model.dien" if word == "run" else word for word in words), "--data", "data"),
+         message="needs no data" if command == "serve" else r"model\.dien is not a folder")
+    for command, words in (READERS | {"serve": ("run", "--port=0")}).items()
+    if command != "train"
+]  # fmt: skip
+SOUND = [
+    Case("evaluate", "a sound run", ("run",), message='"auc"', status=0),
+    Case("predict", "a sound run", READERS["predict"], status=0, left=("scores.csv",)),
+    Case("train", "a sound run", READERS["train"], faults.unfinish, "finished", 0, ("run",)),
+]
+"""The other cases would all pass if the commands failed anyway."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [*COLUMNS, *TIMES, *TRUNCATED, *FILES, *ARRAYS, *CHANGED, *EXPORTED, *SOUND],
+    ids=str,
+)
+def test_input_is_refused_by_name(case, attempt):
+    attempt(case)
+
+
+ELSEWHERE = [
+    Case("evaluate", "a device that JAX does not know", ("run",),
+         message="error: Unable to initialize backend 'abacus': .*; JAX_PLATFORMS in the env",
+         environment={"JAX_PLATFORMS": "abacus"}),
+    Case("train", "64 bits", ("--data", "data", "--run-dir", "new"),
+         message=r"error: JAX computes in 64 bits \(JAX_ENABLE_X64.*; expected 32 bits",
+         environment={"JAX_ENABLE_X64": "1"}),
+    Case("train", "a compiler that is missing",
+         ("--data", "data", "--run-dir", "new", *SETTINGS, "--model.recurrence=native"),
+         message="error: model.recurrence: .*the compiler /no/cxx does not run", left=("cache",),
+         environment={"DIEN_KERNELS_CACHE": "cache", "DIEN_KERNELS_NATIVE": "1",
+                      "CXX": "/no/cxx"}),
+    Case("train", "help on a terminal without Unicode", ("--help",), None, "usage", 0,
+         environment={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ELSEWHERE, ids=str)
+def test_surroundings_in_which_nothing_runs_are_one_line(case, attempt):
+    attempt(case)
+
+
+STREAMS = {
+    "dj prepare --help >/dev/full": (2, "cannot be written: No space"),
+    "dj evaluate run >&-": (2, "standard output is closed"),
+    "mkdir gone; cd gone; rmdir ../gone; dj evaluate ../run": (
+        2,
+        "error: the current folder was removed; change to another",
+    ),
+    "dj evaluate run <&- 2>&-": (0, ""),
+    "dj predict run --input queries.csv --out /dev/stdout": (0, '{"'),
+}
+"""Lines of the shell in which ``dj`` is ``python -m dien_jax``: status, and standard error."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize("line", STREAMS)
+def test_a_result_that_is_lost_is_an_error_and_a_lost_message_is_not(line, workspace):
+    status, message = STREAMS[line]
+    before = faults.contents(workspace)
+    ending = subprocess.run(
+        ["bash", "-c", f'dj() {{ "{sys.executable}" -m dien_jax "$@"; }}\n{line}'],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        timeout=faults.SECONDS,
+        check=False,
+    )
+    said = ending.stderr.decode()
+    assert ending.returncode == status, ending
+    assert message in said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+    assert faults.contents(workspace) == before
+    if status == 0:  # the result alone is on standard output
+        start, lines = (b'{"auc": ', 1) if "evaluate" in line else (b"user,item,history,score\n", 5)
+        assert ending.stdout.startswith(start)
+        assert ending.stdout.count(b"\n") == lines
