@@ -24,7 +24,7 @@ from dien_jax.preparation.sources import (
     synthetic,
     taobao,
 )
-from dien_jax.utils.command import check_words, refuse_several_processes, run_command
+from dien_jax.utils.command import check_words, run_command
 from dien_jax.utils.console import listed, print_result, say, stage
 from dien_jax.utils.flag_help import description
 
@@ -70,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = suggestion(name, SOURCES)
             raise UserError(f"unknown source {name!r}{near} (sources: {', '.join(SOURCES)})")
         kind, prepare = SOURCES[name]
-        refuse_several_processes(flags, "prepare")
         check_words(flags, kind)
         about = description(kind)
         return prepare, tyro.cli(kind, args=flags, prog=f"{COMMAND} {name}", description=about)

@@ -49,12 +49,6 @@ PROCESS_VALUES = (
     "--loggers",
 )
 """Flags of the process, not of the run, with a value; lists have one or more."""
-MISNAMED = {
-    "--preset": "a preset is given without a flag, first: python -m dien_jax.train din",
-    "--out": "the folder of a run is --run-dir",
-    "--train.seed": "the seed of a run is --seed",
-}
-"""Flags that other commands have, or that one may expect, and what this one has instead."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a run; with several processes JAX takes SIGTERM."""
 CLEAR_MARGIN = 0.01
@@ -118,9 +112,6 @@ def parse(argv: Sequence[str]) -> Arguments:
       SystemExit: 0 after ``--help``; 2 for an unknown flag, with the nearest one.
     """
     check_words(argv, Arguments)
-    for flag in (word.partition("=")[0] for word in argv):
-        if flag in MISNAMED:
-            raise UserError(f"unknown option {flag}: {MISNAMED[flag]}")
     named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if named else DEFAULT_PRESET
     file, warm_start = _path(argv, "--preset-file"), _path(argv, "--warm-start")
@@ -209,7 +200,7 @@ def _table(result: "RunResult") -> str:
 def _margin(result: "RunResult") -> list[str]:
     """Return a line if the test AUC is not clearly above that of every simple model."""
     from dien_jax.training.fitted import WITHOUT_NETWORKS
-    from dien_jax.training.splits import BEST_POSSIBLE
+    from dien_jax.training.run_data import BEST_POSSIBLE
 
     others = (BEST_POSSIBLE, WITHOUT_NETWORKS)  # neither is a model by itself
     found = result.baselines.items()

@@ -23,7 +23,7 @@ from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import SplitScores, score_split, trained_scores
 from dien_jax.runs.summary import RunSummary, load_summaries
 from dien_jax.runs.trained import TrainedModel, load_run
-from dien_jax.training.curves import curves_figure
+from dien_jax.training.result import curves_figure
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import atomic_file, check_out
 

@@ -1,6 +1,10 @@
 """Fits before the first training step: the logistic regression, then the statistics network.
 
-Dimensions: D dense columns.
+Networks learn what these fits leave. On small logs they learn noise too, and a part of their logit
+ranks better than all of it. The share of it that counts is chosen at each evaluation, without
+another forward pass, and belongs to the best checkpoint.
+
+Dimensions: D dense columns, R examples.
 """
 
 from collections.abc import Callable
@@ -9,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit, logit
 
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.dataset import Dataset
@@ -21,6 +26,7 @@ from dien_jax.training.logistic_regression import (
     MAX_ROWS,
     FittedRegression,
     fit_logistic,
+    selection,
 )
 from dien_jax.training.regression_inputs import Inputs, RegressionInputs
 from dien_jax.training.statistics_network import Examples, fit_statistics_network
@@ -32,6 +38,8 @@ RARE = 0.001
 """Share of training examples with logits that unknown candidates must not exceed."""
 WITHOUT_NETWORKS = "without the networks"
 """Name of all that is fitted first among simple models."""
+SHARES = (1.0, 0.7, 0.4, 0.2, 0.1, 0.0)
+"""Those that are tried; an earlier one is kept where a later one is no better."""
 
 
 def with_fitted(
@@ -146,3 +154,25 @@ def _of_regression(
         if features:
             result[f"{group}_{WEIGHTS}"] = {f.name: weights(f, group) for f in features}
     return result
+
+
+def best_share(scores: np.ndarray, fixed: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share with the best score, see :func:`selection`.
+
+    ``scores`` and ``fixed``, float32 ``[R]``, are probabilities of the whole model and of what was
+    fitted before training; ``labels`` are int8 ``[R]``.
+    """
+    return max(SHARES, key=lambda share: selection(with_share(scores, fixed, share), labels))
+
+
+def with_share(scores: np.ndarray, fixed: np.ndarray, share: float) -> np.ndarray:
+    """Return the probabilities with a share of the networks' logit, float32 ``[R]``."""
+    if share == 1:
+        return scores
+    whole, part = (_logits(probabilities) for probabilities in (scores, fixed))
+    return expit(part + share * (whole - part)).astype(np.float32)
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    edge = np.finfo(np.float32).epsneg
+    return logit(np.clip(probabilities.astype(np.float64), edge, 1 - edge))

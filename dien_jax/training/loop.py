@@ -29,9 +29,8 @@ from dien_jax.runs.scoring import measure
 from dien_jax.steps.memory import require_step_memory
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.state import TrainState, all_finite, with_params
-from dien_jax.training.fitted import parts_alone, with_fitted
+from dien_jax.training.fitted import best_share, parts_alone, with_fitted, with_share
 from dien_jax.training.hosts import agreed_stop
-from dien_jax.training.network_share import best_share, with_share
 from dien_jax.training.on_devices import AnyCheckpoints, OnDevices
 from dien_jax.training.progress import (
     EXAMPLES,
@@ -43,7 +42,7 @@ from dien_jax.training.progress import (
     not_finite,
 )
 from dien_jax.training.reporter import NoReports, Reporter
-from dien_jax.training.splits import cut_histories
+from dien_jax.training.run_data import cut_histories
 from dien_jax.utils.processes import (
     count,
     from_first,

@@ -28,7 +28,7 @@ class Progress:
       evaluated_step, best_step: steps of the last and the best evaluation; 0 before the first.
       best_score: score of the best evaluation, higher is better; None before the first.
       best_share: share of the networks' logit that was best at the best evaluation, see
-        :mod:`dien_jax.training.network_share`.
+        :mod:`dien_jax.training.fitted`.
       worse_evaluations: evaluations since the best one.
       totals: training metrics since the last evaluation, summed over examples.
       timed_examples, timed_seconds: examples and duration of the steps that were timed.

@@ -27,7 +27,6 @@ from dien_jax.model.embeddings import gather
 from dien_jax.model.statistics import MATCH, statistics_inputs, statistics_names
 from dien_jax.steps.state import feature_tables
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.memory import machine_bytes, require_memory
 
 BATCH = 1024
 UNKNOWN_BATCHES = 8
@@ -75,8 +74,6 @@ class RegressionInputs:
 
     def __init__(self, dataset: Dataset, max_history: int, model: ModelConfig = DEFAULT) -> None:
         schema = dataset.schema
-        needed, subject = 12 * BATCH * max_history, f"{BATCH:,} histories of {max_history:,} events"
-        require_memory(needed, machine_bytes(), subject, "choose a smaller train.max_history")
         self._dataset, self.schema, self._statistics = dataset, schema, model.statistics
         # Batches of one padded length, so that one program is compiled for all splits.
         self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)

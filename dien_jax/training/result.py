@@ -1,20 +1,30 @@
-"""The result of a finished run: ``result.json`` of its folder."""
+"""The result of a finished run: ``result.json``, the model card and the learning curves."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dien_jax.config.preset_files import flat_settings
 from dien_jax.errors import writing
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.calibration import Calibration
-from dien_jax.runs.folder import RESULT_FILE, Outcome, Run, Seed, read_result
+from dien_jax.runs.folder import (
+    RESULT_FILE,
+    Outcome,
+    Run,
+    Seed,
+    read_evaluations,
+    read_result,
+)
 from dien_jax.runs.model_card import CARD_FILE, Measured, model_card
-from dien_jax.training.curves import draw_curves
 from dien_jax.utils.files import write_json, write_text
 from dien_jax.utils.json_values import Count, NotNegative, Share
+from dien_jax.utils.plots import new_figure, save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class RunResult:
       steps, epochs: length of the training.
       best_step: step of the checkpoint with the best validation score.
       network_share: share of the logit that training learned, which is best on validation; see
-        :mod:`dien_jax.training.network_share`.
+        :mod:`dien_jax.training.fitted`.
       valid, test: metrics of that checkpoint by name, with calibrated scores; None where undefined.
       train_examples_per_second: training speed without compilation and evaluation; None where
         nothing was timed.
@@ -123,3 +133,52 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
         return None
     names = [entry.name for entry in dataclasses.fields(RunResult)]
     return {name: values[name] for name in names if name in values}  # type: ignore[literal-required]
+
+
+CURVES_FILE = "curves.png"
+
+
+def _validation(*names: str) -> dict[str, tuple[str, str]]:
+    return {f"validation {METRICS[name].label}": ("valid", name) for name in names}
+
+
+_CURVES = {
+    "loss": {
+        "training loss": ("train", "loss"),
+        "training click loss": ("train", "click_loss"),
+        "training auxiliary loss": ("train", "auxiliary_loss"),
+        **_validation("logloss"),
+    },
+    "AUC": _validation("auc", "gauc"),
+}
+
+
+def draw_curves(folder: Path) -> Path | None:
+    """Draw ``curves.png`` of a run from its ``metrics.jsonl``, and return the file.
+
+    None where matplotlib is not installed or nothing was evaluated.
+    """
+    records = read_evaluations(folder)
+    figure = curves_figure(records) if records else None
+    if figure is None:
+        return None
+    save_picture(figure, folder / CURVES_FILE)
+    return folder / CURVES_FILE
+
+
+def curves_figure(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
+    """Draw losses and AUC by step from evaluations; None where matplotlib is not installed."""
+    try:
+        figure, panels = new_figure(10.0, 4.0, columns=2)
+    except ImportError:
+        return None
+    for axes, (title, lines) in zip(panels, _CURVES.items(), strict=True):
+        for label, (group, name) in lines.items():
+            points = [(record["step"], record.get(group, {}).get(name)) for record in records]
+            points = [point for point in points if point[1] is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=label)
+        axes.set(xlabel="step", ylabel=title)
+        if axes.lines:
+            axes.legend()
+    return figure

@@ -24,7 +24,6 @@ from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart
 from dien_jax.runs.model_card import CARD_FILE
 from dien_jax.runs.shared_checkpoints import SharedCheckpoints
 from dien_jax.steps.mesh import devices_in_use, devices_there
-from dien_jax.training.choices import large_data_choices
 from dien_jax.training.hosts import resume_with
 from dien_jax.training.loggers import LOGGERS_FILE, Loggers, opened_loggers
 from dien_jax.training.loop import Trainer
@@ -37,7 +36,7 @@ from dien_jax.training.result import (
     write_card,
     write_result,
 )
-from dien_jax.training.splits import check_splits, simple_baselines
+from dien_jax.training.run_data import check_splits, large_data_choices, simple_baselines
 from dien_jax.training.warm_start import Grown, Source, grown, load_source
 from dien_jax.utils.compile_cache import require_32_bits
 from dien_jax.utils.console import print_only_errors, say
@@ -183,8 +182,7 @@ def resume(
 
     dataset, devices, now = on_each(opened)
     agree(now | _ids(devices))
-    # Earlier versions had no others on a CPU.
-    before = {"recurrences": "xla", "networks": "xla"} | dict.fromkeys(COUNTED, "1") | run.versions
+    before = dict.fromkeys(COUNTED, "1") | run.versions
     differ = "the last digits of its parameters may differ from those of an uninterrupted run"
     for name in run.versions | now:
         if before.get(name) != now.get(name, "1" if name in COUNTED else None):

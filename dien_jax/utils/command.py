@@ -126,7 +126,6 @@ def make_main(
 
         def flags() -> Options:
             words = sys.argv[1:] if argv is None else argv
-            refuse_several_processes(words, name)
             check_words(words, arguments)
             return parse(arguments, args=argv, prog=prog, description=description(arguments))
 
@@ -135,16 +134,12 @@ def make_main(
     return main
 
 
-def refuse_several_processes(argv: Sequence[str], name: str) -> None:
-    """Refuse flags of several processes for a command that runs in one, with a ``UserError``."""
-    for word in argv:
-        if word.startswith("--distributed."):
-            flag = word.partition("=")[0]
-            raise UserError(f"{flag}: {name} runs in one process; only train runs in several")
-
-
 def check_words(argv: Sequence[str], arguments: type) -> None:
     """Check what the parser of flags does not, and prepare help texts if they are asked for.
+
+    A flag of several values that is given again would lose its first values; of any other flag the
+    last value counts, so that a script can append its own. An empty path would be read as the
+    current folder.
 
     Args:
       argv: words of the command line.
@@ -153,56 +148,21 @@ def check_words(argv: Sequence[str], arguments: type) -> None:
     Raises:
       UserError: for a list that is given twice, and an empty path.
     """
-    refuse_repeated_lists(argv, arguments)
-    refuse_empty_paths(argv, arguments)
+    kinds, seen, flag = _flag_kinds(arguments), set(), ""
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            flag = name.replace("_", "-")
+            if flag in seen and kinds.get(flag, set()) & {tuple, dict}:
+                expected = "expected it once, followed by all its values"
+                raise UserError(f"{flag} is given twice; {expected}")
+            seen.add(flag)
+        is_empty = bool(equals) and not value if word.startswith("--") else not word
+        if is_empty and Path in kinds.get(flag, {Path} if not flag else ()):
+            problem = "must not be empty: expected a path or a name"
+            raise UserError(f"{flag or 'an argument'} {problem}")
     if "--help" in argv or "-h" in argv:
         join_help_lines(arguments)
-
-
-def refuse_repeated_lists(argv: Sequence[str], arguments: type) -> None:
-    """Refuse a flag of several values that is given again: its first values would be lost.
-
-    Of any other flag the last value counts, so that a script can append its own.
-
-    Args:
-      argv: words of the command line.
-      arguments: dataclass of the flags.
-
-    Raises:
-      UserError: that names the flag.
-    """
-    lists = {flag for flag, kinds in _flag_kinds(arguments).items() if kinds & {tuple, dict}}
-    given = [word.partition("=")[0].replace("_", "-") for word in argv]
-    for flag in given:
-        if flag in lists and given.count(flag) > 1:
-            raise UserError(f"{flag} is given twice; expected it once, followed by all its values")
-
-
-def refuse_empty_paths(argv: Sequence[str] | None, arguments: type) -> None:
-    """Refuse a path that is empty, which would be read as the current folder.
-
-    Args:
-      argv: words of the command line; those of this process if None.
-      arguments: dataclass of the flags.
-
-    Raises:
-      UserError: that names the flag.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
-    kinds = _flag_kinds(arguments)
-    for place, word in enumerate(words):
-        flag, has_value = word.removesuffix("="), word.startswith("--") and word.endswith("=")
-        if not word:  # a value of the flag before it, or a positional argument
-            before = next((w for w in reversed(words[:place]) if w.startswith("--")), "")
-            flag = before.partition("=")[0]
-            takes = kinds.get(flag.replace("_", "-"), {dict})
-            is_next = words[place - 1] == flag and bool not in takes
-            has_value = is_next or bool(takes & {dict, tuple})
-            flag = flag if has_value else ""
-        elif not has_value:
-            continue
-        if not flag or Path in kinds.get(flag.replace("_", "-"), ()):
-            raise UserError(f"{flag or 'an argument'} must not be empty: expected a path or a name")
 
 
 def _flag_kinds(arguments: type, group: str = "") -> dict[str, set[Any]]:

@@ -47,14 +47,6 @@ def test_command_gets_the_rest_of_the_line(tmp_path, capsys):
     assert f"{tmp_path} is not a run folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", sorted({*COMMANDS.split()} - {"train"}))
-def test_other_commands_than_train_run_in_one_process(name, capsys):
-    source = ["interactions"] if name == "prepare" else []
-    assert __main__.main([name, *source, "--distributed.processes=2"]) == 2
-    problem = f"--distributed.processes: {name} runs in one process; only train runs in several"
-    assert f"error: {problem}" in capsys.readouterr().err
-
-
 def test_misspelt_command_is_refused_with_the_nearest(capsys):
     assert __main__.main(["trian", "--seed", "1"]) == 2
     output = capsys.readouterr()

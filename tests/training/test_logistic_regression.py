@@ -340,15 +340,6 @@ def test_run_starts_from_the_fit_keeps_it_and_says_what_it_reaches(tmp_path, cap
     assert rows["test, logistic regression"] == [f"{area:.4f}"]
 
 
-def test_setting_turns_it_off(tmp_path, capfd):
-    data = tiny_run.write_data(tmp_path / "data")
-    flags = [*tiny_run.flags(data, tmp_path / "run"), "--train.epochs=1"]
-    assert train.main([*flags, "--model.no-logistic-regression"]) == 0
-    printed = capfd.readouterr()
-    assert "logistic regression" not in printed.err + printed.out
-    assert "logistic_regression" not in load_run(tmp_path / "run").params
-
-
 def test_training_examples_of_one_label_have_none(tmp_path, capfd):
     dataset = open_dataset(tiny_run.write_data(tmp_path / "data", train=1))
     state = untrained_run.random_state(CONFIG, dataset.schema)
@@ -356,29 +347,24 @@ def test_training_examples_of_one_label_have_none(tmp_path, capfd):
     assert "no logistic regression: all training examples" in capfd.readouterr().err
 
 
-@dataclasses.dataclass
-class _Result:
-    """What the remark reads of a result."""
-
-    test: dict[str, float]
-    baselines: dict[str, float | None]
-
-
 @pytest.mark.parametrize(
-    ("simple", "expected"),
+    ("simple", "best_step", "expected"),
     [
-        ({"popularity": 0.5, "logistic regression": 0.792}, "0.0080 above that of logistic"),
-        ({"popularity": 0.81, "logistic regression": None}, "0.0100 below that of popularity"),
-        ({"popularity": 0.5, "best possible": 0.9}, None),
-        ({"popularity": None}, None),
+        ({"popularity": 0.5, "logistic regression": 0.792}, 30, ["0.0080 above that of log"]),
+        (
+            {"popularity": 0.81, "logistic regression": None},
+            30,
+            ["0.0100 below that of popularity"],
+        ),
+        ({"popularity": 0.5, "best possible": 0.9}, 30, []),
+        ({"popularity": None}, 40, ["more epochs"]),
     ],
 )
-def test_table_says_if_a_simple_model_is_as_good(simple, expected):
-    found = train._margin(_Result({"auc": 0.8}, simple))
-    assert (expected is None and not found) or expected in found[0]
-
-
-@pytest.mark.parametrize(("best_step", "is_told"), [(40, True), (30, False)])
-def test_table_says_if_training_ended_while_it_improved(best_step, is_told):
-    result = types.SimpleNamespace(best_step=best_step, steps=40)
-    assert bool(train._more_epochs(result)) == is_told
+def test_table_says_if_a_simple_model_is_as_good_or_training_still_improved(
+    simple, best_step, expected
+):
+    about = {"test": {"auc": 0.8}, "baselines": simple, "best_step": best_step, "steps": 40}
+    result = types.SimpleNamespace(**about)
+    lines = [*train._margin(result), *train._more_epochs(result)]
+    assert len(lines) == len(expected)
+    assert all(part in line for line, part in zip(lines, expected, strict=True))

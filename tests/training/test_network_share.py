@@ -13,8 +13,8 @@ from dien_jax.errors import UserError
 from dien_jax.model.logistic_regression import fitted_alone, with_network_share
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import load_run, restore_state
-from dien_jax.training import network_share
-from dien_jax.training.network_share import SHARES, best_share, with_share
+from dien_jax.training import fitted
+from dien_jax.training.fitted import SHARES, best_share, with_share
 from dien_jax.training.progress import Progress
 
 LABELS = (np.arange(400) % 2).astype(np.int8)
@@ -47,7 +47,7 @@ def test_whole_share_is_kept_where_others_are_no_better_and_leaves_scores_as_the
 @pytest.fixture
 def run(tmp_path, data, monkeypatch):
     """A result, its folder and its data; half of the networks' logit counts."""
-    monkeypatch.setattr(network_share, "SHARES", (0.5,))
+    monkeypatch.setattr(fitted, "SHARES", (0.5,))
     config = dien_jax.preset("wide_deep")
     model = dataclasses.replace(config.model, embedding_size=4, layers=(8,), statistics=False)
     train = dataclasses.replace(config.train, batch_size=16, epochs=2, calibrate=False)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from dien_jax import UserError
-from dien_jax.training.progress import EXAMPLES, Progress
+from dien_jax.config.settings import OptimConfig
+from dien_jax.training.progress import EXAMPLES, Progress, not_finite
 
 BEFORE = Progress(step=8, evaluated_step=6, best_step=4, best_score=0.5, totals={EXAMPLES: 2.0})
 REMOVED = object()
@@ -35,3 +36,16 @@ def test_edited_progress_is_refused(name: str, value: Any, message: str) -> None
         values[name] = value
     with pytest.raises(UserError, match=f"^host: .*{message}"):
         Progress.restored(values, 8, "host")
+
+
+@pytest.mark.parametrize(
+    ("clip", "kept", "expected"),
+    [
+        (None, 4, "(now 0.5) or clipping with --optim.clip-norm 1; the checkpoint of step 4 is"),
+        (9.0, None, "(now 0.5) or a lower --optim.clip-norm (now 9)"),
+    ],
+)
+def test_divergence_names_the_settings_in_force(clip, kept, expected) -> None:
+    error = not_finite("the loss", OptimConfig(learning_rate=0.5, clip_norm=clip), kept)
+    advice = f"training stopped: the loss. Try a lower --optim.learning-rate {expected}"
+    assert str(error).startswith(advice)

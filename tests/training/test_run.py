@@ -14,7 +14,6 @@ from support import tiny_run
 import dien_jax
 from dien_jax import train
 from dien_jax.config.presets import nearest_preset
-from dien_jax.errors import Interrupted
 from dien_jax.runs import calibration
 from dien_jax.training import run
 from dien_jax.utils.files import locked, read_json
@@ -46,13 +45,6 @@ def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path)
     assert ours == theirs
     assert {name: getattr(result, name) for name in ours} == ours
     assert set(result.baselines) == {"popularity", "logistic regression"}
-
-
-def test_resume_of_a_finished_run_returns_its_result(result, capfd):
-    again = dien_jax.resume(str(result.run_dir))
-    assert again.test == result.test
-    assert again.baselines == result.baselines != {}
-    assert "is finished" in capfd.readouterr().err
 
 
 def test_runs_of_one_second_have_folders_of_their_own(data, tmp_path, monkeypatch):
@@ -171,18 +163,6 @@ def test_library_installs_no_signal_handlers_and_runs_in_a_thread(data, tmp_path
     thread.join()
     assert results[0].steps == tiny_run.STEPS_PER_EPOCH
     assert all(handlers == before for handlers in seen)
-
-
-@pytest.mark.long
-def test_run_can_be_stopped_and_resumed(result, data, tmp_path, capfd):
-    asked = iter([None] * 6 + [15])
-    with pytest.raises(Interrupted):
-        dien_jax.fit(
-            config(), data=data, run_dir=tmp_path / "run", stop_signal=lambda: next(asked, 15)
-        )
-    assert "is saved. Resume with" in capfd.readouterr().err
-    resumed = dien_jax.resume(tmp_path / "run")
-    assert (resumed.valid, resumed.test) == (result.valid, result.test)
 
 
 @pytest.mark.parametrize("name", dien_jax.PRESETS)

@@ -100,18 +100,6 @@ def exact(count: int) -> np.ndarray:
     return (100.0 * made(count, 4, noise=True).labels).astype(np.float32)
 
 
-def test_a_stop_is_asked_for_before_each_epoch():
-    asked = []
-
-    def stop():
-        asked.append(True)
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-
-    with stage("fit") as current, pytest.raises(KeyboardInterrupt):
-        fit_statistics_network(made(600, 5), made(100, 6), (8,), current, stop)
-
-
 def test_the_fit_is_equal_to_the_bit_when_it_is_repeated():
     splits = made(600, 5), made(100, 6)
     jax.tree.map(np.testing.assert_array_equal, fitted(*splits), fitted(*splits))
@@ -176,12 +164,3 @@ def test_it_needs_counts_and_a_logistic_regression():
     assert not ModelConfig(statistics_layers=()).has_statistics_network
     with pytest.raises(UserError, match=r"model.statistics_layers must be layer sizes"):
         ModelConfig(statistics_layers=(8, 0))
-
-
-@pytest.mark.long
-def test_a_flag_without_sizes_leaves_it_out(tmp_path, capfd):
-    data, folder = tiny_run.write_data(tmp_path / "data"), tmp_path / "run"
-    flags = [*tiny_run.flags(data, folder), "--train.epochs=1", "--model.statistics"]
-    assert train.main([*flags, "--model.statistics-layers"]) == 0
-    assert "without the networks" not in capfd.readouterr().out
-    assert "statistics_network" not in load_run(folder).params
