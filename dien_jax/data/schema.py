@@ -64,8 +64,8 @@ class Feature:
                 f"max_values={self.max_values}, mean={self.mean}, deviation={self.deviation}"
             )
         for name, value in (("size", self.size), ("max_values", self.max_values)):
-            if value is not None and value < 1:
-                raise ValueError(f"{where}: {name} must be at least 1, got {value}")
+            if value is not None and not 1 <= value < 2**31:  # ids are int32
+                raise ValueError(f"{where}: {name} must be at least 1, below 2^31, got {value}")
         for name, number in (("mean", self.mean), ("deviation", self.deviation)):
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"{where}: {name} must be a finite number, got {number}")
