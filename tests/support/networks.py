@@ -13,7 +13,7 @@ from dien_kernels import Dense, attention_weights, auxiliary_loss
 
 # B, T, N, D, H and widths of the hidden layers near panels of 32 positions, 4 to 16 lanes and tiles
 # of 6 and 12 columns; a sum of some hundred positions, and one of none.
-SIZES = [
+NETWORK_SIZES = [
     (1, 1, 1, 1, 1, (1,)),
     (1, 2, 1, 1, 1, (1,)),
     (2, 15, 1, 3, 5, (7,)),
@@ -25,7 +25,6 @@ SIZES = [
     (5, 6, 2, 130, 70, (140, 2)),
     (9, 9, 1, 4, 6, (5, 3, 4, 2, 6, 3, 7, 2)),
 ]
-LIVE = ("mixed", "full", "empty")
 
 
 def layers_of(rng, inputs, widths):

@@ -10,15 +10,25 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from dien_kernels import Weights, agru, augru, gru, reference
+from dien_kernels.choice import KERNELS
 
 CELLS = {"gru": gru, "agru": agru, "augru": augru}
 FORMS = ("paper", "authors")
+PALLAS = [name for name, kernel in KERNELS.items() if kernel.is_pallas]
+PRECISION = dict.fromkeys(PALLAS, "highest") | {"mosaic_gpu": "default"}
+"""Tensor cores have no float32: operands of mosaic_gpu's products have bfloat16's 8 bits."""
 CASES = [
     (cell, form, biased)
     for cell, form, biased in itertools.product(CELLS, FORMS, (False, True))
     if not (form == "authors" and biased)
 ]
+
+
+def skip_where_it_cannot_run(kernel):
+    if kernel == "mosaic_gpu" and tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11):
+        pytest.skip("mosaic_gpu needs JAX 0.11 or newer")
 
 
 def operands(
@@ -121,19 +131,13 @@ def evaluate_with_8_bits(cell, form):
     return rounded
 
 
-def scaled(found, expected):
-    """Yield each array and the expected one, as shares of the largest entry that is expected."""
+def assert_agree(found, expected, tolerance):
+    """Every array to a share of its largest entry."""
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert got.dtype == want.dtype
         got, want = (np.asarray(array, np.float32) for array in (got, want))
         scale = np.abs(want).max(initial=1e-3)
-        yield got / scale, want / scale
-
-
-def assert_agree(found, expected, tolerance):
-    """Every array to a share of its largest entry."""
-    for got, want in scaled(found, expected):
-        np.testing.assert_allclose(got, want, atol=tolerance, rtol=0)
+        np.testing.assert_allclose(got / scale, want / scale, atol=tolerance, rtol=0)
 
 
 def assert_padding_changes_nothing(cell, implementation, precision="highest"):

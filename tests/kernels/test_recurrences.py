@@ -1,0 +1,293 @@
+"""Every implementation of the recurrences for a CPU; XLA's runs in chunks of time.
+
+The oracle is compared with the equations in NumPy, XLA's with the oracle. Dimensions: B batch, T
+steps, D input, H hidden.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dien_kernels import Weights, augru, chunks, fused
+from dien_kernels.backends import xla
+from dien_kernels.contract import Plan
+from dien_kernels.reference import Inputs
+from jax import export
+from support.recurrences import (
+    CASES,
+    CELLS,
+    FORMS,
+    assert_agree,
+    assert_padding_changes_nothing,
+    call,
+    evaluate,
+    operands,
+)
+
+pytestmark = [pytest.mark.long, pytest.mark.optimised]
+
+SHAPES = [(1, 1, 36), (130, 7, 36), (3, 100, 8), (33, 41, 6)]
+"""B, T, H, in turn: one chunk of steps and several, and one that is not full."""
+RECURRENCES = [(*case, *SHAPES[row % len(SHAPES)]) for row, case in enumerate(CASES)]
+fresh = evaluate.__wrapped__
+
+
+def numpy_states(cell, form, x, attention, weights, lengths, initial):
+    """The equations again, row by row in float64."""
+    x, attention, initial = (np.asarray(v, np.float64) for v in (x, attention, initial))
+    w, u, b = (np.asarray(part, np.float64) for part in weights[:3])
+    extra = 0 if weights.recurrent_bias is None else np.asarray(weights.recurrent_bias)
+
+    def sigma(value):
+        return 1 / (1 + np.exp(-value))
+
+    states = np.zeros((*x.shape[:2], u.shape[0]))
+    for row, h in enumerate(initial):
+        for step in range(x.shape[1]):
+            if step < lengths[row]:
+                v, a = x[row, step], attention[row, step]
+                r = sigma(v @ w[:, 0] + h @ u[:, 0] + b[0])
+                product = r * (h @ u[:, -1] + extra) if form == "paper" else (r * h) @ u[:, -1]
+                c = np.tanh(v @ w[:, -1] + product + b[-1])
+                z = None if cell == "agru" else sigma(v @ w[:, 1] + h @ u[:, 1] + b[1])
+                if cell == "agru":
+                    z = a
+                elif form == "paper":
+                    z = a * z if cell == "augru" else z
+                else:
+                    z = 1 - ((1 - a) * z if cell == "augru" else z)
+                h = (1 - z) * h + z * c
+            states[row, step] = h
+    return states
+
+
+@pytest.mark.parametrize(("cell", "form", "biased"), CASES)
+def test_the_oracle_follows_the_equations_and_its_gradients_their_slopes(cell, form, biased):
+    """Slopes along random directions, by central differences of the float64 NumPy pass."""
+    x, attention, weights, lengths, initial = operands(cell, biased=biased)
+    states, last, gradients = evaluate(cell, form, "reference")(
+        x, attention, weights, lengths, initial
+    )
+    expected = numpy_states(cell, form, x, attention, weights, lengths, initial)
+    np.testing.assert_allclose(states, expected, atol=1e-6)
+    np.testing.assert_array_equal(last, states[:, -1])
+
+    def value(places):
+        x, attention, weights, initial = places
+        states = numpy_states(cell, form, x, attention, weights, lengths, initial)
+        return np.sin(3 * states).sum() + np.cos(2 * states[:, -1]).sum()
+
+    rng = np.random.default_rng(5)
+    places = x, attention, weights, initial
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), places)
+    for _ in range(5):
+        direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), wide)
+        ahead = jax.tree.map(lambda p, d: p + 1e-5 * d, wide, direction)
+        behind = jax.tree.map(lambda p, d: p - 1e-5 * d, wide, direction)
+        slope = (value(ahead) - value(behind)) / 2e-5
+        products = jax.tree.map(lambda g, d: (np.asarray(g) * d).sum(), gradients, direction)
+        np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=2e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", RECURRENCES, ids=lambda case: "-".join(map(str, case)))
+def test_xla_is_the_oracle(case):
+    cell, form, biased, batch, steps, hidden = case
+    arrays = operands(cell, batch=batch, steps=steps, hidden=hidden, biased=biased)
+    expected = evaluate(cell, form, "reference")(*arrays)
+    # float32 rounding grows with the steps that errors pass through and the terms of a sum.
+    tolerance = 1e-6 * np.sqrt(max(batch * steps, hidden))
+    assert_agree(evaluate(cell, form, "xla")(*arrays), expected, tolerance)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla", "native"])
+@pytest.mark.parametrize("form", FORMS)
+def test_attention_of_zero_and_one(form, implementation):
+    x, attention, weights, lengths, initial = operands("augru")
+    zero, one = jnp.zeros_like(attention), jnp.ones_like(attention)
+    without_update = Weights(*(part[..., ::2, :] for part in weights[:3]))
+
+    def states(cell, attention, weights):
+        return evaluate(cell, form, implementation)(x, attention, weights, lengths, initial)[0]
+
+    plain = states("gru", one, weights)
+    frozen = jnp.broadcast_to(initial[:, None], plain.shape)
+    at_zero, at_one = states("augru", zero, weights), states("augru", one, weights)
+    candidates, agru_at_zero = (states("agru", a, without_update) for a in (one, zero))
+    np.testing.assert_array_equal(agru_at_zero, frozen)
+    np.testing.assert_allclose(at_zero, frozen if form == "paper" else plain, atol=1e-6)
+    np.testing.assert_allclose(at_one, plain if form == "paper" else candidates, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla", "native"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_dead_steps_hold_changes_nothing(cell, implementation):
+    assert_padding_changes_nothing(cell, implementation)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla", "native"])
+def test_bfloat16_inputs_keep_a_float32_state(implementation):
+    """Rounding inputs and results to 8 bits is all that happens: 2^-8 of a state within 1."""
+    x, attention, weights, lengths, initial = operands("augru", steps=100)
+    half = x.astype(jnp.bfloat16)
+    options = {"lengths": lengths, "initial_state": initial, "implementation": implementation}
+    states, last = augru(half, attention, weights, **options)
+    assert states.dtype == last.dtype == jnp.bfloat16
+    exact, _ = augru(half.astype(jnp.float32), attention, weights, **options)
+    np.testing.assert_array_equal(states, exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("implementation", ["xla", "native"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_two_calls_that_hand_over_the_state_equal_one(cell, implementation):
+    form = "authors" if cell == "agru" else "paper"
+    x, attention, weights, lengths, initial = operands(cell, seed=3)
+    whole, last, _ = evaluate(cell, form, implementation)(x, attention, weights, lengths, initial)
+    run = functools.partial(call, cell, form=form, implementation=implementation)
+    for cut in (1, 4):
+        start = x[:, :cut], attention[:, :cut], weights, jnp.minimum(lengths, cut), initial
+        first, middle = run(*start)
+        rest = x[:, cut:], attention[:, cut:], weights, jnp.maximum(lengths - cut, 0), middle
+        second, end = run(*rest)
+        np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
+        np.testing.assert_allclose(end, last, atol=1e-6)
+
+
+@pytest.fixture
+def short_chunks(monkeypatch) -> None:
+    """Seven steps are three chunks of three, the last one padded."""
+    monkeypatch.setattr(chunks, "LONGEST_CHUNK", 3)
+
+
+@pytest.mark.parametrize(("cell", "form", "biased"), CASES)
+def test_short_chunks_up_to_the_longest_history_are_the_oracle(cell, form, biased, short_chunks):
+    x, attention, weights, lengths, initial = operands(cell, batch=5, biased=biased)
+    run = fresh(cell, form, "xla")
+    for longest in (0, 1, 4, 7):
+        arrays = (x, attention, weights, jnp.minimum(lengths, longest), initial)
+        assert_agree(run(*arrays), evaluate(cell, form, "reference")(*arrays), 1e-5)
+
+
+def test_dead_steps_change_nothing_to_the_bit(monkeypatch, short_chunks):
+    monkeypatch.setattr("support.recurrences.evaluate", fresh)
+    assert_padding_changes_nothing("augru", "xla")
+
+
+@pytest.mark.parametrize(("longest", "expected"), [(0, 0), (1, 1), (3, 1), (4, 2), (7, 3)])
+def test_only_chunks_with_live_steps_run(longest, expected, short_chunks):
+    ran = {"forward": 0, "backward": 0}
+
+    def counting(what):
+        def count():
+            ran[what] += 1
+
+        def call(*arguments):
+            jax.debug.callback(count)
+            return getattr(xla, what)(*arguments)
+
+        return call
+
+    backend = dataclasses.replace(
+        xla.BACKEND, forward=counting("forward"), backward=counting("backward")
+    )
+    x, attention, weights, lengths, initial = operands("augru", batch=5)
+    lengths = jnp.minimum(lengths, longest)
+
+    def loss(x):
+        plan = Plan("augru", "paper", jax.lax.Precision.HIGHEST)
+        inputs = Inputs(x, attention, weights, lengths, initial)
+        return fused.run(backend, plan, inputs)[0].sum()
+
+    jax.block_until_ready(jax.jit(jax.grad(loss))(x))
+    jax.effects_barrier()
+    assert ran == {"forward": expected, "backward": expected}
+
+
+def taken(tree, number):
+    return jax.tree.map(lambda leaf: leaf[number], tree)
+
+
+@pytest.mark.parametrize(
+    "axes", [(0, None, None, None, None), (0, 0, None, 0, 0), (0, None, 0, None, None)]
+)
+def test_vmap_is_a_loop(axes, short_chunks):
+    """Over inputs, over whole batches with lengths of their own, and over weights too."""
+    many = [operands("augru", batch=4, seed=seed) for seed in range(3)]
+    many = [(*one[:3], jnp.minimum(one[3], 2 + number), one[4]) for number, one in enumerate(many)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *many)
+    chosen = [
+        part if axis == 0 else taken(part, 0) for part, axis in zip(stacked, axes, strict=True)
+    ]
+    run = fresh("augru", "paper", "xla")
+    found = jax.vmap(run, in_axes=axes)(*chosen)
+    for number in range(3):
+        one = [
+            taken(part, number) if axis == 0 else part
+            for part, axis in zip(chosen, axes, strict=True)
+        ]
+        assert_agree(taken(found, number), run(*one), 2e-6)
+
+
+def test_chunks_cover_all_steps(short_chunks):
+    for steps in range(1, 50):
+        count, size = chunks._cut(steps)
+        assert size <= 3
+        assert (count - 1) * size < steps <= count * size
+        assert int(chunks._needed(jnp.full(2, steps), count, size)) == count
+
+
+def test_steps_and_rows_may_be_symbolic(short_chunks):
+    """As in an export: one program for any number of rows and of chunks."""
+    x, attention, weights, lengths, _ = operands("augru", batch=5)
+
+    def last(x, attention, lengths):
+        return augru(x, attention, weights, lengths=lengths, implementation="xla")[1]
+
+    rows, steps = export.symbolic_shape("b, t")
+    shapes = [
+        jax.ShapeDtypeStruct((rows, steps, x.shape[2]), x.dtype),
+        jax.ShapeDtypeStruct((rows, steps), x.dtype),
+        jax.ShapeDtypeStruct((rows,), lengths.dtype),
+    ]
+    exported = export.export(jax.jit(last))(*shapes)
+    for size in (1, 3, 4, 7):
+        arrays = (x[:, :size], attention[:, :size])
+        shorter = jnp.minimum(lengths, size)
+        _, expected = augru(*arrays, weights, lengths=shorter, implementation="reference")
+        assert_agree(jax.jit(exported.call)(*arrays, shorter), expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": jnp.zeros((3, 5))}, r"x: expected shape \[B, T, D\]"),
+        ({"x": jnp.zeros((3, 0, 5))}, r"x: expected shape \[B, T, D\]"),
+        ({"x": jnp.zeros((3, 7, 5), jnp.int32)}, "x: expected float32 or bfloat16, got int32"),
+        ({"attention": jnp.zeros((3, 6))}, r"attention: expected shape \(3, 7\), got \(3, 6\)"),
+        ({"lengths": jnp.zeros(2, jnp.int32)}, r"lengths: expected shape \(3,\)"),
+        ({"lengths": jnp.zeros(3)}, "lengths: expected integers, got float32"),
+        ({"initial_state": jnp.zeros((3, 9))}, r"initial_state: expected shape \(3, 8\)"),
+        ({"form": "book"}, "form: expected one of"),
+        ({"implementation": "cudnn"}, "implementation: expected one of"),
+        ({"implementation": "mosaic_gpus"}, r"did you mean 'mosaic_gpu'\?"),
+    ],
+)
+def test_a_wrong_argument_is_named(change, message):
+    x, attention, weights, lengths, initial = operands("augru")
+    arguments = {"x": x, "attention": attention, "weights": weights}
+    keywords = {"lengths": lengths, "initial_state": initial}
+    for name, value in change.items():
+        (arguments if name in arguments else keywords)[name] = value
+    with pytest.raises(ValueError, match=message):
+        augru(*arguments.values(), **keywords)
+
+
+def test_wrong_weights_are_named():
+    x, attention, weights, lengths, _ = operands("agru")
+    with pytest.raises(ValueError, match=r"weights.input: expected shape \(5, 3, 8\)"):
+        call("augru", x, attention, weights, lengths, None)
+    x, _, weights, lengths, _ = operands("gru", biased=True)
+    with pytest.raises(ValueError, match=r"weights.recurrent_bias: expected None"):
+        call("gru", x, None, weights, lengths, None, form="authors")
