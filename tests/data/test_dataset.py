@@ -253,16 +253,6 @@ def test_bad_offsets_and_counts_are_refused(
     assert str(place(folder, file)) in str(error.value)
 
 
-def test_every_file_is_needed(folder: Path) -> None:
-    optional = folder / PART / "examples" / "train" / "probability" / "values.npy"
-    for file in {file for file in folder.rglob("*") if file.is_file()} - {optional}:
-        moved = file.rename(file.with_name("moved"))
-        with pytest.raises(UserError, match=file.name):
-            open_dataset(folder)
-        moved.rename(file)
-    open_dataset(folder)
-
-
 @settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
