@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export as jax_export
-from support import small_dataset, untrained_run
 
 from dien_jax.errors import UserError
 from dien_jax.inference.archive import read_archive, write_archive
 
+pytestmark = pytest.mark.long
 pytest.importorskip("flatbuffers")
 
 Entries = dict[str, bytes]
@@ -24,17 +24,6 @@ Edit = Callable[[Entries], object]
 BIAS = "weights/params/mlp/logit/bias.npy"
 ITEMS, PROGRAM = "vocabularies/item.json", "programs/add_event.stablehlo"
 OTHER = r"expected what was exported, found other content"
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    from dien_jax.inference.export import export_run
-
-    folder = tmp_path_factory.mktemp("exported")
-    data = small_dataset.write(folder / "data")
-    run = untrained_run.write(folder / "run", data, model="din", buckets=(), statistics=False)
-    export_run(run, folder / "model.dien")
-    return folder / "model.dien"
 
 
 def edited(exported: Path, file: Path, edit: Edit, *, signed: bool = False) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from support import small_dataset, untrained_run
+from support import many_items, small_dataset, untrained_run
 
 import dien_jax
 from dien_jax import export
@@ -32,23 +32,6 @@ VARIANTS = {
     "dien": {"attention": "bilinear", "form": "authors", "pooling": "padded_sum"},
     "agru": {"batch_norm": "running", "dice_statistics": "batch", "classifier": "softmax"},
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_dataset.write(tmp_path_factory.mktemp("data") / "small")
-
-
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory) -> Path:
-    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data, buckets=(3,))
-
-
-@pytest.fixture(scope="module")
-def exported(run, tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("exported") / "model.dien"
-    assert export.main([str(run), "--out", str(file)]) == 0
-    return file
 
 
 def refused(arguments: list, capsys) -> str:
@@ -92,6 +75,19 @@ def test_every_member_of_the_family_exports(model, changes, data, tmp_path) -> N
         tmp_path / "run", data, model=model, buckets=(), **{"statistics": False} | changes
     )
     assert export.main([str(run), "--out", str(tmp_path / "model")]) == 0
+
+
+def test_a_file_with_factors_ranks_as_its_run_and_has_one_table(tmp_path) -> None:
+    data = many_items.write(tmp_path / "data")
+    run = untrained_run.write(tmp_path / "run", data, model="base_model", buckets=())
+    inference_export.export_run(run, tmp_path / "model.dien")
+    ours, theirs = (
+        dien_jax.Ranker(model).rank(["i3", "i5", "i8"], ["i1", "i40", "not an item", "i6"])
+        for model in (run, tmp_path / "model.dien")
+    )
+    same(theirs, ours)
+    vectors = read_archive(tmp_path / "model.dien").weights["tables/factors/item/vectors"]
+    assert (len(vectors), vectors.dtype) == (1, np.float16)
 
 
 def test_a_file_ranks_as_its_run(run, exported) -> None:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ import pytest
 from support import small_dataset, untrained_run
 
 import dien_jax
-from dien_jax.config.presets import FAMILY
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import (
@@ -44,21 +42,6 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_dataset.write(tmp_path_factory.mktemp("data") / "small")
-
-
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory) -> Path:
-    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data)
-
-
-@pytest.fixture(scope="module")
-def ranker(run) -> Ranker:
-    return dien_jax.Ranker(run)
-
-
 def test_scores_that_are_not_finite_are_refused(run):
     trained = load_run(run)
     params = jax.tree.map(lambda leaf: leaf * np.float32(1e30), trained.params)
@@ -86,7 +69,9 @@ def same(found, expected) -> None:
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
-        *((name, {} if name == "dien" else NO_COUNTS) for name in FAMILY),
+        ("dien", {}),
+        ("base_model", NO_COUNTS),
+        ("din", NO_COUNTS),
         ("dien", NO_COUNTS | {"attention": "bilinear", "form": "authors", "pooling": "sum"}),
         (
             "dien",
@@ -95,6 +80,7 @@ def same(found, expected) -> None:
     ],
 )
 def test_scores_are_those_of_an_evaluation(model, changes, data, tmp_path) -> None:
+    """`tests/steps/test_rank.py` has the other members of the family."""
     run = untrained_run.write(tmp_path / "run", data, model=model, buckets=(), **changes)
     trained = load_run(run)
     config, dataset = trained.run.config, trained.dataset
@@ -210,9 +196,7 @@ def test_long_histories_keep_the_latest_events(ranker) -> None:
     assert not np.allclose(kept.scores, shorter.scores, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("model", "changes"), [("dien", {}), ("gru_att", NO_COUNTS), ("din", NO_COUNTS)]
-)
+@pytest.mark.parametrize(("model", "changes"), [("dien", {}), ("din", NO_COUNTS)])
 def test_remembered_users_score_as_their_history_given_whole(
     model, changes, data, tmp_path
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import small_dataset, untrained_run
+from support import small_dataset
 
 from dien_jax import predict
 from dien_jax.data.dataset import open_dataset
@@ -28,22 +28,6 @@ ROWS = [
 ]
 HISTORIES = [[PEAR], [], [PEAR, SLASH, SLASH], [], ["i3"]]
 """Of ROWS, by the data folder: Ann's events are at 5, 7 and 7, Cid's at -3 and 9."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    timestamp = small_dataset.ints(5, 7, 7, 3, 9)
-    return small_dataset.write(tmp_path_factory.mktemp("data") / "small", timestamp=timestamp)
-
-
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory) -> Path:
-    return untrained_run.write(tmp_path_factory.mktemp("runs") / "dien", data)
-
-
-@pytest.fixture(scope="module")
-def ranker(run) -> Ranker:
-    return Ranker(run)
 
 
 def table(file: Path, rows=ROWS, header=HEADER) -> Path:

@@ -131,14 +131,6 @@ def test_checkpoint_of_other_settings_is_refused(run, tmp_path, capfd):
     assert "does not fit the configuration" in refusal([str(folder)], capfd)
 
 
-def test_setting_that_does_not_exist_is_refused_with_the_nearest(run, tmp_path, capfd):
-    (tmp_path / "config.json").write_text(
-        (run / "config.json").read_text().replace('"hidden_size"', '"hiden_size"')
-    )
-    message = refusal([str(tmp_path)], capfd)
-    assert "unknown setting 'model.hiden_size'; did you mean 'hidden_size'?" in message
-
-
 def test_data_of_another_schema_is_refused(run, tmp_path, capfd, monkeypatch):
     schema = tiny_run.SCHEMA
     monkeypatch.setattr(tiny_run, "SCHEMA", type(schema)(item=schema.item[:1], user=schema.user))
@@ -181,27 +173,6 @@ def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
     message = refusal([str(tmp_path / "run")], capfd)
     assert "has no evaluated checkpoint yet" in message
     assert f"python -m dien_jax.train --resume {tmp_path / 'run'}" in message
-
-
-def test_folder_that_is_no_run_is_refused(tmp_path, capfd):
-    assert "is not a run folder" in refusal([str(tmp_path)], capfd)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["runs/x", "--split", "tset"], "test"),
-        (["runs/x", "--prediction", "x.csv"], "--predictions"),
-        ([], "Required options"),
-    ],
-)
-def test_wrong_flag_is_refused_with_what_was_expected(arguments, expected, capfd):
-    with pytest.raises(SystemExit) as stopped:
-        evaluate.main(arguments)
-    assert stopped.value.code == 2
-    output = capfd.readouterr()
-    assert expected in output.err
-    assert output.out == ""
 
 
 @pytest.mark.long

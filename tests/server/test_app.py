@@ -1,9 +1,7 @@
 """Serving over HTTP: responses equal the ranker's, errors name fields, no request is dropped."""
 
 import asyncio
-import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from dien_jax import export
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.ranker import Ranker
 
 httpx = pytest.importorskip("httpx")
@@ -26,7 +22,6 @@ from support.http_server import (  # noqa: E402
     PEAR,
     SLASH,
     TOKEN,
-    TOLERANCE,
     Server,
     bodies,
     check_ranking,
@@ -35,9 +30,6 @@ from support.http_server import (  # noqa: E402
 )
 
 from dien_jax.server import app as serve_app  # noqa: E402
-from dien_jax.server.app import Application  # noqa: E402
-from dien_jax.server.batching import Metrics  # noqa: E402
-from dien_jax.server.current_model import CurrentModel, model_version  # noqa: E402
 from dien_jax.server.messages import (  # noqa: E402
     document,
     page,
@@ -302,49 +294,3 @@ def test_request_types_of_all_feature_kinds() -> None:
     assert reader.decode(b'{"candidates": [1]}').context is None
     assert reader.decode(b'{"candidates": [1], "context": {}}').candidates == [1]
     assert "<h1>" in page(document(decoders, options, token=False))
-
-
-@pytest.mark.long
-def test_requests_generated_from_openapi(server) -> None:
-    schemathesis = pytest.importorskip("schemathesis")
-    from hypothesis import HealthCheck, given, settings
-
-    options = dataclasses.replace(server.options, max_body=2**20)  # no schema can express it
-    application = Application(options, server.current, server.batcher, server.metrics)
-    described = schemathesis.openapi.from_asgi("/openapi.json", application)
-    modes = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
-    operations = [result.ok() for result in described.get_all_operations()]
-    assert len(operations) == 6
-    for operation in operations:
-        for mode in modes:
-            if mode == modes[1] and operation.method == "get":
-                continue  # a GET has no invalid form
-
-            @given(case=operation.as_strategy(generation_mode=mode))
-            @settings(
-                max_examples=int(os.environ.get("SCHEMATHESIS_EXAMPLES", "5")),
-                database=None, deadline=None, suppress_health_check=list(HealthCheck),
-            )  # fmt: skip
-            def check_response(case) -> None:
-                case.call_and_validate()
-
-            check_response()
-
-
-@pytest.mark.long
-def test_an_exported_file_ranks_like_its_run(run, tmp_path) -> None:
-    pytest.importorskip("flatbuffers")
-    file = tmp_path / "model.dien"
-    assert export.main([str(run), "--out", str(file)]) == 0
-    run_ranker, file_ranker = (
-        CurrentModel(ServerOptions(path), Metrics()).served.ranker for path in (run, file)
-    )
-    requests = 2 * [RankRequest([PEAR, "nobody knows it"], [SLASH, PEAR], "u1", CONTEXT)]
-    expected, ranking = (ranker.rank_many(requests)[1] for ranker in (run_ranker, file_ranker))
-    assert ranking.ids == expected.ids
-    np.testing.assert_allclose(ranking.scores, expected.scores, **TOLERANCE)
-    assert ranking[2:] == expected[2:]
-    assert file_ranker.step == run_ranker.step
-    before = model_version(file)
-    os.utime(file, ns=(1, 1))
-    assert model_version(file) != before

@@ -1,16 +1,15 @@
-"""A newer checkpoint replaces the served model, and no request is dropped."""
+"""A newer checkpoint replaces the served model; users stay remembered, and nothing compiles."""
 
+import os
 import shutil
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import pytest
 
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER
+from dien_jax.server.current_model import model_version
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
@@ -34,47 +33,20 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
-@pytest.mark.slow
-def test_reload_drops_no_request(run, ranker, tmp_path, caplog) -> None:
+def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, caplog) -> None:
+    """`test_under_load.py` has requests at the time of the replacement."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     server = Server(copy).warm()
     server.post("/v1/remember", {"user": "Ann", "history": [PEAR, "?"]})
     remembered = rank_body(history=...)
     assert not server.current.update(server.batcher)
-    before = len(COMPILED)
     save_step(copy, 2)
-    compiled = len(COMPILED) - before  # to create the parameters
-    answered = threading.Event()
-
-    def replace() -> bool:
-        assert answered.wait(60)
-        return server.current.update(server.batcher)
-
-    async def hammer(client) -> list[Any]:
-        """Send requests one after the other: before, during and after the replacement."""
-        answers = []
-        done = False
-        while not done:
-            done = replacement.done()
-            answers.append(await client.post("/v1/rank", json=rank_body()))
-            answered.set()
-        return answers
-
-    with ThreadPoolExecutor(1) as thread:
-        replacement = thread.submit(replace)
-        answers = [answer for some in server.run_calls(*[hammer] * 3) for answer in some]
-    assert replacement.result()
-    assert {answer.status_code for answer in answers} == {200}
-    assert {answer.json()["checkpoint_step"] for answer in answers} == {1, 2}
-    newer = Ranker(copy)
-    for answer in answers:
-        of_step = {1: ranker, 2: newer}[answer.json()["checkpoint_step"]]
-        check_ranking(answer, expected_ranking(of_step, rank_body()))
-    check_ranking(
-        server.post("/v1/rank", remembered), expected_ranking(newer, rank_body(history=[PEAR, "?"]))
-    )
-    assert len(COMPILED) == before + compiled  # programs of the old model are reused
+    before = len(COMPILED)
+    assert server.current.update(server.batcher)
+    answer = server.post("/v1/rank", remembered)
+    assert len(COMPILED) == before  # programs of the old model are reused
+    check_ranking(answer, expected_ranking(Ranker(copy), rank_body(history=[PEAR, "?"])))
     assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 2}
     assert server.metric("dien_reloads_total", result="ok") == 1
 
@@ -95,3 +67,11 @@ def test_reload_drops_no_request(run, ranker, tmp_path, caplog) -> None:
         time.sleep(0.02)
     assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 3
     server.end()
+
+
+def test_the_version_of_an_exported_file_is_its_time(tmp_path) -> None:
+    file = tmp_path / "model.dien"
+    file.touch()
+    before = model_version(file)
+    os.utime(file, ns=(1, 1))
+    assert model_version(file) != before
