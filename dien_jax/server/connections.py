@@ -61,8 +61,15 @@ class Connections:
     whose request is being answered is never closed. If there is no other, the new one is closed.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        header_seconds: float = HEADER_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         self.limit, self.open = limit, 0
+        self.header_seconds, self.answer_seconds = header_seconds, answer_seconds
         self.waiting: dict[Connection, None] = {}  # the longest first
 
     def protocol(self, **arguments: Any) -> "Connection":
@@ -127,9 +134,9 @@ class Connection(H11Protocol):
             return
         cycle = self.cycle
         if self.flow.write_paused:
-            self._wait("reads the answer", ANSWER_SECONDS)
+            self._wait("reads the answer", self._connections.answer_seconds)
         elif cycle is None or cycle.response_complete:
-            self._wait("sends headers", HEADER_SECONDS)
+            self._wait("sends headers", self._connections.header_seconds)
         elif cycle.more_body:
             self._wait("sends a body", None)  # the application limits the time
         else:
@@ -159,8 +166,10 @@ class Server(uvicorn.Server):
     closes connections that stay without a request for ``LAST_REQUEST_SECONDS``.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        config.backlog = _ACCEPTED_AT_ONCE
+    def __init__(
+        self, config: uvicorn.Config, last_request_seconds: float = LAST_REQUEST_SECONDS
+    ) -> None:
+        config.backlog, self._last_request_seconds = _ACCEPTED_AT_ONCE, last_request_seconds
         super().__init__(config)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -178,7 +187,7 @@ class Server(uvicorn.Server):
         for connection in self.server_state.connections:
             if isinstance(connection, Connection):
                 connection.last_answer(headers)
-        until = time.monotonic() + LAST_REQUEST_SECONDS
+        until = time.monotonic() + self._last_request_seconds
         while self.server_state.connections and not self.force_exit and time.monotonic() < until:
             await asyncio.sleep(_POLL_SECONDS)
         await super().shutdown(sockets)

@@ -63,18 +63,20 @@ class Site:
         return client
 
 
-def at_a_site(limit: int, scene: Callable[[Site], Awaitable[None]]) -> None:
+def at_a_site(
+    limit: int, scene: Callable[[Site], Awaitable[None]], *, last: float = 1.0, **seconds: float
+) -> None:
     """Run a scene with a server that takes so many connections."""
 
     async def run() -> None:
-        connections = Connections(limit)
+        connections = Connections(limit, **seconds)
         with bind("127.0.0.1", 0) as listener:
             site = Site(connections, listener.getsockname())
             config = uvicorn.Config(
                 site, http=connections.protocol, ws="none", lifespan="off",
                 log_config=None, access_log=False,
             )  # fmt: skip
-            server = Server(config)
+            server = Server(config, last)
             server.capture_signals = contextlib.nullcontext
             site.server = server
             serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -107,9 +109,7 @@ async def answer(client: Client) -> bytes:
         return b""
 
 
-def test_a_server_that_stops_says_with_each_answer_that_the_connection_ends(monkeypatch) -> None:
-    monkeypatch.setattr(module, "LAST_REQUEST_SECONDS", 60.0)
-
+def test_a_server_that_stops_says_with_each_answer_that_the_connection_ends() -> None:
     async def scene(site: Site) -> None:
         asks, is_answered = [await site.connect(request) for request in (GET, SLOW)]
         assert b"connection: close" not in await asks[0].readuntil(b"done")
@@ -120,36 +120,30 @@ def test_a_server_that_stops_says_with_each_answer_that_the_connection_ends(monk
             assert b"connection: close" in await client[0].readuntil(b"done")
             assert await client[0].read() == b""
 
-    at_a_site(9, scene)
+    at_a_site(9, scene, last=60.0)
 
 
-def test_a_server_that_stops_closes_connections_without_a_request(monkeypatch) -> None:
-    monkeypatch.setattr(module, "LAST_REQUEST_SECONDS", SOON)
-
+def test_a_server_that_stops_closes_connections_without_a_request() -> None:
     async def scene(site: Site) -> None:
         client = await site.connect(GET)
         assert await answer(client) == b"done"
         await site.stop()
         assert await client[0].read() == b""
 
-    at_a_site(9, scene)
+    at_a_site(9, scene, last=SOON)
 
 
 @pytest.mark.parametrize("sent", [b"", HALF, GET, POST], ids=["none", "half", "all", "no body"])
-def test_a_connection_without_a_complete_request_is_closed(sent, monkeypatch) -> None:
-    monkeypatch.setattr(module, "HEADER_SECONDS", SOON)
-
+def test_a_connection_without_a_complete_request_is_closed(sent) -> None:
     async def scene(site: Site) -> None:
         client = await site.connect(sent)
         assert await answer(client) == (b"done" if sent == GET else b"")
         assert await answer(client) == b""
 
-    at_a_site(9, scene)
+    at_a_site(9, scene, header_seconds=SOON)
 
 
-def test_headers_that_arrive_byte_by_byte_get_no_more_time(monkeypatch) -> None:
-    monkeypatch.setattr(module, "HEADER_SECONDS", SOON)
-
+def test_headers_that_arrive_byte_by_byte_get_no_more_time() -> None:
     async def scene(site: Site) -> None:
         client = await site.connect()
 
@@ -162,33 +156,27 @@ def test_headers_that_arrive_byte_by_byte_get_no_more_time(monkeypatch) -> None:
         assert await answer(client) == b""
         sending.cancel()
 
-    at_a_site(9, scene)
+    at_a_site(9, scene, header_seconds=SOON)
 
 
-def test_a_client_that_does_not_read_is_closed(monkeypatch) -> None:
-    monkeypatch.setattr(module, "ANSWER_SECONDS", SOON)
-    monkeypatch.setattr(module, "HEADER_SECONDS", 1000.0)
-
+def test_a_client_that_does_not_read_is_closed() -> None:
     async def scene(site: Site) -> None:
         client = await site.connect(LARGE)
         client[1].transport.pause_reading()
         while site.connections.open:
             await asyncio.sleep(0.01)
 
-    at_a_site(9, scene)
+    at_a_site(9, scene, answer_seconds=SOON, header_seconds=1000.0)
 
 
-def test_a_request_that_is_being_answered_is_not_closed(monkeypatch) -> None:
-    monkeypatch.setattr(module, "HEADER_SECONDS", SOON)
-    monkeypatch.setattr(module, "ANSWER_SECONDS", SOON)
-
+def test_a_request_that_is_being_answered_is_not_closed() -> None:
     async def scene(site: Site) -> None:
         client = await site.connect(SLOW)
         await asyncio.sleep(3 * SOON)
         site.go.set()
         assert await answer(client) == b"done"
 
-    at_a_site(9, scene)
+    at_a_site(9, scene, header_seconds=SOON, answer_seconds=SOON)
 
 
 def test_a_further_connection_takes_the_place_of_the_one_that_has_waited_longest() -> None:
