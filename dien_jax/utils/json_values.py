@@ -20,8 +20,6 @@ Source = Path | str
 LARGEST_COUNT = 2**31 - 1
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
 """A whole number, 0 to ``LARGEST_COUNT``, such as a step."""
-Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_COUNT)]
-"""A whole number, 1 to ``LARGEST_COUNT``, such as a length."""
 LargeCount = Annotated[int, msgspec.Meta(ge=0)]
 """A whole number, 0 or more, such as the rows of a file."""
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
