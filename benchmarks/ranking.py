@@ -36,6 +36,7 @@ from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.runs.trained import load_run
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import create_state, feature_tables
 
@@ -69,7 +70,8 @@ def random_run(folder: Path, name: str, items: int = ITEMS) -> Path:
     dataset = open_dataset(data)
     Run.create(preset=name, seed=0, dataset=dataset, config=config).save(run)
     state = create_state(config, schema, 1, seed=0)
-    Checkpoints(run / CHECKPOINTS_FOLDER).save(1, state, {}, best=True)
+    saved = OneDevice(schema).to_save(state)
+    Checkpoints(run / CHECKPOINTS_FOLDER).save(1, saved, {}, best=True)
     return run
 
 

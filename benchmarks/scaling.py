@@ -26,9 +26,9 @@ from benchmarks.common.timing import interleaved_milliseconds, timed_row
 from dien_jax.config.preset_files import with_settings
 from dien_jax.config.settings import Config
 from dien_jax.data.tables import FeatureTables
-from dien_jax.steps.negatives import Sampler, host_sampler, make_sampler
-from dien_jax.steps.sharded import make_sharded_train_step
-from dien_jax.steps.sharding import Placement
+from dien_jax.devices import Placement
+from dien_jax.steps.negatives import Sampler, host_sampler
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.steps.train import make_train_step
 
@@ -48,19 +48,15 @@ class Training:
         schema, popularity = schema_of(items), np.ones(items, np.int64)
         category = np.arange(items, dtype=np.int32) % CATEGORIES
         self.devices = devices
-        placement = Placement(devices, schema) if devices > 1 else None
-        self.state: TrainState = create_state(self.config, schema, 100, 0, placement)
+        place = Placement(devices, schema) if devices > 1 else OneDevice(schema)
+        self.state: TrainState = create_state(self.config, schema, 100, 0, place)
         rng = np.random.default_rng(0)
         batches = [random_batch(rng, batch, steps, items) for _ in range(BATCHES)]
         features: Any = FeatureTables({"category": category}, {})
-        if placement is None:
-            self.tables = Tables(jax.device_put(features), make_sampler(popularity, "uniform"))
-            self.batches, step = batches, make_train_step(self.config, schema, 100)
-        else:
-            sampler = Sampler(*map(placement.put_items, host_sampler(popularity, "uniform")))
-            self.tables = Tables(placement.put_features(features), sampler)
-            self.batches = [placement.put_batch(one) for one in batches]
-            step = make_sharded_train_step(self.config, schema, 100, placement)
+        sampler = Sampler(*map(place.put_items, host_sampler(popularity, "uniform")))
+        self.tables = Tables(place.put_features(features), sampler)
+        self.batches = [place.put_batch(one) for one in batches]
+        step = make_train_step(self.config, schema, 100, place)
         self.program = cast(Any, step).lower(self.state, self.tables, self.batches[0]).compile()
         self.taken, self.further_rounds = 0, 0.0
 

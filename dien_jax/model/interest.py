@@ -9,7 +9,7 @@ Dimensions: B examples, N candidates of one history, T steps, S = T - 1, K auxil
 step, D item embedding, U user embedding, C context embedding, H state.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,7 +37,7 @@ from dien_jax.model.embeddings import EMBEDDING_INITIAL, FeatureEmbeddings, gath
 from dien_jax.model.factors import factors_read
 from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
-from dien_jax.model.statistics import statistics_inputs
+from dien_jax.model.statistics import inputs_of_values, statistics_inputs
 from dien_jax.model.statistics_network import StatisticsNetwork
 
 
@@ -361,16 +361,27 @@ class InterestModel(nn.Module):
 
 
 def with_statistics(
-    config: ModelConfig, schema: Schema, tables: FeatureTables, batch: Batch
+    config: ModelConfig,
+    schema: Schema,
+    tables: FeatureTables,
+    batch: Batch,
+    values: tuple[dict[str, Any], dict[str, Any]] | None = None,
 ) -> Batch:
-    """Return a batch with the statistics of its rows, if the model reads them."""
+    """Return a batch with the statistics of its rows, if the model reads them.
+
+    ``values`` are those of candidates and of behaviours by feature, the ids included, where the
+    features in ``tables`` are not of all items.
+    """
     if batch.statistics is not None or not config.statistics:
         return batch
     tables = tables._replace(factors=factors_read(config, schema, tables))
     history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
     own = None if batch.own is None else jnp.asarray(batch.own)
     fold = None if batch.fold is None else jnp.asarray(batch.fold)
-    statistics = statistics_inputs(schema, tables, history, lengths, item, own, fold)
+    if values is None:
+        statistics = statistics_inputs(schema, tables, history, lengths, item, own, fold)
+    else:
+        statistics = inputs_of_values(schema, tables, *values, lengths, own, fold)
     return batch._replace(statistics=statistics, own=None, fold=None)
 
 

@@ -5,43 +5,50 @@
     CHECKPOINTS/1500.<suffix>/   an interrupted save or removal; deleted at the next start
 
 Orbax renames a folder once it is complete; a removal renames first, for the same reason. The best
-checkpoint is marked inside itself, so that no other file has to change with it. Tables that are
-split over devices are :class:`RowBlocks` in a state; :mod:`dien_jax.runs.split_tables` adds them to
-what Orbax wrote, before the folder gets its name.
+checkpoint is marked inside itself, so that no other file has to change with it. Large tables have
+the order of a :class:`~dien_jax.steps.placement.Layout`, with any number of devices. In a run of
+several processes each writes and reads what its devices have, and process 0 decides.
 """
 
 import contextlib
 import gc
 import logging
 import re
+import secrets
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import jax
 import orbax.checkpoint as ocp
 
 from dien_jax.errors import UserError, reason
 from dien_jax.runs.saved_arrays import (
-    STATE,
-    all_but_tables,
+    all_arrays,
     arrays_in,
     check_arrays,
-    is_split,
     named_leaves,
-    table_names,
-    tables_by_name,
     to_write,
     with_key,
 )
-from dien_jax.runs.split_tables import join_rows, read_rows, write_rows
-from dien_jax.steps.state import TrainState, placed_like
+from dien_jax.steps.placement import OneDevice
+from dien_jax.steps.state import TrainState
 from dien_jax.utils.json_values import as_type
-from dien_jax.utils.processes import count, index
+from dien_jax.utils.processes import (
+    SharedError,
+    count,
+    exchange,
+    from_first,
+    index,
+    on_each,
+    on_first,
+)
 
+LOOKS = 10
+"""How often a process looks for what process 0 has made, in a second."""
 _COMPLETE = re.compile(r"(\d+)(?:-(\d+))?")
 _LEFTOVER = re.compile(r"\d+(-\d+)?\..+")
 
@@ -56,59 +63,48 @@ class _Host(TypedDict):
     host: dict[str, Any]
 
 
-class Unfinished(NamedTuple):
-    """A checkpoint that lacks its split tables.
-
-    ``folder`` is its folder until it is complete, ``path`` after; ``names`` are those of its split
-    tables in the order of the state, and ``replaced`` are earlier checkpoints that it replaces.
-    """
-
-    folder: Path
-    path: Path
-    names: list[str]
-    replaced: list[_Saved]
-
-
-class Incomplete(NamedTuple):
-    """A state whose split tables are not read, the host's values, and where the tables are.
-
-    ``names`` are those of the split tables in the order of the state.
-    """
-
-    state: TrainState
-    host: dict[str, Any]
-    folder: Path
-    names: list[str]
-
-
 class Checkpoints:
-    """The checkpoints in one folder. Only one process may write there at a time.
+    """The checkpoints in one folder. Only one run may write there at a time.
+
+    Every process of a run has to see the folder and to call every method, and an error of one is
+    raised by all.
 
     Args:
       directory: the folder; created, and cleared of leftovers, unless ``read_only``.
-      read_only: change nothing.
-
-    Attributes:
-      all_see: whether every process of a run sees the folder, here of one process.
+      read_only: change nothing, and read without other processes.
 
     Raises:
       UserError: when the folder cannot be written or, in methods, a checkpoint cannot be read.
     """
 
-    all_see = True
-
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self._directory = directory.absolute()
-        self._checkpointer = _checkpointer()
-        if not read_only:
+        self._processes = 1 if read_only else count()
+        self._alone = _checkpointer(alone=True)
+        self._checkpointer = self._alone if read_only else _checkpointer(alone=False)
+
+        def made() -> None:
             with _orbax_errors(f"cannot use {directory} for checkpoints"):
                 directory.mkdir(parents=True, exist_ok=True)
                 self.remove_leftovers()
 
+        if not read_only:
+            on_first(made)
+            if count() > 1:
+                _require_shared(self._directory)
+
+    def _of_first(self, work: Callable[[], Any]) -> Any:
+        """Return what process 0 finds, values that JSON holds."""
+        return from_first(work) if self._processes > 1 else work()
+
     def latest_step(self) -> int | None:
         """Return the step of the last checkpoint; None without any."""
-        saved = self._complete()
-        return saved[-1][0] if saved else None
+
+        def latest() -> int | None:
+            saved = self._complete()
+            return saved[-1][0] if saved else None
+
+        return self._of_first(latest)
 
     def best_step(self) -> int | None:
         """Return the step of the last checkpoint saved as best; None without any."""
@@ -129,93 +125,77 @@ class Checkpoints:
 
         Args:
           step: steps done, at least the latest (else ValueError).
-          state: arrays, typed PRNG keys and split tables among them.
+          state: arrays and typed PRNG keys.
           host: values for JSON; floats are restored bit for bit.
           best: true for the best checkpoint so far.
         """
+
+        def planned() -> tuple[str, bool, list[str]]:
+            earlier, kept = self._complete(), self._best()
+            if earlier and step < earlier[-1][0]:
+                raise ValueError(f"step must be at least the latest, {earlier[-1][0]}, got {step}")
+            is_best = best or (kept is not None and kept[0] == step)
+            again = [attempt + 1 for saved, attempt in earlier if saved == step]
+            replaced = [self._path(old).name for old in earlier if is_best or old != kept]
+            return self._path((step, max(again, default=0))).name, is_best, replaced
+
+        def write() -> None:
+            arrays = ocp.args.PyTreeSave(jax.tree.map(to_write, state))
+            values = ocp.args.JsonSave({"best": is_best, "host": host})
+            with _orbax_errors(f"cannot save the checkpoint {path}"):
+                self._checkpointer.save(path, args=ocp.args.Composite(state=arrays, host=values))
+
+        def remove() -> None:
+            with _orbax_errors(f"cannot save the checkpoint {path}"):
+                for old in replaced:
+                    (self._directory / old).rename(self._directory / f"{old}.removed")
+
         try:
-            begun = self.begin(step, state, host, best=best)
-            if begun.names:
-                add_rows(begun.folder, begun.names, state)
-            self.finish(begun, state)
+            name, is_best, replaced = self._of_first(planned)
+            path = self._directory / name
+            on_each(write)
+            on_first(remove)
         finally:
-            self.remove_leftovers()
+            if index() == 0:
+                self.remove_leftovers()
 
-    def begin(
-        self, step: int, state: TrainState, host: dict[str, Any], *, best: bool
-    ) -> Unfinished:
-        """Write all of a checkpoint but its split tables; see :meth:`save`."""
-        earlier = self._complete()
-        kept = self._best()
-        if earlier and step < earlier[-1][0]:
-            raise ValueError(f"step must be at least the latest, {earlier[-1][0]}, got {step}")
-        best = best or (kept is not None and kept[0] == step)
-        again = [attempt + 1 for saved, attempt in earlier if saved == step]
-        path = self._path((step, max(again, default=0)))
-        arrays = jax.device_get(jax.tree.map(to_write, state))
-        has_tables = any(map(is_split, jax.tree.leaves(state)))
-        folder = path.with_name(f"{path.name}.unfinished") if has_tables else path
-        with _orbax_errors(f"cannot save the checkpoint {path}"):
-            values = ocp.args.JsonSave({"best": best, "host": host})
-            content = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), host=values)
-            self._checkpointer.save(folder, args=content)
-            names = table_names(arrays_in(folder), state) if has_tables else []
-        return Unfinished(folder, path, names, [old for old in earlier if best or old != kept])
-
-    def finish(self, begun: Unfinished, state: TrainState, processes: int = 1) -> None:
-        """Complete a checkpoint to which all processes have added their rows."""
-        with _orbax_errors(f"cannot save the checkpoint {begun.path}"):
-            if begun.names:
-                join_rows(begun.folder / STATE, processes, tables_by_name(begun.names, state))
-                begun.folder.rename(begun.path)
-            for old in begun.replaced:
-                name = self._path(old)
-                name.rename(f"{name}.removed")
-
-    def restore(
-        self,
-        step: int,
-        like: TrainState,
-        put: Callable[[TrainState], TrainState] | None = None,
-    ) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Return the state and the host's values as they were saved, bit for bit.
 
         Only names, shapes, types and devices of ``like`` matter, a state of the same configuration,
-        arrays or their shapes: each array is put on the device of its counterpart there, or the
-        default device; or else ``put`` takes the state, on the host but for its split tables, to
-        devices. An array that differs from it, or a checkpoint that does not exist, is a UserError.
+        arrays or their shapes. What it has divided over devices is read there, and anything else
+        into host memory. An array that differs from it, or a checkpoint that does not exist, is a
+        UserError.
         """
-        found = self.read(step, like)
-        state = with_rows(found.folder, found.names, found.state)
-        if put is not None:
-            return put(state), found.host
-        return placed_like(state, like), found.host
 
-    def read(self, step: int, like: TrainState) -> Incomplete:
-        """Return all of a checkpoint but the rows of its split tables; see :meth:`restore`."""
-        attempts = [saved for saved in self._complete() if saved[0] == step]
-        if not attempts:
-            raise UserError(f"{self._directory} has no checkpoint of step {step}")
-        path = self._path(attempts[-1])
+        def attempt() -> str:
+            attempts = [saved for saved in self._complete() if saved[0] == step]
+            if not attempts:
+                raise UserError(f"{self._directory} has no checkpoint of step {step}")
+            return self._path(attempts[-1]).name
+
+        path = self._directory / self._of_first(attempt)
+
+        def read() -> tuple[TrainState, dict[str, Any]]:
+            return self._read(path, like)
+
+        return on_each(read) if self._processes > 1 else read()
+
+    def _read(self, path: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         with _orbax_errors(f"cannot read the checkpoint {path}"):
             claimed = arrays_in(path)
         leaves, structure = jax.tree.flatten(like)
         expected = dict(zip(named_leaves(like), leaves, strict=True))
         check_arrays(path, claimed, expected)  # before memory is taken for what it claims
         with _orbax_errors(f"cannot read the checkpoint {path}"):
-            state, values = all_but_tables(path, expected), ocp.args.JsonRestore()
+            state, values = all_arrays(path, expected), ocp.args.JsonRestore()
             arguments = ocp.args.Composite(state=state, host=values)
             content = self._checkpointer.restore(path, args=arguments)
             arrays = named_leaves(content["state"])
-        arrays |= {name: leaf for name, leaf in expected.items() if is_split(leaf)}
         host = as_type(content["host"], _Host, path / "host")["host"]
         check_arrays(path, arrays, expected)
-        restored = [
-            leaf if is_split(leaf) else with_key(arrays[name], leaf)
-            for name, leaf in expected.items()
-        ]
-        found = jax.tree.unflatten(structure, restored)
-        return Incomplete(found, host, path, table_names(claimed, found))
+        restored = [with_key(arrays[name], leaf) for name, leaf in expected.items()]
+        return jax.tree.unflatten(structure, restored), host
 
     def _path(self, saved: _Saved) -> Path:
         step, attempt = saved
@@ -233,7 +213,7 @@ class Checkpoints:
             path = self._path(saved)
             with _orbax_errors(f"cannot read the checkpoint {path}"):
                 arguments = ocp.args.Composite(host=ocp.args.JsonRestore())
-                host = self._checkpointer.restore(path, args=arguments)["host"]
+                host = self._alone.restore(path, args=arguments)["host"]
             if as_type(host, _Host, path / "host")["best"]:
                 return saved
         return None
@@ -245,41 +225,50 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def add_rows(folder: Path, names: list[str], state: TrainState) -> None:
-    """Add rows of the split tables of a state; every process has to call this.
-
-    Args:
-      folder: that of an :class:`Unfinished` checkpoint.
-      names: names of its split tables.
-      state: state with split tables, whose other arrays do not matter.
-    """
-    with _orbax_errors(f"cannot save the checkpoint {folder.with_suffix('')}"):
-        write_rows(folder / STATE, index(), tables_by_name(names, state))
+def restored(
+    checkpoints: Checkpoints, step: int, like: TrainState, place: OneDevice
+) -> tuple[TrainState, dict[str, Any]]:
+    """Return the state of a checkpoint in the place of ``like``, and the host's values."""
+    state, host = checkpoints.restore(step, place.to_restore(like))
+    return place.restored(state, like), host
 
 
-def with_rows(folder: Path, names: list[str], state: TrainState) -> TrainState:
-    """Return a state with the rows of its split tables; every process has to call this.
+def _require_shared(directory: Path) -> None:
+    """Refuse a folder that some process of a run does not see."""
+    name = from_first(lambda: f"0.{secrets.token_hex(8)}")  # a leftover, if it stays
+    place = directory / name
+    on_first(place.mkdir)
+    answers = exchange("yes" if _reaches(place) else "no")
+    on_first(lambda: shutil.rmtree(place))
+    if "no" in answers:
+        raise SharedError(
+            f"every process of a run must see its folder: process {answers.index('no')} does not "
+            f"see {from_first(lambda: str(directory))}; choose a folder of a shared file system"
+        )
 
-    Args:
-      folder: folder of a checkpoint.
-      names: names of its split tables.
-      state: state with split tables, whose other arrays do not matter.
-    """
-    if not names:
-        return state
-    with _orbax_errors(f"cannot read the checkpoint {folder}"):
-        tables = iter(read_rows(folder / STATE, tables_by_name(names, state)))
-    return jax.tree.map(lambda leaf: next(tables) if is_split(leaf) else leaf, state)
+
+def _reaches(place: Path) -> bool:
+    """Return whether this process can write in a folder, which may take a while to be seen."""
+    for _ in range(LOOKS):
+        try:
+            (place / str(index())).mkdir()
+            return True
+        except OSError:
+            time.sleep(1 / LOOKS)
+    return False
 
 
-def _checkpointer() -> ocp.Checkpointer:
-    """Return Orbax's reader and writer; in a run of several processes it waits for none of them."""
-    alone = ocp.options.MultiprocessingOptions()
+def _checkpointer(*, alone: bool) -> ocp.Checkpointer:
+    """Return Orbax's reader and writer, of all processes of a run or of this one alone."""
+    options = ocp.options.MultiprocessingOptions()
     if count() > 1:
-        alone = ocp.options.MultiprocessingOptions(primary_host=index(), active_processes={index()})
-    composite = ocp.CompositeOptions(multiprocessing_options=alone)
+        processes = {index()} if alone else {*range(count())}
+        options = ocp.options.MultiprocessingOptions(
+            primary_host=min(processes), active_processes=processes
+        )
+    composite = ocp.CompositeOptions(multiprocessing_options=options)
     handler = ocp.CompositeCheckpointHandler("state", "host", composite_options=composite)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 @contextlib.contextmanager

@@ -7,26 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
 
 from dien_jax.errors import UserError
-from dien_jax.steps.row_blocks import RowBlocks
-from dien_jax.steps.state import TrainState
+from dien_jax.steps.placement import SavedTable
 
 STATE = "state"
 """Folder of the arrays of a checkpoint."""
+MOST_FILLER = 4096
+"""Rows behind those of a table in a file, fewer than there were devices."""
 
 
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def is_split(leaf: Any) -> bool:
-    return isinstance(leaf, RowBlocks)
-
-
-def tables_by_name(names: list[str], state: TrainState) -> dict[str, RowBlocks]:
-    """Return the split tables of a state by their names in a folder."""
-    return dict(zip(names, filter(is_split, jax.tree.leaves(state)), strict=True))
 
 
 def arrays_in(path: Path) -> dict[str, Any]:
@@ -35,29 +28,34 @@ def arrays_in(path: Path) -> dict[str, Any]:
     return named_leaves(metadata.tree)
 
 
-def table_names(arrays: dict[str, Any], state: TrainState) -> list[str]:
-    """Return the names in the folder of the split tables of a state, in its order."""
-    leaves = named_leaves(state)
-    return [arrays[name].name for name, leaf in leaves.items() if is_split(leaf)]
-
-
-def all_but_tables(path: Path, expected: dict[str, Any]) -> ocp.args.PyTreeRestore:
-    """Return what to read of the arrays of a checkpoint."""
-    if not any(map(is_split, expected.values())):
-        return ocp.args.PyTreeRestore()
+def all_arrays(path: Path, expected: dict[str, Any]) -> ocp.args.PyTreeRestore:
+    """Return how to read the arrays of a checkpoint, as the leaves by name have them."""
     metadata: Any = ocp.PyTreeCheckpointHandler().metadata(path / STATE)
 
-    def left_out(place: tuple, leaf: Any) -> Any:
-        name = jax.tree_util.keystr(place, simple=True, separator="/")
-        return ocp.PLACEHOLDER if is_split(expected[name]) else leaf
+    def how(place: tuple, leaf: Any) -> Any:
+        del leaf
+        return _how_to_read(expected[jax.tree_util.keystr(place, simple=True, separator="/")])
 
-    item = jax.tree_util.tree_map_with_path(left_out, metadata.tree)
-    return ocp.args.PyTreeRestore(item=item)
+    arguments = jax.tree_util.tree_map_with_path(how, metadata.tree)
+    return ocp.args.PyTreeRestore(item=metadata.tree, restore_args=arguments)
+
+
+def _how_to_read(leaf: Any) -> Any:
+    """Return how Orbax reads an array: where the leaf is divided over devices, or on the host."""
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or isinstance(leaf, jax.Array):
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    plain = jax.eval_shape(_without_key, leaf) if _is_key(leaf) else leaf
+    return ocp.ArrayRestoreArgs(
+        sharding=sharding, global_shape=plain.shape, dtype=plain.dtype, strict=False
+    )
 
 
 def to_write(leaf: Any) -> Any:
-    """Return what Orbax writes: for a split table an array that stands for it."""
-    return np.zeros(1, leaf.dtype) if is_split(leaf) else _without_key(leaf)
+    """Return what Orbax writes: an array that is divided over devices, or on the host."""
+    leaf = _without_key(leaf)
+    sharding = getattr(leaf, "sharding", None)
+    return leaf if isinstance(sharding, NamedSharding) else jax.device_get(leaf)
 
 
 def _without_key(leaf: Any) -> Any:
@@ -65,7 +63,7 @@ def _without_key(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def with_key(saved: np.ndarray, leaf: Any) -> Any:
+def with_key(saved: Any, leaf: Any) -> Any:
     """Return a saved array, as a typed key if ``leaf`` is one."""
     if not _is_key(leaf):
         return saved
@@ -83,13 +81,22 @@ def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any]) ->
     """Refuse arrays of other names, types or shapes than those of the configuration."""
     mismatch = f"the checkpoint {path} does not fit the configuration:"
     for name, leaf in expected.items():
-        wanted = _described(leaf if is_split(leaf) else jax.eval_shape(_without_key, leaf))
-        actual = _described(found[name]) if name in found else "nothing"
-        if actual != wanted:
+        plain = leaf if isinstance(leaf, SavedTable) else jax.eval_shape(_without_key, leaf)
+        wanted, array = _described(plain), found.get(name)
+        actual = "nothing" if array is None else _described(array)
+        if actual != wanted and not (isinstance(leaf, SavedTable) and _has_rows(array, leaf)):
             raise UserError(f"{mismatch} expected {name} as {wanted}, found {actual}")
     for name in found:
         if name not in expected:
             raise UserError(f"{mismatch} it has {name}, which the configuration lacks")
+
+
+def _has_rows(array: Any, table: SavedTable) -> bool:
+    """Return whether an array has the rows of a table, and little behind them."""
+    if array is None or not array.shape:
+        return False
+    same = array.dtype == table.dtype and tuple(array.shape[1:]) == table.shape[1:]
+    return same and table.used <= array.shape[0] < table.used + MOST_FILLER
 
 
 def _described(array: Any) -> str:

@@ -15,6 +15,7 @@ from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.runs.saved_arrays import named_leaves
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state, feature_tables
 from dien_jax.utils.compile_cache import require_32_bits
 from dien_jax.utils.json_values import Share, as_type
@@ -104,9 +105,11 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
     if best_step is None:
         advice = f"continue the run with python -m dien_jax.train --resume {folder}"
         raise UserError(f"{folder} has no evaluated checkpoint yet; {advice}")
+    place = OneDevice(dataset.schema)
     # Only the shapes: initialising a state compiles for seconds.
     shapes: Any = jax.eval_shape(lambda: create_state(run.config, dataset.schema, 1, run.seed))
-    state, host = checkpoints.restore(best_step, shapes, lambda state: state)
+    saved, host = checkpoints.restore(best_step, place.to_restore(shapes))
+    state = place.in_rows(saved)
     used = {"params": state.params, "batch_stats": state.batch_stats}
     for name, array in named_leaves(used).items():
         if not np.isfinite(np.asarray(array)).all():

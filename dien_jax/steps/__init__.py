@@ -3,11 +3,10 @@
 Functions of arrays and settings; files, run folders and progress do not enter.
 """
 
-from dien_jax.steps.losses import click_loss, halved_click_loss
 from dien_jax.steps.negatives import auxiliary_negatives, make_sampler
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import create_state, feature_tables, training_tables
-from dien_jax.steps.train import make_train_step
+from dien_jax.steps.train import click_loss, halved_click_loss, make_train_step
 
 __all__ = [
     "auxiliary_negatives",

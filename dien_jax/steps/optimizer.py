@@ -9,7 +9,7 @@ import optax
 from dien_jax.config.settings import Config, OptimConfig
 from dien_jax.data.schema import Schema
 from dien_jax.model.logistic_regression import FITTED
-from dien_jax.steps.embedding_rows import large_tables, scale_by_rowwise_adagrad, table_of
+from dien_jax.steps.rows import large_tables, scale_by_rowwise_adagrad, table_of
 
 
 def learning_rate(config: OptimConfig, steps_per_epoch: int, epochs: int) -> optax.Schedule:

@@ -9,11 +9,17 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.logit_map import LogitMap, click_probability
+from dien_jax.steps.placement import OneDevice
+from dien_jax.steps.rows import look_up
+
+_INPUTS = ("state", "whole", "features", "batch")
 
 
-def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array]:
+def make_predict_step(
+    config: Config, schema: Schema, place: OneDevice | None = None
+) -> Callable[..., jax.Array]:
     """Return the jitted ``predict(params, batch_stats, features, batch)``: probabilities ``[B]``.
 
     Its argument ``logit_map`` calibrates them, see :meth:`TrainedModel.logit_map`.
@@ -30,7 +36,19 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
     >>> bool((scores > 0).all() and (scores < 1).all())
     True
     """
-    model = InterestModel(config.model, schema)
+    place = place or OneDevice(schema)
+
+    def on_device(
+        params: Any,
+        batch_stats: Any,
+        features: FeatureTables,
+        batch: Batch,
+        logit_map: LogitMap | None,
+    ) -> jax.Array:
+        output = _applied(config, place, params, batch_stats, features, batch)
+        return click_probability(output.logits, logit_map)
+
+    on_devices = place.mapped(on_device, (*_INPUTS, "whole"), "batch")
 
     def predict(
         params: Any,
@@ -39,42 +57,39 @@ def make_predict_step(config: Config, schema: Schema) -> Callable[..., jax.Array
         batch: Batch,
         logit_map: LogitMap | None = None,
     ) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        return probabilities_of(model, variables, batch, features, logit_map)
+        return on_devices(params, batch_stats, features, batch, logit_map)
 
     return jax.jit(predict)
 
 
-def probabilities_of(
-    model: InterestModel,
-    variables: Any,
-    batch: Batch,
-    features: FeatureTables,
-    logit_map: LogitMap | None,
-) -> jax.Array:
-    """Return the click probabilities of a batch, ``[B]``."""
-    output: Any = model.apply(variables, batch, features)
-    return click_probability(output.logits, logit_map)
-
-
-def make_summary_step(config: Config, schema: Schema) -> Callable[..., dict[str, jax.Array]]:
+def make_summary_step(
+    config: Config, schema: Schema, place: OneDevice | None = None
+) -> Callable[..., dict[str, jax.Array]]:
     """Return the jitted ``summarise(params, batch_stats, features, batch)``, for histograms.
 
     It gives what the model has of the states and attention of :class:`ModelOutput`.
     """
-    model = InterestModel(config.model, schema)
+    place = place or OneDevice(schema)
+    names = ("interest_states", "attention", "final_state")
 
     def summarise(params: Any, batch_stats: Any, features: FeatureTables, batch: Batch) -> dict:
-        variables = {"params": params, "batch_stats": batch_stats}
-        return summary_of(model, variables, batch, features)
+        output = _applied(config, place, params, batch_stats, features, batch)
+        return {name: value for name in names if (value := getattr(output, name)) is not None}
 
-    return jax.jit(summarise)
+    return jax.jit(place.mapped(summarise, _INPUTS, "batch"))
 
 
-def summary_of(
-    model: InterestModel, variables: Any, batch: Batch, features: FeatureTables
-) -> dict[str, jax.Array]:
-    """Return the summary of a batch."""
-    output = model.apply(variables, batch, features)
-    names = ("interest_states", "attention", "final_state")
-    return {name: value for name in names if (value := getattr(output, name)) is not None}
+def _applied(
+    config: Config,
+    place: OneDevice,
+    params: Any,
+    batch_stats: Any,
+    features: FeatureTables,
+    batch: Batch,
+) -> ModelOutput:
+    """Return the model's output for a device's rows of a batch."""
+    gather = place.gather(params)
+    found = look_up(config.model, place.schema, gather, features, batch)
+    variables = {"params": gather.compact(params, ())[0], "batch_stats": batch_stats}
+    model = InterestModel(config.model, found.schema, place.axis)
+    return model.apply(variables, found.batch, found.features)  # type: ignore[return-value]

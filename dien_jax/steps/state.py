@@ -1,22 +1,23 @@
-"""The state that a train step carries, and the tables it reads."""
+"""The state that a train step carries, the tables it reads, and the least memory of both."""
 
-from typing import Any, NamedTuple
+import math
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import blank_values, example_batch
-from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics
 from dien_jax.errors import UserError
-from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.model.interest import InterestModel
-from dien_jax.steps.memory import require_state_memory, require_step_memory
-from dien_jax.steps.negatives import Sampler, host_sampler, make_sampler
+from dien_jax.steps.negatives import Sampler, host_sampler
 from dien_jax.steps.optimizer import make_optimizer
-from dien_jax.steps.sharding import Placement
+from dien_jax.steps.placement import OneDevice, placed_like
+from dien_jax.steps.rows import table_of, tables_by_row
+from dien_jax.utils.memory import require_memory
 
 
 class TrainState(NamedTuple):
@@ -36,7 +37,27 @@ class Tables(NamedTuple):
     sampler: Sampler | None
 
 
-def feature_tables(dataset: Dataset, model: ModelConfig, *, folds: bool = False) -> FeatureTables:
+@runtime_checkable
+class TrainingData(Protocol):
+    """A :class:`~dien_jax.data.Dataset`: its constant inputs of steps."""
+
+    @property
+    def schema(self) -> Schema:
+        """Features of items, users and requests."""
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """Training events of each item, int64 ``[items]``."""
+
+    def feature_tables(
+        self, *, statistics: bool, factors: bool, transitions: bool, folds: bool
+    ) -> FeatureTables:
+        """Return the tables of items and users, and what the model reads of the statistics."""
+
+
+def feature_tables(
+    dataset: TrainingData, model: ModelConfig, *, folds: bool = False
+) -> FeatureTables:
     """Return the tables that a model reads, on the default device; ``folds`` are for training.
 
     >>> from dien_jax import open_dataset, preset
@@ -47,26 +68,24 @@ def feature_tables(dataset: Dataset, model: ModelConfig, *, folds: bool = False)
     return jax.tree.map(jnp.asarray, dataset.feature_tables(**model.reads, folds=folds))
 
 
-def training_tables(dataset: Dataset, config: Config, placement: Placement | None = None) -> Tables:
+def training_tables(
+    dataset: TrainingData, config: Config, place: OneDevice | None = None
+) -> Tables:
     """Return the feature tables, and the sampler of auxiliary negatives that training needs.
 
-    They are on the devices of a placement, or on the default device.
+    They are on the devices of a ``place``, or on the default device.
 
     >>> from dien_jax import open_dataset, preset
     >>> from dien_jax.steps import training_tables
     >>> training_tables(open_dataset("data"), preset("din")).sampler is None  # no auxiliary loss
     True
     """
-    distribution = config.model.auxiliary_distribution
-    needs_sampler, sampler = config.model.auxiliary_weight > 0, None
-    if placement is None:
-        if needs_sampler:
-            sampler = make_sampler(dataset.popularity, distribution)
-        return Tables(feature_tables(dataset, config.model, folds=True), sampler)
-    if needs_sampler:
-        sampler = Sampler(*map(placement.put_items, host_sampler(dataset.popularity, distribution)))
-    features = dataset.feature_tables(**config.model.reads, folds=True)
-    return Tables(placement.put_features(features), sampler)
+    place = place or OneDevice(dataset.schema)
+    features = place.put_features(dataset.feature_tables(**config.model.reads, folds=True))
+    if not config.model.auxiliary_weight:
+        return Tables(features, None)
+    alias_table = host_sampler(dataset.popularity, config.model.auxiliary_distribution)
+    return Tables(features, Sampler(*map(place.put_items, alias_table)))
 
 
 def create_state(
@@ -74,11 +93,11 @@ def create_state(
     schema: Schema,
     steps_per_epoch: int,
     seed: int,
-    placement: Placement | None = None,
+    place: OneDevice | None = None,
 ) -> TrainState:
     """Return the initial state, which configuration, schema and seed determine.
 
-    On several devices a ``placement`` splits it; each device draws its own rows of split tables.
+    On several devices a ``place`` divides it; each device draws its own rows of large tables.
 
     >>> from dien_jax import open_dataset, preset
     >>> from dien_jax.steps import create_state
@@ -91,17 +110,16 @@ def create_state(
         configured attention or evolution does not exist, or the state, a batch of the shortest
         histories or one history of ``max_history`` events exceeds the memory.
     """
+    place = place or OneDevice(schema)
     longest = config.train.max_history
     shortest = min((*config.train.buckets, longest))
-    devices = 1 if placement is None else placement.devices
-    require_step_memory(config, schema, config.train.batch_size, shortest, devices)
-    require_step_memory(config, schema, devices, longest, devices)
+    require_step_memory(config, place, config.train.batch_size, shortest)
+    require_step_memory(config, place, place.devices, longest)
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    initial = EMBEDDING_INITIAL if placement is None else placement.initial
-    model = InterestModel(config.model, schema, initial=initial)
+    model = InterestModel(config.model, schema, initial=place.initial)
     optimizer = make_optimizer(config, schema, steps_per_epoch)
 
-    def network(key: jax.Array) -> tuple[Any, Any]:
+    def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
         groups = (schema.item[1:], schema.user[1:])
         item, user = ({f.name: blank_values(f, 1) for f in group} for group in groups)
         statistics = blank_statistics(schema) if config.model.statistics else {}
@@ -111,43 +129,18 @@ def create_state(
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)
         variables = model.init({"params": key, "dropout": key}, batch, tables, negatives)
-        return variables["params"], variables.get("batch_stats", {})
+        params = place.split(variables["params"])
+        return params, variables.get("batch_stats", {}), optimizer.init(params)
 
-    def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
-        params, batch_stats = network(key)
-        if placement is not None:
-            params = placement.split(params)
-        return params, batch_stats, optimizer.init(params)
-
-    initialised = jax.jit(initialise)
     try:
-        shapes = initialised.eval_shape(init_key)
-        if placement is None:
-            require_state_memory(shapes, config, schema)
-        else:
-            shardings = placement.shardings(placement.specs(shapes))
-            require_state_memory(shapes, config, schema, shardings)
-            initialised = jax.jit(initialise, out_shardings=shardings)
-        params, batch_stats, optimizer_state = initialised(init_key)
+        shapes = jax.jit(initialise).eval_shape(init_key)
+        shardings = place.shardings(shapes)
+        require_state_memory(shapes, config, place, shardings)
+        params, batch_stats, slots = jax.jit(initialise, out_shardings=shardings)(init_key)
     except NotImplementedError as error:
         raise UserError(f"model.recurrence: {error}") from error
-    state = TrainState(params, batch_stats, optimizer_state, jnp.zeros((), jnp.int32), run_key)
-    if placement is None:
-        return state
-    return state._replace(step=placement.on_each(state.step), key=placement.on_each(run_key))
-
-
-def placed_like(tree: Any, others: Any) -> Any:
-    """Return arrays on the devices of others, arrays or shapes, and committed only as these are.
-
-    A program is compiled again for arrays that are committed to a device.
-    """
-
-    def placed(array: Any, other: Any) -> jax.Array:
-        is_committed = isinstance(other, jax.Array) and other.committed
-        return jax.device_put(array, other.sharding if is_committed else None)
-
-    return jax.tree.map(placed, tree, others)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(params, batch_stats, slots, place.on_each(step), place.on_each(run_key))
 
 
 def with_params(state: TrainState, params: Any) -> TrainState:
@@ -160,3 +153,72 @@ def all_finite(tree: Any) -> jax.Array:
     """Return whether every floating-point number of a tree is finite, a scalar."""
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
+
+
+def require_state_memory(
+    shapes: Any, config: Config, place: OneDevice, shardings: Any = None
+) -> None:
+    """Refuse parameters and optimizer state that are larger than the device's memory.
+
+    ``shapes`` are parameters first, then everything else; ``shardings`` say what each of several
+    devices has of them. What is updated densely also needs room for its gradient, at least for the
+    largest one; tables that are updated by row do not.
+    """
+    update = config.optim.embedding_update
+    by_row = tables_by_row(update, place.schema)
+    named = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    parts = [leaf.shape for _, leaf in named]
+    if shardings is not None:
+        placed = jax.tree.leaves(shardings)
+        parts = [on.shard_shape(part) for on, part in zip(placed, parts, strict=True)]
+    counts = [math.prod(part) for part in parts]
+    sizes = [n * leaf.dtype.itemsize for n, (_, leaf) in zip(counts, named, strict=True)]
+    parameters = len(jax.tree.leaves(shapes[0]))
+    dense = [
+        size
+        for size, (path, _) in zip(sizes[:parameters], named, strict=False)
+        if table_of(path) not in by_row
+    ]
+    where = f" on each of {place.devices} devices" if place.devices > 1 else ""
+    subject = f"{sum(counts[:parameters]):,} parameters{where} and their optimizer state"
+    advice = "choose smaller model sizes"
+    if place.layouts and update != "rowwise_adagrad":
+        advice += " or optim.embedding_update rowwise_adagrad"
+    require_memory(sum(sizes) + max(dense), place.bytes_of_device(), subject, advice)
+
+
+def require_step_memory(config: Config, place: OneDevice, rows: int, steps: int) -> None:
+    """Refuse a training step on ``rows`` histories of ``steps`` events that exceeds the memory.
+
+    Each of several devices has its share of the rows.
+    """
+    rows = -(-rows // place.devices)
+    subject = f"the activations of {rows:,} histories of {steps:,} events"
+    names = ["train.batch_size"] * (rows > 1) + ["train.max_history"]
+    if config.model.auxiliary_weight:
+        names.append("model.auxiliary_negatives")
+    advice = f"choose a smaller {', '.join(names)} or model"
+    needed = step_bytes(config, place.schema, rows, steps)
+    require_memory(needed, place.bytes_of_device(), subject, advice)
+
+
+def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
+    """Return the size of arrays that the gradient of a step reads: embeddings, states, layers.
+
+    It leaves out what a compiler may compute again or never store.
+    """
+    model = config.model
+    embedding = len(schema.item) * model.embedding_size
+    numbers, ids = embedding, 1
+    if model.extractor == "gru":
+        numbers += model.hidden_size
+    if model.evolution not in ("none", "attention"):
+        numbers += model.hidden_size
+    if model.evolution != "none" and model.attention == "mlp":
+        numbers += sum(model.attention_layers)
+    if model.auxiliary_weight:
+        numbers += (1 + model.auxiliary_negatives) * embedding
+        ids += model.auxiliary_negatives
+    size = jnp.dtype(model.compute).itemsize
+    of_row = steps * numbers * size + sum(model.layers) * size
+    return rows * (of_row + steps * 4 * ids)

@@ -1,8 +1,11 @@
 """The training step: one jitted, donated, pure function of state, tables and batch.
 
-    sample auxiliary negatives -> forward -> both losses -> gradients -> optimiser update
+    random numbers of the whole batch
+    on each device, for its rows of the batch:
+      auxiliary negatives -> rows looked up -> forward -> both losses -> gradients -> update
 
-Where ``optim.embedding_update`` is not dense, it works on :mod:`~dien_jax.steps.embedding_rows`.
+A device's loss is its share of the whole batch's: sums of gradients over devices are those of the
+whole batch. On one device all rows are its own, and nothing is summed.
 """
 
 from collections.abc import Callable
@@ -10,42 +13,95 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+from jaxtyping import Array, Float
 
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.model import devices
-from dien_jax.model.interest import InterestModel, with_statistics
-from dien_jax.steps.embedding_rows import look_up, put_rows, tables_by_row, take_rows
-from dien_jax.steps.losses import click_loss, halved_click_loss
-from dien_jax.steps.negatives import Sampler, auxiliary_negatives
-from dien_jax.steps.optimizer import make_optimizer
+from dien_jax.model.interest import InterestModel
+from dien_jax.steps.negatives import (
+    RandomColumns,
+    Sampler,
+    draws_shape,
+    random_columns,
+    unequal,
+)
+from dien_jax.steps.placement import OneDevice
+from dien_jax.steps.rows import look_up, tables_by_row
 from dien_jax.steps.state import Tables, TrainState
 
 Metrics = dict[str, jax.Array]
 
 
-def draw(
-    config: Config, sampler: Sampler | None, batch: Batch, key: jax.Array
-) -> tuple[Batch, jax.Array | None, jax.Array]:
-    """Return the batch with some ids unknown, the auxiliary negatives, and the key of dropout."""
+def click_loss(
+    logits: Float[Array, " B"],
+    labels: Float[Array, " B"],
+    weights: Float[Array, " B"],
+    axis: devices.Axis = None,
+) -> Float[Array, ""]:
+    """Return the cross-entropy of click logits in nats, a weighted mean over rows.
+
+    It is finite for any finite logit. Filler rows weigh 0; a batch of filler alone gives 0. With
+    the mesh ``axis`` of the rows it is this device's share.
+
+    >>> import jax.numpy as jnp
+    >>> from dien_jax.steps import click_loss
+    >>> round(float(click_loss(jnp.zeros(2), jnp.array([0.0, 1.0]), jnp.ones(2))), 4)  # log 2
+    0.6931
+    """
+    per_row = jax.nn.softplus(logits) - labels * logits
+    return (per_row * weights).sum() / jnp.maximum(devices.total(weights.sum(), axis), 1)
+
+
+def halved_click_loss(
+    logits: Float[Array, " B"],
+    labels: Float[Array, " B"],
+    weights: Float[Array, " B"],
+    axis: devices.Axis = None,
+) -> Float[Array, ""]:
+    """Return the click loss of the authors' program, a mean over rows and over two columns.
+
+    The columns are a softmax's, click and no click, with 1e-8 added to each: half of
+    :func:`click_loss` except for confident mistakes, whose gradient fades.
+
+    >>> import jax.numpy as jnp
+    >>> from dien_jax.steps import halved_click_loss
+    >>> round(float(halved_click_loss(jnp.zeros(2), jnp.array([0.0, 1.0]), jnp.ones(2))), 4)
+    0.3466
+    """
+    clicked = jax.nn.sigmoid(logits) + 1e-8
+    passed = jax.nn.sigmoid(-logits) + 1e-8
+    per_row = -(labels * jnp.log(clicked) + (1 - labels) * jnp.log(passed))
+    return 0.5 * (per_row * weights).sum() / jnp.maximum(devices.total(weights.sum(), axis), 1)
+
+
+def randomised(
+    config: Config, schema: Schema, batch: Batch, key: jax.Array
+) -> tuple[Batch, RandomColumns | None, jax.Array]:
+    """Return the batch with some ids unknown, random numbers for negatives, and dropout's key."""
     sample_key, dropout_key, user_key = jax.random.split(key, 3)
-    batch = with_unknown_items(config, batch, user_key)
-    negatives = None
-    if draws_negatives(config, batch):
-        assert sampler is not None
-        negatives = auxiliary_negatives(
-            sampler, sample_key, jnp.asarray(batch.history), config.model.auxiliary_negatives
-        )
-        negatives = shown_instead(config, batch, negatives)
-    return with_unknown_users(config, batch, user_key), negatives, dropout_key
+    batch, random = with_unknown_items(config, batch, user_key), None
+    if config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1:
+        shape = draws_shape(jnp.asarray(batch.history), config.model.auxiliary_negatives)
+        random = random_columns(sample_key, schema.num_items, shape)
+    return with_unknown_users(config, batch, user_key), random, dropout_key
 
 
-def draws_negatives(config: Config, batch: Batch) -> bool:
-    """Return whether a step on batches of this shape has an auxiliary loss."""
-    return config.model.auxiliary_weight > 0 and batch.history.shape[1] > 1
+def negatives_of(
+    config: Config,
+    place: OneDevice,
+    sampler: Sampler | None,
+    batch: Batch,
+    random: RandomColumns | None,
+) -> jax.Array | None:
+    """Return the auxiliary negatives that random numbers draw, or None without any."""
+    if random is None:
+        return None
+    assert sampler is not None
+    negatives = unequal(place.drawn(sampler, random), jnp.asarray(batch.history)[:, 1:, None])
+    return shown_instead(config, batch, negatives)
 
 
 def shown_instead(config: Config, batch: Batch, negatives: jax.Array) -> jax.Array:
@@ -135,7 +191,7 @@ def make_loss(
 
 
 def make_train_step(
-    config: Config, schema: Schema, steps_per_epoch: int
+    config: Config, schema: Schema, steps_per_epoch: int, place: OneDevice | None = None
 ) -> Callable[[TrainState, Tables, Batch], tuple[TrainState, Metrics]]:
     """Return the jitted step. It donates the state: the one passed in must not be used again.
 
@@ -151,26 +207,44 @@ def make_train_step(
 
     Metrics are device scalars, means over real rows: ``loss`` (with penalty), ``click_loss``,
     ``auxiliary_loss`` (unweighted), ``accuracy``, ``weight`` (real rows) and ``gradient_norm``.
+
+    On several devices state, tables and batch are those of a ``place``. Parameters and metrics are
+    those of one device, but for rounding; a further metric, ``further_rounds``, counts the
+    exchanges of rows beyond the first one of each table.
     """
-    optimizer = make_optimizer(config, schema, steps_per_epoch)
-    compact = tables_by_row(config.optim.embedding_update, schema)
+    place = place or OneDevice(schema)
+    by_row = tables_by_row(config.optim.embedding_update, schema)
+    update = place.make_update(config, steps_per_epoch)
+
+    def on_device(
+        trained: tuple[Any, Any, Any],
+        tables: Tables,
+        batch: Batch,
+        random: RandomColumns | None,
+        dropout_key: jax.Array,
+    ) -> tuple[tuple[Any, Any, Any], Metrics]:
+        params, batch_stats, slots = trained
+        negatives = negatives_of(config, place, tables.sampler, batch, random)
+        gather = place.gather(params, by_row)
+        found = look_up(config.model, schema, gather, tables.features, batch, negatives)
+        compact = gather.compact(params, slots)
+        gradient = jax.grad(make_loss(config, found.schema, place.axis), has_aux=True)
+        inputs = (found.features, found.batch, found.negatives, dropout_key)
+        gradients, (batch_stats, metrics) = gradient(compact[0], batch_stats, *inputs)
+        params, slots, norm = update((params, slots), compact, gather, gradients)
+        metrics = {**place.total(metrics), "gradient_norm": norm, **gather.metrics()}
+        return (params, batch_stats, slots), metrics
+
+    on_devices = place.mapped(
+        on_device, ("state", "tables", "batch", "draws", "whole"), ("state", "whole")
+    )
 
     def train_step(state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        batch, negatives, dropout_key = draw(config, tables.sampler, batch, key)
-        batch = with_statistics(config.model, schema, tables.features, batch)
-        looked_up = look_up(schema, compact, tables.features, batch, negatives)
-        loss = make_loss(config, looked_up.schema)
-
-        whole = (state.params, state.optimizer_state)
-        params, optimizer_state = take_rows(whole, looked_up.rows)
-        inputs = (looked_up.features, looked_up.batch, looked_up.negatives, dropout_key)
-        gradient = jax.grad(loss, has_aux=True)
-        gradients, (batch_stats, metrics) = gradient(params, state.batch_stats, *inputs)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        params = optax.apply_updates(params, updates)
-        params, optimizer_state = put_rows(whole, (params, optimizer_state), looked_up.rows)
-        metrics["gradient_norm"] = optax.tree.norm(gradients)
-        return TrainState(params, batch_stats, optimizer_state, state.step + 1, state.key), metrics
+        batch, random, dropout_key = randomised(config, schema, batch, key)
+        trained = (state.params, state.batch_stats, state.optimizer_state)
+        trained, metrics = on_devices(trained, tables, batch, random, dropout_key)
+        params, batch_stats, slots = trained
+        return TrainState(params, batch_stats, slots, state.step + 1, state.key), metrics
 
     return jax.jit(train_step, donate_argnums=0)

@@ -3,14 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 
 from dien_jax.data.batch import Batch
-from dien_jax.steps.embedding_rows import Table
-from dien_jax.steps.sharding import Layout
-from dien_jax.steps.transfer import whole
+from dien_jax.steps.placement import OneDevice
 
 HISTOGRAM_ROWS = 65_536
 """Maximum number of rows, evenly spaced, in the histogram of an embedding table."""
@@ -23,29 +19,14 @@ def live_values(summary: Mapping[str, np.ndarray], batch: Batch) -> dict[str, np
     return {name: value[places.get(name, live)] for name, value in summary.items()}
 
 
-def embedding_values(
-    params: Mapping[str, Any], layouts: Mapping[Table, Layout]
-) -> dict[str, np.ndarray]:
-    """Return rows of every embedding table; split ones have a layout."""
-    return {
-        f"{group}_embeddings/{name}": _rows_apart(table, layouts.get((group, name)))
-        for group in ("item", "user", "context")
-        for name, table in params.get(f"{group}_embeddings", {}).items()
-    }
-
-
-def _rows_apart(table: jax.Array, layout: Layout | None) -> np.ndarray:
-    """Return at most ``HISTOGRAM_ROWS`` rows of a table, evenly apart, on the host."""
-    rows = len(table) if layout is None else layout.rows
-    every = slice(None, None, -(-rows // HISTOGRAM_ROWS))
-    taken = table[every] if layout is None else table[layout.slots(np.arange(rows)[every])]
-    return _on_host(table, taken)
-
-
-def _on_host(table: jax.Array, rows: jax.Array) -> np.ndarray:
-    """Return rows of a table, which may be on devices of several processes."""
-    if rows.is_fully_addressable:
-        return np.asarray(rows)
-    mesh = table.sharding.mesh if isinstance(table.sharding, NamedSharding) else None
-    assert isinstance(mesh, Mesh)
-    return np.asarray(whole(mesh, rows))
+def embedding_values(params: Mapping[str, Any], place: OneDevice) -> dict[str, np.ndarray]:
+    """Return rows of every embedding table, at most ``HISTOGRAM_ROWS`` each, evenly apart."""
+    shapes = place.like(params)
+    values = {}
+    for group in ("item", "user", "context"):
+        for name, table in params.get(f"{group}_embeddings", {}).items():
+            rows = shapes[f"{group}_embeddings"][name].shape[0]
+            apart = np.arange(0, rows, -(-rows // HISTOGRAM_ROWS))
+            taken = table[place.slots((group, name), apart)]
+            values[f"{group}_embeddings/{name}"] = np.asarray(place.readable(taken))
+    return values

@@ -24,14 +24,14 @@ from dien_jax.metrics.intervals import auc_interval
 from dien_jax.metrics.scores import auc, selection_score
 from dien_jax.model.logistic_regression import fitted_alone, with_network_share
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
+from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import measure
-from dien_jax.steps.memory import require_step_memory
 from dien_jax.steps.optimizer import learning_rate
-from dien_jax.steps.state import TrainState, all_finite, with_params
+from dien_jax.steps.state import TrainState, all_finite, require_step_memory, with_params
 from dien_jax.training.fitted import best_share, parts_alone, with_fitted, with_share
 from dien_jax.training.hosts import agreed_stop
-from dien_jax.training.on_devices import AnyCheckpoints, OnDevices
+from dien_jax.training.on_devices import OnDevices
 from dien_jax.training.progress import (
     EXAMPLES,
     Progress,
@@ -79,7 +79,7 @@ class Trainer:
         self,
         run: Run,
         dataset: Dataset,
-        checkpoints: AnyCheckpoints | None,
+        checkpoints: Checkpoints | None,
         stop_signal: Callable[[], int | None] = lambda: None,
         devices: Sequence[jax.Device] = (),
     ) -> None:
@@ -96,10 +96,10 @@ class Trainer:
             seed=run.seed,
             shown_per_step=config.model.shown_per_step,
             statistics=config.model.statistics,
-            part=self._devices.part,
+            part=self._devices.place.part,
         )
         longest = self._loader.padded_lengths[-1]
-        require_step_memory(config, schema, train.batch_size, longest, max(1, len(devices)))
+        require_step_memory(config, self._devices.place, train.batch_size, longest)
         self.total_steps = all_steps(self.steps_per_epoch, train.epochs)
         self._validation = self._evaluation_loader("valid")
         self._learning_rate = learning_rate(config.optim, self.steps_per_epoch, train.epochs)
@@ -111,7 +111,7 @@ class Trainer:
         self.progress = Progress()
         latest = None if checkpoints is None else checkpoints.latest_step()
         if checkpoints is not None and latest is not None:
-            self.state, host = self._restore(checkpoints, latest)
+            self.state, host = self._devices.restore(checkpoints, latest, self.state)
             self.progress = Progress.restored(host, latest, f"the checkpoint of step {latest}")
         self._report_scoring = NoReports().scoring
         self._saved_step = self.progress.step
@@ -133,30 +133,31 @@ class Trainer:
         lengths = self._loader.padded_lengths
         noun = f"length{'s' * (len(lengths) > 1)} {', '.join(map(str, lengths))}"
         compiling = f"compiling the train step for padded {noun} takes a while"
-        return [*cut_histories(self._loader), *self._devices.notes(), compiling]
+        described = self._devices.place.described(self._config.train.batch_size)
+        notes = [] if described is None else [described]
+        return [*cut_histories(self._loader), *notes, compiling]
 
     def one_device_state(self) -> TrainState | None:
         """Return the state in the form that it has on one device, on the host if there are more.
 
         With several processes, process 0 has it, and the others get None.
         """
-        return self._devices.joined(self.state)
+        return self._devices.place.joined(self.state)
 
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self._devices.like(self.state.params)))
+        return sum(
+            leaf.size for leaf in jax.tree.leaves(self._devices.place.like(self.state.params))
+        )
 
     def start_from(self, state: TrainState | None) -> None:
         """Replace the fresh state by that of process 0, of the same shapes, saved as step 0."""
         self.state = self._devices.put(state, self.state)
         self._save(best=False)
 
-    def _restore(self, checkpoints: AnyCheckpoints, step: int) -> tuple[TrainState, dict[str, Any]]:
-        return self._devices.restore(checkpoints, step, self.state)
-
     def _evaluation_loader(self, split: str) -> Loader:
-        return evaluation_loader(self._dataset, split, self._config.train, self._devices.part)
+        return evaluation_loader(self._dataset, split, self._config.train, self._devices.place.part)
 
     def run(self, reporter: Reporter | NoReports) -> dict[str, Any]:
         """Train to the end, then measure the best checkpoint; only this uses the test set.
@@ -183,7 +184,7 @@ class Trainer:
                 on_first(functools.partial(reporter.histograms, self.progress.step, summary))
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
-        best, _ = self._restore(self._checkpoints, progress.best_step)
+        best, _ = self._devices.restore(self._checkpoints, progress.best_step, self.state)
         best = with_params(best, with_network_share(best.params, progress.best_share))
         calibration = self._calibration(best)
         measured, intervals = {}, {}

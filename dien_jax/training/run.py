@@ -17,13 +17,12 @@ from dien_jax.config.presets import member_name, nearest_preset
 from dien_jax.config.settings import Config, MeshConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import require_shown
+from dien_jax.devices.mesh import devices_in_use, devices_there
 from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, SELECTION
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
 from dien_jax.runs.model_card import CARD_FILE
-from dien_jax.runs.shared_checkpoints import SharedCheckpoints
-from dien_jax.steps.mesh import devices_in_use, devices_there
 from dien_jax.training.hosts import resume_with
 from dien_jax.training.loggers import LOGGERS_FILE, Loggers, opened_loggers
 from dien_jax.training.loop import Trainer
@@ -298,13 +297,8 @@ def _train(
         f"train preset {run.preset} on {dataset.path}: {sizes['train']:,} training, "
         f"{sizes['valid']:,} validation and {sizes['test']:,} test examples"
     )
-    several = count() > 1
     resume_with(folder)
-    checkpoints = (SharedCheckpoints if several else Checkpoints)(folder / CHECKPOINTS_FOLDER)
-    if several:
-        alone = f"process 0 writes and reads checkpoints: not every process sees {folder}"
-        all_do = "every process writes and reads its rows of tables in checkpoints"
-        say(all_do if checkpoints.all_see else alone)
+    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
     fresh = checkpoints.latest_step() is None
     try:
         trainer = Trainer(run, dataset, checkpoints, stop_signal, devices)

@@ -10,7 +10,7 @@ from dien_jax.data.order import KEYED_EXAMPLES, automatic_order
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import auc
 from dien_jax.runs.folder import Run
-from dien_jax.steps.embedding_rows import LAZY_ROWS, automatic_update, rows_of_large_tables
+from dien_jax.steps.rows import LAZY_ROWS, automatic_update, rows_of_large_tables
 from dien_jax.utils.console import say
 
 BEST_POSSIBLE = "best possible"

@@ -22,7 +22,7 @@ from dien_jax.errors import UserError
 from dien_jax.model.logistic_regression import WEIGHTS
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import restore_state
-from dien_jax.steps.embedding_rows import Table, table_of
+from dien_jax.steps.rows import Table, table_of
 from dien_jax.steps.state import TrainState
 
 FREE = {"recurrence", "recurrence_precision", "dropout", "auxiliary_weight",

@@ -22,6 +22,7 @@ CAPTIONS = {
     "training": "one run, from start to result",
     "inference": "ranking, exported files",
     "runs": "the run folder: checkpoints, scores",
+    "devices": "arrays divided over several devices",
     "steps": "jitted functions: train, score, rank",
     "model": "Flax modules, equations",
     "preparation": "logs to dataset folders",

@@ -1,4 +1,4 @@
-"""The commands of docs/scaling.md start several processes."""
+"""The commands of docs/scaling.md start several processes, which find each other."""
 
 import re
 import shlex
@@ -14,7 +14,9 @@ pytestmark = [pytest.mark.long, pytest.mark.repository]
 
 PAGE = Path(__file__).parents[2] / "docs/scaling.md"
 START = ["python", "-m", "dien_jax.train"]
-SMALL = [*tiny_run.SETTINGS, *tiny_run.LIGHT, "--optim.embedding-update=lazy_adam"]
+REFUSED = [*tiny_run.SETTINGS, "--train.batch-size=15"]
+"""Settings that processes refuse once they have found each other."""
+MESSAGE = "train.batch_size must be a multiple of the 2 processes"
 
 
 def shell_blocks() -> list[str]:
@@ -22,19 +24,17 @@ def shell_blocks() -> list[str]:
     return re.findall("```sh\n(.*?)```", section, re.DOTALL)
 
 
-@pytest.mark.slow
 @NEEDS_NEWER_JAX
-def test_two_shells_train_one_run(data: Path, tmp_path: Path) -> None:
+def test_two_shells_find_each_other(data: Path, tmp_path: Path) -> None:
     folder, port, given = tmp_path / "both", free_port(), []
     names = {"data": str(data), "runs/both": str(folder), "localhost:5000": f"localhost:{port}"}
     for block in shell_blocks()[:2]:
         words = shlex.split(block.replace("\\\n", ""))
         assert words[:3] == START
-        given.append([*(names.get(word, word) for word in words[3:]), *SMALL])
+        given.append([*(names.get(word, word) for word in words[3:]), *REFUSED])
     assert [words[words.index("--distributed.process") + 1] for words in given] == ["0", "1"]
-    ended = run_together(*given)
-    assert [each.status for each in ended] == [0, 0], ended
-    assert (folder / "result.json").exists()
+    for each in run_together(*given):
+        assert MESSAGE in each.said, each
 
 
 def test_the_script_for_slurm_is_shell() -> None:
@@ -44,7 +44,6 @@ def test_the_script_for_slurm_is_shell() -> None:
 
 
 @NEEDS_NEWER_JAX
-@pytest.mark.slow
 def test_tasks_of_slurm_find_each_other(data: Path, tmp_path: Path) -> None:
     """By the variables that Slurm gives two tasks; JAX makes the port of the job's number."""
     first = 2**16 - 2**12
@@ -59,8 +58,6 @@ def test_tasks_of_slurm_find_each_other(data: Path, tmp_path: Path) -> None:
         common = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
         return common | {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
 
-    given = ["--data", str(data), "--run-dir", str(tmp_path / "run"), *SMALL]
+    given = ["--data", str(data), "--run-dir", str(tmp_path / "run"), *REFUSED]
     ended = run_together(*[[*given, "--distributed.auto"]] * 2, variables=variables)
-    assert [each.status for each in ended] == [0, 0], ended
-    assert "on each of 2 devices" in ended[0].said
-    assert (tmp_path / "run/result.json").exists()
+    assert all(MESSAGE in each.said for each in ended), ended

@@ -23,7 +23,7 @@ from dien_jax.experiments.baseline_models import BASELINES
 from dien_jax.experiments.reproduction import run_study
 from dien_jax.experiments.result_tables import Table, read_results, write_tables
 from dien_jax.runs.folder import Run
-from dien_jax.steps import embedding_rows
+from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import loop
 from dien_jax.training.run import fit
 

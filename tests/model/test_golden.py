@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dien_jax.steps.losses import click_loss, halved_click_loss
 from dien_kernels import network_equations
 from support.authors_weights import from_authors
 
@@ -21,7 +22,6 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError
 from dien_jax.model.interest import InterestModel
-from dien_jax.steps.losses import click_loss, halved_click_loss
 
 pytestmark = pytest.mark.optimised
 

@@ -75,7 +75,6 @@ def test_state_and_host_values_come_back_bit_for_bit(tmp_path):
     restored, found = Checkpoints(tmp_path, read_only=True).restore(12, state)
     assert_same_bits(restored, state)
     assert found == host
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
 
 
 def test_donated_state_of_another_generator_serves_as_pattern(tmp_path):

@@ -23,7 +23,7 @@ from dien_jax.inspection.examples import Inspector
 from dien_jax.inspection.importance import permutation_importance
 from dien_jax.metrics.scores import auc
 from dien_jax.runs.scoring import score_batches
-from dien_jax.steps import training_tables
+from dien_jax.steps import state, training_tables
 from dien_jax.training import loop
 from dien_jax.utils.files import read_json
 
@@ -178,7 +178,8 @@ def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(
 @pytest.mark.long
 def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeypatch) -> None:
     built = []
-    monkeypatch.setattr("dien_jax.steps.state.make_sampler", lambda *_: built.append(_))
+    make = state.host_sampler
+    monkeypatch.setattr(state, "host_sampler", lambda *given: built.append(given) or make(*given))
     model = load_run(run)
     assert model.run.config.model.auxiliary_weight
     score_split(model, "test")

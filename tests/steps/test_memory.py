@@ -13,9 +13,14 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
-from dien_jax.steps import memory, state
-from dien_jax.steps.memory import require_step_memory, step_bytes
-from dien_jax.steps.state import create_state, training_tables
+from dien_jax.steps import state
+from dien_jax.steps.placement import OneDevice
+from dien_jax.steps.state import (
+    create_state,
+    require_step_memory,
+    step_bytes,
+    training_tables,
+)
 from dien_jax.steps.train import make_train_step
 
 
@@ -62,17 +67,17 @@ def test_state_takes_as_many_tables_as_the_update_needs(rows, update, tables, mo
     config = with_settings(config, {"optim.embedding_update": update})
     item, user = Feature("item", "categorical", rows), Feature("user", "categorical", 2)
     schema, table = Schema(item=(item,), user=(user,)), 4 * 18 * rows
-    monkeypatch.setattr(memory, "_device_bytes", lambda _: int(tables * table))
+    monkeypatch.setattr(OneDevice, "bytes_of_device", lambda _: int(tables * table))
     with pytest.raises(UserError, match="parameters and their optimizer state take at least"):
         create_state(config, schema, 1, 0)
     networks = 2**20  # 56,000 numbers, with slots and a gradient of one matrix
-    monkeypatch.setattr(memory, "_device_bytes", lambda _: int(tables * table) + networks)
+    monkeypatch.setattr(OneDevice, "bytes_of_device", lambda _: int(tables * table) + networks)
     create_state(config, schema, 1, 0)
 
 
 def test_refused_state_of_large_tables_names_the_update_that_keeps_least(monkeypatch):
     item, user = Feature("item", "categorical", 5000), Feature("user", "categorical", 2)
-    monkeypatch.setattr(memory, "_device_bytes", lambda _: 10)
+    monkeypatch.setattr(OneDevice, "bytes_of_device", lambda _: 10)
     monkeypatch.setattr(state, "require_step_memory", lambda *sizes: None)
     with pytest.raises(UserError, match=r"model sizes or optim\.embedding_update rowwise_adagrad"):
         create_state(config_of("din"), Schema(item=(item,), user=(user,)), 1, 0)
@@ -92,5 +97,6 @@ def test_refused_state_of_large_tables_names_the_update_that_keeps_least(monkeyp
     ],
 )
 def test_steps_beyond_the_memory_are_refused(rows, steps, advice):
+    config, place = config_of("dien", auxiliary_negatives=9), OneDevice(tiny_run.SCHEMA)
     with pytest.raises(UserError, match=rf"{steps:,} events take at least .* GB, .*{advice}"):
-        require_step_memory(config_of("dien", auxiliary_negatives=9), tiny_run.SCHEMA, rows, steps)
+        require_step_memory(config, place, rows, steps)

@@ -20,7 +20,7 @@ from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import learning_rate, make_optimizer
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import Tables, create_state
-from dien_jax.steps.train import draw, make_train_step
+from dien_jax.steps.train import make_train_step, randomised
 
 
 def test_one_compilation_a_history_length() -> None:
@@ -268,7 +268,7 @@ def test_unknown_items_take_their_own_bits_along() -> None:
     """A replaced candidate must not have the count of the one before it taken out of its own."""
     config = dataclasses.replace(CONFIG, train=TrainConfig(unknown_users=0.0, unknown_items=0.5))
     batch = batch_of(6, size=64)._replace(own=np.full((64, 2), 7, np.int8))
-    drawn, _, _ = draw(config, tables().sampler, batch, jax.random.key(0))
+    drawn, _, _ = randomised(config, SCHEMA, batch, jax.random.key(0))
     is_unknown = np.asarray(drawn.item) == UNKNOWN
     assert 10 < is_unknown.sum() < 54
     assert (np.asarray(drawn.own)[is_unknown] == 0).all()

@@ -6,7 +6,6 @@ hang there.
 Tables of more than two rows are split.
 """
 
-import errno
 import importlib
 import json
 import os
@@ -14,21 +13,17 @@ import signal
 import sys
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 from dien_jax import train
-from dien_jax.runs import split_tables
 from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.steps import embedding_rows, sharding
+from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import hosts, loop
 
 HANG = -1
 """Number in place of a signal's."""
 HANG_IN_SAVE = -2
 """Number of one that hangs as it saves."""
-FULL_DISK = -3
-"""Number of one whose disk is full as it saves rows of tables."""
 LATE = ("dien_jax.training.run", "matplotlib.figure", "orbax.checkpoint")
 """Modules that a run imports late; they are imported before the first fork."""
 
@@ -43,24 +38,14 @@ def prepare(job: dict[str, Any]) -> None:
     if job["one_hangs"]:
         hosts.HANG_SECONDS = 30  # less once the step is compiled, see below
     number, at = job["signal"]
-    if job["pieces"]:
-        note_pieces(job["pieces"])
-    begin = Checkpoints.begin
+    save = Checkpoints.save
 
-    def begin_or_hang(self: Any, step: int, *arguments: Any, **keywords: Any) -> Any:
+    def save_or_hang(self: Any, step: int, *arguments: Any, **keywords: Any) -> Any:
         if number == HANG_IN_SAVE and step == at:
             time.sleep(float(sys.argv[1]))
-        return begin(self, step, *arguments, **keywords)
+        return save(self, step, *arguments, **keywords)
 
-    Checkpoints.begin = begin_or_hang  # type: ignore[method-assign]
-    made = split_tables._made
-
-    def made_or_full(folder: Path, *arguments: Any) -> Any:
-        if number == FULL_DISK and folder.parent.name.startswith(f"{at}."):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return made(folder, *arguments)
-
-    split_tables._made = made_or_full
+    Checkpoints.save = save_or_hang  # type: ignore[method-assign]
     take = loop.Trainer._step
 
     def step(self: Any, *arguments: Any) -> None:
@@ -75,26 +60,6 @@ def prepare(job: dict[str, Any]) -> None:
         take(self, *arguments)
 
     loop.Trainer._step = step  # type: ignore[method-assign]
-
-
-def note_pieces(file: str) -> None:
-    """Note what this process writes and reads of tables; no table may be whole on a host."""
-    write, read = split_tables._Pending.write, split_tables._read
-
-    def note(kind: str, content: Any) -> Any:
-        with Path(file).open("a") as notes:
-            notes.write(f"{kind} {content.nbytes}\n")
-        return content
-
-    def noted_write(self: Any, store: Any, place: Any, content: Any) -> None:
-        write(self, store, place, note("write", content))
-
-    def refused(*arguments: Any) -> None:
-        raise AssertionError("a table is joined")
-
-    split_tables._Pending.write = noted_write  # type: ignore[method-assign]
-    split_tables._read = lambda *given: note("read", read(*given))
-    sharding.Layout.joined = refused  # type: ignore[assignment, method-assign]
 
 
 def wait(child: int, deadline: float) -> int:

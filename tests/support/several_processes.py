@@ -34,7 +34,7 @@ NEEDS_NEWER_JAX = pytest.mark.skipif(
 
 Signals = dict[int, tuple[int, int]]
 """By process, a signal and the step before which it comes; ``HANG`` is none, but a long sleep."""
-HANG, HANG_IN_SAVE, FULL_DISK = -1, -2, -3
+HANG, HANG_IN_SAVE = -1, -2
 
 
 class Ended(NamedTuple):
@@ -66,7 +66,6 @@ def run_together(
     devices: int = 1,
     signals: Signals | None = None,
     variables: Callable[[int], dict[str, str]] = lambda process: {},
-    pieces: Sequence[Path] = (),
 ) -> list[Ended]:
     """Run a process for each list of flags at once, and wait for all.
 
@@ -75,7 +74,6 @@ def run_together(
       devices: of each process.
       variables: gives further environment variables of a process.
       signals: by process, a signal that it sends itself and the step before which it does.
-      pieces: by process, a file for the sizes of what it writes and reads of tables.
     """
     environment = {}
     if devices > 1:
@@ -96,7 +94,6 @@ def run_together(
                 "one_hangs": any(
                     number in (HANG, HANG_IN_SAVE) for number, _ in (signals or {}).values()
                 ),
-                "pieces": str(pieces[process]) if pieces else "",
                 "environment": environment | variables(process),
                 "output": output,
                 "said": said,
@@ -117,13 +114,11 @@ def _server() -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, PROGRAM, str(LIMIT)], **pipes)
 
 
-def run_two(
-    given: Sequence[str | Path], signals: Signals | None = None, pieces: Sequence[Path] = ()
-) -> list[Ended]:
+def run_two(given: Sequence[str | Path], signals: Signals | None = None) -> list[Ended]:
     """Run two processes of one device each, with the same flags."""
     port = free_port()
     both = ([*given, *distributed(process, port)] for process in range(2))
-    return run_together(*both, signals=signals, pieces=pieces)
+    return run_together(*both, signals=signals)
 
 
 class Whole(NamedTuple):
@@ -139,9 +134,12 @@ def flags(data: Path, folder: Path) -> list[str]:
     return [*tiny_run.light_flags(data, folder), "--optim.embedding-update=lazy_adam"]
 
 
+saved_states = functools.partial(tiny_run.saved_states, dense_rows=2)
+
+
 def assert_same(folder: Path, other: Path) -> None:
     """Checkpoints, evaluations, calibration and result agree to the last bit."""
-    ours, theirs = tiny_run.saved_states(folder), tiny_run.saved_states(other)
+    ours, theirs = saved_states(folder), saved_states(other)
     for name, (step, state, _) in theirs.items():
         assert ours[name][0] == step
         assert tiny_run.bits(ours[name][1]) == tiny_run.bits(state)

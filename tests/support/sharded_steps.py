@@ -10,9 +10,9 @@ import numpy as np
 
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.batch import Batch
+from dien_jax.devices import Placement
 from dien_jax.steps.negatives import make_sampler
-from dien_jax.steps.sharded import make_sharded_train_step
-from dien_jax.steps.sharding import Placement
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.steps.train import make_train_step
 from support.every_kind import ITEMS, SCHEMA, batch_of, tables
@@ -81,33 +81,33 @@ def run(
     """Take the steps; ``one_item`` is the only auxiliary negative there is, if true."""
     popularity = np.eye(ITEMS)[7] if one_item else np.arange(ITEMS) % 7
     host = tables()._replace(sampler=make_sampler(popularity, "popularity"))
-    placement = None
-    if devices > 1:
-        placement = Placement(devices, SCHEMA)
-        features, sampler = placement.put_features(host.features), host.sampler
-        host = Tables(features, jax.tree.map(placement.put_items, sampler))
-    step, state = _step(config, placement), create_state(config, SCHEMA, 10, 0, placement)
+    place = place_of(devices)
+    sampler = jax.tree.map(place.put_items, host.sampler)
+    tables_ = Tables(place.put_features(host.features), sampler)
+    step, state = _step(config, place), create_state(config, SCHEMA, 10, 0, place)
     metrics = []
     for batch in map(change, steps):
-        batch = batch if placement is None else placement.put_batch(batch)
-        state, found = step(state, host, batch)
+        state, found = step(state, tables_, place.put_batch(batch))
         metrics.append({name: float(value) for name, value in found.items()})
-    return Ended(on_host(state, placement), metrics)
+    return Ended(on_host(state, place), metrics)
 
 
-def _step(config: Config, placement: Placement | None) -> Any:
-    if placement is None:
-        return _of_one(config)
-    return make_sharded_train_step(config, SCHEMA, 10, placement)
+def place_of(devices: int) -> OneDevice:
+    """The place of a run on some of the devices."""
+    return OneDevice(SCHEMA) if devices == 1 else Placement(devices, SCHEMA)
+
+
+def _step(config: Config, place: OneDevice) -> Any:
+    return _of_one(config) if place.devices == 1 else make_train_step(config, SCHEMA, 10, place)
 
 
 _of_one = functools.cache(lambda config: make_train_step(config, SCHEMA, 10))
 
 
-def on_host(state: TrainState, placement: Placement | None) -> TrainState:
+def on_host(state: TrainState, place: OneDevice) -> TrainState:
     """The state in one device's form, its key as integers."""
     state = state._replace(key=jax.random.key_data(state.key))
-    return jax.tree.map(np.array, state) if placement is None else placement.joined(state)
+    return jax.tree.map(np.array, place.joined(state))
 
 
 def furthest(one: Any, other: Any) -> float:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from dien_jax.data.columns import Column, Examples
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.writer import DatasetWriter
-from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
+from dien_jax.steps import rows
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state
 
 SIZES = {"train": 64, "valid": 24, "test": 20}
@@ -114,15 +117,19 @@ def light_flags(data: Path, folder: Path) -> list[str]:
     return [*flags(data, folder), *LIGHT]
 
 
-def saved_states(folder: Path) -> dict[str, tuple[int, TrainState, dict[str, Any]]]:
+def saved_states(
+    folder: Path, dense_rows: int | None = None
+) -> dict[str, tuple[int, TrainState, dict[str, Any]]]:
     """The latest and the best checkpoint of a run folder: step, state and progress."""
+    with mock.patch.object(rows, "DENSE_ROWS", dense_rows or rows.DENSE_ROWS):
+        place = OneDevice(SCHEMA)
     run = Run.load(folder)
     like = create_state(run.config, SCHEMA, STEPS_PER_EPOCH, run.seed)
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     found = {}
     for name, step in (("latest", checkpoints.latest_step()), ("best", checkpoints.best_step())):
         assert step is not None
-        found[name] = (step, *checkpoints.restore(step, like))
+        found[name] = (step, *restored(checkpoints, step, like, place))
     return found
 
 

@@ -11,6 +11,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Schema
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
+from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state
 
 SMALL = ModelConfig(
@@ -56,5 +57,6 @@ def write(
     dataset = open_dataset(data)
     Run.create(preset=model, seed=0, dataset=dataset, config=config).save(folder)
     state = random_state(config, dataset.schema)
-    Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, state, {}, best=True)
+    saved = OneDevice(dataset.schema).to_save(state)
+    Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, saved, {}, best=True)
     return folder

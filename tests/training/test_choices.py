@@ -8,7 +8,7 @@ from dien_jax import train
 from dien_jax.config.preset_files import with_settings
 from dien_jax.data import order
 from dien_jax.runs.folder import Run
-from dien_jax.steps import embedding_rows
+from dien_jax.steps import rows as embedding_rows
 
 EPOCH = "--train.epochs=1"
 

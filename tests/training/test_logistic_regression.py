@@ -287,7 +287,7 @@ def test_model_with_silent_networks_scores_as_the_fit(statistics, tmp_path):
     ids=lambda optim: f"{optim.name}-{optim.embedding_update}",
 )
 def test_training_leaves_it_as_it_is(optim, tmp_path, monkeypatch):
-    monkeypatch.setattr("dien_jax.steps.embedding_rows.DENSE_ROWS", 3)
+    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 3)
     dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
     config = dataclasses.replace(CONFIG, optim=optim)
     state = fitted_state(dataset, config)
@@ -306,7 +306,7 @@ def test_training_leaves_it_as_it_is(optim, tmp_path, monkeypatch):
 
 def test_compact_tables_look_up_the_same_weights(tmp_path, monkeypatch):
     """The loss of a first step is that of whole tables."""
-    monkeypatch.setattr("dien_jax.steps.embedding_rows.DENSE_ROWS", 3)
+    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 3)
     dataset = open_dataset(tiny_run.write_data(tmp_path / "data"))
     losses = []
     for update in ("dense", "lazy_adam"):

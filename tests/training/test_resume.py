@@ -14,7 +14,7 @@ from dien_jax import train
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import RESULT_FILE
-from dien_jax.steps import embedding_rows
+from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import (
     fitted,
     logistic_regression,

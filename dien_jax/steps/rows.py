@@ -1,6 +1,8 @@
-"""Updates of embedding tables whose cost depends on the batch, not on the size of the tables.
+"""Rows of embedding tables: those that a batch looks up, and their updates.
 
-    look_up -> take_rows -> forward, gradients, any optimiser of optax -> put_rows
+    look_up -> compact tables -> forward, gradients, any optimiser of optax -> rows put back
+
+An update by row costs what the batch looks up, whatever the size of the tables.
 
 A step works on compact tables of the rows that its batch looks up. Other rows keep parameters and
 slots to the bit: with ``lazy_adam`` (as in TensorFlow Addons) their moments do not decay, while
@@ -10,7 +12,6 @@ Dimensions: U rows taken of a table, at most as many as ids look it up.
 """
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, cast
 
 import jax
@@ -19,9 +20,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
 from dien_jax.data.tables import FeatureTables
+from dien_jax.model.embeddings import gather as gather_values
+from dien_jax.model.interest import with_statistics
 from dien_jax.model.logistic_regression import WEIGHTS
 
 DENSE_ROWS = 4096
@@ -51,16 +55,6 @@ class Rows(NamedTuple):
     write: Int[Array, " U"]
 
 
-class LookUps(NamedTuple):
-    """A batch with ids renumbered for compact tables, and the rows taken of each table."""
-
-    schema: Schema
-    features: FeatureTables
-    batch: Batch
-    negatives: jax.Array | None
-    rows: dict[Table, Rows]
-
-
 def large_tables(schema: Schema) -> frozenset[Table]:
     """Return the embedding tables of more than ``DENSE_ROWS`` rows.
 
@@ -73,6 +67,11 @@ def large_tables(schema: Schema) -> frozenset[Table]:
             large.add((group, features[0].name))
         tables |= large
     return frozenset(tables)
+
+
+def is_large(rows: int) -> bool:
+    """Return whether a table is large by itself; one of a number has a single row."""
+    return rows > max(DENSE_ROWS, 1)
 
 
 def rows_of_large_tables(schema: Schema) -> int:
@@ -108,53 +107,108 @@ def places(rows: Rows, ids: Int[Array, "..."]) -> Int[Array, "..."]:
     return jnp.searchsorted(rows.write, ids).astype(ids.dtype)
 
 
+class LookUps(NamedTuple):
+    """A batch with ids renumbered for the rows gathered, and the features of these rows."""
+
+    schema: Schema
+    features: FeatureTables
+    batch: Batch
+    negatives: jax.Array | None
+
+
+class RowGather:
+    """Rows of some tables that a batch looks up, on one device.
+
+    Attributes:
+      tables: the tables; ids of others stay as they are.
+      rows: the rows taken of each.
+    """
+
+    def __init__(self, tables: frozenset[Table]) -> None:
+        self.tables = tables
+        self.rows: dict[Table, Rows] = {}
+
+    def __call__(self, table: Table, size: int, ids: jax.Array, columns: Any) -> tuple:
+        """Return U, ids as places among the rows taken, and columns ``[U, ...]``.
+
+        Args:
+          table: one of ``tables``.
+          size: its number of rows.
+          ids: the rows that are looked up.
+          columns: arrays with a row for each of the table's.
+        """
+        rows = self.rows[table] = distinct(ids, size)
+        columns = jax.tree.map(lambda column: jnp.asarray(column)[rows.read], columns)
+        return rows.read.shape[0], places(rows, ids), columns
+
+    def compact(self, params: Any, slots: Any) -> tuple[Any, Any]:
+        """Return parameters and slots with the rows taken in place of tables."""
+        return take_rows((params, slots), self.rows)
+
+    def metrics(self) -> dict[str, jax.Array]:
+        """Return metrics of the look-ups."""
+        return {}
+
+
 def look_up(
+    config: ModelConfig,
     schema: Schema,
-    tables: Iterable[Table],
+    gather: Any,
     features: FeatureTables,
     batch: Batch,
-    negatives: jax.Array | None,
+    negatives: jax.Array | None = None,
 ) -> LookUps:
-    """Find the rows of the given tables that a batch looks up, and renumber its ids."""
-    tables, rows = frozenset(tables), dict[Table, Rows]()
-    if not tables:
-        return LookUps(schema, features, batch, negatives, rows)
+    """Gather the rows that a batch looks up, renumber its ids, and compute its statistics.
 
-    def take(group: str, feature: Feature, ids: jax.Array) -> jax.Array:
+    ``gather`` is a :class:`RowGather`, or one for tables that are divided over devices. Features of
+    items and users come with the rows of their ids, and rows of the tables of these features after
+    that.
+    """
+    sizes = dict[Table, int]()
+
+    def take(
+        group: str, feature: Feature, ids: jax.Array, columns: Any = ()
+    ) -> tuple[jax.Array, Any]:
         table = (group, feature.name)
-        if table not in tables:
-            return ids
-        rows[table] = distinct(ids, cast(int, feature.size))
-        return places(rows[table], ids)
+        if table not in gather.tables:
+            return ids, columns
+        sizes[table], ids, columns = gather(table, cast(int, feature.size), ids, columns)
+        return ids, columns
 
     def take_values(group: str, feature: Feature, values: FeatureValues) -> FeatureValues:
         if isinstance(values, MultiValued):
-            return values._replace(values=take(group, feature, jnp.asarray(values.values)))
-        return take(group, feature, jnp.asarray(values))
+            return values._replace(values=take(group, feature, jnp.asarray(values.values))[0])
+        return take(group, feature, jnp.asarray(values))[0]
 
-    def take_group(
-        group: str, members: tuple[Feature, ...], values: dict[str, FeatureValues], ids: jax.Array
-    ) -> tuple[dict[str, FeatureValues], jax.Array]:
-        ids = take(group, members[0], ids)
-        taken = rows.get((group, members[0].name))
-        if taken is not None:
-            values = jax.tree.map(lambda column: jnp.asarray(column)[taken.read], values)
-        return {f.name: take_values(group, f, values[f.name]) for f in members[1:]}, ids
+    def take_all(group: str, values: dict[str, FeatureValues]) -> dict[str, FeatureValues]:
+        members = getattr(schema, group)
+        return {f.name: take_values(group, f, values[f.name]) for f in members if f.name in values}
 
+    if not gather.tables:
+        batch = with_statistics(config, schema, features, batch)
+        return LookUps(schema, features, batch, negatives)
     id_arrays = [batch.history, batch.item] + ([] if negatives is None else [negatives])
     item_ids = jnp.concatenate([jnp.asarray(ids).reshape(-1) for ids in id_arrays])
-    items, item_ids = take_group("item", schema.item, features.item, item_ids)
+    item_ids, items = take("item", schema.item[0], item_ids, features.item)
     parts = jnp.split(item_ids, np.cumsum([ids.size for ids in id_arrays])[:-1])
     placed = [part.reshape(ids.shape) for part, ids in zip(parts, id_arrays, strict=True)]
-    users, user = take_group("user", schema.user, features.user, jnp.asarray(batch.user))
-    context = {f.name: take_values("context", f, batch.context[f.name]) for f in schema.context}
-    sizes = {table: taken.read.shape[0] for table, taken in rows.items()}
+
+    def values(place: int, ids: Any) -> dict[str, Any]:
+        return {**gather_values(placed[place], items, "item"), "item": jnp.asarray(ids)}
+
+    both = values(1, batch.item), values(0, batch.history)
+    batch = with_statistics(config, schema, features, batch, both)
+    user, users = take("user", schema.user[0], jnp.asarray(batch.user), features.user)
+    found = features._replace(item=take_all("item", items), user=take_all("user", users))
+    batch = batch._replace(
+        history=placed[0],
+        item=placed[1],
+        user=user,
+        context=take_all("context", batch.context),
+        shown=None,
+    )
     return LookUps(
-        compact_schema(schema, sizes),
-        features._replace(item=items, user=users),
-        batch._replace(history=placed[0], item=placed[1], user=user, context=context, shown=None),
-        None if negatives is None else placed[2],
-        rows,
+        compact_schema(schema, sizes), found, batch, None if negatives is None else placed[2]
     )
 
 

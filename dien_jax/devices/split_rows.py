@@ -1,13 +1,14 @@
-"""The update of parameters whose tables are split over devices, inside ``jax.shard_map``.
+"""Rows of tables that are divided over devices, inside ``jax.shard_map``: look-ups and updates.
 
-Owners sum the gradients of a row and update it. A dense update changes all rows of a device, others
-those that came. The global norm of gradients counts every parameter once.
+Rows are fetched from their owners. Owners sum the gradients of a row and update it: a dense update
+changes every row a device holds, a lazy one only the rows that this batch looked up. The global
+norm of gradients counts every parameter once.
 
 Dimensions: U rows fetched of a table, W rows that came to an owner, Q rows that it has.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,50 +17,79 @@ import optax
 
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import Schema
+from dien_jax.devices.exchange import Exchange, Round
+from dien_jax.devices.mesh import AXIS
 from dien_jax.model.logistic_regression import FITTED
-from dien_jax.steps.embedding_rows import Rows, Table, table_of, tables_by_row
-from dien_jax.steps.exchange import Exchange, Round
 from dien_jax.steps.optimizer import make_optimizer
-from dien_jax.steps.sharding import AXIS, Placement
+from dien_jax.steps.placement import Layout
+from dien_jax.steps.rows import Rows, Table, put_rows, table_of, tables_by_row, take_rows
 
 _at_paths = jax.tree_util.tree_map_with_path
 
 
-class SplitUpdate:
-    """One step of the optimizer, from the gradients that each device has.
+class SplitGather:
+    """:class:`~dien_jax.steps.rows.RowGather` with an exchange in place of each gather.
 
     Args:
-      config, schema, steps_per_epoch: as for :func:`~dien_jax.steps.train.make_train_step`.
-      placement: the tables that are split.
+      layouts: that of each table.
+      params: parameters, whose rows come with those of columns.
     """
 
-    def __init__(
-        self, config: Config, schema: Schema, steps_per_epoch: int, placement: Placement
-    ) -> None:
+    def __init__(self, layouts: Mapping[Table, Layout], params: Any) -> None:
+        self._layouts, self.tables = layouts, frozenset(layouts)
+        self.exchanges = dict[Table, Exchange]()
+        self._leaves = dict[Table, dict[tuple, jax.Array]]()
+        self._fetched = dict[tuple, jax.Array]()
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+            self._leaves.setdefault(table_of(path), {})[path] = leaf
+
+    def __call__(self, table: Table, size: int, ids: jax.Array, columns: Any) -> tuple:
+        """Return U, ids as places among the rows fetched, and columns ``[U, ...]``."""
+        del size
+        exchange = self.exchanges[table] = Exchange(ids, self._layouts[table])
+        leaves = self._leaves.get(table, {})
+        rows, columns = exchange.fetch(([*leaves.values()], columns))
+        self._fetched.update(zip(leaves, rows, strict=True))
+        return exchange.size, exchange.places(ids), columns
+
+    def compact(self, params: Any, slots: Any) -> tuple[Any, Any]:
+        """Return parameters with the rows fetched in place of tables, and the slots as they are."""
+        return _at_paths(lambda path, leaf: self._fetched.get(path, leaf), params), slots
+
+    def metrics(self) -> dict[str, jax.Array]:
+        """Return the number of exchanges of rows beyond the first one of each table."""
+        rounds = [exchange.further for exchange in self.exchanges.values()]
+        return {"further_rounds": sum(rounds, jnp.zeros((), jnp.int32)).astype(jnp.float32)}
+
+
+class SplitUpdate:
+    """One step of the optimizer, from the gradients that each device has."""
+
+    def __init__(self, config: Config, schema: Schema, steps_per_epoch: int) -> None:
         self._optimizer = make_optimizer(config, schema, steps_per_epoch, clips=False)
         self._clip_norm = config.optim.clip_norm
         self._is_dense = not tables_by_row(config.optim.embedding_update, schema)
-        self._placement = placement
 
     def __call__(
-        self, params: Any, slots: Any, exchanges: dict[Table, Exchange], gradients: Any
+        self, whole: tuple[Any, Any], compact: tuple[Any, Any], gather: SplitGather, gradients: Any
     ) -> tuple[Any, Any, jax.Array]:
         """Return new parameters and slots, and the global norm of the gradients.
 
-        ``gradients`` are of this device's share of the loss, by parameters whose split tables are
+        ``gradients`` are of this device's share of the loss, by parameters whose divided tables are
         the rows fetched.
         """
+        del compact
         named = jax.tree_util.tree_flatten_with_path(gradients)[0]
         dense, tables = dict[tuple, jax.Array](), dict[Table, dict[tuple, jax.Array]]()
         for path, leaf in named:
             if _is_fixed(path):
                 continue
-            if (table := table_of(path)) in exchanges:
+            if (table := table_of(path)) in gather.exchanges:
                 tables.setdefault(table, {})[path] = leaf
             else:
                 dense[path] = leaf
         summed = dict(zip(dense, jax.lax.psum([*dense.values()], AXIS), strict=True))
-        step = _Step(self, params, slots, exchanges, summed, tables)
+        step = _Step(self, whole, gather.exchanges, summed, tables)
         return step.dense() if self._is_dense else step.by_rows()
 
     def advance(self, params: Any, slots: Any, gradients: Any) -> tuple[Any, Any]:
@@ -78,31 +108,6 @@ class SplitUpdate:
             return leaf
         return jnp.where(norm < self._clip_norm, leaf, leaf / norm * self._clip_norm)
 
-    def take(self, tree: Any, rows: dict[Table, Rows]) -> Any:
-        """Return parameters and slots with some rows of tables in place of all."""
-
-        def take(path: tuple, leaf: jax.Array, axis: int) -> jax.Array:
-            taken = rows.get(table_of(path))
-            if axis < 0 or taken is None:
-                return leaf
-            return leaf[taken.read]
-
-        return _at_paths(take, tree, self._placement.row_axes(tree))
-
-    def put(self, whole: Any, changed: Any, rows: dict[Table, Rows]) -> Any:
-        """Put rows that :meth:`take` took of ``whole`` back, after an update."""
-        options: Any = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
-
-        def put(path: tuple, leaf: jax.Array, new: jax.Array, axis: int) -> jax.Array:
-            taken = rows.get(table_of(path))
-            if axis < 0 or taken is None:
-                return new
-            if _is_fixed(path):
-                return leaf
-            return leaf.at[taken.write].set(new, **options)
-
-        return _at_paths(put, whole, changed, self._placement.row_axes(whole))
-
 
 class _Step:
     """The arrays of one update; gradients of dense parameters are summed, of tables are not."""
@@ -110,13 +115,12 @@ class _Step:
     def __init__(
         self,
         update: SplitUpdate,
-        params: Any,
-        slots: Any,
+        whole: tuple[Any, Any],
         exchanges: dict[Table, Exchange],
         dense: dict[tuple, jax.Array],
         tables: dict[Table, dict[tuple, jax.Array]],
     ) -> None:
-        self._update, self._whole = update, (params, slots)
+        self._update, self._whole = update, whole
         self._exchanges, self._dense, self._tables = exchanges, dense, tables
 
     def dense(self) -> tuple[Any, Any, jax.Array]:
@@ -140,9 +144,9 @@ class _Step:
                 _, of_rows = exchange.later(count, self._update.squares(of_table.values()))
                 squares = of_rows if squares is None else squares + of_rows
         norm = self._norm(squares)
-        before = self._update.take(self._whole, rows)
+        before = take_rows(self._whole, rows)
         after = self._update.advance(before[0], before[1], self._gradients(before[0], sums, norm))
-        whole = self._update.put(self._whole, after, rows)
+        whole = _put_rows(self._whole, after, rows)
         for table, exchange in self._exchanges.items():
             whole = self._with_later_rounds(table, exchange, whole, before, sums, norm)
         return *whole, norm
@@ -171,10 +175,10 @@ class _Step:
             for place, leaf in zip(places, leaves, strict=True):
                 current[place] = leaf
             state = jax.tree.unflatten(structure, current)
-            taken = self._update.take(state, {table: rows})
+            taken = take_rows(state, {table: rows})
             gradients = self._gradients(taken[0], sums | of_table, norm)
             changed = self._update.advance(taken[0], taken[1], gradients)
-            put = jax.tree.leaves(self._update.put(state, changed, {table: rows}))
+            put = jax.tree.leaves(_put_rows(state, changed, {table: rows}))
             return [put[place] for place in places]
 
         _, leaves = exchange.later(again, [paths[place][1] for place in places])
@@ -209,6 +213,15 @@ class _Step:
             return self._update.clipped(found, norm)
 
         return _at_paths(gradient, params)
+
+
+def _put_rows(whole: Any, changed: Any, rows: dict[Table, Rows]) -> Any:
+    """Put rows back, but leave parameters that nothing changes: XLA would copy their tables."""
+
+    def put(path: tuple, leaf: Any, new: Any) -> Any:
+        return leaf if _is_fixed(path) and table_of(path) in rows else new
+
+    return _at_paths(put, whole, put_rows(whole, changed, rows))
 
 
 def _is_fixed(path: tuple) -> bool:

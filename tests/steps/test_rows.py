@@ -14,10 +14,10 @@ from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConf
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, MultiValued, Schema
 from dien_jax.data.tables import FeatureTables
-from dien_jax.steps import embedding_rows
-from dien_jax.steps.embedding_rows import ADAGRAD_EPSILON, distinct, large_tables, places, table_of
+from dien_jax.steps import rows as embedding_rows
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import make_optimizer
+from dien_jax.steps.rows import ADAGRAD_EPSILON, distinct, large_tables, places, table_of
 from dien_jax.steps.state import Tables, TrainState, create_state
 from dien_jax.steps.train import make_train_step
 

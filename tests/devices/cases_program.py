@@ -1,45 +1,39 @@
 """The compiled step holds nothing whole and sends what its batch needs, whatever the rows."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from benchmarks.common.compiled_text import Collective, collectives, kinds, shapes
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables
+from dien_jax.devices import Placement
 from dien_jax.steps.negatives import Sampler
-from dien_jax.steps.sharded import make_sharded_predict_step, make_sharded_train_step
-from dien_jax.steps.sharding import Placement
+from dien_jax.steps.placement import Layout
+from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import Tables, create_state
+from dien_jax.steps.train import make_train_step
 
 DEVICES, BATCH, STEPS = 8, 48, 21
 SMALL, LARGE = 10_008, 1_000_008
-SLOW = pytest.mark.slow
-SOME_UPDATES = (
-    pytest.param("dense", marks=SLOW),
-    "lazy_adam",
-    pytest.param("rowwise_adagrad", marks=SLOW),
+
+WHOLE = [rows for n in (LARGE, LARGE // 2) for rows in (n, Layout(n).used)]
+CONFIG = Config(
+    model=ModelConfig(
+        embedding_size=5,
+        hidden_size=6,
+        attention_layers=(7,),
+        auxiliary_layers=(7,),
+        layers=(9,),
+        statistics=False,
+    ),
+    optim=OptimConfig(embedding_update="lazy_adam", clip_norm=1.0),
+    train=TrainConfig(batch_size=BATCH, max_history=STEPS),
 )
-
-
-def config_of(update: str) -> Config:
-    return Config(
-        model=ModelConfig(
-            embedding_size=5,
-            hidden_size=6,
-            attention_layers=(7,),
-            auxiliary_layers=(7,),
-            layers=(9,),
-            statistics=False,
-        ),
-        optim=OptimConfig(embedding_update=update, clip_norm=1.0),
-        train=TrainConfig(batch_size=BATCH, max_history=STEPS),
-    )
 
 
 def schema_of(rows: int) -> Schema:
@@ -58,11 +52,12 @@ def abstract(array: Any) -> Any:
 
 
 @functools.cache
-def compiled(update: str, rows: int, *, predicts: bool = False) -> Program:
+def compiled(rows: int, *, predicts: bool = False) -> Program:
     """The program of the step, or of scoring, of tables that are never made."""
-    config, schema = config_of(update), schema_of(rows)
+    config, schema = CONFIG, schema_of(rows)
     placement = Placement(DEVICES, schema)
     state = jax.eval_shape(lambda: create_state(config, schema, 10, 0, placement))
+    rows = placement.layouts["item", "item"].owned * DEVICES
     of_items = jax.ShapeDtypeStruct((rows,), jnp.int32)
     tables = Tables(
         FeatureTables({"category": of_items}, {}),
@@ -70,16 +65,14 @@ def compiled(update: str, rows: int, *, predicts: bool = False) -> Program:
     )
     batch = jax.tree.map(abstract, example_batch(schema, batch_size=BATCH, steps=STEPS))
     if predicts:
-        predict = make_sharded_predict_step(config, schema, placement)
+        predict = cast(Any, make_predict_step(config, schema, placement))
         lowered = predict.lower(state.params, state.batch_stats, tables.features, batch)
     else:
-        step = make_sharded_train_step(config, schema, 10, placement)
-        specs = placement.specs(state._replace(key=state.step))._replace(key=None)
-        shardings = placement.shardings(specs._replace(key=specs.step))
+        step = cast(Any, make_train_step(config, schema, 10, placement))
         state = jax.tree.map(
             lambda leaf, on: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on),
             state,
-            shardings,
+            placement.shardings(state),
         )
         lowered = step.lower(state, tables, batch)
     program = lowered.compile()
@@ -87,22 +80,21 @@ def compiled(update: str, rows: int, *, predicts: bool = False) -> Program:
     return Program(text, collectives(text, DEVICES), program.memory_analysis())
 
 
-@pytest.mark.parametrize("update", SOME_UPDATES)
-def test_what_a_step_sends_does_not_depend_on_the_rows(update: str) -> None:
-    small, large = compiled(update, SMALL), compiled(update, LARGE)
-    print(update, kinds(large.sent), round(sum(one.sent for one in large.sent) / 1024, 1), "KiB")
+def test_a_step_sends_and_holds_what_its_batch_needs_whatever_the_rows() -> None:
+    small, large = compiled(SMALL), compiled(LARGE)
     assert sorted(small.sent) == sorted(large.sent)
     assert set(kinds(large.sent)) == {"all-to-all", "all-reduce"}
+    assert large.memory.temp_size_in_bytes < 1.1 * small.memory.temp_size_in_bytes
+    assert large.memory.alias_size_in_bytes > 0.8 * large.memory.output_size_in_bytes
 
 
-@pytest.mark.parametrize("update", SOME_UPDATES)
-def test_no_array_has_all_rows_or_all_histories(update: str) -> None:
+def test_no_array_has_all_rows_or_all_histories() -> None:
     """But for the random numbers, which are draws of the whole batch split by rows."""
-    program = compiled(update, LARGE)
+    program = compiled(LARGE)
     found = shapes(program.text)
-    owned = LARGE // DEVICES
+    owned = Layout(LARGE, DEVICES).owned
     assert any(owned in shape for shape in found)
-    assert not [shape for shape in found if LARGE in shape or LARGE // 2 in shape]
+    assert not [shape for shape in found if any(rows in shape for rows in WHOLE)]
     # Rows that devices exchange may be as many as the batch, with a dimension of 1 in between.
     full = [[size for size in shape if size > 1] for shape in found if BATCH in shape]
     assert not [shape for shape in full if len(shape) > 2]
@@ -110,34 +102,22 @@ def test_no_array_has_all_rows_or_all_histories(update: str) -> None:
     assert not [shape for shape in sent if f"[{BATCH}," in shape]
 
 
-@pytest.mark.parametrize("update", SOME_UPDATES[1:])
-def test_memory_beyond_the_state_does_not_depend_on_the_rows(update: str) -> None:
-    small, large = compiled(update, SMALL), compiled(update, LARGE)
-    assert large.memory.temp_size_in_bytes < 1.1 * small.memory.temp_size_in_bytes
-    assert large.memory.alias_size_in_bytes > 0.8 * large.memory.output_size_in_bytes
-
-
 def test_scoring_fetches_rows_and_sums_nothing() -> None:
-    program = compiled("lazy_adam", LARGE, predicts=True)
+    program = compiled(LARGE, predicts=True)
     assert {"all-to-all"} <= set(kinds(program.sent)) <= {"all-to-all", "all-reduce"}
     reduced = [one for one in program.sent if one.kind == "all-reduce"]
     assert all(one.sent < 256 for one in reduced)  # the places of rounds
-    assert not [shape for shape in shapes(program.text) if LARGE in shape]
+    assert not [shape for shape in shapes(program.text) if any(rows in shape for rows in WHOLE)]
 
 
 def test_no_device_draws_more_of_the_state_than_its_rows() -> None:
-    config, schema = config_of("lazy_adam"), schema_of(LARGE)
-    placement = Placement(DEVICES, schema)
-    with jax.log_compiles(False):
-        lowered = jax.jit(
-            lambda key: placement.split(
-                {"item_embeddings": {"item": placement.initial(key, (LARGE, 5))}}
-            ),
-            out_shardings=placement.shardings(
-                placement.specs({"item_embeddings": {"item": jax.ShapeDtypeStruct((1, 5), float)}})
-            ),
-        ).lower(jax.random.key(0))
+    placement, tree = Placement(DEVICES, schema_of(LARGE)), jax.ShapeDtypeStruct((1, 5), float)
+    shapes_of = {"item_embeddings": {"item": tree}}
+
+    def draw(key: Any) -> Any:
+        return placement.split({"item_embeddings": {"item": placement.initial(key, (LARGE, 5))}})
+
+    lowered = jax.jit(draw, out_shardings=placement.shardings(shapes_of)).lower(jax.random.key(0))
     text = lowered.compile().as_text()
-    assert not [shape for shape in shapes(text) if LARGE in shape or LARGE // DEVICES * 8 in shape]
+    assert not [shape for shape in shapes(text) if any(rows in shape for rows in WHOLE)]
     assert collectives(text, DEVICES) == []
-    del config

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dien_jax.steps.embedding_rows import Rows, distinct
-from dien_jax.steps.sharding import AXIS, Layout
+from dien_jax.devices.mesh import AXIS
+from dien_jax.steps.placement import Layout
+from dien_jax.steps.rows import Rows, distinct
 
 SPREAD = 4
 """Standard deviations above its mean that the number of ids of one owner may have in a round."""

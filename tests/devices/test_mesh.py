@@ -1,40 +1,15 @@
-"""Rows over devices, and the number of devices: what needs none but the machine's one"""
+"""The devices of a run: those that are there, and those that a batch divides over"""
 
 import functools
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from dien_jax.config.settings import MeshConfig
+from dien_jax.devices import mesh
+from dien_jax.devices.mesh import devices_in_use
 from dien_jax.errors import UserError
-from dien_jax.steps import mesh
-from dien_jax.steps.exchange import capacity
-from dien_jax.steps.mesh import devices_in_use
-from dien_jax.steps.sharding import Layout
-
-
-@pytest.mark.parametrize("devices", [2, 3, 8])
-@pytest.mark.parametrize("axis", [0, 1])
-def test_rows_are_dealt_out_in_turn_and_come_back(devices: int, axis: int) -> None:
-    layout = Layout(13, devices)
-    table = np.moveaxis(np.arange(1.0, 13 * 2 + 1).reshape(13, 2), 0, axis)
-    split = np.asarray(layout.split(jnp.asarray(table), axis))
-    assert split.shape[axis] == devices * layout.owned
-    slots = layout.slots(np.arange(13))
-    np.testing.assert_array_equal(np.take(split, slots, axis), table)
-    assert np.count_nonzero(split) == table.size
-    np.testing.assert_array_equal(layout.joined(split, axis), table)
-    parts = [layout.part(table, device, axis) for device in range(devices)]
-    np.testing.assert_array_equal(np.concatenate(parts, axis), split)
-
-
-@pytest.mark.parametrize("ids", [1, 7, 128, 25_600])
-def test_a_round_holds_an_even_share_and_no_more_than_all(ids: int) -> None:
-    assert ids / 8 <= capacity(ids, 8) <= ids
-    assert capacity(25_600, 8) < 1.1 * 25_600 / 8
 
 
 @functools.cache

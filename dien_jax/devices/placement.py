@@ -1,0 +1,358 @@
+"""Placement of a run on several devices: batches by rows, large tables by rows, the rest on each.
+
+A large table, its slots and what else has a row for each of its values are in the order of a
+:class:`~dien_jax.steps.placement.Layout`, of which each device has a consecutive part. Checkpoints
+have the arrays of the devices as they are. On one device rows are in the order of the vocabulary.
+
+Dimensions: n devices, R rows of a table, Q rows of it that a device has.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dien_jax.config.settings import Config, MeshConfig
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import FeatureTables
+from dien_jax.devices.exchange import Exchange
+from dien_jax.devices.mesh import AXIS, devices_in_use, mesh_of
+from dien_jax.devices.split_rows import SplitGather, SplitUpdate
+from dien_jax.model.embeddings import EMBEDDING_INITIAL
+from dien_jax.steps.negatives import RandomColumns, Sampler
+from dien_jax.steps.placement import Layout, OneDevice, SavedTable
+from dien_jax.steps.rows import Table, is_large, table_of
+from dien_jax.steps.state import Tables
+from dien_jax.utils.processes import count, index
+
+ITEMS: Table = ("item", "item")
+
+
+class Placement(OneDevice):
+    """Placement of the arrays of a run on n > 1 devices, of one process or of several.
+
+    Args:
+      devices: those of all processes, as many of each, or their number n.
+      schema: features, which decide the tables that are divided: see
+        :func:`~dien_jax.steps.rows.large_tables`.
+
+    Attributes:
+      mesh: n devices in one axis, ``AXIS``.
+    """
+
+    axis = AXIS
+
+    def __init__(self, devices: int | Sequence[jax.Device], schema: Schema) -> None:
+        if isinstance(devices, int):
+            devices = devices_in_use(MeshConfig(devices), devices)
+        super().__init__(schema, len(devices))
+        self.processes = count()
+        if self.processes > 1:
+            self.part = (jax.process_index(), self.processes)
+        self.mesh = mesh_of(devices)
+
+    # How a step reads and updates rows.
+
+    def gather(self, params: Any, by_row: frozenset[Table] = frozenset()) -> SplitGather:
+        """Return what fetches the rows that a batch looks up from the devices that have them."""
+        del by_row
+        return SplitGather(self.layouts, params)
+
+    def make_update(self, config: Config, steps_per_epoch: int) -> SplitUpdate:
+        """Return the update of parameters by the gradients of all devices."""
+        return SplitUpdate(config, self.schema, steps_per_epoch)
+
+    def drawn(self, sampler: Sampler, random: RandomColumns) -> jax.Array:
+        """Return the items of draws from an alias table that is divided as items are."""
+        if (layout := self.layouts.get(ITEMS)) is None:
+            return super().drawn(sampler, random)
+        exchange = Exchange(random.column, layout)
+        places = exchange.places(random.column)
+        keep, alias = exchange.fetch((sampler.keep, sampler.alias))
+        return jnp.where(random.uniform < keep[places], random.column, alias[places])
+
+    def total(self, tree: Any) -> Any:
+        """Return sums over devices."""
+        return jax.lax.psum(tree, AXIS)
+
+    def mapped(
+        self, function: Callable[..., Any], inputs: tuple[str, ...], outputs: Any
+    ) -> Callable[..., Any]:
+        """Return ``jax.shard_map`` of a function; see :meth:`OneDevice.mapped`."""
+        fixed = {"batch": P(AXIS), "draws": P(None, AXIS), "whole": P()}
+        of_tree: dict[str, Callable[[Any], Any]] = {
+            "state": self.specs,
+            "features": self._feature_specs,
+            "tables": self._table_specs,
+        }
+
+        def call(*arguments: Any) -> Any:
+            specs = {kind: fixed[kind] for kind in fixed}
+            in_specs = tuple(
+                fixed[kind] if kind in fixed else specs.setdefault(kind, of_tree[kind](argument))
+                for kind, argument in zip(inputs, arguments, strict=True)
+            )
+            out_specs = jax.tree.map(specs.__getitem__, outputs)
+            mapped = jax.shard_map(
+                function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+            )
+            return mapped(*arguments)
+
+        return call
+
+    def specs(self, tree: Any) -> Any:
+        """Return the partition of every array of parameters, statistics or slots."""
+
+        def spec(path: tuple, leaf: Any) -> P:
+            del leaf
+            return P(AXIS) if table_of(path) in self.layouts else P()
+
+        return jax.tree_util.tree_map_with_path(spec, tree)
+
+    def _feature_specs(self, features: FeatureTables) -> FeatureTables:
+        def spec(path: tuple, leaf: Any) -> P:
+            del leaf
+            return P() if self._layout_of_feature(path) is None else P(AXIS)
+
+        return jax.tree_util.tree_map_with_path(spec, features)
+
+    def _table_specs(self, tables: Tables) -> Tables:
+        of_items = P(AXIS) if ITEMS in self.layouts else P()
+        sampler = jax.tree.map(lambda _: of_items, tables.sampler)
+        return Tables(self._feature_specs(tables.features), sampler)
+
+    def _layout_of_feature(self, path: tuple) -> Layout | None:
+        """Return the layout of an array of feature tables; counts and factors have none."""
+        group = path[0].name
+        return self.layouts.get((group, group))
+
+    # Where arrays are.
+
+    def initial(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+        """Draw an embedding table, each device its rows, equal to one device's.
+
+        Random bits of an entry depend on its place in the flat array alone, so a table of more rows
+        has the R rows of the table first.
+        """
+        rows, width = shape
+        if not is_large(rows):
+            return EMBEDDING_INITIAL(key, shape, dtype)
+        layout = Layout(rows, self.devices)
+        # In the shape of the order, so that each device draws its part alone.
+        place, stripe = layout.used // layout.stripes, layout.stripes
+        drawn = jax.random.uniform(key, (place, stripe, width), dtype, -1)
+        # The deviation of EMBEDDING_INITIAL, of the table without filler.
+        drawn = drawn * jnp.sqrt(3 * jnp.array(1 / ((rows + width) / 2), dtype))
+        row = jnp.arange(place)[:, None] * stripe + jnp.arange(stripe)[None, :]
+        drawn = jnp.where(row[..., None] < rows, drawn, 0)
+        return _SplitRows(jnp.zeros((rows, width), dtype), layout.ordered(drawn))
+
+    def split(self, params: Any) -> Any:
+        """Return fresh parameters as they are on the devices."""
+
+        def split(path: tuple, leaf: Any) -> Any:
+            if isinstance(leaf, _SplitRows):
+                return leaf.value
+            layout = self.layouts.get(table_of(path))
+            return leaf if layout is None else layout.split(leaf)
+
+        return jax.tree_util.tree_map_with_path(
+            split, params, is_leaf=lambda leaf: isinstance(leaf, _SplitRows)
+        )
+
+    def shardings(self, shapes: Any) -> Any:
+        """Return the shardings of parameters, statistics and slots."""
+        on_mesh = functools.partial(NamedSharding, self.mesh)
+        return jax.tree.map(on_mesh, self.specs(shapes), is_leaf=lambda leaf: isinstance(leaf, P))
+
+    def on_each(self, tree: Any) -> Any:
+        """Put arrays on every device, as a whole; every process has the same ones."""
+        if self.processes == 1:
+            return jax.device_put(tree, NamedSharding(self.mesh, P()))
+        return jax.tree.map(self._on_each, tree)
+
+    def _on_each(self, leaf: Any) -> jax.Array:
+        if _is_key(leaf):
+            data = self._on_each(np.asarray(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host, sharding = np.asarray(leaf), NamedSharding(self.mesh, P())
+        return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+
+    def _put(self, array: Any, layout: Layout | None) -> jax.Array:
+        if layout is None:
+            return self.on_each(array)
+        shape = (layout.owned * self.devices, *array.shape[1:])
+
+        def part(index: Any) -> np.ndarray:
+            return layout.part(array, (index[0].start or 0) // layout.owned)
+
+        return jax.make_array_from_callback(shape, NamedSharding(self.mesh, P(AXIS)), part)
+
+    def put_features(self, features: FeatureTables) -> FeatureTables:
+        """Put feature tables on the devices, from the host."""
+
+        def put(path: tuple, array: Any) -> jax.Array:
+            return self._put(np.asarray(array), self._layout_of_feature(path))
+
+        return jax.tree_util.tree_map_with_path(put, features)
+
+    def put_items(self, array: Any) -> jax.Array:
+        """Put an array with a row for each item on the devices, from the host."""
+        return self._put(np.asarray(array), self.layouts.get(ITEMS))
+
+    def put_batch(self, batch: Any) -> Any:
+        """Put a batch on the devices, each its rows; a process has its own part of them."""
+        sharding = NamedSharding(self.mesh, P(AXIS))
+        if self.processes == 1:
+            return jax.device_put(batch, sharding)
+        return jax.tree.map(
+            functools.partial(jax.make_array_from_process_local_data, sharding), batch
+        )
+
+    def like(self, tree: Any) -> Any:
+        """Return the shapes of parameters, statistics or slots in one device's form."""
+
+        def shape(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+            layout = self.layouts.get(table_of(path))
+            whole = leaf.shape if layout is None else (layout.rows, *leaf.shape[1:])
+            return jax.ShapeDtypeStruct(whole, leaf.dtype)
+
+        return jax.tree_util.tree_map_with_path(shape, tree)
+
+    def put(self, tree: Any, like: Any) -> Any:
+        """Put parameters, statistics or slots of one device's form on the devices.
+
+        With several processes, ``tree`` is that of process 0, and None on the others.
+        """
+        if self.processes > 1:
+            tree = self._of_first(tree, self.like(like))
+
+        def put(path: tuple, leaf: Any) -> jax.Array:
+            return self._put(leaf, self.layouts.get(table_of(path)))
+
+        return jax.tree_util.tree_map_with_path(put, tree)
+
+    def _of_first(self, tree: Any, like: Any) -> Any:
+        """Return on every process the arrays that process 0 has, one after the other."""
+        leaves, structure = jax.tree.flatten(like)
+        given = [None] * len(leaves) if tree is None else jax.tree.leaves(tree)
+
+        def of_first(value: Any, leaf: Any) -> Any:
+            if _is_key(leaf):
+                data = None if value is None else jax.random.key_data(value)
+                return jax.random.wrap_key_data(
+                    of_first(data, jax.eval_shape(jax.random.key_data, leaf))
+                )
+            value = np.zeros(leaf.shape, leaf.dtype) if value is None else np.asarray(value)
+            return multihost_utils.broadcast_one_to_all(value)
+
+        return jax.tree.unflatten(structure, map(of_first, given, leaves))
+
+    def joined(self, tree: Any) -> Any:
+        """Return parameters, statistics or slots in one device's form, on the host.
+
+        With several processes, process 0 has it, array by array, and the others get None.
+        """
+
+        def join(path: tuple, leaf: Any) -> Any:
+            layout = self.layouts.get(table_of(path))
+            if layout is None:
+                return self._on_host(leaf)
+            host = np.asarray(self.readable(leaf))
+            return layout.joined(host) if index() == 0 else None
+
+        joined = jax.tree_util.tree_map_with_path(join, tree)
+        return joined if index() == 0 else None
+
+    def _on_host(self, leaf: Any) -> Any:
+        """Return an array that is whole on every device."""
+        if not _is_key(leaf):
+            return np.asarray(leaf)
+        if self.processes == 1:
+            return leaf
+        data = jnp.asarray(np.asarray(jax.random.key_data(leaf)))  # on a device of this process
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    def readable(self, tree: Any) -> Any:
+        """Return arrays that this process can read as a whole."""
+        if self.processes == 1:
+            return tree
+        return jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, P()))(tree)
+
+    def slots(self, table: Table, rows: Any) -> Any:
+        """Return the places of rows of a table in its array."""
+        layout = self.layouts.get(table)
+        return rows if layout is None else layout.slots(rows)
+
+    def described(self, batch_size: int) -> str:
+        """Return a line that says how the run is divided."""
+        names = ", ".join(name for _, name in self.layouts)
+        tables = f"rows of {names} are split over them" if names else "no table is split"
+        share = batch_size // self.devices
+        return f"{share:,} examples of a batch on each of {self.devices} devices; {tables}"
+
+    # What checkpoints have.
+
+    def to_save(self, tree: Any) -> Any:
+        """Return the arrays of the devices, which are as checkpoints have them."""
+        return tree
+
+    def to_restore(self, tree: Any) -> Any:
+        """Return shapes with their shardings, and :class:`SavedTable` in place of large tables."""
+
+        def saved(path: tuple, leaf: Any) -> Any:
+            layout = self.layouts.get(table_of(path))
+            if layout is None:
+                sharding = NamedSharding(self.mesh, P())
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            sharding = NamedSharding(self.mesh, P(AXIS))
+            return SavedTable(leaf.shape, leaf.dtype, layout.used, sharding)
+
+        return jax.tree_util.tree_map_with_path(saved, tree)
+
+    def restored(self, tree: Any, like: Any) -> Any:
+        """Return what was read for :meth:`to_restore`, which is on the devices."""
+        del like
+        return tree
+
+    def bytes_of_device(self) -> int | None:
+        """Return the memory of one of the devices: the CPUs of a process share its machine's."""
+        memory = super().bytes_of_device()
+        if memory is None or jax.local_devices()[0].platform != "cpu":
+            return memory
+        return memory // max(1, self.devices // self.processes)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+class _SplitRows(flax.struct.PyTreeNode, meta.AxisMetadata):
+    """A divided table among fresh parameters, which Flax shows to modules in one device's form.
+
+    ``shown`` is zeros, read by the forward pass of an initialisation alone, whose result nothing
+    uses. Flax compares the shape of the first array with it.
+    """
+
+    shown: Any
+    value: Any
+
+    def unbox(self) -> Any:
+        return self.shown
+
+    def replace_boxed(self, val: Any) -> "_SplitRows":
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params: Any) -> "_SplitRows":
+        raise NotImplementedError
+
+    def remove_axis(self, index: int, params: Any) -> "_SplitRows":
+        raise NotImplementedError

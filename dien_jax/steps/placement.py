@@ -1,0 +1,293 @@
+"""The place of the arrays of a run: one device, or by a subclass several.
+
+:class:`OneDevice` is everything that the steps, the state and checkpoints ask about places;
+:class:`dien_jax.devices.Placement` answers for several devices.
+
+Large tables have an order of their own in checkpoints, which cuts into consecutive parts for any
+number of devices; see :class:`Layout`.
+
+Dimensions: n devices, R rows of a table, Q rows of it that a device has.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dien_jax.config.settings import Config
+from dien_jax.data.schema import Schema
+from dien_jax.data.tables import FeatureTables
+from dien_jax.model.devices import Axis
+from dien_jax.model.embeddings import EMBEDDING_INITIAL
+from dien_jax.steps.negatives import RandomColumns, Sampler
+from dien_jax.steps.optimizer import make_optimizer
+from dien_jax.steps.rows import RowGather, Table, large_tables, put_rows, table_of
+from dien_jax.utils.memory import machine_bytes
+
+STRIPES = 256
+"""Largest number of stripes of a table."""
+
+
+class Layout(NamedTuple):
+    """Order of the R ``rows`` of a large table in checkpoints, and its division over n ``devices``.
+
+    Row r is in stripe ``r mod s``, at place ``r // s``, and stripes follow each other: popular
+    values, which have neighbouring rows, are on all devices. The number of stripes depends on R
+    alone. Behind the last stripe there may be filler, and within stripes one row; both are zeros.
+    """
+
+    rows: int
+    devices: int = 1
+
+    @property
+    def stripes(self) -> int:
+        """The number of stripes, a power of two."""
+        return min(STRIPES, 1 << (math.isqrt(self.rows).bit_length() - 1))
+
+    @property
+    def used(self) -> int:
+        """The number of slots in stripes."""
+        return self.stripes * -(-self.rows // self.stripes)
+
+    @property
+    def owned(self) -> int:
+        """Q, the slots of one device."""
+        return -(-self.used // self.devices)
+
+    def slots(self, rows: Any) -> Any:
+        """Return the places of rows in the order."""
+        return rows % self.stripes * (self.used // self.stripes) + rows // self.stripes
+
+    def split(self, array: jax.Array) -> jax.Array:
+        """Return an array ``[R, ...]`` in the order, ``[n Q, ...]``."""
+        rows = _padded(array, self.used)
+        return self.ordered(rows.reshape(-1, self.stripes, *array.shape[1:]))
+
+    def ordered(self, parts: jax.Array) -> jax.Array:
+        """Return rows ``[places, stripes, ...]`` in the order, ``[n Q, ...]``."""
+        slots = jnp.swapaxes(parts, 0, 1).reshape(self.used, *parts.shape[2:])
+        return _padded(slots, self.owned * self.devices)
+
+    def part(self, array: Any, device: int) -> np.ndarray:
+        """Return the slots of one device, ``[Q, ...]``, of an array ``[R, ...]`` on the host."""
+        slots = np.arange(device * self.owned, (device + 1) * self.owned)
+        stripe, place = np.divmod(slots, self.used // self.stripes)
+        rows = place * self.stripes + stripe
+        real = (rows < self.rows) & (slots < self.used)
+        found = np.zeros((self.owned, *array.shape[1:]), array.dtype)
+        found[real] = np.asarray(array)[rows[real]]
+        return found
+
+    def joined(self, array: np.ndarray) -> np.ndarray:
+        """Return the rows ``[R, ...]`` of an array in the order, on the host."""
+        parts = array[: self.used].reshape(self.stripes, -1, *array.shape[1:])
+        rows = np.swapaxes(parts, 0, 1).reshape(self.used, *array.shape[1:])
+        return np.ascontiguousarray(rows[: self.rows])
+
+
+def _padded(array: jax.Array, rows: int) -> jax.Array:
+    return jnp.pad(array, [(0, rows - array.shape[0])] + [(0, 0)] * (array.ndim - 1))
+
+
+@dataclass(frozen=True)
+class SavedTable:
+    """A large table in a checkpoint, of which files have at least the first ``used`` slots."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    used: int
+    sharding: Any = None
+
+
+class RowUpdate:
+    """The update of all parameters, or of rows of tables, on one device."""
+
+    def __init__(self, config: Config, schema: Schema, steps_per_epoch: int) -> None:
+        self._optimizer = make_optimizer(config, schema, steps_per_epoch)
+
+    def __call__(
+        self, whole: tuple[Any, Any], compact: tuple[Any, Any], gather: RowGather, gradients: Any
+    ) -> tuple[Any, Any, jax.Array]:
+        """Return new parameters and slots, and the global norm of the gradients.
+
+        ``compact`` is ``whole``, parameters and slots, with rows in place of tables.
+        """
+        params, slots = compact
+        updates, slots = self._optimizer.update(gradients, slots, params)
+        changed = optax.apply_updates(params, updates), slots
+        params, slots = put_rows(whole, changed, gather.rows)
+        return params, slots, optax.tree.norm(gradients)
+
+
+class OneDevice:
+    """The arrays of a run on the default device.
+
+    Args:
+      schema: features, which decide the large tables.
+
+    Attributes:
+      devices: number n of devices.
+      axis: name of the axis of the mesh that a batch is divided over; None on one device.
+      layouts: that of each large table.
+      part: number of this process and number of processes: it has that part of every batch.
+    """
+
+    axis: Axis = None
+    part = (0, 1)
+
+    def __init__(self, schema: Schema, devices: int = 1) -> None:
+        self.schema, self.devices = schema, devices
+        self.layouts: dict[Table, Layout] = {}
+        large = large_tables(schema)
+        for group, features in vars(schema).items():
+            for feature in features:
+                if (group, feature.name) in large:
+                    self.layouts[group, feature.name] = Layout(feature.size, devices)
+
+    # How a step reads and updates rows.
+
+    def gather(self, params: Any, by_row: frozenset[Table] = frozenset()) -> Any:
+        """Return what gathers the rows that a batch looks up; see :class:`RowGather`."""
+        del params
+        return RowGather(by_row)
+
+    def make_update(self, config: Config, steps_per_epoch: int) -> Any:
+        """Return the update of parameters by their gradients; see :class:`RowUpdate`."""
+        return RowUpdate(config, self.schema, steps_per_epoch)
+
+    def drawn(self, sampler: Sampler, random: RandomColumns) -> jax.Array:
+        """Return the items of draws from an alias table."""
+        kept = random.uniform < sampler.keep[random.column]
+        return jnp.where(kept, random.column, sampler.alias[random.column])
+
+    def total(self, tree: Any) -> Any:
+        """Return sums over devices."""
+        return tree
+
+    def mapped(
+        self, function: Callable[..., Any], inputs: tuple[str, ...], outputs: Any
+    ) -> Callable[..., Any]:
+        """Return a function of all arrays, of one that each device applies to its parts.
+
+        ``inputs`` and ``outputs`` are kinds: ``state`` (parameters, statistics and slots),
+        ``tables``, ``batch``, ``draws`` (random numbers whose second axis is the batch) and
+        ``whole``.
+        """
+        del inputs, outputs
+        return function
+
+    # Where arrays are.
+
+    def initial(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+        """Draw an embedding table."""
+        return EMBEDDING_INITIAL(key, shape, dtype)
+
+    def split(self, params: Any) -> Any:
+        """Return fresh parameters as they are on the devices."""
+        return params
+
+    def shardings(self, shapes: Any) -> Any:
+        """Return the shardings of parameters, statistics and slots; None on one device."""
+        del shapes
+
+    def on_each(self, tree: Any) -> Any:
+        """Put arrays on every device, as a whole; every process has the same ones."""
+        return tree
+
+    def put_features(self, features: FeatureTables) -> FeatureTables:
+        """Put feature tables on the devices, from the host."""
+        return jax.tree.map(jnp.asarray, features)
+
+    def put_items(self, array: Any) -> jax.Array:
+        """Put an array with a row for each item on the devices, from the host."""
+        return jnp.asarray(array)
+
+    def put_batch(self, batch: Any) -> Any:
+        """Put a batch on the devices."""
+        return batch
+
+    def like(self, tree: Any) -> Any:
+        """Return the shapes of parameters, statistics or slots in one device's form."""
+        return tree
+
+    def put(self, tree: Any, like: Any) -> Any:
+        """Put parameters, statistics or slots of one device's form where ``like`` are."""
+        return placed_like(tree, like)
+
+    def joined(self, tree: Any) -> Any:
+        """Return parameters, statistics or slots in one device's form."""
+        return tree
+
+    def readable(self, tree: Any) -> Any:
+        """Return arrays that this process can read as a whole."""
+        return tree
+
+    def slots(self, table: Table, rows: Any) -> Any:
+        """Return the places of rows of a table in its array."""
+        del table
+        return rows
+
+    def described(self, batch_size: int) -> str | None:
+        """Return a line that says how the run is divided; None if it is not."""
+        del batch_size
+        return None
+
+    # What checkpoints have.
+
+    def to_save(self, tree: Any) -> Any:
+        """Return arrays as a checkpoint has them: large tables in the order of a layout."""
+
+        def saved(path: tuple, leaf: Any) -> Any:
+            layout = self.layouts.get(table_of(path))
+            return leaf if layout is None else layout.part(np.asarray(leaf), 0)
+
+        return jax.tree_util.tree_map_with_path(saved, tree)
+
+    def to_restore(self, tree: Any) -> Any:
+        """Return arrays or shapes with :class:`SavedTable` in place of large tables."""
+
+        def saved(path: tuple, leaf: Any) -> Any:
+            layout = self.layouts.get(table_of(path))
+            if layout is None:
+                return leaf
+            return SavedTable((layout.used, *leaf.shape[1:]), leaf.dtype, layout.used)
+
+        return jax.tree_util.tree_map_with_path(saved, tree)
+
+    def in_rows(self, tree: Any) -> Any:
+        """Return arrays read for :meth:`to_restore`, rows in the order of the vocabulary again."""
+
+        def rows(path: tuple, leaf: Any) -> Any:
+            layout = self.layouts.get(table_of(path))
+            return leaf if layout is None else layout.joined(leaf)
+
+        return jax.tree_util.tree_map_with_path(rows, tree)
+
+    def restored(self, tree: Any, like: Any) -> Any:
+        """Return what was read for :meth:`to_restore`, where ``like`` is."""
+        return placed_like(self.in_rows(tree), like)
+
+    def bytes_of_device(self) -> int | None:
+        """Return the memory of one of the devices; None where it is unknown."""
+        device = jax.local_devices()[0]
+        if device.platform != "cpu":
+            return (device.memory_stats() or {}).get("bytes_limit")
+        return machine_bytes()
+
+
+def placed_like(tree: Any, others: Any) -> Any:
+    """Return arrays on the devices of others, arrays or shapes, and committed only as these are.
+
+    A program is compiled again for arrays that are committed to a device.
+    """
+
+    def placed(array: Any, other: Any) -> jax.Array:
+        is_committed = isinstance(other, jax.Array) and other.committed
+        return jax.device_put(array, other.sharding if is_committed else None)
+
+    return jax.tree.map(placed, tree, others)

@@ -1,0 +1,105 @@
+"""Steps on several devices are those of one, and initial values are its to the bit."""
+
+import functools
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+from support.every_kind import SCHEMA, TABLES
+from support.sharded_steps import (
+    CONFIG,
+    WITHOUT_DRAWS,
+    Ended,
+    batches,
+    furthest,
+    on_host,
+    place_of,
+    reordered,
+    run,
+    with_update,
+)
+
+from dien_jax.devices import Placement, exchange
+from dien_jax.devices.mesh import AXIS
+from dien_jax.steps.state import create_state
+
+TOLERANCE = 2e-3
+"""Of parameters near 1; the first tests have a bound that is measured."""
+LAZY = with_update(WITHOUT_DRAWS, "lazy_adam")
+TWENTY = batches(20, (4,))
+
+
+@pytest.fixture
+def every_table_is_large(monkeypatch) -> None:
+    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 0)
+
+
+@functools.cache
+def of_one_and_noise() -> tuple[Ended, float]:
+    """Twenty steps of one device, and how far it ends where rows of every batch change places.
+
+    One order may end four times as far as another, by chance: the furthest of several counts.
+    """
+    one = run(LAZY, 1, TWENTY, one_item=True)
+    orders = [partial(reordered, seed=seed) for seed in range(4)]
+    others = [run(LAZY, 1, TWENTY, one_item=True, change=order) for order in orders]
+    noise = max(furthest(one.state, other.state) for other in others)
+    assert 0 < noise < TOLERANCE
+    return one, noise
+
+
+@pytest.mark.usefixtures("every_table_is_large")
+def test_twenty_steps_are_as_near_as_other_orders_of_a_batchs_rows() -> None:
+    """Only sums over a batch differ, as they do on one device when rows change places."""
+    one, noise = of_one_and_noise()
+    eight = run(LAZY, 8, TWENTY, one_item=True)
+    assert eight.metrics[-1]["further_rounds"] == 0
+    assert furthest(one.state, eight.state) < 4 * noise
+
+
+@pytest.mark.usefixtures("every_table_is_large")
+def test_more_ids_than_a_round_holds_take_further_rounds(monkeypatch) -> None:
+    """Nothing is dropped: what differs is of the size of rounding, as in the test before."""
+    one, noise = of_one_and_noise()
+    monkeypatch.setattr(exchange, "capacity", lambda ids, devices: 1)
+    little = run(LAZY, 8, TWENTY, one_item=True)
+    assert little.metrics[-1]["further_rounds"] > 5
+    assert furthest(one.state, little.state) < 4 * noise
+
+
+def test_draws_and_sums_do_not_depend_on_the_devices(monkeypatch) -> None:
+    """A dropped unit, a negative or an unknown user more would change the loss at once.
+
+    Items, users and tags are split, the other five tables on every device; the model has what is
+    summed over a batch in other ways than the one of the tests above.
+    """
+    monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 28)
+    other = {"evolution": "agru", "attention": "bilinear", "auxiliary_negatives": 3}
+    other |= {"dice_statistics": "batch", "auxiliary_mean": "all", "classifier": "softmax"}
+    config, steps = with_update(CONFIG, "dense", **other), batches(6)
+    one, several = run(config, 1, steps), run(config, 4, steps)
+    for before, now in zip(one.metrics, several.metrics, strict=True):
+        assert now.pop("further_rounds") == 0
+        for name, value in before.items():
+            np.testing.assert_allclose(now[name], value, rtol=1e-4, err_msg=name)
+    assert furthest(one.state, several.state) < TOLERANCE
+
+
+@pytest.mark.usefixtures("every_table_is_large")
+@pytest.mark.parametrize("devices", [3, 8])
+def test_initial_values_are_those_of_one_device_to_the_bit(devices: int) -> None:
+    placement = Placement(devices, SCHEMA)
+    one = on_host(create_state(LAZY, SCHEMA, 10, 3), place_of(1))
+    state = create_state(LAZY, SCHEMA, 10, 3, placement)
+    jax.tree.map(np.testing.assert_array_equal, on_host(state, placement), one)
+    for (group, name), layout in placement.layouts.items():
+        table = state.params[f"{group}_embeddings"][name]
+        assert table.sharding.spec == P(AXIS)
+        assert {len(shard.data) for shard in table.addressable_shards} == {layout.owned}
+    assert placement.layouts.keys() == TABLES
+    again = placement.put(placement.joined(state), state)
+    for now, before in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True):
+        assert now.sharding == before.sharding
+    jax.tree.map(np.testing.assert_array_equal, on_host(again, placement), one)
