@@ -100,14 +100,14 @@ def test_help_of_a_source_explains_every_flag(source, capsys):
     assert ("FILE" in out) == (source in ("interactions", "impressions"))
 
 
-def test_no_source_is_told_with_the_list(capsys):
+def test_no_source_is_reported_with_the_list(capsys):
     assert main([]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: which source?")
     assert "interactions" in err
 
 
-def test_an_unknown_source_is_told_with_the_nearest(capsys):
+def test_an_unknown_source_is_reported_with_the_nearest(capsys):
     assert main(["interaction", "log.csv"]) == 2
     err = capsys.readouterr().err
     assert "error: unknown source 'interaction'; did you mean 'interactions'?" in err
@@ -124,7 +124,7 @@ def test_an_unknown_source_is_told_with_the_nearest(capsys):
         (["--item-features", "a:numbr"], ["got 'numbr'; did you mean 'numeric'?"]),
     ],
 )
-def test_a_mistake_in_flags_is_told_and_status_2(tmp_path, capsys, more, messages):
+def test_a_mistake_in_flags_is_reported_and_status_2(tmp_path, capsys, more, messages):
     with pytest.raises(SystemExit) as stopped:
         main(arguments(tmp_path, *more))
     assert stopped.value.code == 2

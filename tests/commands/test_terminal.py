@@ -70,7 +70,7 @@ def test_a_program_that_imports_the_package_keeps_its_handler_of_ctrl_c() -> Non
     assert done.stdout.strip() == b"True"
 
 
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch) -> None:
+def test_a_user_without_a_home_learns_what_to_set(monkeypatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 

@@ -332,7 +332,7 @@ class FakeTrainer:
         } | speed
 
 
-def test_without_data_users_are_simulated_once_and_the_best_possible_score_is_told(
+def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
     tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -36,6 +36,9 @@ SIGNALS = {
 }
 """Exit statuses of a command that gets a signal."""
 WAYS = (*ERRORS, *SIGNALS)
+FEW = (errno.ENOSPC, signal.SIGKILL)
+"""Ways of programs of many seconds, which write by the functions of the others."""
+LONG = ("export", "tune", "reproduce")
 
 
 class Whole(NamedTuple):
@@ -100,8 +103,10 @@ def hold_to_terms(
     assert faults.contents(place) == before, shown
 
 
-@pytest.mark.parametrize("way", WAYS, ids=[*map(os.strerror, ERRORS), "SIGKILL", "SIGTERM"])
-@pytest.mark.parametrize("name", PROGRAMS)
+CASES = [(name, way) for name in PROGRAMS for way in (FEW if name in LONG else WAYS)]
+
+
+@pytest.mark.parametrize(("name", "way"), CASES)
 def test_stopped_command_is_run_again_with_equal_results(name, way, preloaded, place):
     expected, calls = whole(name, preloaded, place)
     most = int(os.environ.get("DIEN_JAX_FAULT_PLACES", PLACES[name]))

@@ -70,7 +70,9 @@ def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, cloc
 
 
 @pytest.mark.parametrize(("step_seconds", "hours"), [(100.0, 25), (80.0, None)])
-def test_a_run_of_days_is_told_once_how_to_take_less(tmp_path, capfd, clock, step_seconds, hours):
+def test_a_run_of_days_is_advised_once_how_to_take_less(
+    tmp_path, capfd, clock, step_seconds, hours
+):
     with reports(tmp_path) as reporter:
         tell(reporter, 9)
         clock[0] += 50.0
@@ -232,7 +234,7 @@ def test_path_that_cannot_be_written_is_named(tmp_path, name):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_full_disk_is_told_and_the_run_can_go_on_from_before(tmp_path):
+def test_full_disk_is_reported_and_the_run_can_go_on_from_before(tmp_path):
     with reports(tmp_path) as reporter:
         reporter.evaluation(record(100))
         size = (tmp_path / "metrics.jsonl").stat().st_size

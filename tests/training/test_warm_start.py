@@ -100,13 +100,13 @@ def scores(params: Any, batch_stats: Any, dataset: Dataset, config: Config) -> n
 # Rows
 
 
-def test_rows_are_told_by_value_and_the_unknown_row_stays():
+def test_rows_are_matched_by_value_and_the_unknown_row_stays():
     rows = trained_rows(["", "a", "b", "c"], ["", "c", "x", "a"])
     assert rows.tolist() == [0, 3, NEW, 1]
     assert trained_rows(["?", "a"], ["", "?", "a"]).tolist() == [0, NEW, 1]
 
 
-def test_tables_grow_by_rows_that_start_as_told():
+def test_tables_grow_by_rows_that_start_as_said():
     table = np.array([[9, 9], [1, 0], [3, 0], [0, 6]], np.float32)
     found = grown_table(table, np.array([0, 3, 1, NEW, 2]), np.array([5, 7]))
     assert found.tolist() == [[9, 9], [0, 6], [1, 0], [5, 7], [3, 0]]
