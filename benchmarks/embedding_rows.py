@@ -103,7 +103,7 @@ def measure(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows."""
+    """Measure, print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="sizes of the item table")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="lengths of histories")

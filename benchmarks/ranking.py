@@ -185,7 +185,7 @@ def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows."""
+    """Measure, print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--run", type=Path, help="run folder to rank with instead of --preset")

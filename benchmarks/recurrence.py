@@ -137,7 +137,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows."""
+    """Measure, print and write the rows."""
     options = _options(arguments)
     make_peers: Callable[..., dict[str, Contender]] | None = None
     if options.peers:

@@ -72,7 +72,7 @@ def rows_of(run: Path, sizes: Sequence[int], folder: Path) -> list[dict[str, Any
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every table and split; print, and write the rows."""
+    """Measure every table and split; print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="rows of a table")

@@ -5,8 +5,7 @@
 
 Each dataset folder and batch size has one epoch that compiles, then timed epochs. Batches come
 from the loader's thread as in training; a column has the share of the time that steps wait for
-them. ``padded`` pads every batch to the longest history allowed, as most programs do; ``buckets``
-is the policy of ``python -m dien_jax.train``. Scoring also runs over the training examples.
+them. Scoring also runs over the training examples.
 """
 
 import dataclasses
@@ -34,8 +33,6 @@ COLUMNS = (
     "loader_share", "peak_mb",
 )  # fmt: skip
 MODES = ("train", "score")
-PADDED_STEPS = 60
-"""Timed steps where every batch is padded; a whole epoch would take minutes."""
 
 
 def epochs(
@@ -81,19 +78,15 @@ def epochs(
 
 
 def row(
-    config: Config, data: Path, mode: str, policy: str, *, count: int, most: int | None = None
+    config: Config, data: Path, mode: str, *, count: int, most: int | None = None
 ) -> dict[str, Any]:
     """Return one line of the table; epochs have ``most`` steps at most."""
-    if policy == "padded":
-        train = dataclasses.replace(config.train, buckets=())
-        config = dataclasses.replace(config, train=train)
-        most = min(PADDED_STEPS, most or PADDED_STEPS)
     timed = epochs(config, open_dataset(data), mode, count=count, most=most)
     step_times = [1e3 * seconds / steps for steps, seconds, _, _ in timed]
     columns = {
         "case": data.name,
         "mode": mode,
-        "policy": policy,
+        "policy": "buckets",
         "batch": config.train.batch_size,
         "samples_per_second": statistics.median(n / seconds for _, seconds, _, n in timed),
         "loader_share": statistics.median(waited / seconds for _, seconds, waited, _ in timed),
@@ -103,12 +96,11 @@ def row(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows."""
+    """Measure, print and write the rows."""
     parser = make_parser(__doc__, keep_memory=True)
     parser.add_argument("data", type=Path, nargs="+", help="dataset folders")
     parser.add_argument("--preset", default="dien", choices=PRESETS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1024])
-    parser.add_argument("--policies", nargs="+", default=["buckets"], choices=["buckets", "padded"])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs")
     parser.add_argument("--steps", type=int, help="steps of an epoch; by default all")
@@ -119,11 +111,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for size in options.batch_sizes:
             train = dataclasses.replace(base.train, batch_size=size)
             config = dataclasses.replace(base, train=train)
-            for policy in options.policies:
-                for mode in options.modes:
-                    counts = {"count": options.epochs, "most": options.steps}
-                    rows.append(row(config, data, mode, policy, **counts))
-                    jax.clear_caches()
+            for mode in options.modes:
+                rows.append(row(config, data, mode, count=options.epochs, most=options.steps))
+                jax.clear_caches()
     report(options, rows, COLUMNS)
 
 

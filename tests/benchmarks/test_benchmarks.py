@@ -219,7 +219,7 @@ def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> N
         found = train_throughput.epochs(config, open_dataset(data), mode, count=2, most=None)
         assert [(steps, examples) for steps, _, _, examples in found] == [(3, 64)] * 2
         assert all(0 < waited < seconds for _, seconds, waited, _ in found)
-    row = train_throughput.row(config, data, "train", "padded", count=1, most=2)
+    row = train_throughput.row(config, data, "train", count=1, most=2)
     assert set(row) >= {*FIELDS, *train_throughput.COLUMNS}
     assert 0 < row["loader_share"] < 1
 
