@@ -115,9 +115,9 @@ def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
 def step_and_arguments(config: Config) -> tuple[Callable, tuple]:
     """Return a train step on a small vocabulary, and the shapes of its arguments."""
     schema = schema_of(ITEMS, 20, 500)
-    statistics = blank_statistics(schema) if config.model.statistics else {}
-    reads = config.model.reads
-    factors = blank_factors(schema, reads["transitions"]) if reads["factors"] else {}
+    statistics, factors = {}, {}
+    if config.model.statistics:
+        statistics, factors = blank_statistics(schema), blank_factors(schema)
     features = FeatureTables({"category": np.zeros(ITEMS, np.int32)}, {}, statistics, factors)
     sampler = make_sampler(np.ones(ITEMS), config.model.auxiliary_distribution)
     batch = example_batch(

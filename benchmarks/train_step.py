@@ -7,7 +7,7 @@
 The first case has the paper's size (batch 128, 100 steps, embeddings of 18, states of 36) and
 random ids. ``--data`` adds the steps of one epoch on a dataset folder, with batches assembled
 beforehand: once in length buckets, once padded to the full length. ``--recurrences native xla``
-runs the step with each value of ``model.recurrence`` by turns. ``--peers`` trains other
+runs the step with each value of ``model.implementation`` by turns. ``--peers`` trains other
 programs on the same batches by turns: those of DeepCTR-Torch and FuxiCTR that are
 installed, see :mod:`benchmarks.peers`. ``--keep-memory`` keeps freed memory, as the commands
 do.
@@ -96,7 +96,9 @@ def _steps(
     """
 
     def make(name: Implementation) -> Callable[[Batch], object]:
-        own = dataclasses.replace(config, model=dataclasses.replace(config.model, recurrence=name))
+        own = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, implementation=name)
+        )
         step = make_train_step(own, schema, count)
         state = create_state(own, schema, count, seed=0)
 
@@ -201,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--recurrences", choices=get_args(Implementation), nargs="+", default=AUTO,
-        help="values of model.recurrence, which take turns",
+        help="values of model.implementation, which take turns",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, help="instead of that of the preset")
     parser.add_argument("--compute", choices=["float32", "bfloat16"], help="likewise")

@@ -3,7 +3,6 @@
     python -m dien_jax.explain RUN --example K [--split valid] [--out FILE.png]
     python -m dien_jax.explain RUN --user ID --item ID [--context NAME VALUE ...] [--out FILE.png]
     python -m dien_jax.explain RUN --features [--split valid] [--out FILE.png]
-    python -m dien_jax.explain RUN --embedding-map --out FILE.png
 
 Standard output has text, ``--out`` gets the figure.
 """
@@ -23,7 +22,6 @@ from dien_jax.inspection import importance
 from dien_jax.inspection.example_view import draw_example, example_lines, measure_lines
 from dien_jax.inspection.examples import Inspector
 from dien_jax.inspection.gates import missing_measures
-from dien_jax.inspection.item_map import draw_map, embedding_map, map_lines
 from dien_jax.inspection.requests import request
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.command import make_main
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 class Arguments:
     """Show what the best checkpoint of a run has learned.
 
-    Give one of `--example`, `--user` with `--item`, `--features` and `--embedding-map`.
+    Give one of `--example`, `--user` with `--item`, and `--features`.
     """
 
     run_dir: tyro.conf.Positional[Path]
@@ -60,8 +58,6 @@ class Arguments:
     exchanged at random among the examples of the split."""
     permutations: int = 5
     """Number of random exchanges of each input for --features."""
-    embedding_map: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Draw the most frequent items by the first two principal components of their embeddings."""
     split: Literal["valid", "test", "train"] = "valid"
     """Split of --example and --features."""
     data: Path | None = None
@@ -86,10 +82,6 @@ def explain(arguments: Arguments) -> None:
     trained = load_run(arguments.run_dir, arguments.data)
     if arguments.features:
         figure = _explain_features(trained, arguments)
-    elif arguments.embedding_map:
-        item_map = embedding_map(trained)
-        print_result("\n".join(map_lines(item_map)))
-        figure = functools.partial(draw_map, item_map)
     else:
         figure = _explain_example(trained, arguments)
     if arguments.out is not None:
@@ -103,7 +95,6 @@ def _check(arguments: Arguments) -> None:
         "--example": arguments.example is not None,
         "--user and --item": is_request,
         "--features": arguments.features,
-        "--embedding-map": arguments.embedding_map,
     }
     given = [name for name, is_given in subjects.items() if is_given]
     if len(given) != 1:
@@ -116,8 +107,6 @@ def _check(arguments: Arguments) -> None:
         raise UserError(f"--context needs --user and --item; found {given[0]}")
     if arguments.permutations < 1:
         raise UserError(f"--permutations must be at least 1, got {arguments.permutations}")
-    if arguments.embedding_map and arguments.out is None:
-        raise UserError("--embedding-map draws a figure: give its file with --out FILE.png")
 
 
 def _explain_example(trained: TrainedModel, arguments: Arguments) -> Callable[[], "Figure"]:
@@ -129,8 +118,8 @@ def _explain_example(trained: TrainedModel, arguments: Arguments) -> Callable[[]
         requested = request(trained.dataset, user, item, arguments.context)
         [example] = inspector.examples("test", [0], requested)
         example = dataclasses.replace(example, split=None, label=None)
-        if model.dice_statistics == "batch":
-            say("note: model.dice_statistics is 'batch': the score depends on the other examples")
+        if model.follow_authors and model.activation == "dice":
+            say("note: with model.follow_authors the score depends on the other examples")
     feature, encoding = inspector.names.feature, sys.stdout.encoding or "utf-8"
     lines = [*example_lines(example, feature, encoding), "", *measure_lines(example)]
     for line in lines + missing_measures(model):

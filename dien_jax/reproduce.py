@@ -1,7 +1,7 @@
 """The command line ``python -m dien_jax.reproduce``: the paper's table on your data.
 
     python -m dien_jax.reproduce --data DIR [DIR ...] --out DIR [--rows NAME ...] [--seeds 5]
-                                 [--table family|parts|no_batch_norm|choices]
+                                 [--table family|parts]
 
 Each run chooses its epoch by validation and opens the test split once. The table family has rows of
 the baselines too, if the extra `baselines` is installed. A stopped command can be
@@ -29,10 +29,8 @@ class Arguments:
     """Dataset folders. The tables use their names."""
     out: Path
     """Folder for runs and tables. Runs that it holds are not repeated."""
-    table: Literal["family", "parts", "no_batch_norm", "choices"] = "family"
-    """Rows: the presets of the paper's models; the preset dien with one part changed; and, with
-    frozen settings, as in docs/results.md, the same models without batch normalization, or DIEN
-    without it and one other setting changed."""
+    table: Literal["family", "parts"] = "family"
+    """Rows: the presets of the paper's models, or the preset dien with one part changed."""
     rows: tuple[str, ...] = ()
     """Rows of the table to train. Default: all."""
     seeds: int = 5

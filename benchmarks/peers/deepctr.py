@@ -21,6 +21,7 @@ from benchmarks.peers import Arrays, arrays_of, table_sizes
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
+from dien_jax.model.attention import ATTENTION_LAYERS
 
 VERSIONS = {package: version(package) for package in ("deepctr-torch", "torch")}
 
@@ -62,7 +63,7 @@ class DeepCtrTorch:
             alpha=config.auxiliary_weight,
             dnn_hidden_units=config.layers,
             dnn_activation="prelu",
-            att_hidden_units=config.attention_layers,
+            att_hidden_units=ATTENTION_LAYERS,
             att_activation="sigmoid",
             l2_reg_embedding=0,
         ).train()

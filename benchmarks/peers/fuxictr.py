@@ -26,6 +26,8 @@ from benchmarks.peers import Arrays, arrays_of, table_sizes
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
+from dien_jax.model.attention import ATTENTION_LAYERS
+from dien_jax.model.auxiliary import AUXILIARY_LAYERS
 
 VERSIONS = {package: version(package) for package in ("fuxictr", "torch")}
 Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
@@ -57,7 +59,7 @@ class FuxiCtr(DIEN):
             net_dropout=model.dropout,
             enable_sum_pooling=True,
             attention_type="din_attention",
-            attention_hidden_units=list(model.attention_layers),
+            attention_hidden_units=list(ATTENTION_LAYERS),
             attention_activation="sigmoid",
             item_info_fields=2,
             optimizer="adam",
@@ -68,7 +70,7 @@ class FuxiCtr(DIEN):
         )
         self.auxiliary_network = MLP_Block(
             input_dim=2 * self.item_info_dim,
-            hidden_units=list(model.auxiliary_layers),
+            hidden_units=list(AUXILIARY_LAYERS),
             hidden_activations="sigmoid",
             output_dim=1,
         )

@@ -10,24 +10,14 @@ DEFAULT_PRESET = "dien"
 
 AUTHORS = Config(
     model=ModelConfig(
-        form="authors",
+        gates="authors",
         auxiliary_weight=1.0,
         dropout=0.0,
         statistics=False,
-        logistic_regression=False,
-        auxiliary_mean="all",
-        pooling="padded_sum",
-        activation="dice",
-        dice_statistics="batch",
-        batch_norm="frozen",
-        classifier="softmax",
+        follow_authors=True,
     ),
-    optim=OptimConfig(
-        name="adam", learning_rate=1e-3, schedule="halving", embedding_update="dense"
-    ),
-    train=TrainConfig(
-        batch_size=128, epochs=3, patience=0, order="sorted", unknown_users=0.0, unknown_items=0.0
-    ),
+    optim=OptimConfig(learning_rate=1e-3, schedule="halving", embedding_update="dense"),
+    train=TrainConfig(batch_size=128, epochs=3, patience=0, order="sorted", unknown_users=0.0),
 )
 """The program of the paper's authors, as far as settings can express it."""
 FAMILY: dict[str, dict[str, Any]] = {

@@ -27,12 +27,10 @@ LARGEST_NUMBER = 3.4e38
 LARGEST_INTEGER = 2**31 - 1
 """Largest value of an integer setting, and of the steps of a run."""
 
+UNKNOWN_ITEMS = 0.02
+"""See :attr:`TrainConfig.unknown_items`."""
 MOST_LAYERS = 100
 """Layers of a network; compilation takes longer with each."""
-
-ADDED_CHOICES: dict[str, Collection[str]] = {}
-"""Further names for ``evolution`` and ``attention``: the tables of :mod:`dien_jax.model`, to which
-users add modules of their own."""
 
 
 def _are_layers(sizes: LAYER_SIZES) -> bool:
@@ -61,16 +59,16 @@ def _check_numbers(settings: object, group: str) -> None:
                 _require(not number > most, f"{group}.{name}", f"at most {most}", value)
 
 
-def _require_choice(name: str, value: object, choices: Collection[str]) -> None:
+def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     if value not in choices:
         near = suggestion(value, choices) if isinstance(value, str) else ""
         raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}{near}")
 
 
-def network_implementation(recurrence: Implementation) -> NetworkImplementation:
+def network_implementation(implementation: Implementation) -> NetworkImplementation:
     """Return the implementation of attention and auxiliary loss for one of the recurrences."""
-    if recurrence in typing.get_args(NetworkImplementation):
-        return typing.cast(NetworkImplementation, recurrence)
+    if implementation in typing.get_args(NetworkImplementation):
+        return typing.cast(NetworkImplementation, implementation)
     return "xla"
 
 
@@ -92,9 +90,9 @@ class ModelConfig:
     """Feed the product of target item and pooled history to the click network, as in PNN."""
     wide: bool = False
     """Add a linear function of target item, history and product to the logit, as in Wide&Deep."""
-    form: Form = "paper"
+    gates: Form = "paper"
     """Definition of the gates, of which two are published; see kernels/README.md."""
-    recurrence: Implementation = "auto"
+    implementation: Implementation = "auto"
     """Implementation of the recurrences; see kernels/README.md. Attention and the auxiliary loss
     have the same if it is auto, reference, xla or native, and xla with the others."""
     recurrence_precision: Precision = "highest"
@@ -105,10 +103,6 @@ class ModelConfig:
     stay float32."""
     attention: Attention | str = "mlp"
     """Attention scores: an MLP, as in the authors' program, or a bilinear form, as in the paper."""
-    attention_layers: LAYER_SIZES = (80, 40)
-    """Hidden layer sizes of the attention MLP."""
-    auxiliary_layers: LAYER_SIZES = (100, 50)
-    """Hidden layer sizes of the auxiliary network."""
     auxiliary_weight: float = 8.0
     """Weight of the auxiliary loss; 0 removes it and its network."""
     auxiliary_negatives: int = 1
@@ -116,76 +110,45 @@ class ModelConfig:
     auxiliary_distribution: Literal["popularity", "uniform", "shown"] = "popularity"
     """Distribution of auxiliary negatives: popularity in training; uniform over items; shown (items
     shown with the behaviour and not clicked, or by popularity where there are none)."""
-    auxiliary_mean: Literal["live", "all"] = "live"
-    """Positions that the auxiliary loss averages over; all includes padding."""
-    pooling: Literal["mean", "sum", "padded_sum"] = "mean"
-    """Pooling of the history for the click network; padded_sum counts padding as item 0."""
     statistics: bool = True
-    """Feed counts of training events to the click network: how many users chose the candidate, and
-    the candidate together with the history, by item and category."""
-    factors: bool = True
-    """With statistics, feed similarities of candidate and history too, by vectors of items and
-    categories from a factorization of which training users chose what."""
-    transitions: bool = True
-    """With factors, feed similarities by vectors from a factorization of which items came next."""
-    logistic_regression: bool = True
-    """Add the logit of a logistic regression on counts and feature values. It is fitted before the
-    first step and stays as it is, so that the networks learn what it leaves."""
-    statistics_layers: LAYER_SIZES = (64, 32)
-    """Hidden layer sizes of networks on counts and similarities alone, fitted after the logistic
-    regression and fixed like it; () leaves them out."""
+    """Read counts of training events (how many users chose the candidate, alone and together with
+    the history) and similarities of candidate and history, by a factorization of which training
+    users chose what. The click network reads them, and so do a logistic regression and small
+    networks that are fitted before the first step; the other networks learn what these leave."""
     layers: LAYER_SIZES = (200, 80)
     """Hidden layer sizes of the click network."""
     activation: Literal["prelu", "dice"] = "dice"
     """Activation of the click network."""
-    dice_statistics: Literal["running", "batch"] = "running"
-    """Statistics of Dice: running averages, or those of the batch, in scoring too."""
-    batch_norm: Literal["none", "running", "frozen"] = "running"
-    """Batch normalization of the input of click and auxiliary network; frozen only scales."""
     dropout: float = 0.5
     """Share of the click network's hidden units that are dropped in training."""
-    classifier: Literal["logistic", "softmax"] = "logistic"
-    """Output of the click and auxiliary networks: one logit, or a softmax over two columns with the
-    click loss averaged over both, as in the authors' program."""
+    follow_authors: bool = False
+    """Compute as the program of the paper's authors does: the history's sum instead of its mean,
+    and the mean auxiliary loss, count padding; Dice has the statistics of the batch, in scoring
+    too; batch normalization only scales; outputs are a softmax over two columns, with the click
+    loss averaged over both."""
 
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "model")
         _check_numbers(self, "model")
-        sizes = f"layer sizes (at most {MOST_LAYERS}), each at least 1"
+        sizes = f"one or more layer sizes (at most {MOST_LAYERS}), each at least 1"
         check("embedding_size hidden_size auxiliary_negatives", lambda n: n >= 1, "at least 1")
-        check("attention_layers auxiliary_layers layers", _are_layers, f"one or more {sizes}")
-        check("statistics_layers", lambda n: not n or _are_layers(n), f"{sizes}, or ()")
+        check("layers", _are_layers, sizes)
         check("auxiliary_weight", lambda weight: 0 <= weight < math.inf, "0 or more")
         without_gru = "0 unless model.extractor is 'gru'"
         check("auxiliary_weight", lambda w: self.extractor == "gru" or not w, without_gru)
         check("dropout", lambda share: 0 <= share < 1, "in [0, 1)")
-        for name, choices in (("attention", Attention), ("evolution", Evolution)):
-            known = dict.fromkeys([*typing.get_args(choices), *ADDED_CHOICES.get(name, ())])
-            _require_choice(f"model.{name}", getattr(self, name), known)
 
     @property
-    def reads(self) -> dict[str, bool]:
-        """Tables of a dataset that the model reads besides features, and whether it does."""
-        factors = self.statistics and self.factors
-        transitions = factors and self.transitions
-        return {"statistics": self.statistics, "factors": factors, "transitions": transitions}
-
-    @property
-    def has_statistics_network(self) -> bool:
-        """True if the model has networks on counts alone: with counts and a logistic regression."""
-        return self.statistics and self.logistic_regression and bool(self.statistics_layers)
-
-    @property
-    def networks(self) -> NetworkImplementation:
+    def network_implementation(self) -> NetworkImplementation:
         """Implementation of attention and of the auxiliary loss."""
-        return network_implementation(self.recurrence)
+        return network_implementation(self.implementation)
 
     @property
     def may_be_native(self) -> bool:
         """True if native kernels may compute a part of the model."""
         has_recurrence = self.extractor != "none" or self.evolution not in ("none", "attention")
         has_attention = self.evolution != "none" and self.attention == "mlp"
-        return (has_recurrence or has_attention) and self.recurrence in ("auto", "native")
+        return (has_recurrence or has_attention) and self.implementation in ("auto", "native")
 
     @property
     def shown_per_step(self) -> int:
@@ -196,38 +159,21 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer, through optax."""
+    """The optimizer, Adam through optax."""
 
-    name: Literal["adam", "adamw"] = "adam"
-    """Optimizer."""
     learning_rate: float = 1e-3
-    """Learning rate, before schedule and warm-up."""
+    """Learning rate, before the schedule."""
     schedule: Literal["constant", "halving", "cosine"] = "constant"
     """Learning rate schedule: halving after each epoch; cosine to 0 over train.epochs."""
-    warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from 0."""
-    embedding_update: Literal["auto", "dense", "lazy_adam", "rowwise_adagrad"] = "auto"
-    """Update of embedding tables with more than 4096 rows: dense (the optimizer, every row);
-    lazy_adam (Adam, only rows in the batch); rowwise_adagrad (Adagrad with one accumulator per
-    row, only rows in the batch); auto (dense; lazy_adam if these tables have more than 65,536 rows
-    together). The time of lazy_adam and rowwise_adagrad does not depend on the tables' size."""
-    embedding_learning_rate: float = 1e-2
-    """Learning rate of rowwise_adagrad, with the same schedule and warm-up."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of matrices other than embeddings; only with adamw."""
-    embedding_l2: float = 0.0
-    """Weight of the mean squared norm of a batch's embedding rows in the loss."""
-    clip_norm: float | None = None
-    """Greatest global norm of the gradients, which are scaled down to it."""
+    embedding_update: Literal["auto", "dense", "lazy_adam"] = "auto"
+    """Update of embedding tables with more than 4096 rows: dense (every row); lazy_adam (only rows
+    in the batch, in a time that does not depend on the tables' size); auto (dense; lazy_adam if
+    these tables have more than 65,536 rows together)."""
 
     def __post_init__(self) -> None:
         check = functools.partial(_check, self, "optim")
         _check_numbers(self, "optim")
-        check("learning_rate embedding_learning_rate", lambda r: 0 < r < math.inf, "above 0")
-        check("warmup_steps weight_decay embedding_l2", lambda v: 0 <= v < math.inf, "0 or more")
-        other = "0 unless optim.name is 'adamw'"
-        check("weight_decay", lambda decay: decay == 0 or self.name == "adamw", other)
-        check("clip_norm", lambda norm: norm is None or norm > 0, "above 0")
+        check("learning_rate", lambda rate: 0 < rate < math.inf, "above 0")
 
 
 @dataclass(frozen=True)
@@ -255,16 +201,14 @@ class TrainConfig:
     """
     unknown_users: float = 0.5
     """Share of training examples whose user is replaced by the unknown user, which trains the
-    embedding of users outside the training split; 1 removes user ids from the model."""
+    embedding of users outside the training split; 1 removes user ids from the model. Above 0, 2%
+    of candidates and of behaviours are replaced by the unknown item too."""
     calibrate: bool = True
     """Fit a calibration to the validation scores at the end, and apply it to all scores of the run;
     the order of scores stays."""
     click_rate: float | None = None
     """True share of clicks among the candidates in use, where negatives were drawn: scores of
     predict, Ranker, export and serve are shifted to it. Evaluation keeps the share of the data."""
-    unknown_items: float = 0.02
-    """Share of candidates and of behaviours that are replaced by the unknown item in training,
-    which trains the embedding of items outside the training split."""
     deterministic: bool = False
     """Make training bitwise repeatable on a GPU, where it is then slower; on a CPU it always is."""
 
@@ -278,9 +222,16 @@ class TrainConfig:
         check("click_rate", lambda share: share is None or 0 < share < 1, rate)
         needs = "none without train.calibrate"
         check("click_rate", lambda share: share is None or self.calibrate, needs)
-        check("unknown_items", lambda share: 0 <= share < 1, "in [0, 1)")
         rising = "rising lengths, each at least 1"
         check("buckets", lambda n: [*n] == sorted({*n}) and min(n, default=1) >= 1, rising)
+
+    @property
+    def unknown_items(self) -> float:
+        """Share of candidates and of behaviours that the unknown item replaces in training.
+
+        It trains the embedding of items outside the training split.
+        """
+        return UNKNOWN_ITEMS if self.unknown_users else 0.0
 
 
 @dataclass(frozen=True)
@@ -368,13 +319,13 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return _build(typing.cast(type, hint), value, name + ".")
     origin = typing.get_origin(hint)
     if origin is Literal:
-        _require_choice(name, value, typing.get_args(hint))
+        require_choice(name, value, typing.get_args(hint))
         return value
     if origin is tuple:
         _require(isinstance(value, list | tuple), name, "a list", value)
         return tuple(_convert(typing.get_args(hint)[0], entry, name) for entry in value)
     if origin in (typing.Union, types.UnionType):
-        if str in typing.get_args(hint):  # one of an open set of names, which __post_init__ checks
+        if str in typing.get_args(hint):  # one of an open set of names
             return _convert(str, value, name)
         return None if value is None else _convert(typing.get_args(hint)[0], value, name)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

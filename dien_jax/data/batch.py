@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.data.schema import Array, Feature, FeatureValues, MultiValued, Schema
@@ -42,6 +43,19 @@ class Batch(NamedTuple):
     own: Array | None = None
     fold: Array | None = None
     statistics: Array | None = None
+
+
+def is_live(lengths: Array, steps: Any) -> Array:
+    """Return which steps of padded histories are events, bool ``[B, T]``: ``step < length``.
+
+    ``lengths`` are int ``[B]`` of NumPy or JAX, and so is the result; ``steps`` is T.
+
+    >>> import numpy as np
+    >>> is_live(np.array([2, 0]), 3).tolist()
+    [[True, True, False], [False, False, False]]
+    """
+    numbers = np.arange if isinstance(lengths, np.ndarray) else jnp.arange
+    return numbers(steps, dtype=lengths.dtype)[None, :] < lengths[:, None]
 
 
 def blank_values(feature: Feature, rows: int) -> Any:

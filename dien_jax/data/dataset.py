@@ -75,7 +75,7 @@ from dien_jax.data.statistics_files import (
     read_factors,
     read_statistics,
 )
-from dien_jax.data.tables import FeatureTables, ValueFactors, without_transitions
+from dien_jax.data.tables import FeatureTables, ValueFactors
 from dien_jax.errors import UserError
 
 READERS = 8  # threads that open and check parts
@@ -141,29 +141,15 @@ class Dataset:
         folders = metadata.part_folders(self.path, self.meta)
         return [raw for folder in folders for raw in read_values(folder / "groups.txt")]
 
-    def read_factors(self, *, transitions: bool) -> dict[str, ValueFactors]:
-        """Return the factors that a model with or without ``transitions`` reads."""
-        if transitions:
-            return self.factors
-        return {name: without_transitions(factors) for name, factors in self.factors.items()}
-
-    def feature_tables(
-        self,
-        *,
-        statistics: bool = False,
-        factors: bool = False,
-        transitions: bool = False,
-        folds: bool = False,
-    ) -> FeatureTables:
+    def feature_tables(self, *, statistics: bool = False, folds: bool = False) -> FeatureTables:
         """Return the features after the id of all items and users, multi-valued ones padded.
 
-        With ``statistics`` they have the counts of training events too, and with ``factors`` the
-        vectors of values, and those of ``transitions``: the first table, or with ``folds`` those
-        that training needs.
+        With ``statistics`` they have the counts of training events too, and the vectors of values:
+        the first table, or with ``folds`` those that training needs.
         """
         items = padded_columns(self.schema.item[1:], self.items, None)
         users = padded_columns(self.schema.user[1:], self.users, None)
-        vectors = self.read_factors(transitions=transitions) if factors else {}
+        vectors = self.factors if statistics else {}
         if not folds:
             vectors = {
                 name: ValueFactors(row, table[:1], scale[:1])

@@ -23,18 +23,11 @@ def vocabulary_digests(dataset: Dataset) -> dict[str, str]:
     return digests
 
 
-def table_digests(
-    dataset: Dataset,
-    *,
-    statistics: bool = False,
-    factors: bool = False,
-    transitions: bool = False,
-) -> dict[str, str]:
+def table_digests(dataset: Dataset, *, statistics: bool = False) -> dict[str, str]:
     """Return the sha256 of what a model reads of each item and user, besides their ids.
 
     By the name in the folder: ``items/category``, ``users/age``; with ``statistics`` also
-    ``statistics/item`` and the like, the counts of training events, and with ``factors``
-    ``factors/item``, with or without transitions.
+    ``statistics/item`` and the like, the counts of training events, and ``factors/item``.
     """
     tables: dict[str, list[np.ndarray]] = {}
     for folder, columns in (("items", dataset.items), ("users", dataset.users)):
@@ -47,8 +40,7 @@ def table_digests(
             np.asarray(fields[field], np.int64 if field == "offsets" else np.int32)
             for field in sorted(fields)
         ]
-    vectors_of = dataset.read_factors(transitions=transitions) if factors else {}
-    for name, (row, vectors, _) in vectors_of.items():
+    for name, (row, vectors, _) in dataset.factors.items() if statistics else ():
         tables[f"{FACTORS}/{name}"] = [np.asarray(row), np.asarray(vectors)]
     return {name: _digest(arrays) for name, arrays in tables.items()}
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.arrays import chunks
-from dien_jax.data.batch import Batch
+from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.columns import Column, Rows, reader, windows
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.order import KeyedOrder, StoredOrder, automatic_order
@@ -161,18 +161,18 @@ class Loader:
         """
         rows = self._rows_of(epoch, step)
         width = int(self._edges[np.searchsorted(self._edges, rows.lengths.max())])
-        positions, shown = np.arange(width), None
+        shown = None
         if self._shown is not None:  # drawn for the whole batch, whichever part this is
             # From 1 on: numpy takes (seed, epoch, 0) for (seed, epoch), which the order is from.
             generator = np.random.default_rng((self._seed, epoch, step + 1))
             last = _filled(rows.end, self._batch_size)
             first = last - _filled(rows.lengths, self._batch_size)
-            event = first[:, None] + positions[1:]
+            event = first[:, None] + np.arange(1, width)
             live = event < last[:, None]
             shown = _draw_shown(self._shown, event, live, self._shown_per_step, generator)
             shown = shown[self._rows]
         lengths = rows.lengths[self._rows].copy()  # batches share no memory with a block
-        history = rows.history[:, :width] * (positions < lengths[:, None])
+        history = rows.history[:, :width] * is_live(lengths, width)
         own = fold = None
         if self._own is not None:
             own = self._filled(np.stack(rows.own, axis=-1))

@@ -82,20 +82,21 @@ def read_factors(folder: Path, schema: Schema) -> dict[str, ValueFactors]:
     factors = {}
     for feature in factor_features(schema):
         size, target = feature.size or 0, folder / feature.name / FACTORS
-        components = factor_levels(size)[-1]
-        parts = DIRECTED if feature is schema.item[0] else 1
+        transitions = feature is schema.item[0]
+        components = (DIRECTED if transitions else 1) * factor_levels(size)[-1]
         flat = read_array(
             target / "vectors.npy", np.float16, None, (_is_within_one, "from -1 to 1")
         )
         row = read_ids(target / "row.npy", np.int32, size, size)
         rows = int(row.max()) + 1
-        expected = (1 + FOLDS) * rows * parts * components
+        expected = (1 + FOLDS) * rows * components
         if len(flat) != expected:
             raise UserError(
                 f"{target / 'vectors.npy'}: expected {expected:,} entries, as row.npy has "
                 f"{rows:,} rows, found {len(flat):,}"
             )
-        factors[feature.name] = with_scale(row, flat.reshape(1 + FOLDS, rows, -1))
+        vectors = flat.reshape(1 + FOLDS, rows, -1)
+        factors[feature.name] = with_scale(row, vectors, transitions=transitions)
         release(flat)
     return factors
 

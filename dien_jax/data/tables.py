@@ -64,9 +64,9 @@ class ValueFactors(NamedTuple):
     Attributes:
       row: int32 ``[V]``, the row of each value; row 0 has zeros.
       vectors: float16 ``[K, R, D]``: K tables, the first of all training users, in training also
-        one without each fold of users. With transitions, three vectors of D / 3 components.
+        one without each fold of users. Of the item id, three vectors of D / 3 components.
       scale: float32 ``[K, R, L]``, 1 over the norm of each vector's leading components, as many as
-        each level has; 0 if they are zeros. With transitions, L / 3 levels of each vector.
+        each level has; 0 if they are zeros. Of the item id, L / 3 levels of each vector.
     """
 
     row: Array
@@ -117,23 +117,9 @@ def folds(sequence: np.ndarray) -> np.ndarray:
     return ((mixed >> np.uint64(33)) % np.uint64(FOLDS)).astype(np.int32) + 1
 
 
-def has_transitions(factors: ValueFactors) -> bool:
-    """Return whether values have the vectors of transitions."""
-    return factors.vectors.shape[2] not in LEVELS
-
-
-def without_transitions(factors: ValueFactors) -> ValueFactors:
-    """Return factors whose values have the first vector alone."""
-    row, vectors, scale = factors
-    if not has_transitions(factors):
-        return factors
-    components, levels = (array.shape[2] // DIRECTED for array in (vectors, scale))
-    return ValueFactors(row, vectors[..., :components], scale[..., :levels])
-
-
-def with_scale(row: np.ndarray, vectors: np.ndarray) -> ValueFactors:
+def with_scale(row: np.ndarray, vectors: np.ndarray, *, transitions: bool = False) -> ValueFactors:
     """Return factors with the scale of each level, from the rows and vectors that folders have."""
-    parts = 1 if vectors.shape[2] in LEVELS else DIRECTED
+    parts = DIRECTED if transitions else 1
     components = vectors.shape[2] // parts
     levels = [level for level in LEVELS if level <= components]
     scale = np.empty((*vectors.shape[:2], parts * len(levels)), np.float32)
@@ -157,12 +143,13 @@ def blank_statistics(schema: Schema) -> dict[str, ValueStatistics]:
     return {feature.name: blank for feature in statistics_features(schema)}
 
 
-def blank_factors(schema: Schema, transitions: bool) -> dict[str, ValueFactors]:
+def blank_factors(schema: Schema) -> dict[str, ValueFactors]:
     """Return factors without a vector, for initialising a model."""
 
     def blank(feature: Feature) -> ValueFactors:
-        parts = DIRECTED if transitions and feature is schema.item[0] else 1
-        components = parts * factor_levels(feature.size or 0)[-1]
-        return with_scale(np.zeros(1, np.int32), np.zeros((1, 1, components), np.float16))
+        transitions = feature is schema.item[0]
+        components = (DIRECTED if transitions else 1) * factor_levels(feature.size or 0)[-1]
+        vectors = np.zeros((1, 1, components), np.float16)
+        return with_scale(np.zeros(1, np.int32), vectors, transitions=transitions)
 
     return {feature.name: blank(feature) for feature in factor_features(schema)}

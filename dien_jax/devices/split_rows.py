@@ -66,8 +66,7 @@ class SplitUpdate:
     """One step of the optimizer, from the gradients that each device has."""
 
     def __init__(self, config: Config, schema: Schema, steps_per_epoch: int) -> None:
-        self._optimizer = make_optimizer(config, schema, steps_per_epoch, clips=False)
-        self._clip_norm = config.optim.clip_norm
+        self._optimizer = make_optimizer(config, steps_per_epoch)
         self._is_dense = not tables_by_row(config.optim.embedding_update, schema)
 
     def __call__(
@@ -102,12 +101,6 @@ class SplitUpdate:
         parts = [(leaf**2).sum() for leaf in leaves]
         return sum(parts[1:], parts[0])
 
-    def clipped(self, leaf: jax.Array, norm: jax.Array) -> jax.Array:
-        """Return a gradient as ``optax.clip_by_global_norm`` scales it."""
-        if self._clip_norm is None:
-            return leaf
-        return jnp.where(norm < self._clip_norm, leaf, leaf / norm * self._clip_norm)
-
 
 class _Step:
     """The arrays of one update; gradients of dense parameters are summed, of tables are not."""
@@ -130,7 +123,7 @@ class _Step:
             rows.update(zip(leaves, sums, strict=True))
         norm = self._norm(self._update.squares(rows.values()) if rows else None)
         params, slots = self._whole
-        params, slots = self._update.advance(params, slots, self._gradients(params, rows, norm))
+        params, slots = self._update.advance(params, slots, self._gradients(params, rows))
         return params, slots, norm
 
     def by_rows(self) -> tuple[Any, Any, jax.Array]:
@@ -145,10 +138,10 @@ class _Step:
                 squares = of_rows if squares is None else squares + of_rows
         norm = self._norm(squares)
         before = take_rows(self._whole, rows)
-        after = self._update.advance(before[0], before[1], self._gradients(before[0], sums, norm))
+        after = self._update.advance(before[0], before[1], self._gradients(before[0], sums))
         whole = _put_rows(self._whole, after, rows)
         for table, exchange in self._exchanges.items():
-            whole = self._with_later_rounds(table, exchange, whole, before, sums, norm)
+            whole = self._with_later_rounds(table, exchange, whole, before, sums)
         return *whole, norm
 
     def _with_later_rounds(
@@ -158,7 +151,6 @@ class _Step:
         whole: Any,
         before: Any,
         sums: dict[tuple, jax.Array],
-        norm: jax.Array,
     ) -> Any:
         """Return the state with the rows of a table updated that came in further rounds."""
         paths, structure = jax.tree_util.tree_flatten_with_path(whole)
@@ -176,7 +168,7 @@ class _Step:
                 current[place] = leaf
             state = jax.tree.unflatten(structure, current)
             taken = take_rows(state, {table: rows})
-            gradients = self._gradients(taken[0], sums | of_table, norm)
+            gradients = self._gradients(taken[0], sums | of_table)
             changed = self._update.advance(taken[0], taken[1], gradients)
             put = jax.tree.leaves(_put_rows(state, changed, {table: rows}))
             return [put[place] for place in places]
@@ -203,14 +195,13 @@ class _Step:
             total = total + jax.lax.psum(of_rows, AXIS)
         return jnp.sqrt(total)
 
-    def _gradients(self, params: Any, rows: dict[tuple, jax.Array], norm: jax.Array) -> Any:
-        """Return the tree of all gradients, clipped; zeros for parameters that nothing changes."""
+    def _gradients(self, params: Any, rows: dict[tuple, jax.Array]) -> Any:
+        """Return the tree of all gradients; zeros for parameters that nothing changes."""
 
         def gradient(path: tuple, leaf: jax.Array) -> jax.Array:
             if _is_fixed(path):
                 return jnp.zeros_like(leaf)
-            found = self._dense[path] if path in self._dense else rows[path]
-            return self._update.clipped(found, norm)
+            return self._dense[path] if path in self._dense else rows[path]
 
         return _at_paths(gradient, params)
 

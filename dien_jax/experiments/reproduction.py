@@ -8,7 +8,6 @@ a folder:
     OUT/results.md, *.png       mean, deviation and paired differences; a plot for each table
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dien_jax.config.preset_files import with_settings, without_auto
+from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
@@ -37,9 +36,22 @@ from dien_jax.training.loop import Trainer
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
 from dien_jax.utils.console import ProgressLine, say
-from dien_jax.utils.files import atomic_file, locked, make_folder, read_json
+from dien_jax.utils.files import atomic_file, locked, make_folder
 
-SETTINGS = Path(__file__).with_name("reproduction.json")
+PARTS: dict[str, dict[str, Any]] = {
+    "augru": {"model.auxiliary_weight": 0.0},
+    "gru_att, auxiliary loss": {"model.evolution": "gru_attention"},
+    "aigru, auxiliary loss": {"model.evolution": "aigru"},
+    "agru, auxiliary loss": {"model.evolution": "agru"},
+    "auxiliary weight 1": {"model.auxiliary_weight": 1.0},
+    "auxiliary negatives uniform": {"model.auxiliary_distribution": "uniform"},
+    "no statistics": {"model.statistics": False},
+    "no dropout": {"model.dropout": 0.0},
+    "activation PReLU": {"model.activation": "prelu"},
+    "attention bilinear": {"model.attention": "bilinear"},
+    "gates of the program": {"model.gates": "authors"},
+}
+"""The settings in which each row of the table ``parts`` differs from the preset ``dien``."""
 RUNS_FOLDER, RESULTS_FILE = "runs", "results.csv"
 PREDICTIONS_FILE = "test-predictions.csv"
 FAMILY_TABLE = "family"
@@ -59,43 +71,16 @@ class _Task(NamedTuple):
     key: tuple[str, str, str]
 
 
-_ADDED: dict[str, dict[str, Any]] = {
-    "model": {
-        "factors": False,
-        "transitions": False,
-        "statistics": False,
-        "statistics_layers": (),
-        "logistic_regression": False,
-    },
-    "optim": {"embedding_update": "dense"},
-    "train": {"unknown_items": 0.0, "calibrate": False, "click_rate": None},
-}
-"""Settings that the frozen tables do not record, and what their rows are trained with."""
+def settings_digest(config: Config) -> str:
+    """Return twelve digits that identify settings."""
+    values = json.dumps(json.loads(config.to_json()), sort_keys=True)
+    return hashlib.sha256(values.encode()).hexdigest()[:12]
 
 
-def settings_digest(values: Mapping[str, Any]) -> str:
-    """Return twelve digits that identify settings, given as nested JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _digest(config: Config) -> str:
-    return settings_digest(json.loads(config.to_json()))
-
-
-def _digests(rows: Mapping[str, Config]) -> dict[str, str]:
-    """Return the digest of each row on small data; :func:`_task` has that on large data."""
-    return {row: _digest(without_auto(config)) for row, config in rows.items()}
-
-
-def _task(dataset: Dataset, row: str, seed: int, config: Config, digest: str) -> _Task:
-    """Return a run with the settings that its data decides.
-
-    ``digest`` identifies the row, and the run too unless the data decides differently from small
-    data.
-    """
+def _task(dataset: Dataset, row: str, seed: int, config: Config) -> _Task:
+    """Return a run with the settings that its data decides."""
     decided = decided_config(config, dataset)
-    digest = digest if decided == without_auto(config) else _digest(decided)
-    key = (data_digest(dataset), digest, str(seed))
+    key = (data_digest(dataset), settings_digest(decided), str(seed))
     return _Task(dataset, dataset.path.absolute().name, row, seed, decided, key)
 
 
@@ -103,34 +88,18 @@ def paper_tables() -> dict[str, Table]:
     """Return the tables of ``python -m dien_jax.reproduce``.
 
     ``family`` has the presets of the paper's models; its results have baselines too. ``parts``
-    changes one part of the preset ``dien`` at a time. The other tables are frozen, so that their
-    published results stay what their names say: ``no_batch_norm`` has the same models without batch
-    normalization, ``choices`` changes one setting of ``dien (batch_norm none)`` at a time.
-    The digest of a frozen row is of the values in the file, so it stays when a setting is added.
+    changes one part of the preset ``dien`` at a time.
 
     >>> from dien_jax import preset
     >>> paper_tables()["family"].rows["dien"] == preset("dien")
     True
     """
     rows = {name: PRESETS[name] for name in FAMILY}
-    tables = {FAMILY_TABLE: Table(rows, {"DIN": "din", "DIEN": "dien"}, _digests(rows))}
-    file = read_json(SETTINGS, dict[str, Any])
-    changed = {row: with_settings(rows["dien"], file["parts"][row]) for row in file["parts"]}
-    parts = {"dien": rows["dien"], **changed}
-    tables["parts"] = Table(parts, {"DIEN": "dien"}, _digests(parts))
-    for table, changes_by_row in file["tables"].items():
-        configs, digests = {}, {}
-        for row, changes in changes_by_row.items():
-            values = copy.deepcopy(file["base"])
-            for name, value in changes.items():
-                group, _, setting = name.partition(".")
-                values[group][setting] = value
-            digests[row] = settings_digest(values)
-            configs[row] = Config.from_dict(
-                {group: part | _ADDED.get(group, {}) for group, part in values.items()}
-            )
-        tables[table] = Table(configs, file["baselines"], digests)
-    return tables
+    changed = {row: with_settings(rows["dien"], changes) for row, changes in PARTS.items()}
+    return {
+        FAMILY_TABLE: Table(rows, {"DIN": "din", "DIEN": "dien"}),
+        "parts": Table({"dien": rows["dien"], **changed}, {"DIEN": "dien"}),
+    }
 
 
 def reproduce_table(
@@ -214,18 +183,16 @@ def run_study(
     names = [dataset.path.absolute().name for dataset in datasets]
     if len(set(names)) < len(names):
         raise UserError(f"--data folders must have different names, got {', '.join(names)}")
-    tables, digests = tables or {"results": Table(rows, {})}, _digests(rows)
-    for table in tables.values():
-        digests |= table.digests
+    tables = tables or {"results": Table(rows, {})}
     tasks = [
-        _task(dataset, row, seed, rows[row], digests[row])
+        _task(dataset, row, seed, rows[row])
         for seed in seeds
         for dataset in datasets
         for row in rows
     ]
     make_folder(out, "--out", RESULTS_FILE, RUNS_FOLDER)
     with locked(out, f"--out {out}"):
-        known = _known(out, digests)
+        known = _known(out)
         if baselines:
             first, table = next(iter(tables.items()))
             table = table._replace(rows={**table.rows, **dict.fromkeys(BASELINES)})
@@ -249,15 +216,10 @@ def run_study(
     return [known[task.key] for task in tasks]
 
 
-def _known(out: Path, digests: Mapping[str, str]) -> dict[tuple[str, str, str], Line]:
-    """Return the lines of ``results.csv`` by key, under the present names of their settings."""
-    names = {digest: row for row, digest in digests.items()}
-    known = {}
-    for line in read_results(out / RESULTS_FILE):
-        if digests.get(line["row"], line["settings"]) != line["settings"]:
-            line["row"] = names.get(line["settings"], line["row"])
-        known[line["data_digest"], line["settings"], line["seed"]] = line
-    return known
+def _known(out: Path) -> dict[tuple[str, str, str], Line]:
+    """Return the lines of ``results.csv`` by key."""
+    lines = read_results(out / RESULTS_FILE)
+    return {(line["data_digest"], line["settings"], line["seed"]): line for line in lines}
 
 
 def _train_and_test(task: _Task, out: Path) -> dict[str, Any]:

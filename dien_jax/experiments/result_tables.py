@@ -12,7 +12,6 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,12 +35,10 @@ class Table(NamedTuple):
     Attributes:
       rows: what its rows stand for, such as settings, by their names and in order.
       baselines: the rows that the others are compared with, by the labels that columns use.
-      digests: identify the settings of rows in ``results.csv``; by default those of all settings.
     """
 
     rows: Mapping[str, Any]
     baselines: Mapping[str, str]
-    digests: Mapping[str, str] = MappingProxyType({})
 
 
 def read_results(file: Path) -> list[Line]:

@@ -68,8 +68,6 @@ def default_space(base: Config) -> Space:
     """Return the space without a space file; it has only settings that the model uses."""
     space: Space = {
         "optim.learning_rate": Range(1e-4, 1e-2, log=True),
-        "optim.name": Choices(("adamw",)),  # which alone decays weights
-        "optim.weight_decay": Range(1e-6, 1e-1, log=True),
         "model.embedding_size": Range(8, 64, log=True, whole=True),
         "model.dropout": Range(0.0, 0.5),
         "train.batch_size": Choices((64, 128, 256, 512)),

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dien_jax.data.batch import Batch, example_batch
+from dien_jax.data.batch import Batch, example_batch, is_live
 from dien_jax.data.digests import table_digests
 from dien_jax.data.schema import Feature, MultiValued
 from dien_jax.errors import UserError, writing
@@ -145,7 +145,7 @@ def _write(file: Path, trained: TrainedModel, card: str) -> None:
         "step": trained.step,
         "settings": dataclasses.asdict(run.config),
         "data_digest": run.data_digest,
-        "tables": table_digests(dataset, **run.config.model.reads),
+        "tables": table_digests(dataset, statistics=run.config.model.statistics),
         "schema": run.schema,
         "max_history": run.config.train.max_history,
         "history_buckets": buckets,
@@ -195,7 +195,7 @@ def random_batch(trained: TrainedModel) -> Batch:
     rng = np.random.default_rng(0)
     blank = example_batch(schema, batch_size=CHECKED_ROWS, steps=longest)
     lengths = np.linspace(0, longest, CHECKED_ROWS).astype(np.int32)
-    live = np.arange(longest) < lengths[:, None]
+    live = is_live(lengths, longest)
 
     def rows(size: int, like: Any) -> np.ndarray:
         return rng.integers(0, size, like.shape).astype(np.int32)

@@ -62,8 +62,8 @@ def named_weights(
     trained: TrainedModel,
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights], tuple[Any, FeatureTables]]]:
     """Return a model's weights, and a function from weights to its variables and tables."""
-    reads = trained.run.config.model.reads
-    tree = {"tables": trained.dataset.feature_tables(**reads)} | {
+    reads = trained.run.config.model.statistics
+    tree = {"tables": trained.dataset.feature_tables(statistics=reads)} | {
         collection: {name: part for name, part in parts.items() if not name.startswith(_AUXILIARY)}
         for collection, parts in trained.variables().items()
     }
@@ -229,7 +229,7 @@ def _interests(plain_interests: dict[str, Any]) -> Interests:
 
 def _with_recurrence(trained: TrainedModel, recurrence: Implementation) -> Config:
     config = trained.run.config
-    model = dataclasses.replace(config.model, recurrence=recurrence)
+    model = dataclasses.replace(config.model, implementation=recurrence)
     return dataclasses.replace(config, model=model)
 
 

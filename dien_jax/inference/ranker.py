@@ -139,8 +139,8 @@ class Ranker:
     always scores as the same history given whole.
 
     Two choices of the authors' program make scores depend on more than user and candidate, as in
-    ``evaluate``: ``model.dice_statistics`` ``batch`` normalises over the candidates of a call,
-    ``model.pooling`` ``padded_sum`` counts the padding of the history's bucket.
+    ``evaluate``: ``model.follow_authors`` normalises over the candidates of a call and counts the
+    padding of the history's bucket.
 
     Args:
       path: run folder (its best checkpoint is used), exported file, or a model that is already

@@ -67,7 +67,7 @@ class Internals(NamedTuple):
 
 
 def update_gates(
-    weights: Weights, x: Float[Array, "B T D"], states: Float[Array, "B T H"], form: Form
+    weights: Weights, x: Float[Array, "B T D"], states: Float[Array, "B T H"], gates: Form
 ) -> Float[Array, "B T H"]:
     """Return the share of each unit of the state that a GRU's step replaces, without attention.
 
@@ -79,7 +79,7 @@ def update_gates(
     from_input = jnp.einsum("btd,dh->bth", x, weights.input[:, 1], precision="highest")
     from_state = jnp.einsum("btg,gh->bth", before, weights.recurrent[:, 1], precision="highest")
     u = jax.nn.sigmoid(from_input + from_state + weights.bias[None, None, 1])
-    return u if form == "paper" else 1 - u
+    return u if gates == "paper" else 1 - u
 
 
 def make_internals_step(config: Config, schema: Schema) -> Callable[..., Internals]:
@@ -99,7 +99,7 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
 
         def mean_gate(name: str, x: jax.Array) -> jax.Array:
             ((states, _),) = returned[name]["__call__"]
-            return update_gates(Weights(**params[name]), x, states, model_config.form).mean(-1)
+            return update_gates(Weights(**params[name]), x, states, model_config.gates).mean(-1)
 
         attention: Any = output.attention
         measures = {} if attention is None else {"attention": attention}
@@ -113,7 +113,7 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
             inputs = output.interest_states * attention[..., None]
             measures["update_gate"] = mean_gate("evolution", inputs)
         if model_config.evolution == "augru":
-            is_paper = model_config.form == "paper"
+            is_paper = model_config.gates == "paper"
             measures["update"] = attention * gate if is_paper else 1 - (1 - attention) * (1 - gate)
         return output.logits, measures
 
@@ -143,7 +143,7 @@ def missing_measures(model: ModelConfig) -> list[str]:
     """Return sentences that say why a model lacks attention or an update gate."""
     name = member_name(model).replace("custom", "this model")
     if model.evolution == "none":
-        pooling = "mean" if model.pooling == "mean" else "sum"
+        pooling = "sum" if model.follow_authors else "mean"
         lines = [f"{name} has no attention; it uses the {pooling} of the history's embeddings"]
         if model.extractor == "none":
             lines.append(f"{name} has no recurrence, so no gates; it ignores the order of items")

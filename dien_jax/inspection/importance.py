@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch
+from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import Feature, Schema
@@ -174,8 +174,8 @@ def _is_constant(dataset: Dataset, split: str, input_: Input) -> bool:
 def _shuffled(batch: Batch, random: np.random.Generator) -> np.ndarray:
     """Return the live steps of each history in a random order, int32 ``[B, T]``."""
     history = np.asarray(batch.history)
-    is_live = np.arange(history.shape[1]) < np.asarray(batch.lengths)[:, None]
-    keys = np.where(is_live, random.random(history.shape), 2.0)
+    live = is_live(np.asarray(batch.lengths), history.shape[1])
+    keys = np.where(live, random.random(history.shape), 2.0)
     return np.take_along_axis(history, np.argsort(keys, axis=1), axis=1)
 
 

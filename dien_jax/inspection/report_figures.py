@@ -1,10 +1,10 @@
-"""Figures of a report as inline images, one for a light background and one for a dark one."""
+"""Figures of a report as inline images, on white paper."""
 
 import base64
 import io
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,17 +17,9 @@ if TYPE_CHECKING:
 FEWEST = 10
 """Minimum number of examples of either label for an AUC to be drawn."""
 
-_COMMON: dict[str, Any] = {
-    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
-    "legend.framealpha": 0,
-    "svg.hashsalt": "dien_jax",
-}
-_INKS = {"light": "#222222", "dark": "#dddddd"}
-_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-
 
 def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
-    """Return a figure as HTML: a ``picture``, or a paragraph that says that matplotlib is missing.
+    """Return a figure as an ``img``, or a paragraph that says that matplotlib is missing.
 
     ``alternative`` describes the figure in words.
     """
@@ -35,19 +27,13 @@ def image(draw: Callable[[], "Figure | None"], alternative: str) -> str:
         import matplotlib
     except ImportError:
         return "<p class='note'>No figure: matplotlib is not installed (the extra 'plot').</p>"
-    addresses = {}
-    for theme, ink in _INKS.items():
-        colours: Any = _COMMON | dict.fromkeys(_INKED, ink)
-        stream = io.BytesIO()
-        with matplotlib.rc_context(colours), drawing():
-            figure = draw()
-            assert figure is not None
-            figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-        encoded = base64.b64encode(stream.getvalue()).decode()
-        addresses[theme] = f"data:image/svg+xml;base64,{encoded}"
-    dark = f"media='screen and (prefers-color-scheme: dark)' srcset='{addresses['dark']}'"
-    light = f"src='{addresses['light']}' alt='{escape(alternative)}'"
-    return f"<picture><source {dark}><img {light}></picture>"
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "dien_jax"}), drawing():
+        figure = draw()
+        assert figure is not None
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    encoded = base64.b64encode(stream.getvalue()).decode()
+    return f"<img src='data:image/svg+xml;base64,{encoded}' alt='{escape(alternative)}'>"
 
 
 def reliability(calibration: Calibration) -> "Figure":

@@ -20,14 +20,14 @@ class Dice(nn.Module):
     >>> Dice().init_with_output(jax.random.key(0), x, live, train=False)[0].shape
     (3, 2)
 
-    Statistics ``"running"`` are those of live rows in training and running ones when scoring, so
-    that a score never depends on its batch; ``"batch"`` are always the batch's own, as in the
-    paper's authors' program.
+    Moments ``"running"`` are those of live rows in training and running ones when scoring, so that
+    a score never depends on its batch; ``"batch"`` are always the batch's own, as in the paper's
+    authors' program.
 
     Source: Zhou et al., KDD 2018 (arXiv:1706.06978).
     """
 
-    statistics: Literal["running", "batch"] = "running"
+    moments: Literal["running", "batch"] = "running"
     axis: Axis = None
 
     @nn.compact
@@ -36,7 +36,7 @@ class Dice(nn.Module):
     ) -> Float[Array, "B H"]:
         """Apply element-wise; ``live`` marks the rows that statistics may see."""
         alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
-        if self.statistics == "running":
+        if self.moments == "running":
             norm = DiceNorm(self.axis, name="BatchNorm_0")  # the path in checkpoints
             normed = norm(x.astype(jnp.float32), live, train=train).astype(x.dtype)
         else:

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 from dien_kernels import Dense, NetworkImplementation, masked_softmax
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ADDED_CHOICES, ModelConfig
+from dien_jax.config.settings import ModelConfig
 from dien_jax.model.activations import PReLU
+
+ATTENTION_LAYERS = (80, 40)
+"""Sizes of the hidden layers, as in the authors' program."""
 
 
 class _DenseParameters(nn.Module):
@@ -47,7 +50,7 @@ class MLPAttention(nn.Module):
     Source: the paper's authors' program; Zhou et al., KDD 2018 (arXiv:1706.06978).
     """
 
-    layers: Sequence[int] = (80, 40)
+    layers: Sequence[int] = ATTENTION_LAYERS
     projects_query: bool = True
     implementation: NetworkImplementation = "auto"
 
@@ -114,15 +117,15 @@ class BilinearAttention(nn.Module):
         lengths: Int[Array, " B"],
     ) -> Float[Array, "B T"]:
         """Return weights as :meth:`MLPAttention.__call__` does."""
-        form = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="form")
-        scores = jnp.einsum("bth,bh->bt", states, form(candidate))
+        project = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="query")
+        scores = jnp.einsum("bth,bh->bt", states, project(candidate))
         return masked_softmax(scores.astype(jnp.float32), lengths)
 
     def weights_for_candidates(
         self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
     ) -> Float[Array, "N T"]:
         """Return the weights of one history's states for each candidate."""
-        kernel = self.variables["params"]["form"]["kernel"].astype(candidates.dtype)
+        kernel = self.variables["params"]["query"]["kernel"].astype(candidates.dtype)
         return _shared_softmax((candidates @ kernel) @ states.T, length)
 
 
@@ -134,11 +137,12 @@ def _shared_softmax(scores: Float[Array, "N T"], length: Int[Array, ""]) -> Floa
 def _mlp_attention(config: ModelConfig) -> nn.Module:
     # Without an extractor states are embeddings, as wide as the candidate: no projection is needed.
     projects_query = config.extractor == "gru"
-    return MLPAttention(config.attention_layers, projects_query, config.networks)
+    implementation = config.network_implementation
+    return MLPAttention(projects_query=projects_query, implementation=implementation)
 
 
 def _bilinear_attention(config: ModelConfig) -> nn.Module:
-    if config.networks == "native":
+    if config.network_implementation == "native":
         raise NotImplementedError(
             "there is no native kernel of bilinear attention; 'auto' runs all others"
         )
@@ -151,4 +155,3 @@ ATTENTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 """The attention of each ``config.attention``. Add one of your own under a new name: a module that
 is called as :class:`MLPAttention`. docs/tutorial.md adds a recurrence the same way."""
-ADDED_CHOICES["attention"] = ATTENTIONS

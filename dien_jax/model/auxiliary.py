@@ -14,8 +14,12 @@ import jax.numpy as jnp
 from dien_kernels import Dense, NetworkImplementation
 from jaxtyping import Array, Bool, Float, Int
 
+from dien_jax.data.batch import is_live
 from dien_jax.model.activations import as_logit
 from dien_jax.model.devices import Axis, total
+
+AUXILIARY_LAYERS = (100, 50)
+"""Sizes of the hidden layers, as in the authors' program."""
 
 
 def weighted_loss(
@@ -78,7 +82,7 @@ class AuxiliaryNetwork(nn.Module):
     The last layer has 1 column, or 2 for a softmax.
     """
 
-    layers: Sequence[int] = (100, 50)
+    layers: Sequence[int] = AUXILIARY_LAYERS
     columns: int = 1
 
     @nn.compact
@@ -106,8 +110,7 @@ def auxiliary_positions(
     >>> auxiliary_positions(jnp.array([3, 1]), jnp.ones(2), steps=4).tolist()
     [[True, True, False], [False, False, False]]
     """
-    following = jnp.arange(1, steps, dtype=lengths.dtype)
-    return (following[None, :] < lengths[:, None]) & (weights[:, None] > 0)
+    return jnp.asarray(is_live(lengths, steps))[:, 1:] & (weights[:, None] > 0)
 
 
 def auxiliary_weights(

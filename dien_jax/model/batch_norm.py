@@ -43,13 +43,13 @@ class BatchNorm(nn.Module):
         and variance of live entries in training, and their running means in evaluation, see
         :func:`moments_in_use` (a column that does not vary becomes beta);
         ``"frozen"`` is ``gamma x / sqrt(1 + epsilon) + beta``, the same with statistics that are
-        never trained; ``"none"`` does nothing.
+        never trained.
       axis: mesh axis of the rows, whose statistics are those of all devices.
 
     Source: Ioffe and Szegedy, 2015 (arXiv:1502.03167).
     """
 
-    kind: Literal["none", "running", "frozen"]
+    kind: Literal["running", "frozen"] = "running"
     axis: Axis = None
 
     @nn.compact
@@ -58,8 +58,6 @@ class BatchNorm(nn.Module):
     ) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
         """Return scale and shift; ``live`` marks the rows that count in statistics."""
         width = x.shape[-1]
-        if self.kind == "none":
-            return jnp.ones(width), jnp.zeros(width)
         gamma = self.param("scale", nn.initializers.ones, (width,))
         beta = self.param("bias", nn.initializers.zeros, (width,))
         if self.kind == "frozen":

@@ -21,16 +21,14 @@ class MLP(nn.Module):
     >>> MLP((8, 4)).init_with_output(jax.random.key(0), x, live, train=False)[0].shape
     (3,)
 
-    :class:`Dice` and :class:`BatchNorm` describe their kinds of statistics. The last layer has 1
-    column, or 2 for a softmax.
+    With ``follow_authors``, :class:`BatchNorm` is ``"frozen"``, :class:`Dice` has the moments
+    ``"batch"``, and the last layer has two columns, for a softmax.
     """
 
     layers: Sequence[int] = (200, 80)
     activation: Literal["prelu", "dice"] = "dice"
-    dice_statistics: Literal["running", "batch"] = "running"
-    batch_norm: Literal["none", "running", "frozen"] = "none"
     dropout: float = 0.0
-    columns: int = 1
+    follow_authors: bool = False
     axis: Axis = None
 
     @nn.compact
@@ -38,13 +36,13 @@ class MLP(nn.Module):
         self, x: Float[Array, "B D"], live: Bool[Array, " B"], *, train: bool
     ) -> Float[Array, " B"]:
         """Return logits; ``live`` marks real rows. Training with dropout needs its key."""
-        if self.batch_norm != "none":
-            norm = BatchNorm(self.batch_norm, self.axis, name="norm")
-            x = rescaled(x, *norm(x, live, train=train))
+        theirs = self.follow_authors
+        norm = BatchNorm("frozen" if theirs else "running", self.axis, name="norm")
+        x = rescaled(x, *norm(x, live, train=train))
         for index, size in enumerate(self.layers):
             x = nn.Dense(size, dtype=x.dtype, name=f"layer_{index}")(x)
             if self.activation == "dice":
-                dice = Dice(self.dice_statistics, self.axis, name=f"activation_{index}")
+                dice = Dice("batch" if theirs else "running", self.axis, name=f"activation_{index}")
                 x = dice(x, live, train=train)
             else:
                 x = PReLU(name=f"activation_{index}")(x)
@@ -52,4 +50,5 @@ class MLP(nn.Module):
                 x = Dropout(self.dropout, self.axis, name=f"Dropout_{index}")(x)
             elif self.dropout:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return as_logit(nn.Dense(self.columns, dtype=x.dtype, name="logit")(x).astype(jnp.float32))
+        logit = nn.Dense(2 if theirs else 1, dtype=x.dtype, name="logit")
+        return as_logit(logit(x).astype(jnp.float32))

@@ -1,7 +1,7 @@
 """Similarities of a candidate to a history by vectors of :mod:`dien_jax.statistics.factors`.
 
 Dimensions: B rows, H histories (B, or 1 for all rows), T steps, D components, L levels, K = 4 L,
-or 8 L with transitions.
+or 8 L of the item id.
 """
 
 from typing import Any, NamedTuple
@@ -11,17 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ModelConfig
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import (
     DIRECTED,
     LEVELS,
-    FeatureTables,
     ValueFactors,
     factor_features,
     factor_levels,
-    has_transitions,
-    without_transitions,
 )
 
 OF_LEVEL = ("most", "last", "mean", "recent")
@@ -29,7 +25,7 @@ OF_LEVEL = ("most", "last", "mean", "recent")
 NAME, NEXT = "similarity", "next"
 
 
-def factor_names(schema: Schema, transitions: bool = True) -> tuple[str, ...]:
+def factor_names(schema: Schema) -> tuple[str, ...]:
     """Return the names of the inputs, such as ``item similarity_16_most``.
 
     Those of transitions, such as ``item next_16_most``, come after the others of their feature.
@@ -43,7 +39,7 @@ def factor_names(schema: Schema, transitions: bool = True) -> tuple[str, ...]:
     return tuple(
         f"{feature.name} {kind}_{level}_{name}"
         for feature in factor_features(schema)
-        for kind in ((NAME, NEXT) if transitions and feature is schema.item[0] else (NAME,))
+        for kind in ((NAME, NEXT) if feature is schema.item[0] else (NAME,))
         for level in factor_levels(feature.size or 0)
         for name in OF_LEVEL
     )
@@ -55,6 +51,8 @@ def similarities(
     history: Int[Array, "H T"],
     lengths: Int[Array, " H"],
     fold: Int[Array, " B"] | None = None,
+    *,
+    transitions: bool = False,
 ) -> Float[Array, "B K"]:
     """Return the inputs ``OF_LEVEL`` of one feature for each level, the smallest first.
 
@@ -63,8 +61,8 @@ def similarities(
     and the cosine of c with the sum of h, plain and by recency (1 for the last event, 1/2 for the
     one before and so on). A value without a vector has similarity 0 to all.
 
-    With transitions there are as many more inputs, of the vectors of the events as events and of
-    the candidate as what comes next.
+    With ``transitions``, of the item id, there are as many more inputs, of the vectors of the
+    events as events and of the candidate as what comes next.
 
     ``fold`` is the table that each row reads, of those in ``factors``; the first by default.
     """
@@ -74,33 +72,11 @@ def similarities(
     ours, theirs = (
         _Vectors(vectors[at].astype(jnp.float32), scale[at]) for at in (ours_at, theirs_at)
     )
-    if not has_transitions(factors):
+    if not transitions:
         return _similarities(ours, theirs, lengths)
     (chosen, _, following), (of_chosen, earlier, _) = _parts(ours), _parts(theirs)
     pairs = ((chosen, of_chosen), (following, earlier))
     return jnp.concatenate([_similarities(*pair, lengths) for pair in pairs], axis=1)
-
-
-def factors_read(
-    config: ModelConfig, schema: Schema, tables: FeatureTables
-) -> dict[str, ValueFactors]:
-    """Return the factors that the model reads, of those in the tables."""
-    if not config.factors:
-        return {}
-    if set(tables.factors) != {feature.name for feature in factor_features(schema)}:
-        raise ValueError(
-            "model.factors needs the factors of training events in the tables: make them with "
-            "feature_tables, or choose ModelConfig(factors=False)"
-        )
-    if not config.transitions:
-        return {name: without_transitions(part) for name, part in tables.factors.items()}
-    item = tables.factors.get(schema.item[0].name)
-    if item is not None and not has_transitions(item):
-        raise ValueError(
-            "model.transitions needs the factors of transitions in the tables: make them with "
-            "feature_tables, or choose ModelConfig(transitions=False)"
-        )
-    return tables.factors
 
 
 class _Vectors(NamedTuple):

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dien_jax.config.settings import ModelConfig
-from dien_jax.data.batch import Batch
+from dien_jax.config.settings import ModelConfig, require_choice
+from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.model import shared_history
@@ -32,9 +32,8 @@ from dien_jax.model.auxiliary import (
 )
 from dien_jax.model.batch_norm import BatchNorm
 from dien_jax.model.click_network import MLP
-from dien_jax.model.devices import Axis, total
+from dien_jax.model.devices import Axis
 from dien_jax.model.embeddings import EMBEDDING_INITIAL, FeatureEmbeddings, gather
-from dien_jax.model.factors import factors_read
 from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
 from dien_jax.model.statistics import inputs_of_values, statistics_inputs
@@ -46,7 +45,6 @@ class ModelOutput(NamedTuple):
 
     Without an extractor ``interest_states`` are embeddings, and H is D. ``final_state`` is that of
     interest evolution. ``auxiliary_loss`` is unweighted, and 0 without negatives.
-    ``embedding_norm`` is the mean squared norm of the item and user rows that were looked up.
     """
 
     logits: Float[Array, " B"]
@@ -54,7 +52,6 @@ class ModelOutput(NamedTuple):
     attention: Float[Array, "B T"] | None
     interest_states: Float[Array, "B T H"]
     final_state: Float[Array, "B H"] | None
-    embedding_norm: Float[Array, ""]
 
 
 class EncodedHistory(NamedTuple):
@@ -74,10 +71,10 @@ class RowInputs(NamedTuple):
 
     Attributes:
       candidate, user, context: embeddings; no context without such features.
-      statistics: see :func:`dien_jax.model.statistics.statistics_inputs`; None for a model that
-        does not read them.
-      terms: of the logistic regression, the last with the logit of the statistics network; None for
-        a model without them.
+      statistics: see :func:`dien_jax.model.statistics.statistics_inputs`.
+      terms: of the logistic regression, the last with the logit of the statistics network.
+
+    A model without ``statistics`` has None for both.
     """
 
     candidate: Float[Array, "B D"]
@@ -114,7 +111,8 @@ class InterestModel(nn.Module):
 
     def setup(self) -> None:
         config, schema = self.config, self.schema
-        columns = 2 if config.classifier == "softmax" else 1
+        check_modules(config)
+        columns = 2 if config.follow_authors else 1  # of a softmax
         size, initial = config.embedding_size, self.initial
         self.item_embeddings = FeatureEmbeddings(schema.item, size, initial)
         self.user_embeddings = FeatureEmbeddings(schema.user, size, initial)
@@ -127,24 +125,19 @@ class InterestModel(nn.Module):
         if config.evolution not in ("none", "attention"):
             self.evolution = EVOLUTIONS[config.evolution](config)
         if config.auxiliary_weight:
-            self.auxiliary = AuxiliaryNetwork(config.auxiliary_layers, columns)
-            self.auxiliary_norm_state = BatchNorm(config.batch_norm, self.axis)
-            self.auxiliary_norm_behaviour = BatchNorm(config.batch_norm, self.axis)
-        self.mlp = MLP(
-            config.layers,
-            config.activation,
-            config.dice_statistics,
-            config.batch_norm,
-            config.dropout,
-            columns,
-            self.axis,
-        )
+
+            def norm() -> BatchNorm:
+                return BatchNorm("frozen" if config.follow_authors else "running", self.axis)
+
+            self.auxiliary = AuxiliaryNetwork(columns=columns)
+            self.auxiliary_norm_state, self.auxiliary_norm_behaviour = norm(), norm()
+        options = config.activation, config.dropout, config.follow_authors
+        self.mlp = MLP(config.layers, *options, self.axis)
         if config.wide:
             self.linear = nn.Dense(columns)
-        if config.logistic_regression:
+        if config.statistics:
             self.logistic_regression = LogisticRegression(schema)
-        if config.has_statistics_network:
-            self.statistics_network = StatisticsNetwork(config.statistics_layers)
+            self.statistics_network = StatisticsNetwork()
 
     def __call__(
         self,
@@ -174,13 +167,7 @@ class InterestModel(nn.Module):
             states = encoded.interests
             auxiliary = self._auxiliary_loss(batch, tables, history, states, negatives, train)
 
-        live = _live(lengths, history)
-        looked_up = (jnp.where(live, history, 0), rows.candidate, rows.user)
-        count = total(lengths.sum() + 2 * lengths.shape[0], self.axis)
-        count = jnp.maximum(count, 1).astype(logits.dtype)
-        squares = sum((part.astype(logits.dtype) ** 2).sum() for part in looked_up)
-        norm = squares / count
-        return ModelOutput(logits, auxiliary, attention, encoded.interests, final_state, norm)
+        return ModelOutput(logits, auxiliary, attention, encoded.interests, final_state)
 
     def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
         """Return the features of items, embedded and concatenated."""
@@ -197,11 +184,10 @@ class InterestModel(nn.Module):
         context = batch.context
         statistics = None if batch.statistics is None else jnp.asarray(batch.statistics)
         terms = None
-        if self.config.logistic_regression:
-            terms = self.logistic_regression(item, user, context, statistics)
-            if statistics is not None and self.config.has_statistics_network:
-                of_network = self.statistics_network(statistics)[:, None]
-                terms = jnp.concatenate([terms[:, :-1], terms[:, -1:] + of_network], axis=1)
+        if statistics is not None:
+            terms = self.logistic_regression(item, user, statistics, context)
+            of_network = self.statistics_network(statistics)[:, None]
+            terms = jnp.concatenate([terms[:, :-1], terms[:, -1:] + of_network], axis=1)
         return RowInputs(
             self._cast(self.item_embeddings(item)),
             self._cast(self.user_embeddings(user)),
@@ -297,12 +283,11 @@ class InterestModel(nn.Module):
     def pool(
         self, history: Float[Array, "B T D"], lengths: Int[Array, " B"]
     ) -> Float[Array, "B D"]:
-        """Return raw behaviours pooled over time, as ``config.pooling`` says; 0 at length 0."""
-        if self.config.pooling == "padded_sum":
+        """Return the mean of raw behaviours; the sum, with padding, if it follows the authors."""
+        if self.config.follow_authors:
             return history.sum(1)
-        total = jnp.where(_live(lengths, history), history, 0).sum(1)
-        if self.config.pooling == "sum":
-            return total
+        live = is_live(lengths, history.shape[1])[..., None]
+        total = jnp.where(live, history, 0).sum(1)
         return total / jnp.maximum(lengths, 1).astype(total.dtype)[:, None]
 
     def click_logits(
@@ -348,16 +333,29 @@ class InterestModel(nn.Module):
         if self.is_initializing():
             self.auxiliary(before, behaviours)
         params = self.auxiliary.variables["params"]
-        if self.config.batch_norm != "none":
-            state_affine = self.auxiliary_norm_state(before, positions, train=train)
-            live = jnp.moveaxis(counted, -1, 0)
-            behaviour_affine = self.auxiliary_norm_behaviour(behaviours, live, train=train)
-            params = normalising(params, state_affine, behaviour_affine)
+        state_affine = self.auxiliary_norm_state(before, positions, train=train)
+        live = jnp.moveaxis(counted, -1, 0)
+        behaviour_affine = self.auxiliary_norm_behaviour(behaviours, live, train=train)
+        params = normalising(params, state_affine, behaviour_affine)
         of_real, of_sampled = auxiliary_weights(
-            positions, valid, mean=self.config.auxiliary_mean, weights=weights, axis=self.axis
+            positions,
+            valid,
+            mean="all" if self.config.follow_authors else "live",
+            weights=weights,
+            axis=self.axis,
         )
-        shares = jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)])
-        return weighted_loss(params, states, history, sampled, shares, self.config.networks)
+        of_behaviours = jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)])
+        implementation = self.config.network_implementation
+        return weighted_loss(params, states, history, sampled, of_behaviours, implementation)
+
+
+def check_modules(config: ModelConfig) -> None:
+    """Refuse an attention or evolution that has no module, by a UserError with the nearest name.
+
+    Names are those of :data:`ATTENTIONS` and :data:`EVOLUTIONS`, to which users add modules.
+    """
+    require_choice("model.attention", config.attention, ATTENTIONS)
+    require_choice("model.evolution", config.evolution, ("none", "attention", *EVOLUTIONS))
 
 
 def with_statistics(
@@ -374,7 +372,6 @@ def with_statistics(
     """
     if batch.statistics is not None or not config.statistics:
         return batch
-    tables = tables._replace(factors=factors_read(config, schema, tables))
     history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
     own = None if batch.own is None else jnp.asarray(batch.own)
     fold = None if batch.fold is None else jnp.asarray(batch.fold)
@@ -383,8 +380,3 @@ def with_statistics(
     else:
         statistics = inputs_of_values(schema, tables, *values, lengths, own, fold)
     return batch._replace(statistics=statistics, own=None, fold=None)
-
-
-def _live(lengths: Int[Array, " B"], history: Float[Array, "B T D"]) -> Bool[Array, "B T 1"]:
-    steps = history.shape[1]  # symbolic in exported programs
-    return (jnp.arange(steps, dtype=lengths.dtype)[None, :] < lengths[:, None])[..., None]

@@ -28,7 +28,8 @@ class LogisticRegression(nn.Module):
     >>> from dien_jax.model import LogisticRegression
     >>> schema = Schema((Feature("item", "categorical", 9),), (Feature("user", "categorical", 3),))
     >>> item, user = {"item": jnp.zeros(2, jnp.int32)}, {"user": jnp.zeros(1, jnp.int32)}
-    >>> terms, _ = LogisticRegression(schema).init_with_output(jax.random.key(0), item, user)
+    >>> inputs = item, user, jnp.ones((2, 5))
+    >>> terms, _ = LogisticRegression(schema).init_with_output(jax.random.key(0), *inputs)
     >>> terms.shape
     (2, 3)
 
@@ -44,13 +45,12 @@ class LogisticRegression(nn.Module):
         self,
         item: dict[str, FeatureValues],
         user: dict[str, FeatureValues],
+        statistics: Float[Array, "B F"],
         context: dict[str, FeatureValues] | None = None,
-        statistics: Float[Array, "B F"] | None = None,
     ) -> Float[Array, "B L"]:
         """Return the terms: item, user and context features, then the counts with the intercept.
 
-        ``user`` and ``context`` may have a single row for all items; ``statistics`` is None for a
-        model that does not read counts.
+        ``user`` and ``context`` may have a single row for all items.
         """
         zeros, values = nn.initializers.zeros_init(), {"item": item, "user": user}
         if self.schema.context:
@@ -60,11 +60,10 @@ class LogisticRegression(nn.Module):
             for group, of in values.items()
         ]
         total = self.param("intercept", zeros, (1,))[None]
-        if statistics is not None:
-            inputs = (statistics.shape[1],)
-            mean = self.param("statistics_mean", zeros, inputs)
-            weights = self.param("statistics_weights", zeros, inputs)
-            total = total + (statistics - mean[None]) @ weights[:, None]
+        inputs = (statistics.shape[1],)
+        mean = self.param("statistics_mean", zeros, inputs)
+        weights = self.param("statistics_weights", zeros, inputs)
+        total = total + (statistics - mean[None]) @ weights[:, None]
         rows = parts[0].shape[0]
         parts = [jnp.broadcast_to(part, (rows, part.shape[1])) for part in (*parts, total)]
         return jax.lax.stop_gradient(jnp.concatenate(parts, axis=-1))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dien_kernels import Form, Implementation, Precision, SharedCell, Weights, agru, augru, gru
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ADDED_CHOICES, ModelConfig, network_implementation
+from dien_jax.config.settings import ModelConfig, network_implementation
 
 
 def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
@@ -28,15 +28,15 @@ def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initi
 
 
 class _Recurrence(nn.Module):
-    """Parameters and options of a recurrence; the form "authors" has initial gate biases of 1."""
+    """Parameters and options of a recurrence; the gates "authors" have initial biases of 1."""
 
     hidden_size: int
-    form: Form = "paper"
+    gates: Form = "paper"
     implementation: Implementation = "auto"
     precision: Precision = "highest"
 
-    def weights(self, depth: int, gates: int = 3) -> Weights:
-        gate_bias = 1.0 if self.form == "authors" else 0.0
+    def weights(self, depth: int, count: int = 3) -> Weights:
+        gate_bias = 1.0 if self.gates == "authors" else 0.0
 
         def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
             return jnp.full(shape, gate_bias, dtype).at[-1].set(0)
@@ -45,14 +45,14 @@ class _Recurrence(nn.Module):
         glorot = _gate_by_gate(nn.initializers.glorot_uniform())
         orthogonal = _gate_by_gate(nn.initializers.orthogonal())
         return Weights(
-            self.param("input", glorot, (depth, gates, hidden)),
-            self.param("recurrent", orthogonal, (hidden, gates, hidden)),
-            self.param("bias", bias, (gates, hidden)),
+            self.param("input", glorot, (depth, count, hidden)),
+            self.param("recurrent", orthogonal, (hidden, count, hidden)),
+            self.param("bias", bias, (count, hidden)),
         )
 
     def options(self, lengths: Int[Array, " B"]) -> dict:
         options = {"implementation": self.implementation, "precision": self.precision}
-        return {"lengths": lengths, "form": self.form, **options}
+        return {"lengths": lengths, "form": self.gates, **options}
 
 
 def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
@@ -66,7 +66,7 @@ def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
         weights = Weights(**self.variables["params"])
         operands = (states, attention, weights, length)
         implementation = network_implementation(self.implementation)
-        return dien_kernels.last_states(cell, self.form, *operands, self.precision, implementation)
+        return dien_kernels.last_states(cell, self.gates, *operands, self.precision, implementation)
 
     return last_states
 
@@ -109,7 +109,7 @@ class AGRU(_Recurrence):
     def __call__(
         self, x: Float[Array, "B T D"], attention: Float[Array, "B T"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        return agru(x, attention, self.weights(x.shape[-1], gates=2), **self.options(lengths))
+        return agru(x, attention, self.weights(x.shape[-1], count=2), **self.options(lengths))
 
     last_states = _last_states("agru")
 
@@ -158,7 +158,9 @@ class AIGRU(_Recurrence):
 
 def make_recurrence(cell: type[_Recurrence], config: ModelConfig) -> nn.Module:
     """Return a recurrence of ``dien_kernels`` with the options of the configuration."""
-    return cell(config.hidden_size, config.form, config.recurrence, config.recurrence_precision)
+    return cell(
+        config.hidden_size, config.gates, config.implementation, config.recurrence_precision
+    )
 
 
 EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
@@ -169,4 +171,3 @@ EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 """The recurrence of each ``config.evolution`` that has one. Add a cell of your own under a new
 name: a module that is called as :class:`AUGRU`. docs/tutorial.md does."""
-ADDED_CHOICES["evolution"] = EVOLUTIONS

@@ -20,6 +20,7 @@ from dien_jax.data.tables import (
     OWN_VALUE,
     FeatureTables,
     ValueStatistics,
+    factor_features,
     statistics_features,
 )
 from dien_jax.model.embeddings import gather
@@ -52,10 +53,8 @@ MATCH = "match"
 """Input of items with categorical or multi-valued features; see :func:`_match`."""
 
 
-def statistics_names(
-    schema: Schema, factors: bool = True, transitions: bool = True
-) -> tuple[str, ...]:
-    """Return the names of the F inputs, with or without those of factors and of transitions.
+def statistics_names(schema: Schema) -> tuple[str, ...]:
+    """Return the names of the F inputs.
 
     >>> from dien_jax import open_dataset
     >>> from dien_jax.model import statistics_names
@@ -65,7 +64,7 @@ def statistics_names(
     features = [feature.name for feature in statistics_features(schema)]
     match = (MATCH,) if _attributes(schema) else ()
     counts = [f"{feature} {name}" for feature in features for name in OF_VALUE]
-    return ("length", *counts, *match, *(factor_names(schema, transitions) if factors else ()))
+    return ("length", *counts, *match, *factor_names(schema))
 
 
 def statistics_inputs(
@@ -81,15 +80,15 @@ def statistics_inputs(
 
     There may be a single history for all candidates. ``own`` are the bits of a training example,
     whose own event and its user's later ones are left out of all counts; ``fold`` has the tables
-    of factors that leave its user out. Tables without factors give no inputs of them.
+    of factors that leave its user out.
 
     Raises:
-      ValueError: for tables without statistics.
+      ValueError: for tables without counts, or without the factors of a feature that has them.
     """
-    if not tables.statistics:
+    if not tables.statistics or {*tables.factors} != {f.name for f in factor_features(schema)}:
         raise ValueError(
-            "model.statistics needs the counts of training events in the tables: make them with "
-            "feature_tables, or choose ModelConfig(statistics=False)"
+            "model.statistics needs the counts and factors of training events in the tables: make "
+            "them with feature_tables, or choose ModelConfig(statistics=False)"
         )
     of_candidate, of_history = (gather(ids, tables.item, "item") for ids in (candidate, history))
     return inputs_of_values(schema, tables, of_candidate, of_history, lengths, own, fold)
@@ -122,7 +121,8 @@ def inputs_of_values(
         columns.append(_match(attributes, of_candidate, of_history, lengths))
     parts = [jnp.stack(columns, axis=-1)]
     for name, factors in tables.factors.items():
-        parts.append(similarities(factors, of_candidate[name], one[name], one_length, fold))
+        arrays = of_candidate[name], one[name], one_length, fold
+        parts.append(similarities(factors, *arrays, transitions=name == schema.item[0].name))
     return jnp.concatenate(parts, axis=-1)
 
 

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 
 NETWORKS = 4
 """Networks whose mean logit counts; their initial parameters differ."""
+LAYERS = (64, 32)
+"""Sizes of the hidden layers."""
 LIMIT = 6.0
 """Largest absolute value of a standardised input."""
 
@@ -29,7 +31,7 @@ class StatisticsNetwork(nn.Module):
     gradient changes them. See :mod:`dien_jax.training.statistics_network`.
     """
 
-    layers: Sequence[int]
+    layers: Sequence[int] = LAYERS
 
     @nn.compact
     def __call__(self, statistics: Float[Array, "B F"]) -> Float[Array, " B"]:

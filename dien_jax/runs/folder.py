@@ -32,6 +32,9 @@ from dien_jax.data.digests import data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.data.order import automatic_order
 from dien_jax.errors import UserError, reading, writing
+from dien_jax.model.attention import ATTENTION_LAYERS
+from dien_jax.model.auxiliary import AUXILIARY_LAYERS
+from dien_jax.model.interest import check_modules
 from dien_jax.steps.rows import automatic_update
 from dien_jax.utils.files import atomic_path, check_utf8, content, read_json, write_json
 from dien_jax.utils.json_values import (
@@ -172,12 +175,13 @@ class Run:
         warm_start: WarmStart | None = None,
         devices: int = 1,
     ) -> "Run":
-        """Describe a new run; a seed out of range is a :class:`UserError`.
+        """Describe a new run; a seed out of range or a module that is unknown is a UserError.
 
         Settings that the data decides are recorded as decided.
         """
         if not (isinstance(seed, Integral) and 0 <= seed <= LARGEST_SEED):
             raise UserError(f"seed must be 0 to {LARGEST_SEED}, got {seed}")
+        check_modules(config.model)
         data, digest = str(dataset.path.absolute()), data_digest(dataset)
         schema, config = schema_to_json(dataset.schema), decided_config(config, dataset)
         return cls(
@@ -189,7 +193,7 @@ class Run:
             config,
             versions(config, devices),
             vocabulary_digests(dataset),
-            table_digests(dataset, **config.model.reads),
+            table_digests(dataset, statistics=config.model.statistics),
             warm_start,
         )
 
@@ -261,7 +265,7 @@ class Run:
                     f"{problem} vocab/{name}.txt has other values, or another order, than in "
                     f"training, so its ids mean something else"
                 )
-        found = table_digests(dataset, **self.config.model.reads)
+        found = table_digests(dataset, statistics=self.config.model.statistics)
         for name in sorted(self.tables | found):
             if self.tables.get(name) != found.get(name):
                 raise UserError(f"{problem} {name} has other values than in training")
@@ -325,7 +329,10 @@ def versions(config: Config | None = None, devices: int = 1) -> dict[str, str]:
     if count() > 1:
         found["processes"] = str(count())
     rows = config.train.batch_size // devices
-    names = {"recurrences": _recurrences(config, rows), "networks": _networks(config.model)}
+    names = {
+        "recurrences": _recurrences(config, rows),
+        "networks": _network_implementations(config.model),
+    }
     try:
         return found | {
             what: ", ".join(f"native {instruction_set()}" if n == "native" else n for n in chosen)
@@ -333,7 +340,7 @@ def versions(config: Config | None = None, devices: int = 1) -> dict[str, str]:
             if chosen
         }
     except NotImplementedError as error:
-        raise UserError(f"model.recurrence: {error}") from error
+        raise UserError(f"model.implementation: {error}") from error
 
 
 def _recurrences(config: Config, rows: int) -> list[str]:
@@ -341,30 +348,30 @@ def _recurrences(config: Config, rows: int) -> list[str]:
     model = config.model
     if model.extractor == "none" and model.evolution in ("none", "attention"):
         return []
-    if model.recurrence != "auto":
-        return [model.recurrence]
+    if model.implementation != "auto":
+        return [model.implementation]
     chosen = explain(
         "gru",
         batch=rows,
         steps=config.train.max_history,
         hidden=model.hidden_size,
-        form=model.form,
+        form=model.gates,
         precision=model.recurrence_precision,
     )
     return [chosen.implementation]
 
 
-def _networks(model: ModelConfig) -> list[str]:
+def _network_implementations(model: ModelConfig) -> list[str]:
     """Return the implementations of attention and the auxiliary loss, if the model has them."""
     layers: dict[Network, int] = {}
     if model.evolution != "none" and model.attention == "mlp":
-        layers["attention"] = len(model.attention_layers)
+        layers["attention"] = len(ATTENTION_LAYERS)
     if model.auxiliary_weight:
-        layers["auxiliary"] = len(model.auxiliary_layers)
+        layers["auxiliary"] = len(AUXILIARY_LAYERS)
     chosen: list[str] = [
         explain_network(network, hidden_layers=count).implementation
-        if model.networks == "auto"
-        else model.networks
+        if model.network_implementation == "auto"
+        else model.network_implementation
         for network, count in layers.items()
     ]
     return sorted(set(chosen))

@@ -106,7 +106,7 @@ def factorise(
             vectors[table, rows, 2 * components :] = later
             del earlier, later
         of_table(1.0)
-    return with_scale(row, vectors)
+    return with_scale(row, vectors, transitions=transitions)
 
 
 def _read_choices(

@@ -108,7 +108,7 @@ class RowUpdate:
     """The update of all parameters, or of rows of tables, on one device."""
 
     def __init__(self, config: Config, schema: Schema, steps_per_epoch: int) -> None:
-        self._optimizer = make_optimizer(config, schema, steps_per_epoch)
+        self._optimizer = make_optimizer(config, steps_per_epoch)
 
     def __call__(
         self, whole: tuple[Any, Any], compact: tuple[Any, Any], gather: RowGather, gradients: Any

@@ -5,8 +5,8 @@
 An update by row costs what the batch looks up, whatever the size of the tables.
 
 A step works on compact tables of the rows that its batch looks up. Other rows keep parameters and
-slots to the bit: with ``lazy_adam`` (as in TensorFlow Addons) their moments do not decay, while
-``rowwise_adagrad`` is the same as dense. Padding and filler look up row 0, of unknown values.
+slots to the bit: their moments do not decay, as in LazyAdam of TensorFlow Addons. Padding and
+filler look up row 0, of unknown values.
 
 Dimensions: U rows taken of a table, at most as many as ids look it up.
 """
@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Int
 
 from dien_jax.config.settings import ModelConfig
@@ -36,9 +35,6 @@ LAZY_ROWS = 65_536
 
 Up to here dense Adam was not worse in quality (docs/choices.md) and costs a third of a step of 16
 behaviours at most; its time grows with every row."""
-
-ADAGRAD_EPSILON = 1e-8
-"""Added to the square root of an accumulator."""
 
 Table = tuple[str, str]
 """Group of features, such as ``item``, and feature: its embeddings and its weights."""
@@ -259,35 +255,3 @@ def table_of(path: tuple) -> Table:
     keys = [str(getattr(key, "key", "")) for key in path[-2:]]
     groups = [keys[0].removesuffix(ending) for ending in _ENDINGS if keys[0].endswith(ending)]
     return (groups[0] if groups else "", keys[-1])
-
-
-class RowwiseAdagradState(NamedTuple):
-    """State of :func:`scale_by_rowwise_adagrad`: float32 ``[rows]`` for each table."""
-
-    squares: Any
-
-
-def scale_by_rowwise_adagrad() -> optax.GradientTransformation:
-    """Return row-wise Adagrad: ``s += mean(g^2)``, then ``g / (sqrt(s) + epsilon)``.
-
-    For tables ``[rows, E]``, whole or rows taken; means are over E. It keeps 4 bytes for each row,
-    where Adam keeps twice the row's parameters.
-
-    Source: Duchi et al., JMLR 12, 2011; by row as in DLRM (Naumov et al., arXiv:1906.00091) and
-    FBGEMM.
-    """
-
-    def init(params: Any) -> RowwiseAdagradState:
-        squares = jax.tree.map(lambda table: jnp.zeros_like(table[:, 0]), params)
-        return RowwiseAdagradState(squares)
-
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, RowwiseAdagradState]:
-        del params
-        squares = jax.tree.map(lambda s, g: s + (g**2).mean(1), state.squares, gradients)
-
-        def scale(g: jax.Array, s: jax.Array) -> jax.Array:
-            return g / (jnp.sqrt(s) + ADAGRAD_EPSILON)[:, None]
-
-        return jax.tree.map(scale, gradients, squares), RowwiseAdagradState(squares)
-
-    return optax.GradientTransformation(init, update)

@@ -12,6 +12,7 @@ from dien_jax.data.batch import blank_values, example_batch
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics
 from dien_jax.errors import UserError
+from dien_jax.model.attention import ATTENTION_LAYERS
 from dien_jax.model.interest import InterestModel
 from dien_jax.steps.negatives import Sampler, host_sampler
 from dien_jax.steps.optimizer import make_optimizer
@@ -49,9 +50,7 @@ class TrainingData(Protocol):
     def popularity(self) -> np.ndarray:
         """Training events of each item, int64 ``[items]``."""
 
-    def feature_tables(
-        self, *, statistics: bool, factors: bool, transitions: bool, folds: bool
-    ) -> FeatureTables:
+    def feature_tables(self, *, statistics: bool, folds: bool) -> FeatureTables:
         """Return the tables of items and users, and what the model reads of the statistics."""
 
 
@@ -65,7 +64,9 @@ def feature_tables(
     >>> sorted(feature_tables(open_dataset("data"), preset("dien").model).item)
     ['category']
     """
-    return jax.tree.map(jnp.asarray, dataset.feature_tables(**model.reads, folds=folds))
+    return jax.tree.map(
+        jnp.asarray, dataset.feature_tables(statistics=model.statistics, folds=folds)
+    )
 
 
 def training_tables(
@@ -81,7 +82,9 @@ def training_tables(
     True
     """
     place = place or OneDevice(dataset.schema)
-    features = place.put_features(dataset.feature_tables(**config.model.reads, folds=True))
+    features = place.put_features(
+        dataset.feature_tables(statistics=config.model.statistics, folds=True)
+    )
     if not config.model.auxiliary_weight:
         return Tables(features, None)
     alias_table = host_sampler(dataset.popularity, config.model.auxiliary_distribution)
@@ -117,14 +120,14 @@ def create_state(
     require_step_memory(config, place, place.devices, longest)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     model = InterestModel(config.model, schema, initial=place.initial)
-    optimizer = make_optimizer(config, schema, steps_per_epoch)
+    optimizer = make_optimizer(config, steps_per_epoch)
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:
         groups = (schema.item[1:], schema.user[1:])
         item, user = ({f.name: blank_values(f, 1) for f in group} for group in groups)
-        statistics = blank_statistics(schema) if config.model.statistics else {}
-        reads = config.model.reads
-        factors = blank_factors(schema, reads["transitions"]) if reads["factors"] else {}
+        statistics, factors = {}, {}
+        if config.model.statistics:
+            statistics, factors = blank_statistics(schema), blank_factors(schema)
         tables = jax.tree.map(jnp.asarray, FeatureTables(item, user, statistics, factors))
         negatives = jnp.zeros((1, 1, config.model.auxiliary_negatives), jnp.int32)
         batch = example_batch(schema)
@@ -138,7 +141,7 @@ def create_state(
         require_state_memory(shapes, config, place, shardings)
         params, batch_stats, slots = jax.jit(initialise, out_shardings=shardings)(init_key)
     except NotImplementedError as error:
-        raise UserError(f"model.recurrence: {error}") from error
+        raise UserError(f"model.implementation: {error}") from error
     step = jnp.zeros((), jnp.int32)
     return TrainState(params, batch_stats, slots, place.on_each(step), place.on_each(run_key))
 
@@ -182,8 +185,6 @@ def require_state_memory(
     where = f" on each of {place.devices} devices" if place.devices > 1 else ""
     subject = f"{sum(counts[:parameters]):,} parameters{where} and their optimizer state"
     advice = "choose smaller model sizes"
-    if place.layouts and update != "rowwise_adagrad":
-        advice += " or optim.embedding_update rowwise_adagrad"
     require_memory(sum(sizes) + max(dense), place.bytes_of_device(), subject, advice)
 
 
@@ -215,7 +216,7 @@ def step_bytes(config: Config, schema: Schema, rows: int, steps: int) -> int:
     if model.evolution not in ("none", "attention"):
         numbers += model.hidden_size
     if model.evolution != "none" and model.attention == "mlp":
-        numbers += sum(model.attention_layers)
+        numbers += sum(ATTENTION_LAYERS)
     if model.auxiliary_weight:
         numbers += (1 + model.auxiliary_negatives) * embedding
         ids += model.auxiliary_negatives

@@ -127,10 +127,10 @@ def with_unknown_items(config: Config, batch: Batch, user_key: jax.Array) -> Bat
     """Return the batch with some candidates and behaviours replaced by the unknown item."""
     if not config.train.unknown_items:
         return batch
-    return _with_unknown_items(batch, jax.random.fold_in(user_key, 1), config.train.unknown_items)
+    return replaced_items(batch, jax.random.fold_in(user_key, 1), config.train.unknown_items)
 
 
-def _with_unknown_items(batch: Batch, key: jax.Array, share: float) -> Batch:
+def replaced_items(batch: Batch, key: jax.Array, share: float) -> Batch:
     """Return the batch with some candidates and behaviours replaced by the unknown item."""
     item, history = jnp.asarray(batch.item), jnp.asarray(batch.history)
     item_key, history_key = jax.random.split(key)
@@ -156,7 +156,7 @@ def make_loss(
     device's shares if there is a mesh ``axis``.
     """
     model = InterestModel(config.model, schema, axis)
-    click_loss_of = halved_click_loss if config.model.classifier == "softmax" else click_loss
+    click_loss_of = halved_click_loss if config.model.follow_authors else click_loss
 
     def loss(
         params: Any,
@@ -178,8 +178,6 @@ def make_loss(
         )
         click = click_loss_of(output.logits, labels, weights, axis)
         total = click + config.model.auxiliary_weight * output.auxiliary_loss
-        if config.optim.embedding_l2:
-            total = total + config.optim.embedding_l2 * output.embedding_norm
         hits = (output.logits > 0) == (labels > 0.5)
         real = jnp.maximum(devices.total(weights.sum(), axis), 1)
         accuracy = (hits.astype(jnp.float32) * weights).sum() / real
@@ -205,7 +203,7 @@ def make_train_step(
     >>> int(state.step), sorted(metrics)[:2]
     (1, ['accuracy', 'auxiliary_loss'])
 
-    Metrics are device scalars, means over real rows: ``loss`` (with penalty), ``click_loss``,
+    Metrics are device scalars, means over real rows: ``loss``, ``click_loss``,
     ``auxiliary_loss`` (unweighted), ``accuracy``, ``weight`` (real rows) and ``gradient_norm``.
 
     On several devices state, tables and batch are those of a ``place``. Parameters and metrics are

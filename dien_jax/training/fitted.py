@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit, logit
 
-from dien_jax.config.settings import Config, ModelConfig
+from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.digests import data_digest
 from dien_jax.data.schema import Feature
-from dien_jax.model.logistic_regression import WEIGHTS, alone, fitted_alone
+from dien_jax.model.logistic_regression import FITTED, WEIGHTS, alone, fitted_alone
+from dien_jax.model.statistics_network import LAYERS
 from dien_jax.steps.state import TrainState
 from dien_jax.training.logistic_regression import (
     LOGISTIC_REGRESSION,
@@ -60,31 +61,22 @@ def with_fitted(
         say(f"no {LOGISTIC_REGRESSION}: all training examples have the same label")
         return state
     fitted = on_first(lambda: _fitted(dataset, config, before_pass))
-    names = ["logistic_regression"]
-    names += ["statistics_network"] * config.model.has_statistics_network
-    current = {name: state.params[name] for name in names}
+    current = {name: state.params[name] for name in FITTED}
     fitted = put(fitted, current)  # copies: the state is donated
     return state._replace(params={**state.params, **fitted})
 
 
-def parts_alone(model: ModelConfig, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def parts_alone(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return by name the parameters with which a model scores as a part that was fitted first."""
-    parts = {}
-    if model.logistic_regression:
-        parts[LOGISTIC_REGRESSION] = alone(params)
-    if model.has_statistics_network:
-        parts[WITHOUT_NETWORKS] = fitted_alone(params)
-    return parts
+    return {LOGISTIC_REGRESSION: alone(params), WITHOUT_NETWORKS: fitted_alone(params)}
 
 
 def _fitted(dataset: Dataset, config: Config, before_pass: Callable[[], None]) -> dict[str, Any]:
     """Return the fitted parameters of each module, on the host."""
-    model, max_history = config.model, config.train.max_history
-    layers = model.statistics_layers if model.has_statistics_network else ()
-    options = (max_history, tuple(model.reads.values()), layers)
-    key = (str(dataset.path.absolute()), data_digest(dataset), options)
+    max_history = config.train.max_history
+    key = (str(dataset.path.absolute()), data_digest(dataset), max_history)
     if key not in _latest:
-        inputs = RegressionInputs(dataset, max_history, model)
+        inputs = RegressionInputs(dataset, max_history)
         train, valid = (inputs.read(split, MAX_ROWS, before_pass) for split in ("train", "valid"))
         with stage(LOGISTIC_REGRESSION) as current:
             fitted = fit_logistic(train, valid, current, before_pass)
@@ -92,18 +84,17 @@ def _fitted(dataset: Dataset, config: Config, before_pass: Callable[[], None]) -
         unknown = fitted.logits(inputs.unknown_candidates())
         level = _level_of_unknown(fitted.logits(train), unknown)
         found = {"logistic_regression": _of_regression(fitted, inputs, level)}
-        if layers:
-            first, second = (_examples(fitted, of, inputs.num_counts) for of in (train, valid))
-            with stage(STATISTICS_NETWORK) as current:
-                network = fit_statistics_network(first, second, layers, current, before_pass)
-            found["statistics_network"] = network
+        first, second = (_examples(fitted, of, inputs.num_counts) for of in (train, valid))
+        with stage(STATISTICS_NETWORK) as current:
+            network = fit_statistics_network(first, second, LAYERS, current, before_pass)
+        found["statistics_network"] = network
         _latest.clear()
         _latest[key] = found
     return _latest[key]
 
 
 _latest: dict[tuple, dict[str, Any]] = {}
-"""The last fit, by dataset and options."""
+"""The last fit, by dataset and ``max_history``."""
 
 
 def _examples(fitted: FittedRegression, inputs: Inputs, counts: int) -> Examples:
@@ -137,9 +128,8 @@ def _of_regression(
     numbers = iter(range(counts, len(inputs.names)))
     intercept = fitted.intercept - float(fitted.mean[counts:] @ fitted.dense[counts:])
     result: dict[str, Any] = {"intercept": np.full(1, intercept, np.float32)}
-    if counts:
-        result["statistics_mean"] = fitted.mean[:counts]
-        result[f"statistics_{WEIGHTS}"] = fitted.dense[:counts]
+    result["statistics_mean"] = fitted.mean[:counts]
+    result[f"statistics_{WEIGHTS}"] = fitted.dense[:counts]
 
     def weights(feature: Feature, group: str) -> np.ndarray:
         if feature.size is None:

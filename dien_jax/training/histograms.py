@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dien_jax.data.batch import Batch
+from dien_jax.data.batch import Batch, is_live
 from dien_jax.steps.placement import OneDevice
 
 HISTOGRAM_ROWS = 65_536
@@ -14,7 +14,7 @@ HISTOGRAM_ROWS = 65_536
 
 def live_values(summary: Mapping[str, np.ndarray], batch: Batch) -> dict[str, np.ndarray]:
     """Return the entries of a summary of a batch that belong to events, or to real rows."""
-    live = np.arange(batch.history.shape[1]) < np.asarray(batch.lengths)[:, None]
+    live = is_live(np.asarray(batch.lengths), batch.history.shape[1])
     places = {"final_state": np.asarray(batch.weight) > 0}
     return {name: value[places.get(name, live)] for name, value in summary.items()}
 

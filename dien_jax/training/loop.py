@@ -122,7 +122,7 @@ class Trainer:
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: dict[str, float] = {}  # sums of training metrics
         self._fixed: np.ndarray | None = None  # validation scores of what is fitted first
-        if latest is None and config.model.logistic_regression and run.warm_start is None:
+        if latest is None and config.model.statistics and run.warm_start is None:
             # A stop is decided by all processes, and only the first one fits.
             asked = self._stop_if_asked if count() == 1 else lambda: None
             put = self._devices.copy_of
@@ -194,7 +194,8 @@ class Trainer:
             labels = np.asarray(self._dataset.splits[split].label)
             intervals[split] = from_first(functools.partial(auc_interval, labels, scores))
         baselines = {}
-        for name, params in parts_alone(self._config.model, best.params).items():
+        alone = parts_alone(best.params) if self._config.model.statistics else {}
+        for name, params in alone.items():
             part = with_params(best, params)
             scores = self._scores("test", part)
             area = functools.partial(auc, np.asarray(self._dataset.splits["test"].label), scores)
@@ -320,7 +321,7 @@ class Trainer:
 
     def _shared(self, scores: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the best share of the networks' logit on validation, and the scores with it."""
-        if not self._config.model.logistic_regression:
+        if not self._config.model.statistics:
             return 1.0, scores
         if self._fixed is None:
             part = with_params(self.state, fitted_alone(self.state.params))

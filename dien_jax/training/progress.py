@@ -122,9 +122,6 @@ def not_finite(problem: str, optim: OptimConfig, kept: int | None) -> NotFiniteE
       optim: settings of the optimizer.
       kept: step of the latest checkpoint; None if there is none.
     """
-    clip = "clipping with --optim.clip-norm 1"
-    if optim.clip_norm is not None:
-        clip = f"a lower --optim.clip-norm (now {optim.clip_norm:g})"
     note = "" if kept is None else f"; the checkpoint of step {kept} is kept"
     rate = f"a lower --optim.learning-rate (now {optim.learning_rate:g})"
-    return NotFiniteError(f"training stopped: {problem}. Try {rate} or {clip}{note}")
+    return NotFiniteError(f"training stopped: {problem}. Try {rate}{note}")

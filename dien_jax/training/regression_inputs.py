@@ -31,7 +31,6 @@ from dien_jax.utils.console import say, stage
 BATCH = 1024
 UNKNOWN_BATCHES = 8
 """Batches with unknown candidates."""
-DEFAULT = ModelConfig()
 MAX_COLUMNS = 1 << 20
 """One-hot columns of a feature; of a larger vocabulary, values share columns."""
 UNCOUNTED = ("length", "known", "repeats", "repeat_share", "repeat_recency", MATCH)
@@ -59,7 +58,6 @@ class RegressionInputs:
     Args:
       dataset: the data.
       max_history: events kept of a history.
-      model: whose counts and factors are columns.
 
     Attributes:
       schema: features of the dataset.
@@ -72,23 +70,22 @@ class RegressionInputs:
       num_attributes: the one-hot columns that are not of an id come first, and are so many.
     """
 
-    def __init__(self, dataset: Dataset, max_history: int, model: ModelConfig = DEFAULT) -> None:
+    def __init__(self, dataset: Dataset, max_history: int) -> None:
         schema = dataset.schema
-        self._dataset, self.schema, self._statistics = dataset, schema, model.statistics
+        self._dataset, self.schema = dataset, schema
         # Batches of one padded length, so that one program is compiled for all splits.
         self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)
-        self._tables = feature_tables(dataset, model, folds=True)
+        self._tables = feature_tables(dataset, ModelConfig(), folds=True)
         self._host_tables = dataset.feature_tables()
         numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
-        reads = model.reads["factors"], model.reads["transitions"]
-        counts = statistics_names(schema, *reads) if model.statistics else ()
+        counts = statistics_names(schema)
         self.names, self.num_counts = (*counts, *numbers), len(counts)
         self.uncounted = [
             place
             for place, name in enumerate(self.names)
             if place >= len(counts) or name.rpartition(" ")[2] in UNCOUNTED
         ]
-        self._step = jax.jit(lambda tables, batch: _dense(schema, tables, batch, model.statistics))
+        self._step = jax.jit(lambda tables, batch: _dense(schema, tables, batch))
         groups = ((schema.item[1:], "item"), (schema.user[1:], "user"), (schema.context, "context"))
         attributes = [(f, group) for group_of, group in groups for f in group_of if f.size]
         ids = [(schema.item[0], "item"), (schema.user[0], "user")]
@@ -148,7 +145,7 @@ class RegressionInputs:
             split,
             self._batch_options,
             seed=SPLITS.index(split),
-            statistics=self._statistics,
+            statistics=True,
             order=order,
         )
 
@@ -207,16 +204,12 @@ def _slots(value: FeatureValues) -> tuple[np.ndarray, np.ndarray]:
     return values, np.ones(values.shape, np.float32)
 
 
-def _dense(
-    schema: Schema, tables: FeatureTables, batch: Batch, statistics: bool
-) -> Float[Array, "B D"]:
+def _dense(schema: Schema, tables: FeatureTables, batch: Batch) -> Float[Array, "B D"]:
     """Return the dense columns of a batch."""
     history, lengths, item = map(jnp.asarray, (batch.history, batch.lengths, batch.item))
     own = None if batch.own is None else jnp.asarray(batch.own)
     fold = None if batch.fold is None else jnp.asarray(batch.fold)
-    columns = [jnp.zeros((item.shape[0], 0), jnp.float32)]
-    if statistics:
-        columns.append(statistics_inputs(schema, tables, history, lengths, item, own, fold))
+    columns = [statistics_inputs(schema, tables, history, lengths, item, own, fold)]
     values = (
         gather(item, tables.item, "item"),
         gather(jnp.asarray(batch.user), tables.user, "user"),

@@ -25,8 +25,8 @@ from dien_jax.runs.trained import restore_state
 from dien_jax.steps.rows import Table, table_of
 from dien_jax.steps.state import TrainState
 
-FREE = {"recurrence", "recurrence_precision", "dropout", "auxiliary_weight",
-        "auxiliary_negatives", "auxiliary_distribution", "auxiliary_mean"}  # fmt: skip
+FREE = {"implementation", "recurrence_precision", "dropout", "auxiliary_weight",
+        "auxiliary_negatives", "auxiliary_distribution"}  # fmt: skip
 """Model settings that may differ: neither shapes nor meaning of parameters depend on them."""
 
 NEW = -1

@@ -331,7 +331,7 @@ def test_a_number_of_devices_has_a_process_and_two_rows(tmp_path, capsys) -> Non
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 def test_a_train_step_lowers_for_an_absent_device() -> None:
     assert compile_only.kernels_for("h100") == ["mosaic_gpu", "triton"]
-    model = ModelConfig(recurrence="triton", statistics=False)
+    model = ModelConfig(implementation="triton", statistics=False)
     config = Config(model, train=TrainConfig(batch_size=4, max_history=3))
     with lowering_for("h100"):
         step, arguments = compile_only.step_and_arguments(config)

@@ -110,8 +110,8 @@ def test_shown_negatives_of_data_that_has_none_are_refused(data, tmp_path, capfd
     ("settings", "expected"),
     [
         ([], True),
-        (["--model.recurrence=native"], True),
-        (["--model.recurrence=xla"], False),
+        (["--model.implementation=native"], True),
+        (["--model.implementation=xla"], False),
         (["--train.deterministic"], False),  # XLA's flags must be set before it looks for devices
     ],
 )

@@ -59,10 +59,7 @@ STOPPED_AFTER = 110
 SETTINGS = [
     "--model.embedding-size=3",
     "--model.hidden-size=5",
-    "--model.attention-layers=6",
-    "--model.auxiliary-layers=6",
     *("--model.layers", "8", "4"),
-    "--model.statistics-layers=6",
     "--train.batch-size=32",
     "--train.epochs=3",
     "--train.click-rate=0.05",
@@ -97,7 +94,7 @@ def write_log(file: Path) -> None:
 
 def dataset_arrays(dataset: Dataset) -> dict[str, Any]:
     """Return all arrays of a dataset, of events and examples as if there were one part."""
-    everything = dict.fromkeys(("statistics", "factors", "transitions", "folds"), True)
+    everything = dict.fromkeys(("statistics", "folds"), True)
     splits = {name: examples._asdict() for name, examples in dataset.splits.items()}
     own = dataset.statistics.own
     chained = {

@@ -35,10 +35,10 @@ def test_flat_settings_build_the_same_configuration(name: str) -> None:
 
 
 def test_changes_leave_the_other_settings_as_they_were() -> None:
-    config = with_settings(PRESETS["authors"], {"model.layers": [8, 4], "optim.clip_norm": 1})
+    config = with_settings(PRESETS["authors"], {"model.layers": [8, 4], "optim.learning_rate": 1})
     expected = PRESETS["authors"]
     assert config.model == dataclasses.replace(expected.model, layers=(8, 4))
-    assert config.optim == dataclasses.replace(expected.optim, clip_norm=1.0)
+    assert config.optim == dataclasses.replace(expected.optim, learning_rate=1.0)
     assert config.train == expected.train
 
 
@@ -93,10 +93,9 @@ def test_config_of_a_run_is_a_preset_file(warm_start, tmp_path) -> None:
         ({"seed": 3}, "unknown setting 'seed'"),
         ({"optim": 3}, "optim must be an object, got 3"),
         ({"optim": {"learning_rate": "fast"}}, "optim.learning_rate must be of type float"),
-        ({"optim": {"weight_decay": 0.1}}, "optim.weight_decay must be 0 unless optim.name"),
         ({"preset": "author"}, "unknown preset 'author'; did you mean 'authors'"),
         ({"preset": ["dien"]}, "preset must be a name, got "),
-        ([], "expected an object, found []"),
+        ([], "Expected 'object', got 'array'"),
     ],
 )
 def test_mistake_is_told_with_the_file(values, message, tmp_path) -> None:

@@ -26,12 +26,10 @@ CONFIG = Config(
     model=ModelConfig(
         embedding_size=5,
         hidden_size=6,
-        attention_layers=(7,),
-        auxiliary_layers=(7,),
         layers=(9,),
         statistics=False,
     ),
-    optim=OptimConfig(embedding_update="lazy_adam", clip_norm=1.0),
+    optim=OptimConfig(embedding_update="lazy_adam"),
     train=TrainConfig(batch_size=BATCH, max_history=STEPS),
 )
 

@@ -1,7 +1,6 @@
 """The table of many runs: what is trained, what is not trained again, and what is said of it."""
 
 import csv
-import dataclasses
 import json
 import shutil
 import statistics
@@ -12,7 +11,7 @@ import pytest
 from support.tiny_run import SETTINGS, write_data
 
 from dien_jax import reproduce, train
-from dien_jax.config.preset_files import with_settings, without_auto
+from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import FAMILY, PRESETS, member
 from dien_jax.config.settings import Config
 from dien_jax.data import order
@@ -31,9 +30,7 @@ pytestmark = [pytest.mark.long, pytest.mark.repository]
 
 ROWS = ("din", "dien")
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "cpu" / "reproduce.csv"
-PRESENT = RESULTS.with_name("present_defaults.csv")
-"""Results of the presets as they are now."""
+RESULTS = ROOT / "benchmarks" / "results" / "cpu" / "present_defaults.csv"
 
 
 def tiny_tables() -> dict[str, Table]:
@@ -43,11 +40,7 @@ def tiny_tables() -> dict[str, Table]:
         row: Config(member(model, arguments.model), arguments.optim, arguments.train)
         for row, model in (("din", "din"), ("dien", "base_model"))
     }
-    family = Table(rows, {"DIN": "din", "DIEN": "dien"}, {name: name for name in ROWS})
-    frozen = dataclasses.replace(arguments.model, batch_norm="none")
-    rows = {"dien (batch_norm none)": Config(frozen, arguments.optim, arguments.train)}
-    none = Table(rows, {}, {"dien (batch_norm none)": "frozen"})
-    return {"family": family, "no_batch_norm": none}
+    return {"family": Table(rows, {"DIN": "din", "DIEN": "dien"})}
 
 
 @pytest.fixture(scope="module")
@@ -72,83 +65,29 @@ def test_rows_of_the_family_are_the_presets_of_their_names() -> None:
         assert config == PRESETS[name]
 
 
-def test_frozen_settings_are_the_presets_without_batch_norm() -> None:
-    """And without what else became a default after these tables were run."""
-    tables = reproduction.paper_tables()
-
-    def without(config: Config) -> Config:
-        weight = 1.0 if config.model.auxiliary_weight else 0.0
-        then = {"batch_norm": "none", "dropout": 0.0, "statistics": False}
-        then |= {"logistic_regression": False, "factors": False, "transitions": False}
-        then["statistics_layers"] = ()
-        config = without_auto(config)
-        model = dataclasses.replace(config.model, auxiliary_weight=weight, **then)
-        changes = {"unknown_items": 0.0, "calibrate": False, "patience": 2}
-        train = dataclasses.replace(config.train, **changes)
-        return dataclasses.replace(config, model=model, train=train)
-
-    assert tables["no_batch_norm"].rows == {
-        f"{name} (batch_norm none)": without(PRESETS[name]) for name in FAMILY
-    }
-    base = json.loads(without(PRESETS["dien"]).to_json())
-    choices = tables["choices"]
-    assert choices.rows["BatchNorm"].model.batch_norm == "running"
-    for row, config in choices.rows.items():
-        values = json.loads(config.to_json())
-        differing = [
-            f"{group}.{name}"
-            for group, settings in values.items()
-            for name, value in settings.items()
-            if value != base[group][name]
-        ]
-        assert len(differing) == (row != "dien (batch_norm none)"), row
-    for table in tables.values():
-        assert len(set(table.digests.values())) == len(table.rows)
-        assert set(table.baselines.values()) <= set(tables["no_batch_norm"].rows) | set(FAMILY)
-    shared = set(choices.digests) & set(tables["no_batch_norm"].digests)
-    assert shared == {"dien (batch_norm none)"}
-    for row in shared:
-        assert choices.digests[row] == tables["no_batch_norm"].digests[row]
-
-
 def test_parts_change_one_part_of_the_present_default() -> None:
     tables = reproduction.paper_tables()
     rows = tables["parts"].rows
     assert rows["dien"] == PRESETS["dien"]
     assert rows["augru"] == PRESETS["augru"]
     assert len(set(rows.values())) == len(rows)
-    named = {(row, digest) for table in tables.values() for row, digest in table.digests.items()}
-    assert len(named) == len(dict(named))  # a name stands for the same settings in all tables
-
-
-def test_published_results_have_the_rows_and_digests_of_the_frozen_tables() -> None:
-    tables = reproduction.paper_tables()
-    digests = tables["no_batch_norm"].digests | tables["choices"].digests
-    lines = read_results(RESULTS)
-    assert {(line["row"], line["settings"]) for line in lines} <= set(digests.items())
-    assert len({line["row"] for line in lines}) == len(digests) - 1  # all but a second augru
+    family = tables["family"].rows  # a name stands for the same settings in all tables
+    assert all(config == family.get(row, config) for row, config in rows.items())
 
 
 def test_runs_are_identified_by_the_settings_that_their_data_decides(data, monkeypatch) -> None:
     dataset, config = open_dataset(data), PRESETS["dien"]
-    digest = reproduction.paper_tables()["family"].digests["dien"]
-    before = {"optim.embedding_update": "dense", "train.order": "shuffled"}  # the values of then
-    as_before = with_settings(config, before)
-    assert digest == reproduction.settings_digest(json.loads(as_before.to_json()))
-    task = reproduction._task(dataset, "dien", 0, config, digest)
-    assert (task.config, task.key[1]) == (as_before, digest)
+    small = with_settings(config, {"optim.embedding_update": "dense", "train.order": "shuffled"})
+    for given in (config, small):
+        task = reproduction._task(dataset, "dien", 0, given)
+        assert (task.config, task.key[1]) == (small, reproduction.settings_digest(small))
     monkeypatch.setattr(embedding_rows, "DENSE_ROWS", 0)
     monkeypatch.setattr(embedding_rows, "LAZY_ROWS", 0)
     monkeypatch.setattr(order, "KEYED_EXAMPLES", 0)
-    large = {"optim.embedding_update": "lazy_adam", "train.order": "keyed"}
-    large_config = with_settings(config, large)
-    task = reproduction._task(dataset, "dien", 0, config, digest)
-    assert (task.config, task.key[1]) == (
-        large_config,
-        reproduction.settings_digest(json.loads(large_config.to_json())),
-    )
-    task = reproduction._task(dataset, "dien", 0, as_before, digest)
-    assert (task.config, task.key[1]) == (as_before, digest)
+    large = with_settings(config, {"optim.embedding_update": "lazy_adam", "train.order": "keyed"})
+    for given, expected in ((config, large), (small, small)):
+        task = reproduction._task(dataset, "dien", 0, given)
+        assert (task.config, task.key[1]) == (expected, reproduction.settings_digest(expected))
 
 
 def test_results_that_are_no_numbers_are_refused_by_line(tmp_path) -> None:
@@ -162,13 +101,10 @@ def test_results_that_are_no_numbers_are_refused_by_line(tmp_path) -> None:
 
 
 def test_published_tables_are_those_of_the_published_results(tmp_path) -> None:
-    tables = reproduction.paper_tables()
-    rows = []
-    for file in (RESULTS, PRESENT):
-        write_tables(tmp_path, read_results(file), tables, "none.csv")
-        assert (tmp_path / "results.csv").read_bytes() == file.read_bytes()
-        text = (tmp_path / "results.md").read_text()
-        rows += [row for row in text.splitlines() if row[:1] == "|"]
+    write_tables(tmp_path, read_results(RESULTS), reproduction.paper_tables(), "none.csv")
+    assert (tmp_path / "results.csv").read_bytes() == RESULTS.read_bytes()
+    text = (tmp_path / "results.md").read_text()
+    rows = [row for row in text.splitlines() if row[:1] == "|"]
     page = (ROOT / "docs" / "results.md").read_text()
     assert sorted(row for row in page.splitlines() if row[:1] == "|") == sorted(rows)
 
@@ -237,23 +173,6 @@ def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd)
     assert "2 runs, 1 of them done; about" in capfd.readouterr().err
     lines = read_results(out / "results.csv")
     assert [line["seed"] for line in lines if line["row"] == "din"] == ["0", "1"]
-
-
-def test_results_of_earlier_row_names_count_under_their_settings(tiny, tmp_path, capfd) -> None:
-    """The frozen row was called dien before the preset of that name had batch normalization."""
-    data, out, _ = tiny
-    before = tmp_path / "before"
-    before.mkdir()
-    lines = [line for line in read_results(out / "results.csv") if line["row"] == "dien"]
-    with (before / "results.csv").open("w") as stream:
-        writer = csv.DictWriter(stream, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(line | {"settings": "frozen"} for line in lines)
-    command = [*flags(data, before), "--table", "no_batch_norm"]
-    assert reproduce.main(command) == 0
-    assert "2 runs, 2 of them done" in capfd.readouterr().err
-    rows = [line["row"] for line in read_results(before / "results.csv")]
-    assert rows == ["dien (batch_norm none)"] * 2
 
 
 def test_rows_of_the_same_settings_on_other_data_keep_their_names(tiny, tmp_path) -> None:

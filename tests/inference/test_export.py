@@ -29,8 +29,8 @@ CONTEXT = {"device": "desk", "query": ["q", "s"]}
 TOLERANCE = {"rtol": 2e-5, "atol": 1e-7}
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 VARIANTS = {
-    "dien": {"attention": "bilinear", "form": "authors", "pooling": "padded_sum"},
-    "agru": {"batch_norm": "running", "dice_statistics": "batch", "classifier": "softmax"},
+    "dien": {"attention": "bilinear", "gates": "authors"},
+    "agru": {"follow_authors": True},
 }
 
 

@@ -72,10 +72,10 @@ def same(found, expected) -> None:
         ("dien", {}),
         ("base_model", NO_COUNTS),
         ("din", NO_COUNTS),
-        ("dien", NO_COUNTS | {"attention": "bilinear", "form": "authors", "pooling": "sum"}),
+        ("dien", NO_COUNTS | {"attention": "bilinear", "gates": "authors"}),
         (
             "dien",
-            NO_COUNTS | {"batch_norm": "frozen", "pooling": "padded_sum", "classifier": "softmax"},
+            NO_COUNTS | {"follow_authors": True, "activation": "prelu"},
         ),
     ],
 )

@@ -4,17 +4,14 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.cells import cell_len
 from support import small_dataset, tiny_run, untrained_run
 from support.long_example import long_example
 
 from dien_jax import explain
-from dien_jax.data.dataset import open_dataset
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inspection.example_view import draw_example, example_lines
-from dien_jax.inspection.item_map import embedding_map
 from dien_jax.runs.trained import load_run
 from dien_jax.utils.plots import padded, save_picture, shortened
 
@@ -92,10 +89,7 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (
-            (),
-            "expected one of --example, --user and --item, --features, --embedding-map; found none",
-        ),
+        ((), "expected one of --example, --user and --item, --features; found none"),
         (("--example", 1, "--features"), "found --example with --features"),
         (("--user", "u1"), "must be given together; --item is missing"),
         (("--item", "i2"), "must be given together; --user is missing"),
@@ -110,7 +104,6 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
             "--context needs --user and --item; found --example",
         ),
         (("--features", "--permutations", 0), "--permutations must be at least 1, got 0"),
-        (("--embedding-map",), "give its file with --out FILE.png"),
         (
             ("--example", 1, "--out", "picture.jpg"),
             "picture.jpg cannot be written: expected the name of a .png",
@@ -161,41 +154,6 @@ def test_importance_is_printed_drawn_and_written(tiny, tmp_path, capfd):
         f"numbers: {tmp_path / 'features.json'}",
         f"figure: {picture}",
     ]
-
-
-@pytest.mark.parametrize("name", ["tiny", "small"])
-def test_embeddings_are_mapped(name, request, tmp_path, capfd):
-    pytest.importorskip("matplotlib")
-    run = request.getfixturevalue(name)
-    text, notes = shown(capfd, run, "--embedding-map", "--out", tmp_path / "map.png")
-    assert "most frequent of" in text
-    assert "has the same category in" in text
-    assert notes.endswith(f"figure: {tmp_path / 'map.png'}\n")
-
-
-def test_map_keeps_distances_and_groups_every_item(tiny):
-    trained = load_run(tiny)
-    item_map = embedding_map(trained)
-    popularity = open_dataset(trained.dataset.path).popularity
-    rows = [row for row in np.argsort(-popularity, kind="stable") if row and popularity[row]]
-    vectors = trained.params["item_embeddings"]["item"][np.array(rows)]
-    vectors = np.float64(vectors) - np.float64(vectors).mean(0)
-    _, lengths, axes = np.linalg.svd(vectors)
-    for column in range(2):
-        expected = vectors @ axes[column]
-        assert abs(expected @ item_map.points[:, column]) == pytest.approx(lengths[column] ** 2)
-    assert item_map.explained[0] == pytest.approx(lengths[0] ** 2 / (lengths**2).sum())
-    places = np.concatenate(list(item_map.groups.values()))
-    assert sorted(places.tolist()) == list(range(len(rows)))
-    sizes = [len(group) for group in item_map.groups.values()]
-    assert sizes == sorted(sizes, reverse=True)
-
-
-def test_map_of_two_items_is_refused(small, tmp_path, capfd):
-    data = small_dataset.write(tmp_path / "data")
-    np.save(data / "popularity.npy", small_dataset.ints(9, 1, 0, 2))
-    flags = ("--data", data, "--embedding-map", "--out", tmp_path / "map.png")
-    assert "has 2 items that occur in training" in refusal(capfd, small, *flags)
 
 
 def test_long_histories_of_long_ids_stay_in_their_columns():

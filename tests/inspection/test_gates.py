@@ -30,7 +30,7 @@ MEASURES = {
     "dien": {"extractor_gate", "attention", "update_gate", "update"},
 }
 NUMBERS = [3, 0, 17]
-BATCH_MATES = {"dice_statistics": "batch", "pooling": "padded_sum"}
+BATCH_MATES = {"follow_authors": True}
 """Settings that make a score depend on the batch."""
 
 
@@ -64,7 +64,7 @@ def gates(weights, inputs: np.ndarray, attention: np.ndarray | None, form: str):
     ("model", "form"), [("augru", "paper"), ("augru", "authors"), ("aigru", "paper")]
 )
 def test_gates_are_those_of_the_equations(data, model, form):
-    made = trained(data, model, form=form, **BATCH_MATES)
+    made = trained(data, model, gates=form, **BATCH_MATES)
     params, dataset = made.params, made.dataset
     tables = params["item_embeddings"]
     for example in Inspector(made).examples("valid", NUMBERS):
@@ -112,7 +112,7 @@ def test_models_name_the_measures_that_they_lack():
 
 
 def test_score_is_that_of_evaluation_where_batch_mates_matter(data):
-    made = trained(data, "augru", form="paper", **BATCH_MATES)
+    made = trained(data, "augru", gates="paper", **BATCH_MATES)
     scores = trained_scores(made, "valid")
     examples = Inspector(made).examples("valid", NUMBERS)
     probabilities = [example.probability for example in examples]
@@ -142,7 +142,7 @@ def test_unknown_items_and_unprintable_characters_are_readable(data):
 
 
 def test_inspection_leaves_the_train_step_unchanged(data):
-    made = trained(data, "augru", form="paper", **BATCH_MATES)
+    made = trained(data, "augru", gates="paper", **BATCH_MATES)
     config, schema = made.run.config, tiny_run.SCHEMA
     state = jax.eval_shape(lambda: create_state(config, schema, 1, seed=0))
     tables = training_tables(made.dataset, config)

@@ -1,5 +1,6 @@
 """Similarities of candidate and history as inputs of the click network."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from support.random_model import check_ranking, trained
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
 from dien_jax.data.tables import ValueFactors, folds, with_scale
 from dien_jax.model.factors import OF_LEVEL, factor_names, similarities
-from dien_jax.model.interest import InterestModel, with_statistics
+from dien_jax.model.interest import with_statistics
 from dien_jax.model.statistics import statistics_names
 from dien_jax.steps.state import feature_tables
 
@@ -30,7 +31,7 @@ def factors(request: pytest.FixtureRequest) -> ValueFactors:
     vectors = np.random.default_rng(0).normal(size=(3, VALUES - 1, request.param * COMPONENTS)) / 10
     vectors[:, 0] = 0
     row = np.array([0, *range(1, VALUES - 1), 0], np.int32)
-    return with_scale(row, vectors.astype(np.float16))
+    return with_scale(row, vectors.astype(np.float16), transitions=request.param == 3)
 
 
 def plain(factors: ValueFactors, candidate: int, history: list[int], table: int) -> np.ndarray:
@@ -73,7 +74,8 @@ def inputs(
     longest = max(map(len, histories)) + 2
     history = np.array([h + [3] * (longest - len(h)) for h in histories], np.int32)
     lengths = np.array([len(h) for h in histories], np.int32)
-    found = jax.jit(similarities)(
+    transitions = factors.vectors.shape[2] == 3 * COMPONENTS
+    found = jax.jit(functools.partial(similarities, transitions=transitions))(
         factors,
         *map(jnp.asarray, (np.array(candidates, np.int32), history, lengths)),
         jnp.array(tables, jnp.int32),
@@ -95,9 +97,13 @@ def test_inputs_are_what_their_names_say(factors: ValueFactors) -> None:
 def test_one_history_serves_all_candidates(factors: ValueFactors) -> None:
     candidates, history = np.array([1, 2, 8, 4], np.int32), np.array([[5, 3, 7, 0]], np.int32)
     lengths = np.array([3], np.int32)
-    one = similarities(factors, *map(jnp.asarray, (candidates, history, lengths)))
-    four = similarities(
-        factors, *map(jnp.asarray, (candidates, history.repeat(4, 0), lengths.repeat(4)))
+    transitions = factors.vectors.shape[2] == 3 * COMPONENTS
+    one, four = (
+        similarities(factors, *map(jnp.asarray, arrays), transitions=transitions)
+        for arrays in (
+            (candidates, history, lengths),
+            (candidates, history.repeat(4, 0), lengths.repeat(4)),
+        )
     )
     np.testing.assert_allclose(one, four, atol=1e-6)
 
@@ -108,8 +114,6 @@ def test_names_have_features_and_levels(many: Path) -> None:
     assert factor_names(schema) == tuple(expected)
     names = statistics_names(schema)
     assert names[-8:] == factor_names(schema)
-    assert statistics_names(schema, transitions=False) == names[:-4]
-    assert statistics_names(schema, factors=False) == names[:-8]
 
 
 @pytest.mark.long
@@ -125,37 +129,6 @@ def test_training_examples_read_the_tables_without_their_users(many: Path) -> No
         history = batch.history[row, : batch.lengths[row]].tolist()
         expected = plain(dataset.factors["item"], batch.item[row], history, batch.fold[row])
         np.testing.assert_allclose(found[row, -8:], expected, atol=2e-6)
-
-
-def test_a_model_without_factors_reads_none(many: Path) -> None:
-    dataset, model = open_dataset(many), ModelConfig(factors=False)
-    assert not feature_tables(dataset, model).factors
-    names = statistics_names(dataset.schema, factors=False)
-    batch = Loader(dataset, "test", TrainConfig(batch_size=4)).batch(0, 0)
-    with_factors = feature_tables(dataset, ModelConfig())
-    found = with_statistics(model, dataset.schema, with_factors, batch)
-    assert found.statistics is not None
-    assert found.statistics.shape == (4, len(names))
-
-
-def test_a_model_without_transitions_reads_none(many: Path) -> None:
-    dataset, model = open_dataset(many), ModelConfig(transitions=False)
-    batch = Loader(dataset, "test", TrainConfig(batch_size=4)).batch(0, 0)
-    names = statistics_names(dataset.schema, transitions=False)
-    for tables in (feature_tables(dataset, model), feature_tables(dataset, ModelConfig())):
-        found = with_statistics(model, dataset.schema, tables, batch).statistics
-        assert found is not None
-        assert found.shape == (4, len(names))
-
-
-@pytest.mark.parametrize("reads", ["factors", "transitions"])
-def test_a_model_refuses_tables_without_what_it_reads(reads: str, many: Path) -> None:
-    dataset = open_dataset(many)
-    batch = Loader(dataset, "train", TrainConfig(batch_size=4)).batch(0, 0)
-    model = InterestModel(ModelConfig(), dataset.schema)
-    tables = dataset.feature_tables(statistics=True, factors=reads == "transitions")
-    with pytest.raises(ValueError, match=rf"ModelConfig\({reads}=False\)"):
-        model.init(jax.random.key(0), batch, tables)
 
 
 def test_ranking_reads_the_same_factors(many: Path) -> None:

@@ -47,7 +47,7 @@ def load(name: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 def config_of(name: str, implementation: str) -> ModelConfig:
-    return dataclasses.replace(member(name, AUTHORS.model), recurrence=implementation)
+    return dataclasses.replace(member(name, AUTHORS.model), implementation=implementation)
 
 
 def item_category_pairs(inputs: dict) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -177,7 +177,7 @@ def test_uniform_attention_is_told_from_theirs(name: str, monkeypatch) -> None:
 @pytest.mark.parametrize("name", RECURRENT)
 def test_the_papers_gates_are_told_from_theirs(name: str) -> None:
     assert agrees(name)
-    assert not agrees(name, form="paper")
+    assert not agrees(name, gates="paper")
 
 
 def test_a_missing_variable_is_named() -> None:

@@ -35,8 +35,6 @@ SCHEMA = Schema(
 SMALL = ModelConfig(
     embedding_size=3,
     hidden_size=4,
-    attention_layers=(5, 3),
-    auxiliary_layers=(5, 3),
     layers=(6, 4),
     statistics=False,
     dropout=0.0,
@@ -105,8 +103,8 @@ OURS = [
     dataclasses.replace(SMALL, **changes)
     for changes in (
         {},
-        {"evolution": "aigru", "activation": "prelu", "pooling": "sum"},
-        {"evolution": "agru", "attention": "bilinear", "batch_norm": "running"},
+        {"evolution": "aigru", "activation": "prelu"},
+        {"evolution": "agru", "attention": "bilinear"},
         {"evolution": "attention", "attention": "bilinear"},
     )
 ] + [member(name, SMALL) for name in ("wide_deep", "pnn", "din", "gru_att")]
@@ -129,7 +127,7 @@ def test_score_does_not_depend_on_batch_mates_or_padding(config: ModelConfig) ->
 
 def test_the_authors_scores_do_depend_on_padding() -> None:
     """So the test above can fail; their history sum counts padding."""
-    config = dataclasses.replace(SMALL, form="authors", pooling="padded_sum")
+    config = dataclasses.replace(SMALL, gates="authors", follow_authors=True)
     variables, batch = trained_looking(config), batch_of()
     scores = scorer(config)(variables, batch)
     longer = scorer(config)(variables, padded(batch, 3, rubbish=7))
@@ -156,7 +154,7 @@ def train_forward(config: ModelConfig):
 
 
 def test_training_statistics_see_live_positions_of_real_rows_only() -> None:
-    config = dataclasses.replace(SMALL, batch_norm="running")
+    config = SMALL
     variables = trained_looking(config)
     run = functools.partial(train_forward(config), variables["params"], variables["batch_stats"])
     batch = batch_of()
@@ -263,18 +261,16 @@ def test_a_model_without_auxiliary_loss_has_no_auxiliary_network() -> None:
 
 def test_the_authors_choices_are_all_in_their_preset() -> None:
     ours, theirs = Config().model, AUTHORS.model
-    assert (theirs.form, theirs.pooling, theirs.batch_norm) == ("authors", "padded_sum", "frozen")
-    assert (theirs.dice_statistics, theirs.classifier) == ("batch", "softmax")
-    assert (theirs.auxiliary_mean, theirs.auxiliary_weight) == ("all", 1.0)
+    assert (theirs.gates, theirs.follow_authors, theirs.auxiliary_weight) == ("authors", True, 1.0)
     assert (AUTHORS.train.order, AUTHORS.optim.schedule) == ("sorted", "halving")
-    assert ours.dice_statistics == "running"
+    assert not ours.follow_authors
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["wide_deep", "dien"])
 def test_bfloat16_is_what_networks_compute_in_and_nothing_else(name: str) -> None:
     """Products take bfloat16; parameters, gradients, statistics, attention and losses do not."""
-    config = dataclasses.replace(member(name, SMALL), batch_norm="running")
+    config = member(name, SMALL)
     half = dataclasses.replace(config, compute="bfloat16")
     variables, batch = trained_looking(config), batch_of()
     negatives = np.random.default_rng(2).integers(1, ITEMS, (6, 4, 1)).astype(np.int32)

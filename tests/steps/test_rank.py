@@ -26,9 +26,7 @@ SCHEMA = Schema(
     user=(Feature("user", "categorical", 3),),
 )
 STEPS = 7
-SMALL = ModelConfig(
-    embedding_size=3, hidden_size=6, attention_layers=(5, 4, 3), layers=(4,), statistics=False
-)
+SMALL = ModelConfig(embedding_size=3, hidden_size=6, layers=(4,), statistics=False)
 
 
 def random_variables(config: ModelConfig) -> dict:
@@ -74,18 +72,18 @@ def assert_shared_as_rows(config: ModelConfig, sizes=((3, 5), (3, 0), (2 * CHUNK
 
 
 @pytest.mark.parametrize("attention", ["mlp", "bilinear"])
-@pytest.mark.parametrize("form", ["paper", "authors"])
+@pytest.mark.parametrize("gates", ["paper", "authors"])
 @pytest.mark.parametrize("name", ["din", "gru_att", "aigru", "agru", "augru"])
-def test_interests_are_those_of_a_history_for_every_candidate(name, form, attention) -> None:
+def test_interests_are_those_of_a_history_for_every_candidate(name, gates, attention) -> None:
     if attention == "bilinear" and name not in ("din", "augru"):
         pytest.skip("attention is the same for all")
-    config = member(name, dataclasses.replace(SMALL, form=form, attention=attention))
+    config = member(name, dataclasses.replace(SMALL, gates=gates, attention=attention))
     assert_shared_as_rows(config)
 
 
 @pytest.mark.parametrize("name", ["din", "aigru", "agru", "augru"])
 def test_native_interests_are_those_of_a_history_for_every_candidate(name) -> None:
-    assert_shared_as_rows(member(name, dataclasses.replace(SMALL, recurrence="native")))
+    assert_shared_as_rows(member(name, dataclasses.replace(SMALL, implementation="native")))
 
 
 def test_without_evolution_there_is_no_final_state() -> None:
@@ -133,7 +131,7 @@ SIZES = ((3, 5), (3, 0), (CHUNK + 8, STEPS))
 @pytest.mark.parametrize("shared", [{"evolution": "own"}, {"attention": "own"}])
 def test_modules_of_ones_own_rank_as_their_rows(shared, monkeypatch) -> None:
     monkeypatch.setitem(EVOLUTIONS, "own", lambda config: make_recurrence(Reversed, config))
-    monkeypatch.setitem(ATTENTIONS, "own", lambda config: Doubled(config.attention_layers))
+    monkeypatch.setitem(ATTENTIONS, "own", lambda config: Doubled())
     assert_shared_as_rows(ModelConfig(**(vars(SMALL) | shared)), SIZES)
 
 
@@ -148,5 +146,6 @@ def test_a_module_that_cannot_be_called_for_candidates_is_refused_by_name(monkey
 
 @pytest.mark.parametrize("setting", ["evolution", "attention"])
 def test_names_that_no_table_has_are_refused(setting) -> None:
+    config = ModelConfig(**(vars(SMALL) | {setting: "agur"}))
     with pytest.raises(UserError, match=rf"model\.{setting} must be one of .* got 'agur'"):
-        ModelConfig(**(vars(SMALL) | {setting: "agur"}))
+        random_variables(config)

@@ -23,7 +23,6 @@ SPACE = {
     "model.evolution": ["none"],
     "model.auxiliary_weight": [0],
     "model.statistics": [False],
-    "model.logistic_regression": [False],
     "model.layers": [[8]],
     "train.batch_size": [32],
     "train.epochs": [1],

@@ -22,18 +22,16 @@ CONFIG = Config(
     model=ModelConfig(
         embedding_size=3,
         hidden_size=4,
-        attention_layers=(5,),
-        auxiliary_layers=(5,),
         layers=(6, 4),
         statistics=False,
     ),
-    optim=OptimConfig(learning_rate=0.01, embedding_l2=0.1, clip_norm=1.0),
+    optim=OptimConfig(learning_rate=0.01),
     train=TrainConfig(batch_size=BATCH),
 )
 WITHOUT_DRAWS = dataclasses.replace(
     CONFIG,
     model=dataclasses.replace(CONFIG.model, dropout=0.0),
-    train=dataclasses.replace(CONFIG.train, unknown_users=0.0, unknown_items=0.0),
+    train=dataclasses.replace(CONFIG.train, unknown_users=0.0),
 )
 """No random number but those of auxiliary negatives."""
 

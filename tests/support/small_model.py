@@ -20,8 +20,6 @@ SCHEMA = Schema(
 MODEL = ModelConfig(
     embedding_size=4,
     hidden_size=6,
-    attention_layers=(6,),
-    auxiliary_layers=(6,),
     layers=(8,),
     statistics=False,
     dropout=0.0,
@@ -31,7 +29,7 @@ MODEL = ModelConfig(
 CONFIG = Config(
     model=MODEL,
     optim=OptimConfig(learning_rate=0.01),
-    train=TrainConfig(unknown_users=0.0, unknown_items=0.0),
+    train=TrainConfig(unknown_users=0.0),
 )
 
 

@@ -33,8 +33,6 @@ SETTINGS = (
     "--model.embedding-size=4",
     "--model.hidden-size=4",
     "--model.layers=8",
-    "--model.attention-layers=8",
-    "--model.auxiliary-layers=8",
     "--model.no-statistics",
     "--train.batch-size=16",
     f"--train.epochs={EPOCHS}",

@@ -17,8 +17,6 @@ from dien_jax.steps.state import TrainState, create_state
 SMALL = ModelConfig(
     embedding_size=3,
     hidden_size=4,
-    attention_layers=(5, 3),
-    auxiliary_layers=(5,),
     layers=(6, 4),
 )
 

@@ -41,7 +41,7 @@ pytestmark = [
         "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
     ),
 ]
-SETTINGS = {"preset": "dien", "seed": 3, "model.layers": (8, 4), "optim.clip_norm": None}
+SETTINGS = {"preset": "dien", "seed": 3, "model.layers": (8, 4), "train.click_rate": None}
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_run_is_kept_with_settings_numbers_and_files(tmp_path, name, capfd):
         loggers.finish(20, {"final/test_auc": 0.625}, files)
     [kept] = sessions(folder, name)
     assert kept.name == ["first"]
-    expected = {"preset": "dien", "seed": "3", "optim.clip_norm": "None"}
+    expected = {"preset": "dien", "seed": "3", "train.click_rate": "None"}
     expected["model.layers"] = "(8, 4)" if name == "mlflow" else "[8, 4]"
     assert expected.items() <= kept.settings.items()
     assert kept.numbers["train/loss"] == [(10, 1.25), (20, 2.5)]

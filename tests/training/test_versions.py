@@ -19,7 +19,7 @@ from dien_jax.training import run as training
 def config_with(recurrence: str, name: str = "dien") -> Config:
     config = preset(name)
     return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, recurrence=recurrence)
+        config, model=dataclasses.replace(config.model, implementation=recurrence)
     )
 
 

@@ -306,6 +306,7 @@ def test_a_run_killed_before_it_has_the_parameters_looks_for_them_again(
     ("changes", "expected"),
     [
         ({"embedding_size": 5}, "model.embedding_size must be 18, as in the run, got 5"),
+        ({"gates": "authors"}, "model.gates must be 'paper', as in the run, got 'authors'"),
         ({"layers": (8, 4)}, r"model.layers must be \(200, 80\), as in the run, got \(8, 4\)"),
         ({"auxiliary_weight": 0.0}, r"model.auxiliary_weight must be above 0, as in the run \(8\)"),
         ({"dropout": 0.5, "auxiliary_weight": 0.25, "auxiliary_negatives": 3}, None),
@@ -339,8 +340,8 @@ def test_a_mistake_is_one_message_and_makes_no_run_folder(tiny, tmp_path, capfd)
         return output.err
 
     assert "does not exist" in refusal(tmp_path / "missing")
-    differs = f"warm start from {tiny.run}: model.batch_norm must be 'running', as in the run, got"
-    assert differs in refusal(tiny.run, "--model.batch-norm=none")
+    differs = f"warm start from {tiny.run}: model.activation must be 'dice', as in the run, got"
+    assert differs in refusal(tiny.run, "--model.activation=prelu")
     changed = tmp_path / "changed"
     shutil.copytree(tiny.run, changed)
     text = (changed / "config.json").read_text()
