@@ -221,13 +221,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from error
     found = compile_all(options)
     if found.kernels:
+        print(f"Recurrences, batch {BATCH}, {STEPS} steps:\n")
         print_rows(found.kernels, COLUMNS)
     if found.steps:
         print("\nThe train step of the `dien` preset:\n")
         print_rows(found.steps, STEP_COLUMNS)
     if found.refused:
         print("\nNot supported:\n\n" + "\n".join(f"- {line}" for line in found.refused))
-    print(f"\n{options.target}, batch {BATCH}, {STEPS} steps, {versions()}")
+    print(f"\n{options.target}, {versions()}")
     if options.json:
         print(f"written to {options.json}")
     if found.failures:
