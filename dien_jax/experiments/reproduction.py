@@ -26,7 +26,7 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError, suggestion, writing
 from dien_jax.experiments.baseline_models import BASELINES
-from dien_jax.experiments.baseline_rows import add_baselines
+from dien_jax.experiments.baselines import add_baselines
 from dien_jax.experiments.result_tables import Line, Table, folder_of, read_results, write_tables
 from dien_jax.experiments.search_report import TrainingLine
 from dien_jax.metrics.scores import METRICS

@@ -15,8 +15,17 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import writing
 from dien_jax.inspection.examples import Inspector
 from dien_jax.inspection.gates import MEASURES, available_measures, missing_measures
-from dien_jax.inspection.report_figures import FEWEST, auc_by_part, image, reliability
-from dien_jax.inspection.report_page import article, is_report, page, paragraph, table
+from dien_jax.inspection.report_page import (
+    FEWEST,
+    article,
+    auc_by_part,
+    image,
+    is_report,
+    page,
+    paragraph,
+    reliability,
+    table,
+)
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, example_losses
 from dien_jax.runs.folder import Run
