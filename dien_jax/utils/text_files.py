@@ -5,14 +5,16 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import lzma
+import math
 import os
 import re
 import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -313,3 +315,38 @@ def sha256(file: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     with reading(file), file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """Return the object that a line of JSON holds; ``ValueError`` for another line."""
+    try:
+        record = json.loads(line, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, found {line[:20]!r}")
+    return record
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; ``ValueError`` for a key that is given twice in it."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice[:60]!r} is given twice in an object")
+    return values
+
+
+def text_value(record: Mapping[str, Any], name: str) -> str:
+    """Return a value of a record as text; ``ValueError`` unless it is text or a number."""
+    return as_text(record.get(name), name)
+
+
+def as_text(value: object, name: str) -> str:
+    """Return the value of a field as text; ``ValueError`` unless it is text or a number."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    raise ValueError(f"{name!r} should be text or a number, found {value!r:.20}")

@@ -11,7 +11,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.pipeline import events as tables
 from dien_jax.preparation.pipeline import from_interactions as implicit
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
-from dien_jax.preparation.reading.workspace import open_workspace
+from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.prepare import SOURCES, main
 
 pytestmark = pytest.mark.fast

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dien_jax.preparation.sources import alimama, movielens, taobao
-from dien_jax.preparation.sources.amazon_catalogue import SETS
+from dien_jax.preparation.sources.amazon import SETS
 
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 

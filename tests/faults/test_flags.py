@@ -165,13 +165,14 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
 }
 """Flags that exclude or need each other, and text that a flag cannot be."""
 INSTALLED = r"takes? at least [\d,.]+ GB, more than the [\d,.]+ GB of memory; (choose|draw)"
+SIMULATED = r"must be from \d+ to \d+, got \d+"
 PROMISED = r"--memory 4GB is too little: .* take about [\d,]+GB; raise it, or prepare fewer"
 TOO_LARGE: dict[str, dict[tuple[str, ...], str]] = {
     "train": {
         ("--model.embedding-size=1000000000",): INSTALLED,
         ("--train.batch-size=1000000000",): INSTALLED,
     },
-    "prepare synthetic": {("--users=1000000000",): INSTALLED},
+    "prepare synthetic": {("--users=1000000000",): SIMULATED},
     "prepare interactions": {("--negatives=1000000000",): PROMISED},
     "explain": {("--permutations=10000000000",): INSTALLED},
 }

@@ -13,8 +13,7 @@ from support.web import web_server, whole
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.sources.amazon import AmazonOptions, prepare
-from dien_jax.preparation.sources.amazon_catalogue import SETS, remote_files
+from dien_jax.preparation.sources.amazon import SETS, AmazonOptions, prepare, remote_files
 
 pytestmark = pytest.mark.long
 

@@ -19,11 +19,9 @@ from dien_jax.errors import UserError
 from dien_jax.inference.request_tables import open_requests
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.pipeline.events import load_events
-from dien_jax.preparation.reading.log_files import read_columns
-from dien_jax.preparation.reading.workspace import open_workspace
-from dien_jax.preparation.sources.amazon_files import load_products, load_reviews
+from dien_jax.preparation.reading.engines import open_workspace, read_columns
 from dien_jax.preparation.sources.authors import AuthorsOptions, prepare, read_vocabulary
-from dien_jax.preparation.sources.movielens_files import read_archive
+from dien_jax.preparation.sources.movielens import read_archive
 
 pytestmark = pytest.mark.long
 

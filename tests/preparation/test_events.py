@@ -7,8 +7,8 @@ import pytest
 
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.pipeline.events import load_events
+from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.reading.log import Log
-from dien_jax.preparation.reading.workspace import open_workspace
 from dien_jax.utils.text_files import BadLines
 
 pytestmark = pytest.mark.fast

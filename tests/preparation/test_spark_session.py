@@ -24,8 +24,9 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Spark
 from dien_jax.preparation.pipeline.events import ISO_DATE
+from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.reading.shared_tables import PLACE, SharedFolder
-from dien_jax.preparation.reading.workspace import Workspace, open_workspace
+from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.sources import interactions
 from dien_jax.utils import extras
 

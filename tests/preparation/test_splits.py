@@ -14,7 +14,7 @@ from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions, check_shares
 from dien_jax.preparation.pipeline import splits
-from dien_jax.preparation.pipeline.split_times import Borders, borders_by_share, resolve_times
+from dien_jax.preparation.pipeline.splits import Borders, borders_by_share, resolve_times
 from dien_jax.preparation.reading.array_files import ArrayWriter
 
 pytestmark = pytest.mark.fast

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dien_jax.preparation.reading.workspace import open_workspace
+from dien_jax.preparation.reading.engines import open_workspace
 
 pytestmark = pytest.mark.fast
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import ibis
 import numpy as np
+import pyarrow as pa
 from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
 from dien_jax.data.clock import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, Clock
@@ -124,16 +125,20 @@ class Events(NamedTuple):
             first = last
 
 
+Trained = Callable[[EventPart], np.ndarray]
+"""Mark the events of a part that training sees, bool ``[e]``."""
+
+
 def load_events(
     workspace: Workspace, log: Log, features: Features, max_bad_share: float, narrow: Narrow = None
 ) -> Events:
     """Skip the malformed rows of a log, and number its users and items.
 
     A feature of an item or a user is its first value that is not missing, by time and then by the
-    log's order; :func:`~dien_jax.preparation.pipeline.training_values.training_values` prefers
-    training. The log is read a second time when malformed rows need line numbers. ``narrow``
-    filters the clean rows before anything is counted. Too many malformed rows, or no row left, is a
-    ``UserError``. A log without the columns that are read here is a ``ValueError``.
+    log's order; :func:`training_values` prefers training. The log is read a second time when
+    malformed rows need line numbers. ``narrow`` filters the clean rows before anything is counted.
+    Too many malformed rows, or no row left, is a ``UserError``. A log without the columns that are
+    read here is a ``ValueError``.
     """
     aliases = [feature.alias for feature in features.columns]
     for name in ("user", "item", "timestamp", "line", *aliases):
@@ -323,3 +328,43 @@ def first_values(clean: Table, features: tuple[LogColumn, ...]) -> dict[str, Val
 def numbered(workspace: Workspace, name: str, grouped: Table) -> Table:
     """Store a table in the order of its column ``first``, with ``position``."""
     return workspace.store_ordered(name, grouped, ["first"])
+
+
+def training_values(workspace: Workspace, events: Events, group: str, trained: Trained) -> Table:
+    """Return the table of users or items with the features that their training rows have.
+
+    A value that only rows of validation or test have must be unknown to training. So where the
+    rows of an item (a user) disagree about a feature, or lack it in part, the rows of training
+    decide. One without a row in training keeps the features of its other rows.
+
+    ``group`` is ``"item"`` or ``"user"``.
+    """
+    columns: tuple[LogColumn, ...] = events.features.groups[group]
+    table = {"item": events.items, "user": events.users}[group]
+    if not columns:
+        return table
+    varying = np.zeros(workspace.count(table), bool)
+    chosen = table.filter(table[VARIES]).select("position")
+    for batch in workspace.batches(chosen):
+        varying[batch.column("position").to_numpy()] = True
+    if not varying.any():
+        return table
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for part in events.parts():
+            number = part.item if group == "item" else part.sequence + part.first_sequence
+            chosen = np.flatnonzero(trained(part) & varying[number]) + part.first_event
+            yield pa.record_batch([chosen], schema=schema)
+
+    schema = pa.schema([("position", pa.int64())])
+    positions = workspace.append(f"training rows of {group}s", rows(), schema)
+    lines = events.contexts.semi_join(positions, "position").select("line")
+    clean = events.rows.semi_join(lines, "line")
+    seen = clean.group_by(raw=clean[group]).aggregate(**first_values(clean, columns))
+    seen = seen.rename({f"seen {column.alias}": column.alias for column in columns}, seen="raw")
+    joined = table.left_join(seen, table.raw == seen.seen)
+    values = {
+        c.alias: joined.seen.isnull().ifelse(joined[c.alias], joined[f"seen {c.alias}"])
+        for c in columns
+    }
+    return workspace.store(f"{group}s in training", joined.mutate(**values).select(*table.columns))

@@ -20,16 +20,19 @@ from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn
-from dien_jax.preparation.pipeline.events import Events, numbered
+from dien_jax.preparation.pipeline.events import Events, Trained, numbered, training_values
 from dien_jax.preparation.pipeline.extending import Growth, known_rows
-from dien_jax.preparation.pipeline.separators import separator_warnings
-from dien_jax.preparation.pipeline.training_values import Trained, training_values
 from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile, ArrayWriter
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
 
 Counts = Callable[[int, int], np.ndarray]
 """Occurrences in training of the rows of a feature, int64, from one row to another."""
+LIKELY = ("|", ";")  # separators that are hardly ever part of one value
+POSSIBLE = (",", " ")  # separators that names have too: their pieces must recur as well
+MANY = 0.3  # share of the different values that hold a separator, from which it is recognised
+RECURRENCE = 2  # different values for each different piece, from which pieces recur
+LONGEST_EXAMPLE = 60  # characters shown of a value
 
 
 class Vocabulary(NamedTuple):
@@ -217,7 +220,7 @@ class Encoder:
         name, separator = column.name, self.events.features.separator
         present = values.filter(values.raw.notnull()).mutate(rank=0)
         raws, count = self._numbered(name, present)
-        self._warnings += separator_warnings(self.workspace, column, raws, separator)
+        self._warnings += _separator_warnings(self.workspace, column, raws, separator)
         joined = values.left_join(raws.select(raw="raw", code="position"), "raw")
         codes = self._files(joined.order_by("position"), {"code": np.int32})["code"]
         occurrences, start = np.zeros(count + 1), 0
@@ -238,7 +241,7 @@ class Encoder:
         pieces = self.workspace.pieces(cells, self.events.features.separator)
         pieces = self.workspace.store(f"pieces of {name}", pieces)
         raws, count = self._numbered(name, pieces)
-        self._warnings += separator_warnings(
+        self._warnings += _separator_warnings(
             self.workspace, column, raws, self.events.features.separator
         )
         joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
@@ -347,3 +350,40 @@ def _distinct(
     rank = np.arange(len(position)) - np.repeat(starts, counts)
     is_first = rank < max_values
     return position[is_first], rows[is_first], int(np.count_nonzero(counts > max_values))
+
+
+def _separator_warnings(
+    workspace: Workspace, column: LogColumn, raws: Table, separator: str
+) -> list[str]:
+    """Return a warning if the values of a column look like lists, or nothing.
+
+    No list was announced, or another separator.
+
+    ``raws`` has every different value once, as ``position`` and ``raw``: the cells of a categorical
+    column, the pieces of a multi-valued one. ``separator`` is that of multi-valued columns.
+    """
+    if not column.flag.endswith("-features"):
+        return []  # a column of a published set: no flag says how it is read
+    signs = (*LIKELY, *POSSIBLE)
+    sums = {f"sign {k}": raws.raw.contains(sign).sum() for k, sign in enumerate(signs)}
+    total, *held = workspace.numbers(raws.aggregate(total=raws.count(), **sums)).values()
+    for sign, count in zip(signs, held, strict=True):
+        if not count or count < MANY * total:
+            continue
+        if sign in POSSIBLE:
+            pieces = workspace.pieces(raws.select("position", "raw"), sign).select("raw")
+            if RECURRENCE * workspace.count(pieces.distinct()) > total:
+                continue
+        (example,) = workspace.strings(
+            raws.filter(raws.raw.contains(sign)).order_by("position").limit(1), "raw"
+        )
+        is_list = column.kind == "multivalued"
+        flags = [] if is_list else [f"{column.flag} {column.name}:multivalued"]
+        flags += [] if sign == separator else [f"--separator {sign!r}"]
+        whole = f"is one value, as the separator is {separator!r}" if is_list else "is one category"
+        return [
+            f"warning: {column.flag} {column.name}: {count:,} of {total:,} different values hold "
+            f"{sign!r}, for example {example[:LONGEST_EXAMPLE]!r}, and each {whole}; "
+            f"if they are lists, give {' '.join(flags)}"
+        ]
+    return []

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.pipeline.events import load_events
 from dien_jax.preparation.pipeline.extending import column_source, open_extended
+from dien_jax.preparation.reading.engines import open_workspace, read_columns
 from dien_jax.preparation.reading.log import address_of
-from dien_jax.preparation.reading.log_files import read_columns
-from dien_jax.preparation.reading.workspace import open_workspace
 from dien_jax.utils.console import say
 
 

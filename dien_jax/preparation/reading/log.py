@@ -5,6 +5,7 @@ import csv
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,13 @@ from ibis.expr.types import Table
 from dien_jax.errors import UserError, printable, reading, suggestion
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.reading.workspace import Workspace
-from dien_jax.utils.text_files import LEFT_OUT, MOST_KINDS, OTHERS, QUOTED, BadLines
+from dien_jax.utils.console import stage
+from dien_jax.utils.text_files import LEFT_OUT, MOST_KINDS, OTHERS, QUOTED, BadLines, read_lines
 
 BATCH_ROWS = 1 << 16
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")
+LINES_BETWEEN_NOTES = 10_000
+LONGEST_REASON = 100  # characters shown of why a line is malformed
 LOCAL_SCHEMES = ("dbfs", "file")
 """Schemes of addresses that name no host."""
 Wanted = Mapping[str, LogColumn]  # columns of a log by their name in the engine
@@ -147,6 +151,48 @@ def load_records(
             yield pa.record_batch(arrays, schema=schema)
 
     return workspace.append(table, batches(), schema)
+
+
+def read_records(
+    workspace: Workspace,
+    file: Path,
+    parse: Callable[[str], list[str]],
+    columns: list[str],
+    *,
+    member: str = "",
+    encoding: str = "utf-8",
+    header: str = "",
+) -> Log:
+    """Parse a file (plain text, gzip, or ``member`` of a zip archive) line by line into a table.
+
+    ``parse`` returns the values of a line as text, by ``columns``, and raises ``ValueError`` for a
+    malformed one; ``json_object`` and ``text_value`` of
+    :mod:`dien_jax.utils.text_files` do so for lines of JSON. The table,
+    named after its columns, also has ``line``, from 1; empty values are NULL. ``header`` is the
+    expected first line, if there is one.
+    """
+    bad, shown = BadLines(), file / member
+
+    def records() -> Iterator[tuple[int, list[str]]]:
+        for number, line in read_lines(file, bad, member=member, encoding=encoding):
+            if number % LINES_BETWEEN_NOTES == 0:
+                current.note = f"{number:,} lines"
+            if header and number == 1:
+                if line.strip() != header:
+                    raise UserError(f"{shown}:1: expected {header!r}, found {line[:80]!r}")
+                continue
+            if not line.strip():
+                continue
+            try:
+                record = parse(line)
+                "".join(record).encode()
+            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+                bad.add(shown, number, str(error)[:LONGEST_REASON])
+            else:
+                yield number, record
+
+    with stage(f"reading {shown}", partial(bad.share_of, file)) as current:
+        return Log(shown, load_records(workspace, "_".join(columns), columns, records()), bad)
 
 
 def column_places(file: Path, wanted: Wanted, header: list[str], hint: str = "") -> dict[str, int]:

@@ -17,42 +17,10 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import StringValue, Table, Value
 
-from dien_jax.errors import writing
-from dien_jax.preparation.options import Spark
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
-from dien_jax.preparation.writer import check_target
-from dien_jax.utils.extras import require
-from dien_jax.utils.files import check_utf8, partial_folder
 
 POSITION = "position"
 """Column of an ordered table: the row's number, int64 from 0."""
-
-
-@contextlib.contextmanager
-def open_workspace(
-    out: Path, memory_limit: str, spark: Spark | None = None
-) -> Iterator["Workspace"]:
-    """Open an engine with a hidden folder next to ``out``, the folder to create, and remove it.
-
-    Tables of DuckDB beyond the memory limit, such as ``1GB``, spill to that disk. Errors of the
-    engine that a user can act on leave the block as ``UserError``.
-    """
-    from dien_jax.preparation.reading.duckdb_workspace import duckdb_workspace
-
-    check_target(out)
-    check_utf8(out, "--out")
-    with (
-        writing(out, "dataset folder"),
-        partial_folder(out, "work-") as folder,
-        contextlib.ExitStack() as stack,
-    ):
-        if spark is None:
-            yield stack.enter_context(duckdb_workspace(out, folder, memory_limit))
-            return
-        require("spark", "--engine spark")
-        from dien_jax.preparation.reading.spark_workspace import spark_workspace
-
-        yield stack.enter_context(spark_workspace(folder, spark.url, spark.folder))
 
 
 class Workspace(abc.ABC):

@@ -72,7 +72,7 @@ def prepare(options: AlimamaOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
-    from dien_jax.preparation.reading.workspace import open_workspace
+    from dien_jax.preparation.reading.engines import open_workspace
 
     say(f"Ali_Display_Ad_Click {ALIBABA_TERMS}: {PAGE}")
     files = [plain_or_gzip(options.source, name) for name in FILES]
@@ -90,7 +90,7 @@ def _read(
 ) -> "tuple[Log, list[str]]":
     """Read the impressions with the features of their ads and users; return lines about them."""
     from dien_jax.preparation.pipeline.events import attach
-    from dien_jax.preparation.reading.log_files import read_columns
+    from dien_jax.preparation.reading.engines import read_columns
 
     def read(file: Path, names: dict[str, str]) -> "Log":
         columns = feature_columns("--from", names.values())

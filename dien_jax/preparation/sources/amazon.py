@@ -1,22 +1,114 @@
 """Raw Amazon reviews of 2014, 2018 and 2023 (McAuley et al., UCSD), downloaded or given.
 
 A review is an event, whatever the rating. An item's category is the last entry of its category
-path (2014: of the first path), or ``default_cat`` where there is no metadata or no path; see
-:mod:`dien_jax.preparation.sources.amazon_files`. The rest is as for any log of interactions.
+path (2014: of the first path), or ``default_cat`` where there is no metadata or no path. The rest
+is as for any log of interactions.
+
+Contents of a review and a product, by year:
+
+    2014, 2018   review   reviewerID, asin, unixReviewTime (seconds)
+    2023         review   user_id, parent_asin, timestamp (milliseconds)
+    2014         product  asin, categories: a list of paths (lists); a Python literal a line
+    2018         product  asin, category: one path
+    2023         product  parent_asin, categories: one path; main_category where that is empty
+
+All but the products of 2014 are JSON lines.
+
+Each address was read in public material on 2026-11-25. None has been tried yet:
+
+- 2014: http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_Electronics.json.gz
+  and meta_Electronics.json.gz, in prepare_data.sh of mouna99/dien@0328f8c, the program of DIEN's
+  authors. Categories: the table in amazon/index.html of nijianmo/nijianmo.github.io@0702667.
+- 2018: https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/, in issue 542 of
+  aws-samples/amazon-bedrock-samples (2025-03-30), whose author found the files gone from
+  jmcauley.ucsd.edu and was led here by https://cseweb.ucsd.edu/~jmcauley/datasets.html. Folders:
+  RecExplainer/README.md of microsoft/RecAI@3062cd4. Categories: the same page of nijianmo.
+- 2023: https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/, in issue 2 of YRYangang/RRec
+  (2025-06-09). Folders and categories: _sources/main.md.txt of
+  amazon-reviews-2023/amazon-reviews-2023.github.io@7a5bf29, which has the server before that one.
 """
 
+import ast
+import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dien_jax.errors import UserError
+from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
-from dien_jax.preparation.reading.download import LocalFile, fetch, given
-from dien_jax.preparation.sources.amazon_catalogue import Year, find_category, remote_files
+from dien_jax.preparation.reading.download import LocalFile, Remote, fetch, given
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
+from dien_jax.utils.text_files import as_text, json_object, text_value
+
+if TYPE_CHECKING:
+    from ibis.expr.types import Table
+
+    from dien_jax.preparation.reading.log import Log
+    from dien_jax.preparation.reading.workspace import Workspace
 
 CATEGORY = LogColumn("category", "--meta")
 DEFAULT_CATEGORY = "default_cat"
+CORE = 5  # minimum number of events of every user and item of a five-core log
+Year = Literal[2014, 2018, 2023]
+
+
+class AmazonSet(NamedTuple):
+    """The reviews of one year."""
+
+    reviews: str  # address of a category's reviews
+    meta: str  # address of a category's products
+    page: str  # web page on which people find both
+    terms: str
+    categories: tuple[str, ...]  # as the addresses name them
+
+
+_SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
+_MCAULEY_LAB = "https://mcauleylab.ucsd.edu/public_datasets/data"
+_ALL_YEARS = """Automotive Books CDs_and_Vinyl Cell_Phones_and_Accessories
+Clothing_Shoes_and_Jewelry Digital_Music Electronics Grocery_and_Gourmet_Food Home_and_Kitchen
+Kindle_Store Movies_and_TV Musical_Instruments Office_Products Patio_Lawn_and_Garden Pet_Supplies
+Sports_and_Outdoors Tools_and_Home_Improvement Toys_and_Games Video_Games
+"""
+_SINCE_2018 = """All_Beauty Appliances Arts_Crafts_and_Sewing Gift_Cards Industrial_and_Scientific
+Magazine_Subscriptions Software
+"""
+_ONLY_2014 = "Amazon_Instant_Video Apps_for_Android Baby Beauty Health_and_Personal_Care"
+_ONLY_2018 = "AMAZON_FASHION Luxury_Beauty Prime_Pantry"
+_ONLY_2023 = """Amazon_Fashion Baby_Products Beauty_and_Personal_Care Handmade_Products
+Health_and_Household Health_and_Personal_Care Subscription_Boxes Unknown
+"""
+
+SETS: dict[Year, AmazonSet] = {
+    2014: AmazonSet(
+        reviews=_SNAP + "/reviews_{}.json.gz",
+        meta=_SNAP + "/meta_{}.json.gz",
+        page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
+        terms="Amazon reviews of 1996 to 2014 by J. McAuley, UCSD, for research; the papers that "
+        "the page names are to be cited: "
+        "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
+        categories=tuple((_ALL_YEARS + _ONLY_2014).split()),
+    ),
+    2018: AmazonSet(
+        reviews=_MCAULEY_LAB + "/amazon_v2/categoryFiles/{}.json.gz",
+        meta=_MCAULEY_LAB + "/amazon_v2/metaFiles2/meta_{}.json.gz",
+        page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/",
+        terms="Amazon reviews of 1996 to 2018 by J. Ni and J. McAuley, UCSD, for research; no "
+        "licence is named, the paper is to be cited, and users are asked to fill in a form: "
+        "https://nijianmo.github.io/amazon/",
+        categories=tuple((_ALL_YEARS + _SINCE_2018 + _ONLY_2018).split()),
+    ),
+    2023: AmazonSet(
+        reviews=_MCAULEY_LAB + "/amazon_2023/raw/review_categories/{}.jsonl.gz",
+        meta=_MCAULEY_LAB + "/amazon_2023/raw/meta_categories/meta_{}.jsonl.gz",
+        page="https://amazon-reviews-2023.github.io/",
+        terms="Amazon reviews of 1996 to 2023 by the McAuley Lab, UCSD, meant for research; the "
+        "lab assigns no licence, and the paper is to be cited: "
+        "https://amazon-reviews-2023.github.io/",
+        categories=tuple((_ALL_YEARS + _SINCE_2018 + _ONLY_2023).split()),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +154,7 @@ def prepare(options: AmazonOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import attach, load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.workspace import open_workspace
-    from dien_jax.preparation.sources.amazon_files import five_core, load_products, load_reviews
+    from dien_jax.preparation.reading.engines import open_workspace
 
     name = options.reviews if options.name is None else options.name
     core = ", five-core" * options.five_core
@@ -76,7 +167,7 @@ def prepare(options: AmazonOptions) -> list[str]:
         rows = attach(reviews.rows, "item", meta.rows, (CATEGORY,))
         category = {CATEGORY.alias: rows[CATEGORY.alias].fill_null(DEFAULT_CATEGORY)}
         log = reviews._replace(rows=workspace.store("rows", rows.mutate(**category)))
-        narrow = (lambda clean: five_core(workspace, clean)) if options.five_core else None
+        narrow = (lambda clean: _five_core(workspace, clean)) if options.five_core else None
         features = Features(item=(CATEGORY,))
         events = load_events(workspace, log, features, options.max_bad_share, narrow)
         unnamed = events.items.filter(events.items[CATEGORY.alias] == DEFAULT_CATEGORY)
@@ -90,3 +181,98 @@ def prepare(options: AmazonOptions) -> list[str]:
             "five_core": options.five_core,
         }
         return report + write_interactions(workspace, options, events, source)
+
+
+def find_category(name: str, year: Year) -> str:
+    """Return the category as its files name it; case, spaces and punctuation do not matter.
+
+    An unknown one is a ``UserError`` that names the nearest one and lists all.
+    """
+    known = {_plain(category): category for category in SETS[year].categories}
+    plain = _plain(name)
+    if plain not in known:
+        listed = f"{suggestion(plain, known)} (categories: {', '.join(sorted(known))})"
+        raise UserError(f"--name {name}: the reviews of {year} have no such category{listed}")
+    return known[plain]
+
+
+def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
+    """Return the published reviews and products of a category."""
+    category, (reviews, meta, page, terms, _) = find_category(name, year), SETS[year]
+    shared = (f"amazon/{year}", terms, page, "--reviews and --meta")
+    return Remote(reviews.format(category), *shared), Remote(meta.format(category), *shared)
+
+
+def _plain(name: str) -> str:
+    """Return a name without case and punctuation: ``Toys & Games`` is ``toys_and_games``."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower().replace("&", " and ")).strip("_")
+
+
+def load_reviews(workspace: "Workspace", file: Path, year: Year) -> "Log":
+    """Read reviews as the table ``line``, ``user``, ``item``, ``timestamp``."""
+    from dien_jax.preparation.reading.log import read_records
+
+    names = ("reviewerID", "asin", "unixReviewTime")
+    if year == 2023:
+        names = ("user_id", "parent_asin", "timestamp")
+
+    def parse(line: str) -> list[str]:
+        review = json_object(line)
+        return [text_value(review, name) for name in names]
+
+    return read_records(workspace, file, parse, ["user", "item", "timestamp"])
+
+
+def load_products(workspace: "Workspace", file: Path, year: Year) -> "Log":
+    """Read metadata as the table ``line``, ``item``, ``category``; empty without a category."""
+    from dien_jax.preparation.reading.log import read_records
+
+    def parse(line: str) -> list[str]:
+        if year == 2014:
+            return _product_2014(line)
+        product = json_object(line)
+        if year == 2018:
+            return [text_value(product, "asin"), _leaf(product, "category")]
+        category = _leaf(product, "categories")
+        category = category or as_text(product.get("main_category") or "", "main_category")
+        return [text_value(product, "parent_asin"), category]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in Python literals
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return read_records(workspace, file, parse, ["item", "category"])
+
+
+def _product_2014(line: str) -> list[str]:
+    try:
+        product = ast.literal_eval(line)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"not a Python literal: {line[:40]!r}") from error
+    if not isinstance(product, dict):
+        raise ValueError(f"expected a dict, found {line[:20]!r}")
+    paths = product.get("categories") or [[]]
+    if not (isinstance(paths, list) and isinstance(paths[0], list)):
+        raise ValueError(f"'categories' should be a list of lists, found {str(paths)[:20]!r}")
+    return [text_value(product, "asin"), as_text(paths[0][-1], "categories") if paths[0] else ""]
+
+
+def _leaf(product: dict[str, Any], name: str) -> str:
+    """Return the last entry of a category path; empty where there is no path."""
+    path = product.get(name) or []
+    if not isinstance(path, list):
+        raise ValueError(f"{name!r} should be a list, found {str(path)[:20]!r}")
+    return as_text(path[-1], name) if path else ""
+
+
+def _five_core(workspace: "Workspace", events: "Table") -> "Table":
+    """Remove users and items with fewer than ``CORE`` events, repeatedly until none is left."""
+    before, count, turn = -1, workspace.count(events), 0
+    while before != count:
+        kept = events
+        for name in ("user", "item"):
+            counts = events.group_by(name).aggregate(events=events.count())
+            kept = kept.semi_join(counts.filter(counts.events >= CORE), name)
+        turn = 1 - turn
+        events = workspace.store(f"core {turn}", kept)
+        before, count = count, workspace.count(events)
+    return events

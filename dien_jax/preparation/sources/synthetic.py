@@ -1,46 +1,70 @@
-"""Simulated users as a dataset folder; ``sources.simulation`` describes their world."""
+"""Simulated users whose interests drift and evolve, with the true click probability of each row.
+
+The world: every item is on the path of one category, its interest. A user has two to four
+interests, popular ones more often, and a place on the path of each. Step by step
+
+    stay with the current interest, or jump to another one     (drift)
+    move one or two places along its path                      (evolution)
+    log the item at that place, or now and then a popular one  (noise)
+
+An impression is then clicked with probability sigma(logit), where the logit is highest for items
+just ahead of the user on the path of the current interest, low for those just ahead on another
+one, lower for those behind or far ahead, and lowest for other categories. Price, tags, the user's
+segment and the slot on the page change it a little. Candidates of all these kinds are shown, so
+most negatives are hard: to predict them takes the order of the history, not its set of items.
+
+The label is drawn from that probability. No model of the history can score better than the
+probability itself: its AUC and log loss are the best possible ones.
+"""
 
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
-from dien_jax.data import metadata, part_writer, schema, statistics_files, tables
 from dien_jax.data.columns import Column, Examples
-from dien_jax.data.metadata import SPLITS
+from dien_jax.data.metadata import FORMAT_VERSION, SPLITS
 from dien_jax.data.schema import UNKNOWN, Feature, Schema
 from dien_jax.errors import UserError, writing
-from dien_jax.metrics import scores
 from dien_jax.metrics.scores import auc, logloss
-from dien_jax.preparation import writer
 from dien_jax.preparation.options import require_at_least
-from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.splits import TRAIN, user_sides
-from dien_jax.preparation.sources import simulation
-from dien_jax.preparation.sources.simulation import MOST_TAGS, SEGMENTS, SLOTS, TAGS, World
 from dien_jax.preparation.writer import DatasetWriter, check_target
-from dien_jax.statistics import (
-    counting,
-    factors,
-    features,
-    pairs,
-    singular_vectors,
-    training_events,
-)
 from dien_jax.utils.console import say
 from dien_jax.utils.files import locked, user_cache
-from dien_jax.utils.memory import machine_bytes, require_memory
 
 HELD_OUT = 0.1  # share of users for validation, and again for the test
 ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
 CHUNK_USERS = 1 << 14  # users simulated at a time
-GENERATOR = (
-    *(simulation, splits, scores, schema, metadata, writer, part_writer, tables),
-    *(statistics_files, counting, pairs, factors, singular_vectors, features),
-    training_events,
-)
-"""Modules that determine the content of the folder, besides this one."""
+LONGEST = 100  # events of the longest history
+MEDIAN_LENGTH = 18
+SHORT_SHARE = 0.02  # share of users without any event, and again of users with one
+MOST_INTERESTS = 4
+JUMP = 0.12  # chance that a step goes to another interest
+SKIP = 0.15  # chance that a step moves two places along the path
+NOISE = 0.06  # chance that an event is a popular item and no step
+TAGS = 30
+CATEGORY_TAGS = 4  # tags that items of a category choose from
+MOST_TAGS = 3
+SEGMENTS = ("budget", "regular", "premium")
+SLOTS = ("top", "middle", "bottom")
+PLACES = 12  # places that a path must have at least
+EPOCH = 1_700_000_000  # Unix time at which the simulation begins
+
+CANDIDATES = {
+    "current, just ahead": 0.30,
+    "current, elsewhere": 0.20,
+    "another, just ahead": 0.20,
+    "another, elsewhere": 0.10,
+    "popular": 0.10,
+    "any": 0.10,
+}
+"""Shares of the shown items: a place on the path of an interest, or from the whole catalogue."""
+LOGITS = np.array([[-4.0, -3.0, -1.6], [-4.0, -1.6, 2.0]])
+"""For another and the current interest: an item off its path, elsewhere on it, just ahead."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +85,20 @@ class SyntheticOptions:
     """Random seed."""
 
     def __post_init__(self) -> None:
-        flags = {
-            "--users": (self.users, 20),
-            "--categories": (self.categories, simulation.MOST_INTERESTS),
-            "--items": (self.items, 1),
-            "--examples-per-user": (self.examples_per_user, 1),
-            "--seed": (self.seed, 0),
+        limits = {
+            "--users": (self.users, 20, 10**7),
+            "--items": (self.items, 1, 10**7),
+            "--categories": (self.categories, MOST_INTERESTS, 10**4),
+            "--examples-per-user": (self.examples_per_user, 1, 10**4),
         }
-        require_at_least(flags)
-        least = simulation.PLACES * self.categories
+        for flag, (value, least, most) in limits.items():
+            if not least <= value <= most:
+                raise UserError(f"{flag} must be from {least} to {most}, got {value}")
+        require_at_least({"--seed": (self.seed, 0)})
+        least = PLACES * self.categories
         if self.items < least:
-            where = f"{simulation.PLACES} for each of the --categories, {self.categories}"
+            where = f"{PLACES} for each of the --categories, {self.categories}"
             raise UserError(f"--items must be at least {least}, {where}; got {self.items}")
-
-    def least_bytes(self) -> int:
-        """Return the size of arrays that the simulation holds at a time; it needs some more."""
-        events = self.users * simulation.MEDIAN_LENGTH
-        walking = min(self.users, CHUNK_USERS)
-        interests = walking * (32 * self.categories + 56 * simulation.LONGEST)
-        impressions = self.users * self.examples_per_user
-        return interests + 16 * events + 37 * impressions + 150 * self.items
 
 
 def built_in_data() -> Path:
@@ -90,11 +108,7 @@ def built_in_data() -> Path:
     code that generates it: data of other code is never used. Several processes may call this at
     once: the first one provides the folder for all, and the others wait for it.
     """
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for module in GENERATOR:
-        digest.update(Path(str(module.__file__)).read_bytes())
-    code = f"format-{metadata.FORMAT_VERSION}-{digest.hexdigest()[:12]}"
-    folder = user_cache() / code / "simulated"
+    folder = user_cache() / f"format-{FORMAT_VERSION}-{code_digest()[:12]}" / "simulated"
     if not folder.exists():
         with writing(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +119,15 @@ def built_in_data() -> Path:
     return folder
 
 
+def code_digest(package: Path = Path(__file__).parents[2]) -> str:
+    """Return a hash of all code that may decide the content of a dataset folder."""
+    digest = hashlib.sha256()
+    for layer in ("data", "metrics", "preparation", "statistics", "utils"):
+        for file in sorted((package / layer).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def prepare(options: SyntheticOptions) -> list[str]:
     """Simulate users, write the dataset folder, and return lines that summarise it.
 
@@ -112,17 +135,15 @@ def prepare(options: SyntheticOptions) -> list[str]:
     validation and test.
     """
     check_target(options.out)
-    subject = "users, items and examples of these numbers"
-    require_memory(options.least_bytes(), machine_bytes(), subject, "choose smaller numbers")
     rng = np.random.default_rng((options.seed, 0))
-    world = simulation.make_world(options.items, options.categories, rng)
+    world = make_world(options.items, options.categories, rng)
     parts = []
     for first in range(0, options.users, CHUNK_USERS):
         users = min(CHUNK_USERS, options.users - first)
         generator = np.random.default_rng((options.seed, 1, first))
-        part = simulation.simulate(world, users, options.examples_per_user, generator)
+        part = simulate(world, users, options.examples_per_user, generator)
         parts.append(part._replace(user=part.user + first))
-    simulated = simulation.Simulated(*map(np.concatenate, zip(*parts, strict=True)))
+    simulated = Simulated(*map(np.concatenate, zip(*parts, strict=True)))
     offsets = np.concatenate([[0], np.cumsum(simulated.length)])
     sides = user_sides(options.users, valid_share=HELD_OUT, test_share=HELD_OUT, seed=options.seed)
     has_row = (sides == TRAIN) & (rng.random(options.users) >= ANONYMOUS)
@@ -169,7 +190,7 @@ def prepare(options: SyntheticOptions) -> list[str]:
     return report
 
 
-def _schema(world: World, users: int) -> Schema:
+def _schema(world: "World", users: int) -> Schema:
     def ids(name: str, size: int) -> Feature:
         return Feature(name, "categorical", size=size + 1)
 
@@ -183,7 +204,7 @@ def _schema(world: World, users: int) -> Schema:
     )
 
 
-def _write_items(folder: DatasetWriter, world: World) -> None:
+def _write_items(folder: DatasetWriter, world: "World") -> None:
     """Write items and features; the unknown item, row 0, has no category, tags or price."""
     sizes = {"item": len(world.path), "category": len(world.places), "tags": TAGS}
     for name, size in sizes.items():
@@ -194,3 +215,168 @@ def _write_items(folder: DatasetWriter, world: World) -> None:
     folder.items("tags", world.tags[has_tag] + 1, offsets)
     standardised = (world.price - np.nanmean(world.price)) / np.nanstd(world.price)
     folder.items("price", np.concatenate([[0.0], np.nan_to_num(standardised, nan=0.0)]))
+
+
+class World(NamedTuple):
+    """The catalogue. Items and categories are counted from 0 here."""
+
+    path: np.ndarray  # int64 [items], items of category 0 along its path, then of category 1 ...
+    start: np.ndarray  # int64 [categories], where each category begins in path
+    places: np.ndarray  # int64 [categories], items of each
+    category: np.ndarray  # int64 [items]
+    place: np.ndarray  # int64 [items], of each item on its path
+    category_weight: np.ndarray  # float64 [categories], chance of a category to be an interest
+    item_weight: np.ndarray  # float64 [items], popularity, summing to 1
+    price: np.ndarray  # float64 [items], NaN where it is missing
+    tags: np.ndarray  # int64 [items, MOST_TAGS]
+    tag_count: np.ndarray  # int64 [items], number of real ones
+    appeal: np.ndarray  # float64 [segments, items], added to the logit by price and tags
+
+
+class State(NamedTuple):
+    """The interests of users, and where on their paths the users are, at R impressions."""
+
+    interests: np.ndarray  # int64 [R, MOST_INTERESTS], categories
+    num_interests: np.ndarray  # int64 [R], how many of them are real
+    current: np.ndarray  # int64 [R], position of the current interest
+    place: np.ndarray  # int64 [R, MOST_INTERESTS], place on the path of each interest
+
+
+class Simulated(NamedTuple):
+    """Simulated U users, E events, R impressions; rows are in order of users."""
+
+    length: np.ndarray  # int64 [U], events of each user
+    segment: np.ndarray  # int64 [U]
+    event_item: np.ndarray  # int64 [E]
+    timestamp: np.ndarray  # int64 [E]
+    user: np.ndarray  # int64 [R], counted from the first of these users
+    history: np.ndarray  # int64 [R], events that precede the impression
+    item: np.ndarray  # int64 [R]
+    slot: np.ndarray  # int64 [R]
+    probability: np.ndarray  # float32 [R], of a click
+    label: np.ndarray  # int8 [R]
+
+
+def make_world(items: int, categories: int, rng: Generator) -> World:
+    """Draw a catalogue of ``items`` items in ``categories`` paths of about equal length."""
+    places = np.full(categories, items // categories)
+    places[: items % categories] += 1
+    start = np.cumsum(places) - places
+    path = rng.permutation(items)
+    category, place = np.empty(items, np.int64), np.empty(items, np.int64)
+    category[path] = np.repeat(np.arange(categories), places)
+    place[path] = np.arange(items) - np.repeat(start, places)
+    category_weight = 1 / np.arange(1, categories + 1)
+    item_weight = category_weight[category] / (1 + place)
+    price = np.exp(rng.normal(3.0, 0.5, items))
+    favourites = rng.permuted(np.tile(np.arange(TAGS), (categories, 1)), axis=1)[:, :CATEGORY_TAGS]
+    tags = rng.permuted(favourites[category], axis=1)[:, :MOST_TAGS]
+    tag_count = rng.integers(MOST_TAGS + 1, size=items)
+    has_tag = np.arange(MOST_TAGS) < tag_count[:, None]
+    tag_appeal = (rng.normal(0.0, 0.5, TAGS)[tags] * has_tag).sum(1) / np.maximum(tag_count, 1)
+    dearness = (price - price.mean()) / price.std()
+    sensitivity = np.linspace(0.5, -0.1, len(SEGMENTS))
+    is_missing = rng.random(items) < 0.02
+    appeal = np.where(is_missing, tag_appeal, tag_appeal - sensitivity[:, None] * dearness)
+    price = np.where(is_missing, np.nan, price)
+    category_weight /= category_weight.sum()
+    item_weight /= item_weight.sum()
+    weights = (category_weight, item_weight)
+    return World(path, start, places, category, place, *weights, price, tags, tag_count, appeal)
+
+
+def simulate(world: World, users: int, impressions: int, rng: Generator) -> Simulated:
+    """Let users walk, and show each of them some items along the way."""
+    length = np.exp(rng.normal(np.log(MEDIAN_LENGTH), 0.8, users)).astype(np.int64)
+    kind = rng.random(users)
+    length[kind < 2 * SHORT_SHARE] = 1
+    length[kind < SHORT_SHARE] = 0
+    length = np.minimum(length, LONGEST)
+    keys = np.log(world.category_weight) + rng.gumbel(size=(users, len(world.places)))
+    interests = np.argsort(-keys, axis=1)[:, :MOST_INTERESTS]
+    count = rng.integers(2, MOST_INTERESTS + 1, users)
+    event_item, timestamp, current, place = _walk(world, interests, count, length, rng)
+    happened = np.arange(LONGEST) < length[:, None]
+    user = np.repeat(np.arange(users), impressions)
+    # The first impression comes after the last event, the others later rather than sooner.
+    share = np.sqrt(rng.random((users, impressions)))
+    share[:, 0] = 1.0
+    history = np.sort((share * length[:, None] + 0.5).astype(np.int64), axis=1).ravel()
+    shown = State(interests[user], count[user], current[user, history], place[user, history])
+    item = _candidates(world, shown, rng)
+    segment = rng.integers(len(SEGMENTS), size=users)
+    slot = rng.integers(len(SLOTS), size=len(user))
+    logit = _match(world, shown, item)
+    logit += world.appeal[segment[user], item] + np.array([0.5, 0.0, -0.5])[slot]
+    probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    label = (rng.random(len(user)) < probability).astype(np.int8)
+    events = (event_item[happened], timestamp[happened])
+    return Simulated(length, segment, *events, user, history, item, slot, probability, label)
+
+
+def _walk(
+    world: World, interests: np.ndarray, count: np.ndarray, length: np.ndarray, rng: Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Walk all users, a step at a time.
+
+    Returns:
+      item and time of each event, ``[U, LONGEST]``; the current interest before each event and
+      after the last one, ``[U, LONGEST + 1]``; and the user's place on the path of each interest
+      at these times, ``[U, LONGEST + 1, MOST_INTERESTS]``.
+    """
+    users, rows = len(length), np.arange(len(length))
+    places = world.places[interests]
+    item = np.zeros((users, LONGEST), np.int64)
+    gap = np.zeros((users, LONGEST))
+    current = np.zeros((users, LONGEST + 1), np.int64)
+    place = np.zeros((users, LONGEST + 1, MOST_INTERESTS), np.int64)
+    current[:, 0] = rng.integers(count)
+    # Most start near the start of a path, so its first items are the popular ones.
+    place[:, 0] = (rng.exponential(places / 6)).astype(np.int64) % places
+    for step in range(int(length.max(initial=0))):
+        jumps = rng.random(users) < JUMP
+        other = (current[:, step] + rng.integers(1, count)) % count
+        is_noise = rng.random(users) < NOISE
+        now = np.where(jumps & ~is_noise, other, current[:, step])
+        stride = np.where(is_noise, 0, 1 + (rng.random(users) < SKIP))
+        place[:, step + 1] = place[:, step]
+        place[rows, step + 1, now] = (place[rows, step, now] + stride) % places[rows, now]
+        current[:, step + 1] = now
+        walked = world.path[world.start[interests[rows, now]] + place[rows, step + 1, now]]
+        popular = rng.choice(len(world.path), users, p=world.item_weight)
+        item[:, step] = np.where(is_noise, popular, walked)
+        gap[:, step] = rng.exponential(np.where(jumps, 86_400.0, 600.0))
+    first = rng.uniform(0, 30 * 86_400, users)
+    timestamp = EPOCH + (first[:, None] + np.cumsum(gap, axis=1)).astype(np.int64)
+    return item, timestamp, current, place
+
+
+def _candidates(world: World, state: State, rng: Generator) -> np.ndarray:
+    """Draw the items to show: int64 ``[R]``."""
+    rows = np.arange(len(state.current))
+    kind = rng.choice(len(CANDIDATES), len(rows), p=list(CANDIDATES.values()))
+    other = (state.current + rng.integers(1, state.num_interests)) % state.num_interests
+    interest = np.where(kind < 2, state.current, other)
+    ahead = 1 + (rng.random(len(rows)) < SKIP)
+    is_behind = rng.random(len(rows)) < 0.5
+    behind, far = -rng.integers(0, 5, len(rows)), rng.integers(3, 8, len(rows))
+    category = state.interests[rows, interest]
+    offset = np.where(kind % 2 == 0, ahead, np.where(is_behind, behind, far))
+    places = (state.place[rows, interest] + offset) % world.places[category]
+    on_path = world.path[world.start[category] + places]
+    popular = rng.choice(len(world.path), len(rows), p=world.item_weight)
+    uniform = rng.integers(len(world.path), size=len(rows))
+    return np.select([kind < 4, kind == 4], [on_path, popular], uniform)
+
+
+def _match(world: World, state: State, item: np.ndarray) -> np.ndarray:
+    """Return how well items fit the state of their users: logits ``[R]``."""
+    category = world.category[item]
+    is_real = np.arange(MOST_INTERESTS) < state.num_interests[:, None]
+    is_interest = (state.interests == category[:, None]) & is_real
+    interest = np.argmax(is_interest, axis=1)
+    place = state.place[np.arange(len(item)), interest]
+    offset = (world.place[item] - place) % world.places[category]
+    is_ahead = (offset == 1) | (offset == 2)
+    fit = np.where(is_interest.any(axis=1), 1 + is_ahead, 0)
+    return LOGITS[(interest == state.current).astype(np.int64), fit]

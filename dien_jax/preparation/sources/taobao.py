@@ -58,8 +58,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
-    from dien_jax.preparation.reading.log_files import read_columns
-    from dien_jax.preparation.reading.workspace import open_workspace
+    from dien_jax.preparation.reading.engines import open_workspace, read_columns
 
     file = options.source
     say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.describe()}")

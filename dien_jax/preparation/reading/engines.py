@@ -1,0 +1,64 @@
+"""The engines: DuckDB, the default, and Spark, which is imported where it is asked for."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dien_jax.errors import writing
+from dien_jax.preparation.options import Spark
+from dien_jax.preparation.reading.duckdb_files import read_duckdb
+from dien_jax.preparation.reading.duckdb_workspace import DuckDBWorkspace, duckdb_workspace
+from dien_jax.preparation.reading.log import Log, LogForm, Wanted
+from dien_jax.preparation.reading.workspace import Workspace
+from dien_jax.preparation.writer import check_target
+from dien_jax.utils.extras import require
+from dien_jax.utils.files import check_utf8, partial_folder
+
+
+@contextlib.contextmanager
+def open_workspace(out: Path, memory_limit: str, spark: Spark | None = None) -> Iterator[Workspace]:
+    """Open an engine with a hidden folder next to ``out``, the folder to create, and remove it.
+
+    Tables of DuckDB beyond the memory limit, such as ``1GB``, spill to that disk. Errors of the
+    engine that a user can act on leave the block as ``UserError``.
+    """
+    check_target(out)
+    check_utf8(out, "--out")
+    with (
+        writing(out, "dataset folder"),
+        partial_folder(out, "work-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        if spark is None:
+            yield stack.enter_context(duckdb_workspace(out, folder, memory_limit))
+            return
+        require("spark", "--engine spark")
+        from dien_jax.preparation.reading.spark_workspace import spark_workspace
+
+        yield stack.enter_context(spark_workspace(folder, spark.url, spark.folder))
+
+
+def read_columns(
+    workspace: Workspace,
+    file: Path,
+    wanted: Wanted,
+    *,
+    columns: Sequence[str] = (),
+    separator: str = "|",
+    hint: str = "",
+) -> Log:
+    """Read columns of a CSV or Parquet file, or of a folder of such files, by the engine.
+
+    Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas. ``wanted`` has
+    the columns by their name in ``rows``, ``columns`` the names of all columns of CSV without a
+    header. ``separator`` joins the values of a Parquet list. ``hint`` ends the message about a CSV
+    file that lacks a column.
+    """
+    form = LogForm(wanted, list(columns), separator, hint)
+    if isinstance(workspace, DuckDBWorkspace):
+        return read_duckdb(workspace, file, form)
+    from dien_jax.preparation.reading.spark_files import read_spark
+    from dien_jax.preparation.reading.spark_workspace import SparkWorkspace
+
+    assert isinstance(workspace, SparkWorkspace)
+    return read_spark(workspace, file, form)
