@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tiny_logs import events_of, real_data, write
+from support.source_samples import META, REVIEWS, review
+from support.tiny_logs import events_of, write
 from support.web import web_server, whole
 
 from dien_jax.data.dataset import open_dataset
@@ -16,22 +17,6 @@ from dien_jax.errors import UserError
 from dien_jax.preparation.sources.amazon import SETS, AmazonOptions, prepare, remote_files
 
 pytestmark = pytest.mark.long
-
-
-def review(user: str, item: str, time: object) -> str:
-    return json.dumps({"reviewerID": user, "asin": item, "overall": 5.0, "unixReviewTime": time})
-
-
-REVIEWS = [
-    review(f"u{user}", f"B{(user + time) % 7}", time) for user in range(4) for time in range(5)
-]
-META = [
-    "{'asin': 'B0', 'title': \"it's\", 'categories': [['Music', 'Strings'], ['Gifts']]}",
-    "{'asin': 'B1', 'categories': [['Music']], 'price': 1.5}",
-    "{'asin': 'B2', 'categories': []}",
-    "{'asin': 'B3'}",
-    "{'asin': 'B9', 'categories': [['Never reviewed']]}",
-]
 
 
 def files(tmp_path: Path, reviews=REVIEWS, meta=META) -> dict[str, Path]:
@@ -72,19 +57,6 @@ def test_an_item_with_two_meta_lines_takes_the_first_category(tmp_path):
     assert categories(make(files(tmp_path, meta=meta))[0])["B0"] == "Strings"
 
 
-def test_gzip_gives_the_same(tmp_path):
-    paths = files(tmp_path)
-    plain, _ = make(paths)
-    (tmp_path / "zipped").mkdir()
-    zipped = {
-        name: write(tmp_path / "zipped", gzip.compress(path.read_bytes()), path.name + ".gz")
-        for name, path in paths.items()
-    }
-    dataset, _ = make(zipped)
-    assert events_of(dataset) == events_of(plain)
-    assert categories(dataset) == categories(plain)
-
-
 def test_the_authors_split_is_the_default(tmp_path):
     assert AmazonOptions(out=tmp_path, reviews=tmp_path, meta=tmp_path).split == "by-user"
 
@@ -109,77 +81,9 @@ def test_nothing_left_of_the_five_core_is_told(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("{'asin': 'B0'}", "not JSON"),
-        ("[1, 2]", "expected an object, found '[1, 2]'"),
-        ('{"asin": "B0", "unixReviewTime": 1}', "'reviewerID' should be text"),
-        ('{"reviewerID": "u", "asin": null, "unixReviewTime": 1}', "'asin' should be text"),
-        ('{"reviewerID": true, "asin": "B", "unixReviewTime": 1}', "should be text or a number"),
-        ('{"reviewerID": NaN, "asin": "B", "unixReviewTime": 1}', "should be text or a number"),
-        (
-            '{"reviewerID": "u", "asin": "B", "asin": "C", "unixReviewTime": 1}',
-            '"asin" is given twice',
-        ),
-        ('{"reviewerID": "u\\ud800", "asin": "B", "unixReviewTime": 1}', "surrogates not allowed"),
-        (review("u", "B0", -3), "timestamp '-3' is negative"),
-        (review("u", "B0", "soon"), "timestamp 'soon' is not a whole number"),
-        (review("", "B0", 3), "the user is empty"),
-    ],
-)
-def test_malformed_reviews_are_told_by_line(tmp_path, line, reason):
-    paths = files(tmp_path, [*REVIEWS[:6], line, *REVIEWS[6:]])
-    _, summary = make(paths, max_bad_share=0.1)
-    assert "1 of 21 lines are malformed and were left out:" in summary
-    (shown,) = [text for text in summary if f"{paths['reviews']}:7: " in text]
-    assert reason in shown
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("__import__('os').mkdir('hacked')", "not a Python literal: \"__import__('os').mkdir"),
-        ('{"asin": "B0", "price": null}', "not a Python literal"),
-        ("[" * 5000, "not a Python literal"),
-        ("{'asin': 'B0'", "not a Python literal"),
-        ("{'title': 'no id'}", "'asin' should be text"),
-        ("('asin', 'B0')", "expected a dict"),
-        ("{'asin': 'B0', 'categories': [['Music', None]]}", "'categories' should be text"),
-        ("{'asin': 'B0', 'categories': ['flat']}", "'categories' should be a list of lists"),
-    ],
-)
-def test_malformed_meta_lines_are_told_by_line_and_never_run(tmp_path, monkeypatch, line, reason):
-    monkeypatch.chdir(tmp_path)
-    paths = files(tmp_path, meta=[*META[1:], line, META[0]])
-    dataset, summary = make(paths, max_bad_share=0.2)
-    (shown,) = [text for text in summary if f"{paths['meta']}:5: " in text]
-    assert reason in shown
-    assert categories(dataset)["B0"] == "Strings"
-    assert not (tmp_path / "hacked").exists()
-    with pytest.raises(UserError, match="1 of 6 lines are malformed, more than the allowed share"):
-        make(paths, out=tmp_path / "other")
-
-
 def test_escapes_that_python_frowns_on_are_read(tmp_path):
     meta = [r"{'asin': 'B0', 'title': '100\% \d', 'categories': [['Strings']]}"]
     assert categories(make(files(tmp_path, meta=meta))[0])["B0"] == "Strings"
-
-
-@pytest.mark.parametrize("name", ["reviews", "meta"])
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [(b"", "the file is empty"), (gzip.compress(b"{}\n" * 50, mtime=0)[:-9], "cut off or damaged")],
-)
-def test_an_empty_or_cut_file_is_refused(tmp_path, name, content, match):
-    paths = files(tmp_path)
-    paths[name].write_bytes(content)
-    with pytest.raises(UserError, match=f"{paths[name].name}: .*{match}"):
-        make(paths)
-    paths[name].unlink()
-    with pytest.raises(UserError, match=f"{paths[name].name} cannot be read: No such file"):
-        make(paths)
-    assert not (tmp_path / "data").exists()
 
 
 def review_2023(user: str, item: str, time: int) -> str:
@@ -322,31 +226,3 @@ def test_a_category_is_downloaded_by_name(tmp_path, monkeypatch):
     assert dataset.meta["source"]["files"] == {
         path[1:]: hashlib.sha256(content).hexdigest() for path, content in contents.items()
     }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("five_core", [False, True])
-def test_the_books_sample_prepares(tmp_path, five_core):
-    paths = {
-        "reviews": real_data("amazon_raw", "reviews_Books_sample.json.gz"),
-        "meta": real_data("amazon_raw", "meta_Books_sample.json.gz"),
-    }
-    dataset, summary = make(
-        paths, out=tmp_path / "data", split="by-user", five_core=five_core, max_bad_share=0.0
-    )
-    print(*summary, sep="\n")
-    if not five_core:
-        assert len(dataset.event_item) == 66_991
-        assert len(dataset.groups()) == 37_692
-
-
-@pytest.mark.slow
-def test_the_instruments_sample_has_items_without_meta(tmp_path):
-    paths = {
-        "reviews": real_data("amazon_raw", "reviews_Musical_Instruments_top100.json"),
-        "meta": real_data("amazon_raw", "meta_Musical_Instruments_top100.json"),
-    }
-    _, summary = make(
-        paths, out=tmp_path / "data", split="by-user", valid_share=0.0, test_share=0.0
-    )
-    assert any("7 of 8 items have no category" in line for line in summary)

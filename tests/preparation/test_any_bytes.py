@@ -20,6 +20,7 @@ from dien_jax.inference.request_tables import open_requests
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.pipeline.events import load_events
 from dien_jax.preparation.reading.engines import open_workspace, read_columns
+from dien_jax.preparation.sources.amazon import load_products, load_reviews
 from dien_jax.preparation.sources.authors import AuthorsOptions, prepare, read_vocabulary
 from dien_jax.preparation.sources.movielens import read_archive
 

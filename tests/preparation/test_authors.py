@@ -21,6 +21,7 @@ from support.authors_files import (
     rows,
     run,
 )
+from support.source_samples import AUTHORS
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
@@ -32,16 +33,8 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "files"
-    folder.mkdir()
-    (folder / "local_train_splitByUser").write_text("".join(line(*row) for row in TRAIN))
-    (folder / "local_test_splitByUser").write_text("".join(line(*row) for row in TEST))
-    (folder / "item-info").write_text(
-        "pear\ttool\nfig\tfruit\nplum\tfruit\nsaw\ttool\npear\tfruit\n"
-    )
-    for name, index in (("uid", USERS), ("mid", ITEMS), ("cat", CATEGORIES)):
-        (folder / f"{name}_voc.pkl").write_bytes(pickle.dumps(index, protocol=2))
-    return folder
+    AUTHORS.write(tmp_path / "files")
+    return tmp_path / "files"
 
 
 def test_rows_keep_order_labels_candidates_and_histories(folder: Path) -> None:
@@ -257,35 +250,6 @@ def test_index_0_must_be_the_unknown_item(folder: Path) -> None:
         run(folder)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1\tAnn\tfig\n", "expected 6 fields, found 3"),
-        ("yes\tAnn\tfig\tc\tpear\tc\n", "expected the label 0 or 1, found 'yes'"),
-        ("1\tAnn\tfig\tc\tpear\x02saw\tc\n", "history of 2 items but 1 categories"),
-        ("1\tZoe\tfig\tc\tpear\tc", ""),
-    ],
-)
-def test_malformed_rows_are_told_by_file_and_line(folder: Path, text: str, message: str) -> None:
-    with (folder / "local_train_splitByUser").open("a") as stream:
-        stream.write(text)
-    if not message:
-        run(folder)
-        return
-    with pytest.raises(UserError, match=rf"1 of 16 .*\n  .*splitByUser:9: {message}"):
-        run(folder)
-    data, report = run(folder, max_bad_share=0.1, valid_share=0.0)
-    assert report[-2] == "1 of 16 lines are malformed and were left out:"
-    assert report[-1].endswith(f"local_train_splitByUser:9: {message}")
-    assert len(rows(data, "train")) == len(TRAIN)
-
-
-def test_malformed_item_info_is_told_by_file_and_line(folder: Path) -> None:
-    (folder / "item-info").write_text("pear fruit\nfig\tfruit\nsaw\ttool\n")
-    with pytest.raises(UserError, match=r"item-info:1: expected 2 fields, found 1"):
-        run(folder)
-
-
 def test_file_of_rubbish_is_refused(folder: Path) -> None:
     file = folder / "local_test_splitByUser"
     file.write_bytes(np.random.default_rng(0).bytes(5000))
@@ -293,22 +257,6 @@ def test_file_of_rubbish_is_refused(folder: Path) -> None:
         run(folder)
     with pytest.raises(UserError, match=r"local_test_splitByUser: no examples are left for the te"):
         run(folder, max_bad_share=1.0)
-
-
-@pytest.mark.parametrize("name", ["local_train_splitByUser", "item-info"])
-def test_empty_missing_and_cut_files_are_refused(folder: Path, name: str) -> None:
-    file = folder / name
-    whole = file.read_bytes()
-    file.write_bytes(b"")
-    with pytest.raises(UserError, match=f"{name}: the file is empty"):
-        run(folder)
-    file.write_bytes(gzip.compress(whole * 100)[:-20])
-    with pytest.raises(UserError, match=f"{name}: the gzip stream is cut off"):
-        run(folder)
-    file.unlink()
-    with pytest.raises(UserError, match=rf"files: expected a folder with {name} or {name}\.gz"):
-        run(folder)
-    assert not (folder.parent / "out").exists()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
@@ -328,31 +276,6 @@ def test_missing_folder_and_existing_target_are_refused(folder: Path) -> None:
         prepare(AuthorsOptions(folder.parent / "absent", folder.parent / "out"))
     with pytest.raises(UserError, match="files exists already"):
         prepare(AuthorsOptions(folder, folder))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("DIEN_JAX_DATA" not in os.environ, reason="DIEN_JAX_DATA names no folder")
-@pytest.mark.parametrize(
-    ("name", "train", "test", "events"),
-    [("beauty", 40_254, 4_472, 198_502), ("toys", 34_942, 3_882, 167_597),
-     ("sports", 64_078, 7_118, 296_337)],
-)  # fmt: skip
-def test_real_files(tmp_path: Path, name: str, train: int, test: int, events: int) -> None:
-    folder = Path(os.environ["DIEN_JAX_DATA"]) / "authors_format" / name
-    report = prepare(AuthorsOptions(folder, tmp_path / "out"))
-    assert not any(line.startswith("warning") for line in report), "no line is odd"
-    data = open_dataset(tmp_path / "out")
-    sizes = {split: len(rows.label) for split, rows in data.splits.items()}
-    assert (sizes["train"] + sizes["valid"], sizes["test"]) == (train, test)
-    assert sizes["valid"] == 2 * round(0.1 * train / 2)
-    for examples in data.splits.values():
-        assert examples.label.mean() == 0.5
-    assert data.schema.num_users == sizes["train"] // 2 + 1
-    assert not (set(data.splits["train"].group) & set(data.splits["valid"].group))
-    # Histories were cut at 100 events and hold all but each user's last event.
-    users = (train + test) // 2
-    assert len(data.event_item) <= events - users
-    assert np.diff(data.event_offsets).max() == 100
 
 
 def test_every_event_of_a_training_history_can_be_an_example(folder: Path) -> None:

@@ -139,24 +139,6 @@ def test_what_differs_is_refused_by_its_flag(folders, tmp_path, changes, expecte
     assert leftovers(tmp_path) == ["log.csv"]
 
 
-@pytest.mark.parametrize(("split", "made"), [("by-user", 1), ("last-event", None)])
-def test_a_folder_older_than_max_examples_has_what_its_split_gave(tmp_path, split, made):
-    first = write(tmp_path, lines(OLD, 0), "old.csv")
-    log = write(tmp_path, lines(NEW, 100), "new.csv")
-    old = tmp_path / "old"
-    interactions.prepare(options(first, old, split=split))
-    meta = json.loads((old / "meta.json").read_text())
-    del meta["source"]["settings"]["max_examples"]
-    (old / "meta.json").write_text(json.dumps(meta))
-    shown = {None: "none"}.get(made, made)
-    with pytest.raises(
-        UserError, match=f"--max-examples must be that of that folder, {shown}, got"
-    ):
-        interactions.prepare(options(log, tmp_path / "x", extend=old, split=split, max_examples=5))
-    interactions.prepare(options(log, tmp_path / "new", extend=old, split=split, max_examples=made))
-    assert open_dataset(tmp_path / "new").meta["source"]["settings"]["max_examples"] == made
-
-
 def test_folders_that_cannot_be_extended_are_refused(folders, tmp_path):
     old, _, _ = folders
     log = write(tmp_path, lines(NEW, 100))

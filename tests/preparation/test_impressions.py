@@ -1,6 +1,5 @@
 """Impression logs: whose clicks a row sees, and which split it falls into."""
 
-import gzip
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.small_dataset import PART
-from support.tiny_logs import events_of, real_data, write
+from support.source_samples import SHOWN as LOG
+from support.tiny_logs import events_of, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
@@ -20,12 +20,6 @@ from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
 pytestmark = pytest.mark.long
 
 HEADER = "user,item,label,slot,timestamp\n"
-LOG = HEADER + "".join(
-    f"{user},i{(3 * time + place) % 8},{int(place == time % 3)},s{place},{time}\n"
-    for user in ("ann", "bob", "cat")
-    for time in range(5)
-    for place in range(3)
-)
 
 
 def options(file: Path, **changes) -> ImpressionsOptions:
@@ -224,14 +218,6 @@ def test_negatives_are_those_of_a_plain_search(log):
     ]
 
 
-@pytest.mark.parametrize("label", ["2", "0.5", "yes", ""])
-def test_a_label_other_than_0_and_1_is_malformed(tmp_path, label):
-    file = write(tmp_path, LOG + f"ann,i1,{label},s0,9\n")
-    with pytest.raises(UserError) as caught:
-        prepare(options(file, max_bad_share=0.01))
-    assert f"{file}:47: label '{label}' is not 0 or 1" in str(caught.value)
-
-
 def test_labels_may_be_written_as_numbers_with_a_point(tmp_path):
     dataset, _ = make(write(tmp_path, LOG.replace(",1,s", ",1.0,s")))
     assert len(dataset.event_item) == 15
@@ -288,21 +274,3 @@ def test_no_row_sees_its_own_request_or_later(tmp_path_factory, log, split):
     assert found == len(log)
     for start, end in pairwise(dataset.event_offsets):
         assert (np.diff(dataset.event_timestamp[start:end]) >= 0).all()
-
-
-@pytest.mark.slow
-def test_taobao_prepares_with_purchases_as_clicks(tmp_path):
-    source = real_data("taobao", "UserBehavior_2h.csv.gz")
-    with gzip.open(source, "rt") as lines:
-        text = "".join(
-            line.replace(",pv,", ",0,").replace(",buy,", ",1,").replace(",cart,", ",1,")
-            for line in lines
-            if ",fav," not in line
-        )
-    dataset, summary = make(
-        write(tmp_path, text),
-        columns=("user", "item", "category", "label", "timestamp"),
-        item_features=("category",),
-    )
-    assert len(dataset.groups()) > 50_000
-    assert not any("malformed" in line for line in summary)

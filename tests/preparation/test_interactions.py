@@ -3,10 +3,6 @@
 import gzip
 import json
 import random
-import resource
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.interaction_logs import HEADER, LOG, make, options, positives, refused
-from support.tiny_logs import events_of, real_data, write
+from support.tiny_logs import events_of, write
 
-from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.reading import duckdb_files as reading
 from dien_jax.preparation.sources.interactions import prepare
@@ -339,34 +334,3 @@ def test_both_ways_of_reading_agree(tmp_path, monkeypatch):
         other = careful.path / path.relative_to(fast.path)
         np.testing.assert_array_equal(np.load(path), np.load(other))
     assert json.loads((fast.path / "meta.json").read_text()) == careful.meta
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("split", ["by-user", "last-event", "by-time"])
-def test_grocery_prepares(tmp_path, split):
-    file = real_data("interactions", "grocery.csv.gz")
-    dataset, summary = make(file, out=tmp_path / "data", split=split)
-    assert len(dataset.event_item) == 121_892
-    assert len(dataset.groups()) == 14_681
-    assert not any("malformed" in line for line in summary)
-    assert all(len(examples.label) > 1000 for examples in dataset.splits.values())
-
-
-@pytest.mark.slow
-def test_two_million_events_prepare_within_two_gigabytes(tmp_path):
-    file = real_data("interactions", "amazon10.csv.gz")
-    command = [sys.executable, "-m", "dien_jax.prepare", "interactions", str(file)]
-    start = time.monotonic()
-    done = subprocess.run(
-        [*command, "--item-features", "category", "--out", str(tmp_path / "data")],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(done.stdout, f"{time.monotonic() - start:.0f} s, {peak / 1e6:.2f} GB at most")
-    assert peak < 2_000_000, "kilobytes"
-    dataset = open_dataset(tmp_path / "data")
-    assert len(dataset.event_item) == 2_741_522
-    assert len(dataset.groups()) == 330_086
-    assert len(dataset.vocabulary("category")) == 11

@@ -7,55 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.interaction_logs import HEADER, LOG, make, options, positives, refused
-from support.tiny_logs import events_of, write
+from support.tiny_logs import write
 
 from dien_jax.errors import UserError
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> dict[str, list[str]]:
-    """The events of ``LOG``."""
-    return events_of(make(write(tmp_path_factory.mktemp("plain"), LOG))[0])
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("x,i,c,-5", "timestamp '-5' is negative"),
-        ("x,i,c,1e15", "timestamp '1e15' is beyond the year 9999 in seconds"),
-        ("x,i,c,inf", "timestamp 'inf' is beyond the year 9999"),
-        ("x,i,c,nan", "timestamp 'nan' is not a whole number"),
-        ("x,i,c,7.5", "timestamp '7.5' is not a whole number"),
-        ("x,i,c,2014-02-28", "timestamp '2014-02-28' is not a whole number"),
-        ("x,i,c,soon", "timestamp 'soon' is not a whole number"),
-        ("x,i,c,", "the timestamp is empty"),
-        (",i,c,5", "the user is empty"),
-        ("x,,c,5", "the item is empty"),
-        ('x,"",c,5', "the item is empty"),
-        ("x,i,5", "expected 4 columns, found 3"),
-        ("x,i,c,5,6", "expected 4 columns, found 5"),
-        ('x,"i"j,c,5', "wrong quotes"),
-        ('x,"i,c,5', "a quote is not closed"),
-    ],
-)
-def test_a_malformed_line_is_left_out_counted_and_shown_with_its_number(
-    tmp_path, line, reason, expected
-):
-    lines = LOG.splitlines()
-    lines.insert(9, line)
-    file = write(tmp_path, "\n".join(lines))
-    dataset, summary = make(file, max_bad_share=0.5)
-    assert events_of(dataset) == expected
-    assert summary[0] == "1 of 25 lines are malformed and were left out:"
-    assert summary[1].startswith(f"  {file}:10: {reason}")
-
-
-def test_too_many_malformed_lines_are_an_error(tmp_path):
-    file = write(tmp_path, LOG + "x,i,c,-5\n")
-    refused(file, r"1 of 25 lines are malformed, more than the allowed share of 0.01 \(--max-bad-")
-    make(file, max_bad_share=0.04)
 
 
 def test_lines_that_are_not_utf_8_are_malformed(tmp_path):
@@ -143,10 +99,6 @@ def test_wrong_columns_of_parquet_are_named(tmp_path):
 )
 def test_a_file_that_is_no_log_is_refused(tmp_path, content, match):
     refused(write(tmp_path, content), match)
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    refused(tmp_path / "log.csv", "log.csv cannot be read: No such file")
 
 
 def test_a_folder_is_no_log(tmp_path):

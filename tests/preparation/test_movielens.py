@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.source_samples import FILES_1M, RATINGS
 from support.tiny_logs import events_of
 from support.web import status, web_server
 
@@ -16,11 +17,6 @@ from dien_jax.prepare import main
 
 pytestmark = pytest.mark.long
 
-RATINGS = [
-    (user, 1 + (user + time) % 5, 1 + time % 5, 10 * time)
-    for user in (1, 2, 3)
-    for time in range(5)
-]
 """User, movie, rating and time; user 1 rates movies 2, 3, 4, 5, 1 with 1, 2, 3, 4, 5."""
 
 FILES_100K = {
@@ -32,12 +28,6 @@ FILES_100K = {
     ),
     "u.user": "1|7|M|student|85711\n2|53|F|other|94043\n3|18|M|writer|32067\n",
     "README": "not read",
-}
-FILES_1M = {
-    "ratings.dat": "".join(f"{u}::{m}::{r}::{t}\n" for u, m, r, t in RATINGS),
-    "movies.dat": "1::Toy::Story (1995)::Action|Comedy\n2::É (1996)::Drama\n3::C::Film-Noir\n"
-    "4::D::Action\n",
-    "users.dat": "1::M::1::10::48067\n2::F::50::16::70072\n3::M::18::20::55117\n",
 }
 FILES_CSV = {
     "ratings.csv": "userId,movieId,rating,timestamp\n"
@@ -137,31 +127,6 @@ def test_a_min_rating_that_no_rating_has_is_refused(tmp_path, least):
         MovielensOptions(out=tmp_path, name="1m", min_rating=least)
 
 
-MALFORMED = {
-    "ratings.dat": {
-        "1::2::3": "expected 4 values, found 3",
-        "1::2::good::30": "could not convert string to float: 'good'",
-        "1::2::nan::30": "the rating 'nan' is not a number",
-        "1::2::3::soon": "timestamp 'soon' is not a whole number",
-    },
-    "movies.dat": {"9::A movie": "expected 3 values, found 2"},
-    "users.dat": {"1::M::1": "expected 5 values, found 3"},
-}
-
-
-def test_malformed_lines_are_told_by_archive_file_and_number(tmp_path):
-    changed = {
-        member: text + "".join(f"{line}\n" for line in MALFORMED[member])
-        for member, text in FILES_1M.items()
-    }
-    dataset, summary = make(tmp_path, "1m", changed, max_bad_share=0.3)
-    assert len(dataset.event_item) == len(RATINGS)
-    for member, lines in MALFORMED.items():
-        for number, reason in enumerate(lines.values(), FILES_1M[member].count("\n") + 1):
-            shown = f"{tmp_path}/ml-1m.zip/ml-1m/{member}:{number}: "
-            assert any(shown in line and reason in line for line in summary), reason
-
-
 def test_flags_other_than_0_and_1_are_malformed(tmp_path):
     changed = {**FILES_100K, "u.item": FILES_100K["u.item"].replace("0|0|0|1", "0|0|2|1")}
     _, summary = make(tmp_path, "100k", changed, max_bad_share=0.3)
@@ -181,21 +146,6 @@ def test_another_header_is_told(tmp_path):
         UserError, match=r"ratings\.csv:1: expected 'userId,movieId,rating,timestamp'"
     ):
         make(tmp_path, "20m", changed)
-
-
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [
-        (b"text", "the archive is cut off or damaged after line 0"),
-        (None, "cannot be read: No such"),
-    ],
-)
-def test_what_is_no_archive_is_told(tmp_path, content, match):
-    file = tmp_path / "ml-1m.zip"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(UserError, match=match):
-        prepare(MovielensOptions(out=tmp_path / "data", name="1m", source=file))
 
 
 def test_a_damaged_archive_is_told(tmp_path):

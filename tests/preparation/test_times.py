@@ -28,16 +28,6 @@ def log(times: list[object], price: str = "2.5") -> str:
     return "user,item,category,price,timestamp\n" + "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize(
-    "time", ["nan", "-nan", "inf", "-inf", str(2**63), str(2**70), "9" * 20, "1e37", "1e400"]
-)
-def test_one_time_that_is_no_time_is_left_out_and_reported(time, tmp_path) -> None:
-    dataset, summary = make(write(tmp_path, log([time])))
-    assert summary[0] == "1 of 480 lines are malformed and were left out:"
-    assert f"log.csv:2: timestamp '{time}' " in summary[1]
-    assert len(dataset.event_item) == 479
-
-
 def test_times_are_told_as_dates_too(tmp_path) -> None:
     times = {"split": "by-time", "valid_from": "2011-03-13T09:00", "test_from": f"{START + 9000}"}
     _, summary = make(write(tmp_path, log([])), **times)

@@ -1,10 +1,7 @@
 """Logs for the tests of preparing them."""
 
-import os
 from itertools import pairwise
 from pathlib import Path
-
-import pytest
 
 from dien_jax.data.dataset import Dataset
 
@@ -24,10 +21,3 @@ def events_of(dataset: Dataset) -> dict[str, list[str]]:
             dataset.groups(), pairwise(dataset.event_offsets), strict=True
         )
     }
-
-
-def real_data(*names: str) -> Path:
-    folder = os.environ.get("DIEN_JAX_DATA")
-    if not folder:
-        pytest.skip("DIEN_JAX_DATA does not name a folder with real data")
-    return Path(folder).joinpath(*names)
