@@ -1,7 +1,6 @@
 """Interaction logs: what is read, what is refused, and what ends up in the folder."""
 
 import gzip
-import json
 import random
 
 import numpy as np
@@ -14,7 +13,6 @@ from support.interaction_logs import HEADER, LOG, make, options, positives, refu
 from support.tiny_logs import events_of, write
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.reading import duckdb_files as reading
 from dien_jax.preparation.sources.interactions import prepare
 
 
@@ -323,14 +321,3 @@ def test_no_example_sees_a_later_event_whatever_the_log(tmp_path_factory, rows, 
             history = slice(dataset.event_offsets[examples.sequence[row]], end)
             assert examples.item[row] == dataset.event_item[end]
             assert (dataset.event_timestamp[history] <= dataset.event_timestamp[end]).all()
-
-
-def test_both_ways_of_reading_agree(tmp_path, monkeypatch):
-    file = write(tmp_path, LOG)
-    fast, _ = make(file)
-    monkeypatch.setattr(reading, "_read_csv", lambda *arguments: None)
-    careful, _ = make(file, out=tmp_path / "careful")
-    for path in fast.path.rglob("*.npy"):
-        other = careful.path / path.relative_to(fast.path)
-        np.testing.assert_array_equal(np.load(path), np.load(other))
-    assert json.loads((fast.path / "meta.json").read_text()) == careful.meta
