@@ -115,5 +115,5 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
         if not np.isfinite(np.asarray(array)).all():
             path = checkpoints.best_path()
             raise UserError(f"the checkpoint {path} is damaged: {name} is not finite")
-    share = as_type(host.get(BEST_SHARE, 1.0), Share, f"{checkpoints.best_path()}, {BEST_SHARE}")
+    share = as_type(host.get(BEST_SHARE), Share, f"{checkpoints.best_path()}, {BEST_SHARE}")
     return best_step, state._replace(params=with_network_share(state.params, share))

@@ -56,5 +56,5 @@ def write(
     Run.create(preset=model, seed=0, dataset=dataset, config=config).save(folder)
     state = random_state(config, dataset.schema)
     saved = OneDevice(dataset.schema).to_save(state)
-    Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, saved, {}, best=True)
+    Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, saved, {"best_share": 1.0}, best=True)
     return folder
