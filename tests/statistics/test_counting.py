@@ -148,14 +148,6 @@ def test_pairs_of_few_users_are_left_out_of_a_long_log() -> None:
     assert sorted(kept.together) == sorted(whole.together[whole.together >= kept.least])
 
 
-def test_small_chunks_give_the_same_counts() -> None:
-    events = random_events(1)
-    whole, _ = count_values([events], np.arange(ITEMS), ITEMS)
-    parts, _ = count_values([events], np.arange(ITEMS), ITEMS, limits=Limits(chunk=3))
-    for name in ("count", "offsets", "other", "together", "before", "following"):
-        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
-
-
 @pytest.mark.parametrize("largest", [6, 2**62])
 def test_keys_are_sorted_with_their_numbers_whatever_their_size(largest: int) -> None:
     keys, numbers = np.array([largest, 5, 0, 5]), np.array([3, 2, 7, 0], np.int32)
