@@ -71,7 +71,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     match config.option.markexpr:
         case "fast" | "long" as mark:
             is_other = f"mark.{mark}" not in text
-        case "not long" | "not slow and not long":
+        case "not long":
             is_other = "mark.long" in whole
         case _:
             is_other = False

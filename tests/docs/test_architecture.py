@@ -46,7 +46,9 @@ def test_the_citation_and_the_changelog_are_of_this_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {dien_jax.__version__}\n" in citation
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(rf"^## {re.escape(dien_jax.__version__)} - ", changelog, re.MULTILINE)
+    released = rf"^## {re.escape(dien_jax.__version__)} - "
+    heading = r"^## Unreleased$" if ".dev" in dien_jax.__version__ else released
+    assert re.search(heading, changelog, re.MULTILINE)
 
 
 def test_every_command_has_a_page_of_the_site() -> None:

@@ -23,7 +23,6 @@ def run(name: str, *arguments: str) -> str:
     return ending.stdout
 
 
-@pytest.mark.slow
 def test_a_log_becomes_a_ranked_list(tmp_path: Path) -> None:
     output = run("rank_own_log.py", "--out", str(tmp_path), "--epochs", "1", *CHEAP)
     found = re.search(r"test AUC ([\d.]+); simple models: popularity ([\d.]+)", output)
@@ -37,7 +36,6 @@ def test_a_log_becomes_a_ranked_list(tmp_path: Path) -> None:
     assert 0 < ranked[-1] <= ranked[0] < 1
 
 
-@pytest.mark.slow  # the same steps as in docs/tutorial.md, whose code another test runs
 def test_a_cell_of_ones_own_is_compared_with_dien() -> None:
     output = run("own_cell.py", "--epochs", "1", "--seeds", "1", "--users", "60")
     areas = dict(
@@ -47,7 +45,6 @@ def test_a_cell_of_ones_own_is_compared_with_dien() -> None:
     assert areas["augru"] != areas["attentional_decay"]
 
 
-@pytest.mark.slow
 def test_a_daily_job_goes_on_from_yesterday_while_the_server_answers(tmp_path: Path) -> None:
     output = run("daily_job.py", "--out", str(tmp_path), "--days", "2", "--epochs", "1", *CHEAP)
     answers = re.findall(r"^day (\d): (.*)$", output, re.MULTILINE)

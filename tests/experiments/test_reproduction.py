@@ -190,7 +190,6 @@ def test_rows_of_the_same_settings_on_other_data_keep_their_names(tiny, tmp_path
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_study_without_a_test_split_keeps_no_run_and_scores_no_test(tiny, tmp_path, monkeypatch):
     data, _, _ = tiny
     measured, done = [], []
