@@ -30,7 +30,7 @@ class Arguments:
     split: Literal["test", "valid"] = "test"
     """Split whose examples the differences are computed on."""
     out: Path | None = None
-    """Folder to create for compare.png and the scores of the runs, which are computed once."""
+    """Folder to create for the curves, compare.png."""
     data: Path | None = None
     """Dataset folder, if it has moved. Default: the dataset of the first run."""
 

@@ -36,8 +36,6 @@ Arguments.__doc__ = f"{Arguments.__doc__} Presets: {', '.join(PRESETS)}."
 def tune(arguments: Arguments) -> int:
     """Run the search, print the best trial, and return the exit status."""
     result = run_search(arguments)
-    for plot in result.plots:
-        say(f"plot: {plot}")
     if result.best_file is None:
         say("error: every trial diverged; search lower learning rates")
         return 1

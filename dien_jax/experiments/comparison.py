@@ -1,6 +1,5 @@
 """Comparison of runs: tables of metrics and settings, curves, and differences with intervals."""
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,23 +15,21 @@ from dien_jax.errors import UserError, writing
 from dien_jax.experiments.result_tables import aligned, mean_and_deviation, metric_headers
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS, SELECTION
-from dien_jax.runs.folder import CONFIG_FILE, RESULT_FILE, Run
+from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import (
     BaselineRun,
     RunSummary,
     SeedGroup,
     load_summaries,
-    read_scores,
     seed_groups,
     stored_scores,
 )
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.files import atomic_path, check_out, make_folder
+from dien_jax.utils.files import check_out, make_folder
 from dien_jax.utils.plots import is_picture, new_figure, save_picture
 
 COMPARISON_FILE = "compare.png"
-_SCORES_FILES = "predictions-*.npy"
 _ABSENT = "-"
 _PANELS = {
     "training click loss": ("train", "click_loss"),
@@ -51,8 +48,7 @@ def compare_runs(
     Args:
       folders: folders of runs and of baselines, see :func:`run_baselines`.
       split: ``"test"`` or ``"valid"``, the examples that differences are computed on.
-      out: folder to create for the curves, ``compare.png``, and for the scores of the runs, which
-        are then computed once.
+      out: folder to create for the curves, ``compare.png``.
       data: the dataset folder, which must be that of the first run, if it has moved.
 
     Yields:
@@ -84,7 +80,7 @@ def compare_runs(
     if settings := _settings_table(groups):
         yield settings
     if out is not None:
-        make_folder(out, "--out", COMPARISON_FILE, _SCORES_FILES)
+        make_folder(out, "--out", COMPARISON_FILE)
         if (file := out / COMPARISON_FILE).exists():
             check_out(file, is_ours=is_picture)
         with writing(out, "--out"):
@@ -95,7 +91,7 @@ def compare_runs(
         yield seeds
     if others := _comparable(runs):
         dataset = dataset or _data_of(runs[0], Path(runs[0].run.data))
-        yield _pair_table(runs[0], others, split, out, dataset)
+        yield _pair_table(runs[0], others, split, dataset)
 
 
 def _data_of(run: RunSummary, folder: Path) -> Dataset:
@@ -189,16 +185,16 @@ def _seed_differences(groups: Sequence[SeedGroup], split: str) -> str:
 
 
 def _pair_table(
-    first: RunSummary, others: Sequence[RunSummary], split: str, out: Path | None, dataset: Dataset
+    first: RunSummary, others: Sequence[RunSummary], split: str, dataset: Dataset
 ) -> str:
     examples = dataset.splits[split]
     labels, users = np.asarray(examples.label), np.asarray(examples.group)
     known = np.asarray(examples.item) != UNKNOWN
-    baseline = _scores(first, dataset, split, out)
+    baseline = _scores(first, dataset, split)
     title = f"{split}, difference to {first.name}"
     rows = [[title, "", "difference", "95% (users)", "95% (DeLong)", "p"]]
     for run in others:
-        scores = _scores(run, dataset, split, out)
+        scores = _scores(run, dataset, split)
         with stage(f"resampling users for {run.name}"):
             over_users = bootstrap(labels, scores, baseline, users, known=known)
         for name, metric in METRICS.items():
@@ -214,22 +210,11 @@ def _pair_table(
     )
 
 
-def _scores(run: RunSummary, dataset: Dataset, split: str, out: Path | None) -> np.ndarray:
-    """Return the scores of a split; read and write them in the ``out`` folder if there is one."""
+def _scores(run: RunSummary, dataset: Dataset, split: str) -> np.ndarray:
+    """Return the scores of a split: computed for a run, stored ones for a baseline."""
     if isinstance(run.run, BaselineRun):
         return stored_scores(run.folder, dataset, split)
-    if out is None:
-        return score_split(run.folder, split, data=dataset).scores
-    digest = hashlib.sha256(str(run.folder.resolve()).encode())
-    for name in (CONFIG_FILE, RESULT_FILE):  # they change if another run is trained in the folder
-        digest.update((run.folder / name).read_bytes())
-    file = out / f"predictions-{split}-{run.name.replace('/', '-')}-{digest.hexdigest()[:12]}.npy"
-    if file.exists():
-        return read_scores(file, dataset, split)
-    scores = score_split(run.folder, split, data=dataset).scores
-    with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
-        np.save(stream, scores)
-    return scores
+    return score_split(run.folder, split, data=dataset).scores
 
 
 def _setting(value: Any) -> str:

@@ -11,7 +11,6 @@ a folder:
 import dataclasses
 import hashlib
 import json
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -56,8 +55,6 @@ RUNS_FOLDER, RESULTS_FILE = "runs", "results.csv"
 PREDICTIONS_FILE = "test-predictions.csv"
 FAMILY_TABLE = "family"
 MOST_SEEDS = 2**32
-_FIRST_GUESS = 60.0, 8000.0, 6
-"""Seconds of a run besides training, examples a second and epochs, until a run has been timed."""
 
 
 class _Task(NamedTuple):
@@ -201,10 +198,10 @@ def run_study(
             write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
         missing = [task for task in tasks if task.key not in known]
         done = len(tasks) - len(missing)
-        say(f"{len(tasks)} runs, {done} of them done; {_estimate(missing, known)}")
+        say(f"{len(tasks)} runs, {done} of them done")
         for number, task in enumerate(missing):
             name = f"{task.data}, {task.row}, seed {task.seed}"
-            say(f"[{number + 1}/{len(missing)}] {name}; {_estimate(missing[number:], known)}")
+            say(f"[{number + 1}/{len(missing)}] {name}")
             result = _train_and_test(task, out) if test else _train_only(task)
             known[task.key] = _line(task, result)
             write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
@@ -279,16 +276,3 @@ def _line(task: _Task, result: Mapping[str, Any]) -> Line:
         "data_digest": digest_of_data,
     }
     return {name: "" if value is None else str(value) for name, value in values.items()}
-
-
-def _estimate(missing: Sequence[_Task], known: Mapping[Any, Line]) -> str:
-    """Return how long the missing runs may take, from the finished ones on the same data."""
-    if not missing:
-        return "nothing is left to do"
-    (fixed, speed, epochs), seconds = _FIRST_GUESS, 0.0
-    for task in missing:
-        runs = [line for line in known.values() if line["row"] not in BASELINES]
-        timed = [float(line["seconds"]) for line in runs if line["data"] == task.data]
-        guess = fixed + len(task.dataset.splits["train"].label) * epochs / speed
-        seconds += statistics.mean(timed) if timed else guess
-    return f"about {seconds / 60:.0f} minutes left"

@@ -5,7 +5,6 @@ A study folder holds
     OUT/study.db       the trials, Optuna's SQLite storage
     OUT/tune.json      what is searched: preset, data, space, sampler, seed
     OUT/best.json      the best settings so far, a preset file
-    OUT/history.png, settings.png, importances.png     plots, if matplotlib is installed
 """
 
 import json
@@ -75,13 +74,11 @@ class SearchResult(NamedTuple):
       best_file, best_value: preset file and validation AUC of the best trial; None if every trial
         diverged or was pruned.
       summary: the best trial and its settings, as text.
-      plots: files of the plots that were drawn.
     """
 
     best_file: Path | None
     best_value: float | None
     summary: str
-    plots: list[Path]
 
 
 def run_search(options: SearchOptions) -> SearchResult:
@@ -113,10 +110,9 @@ def run_search(options: SearchOptions) -> SearchResult:
         with _study(options.out) as study:
             _run_trials(study, options, base, space, dataset)
             finished, best = _trials(study), _write_best(study, options, base)
-            plots = report.draw_plots(finished, options.out)
     if best is None:
-        return SearchResult(None, None, "", plots)
-    return SearchResult(options.out / BEST_FILE, best.value, report.summary(finished, best), plots)
+        return SearchResult(None, None, "")
+    return SearchResult(options.out / BEST_FILE, best.value, report.summary(finished, best))
 
 
 def _run_trials(
@@ -136,8 +132,8 @@ def _run_trials(
             # uninterrupted one would have drawn.
             seed = int(np.random.SeedSequence([options.seed, number]).generate_state(1)[0])
             study.sampler = sampler(seed=seed)
-            trial = study.ask()
-            config = with_settings(base, spaces.suggest(space, trial))
+            trial = study.ask(space)
+            config = with_settings(base, spaces.chosen_settings(trial.params))
             name = f"trial {number + 1} of {options.trials}"
             settings = report.searched_settings(trial).items()
             line.say(f"{name}: {', '.join(f'{key} {value}' for key, value in settings)}")
@@ -201,12 +197,14 @@ def _check_splits(dataset: Dataset) -> None:
 
 def _begin(options: SearchOptions, base: Config, space: Space, dataset: Dataset) -> None:
     """Write ``tune.json``, or check that the folder holds a study of the same options."""
+    from optuna.distributions import distribution_to_json
+
     description = {
         "preset": options.preset,
         "data_digest": data_digest(dataset),
         "sampler": options.sampler,
         "seed": options.seed,
-        "space": spaces.space_to_json(space),
+        "space": {name: distribution_to_json(entry) for name, entry in space.items()},
         "settings": asdict(decided_config(base, dataset)),
     }
     out, file = options.out, options.out / STUDY_FILE

@@ -1,17 +1,12 @@
-"""Report of a search: progress on the console, the best trial as text, and plots."""
+"""Report of a search: progress on the console, and the best trial as text."""
 
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import numpy as np
 
 from dien_jax.experiments.search_space import chosen_settings
 from dien_jax.metrics.scores import METRICS
 from dien_jax.training.progress import StepReport
 from dien_jax.utils.console import ProgressLine
-from dien_jax.utils.files import atomic_path
 
 if TYPE_CHECKING:
     import optuna
@@ -74,52 +69,3 @@ def searched_settings(trial: "optuna.Trial | FrozenTrial") -> dict[str, str]:
         for name, value in chosen_settings(trial.params).items()
         if not trial.distributions[name].single()
     }
-
-
-def draw_plots(finished: Sequence["FrozenTrial"], folder: Path) -> list[Path]:
-    """Draw Optuna's plots of a study: history, objective over each setting, and importances.
-
-    A pruned trial is in the history at the best value it reached. Return the files: none without
-    matplotlib or before the first evaluation, the history alone before two completed trials.
-    """
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        return []
-    if not any(trial.intermediate_values for trial in finished):
-        return []
-    import optuna
-    from optuna.visualization import matplotlib as plots
-
-    study = optuna.create_study(direction=DIRECTION)  # in memory, numbered as on the console
-    study.add_trials(finished)
-    label = f"validation {OBJECTIVE.label}"
-    figures: dict[str, Any] = {}
-    with warnings.catch_warnings(), pyplot.rc_context():
-        warnings.simplefilter("ignore")  # Optuna's, that these functions are experimental
-        axes: Any = plots.plot_optimization_history(study, target_name=label)
-        pruned = [
-            (number, max(trial.intermediate_values.values()))
-            for number, trial in enumerate(finished)
-            if trial.state.name == "PRUNED" and trial.intermediate_values
-        ]
-        if pruned:
-            axes.scatter(*zip(*pruned, strict=True), facecolors="none", edgecolors="tab:blue",
-                         label="pruned")  # fmt: skip
-        axes.legend()
-        axes.locator_params(axis="x", integer=True)
-        axes.xaxis.set_major_formatter(lambda number, _: f"{number + 1:.0f}")
-        figures["history.png"] = axes.figure
-        names = list(searched_settings(finished[0]))
-        if names and sum(trial.state.name == "COMPLETE" for trial in finished) > 1:
-            axes = plots.plot_slice(study, params=names, target_name=label)
-            figures["settings.png"] = np.atleast_1d(axes).flat[0].figure
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            figures["importances.png"] = plots.plot_param_importances(
-                study, params=names, evaluator=evaluator, target_name=label
-            ).figure
-        for name, figure in figures.items():
-            with atomic_path(folder / name) as partial:
-                figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
-            pyplot.close(figure)
-    return [folder / name for name in figures]

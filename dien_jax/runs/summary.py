@@ -82,17 +82,12 @@ def is_baseline(folder: Path) -> bool:
     return (folder / BASELINE_FILE).is_file()
 
 
-def read_scores(file: Path, dataset: Dataset, split: str) -> np.ndarray:
-    """Read scores of the examples of a split; a file that has others is a ``UserError``."""
-    try:
-        return read_probabilities(file, len(dataset.splits[split].label))
-    except UserError as error:
-        raise UserError(f"{error}; remove it") from error
-
-
 def stored_scores(folder: Path, dataset: Dataset, split: str) -> np.ndarray:
     """Return a baseline's scores of a split, float32 ``[n]``."""
-    return read_scores(folder / _scores_name(split), dataset, split)
+    try:
+        return read_probabilities(folder / _scores_name(split), len(dataset.splits[split].label))
+    except UserError as error:
+        raise UserError(f"{error}; remove it") from error
 
 
 def _scores_name(split: str) -> str:

@@ -16,11 +16,6 @@ from dien_jax.training.loggers import Loggers
 from dien_jax.training.progress import StepReport
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
 
-LONG_RUN = 24 * 3600
-"""Seconds that are left, above which the report says how to take less."""
-STEADY_SECONDS = 60.0
-"""Time after which that is said: before, most steps wait for compilation."""
-
 
 class Reporter:
     """Reports of one run from its start, or its restored step, to its result.
@@ -49,7 +44,6 @@ class Reporter:
         self._folder, self._loggers = folder, loggers
         self._line = ProgressLine()
         self._first: tuple[int, float] | None = None
-        self._is_steady = False
         self._scoring = Stage("scoring")
         cut_back(folder, evaluated_step)
         loggers.begin(settings, restored_step)
@@ -76,13 +70,6 @@ class Reporter:
             pace = (now - first_time) / (step - first_step)
             left = round(pace * (report.total_steps - step))
             line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-            was_steady, self._is_steady = self._is_steady, now - first_time >= STEADY_SECONDS
-            if left > LONG_RUN and self._is_steady and not was_steady:
-                self._line.say(
-                    f"all epochs take some {left // 3600} hours, unless validation stops the run "
-                    "before; --train.evaluate-every validates within an epoch, and "
-                    "prepare --max-examples makes epochs shorter"
-                )
         self._line.update(line, step / report.total_steps)
         self._say_problems()
 

@@ -202,40 +202,6 @@ def test_run_does_not_differ_from_its_copy(runs, tmp_path, capfd):
     assert f"scoring 20 test examples of {runs / 'tiny'} with {tmp_path / 'copy'}" in said
 
 
-def test_scores_are_computed_once_and_kept_outside_the_runs(runs, tmp_path, capfd, scored):
-    arguments = [runs / "0.02-0", runs / "0.005-0", "--out", tmp_path / "new" / "out"]
-    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
-    first, _ = output(arguments, capfd)
-    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
-    names = sorted(path.name for path in (tmp_path / "new" / "out").iterdir())
-    assert [name.rpartition("-")[0] for name in names] == [
-        *("", "predictions-test-0.005-0", "predictions-test-0.02-0")
-    ]
-    assert len(scored) == 2
-    assert output(arguments, capfd)[0] == first
-    assert len(scored) == 2
-
-
-def test_run_trained_anew_in_its_place_is_scored_anew(runs, tmp_path, capfd, scored):
-    other = copied(runs / "0.005-0", tmp_path / "run")
-    arguments = [runs / "0.02-0", other, "--out", tmp_path / "out"]
-    output(arguments, capfd)
-    shutil.rmtree(other)
-    copied(runs / "0.02-1", other)
-    output(arguments, capfd)
-    assert scored == [runs / "0.02-0", other, other]
-
-
-def test_damaged_scores_are_refused_by_name(runs, tmp_path, capfd, scored):
-    arguments = [runs / "0.02-0", runs / "0.005-0", "--out", tmp_path]
-    output(arguments, capfd)
-    [kept] = tmp_path.glob("predictions-test-0.005-0-*.npy")
-    kept.write_bytes(kept.read_bytes()[:50])
-    assert f"{kept}: damaged, or not a .npy file" in refusal(arguments, capfd)
-    np.save(kept, np.zeros(3, np.float32))
-    assert f"{kept}: expected 20 entries, found 3" in refusal(arguments, capfd)
-
-
 def test_curves_are_drawn_of_every_run(runs, tmp_path, capfd, scored, monkeypatch):
     figure = pytest.importorskip("matplotlib.figure")
     drawn = []

@@ -9,7 +9,6 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support import tiny_run
 from support.parted_data import change_meta
@@ -18,14 +17,13 @@ from support.scripted_trials import EPOCHS, RATE, Scripted
 from dien_jax import train, tune
 from dien_jax.config.preset_files import read_preset_file, with_settings
 from dien_jax.config.presets import PRESETS
-from dien_jax.experiments import search, search_report
+from dien_jax.experiments import search
 from dien_jax.training import loop
 from dien_jax.utils.files import locked, read_json
 
 pytestmark = pytest.mark.long
 
 optuna = pytest.importorskip("optuna")
-DRAW_PLOTS = search_report.draw_plots
 
 
 @pytest.fixture
@@ -37,17 +35,10 @@ def command(data, tmp_path) -> list[str]:
 
 @pytest.fixture
 def scripted(monkeypatch) -> type[Scripted]:
-    """No training, and no plots but in tests that ask for ``plots``."""
+    """No training."""
     kind = type("Scripted", (Scripted,), {"trained": []})
     monkeypatch.setattr(search, "Trainer", kind)
-    monkeypatch.setattr(search_report, "draw_plots", lambda *_: [])
     return kind
-
-
-@pytest.fixture
-def plots(scripted, monkeypatch) -> None:
-    """Draw plots after all."""
-    monkeypatch.setattr(search_report, "draw_plots", DRAW_PLOTS)
 
 
 def trials(out: Path) -> list[tuple]:
@@ -203,56 +194,6 @@ def test_search_where_all_diverges_says_so(command, scripted, capfd, monkeypatch
     assert output.out == ""
     assert "error: every trial diverged" in output.err
     assert not (Path(command[3]) / "best.json").exists()
-
-
-def test_plots_are_drawn_where_matplotlib_is(command, scripted, plots, capfd, monkeypatch):
-    pytest.importorskip("matplotlib")
-    out = Path(command[3])
-    names = ("history.png", "settings.png", "importances.png")
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib", None)
-        assert tune.main([*command, "--trials=2"]) == 0
-    assert not list(out.glob("*.png"))
-    capfd.readouterr()
-    assert tune.main([*command, "--trials=2"]) == 0
-    said = capfd.readouterr().err
-    for name in names:
-        assert (out / name).read_bytes().startswith(b"\x89PNG")
-        assert f"plot: {out / name}" in said
-
-
-def test_plots_of_one_trial_or_none_that_was_completed(
-    command, scripted, plots, capfd, monkeypatch
-):
-    pytest.importorskip("matplotlib")
-    assert tune.main([*command, "--trials=1"]) == 0
-    assert [path.name for path in Path(command[3]).glob("*.png")] == ["history.png"]
-    monkeypatch.setattr(scripted, "diverges_above", 0.0)
-    other = Path(command[3]).with_name("diverged")
-    assert tune.main([*command, f"--out={other}", "--trials=2"]) == 1
-    assert [path.name for path in other.glob("*.png")] == ["history.png"]
-
-
-def test_history_has_pruned_trials_and_counts_from_one(
-    command, scripted, plots, capfd, monkeypatch
-):
-    figure = pytest.importorskip("matplotlib.figure")
-    drawn = []
-    save = figure.Figure.savefig
-    monkeypatch.setattr(
-        figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
-    )
-    assert tune.main([*command, "--trials=15", "--sampler=random"]) == 0
-    [axes] = drawn[0].axes
-    finished = trials(Path(command[3]))
-    shown = {line.get_label(): line.get_offsets() for line in axes.collections}
-    pruned = [
-        (number, max(values.values()))
-        for number, (_, values, state) in enumerate(finished)
-        if state == "PRUNED"
-    ]
-    np.testing.assert_allclose(shown["pruned"], pruned)
-    assert axes.xaxis.get_major_formatter()(0, None) == "1"
 
 
 def test_progress_is_told_by_lines_where_there_is_no_terminal(

@@ -8,7 +8,7 @@ from dien_jax.config.preset_files import with_settings
 from dien_jax.config.presets import PRESETS
 from dien_jax.errors import UserError
 from dien_jax.experiments import search_space
-from dien_jax.experiments.search_space import Choices, Range, read_space
+from dien_jax.experiments.search_space import read_space
 from tests.experiments.test_search import optuna
 
 
@@ -36,16 +36,17 @@ def test_space_file_replaces_the_default_space(tmp_path):
     }
     file.write_text(json.dumps(given))
     space = read_space(file, PRESETS["dien"])
+    kinds = optuna.distributions
     assert space == {
-        "model.hidden_size": Range(8, 24, step=8, whole=True),
-        "model.dropout": Range(0, 0.5),
-        "model.layers": Choices(([200, 80], [16])),
-        "train.click_rate": Choices((None, 0.5)),
+        "model.hidden_size": kinds.IntDistribution(8, 24, step=8),
+        "model.dropout": kinds.FloatDistribution(0, 0.5),
+        "model.layers": kinds.CategoricalDistribution(["[200, 80]", "[16]"]),
+        "train.click_rate": kinds.CategoricalDistribution(["null", "0.5"]),
     }
     drawn = []
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
-        drawn.append(search_space.suggest(space, study.ask()))
+        drawn.append(search_space.chosen_settings(study.ask(space).params))
         with_settings(PRESETS["dien"], drawn[-1])
     assert {each["model.hidden_size"] for each in drawn} == {8, 16, 24}
     assert {str(each["model.layers"]) for each in drawn} == {"[200, 80]", "[16]"}
@@ -57,15 +58,24 @@ def test_space_file_replaces_the_default_space(tmp_path):
     ("space", "message"),
     [
         ({"model.hiden_size": [3]}, "unknown setting 'model.hiden_size'; did you mean 'model.hidd"),
-        ({"model.dropout": 0.5}, "model.dropout: expected a list of choices or a range"),
-        ({"model.dropout": []}, "model.dropout: expected one or more choices"),
-        ({"model.dropout": {"low": 0, "hihg": 1}}, "found 'hihg'; did you mean 'high'"),
-        ({"model.dropout": {"low": 0}}, "model.dropout: expected 'high' to be a number"),
-        ({"model.dropout": {"low": 0.5, "high": 0.5}}, "'low' must be below 'high'"),
-        ({"model.dropout": {"low": 0, "high": 0.5, "log": True}}, "'low' must be above 0 with"),
-        ({"model.dropout": {"low": 0, "high": 0.5, "log": 1}}, "expected 'log' to be true or fa"),
-        ({"model.dropout": {"low": 0, "high": 0.5, "step": 0.2}}, "a number of steps above 'low'"),
-        ({"model.dropout": {"low": 0, "high": 0.5, "step": 0}}, "'step' must be above 0"),
+        (
+            {"model.dropout": 0.5},
+            "model.dropout: expected a list of one or more choices, or",
+        ),
+        ({"model.dropout": []}, "model.dropout: expected a list of one or more"),
+        ({"model.dropout": {"low": 0, "hihg": 1}}, "unknown key 'hihg'; did you mean 'high'"),
+        ({"model.dropout": {"low": 0}}, "model.dropout: Object missing required field 'high'"),
+        ({"model.dropout": {"low": 0.5, "high": 0.4}}, "model.dropout: `low <= high` must hold"),
+        (
+            {"model.dropout": {"low": 0, "high": 0.5, "log": True}},
+            "`low > 0` must hold for `log",
+        ),
+        ({"model.dropout": {"low": 0, "high": 0.5, "log": 1}}, "Expected 'bool', got 'int'"),
+        (
+            {"model.dropout": {"low": 0, "high": 0.5, "step": 0.2}},
+            "is not divisible by `step`",
+        ),
+        ({"model.dropout": {"low": 0, "high": 0.5, "step": 0}}, "`step > 0` must hold"),
         ({"model.hidden_size": {"low": 1.5, "high": 3}}, "model.hidden_size: must be an integer"),
         ({"model.layers": {"low": 1, "high": 3}}, "model.layers: is not a number; give a li"),
         ({"model.activation": ["dise"]}, "model.activation must be one of"),

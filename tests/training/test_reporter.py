@@ -69,22 +69,6 @@ def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, cloc
     ]
 
 
-@pytest.mark.parametrize(("step_seconds", "hours"), [(100.0, 25), (80.0, None)])
-def test_a_run_of_days_is_advised_once_how_to_take_less(
-    tmp_path, capfd, clock, step_seconds, hours
-):
-    with reports(tmp_path) as reporter:
-        tell(reporter, 9)
-        clock[0] += 50.0
-        for step in (10, 20, 30):
-            tell(reporter, step)
-            clock[0] += 10 * step_seconds
-    told = [line for line in capfd.readouterr().err.splitlines() if "--max-examples" in line]
-    assert [line[: line.index(",")] for line in told] == (
-        [f"all epochs take some {hours} hours"] if hours else []
-    )
-
-
 def test_scoring_of_a_large_split_shows_how_far_it_is(tmp_path, capfd, clock):
     with reports(tmp_path) as reporter:
         for part in range(8):
