@@ -27,8 +27,8 @@ OF_ID, OF_EVENT, OF_PART_EVENT, OF_PART_EXAMPLE = 100, 1, 250, 33
 of its examples."""
 OF_COUNTED, OF_VECTORS = 35, 12_000
 """Bytes of each event that is counted and factorised, and of each item with vectors."""
-LEAST_EVENTS = 1 << 14
-"""Events of a part, at least."""
+LEAST_EVENTS, PART_EVENTS = 1 << 14, 1 << 22
+"""Events of a part, at least and at most."""
 
 
 def parse_size(text: str) -> int:

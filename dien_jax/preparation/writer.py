@@ -2,12 +2,9 @@
 
 import contextlib
 import functools
-import itertools
 import json
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,19 +12,13 @@ import numpy as np
 from dien_jax.data import metadata
 from dien_jax.data.columns import Column, Examples
 from dien_jax.data.dataset import open_folder
-from dien_jax.data.metadata import Counts, part_name
+from dien_jax.data.metadata import Counts
 from dien_jax.data.part_writer import FolderFiles, PartWriter, find_feature, require_rows
 from dien_jax.data.schema import Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
 from dien_jax.errors import UserError, writing
 from dien_jax.statistics.features import count_features, factorise_training_events
-from dien_jax.utils.files import (
-    KEPT,
-    partial_folder,
-    partial_path,
-    remove_left_partials,
-    write_text,
-)
+from dien_jax.utils.files import partial_folder, remove_left_partials
 from dien_jax.utils.memory import trim_memory
 
 
@@ -68,8 +59,6 @@ class DatasetWriter:
       split: description of the splits for ``meta.json``: ``policy``, ``seed`` and the like.
       progress: called with what the end of the block works at, which takes long for a long log, and
         with the share of that which is done, if it is known.
-      key: names all that the parts are made of. Parts that a killed process with the same key had
-        finished are there already, ``finished`` has them, and the caller writes those after them.
 
     Raises:
       UserError: when ``path`` exists or cannot be written, for example because the disk is full.
@@ -85,25 +74,19 @@ class DatasetWriter:
         source: dict[str, Any],
         split: dict[str, Any],
         progress: Callable[[str, float | None], None] = lambda *_: None,
-        key: str = "",
     ) -> None:
         metadata.check_names(schema)
         self.path = Path(path)
         self._schema, self._progress = schema, progress
         self._meta = {"source": source, "split": split}
         self._parts: list[Counts] = []
-        self._finished = FinishedParts(partial_path(self.path.absolute()), key)
         self._current: PartWriter | None = None
         check_target(self.path)
 
     def __enter__(self) -> "DatasetWriter":
-        # The stack removes the folder if its first file cannot be written.
         with writing(self.path, "dataset folder"), contextlib.ExitStack() as stack:
-            partial = partial_folder(self.path, take_over=self._finished.take_over)
-            self._partial = stack.enter_context(partial)
-            self._finished.begin()
+            self._partial = stack.enter_context(partial_folder(self.path))
             self._cleanup = stack.pop_all()
-        self._parts += [counts for counts, _ in self._finished.entries]
         self._files = FolderFiles(self._partial, self.path)
         return self
 
@@ -152,20 +135,9 @@ class DatasetWriter:
         """Write the examples of one split of the part; columns may be any sequences of numbers."""
         self._part().examples(split, examples)
 
-    @property
-    def finished(self) -> list[tuple[Counts, dict[str, Any]]]:
-        """Counts and notes of the parts that were taken over; see ``key``."""
-        return list(self._finished.entries)
-
-    def next_part(self, note: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """End the part that ``groups``, ``events`` and ``examples`` write, and begin the next.
-
-        ``note``, of JSON values, is for the process that takes the part over; see ``key``.
-        """
-        counts = self._part().finish()
-        with writing(self.path, "dataset folder"):
-            self._finished.add(len(self._parts), counts, dict(note))
-        self._parts.append(counts)
+    def next_part(self) -> None:
+        """End the part that ``groups``, ``events`` and ``examples`` write, and begin the next."""
+        self._parts.append(self._part().finish())
         self._current = None
 
     def part_folder(self, number: int) -> Path:
@@ -225,7 +197,6 @@ class DatasetWriter:
             progress(0.0)
             factors = factorise_training_events(dataset, choices, progress)
             write_factors(self._partial / STATISTICS, factors)
-            self._finished.end()
             self._partial.rename(self.path.absolute())
 
 
@@ -240,59 +211,3 @@ def check_target(path: Path) -> None:
         with contextlib.suppress(UserError):  # another process is at work on it
             remove_left_partials(path.absolute())
         raise UserError(f"{path} exists already; choose another folder or remove it")
-
-
-class FinishedParts:
-    """The finished parts of a folder that is being written.
-
-    Args:
-      folder: the partial folder.
-      key: names all that the parts are made of; empty to take over nothing and leave nothing.
-    """
-
-    def __init__(self, folder: Path, key: str) -> None:
-        self._folder, self._key = folder, key
-        self.entries: list[tuple[Counts, dict[str, Any]]] = []
-        """Counts and notes of the first parts, which are finished."""
-
-    def take_over(self, left: Path) -> None:
-        """Move the finished parts here from the folder that a killed process left."""
-        key = left / KEPT
-        if not self._key or self.entries or not key.is_file() or key.read_text() != self._key:
-            return
-        for number in itertools.count():
-            entry = self._entry(left, number)
-            try:
-                values = json.loads(entry.read_text(encoding="utf-8"))
-                counts = Counts(**values["counts"])  # type: ignore[typeddict-item]
-                found = counts, dict(values["note"])
-            except (OSError, ValueError, KeyError, TypeError):
-                return
-            target = self._folder / part_name(number)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (left / part_name(number)).rename(target)
-            self._write(number, *found)
-            self.entries.append(found)
-
-    def begin(self) -> None:
-        """Tell later processes what the parts are made of."""
-        if self._key:
-            (self._folder / KEPT).parent.mkdir(exist_ok=True)
-            (self._folder / KEPT).write_text(self._key)
-
-    def add(self, number: int, counts: Counts, note: dict[str, Any]) -> None:
-        """Tell later processes that a part is finished."""
-        if self._key:
-            self._write(number, counts, note)
-
-    def end(self) -> None:
-        """Remove what only later processes need."""
-        shutil.rmtree((self._folder / KEPT).parent, ignore_errors=True)
-
-    def _write(self, number: int, counts: Counts, note: dict[str, Any]) -> None:
-        entry = self._entry(self._folder, number)
-        entry.parent.mkdir(exist_ok=True)
-        write_text(entry, json.dumps({"counts": counts, "note": note}))
-
-    def _entry(self, folder: Path, number: int) -> Path:
-        return (folder / KEPT).with_name(f"{number}.json")

@@ -23,8 +23,6 @@ LARGEST_JSON = 64 << 20
 """Bytes of the largest JSON file that is read."""
 LOCK_FILE = ".lock"
 """File in a folder that one process at a time may write; it stays, and is locked or free."""
-KEPT = "finished/key"
-"""File in a partial folder whose content another process may take over."""
 
 _unfinished: list[Path] = []
 """Partial files and folders of this process, each after the folders that were made for it."""
@@ -106,9 +104,7 @@ def atomic_file(file: Path) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def partial_folder(
-    target: Path, kind: str = "", take_over: Callable[[Path], None] = lambda _: None
-) -> Iterator[Path]:
+def partial_folder(target: Path, kind: str = "") -> Iterator[Path]:
     """Yield a new hidden folder next to ``target``, which is removed when the block ends.
 
     The block renames it to ``target`` or takes what it needs from it. Missing parents are created,
@@ -117,8 +113,6 @@ def partial_folder(
     Args:
       target: the path that the work is for.
       kind: empty or "work-", for two folders of one process.
-      take_over: called with each folder that a killed process left, before that is removed. With
-        "work-", folders that have the file ``KEPT`` stay for the other folder's ``take_over``.
 
     Raises:
       UserError: when another process is working for ``target``, with its number.
@@ -129,7 +123,7 @@ def partial_folder(
     _unfinished.extend(reversed(new_parents))
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with _claimed(target, partial, _open_folder, take_over, spares=bool(kind)):
+        with _claimed(target, partial, _open_folder):
             try:
                 yield partial
             finally:
@@ -158,14 +152,7 @@ def _partial_name(target: Path) -> str:
 
 
 @contextlib.contextmanager
-def _claimed(
-    target: Path,
-    partial: Path,
-    opened: Callable[[Path], int],
-    take_over: Callable[[Path], None] = lambda _: None,
-    *,
-    spares: bool = False,
-) -> Iterator[int]:
+def _claimed(target: Path, partial: Path, opened: Callable[[Path], int]) -> Iterator[int]:
     """Yield the handle of a new partial file or folder, locked while this process writes it.
 
     A partial file or folder without a lock was left by a process that was killed: it is removed.
@@ -179,17 +166,13 @@ def _claimed(
             if not _lock(handle):
                 raise _busy(target, os.getpid())
             if partial.is_dir() and any(partial.iterdir()):  # of an earlier process of this number
-                if (partial / KEPT).is_file():
-                    partial.rename(partial.with_name(f"{partial.name}0"))
-                    fcntl.flock(handle, fcntl.LOCK_UN)
-                else:
-                    shutil.rmtree(partial)
+                shutil.rmtree(partial)
             # Between opening and locking, another process may have removed it as left behind.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), partial.stat()):
                     break
         try:
-            remove_left_partials(target, take_over, spares=spares)
+            remove_left_partials(target)
         except UserError:
             (shutil.rmtree if partial.is_dir() else os.unlink)(partial)
             raise
@@ -233,14 +216,11 @@ def _lock(handle: int) -> bool:
     return True
 
 
-def remove_left_partials(
-    target: Path, take_over: Callable[[Path], None] = lambda _: None, *, spares: bool = False
-) -> None:
+def remove_left_partials(target: Path) -> None:
     """Remove the partial files and folders of processes that were killed while writing a target.
 
     They are its siblings ``.NAME.partial-PROCESS`` and ``.NAME.partial-work-PROCESS``. A process
-    locks its own while it writes; those of this process stay, and with ``spares`` those whose
-    content a later process may take over. ``take_over`` is called with each before it is removed.
+    locks its own while it writes; those of this process stay.
 
     Raises:
       UserError: when another process is writing the target, with its number.
@@ -254,9 +234,6 @@ def remove_left_partials(
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if _lock(handle):
-                    if spares and (path / KEPT).is_file():
-                        continue
-                    take_over(path)
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 elif int(number) != os.getpid():
                     raise _busy(target, number)

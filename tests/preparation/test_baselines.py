@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from support.interaction_logs import HEADER, make
 from support.tiny_logs import write
 
-from dien_jax.preparation.pipeline import baselines
 from dien_jax.preparation.pipeline.baselines import (
     RuleCounts,
     describe_baselines,
@@ -100,10 +99,8 @@ def test_a_history_has_the_candidate_if_an_event_before_its_end_is_of_it(sequenc
     length = np.array([min(n, len(sequences[s])) for s, n, _ in asked], np.int64)
     item = np.array([item for _, _, item in asked], np.int32)
     expected = [i in sequences[s][:n] for s, n, i in zip(sequence, length, item, strict=True)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "CHUNK_EXAMPLES", 5)
-        end = offsets[sequence] + length
-        assert in_history(sequence, end, item, events, offsets).tolist() == expected
+    end = offsets[sequence] + length
+    assert in_history(sequence, end, item, events, offsets, chunk=5).tolist() == expected
 
 
 def test_preparing_interactions_reports_the_rules(tmp_path):

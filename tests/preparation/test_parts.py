@@ -1,6 +1,9 @@
 """A log that is prepared in several parts gives the folder of one part, to the last bit."""
 
 import dataclasses
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,6 @@ from support.equal_folders import assert_equal
 from support.split_logs import SPLITS, log_of
 
 from dien_jax.data.dataset import open_dataset
-from dien_jax.preparation.pipeline import events as pipeline_events
 from dien_jax.preparation.pipeline import features as pipeline_features
 from dien_jax.preparation.reading import array_files
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter, kth_smallest
@@ -21,11 +23,10 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture
-def in_parts(monkeypatch):
-    """Return a function that sets the events of a part, and makes blocks of files small."""
+def small_blocks(monkeypatch):
+    """Return a function that makes blocks of files small."""
 
-    def small(part_events: int) -> None:
-        monkeypatch.setattr(pipeline_events, "PART_EVENTS", part_events)
+    def small() -> None:
         monkeypatch.setattr(array_files, "BLOCK", 7)
         monkeypatch.setattr(pipeline_features, "BLOCK", 7)
 
@@ -33,7 +34,7 @@ def in_parts(monkeypatch):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_interactions_in_parts_equal_those_of_one(split, tmp_path, in_parts):
+def test_interactions_in_parts_equal_those_of_one(split, tmp_path, small_blocks):
     options = interactions.InteractionsOptions(
         file=log_of(tmp_path),
         out=tmp_path / "one",
@@ -43,9 +44,9 @@ def test_interactions_in_parts_equal_those_of_one(split, tmp_path, in_parts):
         **SPLITS[split],
     )
     summary = interactions.prepare(options)
-    in_parts(25)
+    small_blocks()
     parted = dataclasses.replace(options, out=tmp_path / "parts")
-    assert interactions.prepare(parted) == summary
+    assert interactions.prepare(parted, part_events=25) == summary
     one, several = open_dataset(options.out), open_dataset(parted.out)
     assert len(one.meta["parts"]) == 1
     assert len(several.meta["parts"]) > 4
@@ -54,7 +55,7 @@ def test_interactions_in_parts_equal_those_of_one(split, tmp_path, in_parts):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_impressions_in_parts_equal_those_of_one(split, tmp_path, in_parts):
+def test_impressions_in_parts_equal_those_of_one(split, tmp_path, small_blocks):
     shares = {name: value for name, value in SPLITS[split].items() if name != "max_examples"}
     options = impressions.ImpressionsOptions(
         file=log_of(tmp_path),
@@ -66,12 +67,43 @@ def test_impressions_in_parts_equal_those_of_one(split, tmp_path, in_parts):
         **shares,
     )
     summary = impressions.prepare(options)
-    in_parts(40)
+    small_blocks()
     parted = dataclasses.replace(options, out=tmp_path / "parts")
-    assert impressions.prepare(parted) == summary
+    assert impressions.prepare(parted, part_events=40) == summary
     several = open_dataset(parted.out)
     assert len(several.meta["parts"]) > 2
     assert_equal(open_dataset(options.out), several)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dien_jax.preparation.writer import DatasetWriter
+from dien_jax.preparation.sources.interactions import InteractionsOptions, prepare
+
+next_part = DatasetWriter.next_part
+def killed(self):
+    next_part(self)
+    if len(self._parts) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+DatasetWriter.next_part = killed
+prepare(InteractionsOptions(file=Path(sys.argv[1]), out=Path(sys.argv[2])), part_events=25)
+"""
+
+
+def test_the_command_makes_the_folder_after_a_kill_between_two_parts(tmp_path):
+    log, out = log_of(tmp_path), tmp_path / "data"
+    ended = subprocess.run([sys.executable, "-c", KILLED, log, out], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".data.partial-[0-9]*")
+    assert len(list(left.glob("parts/*"))) == 2
+    assert not out.exists()
+    options = interactions.InteractionsOptions(file=log, out=out)
+    interactions.prepare(options, part_events=25)
+    whole = dataclasses.replace(options, out=tmp_path / "whole")
+    interactions.prepare(whole)
+    assert_equal(open_dataset(out), open_dataset(whole.out))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log.csv", "whole"]
 
 
 def stored(folder: Path, numbers) -> ArrayFile:

@@ -76,9 +76,9 @@ def test_sizes_are_those_asked_for(tmp_path: Path) -> None:
     assert len(data.event_offsets) == 151
 
 
-def test_users_are_simulated_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "CHUNK_USERS", 64)
-    data = make(tmp_path / "a", users=150)
+def test_users_are_simulated_in_parts(tmp_path: Path) -> None:
+    prepare(SyntheticOptions(tmp_path / "a", users=150), chunk_users=64)
+    data = open_dataset(tmp_path / "a")
     groups = np.concatenate([rows.group for rows in data.splits.values()])
     assert np.bincount(groups).tolist() == [8] * 150
 

@@ -15,7 +15,7 @@ from dien_jax.data.columns import Column
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
-from dien_jax.preparation.writer import DatasetWriter, FinishedParts
+from dien_jax.preparation.writer import DatasetWriter
 
 pytestmark = pytest.mark.fast
 
@@ -114,17 +114,6 @@ def test_leftovers_of_killed_processes_are_removed_and_those_at_work_left(tmp_pa
         (tmp_path / name / "inner").mkdir(parents=True)
     write(tmp_path / "data")
     assert leftovers(tmp_path) == [".data.partial-x", "data"]
-
-
-def test_nothing_is_left_when_a_folder_cannot_be_begun(tmp_path: Path, monkeypatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(FinishedParts, "begin", refuse)
-    writer = DatasetWriter(tmp_path / "data", schema=SCHEMA, source={}, split={}, key="all")
-    with pytest.raises(UserError, match=r"folder .*data cannot be written: No space left"):
-        writer.__enter__()
-    assert leftovers(tmp_path) == []
 
 
 def test_what_a_process_left_that_was_killed_at_its_end_is_removed_by_the_next(

@@ -11,7 +11,6 @@ import numpy as np
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.preparation.pipeline.target_negatives import EarlierItems
 
-CHUNK_EXAMPLES = 1 << 18  # examples processed at a time
 LARGE = 0.02  # difference of the unknown shares of positives and negatives that is worth a sentence
 RETURNING = 0.55  # AUC of "the candidate is in the history" above which that is worth a sentence
 
@@ -26,23 +25,20 @@ class RuleCounts:
     def __init__(self, items: int) -> None:
         self.items = items
         self._of_rows = np.zeros((2, items), np.int64)  # by label and row of the candidate
-        self.repeated = np.zeros((2, 2), np.int64)
-        """Examples by label, and whether the history has the item."""
+        self._repeated = np.zeros((2, 2), np.int64)  # by label, and whether the history has it
 
-    def add(self, label: np.ndarray, row: np.ndarray, in_history: np.ndarray | None) -> None:
+    def add(self, label: np.ndarray, row: np.ndarray, in_history: np.ndarray) -> None:
         """Count examples.
 
         Args:
           label: int ``[n]``.
           row: int32 ``[n]``, row of the item.
-          in_history: bool ``[n]``, whether the history has the item; None if the caller adds
-            that to ``repeated``.
+          in_history: bool ``[n]``, whether the history has the item.
         """
         for value in (0, 1):
             chosen = label == value
             self._of_rows[value] += np.bincount(row[chosen], minlength=self.items)
-            if in_history is not None:
-                self.repeated[value] += np.bincount(in_history[chosen], minlength=2)
+            self._repeated[value] += np.bincount(in_history[chosen], minlength=2)
 
     @property
     def count(self) -> int:
@@ -58,7 +54,7 @@ class RuleCounts:
 
     def auc_of_repeats(self) -> float | None:
         """Return the AUC of the rule "the candidate is in the history"."""
-        return auc_of_counts(np.arange(2), *self.repeated)
+        return auc_of_counts(np.arange(2), *self._repeated)
 
     def auc_of(self, scores: np.ndarray) -> float | None:
         """Return the AUC of scores by row, ``[V]``."""
@@ -93,16 +89,18 @@ def in_history(
     item: np.ndarray,
     event_item: np.ndarray,
     offsets: np.ndarray,
+    chunk: int = 1 << 18,
 ) -> np.ndarray:
     """Tell for each example whether its history has its candidate: bool ``[n]``.
 
     ``sequence``, ``end`` and ``item``, ``[n]``, are the sequence of each example, the event before
     which its history ends, and its candidate. ``event_item`` and ``offsets`` hold the sequences.
+    ``chunk`` examples are processed at a time.
     """
     num_items = 1 + int(max(item.max(initial=0), event_item.max(initial=0)))
     contained = np.zeros(len(item), bool)
-    for start in range(0, len(item), CHUNK_EXAMPLES):
-        part = slice(start, start + CHUNK_EXAMPLES)
+    for start in range(0, len(item), chunk):
+        part = slice(start, start + chunk)
         earlier = EarlierItems(sequence[part], event_item, offsets, num_items)
         contained[part] = earlier.contain(np.arange(len(item[part])), item[part], end[part])
     return contained

@@ -14,7 +14,7 @@ from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 from dien_jax.data.clock import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
-from dien_jax.preparation.memory import Memory, Sizes
+from dien_jax.preparation.memory import PART_EVENTS, Memory, Sizes
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.log import Log, count_reasons
@@ -25,7 +25,6 @@ from dien_jax.utils.text_files import EXAMPLES
 SHOWN = 40  # characters shown of a malformed value
 PARSED = "parsed "  # before the name of a column: its numbers
 VARIES = "varies"  # column of users and items: whether their rows differ in a feature
-PART_EVENTS = 1 << 22  # events that are held in memory at a time
 Narrow = Callable[[Table], Table] | None
 ISO_DATE = (
     r"^[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}"
@@ -76,7 +75,7 @@ class Events(NamedTuple):
     num_items: int
     clock: Clock
     report: list[str]  # lines about malformed rows, for the user
-    part_events: int | None = None  # events held in memory, where that is less than PART_EVENTS
+    part_events: int = PART_EVENTS  # events that are held in memory at a time
 
     @property
     def num_users(self) -> int:
@@ -101,17 +100,15 @@ class Events(NamedTuple):
         """
         longest = int(np.diff(self.offsets).max())
         sizes = Sizes(self.num_users, self.num_items, len(self.item), longest, examples)
-        events = self._replace(part_events=memory.part_events(sizes))
         workspace.limit(memory.ordering(sizes))
-        return events
+        return self._replace(part_events=min(self.part_events, memory.part_events(sizes)))
 
     def parts(self) -> Iterator[EventPart]:
-        """Yield all events, at most ``PART_EVENTS`` at a time, or one longer sequence."""
-        most = min(PART_EVENTS, self.part_events or PART_EVENTS)
+        """Yield all events, at most ``part_events`` at a time, or one longer sequence."""
         first = 0
         while first < self.num_users:
             start = int(self.offsets[first])
-            last = int(np.searchsorted(self.offsets, start + most, side="right")) - 1
+            last = int(np.searchsorted(self.offsets, start + self.part_events, side="right")) - 1
             last = max(last, first + 1)
             stop = int(self.offsets[last])
             yield EventPart(

@@ -11,9 +11,12 @@ from dien_jax.utils.console import say
 
 
 def prepare_columns(
-    options: ColumnOptions, name: str, write: Callable[..., list[str]]
+    options: ColumnOptions, name: str, write: Callable[..., list[str]], part_events: int
 ) -> list[str]:
-    """Read the log that the options name, and ``write`` the folder with the source's name."""
+    """Read the log that the options name, and ``write`` the folder with the source's name.
+
+    ``part_events`` are held in memory at a time.
+    """
     say(f"from {name} in {address_of(options.file) or options.file}: {options.describe()}")
     extended = open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"
@@ -23,6 +26,7 @@ def prepare_columns(
         log = read_columns(workspace, options.file, wanted, columns=options.columns, **text)
         features = options.features()
         events = load_events(workspace, log, features, options.max_bad_share)
+        events = events._replace(part_events=part_events)
         return write(
             workspace, options, events, column_source(name, options, log, extended), extended
         )

@@ -86,20 +86,16 @@ def write_impressions(
     shown = _Shown()
     has_shown = any(len(_passed_over(part, row_of, size).values) for part in events.parts())
 
-    def parts(finished: int, clicks: int) -> Iterator[FolderPart]:
-        for number, part in enumerate(events.parts()):
+    def parts() -> Iterator[FolderPart]:
+        clicks = 0
+        for part in events.parts():
             negatives = _passed_over(part, row_of, size)
-            if number < finished:
-                shown.add(negatives)
-                continue
             history, examples = _histories(part, sides(part), negatives if has_shown else None)
             shown.add(negatives)
             yield FolderPart(part.first_sequence, clicks, history, examples)
             clicks += len(history.item)
 
-    report, _ = write_folder(
-        options.out, encoder, popularity, parts, options=options, source=source, split=split
-    )
+    report, _ = write_folder(options.out, encoder, popularity, parts(), source=source, split=split)
     return [*events.report, *report, shown.describe()]
 
 

@@ -11,7 +11,6 @@ training knows. Those of validation and test are drawn from all events up to the
 items unknown in training are among the negatives as they are among the positives.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -117,8 +116,8 @@ def write_interactions(
     with stage("sorting events by time", workspace.share):
         pools = _pools(workspace, options, events, split, known)
 
-    def parts(finished: int, _: int) -> Iterator[FolderPart]:
-        for part in itertools.islice(events.parts(), finished, None):
+    def parts() -> Iterator[FolderPart]:
+        for part in events.parts():
             examples, left_out = _examples(options, events, part, split.targets(part), pools)
             history = History(part.item, part.timestamp, part.offsets)
             yield FolderPart(part.first_sequence, part.first_event, history, examples, left_out)
@@ -127,8 +126,7 @@ def write_interactions(
         options.out,
         encoder,
         popularity.astype(np.int64),
-        parts,
-        options=options,
+        parts(),
         source=source,
         split=split.metadata | options.example_settings(),
         drawn=options.drawn,

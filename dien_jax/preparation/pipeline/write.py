@@ -4,29 +4,24 @@ Dimensions: E events that histories are made of, V items with the unknown one, n
 split; e events and s sequences of a part.
 """
 
-import dataclasses
-import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax._version import __version__
 from dien_jax.data.clock import TIME_UNIT
 from dien_jax.data.columns import Column, Examples
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.memory import IDLE
-from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
 from dien_jax.preparation.pipeline.extending import concatenated
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
 from dien_jax.preparation.pipeline.splits import class_warnings
 from dien_jax.preparation.writer import DatasetWriter
-from dien_jax.utils.console import say, stage
+from dien_jax.utils.console import stage
 
 
 class SplitExamples(NamedTuple):
@@ -66,36 +61,17 @@ class _SplitSummary:
         self.users = self.empty = self.unknown = 0
         self._lengths = np.zeros(1, np.int64)  # examples by the length of their history
 
-    def add(self, rows: SplitExamples, history: History, row_of: np.ndarray) -> list[list[int]]:
-        """Count the examples of a part; return how many the rule of repeats counted."""
-        before = self.rules.repeated.copy()
-        repeated = np.zeros(len(rows.label), bool)
-        if self._is_held_out and len(rows.label):
-            place = rows.sequence, rows.history_end, rows.item
-            repeated = in_history(*place, history.item, history.offsets)
-        self._add(rows, history.offsets, row_of[rows.item], repeated)
-        return (self.rules.repeated - before).tolist()
-
-    def add_finished(self, folder: Path, offsets: np.ndarray, first: int, repeated: Any) -> None:
-        """Count the examples of a part in its folder, whose sequences begin at ``first``."""
-        names = ("sequence", "history_end", "item", "label")
-        columns = [np.load(folder / name / "values.npy") for name in names]
-        rows = SplitExamples(columns[0] - np.int32(first), *columns[1:])
-        self._add(rows, offsets, rows.item, None)
-        self.rules.repeated += np.asarray(repeated, np.int64)
-
-    def _add(
-        self,
-        rows: SplitExamples,
-        offsets: np.ndarray,
-        row: np.ndarray,
-        repeated: np.ndarray | None,
-    ) -> None:
+    def add(self, rows: SplitExamples, history: History, row_of: np.ndarray) -> None:
+        """Count the examples of a part."""
         if not len(rows.label):
             return
-        self.rules.add(rows.label, row, repeated)
+        repeated = np.zeros(len(rows.label), bool)
+        if self._is_held_out:
+            place = rows.sequence, rows.history_end, rows.item
+            repeated = in_history(*place, history.item, history.offsets)
+        self.rules.add(rows.label, row_of[rows.item], repeated)
         self.users += 1 + int(np.count_nonzero(np.diff(rows.sequence)))
-        lengths = np.bincount(rows.history_end - offsets[rows.sequence])
+        lengths = np.bincount(rows.history_end - history.offsets[rows.sequence])
         if len(lengths) > len(self._lengths):
             self._lengths = np.pad(self._lengths, (0, len(lengths) - len(self._lengths)))
         self._lengths[: len(lengths)] += lengths
@@ -120,19 +96,17 @@ def write_folder(
     out: Path,
     encoder: Encoder,
     popularity: np.ndarray,
-    parts: Callable[[int, int], Iterable[FolderPart]],
+    parts: Iterable[FolderPart],
     *,
-    options: LogOptions,
     source: dict[str, Any],
     split: dict[str, Any],
     drawn: str = "",
 ) -> tuple[list[str], int]:
     """Write the dataset folder; return lines that summarise it, and how many negatives lack.
 
-    ``popularity``, int64 ``[V]``, has the training events of each row; ``parts``
-    returns the parts after the first ones, of which it gets the number and the events. ``options``
-    are those of the log; ``source`` and ``split`` describe it and its split in ``meta.json``;
-    ``drawn`` says how negatives were drawn, empty where they were not.
+    ``popularity``, int64 ``[V]``, has the training events of each row. ``source`` and ``split``
+    describe the log and its split in ``meta.json``; ``drawn`` says how negatives were drawn, empty
+    where they were not.
     """
     events, workspace, extended = encoder.events, encoder.workspace, encoder.extended
     ids = {"item": encoder.items, "user": encoder.users}
@@ -151,7 +125,6 @@ def write_folder(
             source=source,
             split=split,
             progress=current.now,
-            key=_key(options, source, split),
         ) as writer,
     ):
         vocabularies = ids | {e.feature.name: e.vocabulary for g in encoded.values() for e in g}
@@ -166,24 +139,17 @@ def write_folder(
         writer.popularity(popularity)
         workspace.limit(IDLE)  # the parts, and what is counted of them, need the rest
         raw_users = workspace.strings(events.users, "raw")
-        missing = _add_finished(writer, summaries)
-        counts = [part for part, _ in writer.finished]
-        if counts:
-            say(f"parts that a process had written before it was stopped: {len(counts):,}")
-        for _ in itertools.islice(raw_users, sum(part["groups"] for part in counts)):
-            pass
-        for part in parts(len(counts), sum(part["events"] for part in counts)):
+        missing = 0
+        for part in parts:
             users = len(part.history.offsets) - 1
             writer.groups(itertools.islice(raw_users, users))
             _write_part(writer, encoder, part, encoded["context"])
             users += part.first_sequence
             current.note = f"{users:,} of {events.num_users:,} users"
             current.share = int(events.offsets[users]) / len(events.item)
-            repeated = {
-                name: summaries[name].add(rows, part.history, encoder.items.row_of)
-                for name, rows in part.examples.items()
-            }
-            writer.next_part({"repeated": repeated, "missing": part.missing})
+            for name, rows in part.examples.items():
+                summaries[name].add(rows, part.history, encoder.items.row_of)
+            writer.next_part()
             missing += part.missing
     labels = {name: (s.rules.positives, s.rules.count) for name, s in summaries.items()}
     held_out = {name: summaries[name].rules for name in SPLITS[1:]}
@@ -203,30 +169,6 @@ def write_folder(
         *class_warnings(labels),
     ]
     return lines, missing
-
-
-def _key(options: LogOptions, source: dict[str, Any], split: dict[str, Any]) -> str:
-    """Return what names a folder's content; empty if files without a digest are part of that."""
-    if None in source.get("files", {}).values():
-        return ""
-    settings = dataclasses.asdict(options)
-    del settings["out"]
-    text = json.dumps([__version__, settings, source, split], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _add_finished(writer: DatasetWriter, summaries: dict[str, _SplitSummary]) -> int:
-    """Count the parts that were taken over; return the number of their missing negatives."""
-    first = missing = 0
-    for number, (counts, note) in enumerate(writer.finished):
-        folder = writer.part_folder(number)
-        offsets = np.load(folder / "events/offsets.npy")
-        for name, summary in summaries.items():
-            repeated = note["repeated"].get(name, 0)
-            summary.add_finished(folder / "examples" / name, offsets, first, repeated)
-        first += counts["sequences"]
-        missing += note["missing"]
-    return missing
 
 
 def _write_part(

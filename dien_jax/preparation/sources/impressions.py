@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from dien_jax.preparation.memory import PART_EVENTS
 from dien_jax.preparation.options import ColumnOptions, LogColumn, SplitPolicy
 from dien_jax.utils.extras import require
 
@@ -29,10 +30,10 @@ class ImpressionsOptions(ColumnOptions):
         return super().matched_settings() | {"label": self.label}
 
 
-def prepare(options: ImpressionsOptions) -> list[str]:
-    """Make a dataset folder from a log of impressions."""
+def prepare(options: ImpressionsOptions, *, part_events: int = PART_EVENTS) -> list[str]:
+    """Make a dataset folder from a log of impressions, of parts of ``part_events`` at most."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
 
-    return prepare_columns(options, "impressions", write_impressions)
+    return prepare_columns(options, "impressions", write_impressions, part_events)

@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 
+from dien_jax.preparation.memory import PART_EVENTS
 from dien_jax.preparation.options import ColumnOptions, ImplicitOptions, SplitPolicy
 from dien_jax.utils.extras import require
 
@@ -18,10 +19,10 @@ class InteractionsOptions(ImplicitOptions, ColumnOptions):
     events (by-time)."""
 
 
-def prepare(options: InteractionsOptions) -> list[str]:
-    """Make a dataset folder from a log of interactions."""
+def prepare(options: InteractionsOptions, *, part_events: int = PART_EVENTS) -> list[str]:
+    """Make a dataset folder from a log of interactions, of parts of ``part_events`` at most."""
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
 
-    return prepare_columns(options, "interactions", write_interactions)
+    return prepare_columns(options, "interactions", write_interactions, part_events)

@@ -38,7 +38,6 @@ from dien_jax.utils.files import locked, user_cache
 
 HELD_OUT = 0.1  # share of users for validation, and again for the test
 ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
-CHUNK_USERS = 1 << 14  # users simulated at a time
 LONGEST = 100  # events of the longest history
 MEDIAN_LENGTH = 18
 SHORT_SHARE = 0.02  # share of users without any event, and again of users with one
@@ -128,9 +127,10 @@ def code_digest(package: Path = Path(__file__).parents[2]) -> str:
     return digest.hexdigest()
 
 
-def prepare(options: SyntheticOptions) -> list[str]:
+def prepare(options: SyntheticOptions, *, chunk_users: int = 1 << 14) -> list[str]:
     """Simulate users, write the dataset folder, and return lines that summarise it.
 
+    ``chunk_users`` are simulated at a time, which their data depend on.
     ``meta.json`` has the AUC and log loss of the true probabilities as ``best_possible``, for
     validation and test.
     """
@@ -138,8 +138,8 @@ def prepare(options: SyntheticOptions) -> list[str]:
     rng = np.random.default_rng((options.seed, 0))
     world = make_world(options.items, options.categories, rng)
     parts = []
-    for first in range(0, options.users, CHUNK_USERS):
-        users = min(CHUNK_USERS, options.users - first)
+    for first in range(0, options.users, chunk_users):
+        users = min(chunk_users, options.users - first)
         generator = np.random.default_rng((options.seed, 1, first))
         part = simulate(world, users, options.examples_per_user, generator)
         parts.append(part._replace(user=part.user + first))
