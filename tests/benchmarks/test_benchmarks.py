@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from support import many_items, tiny_run, untrained_run
+from support import small_dataset, tiny_run, untrained_run
 
 from benchmarks import (
     compile_only,
@@ -227,7 +227,7 @@ def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> N
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    data = many_items.write(folder / "data")
+    data = small_dataset.write_wide(folder / "data")
     return untrained_run.write(folder / "run", data, model="din", statistics=False, factors=False)
 
 

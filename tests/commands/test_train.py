@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tensorboard_files, tiny_run
-from support.refusals import refusal
-from support.tiny_run import flags, light_flags
+from support.tiny_run import flags, light_flags, refusal
 
 from dien_jax import train
 from dien_jax.data.dataset import open_dataset

@@ -3,8 +3,7 @@
 import dataclasses
 
 import pytest
-from support.refusals import refusal
-from support.tiny_run import flags
+from support.tiny_run import flags, refusal
 
 from dien_jax import train
 from dien_jax.config.presets import PRESETS

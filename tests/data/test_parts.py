@@ -9,10 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import many_items, small_dataset, tiny_run
+from support import small_dataset, tiny_run
 from support.our_files import COUNTS
-from support.parted_data import as_array, in_parts
-from support.small_dataset import ints
+from support.small_dataset import as_array, in_parts, ints
 
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data import columns, part_writer
@@ -125,7 +124,7 @@ def test_events_of_users_do_not_depend_on_the_parts(whole: Path, divided: Path) 
 
 
 def test_statistics_and_factors_do_not_depend_on_the_parts(tmp_path: Path) -> None:
-    one = open_dataset(in_parts(many_items.write(tmp_path / "data"), tmp_path / "one", []))
+    one = open_dataset(in_parts(small_dataset.write_wide(tmp_path / "data"), tmp_path / "one", []))
     for number, borders in enumerate([[40], [0, 1, 59, 59, 88]]):
         several = open_dataset(in_parts(tmp_path / "data", tmp_path / str(number), borders))
         computed = dataclasses.replace(

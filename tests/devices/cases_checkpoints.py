@@ -6,8 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from support.every_kind import SCHEMA
-from support.sharded_steps import place_of
+from support.sharded_steps import SCHEMA, place_of
 
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.schema import Feature

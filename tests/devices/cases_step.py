@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from support.every_kind import SCHEMA, TABLES
 from support.sharded_steps import (
     CONFIG,
+    SCHEMA,
+    TABLES,
     WITHOUT_DRAWS,
     Ended,
     batches,

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 from support import tiny_run
-from support.grown_data import write_grown
 from support.sharded_steps import furthest
+from support.tiny_run import write_grown
 
 from dien_jax import train
 from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig

@@ -4,7 +4,6 @@ import socket
 from pathlib import Path
 
 import pytest
-from support.grown_data import write_grown
 from support.several_processes import (
     NEEDS_NEWER_JAX,
     distributed,
@@ -13,6 +12,7 @@ from support.several_processes import (
     lines_of,
     run_together,
 )
+from support.tiny_run import write_grown
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.training.hosts import MISTAKE

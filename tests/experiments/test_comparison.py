@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tiny_run
-from support.parted_data import change_meta
+from support.small_dataset import change_meta
 from support.tiny_run import light_flags
 
 from dien_jax import compare, train

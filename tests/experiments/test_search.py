@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from support import tiny_run
-from support.parted_data import change_meta
 from support.scripted_trials import EPOCHS, RATE, Scripted
+from support.small_dataset import change_meta
 
 from dien_jax import train, tune
 from dien_jax.config.preset_files import read_preset_file, with_settings

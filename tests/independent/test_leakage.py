@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from support.noise_logs import SOURCES, noise, prepared
 from support.small_dataset import PART
+from support.tiny_logs import SOURCES, noise, prepared
 
 pytestmark = pytest.mark.long
 

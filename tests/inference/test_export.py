@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from support import many_items, small_dataset, untrained_run
+from support import small_dataset, untrained_run
 
 import dien_jax
 from dien_jax import export
@@ -78,7 +78,7 @@ def test_every_member_of_the_family_exports(model, changes, data, tmp_path) -> N
 
 
 def test_a_file_with_factors_ranks_as_its_run_and_has_one_table(tmp_path) -> None:
-    data = many_items.write(tmp_path / "data")
+    data = small_dataset.write_wide(tmp_path / "data")
     run = untrained_run.write(tmp_path / "run", data, model="base_model", buckets=())
     inference_export.export_run(run, tmp_path / "model.dien")
     ours, theirs = (

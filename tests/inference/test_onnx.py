@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support import many_items, small_dataset, untrained_run
+from support import small_dataset, untrained_run
 
 from dien_jax import UserError, export
 from dien_jax.inference.onnx import add_version
@@ -13,7 +13,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'"
 
 
 @pytest.mark.parametrize(
-    ("write", "model"), [(small_dataset.write, "dien"), (many_items.write, "din")]
+    ("write", "model"), [(small_dataset.write, "dien"), (small_dataset.write_wide, "din")]
 )
 def test_onnx_scores_are_those_of_the_run(write, model, tmp_path, capsys) -> None:
     """The second dataset has factors."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tiny_run
-from support.small_model import MODEL
+from support.tiny_run import MODEL
 
 from dien_jax import Config, Ranker, RankRequest, TrainConfig, fit, open_dataset, score_split
 from dien_jax.inference import export_run

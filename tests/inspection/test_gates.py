@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from support import tiny_run, untrained_run
-from support.random_model import trained
+from support.untrained_run import trained
 
 from dien_jax.config.presets import FAMILY, member
 from dien_jax.data.batch import example_batch

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import small_dataset, tiny_run
-from support.random_model import trained
+from support.untrained_run import trained
 
 from dien_jax.data.columns import Column
 from dien_jax.data.dataset import open_dataset

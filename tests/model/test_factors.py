@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import many_items
-from support.random_model import check_ranking, trained
+from support import small_dataset
+from support.untrained_run import check_ranking, trained
 
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
 from dien_jax.data.tables import ValueFactors, folds, with_scale
@@ -22,7 +22,7 @@ VALUES, COMPONENTS = 9, 32
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return many_items.write(tmp_path_factory.mktemp("many") / "data")
+    return small_dataset.write_wide(tmp_path_factory.mktemp("many") / "data")
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["of choices", "with transitions"])

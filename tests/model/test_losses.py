@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dien_jax.steps.losses import click_loss, halved_click_loss
 
 from dien_jax.model.auxiliary import auxiliary_loss, auxiliary_positions
+from dien_jax.steps import click_loss, halved_click_loss
 
 
 def sigma(value):

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from dien_kernels import Device, assume, interpreted
 from jax.sharding import AbstractMesh, AxisType
-from support.drawn_loss import make_loss
-from support.small_model import CONFIG, MODEL, SCHEMA, batch_of, tables
+from support.tiny_run import CONFIG, MODEL, SCHEMA, batch_of, make_loss, tables
 from support.untrained_run import random_state
 
 from dien_jax.errors import UserError

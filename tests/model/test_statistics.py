@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import small_dataset
-from support.random_model import check_ranking, trained
+from support.untrained_run import check_ranking, trained
 
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
 from dien_jax.data.schema import Feature, Schema

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.interaction_logs import HEADER, make
-from support.tiny_logs import write
+from support.tiny_logs import HEADER, make, write
 
 from dien_jax.preparation.pipeline.baselines import (
     RuleCounts,

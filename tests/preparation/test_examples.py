@@ -2,16 +2,7 @@
 
 import numpy as np
 import pytest
-from support.interaction_logs import (
-    HEADER,
-    LOG,
-    make,
-    positives,
-    refused,
-    training_events,
-)
-from support.noise_logs import noise
-from support.tiny_logs import write
+from support.tiny_logs import HEADER, LOG, make, noise, positives, refused, training_events, write
 
 SHARES = {"by-user": {"valid_share": 0.25, "test_share": 0.25}}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.equal_folders import assert_equal
+from support.small_dataset import assert_equal
 from support.tiny_logs import write
 
 from dien_jax.data.dataset import Dataset, open_dataset

@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.interaction_logs import HEADER, LOG, make, options, positives, refused
-from support.tiny_logs import events_of, write
+from support.tiny_logs import HEADER, LOG, events_of, make, options, positives, refused, write
 
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.interactions import prepare

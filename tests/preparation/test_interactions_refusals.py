@@ -6,8 +6,7 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.interaction_logs import HEADER, LOG, make, options, positives, refused
-from support.tiny_logs import write
+from support.tiny_logs import HEADER, LOG, make, options, positives, refused, write
 
 from dien_jax.errors import UserError
 

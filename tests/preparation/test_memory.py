@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from support.equal_folders import assert_equal
+from support.small_dataset import assert_equal
 
 from benchmarks import preparation
 from dien_jax import UserError

@@ -8,8 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from support.noise_logs import noise
-from support.tiny_logs import write
+from support.tiny_logs import noise, write
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.metrics import auc

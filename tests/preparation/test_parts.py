@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.equal_folders import assert_equal
-from support.split_logs import SPLITS, log_of
+from support.small_dataset import assert_equal
+from support.tiny_logs import SPLITS, log_of
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.pipeline import features as pipeline_features

@@ -1,8 +1,7 @@
 """Lists that are read as one value are recognised, and lists that are cut are told."""
 
 import pytest
-from support.interaction_logs import make
-from support.tiny_logs import write
+from support.tiny_logs import make, write
 
 from dien_jax.preparation.sources import taobao
 

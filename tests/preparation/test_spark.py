@@ -15,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.equal_folders import assert_equal
+from support.small_dataset import assert_equal
 from support.spark import needs_spark
-from support.split_logs import SPLITS, log_of
-from support.tiny_logs import write
+from support.tiny_logs import SPLITS, log_of, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.options import LogOptions

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.equal_folders import assert_equal
+from support.small_dataset import assert_equal
 from support.spark import needs_spark, without_spark
 from support.tiny_logs import write
 

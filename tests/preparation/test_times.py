@@ -6,9 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import tiny_run
-from support.interaction_logs import make, refused
-from support.refusals import refusal
-from support.tiny_logs import write
+from support.tiny_logs import make, refused, write
+from support.tiny_run import refusal
 
 from dien_jax.data.user_events import UserEvents
 from dien_jax.errors import UserError

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.interaction_logs import make, training_events
-from support.noise_logs import noise
-from support.tiny_logs import write
+from support.tiny_logs import make, noise, training_events, write
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.preparation.sources import impressions

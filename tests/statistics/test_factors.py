@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import many_items
+from support import small_dataset
 
 from dien_jax import UserError, open_dataset
 from dien_jax.data.tables import FOLDS, factor_levels, folds
@@ -210,7 +210,7 @@ def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
 
 
 def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
-    stored = open_dataset(many_items.write(tmp_path / "data"))
+    stored = open_dataset(small_dataset.write_wide(tmp_path / "data"))
     computed = factorise_training_events(stored)
     assert computed
     for name, (row, vectors, _) in computed.items():
@@ -220,7 +220,7 @@ def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("work", [factorise_training_events, count_all])
 def test_progress_rises_to_the_whole(tmp_path: Path, work) -> None:
-    dataset = open_dataset(many_items.write(tmp_path / "data"))
+    dataset = open_dataset(small_dataset.write_wide(tmp_path / "data"))
     shares: list[float] = []
     work(dataset, progress=shares.append)
     assert shares == sorted(shares)
@@ -242,7 +242,7 @@ def test_progress_rises_to_the_whole(tmp_path: Path, work) -> None:
 def test_damaged_files_are_refused(
     file: str, values: np.ndarray, message: str, tmp_path: Path
 ) -> None:
-    data = many_items.write(tmp_path / "data")
+    data = small_dataset.write_wide(tmp_path / "data")
     np.save(data / "statistics" / "item" / "factors" / file, values)
     with pytest.raises(UserError, match=message):
         open_dataset(data)

@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.every_kind import ITEMS, NEGATIVE, SCHEMA, SIZE, STEPS, TABLES, USERS, batch_of, tables
+from support.sharded_steps import (
+    ITEMS,
+    NEGATIVE,
+    SCHEMA,
+    SIZE,
+    STEPS,
+    TABLES,
+    USERS,
+    batch_of,
+    tables,
+)
 
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.data.batch import Batch

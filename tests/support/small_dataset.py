@@ -1,11 +1,16 @@
-"""A small dataset folder with every kind of feature, for tests of what reads or writes one."""
+"""Small dataset folders: one with every kind of feature, one of many items, divisions, equality."""
 
+import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dien_jax.data.columns import Column, Examples
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.part_writer import PartWriter
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.writer import DatasetWriter
 
@@ -34,6 +39,37 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+def write_folder(
+    path: Path,
+    schema: Schema,
+    vocabularies: dict[str, list[str]],
+    *,
+    groups: list[str],
+    events: dict[str, Any],
+    popularity: np.ndarray,
+    splits: dict[str, Examples],
+    items: dict[str, tuple[Any, ...]] | None = None,
+    users: dict[str, tuple[Any, ...]] | None = None,
+    **notes: Any,
+) -> Path:
+    """A dataset folder of one part; ``items`` and ``users`` are values, and offsets if any."""
+    with DatasetWriter(
+        path, schema=schema, source={"name": "test", "files": {}}, split={"policy": "by-user"}
+    ) as writer:
+        for name, values in vocabularies.items():
+            writer.vocabulary(name, values)
+        for write_column, columns in ((writer.items, items), (writer.users, users)):
+            for name, column in (columns or {}).items():
+                write_column(name, *column)
+        writer.groups(groups)
+        writer.popularity(popularity)
+        writer.events(**events)
+        for split, examples in splits.items():
+            writer.examples(split, examples)
+        writer.note(**notes)
+    return path
+
+
 def write(path: Path, **changes: Any) -> Path:
     """A small valid folder, some arguments of ``events`` or of training ``examples`` replaced."""
     events: dict[str, Any] = {
@@ -56,28 +92,169 @@ def write(path: Path, **changes: Any) -> Path:
     }
     events |= {name: value for name, value in changes.items() if name in events}
     examples |= {name: value for name, value in changes.items() if name in examples}
-    with DatasetWriter(
-        path, schema=SCHEMA, source={"name": "test", "files": {}}, split={"policy": "by-user"}
-    ) as writer:
-        writer.vocabulary("item", ITEMS)
-        writer.vocabulary("category", ["", "fruit", "tool"])
-        writer.vocabulary("tags", ["", "a", "b", "c", "d"])
-        writer.vocabulary("user", ["", "Ann", "Bob"])
-        writer.vocabulary("words", ["", "x"])
-        writer.vocabulary("device", ["", "phone", "desk"])
-        writer.vocabulary("query", ["", "q", "r", "s"])
-        writer.items("category", ints(0, 1, 1, 2))
-        writer.items("tags", ints(1, 2, 3, 4), ints(0, 0, 3, 3, 4))
-        writer.items("price", np.array([0, 1.5, -2, 0.25]))
-        writer.users("words", ints(), ints(0, 0, 0, 0))
-        writer.groups(["Ann", "Bob", "Cid"])
-        writer.popularity(ints(1, 1, 2, 1))
-        writer.events(item=ints(1, 2, 2, 3, 0), **events)
-        writer.examples("train", Examples(**examples))
-        writer.note(extra=[1, 2])
-    return path
+    vocabularies = {
+        "item": ITEMS,
+        "category": ["", "fruit", "tool"],
+        "tags": ["", "a", "b", "c", "d"],
+        "user": ["", "Ann", "Bob"],
+        "words": ["", "x"],
+        "device": ["", "phone", "desk"],
+        "query": ["", "q", "r", "s"],
+    }
+    return write_folder(
+        path,
+        SCHEMA,
+        vocabularies,
+        items={
+            "category": (ints(0, 1, 1, 2),),
+            "tags": (ints(1, 2, 3, 4), ints(0, 0, 3, 3, 4)),
+            "price": (np.array([0, 1.5, -2, 0.25]),),
+        },
+        users={"words": (ints(), ints(0, 0, 0, 0))},
+        groups=["Ann", "Bob", "Cid"],
+        popularity=ints(1, 1, 2, 1),
+        events={"item": ints(1, 2, 2, 3, 0), **events},
+        splits={"train": Examples(**examples)},
+        extra=[1, 2],
+    )
 
 
 def leftovers(parent: Path) -> list[str]:
     """What lies in a folder."""
     return sorted(entry.name for entry in parent.iterdir())
+
+
+WIDE = {"item": 60, "user": 90}
+"""So many items that they have factors; the first 60 users are for training, 15 for validation."""
+
+
+def write_wide(path: Path) -> Path:
+    """Users of two tastes; each has its last event and one item of the other taste as targets."""
+    random = np.random.default_rng(0)
+    (size, users), events = WIDE.values(), 6
+    likes_second = random.random((users, 1)) < 0.5
+    half = size // 2
+    low = np.where(likes_second, half, 1)
+    items = low + random.integers(0, half - 1, (users, events))
+    others = np.where(likes_second, 1, half)[:, 0] + random.integers(0, half - 1, users)
+    starts = np.arange(users) * events
+
+    def examples(chosen: np.ndarray) -> Examples:
+        twice = np.repeat(chosen, 2)
+        return Examples(
+            sequence=twice,
+            history_end=starts[twice] + events - 1,
+            user=twice + 1,
+            group=twice,
+            item=np.stack([items[chosen, -1], others[chosen]], axis=1).reshape(-1),
+            label=np.tile([1, 0], len(chosen)),
+        )
+
+    names = [f"u{user}" for user in range(users)]
+    item, user = Feature("item", "categorical", size), Feature("user", "categorical", users + 1)
+    parts = map(examples, np.split(np.arange(users), [60, 75]))
+    return write_folder(
+        path,
+        Schema((item,), (user,)),
+        {"item": ["", *(f"i{item}" for item in range(1, size))], "user": ["", *names]},
+        groups=names,
+        events={
+            "item": items.reshape(-1),
+            "timestamp": np.tile(np.arange(events), users),
+            "offsets": np.append(starts, items.size),
+        },
+        popularity=np.bincount(items[:60].reshape(-1), minlength=size),
+        splits=dict(zip(("train", "valid", "test"), parts, strict=True)),
+    )
+
+
+def in_parts(data: Path, out: Path, borders: Sequence[int]) -> Path:
+    """Write a folder again, divided before some sequences, rising; they are its groups too.
+
+    Examples are sorted by sequence, so that folders of any parts have the same content.
+    """
+    dataset = open_dataset(data)
+    schema, meta = dataset.schema, dataset.meta
+    sequences, groups = len(dataset.event_offsets) - 1, dataset.groups()
+    assert len(groups) == sequences
+    with DatasetWriter(out, schema=schema, source=meta["source"], split=meta["split"]) as writer:
+        for feature in schema.features:
+            if feature.size is not None:
+                writer.vocabulary(feature.name, dataset.vocabulary(feature.name))
+        for write, columns in ((writer.items, dataset.items), (writer.users, dataset.users)):
+            for name, column in columns.items():
+                write(name, *column)
+        writer.popularity(dataset.popularity)
+        for number, (first, end) in enumerate(pairwise([0, *borders, sequences])):
+            if number % 2:  # as another process would
+                part = PartWriter(writer.part_folder(number), schema)
+                write_part(part, dataset, groups, first, end)
+                writer.add_part(part.finish())
+            else:
+                write_part(writer, dataset, groups, first, end)
+                writer.next_part()
+    return out
+
+
+def write_part(
+    writer: DatasetWriter | PartWriter, dataset: Dataset, groups: list[str], first: int, end: int
+) -> None:
+    """Write some sequences, their groups, events and examples."""
+    offsets = np.asarray(dataset.event_offsets)[first : end + 1]
+    events = slice(offsets[0], offsets[-1])
+    negatives = dataset.event_negatives
+    if negatives is not None:
+        negatives = negatives.take(np.arange(events.start, events.stop))
+    writer.groups(groups[first:end])
+    writer.events(dataset.event_item[events], dataset.event_timestamp[events], offsets, negatives)
+    for split, examples in dataset.splits.items():
+        writer.examples(split, of_sequences(examples, first, end))
+
+
+def of_sequences(examples: Examples, first: int, end: int) -> Examples:
+    """Return the examples of some sequences, by sequence."""
+    sequence = np.asarray(examples.sequence)
+    order = np.argsort(sequence, kind="stable")
+    is_inside = (sequence[order] >= first) & (sequence[order] < end)
+    return examples.take(order[is_inside])
+
+
+def as_array(column: Column) -> list[np.ndarray]:
+    """Return the arrays of a column."""
+    return [np.asarray(part) for part in column if part is not None]
+
+
+def change_meta(data: Path) -> None:
+    """Give a folder another digest."""
+    file = data / "meta.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"changed": True}))
+
+
+def assert_equal(first: Dataset, other: Dataset) -> None:
+    """The two have the same content, whatever their parts."""
+    assert (first.schema, first.groups()) == (other.schema, other.groups())
+    for feature in first.schema.features:
+        if feature.size is not None:
+            assert first.vocabulary(feature.name) == other.vocabulary(feature.name)
+    for name in ("event_item", "event_timestamp", "event_offsets", "popularity"):
+        np.testing.assert_array_equal(*(np.asarray(getattr(d, name)) for d in (first, other)))
+    columns = [(d.items, d.users) for d in (first, other)]
+    for mine, theirs in zip(*columns, strict=True):
+        assert_equal_columns(mine, theirs)
+    assert (first.event_negatives is None) == (other.event_negatives is None)
+    if first.event_negatives is not None:
+        negatives = ({"shown": d.event_negatives} for d in (first, other))
+        assert_equal_columns(*negatives)
+    for name, examples in first.splits.items():
+        for column in ("sequence", "history_end", "user", "group", "item", "label"):
+            both = (np.asarray(getattr(d.splits[name], column)) for d in (first, other))
+            np.testing.assert_array_equal(*both)
+        assert_equal_columns(examples.context, other.splits[name].context)
+
+
+def assert_equal_columns(mine: dict, theirs: dict) -> None:
+    assert mine.keys() == theirs.keys()
+    for name, (values, offsets) in mine.items():
+        np.testing.assert_array_equal(np.asarray(values), np.asarray(theirs[name].values))
+        if offsets is not None:
+            np.testing.assert_array_equal(np.asarray(offsets), np.asarray(theirs[name].offsets))

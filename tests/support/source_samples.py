@@ -17,7 +17,7 @@ from dien_jax.preparation.sources import (
     taobao,
 )
 from support import authors_files
-from support.interaction_logs import LOG
+from support.tiny_logs import LOG
 
 FIRST = taobao.FIRST_SECOND
 Bad = dict[str, list[tuple[str, str]]]

@@ -1,21 +1,32 @@
-"""A tiny dataset and the flags of a tiny model, for tests that train."""
+"""The tiny world, which trains: a dataset, the flags of a model, and batches without a folder."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from dien_jax import train
+from dien_jax.config.presets import member
+from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.data.batch import Batch
 from dien_jax.data.columns import Column, Examples
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature, Schema
-from dien_jax.preparation.writer import DatasetWriter
+from dien_jax.data.tables import FeatureTables
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
-from dien_jax.steps import rows
+from dien_jax.steps import rows as embedding_rows
+from dien_jax.steps import train as train_step
+from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.placement import OneDevice
-from dien_jax.steps.state import TrainState, create_state
+from dien_jax.steps.state import Tables, TrainState, create_state
+from support.small_dataset import write_folder
 
 SIZES = {"train": 64, "valid": 24, "test": 20}
 USERS = 30
@@ -68,41 +79,49 @@ def write_data(
     events = np.concatenate(
         [random.choice(pool[liked[user]], lengths[user]) for user in range(USERS)]
     )
-    with DatasetWriter(
-        path, schema=SCHEMA, source={"name": "tiny", "files": {}}, split={"policy": "by-user"}
-    ) as writer:
-        writer.vocabulary("item", ["", 'a "quoted", item', *(f"i{k}" for k in range(2, ITEMS))])
-        writer.vocabulary("category", ["", "x", "y", "z"])
-        writer.vocabulary("user", ["", *(f"u{k}" for k in range(USERS))])
-        writer.groups([f"u{k}" for k in range(USERS)])
-        writer.items("category", category)
-        counts = np.arange(len(events)) % 4
-        negatives = Column(
-            np.arange(counts.sum()) % (ITEMS - 1) + 1, np.concatenate([[0], np.cumsum(counts)])
+    counts = np.arange(len(events)) % 4
+    negatives = Column(
+        np.arange(counts.sum()) % (ITEMS - 1) + 1, np.concatenate([[0], np.cumsum(counts)])
+    )
+    splits = {}
+    for split, count in (SIZES if sizes is None else sizes).items():
+        user = random.integers(0, USERS, count)
+        item = random.integers(1, ITEMS, count)
+        label = (category[item] == liked[user]) ^ (random.random(count) < 0.2)
+        if split in labels:
+            label[:] = labels[split]
+        splits[split] = Examples(
+            sequence=user,
+            history_end=offsets[user + 1],
+            user=user + 1 if split == "train" else np.zeros(count, np.int64),
+            group=user,
+            item=item,
+            label=label.astype(np.int64),
         )
-        writer.events(
-            item=events,
-            timestamp=np.arange(len(events)),
-            offsets=offsets,
-            negatives=negatives if shown else None,
-        )
-        writer.popularity(np.bincount(events, minlength=ITEMS))
-        for split, count in (SIZES if sizes is None else sizes).items():
-            user = random.integers(0, USERS, count)
-            item = random.integers(1, ITEMS, count)
-            label = (category[item] == liked[user]) ^ (random.random(count) < 0.2)
-            if split in labels:
-                label[:] = labels[split]
-            examples = Examples(
-                sequence=user,
-                history_end=offsets[user + 1],
-                user=user + 1 if split == "train" else np.zeros(count, np.int64),
-                group=user,
-                item=item,
-                label=label.astype(np.int64),
-            )
-            writer.examples(split, examples)
-    return path
+    return write_events(path, events, offsets, splits, negatives if shown else None)
+
+
+def write_events(
+    path: Path,
+    item: np.ndarray,
+    offsets: np.ndarray,
+    splits: dict[str, Examples],
+    negatives: Column | None = None,
+) -> Path:
+    """Some events of the first users, and examples of them."""
+    users = [f"u{k}" for k in range(USERS)]
+    items = ["", 'a "quoted", item', *(f"i{k}" for k in range(2, ITEMS))]
+    times = np.arange(len(item))
+    return write_folder(
+        path,
+        SCHEMA,
+        {"item": items, "category": ["", "x", "y", "z"], "user": ["", *users]},
+        items={"category": (np.arange(ITEMS) % 4,)},
+        groups=users,
+        events={"item": item, "timestamp": times, "offsets": offsets, "negatives": negatives},
+        popularity=np.bincount(item, minlength=ITEMS),
+        splits=splits,
+    )
 
 
 def flags(data: Path, folder: Path) -> list[str]:
@@ -119,7 +138,7 @@ def saved_states(
     folder: Path, dense_rows: int | None = None
 ) -> dict[str, tuple[int, TrainState, dict[str, Any]]]:
     """The latest and the best checkpoint of a run folder: step, state and progress."""
-    with mock.patch.object(rows, "DENSE_ROWS", dense_rows or rows.DENSE_ROWS):
+    with mock.patch.object(embedding_rows, "DENSE_ROWS", dense_rows or embedding_rows.DENSE_ROWS):
         place = OneDevice(SCHEMA)
     run = Run.load(folder)
     like = create_state(run.config, SCHEMA, STEPS_PER_EPOCH, run.seed)
@@ -140,3 +159,117 @@ def bits(state: TrainState) -> list[bytes]:
 def evaluations(folder: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+NEW_ITEMS = {"n1": "y", "n2": "brand new"}
+"""Items that only the grown folder has, and their categories."""
+GONE = "i4"
+"""An item that only the first folder has."""
+
+
+def write_grown(path: Path, before: Dataset) -> Path:
+    """The tiny data under vocabularies in another order, with some values more and one less."""
+    rng = np.random.default_rng(1)
+    vocabularies, rows = {}, {}
+    more = {"item": list(NEW_ITEMS), "category": ["brand new"], "user": ["v1", "v2"]}
+    for name, added in more.items():
+        known = before.vocabulary(name)
+        kept = [value for value in known[1:] if value != GONE]
+        vocabularies[name] = ["", *rng.permutation([*kept, *added]).tolist()]
+        places = {value: row for row, value in enumerate(vocabularies[name])}
+        rows[name] = np.array([places.get(value, 0) for value in known])
+    features = {
+        name: Feature(name, "categorical", size=len(values))
+        for name, values in vocabularies.items()
+    }
+    schema = Schema((features["item"], features["category"]), (features["user"],))
+    of_item = dict(zip(before.vocabulary("item"), before.items["category"].values, strict=True))
+    categories = {
+        item: before.vocabulary("category")[value] for item, value in of_item.items()
+    } | NEW_ITEMS
+    places = {value: row for row, value in enumerate(vocabularies["category"])}
+    popularity = np.zeros(len(vocabularies["item"]), np.int64)
+    np.add.at(popularity, rows["item"], before.popularity)
+    return write_folder(
+        path,
+        schema,
+        vocabularies,
+        items={"category": ([places[categories[item]] for item in vocabularies["item"]],)},
+        groups=before.groups(),
+        events={
+            "item": rows["item"][before.event_item],
+            "timestamp": before.event_timestamp,
+            "offsets": before.event_offsets,
+        },
+        popularity=popularity,
+        splits={
+            split: examples._replace(
+                user=rows["user"][examples.user], item=rows["item"][examples.item], context={}
+            )
+            for split, examples in before.splits.items()
+        },
+    )
+
+
+MODEL = ModelConfig(
+    embedding_size=4,
+    hidden_size=6,
+    layers=(8,),
+    statistics=False,
+    dropout=0.0,
+)
+CONFIG = Config(
+    model=MODEL,
+    optim=OptimConfig(learning_rate=0.01),
+    train=TrainConfig(unknown_users=0.0),
+)
+LIGHT_CONFIG = dataclasses.replace(CONFIG, model=member("base_model", MODEL))
+"""For what no recurrence and no auxiliary loss has a part in."""
+
+
+def tables() -> Tables:
+    category = jnp.arange(ITEMS, dtype=jnp.int32) % 4
+    return Tables(
+        FeatureTables({"category": category}, {}), make_sampler(np.ones(ITEMS), "popularity")
+    )
+
+
+def batch_of(steps: int, size: int = 16, seed: int = 0) -> Batch:
+    """A click is a candidate of the category of the last behaviour."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, steps + 1, size).astype(np.int32)
+    live = np.arange(steps)[None] < lengths[:, None]
+    history = np.where(live, rng.integers(1, ITEMS, (size, steps)), 0).astype(np.int32)
+    item = rng.integers(1, ITEMS, size).astype(np.int32)
+    last = history[np.arange(size), lengths - 1]
+    item[::2] = last[::2]
+    return Batch(
+        history=history,
+        lengths=lengths,
+        item=item,
+        user=np.zeros(size, np.int32),
+        label=(item % 4 == last % 4).astype(np.float32),
+        weight=np.ones(size, np.float32),
+        context={},
+    )
+
+
+def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, tuple]]:
+    """Return ``loss(params, batch_stats, tables, batch, key)``: loss, (batch_stats, metrics)."""
+    loss_of_draws, place = train_step.make_loss(config, schema), OneDevice(schema)
+
+    def loss(params: Any, stats: Any, tables: Tables, batch: Batch, key: jax.Array) -> Any:
+        batch, random, dropout_key = train_step.randomised(config, schema, batch, key)
+        negatives = train_step.negatives_of(config, place, tables.sampler, batch, random)
+        return loss_of_draws(params, stats, tables.features, batch, negatives, dropout_key)
+
+    return loss
+
+
+def refusal(arguments: list[str], capfd, status: int = 2) -> str:
+    """What the command line says when it refuses; nothing on standard output, no traceback."""
+    assert train.main(arguments) == status
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    return output.err

@@ -1,5 +1,6 @@
-"""States and run folders of random parameters: all of trained ones but the time."""
+"""States, models and run folders of random parameters: all of trained ones but the time."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -9,8 +10,11 @@ from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, ModelConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Schema
+from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
+from dien_jax.runs.scoring import trained_scores
+from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state
 
@@ -58,3 +62,30 @@ def write(
     saved = OneDevice(dataset.schema).to_save(state)
     Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, saved, {"best_share": 1.0}, best=True)
     return folder
+
+
+@functools.cache
+def trained(data: Path, model: str, **changes: object) -> TrainedModel:
+    """A member of the family, some fields of its model changed; all batches have one shape."""
+    settings = member(model, SMALL)
+    config = Config(
+        model=ModelConfig(**(vars(settings) | changes)),
+        train=TrainConfig(batch_size=3, max_history=6, buckets=()),
+    )
+    dataset = open_dataset(data)
+    run = Run.create(preset=model, seed=0, dataset=dataset, config=config)
+    state = random_state(config, dataset.schema)
+    return TrainedModel(run, dataset, state.params, state.batch_stats, step=0)
+
+
+def check_ranking(model: TrainedModel) -> None:
+    """Rankings of some test examples have the scores of an evaluation."""
+    dataset, scores = model.dataset, trained_scores(model, "test")
+    test, items = dataset.splits["test"], dataset.vocabulary("item")
+    ranker = Ranker(model)
+    for row in range(5):
+        start, end = dataset.event_offsets[test.sequence[row]], test.history_end[row]
+        history = [items[item] for item in dataset.event_item[start:end]]
+        user = dataset.vocabulary("user")[test.user[row]]
+        ranking = ranker.rank(history, [items[test.item[row]]], user)
+        np.testing.assert_allclose(ranking.scores[0], scores[row], atol=1e-6)

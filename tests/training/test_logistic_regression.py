@@ -20,7 +20,6 @@ from dien_jax.data.columns import Examples
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.model.logistic_regression import FITTED, alone
-from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.runs.scoring import score_batches
 from dien_jax.runs.trained import load_run
 from dien_jax.steps import make_predict_step, make_train_step, training_tables
@@ -87,19 +86,8 @@ def write_events(path: Path) -> Path:
         sequence=sequence, history_end=history_end, user=sequence + 1, group=sequence,
         item=np.where(label == 1, events[history_end], drawn), label=label,
     )  # fmt: skip
-    with DatasetWriter(
-        path, schema=tiny_run.SCHEMA, source={"name": "events", "files": {}}, split={"policy": "no"}
-    ) as writer:
-        writer.vocabulary("item", ["", *(f"i{k}" for k in range(1, tiny_run.ITEMS))])
-        writer.vocabulary("category", ["", "x", "y", "z"])
-        writer.vocabulary("user", ["", *(f"u{k}" for k in range(tiny_run.USERS))])
-        writer.groups([f"u{k}" for k in range(tiny_run.USERS)])
-        writer.items("category", np.arange(tiny_run.ITEMS) % 4)
-        writer.events(item=events, timestamp=np.arange(len(events)), offsets=offsets)
-        writer.popularity(np.bincount(events, minlength=tiny_run.ITEMS))
-        writer.examples("train", examples)
-        writer.examples("valid", examples)
-    return path
+    splits = {"train": examples, "valid": examples}
+    return tiny_run.write_events(path, events, offsets, splits)
 
 
 def columns(dataset, split: str, *names: str) -> np.ndarray:

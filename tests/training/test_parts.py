@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny_run
-from support.parted_data import in_parts
+from support.small_dataset import in_parts
 from support.tiny_run import bits, evaluations, light_flags, saved_states
 
 from dien_jax import train

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from support import tiny_run
-from support.grown_data import GONE, NEW_ITEMS, write_grown
+from support.tiny_run import GONE, NEW_ITEMS, write_grown
 
 from dien_jax import train
 from dien_jax.config.settings import Config, ModelConfig
