@@ -69,7 +69,7 @@ def test_loggers_are_flags_of_the_process():
     [
         (["autors"], "did you mean 'authors'"),
         (["--model.hiden-size", "3"], "--model.hidden-size"),
-        (["--optim.name", "sgd"], "adamw"),
+        (["--optim.schedule", "linear"], "cosine"),
         (["--model.hidden-size", "0"], "model.hidden_size must be at least 1, got 0"),
         (["--seed", "one"], "--seed"),
         (["--seed", "3", "authors"], "preset comes before all flags"),
