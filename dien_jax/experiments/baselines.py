@@ -104,7 +104,7 @@ def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
         calibration = fit_calibration(labels, scores["valid"][name], step=0)
         of_model = {split: calibration.apply(scores[split][name]) for split in HELD_OUT}
         metrics = {split: measure(dataset, split, of_model[split]) for split in HELD_OUT}
-        settings = model.settings | {"calibration": calibration.kind}
+        settings = model.settings | {"calibration_slope": calibration.slope}
         results.append(BaselineResult(name, settings, **metrics))
         if out is not None:
             _save(out / folder_of(name), dataset, results[-1], of_model)

@@ -144,7 +144,8 @@ def _calibration(calibration: Calibration | None) -> str:
         return "Scores are as the network gives them."
     share = calibration.fitted_on.get("click_share")
     of_share = "" if share is None else f", {share:.4f}"
-    how = f"`{calibration.kind}`, fitted on validation for its share of clicks{of_share}"
+    line = f"slope {calibration.slope:.3f}, offset {calibration.offset:.3f}"
+    how = f"Platt scaling ({line}), fitted on validation for its share of clicks{of_share}"
     if calibration.shift:
         return f"{how}. In use, scores are shifted to the click rate of `train.click_rate`."
     return f"{how}. Where another share of items is clicked, scores are too high or too low."

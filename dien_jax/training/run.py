@@ -333,7 +333,7 @@ def _train(
     calibration = outcome.pop("calibration")
     if calibration is not None:
         on_first(lambda: calibration.save(folder))
-        say(f"calibration: {calibration.kind}")
+        say(f"calibration: slope {calibration.slope:.3f}, offset {calibration.offset:.3f}")
     model, seed = member_name(run.config.model), run.seed
     about: Any = {"model": model, "preset": run.preset, "data": run.data, "seed": seed}
     about |= {"device": device, "versions": versions(run.config, len(devices))}

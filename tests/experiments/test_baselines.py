@@ -15,7 +15,7 @@ from dien_jax.experiments import baseline_models
 from dien_jax.experiments.baselines import run_baselines
 from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import logloss
-from dien_jax.runs.calibration import KINDS, fit_calibration
+from dien_jax.runs.calibration import fit_calibration
 from dien_jax.runs.scoring import measure, score_split
 from dien_jax.training.regression_inputs import Inputs
 from dien_jax.utils import extras
@@ -99,12 +99,11 @@ def test_probabilities_are_calibrated_on_validation_as_those_of_a_run(data, stor
     labels = open_dataset(data).splits["valid"].label
     for name in NAMES:
         folder = stored / name.replace(" ", "-")
-        kind = read_json(folder / "baseline.json", dict)["settings"]["calibration"]
+        assert read_json(folder / "baseline.json", dict)["settings"]["calibration_slope"] > 0
         scores = np.load(folder / "scores-valid.npy")
         again = fit_calibration(np.asarray(labels), scores, step=0)
-        assert kind in KINDS
-        # Nothing is left to gain but what rounding to float32 costs, or another kind by chance.
-        assert logloss(labels, scores) < logloss(labels, again.apply(scores)) + 0.01, name
+        # Nothing is left to gain but what rounding to float32 costs.
+        assert logloss(labels, scores) < logloss(labels, again.apply(scores)) + 1e-3, name
 
 
 @pytest.mark.parametrize("sign", [1, -1])

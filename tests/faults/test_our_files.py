@@ -52,7 +52,7 @@ FREE = {
     "data/meta.json": ("split", "source.files", "source.time_unit", "source.settings."),
     "run/config.json": ("versions.",),
     "run/result.json": ("versions.", "valid.", "test.", "baselines."),
-    "run/calibration.json": ("fitted_on.", "cross_validated_log_loss."),
+    "run/calibration.json": ("fitted_on.",),
     "run/metrics.jsonl": ("train.", "valid."),
     HOST: (),
 }
@@ -61,11 +61,7 @@ ACCEPTED = {
     *(("data/meta.json", key, "removed") for key in ("source", "source.name", "source.settings")),
     ("data/meta.json", "schema.item.2.mean", "a negative number"),
     *(("data/meta.json", f"schema.item.{place}", "removed") for place in (1, 2, 3)),
-    *(
-        ("run/calibration.json", f"{key}.0", "a negative number")
-        for key in ("logits", "calibrated")
-    ),
-    ("run/calibration.json", "shift", "a negative number"),
+    *(("run/calibration.json", key, "a negative number") for key in ("offset", "shift")),
     (LOGGERS, "loggers.0", "removed"),
     (HOST, "host.best_score", "a negative number"),
     ("run/config.json", "train.buckets.0", "removed"),

@@ -60,11 +60,11 @@ def test_a_card_says_what_drawn_negatives_and_calibration_mean(run: Run) -> None
     assert "No negative was in the history" in card(run, **drawn, allow_own_negatives=False)
     assert "No negative was in the history" not in card(run, **drawn, allow_own_negatives=True)
     assert "Scores are as the network gives them." in card(run)
-    fitted = Calibration("platt", (0.0, 1.0), (0.0, 1.5), 200, fitted_on={"click_share": 0.5})
-    assert "`platt`, fitted on validation for its share of clicks, 0.5000. Where" in card(
-        run, fitted
-    )
-    shifted = Calibration("platt", (0.0, 1.0), (0.0, 1.5), 200, shift=-3.0)
+    fitted = Calibration(1.5, -0.25, 200, fitted_on={"click_share": 0.5})
+    text = card(run, fitted)
+    assert "Platt scaling (slope 1.500, offset -0.250), fitted on validation for its share" in text
+    assert "share of clicks, 0.5000. Where" in text
+    shifted = Calibration(1.5, 0.0, 200, shift=-3.0)
     assert "scores are shifted to the click rate of `train.click_rate`" in card(run, shifted)
 
 

@@ -74,13 +74,11 @@ FORMS: dict[str, dict[str, Any]] = {
         "network_share": 1.0,
     },
     "run/calibration.json": {
-        "kind": "platt",
-        "logits": [0.0, 1.0],
-        "calibrated": [-0.1, 0.9],
+        "slope": 1.5,
+        "offset": -0.1,
         "step": 13,
         "shift": 0.0,
         "fitted_on": {"split": "valid", "examples": 40, "click_share": 0.5},
-        "cross_validated_log_loss": {"none": 0.7},
     },
     "run/metrics.jsonl": {"step": 13, "epoch": 1.0, "train": {"loss": 0.5}, "valid": METRICS},
     HOST: {
