@@ -12,7 +12,6 @@ import re
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,26 +28,20 @@ from dien_jax.utils.console import print_only_errors, say_error
 from dien_jax.utils.processes import (
     SharedError,
     agree,
-    awaited,
     check_counts,
     count,
     exchange,
     index,
-    waits_for,
 )
 
 HEARTBEAT_SECONDS = 30
 """Time after which a process that is not heard of has ended."""
-HANG_SECONDS = 1800
-"""Time after which a step, or other work without progress, is not waited for any more."""
 SHUTDOWN_SECONDS = 60
 """Time that a process waits for the others at its end."""
 LOST = 3
 """Exit status of a process that cannot continue because another one has ended."""
 MISTAKE = 2
 """Exit status of a process that was started wrongly."""
-FIRST_WITH_CPUS = (0, 12)
-"""First version of JAX whose CPUs of several processes may wait for each other."""
 
 _FAILED_OPERATION = re.compile("[A-Z_]+: ")
 """Start of an error of XLA, whatever its type: the code of its status."""
@@ -120,34 +113,12 @@ def resume_with(folder: Path) -> None:
     """Name the run folder in the message of a process that ends because another one did."""
     if count() == 1:
         return
-    how = (
-        "Nothing is lost but the steps since the last checkpoint. Resume on every host with: "
-        f"python -m dien_jax.train --resume {folder}, and the same --distributed flags"
-    )
     _say_when_aborted(
         "another process of the run has ended; the lines above say which, task K is process K. "
-        f"{how}",
+        "Nothing is lost but the steps since the last checkpoint. Resume on every host with: "
+        f"python -m dien_jax.train --resume {folder}, and the same --distributed flags",
         LOST,
     )
-    threading.Thread(target=_watch, args=[how], daemon=True).start()
-
-
-def _watch(how: str) -> None:
-    """End this process once it has waited for too long; ``how`` says how to continue.
-
-    JAX notices a process that has ended, or is stopped, but not one that waits for ever, for a file
-    system that does not answer, say. A process that knows which one it waits for ends first: the
-    others may be that one.
-    """
-    while True:
-        time.sleep(HANG_SECONDS / 20)
-        waits, process = waits_for(), awaited()
-        is_known = process not in (None, index())
-        longest = HANG_SECONDS if is_known else HANG_SECONDS * 1.2
-        if waits is not None and time.monotonic() - waits[1] > longest:
-            which = f"process {process}" if is_known else "one"
-            problem = f"{waits[0]} has not ended for {HANG_SECONDS:,} seconds: {which} hangs"
-            _end_at_once(_line(f"{problem}. {how}"), LOST)
 
 
 def _connect(config: DistributedConfig) -> None:
@@ -155,8 +126,6 @@ def _connect(config: DistributedConfig) -> None:
         return
     if config.process:
         print_only_errors(config.process)
-    if jax.config.values["jax_platforms"] == "cpu":  # else only known once all are connected
-        _refuse_earlier_cpus()
     wait = config.timeout
     options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
     options |= {"initialization_timeout": wait, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
@@ -182,8 +151,6 @@ def _connect(config: DistributedConfig) -> None:
     _say_when_aborted("another process of the run has ended; the lines above say which", LOST)
     check_counts()
     agree({"the version of jax": jax.__version__, "that of jaxlib": version("jaxlib")})
-    if count() > 1 and jax.devices()[0].platform == "cpu":
-        _refuse_earlier_cpus()
     numbers = sorted({len(jax.local_devices(process)) for process in range(count())})
     if len(numbers) > 1:
         raise SharedError(
@@ -224,15 +191,6 @@ def _start_failure(config: DistributedConfig, error: Exception) -> str:
             "give distributed.coordinator, distributed.processes and distributed.process instead"
         )
     return f"the processes of the run cannot be connected: {reason(error)}"
-
-
-def _refuse_earlier_cpus() -> None:
-    if jax.__version_info__ < FIRST_WITH_CPUS:
-        raise SharedError(
-            f"several processes on CPUs need JAX {'.'.join(map(str, FIRST_WITH_CPUS))}, found "
-            f"{jax.__version__}: with earlier versions a process that waits 30 seconds for another "
-            f"one fails. Use one process with several devices, or Python and JAX of later versions"
-        )
 
 
 def _say_when_aborted(message: str, status: int) -> None:

@@ -43,13 +43,7 @@ from dien_jax.training.progress import (
 )
 from dien_jax.training.reporter import NoReports, Reporter
 from dien_jax.training.run_data import cut_histories
-from dien_jax.utils.processes import (
-    count,
-    from_first,
-    from_first_in_time,
-    on_first,
-    waiting_for_all,
-)
+from dien_jax.utils.processes import count, from_first, on_first
 
 SAVE_SECONDS = 600.0
 """Maximum training time that is lost when a run is killed within a long epoch."""
@@ -177,11 +171,10 @@ class Trainer:
             raise ValueError("run() needs checkpoints: it measures the best one")
         self._report_scoring = reporter.scoring
         for record in self.evaluations(reporter.progress):
-            with waiting_for_all("the report of an evaluation"):
-                on_first(functools.partial(reporter.evaluation, record))
-                batch = self._validation.batch(0, 0)
-                summary = self._devices.summary(batch, self.state, self._tables)
-                on_first(functools.partial(reporter.histograms, self.progress.step, summary))
+            on_first(functools.partial(reporter.evaluation, record))
+            batch = self._validation.batch(0, 0)
+            summary = self._devices.summary(batch, self.state, self._tables)
+            on_first(functools.partial(reporter.histograms, self.progress.step, summary))
             self._save(best=self.progress.best_step == self.progress.step)
         progress = self.progress
         best, _ = self._devices.restore(self._checkpoints, progress.best_step, self.state)
@@ -199,7 +192,7 @@ class Trainer:
             part = with_params(best, params)
             scores = self._scores("test", part)
             area = functools.partial(auc, np.asarray(self._dataset.splits["test"].label), scores)
-            baselines[name] = from_first_in_time(f"the AUC of the {name}", area)
+            baselines[name] = from_first(area)
         return {
             "calibration": calibration,
             "baselines": baselines,
@@ -261,16 +254,14 @@ class Trainer:
             self._fetch()
         if report:
             self._report(listener)
-            with waiting_for_all():
-                is_due = from_first(lambda: time.perf_counter() - self._saved_at > SAVE_SECONDS)
+            is_due = from_first(lambda: time.perf_counter() - self._saved_at > SAVE_SECONDS)
             if is_due:
                 self._require_finite_state()
                 self._save(best=False)
 
     def _fetch(self) -> None:
         """Wait for the steps taken, and read their metrics."""
-        with waiting_for_all():
-            pending = jax.device_get(self._pending)
+        pending = jax.device_get(self._pending)
         rows = [{name: float(value) for name, value in row.items()} for row in pending]
         now = time.perf_counter()
         for step, row in enumerate(rows, start=self.progress.step - len(rows) + 1):
@@ -328,7 +319,7 @@ class Trainer:
             self._fixed = self._scores("valid", part)
         labels = np.asarray(self._dataset.splits["valid"].label)
         choice = functools.partial(best_share, scores, self._fixed, labels)
-        share = from_first_in_time("the share of the networks", choice)
+        share = from_first(choice)
         return share, with_share(scores, self._fixed, share)
 
     def _calibration(self, best: TrainState) -> Calibration | None:
@@ -338,16 +329,14 @@ class Trainer:
             return None
         labels = np.asarray(self._dataset.splits["valid"].label)
         scores, step = self._scores("valid", best), self.progress.best_step
-        fitted = from_first_in_time(
-            "the calibration",
-            lambda: dataclasses.asdict(fit_calibration(labels, scores, step, train.click_rate)),
+        fitted = from_first(
+            lambda: dataclasses.asdict(fit_calibration(labels, scores, step, train.click_rate))
         )
         return Calibration(**fitted)
 
     def _measured(self, split: str, scores: np.ndarray) -> dict[str, Any]:
         """Return the metrics of a split, which are to the bit the same on every process."""
-        name = f"the metrics of the {split} split"
-        return from_first_in_time(name, lambda: measure(self._dataset, split, scores))
+        return from_first(lambda: measure(self._dataset, split, scores))
 
     def _scores(
         self, split: str, state: TrainState, calibration: Calibration | None = None

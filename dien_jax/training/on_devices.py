@@ -20,7 +20,6 @@ from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import Tables, TrainState, create_state, training_tables
 from dien_jax.steps.train import Metrics, make_train_step
 from dien_jax.training.histograms import embedding_values, live_values
-from dien_jax.utils.processes import still_working, waiting_for_all
 
 
 def place_on(devices: Sequence[jax.Device], schema: Schema) -> OneDevice:
@@ -63,22 +62,19 @@ class OnDevices:
 
     def step(self, state: TrainState, tables: Tables, batch: Batch) -> tuple[TrainState, Metrics]:
         """Take a training step; it donates the state."""
-        with waiting_for_all():
-            return self._train_step(state, tables, self.place.put_batch(batch))
+        return self._train_step(state, tables, self.place.put_batch(batch))
 
     def save(
         self, checkpoints: Checkpoints, step: int, state: TrainState, host: Any, *, best: bool
     ) -> None:
         """Save a state of the devices, and values of the host."""
-        with waiting_for_all(f"the checkpoint of step {step}"):
-            checkpoints.save(step, self.place.to_save(state), host, best=best)
+        checkpoints.save(step, self.place.to_save(state), host, best=best)
 
     def restore(
         self, checkpoints: Checkpoints, step: int, like: TrainState
     ) -> tuple[TrainState, dict[str, Any]]:
         """Return the state of a checkpoint, where ``like`` is, and the host's values."""
-        with waiting_for_all(f"the reading of the checkpoint of step {step}"):
-            return restored(checkpoints, step, like, self.place)
+        return restored(checkpoints, step, like, self.place)
 
     def put(self, tree: Any, like: Any) -> Any:
         """Put arrays of the host on the devices; ``like`` are those that they replace.
@@ -112,14 +108,12 @@ class OnDevices:
         """Return the scores of a split, float32 ``[n]``, on every process, as ``score_batches``."""
         predict = functools.partial(self._predict_step, logit_map=logit_map)
         model = (state.params, state.batch_stats, tables.features)
-        with waiting_for_all():
 
-            def step(params: Any, batch_stats: Any, features: Any, batch: Batch) -> jax.Array:
-                still_working()
-                batch = self.place.put_batch(batch)
-                return self.place.readable(predict(params, batch_stats, features, batch))
+        def step(params: Any, batch_stats: Any, features: Any, batch: Batch) -> jax.Array:
+            batch = self.place.put_batch(batch)
+            return self.place.readable(predict(params, batch_stats, features, batch))
 
-            return score_batches(step, *model, loader, before_batch)
+        return score_batches(step, *model, loader, before_batch)
 
     def summary(self, batch: Batch, state: TrainState, tables: Tables) -> dict[str, np.ndarray]:
         """Return arrays for histograms: embeddings, and states and attention of a batch."""

@@ -7,11 +7,9 @@ devices: a process may wait for another one for any time, and devices need not b
 With one process nothing is exchanged, and ``jax.distributed`` need not be started.
 """
 
-import contextlib
 import itertools
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dien_jax.errors import NotFiniteError, UserError, described
@@ -22,10 +20,6 @@ LONGEST_WAIT = 30 * 24 * 3600 * 1000
 """Milliseconds to wait for a text. A process that has ended is noticed by ``jax.distributed``."""
 
 _numbers = itertools.count()
-_awaited: int | None = None
-"""Number of the process whose text this one waits for."""
-_waits: tuple[str, float] | None = None
-"""For what this process waits with all others, and since when, if it does."""
 
 
 class SharedError(UserError):
@@ -55,54 +49,18 @@ def index() -> int:
     return _service().process_id if count() > 1 else 0
 
 
-def awaited() -> int | None:
-    """Return the number of the process whose text this one waits for; None if it waits for none."""
-    return _awaited
-
-
 def exchange(text: str) -> list[str]:
     """Return a text of each process, in their order. Every process has to call this."""
-    global _awaited
     processes = count()
     if processes == 1:
         return [text]
     client, number, own = _service().client, next(_numbers), index()
     client.key_value_set(f"dien_jax/{number}/{own}", json.dumps(text))  # ASCII
-    texts = []
-    for process in range(processes):
-        _awaited = process
-        key = f"dien_jax/{number}/{process}"
-        texts.append(json.loads(client.blocking_key_value_get(key, LONGEST_WAIT)))
-    _awaited = None
+    keys = [f"dien_jax/{number}/{process}" for process in range(processes)]
+    texts = [json.loads(client.blocking_key_value_get(key, LONGEST_WAIT)) for key in keys]
     if number:  # all processes are at this exchange, so all have read the one before
         client.key_value_delete(f"dien_jax/{number - 1}/{own}")
     return texts
-
-
-@contextlib.contextmanager
-def waiting_for_all(work: str = "an operation of all processes") -> Iterator[None]:
-    """Note that all processes wait for ``work``: if it hangs, the run ends.
-
-    Work that takes long calls :func:`still_working`.
-    """
-    global _waits
-    _waits = (work, time.monotonic())
-    try:
-        yield
-    finally:
-        _waits = None
-
-
-def still_working() -> None:
-    """Start the time of a wait anew: what is waited for has made progress."""
-    global _waits
-    if _waits is not None:
-        _waits = (_waits[0], time.monotonic())
-
-
-def waits_for() -> tuple[str, float] | None:
-    """Return for what this process waits with all others, and since when; None if it does not."""
-    return _waits
 
 
 def on_each(work: Callable[[], Result]) -> Result:
@@ -133,12 +91,6 @@ def from_first(work: Callable[[], Result]) -> Result:
     is_first = index() == 0
     result, texts = _shared(work if is_first else lambda: None, json.dumps)
     return result if is_first else json.loads(texts[0])
-
-
-def from_first_in_time(work: str, result: Callable[[], Result]) -> Result:
-    """Return what process 0 finds, as :func:`from_first`; the run ends if ``work`` hangs."""
-    with waiting_for_all(work):
-        return from_first(result)
 
 
 def agree(values: dict[str, str]) -> None:

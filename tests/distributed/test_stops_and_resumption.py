@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from support import tiny_run
 from support.several_processes import (
-    HANG,
-    HANG_IN_SAVE,
     NEEDS_NEWER_JAX,
     Whole,
     assert_same,
@@ -122,29 +120,6 @@ def test_a_process_that_is_killed_ends_the_other_and_loses_no_checkpoint(
     assert left.status == LOST, left.said
     said = left.said.splitlines()[-1]
     assert "error: another process of the run has ended" in said
-    assert f"python -m dien_jax.train --resume {folder}" in said
-    assert saved_states(folder)["latest"][0] == 4
-
-
-def test_a_process_that_hangs_ends_all(data: Path, tmp_path: Path) -> None:
-    """Its threads live, so JAX does not miss it; the other one stops to wait for it."""
-    folder = tmp_path / "run"
-    first, second = run_two(flags(data, folder), {1: (HANG, 6)})
-    assert (first.status, second.status) == (LOST, LOST), (first, second)
-    said = first.said.splitlines()[-1]
-    hangs = "error: an operation of all processes has not ended for 5 seconds: one hangs."
-    assert said.startswith(hangs)
-    assert f"python -m dien_jax.train --resume {folder}" in said
-    assert "process 1: error: another process of the run has ended" in second.said
-    assert saved_states(folder)["latest"][0] == 4
-
-
-def test_a_process_that_hangs_as_it_saves_ends_all(data: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    ended = run_two(flags(data, folder), {0: (HANG_IN_SAVE, 8)})
-    assert [each.status for each in ended] == [LOST, LOST], ended
-    said = ended[1].said.splitlines()[-1]
-    assert "error: the checkpoint of step 8 has not ended for 5 seconds: process 0 hangs." in said
     assert f"python -m dien_jax.train --resume {folder}" in said
     assert saved_states(folder)["latest"][0] == 4
 

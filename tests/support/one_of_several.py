@@ -1,8 +1,7 @@
 """Starts the processes of a run as forks of one that has imported what they need.
 
 Each line of standard input is a list of processes in JSON, each line of standard output the list of
-their exit statuses, less than 0 for a signal. A process may send itself a signal before a step, or
-hang there.
+their exit statuses, less than 0 for a signal. A process may send itself a signal before a step.
 Tables of more than two rows are split.
 """
 
@@ -16,14 +15,9 @@ import warnings
 from typing import Any
 
 from dien_jax import train
-from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.steps import rows as embedding_rows
 from dien_jax.training import hosts, loop
 
-HANG = -1
-"""Number in place of a signal's."""
-HANG_IN_SAVE = -2
-"""Number of one that hangs as it saves."""
 LATE = ("dien_jax.training.run", "matplotlib.figure", "orbax.checkpoint")
 """Modules that a run imports late; they are imported before the first fork."""
 
@@ -35,25 +29,11 @@ def prepare(job: dict[str, Any]) -> None:
     os.environ.update(job["environment"])
     embedding_rows.DENSE_ROWS = 2
     hosts.HEARTBEAT_SECONDS = 5
-    if job["one_hangs"]:
-        hosts.HANG_SECONDS = 30  # less once the step is compiled, see below
     number, at = job["signal"]
-    save = Checkpoints.save
-
-    def save_or_hang(self: Any, step: int, *arguments: Any, **keywords: Any) -> Any:
-        if number == HANG_IN_SAVE and step == at:
-            time.sleep(float(sys.argv[1]))
-        return save(self, step, *arguments, **keywords)
-
-    Checkpoints.save = save_or_hang  # type: ignore[method-assign]
     take = loop.Trainer._step
 
     def step(self: Any, *arguments: Any) -> None:
-        if job["one_hangs"] and self.progress.step >= 5:
-            hosts.HANG_SECONDS = 5
-        if number == HANG and self.progress.step == at:
-            time.sleep(float(sys.argv[1]))
-        elif number > 0 and self.progress.step == at:
+        if number > 0 and self.progress.step == at:
             os.kill(os.getpid(), number)
         if number > 0 and self.progress.step >= at:  # JAX looks for SIGTERM once a second
             time.sleep(1)

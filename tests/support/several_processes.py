@@ -33,8 +33,7 @@ NEEDS_NEWER_JAX = pytest.mark.skipif(
 
 
 Signals = dict[int, tuple[int, int]]
-"""By process, a signal and the step before which it comes; ``HANG`` is none, but a long sleep."""
-HANG, HANG_IN_SAVE = -1, -2
+"""By process, a signal and the step before which it comes."""
 
 
 class Ended(NamedTuple):
@@ -91,9 +90,6 @@ def run_together(
             {
                 "flags": list(map(str, arguments)),
                 "signal": (signals or {}).get(process, (0, 0)),
-                "one_hangs": any(
-                    number in (HANG, HANG_IN_SAVE) for number, _ in (signals or {}).values()
-                ),
                 "environment": environment | variables(process),
                 "output": output,
                 "said": said,

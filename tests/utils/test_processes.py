@@ -160,15 +160,3 @@ def test_numbers_of_processes_that_differ_are_refused_by_all(
     outcomes = together(lambda number: check_counts(), (2, 3))
     said = "distributed.processes must be the same on every process, found 2 on process 0 and 3 on"
     assert all(str(outcome).startswith(said) for outcome in outcomes)
-
-
-def test_a_wait_has_a_name_and_starts_anew_with_progress(monkeypatch) -> None:
-    now = iter([1.0, 5.0])
-    monkeypatch.setattr(processes.time, "monotonic", lambda: next(now))
-    processes.still_working()  # nobody waits
-    assert processes.waits_for() is None
-    with processes.waiting_for_all("the checkpoint of step 8"):
-        assert processes.waits_for() == ("the checkpoint of step 8", 1.0)
-        processes.still_working()
-        assert processes.waits_for() == ("the checkpoint of step 8", 5.0)
-    assert processes.waits_for() is None
