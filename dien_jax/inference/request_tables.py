@@ -16,7 +16,6 @@ from dien_jax.data.value_text import Use, check_type, column_text
 from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import atomic_path, check_utf8
-from dien_jax.utils.parquet_files import parquet_batches
 from dien_jax.utils.text_files import (
     BadLines,
     is_gzip,
@@ -138,7 +137,7 @@ class ParquetTable:
             raise UserError(f"{file} is Parquet within gzip; unpack it first")
         self.file = file
         try:
-            self._parquet = pq.ParquetFile(file)
+            self._parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
             self.names = list(self._parquet.schema_arrow.names)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
@@ -156,7 +155,7 @@ class ParquetTable:
 
         start = 1
         try:
-            for batch in parquet_batches(self.file, size):
+            for batch in self._parquet.iter_batches(size):
                 yield Piece(batch.num_rows, batch, range(start, start + batch.num_rows))
                 start += batch.num_rows
                 self._read = start - 1

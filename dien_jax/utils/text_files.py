@@ -28,10 +28,6 @@ OTHERS = "other reasons"
 QUOTED = "'.*'"  # the value in a reason
 LEFT_OUT = "'...'"  # in its place
 LONGEST_LINE = 1 << 24  # bytes; a file with a longer line is not text
-LONGEST_GAP = 1 << 20  # empty lines in a row; a file with more is not text
-FREE_SIZE = 1 << 28  # bytes that every compressed file may hold
-LARGEST_RATIO = 100  # size of a larger content divided by its compressed size
-COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 def take_long_cells() -> None:
@@ -127,10 +123,9 @@ def read_lines(
 
     Raises:
       UserError: when the file is missing, unreadable or empty, the gzip stream or the archive is
-        cut off or damaged, its content is too large for its size, or the archive has no such member
-        that could be read.
+        cut off or damaged, or the archive has no such member that could be read.
     """
-    number = empty = 0
+    number = 0
     shown = file / member
     with reading(file):
         try:
@@ -141,10 +136,6 @@ def read_lines(
                     bad.bytes += len(line)
                     if len(line) == LONGEST_LINE:
                         problem = f"a line is longer than {LONGEST_LINE} bytes"
-                        raise UserError(f"{shown}:{number}: not a text file, {problem}")
-                    empty = empty + 1 if line in (b"\n", b"\r\n") else 0
-                    if empty > LONGEST_GAP:
-                        problem = f"more than {LONGEST_GAP} lines in a row are empty"
                         raise UserError(f"{shown}:{number}: not a text file, {problem}")
                     try:
                         first = number == 1 and encoding == "utf-8"
@@ -185,27 +176,6 @@ def refuse_pipe(file: Path) -> None:
         raise UserError(f"{file} {problem}; write it to a file first")
 
 
-class _Limited(io.RawIOBase):
-    """Decompressed bytes of a file, at most ``limit`` of them; more are a ``UserError``."""
-
-    def __init__(self, stream: gzip.GzipFile, file: Path, limit: int) -> None:
-        self._stream, self._file, self._left = stream, file, limit
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._stream.readinto(buffer)
-        self._left -= count
-        if self._left < 0:
-            raise too_large(self._file)
-        return count
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
 class _AsOpened(io.RawIOBase):
     """Bytes of a file up to its size when it was opened; at the end it must have the same size.
 
@@ -238,38 +208,16 @@ def check_size(file: Path, before: int, after: int) -> None:
         raise UserError(f"{file}: {problem}; wait until it is written, or read a copy")
 
 
-def largest_content(compressed: int) -> int:
-    """Return the limit of the decompressed bytes of a compressed size."""
-    return max(FREE_SIZE, LARGEST_RATIO * compressed)
-
-
-def too_large(shown: Path, remedy: str = "unpack it yourself") -> UserError:
-    """Return the error for a file that holds more than :func:`largest_content`."""
-    times = f"{LARGEST_RATIO} times its compressed size"
-    return UserError(f"{shown}: holds more than {times}; {remedy} if that is right")
-
-
 def open_bytes(file: Path) -> io.BufferedIOBase:
     """Open the bytes of a file, decompressed when it is gzip.
 
-    Reading can raise OSError, EOFError and zlib.error, and a UserError for a gzip that holds more
-    than 256 MiB and more than 100 times its size, or a file whose size changes meanwhile.
+    Reading can raise OSError, EOFError and zlib.error, and a UserError for a file whose size
+    changes meanwhile.
     """
     if not is_gzip(file):
         is_sized = file.is_file() and file.stat().st_size > 0  # files of /proc have no size
         return io.BufferedReader(_AsOpened(file), 1 << 18) if is_sized else file.open("rb")
-    limit = largest_content(file.stat().st_size)
-    return io.BufferedReader(_Limited(gzip.GzipFile(file, "rb"), file, limit), 1 << 18)
-
-
-def check_gzip_size(file: Path) -> None:
-    """Refuse a gzip that holds more than :func:`open_bytes` reads, for other readers.
-
-    A damaged file is left to its reader.
-    """
-    with contextlib.suppress(OSError, EOFError, zlib.error), open_bytes(file) as stream:
-        while stream.read(1 << 20):
-            pass
+    return gzip.GzipFile(file, "rb")
 
 
 @contextlib.contextmanager
@@ -277,8 +225,7 @@ def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
     """Open the bytes of one file in a zip archive.
 
     Opening and reading can raise OSError, EOFError, BadZipFile, zlib.error and LZMAError. A member
-    that claims more than 256 MiB and more than 100 times its size, is encrypted or compressed in an
-    unknown way is a UserError.
+    that is absent, encrypted or compressed in an unknown way is a UserError.
     """
     shown = file / member
     refuse_pipe(file)
@@ -287,13 +234,6 @@ def open_member(file: Path, member: str) -> Iterator[io.BufferedIOBase]:
         if member not in names:
             listed = ", ".join(names[:10]) + " and more" * (len(names) > 10)
             raise UserError(f"{file} holds no {member}; its files are {listed}")
-        info = archive.getinfo(member)
-        if info.flag_bits & 1:
-            raise UserError(f"{shown}: is encrypted; unpack the archive and pack it again without")
-        if info.compress_type not in COMPRESSIONS:
-            raise UserError(f"{shown}: is compressed in an unknown way, {info.compress_type}")
-        if info.file_size > largest_content(min(info.compress_size, file.stat().st_size)):
-            raise too_large(shown)
         try:
             stream = archive.open(member)
         except (NotImplementedError, RuntimeError) as error:

@@ -120,19 +120,6 @@ TRUNCATED = [
 ]  # fmt: skip
 
 
-def parquet_bomb(folder: Path) -> None:
-    """Write a Parquet file of a few kB in which one long id is there 10,000 times."""
-    rows = {"user": "x" * (1 << 22), "item": "i1", "category": "c", "price": "1", "tags": "t"}
-    places = pa.array([0] * 10_000, pa.int32())
-    table = pa.table(
-        {
-            name: pa.DictionaryArray.from_arrays(places, pa.array([value]))
-            for name, value in (rows | {"timestamp": "100"}).items()
-        }
-    )
-    pq.write_table(table, folder / "b.parquet", compression="zstd", store_schema=False)
-
-
 def odd_names(folder: Path) -> None:
     """Give a log columns whose names a terminal would act on."""
     content = (folder / "log.csv").read_text()
@@ -167,7 +154,6 @@ PLACED: dict[str, Callable[[Path], object]] = {
     r"logs/c\.csv: expected a file of the log, found no regular file":
         lambda logs: os.mkfifo(logs / "c.csv"),
 }  # fmt: skip
-TOO_LARGE = "holds more than 100 times its compressed size"
 PIPE = "pipe is a pipe, and this file is read more than once; write it to a file"
 ODD = "run\udcff"
 """A name that is not UTF-8."""
@@ -176,8 +162,6 @@ FILES = [
       for message, place in PLACED.items()),
     Case("prepare", "a pipe", prepares("pipe"), pipe, PIPE),
     Case("predict", "a pipe", predicts("pipe"), pipe, PIPE),
-    Case("prepare", "a Parquet of one value", prepares("b.parquet"), parquet_bomb, TOO_LARGE),
-    Case("predict", "a Parquet of one value", predicts("b.parquet"), parquet_bomb, TOO_LARGE),
     Case("prepare", "escapes in names of columns", prepares("log.csv"), odd_names,
          r"no column 'user' .* its columns are \\u001b\[31muser\\u202e, item"),
     Case("predict", "user and item in one", predicts("queries.csv", "--user", "item"), None,

@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 
 from dien_jax.errors import UserError
-from dien_jax.utils import text_files
 from dien_jax.utils.text_files import (
     EXAMPLES,
-    LARGEST_RATIO,
     MOST_KINDS,
     BadLines,
-    check_gzip_size,
     read_lines,
     sha256,
 )
@@ -127,24 +124,6 @@ def test_sha256_is_of_the_file_on_disk(tmp_path: Path) -> None:
         sha256(tmp_path / "absent")
 
 
-@pytest.fixture
-def small_limit(monkeypatch) -> int:
-    monkeypatch.setattr(text_files, "FREE_SIZE", 1 << 16)
-    return 1 << 16
-
-
-def test_gzip_holds_at_most_so_many_times_its_size(small_limit, tmp_path: Path) -> None:
-    file = tmp_path / "bomb.gz"
-    file.write_bytes(gzip.compress(b"line\n" * 200_000))
-    assert LARGEST_RATIO * file.stat().st_size < 200_000 * 5
-    for read in (lambda: list(read_lines(file, BadLines())), lambda: check_gzip_size(file)):
-        with pytest.raises(UserError, match=r"bomb\.gz: holds more than 100 times its compressed"):
-            read()
-    file.write_bytes(gzip.compress(b"line\n" * (small_limit // 5)))
-    assert len(list(read_lines(file, BadLines()))) == small_limit // 5
-    check_gzip_size(file)
-
-
 def zipped(file: Path, content: bytes, compression: int = zipfile.ZIP_DEFLATED) -> bytearray:
     with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr("log.csv", content)
@@ -155,18 +134,19 @@ def member(file: Path) -> list[tuple[int, str]]:
     return list(read_lines(file, BadLines(), member="log.csv"))
 
 
-@pytest.mark.parametrize("compression", text_files.COMPRESSIONS)
+@pytest.mark.parametrize(
+    "compression",
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
+)
 def test_members_of_archives_are_read(compression: int, tmp_path: Path) -> None:
     file = tmp_path / "a.zip"
     zipped(file, b"one\ntwo\n", compression)
     assert member(file) == [(1, "one"), (2, "two")]
 
 
-def test_a_member_that_claims_too_much_is_refused(small_limit, tmp_path: Path) -> None:
+def test_a_member_that_claims_too_little_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.zip"
     data = zipped(file, b"line\n" * 200_000)
-    with pytest.raises(UserError, match=r"a\.zip/log\.csv: holds more than 100 times its"):
-        member(file)
     entry = data.index(b"PK\x01\x02")
     data[entry + 24 : entry + 28] = (100).to_bytes(4, "little")  # it claims 100 bytes
     file.write_bytes(data)
@@ -177,10 +157,10 @@ def test_a_member_that_claims_too_much_is_refused(small_limit, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("place", "value", "expected"),
     [
-        (8, 0x1, "log.csv: is encrypted"),
+        (8, 0x1, "log.csv: cannot be unpacked: File 'log.csv' is encrypted"),
         (8, 0x20, "log.csv: cannot be unpacked: compressed patched data"),
         (8, 0x40, "log.csv: cannot be unpacked: strong encryption"),
-        (10, 99, "log.csv: is compressed in an unknown way, 99"),
+        (10, 99, "log.csv: cannot be unpacked: That compression method is not supported"),
         (10, 12, "log.csv: the archive is cut off or damaged|cannot be read"),
         (10, 14, "log.csv: the archive is cut off or damaged"),
     ],
@@ -195,16 +175,6 @@ def test_members_that_cannot_be_unpacked_are_refused(
     file.write_bytes(data)
     with pytest.raises(UserError, match=expected):
         member(file)
-
-
-def test_a_file_of_empty_lines_is_no_text(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(text_files, "LONGEST_GAP", 100)
-    file = tmp_path / "log"
-    file.write_bytes(b"one\n" + b"\r\n" * 100 + b"two\n" + b"\n" * 100)
-    assert len(list(read_lines(file, BadLines()))) == 202
-    file.write_bytes(b"one\n" + b"\n" * 101)
-    with pytest.raises(UserError, match="log:102: not a text file, more than 100 lines in a row"):
-        list(read_lines(file, BadLines()))
 
 
 @pytest.mark.parametrize("read", [lambda file: list(read_lines(file, BadLines())), member])

@@ -39,11 +39,9 @@ from dien_jax.preparation.reading.log import (
 )
 from dien_jax.utils.console import stage
 from dien_jax.utils.files import check_utf8
-from dien_jax.utils.parquet_files import parquet_batches
 from dien_jax.utils.text_files import (
     EXAMPLES,
     BadLines,
-    check_gzip_size,
     check_size,
     is_gzip,
     open_bytes,
@@ -114,8 +112,6 @@ def _read(
     header = form.columns or csv_header(file, delimiter)
     places = column_places(file, form.wanted, header, form.hint)
     has_header = not form.columns
-    if is_gzip(file):
-        check_gzip_size(file)
     if bad is None:
         rows = _read_csv(workspace, file, delimiter, len(header), places, has_header)
         if rows is not None:
@@ -173,14 +169,14 @@ def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separa
             shutil.copyfileobj(source, target)
     schema = pa.schema([("line", pa.int64()), *((alias, pa.string()) for alias in wanted)])
     try:
-        with pq.ParquetFile(plain) as parquet:
+        with pq.ParquetFile(plain, pre_buffer=False, buffer_size=1 << 20) as parquet:
             places = column_places(file, wanted, parquet.schema_arrow.names)
             for alias, column in wanted.items():
                 check_type(
                     column.where(file), parquet.schema_arrow.field(places[alias]).type, column.kind
                 )
             names = sorted({column.name for column in wanted.values()})
-            batches = parquet_batches(plain, PARQUET_ROWS, names, shown=file)
+            batches = parquet.iter_batches(PARQUET_ROWS, columns=names)
             texts = _batch_texts(file, batches, wanted, separator, schema)
             rows = workspace.append("rows", texts, schema, parquet.metadata.num_rows)
             return Log(file, rows, BadLines())
