@@ -24,9 +24,8 @@ from dien_jax.preparation.sources import (
     synthetic,
     taobao,
 )
-from dien_jax.utils.command import check_words, run_command
+from dien_jax.utils.command import check_words, description, run_command
 from dien_jax.utils.console import listed, print_result, say, stage
-from dien_jax.utils.flag_help import description
 
 COMMAND = "python -m dien_jax.prepare"
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]

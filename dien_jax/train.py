@@ -29,9 +29,8 @@ from dien_jax.config.presets import PRESETS, preset
 from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
-from dien_jax.utils.command import check_words, run_command, stop_signals
+from dien_jax.utils.command import check_words, description, run_command, stop_signals
 from dien_jax.utils.console import print_result, say
-from dien_jax.utils.flag_help import description
 
 if TYPE_CHECKING:
     from dien_jax.training.run import RunResult

@@ -27,7 +27,7 @@ from dien_jax.errors import UserError, suggestion, writing
 from dien_jax.experiments.baseline_models import BASELINES
 from dien_jax.experiments.baselines import add_baselines
 from dien_jax.experiments.result_tables import Line, Table, folder_of, read_results, write_tables
-from dien_jax.experiments.search_report import TrainingLine
+from dien_jax.experiments.search import TrainingLine
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, Run, decided_config, versions
 from dien_jax.runs.scoring import score_split, write_predictions

@@ -8,7 +8,7 @@ A study folder holds
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,17 +22,18 @@ from dien_jax.config.settings import LARGEST_INTEGER, Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest
 from dien_jax.errors import NotFiniteError, UserError, writing
-from dien_jax.experiments import search_report as report
 from dien_jax.experiments import search_space as spaces
-from dien_jax.experiments.search_report import DIRECTION, OBJECTIVE, TrainingLine
 from dien_jax.experiments.search_space import Space
+from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import Run, decided_config
 from dien_jax.training.loop import Trainer
+from dien_jax.training.progress import StepReport
 from dien_jax.utils.console import ProgressLine, say
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import locked, make_folder, read_json, write_json
 
 if TYPE_CHECKING:
+    import optuna
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
@@ -43,6 +44,30 @@ TRIALS_BEFORE_PRUNING = 5
 
 SECONDS_BETWEEN_LINES = 30.0
 """Least time between progress lines within an epoch, where they are printed."""
+
+
+OBJECTIVE = METRICS["auc"]
+"""The validation metric that trials are compared by."""
+
+DIRECTION: Literal["maximize", "minimize"]
+DIRECTION = "maximize" if OBJECTIVE.higher_is_better else "minimize"
+
+
+class TrainingLine(NamedTuple):
+    """A listener that shows training, named, in a line; ``share`` of the whole work is done."""
+
+    line: ProgressLine
+    name: str
+    share: float
+
+    def progress(self, report: StepReport) -> None:
+        """Show a step between evaluations."""
+        self.line.update(f"{self.name}, {report}", self.share)
+
+    def evaluation(self, record: Mapping[str, Any]) -> None:
+        """Print the objective of an evaluation, a line of ``metrics.jsonl``."""
+        value = f"validation {OBJECTIVE.label} {record['valid'][OBJECTIVE.name]:.4f}"
+        self.line.say(f"  {self.name}, epoch {record['epoch']:.2f}: {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +137,7 @@ def run_search(options: SearchOptions) -> SearchResult:
             finished, best = _trials(study), _write_best(study, options, base)
     if best is None:
         return SearchResult(None, None, "")
-    return SearchResult(options.out / BEST_FILE, best.value, report.summary(finished, best))
+    return SearchResult(options.out / BEST_FILE, best.value, _summary(finished, best))
 
 
 def _run_trials(
@@ -135,13 +160,13 @@ def _run_trials(
             trial = study.ask(space)
             config = with_settings(base, spaces.chosen_settings(trial.params))
             name = f"trial {number + 1} of {options.trials}"
-            settings = report.searched_settings(trial).items()
+            settings = _searched_settings(trial).items()
             line.say(f"{name}: {', '.join(f'{key} {value}' for key, value in settings)}")
             run = _run(options, dataset, config)
             value = _train(trial, run, dataset, TrainingLine(line, name, number / options.trials))
             study.tell(trial, value, TrialState.PRUNED if value is None else None)
             best = _write_best(study, options, base)
-            line.say(f"{name}: {report.outcome(_trials(study), best)}")
+            line.say(f"{name}: {_outcome(_trials(study), best)}")
 
 
 def _run(options: SearchOptions, dataset: Dataset, config: Config) -> Run:
@@ -245,3 +270,38 @@ def _study(out: Path) -> Iterator["Study"]:
         optuna.logging.set_verbosity(verbosity)
         if storage is not None:
             storage.remove_session()
+
+
+def _outcome(finished: Sequence["FrozenTrial"], best: "FrozenTrial | None") -> str:
+    """Return the outcome of the last finished trial, and the best one so far, as text."""
+    trial = finished[-1]
+    text = f"validation {OBJECTIVE.label} {trial.value or 0:.4f}"
+    if trial.state.name == "PRUNED":
+        text = "diverged" if "diverged" in trial.user_attrs else "pruned"
+    text += f" after {trial.user_attrs.get('epochs', 0):g} epochs"
+    if best is not None:
+        text += f"; best {best.value:.4f}, trial {finished.index(best) + 1}"
+    return text
+
+
+def _summary(finished: Sequence["FrozenTrial"], best: "FrozenTrial") -> str:
+    """Return the best trial and its settings as text."""
+    diverged = sum("diverged" in trial.user_attrs for trial in finished)
+    pruned = sum(trial.state.name == "PRUNED" for trial in finished) - diverged
+    counts = [f", {pruned} pruned"] * bool(pruned) + [f", {diverged} diverged"] * bool(diverged)
+    settings = _searched_settings(best)
+    width = max(map(len, settings), default=0)
+    first = (
+        f"best of {len(finished)} trials{''.join(counts)}: trial {finished.index(best) + 1}, "
+        f"validation {OBJECTIVE.label} {best.value:.4f}"
+    )
+    return "\n".join([first, *(f"  {name:{width}}  {value}" for name, value in settings.items())])
+
+
+def _searched_settings(trial: "optuna.Trial | FrozenTrial") -> dict[str, str]:
+    """Return the settings drawn for a trial as text, without those that the space fixes."""
+    return {
+        name: (f"{value:.4g}" if isinstance(value, float) else str(value)).replace(" ", "")
+        for name, value in spaces.chosen_settings(trial.params).items()
+        if not trial.distributions[name].single()
+    }

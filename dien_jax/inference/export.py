@@ -17,6 +17,7 @@ from dien_jax.data.digests import table_digests
 from dien_jax.data.schema import Feature, MultiValued
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.archive import input_features, is_archive, read_archive, write_archive
+from dien_jax.inference.bucketed_programs import LoadedModel, history_buckets
 from dien_jax.inference.exported_programs import (
     PLATFORMS,
     RECURRENCE,
@@ -24,7 +25,6 @@ from dien_jax.inference.exported_programs import (
     make_exports,
     row_arrays,
 )
-from dien_jax.inference.loaded_model import LoadedModel, history_buckets
 from dien_jax.inference.onnx import (
     add_version,
     check_triton,

@@ -22,9 +22,10 @@ from dien_jax.inference.bucketed_programs import (
     BucketedPrograms,
     EncodedRequest,
     History,
+    LoadedModel,
     RankRequest,
+    load_model,
 )
-from dien_jax.inference.loaded_model import LoadedModel, load_model
 from dien_jax.runs.trained import TrainedModel
 
 

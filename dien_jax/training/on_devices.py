@@ -1,7 +1,7 @@
 """The jitted functions of a run, and its arrays, on one device or on several."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dien_jax.config.settings import Config
-from dien_jax.data.batch import Batch
+from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import Schema
@@ -19,7 +19,9 @@ from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import Tables, TrainState, create_state, training_tables
 from dien_jax.steps.train import Metrics, make_train_step
-from dien_jax.training.histograms import embedding_values, live_values
+
+HISTOGRAM_ROWS = 65_536
+"""Maximum number of rows, evenly spaced, in the histogram of an embedding table."""
 
 
 def place_on(devices: Sequence[jax.Device], schema: Schema) -> OneDevice:
@@ -120,5 +122,25 @@ class OnDevices:
         batch = self.place.put_batch(batch)
         inputs = (state.params, state.batch_stats, tables.features, batch)
         summary = jax.device_get(self.place.readable(self._summary_step(*inputs)))
-        values = embedding_values(state.params, self.place)
-        return {**live_values(summary, self.place.readable(batch)), **values}
+        values = _embedding_values(state.params, self.place)
+        return {**_live_values(summary, self.place.readable(batch)), **values}
+
+
+def _live_values(summary: Mapping[str, np.ndarray], batch: Batch) -> dict[str, np.ndarray]:
+    """Return the entries of a summary of a batch that belong to events, or to real rows."""
+    live = is_live(np.asarray(batch.lengths), batch.history.shape[1])
+    places = {"final_state": np.asarray(batch.weight) > 0}
+    return {name: value[places.get(name, live)] for name, value in summary.items()}
+
+
+def _embedding_values(params: Mapping[str, Any], place: OneDevice) -> dict[str, np.ndarray]:
+    """Return rows of every embedding table, at most ``HISTOGRAM_ROWS`` each, evenly apart."""
+    shapes = place.like(params)
+    values = {}
+    for group in ("item", "user", "context"):
+        for name, table in params.get(f"{group}_embeddings", {}).items():
+            rows = shapes[f"{group}_embeddings"][name].shape[0]
+            apart = np.arange(0, rows, -(-rows // HISTOGRAM_ROWS))
+            taken = table[place.slots((group, name), apart)]
+            values[f"{group}_embeddings/{name}"] = np.asarray(place.readable(taken))
+    return values

@@ -21,7 +21,7 @@ from mkdocs.structure.files import File, Files
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "kernels")]
 
 from dien_jax.__main__ import commands  # noqa: E402
-from dien_jax.utils.flag_help import description, join_help_lines  # noqa: E402
+from dien_jax.utils.command import description, join_help_lines  # noqa: E402
 
 GUIDES = {
     "baselines": ("Baselines", "baselines.md"),

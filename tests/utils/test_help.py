@@ -8,8 +8,8 @@ import pytest
 import tyro
 
 from dien_jax import export, predict, prepare, train, tune
+from dien_jax.utils.command import description, join_help_lines
 from dien_jax.utils.console import listed
-from dien_jax.utils.flag_help import description, join_help_lines
 
 
 def help_lines(capsys, main, *argv: str) -> list[str]:
