@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import UserError
 from dien_jax.inspection import importance
 from dien_jax.inspection.example_view import draw_example, example_lines, measure_lines
 from dien_jax.inspection.examples import Inspector, request
@@ -25,7 +25,6 @@ from dien_jax.inspection.gates import missing_measures
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
-from dien_jax.utils.files import check_out
 from dien_jax.utils.plots import check_picture, save_picture
 
 if TYPE_CHECKING:
@@ -62,10 +61,9 @@ class Arguments:
     data: Path | None = None
     """Dataset folder, if it has moved. Default: the run's own."""
     out: Path | None = None
-    """Figure to write, a .png file. --features also writes its numbers to a .json file of the same
-    name."""
+    """Figure to write, a .png file."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Replace the files of --out even if this command did not write them."""
+    """Replace the file of --out even if this command did not write it."""
 
 
 def explain(arguments: Arguments) -> None:
@@ -73,11 +71,7 @@ def explain(arguments: Arguments) -> None:
     _check(arguments)
     if arguments.out is not None:
         inputs = (arguments.run_dir, arguments.data)
-        options: Any = {"overwrite": arguments.overwrite, "inputs": inputs}
-        check_picture(arguments.out, **options)
-        if arguments.features:
-            numbers = arguments.out.with_suffix(".json")
-            check_out(numbers, is_ours=importance.is_importance, **options)
+        check_picture(arguments.out, overwrite=arguments.overwrite, inputs=inputs)
     trained = load_run(arguments.run_dir, arguments.data)
     if arguments.features:
         figure = _explain_features(trained, arguments)
@@ -130,11 +124,6 @@ def _explain_features(trained: TrainedModel, arguments: Arguments) -> Callable[[
     split, permutations = arguments.split, arguments.permutations
     measured = importance.permutation_importance(trained, split, permutations)
     print_result(importance.importance_table(measured))
-    if arguments.out is not None:
-        file = arguments.out.with_suffix(".json")
-        with writing(file, "--out"):
-            importance.write_importance(measured, trained, file)
-        say(f"numbers: {file}")
     return functools.partial(importance.draw_importance, measured)
 
 

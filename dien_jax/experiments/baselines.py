@@ -26,12 +26,12 @@ from dien_jax.experiments.baseline_models import (
     fit_single,
     fit_trees,
 )
-from dien_jax.experiments.result_tables import Line, aligned, folder_of, metric_headers
+from dien_jax.experiments.result_tables import Line, aligned, folder_of, metric_headers, result_line
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.calibration import fit_calibration
 from dien_jax.runs.folder import versions
 from dien_jax.runs.scoring import measure, write_predictions
-from dien_jax.runs.summary import BaselineRun, stored_scores
+from dien_jax.runs.summary import BaselineRun
 from dien_jax.training.logistic_regression import LOGISTIC_REGRESSION, MAX_ROWS, fit_logistic
 from dien_jax.training.regression_inputs import RegressionInputs
 from dien_jax.utils.console import say, stage
@@ -49,12 +49,14 @@ class BaselineResult(NamedTuple):
       name: the baseline.
       settings: what its fit and the validation split chose, by name.
       valid, test: metrics by name; None where undefined.
+      scores: calibrated scores of the examples of both splits, float32 ``[n]`` each, by split.
     """
 
     name: str
     settings: dict[str, Any]
     valid: dict[str, Any]
     test: dict[str, Any]
+    scores: dict[str, np.ndarray]
 
 
 def run_baselines(data: str | Path, out: str | Path | None = None) -> list[BaselineResult]:
@@ -105,9 +107,9 @@ def _run_baselines(dataset: Dataset, out: Path | None) -> list[BaselineResult]:
         of_model = {split: calibration.apply(scores[split][name]) for split in HELD_OUT}
         metrics = {split: measure(dataset, split, of_model[split]) for split in HELD_OUT}
         settings = model.settings | {"calibration_slope": calibration.slope}
-        results.append(BaselineResult(name, settings, **metrics))
+        results.append(BaselineResult(name, settings, **metrics, scores=of_model))
         if out is not None:
-            _save(out / folder_of(name), dataset, results[-1], of_model)
+            _save(out / folder_of(name), dataset, results[-1])
     say(f"baselines took {time.perf_counter() - start:.0f} s")
     return results
 
@@ -119,8 +121,7 @@ def baseline_table(results: list[BaselineResult]) -> str:
     >>> baseline_table([]).split()[:2]
     ['validation', 'test']
     """
-    upper, lower = metric_headers("baseline", "chosen")
-    rows = [upper, lower]
+    rows = metric_headers("baseline", "chosen")
     for result in results:
         cells = [m.text(s) for s in (result.valid, result.test) for m in METRICS.values()]
         rows.append([result.name, _text(result.settings), *cells])
@@ -176,9 +177,7 @@ def _scores(
     return scores
 
 
-def _save(
-    folder: Path, dataset: Dataset, result: BaselineResult, scores: dict[str, np.ndarray]
-) -> None:
+def _save(folder: Path, dataset: Dataset, result: BaselineResult) -> None:
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     run = BaselineRun(
         preset=result.name,
@@ -191,7 +190,7 @@ def _save(
     metrics = {split: getattr(result, split) for split in HELD_OUT}
     shared = {"best_step": 0, "train_examples_per_second": None}
     about = {"preset": run.preset, "data": run.data, "seed": run.seed, "settings": run.settings}
-    run.save(folder, about | shared | metrics | {"versions": run.versions}, scores)
+    run.save(folder, about | shared | metrics | {"versions": run.versions}, result.scores)
 
 
 Known = dict[tuple[str, str, str], Line]
@@ -215,28 +214,14 @@ def add_baselines(
             return
         say(f"baselines of {name}")
         start = time.perf_counter()
-        scratch = partial_folder(out / "baselines", "work-")
-        with writing(out, "--out"), scratch as parent:
-            folder = parent / "baselines"
-            results = run_baselines(dataset.path, folder)
-            seconds = (time.perf_counter() - start) / len(results)
-            for result in results:
-                scores = stored_scores(folder / folder_of(result.name), dataset, "test")
-                file = out / "runs" / name / folder_of(result.name) / "0" / predictions
+        results = run_baselines(dataset.path)
+        about: dict[str, Any] = {"wall_seconds": (time.perf_counter() - start) / len(results)}
+        about |= {"device": jax.devices()[0].device_kind, "versions": versions()}
+        for result in results:
+            file = out / "runs" / name / folder_of(result.name) / "0" / predictions
+            with writing(out, "--out"):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_file(file) as stream:
-                    write_predictions(stream, dataset, "test", scores)
-                known[digest, result.name, "0"] = _line(name, digest, result, seconds)
-
-
-def _line(data: str, digest: str, result: BaselineResult, seconds: float) -> Line:
-    """Return the line of a baseline in ``results.csv``; its settings are its name."""
-    used = versions()
-    values = {"data": data, "row": result.name, "seed": 0}
-    for split in ("valid", "test"):
-        metrics = getattr(result, split)
-        values |= {f"{split}_{metric}": metrics.get(metric) for metric in METRICS}
-    values |= {"seconds": round(seconds, 1), "device": jax.devices()[0].device_kind}
-    values |= {"jax": used["jax"], "python": used["python"]}
-    values |= {"settings": result.name, "data_digest": digest}
-    return {name: "" if value is None else str(value) for name, value in values.items()}
+                    write_predictions(stream, dataset, "test", result.scores["test"])
+            line = result_line(name, result.name, 0, result._asdict() | about, result.name, digest)
+            known[digest, result.name, "0"] = line

@@ -26,9 +26,15 @@ from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError, suggestion, writing
 from dien_jax.experiments.baseline_models import BASELINES
 from dien_jax.experiments.baselines import add_baselines
-from dien_jax.experiments.result_tables import Line, Table, folder_of, read_results, write_tables
+from dien_jax.experiments.result_tables import (
+    Line,
+    Table,
+    folder_of,
+    read_results,
+    result_line,
+    write_tables,
+)
 from dien_jax.experiments.search import TrainingLine
-from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import CONFIG_FILE, Run, decided_config, versions
 from dien_jax.runs.scoring import score_split, write_predictions
 from dien_jax.training.loop import Trainer
@@ -203,7 +209,8 @@ def run_study(
             name = f"{task.data}, {task.row}, seed {task.seed}"
             say(f"[{number + 1}/{len(missing)}] {name}")
             result = _train_and_test(task, out) if test else _train_only(task)
-            known[task.key] = _line(task, result)
+            digest, settings, _ = task.key
+            known[task.key] = result_line(task.data, task.row, task.seed, result, settings, digest)
             write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
             after_run(known[task.key])
             jax.clear_caches()
@@ -256,23 +263,3 @@ def _train_only(task: _Task) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
     }
-
-
-def _line(task: _Task, result: Mapping[str, Any]) -> Line:
-    """Return the line of a run in ``results.csv``."""
-    digest_of_data, digest, seed = task.key
-    values: dict[str, Any] = {"data": task.data, "row": task.row, "seed": seed}
-    for split in ("valid", "test"):
-        if split in result:
-            values |= {f"{split}_{metric}": result[split].get(metric) for metric in METRICS}
-    values |= {"epochs": round(result["epochs"], 2)}
-    values |= {name: result[name] for name in ("best_step", "best_epoch") if name in result}
-    values |= {
-        "examples_per_second": round(result["train_examples_per_second"] or 0),
-        "seconds": round(result["wall_seconds"], 1),
-        "device": result["device"],
-        **{name: result["versions"][name] for name in ("jax", "python")},
-        "settings": digest,
-        "data_digest": digest_of_data,
-    }
-    return {name: "" if value is None else str(value) for name, value in values.items()}

@@ -212,13 +212,7 @@ def _shown_rows(
 
 
 def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Line]) -> None:
-    """Draw the AUC of every run as a dot, and the mean of each row with its deviation.
-
-    A grey line about a mean is the 95% interval of its difference to the last baseline.
-    """
-    table = tables[name]
-    reference = list(table.baselines)[-1] if table.baselines else ""
-    error_column = _error_column(reference)
+    """Draw the AUC of every run as a dot, and the mean of each row with its deviation."""
     runs_by_data = {
         data: runs
         for data in dict.fromkeys(line["data"] for line in lines)
@@ -229,7 +223,7 @@ def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Li
     split = "test" if any(line.get("test_auc") for line in lines) else "valid"
     width = min(len(runs_by_data), 2)
     height = math.ceil(len(runs_by_data) / width)
-    size = 5.2 * width, (0.32 * len(table.rows) + 1.1) * height
+    size = 5.2 * width, (0.32 * len(tables[name].rows) + 1.1) * height
     try:
         figure, axes = new_figure(*size, rows=height, columns=width)
     except ImportError:
@@ -237,36 +231,39 @@ def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Li
     for axis in axes[len(runs_by_data) :]:
         axis.set_visible(False)
     for axis, (data, runs) in zip(axes, runs_by_data.items(), strict=False):
-        present = [row for row in table.rows if row in runs]
-        scores = {row: _values(list(runs[row].values()), f"{split}_auc") for row in present}
-        for place, values in enumerate(scores.values()):
+        present = [row for row in tables[name].rows if row in runs]
+        for place, row in enumerate(present):
+            values = _values(list(runs[row].values()), f"{split}_auc")
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.35, ms=4)
             deviation = statistics.stdev(values) if len(values) > 1 else 0
             axis.errorbar(statistics.mean(values), place, xerr=deviation, fmt="D", color="tab:blue",
                           ms=5, capsize=3)  # fmt: skip
-            errors = _values(list(runs[present[place]].values()), error_column)
-            if errors and split == "test":
-                axis.errorbar(statistics.mean(values), place, xerr=1.96 * statistics.mean(errors),
-                              fmt="none", ecolor="0.8", elinewidth=6, zorder=0)  # fmt: skip
-        colours = "tab:orange", "tab:green"
-        for (label, baseline), colour in zip(table.baselines.items(), colours, strict=False):
-            if baseline in present:
-                mean = statistics.mean(scores[baseline])
-                axis.axvline(mean, color=colour, lw=0.9, ls="--", label=label)
         axis.set_yticks(range(len(present)), present, parse_math=False)
         axis.invert_yaxis()
         axis.grid(visible=False, axis="y")
-        counts = sorted(len(runs[row]) for row in present)
-        title = f"{data} (n = {'-'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))})"
         axis.set_xlabel("test AUC" if split == "test" else "validation AUC")
-        axis.set_title(title, parse_math=False)
-    lines_of_title = [f"{name}: each run, mean and deviation"]
-    if table.baselines:
-        lines_of_title += [f"dashed: means of {' and '.join(table.baselines)}"]
-    if split == "test" and any(line.get(error_column) for line in lines):
-        lines_of_title += [f"grey: 95% interval of AUC less {reference}'s on the test split"]
-    figure.suptitle("\n".join(lines_of_title), parse_math=False)
+        axis.set_title(data, parse_math=False)
+    figure.suptitle(f"{name}: each run, mean and deviation", parse_math=False)
     save_picture(figure, file)
+
+
+def result_line(
+    data: str, row: str, seed: object, result: Mapping[str, Any], settings: str, data_digest: str
+) -> Line:
+    """Return the line of a run in ``results.csv``; ``result`` has values as :class:`RunResult`."""
+    values: dict[str, Any] = {"data": data, "row": row, "seed": seed}
+    for split in ("valid", "test"):
+        if split in result:
+            values |= {f"{split}_{metric}": result[split].get(metric) for metric in METRICS}
+    if "epochs" in result:
+        values["epochs"] = round(result["epochs"], 2)
+    values |= {name: result[name] for name in ("best_step", "best_epoch") if name in result}
+    if "train_examples_per_second" in result:
+        values["examples_per_second"] = round(result["train_examples_per_second"] or 0)
+    values |= {"seconds": round(result["wall_seconds"], 1), "device": result["device"]}
+    values |= {name: result["versions"][name] for name in ("jax", "python")}
+    values |= {"settings": settings, "data_digest": data_digest}
+    return {name: "" if value is None else str(value) for name, value in values.items()}
 
 
 def metric_headers(*columns: str) -> list[list[str]]:

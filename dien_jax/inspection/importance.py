@@ -13,7 +13,6 @@ Dimensions: n examples of the split, B rows of a batch, T steps, F features of a
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -22,7 +21,6 @@ import numpy as np
 
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch, is_live
-from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables
@@ -33,7 +31,6 @@ from dien_jax.model.interest import InterestModel, RowInputs
 from dien_jax.runs.scoring import check_examples, score_batches, trained_scores
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import stage
-from dien_jax.utils.files import read_json, write_json
 from dien_jax.utils.memory import machine_bytes, require_memory
 from dien_jax.utils.plots import new_figure
 
@@ -58,15 +55,11 @@ class Input(NamedTuple):
 
 
 class InputImportance(NamedTuple):
-    """AUC lost when an input is exchanged, on average, and the AUC of each permutation.
-
-    ``is_constant`` is true if the input is the same in all examples: no exchange changes it.
-    """
+    """AUC lost when an input is exchanged, on average, and the AUC of each permutation."""
 
     input: str
     drop: Difference
     aucs: list[float]
-    is_constant: bool
 
 
 class Importance(NamedTuple):
@@ -146,29 +139,10 @@ def permutation_importance(
             drop = delong(labels, unchanged, scores)
             assert drop is not None
             aucs = [value for row in scores if (value := auc(labels, row)) is not None]
-            is_constant = _is_constant(dataset, split, input_)
-            measured.append(InputImportance(input_.name, drop, aucs, is_constant))
+            measured.append(InputImportance(input_.name, drop, aucs))
         current.note = f"{len(inputs)} inputs, permutations of each: {permutations}"
     measured.sort(key=lambda importance: -importance.drop.value)
     return Importance(split, len(labels), area, measured)
-
-
-def _is_constant(dataset: Dataset, split: str, input_: Input) -> bool:
-    examples = dataset.splits[split]
-    if input_.kind in ("history", "order"):
-        starts = dataset.event_offsets[np.asarray(examples.sequence)]
-        return np.array_equal(np.asarray(examples.history_end), starts)
-    if input_.kind == "statistics":
-        columns = [examples.item]
-    elif input_.kind != "context":
-        columns = [getattr(examples, input_.kind)]
-    else:
-        given = [examples.context[name] for name in input_.features]
-        columns = [column.values for column in given]
-        columns += [
-            np.diff(np.asarray(column.offsets)) for column in given if column.offsets is not None
-        ]
-    return all(np.all(np.asarray(column) == column[:1]) for column in columns)
 
 
 def _shuffled(batch: Batch, random: np.random.Generator) -> np.ndarray:
@@ -263,11 +237,10 @@ def importance_table(importance: Importance) -> str:
         "",
         f"{'input':{width}}  AUC drop  95% interval        sd over {permutations}",
     ]
-    for name, drop, aucs, is_constant in importance.inputs:
+    for name, drop, aucs in importance.inputs:
         deviation = f"{np.std(aucs, ddof=1):.4f}" if permutations > 1 else "-"
-        note = "  the same in all examples" if is_constant else ""
         interval = f"{_signed(drop.low)} to {_signed(drop.high)}"
-        lines.append(f"{name:{width}}  {_signed(drop.value):>8}  {interval}  {deviation:>9}{note}")
+        lines.append(f"{name:{width}}  {_signed(drop.value):>8}  {interval}  {deviation:>9}")
     return "\n".join(lines)
 
 
@@ -277,22 +250,6 @@ def _title(importance: Importance) -> str:
 
 def _signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}"  # adding 0.0 turns -0.0 into 0.0
-
-
-def write_importance(importance: Importance, trained: TrainedModel, file: Path) -> None:
-    """Write the importance of every input as JSON."""
-    inputs = [
-        {"input": name, "auc_drop": drop.value, "standard_error": drop.standard_error}
-        | {"low": drop.low, "high": drop.high, "permuted_auc": aucs, "is_constant": is_constant}
-        for name, drop, aucs, is_constant in importance.inputs
-    ]
-    run = {"preset": trained.run.preset, "data": str(trained.dataset.path.absolute())}
-    write_json(file, run | importance._asdict() | {"seed": SEED, "inputs": inputs})
-
-
-def is_importance(file: Path) -> bool:
-    """Return whether a file is one of :func:`write_importance`."""
-    return {*Importance._fields, "preset", "seed"} <= read_json(file, dict[str, Any]).keys()
 
 
 def draw_importance(importance: Importance) -> "Figure":

@@ -1,6 +1,5 @@
 """The report on a run: the sections of one HTML page."""
 
-import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from dien_jax.inspection.report_page import (
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, example_losses
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import SplitScores, score_split, trained_scores
+from dien_jax.runs.scoring import SplitScores, score_split
 from dien_jax.runs.summary import RunSummary, load_summaries
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.training.result import curves_figure
@@ -41,8 +40,6 @@ LISTED = 10
 """Number of examples of each kind in a table."""
 SHOWN = 2
 """Number of examples of each kind that are shown with their histories."""
-TRAINING_EXAMPLES = 20_000
-"""Maximum number of training examples that are scored, drawn at random from a larger split."""
 
 _ABSENT = "-"
 
@@ -211,7 +208,6 @@ def _example_sections(
     return [
         ("How to read the examples", _legend(trained.run.config.model)),
         ("Most confidently wrong", wrong),
-        ("Slowest to learn", _slowest(inspector, command)),
         ("Right and typical", right),
     ]
 
@@ -248,25 +244,6 @@ def _examples(
         shell = f"{command} --split {split} --example {example.number}"
         parts.append(article(example, names.feature, shell))
     return "".join(parts)
-
-
-def _slowest(inspector: Inspector, command: str) -> str:
-    trained = inspector.trained
-    examples = trained.dataset.splits["train"]
-    count = len(examples.label)
-    if not count:
-        return paragraph("There are no training examples.")
-    numbers = np.arange(count)
-    title = "Training examples with the largest loss under the best checkpoint"
-    if count > TRAINING_EXAMPLES:
-        drawn = np.random.default_rng(0).choice(count, TRAINING_EXAMPLES, replace=False)
-        numbers = np.sort(drawn)
-        title += f", among {TRAINING_EXAMPLES:,} drawn from {count:,}"
-    drawn_examples = examples.take(numbers)
-    part = dataclasses.replace(trained.dataset, splits={"train": drawn_examples})
-    scores = trained_scores(trained._replace(dataset=part), "train")
-    rows = diagnostics.largest_losses(np.asarray(drawn_examples.label), scores, LISTED)
-    return _examples(inspector, "train", numbers[rows].tolist(), scores[rows], title, command)
 
 
 def _settings_section(run: Run) -> str:

@@ -134,11 +134,6 @@ def pick(labels: np.ndarray, scores: np.ndarray, count: int) -> Picks:
     )
 
 
-def largest_losses(labels: np.ndarray, scores: np.ndarray, count: int) -> list[int]:
-    """Return the indices of the examples that add most to the log loss, the largest first."""
-    return np.argsort(-example_losses(labels, scores), kind="stable")[:count].tolist()
-
-
 def describe_parts(parts: Sequence[PartAuc]) -> str:
     """Return the AUCs of parts in words, the alternative text of a plot."""
     texts = ("undefined" if part.auc is None else f"{part.auc:.3f}" for part in parts)

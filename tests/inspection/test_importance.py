@@ -132,11 +132,8 @@ def test_figures_are_those_of_the_scores(tiny_data, capfd):
     for row in importance.inputs:
         assert row.drop.value == pytest.approx(importance.auc - np.mean(row.aucs))
         assert row.drop.low <= row.drop.value <= row.drop.high
-    assert named["user"].is_constant  # those of held-out users are one and the same
-    assert named["user"].drop.value == pytest.approx(0, abs=1e-12)
-    assert not named["candidate"].is_constant
+    assert named["user"].drop.value == pytest.approx(0, abs=1e-12)  # held-out users are one
     text = importance_table(importance)
-    assert "the same in all examples" in text
     assert len(text.splitlines()) == len(importance.inputs) + 3
 
 
