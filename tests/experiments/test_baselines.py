@@ -12,7 +12,6 @@ from support.tiny_run import light_flags
 from dien_jax import baselines, compare, evaluate, train
 from dien_jax.data.dataset import open_dataset
 from dien_jax.experiments import baseline_models
-from dien_jax.experiments.baselines import run_baselines
 from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import logloss
 from dien_jax.runs.calibration import fit_calibration
@@ -50,7 +49,9 @@ def refusal(arguments: list, capfd) -> str:
     return found.err
 
 
-def test_table_and_files_have_every_baseline(data, tmp_path, capfd):
+def test_table_and_files_have_every_baseline_and_another_run_the_same(
+    data, stored, tmp_path, capfd
+):
     out = tmp_path / "new" / "out"
     assert baselines.main([str(data), "--out", str(out)]) == 0
     rows = capfd.readouterr().out.splitlines()
@@ -66,25 +67,10 @@ def test_table_and_files_have_every_baseline(data, tmp_path, capfd):
             scores = np.load(folder / f"scores-{split}.npy")
             assert scores.dtype == np.float32
             assert result[split] == measure(dataset, split, scores)
+            again = np.load(stored / folder.name / f"scores-{split}.npy")
+            np.testing.assert_array_equal(scores, again)
             assert row.startswith(f"{name}  ")
             assert f"{result[split]['auc']:.4f}" in row
-
-
-def test_without_a_folder_only_the_table_is_made(data, tmp_path, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert baselines.main([str(data)]) == 0
-    assert len(capfd.readouterr().out.splitlines()) == 2 + len(NAMES)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_result_does_not_depend_on_the_run(data, stored, tmp_path):
-    run_baselines(data, tmp_path / "again")
-    for name in NAMES:
-        folder = name.replace(" ", "-")
-        first, second = (
-            np.load(place / folder / "scores-test.npy") for place in (stored, tmp_path / "again")
-        )
-        np.testing.assert_array_equal(first, second)
 
 
 def test_models_that_read_the_history_beat_popularity(stored):
@@ -179,14 +165,6 @@ def test_the_last_line_says_where_scores_are_and_how_to_compare(data, tmp_path, 
     assert last == f"scores are in {tmp_path}/all of them; to compare: {command}"
     assert baselines.main([str(data)]) == 0
     assert "scores are in" not in capfd.readouterr().err
-
-
-def test_training_names_the_command(data, tmp_path, capfd):
-    assert train.main([*light_flags(data, tmp_path / "run"), "--train.epochs=1"]) == 0
-    last = capfd.readouterr().err.splitlines()[-1]
-    assert (
-        last == f"compare with simple models: python -m dien_jax.baselines {data} --out baselines"
-    )
 
 
 def test_mistake_is_refused_in_one_message(data, tmp_path, capfd):

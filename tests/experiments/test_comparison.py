@@ -311,16 +311,3 @@ def test_mistake_is_refused_in_one_message(arguments, expected, runs, tmp_path, 
     monkeypatch.chdir(tmp_path)
     arguments = [each.format(run=runs / "0.02-0") for each in arguments]
     assert expected in refusal(arguments, capfd)
-
-
-def test_damaged_result_is_refused_by_name(runs, tmp_path, capfd, scored):
-    other = copied(runs / "0.02-0", tmp_path / "run")
-    (other / "result.json").write_text('{"best_step": "4"}')
-    expected = f"{other}/result.json: Expected 'int', got 'str' - at '$.best_step'"
-    assert expected in refusal([other], capfd)
-
-
-def test_unknown_split_is_refused(runs, capfd, scored):
-    with pytest.raises(SystemExit) as stopped:
-        compare.main([str(runs / "0.02-0"), "--split", "train"])
-    assert stopped.value.code == 2

@@ -18,10 +18,15 @@ B, S, H, D, N = 5, 6, 4, 3, 2
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("implementation", "block"), [("xla", 7), ("xla", 10), ("xla", 1000), ("native", 1)]
+    ("implementation", "block", "columns", "mean"),
+    [
+        ("xla", 7, 1, "live"),
+        ("xla", 10, 2, "all"),
+        ("xla", 1000, 2, "live"),
+        ("native", 1, 1, "all"),
+        ("native", 1, 2, "live"),
+    ],
 )
-@pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("mean", ["live", "all"])
 def test_value_and_gradients_do_not_depend_on_blocks(
     monkeypatch, implementation, block, columns, mean
 ):

@@ -27,7 +27,6 @@ pytestmark = pytest.mark.optimised
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODELS = tuple(FAMILY)
-ATTENTIVE = tuple(name for name in MODELS if FAMILY[name]["evolution"] != "none")
 RECURRENT = tuple(name for name in MODELS if FAMILY[name].get("extractor", "gru") == "gru")
 EXACT = "wide_deep"
 """The one model of theirs that adds no 1e-8 to its probabilities."""
@@ -247,31 +246,23 @@ def test_authors_form_gives_their_figures(name: str, implementation: str) -> Non
     assert max(errors.values()) <= 1e-4, errors
 
 
-def agrees(name: str, **changes: str) -> bool:
-    config = dataclasses.replace(config_of(name, "xla"), **changes)
-    golden, model, params, inputs, _ = prepare(name, config)
-    logits = jax.jit(lambda params: model.apply({"params": params}, *inputs, train=True).logits)
-    scores = np.asarray(jax.nn.sigmoid(logits(params)))
-    return bool(np.abs(scores - golden["output"]["y_hat"][:, 0]).max() <= 2e-6)
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("name", ATTENTIVE)
-def test_uniform_attention_is_told_from_theirs(name: str, monkeypatch) -> None:
+def test_uniform_attention_and_the_papers_gates_are_told_from_theirs(monkeypatch) -> None:
+    def agrees(**changes: str) -> bool:
+        config = dataclasses.replace(config_of("dien", "xla"), **changes)
+        golden, model, params, inputs, _ = prepare("dien", config)
+        logits = jax.jit(lambda params: model.apply({"params": params}, *inputs, train=True).logits)
+        scores = np.asarray(jax.nn.sigmoid(logits(params)))
+        return bool(np.abs(scores - golden["output"]["y_hat"][:, 0]).max() <= 2e-6)
+
     def uniform(scores, lengths):
         return masked(jnp.zeros_like(scores), lengths)
 
+    assert agrees()
+    assert not agrees(gates="paper")
     masked = network_equations.masked_softmax
-    assert agrees(name)
     monkeypatch.setattr(network_equations, "masked_softmax", uniform)
-    assert not agrees(name)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", RECURRENT)
-def test_the_papers_gates_are_told_from_theirs(name: str) -> None:
-    assert agrees(name)
-    assert not agrees(name, gates="paper")
+    assert not agrees()
 
 
 def test_a_missing_variable_is_named() -> None:
