@@ -6,7 +6,7 @@ No flag parsing may enter, and nothing that inspects a single model.
 
 from dien_jax.experiments.baselines import BaselineResult, baseline_table, run_baselines
 from dien_jax.experiments.comparison import compare_runs
-from dien_jax.experiments.reproduction import paper_tables, reproduce_table, run_study
+from dien_jax.experiments.reproduction import paper_tables, reproduce_table
 from dien_jax.experiments.search import SearchOptions, SearchResult, run_search
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "reproduce_table",
     "run_baselines",
     "run_search",
-    "run_study",
 ]

@@ -11,8 +11,7 @@ a folder:
 import dataclasses
 import hashlib
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,13 +33,11 @@ from dien_jax.experiments.result_tables import (
     result_line,
     write_tables,
 )
-from dien_jax.experiments.search import TrainingLine
-from dien_jax.runs.folder import CONFIG_FILE, Run, decided_config, versions
+from dien_jax.runs.folder import CONFIG_FILE, Run, decided_config
 from dien_jax.runs.scoring import score_split, write_predictions
-from dien_jax.training.loop import Trainer
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
-from dien_jax.utils.console import ProgressLine, say
+from dien_jax.utils.console import say
 from dien_jax.utils.files import atomic_file, locked, make_folder
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -148,10 +145,8 @@ def run_study(
     seeds: Sequence[int],
     out: Path,
     *,
-    test: bool = True,
     tables: Mapping[str, Table] | None = None,
     baselines: bool = False,
-    after_run: Callable[[Line], None] = lambda line: None,
 ) -> list[Line]:
     """Train every row on every data set with every seed, unless it is done; write the tables.
 
@@ -160,12 +155,9 @@ def run_study(
       datasets: the data; folders must have different names.
       seeds: random seeds.
       out: folder of runs and tables.
-      test: whether runs are kept and opened on the test split once. If False, each line has the
-        best validation metrics and ``best_epoch``; no test split is scored and no run is kept.
       tables: the tables to write, by name; by default one, ``results``, of all rows.
       baselines: whether the first table has rows of the baselines too, fitted where they are
         missing and the extra ``baselines`` is installed.
-      after_run: called with the line of each run that was not done before.
 
     Returns:
       The lines of the study's runs, keyed by the columns of ``results.csv``, in order of seeds,
@@ -174,14 +166,6 @@ def run_study(
     Raises:
       UserError: if data, a run folder or ``out`` is at fault.
       Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
-
-    >>> from pathlib import Path
-    >>> from dien_jax import open_dataset, preset
-    >>> from dien_jax.config.preset_files import with_settings
-    >>> rows = {"short": with_settings(preset("base_model"), {"train.epochs": 1})}
-    >>> [line] = run_study(rows, [open_dataset("data")], [0], Path("study"), test=False)
-    >>> line["row"], line["best_epoch"]
-    ('short', '1')
     """
     names = [dataset.path.absolute().name for dataset in datasets]
     if len(set(names)) < len(names):
@@ -208,11 +192,10 @@ def run_study(
         for number, task in enumerate(missing):
             name = f"{task.data}, {task.row}, seed {task.seed}"
             say(f"[{number + 1}/{len(missing)}] {name}")
-            result = _train_and_test(task, out) if test else _train_only(task)
+            result = _train_and_test(task, out)
             digest, settings, _ = task.key
             known[task.key] = result_line(task.data, task.row, task.seed, result, settings, digest)
             write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
-            after_run(known[task.key])
             jax.clear_caches()
         if not missing:
             write_tables(out, list(known.values()), tables, PREDICTIONS_FILE)
@@ -244,22 +227,3 @@ def _train_and_test(task: _Task, out: Path) -> dict[str, Any]:
         with writing(file), atomic_file(file) as stream:
             write_predictions(stream, task.dataset, "test", scores)
     return dataclasses.asdict(result)
-
-
-def _train_only(task: _Task) -> dict[str, Any]:
-    """Train without a run folder; return the best evaluation and leave the test split alone."""
-    run = Run.create(preset=task.row, seed=task.seed, dataset=task.dataset, config=task.config)
-    trainer, start = Trainer(run, task.dataset, checkpoints=None), time.perf_counter()
-    with ProgressLine() as line:
-        records = list(trainer.evaluations(TrainingLine(line, task.row, 0.0).progress))
-    [best] = [record for record in records if record["step"] == trainer.progress.best_step]
-    return {
-        "valid": best["valid"],
-        "epochs": records[-1]["epoch"],
-        "best_step": best["step"],
-        "best_epoch": f"{best['epoch']:g}",
-        "train_examples_per_second": None,
-        "wall_seconds": time.perf_counter() - start,
-        "device": jax.devices()[0].device_kind,
-        "versions": versions(),
-    }

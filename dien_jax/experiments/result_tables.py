@@ -48,12 +48,11 @@ def read_results(file: Path) -> list[Line]:
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)
-            lines, columns = list(reader), reader.fieldnames or ()
+            lines = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
-    required = [name for name in _REQUIRED if name != "test_auc" or name in columns]
     for number, line in enumerate(lines, start=2):
-        for column in required:
+        for column in _REQUIRED:
             if not line.get(column) or None in line:
                 raise UserError(f"{file}, line {number}: expected a value for {column!r}")
         for column, text in line.items():
@@ -140,7 +139,7 @@ def _by_row(lines: Sequence[Line], data: str) -> dict[str, dict[str, Line]]:
 
 
 def _markdown(lines: Sequence[Line], tables: Mapping[str, Table]) -> list[str]:
-    named = {column for line in lines for column in line}  # results of earlier versions have fewer
+    named = {column for line in lines for column in line}
     first, *others = (m for m in METRICS.values() if m.name == "auc" or f"test_{m.name}" in named)
     columns = *(f"test_{metric.name}" for metric in (first, *others)), f"valid_{first.name}"
     labels = [f"test {first.label}", *(m.label for m in others), f"validation {first.label}"]
@@ -220,7 +219,6 @@ def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Li
     }
     if not runs_by_data:
         return
-    split = "test" if any(line.get("test_auc") for line in lines) else "valid"
     width = min(len(runs_by_data), 2)
     height = math.ceil(len(runs_by_data) / width)
     size = 5.2 * width, (0.32 * len(tables[name].rows) + 1.1) * height
@@ -233,7 +231,7 @@ def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Li
     for axis, (data, runs) in zip(axes, runs_by_data.items(), strict=False):
         present = [row for row in tables[name].rows if row in runs]
         for place, row in enumerate(present):
-            values = _values(list(runs[row].values()), f"{split}_auc")
+            values = _values(list(runs[row].values()), "test_auc")
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.35, ms=4)
             deviation = statistics.stdev(values) if len(values) > 1 else 0
             axis.errorbar(statistics.mean(values), place, xerr=deviation, fmt="D", color="tab:blue",
@@ -241,7 +239,7 @@ def _draw(file: Path, name: str, tables: Mapping[str, Table], lines: Sequence[Li
         axis.set_yticks(range(len(present)), present, parse_math=False)
         axis.invert_yaxis()
         axis.grid(visible=False, axis="y")
-        axis.set_xlabel("test AUC" if split == "test" else "validation AUC")
+        axis.set_xlabel("test AUC")
         axis.set_title(data, parse_math=False)
     figure.suptitle(f"{name}: each run, mean and deviation", parse_math=False)
     save_picture(figure, file)
@@ -253,12 +251,9 @@ def result_line(
     """Return the line of a run in ``results.csv``; ``result`` has values as :class:`RunResult`."""
     values: dict[str, Any] = {"data": data, "row": row, "seed": seed}
     for split in ("valid", "test"):
-        if split in result:
-            values |= {f"{split}_{metric}": result[split].get(metric) for metric in METRICS}
-    if "epochs" in result:
-        values["epochs"] = round(result["epochs"], 2)
-    values |= {name: result[name] for name in ("best_step", "best_epoch") if name in result}
-    if "train_examples_per_second" in result:
+        values |= {f"{split}_{metric}": result[split].get(metric) for metric in METRICS}
+    if "epochs" in result:  # a baseline has none
+        values |= {"epochs": round(result["epochs"], 2), "best_step": result["best_step"]}
         values["examples_per_second"] = round(result["train_examples_per_second"] or 0)
     values |= {"seconds": round(result["wall_seconds"], 1), "device": result["device"]}
     values |= {name: result["versions"][name] for name in ("jax", "python")}

@@ -110,14 +110,9 @@ def create_state(
 
     Raises:
       UserError: where the configured implementation of the recurrences cannot run here, a
-        configured attention or evolution does not exist, or the state, a batch of the shortest
-        histories or one history of ``max_history`` events exceeds the memory.
+        configured attention or evolution does not exist, or the state exceeds the memory.
     """
     place = place or OneDevice(schema)
-    longest = config.train.max_history
-    shortest = min((*config.train.buckets, longest))
-    require_step_memory(config, place, config.train.batch_size, shortest)
-    require_step_memory(config, place, place.devices, longest)
     init_key, run_key = jax.random.split(jax.random.key(seed))
     model = InterestModel(config.model, schema, initial=place.initial)
     optimizer = make_optimizer(config, steps_per_epoch)

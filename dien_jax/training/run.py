@@ -130,7 +130,7 @@ def fit(
     folder = Path(name)
     try:
         with _locked(folder), _by_default_on(devices), _opened(folder, loggers) as running:
-            choices = large_data_choices(config, run, dataset)
+            choices = large_data_choices(config, run)
             return _train(run, dataset, folder, stop_signal, devices, running, source, choices)
     except Interrupted:
         raise

@@ -22,7 +22,6 @@ from dien_jax.experiments.reproduction import run_study
 from dien_jax.experiments.result_tables import Table, read_results, write_tables
 from dien_jax.runs.folder import Run
 from dien_jax.steps import rows as embedding_rows
-from dien_jax.training import loop
 from dien_jax.training.run import fit
 
 pytestmark = [pytest.mark.long, pytest.mark.repository]
@@ -169,7 +168,7 @@ def test_a_stopped_command_goes_on_with_the_run_it_was_in(tiny, tmp_path, capfd)
     lines = read_results(out / "results.csv")
     assert [line["seed"] for line in lines if line["row"] == "din"] == ["0"]
     assert reproduce.main(command) == 0
-    assert "2 runs, 1 of them done" in capfd.readouterr().err
+    assert "2 runs, 1 of them done\n" in capfd.readouterr().err
     lines = read_results(out / "results.csv")
     assert [line["seed"] for line in lines if line["row"] == "din"] == ["0", "1"]
 
@@ -180,41 +179,11 @@ def test_rows_of_the_same_settings_on_other_data_keep_their_names(tiny, tmp_path
     config = tiny_tables()["family"].rows["din"]
     tables = {"results": Table(dict.fromkeys(("here", "there")), {})}
     for row, folder in (("here", data), ("there", other), ("here", data)):
-        run_study(
-            {row: config}, [open_dataset(folder)], [0], tmp_path / "out", test=False, tables=tables
-        )
+        run_study({row: config}, [open_dataset(folder)], [0], tmp_path / "out", tables=tables)
     lines = read_results(tmp_path / "out" / "results.csv")
     assert [(line["row"], line["data"]) for line in lines] == [
         ("there", "other"), ("here", data.name)
     ]  # fmt: skip
-
-
-def test_study_without_a_test_split_keeps_no_run_and_scores_no_test(tiny, tmp_path, monkeypatch):
-    data, _, _ = tiny
-    measured, done = [], []
-    measure = loop.measure
-    monkeypatch.setattr(
-        loop, "measure", lambda *arguments: measured.append(arguments[1]) or measure(*arguments)
-    )
-    rows = tiny_tables()["family"].rows
-    arguments = (rows, [open_dataset(data)], [0, 1], tmp_path / "out")
-    lines = run_study(*arguments, test=False, after_run=done.append)
-    assert [(line["seed"], line["row"]) for line in lines] == [
-        (seed, row) for seed in "01" for row in ROWS
-    ]
-    assert done == lines
-    assert set(measured) == {"valid"}
-    for line in lines:
-        assert 0 <= float(line["valid_auc"]) <= 1
-        assert line["best_epoch"] == "1"
-        assert "test_auc" not in line
-    assert not (tmp_path / "out" / "runs").exists()
-    assert "| din | 2 | none |" in (tmp_path / "out" / "results.md").read_text()
-    assert (tmp_path / "out" / "results.png").exists()
-    measured.clear()
-    assert run_study(*arguments, test=False, after_run=done.append) == lines
-    assert not measured
-    assert len(done) == 4
 
 
 def test_a_run_of_other_settings_is_not_gone_on_with(tiny, tmp_path, capfd) -> None:

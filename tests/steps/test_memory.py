@@ -13,7 +13,6 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
-from dien_jax.steps import state
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import (
     create_state,
@@ -76,7 +75,6 @@ def test_state_takes_as_many_tables_as_the_update_needs(rows, update, tables, mo
 
 def test_refused_state_names_the_sizes(monkeypatch):
     monkeypatch.setattr(OneDevice, "bytes_of_device", lambda _: 10)
-    monkeypatch.setattr(state, "require_step_memory", lambda *sizes: None)
     with pytest.raises(UserError, match=r"choose smaller model sizes$"):
         create_state(config_of("din"), tiny_run.SCHEMA, 1, 0)
 
