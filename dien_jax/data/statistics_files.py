@@ -114,14 +114,14 @@ def write_counts(
 ) -> dict[str, int]:
     """Write the files of counts, and those of the training examples in the folders of parts.
 
-    Return the number of choices of each feature's values.
+    Return the number of interactions of each feature's values.
     """
-    choices = {}
+    interactions = {}
     for feature in features:
-        choices[feature.name] = int(feature.values.count.sum(dtype=np.int64))
+        interactions[feature.name] = int(feature.values.count.sum(dtype=np.int64))
         _write_counted(folder / feature.name, parts, feature)
         del feature  # memory has one feature at a time
-    return choices
+    return interactions
 
 
 def _write_counted(folder: Path, parts: Sequence[Path], feature: CountedFeature) -> None:

@@ -239,11 +239,11 @@ def _examples(
         fit = [f"{scores[row]:.4f}", f"{losses[row]:.3f}"]
         rows.append([*ids, *fit, f"{lengths[row]:,}", f"{dataset.popularity[item]:,}"])
     header = ["user", "item", "example", "probability", "loss", "history", "popularity"]
-    parts = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {split} examples", 2)]
+    blocks = [f"<h3>{title}</h3>", table(header, rows, f"{len(rows)} {split} examples", 2)]
     for example in inspector.examples(split, numbers[:SHOWN]):
         shell = f"{command} --split {split} --example {example.number}"
-        parts.append(article(example, names.feature, shell))
-    return "".join(parts)
+        blocks.append(article(example, names.feature, shell))
+    return "".join(blocks)
 
 
 def _settings_section(run: Run) -> str:

@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from dien_jax.errors import UserError
-from dien_jax.statistics.factors import MAX_CHOICES, MAX_VALUES
+from dien_jax.statistics.factors import MAX_INTERACTIONS, MAX_VALUES
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt])(i?)b", re.IGNORECASE)
 """Sizes that a user may write."""
@@ -94,7 +94,7 @@ class Memory(NamedTuple):
           UserError: when the log takes more than the limit, with an estimate.
         """
         least = PROGRAM + round(OVERSHOOT * IDLE) + _fixed(sizes)
-        statistics = OF_COUNTED * min(sizes.events, MAX_CHOICES)
+        statistics = OF_COUNTED * min(sizes.events, MAX_INTERACTIONS)
         statistics += OF_VECTORS * min(sizes.items, MAX_VALUES)
         of_event = OF_PART_EVENT + OF_PART_EXAMPLE * sizes.examples
         smallest = min(max(LEAST_EVENTS, sizes.longest), sizes.events)

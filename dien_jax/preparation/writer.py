@@ -191,11 +191,11 @@ class DatasetWriter:
             progress = functools.partial(self._progress, "counting training events")
             progress(0.0)
             counted = count_features(dataset, self._partial, progress)
-            choices = write_counts(self._partial / STATISTICS, folders, counted)
+            interactions = write_counts(self._partial / STATISTICS, folders, counted)
             trim_memory()
             progress = functools.partial(self._progress, "finding similar items")
             progress(0.0)
-            factors = factorise_training_events(dataset, choices, progress)
+            factors = factorise_training_events(dataset, interactions, progress)
             write_factors(self._partial / STATISTICS, factors)
             self._partial.rename(self.path.absolute())
 

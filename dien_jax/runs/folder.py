@@ -265,9 +265,9 @@ class Run:
                     f"{problem} vocab/{name}.txt has other values, or another order, than in "
                     f"training, so its ids mean something else"
                 )
-        found = table_digests(dataset, statistics=self.config.model.statistics)
-        for name in sorted(self.tables | found):
-            if self.tables.get(name) != found.get(name):
+        digests = table_digests(dataset, statistics=self.config.model.statistics)
+        for name in sorted(self.tables | digests):
+            if self.tables.get(name) != digests.get(name):
                 raise UserError(f"{problem} {name} has other values than in training")
 
     def check_same_data(self, dataset: Dataset) -> None:

@@ -1,6 +1,6 @@
 """Factors of training events: vectors of values that the same users chose, and of what came next.
 
-The users' choices are a sparse matrix N ``[S, V]``: N[s, v] = 1 / sqrt(|s| |v|) where user s chose
+Interactions are a sparse matrix N ``[S, V]``: N[s, v] = 1 / sqrt(|s| |v|) where user s chose
 value v, |s| are the values of s and |v| the users of v. A truncated singular value decomposition
 N ~ U diag(s) W^T gives value v the vector ``W[v] * sqrt(s)``. Values that similar users chose have
 similar vectors, even if no user chose both.
@@ -35,8 +35,8 @@ from dien_jax.utils.threads import Progress, map_in_order, part_of_progress, thr
 
 MAX_VALUES = 1 << 16
 """Values with a vector, those of most users; the vectors of others are zeros."""
-MAX_CHOICES = 1 << 22
-"""Choices that are factorised; of longer logs, those of some users, evenly apart."""
+MAX_INTERACTIONS = 1 << 22
+"""Interactions that are factorised; of longer logs, those of some users, evenly apart."""
 LAGS = 3
 """Events after an event that come next."""
 
@@ -44,12 +44,12 @@ LAGS = 3
 def work_of(size: int, *, transitions: bool) -> int:
     """Return how much work the vectors of a feature of V values are, compared with others.
 
-    It grows with the choices, of which all features have about as many.
+    It grows with the interactions, of which all features have about as many.
     """
     return factor_levels(size)[-1] * (2 if transitions else 1)
 
 
-class _Choices(NamedTuple):
+class _Interactions(NamedTuple):
     """Distinct values of users, by user and in the order of their first occurrences."""
 
     sequence: np.ndarray  # int32, rising
@@ -61,7 +61,7 @@ def factorise(
     value_of: np.ndarray,
     size: int,
     *,
-    choices: int | None = None,
+    interactions: int | None = None,
     transitions: bool = False,
     progress: Progress = unseen,
 ) -> ValueFactors:
@@ -71,18 +71,18 @@ def factorise(
       parts: the events and the training examples.
       value_of: int ``[items]``, the value of each item; ``UNKNOWN`` has no vector.
       size: V, of which :func:`factor_levels` must give a level.
-      choices: the number of choices of all users, the sum of :attr:`ValueStatistics.count`. They
-        are counted if it is None.
+      interactions: their number, of all users, the sum of :attr:`ValueStatistics.count`. They are
+        counted if it is None.
       transitions: whether values have the vectors of transitions too.
-      progress: called with the share of the work that is done, as choices are read, and after each
-        table or half of one.
+      progress: called with the share of the work that is done, as interactions are read, and after
+        each table or half of one.
     """
-    if choices is None:
-        choices = sum(len(first_occurrences(part, value_of).value) for part in parts)
+    if interactions is None:
+        interactions = sum(len(first_occurrences(part, value_of).value) for part in parts)
     # Reading takes about as long as a quarter of the first table; the others have fewer users.
     done, whole = 1, 1 + FOLDS + FOLDS * (FOLDS - 1)
     reading = part_of_progress(progress, 0, done, whole)
-    read = _read_choices(parts, value_of, -(-choices // MAX_CHOICES) or 1, reading)
+    read = _read_interactions(parts, value_of, -(-interactions // MAX_INTERACTIONS) or 1, reading)
     users = np.bincount(read.value, minlength=size)
     kept = np.sort(np.argsort(-users, kind="stable")[:MAX_VALUES])
     kept = kept[users[kept] > 0]
@@ -96,12 +96,12 @@ def factorise(
         own = FOLDS - 1 if table else FOLDS
         of_table = part_of_progress(progress, done, own, whole)
         done += own
-        part, chosen = _by_frequency(_where(read, fold != table), len(kept))
-        rows = 1 + chosen
-        (vectors[table, rows, :components],) = _vectors(part, len(chosen), components)
+        others, frequent = _by_frequency(_where(read, fold != table), len(kept))
+        rows = 1 + frequent
+        (vectors[table, rows, :components],) = _vectors(others, len(frequent), components)
         if transitions:
             of_table(0.5)
-            earlier, later = _transition_vectors(part, len(chosen), components)
+            earlier, later = _transition_vectors(others, len(frequent), components)
             vectors[table, rows, components : 2 * components] = earlier
             vectors[table, rows, 2 * components :] = later
             del earlier, later
@@ -109,62 +109,64 @@ def factorise(
     return with_scale(row, vectors, transitions=transitions)
 
 
-def _read_choices(
+def _read_interactions(
     parts: Collection[TrainingEvents], value_of: np.ndarray, step: int, progress: Progress
-) -> _Choices:
-    """Return the choices of every user whose number is a multiple of ``step``."""
+) -> _Interactions:
+    """Return the interactions of every user whose number is a multiple of ``step``."""
 
-    def of_slice(piece: Slice) -> tuple[float, _Choices]:
+    def of_slice(piece: Slice) -> tuple[float, _Interactions]:
         events = piece.events
         numbers = np.arange(len(events.offsets) - 1) + events.first_sequence
         firsts = first_occurrences(of_sequences(events, numbers % step == 0), value_of)
         sequence = firsts.sequence + np.int32(events.first_sequence)
-        return piece.done, _Choices(sequence, firsts.value)
+        return piece.done, _Interactions(sequence, firsts.value)
 
-    found = []
+    read = []
     pieces = map_in_order(of_slice, slices(parts), thread_count(), lambda piece: piece.is_large)
-    for done, choices in pieces:
-        found.append(choices)
+    for done, interactions in pieces:
+        read.append(interactions)
         progress(done)
-    return _Choices(*map(np.concatenate, zip(*found, strict=True)))
+    return _Interactions(*map(np.concatenate, zip(*read, strict=True)))
 
 
-def _by_frequency(choices: _Choices, size: int) -> tuple[_Choices, np.ndarray]:
+def _by_frequency(interactions: _Interactions, size: int) -> tuple[_Interactions, np.ndarray]:
     """Number the values that users chose by falling number of users, and return those values.
 
     Products with the matrices then read the vectors of frequent values from the cache.
     """
-    users = np.bincount(choices.value, minlength=size)
+    users = np.bincount(interactions.value, minlength=size)
     order = np.argsort(-users, kind="stable")[: np.count_nonzero(users)]
     place = np.zeros(size, np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    return choices._replace(value=place[choices.value]), order
+    return interactions._replace(value=place[interactions.value]), order
 
 
-def _where(choices: _Choices, is_kept: np.ndarray) -> _Choices:
-    return _Choices(*(column[is_kept] for column in choices))
+def _where(interactions: _Interactions, is_kept: np.ndarray) -> _Interactions:
+    return _Interactions(*(column[is_kept] for column in interactions))
 
 
-def _vectors(choices: _Choices, values: int, components: int) -> list[np.ndarray]:
+def _vectors(interactions: _Interactions, values: int, components: int) -> list[np.ndarray]:
     """Return unit vectors ``[values, D]``; zeros for values that nobody chose."""
-    is_next = np.diff(choices.sequence, prepend=choices.sequence[:1]) != 0
+    is_next = np.diff(interactions.sequence, prepend=interactions.sequence[:1]) != 0
     sequence = np.cumsum(is_next, dtype=np.int32)
     degree = np.bincount(sequence).astype(np.float32)
-    users = np.bincount(choices.value, minlength=values).astype(np.float32)
-    entries = 1 / np.sqrt(degree[sequence] * users[choices.value])
+    users = np.bincount(interactions.value, minlength=values).astype(np.float32)
+    entries = 1 / np.sqrt(degree[sequence] * users[interactions.value])
     shape = (len(degree), values)
-    matrix = sparse.csr_array((entries, (sequence, choices.value)), shape=shape)
+    matrix = sparse.csr_array((entries, (sequence, interactions.value)), shape=shape)
     return _unit_vectors(matrix, components, sides=("right",))
 
 
-def _transition_vectors(choices: _Choices, values: int, components: int) -> list[np.ndarray]:
+def _transition_vectors(
+    interactions: _Interactions, values: int, components: int
+) -> list[np.ndarray]:
     """Return unit vectors of values as events and as what comes next, ``[values, D]`` each."""
     entries, earlier, later = [], [], []
     for lag in range(1, LAGS + 1):
-        place = np.flatnonzero(choices.sequence[lag:] == choices.sequence[:-lag])
+        place = np.flatnonzero(interactions.sequence[lag:] == interactions.sequence[:-lag])
         entries.append(np.full(len(place), 1 / lag, np.float32))
-        earlier.append(choices.value[place])
-        later.append(choices.value[place + lag])
+        earlier.append(interactions.value[place])
+        later.append(interactions.value[place + lag])
     weight, before, after = map(np.concatenate, (entries, earlier, later))
     del entries, earlier, later  # millions each
     degrees = [np.bincount(end, weight, values).clip(1) for end in (before, after)]

@@ -55,7 +55,7 @@ def count_training_events(dataset: Dataset) -> Statistics:
 
 def factorise_training_events(
     dataset: Dataset,
-    choices: Mapping[str, int] = MappingProxyType({}),
+    interactions: Mapping[str, int] = MappingProxyType({}),
     progress: Progress = unseen,
 ) -> dict[str, ValueFactors]:
     """Return the vectors of every feature that has some, from the training events of a dataset.
@@ -67,7 +67,7 @@ def factorise_training_events(
 
     Args:
       dataset: the dataset.
-      choices: the number of choices of a feature's values, where it is known.
+      interactions: the number of interactions of a feature's values, where it is known.
       progress: called with the share of the work that is done.
     """
     schema, parts = dataset.schema, training_parts(dataset)
@@ -78,7 +78,7 @@ def factorise_training_events(
             parts,
             _value_of(dataset, feature),
             feature.size or 0,
-            choices=choices.get(feature.name),
+            interactions=interactions.get(feature.name),
             transitions=feature is schema.item[0],
             progress=part_of_progress(progress, done, own, sum(work)),
         )

@@ -350,9 +350,9 @@ class Trainer:
         logit_map = None if calibration is None else calibration.logit_map(in_use=False)
         loader = self._validation if split == "valid" else self._evaluation_loader(split)
 
-        def watch(share: float) -> None:
+        def watch(done: float) -> None:
             self._stop_if_asked()
-            self._report_scoring(split, loader.num_examples, share)
+            self._report_scoring(split, loader.num_examples, done)
 
         return self._devices.scores(loader, state, self._tables, logit_map, watch)
 

@@ -20,7 +20,7 @@ ITEMS, USERS = 150, 400
 VALUES = {"item": np.arange(ITEMS), "category": np.arange(ITEMS) // 2}
 LIMITS = {False: Limits(), True: Limits(distinct=8, pairs=3000, kept=300, chunk=500)}
 """The log exceeds the second ones."""
-MOST_CHOICES = 700
+MOST_INTERACTIONS = 700
 DIGESTS = {
     ("item", False, False): "b75ea71c2511",
     ("item", False, True): "530250a3377b",
@@ -108,12 +108,14 @@ def test_factors_are_those_of_the_whole_log(
     feature: str, is_long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_long:
-        monkeypatch.setattr(factors, "MAX_CHOICES", MOST_CHOICES)
+        monkeypatch.setattr(factors, "MAX_INTERACTIONS", MOST_INTERACTIONS)
     value_of = VALUES[feature]
     log, size = random_log(0), int(value_of.max()) + 1
     expected = factorise([log], value_of, size, transitions=feature == "item")
-    choices = int(count_values([log], value_of, size)[0].count.sum())
-    known = factorise([log], value_of, size, choices=choices, transitions=feature == "item")
+    interactions = int(count_values([log], value_of, size)[0].count.sum())
+    known = factorise(
+        [log], value_of, size, interactions=interactions, transitions=feature == "item"
+    )
     for ours, theirs in zip(known, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     for parts in (2, 5, 60):
@@ -172,7 +174,9 @@ def test_a_part_may_be_empty() -> None:
 
 
 @pytest.mark.parametrize("all_before", [False, True])
-def test_the_choices_of_some_users_are_those_that_they_have_among_all(all_before: bool) -> None:
+def test_the_interactions_of_some_users_are_those_that_they_have_among_all(
+    all_before: bool,
+) -> None:
     events, value_of = random_log(0, all_before=all_before), np.arange(ITEMS)
     chosen = np.arange(len(events.offsets) - 1) % 3 == 1
     of_all = first_occurrences(events, value_of)

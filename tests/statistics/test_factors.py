@@ -158,7 +158,7 @@ def test_the_most_chosen_values_have_vectors_if_there_are_too_many(
 
 
 def test_only_some_users_of_a_long_log_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factors, "MAX_CHOICES", 800)
+    monkeypatch.setattr(factors, "MAX_INTERACTIONS", 800)
     events = log()
     _, limited, _ = factorise([events], np.arange(VALUES), VALUES)
     other = events.event_item.copy()
