@@ -23,7 +23,7 @@ from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.ranker import NotRememberedError
 from dien_jax.server.batching import Batcher, Metrics, QueueFullError
 from dien_jax.server.current_model import CurrentModel
-from dien_jax.server.messages import Failure, Status, decode, document, page, validation_failure
+from dien_jax.server.messages import Failure, Status, document, page, validation_failure
 from dien_jax.server.options import ServerOptions
 
 LOG = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Application:
             return _error(503, "not ready", headers={"Retry-After": "1"})
         try:
             body = await self._body(request)
-            message = decode(self._current.served.decoders[name], body)
+            message = self._current.served.decoders[name].decode(body)
             work = partial(call, message) if call else _rank_request(message)
             return _Json(await asyncio.wrap_future(self._batcher.submit(work)))
         except ClientDisconnect:

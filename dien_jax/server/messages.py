@@ -29,7 +29,7 @@ _VALUE = str | _Whole
 _AT = re.compile(r"(?s)(.*) - at '\$\.?(.*)'")
 _SHOWN = 200
 """Maximum number of characters of an error and of a field, which may be named by the client."""
-_NAMED = re.compile(r"Object (?:contains unknown|missing required|gives twice the) field '(.*)'")
+_NAMED = re.compile(r"Object (?:contains unknown|missing required) field '(.*)'")
 
 
 class Ranked(msgspec.Struct):
@@ -101,35 +101,6 @@ def request_decoders(schema: Schema, options: ServerOptions) -> dict[str, msgspe
     how: Any = {"bases": (_Request,), "kw_only": True}
     types = {name: msgspec.defstruct(name, fields, **how) for name, fields in structs.items()}
     return {name.lower(): msgspec.json.Decoder(type_) for name, type_ in types.items()}
-
-
-def decode(decoder: msgspec.json.Decoder, body: bytes) -> Any:
-    """Return the request that a body holds; an object that gives a field twice is refused.
-
-    Raises:
-      msgspec.DecodeError: if the body is not JSON.
-      msgspec.ValidationError: if it is no such request.
-    """
-    request = decoder.decode(body)
-    # msgspec takes the last of two values. It has checked the body: nothing else can be wrong.
-    fields = json.loads(body, object_pairs_hook=_Fields, parse_int=str, parse_float=str)
-    _refuse_twice(fields, "$")
-    for name, value in fields:
-        if isinstance(value, _Fields):
-            _refuse_twice(value, f"$.{name}")
-    return request
-
-
-class _Fields(list[tuple[str, Any]]):
-    """Fields of an object, in their order."""
-
-
-def _refuse_twice(fields: _Fields, path: str) -> None:
-    seen: set[str] = set()
-    for name, _ in fields:
-        if name in seen:
-            raise msgspec.ValidationError(f"Object gives twice the field `{name}` - at `{path}`")
-        seen.add(name)
 
 
 def validation_failure(error: msgspec.ValidationError) -> Failure:

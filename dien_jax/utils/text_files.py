@@ -260,22 +260,12 @@ def sha256(file: Path) -> str:
 def json_object(line: str) -> dict[str, Any]:
     """Return the object that a line of JSON holds; ``ValueError`` for another line."""
     try:
-        record = json.loads(line, object_pairs_hook=_unique_keys)
+        record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, found {line[:20]!r}")
     return record
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; ``ValueError`` for a key that is given twice in it."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice[:60]!r} is given twice in an object")
-    return values
 
 
 def text_value(record: Mapping[str, Any], name: str) -> str:
