@@ -23,10 +23,17 @@ import tyro
 from dien_kernels import load_native_in_background
 
 from dien_jax.config.distributed import DistributedConfig
-from dien_jax.config.loggers import DEFAULT_LOGGERS, LoggerName
 from dien_jax.config.preset_files import DEFAULT_PRESET, read_preset_file
 from dien_jax.config.presets import PRESETS, preset
-from dien_jax.config.settings import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from dien_jax.config.settings import (
+    DEFAULT_LOGGERS,
+    Config,
+    LoggerName,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from dien_jax.errors import UserError
 from dien_jax.metrics.scores import METRICS
 from dien_jax.utils.command import check_words, description, run_command, stop_signals

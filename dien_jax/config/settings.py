@@ -234,6 +234,12 @@ class TrainConfig:
         return UNKNOWN_ITEMS if self.unknown_users else 0.0
 
 
+LoggerName = Literal["tensorboard", "mlflow", "wandb"]
+"""A logger of a run; it does not change what is trained."""
+LOGGERS: tuple[LoggerName, ...] = typing.get_args(LoggerName)
+DEFAULT_LOGGERS: tuple[LoggerName, ...] = ("tensorboard",)
+
+
 @dataclass(frozen=True)
 class MeshConfig:
     """Devices of a run. They do not change what is trained, so they are not part of ``Config``.

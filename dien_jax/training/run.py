@@ -11,10 +11,9 @@ from typing import Any
 
 import jax
 
-from dien_jax.config.loggers import DEFAULT_LOGGERS, LoggerName
 from dien_jax.config.preset_files import flat_settings
 from dien_jax.config.presets import member_name, nearest_preset
-from dien_jax.config.settings import Config, MeshConfig
+from dien_jax.config.settings import DEFAULT_LOGGERS, Config, LoggerName, MeshConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import require_shown
 from dien_jax.devices.mesh import devices_in_use, devices_there

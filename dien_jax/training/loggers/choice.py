@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from dien_jax.config.loggers import DEFAULT_LOGGERS, LOGGERS, LoggerName
+from dien_jax.config.settings import DEFAULT_LOGGERS, LOGGERS, LoggerName
 from dien_jax.errors import UserError, suggestion
 from dien_jax.training.loggers.protocol import Logger
 from dien_jax.training.loggers.tensorboard import TensorBoard
