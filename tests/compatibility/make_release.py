@@ -25,10 +25,8 @@ import random
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -42,11 +40,10 @@ from dien_jax import (
     fit,
     load_run,
     open_dataset,
-    prepare,
     train,
 )
 from dien_jax.errors import Interrupted
-from dien_jax.preparation.pipeline import events
+from dien_jax.preparation.sources import interactions
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import trained_scores
 from dien_jax.runs.trained import restore_state
@@ -145,13 +142,6 @@ def scores(folder: Path) -> dict[str, list[float]]:
     return found
 
 
-@contextlib.contextmanager
-def small_parts() -> Iterator[None]:
-    """Have a log of a few hundred events written in several parts."""
-    with mock.patch.object(events, "PART_EVENTS", 400):
-        yield
-
-
 def run_folders() -> None:
     """Train the run, and once more until a signal stops it."""
     asked = itertools.count()
@@ -174,10 +164,12 @@ def make(folder: Path) -> None:
     folder.mkdir()
     with contextlib.chdir(folder):
         write_log(Path("log.csv"))
-        features = ["--item-features", "category", "price:numeric"]
-        with small_parts():
-            status = prepare.main(["interactions", "log.csv", "--out", "dataset", *features])
-        assert status == 0
+        options = interactions.InteractionsOptions(
+            file=Path("log.csv"),
+            out=Path("dataset"),
+            item_features=("category", "price:numeric"),
+        )
+        interactions.prepare(options, part_events=400)
         run_folders()
         assert export.main(["run", "--out", "model.dien"]) == 0
         for run in ("run", "stopped"):

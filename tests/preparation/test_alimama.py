@@ -77,11 +77,6 @@ def test_another_split_needs_no_times(tmp_path):
     assert dataset.meta["split"]["policy"] == "last-event"
 
 
-def test_a_time_beside_another_split_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--valid-from needs --split by-time"):
-        AlimamaOptions(source=tmp_path, out=tmp_path, split="by-user", valid_from="3")
-
-
 def test_an_ad_that_is_described_twice_is_shown_once(tmp_path):
     dataset, _ = make(write(tmp_path, ad_feature=ADS + "10,9,9,9,9,9.0\n"))
     assert sum(len(examples.label) for examples in dataset.splits.values()) == 48
@@ -98,11 +93,3 @@ def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(UserError, match=r"unpack ad_feature\.csv\.tar\.gz first"):
         make(tmp_path)
     assert not (tmp_path / "data").exists()
-
-
-def test_a_missing_column_is_told(tmp_path):
-    write(tmp_path, ad_feature=ADS.replace("brand", "brnad"))
-    with pytest.raises(
-        UserError, match=r"ad_feature.csv has no column 'brand' \(--from\); did you"
-    ):
-        make(tmp_path)

@@ -1,16 +1,12 @@
 """Raw Amazon files of three years: lines, categories, the five-core, and files by name."""
 
-import gzip
-import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.source_samples import META, REVIEWS, review
 from support.tiny_logs import events_of, write
-from support.web import web_server, whole
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
@@ -55,10 +51,6 @@ def test_the_category_is_the_last_of_the_first_path_or_the_default(tmp_path):
 def test_an_item_with_two_meta_lines_takes_the_first_category(tmp_path):
     meta = ["{'asin': 'B0'}", *META[:1], "{'asin': 'B0', 'categories': [['Later']]}"]
     assert categories(make(files(tmp_path, meta=meta))[0])["B0"] == "Strings"
-
-
-def test_the_authors_split_is_the_default(tmp_path):
-    assert AmazonOptions(out=tmp_path, reviews=tmp_path, meta=tmp_path).split == "by-user"
 
 
 def test_the_five_core_is_iterated_until_every_user_and_item_has_five(tmp_path):
@@ -196,33 +188,3 @@ def test_a_wrong_category_is_told_with_the_nearest_and_the_list(tmp_path):
 def test_files_are_either_downloaded_or_named(tmp_path, given, match):
     with pytest.raises(UserError, match=match):
         AmazonOptions(out=tmp_path, **given)
-
-
-def test_a_category_is_downloaded_by_name(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    contents = {
-        "/reviews_Baby.json.gz": gzip.compress("\n".join(REVIEWS).encode()),
-        "/meta_Baby.json.gz": gzip.compress("\n".join(META).encode()),
-    }
-
-    def serve(web, handler):
-        web.content = contents[handler.path]
-        whole(web, handler)
-
-    with web_server() as web:
-        here = SETS[2014]._replace(
-            reviews=web.url + "/reviews_{}.json.gz", meta=web.url + "/meta_{}.json.gz"
-        )
-        monkeypatch.setitem(SETS, 2014, here)
-        web.plan = [serve, serve]
-        options = AmazonOptions(out=tmp_path / "data", name="baby", split="last-event")
-        prepare(options)
-        prepare(replace(options, out=tmp_path / "again"))
-        assert web.paths == list(contents), "fetched once"
-    dataset = open_dataset(tmp_path / "data")
-    assert events_of(dataset)["u0"] == ["B0", "B1", "B2", "B3", "B4"]
-    assert categories(dataset)["B0"] == "Strings"
-    assert dataset.meta["source"]["files"] == {
-        path[1:]: hashlib.sha256(content).hexdigest() for path, content in contents.items()
-    }

@@ -2,9 +2,7 @@
 
 import gzip
 import io
-import json
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,16 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import authors_files
 
 from dien_jax.errors import UserError
 from dien_jax.inference.request_tables import open_requests
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.pipeline.events import load_events
 from dien_jax.preparation.reading.engines import open_workspace, read_columns
-from dien_jax.preparation.sources.amazon import load_products, load_reviews
-from dien_jax.preparation.sources.authors import AuthorsOptions, prepare, read_vocabulary
-from dien_jax.preparation.sources.movielens import read_archive
+from dien_jax.preparation.sources.authors import read_vocabulary
 
 pytestmark = pytest.mark.long
 
@@ -95,19 +90,6 @@ def test_times_and_numbers_of_logs(times, numbers, workspace, file) -> None:
     rows = [b"u,i,1.5,a," + time for time in times] + [b"u,i,%b,a,7" % n for n in numbers]
     file.write_bytes(HEADER + b"\n".join(rows))
     outcome(lambda: events(workspace, file), file.name)
-
-
-@quick
-@given(content=TEXT, compress=st.booleans())
-def test_csv_requests(content, compress, file) -> None:
-    file.write_bytes(gzip.compress(content) if compress else content)
-
-    def read() -> None:
-        table = open_requests(file)
-        for piece in table.pieces(3):
-            assert all(len(table.column(piece, n, "categorical")) for n in table.names)
-
-    outcome(read, file.name)
 
 
 def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
@@ -208,34 +190,6 @@ def test_parquet_of_any_type(kinds, values, workspace, file) -> None:
     read_parquet(workspace, file)
 
 
-JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=2)
-    ),
-    max_leaves=4,
-)
-NAMES = {
-    2014: ("reviewerID", "asin", "unixReviewTime", "categories"),
-    2018: ("reviewerID", "asin", "unixReviewTime", "category"),
-    2023: ("user_id", "parent_asin", "timestamp", "categories"),
-}
-
-
-@quick
-@given(year=st.sampled_from(list(NAMES)), values=st.lists(JSON, min_size=4, max_size=4), tail=TEXT)
-@example(year=2014, values=["u", "i", 2**70, [["a"]]], tail=b"{'asin': '\\N{x}'}")
-@example(year=2023, values=["u", "i", float("nan"), "x"], tail=b"[" * 100_000)
-@example(year=2018, values=["u", "\ud800", 1, []], tail=b'{"asin": ' + b"9" * 5000 + b"}")
-def test_raw_amazon_files(year, values, tail, workspace, file) -> None:
-    record = dict(zip(NAMES[year], values, strict=True))
-    line = repr(record) if year == 2014 else json.dumps(record)
-    line = json.dumps(record) + "\n" + line
-    file.write_bytes(line.encode("utf-8", "surrogatepass") + b"\n" + tail)
-    outcome(lambda: load_reviews(workspace, file, year), file.name)
-    outcome(lambda: load_products(workspace, file, year), file.name)
-
-
 VOCABULARY = pickle.dumps({"default_mid": 0, "pear": 1, "é": 2})
 
 
@@ -247,40 +201,3 @@ VOCABULARY = pickle.dumps({"default_mid": 0, "pear": 1, "é": 2})
 def test_vocabularies_of_the_authors(content, file) -> None:
     file.write_bytes(content)
     outcome(lambda: read_vocabulary(file), file.name)
-
-
-LINES = "".join(authors_files.line(*row) for row in authors_files.TRAIN).encode()
-
-
-@few
-@given(train=damaged(LINES), info=st.binary(max_size=30))
-def test_logs_of_the_authors(train, info, tmp_path_factory) -> None:
-    folder = tmp_path_factory.mktemp("authors")
-    contents = {
-        "local_train_splitByUser": train,
-        "local_test_splitByUser": "".join(authors_files.line(*r) for r in authors_files.TEST),
-        "uid_voc.pkl": pickle.dumps(authors_files.USERS),
-        "mid_voc.pkl": pickle.dumps(authors_files.ITEMS),
-        "cat_voc.pkl": pickle.dumps(authors_files.CATEGORIES),
-        "item-info": b"pear\tfruit\n" + info,
-    }
-    for name, content in contents.items():
-        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    options = AuthorsOptions(folder, folder / "out", max_bad_share=1.0)
-    outcome(lambda: prepare(options), "")
-
-
-def movielens() -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("ml-1m/ratings.dat", "1::2::3::4\n" * 9)
-        archive.writestr("ml-1m/movies.dat", "1::A::Drama\n")
-        archive.writestr("ml-1m/users.dat", "1::M::18::3::9\n")
-    return stream.getvalue()
-
-
-@quick
-@given(content=damaged(movielens()))
-def test_archives(content, workspace, file) -> None:
-    file.write_bytes(content)
-    outcome(lambda: read_archive(workspace, file, "1m"), file.name)

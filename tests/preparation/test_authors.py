@@ -17,7 +17,6 @@ from support.authors_files import (
     TRAIN,
     USERS,
     known,
-    line,
     rows,
     run,
 )
@@ -78,15 +77,6 @@ def test_users_of_the_training_split_alone_have_rows(folder: Path) -> None:
     assert [row[1] for row in rows(data, "valid")] == [*valid, *valid]
 
 
-def test_kept_indices_are_those_of_the_vocabulary(folder: Path) -> None:
-    data, _ = run(folder, valid_share=0.25, keep_indices=True)
-    assert data.vocabulary("user") == list(USERS)
-    for split in ("train", "valid"):
-        for row, user in zip(rows(data, split), data.splits[split].user, strict=True):
-            assert user == USERS[row[1]]
-    assert data.splits["test"].user.tolist() == [0, 0]
-
-
 def test_seed_decides_which_users_are_set_aside(folder: Path) -> None:
     drawn = set()
     for seed in range(10):
@@ -116,39 +106,6 @@ def test_popularity_leaves_out_validation_users(folder: Path) -> None:
         for event in [*history, item] if label else []:
             expected[event] += 1
     assert data.popularity.tolist() == list(expected.values())
-
-
-def test_gzip_files_give_the_same_folder(folder: Path) -> None:
-    data, report = run(folder)
-    packed = folder.parent / "packed"
-    packed.mkdir()
-    for file in folder.iterdir():
-        (packed / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
-    other = folder.parent / "other"
-    assert prepare(AuthorsOptions(packed, other)) == report
-    for file in data.path.rglob("*.npy"):
-        assert file.read_bytes() == (other / file.relative_to(data.path)).read_bytes()
-    hashes = open_dataset(other).meta["source"]["files"]
-    assert sorted(hashes) == sorted(file.name for file in packed.iterdir())
-    assert all(len(value) == 64 for value in hashes.values())
-
-
-def test_what_the_vocabularies_lack_is_reported(folder: Path) -> None:
-    _, report = run(folder)
-    assert [line for line in report if line.startswith("warning")] == [
-        "warning: 1 events of an item that mid_voc.pkl lacks",
-        "warning: 1 examples of an item that mid_voc.pkl lacks",
-    ]
-
-
-def test_disagreeing_categories_and_shared_users_are_reported(folder: Path) -> None:
-    (folder / "item-info").write_text("pear\ttool\nfig\tfruit\n")
-    with (folder / "local_test_splitByUser").open("a") as stream:
-        stream.write(line(1, "Ann", "saw", ["fig"]))
-    data, report = run(folder, valid_share=0.0)
-    assert "warning: 4 events of another category than the item's in item-info" in report
-    assert "warning: 1 test users with training examples" in report
-    assert data.vocabulary("user")[data.splits["test"].user[-1]] == "Ann"
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -257,18 +214,6 @@ def test_file_of_rubbish_is_refused(folder: Path) -> None:
         run(folder)
     with pytest.raises(UserError, match=r"local_test_splitByUser: no examples are left for the te"):
         run(folder, max_bad_share=1.0)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_absurd_share_is_refused(folder: Path, share: float) -> None:
-    with pytest.raises(UserError, match="--valid-share must be at least 0 and below 1"):
-        run(folder, valid_share=share)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_absurd_bad_share_is_refused(folder: Path, share: float) -> None:
-    with pytest.raises(UserError, match="--max-bad-share must be from 0 to 1"):
-        run(folder, max_bad_share=share)
 
 
 def test_missing_folder_and_existing_target_are_refused(folder: Path) -> None:

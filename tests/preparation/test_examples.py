@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.tiny_logs import HEADER, LOG, make, noise, positives, refused, training_events, write
+from support.tiny_logs import HEADER, LOG, make, noise, positives, training_events, write
 
 SHARES = {"by-user": {"valid_share": 0.25, "test_share": 0.25}}
 
@@ -54,11 +54,6 @@ def test_the_summary_counts_the_events_that_training_sees(tmp_path):
     lines = "a,x,c,1\na,y,c,2\na,z,c,3\na,x,c,4\nb,x,c,1\nb,y,c,2\n"
     _, summary = make(write(tmp_path, HEADER + lines))
     assert "1 training examples of 2 events of 1 users (every event)" in summary
-
-
-def test_a_cap_below_one_is_refused(tmp_path):
-    file = write(tmp_path, LOG)
-    refused(file, "--max-examples must be at least 1, got 0", max_examples=0)
 
 
 # Negatives as of the time of their positive

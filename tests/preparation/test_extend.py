@@ -244,11 +244,6 @@ def test_a_start_of_training_that_makes_no_sense_is_refused(tmp_path, changes, e
     assert leftovers(tmp_path) == ["log.csv"]
 
 
-def test_a_start_of_training_needs_a_split_by_time(tmp_path):
-    with pytest.raises(UserError, match="--train-from needs --split by-time, got --split last"):
-        options(tmp_path / "log.csv", tmp_path / "data", train_from="2")
-
-
 # Impressions
 
 

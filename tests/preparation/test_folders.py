@@ -10,7 +10,6 @@ from support.tiny_logs import write
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.reading import duckdb_files
 from dien_jax.preparation.sources import interactions
 
 pytestmark = pytest.mark.fast
@@ -95,15 +94,3 @@ def test_a_damaged_file_is_named(folder, tmp_path):
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(UserError, match=f"{file}: damaged, or not a Parquet file"):
         make(folder, tmp_path / "data")
-
-
-def test_both_ways_of_reading_agree(folder, tmp_path, monkeypatch):
-    fast, _ = make(folder, tmp_path / "fast")
-    monkeypatch.setattr(duckdb_files, "_read_csv", lambda *_: None)
-    assert_equal(fast, make(folder, tmp_path / "careful")[0])
-
-
-def test_a_folder_without_files_is_refused(tmp_path):
-    (tmp_path / "log").mkdir()
-    with pytest.raises(UserError, match="expected a folder with CSV or Parquet files, found none"):
-        make(tmp_path / "log", tmp_path / "data")

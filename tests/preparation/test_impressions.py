@@ -86,13 +86,6 @@ def test_by_user_holds_out_all_rows_of_a_user(tmp_path):
     assert dataset.vocabulary("user") == ["", *users[0]]
 
 
-def test_a_time_that_straddles_the_border_goes_to_the_later_side(tmp_path):
-    dataset, _ = make(write(tmp_path, LOG), valid_share=0.0, test_share=0.25)
-    assert dataset.meta["split"]["test_from"] == 3
-    assert len(dataset.splits["test"].label) == 18
-    assert len(dataset.splits["valid"].label) == 0
-
-
 def test_context_features_follow_their_rows(tmp_path):
     header = "user,item,label,slot,price,tags,timestamp\n"
     lines = ["a,x,0,top,10,p|q,1", "a,y,1,low,30,,1", "b,x,0,top,,q,2", "b,y,0,new,70,z|q,9"]
@@ -216,11 +209,6 @@ def test_negatives_are_those_of_a_plain_search(log):
         for *request, _, clicked in log
         if clicked
     ]
-
-
-def test_labels_may_be_written_as_numbers_with_a_point(tmp_path):
-    dataset, _ = make(write(tmp_path, LOG.replace(",1,s", ",1.0,s")))
-    assert len(dataset.event_item) == 15
 
 
 @pytest.mark.parametrize(

@@ -103,13 +103,6 @@ def test_by_time_splits_at_given_times_and_writes_them_down(tmp_path):
     assert dataset.meta["split"]["valid_from"] == 103
 
 
-def test_by_time_keeps_a_day_of_ties_on_one_side(tmp_path):
-    lines = "".join(f"u{user},i{user},c,{day}\n" for user in range(5) for day in (1, 1, 2, 2, 2))
-    dataset, _ = make(write(tmp_path, HEADER + lines), split="by-time", test_share=0.2)
-    assert len(positives(dataset, "train")) == 5
-    assert dataset.meta["split"]["test_from"] == 2
-
-
 def test_tied_last_events_keep_the_logs_order_and_are_counted(tmp_path):
     lines = ["a,i1,c,1", "a,i2,c,2", "a,i3,c,9", "a,i5,c,9", "a,i4,c,9", "b,i1,c,1", "b,i2,c,2"]
     lines += ["b,i3,c,3", "b,i4,c,4", "b,i5,c,5"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.source_samples import FILES_1M, RATINGS
 from support.tiny_logs import events_of
-from support.web import status, web_server
+from support.web import web_server
 
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.errors import UserError
@@ -148,15 +148,6 @@ def test_another_header_is_told(tmp_path):
         make(tmp_path, "20m", changed)
 
 
-def test_a_damaged_archive_is_told(tmp_path):
-    file = archive(tmp_path, "1m", {**FILES_1M, "ratings.dat": FILES_1M["ratings.dat"] * 200})
-    content = bytearray(file.read_bytes())
-    content[60] ^= 0xFF
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"ml-1m/ratings.dat: the archive is cut off or damaged"):
-        prepare(MovielensOptions(out=tmp_path / "data", name="1m", source=file))
-
-
 @pytest.fixture
 def web(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -178,15 +169,6 @@ def test_a_set_is_downloaded_by_name(tmp_path, web, capsys):
     assert found.read_bytes() == web.content
     dataset = open_dataset(tmp_path / "data")
     assert dataset.meta["source"]["files"]["ml-1m.zip"] == hashlib.sha256(web.content).hexdigest()
-
-
-def test_a_failed_download_is_one_message_and_leaves_no_dataset(tmp_path, web, capsys):
-    web.plan = [status(404)]
-    assert main(["movielens", "--name", "32m", "--out", str(tmp_path / "data")]) == 2
-    err = capsys.readouterr().err
-    assert f"error: {web.url}/ml-32m.zip: the server answered 404 Not Found" in err
-    assert "https://grouplens.org/datasets/movielens/" in err
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_nothing_is_downloaded_for_a_folder_that_exists(tmp_path, web, capsys):

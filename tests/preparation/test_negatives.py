@@ -37,10 +37,10 @@ def pool_of(items, times, distribution="popularity", chosen=None) -> StoredPool:
     return store_pools(folder, batches, dict(every), 300, distribution)[1]
 
 
-def draw(target, pool: StoredPool, *, count=4, seed=(7,), allow_own=False, first_event=0):
+def draw(target, pool: StoredPool, *, count=4, seed=(7,), allow_own=False, **flags):
     sampler = NegativeSampler(EVENTS, TIMES, OFFSETS, pool, 300, allow_own)
     target = np.array(target, np.int64)
-    return sampler.draw(target, count=count, seed=seed, first_event=first_event)
+    return sampler.draw(target, count=count, seed=seed, **flags)
 
 
 @st.composite
@@ -154,10 +154,9 @@ def test_draws_are_a_function_of_the_seed():
     assert first != other
 
 
-def test_chunks_cover_all_positives_in_order(monkeypatch):
-    monkeypatch.setattr(negatives, "CHUNK_DRAWS", 6)
+def test_chunks_cover_all_positives_in_order():
     target = [0, 1, 2, 2, 3, 4, 5]
-    drawn = draw(target, pool_of([*range(1, 6)] * 10, [0] * 50), count=2)
+    drawn = draw(target, pool_of([*range(1, 6)] * 10, [0] * 50), count=2, chunk=6)
     assert drawn.positive.tolist() == np.repeat(np.arange(7), 2).tolist()
     for positive, item in zip(drawn.positive, drawn.item, strict=True):
         start = 3 * (target[positive] // 3)
@@ -182,8 +181,7 @@ def test_threads_draw_what_one_does(longest, threads, monkeypatch):
 
     monkeypatch.setattr(negatives, "map_in_order", counted)
     monkeypatch.setattr(negatives, "thread_count", lambda: 5)
-    monkeypatch.setattr(negatives, "CHUNK_DRAWS", 150)
-    found = sampler.draw(target, count=3, seed=(7,))
+    found = sampler.draw(target, count=3, seed=(7,), chunk=150)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert used == [(threads, -(-len(target) // (50 // threads)))]

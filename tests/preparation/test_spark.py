@@ -6,8 +6,6 @@ These tests run in ``.ci/spark``, in the session of the environment.
 import dataclasses
 import datetime
 import decimal
-import json
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -16,18 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.small_dataset import assert_equal
+from support.source_samples import SAMPLES, review
 from support.spark import needs_spark
 from support.tiny_logs import SPLITS, log_of, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.sources import (
-    alimama,
-    amazon,
     impressions,
     interactions,
-    movielens,
-    taobao,
 )
 
 pytestmark = needs_spark
@@ -189,66 +184,20 @@ def test_parquet_of_all_types_in_a_folder(both, tmp_path):
 
 
 @pytest.mark.long
-def test_taobao_and_amazon(both, tmp_path):
-    kinds = ["pv", "cart", "pv", "pv", "fav", "buy", "pv", "pv", "what"]
-    first = taobao.FIRST_SECOND
-    rows = [(u, u + k, k % 3, kinds[k], first + 60 * k) for u in range(9) for k in range(9)]
-    file = write(tmp_path, "".join(",".join(map(str, row)) + "\n" for row in rows))
-    options = taobao.TaobaoOptions(source=file, out=tmp_path / "taobao", max_bad_share=0.2)
-    both(options, taobao.prepare)
-    (tmp_path / "s").rename(tmp_path / "before")
-    reviews = [
-        {"reviewerID": f"u{user}", "asin": f"B{(user + time) % 6}", "unixReviewTime": time}
-        for user in range(7)
-        for time in range(6)
-    ]
-    lines = [*map(json.dumps, reviews), "{}", "no JSON"]
-    meta = ["{'asin': 'B0', 'categories': [['Music', \"It's\"]]}", "{'asin': 'B1'}"]
-    options = amazon.AmazonOptions(
-        out=tmp_path / "amazon",
-        reviews=write(tmp_path, "\n".join(lines), "reviews"),
-        meta=write(tmp_path, "\n".join(meta), "meta"),
-        five_core=True,
-        split="last-event",
-        max_bad_share=0.1,
-    )
-    both(options, amazon.prepare)
-
-
-@pytest.mark.long
-def test_movielens_and_alimama(both, tmp_path):
-    files = {
-        "ratings.dat": "".join(
-            f"{u}::{(u + t) % 5}::{t % 5}::{t}\n" for u in (1, 2) for t in range(9)
-        ),
-        "movies.dat": "1::Toy::Story::Action|Comedy\n2::É::Drama\n3::C::unknown\n",
-        "users.dat": "1::M::1::10::48067\n2::F::50::16::70072\n",
-    }
-    with zipfile.ZipFile(tmp_path / "ml-1m.zip", "w") as archive:
-        for name, text in files.items():
-            archive.writestr(f"ml-1m/{name}", text.encode("latin-1"))
-    options = movielens.MovielensOptions(
-        name="1m", source=tmp_path / "ml-1m.zip", out=tmp_path / "movies", min_rating=1.0
-    )
-    both(options, movielens.prepare)
-    (tmp_path / "s").rename(tmp_path / "before")
-    samples = [
-        f"{user},{1_494_000_000 + 86_400 * day + user},{ad},p{ad % 2},{1 - clk},{clk}"
-        for user in (1, 2, 3)
-        for day in range(8)
-        for ad, clk in ((10 + day % 3, 1), (20, 0))
-    ]
-    names = "userid,cms_segid,cms_group_id,final_gender_code,age_level,pvalue_level,shopping_level,"
-    names += "occupation,new_user_class_level "
-    contents = {
-        "raw_sample.csv": ["user,time_stamp,adgroup_id,pid,nonclk,clk", *samples],
-        "ad_feature.csv": [
-            "adgroup_id,cate_id,campaign_id,customer,brand,price",
-            "10,6406,83237,1,95471,170.0",
-            "11,6406,83237,1,NULL,30.0",
-        ],
-        "user_profile.csv": [names, "1,0,5,2,5,,3,0,3", "2,6,1,1,4,2,1,1,"],
-    }
-    for name, lines in contents.items():
-        write(tmp_path, "\n".join(lines), name)
-    both(alimama.AlimamaOptions(source=tmp_path, out=tmp_path / "ads"), alimama.prepare)
+@pytest.mark.parametrize(
+    ("source", "changes"),
+    [
+        ("alimama", {}),
+        ("amazon", {"five_core": True}),
+        ("movielens", {"min_rating": 1.0}),
+        ("taobao", {}),
+    ],
+)
+def test_published_sets(source, changes, both, tmp_path):
+    sample, folder = SAMPLES[source], tmp_path / "log"
+    added = {name: [lines[0][0]] for name, lines in sample.bad.items()}
+    if source == "amazon":
+        added["reviews"] += [review(f"v{u}", f"B{i}", i) for u in range(6) for i in range(6)]
+    sample.write(folder, **added)
+    options = sample.options(folder, out=tmp_path / "data", max_bad_share=0.4, **changes)
+    both(options, sample.prepare)

@@ -123,26 +123,6 @@ def test_users_are_split_whole_and_held_out_ones_have_no_row(data: Dataset) -> N
         assert not data.splits[split].user.any()
 
 
-def test_unknown_user_is_trained(data: Dataset) -> None:
-    train = data.splits["train"]
-    assert 0.05 < (train.user == 0).mean() < 0.15
-    names, users = data.groups(), data.vocabulary("user")
-    assert all(
-        user == 0 or users[user] == names[group]
-        for user, group in zip(train.user, train.group, strict=True)
-    )
-
-
-def test_histories_are_of_all_lengths(simulated: Simulated) -> None:
-    assert (simulated.length == 0).mean() > 0.01
-    assert (simulated.length == 1).mean() > 0.01
-    assert 14 <= np.median(simulated.length) <= 20
-    assert simulated.length.max() == 100
-    assert simulated.history.max() == 100
-    assert (simulated.history <= simulated.length[simulated.user]).all()
-    assert (simulated.history.reshape(-1, 4)[:, -1] == simulated.length).all()
-
-
 def test_every_kind_of_feature_is_there(data: Dataset) -> None:
     schema = data.schema
     names = [feature.name for feature in (*schema.item, *schema.user, *schema.context)]
@@ -227,17 +207,6 @@ def test_sizes_that_make_no_world_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         SyntheticOptions(tmp_path / "a", **options)
-
-
-def test_existing_target_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="exists already"):
-        prepare(SyntheticOptions(tmp_path))
-
-
-def test_report_tells_the_best_possible_auc(tmp_path: Path) -> None:
-    report = prepare(SyntheticOptions(tmp_path / "a", users=100))
-    best = open_dataset(tmp_path / "a").meta["best_possible"]["test"]["auc"]
-    assert report[-1] == f"best possible test AUC: {best:.4f}"
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from dien_jax.statistics.pairs import sort_together
 from dien_jax.utils.threads import map_in_order, thread_count
 
 DRAWS = 32  # draws before a negative is given up
-CHUNK_DRAWS = 1 << 22  # negatives drawn at a time, by all threads
 NONE = -1  # the item of a negative that was given up
 
 
@@ -222,12 +221,18 @@ class NegativeSampler:
     allow_own: bool = False  # whether items that the user chose before may be drawn
 
     def draw(
-        self, target: np.ndarray, *, count: int, seed: tuple[int, ...], first_event: int = 0
+        self,
+        target: np.ndarray,
+        *,
+        count: int,
+        seed: tuple[int, ...],
+        first_event: int = 0,
+        chunk: int = 1 << 22,
     ) -> Negatives:
         """Draw ``count`` negatives for every positive, given as an event, int64 ``[P]``.
 
         ``first_event`` is added to an event for its random numbers: the events may be a part of
-        more. Positives are processed in chunks, for less memory.
+        more. All threads together draw ``chunk`` negatives at a time.
         """
         (key,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
         owners, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
@@ -235,7 +240,7 @@ class NegativeSampler:
         # Threads that draw for one sequence have its events each: an eighth of all, at most.
         longest = int(np.diff(self.offsets).max(initial=1))
         threads = max(min(thread_count(), len(self.event_item) // (8 * longest)), 1)
-        step = max(CHUNK_DRAWS // (count * threads), 1)
+        step = max(chunk // (count * threads), 1)
 
         def of_chunk(start: int) -> np.ndarray:
             part = slice(start, start + step)

@@ -7,7 +7,7 @@
 Fields are separated by tabs; items and categories of a history, oldest first, by U+0002. A user
 has two lines: the real last item with label 1 and a sampled one with label 0. Index 0 of items and
 categories is the unknown one. Index 0 of users is a training user, and the program gives that row
-to every user without an index, all test users among them.
+to every user without an index, all test users among them. Here they share an unknown row.
 
 Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019.
 """
@@ -52,10 +52,6 @@ class AuthorsOptions:
     """Share of the training users held out for validation."""
     seed: int = 0
     """Random seed."""
-    keep_indices: bool = False
-    """Keep the users' own indices, for exact reproduction: users without an index then share row 0
-    with a training user, and validation users have rows that are never trained. By default all of
-    them share an unknown row of their own."""
     every_event: bool = False
     """Also train on every earlier event of the training users' histories, from the second on, each
     with a negative drawn by popularity that the user had not chosen before. The files hold each
@@ -85,7 +81,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
     category_index = read_vocabulary(files["cat_voc.pkl"], "default_cat")
     bad = BadLines()
     category = _read_item_info(files["item-info"], item_index, category_index, bad)
-    log = _Log(item_index, category_index)
+    log = _Log(item_index)
     train, share = log.read(files[TRAIN_FILE], bad), options.valid_share
     sides = user_sides(len(log.groups), valid_share=share, test_share=0.0, seed=options.seed)
     is_valid = sides[train["group"]] == VALID
@@ -116,15 +112,14 @@ def prepare(options: AuthorsOptions) -> list[str]:
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
     labels = {name: columns["label"] for name, columns in splits.items()}
     warnings += class_warnings({n: (int(v.sum()), len(v)) for n, v in labels.items()})
-    groups, users = list(log.groups), _by_index(user_index)
-    if not options.keep_indices:
-        trained = {groups[group] for group in np.flatnonzero(sides != VALID)}
-        users = ["", *(user for user in users if user in trained)]
-        user_index = {users[row]: row for row in range(1, len(users))}
-    group_user = np.array([user_index.get(user, UNKNOWN) for user in groups], np.int32)
+    groups = list(log.groups)
+    trained = {groups[group] for group in np.flatnonzero(sides != VALID)}
+    users = ["", *(user for user in _by_index(user_index) if user in trained)]
+    row_of = {users[row]: row for row in range(1, len(users))}
+    group_user = np.array([row_of.get(user, UNKNOWN) for user in groups], np.int32)
     texts = {"item": _by_index(item_index), "category": _by_index(category_index), "user": users}
     item, kind, user = (Feature(n, "categorical", size=len(v)) for n, v in texts.items())
-    settings = ("seed", "valid_share", "keep_indices", "every_event")
+    settings = ("seed", "valid_share", "every_event")
     with DatasetWriter(
         options.out,
         schema=Schema(item=(item, kind), user=(user,)),
@@ -149,7 +144,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
         name: _rule_counts(splits[name], events, offsets, len(item_index)) for name in SPLITS[1:]
     }
     baselines = describe_baselines(held_out, popularity, "in proportion to popularity")
-    return [summary, *baselines, *_unexpected_content(splits, log, category), *warnings]
+    return [summary, *baselines, *warnings]
 
 
 def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
@@ -194,12 +189,11 @@ class _PlainUnpickler(pickle.Unpickler):
 class _Log:
     """Content of the two logs, which share histories, users and vocabularies."""
 
-    def __init__(self, item_index: dict[str, int], category_index: dict[str, int]) -> None:
-        self._item_index, self._category_index = item_index, category_index
+    def __init__(self, item_index: dict[str, int]) -> None:
+        self._item_index = item_index
         self._sequences: dict[tuple[int, str], int] = {}
         self.groups: dict[str, int] = {}  # index of each raw user id, by first appearance
         self.events = array("i")  # item of each event
-        self.event_category = array("i")  # category of each event, as the log gives it
         self.offsets = array("q", [0])  # start of each history, and the end of the last one
 
     def read(self, file: Path, bad: BadLines) -> Columns:
@@ -218,18 +212,17 @@ class _Log:
                 bad.add(file, number, f"history of {len(items)} items but {len(kinds)} categories")
             else:
                 group = self.groups.setdefault(user, len(self.groups))
-                columns["sequence"].append(self._sequence(group, joined[0], items, kinds))
+                columns["sequence"].append(self._sequence(group, joined[0], items))
                 columns["group"].append(group)
                 columns["item"].append(self._item_index.get(item, UNKNOWN))
                 columns["label"].append(label == "1")
         return {name: np.array(values, np.int32) for name, values in columns.items()}
 
-    def _sequence(self, group: int, history: str, items: list[str], kinds: list[str]) -> int:
+    def _sequence(self, group: int, history: str, items: list[str]) -> int:
         """Return the number of a user's history; add its events if it is new."""
         sequence = self._sequences.setdefault((group, history), len(self._sequences))
         if sequence == len(self.offsets) - 1:
             self.events.extend(self._item_index.get(item, UNKNOWN) for item in items)
-            self.event_category.extend(self._category_index.get(kind, UNKNOWN) for kind in kinds)
             self.offsets.append(len(self.events))
         return sequence
 
@@ -282,19 +275,3 @@ def _rule_counts(
     counts = RuleCounts(num_items)
     counts.add(columns["label"], item, in_history(*place, item, events, offsets))
     return counts
-
-
-def _unexpected_content(splits: dict[str, Columns], log: _Log, category: np.ndarray) -> list[str]:
-    """Return warnings about content that the authors' own program would not produce."""
-    events = np.array(log.events, np.int32)
-    is_known = events != UNKNOWN
-    is_other = is_known & (np.array(log.event_category, np.int32) != category[events])
-    candidates = np.concatenate([rows["item"] for rows in splits.values()])
-    shared = np.intersect1d(splits["train"]["group"], splits["test"]["group"])
-    counts = {
-        "events of an item that mid_voc.pkl lacks": (~is_known).sum(),
-        "examples of an item that mid_voc.pkl lacks": (candidates == UNKNOWN).sum(),
-        "events of another category than the item's in item-info": is_other.sum(),
-        "test users with training examples": len(shared),
-    }
-    return [f"warning: {count:,} {content}" for content, count in counts.items() if count]
