@@ -10,7 +10,7 @@ from support.tiny_logs import events_of, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.sources.amazon import SETS, AmazonOptions, prepare, remote_files
+from dien_jax.preparation.sources.amazon import AmazonOptions, prepare, remote_files
 
 pytestmark = pytest.mark.long
 
@@ -160,10 +160,6 @@ def test_a_category_is_found_whatever_its_punctuation(name, year, reviews, meta)
     found = remote_files(name, year)
     assert [remote.url for remote in found] == [reviews, meta]
     assert {remote.folder for remote in found} == {f"amazon/{year}"}
-
-
-def test_every_year_has_the_categories_of_its_page():
-    assert [len(set(SETS[year].categories)) for year in (2014, 2018, 2023)] == [24, 29, 34]
 
 
 def test_a_wrong_category_is_told_with_the_nearest_and_the_list(tmp_path):

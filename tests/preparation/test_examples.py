@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.tiny_logs import HEADER, LOG, make, noise, positives, training_events, write
+from support.tiny_logs import HEADER, LOG, make, noise, positives, write
 
 SHARES = {"by-user": {"valid_share": 0.25, "test_share": 0.25}}
 
@@ -58,12 +58,6 @@ def test_the_summary_counts_the_events_that_training_sees(tmp_path):
 
 # Negatives as of the time of their positive
 
-SPLITS = {
-    "by-user": {"valid_share": 0.2, "test_share": 0.2},
-    "last-event": {},
-    "by-time": {"valid_share": 0.2, "test_share": 0.2},
-}
-
 
 def log_of(rows: list[tuple[int, int, int]]) -> str:
     return HEADER + "".join(f"u{user},i{item},c{item},{time}\n" for user, item, time in rows)
@@ -76,36 +70,6 @@ def negatives(dataset, split: str) -> list[tuple[int, int, int]]:
         (row, int(examples.history_end[row]), int(items[examples.item[row]][1:] or -1))
         for row in np.flatnonzero(examples.label == 0)
     ]
-
-
-@pytest.mark.parametrize("distribution", ["popularity", "uniform"])
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_negative_existed_by_then_and_only_what_was_chosen_before_is_excluded(
-    tmp_path, split, distribution
-):
-    rows = noise(users=60, items=25, events=9, seed=3)
-    dataset, _ = make(
-        write(tmp_path, log_of(rows)),
-        split=split,
-        negatives=2,
-        negative_distribution=distribution,
-        **SPLITS[split],
-    )
-    in_training = training_events(dataset)
-    names = dataset.vocabulary("item")
-    item = np.array([int(names[k][1:] or -1) for k in dataset.event_item])
-    later = 0
-    for name, examples in dataset.splits.items():
-        pool = in_training if name == "train" else np.ones(len(item), bool)
-        drawn = negatives(dataset, name)
-        assert len(drawn) > len(examples.label) / 2
-        for row, event, negative in drawn:
-            time = dataset.event_timestamp[event]
-            start, stop = dataset.event_offsets[examples.sequence[row] :][:2]
-            assert negative in item[pool & (dataset.event_timestamp <= time)]
-            assert negative not in item[start : event + 1]
-            later += negative in item[event + 1 : stop]
-    assert later > 30, "what a user chose later may be a negative"
 
 
 def test_own_earlier_items_may_be_negatives_when_that_is_asked_for(tmp_path):

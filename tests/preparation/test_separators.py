@@ -33,14 +33,6 @@ def test_the_column_an_example_and_the_flag_are_named(tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("sign", [";", ",", " ", ", "])
-def test_other_separators_are_given_too(tmp_path, capsys, sign):
-    values = [sign.join(f"t{(k + step) % 5}" for step in range(1, k % 4 + 2)) for k in range(20)]
-    (line,) = warnings(tmp_path, capsys, values)
-    expected = sign.strip() or " "
-    assert line.endswith(f"give --item-features attributes:multivalued --separator '{expected}'")
-
-
 def test_the_separator_that_was_given_is_not_repeated(tmp_path, capsys):
     (line,) = warnings(tmp_path, capsys, ["a;b", "b;c", "c", "a"], separator=";")
     assert line.endswith("give --item-features attributes:multivalued")

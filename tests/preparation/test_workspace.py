@@ -1,6 +1,5 @@
 """The default engine."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +20,3 @@ def test_the_share_of_a_query_is_known_while_it_runs(tmp_path: Path) -> None:
         assert shares[0] is not None
         assert 0 < shares[0] < 1
     assert workspace.share() is None
-
-
-def test_the_share_of_a_table_that_is_stored_batch_by_batch_is_that_of_its_rows(
-    tmp_path: Path,
-) -> None:
-    shares = []
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for _ in range(4):
-            shares.append(workspace.share())
-            yield pa.record_batch({"value": np.arange(3)})
-
-    with open_workspace(tmp_path / "data", "1GB") as workspace:
-        workspace.append("table", batches(), pa.schema([("value", pa.int64())]), 12)
-        assert workspace.share() is None
-    assert shares == [None, 0.25, 0.5, 0.75]

@@ -28,10 +28,8 @@ from dien_jax.utils.console import say, stage
 
 Counts = Callable[[int, int], np.ndarray]
 """Occurrences in training of the rows of a feature, int64, from one row to another."""
-LIKELY = ("|", ";")  # separators that are hardly ever part of one value
-POSSIBLE = (",", " ")  # separators that names have too: their pieces must recur as well
+SEPARATORS = ("|", ";")  # hardly ever part of one value
 MANY = 0.3  # share of the different values that hold a separator, from which it is recognised
-RECURRENCE = 2  # different values for each different piece, from which pieces recur
 LONGEST_EXAMPLE = 60  # characters shown of a value
 
 
@@ -364,16 +362,11 @@ def _separator_warnings(
     """
     if not column.flag.endswith("-features"):
         return []  # a column of a published set: no flag says how it is read
-    signs = (*LIKELY, *POSSIBLE)
-    sums = {f"sign {k}": raws.raw.contains(sign).sum() for k, sign in enumerate(signs)}
+    sums = {f"sign {k}": raws.raw.contains(sign).sum() for k, sign in enumerate(SEPARATORS)}
     total, *held = workspace.numbers(raws.aggregate(total=raws.count(), **sums)).values()
-    for sign, count in zip(signs, held, strict=True):
+    for sign, count in zip(SEPARATORS, held, strict=True):
         if not count or count < MANY * total:
             continue
-        if sign in POSSIBLE:
-            pieces = workspace.pieces(raws.select("position", "raw"), sign).select("raw")
-            if RECURRENCE * workspace.count(pieces.distinct()) > total:
-                continue
         (example,) = workspace.strings(
             raws.filter(raws.raw.contains(sign)).order_by("position").limit(1), "raw"
         )

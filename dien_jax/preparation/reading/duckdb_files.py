@@ -178,7 +178,7 @@ def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separa
             names = sorted({column.name for column in wanted.values()})
             batches = parquet.iter_batches(PARQUET_ROWS, columns=names)
             texts = _batch_texts(file, batches, wanted, separator, schema)
-            rows = workspace.append("rows", texts, schema, parquet.metadata.num_rows)
+            rows = workspace.append("rows", texts, schema)
             return Log(file, rows, BadLines())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error

@@ -67,7 +67,6 @@ class DuckDBWorkspace(Workspace):
     def __init__(self, folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
         self.folder = folder
         self._connection = connection
-        self._appended: float | None = None  # share of a table that is stored batch by batch
 
     def limit(self, memory: int) -> None:
         self.sql(f"SET memory_limit = '{memory}B'")
@@ -80,8 +79,6 @@ class DuckDBWorkspace(Workspace):
         trim_memory()
 
     def share(self) -> float | None:
-        if self._appended is not None:
-            return self._appended
         with contextlib.suppress(duckdb.Error):  # the database was closed meanwhile
             percent = self._connection.query_progress()
             return percent / 100 if percent >= 0 else None
@@ -109,21 +106,11 @@ class DuckDBWorkspace(Workspace):
         stored = self.store(name, table.order_by(*by))
         return stored.mutate(stored.rowid().name(POSITION))
 
-    def append(
-        self,
-        name: str,
-        batches: Iterable[pa.RecordBatch],
-        schema: pa.Schema,
-        rows: int | None = None,
-    ) -> Table:
-        """Store a new table batch by batch; of ``rows``, if given, the share is known."""
-        table, done = self.store(name, schema.empty_table()), 0
+    def append(self, name: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Table:
+        table = self.store(name, schema.empty_table())
         for batch in batches:
             self._connection.register("arrow batch", batch)
             self.sql(f'INSERT INTO {quoted(name)} SELECT * FROM "arrow batch"')
-            done += batch.num_rows
-            self._appended = done / rows if rows else None
-        self._appended = None
         return table
 
     def batches(self, table: Table, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
