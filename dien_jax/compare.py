@@ -1,6 +1,6 @@
 """The command line ``python -m dien_jax.compare``: compare runs with each other and baselines.
 
-    python -m dien_jax.compare RUN RUN ... [--split test] [--out FOLDER] [--data DIR]
+    python -m dien_jax.compare RUN RUN ... [--split test] [--data DIR]
 
 Standard output has one line for each run, means over runs that differ by seed only, the settings
 that differ, and the difference of each run to the first with two 95% intervals. Differences need
@@ -29,8 +29,6 @@ class Arguments:
     compared with each of the others."""
     split: Literal["test", "valid"] = "test"
     """Split whose examples the differences are computed on."""
-    out: Path | None = None
-    """Folder to create for the curves, compare.png."""
     data: Path | None = None
     """Dataset folder, if it has moved. Default: the dataset of the first run."""
 

@@ -1,4 +1,4 @@
-"""Comparison of runs: tables of metrics and settings, curves, and differences with intervals."""
+"""Comparison of runs: tables of metrics and settings, and differences with intervals."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ from dien_jax.config.preset_files import WARM_START, flat_settings
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.errors import UserError, writing
+from dien_jax.errors import UserError
 from dien_jax.experiments.result_tables import aligned, mean_and_deviation, metric_headers
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
-from dien_jax.metrics.scores import METRICS, SELECTION
+from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import Run
 from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import (
@@ -26,29 +26,18 @@ from dien_jax.runs.summary import (
     stored_scores,
 )
 from dien_jax.utils.console import say, stage
-from dien_jax.utils.files import check_out, make_folder
-from dien_jax.utils.plots import is_picture, new_figure, save_picture
 
-COMPARISON_FILE = "compare.png"
 _ABSENT = "-"
-_PANELS = {
-    "training click loss": ("train", "click_loss"),
-    **{f"validation {METRICS[name].label}": ("valid", name) for name in SELECTION},
-}
-_STYLES = ("-", "--", ":", "-.")
-_COLOURS = 10
-_RING: dict[str, Any] = {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.5, "linestyle": "none"}
 
 
 def compare_runs(
-    folders: Sequence[Path], split: str = "test", out: Path | None = None, data: Path | None = None
+    folders: Sequence[Path], split: str = "test", data: Path | None = None
 ) -> Iterator[str]:
     """Compare runs with the first of them.
 
     Args:
       folders: folders of runs and of baselines, see :func:`run_baselines`.
       split: ``"test"`` or ``"valid"``, the examples that differences are computed on.
-      out: folder to create for the curves, ``compare.png``.
       data: the dataset folder, which must be that of the first run, if it has moved.
 
     Yields:
@@ -57,7 +46,7 @@ def compare_runs(
       without rows is left out.
 
     Raises:
-      UserError: if a run, the data or ``out`` is at fault.
+      UserError: if a run or the data is at fault.
 
     >>> from pathlib import Path
     >>> print(next(compare_runs([Path("runs/first")])).splitlines()[1].split()[:4])
@@ -79,14 +68,6 @@ def compare_runs(
         yield f"mean ± deviation over seeds\n{_seed_table(several)}"
     if settings := _settings_table(groups):
         yield settings
-    if out is not None:
-        make_folder(out, "--out", COMPARISON_FILE)
-        if (file := out / COMPARISON_FILE).exists():
-            check_out(file, is_ours=is_picture)
-        with writing(out, "--out"):
-            plot = _draw_curves(groups, out)
-        if plot is not None:
-            say(f"curves: {plot}")
     if seeds := _seed_differences(groups, split):
         yield seeds
     if others := _comparable(runs):
@@ -230,49 +211,3 @@ def _cells(difference: Difference) -> tuple[str, str, str]:
     value, _, low, high, p = difference
     p_text = "" if p is None else "< .0001" if p < 1e-4 else f"{p:.4f}"
     return f"{value:+.4f}", f"{low:+.4f} to {high:+.4f}", p_text
-
-
-def _draw_curves(groups: Sequence[SeedGroup], folder: Path) -> Path | None:
-    """Draw training loss, validation AUC and log loss of every run over epochs.
-
-    Runs that differ by seed only share a colour. A ring marks the best checkpoint. Return the
-    file; None without matplotlib or before the first evaluation.
-    """
-    if not any(member.evaluations for group in groups for member in group.members):
-        return None
-    try:
-        figure, panels = new_figure(14.0, 4.8, columns=len(_PANELS))
-    except ImportError:
-        return None
-    named: set[str] = set()
-    for number, group in enumerate(groups):
-        style = _STYLES[number // _COLOURS % len(_STYLES)]
-        several = len(group.members) > 1
-        label = f"{group.name} ({len(group.members)} runs)" if several else group.name
-        width, alpha = (1.2, 0.7) if several else (1.8, 1.0)
-        for member in group.members:
-            for axes, (split, metric) in zip(panels, _PANELS.values(), strict=True):
-                points = [
-                    (record["epoch"], record[split][metric], record["step"])
-                    for record in member.evaluations
-                    if record[split].get(metric) is not None
-                ]
-                if not points:
-                    continue
-                epochs, values, steps = zip(*points, strict=True)
-                [line] = axes.plot(epochs, values, style, color=f"C{number % _COLOURS}",
-                                   marker=".", linewidth=width, alpha=alpha)  # fmt: skip
-                if label not in named:
-                    line.set_label(label)
-                    named.add(label)
-                if split == "valid" and member.best_step in steps:
-                    best = steps.index(member.best_step)
-                    axes.plot(epochs[best], values[best], color=line.get_color(), **_RING)
-    panels[0].plot([], [], color="0.4", label="best checkpoint", **_RING)
-    for axes, title in zip(panels, _PANELS, strict=True):
-        axes.set_title(title, fontsize="medium")
-        axes.set_xlabel("epoch")
-        axes.locator_params(axis="x", integer=True)
-    figure.legend(loc="outside lower center", ncols=min(5, len(named) + 1), fontsize="small")
-    save_picture(figure, folder / COMPARISON_FILE)
-    return folder / COMPARISON_FILE

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -202,30 +201,6 @@ def test_run_does_not_differ_from_its_copy(runs, tmp_path, capfd):
     assert f"scoring 20 test examples of {runs / 'tiny'} with {tmp_path / 'copy'}" in said
 
 
-def test_curves_are_drawn_of_every_run(runs, tmp_path, capfd, scored, monkeypatch):
-    figure = pytest.importorskip("matplotlib.figure")
-    drawn = []
-    save = figure.Figure.savefig
-    monkeypatch.setattr(
-        figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
-    )
-    folders = [runs / "0.02-0", runs / "0.02-1", runs / "0.005-0"]
-    output([*folders, "--out", tmp_path], capfd)
-    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
-    [legend] = drawn[0].legends
-    names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["0.02-* (2 runs)", "0.005-0", "best checkpoint"]
-    curves = [each for each in drawn[0].axes[1].lines if each.get_linestyle() != "None"]
-    expected = [tiny_run.evaluations(folder)[0]["valid"]["auc"] for folder in folders]
-    assert [each.get_ydata()[0] for each in curves] == expected
-
-
-def test_comparison_works_without_matplotlib(runs, tmp_path, capfd, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    output([runs / "0.02-0", "--out", tmp_path], capfd)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_unfinished_run_is_shown_by_its_evaluations_and_has_no_test_figures(
     runs, tmp_path, capfd, scored
 ):
@@ -304,7 +279,6 @@ def test_undefined_metrics_are_said_to_be_so(runs, tmp_path, capfd, scored):
         (["nowhere"], "run folder nowhere does not exist"),
         (["."], ". is not a run folder: it has no config.json"),
         (["{run}", "{run}"], "0.02-0 is given twice"),
-        (["{run}", "--out", "{run}/config.json"], "config.json cannot be written"),
     ],
 )
 def test_mistake_is_refused_in_one_message(arguments, expected, runs, tmp_path, monkeypatch, capfd):

@@ -208,7 +208,7 @@ PATHS = {
     "train": "--data --run-dir --warm-start --preset-file --resume",
     "evaluate": "--data --predictions",
     "predict": "--input --out --data",
-    "compare": "--out --data",
+    "compare": "--data",
     "baselines": "--out",
     "tune": "--data --out --space",
     "reproduce": "--data --out",

@@ -1,7 +1,6 @@
 """What a command may write over: its own outputs, and others with --overwrite, but no input."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +24,6 @@ OUTPUTS = {
 FOLDERS = {
     "prepare": ("interactions", "log.csv", "--out"),
     "train": ("--data", "data", "--run-dir"),
-    "compare": ("run", "--out"),
     "baselines": ("data", "--out"),
     "tune": ("--data", "data", "--trials", "1", "--out"),
     "reproduce": ("--data", "data", "--seeds", "1", "--out"),
@@ -41,7 +39,7 @@ def written(name: str, text: str = NOTES) -> Callable[[Path], object]:
 def occupied(folder: Path) -> None:
     """Make a folder with a file of the user's."""
     (folder / "out").mkdir()
-    (folder / "out" / "compare.png").write_text(NOTES)
+    (folder / "out" / "notes.txt").write_text(NOTES)
 
 
 def _refused() -> Iterator[Case]:
@@ -114,15 +112,6 @@ def test_link_to_an_input_is_refused(workspace, attempt):
     Path("link.csv").symlink_to("queries.csv")
     words = ("run", "--input", "queries.csv", "--out", "link.csv", "--overwrite")
     attempt(Case("predict", "a link", words, message="it is an input"))
-
-
-def test_folder_of_an_earlier_comparison_is_used_again(workspace):
-    for _ in range(2):
-        assert faults.run_in_process("compare", "run", "--out", "out").status == 0
-    shutil.copy("log.csv", "out/compare.png")
-    ending = faults.run_in_process("compare", "run", "--out", "out")
-    assert ending.status == 2
-    assert "compare.png exists and was not written by this command" in ending.output
 
 
 WRITERS = {
