@@ -1,5 +1,6 @@
 """Simple models to compare with: inputs, fits, stored scores, and refusals."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from support import small_dataset, tiny_run
-from support.tiny_run import light_flags
+from support.tiny_run import light_flags, refused_by
 
 from dien_jax import baselines, compare, evaluate, train
 from dien_jax.data.dataset import open_dataset
@@ -40,13 +41,7 @@ def stored(data: Path) -> Path:
     return out
 
 
-def refusal(arguments: list, capfd) -> str:
-    capfd.readouterr()
-    assert baselines.main([str(argument) for argument in arguments]) == 2
-    found = capfd.readouterr()
-    assert "Traceback" not in found.err
-    assert found.out == ""
-    return found.err
+refusal = functools.partial(refused_by, baselines.main)
 
 
 def test_table_and_files_have_every_baseline_and_another_run_the_same(

@@ -3,6 +3,7 @@
 Most trials here are scripted: a function of the learning rate takes the place of training.
 """
 
+import functools
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import pytest
 from support import tiny_run
 from support.scripted_trials import EPOCHS, RATE, Scripted
 from support.small_dataset import change_meta
+from support.tiny_run import refused_by
 
 from dien_jax import train, tune
 from dien_jax.config.preset_files import read_preset_file, with_settings
@@ -54,13 +56,7 @@ def trials(out: Path) -> list[tuple]:
     ]
 
 
-def refusal(arguments: list[str], capfd) -> str:
-    capfd.readouterr()
-    assert tune.main(arguments) == 2
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert "Traceback" not in output.err
-    return output.err
+refusal = functools.partial(refused_by, tune.main)
 
 
 # A search

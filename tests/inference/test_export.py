@@ -1,5 +1,6 @@
 """The file of an exported model: scores of its run, with this package and without, and damage."""
 
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from support import small_dataset, untrained_run
+from support.tiny_run import refused_by
 
 import dien_jax
 from dien_jax import export
@@ -34,12 +36,7 @@ VARIANTS = {
 }
 
 
-def refused(arguments: list, capsys) -> str:
-    """What the command says when it ends with the status of a user's mistake."""
-    assert export.main([str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    return captured.err
+refused = functools.partial(refused_by, export.main)
 
 
 def same(found, expected) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import small_dataset
+from support.tiny_run import refused_by
 
 from dien_jax import predict
 from dien_jax.data.dataset import open_dataset
@@ -131,13 +132,9 @@ def test_parquet_keeps_its_types(run, ranker, tmp_path) -> None:
 
 def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
     out = file.parent / "out.csv"
-    arguments = [str(run), "--input", str(file), "--out", str(out), *flags]
-    assert predict.main(arguments) == 2
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert "Traceback" not in output.err
+    said = refused_by(predict.main, [run, "--input", file, "--out", out, *flags], capfd)
     assert [path.name for path in file.parent.iterdir()] == [file.name]
-    return output.err
+    return said
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command line of explain: texts, figures and errors."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 from support import small_dataset, tiny_run, untrained_run
 from support.long_example import long_example
+from support.tiny_run import refused_by
 
 from dien_jax import explain
 from dien_jax.inference.ranker import Ranker
@@ -40,12 +42,7 @@ def shown(capfd, *arguments: object) -> tuple[str, str]:
     return output.out, output.err
 
 
-def refusal(capfd, *arguments: object) -> str:
-    assert explain.main([str(argument) for argument in arguments]) == 2
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert "Traceback" not in output.err
-    return output.err
+refusal = functools.partial(refused_by, explain.main)
 
 
 def test_example_is_shown_with_raw_ids_and_drawn(tiny, tmp_path, capfd):
@@ -112,24 +109,24 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
     ],
 )
 def test_mistakes_are_refused(tiny, capfd, flags, message):
-    assert message in refusal(capfd, tiny, *flags)
+    assert message in refusal([tiny, *flags], capfd)
 
 
 def test_folder_without_a_run_and_a_folder_as_picture_are_refused(tiny, tmp_path, capfd):
-    assert "is not a run folder" in refusal(capfd, tmp_path, "--example", 1)
+    assert "is not a run folder" in refusal([tmp_path, "--example", 1], capfd)
     (tmp_path / "a.png").mkdir()
-    assert "it is a folder" in refusal(capfd, tiny, "--example", 1, "--out", tmp_path / "a.png")
+    assert "it is a folder" in refusal([tiny, "--example", 1, "--out", tmp_path / "a.png"], capfd)
 
 
 def test_several_histories_of_a_user_are_refused(small, tmp_path, capfd):
     data = small_dataset.write(tmp_path / "data", group=small_dataset.ints(0, 0, 0, 2))
-    error = refusal(capfd, small, "--data", data, "--user", "Ann", "--item", PEAR)
+    error = refusal([small, "--data", data, "--user", "Ann", "--item", PEAR], capfd)
     assert "several histories of one user; inspect one of the user's examples" in error
 
 
 def test_pictures_without_matplotlib_are_refused_at_once(tiny, tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    told = refusal(capfd, tiny, "--example", 1, "--out", tmp_path / "a.png")
+    told = refusal([tiny, "--example", 1, "--out", tmp_path / "a.png"], capfd)
     assert (
         "drawing a figure needs the extra 'plot' (matplotlib is not installed): pip install" in told
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import tiny_run
 from support.small_dataset import change_meta
-from support.tiny_run import flags
+from support.tiny_run import flags, refused_by
 
 from dien_jax import Ranker, evaluate, load_run, score_split, train
 from dien_jax.config.settings import TrainConfig
@@ -35,12 +35,7 @@ def run(data, tmp_path_factory) -> Path:
     return folder
 
 
-def refusal(arguments: list[str], capfd) -> str:
-    assert evaluate.main(arguments) == 2
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert "Traceback" not in output.err
-    return output.err
+refusal = functools.partial(refused_by, evaluate.main)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])

@@ -1,6 +1,7 @@
 """The tiny world, which trains: a dataset, the flags of a model, and batches without a folder."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -266,10 +267,14 @@ def make_loss(config: Config, schema: Schema) -> Callable[..., tuple[jax.Array, 
     return loss
 
 
-def refusal(arguments: list[str], capfd, status: int = 2) -> str:
-    """What the command line says when it refuses; nothing on standard output, no traceback."""
-    assert train.main(arguments) == status
-    output = capfd.readouterr()
+def refused_by(main: Callable[..., int], arguments: list, capture: Any, status: int = 2) -> str:
+    """What a command says when it refuses; nothing on standard output, no traceback."""
+    capture.readouterr()
+    assert main([str(argument) for argument in arguments]) == status
+    output = capture.readouterr()
     assert output.out == ""
     assert "Traceback" not in output.err
     return output.err
+
+
+refusal = functools.partial(refused_by, train.main)

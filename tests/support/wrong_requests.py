@@ -1,7 +1,7 @@
-"""Ranks wrong requests, in a process that does not check types as tests do; prints what they gave.
+"""Wrong requests and what is said of them; as a program, ranks them where types are not checked.
 
-The argument is a run folder of the small dataset. Each line is a name and, as JSON, an error or a
-result.
+The argument is a run folder of the small dataset. Each line of output is a name and, as JSON, an
+error or a result.
 """
 
 import json
@@ -13,20 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dien_jax import Ranker, RankRequest, UserError
+from dien_jax import Ranker, RankRequest
 from support.small_dataset import ITEMS
 
 PEAR, SLASH, _ = ITEMS[1:]
 IDS = ["fig", SLASH]
 CONTEXT = {"device": "desk", "query": ["q", "s"]}
-NO_LISTS: dict[str, Callable[[], Any]] = {
-    "text": lambda: PEAR,
-    "bytes": lambda: b"pear",
-    "number": lambda: 5,
-    "set": lambda: {PEAR},
-    "mapping": lambda: {PEAR: 1},
-    "generator": lambda: (item for item in [PEAR]),
-}
+GOOD = RankRequest([PEAR], IDS, None, CONTEXT)
 LISTS: dict[str, Callable[[list[str]], Any]] = {
     "list": list,
     "tuple": tuple,
@@ -35,63 +28,63 @@ LISTS: dict[str, Callable[[list[str]], Any]] = {
     "series": lambda ids: pd.Series(ids, index=[7, 3]),
     "series with labels in another order": lambda ids: pd.Series(ids, index=[1, 0]),
 }
-NO_IDS = {"None": None, "NaN": float("nan")}
-NO_USERS = {"list": ["Ann"], "bool": True, "fraction": 1.5}
-NO_CONTEXTS = {"text": "device", "list": ["device"], "number": 7}
+NO_LISTS = (PEAR, b"pear", 5, {PEAR}, {PEAR: 1}, (item for item in [PEAR]))
+NO_IDS = (None, float("nan"))
+NO_USERS = (["Ann"], True, 1.5)
+MANY_DIGITS = "a whole number has too many"
+Wrong = dict[str, Any] | tuple[Any, ...] | Callable[[Ranker], Any]
+REFUSED: list[tuple[str, Wrong, str]] = [
+    ("a tuple", ([PEAR], [SLASH]), "expected a RankRequest, got (["),
+    ("context of a number", {"context": {1: 1}}, "context has no feature 1"),
+]
+"""Name; fields of a request, another thing in its place, or an action; and the message."""
+for field in ("history", "candidates"):
+    for value in NO_LISTS:
+        message = f"{field} must be a list of ids, got "
+        REFUSED.append((f"{field} {type(value).__name__}", {field: value}, message))
+    for none in NO_IDS:
+        message = f"{field}: id 2 of 2 is {none!r}; expected an item"
+        REFUSED.append((f"{field} with {none}", {field: [PEAR, none]}, message))
+    REFUSED.append((f"{field} of 5,000 digits", {field: [10**5000]}, MANY_DIGITS))
+for name in CONTEXT:
+    message = f"context '{name}': {MANY_DIGITS}"
+    REFUSED.append((f"{name} of 5,000 digits", {"context": CONTEXT | {name: 10**5000}}, message))
+for context in ("device", ["device"], 7):
+    REFUSED.append((f"context {context}", {"context": context}, "context must give values by"))
+for user in (*NO_IDS, "", *NO_USERS):
+    no_id = "a user to remember must have an id"
+    message = "ids and categories must be" if user in NO_USERS else no_id
+    REFUSED.append((f"remember {user}", lambda ranker, u=user: ranker.remember(u, [PEAR]), message))
+for none in NO_IDS:
+    message = f"id 1 of 1 is {none!r}"
+    REFUSED += [
+        (f"remembered {none}", lambda r, n=none: r.remember("Ann", [n]), f"history: {message}"),
+        (f"observe {none}", lambda r, n=none: r.observe("Ann", n), f"event: {message}"),
+    ]
+
+
+def refused(ranker: Ranker, wrong: Wrong) -> str:
+    """The error of something wrong; good requests before and after a wrong one are ranked."""
+    try:
+        if callable(wrong):
+            return str(wrong(ranker))
+        request = GOOD._replace(**wrong) if isinstance(wrong, dict) else wrong
+        before, error, after = ranker.rank_many([GOOD, request, GOOD])
+    except Exception as raised:
+        return f"{type(raised).__name__}: {raised}"
+    assert before.ids == after.ids
+    return f"{type(error).__name__}: {error}"
 
 
 def main(run: str) -> None:
     """Rank, and print."""
     ranker = Ranker(run)
-    good = RankRequest([PEAR], IDS, None, CONTEXT)
-
-    def show(name: str, call: Callable[[], Any]) -> None:
-        try:
-            result = call()
-        except UserError as error:
-            result = f"UserError: {error}"
-        except Exception as error:
-            result = f"{type(error).__name__}: {error}"
-        print(json.dumps([name, result]))
-
-    def alone(wrong: Any) -> str:
-        before, error, after = ranker.rank_many([good, wrong, good])
-        assert not isinstance(before, UserError)
-        assert not isinstance(after, UserError)
-        assert before.ids == after.ids
-        return f"{type(error).__name__}: {error}"
-
-    for field in ("history", "candidates"):
-        for name, value in NO_LISTS.items():
-            show(f"{field} {name}", lambda f=field, v=value: alone(good._replace(**{f: v()})))
-        for name, none in NO_IDS.items():
-            wrong = good._replace(**{field: [PEAR, none]})
-            show(f"{field} with {name}", lambda w=wrong: alone(w))
-    for field in ("history", "candidates"):
-        wrong = good._replace(**{field: [10**5000]})
-        show(f"{field} of 5,000 digits", lambda w=wrong: alone(w))
-    for feature in CONTEXT:
-        wrong = good._replace(context=CONTEXT | {feature: 10**5000})
-        show(f"{feature} of 5,000 digits", lambda w=wrong: alone(w))
-    show("a tuple", lambda: alone(([PEAR], [SLASH])))
-    for name, context in NO_CONTEXTS.items():
-        show(f"context {name}", lambda c=context: alone(good._replace(context=c)))
-    show("context of a number", lambda: alone(good._replace(context={1: 1})))
     ranker.remember("Ann", [PEAR])
-    for name, none in NO_IDS.items():
-        show(f"remembered {name}", lambda n=none: ranker.remember("Ann", [n]))
-        show(f"observe {name}", lambda n=none: ranker.observe("Ann", n))
-    for name, none in (NO_IDS | {"nothing": ""}).items():
-        show(f"remember {name}", lambda n=none: ranker.remember(n, [PEAR]))
-    for name, user in NO_USERS.items():
-        show(f"remember user {name}", lambda u=user: ranker.remember(u, [PEAR]))
+    for name, wrong, _ in REFUSED:
+        print(json.dumps([name, refused(ranker, wrong)]))
     for name, kind in LISTS.items():
-
-        def pairs(kind: Callable[[list[str]], Any] = kind) -> list[Any]:
-            ranking = ranker.rank(kind([PEAR, "fig"]), kind(IDS), context=CONTEXT)
-            return [ranking.ids, ranking.scores.tolist()]
-
-        show(f"ranked {name}", pairs)
+        ranking = ranker.rank(kind([PEAR, "fig"]), kind(IDS), context=CONTEXT)
+        print(json.dumps([f"ranked {name}", [ranking.ids, ranking.scores.tolist()]]))
 
 
 if __name__ == "__main__":

@@ -307,10 +307,10 @@ def test_run_starts_from_the_fit_keeps_it_and_says_what_it_reaches(tmp_path, cap
     rows = {line[:28].strip(): line[28:].split() for line in printed.out.splitlines()}
     trained = load_run(folder)
     dataset, config = trained.dataset, trained.run.config
-    expected = with_fitted(
-        untrained_run.random_state(config, dataset.schema), dataset, config
-    ).params["logistic_regression"]
-    jax.tree.map(np.testing.assert_array_equal, trained.params["logistic_regression"], expected)
+    expected = fitted_state(dataset, config).params
+    for name in FITTED:
+        jax.tree.map(np.testing.assert_array_equal, trained.params[name], expected[name])
+    assert "test, without the networks" in rows
     step = make_predict_step(config, dataset.schema)
     features = training_tables(dataset, config).features
     loader = evaluation_loader(dataset, "test", config.train)

@@ -62,6 +62,8 @@ loop.SAVE_SECONDS = -1.0
 Checkpoints.save = after({call}, Checkpoints.save, die, then_call=False)
 """
 
+FITTED = ("--model.statistics", "--train.epochs=1")
+
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory) -> Path:
@@ -76,6 +78,14 @@ def light_whole(data, tmp_path_factory) -> Path:
     """A run of a model without recurrence that nobody stopped."""
     folder = tmp_path_factory.mktemp("runs") / "light"
     assert train.main(light_flags(data, folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted_whole(data, tmp_path_factory) -> Path:
+    """A run with a logistic regression that nobody stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "fitted"
+    assert train.main([*light_flags(data, folder), *FITTED]) == 0
     return folder
 
 
@@ -191,33 +201,31 @@ def test_run_that_updates_rows_ends_as_one_never_stopped(tmp_path, monkeypatch):
     assert_ends_alike(folder, whole)
 
 
-def test_signal_before_the_first_step_loses_nothing(data, tmp_path, monkeypatch, capfd):
-    folder = tmp_path / "run"
-    signal_at_call(monkeypatch, on_devices, "create_state", 1, signal.SIGTERM)
-    assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
-    assert "nothing is lost" in capfd.readouterr().err
-    assert steps_saved(folder) == []
-
-
 @pytest.mark.parametrize(
-    ("owner", "name"),
-    [(logistic_regression, "expit"), (regression_inputs, "gather_rows")],
+    ("owner", "name", "call"),
+    [
+        (on_devices, "create_state", 1),
+        (logistic_regression, "expit", 3),
+        (regression_inputs, "gather_rows", 3),
+    ],
 )
-def test_signal_in_the_fit_of_the_logistic_regression_ends_it(
-    owner, name, data, light_whole, tmp_path, monkeypatch, capfd
+def test_signal_before_the_first_step_loses_nothing(
+    owner, name, call, data, fitted_whole, tmp_path, monkeypatch, capfd
 ):
+    """As the state is made, and in the fit of the logistic regression."""
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(fitted, "_latest", {})
         if owner is regression_inputs:
             patch.setattr(fitted, "fit_logistic", None)  # not reached
-        signal_at_call(patch, owner, name, 3, signal.SIGTERM)
-        assert train.main(light_flags(data, folder)) == 128 + signal.SIGTERM
+        signal_at_call(patch, owner, name, call, signal.SIGTERM)
+        assert train.main([*light_flags(data, folder), *FITTED]) == 128 + signal.SIGTERM
     output = capfd.readouterr()
     assert f"nothing is lost. Resume with: python -m dien_jax.train --resume {folder}" in output.err
     assert "Traceback" not in output.err
+    assert steps_saved(folder) == []
     assert train.main(["--resume", str(folder)]) == 0
-    assert_ends_alike(folder, light_whole)
+    assert_ends_alike(folder, fitted_whole)
 
 
 def test_resume_of_a_finished_run_says_so_and_prints_the_result(light_whole, capfd, monkeypatch):

@@ -3,11 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from scipy.special import expit
 from support import tiny_run, untrained_run
 
-from dien_jax import train
 from dien_jax.config.presets import member
 from dien_jax.config.settings import Config, TrainConfig
 from dien_jax.data.dataset import open_dataset
@@ -15,10 +13,8 @@ from dien_jax.data.loader import evaluation_loader
 from dien_jax.model import StatisticsNetwork
 from dien_jax.model.logistic_regression import alone, fitted_alone
 from dien_jax.runs.scoring import score_batches
-from dien_jax.runs.trained import load_run
 from dien_jax.steps import make_predict_step, training_tables
 from dien_jax.training import statistics_network
-from dien_jax.training.fitted import with_fitted
 from dien_jax.training.statistics_network import Examples, fit_statistics_network
 from dien_jax.utils.console import stage
 
@@ -86,33 +82,16 @@ def test_gradients_are_those_of_the_log_loss():
 
 
 def test_a_fit_that_does_not_help_on_validation_changes_nothing():
-    params = fitted(made(200, 3, noise=True), made(100, 4, noise=True)._replace(logits=exact(100)))
+    valid = made(100, 4, noise=True)
+    exact = (100.0 * valid.labels).astype(np.float32)  # orders the noise without a mistake
+    params = fitted(made(200, 3, noise=True), valid._replace(logits=exact))
     assert not params["kernel_2"].any()
     assert not params["bias_2"].any()
-
-
-def exact(count: int) -> np.ndarray:
-    """Logits that order the noise of ``test_a_fit_that_does_not_help`` without a mistake."""
-    return (100.0 * made(count, 4, noise=True).labels).astype(np.float32)
 
 
 def test_the_fit_is_equal_to_the_bit_when_it_is_repeated():
     splits = made(600, 5), made(100, 6)
     jax.tree.map(np.testing.assert_array_equal, fitted(*splits), fitted(*splits))
-
-
-@pytest.mark.long
-def test_a_run_has_it_and_says_what_it_reaches(tmp_path, capfd):
-    data, folder = tiny_run.write_data(tmp_path / "data"), tmp_path / "run"
-    flags = [*tiny_run.flags(data, folder), "--train.epochs=1", "--model.statistics"]
-    assert train.main(flags) == 0
-    printed = capfd.readouterr()
-    trained = load_run(folder)
-    dataset, config = trained.dataset, trained.run.config
-    state = untrained_run.random_state(config, dataset.schema)
-    expected = with_fitted(state, dataset, config).params["statistics_network"]
-    jax.tree.map(np.testing.assert_array_equal, trained.params["statistics_network"], expected)
-    assert "test, without the networks" in printed.out
 
 
 def test_parts_of_the_model_score_by_themselves(tmp_path):

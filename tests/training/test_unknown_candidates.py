@@ -42,14 +42,15 @@ def unknown_weight(run) -> float:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("history", [[], ["i1", "i2", "i3"]], ids=["no history", "a history"])
-def test_an_unknown_candidate_scores_within_the_known_ones(history, tmp_path):
+def test_an_unknown_candidate_scores_within_the_known_ones(tmp_path):
     run = run_of(tmp_path, items=12)
     assert unknown_weight(run) != 0
-    ranking = Ranker(run).rank(history, [*(f"i{k}" for k in range(12)), "never seen"], user="u1")
-    scores = dict(zip(ranking.ids, ranking.scores.tolist(), strict=True))
-    unknown = scores.pop("never seen")
-    assert min(scores.values()) / 2 < unknown < 2 * max(scores.values())
+    ranker, candidates = Ranker(run), [*(f"i{k}" for k in range(12)), "never seen"]
+    for history in ([], ["i1", "i2", "i3"]):
+        ranking = ranker.rank(history, candidates, user="u1")
+        scores = dict(zip(ranking.ids, ranking.scores.tolist(), strict=True))
+        unknown = scores.pop("never seen")
+        assert min(scores.values()) / 2 < unknown < 2 * max(scores.values())
 
 
 @pytest.mark.parametrize(("logit", "is_moved"), [(0.2, False), (9.0, True), (-9.0, True)])

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from support import tiny_run
-from support.tiny_run import GONE, NEW_ITEMS, write_grown
+from support.tiny_run import GONE, NEW_ITEMS, refusal, write_grown
 
 from dien_jax import train
 from dien_jax.config.settings import Config, ModelConfig
@@ -330,21 +330,17 @@ def test_data_of_other_features_is_refused(tiny):
 
 
 def test_a_mistake_is_one_message_and_makes_no_run_folder(tiny, tmp_path, capfd):
-    def refusal(start: Path, *more: str) -> str:
-        arguments = [*flags(tiny.new.path, tmp_path / "run", start), *more]
-        assert train.main(arguments) == 2
-        output = capfd.readouterr()
-        assert output.out == ""
-        assert "Traceback" not in output.err
+    def refused(start: Path, *more: str) -> str:
+        said = refusal([*flags(tiny.new.path, tmp_path / "run", start), *more], capfd)
         assert not (tmp_path / "run").exists()
-        return output.err
+        return said
 
-    assert "does not exist" in refusal(tmp_path / "missing")
+    assert "does not exist" in refused(tmp_path / "missing")
     differs = f"warm start from {tiny.run}: model.activation must be 'dice', as in the run, got"
-    assert differs in refusal(tiny.run, "--model.activation=prelu")
+    assert differs in refused(tiny.run, "--model.activation=prelu")
     changed = tmp_path / "changed"
     shutil.copytree(tiny.run, changed)
     text = (changed / "config.json").read_text()
     digest = Run.load(changed).data_digest
     (changed / "config.json").write_text(text.replace(digest, "0" * 64))
-    assert "has changed since the run began: its meta.json differs" in refusal(changed)
+    assert "has changed since the run began: its meta.json differs" in refused(changed)

@@ -136,11 +136,6 @@ def test_stage_that_fails_ends_without_a_line(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_lines_go_to_standard_error(capfd):
-    say("a line")
-    assert capfd.readouterr() == ("", "a line\n")
-
-
 ODD = "\x1b]0;title\x07 \u202egpj.exe \x9b31m \r\t\udcff é"
 SHOWN = r"\u001b]0;title\u0007 \u202egpj.exe \u009b31m \u000d\u0009\udcff é"
 

@@ -73,16 +73,7 @@ def test_pipe_is_written_into(tmp_path):
     assert pipe.is_fifo()
 
 
-def test_standard_output_is_written_into(tmp_path):
-    code = (
-        "from pathlib import Path; from dien_jax.utils.files import atomic_file\n"
-        "with atomic_file(Path('/dev/stdout')) as stream: stream.write('new')"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert out.stdout == "new"
-
-
-def test_standard_output_that_is_a_file_keeps_what_else_is_written(tmp_path):
+def test_standard_output_is_written_into_and_keeps_what_else_is_written(tmp_path):
     code = (
         "from pathlib import Path; from dien_jax.utils.files import atomic_file\n"
         "with atomic_file(Path('/dev/stdout')) as stream: stream.write('new')\n"
@@ -90,6 +81,8 @@ def test_standard_output_that_is_a_file_keeps_what_else_is_written(tmp_path):
     )
     with (tmp_path / "out").open("ab") as out:
         subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    piped = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert piped.stdout == b"new, and more\n"
     assert (tmp_path / "out").read_text() == "new, and more\n"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -139,18 +132,10 @@ def test_name_may_be_as_long_as_the_file_system_allows(tmp_path):
 
 
 def test_lock_keeps_others_out_and_that_of_a_killed_process_is_free(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from dien_jax.utils.files import locked\n"
-        "with locked(Path(sys.argv[1]), 'there'): print('held', flush=True); time.sleep(600)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        problem = f"--out x is in use by process {holder.pid}; wait until it ends"
+    with held(tmp_path, "locked") as holder:
+        problem = f"--out x is in use by process {holder}; wait until it ends"
         with pytest.raises(UserError, match=problem), locked(tmp_path, "--out x"):
             pass
-        holder.kill()
     with locked(tmp_path, "--out x"):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
