@@ -46,25 +46,21 @@ class Grown(NamedTuple):
     """A training state for another dataset, on the host, with steps and key of a fresh state.
 
     ``new_rows`` counts by feature the rows of values that the run did not know, and ``lost_rows``
-    those of the run that the data does not have; ``keeps_optimizer`` is true if the optimizer state
-    of the run was copied.
+    those of the run that the data does not have.
     """
 
     state: TrainState
     new_rows: dict[str, int]
     lost_rows: dict[str, int]
-    keeps_optimizer: bool
 
     def __str__(self) -> str:
-        """Describe new rows and the optimizer, for the console."""
+        """Describe new and dropped rows, for the console."""
         new, lost = (
             ", ".join(f"{count:,} of {name}" for name, count in rows.items() if count)
             for rows in (self.new_rows, self.lost_rows)
         )
         rows = f"new rows: {new}" if new else "no new rows"
-        rows += f"; dropped rows: {lost}" if lost else ""
-        kept = "is kept" if self.keeps_optimizer else "differs and starts fresh"
-        return f"{rows}; optimizer state {kept}"
+        return rows + (f"; dropped rows: {lost}" if lost else "")
 
 
 def load_source(folder: Path, dataset: Dataset, config: Config) -> Source:
@@ -137,11 +133,8 @@ def grown(source: Source, dataset: Dataset, fresh: TrainState) -> Grown:
     rarity = 1 / np.maximum(source.dataset.popularity[1:], 1)
     params = _grown_tables(params, rows, rarity)
     optimizer_state = _grown_slots(source.state.optimizer_state, rows)
-    keeps = _described(optimizer_state) == _described(fresh.optimizer_state)
-    if not keeps:
-        optimizer_state = fresh.optimizer_state
     state = fresh._replace(params=params, batch_stats=batch_stats, optimizer_state=optimizer_state)
-    return Grown(state, new_rows, lost_rows, keeps)
+    return Grown(state, new_rows, lost_rows)
 
 
 def _grown_tables(params: Any, rows: dict[Table, np.ndarray], rarity: np.ndarray) -> Any:
@@ -200,9 +193,3 @@ def _grown_slots(optimizer_state: Any, rows: dict[Table, np.ndarray]) -> Any:
 
     host = jax.tree.map(np.array, jax.device_get(optimizer_state))
     return jax.tree_util.tree_map_with_path(grow, host, is_leaf=is_schedule)
-
-
-def _described(tree: Any) -> Any:
-    """Return the structure of a tree, and shape and type of its leaves."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
