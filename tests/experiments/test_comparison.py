@@ -1,6 +1,5 @@
 """Runs side by side: what is said of them, what is left out, and what is refused."""
 
-import functools
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from support import tiny_run
 from support.small_dataset import change_meta
-from support.tiny_run import light_flags, refused_by
+from support.tiny_run import light_flags
 
 from dien_jax import compare, train
 from dien_jax.data.dataset import open_dataset
@@ -71,7 +70,12 @@ def output(arguments: list, capfd) -> tuple[str, str]:
     return capfd.readouterr()
 
 
-refusal = functools.partial(refused_by, compare.main)
+def refusal(arguments: list, capfd) -> str:
+    capfd.readouterr()
+    assert compare.main([str(argument) for argument in arguments]) == 2
+    found = capfd.readouterr()
+    assert "Traceback" not in found.err
+    return found.err
 
 
 def line(text: str, start: str) -> list[str]:

@@ -22,6 +22,7 @@ from dien_jax.inference import export_run
 from dien_jax.inspection.examples import Inspector
 from dien_jax.inspection.importance import permutation_importance
 from dien_jax.metrics.scores import auc
+from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.runs.scoring import score_batches
 from dien_jax.steps import state, training_tables
 from dien_jax.training import loop
@@ -129,10 +130,10 @@ def test_checkpoint_of_other_settings_is_refused(run, tmp_path, capfd):
 def test_data_of_another_schema_is_refused(run, tmp_path, capfd, monkeypatch):
     schema = tiny_run.SCHEMA
     monkeypatch.setattr(tiny_run, "SCHEMA", type(schema)(item=schema.item[:1], user=schema.user))
-    monkeypatch.setattr(tiny_run.DatasetWriter, "items", lambda *arguments: None)
-    vocabulary = tiny_run.DatasetWriter.vocabulary
+    monkeypatch.setattr(DatasetWriter, "items", lambda *arguments: None)
+    vocabulary = DatasetWriter.vocabulary
     monkeypatch.setattr(
-        tiny_run.DatasetWriter,
+        DatasetWriter,
         "vocabulary",
         lambda writer, name, lines: name == "category" or vocabulary(writer, name, lines),
     )
