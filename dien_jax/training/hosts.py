@@ -130,9 +130,7 @@ def _connect(config: DistributedConfig) -> None:
     options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
     options |= {"initialization_timeout": wait, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
     if config.coordinator is not None:
-        deadline = time.monotonic() + wait
-        _find_coordinator(config, deadline)
-        options["initialization_timeout"] = max(1, round(deadline - time.monotonic()))
+        _check_port(config)
         options |= {"coordinator_address": config.coordinator, "process_id": config.process}
         options |= {"num_processes": config.processes, "cluster_detection_method": "deactivate"}
     _say_when_aborted(
@@ -159,29 +157,16 @@ def _connect(config: DistributedConfig) -> None:
         )
 
 
-def _find_coordinator(config: DistributedConfig, deadline: float) -> None:
-    """Wait until the coordinator listens, or check that this process can; JAX would abort."""
+def _check_port(config: DistributedConfig) -> None:
+    """Refuse a port of process 0 that another program listens at; JAX would crash."""
     assert config.coordinator is not None
-    host, _, port = config.coordinator.rpartition(":")
+    port = config.coordinator.rpartition(":")[2]
     if config.process == 0:
         with contextlib.suppress(OSError), socket.create_connection(("localhost", int(port)), 1):
             raise UserError(
                 f"distributed.coordinator {config.coordinator}: another program listens at port "
                 f"{port} of this host; choose another port, the same for every process"
             )
-        return
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), 5).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"no process 0 was found at distributed.coordinator {config.coordinator} "
-                    f"within {config.timeout} seconds ({error.strerror or error}); it listens "
-                    f"there once it is started"
-                ) from error
-        time.sleep(0.2)
 
 
 def _start_failure(config: DistributedConfig, error: Exception) -> str:

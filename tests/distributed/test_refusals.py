@@ -25,11 +25,8 @@ def test_a_process_that_stays_alone_gives_up(process: int, data: Path, tmp_path:
     given = [*flags(data, tmp_path / "run"), *distributed(process, free_port())]
     [ended] = run_together([*given, "--distributed.timeout=2"])
     assert ended.status == MISTAKE, ended.said
-    number, messages = ("process 1: ", ("no process 0 was found",)) if process else ("", ())
-    messages = messages or ("the processes of the run did not come together within 2 seconds",)
     last = ended.said.splitlines()[-1]
-    assert last.startswith(f"{number}error: ")
-    assert any(message in last for message in messages)
+    assert last.startswith("error: the processes of the run did not come together within 2 seconds")
     assert not (tmp_path / "run").exists()
 
 
