@@ -228,7 +228,7 @@ def test_throughput_counts_every_example_and_the_wait_for_batches(tmp_path) -> N
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     data = small_dataset.write_wide(folder / "data")
-    return untrained_run.write(folder / "run", data, model="din", statistics=False, factors=False)
+    return untrained_run.write(folder / "run", data, model="din", statistics=False)
 
 
 def test_the_ranking_benchmark_compares_with_rows_of_their_own(run, tmp_path, monkeypatch) -> None:

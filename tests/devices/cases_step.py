@@ -78,7 +78,7 @@ def test_draws_and_sums_do_not_depend_on_the_devices(monkeypatch) -> None:
     """
     monkeypatch.setattr("dien_jax.steps.rows.DENSE_ROWS", 28)
     other = {"evolution": "agru", "attention": "bilinear", "auxiliary_negatives": 3}
-    other |= {"dice_statistics": "batch", "auxiliary_mean": "all", "classifier": "softmax"}
+    other |= {"follow_authors": True}
     config, steps = with_update(CONFIG, "dense", **other), batches(6)
     one, several = run(config, 1, steps), run(config, 4, steps)
     for before, now in zip(one.metrics, several.metrics, strict=True):
