@@ -37,7 +37,20 @@ ITEMS: Table = ("item", "item")
 
 
 class Placement(OneDevice):
-    """Placement of the arrays of a run on n > 1 devices, of one process or of several.
+    """Placement of the arrays of a run on n devices, of one process or of several.
+
+    >>> from dien_jax import Loader, open_dataset, preset
+    >>> from dien_jax.devices import Placement
+    >>> from dien_jax.steps import create_state, make_train_step, training_tables
+    >>> config, dataset = preset("base_model"), open_dataset("data")
+    >>> loader = Loader(dataset, "train", config.train)
+    >>> place = Placement(1, dataset.schema)  # as many devices as there are
+    >>> state = create_state(config, dataset.schema, loader.steps_per_epoch, 0, place)
+    >>> tables = training_tables(dataset, config, place)
+    >>> step = make_train_step(config, dataset.schema, loader.steps_per_epoch, place)
+    >>> state, metrics = step(state, tables, place.put_batch(loader.batch(0, 0)))
+    >>> int(state.step)
+    1
 
     Args:
       devices: those of all processes, as many of each, or their number n.

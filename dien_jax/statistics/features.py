@@ -46,7 +46,7 @@ def count_training_events(dataset: Dataset) -> Statistics:
     >>> from dien_jax.statistics import count_training_events
     >>> dataset = open_dataset("data")
     >>> int(count_training_events(dataset).values["item"].count.sum())
-    0
+    76
     """
     counted = list(count_features(dataset))
     values = {feature.name: feature.values for feature in counted}
