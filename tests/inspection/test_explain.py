@@ -104,18 +104,10 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
             ("--example", 1, "--out", "picture.jpg"),
             "picture.jpg cannot be written: expected the name of a .png",
         ),
-        (("--example", 1, "--out", "nowhere/a.png"), "there is no folder nowhere"),
-        (("--example", 1, "--data", "nowhere"), "dataset folder nowhere does not exist"),
     ],
 )
 def test_mistakes_are_refused(tiny, capfd, flags, message):
     assert message in refusal([tiny, *flags], capfd)
-
-
-def test_folder_without_a_run_and_a_folder_as_picture_are_refused(tiny, tmp_path, capfd):
-    assert "is not a run folder" in refusal([tmp_path, "--example", 1], capfd)
-    (tmp_path / "a.png").mkdir()
-    assert "it is a folder" in refusal([tiny, "--example", 1, "--out", tmp_path / "a.png"], capfd)
 
 
 def test_several_histories_of_a_user_are_refused(small, tmp_path, capfd):

@@ -1,20 +1,16 @@
 """Attention and gates of single examples, and of models that lack them."""
 
-import jax
 import numpy as np
 import pytest
-from support import tiny_run, untrained_run
+from support import untrained_run
 from support.untrained_run import trained
 
 from dien_jax.config.presets import FAMILY, member
-from dien_jax.data.batch import example_batch
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import printable
 from dien_jax.inspection.examples import UNKNOWN_NAME, Inspector, Names
 from dien_jax.inspection.gates import available_measures, missing_measures
 from dien_jax.runs.scoring import trained_scores
-from dien_jax.steps.state import create_state, training_tables
-from dien_jax.steps.train import make_train_step
 
 pytestmark = pytest.mark.long
 
@@ -139,21 +135,3 @@ def test_unknown_items_and_unprintable_characters_are_readable(data):
     assert names.feature == "category"
     assert not names.behaviour(0, 0).matches  # both unknown, which is no category
     assert printable("a\nb\x1b[31m\ud800 é語") == "a\\u000ab\\u001b[31m\\ud800 é語"
-
-
-def test_inspection_leaves_the_train_step_unchanged(data):
-    made = trained(data, "augru", gates="paper", **BATCH_MATES)
-    config, schema = made.run.config, tiny_run.SCHEMA
-    state = jax.eval_shape(lambda: create_state(config, schema, 1, seed=0))
-    tables = training_tables(made.dataset, config)
-    batch = example_batch(schema, batch_size=2, steps=4)
-
-    def lowered() -> str:
-        return make_train_step(config, schema, 1).lower(state, tables, batch).as_text()
-
-    before = lowered()
-    assert "while" in before
-    Inspector(made).examples("valid", NUMBERS)
-    assert lowered() == before
-    outputs = jax.eval_shape(make_train_step(config, schema, 1), state, tables, batch)
-    assert jax.tree.structure(outputs[0]) == jax.tree.structure(state)  # nothing was sown

@@ -143,19 +143,11 @@ def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monke
     assert "undefined" in text  # AUC of one label
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--out", "report.txt"), "report.txt cannot be written: expected the name of a .html"),
-        (("--out", "nowhere/report.html"), "there is no folder nowhere"),
-        (("--data", "nowhere"), "dataset folder nowhere does not exist"),
-    ],
-)
-def test_mistakes_are_refused(run, flags, message, capfd):
-    assert report.main([str(run), *flags]) == 2
+def test_name_of_another_kind_of_file_is_refused(run, capfd):
+    assert report.main([str(run), "--out", "report.txt"]) == 2
     output = capfd.readouterr()
     assert output.out == ""
-    assert message in output.err
+    assert "report.txt cannot be written: expected the name of a .html" in output.err
 
 
 def test_split_without_examples_is_refused(run, tmp_path, capfd):
