@@ -71,7 +71,8 @@ def test_any_number_of_devices_reads_what_any_other_wrote(tmp_path: Path) -> Non
 def test_a_damaged_or_other_table_is_reported(tmp_path: Path) -> None:
     place, state, checkpoints = place_of(8), drawn(8, 0), Checkpoints(tmp_path)
     checkpoints.save(1, place.to_save(state), HOST, best=True)
-    other = dataclasses.replace(SCHEMA, user=(Feature("user", "categorical", 9000),))
+    users = (Feature("user", "categorical", 9000), *SCHEMA.user[1:])
+    other = dataclasses.replace(SCHEMA, user=users)
     fresh = create_state(CONFIG, other, 10, 0, of_other := Placement(8, other))
     with pytest.raises(UserError, match=r"expected params/.*/user as float32 \[9[0-9]{3}"):
         restored(checkpoints, 1, fresh, of_other)
