@@ -19,7 +19,7 @@ from dien_jax import load_run, open_dataset, resume
 from dien_jax.runs.folder import read_evaluations
 from dien_jax.runs.scoring import trained_scores
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.first]
 
 HERE = Path(__file__).parent
 NOW = "now"

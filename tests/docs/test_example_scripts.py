@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.long, pytest.mark.repository]
+pytestmark = [pytest.mark.long, pytest.mark.first, pytest.mark.repository]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CHEAP = ("--preset", "base_model")
@@ -36,8 +36,8 @@ def test_a_log_becomes_a_ranked_list(tmp_path: Path) -> None:
     assert 0 < ranked[-1] <= ranked[0] < 1
 
 
-def test_a_cell_of_ones_own_is_compared_with_dien() -> None:
-    output = run("own_cell.py", "--epochs", "1", "--seeds", "1", "--users", "60")
+def test_a_cell_of_ones_own_is_compared_with_dien(data: Path) -> None:
+    output = run("own_cell.py", str(data), "--epochs", "1", "--seeds", "1")
     areas = dict(
         re.findall(r"^(augru|attentional_decay) +test AUC ([\d.]+)$", output, re.MULTILINE)
     )

@@ -21,7 +21,7 @@ from support import tiny_run
 import dien_jax
 from dien_jax import train
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.first]
 
 PACKAGES = (
     "dien_jax",

@@ -16,7 +16,7 @@ from support import faults
 from support.fault_programs import PROGRAMS, Program, remove
 from support.preloaded import Preloaded
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.first]
 PLACES = {
     "predict": 3,
     "evaluate": 1,

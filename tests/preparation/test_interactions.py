@@ -14,6 +14,8 @@ from support.tiny_logs import HEADER, LOG, events_of, make, options, positives, 
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources.interactions import prepare
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory) -> dict[str, list[str]]:

@@ -11,6 +11,8 @@ from dien_jax.errors import UserError
 from dien_jax.prepare import SOURCES
 from dien_jax.utils.text_files import EXAMPLES
 
+pytestmark = pytest.mark.long
+
 FILES = [(source, name) for source, sample in SAMPLES.items() for name in sample.files]
 LINES = [
     (source, name, lines[start : start + EXAMPLES])
