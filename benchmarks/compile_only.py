@@ -87,7 +87,7 @@ def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
       RuntimeError: unless it has two launches forward and two backward.
     """
     config = preset("dien")
-    named: Any = {"recurrence": kernel, "recurrence_precision": precision}
+    named: Any = {"implementation": kernel, "recurrence_precision": precision}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **named))
     with assume(DEVICES[target]):
         step, arguments = step_and_arguments(config)
