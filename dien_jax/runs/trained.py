@@ -21,7 +21,7 @@ from dien_jax.utils.compile_cache import require_32_bits
 from dien_jax.utils.json_values import Share, as_type
 
 BEST_SHARE = "best_share"
-"""The host's value of a checkpoint that is the share of the networks' logit; 1 without it."""
+"""The host's value of a checkpoint that is the share of the networks' logit."""
 
 
 class TrainedModel(NamedTuple):

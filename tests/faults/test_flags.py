@@ -27,7 +27,7 @@ VALUES: dict[Any, tuple[str, ...]] = {
 """Values that every flag of a type refuses, by itself or by its limits."""
 WORDS = ("many", "", "inf", "-inf", DIGITS, LONG)
 """Values of :data:`ONE`: a parser refuses them for all flags of a type alike."""
-ONE = ("train --seed", "train --optim.learning-rate", "train --optim.name", "prepare --split")
+ONE = ("train --seed", "train --optim.learning-rate", "train --optim.schedule", "prepare --split")
 LINES: dict[str, tuple[str, ...]] = {
     "train": ("--data", "data", "--run-dir", "new"),
     "evaluate": ("run",),
@@ -102,7 +102,8 @@ def test_values_that_are_none_are_refused(case, attempt):
 
 
 def test_every_command_has_cases():
-    assert len(CASES) > 150
+    assert len(CASES) > 190
+    assert set(ONE) <= {f"{case.command} {case.name.partition('=')[0]}" for case in CASES}
     assert {line.split()[-1] for line in LINES if " " in line} == set(prepare.SOURCES)
 
 
