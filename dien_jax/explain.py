@@ -20,8 +20,7 @@ import tyro
 from dien_jax.errors import UserError
 from dien_jax.inspection import importance
 from dien_jax.inspection.example_view import draw_example, example_lines, measure_lines
-from dien_jax.inspection.examples import Inspector, request
-from dien_jax.inspection.gates import missing_measures
+from dien_jax.inspection.examples import Inspector, missing_measures, request
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dien_jax.utils.files import atomic_file
-from dien_jax.utils.memory import keep_freed_memory
+from dien_jax.utils.machine import keep_freed_memory
 
 Rows = Sequence[dict[str, Any]]
 

@@ -23,8 +23,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError, suggestion, writing
-from dien_jax.experiments.baseline_models import BASELINES
-from dien_jax.experiments.baselines import add_baselines
+from dien_jax.experiments.baselines import BASELINES, add_baselines
 from dien_jax.experiments.result_tables import (
     Line,
     Table,

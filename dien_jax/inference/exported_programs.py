@@ -25,7 +25,7 @@ from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError, reason
 from dien_jax.model.interest import InterestModel, ModelOutput
 from dien_jax.model.logit_map import CALIBRATION, click_probability
-from dien_jax.runs.saved_arrays import named_leaves
+from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.steps.rank import Interests, Programs, make_programs
 from dien_jax.utils.console import say

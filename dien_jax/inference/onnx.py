@@ -25,7 +25,7 @@ import numpy as np
 
 from dien_jax.errors import UserError, reading, reason, writing
 from dien_jax.inference.exported_programs import row_inputs, row_scores
-from dien_jax.runs.saved_arrays import named_leaves
+from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.extras import require
 from dien_jax.utils.files import partial_folder, starts_with, write_text

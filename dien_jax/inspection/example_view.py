@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.cells import cell_len
 
-from dien_jax.inspection.examples import Example
-from dien_jax.inspection.gates import MEASURES
+from dien_jax.inspection.examples import MEASURES, Example
 from dien_jax.utils.plots import new_figure, padded, shortened
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from dien_jax.model.interest import InterestModel, RowInputs
 from dien_jax.runs.scoring import check_examples, score_batches, trained_scores
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import stage
-from dien_jax.utils.memory import machine_bytes, require_memory
+from dien_jax.utils.machine import machine_bytes, require_memory
 from dien_jax.utils.plots import new_figure
 
 if TYPE_CHECKING:

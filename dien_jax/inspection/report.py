@@ -12,8 +12,7 @@ from dien_jax.config.settings import ModelConfig
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import writing
-from dien_jax.inspection.examples import Inspector
-from dien_jax.inspection.gates import MEASURES, available_measures, missing_measures
+from dien_jax.inspection.examples import MEASURES, Inspector, available_measures, missing_measures
 from dien_jax.inspection.report_page import (
     FEWEST,
     article,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dien_jax.inspection.example_view import bar_lengths, heading, history_line, prediction
-from dien_jax.inspection.examples import Example
-from dien_jax.inspection.gates import MEASURES
+from dien_jax.inspection.examples import MEASURES, Example
 from dien_jax.metrics.diagnostics import Calibration, PartAuc
 from dien_jax.utils.files import starts_with
 from dien_jax.utils.plots import drawing, new_figure

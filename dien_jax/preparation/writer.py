@@ -19,7 +19,7 @@ from dien_jax.data.statistics_files import STATISTICS, write_counts, write_facto
 from dien_jax.errors import UserError, writing
 from dien_jax.statistics.features import count_features, factorise_training_events
 from dien_jax.utils.files import partial_folder, remove_left_partials
-from dien_jax.utils.memory import trim_memory
+from dien_jax.utils.machine import trim_memory
 
 
 class DatasetWriter:

@@ -12,9 +12,8 @@ from dien_jax.errors import UserError
 from dien_jax.model.logistic_regression import with_network_share
 from dien_jax.model.logit_map import CALIBRATION
 from dien_jax.runs.calibration import Calibration
-from dien_jax.runs.checkpoints import Checkpoints
+from dien_jax.runs.checkpoints import Checkpoints, named_leaves
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
-from dien_jax.runs.saved_arrays import named_leaves
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state, feature_tables
 from dien_jax.utils.compile_cache import require_32_bits

@@ -23,7 +23,7 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, ValueStatistics
 from dien_jax.statistics.pairs import Limits, PairCounts, sort_together
 from dien_jax.statistics.training_events import Slice, TrainingEvents, slices
-from dien_jax.utils.threads import Progress, map_in_order, part_of_progress, thread_count, unseen
+from dien_jax.utils.machine import Progress, map_in_order, part_of_progress, thread_count, unseen
 
 T = TypeVar("T")
 

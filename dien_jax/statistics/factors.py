@@ -30,8 +30,14 @@ from dien_jax.data.tables import DIRECTED, FOLDS, ValueFactors, factor_levels, f
 from dien_jax.statistics.counting import first_occurrences
 from dien_jax.statistics.singular_vectors import singular_vectors
 from dien_jax.statistics.training_events import Slice, TrainingEvents, of_sequences, slices
-from dien_jax.utils.memory import trim_memory
-from dien_jax.utils.threads import Progress, map_in_order, part_of_progress, thread_count, unseen
+from dien_jax.utils.machine import (
+    Progress,
+    map_in_order,
+    part_of_progress,
+    thread_count,
+    trim_memory,
+    unseen,
+)
 
 MAX_VALUES = 1 << 16
 """Values with a vector, those of most users; the vectors of others are zeros."""

@@ -16,7 +16,7 @@ from dien_jax.data.tables import ValueFactors, factor_features, statistics_featu
 from dien_jax.statistics.counting import count_values
 from dien_jax.statistics.factors import factorise, work_of
 from dien_jax.statistics.training_events import training_parts
-from dien_jax.utils.threads import Progress, part_of_progress, unseen
+from dien_jax.utils.machine import Progress, part_of_progress, unseen
 
 
 def count_features(

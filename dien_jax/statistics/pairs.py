@@ -18,8 +18,7 @@ import numpy as np
 from dien_jax.data.arrays import open_array, release
 from dien_jax.data.tables import ValueStatistics
 from dien_jax.statistics.training_events import SLICE_EVENTS
-from dien_jax.utils.memory import trim_memory
-from dien_jax.utils.threads import Progress, map_in_order, unseen
+from dien_jax.utils.machine import Progress, map_in_order, trim_memory, unseen
 
 SAMPLES = 256  # keys that a range is found by
 

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from dien_jax.utils.threads import thread_count
+from dien_jax.utils.machine import thread_count
 
 EXTRA = 32
 """Columns of the basis beyond those that are kept."""

@@ -27,7 +27,7 @@ from dien_jax.model.embeddings import EMBEDDING_INITIAL
 from dien_jax.steps.negatives import RandomColumns, Sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.rows import RowGather, Table, large_tables, put_rows, table_of
-from dien_jax.utils.memory import machine_bytes
+from dien_jax.utils.machine import machine_bytes
 
 STRIPES = 256
 """Largest number of stripes of a table."""

@@ -18,7 +18,7 @@ from dien_jax.steps.negatives import Sampler, host_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import OneDevice, placed_like
 from dien_jax.steps.rows import table_of, tables_by_row
-from dien_jax.utils.memory import require_memory
+from dien_jax.utils.machine import require_memory
 
 
 class TrainState(NamedTuple):

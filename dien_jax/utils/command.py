@@ -30,7 +30,7 @@ from dien_jax.utils.console import (
     take_closed_streams,
 )
 from dien_jax.utils.files import remove_unfinished
-from dien_jax.utils.memory import keep_freed_memory
+from dien_jax.utils.machine import keep_freed_memory
 
 Options = TypeVar("Options")
 _NO_DEVICE = "Unable to initialize backend"

@@ -12,7 +12,7 @@ from support.tiny_run import light_flags, refused_by
 
 from dien_jax import baselines, compare, evaluate, train
 from dien_jax.data.dataset import open_dataset
-from dien_jax.experiments import baseline_models
+from dien_jax.experiments.baselines import fit_single
 from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import logloss
 from dien_jax.runs.calibration import fit_calibration
@@ -92,7 +92,7 @@ def test_single_column_has_the_sign_of_training(sign):
     dense = np.arange(40, dtype=np.float32)[:, None] * 100
     labels = (sign * (np.arange(40) - 20) + np.arange(40) % 7 > 3).astype(np.int8)
     inputs = Inputs(dense, sparse.csr_array((40, 0)), labels)
-    scores = baseline_models.fit_single(0, inputs).predict(inputs)
+    scores = fit_single(0, inputs).predict(inputs)
     assert (np.diff(scores) * sign > 0).all()
     assert abs(scores.mean() - labels.mean()) < 1e-3
 

@@ -17,7 +17,7 @@ from dien_jax.data import order
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted, UserError
 from dien_jax.experiments import reproduction
-from dien_jax.experiments.baseline_models import BASELINES
+from dien_jax.experiments.baselines import BASELINES
 from dien_jax.experiments.reproduction import run_study
 from dien_jax.experiments.result_tables import Table, read_results, write_tables
 from dien_jax.runs.folder import Run

@@ -8,8 +8,13 @@ from support.untrained_run import trained
 from dien_jax.config.presets import FAMILY, member
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import printable
-from dien_jax.inspection.examples import UNKNOWN_NAME, Inspector, Names
-from dien_jax.inspection.gates import available_measures, missing_measures
+from dien_jax.inspection.examples import (
+    UNKNOWN_NAME,
+    Inspector,
+    Names,
+    available_measures,
+    missing_measures,
+)
 from dien_jax.runs.scoring import trained_scores
 
 pytestmark = pytest.mark.long

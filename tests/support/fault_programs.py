@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dien_jax.runs.checkpoints import Checkpoints
-from dien_jax.runs.saved_arrays import named_leaves
+from dien_jax.runs.checkpoints import Checkpoints, named_leaves
 from support.faults import PREPARE, TRAIN, contents
 
 TIMES = ("wall_seconds", "train_examples_per_second", "seconds", "examples_per_second")

@@ -23,7 +23,7 @@ from dien_jax.data.order import mixed_bits
 from dien_jax.preparation.options import Distribution
 from dien_jax.preparation.reading.array_files import ArrayFile, ArrayWriter
 from dien_jax.statistics.pairs import sort_together
-from dien_jax.utils.threads import map_in_order, thread_count
+from dien_jax.utils.machine import map_in_order, thread_count
 
 DRAWS = 32  # draws before a negative is given up
 NONE = -1  # the item of a negative that was given up

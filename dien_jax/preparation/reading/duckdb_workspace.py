@@ -13,7 +13,7 @@ from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
 from dien_jax.errors import UserError, reason
 from dien_jax.preparation.reading.workspace import POSITION, Workspace
-from dien_jax.utils.memory import trim_memory
+from dien_jax.utils.machine import trim_memory
 
 
 @ibis.udf.scalar.builtin(signature=((dt.Timestamp("UTC"),), dt.int64))

@@ -1,0 +1,142 @@
+"""Commands keep freed memory; work that threads share keeps its order, and its bounds."""
+
+import itertools
+import os
+import platform
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import dien_jax
+from dien_jax import train
+from dien_jax.utils import command
+from dien_jax.utils import machine as module
+from dien_jax.utils.machine import GLIBC_VARIABLES, keep_freed_memory, map_in_order, thread_count
+
+FAULTS = """
+import resource, sys, threading
+from dien_jax.utils.machine import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+
+def pages_of_a_block():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = bytearray(100 << 20)
+    for at in range(0, len(block), 4096):
+        block[at] = 1
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+found = []
+for _ in range(2):
+    thread = threading.Thread(target=pages_of_a_block)
+    thread.start()
+    thread.join()
+print(found[1])
+"""
+IS_GLIBC = platform.libc_ver()[0] == "glibc"
+
+
+def faults(mode: str) -> int:
+    """Page faults of a second block of 100 MB, after the first one was freed."""
+    environment = {k: v for k, v in os.environ.items() if k not in GLIBC_VARIABLES}
+    run = [sys.executable, "-c", FAULTS, mode]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not IS_GLIBC, reason="the setting is glibc's")
+def test_a_large_block_of_a_thread_is_not_faulted_in_again() -> None:
+    assert faults("keep") < 100
+    assert faults("leave") > 20_000  # 25,600 pages, if none is huge
+
+
+@pytest.mark.parametrize("name", GLIBC_VARIABLES)
+def test_an_allocator_that_the_user_set_is_left_alone(name: str, monkeypatch) -> None:
+    monkeypatch.setenv(name, "1")
+    assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize("flags", [(), ("--keep-memory",), ("--no-keep-memory",)])
+def test_commands_keep_memory_unless_the_flag_says_no(flags: tuple, monkeypatch) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: calls.append(None))
+    monkeypatch.setattr(train, "show", lambda arguments: None)
+    assert train.main(["--resume", "runs/first", *flags]) == 0
+    assert len(calls) == ("--no-keep-memory" not in flags)
+
+
+def test_only_the_start_of_a_command_sets_the_allocator() -> None:
+    package = Path(dien_jax.__file__).parent
+    users = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if "keep_freed_memory" in file.read_text()
+    }
+    assert users == {"utils/__init__.py", "utils/command.py", "utils/machine.py"}
+
+
+def test_threads_are_those_of_matrix_products_or_the_processors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pools = [{"user_api": "blas", "num_threads": 3}, {"user_api": "openmp", "num_threads": 9}]
+    monkeypatch.setattr(module, "threadpool_info", lambda: pools)
+    assert thread_count() == 3
+    pools.clear()
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1, 4, 5}, raising=False)
+    assert thread_count() == 4
+    monkeypatch.delattr(module.os, "sched_getaffinity")
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 6)
+    assert thread_count() == 6
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_have_the_order_of_the_values(threads: int) -> None:
+    assert list(map_in_order(str, range(20), threads)) == [str(n) for n in range(20)]
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_values_are_taken_as_results_are(threads: int) -> None:
+    taken = itertools.count()
+    results = map_in_order(lambda _: None, taken, threads)
+    for used in range(1, 20):
+        next(results)
+        assert next(taken) - 2 * used < threads + 1  # this asks for one more each time
+    results.close()
+
+
+def test_a_large_value_is_worked_at_alone() -> None:
+    lock, others, at_work = threading.Lock(), {}, set()
+
+    def work(value: int) -> None:
+        with lock:
+            at_work.add(value)
+            for other in at_work:
+                others.setdefault(other, set()).update(at_work - {other})
+        barrier_of_small_ones(value)
+        with lock:
+            at_work.discard(value)
+
+    pairs = {2: threading.Barrier(2), 3: threading.Barrier(2)}
+    partner = {5: 2, 6: 2, 8: 3, 9: 3}
+
+    def barrier_of_small_ones(value: int) -> None:
+        if value in partner:  # two small values in a row are worked at together
+            pairs[partner[value]].wait(timeout=20)
+
+    list(map_in_order(work, [1, 70, 5, 6, 71, 8, 9, 72], 2, is_large=lambda n: n >= 70))
+    assert {value: found for value, found in others.items() if value >= 70 and found} == {}
+    assert others[5] == {6}
+    assert others[8] == {9}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_error_of_a_value_comes_at_its_place(threads: int) -> None:
+    results = map_in_order(lambda n: 1 // (n - 2), itertools.count(), threads)
+    assert [next(results), next(results)] == [-1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
