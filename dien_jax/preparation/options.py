@@ -188,19 +188,12 @@ class ColumnOptions(LogOptions):
     extend: Path | None = None
     """Dataset folder to extend. Ids and values of its vocabularies keep their rows; new ones come
     after them."""
-    forget_after: int | None = None
-    """With --extend: days. Items and users without an event in so many days before the end of
-    training lose their rows. The log must reach back as far."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.separator:
             raise UserError("--separator must not be empty")
         require_at_least({"--max-values": (self.max_values, 1)})
-        if self.forget_after is not None:
-            require_at_least({"--forget-after": (self.forget_after, 1)})
-            if self.extend is None:
-                raise UserError("--forget-after needs --extend, whose rows it gives back")
         self._check_columns()
 
     def features(self) -> Features:

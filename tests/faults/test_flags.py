@@ -42,7 +42,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "prepare authors": ("data", "--out", "new"),
     "prepare impressions": ("log.csv", "--out", "new"),
     "prepare amazon": ("--reviews", "log.csv", "--meta", "log.csv", "--out", "new"),
-    "prepare movielens": ("--name", "100k", "--from", "log.csv", "--out", "new"),
+    "prepare movielens": ("--name", "1m", "--from", "log.csv", "--out", "new"),
     "prepare taobao": ("--from", "log.csv", "--out", "new"),
     "prepare alimama": ("--from", "data", "--out", "new"),
 }

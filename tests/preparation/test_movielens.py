@@ -17,18 +17,6 @@ from dien_jax.prepare import main
 
 pytestmark = pytest.mark.long
 
-"""User, movie, rating and time; user 1 rates movies 2, 3, 4, 5, 1 with 1, 2, 3, 4, 5."""
-
-FILES_100K = {
-    "u.data": "".join(f"{u}\t{m}\t{r}\t{t}\n" for u, m, r, t in RATINGS),
-    "u.genre": "unknown|0\nAction|1\nComedy|2\nDrama|3\n\n",
-    "u.item": "".join(
-        f"{movie}|Café {movie} (1995)|01-Jan-1995||http://x/|{flags}\n"
-        for movie, flags in enumerate(["0|1|1|0", "0|0|0|1", "1|0|0|0", "0|1|0|0", "0|0|1|1"], 1)
-    ),
-    "u.user": "1|7|M|student|85711\n2|53|F|other|94043\n3|18|M|writer|32067\n",
-    "README": "not read",
-}
 FILES_CSV = {
     "ratings.csv": "userId,movieId,rating,timestamp\n"
     + "".join(f"{u},{m},{r - 0.5},{t}\n" for u, m, r, t in RATINGS),
@@ -42,7 +30,7 @@ FILES_CSV = {
 
 def archive(tmp_path: Path, name: str, files: dict[str, str], **changes: str | None) -> Path:
     file = tmp_path / f"ml-{name}.zip"
-    encoding = "latin-1" if name in ("100k", "1m") else "utf-8"
+    encoding = "latin-1" if name == "1m" else "utf-8"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
         for member, text in {**files, **changes}.items():
             if text is not None:
@@ -75,18 +63,6 @@ def users(dataset: Dataset) -> dict[str, tuple[str, ...]]:
         )
         for row, user in enumerate(dataset.vocabulary("user"))
         if user
-    }
-
-
-def test_100k_has_flags_for_genres_and_users_by_age(tmp_path):
-    dataset, _ = make(tmp_path, "100k", FILES_100K)
-    assert events_of(dataset)["1"][:3] == ["2", "3", "4"]
-    found = genres(dataset)
-    assert (found["2"], found["3"], found["4"]) == (["Drama"], [], ["Action"])
-    assert users(dataset) == {
-        "1": ("M", "1", "student"),
-        "2": ("F", "50", "other"),
-        "3": ("M", "18", "writer"),
     }
 
 
@@ -127,15 +103,9 @@ def test_a_min_rating_that_no_rating_has_is_refused(tmp_path, least):
         MovielensOptions(out=tmp_path, name="1m", min_rating=least)
 
 
-def test_flags_other_than_0_and_1_are_malformed(tmp_path):
-    changed = {**FILES_100K, "u.item": FILES_100K["u.item"].replace("0|0|0|1", "0|0|2|1")}
-    _, summary = make(tmp_path, "100k", changed, max_bad_share=0.3)
-    assert any("u.item:2: the genres should be flags of 0 and 1" in line for line in summary)
-
-
 def test_the_archive_of_another_set_is_told(tmp_path):
-    file = archive(tmp_path, "100k", FILES_100K)
-    with pytest.raises(UserError, match=r"holds no ml-1m/ratings.dat; its files are ml-100k/u"):
+    file = archive(tmp_path, "20m", FILES_CSV)
+    with pytest.raises(UserError, match=r"holds no ml-1m/ratings.dat; its files are ml-20m/r"):
         prepare(MovielensOptions(out=tmp_path / "data", name="1m", source=file))
     assert not (tmp_path / "data").exists()
 

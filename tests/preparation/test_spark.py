@@ -77,7 +77,7 @@ def test_impressions(split, both, tmp_path):
 
 
 @pytest.mark.long
-def test_extension_that_forgets(both, tmp_path):
+def test_extension(both, tmp_path):
     day = 86_400
     rows = [f"u{k % 9},i{k * k % 13},k{k % 4},{k * day // 20}" for k in range(400)]
     old = write(tmp_path, "\n".join(["user,item,kind,timestamp", *rows[:200]]), "old.csv")
@@ -88,7 +88,7 @@ def test_extension_that_forgets(both, tmp_path):
     rows += [f"u{k % 5 + 20},new{k % 3},k9,{(380 + k) * day // 20}" for k in range(40)]
     new = write(tmp_path, "\n".join(["user,item,kind,timestamp", *rows[150:]]), "new.csv")
     options = dataclasses.replace(options, file=new, out=tmp_path / "new", extend=tmp_path / "old")
-    both(dataclasses.replace(options, forget_after=3), interactions.prepare)
+    both(options, interactions.prepare)
 
 
 def test_folder_of_csv_with_malformed_lines(both, tmp_path):

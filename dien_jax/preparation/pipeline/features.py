@@ -1,7 +1,6 @@
 """Vocabularies: ids and feature values as rows, counted in training alone.
 
-Rows of the extended folder, if there is one, come first, however often training sees them; but not
-those of forgotten ids.
+Rows of the extended folder, if there is one, come first, however often training sees them.
 
 Dimensions: n rows that a feature describes (items, users or impressions), V rows of a vocabulary.
 """
@@ -16,12 +15,13 @@ import pyarrow as pa
 from ibis.expr.types import Table
 
 from dien_jax.data.columns import Column
+from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import Feature
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogColumn
 from dien_jax.preparation.pipeline.events import Events, Trained, numbered, training_values
-from dien_jax.preparation.pipeline.extending import Growth, known_rows
+from dien_jax.preparation.pipeline.from_columns import known_rows
 from dien_jax.preparation.reading.array_files import BLOCK, ArrayFile, ArrayWriter
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say, stage
@@ -43,7 +43,6 @@ class Vocabulary(NamedTuple):
     # that -1 (no value) maps to the unknown row
     row_of: np.ndarray
     known: list[str]  # raw values of the first rows, those of the extended folder
-    before: np.ndarray  # int64 [K], rows of these in the extended folder
 
     @property
     def size(self) -> int:
@@ -56,7 +55,7 @@ class Vocabulary(NamedTuple):
         """
         positions = self.values.copy()
         absent = np.flatnonzero(self.values < 0)
-        positions[absent] = len(self.row_of) - 1 + self.before[absent]
+        positions[absent] = len(self.row_of) + absent
         return np.append(-1, positions)
 
     def raw_values(self, workspace: Workspace) -> Iterator[str]:
@@ -111,7 +110,8 @@ class Encoder:
       counts: occurrences of each ``item`` and ``user`` in training, int64 ``[n]``. The context
         features of a row count once if training sees it.
       min_count: values with fewer occurrences in training share the unknown row.
-      growth: folder whose vocabularies are extended, if any.
+      past: occurrences of each ``item`` and ``user`` before validation, int64 ``[n]``.
+      extended: folder whose vocabularies are extended, if any.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class Encoder:
         trained: Trained,
         counts: dict[str, np.ndarray],
         min_count: int,
-        growth: Growth | None,
+        past: dict[str, np.ndarray],
+        extended: Dataset | None,
     ) -> None:
-        extended = None if growth is None else growth.folder
         self.workspace, self.events, self.extended = workspace, events, extended
-        self._growth = growth
         self.min_count, self._counts, self._trained = min_count, counts, trained
+        self._past = past
         self._columns = 0  # numbered files
         self._seen: ArrayFile | None = None
         self.notes: list[str] = []  # lines about encoded features, for the user
@@ -177,7 +177,7 @@ class Encoder:
 
         ``values`` has ``position`` and ``raw``; ``counts`` the occurrences of each in training.
         """
-        known, before, row_of = known_rows(self.workspace, self._growth, name, values, len(counts))
+        known, row_of = known_rows(self.workspace, self.extended, name, values, len(counts))
         order = np.argsort(-counts, kind="stable")
         new = order[(self._is_admitted(name, counts) & (row_of == 0))[order]]
         here = np.flatnonzero(row_of)
@@ -185,16 +185,14 @@ class Encoder:
         rows[row_of[here] - 1] = here
         row_of = np.append(row_of, np.int32(0))
         row_of[new] = np.arange(len(known) + 1, len(rows) + 1)
-        return Vocabulary(values, rows, row_of, known, before)
+        return Vocabulary(values, rows, row_of, known)
 
     def _is_admitted(self, name: str, counts: np.ndarray) -> np.ndarray:
         """Return whether each value may get a new row, bool ``[n]``."""
-        if self._growth is None or name not in self._growth.counts:
+        if self.extended is None or name not in self._past:
             return counts >= self.min_count
         # Before this extension an id may have been too rare: earlier events count too.
-        admitted = (counts > 0) & (self._growth.counts[name] >= self.min_count)
-        recent = self._growth.recent
-        return admitted if recent is None else admitted & recent[name]
+        return (counts > 0) & (self._past[name] >= self.min_count)
 
     def _numeric(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
         ordered = values.order_by("position")

@@ -1,13 +1,29 @@
-"""Logs in columns, of interactions or impressions: read the log, write the folder."""
+"""Logs in columns, of interactions or impressions, and folders that extend another.
+
+In an extending folder ids keep their rows, and new ones come after them. Ids that the new log lacks
+keep their rows and their features, and numeric features are standardised as in the old folder. So
+the rows of a model trained on that folder keep their meaning, by raw value.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from ibis.expr.types import Table
+
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.digests import data_digest
+from dien_jax.errors import UserError
 from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.pipeline.events import load_events
-from dien_jax.preparation.pipeline.extending import column_source, open_extended
 from dien_jax.preparation.reading.engines import open_workspace, read_columns
-from dien_jax.preparation.reading.log import address_of
+from dien_jax.preparation.reading.log import Log, address_of, files_of
+from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say
+from dien_jax.utils.text_files import sha256
+
+SETTINGS = "settings"  # entry of source in meta.json that an extending folder must share
 
 
 def prepare_columns(
@@ -30,3 +46,85 @@ def prepare_columns(
         return write(
             workspace, options, events, column_source(name, options, log, extended), extended
         )
+
+
+def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
+    """Open the folder that ``--extend`` names, None without it; refuse one made otherwise."""
+    if options.extend is None:
+        return None
+    flag = f"--extend {options.extend}"
+    try:
+        dataset = open_dataset(options.extend)
+    except UserError as error:
+        raise UserError(f"--extend: {error}") from error
+    made_by = dataset.meta.get("source", {})
+    if made_by.get("name") != source:
+        maker = f"{source}, found one made by {made_by.get('name')!r}"
+        raise UserError(f"{flag}: expected a folder made by prepare {maker}")
+    settings = made_by.get(SETTINGS)
+    if settings is None:
+        lacks = "its meta.json lacks the settings it was made with; prepare it again"
+        raise UserError(f"{flag}: {lacks}")
+    for group, columns in options.features().groups.items():
+        given = " ".join(f"{column.name}:{column.kind}" for column in columns) or "none"
+        features = getattr(dataset.schema, group)[0 if group == "context" else 1 :]
+        expected = " ".join(f"{feature.name}:{feature.kind}" for feature in features) or "none"
+        if given != expected:
+            must = f"--{group}-features must be those of that folder, {expected}, got {given}"
+            raise UserError(f"{flag}: {must}")
+    for name, value in options.matched_settings().items():
+        if name != "min_count" and settings.get(name) != value:  # it is for new values alone
+            expected, got = map(_shown, (settings.get(name), value))
+            must = f"must be that of that folder, {expected}, got {got}"
+            raise UserError(f"{flag}: --{name.replace('_', '-')} {must}")
+    return dataset
+
+
+def _shown(setting: Any) -> str:
+    return "none" if setting is None else repr(setting)
+
+
+def column_source(
+    name: str, options: ColumnOptions, log: Log, extended: Dataset | None
+) -> dict[str, Any]:
+    """Return the description of a log in columns for ``meta.json``, and of the extended folder.
+
+    Files that only an engine sees have no digest.
+    """
+    if (address := address_of(options.file)) is not None:
+        inside = f"{address.removeprefix('file://')}/"
+        names = [start.file.removeprefix(inside) for start in log.starts]
+        files: dict[str, str | None] = dict.fromkeys(names)
+    else:
+        folder = options.file if options.file.is_dir() else options.file.parent
+        parts = files_of(options.file)
+        files = {part.relative_to(folder).as_posix(): sha256(part) for part in parts}
+    source = {"name": name, "files": files, SETTINGS: options.matched_settings()}
+    if extended is not None:
+        source["extends"] = {"folder": str(options.extend), "meta": data_digest(extended)}
+    return source
+
+
+def known_rows(
+    workspace: Workspace, extended: Dataset | None, feature: str, values: Table, count: int
+) -> tuple[list[str], np.ndarray]:
+    """Look values up in the extended folder's vocabulary of a feature.
+
+    Args:
+      workspace: the engine.
+      extended: the folder that is extended, if any.
+      feature: name of the feature.
+      values: table of ``position`` and ``raw``.
+      count: n, the number of its rows.
+
+    Returns:
+      The raw values of the vocabulary but for the unknown one; and the row of each value of the
+      table, int32 ``[n]``, 0 for a new one.
+    """
+    if extended is None:
+        return [], np.zeros(count, np.int32)
+    _, *known = extended.vocabulary(feature)
+    rows = pa.table({"raw": known, "row": np.arange(1, len(known) + 1)})
+    stored = workspace.store(f"known values of {feature}", rows)
+    joined = values.left_join(stored, "raw").select("position", row=stored.row.fill_null(0))
+    return known, workspace.arrays(joined.order_by("position"), count, {"row": np.int32})["row"]

@@ -20,7 +20,6 @@ from dien_jax.preparation.memory import Memory
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import EventPart, Events
-from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
@@ -40,7 +39,7 @@ class _Counts:
         self.before = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
         self.clicks = np.zeros(events.num_items, np.int64)
         """Clicks of the past."""
-        self.seen_rows = self.end = 0
+        self.seen_rows = 0
 
     def add(self, events: EventPart, sides: np.ndarray) -> None:
         """Count a part."""
@@ -53,7 +52,6 @@ class _Counts:
         clicks = events.item[past & (events.label == 1)]
         self.clicks += np.bincount(clicks, minlength=len(self.clicks))
         self.seen_rows += int(np.count_nonzero(sides == splits.TRAIN))
-        self.end = max(self.end, int(events.timestamp[past].max(initial=0)))
 
 
 def write_impressions(
@@ -75,12 +73,13 @@ def write_impressions(
             f"none of the {events.num_users:,} users' {len(events.item):,} impressions to training"
         )
         raise UserError(f"no training examples: --split {options.split} leaves {left}")
-    growth = growth_of(options, extended, events, counts.before, counts.end)
 
     def seen(part: EventPart) -> np.ndarray:
         return np.asarray(sides(part) == splits.TRAIN)
 
-    encoder = Encoder(workspace, events, seen, counts.seen, options.min_count, growth)
+    encoder = Encoder(
+        workspace, events, seen, counts.seen, options.min_count, counts.before, extended
+    )
     row_of, size = encoder.items.row_of, encoder.items.size
     popularity = np.bincount(row_of[:-1], counts.clicks, size).astype(np.int64)
     shown = _Shown()

@@ -23,7 +23,6 @@ from dien_jax.preparation.memory import Memory
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import EventPart, Events
-from dien_jax.preparation.pipeline.extending import growth_of
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, StoredPool, store_pools
@@ -66,8 +65,6 @@ class _Counts:
         self.before = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
         self.targets = dict.fromkeys(SPLITS, 0)
         self.seen_events = self.training_users = self.tied_users = 0
-        self.end = 0
-        """Time of the last event that popularity counts."""
 
     def add(self, events: EventPart, split: _Split) -> None:
         """Count a part."""
@@ -81,9 +78,7 @@ class _Counts:
             counts["item"] += np.bincount(events.item[is_in], minlength=len(counts["item"]))
             of_user = np.bincount(splits.sequence_of(target, offsets), minlength=users)
             counts["user"][events.sequences] = of_user
-            if counts is self.before:
-                self.end = max(self.end, int(events.timestamp[is_in].max(initial=0)))
-            else:
+            if counts is self.seen:
                 self.seen_events += int(np.count_nonzero(is_in))
                 self.training_users += int(np.count_nonzero(of_user))
         last = np.sort(np.concatenate([targets.by_split["valid"], targets.by_split["test"]]))
@@ -107,8 +102,9 @@ def write_interactions(
     if not counts.targets["train"]:
         left = f"none of the {events.num_users:,} users' {len(events.item):,} events to training"
         raise UserError(f"no training examples: --split {options.split} leaves {left}")
-    growth = growth_of(options, extended, events, counts.before, counts.end)
-    encoder = Encoder(workspace, events, split.seen, counts.seen, options.min_count, growth)
+    encoder = Encoder(
+        workspace, events, split.seen, counts.seen, options.min_count, counts.before, extended
+    )
     row_of = encoder.items.row_of
     popularity = np.bincount(row_of[:-1], counts.before["item"], encoder.items.size)
     # An extended folder knows more than training.

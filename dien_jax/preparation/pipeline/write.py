@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dien_jax.data.clock import TIME_UNIT
-from dien_jax.data.columns import Column, Examples
+from dien_jax.data.columns import Column, Examples, joined_columns
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.memory import IDLE
 from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
-from dien_jax.preparation.pipeline.extending import concatenated
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder
 from dien_jax.preparation.pipeline.splits import class_warnings
 from dien_jax.preparation.writer import DatasetWriter
@@ -133,8 +132,8 @@ def write_folder(
                 writer.vocabulary(name, vocabulary.raw_values(workspace))
         for group, write in (("item", writer.items), ("user", writer.users)):
             for feature, column, _ in encoded[group]:
-                before = getattr(extended, f"{group}s")[feature.name] if extended else None
-                whole = concatenated(column.whole(), before)
+                known = [getattr(extended, f"{group}s")[feature.name]] if extended else []
+                whole = joined_columns([column.whole(), *known])
                 write(feature.name, *whole.take(ids[group].positions()))
         writer.popularity(popularity)
         workspace.limit(IDLE)  # the parts, and what is counted of them, need the rest
@@ -194,11 +193,7 @@ def _describe_vocabularies(encoder: Encoder) -> list[str]:
     if encoder.extended is None:
         return [f"{new[0]} items and {new[1]} users occur {training} and have a row of their own"]
     absent = [np.count_nonzero(ids.values < 0) for ids in (items, users)]
-    sizes = (encoder.extended.schema.num_items, encoder.extended.schema.num_users)
-    forgotten = [size - 1 - len(ids.known) for size, ids in zip(sizes, (items, users), strict=True)]
-    lost = f"{forgotten[0]:,} items and {forgotten[1]:,} users are forgotten and lose their rows"
     return [
-        *([lost] if any(forgotten) else []),
         f"{len(items.known):,} items and {len(users.known):,} users keep their rows of "
         f"{encoder.extended.path}, {absent[0]:,} and {absent[1]:,} of them without an event here",
         f"{new[0]} items and {new[1]} users are new {training} and get rows after those",

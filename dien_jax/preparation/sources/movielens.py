@@ -2,21 +2,18 @@
 
 A rating is an event, whatever its value, unless ``--min-rating`` sets a minimum. Genres are a
 multi-valued feature of movies. Gender, age group and occupation are features of users where the
-set has them (100k and 1m). The rest is as for any log of interactions.
+set has them (1m). The rest is as for any log of interactions.
 
 Files in the archives:
 
-    100k        u.data      user, item, rating, timestamp; tabs
-                u.item      item, title, three more, a flag for each line of u.genre; ``|``
-                u.user      user, age in years, gender, occupation, zip code; ``|``
     1m          ratings.dat user, item, rating, timestamp; ``::``
                 movies.dat  item, title, genres; ``::``
                 users.dat   user, gender, age group, occupation, zip code; ``::``
     20m and on  ratings.csv userId,movieId,rating,timestamp
                 movies.csv  movieId,title,genres
 
-100k and 1m are in Latin-1, the others in UTF-8. Genres are joined by ``|``. Read in the README of
-each archive (files.grouplens.org/datasets/movielens) on 2026-11-25.
+1m is in Latin-1, the others are in UTF-8. Genres are joined by ``|``. Read in the README of each
+archive (files.grouplens.org/datasets/movielens) on 2026-11-25.
 
 Harper and Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
 """
@@ -26,30 +23,26 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import Remote, fetch, given
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
-from dien_jax.utils.text_files import BadLines, read_lines
 
 if TYPE_CHECKING:
     from dien_jax.preparation.reading.log import Log
     from dien_jax.preparation.reading.workspace import Workspace
 
-Name = Literal["100k", "1m", "20m", "25m", "32m"]
+Name = Literal["1m", "20m", "25m", "32m"]
 FOLDER = "https://files.grouplens.org/datasets/movielens"
-"""Read on 2026-11-25, with ``/ml-100k.zip`` and ``/ml-1m.zip``, in
-recommenders/datasets/movielens.py of recommenders-team/recommenders@02bc56e and, with all other
-names, in public code; not tried yet."""
+"""Read on 2026-11-25, with ``/ml-1m.zip``, in recommenders/datasets/movielens.py of
+recommenders-team/recommenders@02bc56e and, with all other names, in public code; not tried yet."""
 GENRES = LogColumn("genres", "--name", "multivalued")
 USER_FEATURES = tuple(LogColumn(name, "--name") for name in ("gender", "age_group", "occupation"))
 MOST_GENRES = 20  # no movie has more
-NO_GENRES = {"(no genres listed)", "unknown"}
-AGE_GROUPS = (1, 18, 25, 35, 45, 50, 56)
-"""The youngest age of each group, as in 1m; 1 is everyone under 18."""
+NO_GENRES = "(no genres listed)"
 COLUMNS = {
     "ratings": ["user", "item", "rating", "timestamp"],
     "movies": ["item", "genres"],
@@ -66,7 +59,7 @@ class MovielensOptions(ImplicitOptions):
     """MovieLens ratings, downloaded by name. Negatives are drawn."""
 
     name: Name
-    """Number of ratings: 100 thousand, 1, 20, 25 or 32 million."""
+    """Number of ratings: 1, 20, 25 or 32 million."""
     source: Path | None = None
     """Local archive ml-NAME.zip as published. It is downloaded by default."""
     min_rating: float | None = None
@@ -83,7 +76,7 @@ class MovielensOptions(ImplicitOptions):
 
 def remote_file(name: Name) -> Remote:
     """Return the published archive."""
-    readme = "README.txt" if name in get_args(Name)[:2] else "README.html"
+    readme = "README.txt" if name == "1m" else "README.html"
     terms = (
         "MovieLens by GroupLens, University of Minnesota, for research; it must be acknowledged in "
         "publications, must not be used commercially without permission, and may be passed on "
@@ -132,29 +125,18 @@ def prepare(options: MovielensOptions) -> list[str]:
 
 
 def read_archive(workspace: "Workspace", file: Path, name: Name) -> "dict[str, Log]":
-    """Read ``ratings``, ``movies`` and, in 100k and 1m, ``users``; see ``COLUMNS``."""
+    """Read ``ratings``, ``movies`` and, in 1m, ``users``; see ``COLUMNS``."""
     from dien_jax.preparation.reading.log import read_records
 
-    encoding = "latin-1" if name in ("100k", "1m") else "utf-8"
+    encoding = "latin-1" if name == "1m" else "utf-8"
     tables = {}
-    for table, (member, parse, header) in _members(file, name).items():
+    for table, (member, parse, header) in _members(name).items():
         text = {"member": f"ml-{name}/{member}", "encoding": encoding, "header": header}
         tables[table] = read_records(workspace, file, parse, COLUMNS[table], **text)
     return tables
 
 
-def _members(file: Path, name: Name) -> dict[str, Member]:
-    if name == "100k":
-        bad = BadLines()  # genres are in the order of their flags, name|number a line
-        lines = read_lines(file, bad, member="ml-100k/u.genre", encoding="latin-1")
-        genres = [line.split("|")[0] for _, line in lines if line.strip()]
-        if bad.count:
-            raise UserError(bad.examples[0])
-        return {
-            "ratings": ("u.data", lambda line: _rating(line.split("\t")), ""),
-            "movies": ("u.item", lambda line: _flagged_movie(line.split("|"), genres), ""),
-            "users": ("u.user", lambda line: _user_100k(line.split("|")), ""),
-        }
+def _members(name: Name) -> dict[str, Member]:
     if name == "1m":
         return {
             "ratings": ("ratings.dat", lambda line: _rating(line.split("::")), ""),
@@ -178,25 +160,7 @@ def _movie(fields: list[str]) -> list[str]:
     """Return item and genres; a title may contain the separator."""
     if len(fields) < 3:
         _expect(fields, 3)
-    return [fields[0], _join(fields[-1].split("|"))]
-
-
-def _flagged_movie(fields: list[str], genres: list[str]) -> list[str]:
-    flags = _expect(fields, 5 + len(genres))[5:]
-    if not set(flags) <= {"0", "1"}:
-        raise ValueError(f"the genres should be flags of 0 and 1, found {'|'.join(flags)!r}")
-    chosen = [genre for genre, flag in zip(genres, flags, strict=True) if flag == "1"]
-    return [fields[0], _join(chosen)]
-
-
-def _user_100k(fields: list[str]) -> list[str]:
-    user, age, gender, occupation, _ = _expect(fields, 5)
-    group = max((group for group in AGE_GROUPS if group <= int(age)), default=1)
-    return [user, gender, str(group), occupation]
-
-
-def _join(genres: list[str]) -> str:
-    return "|".join(genre for genre in genres if genre not in NO_GENRES)
+    return [fields[0], "|".join(g for g in fields[-1].split("|") if g != NO_GENRES)]
 
 
 def _csv(line: str) -> list[str]:
