@@ -1,4 +1,4 @@
-"""Experiments over several runs: comparison, baselines, search for settings, studies and tables.
+"""Experiments over several runs: comparison, baselines, studies and tables.
 
 Everything that trains or scores goes through :mod:`dien_jax.training` and :mod:`dien_jax.runs`.
 No flag parsing may enter, and nothing that inspects a single model.
@@ -7,16 +7,12 @@ No flag parsing may enter, and nothing that inspects a single model.
 from dien_jax.experiments.baselines import BaselineResult, baseline_table, run_baselines
 from dien_jax.experiments.comparison import compare_runs
 from dien_jax.experiments.reproduction import paper_tables, reproduce_table
-from dien_jax.experiments.search import SearchOptions, SearchResult, run_search
 
 __all__ = [
     "BaselineResult",
-    "SearchOptions",
-    "SearchResult",
     "baseline_table",
     "compare_runs",
     "paper_tables",
     "reproduce_table",
     "run_baselines",
-    "run_search",
 ]

@@ -13,7 +13,6 @@ EXTRAS = {
     "plot": ("matplotlib",),
     "spark": ("pyspark",),
     "serve": ("prometheus_client", "starlette", "uvicorn"),
-    "tune": ("optuna",),
     "wandb": ("wandb",),
 }
 """The modules that each extra brings."""

@@ -35,7 +35,6 @@ GUIDES = {
     "reproduce": ("Results", "results.md"),
     "serve": ("Serve", "serving.md"),
     "train": ("Train on your own log", "training.md#train"),
-    "tune": ("Several runs", "training.md#several-runs"),
 }
 """Title and address of the guide of each command."""
 _RULE = re.compile(r"^ -+ *$\n", re.MULTILINE)

@@ -3,11 +3,15 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from dien_jax.config.preset_files import read_preset_file
+from dien_jax.utils.files import read_json
 
 pytestmark = [pytest.mark.long, pytest.mark.first, pytest.mark.repository]
 
@@ -43,6 +47,31 @@ def test_a_cell_of_ones_own_is_compared_with_dien(data: Path) -> None:
     )
     assert len(areas) == 2
     assert areas["augru"] != areas["attentional_decay"]
+
+
+def test_a_search_goes_on_and_its_best_settings_are_a_preset_file(
+    data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    search = (
+        "tune.py",
+        str(data),
+        "--out",
+        str(tmp_path),
+        "--preset",
+        "base_model",
+        "--trials",
+        "1",
+    )
+    for trials in (1, 2):
+        output = run(*search)
+        assert len(read_json(tmp_path / "best.json", dict)["model"]) > 1
+        with sqlite3.connect(tmp_path / "study.db") as study:
+            assert study.execute("SELECT count(*) FROM trials").fetchall() == [(trials,)]
+    best = re.search(r"validation AUC ([\d.]+)", output)
+    assert best is not None
+    settings = read_preset_file(tmp_path / "best.json")[1]
+    assert f"'optim.learning_rate': {settings.optim.learning_rate}" in output
 
 
 def test_a_daily_job_goes_on_from_yesterday_while_the_server_answers(tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ LINES: dict[str, tuple[str, ...]] = {
     "train": ("--data", "data", "--run-dir", "new"),
     "evaluate": ("run",),
     "compare": ("run",),
-    "tune": ("--data", "data", "--out", "new"),
     "reproduce": ("--data", "data", "--out", "new"),
     "explain": ("run", "--features"),
     "report": ("run",),
@@ -157,7 +156,6 @@ TOGETHER: dict[str, dict[tuple[str, ...], str]] = {
         ("--rows", ""): "--rows '' is not a row",
         ("--data", "data", "data"): "--data folders must have different",
     },
-    "tune": {("--trials=0",): "--trials must be at least 1"},
     "serve": {
         ("--host=",): "--host must not be empty",
         (f"--host={LONG}",): "cannot listen on --host",
@@ -211,7 +209,6 @@ PATHS = {
     "predict": "--input --out --data",
     "compare": "--data",
     "baselines": "--out",
-    "tune": "--data --out --space",
     "reproduce": "--data --out",
     "report": "--data",
     "explain": "--data",

@@ -24,7 +24,6 @@ FOLDERS = {
     "prepare": ("interactions", "log.csv", "--out"),
     "train": ("--data", "data", "--run-dir"),
     "baselines": ("data", "--out"),
-    "tune": ("--data", "data", "--trials", "1", "--out"),
     "reproduce": ("--data", "data", "--seeds", "1", "--out"),
 }
 """Arguments up to the name of the folder that a command makes."""
@@ -112,7 +111,6 @@ WRITERS = {
     "predict": ("atomic_path", "run", "--input", "queries.csv", "--out", "out.csv"),
     "prepare": ("partial_folder", "interactions", "log.csv", "--out", "out"),
     "baselines": ("partial_folder", "data", "--out", "out"),
-    "tune": ("locked", "--data", "data", "--trials", "1", "--out", "out"),
     "reproduce": ("locked", "--data", "data", "--seeds", "1", "--out", "out"),
     "train": ("locked", "--resume", "run"),
 }

@@ -24,7 +24,6 @@ PLACES = {
     "extend": 2,
     "train": 3,
     "export": 1,
-    "tune": 1,
     "reproduce": 1,
 }
 """Places of each program and way to stop it. The variable DIEN_JAX_FAULT_PLACES sets more."""
@@ -38,7 +37,7 @@ SIGNALS = {
 WAYS = (*ERRORS, *SIGNALS)
 FEW = (errno.ENOSPC, signal.SIGKILL)
 """Ways of programs of many seconds, which write by the functions of the others."""
-LONG = ("export", "tune", "reproduce")
+LONG = ("export", "reproduce")
 
 
 class Whole(NamedTuple):

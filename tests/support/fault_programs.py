@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import shutil
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,6 @@ from dien_jax.runs.checkpoints import Checkpoints, named_leaves
 from support.faults import PREPARE, TRAIN, contents
 
 TIMES = ("wall_seconds", "train_examples_per_second", "seconds", "examples_per_second")
-SPACE = {
-    "model.extractor": ["none"],
-    "model.evolution": ["none"],
-    "model.auxiliary_weight": [0],
-    "model.statistics": [False],
-    "model.layers": [[8]],
-    "train.batch_size": [32],
-    "train.epochs": [1],
-    "optim.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
-}
 Results = Callable[[Path], Any]
 
 
@@ -50,19 +39,6 @@ def run_results(folder: Path) -> Any:
     kept = calibration.read_bytes() if calibration.exists() else b""
     names = sorted(path.name for path in folder.iterdir())
     return [_untimed(result), list(map(_untimed, lines)), arrays, kept, names]
-
-
-def study_results(folder: Path) -> Any:
-    """Return the best settings, and the value and settings of every finished trial."""
-    query = (
-        "SELECT v.value, group_concat(p.param_name || p.param_value) FROM trials t JOIN"
-        " trial_values v USING (trial_id) JOIN trial_params p USING (trial_id)"
-        " WHERE t.state = 'COMPLETE' GROUP BY t.trial_id ORDER BY t.trial_id"
-    )
-    connection = sqlite3.connect(folder / "study.db")
-    trials = connection.execute(query).fetchall()
-    connection.close()
-    return [(folder / "best.json").read_bytes(), trials, sorted(p.name for p in folder.iterdir())]
 
 
 def table_results(folder: Path) -> Any:
@@ -118,7 +94,6 @@ def _replaced(line: tuple[str, ...], **words: str) -> tuple[str, ...]:
     return tuple(words.get(word, word) for word in line)
 
 
-TUNE = (*("tune", "--data", "data", "--out", "out", "--trials", "2"), "--space", "space.json")
 REPRODUCE = ("reproduce", "--data", "data", "--out", "out", "--rows", "base_model", "--seeds", "1")
 PROGRAMS = {
     "predict": Program(
@@ -139,17 +114,15 @@ PROGRAMS = {
         ("config.json", ("train", "--resume", "out")),
         keeps=True,
     ),
-    "tune": Program(TUNE, "out", study_results, keeps=True),
     "reproduce": Program(REPRODUCE, "out", table_results, keeps=True),
 }
 
 
 def add_inputs(workspace: Path) -> None:
-    """Add a log that has grown, and a space to search."""
+    """Add a log that has grown."""
     log = (workspace / "log.csv").read_text()
     more = [f"u{user},i{user % 19},c1,2.5,t1,{1000 + user}" for user in range(10, 23)]
     (workspace / "grown.csv").write_text(log + "\n".join([*more, ""]))
-    (workspace / "space.json").write_text(json.dumps(SPACE))
 
 
 def remove(folder: Path, before: dict[str, str]) -> None:

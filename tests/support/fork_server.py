@@ -22,10 +22,6 @@ MODULES = {
     ),
     "export": ("jax.export",),
     "train": ("dien_jax.training.run", "matplotlib.figure"),
-    "tune": (
-        *("optuna.visualization.matplotlib", "optuna.storages", "sqlalchemy.dialects.sqlite"),
-        "matplotlib.figure",
-    ),
     "reproduce": ("dien_jax.training.run", "lightgbm", "matplotlib.figure"),
 }
 """Modules that a command imports late; they are imported before its first fork."""

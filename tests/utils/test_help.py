@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 import tyro
 
-from dien_jax import export, predict, prepare, train, tune
+from dien_jax import export, predict, prepare, reproduce, train
 from dien_jax.utils.command import description, join_help_lines
 from dien_jax.utils.console import listed
 
@@ -33,7 +33,7 @@ def test_no_line_ends_before_the_terminal_does(monkeypatch, capsys, main, argv):
             assert len(f"{line} {after.split()[0]}") > 76, (line, after)
 
 
-@pytest.mark.parametrize("main", [export.main, predict.main, train.main, tune.main])
+@pytest.mark.parametrize("main", [export.main, predict.main, train.main, reproduce.main])
 @pytest.mark.parametrize("width", [60, 100])
 def test_no_line_of_a_help_text_is_wider_than_the_terminal(monkeypatch, capsys, main, width):
     monkeypatch.setenv("COLUMNS", str(width))

@@ -1,0 +1,70 @@
+"""Search settings with Optuna by validation AUC; the test split is never scored.
+
+    python examples/tune.py DATA --out FOLDER [--preset dien] [--trials 20]
+
+DATA is a dataset folder. A trial that is behind the others after an evaluation is pruned, and one
+that diverges fails. Trials are kept in FOLDER/study.db, so the same command goes on with a search
+that was stopped; FOLDER/best.json is for ``python -m dien_jax.train --preset-file``. To search
+other settings, change :func:`suggested`.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from dien_jax import open_dataset, preset
+from dien_jax.config.preset_files import with_settings, write_preset_file
+from dien_jax.errors import NotFiniteError
+from dien_jax.runs.folder import Run
+from dien_jax.training.loop import Trainer
+
+
+def suggested(trial: optuna.Trial) -> dict[str, Any]:
+    """Return the settings of a trial by flat name."""
+    return {
+        "optim.learning_rate": trial.suggest_float("optim.learning_rate", 1e-4, 1e-2, log=True),
+        "model.embedding_size": trial.suggest_int("model.embedding_size", 8, 64, log=True),
+        "model.dropout": trial.suggest_float("model.dropout", 0.0, 0.5),
+        "train.batch_size": trial.suggest_categorical("train.batch_size", [64, 128, 256, 512]),
+    }
+
+
+def main() -> None:
+    """Search, and write the best settings."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="dien")
+    parser.add_argument("--trials", type=int, default=20)
+    arguments = parser.parse_args()
+    name, base, dataset = arguments.preset, preset(arguments.preset), open_dataset(arguments.data)
+
+    def validation_auc(trial: optuna.Trial) -> float:
+        config = with_settings(base, suggested(trial))
+        run = Run.create(preset=name, seed=0, dataset=dataset, config=config)
+        trainer, best = Trainer(run, dataset, checkpoints=None), 0.0
+        for number, evaluation in enumerate(trainer.evaluations(lambda report: None)):
+            best = max(best, evaluation["valid"]["auc"])
+            trial.report(best, number)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return best
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=f"sqlite:///{arguments.out}/study.db",
+        study_name=name,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    study.optimize(validation_auc, n_trials=arguments.trials, catch=NotFiniteError)
+    file = arguments.out / "best.json"
+    write_preset_file(file, name, with_settings(base, study.best_params))
+    print(f"validation AUC {study.best_value:.4f}: {study.best_params}")
+    print(f"python -m dien_jax.train --preset-file {file} --data {arguments.data}")
+
+
+if __name__ == "__main__":
+    main()
