@@ -8,13 +8,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
 from dien_kernels import devices, fused, reference
 from dien_kernels.checks import Shapes, check_arrays, check_name, refuse, reverse_mode_only
 from dien_kernels.choice import KERNELS, Choice, Implementation, backend, choose, require
 from dien_kernels.contract import Blocks, Plan, Shape
-from dien_kernels.launch import shards
 from dien_kernels.reference import Cell, Form, Inputs, Weights
 
 Precision = Literal["default", "high", "highest"]
@@ -31,7 +29,6 @@ def gru(
     implementation: Implementation = "auto",
     precision: Precision = "highest",
     blocks: Blocks | None = None,
-    batch_sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Run a gated recurrent unit over masked histories.
 
@@ -66,10 +63,6 @@ def gru(
         but the oracle have first, reverse-mode derivatives only.
       precision: of every matmul, as ``jax.lax.Precision``; ``"highest"`` is true float32.
       blocks: block sizes of a Pallas kernel; chosen by shape when None.
-      batch_sharding: how the batch is split over devices, such as
-        ``NamedSharding(mesh, P("data"))``: XLA does not split a Pallas kernel by itself, and would
-        gather rows. Weight gradients are summed over the devices. Not needed on one device, inside
-        ``jax.shard_map``, or by the oracle.
 
     Returns:
       States ``[B, T, H]`` and the last one ``[B, H]``, in the dtype of ``x``. State and
@@ -83,7 +76,7 @@ def gru(
     Source: Cho et al., EMNLP 2014 (arXiv:1406.1078); Zhou et al., AAAI 2019 (arXiv:1809.03672).
     """
     inputs = Inputs(x, None, weights, lengths, initial_state)
-    return _run("gru", form, inputs, implementation, precision, blocks, batch_sharding)
+    return _run("gru", form, inputs, implementation, precision, blocks)
 
 
 def agru(
@@ -97,7 +90,6 @@ def agru(
     implementation: Implementation = "auto",
     precision: Precision = "highest",
     blocks: Blocks | None = None,
-    batch_sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Run an attention-based GRU, in which attention replaces the update gate.
 
@@ -116,7 +108,7 @@ def agru(
     Source: Zhou et al., AAAI 2019, eq. 12 (arXiv:1809.03672).
     """
     inputs = Inputs(x, attention, weights, lengths, initial_state)
-    return _run("agru", form, inputs, implementation, precision, blocks, batch_sharding)
+    return _run("agru", form, inputs, implementation, precision, blocks)
 
 
 def augru(
@@ -130,7 +122,6 @@ def augru(
     implementation: Implementation = "auto",
     precision: Precision = "highest",
     blocks: Blocks | None = None,
-    batch_sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Run a GRU whose update gate is scaled by attention.
 
@@ -157,7 +148,7 @@ def augru(
     Source: Zhou et al., AAAI 2019, eq. 13 and 14 (arXiv:1809.03672).
     """
     inputs = Inputs(x, attention, weights, lengths, initial_state)
-    return _run("augru", form, inputs, implementation, precision, blocks, batch_sharding)
+    return _run("augru", form, inputs, implementation, precision, blocks)
 
 
 def explain(
@@ -195,7 +186,6 @@ def _run(
     implementation: Implementation,
     precision: Precision,
     blocks: Blocks | None,
-    batch_sharding: NamedSharding | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Check arguments, choose an implementation and run it in float32."""
     _check(cell, form, inputs)
@@ -204,7 +194,7 @@ def _run(
     x, attention, weights, lengths, initial_state = inputs
     batch, steps, _ = x.shape
     hidden = weights.recurrent.shape[0]
-    shape = Shape(-(-batch // shards(batch_sharding)), steps, hidden)
+    shape = Shape(batch, steps, hidden)
     if implementation == "auto":
         implementation = choose(plan, shape, blocks).implementation
     elif implementation in KERNELS:
@@ -227,8 +217,7 @@ def _run(
         module = backend(implementation)
         blocks = blocks if implementation in KERNELS else None
         plan = fused.with_blocks(plan, module, shape, blocks)
-        interpret = devices.is_interpreted()
-        plan = dataclasses.replace(plan, interpret=interpret, sharding=batch_sharding)
+        plan = dataclasses.replace(plan, interpret=devices.is_interpreted())
         with reverse_mode_only(implementation):
             states, last = fused.run(module, plan, inputs)
     return states.astype(x.dtype), last.astype(x.dtype)

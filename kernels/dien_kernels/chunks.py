@@ -7,7 +7,6 @@ history is alive are never run, so that time grows with the longest history, not
 Dimensions: B batch (rows), T steps, K steps of a chunk, D input, H hidden.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dien_kernels.contract import Backend, Gates, Kept, Operands, Plan
-from dien_kernels.launch import Pass, no_gradient, padded, sharded
+from dien_kernels.launch import Pass, no_gradient, padded
 from dien_kernels.matmuls import by_gate, project, recurrent_gradients
 from dien_kernels.reference import Weights
 
@@ -33,9 +32,6 @@ class Histories(NamedTuple):
     lengths: Any  # int32 [B]
     weights: Any  # Weights, with a recurrent bias
     initial: Any  # [B, H]
-
-
-ROW_AXES = Histories(x=0, offset=1, slope=1, lengths=0, weights=-1, initial=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -59,27 +55,20 @@ run.defvjp(_run_forward, _run_backward)
 
 
 def _call(backend: Backend, plan: Plan, kind: Pass) -> Callable:
-    """Return one direction on each device's own rows, and under vmap.
+    """Return one direction, also under vmap.
 
-    Under vmap each example would stop by itself, which copies everything at every chunk; so all
+    There each example would stop by itself, which copies everything at every chunk; so all
     chunks run where lengths are mapped.
     """
     if kind == "backward":
         function: Callable = functools.partial(_backward, backend, plan)
-        arguments: tuple = (ROW_AXES, 0, 1, 0, 0)
-        results: Any = ROW_AXES
     else:
         function = functools.partial(_forward, backend, plan, kind == "keep")
-        arguments, results = (ROW_AXES,), (0, 0, 1)
-
-    def on_devices(up_to_longest: bool) -> Callable:
-        return sharded(plan, functools.partial(function, up_to_longest), arguments, results)
-
-    mapped = jax.custom_batching.custom_vmap(on_devices(True))
+    mapped = jax.custom_batching.custom_vmap(functools.partial(function, True))
 
     def rule(size: int, batched: Any, *parts: Any) -> tuple[Any, Any]:
         axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(batched))
-        call = on_devices(not batched[0].lengths)
+        call = functools.partial(function, not batched[0].lengths)
         out = jax.vmap(call, in_axes=axes, axis_size=size)(*parts)
         return out, jax.tree.map(lambda _: True, out)
 
@@ -199,7 +188,7 @@ def _operands(
     x = _slice(whole.x, start, size, axis=1)
     live = (start + jnp.arange(size))[None, :, None] < whole.lengths[:, None, None]
     x = jnp.where(live, x, 0)
-    inputs = project("tbh", dataclasses.replace(plan, sharding=None), x, whole.weights)
+    inputs = project("tbh", plan, x, whole.weights)
     offset, slope = (_slice(array, start, size) for array in (whole.offset, whole.slope))
     lengths, bias = whole.lengths - start, whole.weights.recurrent_bias
     recurrent = by_gate(plan, whole.weights.recurrent.swapaxes(0, 1))

@@ -36,7 +36,6 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-from jax.sharding import NamedSharding
 
 from dien_kernels.reference import Cell, Form
 
@@ -119,7 +118,6 @@ class Plan:
     precision: jax.lax.Precision  # of the recurrent matmuls
     blocks: Blocks | None = None  # None where the backend has no blocks
     interpret: bool = False  # run the kernel's own program in the interpreter, on any device
-    sharding: NamedSharding | None = None  # how rows are split over devices
 
     @property
     def has_update(self) -> bool:

@@ -1,19 +1,17 @@
-"""A backend's launch on any number of rows, split over devices, and under vmap.
+"""A backend's launch on any number of rows, and under vmap.
 
-Kernels see whole blocks of rows that lie on one device. This module brings rows into that form.
+Kernels see whole blocks of rows. This module brings rows into that form.
 
 Row axes of arguments and results are given as prefixes of their trees: the axis that vmap folds
-rows into and along which devices split them. -1 stands for arrays without rows.
+rows into. -1 stands for arrays without rows.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from dien_kernels.contract import Backend, Gradients, Operands, Plan
 
@@ -21,7 +19,7 @@ Pass = Literal["forward", "keep", "backward"]  # "keep" is forward with kept gat
 
 
 def launch(backend: Backend, plan: Plan, kind: Pass) -> Callable[..., Any]:
-    """Return one launch of the backend for any rows, shardings and vmap."""
+    """Return one launch of the backend for any rows, and under vmap."""
     rows: Any = backend.layout.index("b")
     no_rows: Any = -1
     operands = Operands(rows, 1, 1, 0, recurrent=no_rows, bias=no_rows, initial=rows - 1)
@@ -39,7 +37,7 @@ def launch(backend: Backend, plan: Plan, kind: Pass) -> Callable[..., Any]:
         return states if kind == "forward" else (states, kept)
 
     whole = _whole_blocks(plan, call, arguments, results)
-    return mappable(sharded(plan, whole, arguments, results), arguments, results)
+    return mappable(whole, arguments, results)
 
 
 def _map(function: Callable, axes: Any, *trees: Any) -> Any:
@@ -71,43 +69,6 @@ def _whole_blocks(plan: Plan, call: Callable, arguments: tuple, results: Any) ->
         return _map(unpad, results, call(*_map(pad, arguments, parts)))
 
     return filled
-
-
-def shards(sharding: NamedSharding | None) -> int:
-    """Return the number of parts into which rows are split."""
-    axes = sharding.spec[0] if sharding is not None and len(sharding.spec) else None
-    if sharding is None or axes is None:
-        return 1
-    names = axes if isinstance(axes, tuple) else (axes,)
-    return math.prod(sharding.mesh.shape[name] for name in names)
-
-
-def sharded(plan: Plan, call: Callable, arguments: tuple, results: Any) -> Callable:
-    """Return ``call`` on each device's own rows: XLA does not split a kernel by itself.
-
-    Results without rows are sums over rows, here over the rows of all devices.
-    """
-    sharding = plan.sharding
-    if sharding is None:
-        return call
-    rows = sharding.spec[0] if len(sharding.spec) else None
-
-    def spec(axis: int, _: Any) -> PartitionSpec:
-        return PartitionSpec() if axis < 0 else PartitionSpec(*[None] * axis, rows)
-
-    def total(axis: int, array: jax.Array) -> jax.Array:
-        return jax.lax.psum(array, rows) if axis < 0 and rows is not None else array
-
-    def split(*parts: Any) -> Any:
-        return jax.shard_map(
-            lambda *own: _map(total, results, call(*own)),
-            mesh=sharding.mesh,
-            in_specs=_map(spec, arguments, parts),
-            out_specs=_map(spec, results, jax.eval_shape(call, *parts)),
-            check_vma=False,
-        )(*parts)
-
-    return split
 
 
 def mappable(call: Callable, arguments: tuple, results: Any) -> Callable:

@@ -18,22 +18,23 @@ from support.recurrences import call, operands
 
 devices = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices
 mesh = Mesh(np.array(devices), ("data",))
-rows, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+rows, specs = P("data"), (P("data"), P("data"), P(), P("data"), P("data"))
 x, attention, weights, lengths, initial = operands("augru", batch=512, steps=16, hidden=36)
 
-def loss(x, attention, weights, initial, lengths):
-    states, last = call(
-        "augru", x, attention, weights, lengths, initial,
-        implementation="mosaic_tpu", batch_sharding=rows,
-    )
+def run(x, attention, weights, initial, lengths):
+    return call("augru", x, attention, weights, lengths, initial, implementation="mosaic_tpu")
+
+def loss(*arrays):
+    split = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)
+    states, last = split(*arrays)
     return (states ** 2).sum() + last.sum(), states
 
-def placed(tree, sharding):
+def placed(tree, spec):
+    sharding = NamedSharding(mesh, spec)
     shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     return jax.tree.map(shape, tree)
 
-arguments = [placed(x, rows), placed(attention, rows), placed(weights, everywhere),
-             placed(initial, rows), placed(lengths, rows)]
+arguments = map(placed, (x, attention, weights, initial, lengths), specs)
 with assume(Device("tpu", "TPU v5 lite")):
     step = jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))
     compiled = step.lower(*arguments).compile()

@@ -264,22 +264,29 @@ from support.networks import *
 from support.recurrences import assert_agree, call, operands
 
 mesh = Mesh(np.array(jax.devices()), ("data",))
-rows, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+split = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+rows = P("data")
 x, attention, weights, lengths, initial = operands("augru", batch=12, biased=True)
 
-def loss(x, attention, weights, initial, lengths, **how):
-    states, last = call("augru", x, attention, weights, lengths, initial, **how)
-    return jnp.sin(3 * states).sum() + last.sum(), (states, last)
+def states_of(name):
+    def run(x, attention, weights, initial, lengths):
+        return call("augru", x, attention, weights, lengths, initial, implementation=name)
 
-def gradients(**how):
-    return jax.jit(jax.grad(lambda *a: loss(*a, **how), (0, 1, 2, 3), has_aux=True))
+    return run
 
-plain = (x, attention, weights, initial, lengths)
-placed = jax.device_put(plain, (rows, rows, everywhere, rows, rows))
-expected = gradients(implementation="reference")(*plain)
+def gradients(run):
+    def loss(*arrays):
+        states, last = run(*arrays)
+        return jnp.sin(3 * states).sum() + last.sum(), (states, last)
+
+    return jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))
+
+plain, specs = (x, attention, weights, initial, lengths), (rows, rows, P(), rows, rows)
+placed = jax.device_put(plain, tuple(NamedSharding(mesh, spec) for spec in specs))
+expected = gradients(states_of("reference"))(*plain)
 for name in ("xla", "native", "mosaic_tpu", "triton"):
     with interpreted():
-        run = gradients(implementation=name, batch_sharding=rows)
+        run = gradients(split(states_of(name), in_specs=specs, out_specs=rows))
         compiled = run.lower(*placed).compile()
     (d_x, d_attention, d_weights, d_initial), (states, last) = compiled.output_shardings
     for sharding in (d_x, d_attention, d_initial, states, last):
@@ -290,11 +297,6 @@ for name in ("xla", "native", "mosaic_tpu", "triton"):
     assert "all-reduce" in program, name
     assert_agree(compiled(*placed), expected, 1e-5 if name == "native" else 1e-4)
 
-split = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-rows = P("data")
-last = lambda x, a, n, h: call("augru", x, a, weights, n, h, implementation="native")[1]
-mapped = jax.jit(split(last, in_specs=(rows,) * 4, out_specs=rows))
-assert_agree(mapped(x, attention, lengths, initial), expected[1][1], 1e-5)
 few, operands = attention_operands(12, 6, 5, (7,)), auxiliary_operands(12, 6, 1, 4, 5, (7,))
 attention = split(attention_by("native"), in_specs=(rows, rows, P(), rows), out_specs=rows)
 assert_near(jax.jit(attention)(*few), attention_by("xla")(*few), 1e-5)

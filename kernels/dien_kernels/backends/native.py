@@ -19,14 +19,14 @@ from jax.custom_derivatives import SymbolicZero
 from dien_kernels import chunks
 from dien_kernels.backends import xla
 from dien_kernels.contract import HistoryBackend, Plan
-from dien_kernels.launch import mappable, no_gradient, sharded
+from dien_kernels.launch import mappable, no_gradient
 from dien_kernels.native import library
 from dien_kernels.native.primitive import primitive
 from dien_kernels.reference import Weights
 
 PANEL = 32
 """Rows that the kernels keep arrays for together, see native/src/arguments.h."""
-_ROW_AXES = chunks.ROW_AXES
+_ROW_AXES = chunks.Histories(x=0, offset=1, slope=1, lengths=0, weights=-1, initial=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -34,15 +34,15 @@ def run(plan: Plan, histories: chunks.Histories) -> tuple[jax.Array, jax.Array]:
     """Return states ``[B, T, H]`` and the last one ``[B, H]``."""
     # Without gradients vmap makes more rows of the mapped axis. The arrays that are kept for
     # gradients, and sums over rows, belong to one call.
-    forward = sharded(plan, lambda own: _forward(plan, False, own)[0], (_ROW_AXES,), 0)
-    states = mappable(forward, (_ROW_AXES,), 0)(histories)
+    forward = mappable(lambda own: _forward(plan, False, own)[0], (_ROW_AXES,), 0)
+    states = forward(histories)
     return states, states[:, -1]
 
 
 def _run_forward(plan: Plan, histories: chunks.Histories) -> tuple[tuple, tuple]:
     histories = jax.tree.map(lambda leaf: leaf.value, histories)
-    forward = sharded(plan, functools.partial(_forward, plan, True), (_ROW_AXES,), (0, 0))
-    states, kept = jax.custom_batching.sequential_vmap(forward)(histories)
+    forward = jax.custom_batching.sequential_vmap(functools.partial(_forward, plan, True))
+    states, kept = forward(histories)
     return (states, states[:, -1]), (histories, kept)
 
 
@@ -53,9 +53,8 @@ def _run_backward(plan: Plan, saved: tuple, gradients: tuple) -> tuple[chunks.Hi
         d_states = jnp.zeros((0, 0, 0), jnp.float32)
     if isinstance(d_last, SymbolicZero):
         d_last = jnp.zeros(histories.initial.shape, jnp.float32)
-    arguments = (_ROW_AXES, 0, 0, 0)
-    backward = sharded(plan, functools.partial(_backward, plan), arguments, _ROW_AXES)
-    d_histories = jax.custom_batching.sequential_vmap(backward)(histories, kept, d_states, d_last)
+    backward = jax.custom_batching.sequential_vmap(functools.partial(_backward, plan))
+    d_histories = backward(histories, kept, d_states, d_last)
     return (d_histories._replace(lengths=no_gradient(histories.lengths)),)
 
 
