@@ -8,12 +8,12 @@ that of the native kernels for CPUs, which ``load_native_in_background`` compile
 Implementations are in ``backends/``. This package imports jax and nothing else.
 """
 
+from dien_kernels.agreement import Network
 from dien_kernels.api import Precision, agru, augru, explain, gru
 from dien_kernels.choice import Choice, Implementation, load_native_in_background
 from dien_kernels.contract import Blocks
 from dien_kernels.devices import Device, assume, interpreted
 from dien_kernels.native.library import instruction_set
-from dien_kernels.network_agreement import Network
 from dien_kernels.network_equations import Dense, masked_softmax
 from dien_kernels.networks import (
     NetworkImplementation,

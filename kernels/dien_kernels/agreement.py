@@ -2,30 +2,37 @@
 
 A kernel on a device or compiler that it was not tested on may fail to compile or compute something
 else. Before ``implementation="auto"`` takes one, a small case runs through it and through the
-oracle on that device: all states, the last ones, and every gradient. The outcome is kept in a
-file, one for each kernel, device kind and version.
+oracle on that device: all results, and every gradient. The outcome is kept in a file, one for each
+kernel, device kind and version.
 """
 
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.extend.backend import get_backend
 
-from dien_kernels import fused, reference
-from dien_kernels.cache import cache_folder
+from dien_kernels import candidates, fused, network_equations, reference
 from dien_kernels.contract import Backend, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
+from dien_kernels.native import candidates as native_candidates
+from dien_kernels.native import library, networks
+from dien_kernels.native.build import cache_folder
+from dien_kernels.network_equations import Dense
 from dien_kernels.reference import Inputs, Weights
+
+Network = Literal["attention", "auxiliary", "candidates"]
+"""What has a kernel: attention, the auxiliary loss, and many candidates of one history."""
 
 EXACT = jax.lax.Precision.HIGHEST
 # Largest deviation allowed of an array, relative to its largest entry. True float32 deviates by
@@ -34,6 +41,8 @@ EXACT = jax.lax.Precision.HIGHEST
 TOLERANCES = {EXACT: 1e-4, jax.lax.Precision.HIGH: 1e-3, jax.lax.Precision.DEFAULT: 5e-2}
 # More rows than one block and fewer than two have; H is no multiple of any tile.
 BATCH, STEPS, INPUT, HIDDEN = 70, 9, 12, 36
+# Of networks: no multiples of a panel or a tile.
+NETWORK_BATCH, STATE, LAYERS = 23, 20, (26, 17)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +67,19 @@ class Outcome:
 @functools.cache
 def outcome(backend: Backend | HistoryBackend, plan: Plan, device: Device) -> Outcome:
     """Return the outcome of the check of a recurrence from its file, or run the check."""
-    return remembered(_key(backend, plan, device), functools.partial(_check, backend, plan))
+    identity = backend.identity() if isinstance(backend, HistoryBackend) else ""
+    name = f"{backend.name}-{plan.cell}-{plan.form}-{plan.precision.name.lower()}"
+    results = functools.partial(recurrence_results, backend, plan)
+    check = functools.partial(_compare, results, TOLERANCES[plan.precision])
+    return remembered(key_of(name, device, identity), check)
+
+
+@functools.cache
+def network_outcome(network: Network, device: Device) -> Outcome:
+    """Return the outcome of the check of a native network from its file, or run the check."""
+    key = key_of(f"native-{network}", device, library.identity())
+    check = functools.partial(_compare, NETWORK_RESULTS[network], TOLERANCES[EXACT])
+    return remembered(key, check)
 
 
 def remembered(key: str, check: Callable[[], Outcome]) -> Outcome:
@@ -92,12 +113,6 @@ def _read(file: Path | None) -> Outcome | None:
     return found if is_whole and found.deviation == found.deviation else None
 
 
-def _key(backend: Backend | HistoryBackend, plan: Plan, device: Device) -> str:
-    own = backend.identity() if isinstance(backend, HistoryBackend) else ""
-    name = f"{backend.name}-{plan.cell}-{plan.form}-{plan.precision.name.lower()}"
-    return key_of(name, device, own)
-
-
 def key_of(name: str, device: Device, identity: str) -> str:
     """Return the name with a digest of all that the outcome depends on."""
     here = Path(__file__).parent
@@ -125,18 +140,7 @@ def _write(file: Path | None, checked: Outcome) -> bool:
     return True
 
 
-def _check(backend: Backend | HistoryBackend, plan: Plan) -> Outcome:
-    oracle = functools.partial(reference.run, plan.cell, plan.form, precision=EXACT)
-
-    def results() -> tuple[Any, Any]:
-        whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, HIDDEN))
-        kernel = functools.partial(fused.run, backend, whole)
-        return _results(kernel, plan), _results(oracle, plan)
-
-    return compare(results, TOLERANCES[plan.precision])
-
-
-def compare(results: Callable[[], tuple[Any, Any]], tolerance: float) -> Outcome:
+def _compare(results: Callable[[], tuple[Any, Any]], tolerance: float) -> Outcome:
     """Compare the results of a kernel with those of the oracle, leaf by leaf."""
     try:
         found, expected = results()
@@ -156,7 +160,120 @@ def _deviation(result: jax.Array, expected: jax.Array) -> float:
     return difference if math.isfinite(difference) else float("inf")
 
 
-def arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
+def recurrence_results(backend: Backend | HistoryBackend, plan: Plan) -> tuple[Any, Any]:
+    """Return states, the last ones and gradients for every operand, of a kernel and the oracle."""
+    whole = fused.with_blocks(plan, backend, Shape(BATCH, STEPS, HIDDEN))
+
+    def inputs() -> tuple:
+        gates = 2 + plan.has_update
+        shapes = [(BATCH, STEPS, INPUT), (BATCH, HIDDEN), (BATCH, STEPS), (INPUT, gates, HIDDEN)]
+        shapes += [(HIDDEN, gates, HIDDEN), (gates, HIDDEN), *[(HIDDEN,)] * (plan.form == "paper")]
+        x, initial, noise, *weights = (0.6 * array for array in _arrays(*shapes))
+        lengths = _lengths(BATCH)
+        live = jnp.arange(STEPS, dtype=jnp.int32)[None, :] < lengths[:, None]
+        attention = None if plan.cell == "gru" else jnp.where(live, jnp.abs(noise), 0)
+        x = jnp.where(live[..., None], x, 0)
+        return (x, attention, Weights(*weights), initial), lengths
+
+    def results(run: Callable, differentiable: tuple, lengths: jax.Array) -> Any:
+        def objective(differentiable: tuple) -> tuple[jax.Array, Any]:
+            x, attention, weights, initial = differentiable
+            states, last = run(Inputs(x, attention, weights, lengths, initial))
+            return jnp.sin(3 * states).sum() + jnp.cos(2 * last).sum(), (states, last)
+
+        return jax.grad(objective, has_aux=True)(differentiable)
+
+    oracle = functools.partial(reference.run, plan.cell, plan.form, precision=EXACT)
+    return _both(inputs, results, functools.partial(fused.run, backend, whole), oracle)
+
+
+def attention_results() -> tuple[Any, Any]:
+    """Return attention and its gradients, of the kernel and of the oracle."""
+
+    def inputs() -> tuple:
+        query, states = _arrays((NETWORK_BATCH, STATE), (NETWORK_BATCH, STEPS, STATE))
+        return query, states, _layers(4 * STATE), _lengths(NETWORK_BATCH)
+
+    def results(run: Callable, *arguments: Any) -> Any:
+        def objective(*arguments: Any) -> tuple[jax.Array, jax.Array]:
+            attention = run(*arguments)
+            return jnp.sin(3 * attention).sum(), attention
+
+        differentiated = jax.grad(objective, (0, 1, 2), has_aux=True)
+        (*gradients, d_layers), attention = differentiated(*arguments)
+        # The softmax takes the last bias out: its gradient is rounding.
+        return attention, gradients, d_layers[:-1], d_layers[-1].kernel
+
+    return _both(inputs, results, networks.attention, network_equations.reference_attention)
+
+
+def auxiliary_results() -> tuple[Any, Any]:
+    """Return the auxiliary loss and its gradients, of the kernel and of the oracle."""
+
+    def inputs() -> tuple:
+        *arrays, noise = _arrays(
+            (NETWORK_BATCH, STEPS, STATE),
+            (NETWORK_BATCH, STEPS, INPUT),
+            (2, NETWORK_BATCH, STEPS - 1, INPUT),
+            (3, NETWORK_BATCH, STEPS - 1),
+        )
+        following = jnp.arange(1, STEPS, dtype=jnp.int32)
+        shares = jnp.where(following[None] < _lengths(NETWORK_BATCH)[:, None], jnp.abs(noise), 0)
+        return *arrays, shares, _layers(STATE + INPUT)
+
+    def results(run: Callable, *arguments: Any) -> Any:
+        return jax.value_and_grad(lambda *given: 3 * run(*given), (0, 1, 2, 4))(*arguments)
+
+    return _both(inputs, results, networks.auxiliary_loss, network_equations.reference_loss)
+
+
+def candidate_results() -> tuple[Any, Any]:
+    """Return attention and last states of candidates, of the kernels and of XLA.
+
+    The cells share all of a step but its last line; tests compare each.
+    """
+    length = jnp.int32(STEPS - 2)
+
+    def inputs() -> tuple:
+        attention, projected, recurrent, bias, recurrent_bias, query, states = _arrays(
+            (NETWORK_BATCH, STEPS),
+            (STEPS, 3, STATE),
+            (STATE, 3, STATE),
+            (3, STATE),
+            (STATE,),
+            (NETWORK_BATCH, STATE),
+            (STEPS, STATE),
+        )
+        weights = 0.3 * recurrent, bias, recurrent_bias
+        return (query, states, _layers(4 * STATE)), (projected, jnp.abs(attention)), weights
+
+    def results(run: tuple[Callable, Callable], first: tuple, second: tuple, weights: tuple) -> Any:
+        attend, last = run
+        inputs, attentions = second
+        operands = candidates.SharedInputs(inputs, attentions, length, *weights)
+        both = [last(operands, paper=paper, scales_inputs=False) for paper in (True, False)]
+        return attend(*first, length), both
+
+    kernels = native_candidates.attention, native_candidates.last_states
+    highest = functools.partial(candidates.xla_last_states, precision=EXACT)
+    return _both(inputs, results, kernels, (candidates.reference_candidates, highest))
+
+
+NETWORK_RESULTS: dict[Network, Callable[[], tuple[Any, Any]]] = {
+    "attention": attention_results,
+    "auxiliary": auxiliary_results,
+    "candidates": candidate_results,
+}
+
+
+def _both(inputs: Callable, results: Callable, kernel: Any, oracle: Any) -> tuple[Any, Any]:
+    # Arguments, as XLA would compute a program without any as it compiles it.
+    arguments = jax.jit(inputs)()
+    found, expected = (jax.jit(functools.partial(results, run)) for run in (kernel, oracle))
+    return found(*arguments), expected(*arguments)
+
+
+def _arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
     """Return arrays without a pattern; drawing them would take a second to compile."""
     return [
         0.7 * jnp.sin((1.3 + number) * jnp.arange(1.0, math.prod(shape) + 1)).reshape(shape)
@@ -164,26 +281,12 @@ def arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
     ]
 
 
-def _inputs(plan: Plan) -> Inputs:
-    gates = 2 + plan.has_update
-    shapes = [(BATCH, STEPS, INPUT), (BATCH, HIDDEN), (BATCH, STEPS), (INPUT, gates, HIDDEN)]
-    shapes += [(HIDDEN, gates, HIDDEN), (gates, HIDDEN), *[(HIDDEN,)] * (plan.form == "paper")]
-    behaviours, initial, noise, *weights = (0.6 * array for array in arrays(*shapes))
-    lengths = jnp.arange(BATCH, dtype=jnp.int32) % (STEPS + 1)
-    live = jnp.arange(STEPS, dtype=jnp.int32)[None, :] < lengths[:, None]
-    attention = None if plan.cell == "gru" else jnp.where(live, jnp.abs(noise), 0)
-    x = jnp.where(live[..., None], behaviours, 0)
-    return Inputs(x, attention, Weights(*weights), lengths, initial)
+def _layers(inputs: int) -> tuple[Dense, ...]:
+    widths = (inputs, *LAYERS, 1)
+    shapes = [(*pair,) for pair in itertools.pairwise(widths)]
+    arrays = _arrays(*shapes, *[(width,) for width in widths[1:]])
+    return tuple(map(Dense, arrays[: len(shapes)], arrays[len(shapes) :]))
 
 
-def _results(run: Callable, plan: Plan) -> Any:
-    """Return states, the last ones, and gradients of a function of both for every operand."""
-    inputs = jax.jit(functools.partial(_inputs, plan))()
-
-    def objective(differentiable: tuple) -> tuple[jax.Array, Any]:
-        x, attention, weights, initial = differentiable
-        states, last = run(Inputs(x, attention, weights, inputs.lengths, initial))
-        return jnp.sin(3 * states).sum() + jnp.cos(2 * last).sum(), (states, last)
-
-    differentiable = inputs.x, inputs.attention, inputs.weights, inputs.initial_state
-    return jax.jit(jax.grad(objective, has_aux=True))(differentiable)
+def _lengths(batch: int) -> jax.Array:
+    return jnp.arange(batch, dtype=jnp.int32) % (STEPS + 1)

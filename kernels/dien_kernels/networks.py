@@ -9,13 +9,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dien_kernels import candidates, network_agreement, network_equations
+from dien_kernels import agreement, candidates, network_equations
+from dien_kernels.agreement import Network
 from dien_kernels.checks import Shapes, check_name, check_shapes, refuse, reverse_mode_only
 from dien_kernels.choice import Choice, Implementation, choose_native, require
 from dien_kernels.native import candidates as native_candidates
 from dien_kernels.native import library
 from dien_kernels.native import networks as native
-from dien_kernels.network_agreement import Network
 from dien_kernels.network_equations import Layers
 
 NetworkImplementation = Literal["auto", "reference", "xla", "native"]
@@ -216,7 +216,7 @@ def explain_network(network: Network, *, hidden_layers: int) -> Choice:
     names = {"auxiliary": "the auxiliary loss", "candidates": "candidates of one history"}
     what = names.get(network, network)
     prepare = functools.partial(_prepare_native, hidden_layers)
-    return choose_native(what, prepare, lambda device: network_agreement.outcome(network, device))
+    return choose_native(what, prepare, lambda device: agreement.network_outcome(network, device))
 
 
 def chosen_for_candidates(name: NetworkImplementation) -> Implementation:

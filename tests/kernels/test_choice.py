@@ -23,7 +23,7 @@ from dien_kernels import (
     interpreted,
 )
 from dien_kernels.backends import xla
-from dien_kernels.contract import Blocks, Plan
+from dien_kernels.contract import Blocks
 from support.recurrences import assert_agree, evaluate, operands
 
 pytestmark = pytest.mark.long
@@ -139,12 +139,11 @@ def test_key_of_an_outcome_changes_with_every_source_file(monkeypatch, tmp_path)
     package = tmp_path / "dien_kernels"
     shutil.copytree(Path(agreement.__file__).parent, package)
     monkeypatch.setattr(agreement, "__file__", str(package / "agreement.py"))
-    plan = Plan("augru", "paper", jax.lax.Precision.HIGHEST)
-    keys = [agreement._key(xla.BACKEND, plan, V5E)]
+    keys = [agreement.key_of("xla", V5E, "")]
     for source in ("backends/triton.py", "contract.py"):
         with (package / source).open("a") as file:
             file.write("# changed\n")
-        keys.append(agreement._key(xla.BACKEND, plan, V5E))
+        keys.append(agreement.key_of("xla", V5E, ""))
     assert len(set(keys)) == 3
 
 

@@ -19,7 +19,6 @@ from dien_kernels import (
     explain_network,
     gru,
     interpreted,
-    network_agreement,
 )
 from dien_kernels.backends import native
 from dien_kernels.native import build, library, networks
@@ -113,7 +112,7 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
     monkeypatch.setattr(choice, "_warned", set())
-    caches = agreement.outcome.cache_clear, network_agreement.outcome.cache_clear
+    caches = agreement.outcome.cache_clear, agreement.network_outcome.cache_clear
     for clear in caches:
         clear()
     yield tmp_path

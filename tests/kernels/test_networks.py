@@ -15,7 +15,6 @@ from dien_kernels import (
     candidate_attention,
     choice,
     last_states,
-    network_agreement,
     network_equations,
 )
 from dien_kernels.native import library, networks
@@ -236,7 +235,7 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
     monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
     monkeypatch.setattr(choice, "_warned", set())
-    caches = agreement.outcome.cache_clear, network_agreement.outcome.cache_clear
+    caches = agreement.outcome.cache_clear, agreement.network_outcome.cache_clear
     for clear in caches:
         clear()
     yield tmp_path
@@ -255,7 +254,7 @@ def test_auto_leaves_a_network_that_deviates(fresh, monkeypatch, auxiliary):
 
 
 def test_the_check_of_networks_compares_every_gradient():
-    for results in (network_agreement.attention_results, network_agreement.auxiliary_results):
+    for results in (agreement.attention_results, agreement.auxiliary_results):
         found, expected = results()
         assert len(jax.tree.leaves(found)) == len(jax.tree.leaves(expected)) >= 8
         assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))

@@ -24,8 +24,6 @@ from pathlib import Path
 
 import jax
 
-from dien_kernels.cache import cache_folder
-
 SOURCES = Path(__file__).parent / "src"
 PREBUILT = Path(__file__).parent / "prebuilt"
 """Folder of the libraries of :mod:`dien_kernels.native.prebuilt`, which wheels have."""
@@ -53,6 +51,17 @@ _stopped = threading.Event()
 
 class BuildError(NotImplementedError):
     """The library cannot be compiled here; the message is the reason."""
+
+
+def cache_folder() -> Path | None:
+    """Return ``$DIEN_KERNELS_CACHE``, or a folder in the user's cache; None without a home."""
+    if chosen := os.environ.get("DIEN_KERNELS_CACHE"):
+        return Path(chosen)
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without an entry, and no HOME
+        return None
+    return Path(cache) / "dien_kernels"
 
 
 def compiler() -> list[str]:
