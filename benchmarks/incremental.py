@@ -38,8 +38,7 @@ from dien_jax.data.schema import UNKNOWN
 from dien_jax.metrics.intervals import delong
 from dien_jax.preparation.sources import interactions
 from dien_jax.runs.folder import CONFIG_FILE
-from dien_jax.runs.scoring import measure, score_batches
-from dien_jax.runs.trained import load_run
+from dien_jax.runs.trained import load_run, measure, score_batches
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import feature_tables
 from dien_jax.training.run import RunResult, fit, resume

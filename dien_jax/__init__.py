@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from dien_jax.metrics.scores import auc, gauc, logloss
     from dien_jax.model.interest import InterestModel
     from dien_jax.preparation.writer import DatasetWriter
-    from dien_jax.runs.scoring import score_split
-    from dien_jax.runs.trained import load_run
+    from dien_jax.runs.trained import load_run, score_split
     from dien_jax.training.run import RunResult, fit, resume
 
 _MODULES = {
@@ -45,8 +44,7 @@ _MODULES = {
     "inference.bucketed_programs": ("RankRequest",),
     "metrics.scores": ("auc", "gauc", "logloss"),
     "model.interest": ("InterestModel",),
-    "runs.scoring": ("score_split",),
-    "runs.trained": ("load_run",),
+    "runs.trained": ("load_run", "score_split"),
     "training.run": ("RunResult", "fit", "resume"),
 }
 

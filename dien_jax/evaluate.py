@@ -15,8 +15,7 @@ from typing import Any, Literal
 import tyro
 
 from dien_jax.errors import writing
-from dien_jax.runs.scoring import is_predictions, score_split, write_predictions
-from dien_jax.runs.trained import load_run
+from dien_jax.runs.trained import is_predictions, load_run, score_split, write_predictions
 from dien_jax.utils.command import make_main
 from dien_jax.utils.console import print_result, say
 from dien_jax.utils.files import atomic_file, check_out

@@ -12,11 +12,10 @@ import importlib.metadata
 import importlib.util
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy import sparse
 
@@ -24,13 +23,13 @@ from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError, writing
-from dien_jax.experiments.result_tables import Line, aligned, folder_of, metric_headers, result_line
+from dien_jax.experiments.comparison import metric_headers
 from dien_jax.metrics.scores import METRICS
 from dien_jax.model.statistics import MATCH
 from dien_jax.runs.calibration import fit_calibration
 from dien_jax.runs.folder import versions
-from dien_jax.runs.scoring import measure, write_predictions
 from dien_jax.runs.summary import BaselineRun
+from dien_jax.runs.trained import measure
 from dien_jax.training.logistic_regression import (
     LOGISTIC_REGRESSION,
     MAX_ROWS,
@@ -41,9 +40,9 @@ from dien_jax.training.logistic_regression import (
     standard,
 )
 from dien_jax.training.regression_inputs import Inputs, RegressionInputs
-from dien_jax.utils.console import Stage, say, stage
+from dien_jax.utils.console import Stage, aligned, say, stage
 from dien_jax.utils.extras import require
-from dien_jax.utils.files import atomic_file, partial_folder
+from dien_jax.utils.files import partial_folder
 
 TREES = ((7, 15), (31, 255))
 """Leaves of a tree and bins of a column: few of both, and the defaults of LightGBM."""
@@ -288,35 +287,6 @@ def _save(folder: Path, dataset: Dataset, result: BaselineResult) -> None:
     run.save(folder, about | shared | metrics | {"versions": run.versions}, result.scores)
 
 
-Known = dict[tuple[str, str, str], Line]
-"""Lines of results by digest of the data, settings and seed."""
-
-
-def add_baselines(
-    names: Sequence[str], datasets: Sequence[Dataset], out: Path, known: Known, predictions: str
-) -> None:
-    """Fit the baselines of data sets that have none in ``known``, and add their lines.
-
-    Their only seed is 0: a fit does not depend on a seed.
-    Test scores go to the file ``predictions`` in ``out/runs/DATA/ROW/0``, as those of runs.
-    """
-    for name, dataset in zip(names, datasets, strict=True):
-        digest = data_digest(dataset)
-        if any((digest, row, "0") in known for row in BASELINES):
-            continue
-        if importlib.util.find_spec("lightgbm") is None:
-            say("no rows of baselines: they need pip install 'dien_jax[baselines]'")
-            return
-        say(f"baselines of {name}")
-        start = time.perf_counter()
-        results = run_baselines(dataset.path)
-        about: dict[str, Any] = {"wall_seconds": (time.perf_counter() - start) / len(results)}
-        about |= {"device": jax.devices()[0].device_kind, "versions": versions()}
-        for result in results:
-            file = out / "runs" / name / folder_of(result.name) / "0" / predictions
-            with writing(out, "--out"):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with atomic_file(file) as stream:
-                    write_predictions(stream, dataset, "test", result.scores["test"])
-            line = result_line(name, result.name, 0, result._asdict() | about, result.name, digest)
-            known[digest, result.name, "0"] = line
+def folder_of(row: str) -> str:
+    """Return the name of a row's folder."""
+    return row.translate({ord(" "): "-"} | dict.fromkeys(map(ord, ",()")))

@@ -1,6 +1,7 @@
 """Comparison of runs: tables of metrics and settings, and differences with intervals."""
 
 import itertools
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,9 @@ from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest
 from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError
-from dien_jax.experiments.result_tables import aligned, mean_and_deviation, metric_headers
 from dien_jax.metrics.intervals import RESAMPLES, Difference, bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import score_split
 from dien_jax.runs.summary import (
     BaselineRun,
     RunSummary,
@@ -25,7 +24,8 @@ from dien_jax.runs.summary import (
     seed_groups,
     stored_scores,
 )
-from dien_jax.utils.console import say, stage
+from dien_jax.runs.trained import score_split
+from dien_jax.utils.console import aligned, say, stage
 
 _ABSENT = "-"
 
@@ -211,3 +211,17 @@ def _cells(difference: Difference) -> tuple[str, str, str]:
     value, _, low, high, p = difference
     p_text = "" if p is None else "< .0001" if p < 1e-4 else f"{p:.4f}"
     return f"{value:+.4f}", f"{low:+.4f} to {high:+.4f}", p_text
+
+
+def metric_headers(*columns: str) -> list[list[str]]:
+    """Return both header rows of the given columns and every metric of both splits."""
+    gap = [""] * (len(METRICS) - 1)
+    labels = [metric.label for metric in METRICS.values()]
+    return [[*[""] * len(columns), "validation", *gap, "test", *gap], [*columns, *labels, *labels]]
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Return mean ± standard deviation as text; only the value if there is one."""
+    if len(values) < 2:
+        return f"{values[0]:.4f}" if values else "none"
+    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"

@@ -29,8 +29,7 @@ from dien_jax.data.value_text import Use, as_text
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
-from dien_jax.runs.scoring import score_batches
-from dien_jax.runs.trained import load_run
+from dien_jax.runs.trained import load_run, score_batches
 from dien_jax.steps.score import make_predict_step
 from dien_jax.utils.console import say, stage
 from dien_jax.utils.files import check_out

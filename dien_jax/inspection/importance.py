@@ -28,9 +28,8 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc
 from dien_jax.model.interest import InterestModel, RowInputs
-from dien_jax.runs.scoring import check_examples, score_batches, trained_scores
-from dien_jax.runs.trained import TrainedModel
-from dien_jax.utils.console import stage
+from dien_jax.runs.trained import TrainedModel, check_examples, score_batches, trained_scores
+from dien_jax.utils.console import aligned, stage
 from dien_jax.utils.machine import machine_bytes, require_memory
 from dien_jax.utils.plots import new_figure
 
@@ -231,17 +230,13 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
 def importance_table(importance: Importance) -> str:
     """Return the importance of every input as a table for a terminal."""
     permutations = len(importance.inputs[0].aucs)
-    width = max(len("input"), *(len(measured.input) for measured in importance.inputs))
-    lines = [
-        f"{_title(importance)}; AUC lost when an input is exchanged among them:",
-        "",
-        f"{'input':{width}}  AUC drop  95% interval        sd over {permutations}",
-    ]
+    rows = [["input", "AUC drop", "95% interval", f"sd over {permutations}"]]
     for name, drop, aucs in importance.inputs:
         deviation = f"{np.std(aucs, ddof=1):.4f}" if permutations > 1 else "-"
         interval = f"{_signed(drop.low)} to {_signed(drop.high)}"
-        lines.append(f"{name:{width}}  {_signed(drop.value):>8}  {interval}  {deviation:>9}")
-    return "\n".join(lines)
+        rows.append([name, _signed(drop.value), interval, deviation])
+    title = f"{_title(importance)}; AUC lost when an input is exchanged among them:"
+    return f"{title}\n\n{aligned(rows, left=1)}"
 
 
 def _title(importance: Importance) -> str:

@@ -1,7 +1,7 @@
 """Metrics of scored examples, intervals of their differences, and diagnostics.
 
 Arrays are ``[n]``: labels are 0 or 1 (1 is a click), scores any numbers that rank the examples,
-higher for a likelier click (log loss, accuracy and calibration need probabilities), and groups any
+higher for a likelier click (log loss and calibration need probabilities), and groups any
 integers, the user of each example. Anything else raises ``ValueError``, a score that is NaN
 :class:`~dien_jax.errors.UserError`. A metric that its examples do not define is None, never 0.5 or
 NaN. Plain NumPy: nothing here may know datasets, models or runs.
@@ -13,7 +13,6 @@ from dien_jax.metrics.scores import (
     METRICS,
     Gauc,
     Metric,
-    accuracy,
     auc,
     calibration_error,
     evaluate_scores,
@@ -29,7 +28,6 @@ __all__ = [
     "Gauc",
     "Metric",
     "PartAuc",
-    "accuracy",
     "auc",
     "auc_by_size",
     "auc_interval",

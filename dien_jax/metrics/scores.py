@@ -1,4 +1,4 @@
-"""AUC, GAUC, log loss, calibration error and accuracy of scored examples, and their table.
+"""AUC, GAUC, log loss and calibration error of scored examples, and their table.
 
 Counts are integers and sums float64, so nothing is lost over millions of examples. The arrays are
 described in :mod:`dien_jax.metrics`.
@@ -142,18 +142,6 @@ def _check_probabilities(scores: np.ndarray) -> None:
         raise ValueError(f"scores must be probabilities, got values from {low} to {np.max(scores)}")
 
 
-def accuracy(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Return the share of examples whose score is above one half exactly if they are clicks.
-
-    None without examples.
-
-    >>> accuracy(np.array([1, 0]), np.array([0.9, 0.6]))
-    0.5
-    """
-    labels, scores = checked(labels, scores)
-    return float(((scores > 0.5) == labels).mean()) if labels.size else None
-
-
 def _user_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> _ByUser:
     """Return for each group, in order, its AUC and its examples: 0 where the AUC is undefined."""
     labels, scores = checked(labels, scores)
@@ -184,7 +172,6 @@ class Metric:
       label: its name in tables and plots.
       function: ``(labels, scores, groups)``, each ``[n]``, to the metric; None where undefined.
       higher_is_better: the direction that is better.
-      needs_probabilities: whether scores outside [0, 1] are refused; other metrics only rank.
       known_only: whether only examples count whose candidate is known from training.
       interval: of a difference between two models: ``"users"`` resamples users; ``"delong"``, for
         AUCs alone, adds DeLong's.
@@ -197,7 +184,6 @@ class Metric:
     label: str
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], float | None]
     higher_is_better: bool = True
-    needs_probabilities: bool = False
     known_only: bool = False
     interval: Literal["delong", "users"] = "users"
     user_terms: Callable[[np.ndarray, np.ndarray, np.ndarray], _ByUser] | None = None
@@ -213,8 +199,6 @@ class Metric:
 
         ``known`` is bool ``[n]``: whether the candidate is known from training; None if all are.
         """
-        if self.needs_probabilities:
-            _check_probabilities(scores)
         return self.function(*self.counted(known, labels, scores, groups))
 
     def counted(self, known: np.ndarray | None, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -240,17 +224,17 @@ METRICS = {
         Metric("gauc", "GAUC", lambda *arrays: gauc(*arrays).value, user_terms=_gauc_terms),
         Metric(
             "logloss", "log loss", lambda labels, scores, _: logloss(labels, scores),
-            higher_is_better=False, needs_probabilities=True, user_terms=_logloss_terms,
+            higher_is_better=False, user_terms=_logloss_terms,
         ),
         Metric(
             "normalised_entropy", "normalised entropy",
             lambda labels, scores, _: normalised_entropy(labels, scores),
-            higher_is_better=False, needs_probabilities=True,
+            higher_is_better=False,
         ),
         Metric(
             "calibration_error", "calibration error",
             lambda labels, scores, _: calibration_error(labels, scores),
-            higher_is_better=False, needs_probabilities=True,
+            higher_is_better=False,
         ),
     )
 }  # fmt: skip
@@ -276,8 +260,8 @@ def evaluate_scores(
     ``known`` is bool ``[n]``: whether the candidate is known from training; None if all are.
 
     Returns:
-      The metrics of ``METRICS`` and ``accuracy`` (None where undefined), ``examples`` (n),
-      ``gauc_users`` and ``gauc_left_out`` (users with both labels, and with one).
+      The metrics of ``METRICS`` (None where undefined), ``examples`` (n), ``gauc_users`` and
+      ``gauc_left_out`` (users with both labels, and with one).
 
     >>> labels, scores = np.array([1, 0, 1]), np.array([0.9, 0.2, 0.1])
     >>> metrics = evaluate_scores(labels, scores, np.array([7, 7, 8]))
@@ -290,7 +274,7 @@ def evaluate_scores(
     users = np.intersect1d(with_click, without_click, assume_unique=True).size
     left_out = with_click.size + without_click.size - 2 * users
     counts = {"examples": len(labels), "gauc_users": users, "gauc_left_out": left_out}
-    return {**values, "accuracy": accuracy(labels, scores), **counts}
+    return {**values, **counts}
 
 
 def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 Training does not enter: this package reads and writes what a run keeps.
 """
 
-from dien_jax.runs.scoring import SplitScores, score_split
-from dien_jax.runs.trained import TrainedModel, load_run
+from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_split
 
 __all__ = ["SplitScores", "TrainedModel", "load_run", "score_split"]

@@ -287,18 +287,13 @@ def decided_config(config: Config, dataset: Dataset) -> Config:
     return without_auto(config, {"optim.embedding_update": update, "train.order": order})
 
 
-class Outcome(TypedDict):
-    """Content of ``result.json`` that runs and baselines share."""
+class StoredResult(TypedDict):
+    """Content of ``result.json`` that is shown of runs and of baselines."""
 
     best_step: Count
     valid: Metrics
     test: Metrics
     train_examples_per_second: NotNegative | None
-
-
-class StoredResult(Outcome):
-    """Content of ``result.json`` that is shown of runs and of baselines."""
-
     device: NotRequired[str]
 
 

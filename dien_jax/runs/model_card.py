@@ -8,7 +8,7 @@ Source: Mitchell et al., Model Cards for Model Reporting, FAT* 2019 (arXiv:1810.
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dien_jax.errors import UserError, printable, reading
 from dien_jax.metrics.scores import METRICS
@@ -18,15 +18,7 @@ from dien_jax.runs.folder import Run
 CARD_FILE = "model_card.md"
 LARGEST_CARD = 1 << 20
 """Bytes of the largest card that is read."""
-_Metrics = Mapping[str, Any]
-_Interval = tuple[float, float] | None
-
-
-class Measured(NamedTuple):
-    """The metrics of a split by name, and the 95% interval of its AUC; None where undefined."""
-
-    metrics: _Metrics
-    interval: _Interval
+_Intervals = Mapping[str, tuple[float, float] | None]
 
 
 def read_card(folder: Path) -> str:
@@ -52,7 +44,7 @@ def model_card(
     run: Run,
     meta: Mapping[str, Any],
     result: Mapping[str, Any],
-    measured: Mapping[str, Measured],
+    intervals: _Intervals,
     calibration: Calibration | None,
 ) -> str:
     """Return the card of a finished run, in Markdown.
@@ -60,8 +52,9 @@ def model_card(
     Args:
       run: settings, data and versions.
       meta: ``meta.json`` of the data.
-      result: ``model``, ``parameters``, ``steps``, ``best_step``, ``device`` and ``baselines``.
-      measured: the metrics of ``validation`` and ``test``.
+      result: ``model``, ``parameters``, ``steps``, ``best_step``, ``device``, ``baselines``, and
+        the metrics of ``valid`` and ``test``.
+      intervals: 95% intervals of the AUC by split; None where undefined.
       calibration: of the scores, if there is one.
     """
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -78,7 +71,7 @@ def model_card(
         "": _table(about),
         "Intended use": _INTENDED,
         "Data": _data(run, meta),
-        "Results": _results(measured, result["baselines"]),
+        "Results": _results(result, intervals),
         "Calibration": _calibration(calibration),
         "Limits": _limits(meta),
     }
@@ -119,23 +112,26 @@ def _data(run: Run, meta: Mapping[str, Any]) -> str:
     return _table(rows)
 
 
-def _results(measured: Mapping[str, Measured], baselines: Mapping[str, float | None]) -> str:
+def _results(result: Mapping[str, Any], intervals: _Intervals) -> str:
     metrics = {name: metric for name, metric in METRICS.items() if name != "auc"}
     labels = " | ".join(metric.label for metric in metrics.values())
     lines = [f"| | examples | AUC (95%) | {labels} |", "|---" * (3 + len(metrics)) + "|"]
-    for split, (values, interval) in measured.items():
+    for split, title in {"valid": "validation", "test": "test"}.items():
+        values = result[split]
         area = METRICS["auc"].text(values)
-        if interval is not None:
+        if (interval := intervals[split]) is not None:
             area += f" ({interval[0]:.4f} to {interval[1]:.4f})"
         cells = " | ".join(metric.text(values) for metric in metrics.values())
-        lines.append(f"| {split} | {values['examples']:,} | {area} | {cells} |")
+        lines.append(f"| {title} | {values['examples']:,} | {area} | {cells} |")
     text = "\n".join(lines)
     text += (
         "\n\nThe epoch was chosen and scores were calibrated on validation; the test split was "
         "read once. The interval is DeLong's: it takes examples as independent, and covers no "
         "other training seed."
     )
-    simple = [f"{name} {value:.4f}" for name, value in baselines.items() if value is not None]
+    simple = [
+        f"{name} {value:.4f}" for name, value in result["baselines"].items() if value is not None
+    ]
     return f"{text} Test AUC of simple models: {', '.join(simple)}." if simple else text
 
 

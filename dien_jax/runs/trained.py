@@ -1,22 +1,32 @@
-"""The trained model of a run: the best checkpoint of its folder, and its data."""
+"""The trained model of a run: the best checkpoint of its folder, its data, and its scores."""
 
+import csv
+import functools
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import jax
 import numpy as np
 
 from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.data.loader import Loader, evaluation_loader
+from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.tables import FeatureTables
-from dien_jax.errors import UserError
+from dien_jax.errors import NotFiniteError, UserError
+from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.model.logistic_regression import with_network_share
 from dien_jax.model.logit_map import CALIBRATION
 from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.checkpoints import Checkpoints, named_leaves
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.steps.placement import OneDevice
+from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import TrainState, create_state, feature_tables
 from dien_jax.utils.compile_cache import require_32_bits
+from dien_jax.utils.console import Stage, stage
+from dien_jax.utils.files import starts_with
 from dien_jax.utils.json_values import Share, as_type
 
 BEST_SHARE = "best_share"
@@ -116,3 +126,163 @@ def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainS
             raise UserError(f"the checkpoint {path} is damaged: {name} is not finite")
     share = as_type(host.get(BEST_SHARE), Share, f"{checkpoints.best_path()}, {BEST_SHARE}")
     return best_step, state._replace(params=with_network_share(state.params, share))
+
+
+Predict = Callable[[Any, Any, Any, Any], jax.Array]
+"""``(params, batch_stats, features, batch)`` to scores ``[B]``, see ``make_predict_step``."""
+
+_COLUMNS = ("user", "item", "label", "score")
+_IN_FLIGHT = 16
+"""Batches whose scores stay on the device before they are fetched together."""
+
+
+def score_batches(
+    predict_step: Predict,
+    params: Any,
+    batch_stats: Any,
+    features: Any,
+    loader: Loader,
+    before_batch: Callable[[float], None] = lambda share: None,
+) -> np.ndarray:
+    """Return the click probability of every example, float32 ``[n]``, in the split's order.
+
+    ``loader`` has the order ``evaluation``; ``before_batch`` gets the share of batches that are
+    done, and may raise to stop.
+    """
+    indices = [loader.example_indices(0, step) for step in range(loader.steps_per_epoch)]
+    scores = np.empty(sum(map(len, indices)), np.float32)
+    pending: list[jax.Array] = []
+    with closing(loader.epoch(0)) as batches:
+        for step, batch in enumerate(batches):
+            before_batch(step / loader.steps_per_epoch)
+            pending.append(predict_step(params, batch_stats, features, batch))
+            if len(pending) == _IN_FLIGHT or step + 1 == loader.steps_per_epoch:
+                first = step + 1 - len(pending)
+                fetched = zip(indices[first : step + 1], jax.device_get(pending), strict=True)
+                for examples, values in fetched:
+                    scores[examples] = values[: len(examples)]
+                    _require_finite(scores[examples], examples)
+                pending.clear()
+    return scores
+
+
+def _require_finite(scores: np.ndarray, examples: np.ndarray) -> None:
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        place, score = examples[wrong[0]] + 1, scores[wrong[0]]
+        raise NotFiniteError(
+            f"the model's score of example {place:,} is {score}, and {len(wrong)} of its batch are "
+            f"not finite: a parameter or a number among the inputs is too large"
+        )
+
+
+def measure(dataset: Dataset, split: str, scores: np.ndarray) -> dict[str, Any]:
+    """Return the metrics of a split by their names in ``result.json``; None where undefined."""
+    return split_scores(dataset, split, scores).metrics()
+
+
+def write_predictions(stream: TextIO, dataset: Dataset, split: str, scores: np.ndarray) -> None:
+    """Write ``user,item,label,score`` as CSV with raw ids, one line per example.
+
+    Nine digits restore a float32 score exactly.
+    """
+    examples = dataset.splits[split]
+    users, items = dataset.groups(), dataset.vocabulary("item")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    columns = (examples.group, examples.item, examples.label, scores)
+    for group, item, label, score in zip(*columns, strict=True):
+        writer.writerow((users[group], items[item], int(label), f"{score:.9g}"))
+
+
+def is_predictions(file: Path) -> bool:
+    """Return whether a file is one of :func:`write_predictions`."""
+    return starts_with(file, f"{','.join(_COLUMNS)}\n".encode())
+
+
+class SplitScores(NamedTuple):
+    """Scores of the examples of a split, in their order in the dataset.
+
+    Attributes:
+      labels: int8 ``[n]``, 1 for a click.
+      scores: float32 ``[n]``, click probabilities.
+      groups: int ``[n]``, the user whose GAUC an example counts for.
+      known: bool ``[n]``, whether the candidate is known from training; None if all are.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    groups: np.ndarray
+    known: np.ndarray | None = None
+
+    def metrics(self) -> dict[str, Any]:
+        """Return AUC, GAUC, log loss and others by name; None where undefined."""
+        return evaluate_scores(*self)
+
+
+def score_split(
+    model: TrainedModel | str | Path,
+    split: str = "test",
+    *,
+    data: str | Path | Dataset | None = None,
+) -> SplitScores:
+    """Score every example of a split with the best checkpoint of a run.
+
+    >>> from dien_jax import resume, score_split
+    >>> scored = score_split("runs/first", "test")
+    >>> scored.scores.shape == scored.labels.shape
+    True
+    >>> scored.metrics() == resume("runs/first").test
+    True
+
+    Args:
+      model: run folder, or a model that :func:`load_run` loaded.
+      split: ``"train"``, ``"valid"`` or ``"test"``.
+      data: dataset folder or an open one, with a run folder; the run's own by default.
+
+    Raises:
+      UserError: when the run or data cannot be read or do not fit, or the split is empty.
+    """
+    source = ""
+    if not isinstance(model, TrainedModel):
+        source = f" with {model}"
+        model = load_run(model, data)
+    elif data is not None:
+        raise UserError("data belongs to load_run; a loaded model has its own")
+    dataset = model.dataset
+    check_examples(dataset, split)
+    examples = dataset.splits[split]
+    work = f"scoring {len(examples.label):,} {split} examples of {dataset.path}{source}"
+    with stage(work) as current:
+        scores = trained_scores(model, split, current)
+    return split_scores(dataset, split, scores)
+
+
+def split_scores(dataset: Dataset, split: str, scores: np.ndarray) -> SplitScores:
+    """Return the scores ``[n]`` of a split with its labels, users and known candidates."""
+    examples = dataset.splits[split]
+    known = np.asarray(examples.item) != UNKNOWN
+    return SplitScores(np.asarray(examples.label), scores, np.asarray(examples.group), known)
+
+
+def check_examples(dataset: Dataset, split: str) -> None:
+    """Refuse a split without examples."""
+    if not len(dataset.splits[split].label):
+        raise UserError(f"{dataset.path} has no {split} examples to score")
+
+
+def trained_scores(trained: TrainedModel, split: str, current: Stage | None = None) -> np.ndarray:
+    """Return click probabilities of a split, float32 ``[n]``, and show how far they are.
+
+    They are calibrated for the share of clicks of the data, whatever ``train.click_rate`` is.
+    """
+    loader = evaluation_loader(trained.dataset, split, trained.run.config.train)
+
+    def show(share: float) -> None:
+        if current is not None:
+            current.share = share
+
+    step = make_predict_step(trained.run.config, trained.dataset.schema)
+    step = functools.partial(step, logit_map=trained.logit_map(in_use=False))
+    features = trained.feature_tables()
+    return score_batches(step, trained.params, trained.batch_stats, features, loader, show)

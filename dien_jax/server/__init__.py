@@ -4,7 +4,6 @@ Training and preparation may not enter; flags stay in ``dien_jax/serve.py``. The
 the extra ``serve`` are imported when a server is started.
 """
 
-from dien_jax.server.options import ServerOptions
-from dien_jax.server.run import serve
+from dien_jax.server.run import ServerOptions, serve
 
 __all__ = ["ServerOptions", "serve"]

@@ -26,7 +26,7 @@ from dien_jax.model.logistic_regression import fitted_alone, with_network_share
 from dien_jax.runs.calibration import Calibration, fit_calibration, uncalibrated
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import measure
+from dien_jax.runs.trained import measure
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.state import TrainState, all_finite, require_step_memory, with_params
 from dien_jax.training.fitted import best_share, parts_alone, with_fitted, with_share

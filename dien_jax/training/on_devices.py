@@ -14,7 +14,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
 from dien_jax.data.schema import Schema
 from dien_jax.runs.checkpoints import Checkpoints, restored
-from dien_jax.runs.scoring import score_batches
+from dien_jax.runs.trained import score_batches
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.score import make_predict_step, make_summary_step
 from dien_jax.steps.state import Tables, TrainState, create_state, training_tables

@@ -133,17 +133,7 @@ class NoReports:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def progress(self, report: StepReport) -> None:
+    def nothing(self, *arguments: Any) -> None:
         """Report nothing."""
 
-    def scoring(self, split: str, examples: int, share: float) -> None:
-        """Report nothing."""
-
-    def evaluation(self, record: Mapping[str, Any]) -> None:
-        """Report nothing."""
-
-    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Report nothing."""
-
-    def finish(self, step: int, metrics: Mapping[str, float | None], files: Sequence[Path]) -> None:
-        """Report nothing."""
+    progress = scoring = evaluation = histograms = finish = nothing

@@ -1,6 +1,5 @@
 """The result of a finished run: ``result.json``, the model card and the learning curves."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import (
     RESULT_FILE,
-    Outcome,
+    Metrics,
     Run,
     Seed,
     read_evaluations,
     read_result,
 )
-from dien_jax.runs.model_card import CARD_FILE, Measured, model_card
+from dien_jax.runs.model_card import CARD_FILE, model_card
 from dien_jax.utils.files import write_json, write_text
 from dien_jax.utils.json_values import Count, NotNegative, Share
 from dien_jax.utils.plots import new_figure, save_picture
@@ -27,14 +26,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunResult:
     """The result of a finished run: ``result.json`` of its folder.
 
     >>> from dien_jax import resume
     >>> result = resume("runs/first")
     >>> 0 < result.best_step <= result.steps, sorted(result.test)[:2]
-    (True, ['accuracy', 'auc'])
+    (True, ['auc', 'auc_known'])
 
     Attributes:
       run_dir, preset, data, seed: run folder, preset, path of the dataset and random seed.
@@ -53,33 +52,17 @@ class RunResult:
         and, where the data has true probabilities, of these (``"best possible"``).
     """
 
-    run_dir: Path
-    model: str
-    preset: str
-    data: str
-    seed: int
-    steps: int
-    epochs: float
-    best_step: int
-    valid: dict[str, Any]
-    test: dict[str, Any]
-    train_examples_per_second: float | None
-    wall_seconds: float
-    device: str
-    versions: dict[str, str]
-    baselines: dict[str, float | None]
-    network_share: float
-
-
-class _FinishedRun(Outcome):
-    """Form of ``result.json``."""
-
+    run_dir: Path = Path()
     model: str
     preset: str
     data: str
     seed: Seed
     steps: Count
     epochs: NotNegative
+    best_step: Count
+    valid: Metrics
+    test: Metrics
+    train_examples_per_second: NotNegative | None
     wall_seconds: NotNegative
     device: str
     versions: dict[str, str]
@@ -101,11 +84,10 @@ def final_metrics(result: RunResult) -> dict[str, float | None]:
 
 def write_result(result: RunResult) -> None:
     """Write ``result.json`` last: a run that has it is complete."""
-    values, folder = dataclasses.asdict(result), result.run_dir
-    del values["run_dir"]
+    folder = result.run_dir
     draw_curves(folder)
     with writing(folder / RESULT_FILE):
-        write_json(folder / RESULT_FILE, values)
+        write_json(folder / RESULT_FILE, _content(result))
 
 
 def write_card(
@@ -117,22 +99,19 @@ def write_card(
     calibration: Calibration | None,
 ) -> None:
     """Write the model card of a finished run; ``intervals`` are those of the AUC by split."""
-    measured = {
-        "validation": Measured(result.valid, intervals["valid"]),
-        "test": Measured(result.test, intervals["test"]),
-    }
     about = {**vars(result), "parameters": parameters}
-    text = model_card(run, meta, about, measured, calibration)
+    text = model_card(run, meta, about, intervals, calibration)
     write_text(result.run_dir / CARD_FILE, text)
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
     """Return fields of a :class:`RunResult` from ``result.json``; None for an unfinished run."""
-    values = read_result(folder, _FinishedRun)
-    if values is None:
-        return None
-    names = [entry.name for entry in dataclasses.fields(RunResult)]
-    return {name: values[name] for name in names if name in values}  # type: ignore[literal-required]
+    result = read_result(folder, RunResult)
+    return None if result is None else _content(result)
+
+
+def _content(result: RunResult) -> dict[str, Any]:
+    return {name: value for name, value in vars(result).items() if name != "run_dir"}
 
 
 CURVES_FILE = "curves.png"

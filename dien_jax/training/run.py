@@ -68,7 +68,7 @@ def fit(
     >>> fit(config, data="data", run_dir="runs/din").epochs
     1.0
 
-    Progress goes to standard error, or to one display of a notebook. A run that is interrupted
+    Progress goes to standard error. A run that is interrupted
     continues with :func:`resume` from its latest checkpoint, and ends with the same parameters.
     ``load_run(result.run_dir)`` loads them.
 

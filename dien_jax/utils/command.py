@@ -1,10 +1,7 @@
 """The one way to start a command: flags and help, memory, errors and signals as exit status."""
 
-import ast
 import contextlib
 import dataclasses
-import inspect
-import itertools
 import os
 import shutil
 import signal
@@ -18,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, TypeVar
 
+from docstring_parser import parse_from_object
 from typing_extensions import Doc
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError, described, reason
@@ -201,9 +199,9 @@ def join_help_lines(arguments: type) -> None:
       arguments: dataclass of the flags.
     """
     for kind in set(_classes(arguments)):
-        texts: dict[str, str] = {}
-        for base in reversed(kind.__mro__):
-            texts |= _field_docstrings(base)
+        bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
+        found = [param for base in bases for param in parse_from_object(base).params]
+        texts = {param.arg_name: param.description for param in found if param.description}
         annotations = kind.__annotations__  # its own ones, not those of bases
         for name in annotations.keys() & texts.keys():
             text = Doc(" ".join(texts[name].split()))
@@ -239,23 +237,6 @@ def _classes(arguments: type) -> Iterator[type]:
         group = getattr(group, "__origin__", group)  # of Annotated
         if isinstance(group, type) and dataclasses.is_dataclass(group):
             yield from _classes(group)
-
-
-def _field_docstrings(kind: type) -> dict[str, str]:
-    """Return the docstrings of the fields that a class defines, by name."""
-    try:
-        source = inspect.getsource(kind)
-    except (OSError, TypeError):  # built in, or made by a program
-        return {}
-    (definition,) = ast.parse(textwrap.dedent(source)).body
-    body: list[Any] = getattr(definition, "body", [])
-    texts = {}
-    for field, below in itertools.pairwise(body):
-        text = getattr(getattr(below, "value", None), "value", None)
-        is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if is_field and isinstance(below, ast.Expr) and isinstance(text, str):
-            texts[field.target.id] = text
-    return texts
 
 
 @contextlib.contextmanager

@@ -3,8 +3,7 @@
 Nothing else in the package prints. Text may come from files: what a terminal would act on is
 escaped here, and what the encoding of a stream lacks is replaced.
 
-Progress is one line: redrawn on a terminal, one display that changes in a notebook, and printed
-every few seconds elsewhere.
+Progress is one line: redrawn on a terminal, and printed every few seconds elsewhere.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from dien_jax.errors import UserError, printable_lines
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPDATES = 0.25
-"""Least time between updates of a terminal or notebook."""
+"""Least time between updates of a terminal."""
 BAR_WIDTH = 20
 
 
@@ -111,6 +110,15 @@ def listed(name: str, width: int, text: str) -> str:
     return textwrap.fill(text, columns, initial_indent=start, subsequent_indent=" " * len(start))
 
 
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Align columns: the first ``left`` flush left, the others flush right."""
+    columns = []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        width, adjust = max(map(len, column)), str.ljust if number < left else str.rjust
+        columns.append([adjust(cell, width) for cell in column])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
 def _print_message(line: str) -> None:
     if sys.stderr is None:  # print would take standard output in its place
         return
@@ -178,20 +186,17 @@ class ProgressLine:
     """One line that shows how far work is; a context manager.
 
     ``every`` is the least time between lines where they are printed, in seconds. ``live`` is true
-    where the line is redrawn, on a terminal or in a notebook.
+    where the line is redrawn, on a terminal.
     """
 
     def __init__(self, every: float = SECONDS_BETWEEN_LINES) -> None:
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-        self._notebook = self._console.is_jupyter
-        terminal = self._console.is_terminal and not self._console.is_dumb_terminal
-        self.live = terminal or self._notebook
+        self.live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._every = every
         ascii_only = self._console.options.ascii_only
         self._spinner = Spinner("line" if ascii_only else "dots")
         self._full, self._empty = "#-" if ascii_only else "━╌"
         self._redrawn: Live | None = None
-        self._display: Any = None  # an IPython.display.DisplayHandle
         self._updated_at = float("-inf")
 
     def __enter__(self) -> "ProgressLine":
@@ -205,20 +210,15 @@ class ProgressLine:
         if _other_process is not None:
             return
         text = printable_lines(text)
-        done = round(BAR_WIDTH * min(share or 0.0, 1.0))
-        bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "
-        if self.live and not self._notebook:
+        if self.live:
+            done = round(BAR_WIDTH * min(share or 0.0, 1.0))
+            bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "
             line = Text(bar + text, no_wrap=False, overflow="fold")
             self._spinner.update(text=line)
             self._redraw(line if bar else self._spinner)
-            return
-        now = time.monotonic()
-        if now - self._updated_at >= (SECONDS_BETWEEN_UPDATES if self._notebook else self._every):
+        elif (now := time.monotonic()) - self._updated_at >= self._every:
             self._updated_at = now
-            if self._notebook:
-                self._show(bar + text)
-            else:
-                say(text)
+            say(text)
 
     def say(self, line: str) -> None:
         """Print one line above."""
@@ -232,11 +232,8 @@ class ProgressLine:
         if self._redrawn is not None:
             self._redrawn.stop()
             self._redrawn = None
-        if self._display is not None:  # a display cannot be removed: without a line it is empty
-            self._show(line or "")
-        elif line is not None:
+        if line is not None:
             say(line)
-        self._display = None
 
     def _redraw(self, content: Text | Spinner) -> None:
         if self._redrawn is not None:
@@ -247,16 +244,6 @@ class ProgressLine:
         self._redrawn = Live(content, console=self._console, refresh_per_second=rate, **options)
         self._redrawn.start()
         self._console.show_cursor(True)  # a process that is killed cannot restore it
-
-    def _show(self, line: str) -> None:
-        """Change the display of a notebook; rich would need ipywidgets for that."""
-        from IPython.display import display
-
-        content = {"text/plain": printable_lines(line)}
-        if self._display is None:
-            self._display = display(content, raw=True, display_id=True)
-        else:
-            self._display.update(content, raw=True)
 
 
 @dataclass

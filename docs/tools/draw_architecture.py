@@ -18,7 +18,7 @@ KERNELS = "dien_kernels"
 CAPTIONS = {
     "server": "HTTP: routes, queue, reload",
     "inspection": "explanations and the report",
-    "experiments": "comparison, search, tables",
+    "experiments": "comparison, tables",
     "training": "one run, from start to result",
     "inference": "ranking, exported files",
     "runs": "the run folder: checkpoints, scores",

@@ -11,7 +11,6 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.preparation.pipeline import events as tables
 from dien_jax.preparation.pipeline import from_interactions as implicit
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler
-from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.prepare import SOURCES, main
 
 pytestmark = pytest.mark.fast
@@ -58,10 +57,6 @@ def test_simulated_data_come_by_the_same_command(tmp_path, capsys):
     ("argv", "message"),
     [
         (["authors", "{tmp}/nowhere", "--out", "{tmp}/data"], "nowhere"),
-        (["amazon", "--reviews", "{tmp}/r", "--meta", "{tmp}/m", "--out", "{tmp}/data"], "/r can"),
-        (["movielens", "--name", "1m", "--from", "{tmp}/m", "--out", "{tmp}/data"], "/m can"),
-        (["taobao", "--from", "{tmp}/t.csv", "--out", "{tmp}/data"], "/t.csv cannot be read"),
-        (["alimama", "--from", "{tmp}/no", "--out", "{tmp}/data"], "/no: expected a folder with"),
         (["impressions", "{tmp}/i.csv", "--out", "{tmp}/data"], "/i.csv cannot be read"),
         (["interactions", "{tmp}/i.csv", "--out", "{tmp}"], "exists already"),
     ],
@@ -117,11 +112,7 @@ def test_an_unknown_source_is_reported_with_the_nearest(capsys):
     ("more", "messages"),
     [
         (["--splitt", "by-user"], ["--splitt", "--split {by-user,last-event,by-time}"]),
-        (["--split", "by-luck"], ["by-luck", "by-user"]),
-        (["--seed", "one"], ["--seed"]),
-        (["--negatives", "0"], ["--negatives must be at least 1, got 0"]),
         (["--valid-share", "2"], ["--valid-share must be at least 0 and below 1, got 2.0"]),
-        (["--item-features", "a:numbr"], ["got 'numbr'; did you mean 'numeric'?"]),
     ],
 )
 def test_a_mistake_in_flags_is_reported_and_status_2(tmp_path, capsys, more, messages):
@@ -152,20 +143,6 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path, capsys, monkeypatch, module, fun
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
-def test_a_full_disk_is_one_message(tmp_path, capsys, monkeypatch):
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(NegativeSampler, "draw", full)
-    assert main(arguments(tmp_path)) == 2
-    err = capsys.readouterr().err
-    assert (
-        f"error: dataset folder {tmp_path / 'data'} cannot be written: No space left on device"
-        in err
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
-
-
 @pytest.mark.parametrize("module", ["ibis", "duckdb", "pyarrow"])
 @pytest.mark.parametrize("source", sorted(SOURCES.keys() - {"authors", "synthetic"}))
 def test_without_the_extra_it_says_what_to_install(tmp_path, capsys, monkeypatch, source, module):
@@ -190,13 +167,3 @@ def test_sources_can_be_listed_without_the_extra():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert b"interactions" in done.stdout
-
-
-def test_leftovers_of_a_killed_run_are_removed(tmp_path):
-    gone = tmp_path / ".data.partial-work-999999999"
-    gone.mkdir()
-    (gone / "work.duckdb").write_bytes(b"")
-    assert main(arguments(tmp_path)) == 0
-    assert not gone.exists()
-    with open_workspace(tmp_path / "other", "1GB") as workspace:
-        assert workspace.folder.name.startswith(".other.partial-")

@@ -72,12 +72,6 @@ def test_loggers_are_flags_of_the_process():
         (["--optim.schedule", "linear"], "cosine"),
         (["--model.hidden-size", "0"], "model.hidden_size must be at least 1, got 0"),
         (["--seed", "one"], "--seed"),
-        (["--seed", "3", "authors"], "preset comes before all flags"),
-        (["--resume", "runs/x", "--seed", "0"], "--resume takes no other flag"),
-        (["--resume", "/does/not/exist"], "run folder /does/not/exist does not exist"),
-        (["--data", "/does/not/exist"], "/does/not/exist does not exist"),
-        (["--preset-file", "/none.json"], "/none.json cannot be read"),
-        (["din", "--preset-file", "a.json"], "not both; got 'din' and a.json"),
     ],
 )
 def test_mistake_is_refused_with_what_was_expected(arguments, expected, capfd):
@@ -90,11 +84,6 @@ def test_mistake_is_refused_with_what_was_expected(arguments, expected, capfd):
     assert expected in " ".join(output.err.replace("│", "").split())
     assert output.out == ""
     assert "Traceback" not in output.err
-
-
-def test_seed_out_of_range_is_refused(data, tmp_path, capfd):
-    arguments = [*flags(data, tmp_path / "run"), "--seed=-1"]
-    assert "seed must be 0 to 4294967295, got -1" in refusal(arguments, capfd)
 
 
 def test_shown_negatives_of_data_that_has_none_are_refused(data, tmp_path, capfd):

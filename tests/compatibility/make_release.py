@@ -45,8 +45,7 @@ from dien_jax import (
 from dien_jax.errors import Interrupted
 from dien_jax.preparation.sources import interactions
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import trained_scores
-from dien_jax.runs.trained import restore_state
+from dien_jax.runs.trained import restore_state, trained_scores
 
 NAME = f"version_{__version__.replace('.', '_')}"
 USERS, ITEMS = 80, 64

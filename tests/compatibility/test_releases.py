@@ -17,7 +17,7 @@ import pytest
 
 from dien_jax import load_run, open_dataset, resume
 from dien_jax.runs.folder import read_evaluations
-from dien_jax.runs.scoring import trained_scores
+from dien_jax.runs.trained import trained_scores
 
 pytestmark = [pytest.mark.long, pytest.mark.first]
 

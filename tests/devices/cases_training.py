@@ -19,7 +19,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import Interrupted
 from dien_jax.runs.checkpoints import Checkpoints, restored
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import score_split
+from dien_jax.runs.trained import score_split
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import create_state
 from dien_jax.training.run import fit, resume

@@ -16,7 +16,7 @@ from dien_jax.experiments.baselines import fit_single
 from dien_jax.metrics.intervals import delong
 from dien_jax.metrics.scores import logloss
 from dien_jax.runs.calibration import fit_calibration
-from dien_jax.runs.scoring import measure, score_split
+from dien_jax.runs.trained import measure, score_split
 from dien_jax.training.regression_inputs import Inputs
 from dien_jax.utils import extras
 from dien_jax.utils.files import read_json
@@ -164,10 +164,6 @@ def test_the_last_line_says_where_scores_are_and_how_to_compare(data, tmp_path, 
 
 def test_mistake_is_refused_in_one_message(data, tmp_path, capfd):
     assert "nowhere" in refusal([tmp_path / "nowhere"], capfd)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "file").touch()
-    assert "out is not empty" in refusal([data, "--out", tmp_path / "out"], capfd)
-    assert "cannot be written" in refusal([data, "--out", tmp_path / "out" / "file"], capfd)
     only = tiny_run.write_data(tmp_path / "only", train=1)
     assert "training examples of both labels" in refusal([only], capfd)
     assert "found label 1 only" in refusal([only], capfd)

@@ -17,7 +17,7 @@ from dien_jax.experiments import comparison
 from dien_jax.metrics.intervals import bootstrap, delong, paired_seeds
 from dien_jax.metrics.scores import METRICS, Metric
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import SplitScores
+from dien_jax.runs.trained import SplitScores
 from dien_jax.utils.files import read_json
 
 pytestmark = pytest.mark.long
@@ -103,7 +103,7 @@ def test_metric_added_to_the_table_is_trained_and_compared_with(runs, tmp_path, 
     def brier(labels, scores, groups):
         return float(np.mean((scores - labels) ** 2))
 
-    entry = Metric("brier", "Brier", brier, higher_is_better=False, needs_probabilities=True)
+    entry = Metric("brier", "Brier", brier, higher_is_better=False)
     monkeypatch.setitem(METRICS, "brier", entry)
     folder = tmp_path / "added"
     assert train.main([*light_flags(runs / "tiny", folder), "--train.epochs=1"]) == 0

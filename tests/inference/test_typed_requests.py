@@ -12,7 +12,6 @@ import pytest
 from support import untrained_run
 
 from dien_jax.data.dataset import open_dataset
-from dien_jax.errors import UserError
 from dien_jax.inference import score_requests
 from dien_jax.preparation.sources.impressions import ImpressionsOptions, prepare
 
@@ -86,52 +85,8 @@ def test_the_logs_own_rows_are_known_as_parquet_and_as_csv(run, tmp_path) -> Non
     assert table.drop_columns("score") == pa.table(train)
 
 
-REFUSED = {
-    "float": pa.array([1.0, None] * (ROWS // 2)),
-    "float32": pa.array([0.5] * ROWS, pa.float32()),
-    "boolean": pa.array([True] * ROWS),
-    "timestamp": pa.array(NOONS),
-    "decimal": pa.array([Decimal("1.50")] * ROWS),
-    "binary": pa.array([b"x"] * ROWS),
-    "struct": pa.array([{"a": 1}] * ROWS),
-    "list": pa.array([["a"]] * ROWS),
-    "list of lists": pa.array([[["a"]]] * ROWS),
-    "list of structs": pa.array([[{"a": 1}]] * ROWS),
-    "floats in a dictionary": pa.array([1.0] * ROWS).dictionary_encode(),
-}
-
-
-@pytest.mark.parametrize("values", REFUSED.values(), ids=REFUSED)
-@pytest.mark.parametrize("column", ["user", "item", "day"])
-def test_types_without_one_text_are_refused_by_the_columns_name(
-    column, values, run, tmp_path
-) -> None:
-    columns = COLUMNS | {column: values}
-    flag = "--context-features" if column == "day" else f"--{column}"
-    named = rf"log.parquet: column '{column}' \({flag}\) must hold text, whole numbers or dates"
-    with pytest.raises(UserError, match=named):
-        prepare(options(tmp_path, columns, context_features=FEATURES))
-    assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
-    with pytest.raises(UserError, match=rf"column '{column}' .* must hold text, whole numbers or"):
-        score_requests(run, tmp_path / "log.parquet", tmp_path / "out.parquet")
-    assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
-
-
-def test_a_list_with_the_separator_in_a_value_is_refused(tmp_path) -> None:
-    columns = COLUMNS | {"names": pa.array([["a|b"]] * ROWS)}
-    with pytest.raises(UserError, match=r"'names' .* the value 'a\|b', which holds the separator"):
-        prepare(options(tmp_path, columns, context_features=FEATURES))
-
-
 def test_a_column_is_found_by_its_exact_case(tmp_path) -> None:
     other = pa.array(["other"] * ROWS)
     columns = {"User": other, "ITEM": other} | COLUMNS | {"Timestamp": other}
     prepare(options(tmp_path, columns))
     assert open_dataset(tmp_path / "data").groups() == ["u0", "u1", "u2", "u3"]
-
-
-def test_features_that_differ_by_case_alone_are_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"Day: .* taken by --user-features, ignoring case"):
-        options(tmp_path, COLUMNS, user_features=("day",), context_features=("Day",))
-    with pytest.raises(UserError, match="User: that name is taken by the user id, ignoring case"):
-        options(tmp_path, COLUMNS, user_features=("User",))

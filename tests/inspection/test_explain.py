@@ -86,7 +86,6 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
     ("flags", "message"),
     [
         ((), "expected one of --example, --user and --item, --features; found none"),
-        (("--example", 1, "--features"), "found --example with --features"),
         (("--user", "u1"), "must be given together; --item is missing"),
         (("--item", "i2"), "must be given together; --user is missing"),
         (("--example", 24), "example 24 does not exist: the valid split"),
@@ -95,11 +94,6 @@ def test_missing_context_and_unknown_users_are_noted(small, capfd):
         (("--user", "u1", "--item", "i22"), "--item 'i22' does not exist"),
         (("--user", "u1", "--item", ""), "the folder has 11 items, such as 'i"),
         (("--user", "u1", "--item", "i2", "--context", "hour", "3"), "no feature 'hour'"),
-        (
-            ("--example", 1, "--context", "hour", "3"),
-            "--context needs --user and --item; found --example",
-        ),
-        (("--features", "--permutations", 0), "--permutations must be at least 1, got 0"),
         (
             ("--example", 1, "--out", "picture.jpg"),
             "picture.jpg cannot be written: expected the name of a .png",

@@ -15,7 +15,7 @@ from dien_jax.inspection.examples import (
     available_measures,
     missing_measures,
 )
-from dien_jax.runs.scoring import trained_scores
+from dien_jax.runs.trained import trained_scores
 
 pytestmark = pytest.mark.long
 

@@ -21,7 +21,7 @@ from dien_jax.inspection.importance import (
     permutation_importance,
 )
 from dien_jax.metrics.scores import auc
-from dien_jax.runs.scoring import trained_scores
+from dien_jax.runs.trained import trained_scores
 from dien_jax.steps.state import feature_tables
 
 pytestmark = pytest.mark.long

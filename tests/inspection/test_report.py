@@ -15,12 +15,11 @@ from support import tiny_run, untrained_run
 from support.long_example import long_example
 
 from dien_jax import report
-from dien_jax.inspection.report import write_report
-from dien_jax.inspection.report_page import article
+from dien_jax.inspection.example_view import example_lines
+from dien_jax.inspection.report import article, write_report
 from dien_jax.metrics.scores import example_losses
 from dien_jax.runs.folder import METRICS_FILE, RESULT_FILE
-from dien_jax.runs.scoring import trained_scores
-from dien_jax.runs.trained import load_run
+from dien_jax.runs.trained import load_run, trained_scores
 from dien_jax.utils.files import write_json
 
 pytestmark = pytest.mark.long
@@ -161,10 +160,7 @@ def test_split_without_examples_is_refused(run, tmp_path, capfd):
     assert not out.exists()
 
 
-def test_behaviours_with_most_attention_of_a_long_history_are_shown():
+def test_an_example_is_shown_as_in_a_terminal():
     example = long_example(100)
-    page = Page(article(example, "category", "look"))
-    shown = [text for text in page.text if text.startswith("an-item-of-a-very")]
-    assert shown == [f"an-item-of-a-very-long-name-{place:03}" for place in range(76, 100)]
-    attention = example.measures["attention"]
-    assert f"the others have {attention[:76].sum():.1%}" in " ".join(page.text)
+    text = "".join(Page(article(example, "category", "look")).text)
+    assert "\n".join(example_lines(example, "category", "utf-8")[1:]) in text

@@ -12,7 +12,6 @@ from dien_jax.errors import UserError
 from dien_jax.metrics.scores import (
     LOGLOSS_EPSILON,
     METRICS,
-    accuracy,
     auc,
     calibration_error,
     evaluate_scores,
@@ -23,6 +22,9 @@ from dien_jax.metrics.scores import (
 )
 
 pytestmark = pytest.mark.fast
+
+PROBABILITIES = ("logloss", "normalised_entropy", "calibration_error")
+"""Metrics that refuse scores outside [0, 1]."""
 
 # Few distinct scores, so that ties are common; extremes, so that ranking is all that counts.
 SCORES = st.sampled_from([0.0, -0.0, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, 1.0])
@@ -76,19 +78,16 @@ def test_gauc_is_the_weighted_mean_of_the_users_aucs(case):
 
 
 @given(arrays(SCORES))
-def test_logloss_and_accuracy_are_means_over_examples(case):
+def test_logloss_is_the_mean_over_examples(case):
     labels, scores, _ = case
     if not labels.size:
         assert logloss(labels, scores) is None
-        assert accuracy(labels, scores) is None
         return
-    losses, right = [], []
+    losses = []
     for label, score in zip(labels.tolist(), scores.tolist(), strict=True):
         probability = min(max(score, LOGLOSS_EPSILON), 1 - LOGLOSS_EPSILON)
         losses.append(-math.log(probability if label else 1 - probability))
-        right.append((score > 0.5) == bool(label))
     assert logloss(labels, scores) == pytest.approx(sum(losses) / len(losses), abs=1e-12)
-    assert accuracy(labels, scores) == sum(right) / len(right)
 
 
 @given(arrays(), st.randoms(use_true_random=False))
@@ -144,7 +143,6 @@ def test_evaluate_scores_names_every_metric():
         "logloss": logloss(labels, scores),
         "normalised_entropy": normalised_entropy(labels, scores),
         "calibration_error": calibration_error(labels, scores),
-        "accuracy": 0.6,
         "examples": 5,
         "gauc_users": 2,
         "gauc_left_out": 1,
@@ -159,7 +157,7 @@ def test_table_of_metrics_says_what_each_entry_is():
         assert (metric(labels, right, groups) > metric(labels, wrong, groups)) == (
             metric.higher_is_better
         )
-        if metric.needs_probabilities:
+        if name in PROBABILITIES:
             with pytest.raises(ValueError, match="probabilities"):
                 metric(labels, 10 * right, groups)
         else:
@@ -208,7 +206,7 @@ def test_evaluate_scores_of_no_examples_is_none_not_nan():
     empty = np.zeros(0)
     result = evaluate_scores(empty, empty, empty)
     assert result["examples"] == 0
-    assert [result[name] for name in (*METRICS, "accuracy")] == [None] * (len(METRICS) + 1)
+    assert [result[name] for name in METRICS] == [None] * len(METRICS)
 
 
 def test_nan_score_is_refused_with_its_position():

@@ -11,7 +11,7 @@ from dien_jax.errors import UserError
 from dien_jax.runs import model_card as cards
 from dien_jax.runs.calibration import Calibration
 from dien_jax.runs.folder import Run
-from dien_jax.runs.model_card import CARD_FILE, Measured, model_card, read_card
+from dien_jax.runs.model_card import CARD_FILE, model_card, read_card
 
 METRICS = {
     "auc": 0.8, "auc_known": 0.81, "gauc": None, "logloss": 0.5, "normalised_entropy": 0.7,
@@ -21,8 +21,9 @@ OTHERS = "0.8100 | none | 0.5000 | 0.7000 | 0.0200"
 RESULT = {
     "model": "dien", "parameters": 12345, "steps": 300, "best_step": 200, "device": "cpu",
     "baselines": {"popularity": 0.55, "logistic regression": None},
+    "valid": METRICS, "test": METRICS,
 }  # fmt: skip
-MEASURED = {"validation": Measured(METRICS, (0.78, 0.82)), "test": Measured(METRICS, None)}
+INTERVALS = {"valid": (0.78, 0.82), "test": None}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def card(run: Run, calibration: Calibration | None = None, **split: object) -> str:
     meta = open_dataset(Path(run.data)).meta
-    return model_card(run, meta | {"split": split}, RESULT, MEASURED, calibration)
+    return model_card(run, meta | {"split": split}, RESULT, INTERVALS, calibration)
 
 
 def test_a_card_has_data_metrics_and_versions(run: Run) -> None:

@@ -23,7 +23,7 @@ from dien_jax.inspection.examples import Inspector
 from dien_jax.inspection.importance import permutation_importance
 from dien_jax.metrics.scores import auc
 from dien_jax.preparation.writer import DatasetWriter
-from dien_jax.runs.scoring import score_batches
+from dien_jax.runs.trained import score_batches
 from dien_jax.steps import state, training_tables
 from dien_jax.training import loop
 from dien_jax.utils.files import read_json
@@ -94,29 +94,6 @@ def test_data_can_have_moved(run, data, tmp_path, capfd):
     moved = shutil.copytree(data, tmp_path / "moved")
     assert evaluate.main([str(run), "--data", str(moved)]) == 0
     assert json.loads(capfd.readouterr().out) == read_json(run / "result.json", dict)["test"]
-
-
-def test_evaluation_leaves_the_run_as_it_was(run, capfd):
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    assert evaluate.main([str(run)]) == 0
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-
-
-def test_unwritable_predictions_are_refused_before_any_scoring(run, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(evaluate, "score_split", None)
-    missing = tmp_path / "missing" / "predictions.csv"
-    message = refusal([str(run), "--predictions", str(missing)], capfd)
-    assert f"{missing} cannot be written: there is no folder" in message
-
-
-def test_predictions_that_failed_leave_nothing(run, tmp_path, capfd, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(evaluate, "write_predictions", full)
-    file = tmp_path / "predictions.csv"
-    assert "No space left" in refusal([str(run), "--predictions", str(file)], capfd)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_checkpoint_of_other_settings_is_refused(run, tmp_path, capfd):

@@ -30,12 +30,8 @@ from support.http_server import (  # noqa: E402
 )
 
 from dien_jax.server import app as serve_app  # noqa: E402
-from dien_jax.server.messages import (  # noqa: E402
-    document,
-    page,
-    request_decoders,
-)
-from dien_jax.server.options import ServerOptions  # noqa: E402
+from dien_jax.server.messages import request_decoders  # noqa: E402
+from dien_jax.server.run import ServerOptions  # noqa: E402
 
 COMPILED: list[str] = []
 
@@ -108,23 +104,14 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
         ("rank", rank_body(candidates=[]), 422, "candidates", "length >= 1"),
         ("rank", rank_body(candidates=[PEAR] * 9), 422, "candidates", "length <= 8"),
         ("rank", rank_body(history=[PEAR] * 10), 422, "history", "length <= 9"),
-        ("rank", rank_body(history="pear"), 422, "history", "got 'str'"),
-        ("rank", rank_body(candidates=...), 422, "candidates", "missing required field"),
         ("rank", rank_body(candidate=[1]), 422, "candidate", "unknown field"),
-        ("rank", rank_body(user=[1]), 422, "user", "got 'array'"),
-        ("rank", rank_body(user="u" * 1025), 422, "user", "length <= 1024"),
         ("rank", rank_body(history=[1, "i" * 1025]), 422, "history[1]", "length <= 1024"),
         ("remember", {"user": "a" * 1025, "history": []}, 422, "user", "length <= 1024"),
-        ("rank", rank_body(context=...), 422, "context", "missing required field"),
         ("rank", rank_body(context={"device": 1}), 422, "context.query", "missing"),
-        ("rank", rank_body(context=CONTEXT | {"x": 1}), 422, "context.x", "unknown field"),
         ("rank", rank_body(context=CONTEXT | {"device": {}}), 422, "context.device", "'object'"),
         ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered; give the history"),
         ("rank", rank_body(history=None, user=None), 404, "user", "expected a history, or a user"),
-        ("rank", [1], 422, None, "Expected 'object', got 'array'"),
         ("observe", {"user": "Eve", "event": PEAR}, 404, "user", "/v1/remember"),
-        ("observe", {"user": "Eve"}, 422, "event", "missing required field"),
-        ("remember", {"user": None, "history": []}, 422, "user", "got 'null'"),
     ],
 )
 def test_errors_name_the_field(path, body, status, field, error, server) -> None:
@@ -151,12 +138,8 @@ def test_malformed_requests_are_refused(server, monkeypatch) -> None:
         )
     )
     assert answer.status_code == 200
-    assert posted(whole, "text/plain") == (415, "expected application/json, got text/plain")
-    assert posted(b" " * 2001) == (413, "the body exceeds 2,000 bytes")
     assert posted(chunks(21))[0] == 413
     assert posted(whole[:-1]) == (400, "the body is not JSON: Input data was truncated")
-    assert posted(b'{"candidates": ["\xff"]}')[0] == 400
-    assert posted(b"")[0] == 400
     monkeypatch.setattr(serve_app, "BODY_SECONDS", 0.05)
     assert posted(chunks(9, 0.02)) == (408, "no complete body after 0 s")
     answer = server.get("/v1/rank")
@@ -221,7 +204,7 @@ def test_ranking_and_metrics_require_the_token(run) -> None:
             assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert server.post("/v1/rank", rank_body(), headers=good).status_code == 200
     assert server.get("/metrics", headers=good).status_code == 200
-    for path in ("/healthz", "/readyz", "/docs"):
+    for path in ("/healthz", "/readyz"):
         assert server.get(path).status_code == 200
     description = server.get("/openapi.json").json()
     assert description["paths"]["/v1/rank"]["post"]["security"] == [{"token": []}]
@@ -263,16 +246,13 @@ def test_metrics(server) -> None:
     assert 'dien_request_seconds_bucket{le="0.005",path="/v1/rank"}' in answer.text
 
 
-def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> None:
+def test_openapi_has_the_models_features(server) -> None:
     description = server.get("/openapi.json").json()
     schemas = description["components"]["schemas"]
     references = set(json.dumps(description).split('"#/components/schemas/')[1:])
     assert {text.partition('"')[0] for text in references} <= set(schemas)
     assert schemas["Rank"]["properties"]["candidates"]["maxItems"] == LIMITS["max_candidates"]
     assert schemas["Context"]["required"] == ["device", "query"]
-    html = server.get("/docs").text
-    assert html.count("<h2>") == len(description["paths"]) + 1
-    assert "//" not in html.replace("<!doctype html>", "")
 
 
 def test_request_types_of_all_feature_kinds() -> None:
@@ -289,8 +269,6 @@ def test_request_types_of_all_feature_kinds() -> None:
         with pytest.raises(ValueError, match=error):
             reader.decode(body % wrong)
     bare = Schema(schema.item, schema.user)
-    decoders = request_decoders(bare, options)
-    reader = decoders["rank"]
+    reader = request_decoders(bare, options)["rank"]
     assert reader.decode(b'{"candidates": [1]}').context is None
     assert reader.decode(b'{"candidates": [1], "context": {}}').candidates == [1]
-    assert "<h1>" in page(document(decoders, options, token=False))

@@ -16,9 +16,8 @@ from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.server.app import Application
-from dien_jax.server.batching import Batcher, Metrics
-from dien_jax.server.current_model import CurrentModel
-from dien_jax.server.options import ServerOptions
+from dien_jax.server.current_model import Batcher, CurrentModel, Metrics
+from dien_jax.server.run import ServerOptions
 from dien_jax.steps.state import create_state
 from support import small_dataset
 

@@ -13,8 +13,7 @@ from dien_jax.data.schema import Schema
 from dien_jax.inference.ranker import Ranker
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
-from dien_jax.runs.scoring import trained_scores
-from dien_jax.runs.trained import TrainedModel
+from dien_jax.runs.trained import TrainedModel, trained_scores
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState, create_state
 

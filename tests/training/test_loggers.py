@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 
 from dien_jax.errors import UserError
-from dien_jax.training.loggers import Logger, choice, opened_loggers
+from dien_jax.training.loggers import Logger, opened_loggers, trackers
 from dien_jax.training.loggers.trackers import LONGEST_QUEUE, Background
 from dien_jax.utils import extras
 
@@ -54,14 +54,7 @@ def test_loggers_are_kept_for_a_later_resumption(tmp_path):
     ("names", "content", "expected"),
     [
         (["mlfow"], None, "loggers: expected some of tensorboard, .*; did you mean 'mlflow'"),
-        (None, '{"loggers": ["tensorboard"]', "loggers.json: expected JSON"),
-        (None, '{"loggers": ["tensorboard"]}', "loggers.json: .* field 'runs'"),
         (None, '{"loggers": ["aim"], "runs": {}}', r"loggers.json: .*loggers\[0\]"),
-        (
-            None,
-            '{"loggers": ["mlflow"], "runs": {"mlflow": 7}}',
-            "loggers.json: Expected 'str', got 'int'",
-        ),
         (["mlflow"], None, "the logger mlflow needs the extra 'mlflow'"),
         (["tensorboard", "wandb"], None, "the logger wandb needs the extra 'wandb'"),
     ],
@@ -116,7 +109,7 @@ def test_all_loggers_are_closed_with_what_ended_the_run(tmp_path, monkeypatch):
         return made[-1]
 
     for name in ("mlflow", "wandb"):
-        monkeypatch.setitem(choice.TRACKERS, name, (name, tracker))
+        monkeypatch.setitem(trackers.TRACKERS, name, (name, tracker))
     error = RuntimeError("stopped")
     with pytest.raises(RuntimeError), opened_loggers(tmp_path, ["mlflow", "wandb"]):
         raise error

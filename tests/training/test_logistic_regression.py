@@ -20,8 +20,7 @@ from dien_jax.data.columns import Examples
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.loader import Loader, evaluation_loader
 from dien_jax.model.logistic_regression import FITTED, alone
-from dien_jax.runs.scoring import score_batches
-from dien_jax.runs.trained import load_run
+from dien_jax.runs.trained import load_run, score_batches
 from dien_jax.steps import make_predict_step, make_train_step, training_tables
 from dien_jax.training import fitted as fitted_first
 from dien_jax.training import regression_inputs

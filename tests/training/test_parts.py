@@ -9,7 +9,7 @@ from support.small_dataset import in_parts
 from support.tiny_run import bits, evaluations, light_flags, saved_states
 
 from dien_jax import train
-from dien_jax.runs.scoring import score_split
+from dien_jax.runs.trained import score_split
 
 pytestmark = pytest.mark.long
 

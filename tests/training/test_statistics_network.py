@@ -12,7 +12,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.model import StatisticsNetwork
 from dien_jax.model.logistic_regression import alone, fitted_alone
-from dien_jax.runs.scoring import score_batches
+from dien_jax.runs.trained import score_batches
 from dien_jax.steps import make_predict_step, training_tables
 from dien_jax.training import statistics_network
 from dien_jax.training.statistics_network import Examples, fit_statistics_network

@@ -20,8 +20,7 @@ from dien_jax.data.schema import Feature, Schema
 from dien_jax.errors import UserError
 from dien_jax.model.logistic_regression import FITTED
 from dien_jax.runs.folder import Run
-from dien_jax.runs.scoring import score_batches
-from dien_jax.runs.trained import load_run
+from dien_jax.runs.trained import load_run, score_batches
 from dien_jax.steps.score import make_predict_step
 from dien_jax.steps.state import create_state, feature_tables
 from dien_jax.training import loop, on_devices

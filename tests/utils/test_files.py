@@ -4,7 +4,6 @@ import errno
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -62,17 +61,6 @@ def test_device_is_written_into(tmp_path):
         assert path == Path("/dev/null")
 
 
-def test_pipe_is_written_into(tmp_path):
-    pipe, received = tmp_path / "pipe", []
-    os.mkfifo(pipe)
-    reader = threading.Thread(target=lambda: received.append(pipe.read_text()))
-    reader.start()
-    write(pipe)
-    reader.join(timeout=30)
-    assert received == ["new"]
-    assert pipe.is_fifo()
-
-
 def test_standard_output_is_written_into_and_keeps_what_else_is_written(tmp_path):
     code = (
         "from pathlib import Path; from dien_jax.utils.files import atomic_file\n"
@@ -94,16 +82,6 @@ def test_partial_files_of_killed_processes_are_removed_and_others_stay(tmp_path)
         partial.touch()
     write(file)
     assert set(tmp_path.iterdir()) == {file, *others}
-
-
-def test_second_writer_is_refused_with_the_number_of_the_first(tmp_path):
-    file = tmp_path / "out.csv"
-    with held(file, "atomic_path") as holder:
-        with pytest.raises(UserError, match=f"is being written by process {holder}; wait"):
-            write(file)
-        assert [path.name for path in tmp_path.iterdir()] == [f".out.csv.partial-{holder}"]
-    write(file)
-    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_second_writer_in_the_same_process_is_refused(tmp_path):

@@ -53,13 +53,6 @@ def test_empty_file_is_refused(tmp_path: Path, compress: bool) -> None:
         list(read_lines(file, BadLines()))
 
 
-def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent cannot be read: No such file"):
-        list(read_lines(tmp_path / "absent", BadLines()))
-    with pytest.raises(UserError, match=r"cannot be read: Is a directory"):
-        list(read_lines(tmp_path, BadLines()))
-
-
 def test_truncated_and_damaged_gzip_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "log.gz"
     data = gzip.compress(b"".join(b"line %d\n" % number for number in range(10_000)))
@@ -175,14 +168,6 @@ def test_members_that_cannot_be_unpacked_are_refused(
     file.write_bytes(data)
     with pytest.raises(UserError, match=expected):
         member(file)
-
-
-@pytest.mark.parametrize("read", [lambda file: list(read_lines(file, BadLines())), member])
-def test_pipes_are_refused_without_waiting_for_a_writer(read, tmp_path: Path) -> None:
-    file = tmp_path / "pipe"
-    os.mkfifo(file)
-    with pytest.raises(UserError, match="pipe is a pipe, and this file is read more than once"):
-        read(file)
 
 
 @pytest.mark.parametrize("change", ["a,2\n", None])

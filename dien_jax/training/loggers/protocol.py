@@ -37,3 +37,26 @@ class Logger(Protocol):
 
     def close(self, error: BaseException | None) -> None:
         """End; ``error`` is what ended the run before its result, if anything did."""
+
+
+class Forwarding:
+    """A :class:`Logger` that does something with each call, by its name and its arguments."""
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        raise NotImplementedError
+
+    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
+        """See :class:`Logger`."""
+        self._call("begin", settings, restored_step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See :class:`Logger`."""
+        self._call("scalars", step, values)
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """See :class:`Logger`."""
+        self._call("histograms", step, values)
+
+    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """See :class:`Logger`."""
+        self._call("finish", step, metrics, files)

@@ -1,5 +1,11 @@
-"""Loggers that keep runs elsewhere: MLflow and Weights & Biases, each behind a thread."""
+"""The loggers of a run, and those that keep it elsewhere: MLflow and W&B, each behind a thread.
 
+``loggers.json`` of a run folder has the names of the loggers and, for those that keep runs
+elsewhere, the id of the run there, for a later resumption. A run with TensorBoard alone has no such
+file.
+"""
+
+import contextlib
 import functools
 import logging
 import os
@@ -8,16 +14,19 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from dien_jax.errors import Interrupted, UserError, reason
-from dien_jax.training.loggers.protocol import HISTOGRAM_BINS, Logger
+from dien_jax.config.settings import DEFAULT_LOGGERS, LOGGERS, LoggerName
+from dien_jax.errors import Interrupted, UserError, reason, suggestion
+from dien_jax.training.loggers.protocol import HISTOGRAM_BINS, Forwarding, Logger
+from dien_jax.training.loggers.tensorboard import TensorBoard
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
+from dien_jax.utils.files import read_json, write_json
 
 LONGEST_QUEUE = 1000
 """Calls that wait for a server; further ones are left out."""
@@ -33,7 +42,7 @@ MLFLOW_DEFAULTS = {
 """Variables of MLflow unless they are set: a server that is not there is refused in seconds."""
 
 
-class Background:
+class Background(Forwarding):
     """The :class:`Logger` that passes its calls to a tracker in a thread.
 
     Training never waits for the tracker. A call that fails is left out, and those after it are
@@ -53,29 +62,16 @@ class Background:
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self._thread.start()
 
-    def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
-        """Begin later."""
-        self._later(functools.partial(self._tracker.begin, settings, restored_step))
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers later."""
-        self._later(functools.partial(self._tracker.scalars, step, values))
-
-    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Log distributions later."""
-        self._later(functools.partial(self._tracker.histograms, step, values))
-
-    def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Log metrics and files later."""
-        self._later(functools.partial(self._tracker.finish, step, metrics, files))
-
     def close(self, error: BaseException | None, seconds: float = CLOSE_SECONDS) -> None:
         """Close the tracker after all calls, and wait for it, for a limited time."""
-        self._later(functools.partial(self._tracker.close, error))
+        self._call("close", error)
         self._later(None)
         self._thread.join(seconds)
         if self._thread.is_alive():
             self._leave_out("it does not answer")
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        self._later(functools.partial(getattr(self._tracker, name), *arguments))
 
     def _later(self, call: Callable[[], None] | None) -> None:
         try:
@@ -255,3 +251,85 @@ TRACKERS: dict[str, tuple[str, Any]] = {
 def without_password(text: str) -> str:
     """Return text without user names and passwords in addresses, ``//NAME:PASSWORD@HOST``."""
     return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+LOGGERS_FILE = "loggers.json"
+
+
+class _LoggersFile(TypedDict):
+    """Form of ``loggers.json``."""
+
+    loggers: list[LoggerName]
+    runs: dict[str, str]
+
+
+class Loggers(Forwarding):
+    """The loggers of a run as one.
+
+    Attributes:
+      problems: lines to be said, of what a logger could not do.
+    """
+
+    def __init__(self, loggers: Sequence[Logger] = (), problems: deque[str] | None = None) -> None:
+        self._loggers = loggers
+        self.problems: deque[str] = deque() if problems is None else problems
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        for logger in self._loggers:
+            getattr(logger, name)(*arguments)
+
+
+@contextlib.contextmanager
+def opened_loggers(folder: Path, names: Sequence[str] | None = None) -> Iterator[Loggers]:
+    """Open the loggers of a run for a block.
+
+    Args:
+      folder: the run folder; it exists.
+      names: the loggers; None for those that the run has, TensorBoard if it is new.
+
+    Raises:
+      UserError: for a name that is unknown, an extra that is not installed, a server that cannot be
+        reached or does not have the run, and ``loggers.json`` that is damaged.
+    """
+    file = folder / LOGGERS_FILE
+    known: _LoggersFile = {"loggers": list(DEFAULT_LOGGERS), "runs": {}}
+    if file.exists():
+        known = read_json(file, _LoggersFile)
+    for name in names or ():
+        if name not in LOGGERS:
+            found = f"found {name!r}{suggestion(name, LOGGERS)}"
+            raise UserError(f"loggers: expected some of {', '.join(LOGGERS)}; {found}")
+    chosen = known["loggers"] if names is None else names
+    now: _LoggersFile = {
+        "loggers": [name for name in LOGGERS if name in chosen],
+        "runs": dict(known["runs"]),
+    }
+    problems: deque[str] = deque()
+    loggers: list[Logger] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(_say_all, problems)
+        for name in now["loggers"]:
+            loggers.append(_opened(name, folder, now["runs"], problems))
+            stack.push(functools.partial(_close, loggers[-1]))
+        if now != known:
+            write_json(file, dict(now))
+        yield Loggers(loggers, problems)
+
+
+def _opened(name: LoggerName, folder: Path, runs: dict[str, str], problems: deque[str]) -> Logger:
+    """Return a logger; ``runs`` gets the id of its run."""
+    if name == "tensorboard":
+        return TensorBoard(folder)
+    title, tracker = TRACKERS[name]
+    made = tracker(folder.absolute().name, runs.get(name))
+    runs[name] = made.run_id
+    return Background(title, made, problems)
+
+
+def _close(logger: Logger, kind: object, error: BaseException | None, trace: object) -> None:
+    logger.close(error)
+
+
+def _say_all(lines: deque[str]) -> None:
+    while lines:
+        say(lines.popleft())
