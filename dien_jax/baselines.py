@@ -1,12 +1,4 @@
-"""The command line ``python -m dien_jax.baselines``: simple models to compare with.
-
-    python -m dien_jax.baselines DATA [--out DIR]
-
-Standard output has a table: popularity, the match of attributes, co-occurrence, a logistic
-regression and boosted trees. ``--out`` keeps their scores, one folder for each model, and
-``python -m dien_jax.compare RUN DIR/logistic-regression`` gives the difference with intervals.
-Exit status: 0, or 2 for a mistake in flags or files.
-"""
+"""Simple models to compare runs with: the command ``python -m dien_jax.baselines DATA``."""
 
 import shlex
 import sys

@@ -1,11 +1,7 @@
-"""The command line ``python -m dien_jax.compare``: compare runs with each other and baselines.
+"""Compare runs with each other and baselines: the command ``python -m dien_jax.compare RUN ...``.
 
-    python -m dien_jax.compare RUN RUN ... [--split test] [--data DIR]
-
-Standard output has one line for each run, means over runs that differ by seed only, the settings
-that differ, and the difference of each run to the first with two 95% intervals. Differences need
-scores of the same examples: standard error names a run without them, unfinished or on other data.
-Run folders are not changed. Exit status: 0, or 2 for a mistake in flags or files.
+Run folders are not changed. Differences need scores of the same examples: standard error names a
+run without them, unfinished or on other data.
 """
 
 import sys

@@ -1,9 +1,4 @@
-"""Score a split with a trained model: the command ``python -m dien_jax.evaluate``.
-
-    python -m dien_jax.evaluate RUN_DIR [--data DIR] [--split test] [--predictions FILE.csv]
-
-Standard output carries one JSON object: the metrics of the split under the run's best checkpoint.
-"""
+"""Score a split with a trained model: the command ``python -m dien_jax.evaluate RUN``."""
 
 import json
 import sys

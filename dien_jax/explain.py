@@ -1,11 +1,4 @@
-"""The command line ``python -m dien_jax.explain``: a look inside a trained model.
-
-    python -m dien_jax.explain RUN --example K [--split valid] [--out FILE.png]
-    python -m dien_jax.explain RUN --user ID --item ID [--context NAME VALUE ...] [--out FILE.png]
-    python -m dien_jax.explain RUN --features [--split valid] [--out FILE.png]
-
-Standard output has text, ``--out`` gets the figure.
-"""
+"""A look inside a trained model: the command ``python -m dien_jax.explain RUN``."""
 
 import dataclasses
 import functools

@@ -1,9 +1,4 @@
-"""Export a trained model to one file that can be used without dien_jax.
-
-    python -m dien_jax.export RUN --out model.dien [--onnx model.onnx [--triton models/dien]]
-
-Standard output carries one JSON object: the files, their sizes, and the check of their scores.
-"""
+"""Export a model to a file that needs no dien_jax: the command ``python -m dien_jax.export``."""
 
 import json
 import sys

@@ -1,11 +1,4 @@
-"""The command line ``python -m dien_jax.report``: a report on a run in one HTML file.
-
-    python -m dien_jax.report RUN [--split valid] [--out FILE.html] [--data DIR]
-
-The page shows settings, metrics, curves, calibration, AUC by history length and by item popularity,
-and examples with attention and gates. It loads nothing from elsewhere. Standard output has its
-path.
-"""
+"""A report on a run in one HTML file: the command ``python -m dien_jax.report RUN``."""
 
 import sys
 from dataclasses import dataclass

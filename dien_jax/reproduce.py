@@ -1,12 +1,7 @@
-"""The command line ``python -m dien_jax.reproduce``: the paper's table on your data.
+"""The paper's table on your data: the command ``python -m dien_jax.reproduce``.
 
-    python -m dien_jax.reproduce --data DIR [DIR ...] --out DIR [--rows NAME ...] [--seeds 5]
-                                 [--table family|parts]
-
-Each run chooses its epoch by validation and opens the test split once. The table family has rows of
-the baselines too, if the extra `baselines` is installed. A stopped command can be
-run again to resume, and commands with other data, rows or tables may share an OUT. Standard output
-has the tables. Exit status: as ``python -m dien_jax.train``.
+A command that was stopped can be run again to resume, and commands with other data, rows or tables
+may share an OUT.
 """
 
 import sys

@@ -1,10 +1,5 @@
 """Train a click model: the command ``python -m dien_jax.train``.
 
-    python -m dien_jax.train [PRESET] [--data DIR] [--run-dir DIR] [--seed N] [--model.* ...]
-    python -m dien_jax.train --preset-file FILE [...]
-    python -m dien_jax.train --warm-start RUN_DIR --data DIR [...]
-    python -m dien_jax.train --resume RUN_DIR
-
 Without arguments it trains on built-in simulated data. Progress goes to standard error; standard
 output carries the result. For the exit status see :func:`run_command`.
 """
