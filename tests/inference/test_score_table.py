@@ -27,8 +27,6 @@ ROWS = [
     ("", "new", "1970-01-01T00:00:06", "fridge", "?", ""),
     ("Cid", PEAR, "9", "desk", "q", ""),
 ]
-HISTORIES = [[PEAR], [], [PEAR, SLASH, SLASH], [], ["i3"]]
-"""Of ROWS, by the data folder: Ann's events are at 5, 7 and 7, Cid's at -3 and 9."""
 
 
 def table(file: Path, rows=ROWS, header=HEADER) -> Path:

@@ -127,15 +127,11 @@ REMOVED = object()
     ("change", "expected"),
     [
         ({"slope": 0.0}, "expected slope from 0.001 to 20, got 0"),
-        ({"slope": -1.0}, "expected slope from 0.001 to 20, got -1"),
         ({"slope": 1e39}, r"expected slope from 0.001 to 20, got 1e\+39"),
-        ({"slope": "steep"}, r"Expected .float., got 'str' - at '\$.slope'"),
         ({"offset": -1e4}, "expected offset within 1000, got -10000"),
         ({"shift": 1e30}, "expected shift within 1000, got 1e"),
-        ({"step": None}, r"Expected .* got 'null' - at '\$.step'"),
         ({"shift": REMOVED}, "expected shift, which is missing"),  # its default may change scores
         ({"shfit": 1}, "unknown key 'shfit'; did you mean 'shift'"),
-        ({"kind": "platt", "logits": [0, 1], "calibrated": [0, 2]}, "unknown key 'kind'"),
     ],
 )
 def test_damaged_file_is_refused_by_name(tmp_path: Path, change: dict, expected: str) -> None:

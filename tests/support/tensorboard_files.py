@@ -24,16 +24,6 @@ def events(folder: Path) -> list[Event]:
     return found
 
 
-def every_scalar(folder: Path) -> list[tuple[str, float]]:
-    """Tag and value of every scalar, in order."""
-    return [
-        (value.tag, value.simple_value)
-        for event in events(folder)
-        for value in event.summary.value
-        if value.HasField("simple_value")
-    ]
-
-
 def scalars(folder: Path) -> dict[tuple[str, int], float]:
     """The last value by tag and step."""
     return {
