@@ -265,13 +265,6 @@ class ImplicitOptions(LogOptions):
         how = "by popularity" if self.negative_distribution == "popularity" else "uniformly"
         return f"{super().describe()}, {self.negatives} negative{plural} per positive, drawn {how}"
 
-    @property
-    def drawn(self) -> str:
-        """Way of drawing negatives, in words that continue a sentence."""
-        if self.negative_distribution == "popularity":
-            return "in proportion to popularity as of their time"
-        return "uniformly from the items of their time"
-
     def example_settings(self) -> dict[str, Any]:
         """Return the settings of examples and their negatives, by field."""
         names = ("max_examples", "negatives", "negative_distribution", "allow_own_negatives")

@@ -15,45 +15,30 @@ from dien_jax.preparation.sources import impressions
 
 pytestmark = pytest.mark.fast
 
-POPULARITY = np.array([0, 9, 5, 1], np.int64)
-
 
 def candidates(label, row, repeated) -> RuleCounts:
-    counts = RuleCounts(len(POPULARITY))
+    counts = RuleCounts()
     for part in (slice(0, 1), slice(1, None)):
-        columns = np.array(label), np.array(row, np.int32), np.array(repeated, bool)
+        columns = np.array(label, np.int8), np.array(row, np.int32), np.array(repeated, bool)
         counts.add(*(column[part] for column in columns))
     return counts
 
 
 def test_rules_are_scored_with_ties_as_one_half():
     test = candidates([1, 1, 0, 0], [1, 2, 2, 3], [1, 0, 0, 0])
-    assert describe_baselines({"valid": test, "test": test}, POPULARITY) == [
+    assert describe_baselines({"valid": test, "test": test}) == [
         'AUC of the rule "the candidate is in the history": 0.7500 on valid, 0.7500 on test',
-        "AUC of popularity in training: 0.8750 on valid, 0.8750 on test",
         "valid: 0 of 2 positives and 0 of 2 negatives are unknown in training",
         "test: 0 of 2 positives and 0 of 2 negatives are unknown in training",
     ]
 
 
-def test_popularity_under_one_half_is_explained_where_negatives_were_drawn():
-    rare = {"test": candidates([1, 0], [3, 1], [0, 0])}
-    line = describe_baselines(rare, POPULARITY, "by luck")[1]
-    assert line == (
-        "AUC of popularity in training: 0.0000 on test; under one half, as negatives are drawn "
-        "by luck and positives are often rarer"
-    )
-    assert describe_baselines(rare, POPULARITY)[1].endswith("0.0000 on test")
-    popular = {"test": candidates([1, 0], [1, 3], [0, 0])}
-    assert describe_baselines(popular, POPULARITY, "by luck")[1].endswith("1.0000 on test")
-
-
 @pytest.mark.parametrize(("in_history", "told"), [([1, 0, 0, 0], True), ([0, 0, 0, 0], False)])
 def test_users_that_return_are_told_of_where_no_negative_is_in_the_history(in_history, told):
     test = {"test": candidates([1, 1, 0, 0], [1, 2, 2, 3], in_history)}
-    line = describe_baselines(test, POPULARITY, "by luck", no_own_negatives=True)[0]
+    line = describe_baselines(test, no_own_negatives=True)[0]
     assert line.endswith("; --allow-own-negatives draws negatives there too") == told
-    assert describe_baselines(test, POPULARITY, "by luck")[0].endswith("00 on test")
+    assert describe_baselines(test)[0].endswith("00 on test")
 
 
 @pytest.mark.parametrize(
@@ -65,25 +50,24 @@ def test_users_that_return_are_told_of_where_no_negative_is_in_the_history(in_hi
     ],
 )
 def test_unknown_candidates_are_counted_with_what_ranking_by_them_gives(label, counts, advice):
-    line = describe_baselines({"test": candidates(label, [0, 1, 2, 3], [0] * 4)}, POPULARITY)[-1]
+    line = describe_baselines({"test": candidates(label, [0, 1, 2, 3], [0] * 4)})[-1]
     assert line.startswith(f"test: {counts} are unknown in training; ranking these ")
     assert advice in line
 
 
 def test_equal_unknown_shares_need_no_advice():
     both = candidates([1, 0, 1, 0], [0, 0, 1, 2], [0] * 4)
-    assert describe_baselines({"test": both}, POPULARITY)[-1] == (
+    assert describe_baselines({"test": both})[-1] == (
         "test: 1 of 2 positives and 1 of 2 negatives are unknown in training"
     )
 
 
 def test_splits_that_define_no_auc_say_so_and_empty_ones_nothing():
     none, clicks = candidates([], [], []), candidates([1, 1], [1, 2], [0, 1])
-    lines = describe_baselines({"valid": none, "test": clicks}, POPULARITY)
+    lines = describe_baselines({"valid": none, "test": clicks})
     assert lines[0].endswith(": undefined on test")
-    assert lines[1].endswith(": undefined on test")
-    assert lines[2:] == ["test: 0 of 2 positives and 0 of 0 negatives are unknown in training"]
-    assert describe_baselines({"valid": none, "test": none}, POPULARITY) == []
+    assert lines[1:] == ["test: 0 of 2 positives and 0 of 0 negatives are unknown in training"]
+    assert describe_baselines({"valid": none, "test": none}) == []
 
 
 @given(
@@ -108,21 +92,15 @@ def test_preparing_interactions_reports_the_rules(tmp_path):
     text = "\n".join(summary)
     assert 'AUC of the rule "the candidate is in the history": 1.0000 on valid, 1.0000 on' in text
     assert "--allow-own-negatives" in text
-    assert "AUC of popularity in training: 0.5" in text
     assert "test: 0 of 9 positives and 0 of 9 negatives are unknown in training" in summary
     new = "".join(f"u{user},{'i' if time < 3 else 'n'}{user % 4},c,{time}\n" for user in range(9)
                   for time in range(5))  # fmt: skip
     _, summary = make(write(tmp_path, HEADER + new), out=tmp_path / "new")
-    (line,) = [line for line in summary if line.startswith("AUC of popularity")]
-    assert line.endswith(
-        "; under one half, as negatives are drawn in proportion to popularity as of their time "
-        "and positives are often rarer"
-    )
     (line,) = [line for line in summary if line.startswith("valid: 9 of 9 positives and ")]
     assert "negatives are unknown in training; ranking these first alone gives an AUC of" in line
 
 
-def test_preparing_impressions_reports_the_rules_without_a_word_on_drawing(tmp_path):
+def test_preparing_impressions_reports_the_rules(tmp_path):
     rows = "".join(
         f"u{user},i{item},{int(item == user % 3)},{time}\n"
         for user in range(6)
@@ -138,4 +116,3 @@ def test_preparing_impressions_reports_the_rules_without_a_word_on_drawing(tmp_p
         in summary
     )
     assert "test: 0 of 6 positives and 0 of 12 negatives are unknown in training" in summary
-    assert not any("drawn" in line for line in summary)

@@ -1,7 +1,7 @@
-"""Scores of rules without a model on the held-out examples that were just made.
+"""What the held-out examples that were just made give away without a model.
 
-A data set on which such a rule does well, or on which unknown items tell clicks from the rest, says
-little about a model. Dimensions: n examples, V items with the unknown one.
+A data set on which "the candidate is in the history" ranks well, or on which unknown items tell
+clicks from the rest, says little about a model. Dimension: n examples.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ RETURNING = 0.55  # AUC of "the candidate is in the history" above which that is
 
 
 class RuleCounts:
-    """Examples of a split as rules without a model see them: counted by row and label.
+    """Counts of the examples of a split by label, int64 ``[2]`` each.
 
-    Args:
-      items: V, the rows of items.
+    Attributes:
+      examples: all of them.
+      repeated: those whose history has the candidate.
+      unknown: those whose candidate is unknown in training.
     """
 
-    def __init__(self, items: int) -> None:
-        self.items = items
-        self._of_rows = np.zeros((2, items), np.int64)  # by label and row of the candidate
-        self._repeated = np.zeros((2, 2), np.int64)  # by label, and whether the history has it
+    def __init__(self) -> None:
+        self.examples, self.repeated, self.unknown = np.zeros((3, 2), np.int64)
 
     def add(self, label: np.ndarray, row: np.ndarray, in_history: np.ndarray) -> None:
         """Count examples.
@@ -35,52 +35,24 @@ class RuleCounts:
           row: int32 ``[n]``, row of the item.
           in_history: bool ``[n]``, whether the history has the item.
         """
-        for value in (0, 1):
-            chosen = label == value
-            self._of_rows[value] += np.bincount(row[chosen], minlength=self.items)
-            self._repeated[value] += np.bincount(in_history[chosen], minlength=2)
+        self.examples += np.bincount(label, minlength=2)
+        self.repeated += np.bincount(label[in_history], minlength=2)
+        self.unknown += np.bincount(label[row == UNKNOWN], minlength=2)
 
-    @property
-    def count(self) -> int:
-        return int(self._of_rows.sum())
+    def auc(self, first: np.ndarray) -> float | None:
+        """Return the AUC of ranking some examples first, whose counts by label are given.
 
-    @property
-    def positives(self) -> int:
-        return int(self._of_rows[1].sum())
+        None without examples of both labels.
 
-    @property
-    def unknown(self) -> int:
-        return int(self._of_rows[:, UNKNOWN].sum())
-
-    def auc_of_repeats(self) -> float | None:
-        """Return the AUC of the rule "the candidate is in the history"."""
-        return auc_of_counts(np.arange(2), *self._repeated)
-
-    def auc_of(self, scores: np.ndarray) -> float | None:
-        """Return the AUC of scores by row, ``[V]``."""
-        return auc_of_counts(scores, *self._of_rows)
-
-    def unknown_by_label(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return how many candidates are unknown, and how many there are, by label."""
-        (negatives, positives) = ((int(row[UNKNOWN]), int(row.sum())) for row in self._of_rows)
-        return negatives, positives
-
-
-def auc_of_counts(scores: np.ndarray, negatives: np.ndarray, positives: np.ndarray) -> float | None:
-    """Return the AUC of scores ``[V]`` that many examples have; None without both labels.
-
-    ``negatives`` and ``positives``, ``[V]``, count the examples of each score.
-
-    >>> auc_of_counts(np.array([2, 1, 2]), np.array([0, 3, 1]), np.array([2, 1, 0]))
-    0.7916666666666666
-    """
-    _, place = np.unique(scores, return_inverse=True)
-    below, chosen = (np.bincount(place, weights) for weights in (negatives, positives))
-    pairs = float(below.sum() * chosen.sum())
-    if not pairs:
-        return None
-    wins = chosen * (np.cumsum(below) - below / 2)
-    return float(wins.sum() / pairs)
+        >>> counts = RuleCounts()
+        >>> counts.add(np.array([0, 0, 1, 1]), np.ones(4), np.array([False, False, False, True]))
+        >>> counts.auc(counts.repeated)
+        0.75
+        """
+        if not self.examples.all():
+            return None
+        negatives, positives = first / self.examples
+        return float(1 + positives - negatives) / 2
 
 
 def in_history(
@@ -107,58 +79,39 @@ def in_history(
 
 
 def describe_baselines(
-    splits: Mapping[str, RuleCounts],
-    popularity: np.ndarray,
-    drawn: str = "",
-    *,
-    no_own_negatives: bool = False,
+    splits: Mapping[str, RuleCounts], *, no_own_negatives: bool = False
 ) -> list[str]:
-    """Return lines about the AUC of simple rules, and about candidates that training lacks.
+    """Return lines about candidates that are in the history, and about those that training lacks.
 
     Args:
       splits: the held-out splits by name. Those without an example are left out.
-      popularity: int64 ``[V]``, training events of each item.
-      drawn: how negatives were drawn, for example "in proportion to popularity"; empty where
-        nothing was drawn.
       no_own_negatives: whether what a user had chosen before was never drawn.
     """
-    splits = {name: counts for name, counts in splits.items() if counts.count}
+    splits = {name: counts for name, counts in splits.items() if counts.examples.any()}
     if not splits:
         return []
-    repeated = {name: counts.auc_of_repeats() for name, counts in splits.items()}
-    popular = {name: counts.auc_of(popularity) for name, counts in splits.items()}
-    why = ""
-    if drawn and any(area is not None and area < 0.5 for area in popular.values()):
-        why = f"; under one half, as negatives are drawn {drawn} and positives are often rarer"
+    areas = {name: counts.auc(counts.repeated) for name, counts in splits.items()}
+    shown = {name: "undefined" if area is None else f"{area:.4f}" for name, area in areas.items()}
+    by_split = ", ".join(f"{area} on {name}" for name, area in shown.items())
     returns = ""
-    if no_own_negatives and any(area and area > RETURNING for area in repeated.values()):
+    if no_own_negatives and any(area and area > RETURNING for area in areas.values()):
         returns = (
             "; users return to items, and no negative is in the history, so a model learns to rank "
             "what is in it first; --allow-own-negatives draws negatives there too"
         )
     return [
-        f'AUC of the rule "the candidate is in the history": {_by_split(repeated)}{returns}',
-        f"AUC of popularity in training: {_by_split(popular)}{why}",
+        f'AUC of the rule "the candidate is in the history": {by_split}{returns}',
         *map(_describe_unknown, splits, splits.values()),
     ]
 
 
-def _by_split(areas: Mapping[str, float | None]) -> str:
-    """Return the areas in words."""
-    shown = {name: "undefined" if area is None else f"{area:.4f}" for name, area in areas.items()}
-    return ", ".join(f"{area} on {name}" for name, area in shown.items())
-
-
-def _describe_unknown(name: str, examples: RuleCounts) -> str:
+def _describe_unknown(name: str, counts: RuleCounts) -> str:
     """Return how many candidates are unknown, and what ranking by that alone would score."""
-    negatives, positives = examples.unknown_by_label()
-    counts = {"positives": positives, "negatives": negatives}
-    shown = " and ".join(f"{few:,} of {all_:,} {kind}" for kind, (few, all_) in counts.items())
-    shares = [few / max(all_, 1) for few, all_ in counts.values()]
-    is_unknown = np.arange(examples.items) == UNKNOWN
-    area = examples.auc_of(is_unknown)
-    text = f"{name}: {shown} are unknown in training"
-    if area is None or abs(shares[0] - shares[1]) < LARGE:
+    numbers = zip(("negatives", "positives"), counts.unknown, counts.examples, strict=True)
+    negatives, positives = (f"{few:,} of {all_:,} {kind}" for kind, few, all_ in numbers)
+    text = f"{name}: {positives} and {negatives} are unknown in training"
+    area = counts.auc(counts.unknown)
+    if area is None or abs(2 * area - 1) < LARGE:
         return text
     where, area = ("first", area) if area > 0.5 else ("last", 1 - area)
     return f"{text}; ranking these {where} alone gives an AUC of {area:.4f}"

@@ -125,7 +125,6 @@ def write_interactions(
         parts(),
         source=source,
         split=split.metadata | options.example_settings(),
-        drawn=options.drawn,
     )
     report += [_describe_examples(options, counts), *_notes(options, events, counts)]
     if missing:

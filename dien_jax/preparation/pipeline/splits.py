@@ -199,15 +199,16 @@ def tied_targets(targets: np.ndarray, timestamp: np.ndarray, offsets: np.ndarray
     return np.unique(sequence_of(targets[tied], offsets))
 
 
-def class_warnings(labels: Mapping[str, tuple[int, int]]) -> list[str]:
+def class_warnings(labels: Mapping[str, np.ndarray]) -> list[str]:
     """Return warnings about splits of one class; empty splits are not looked at.
 
-    ``labels`` has the number of positive and of all examples of each split, by name.
+    ``labels`` has the number of examples of each label, 0 and 1, of each split, by name.
     """
     warnings = []
-    for name, (positives, count) in labels.items():
-        if count and positives in (0, count):
-            found = f"all {count:,} examples are {'positive' if positives else 'negative'}"
+    for name, (negatives, positives) in labels.items():
+        if bool(negatives) != bool(positives):
+            kind = "positive" if positives else "negative"
+            found = f"all {negatives + positives:,} examples are {kind}"
             outcome = "AUC is not defined there"
             if name == SPLITS[TRAIN]:
                 outcome = "no model can learn from them"

@@ -55,8 +55,8 @@ class FolderPart(NamedTuple):
 class _SplitSummary:
     """Numbers about the examples of a split."""
 
-    def __init__(self, items: int, is_held_out: bool) -> None:
-        self.rules, self._is_held_out = RuleCounts(items), is_held_out
+    def __init__(self, is_held_out: bool) -> None:
+        self.rules, self._is_held_out = RuleCounts(), is_held_out
         self.users = self.empty = self.unknown = 0
         self._lengths = np.zeros(1, np.int64)  # examples by the length of their history
 
@@ -77,7 +77,7 @@ class _SplitSummary:
 
     def describe(self, name: str) -> str:
         """Return a line about the split."""
-        count, positives = self.rules.count, self.rules.positives
+        count, positives = self.rules.examples.sum(), self.rules.examples[1]
         if not count:
             return f"{name}: no examples"
         present = np.flatnonzero(self._lengths)
@@ -87,7 +87,7 @@ class _SplitSummary:
             f"{name}: {count:,} examples of {self.users:,} users, {positives:,} positive; "
             f"histories of {present[0]} to {present[-1]} events, median {middle.mean():g}, "
             f"{int(self._lengths[0]):,} empty; "
-            f"{self.rules.unknown:,} candidates unknown in training"
+            f"{self.rules.unknown.sum():,} candidates unknown in training"
         )
 
 
@@ -99,13 +99,11 @@ def write_folder(
     *,
     source: dict[str, Any],
     split: dict[str, Any],
-    drawn: str = "",
 ) -> tuple[list[str], int]:
     """Write the dataset folder; return lines that summarise it, and how many negatives lack.
 
     ``popularity``, int64 ``[V]``, has the training events of each row. ``source`` and ``split``
-    describe the log and its split in ``meta.json``; ``drawn`` says how negatives were drawn, empty
-    where they were not.
+    describe the log and its split in ``meta.json``.
     """
     events, workspace, extended = encoder.events, encoder.workspace, encoder.extended
     ids = {"item": encoder.items, "user": encoder.users}
@@ -115,15 +113,11 @@ def write_folder(
         features[group].insert(0, Feature(group, "categorical", size=ids[group].size))
     schema = Schema(**{group: tuple(listed) for group, listed in features.items()})
     source = source | {TIME_UNIT: events.clock.unit} | dict(workspace.metadata)
-    summaries = {n: _SplitSummary(encoder.items.size, n in SPLITS[1:]) for n in SPLITS}
+    summaries = {n: _SplitSummary(n in SPLITS[1:]) for n in SPLITS}
     with (
         stage(f"writing {out}") as current,
         DatasetWriter(
-            out,
-            schema=schema,
-            source=source,
-            split=split,
-            progress=current.now,
+            out, schema=schema, source=source, split=split, progress=current.now
         ) as writer,
     ):
         vocabularies = ids | {e.feature.name: e.vocabulary for g in encoded.values() for e in g}
@@ -150,7 +144,7 @@ def write_folder(
                 summaries[name].add(rows, part.history, encoder.items.row_of)
             writer.next_part()
             missing += part.missing
-    labels = {name: (s.rules.positives, s.rules.count) for name, s in summaries.items()}
+    labels = {name: summary.rules.examples for name, summary in summaries.items()}
     held_out = {name: summaries[name].rules for name in SPLITS[1:]}
     times = events.times()
     dates = [events.clock.date(time) for time in times]
@@ -164,7 +158,7 @@ def write_folder(
         *_describe_vocabularies(encoder),
         *encoder.notes,
         *(summary.describe(name) for name, summary in summaries.items()),
-        *describe_baselines(held_out, popularity, drawn, no_own_negatives=no_own_negatives),
+        *describe_baselines(held_out, no_own_negatives=no_own_negatives),
         *class_warnings(labels),
     ]
     return lines, missing

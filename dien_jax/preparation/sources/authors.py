@@ -110,8 +110,8 @@ def prepare(options: AuthorsOptions) -> list[str]:
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
         if not len(splits[split]["label"]):
             raise UserError(f"{files[name]}: no examples are left for the {split} split")
-    labels = {name: columns["label"] for name, columns in splits.items()}
-    warnings += class_warnings({n: (int(v.sum()), len(v)) for n, v in labels.items()})
+    labels = {n: np.bincount(columns["label"], minlength=2) for n, columns in splits.items()}
+    warnings += class_warnings(labels)
     groups = list(log.groups)
     trained = {groups[group] for group in np.flatnonzero(sides != VALID)}
     users = ["", *(user for user in _by_index(user_index) if user in trained)]
@@ -135,16 +135,13 @@ def prepare(options: AuthorsOptions) -> list[str]:
         for name, columns in splits.items():
             user_rows = group_user[columns["group"]]
             writer.examples(name, Examples(user=user_rows, context={}, **columns))
-    counts = (
+    numbers = (
         f"{len(rows['label']):,} examples of {len(np.unique(rows['group'])):,} users for {split}"
         for split, rows in splits.items()
     )
-    summary = f"{', '.join(counts)}; {len(events):,} events in {len(offsets) - 1:,} histories"
-    held_out = {
-        name: _rule_counts(splits[name], events, offsets, len(item_index)) for name in SPLITS[1:]
-    }
-    baselines = describe_baselines(held_out, popularity, "in proportion to popularity")
-    return [summary, *baselines, *warnings]
+    summary = f"{', '.join(numbers)}; {len(events):,} events in {len(offsets) - 1:,} histories"
+    held_out = {name: _rule_counts(splits[name], events, offsets) for name in SPLITS[1:]}
+    return [summary, *describe_baselines(held_out), *warnings]
 
 
 def read_vocabulary(file: Path, unknown: str | None = None) -> dict[str, int]:
@@ -268,10 +265,8 @@ def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Colu
     }
 
 
-def _rule_counts(
-    columns: Columns, events: np.ndarray, offsets: np.ndarray, num_items: int
-) -> RuleCounts:
+def _rule_counts(columns: Columns, events: np.ndarray, offsets: np.ndarray) -> RuleCounts:
     item, place = columns["item"], (columns["sequence"], columns["history_end"])
-    counts = RuleCounts(num_items)
+    counts = RuleCounts()
     counts.add(columns["label"], item, in_history(*place, item, events, offsets))
     return counts
