@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from dien_jax.data.columns import Column, Examples
     from dien_jax.data.dataset import Dataset, open_dataset
     from dien_jax.data.loader import Loader, evaluation_loader
-    from dien_jax.data.part_writer import PartWriter
     from dien_jax.data.schema import Feature, MultiValued, Schema
     from dien_jax.data.tables import FeatureTables
 
@@ -26,7 +25,6 @@ __all__ = [
     "FeatureTables",
     "Loader",
     "MultiValued",
-    "PartWriter",
     "Schema",
     "evaluation_loader",
     "example_batch",
@@ -40,7 +38,6 @@ __getattr__, __dir__ = lazy_names(
         "columns": ("Column", "Examples"),
         "dataset": ("Dataset", "open_dataset"),
         "loader": ("Loader", "evaluation_loader"),
-        "part_writer": ("PartWriter",),
         "schema": ("Feature", "MultiValued", "Schema"),
         "tables": ("FeatureTables",),
     },

@@ -24,9 +24,8 @@ from dien_jax.data.columns import Examples
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.data.user_events import UserEvents
 from dien_jax.data.value_text import Use, as_text
-from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
+from dien_jax.data.vocabularies import SEPARATOR, UserEvents, Vocabularies
 from dien_jax.errors import UserError, writing
 from dien_jax.inference.request_tables import Piece, RequestTable, find_column, open_requests
 from dien_jax.runs.trained import load_run, score_batches

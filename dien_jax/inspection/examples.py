@@ -30,8 +30,7 @@ from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import evaluation_loader
 from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import FeatureTables
-from dien_jax.data.user_events import UserEvents
-from dien_jax.data.vocabularies import Vocabularies
+from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.model.interest import InterestModel
 from dien_jax.model.logit_map import LogitMap, click_probability

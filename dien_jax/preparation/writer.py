@@ -3,18 +3,18 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dien_jax.data import metadata
+from dien_jax.data.arrays import chunks
 from dien_jax.data.columns import Column, Examples
-from dien_jax.data.dataset import open_folder
-from dien_jax.data.metadata import Counts
-from dien_jax.data.part_writer import FolderFiles, PartWriter, find_feature, require_rows
-from dien_jax.data.schema import Schema
+from dien_jax.data.dataset import NEGATIVES, open_folder
+from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY, SPLITS, Counts
+from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.statistics_files import STATISTICS, write_counts, write_factors
 from dien_jax.errors import UserError, writing
 from dien_jax.statistics.features import count_features, factorise_training_events
@@ -80,14 +80,14 @@ class DatasetWriter:
         self._schema, self._progress = schema, progress
         self._meta = {"source": source, "split": split}
         self._parts: list[Counts] = []
-        self._current: PartWriter | None = None
+        self._counts: dict[str, int] = {}  # of the part that is being written
         check_target(self.path)
 
     def __enter__(self) -> "DatasetWriter":
         with writing(self.path, "dataset folder"), contextlib.ExitStack() as stack:
             self._partial = stack.enter_context(partial_folder(self.path))
             self._cleanup = stack.pop_all()
-        self._files = FolderFiles(self._partial, self.path)
+        self._files = _FolderFiles(self._partial, self.path)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -97,30 +97,30 @@ class DatasetWriter:
 
     def vocabulary(self, feature: str, values: Iterable[str]) -> None:
         """Write the raw values of a categorical or multi-valued feature, the unknown one first."""
-        expected = find_feature(feature, self._schema.features).size
+        expected = _find_feature(feature, self._schema.features).size
         if expected is None:
             raise ValueError(f"numeric feature {feature!r} has no vocabulary")
         written = self._files.lines(f"vocab/{feature}.txt", values)
-        require_rows(f"vocabulary of {feature!r}", written, expected)
+        _require_rows(f"vocabulary of {feature!r}", written, expected)
 
     def items(self, feature: str, values: Any, offsets: Any | None = None) -> None:
         """Write an item feature over all items, the unknown one first; see :class:`Column`."""
-        entry = find_feature(feature, self._schema.item[1:])
+        entry = _find_feature(feature, self._schema.item[1:])
         self._files.column("items", entry, Column(values, offsets), self._schema.num_items)
 
     def users(self, feature: str, values: Any, offsets: Any | None = None) -> None:
         """Write a user feature over all users, the unknown one first; see :class:`Column`."""
-        entry = find_feature(feature, self._schema.user[1:])
+        entry = _find_feature(feature, self._schema.user[1:])
         self._files.column("users", entry, Column(values, offsets), self._schema.num_users)
 
     def popularity(self, counts: Any) -> None:
         """Write the training events of each item, integers ``[items]``."""
         written = self._files.array("popularity.npy", counts, np.int64)
-        require_rows("popularity", written, self._schema.num_items)
+        _require_rows("popularity", written, self._schema.num_items)
 
     def groups(self, raw_ids: Iterable[str]) -> None:
         """Write the raw user ids of the part, by group."""
-        self._part().groups(raw_ids)
+        self._counts["groups"] = self._part().lines("groups.txt", raw_ids)
 
     def events(
         self, item: Any, timestamp: Any, offsets: Any, negatives: Column | None = None
@@ -129,42 +129,63 @@ class DatasetWriter:
 
         ``negatives`` are the items that were shown with each event and not clicked.
         """
-        self._part().events(item, timestamp, offsets, negatives)
+        write = self._part().array
+        self._counts["events"] = rows = write("events/item/values.npy", item, np.int32)
+        _require_rows("timestamp", write("events/timestamp/values.npy", timestamp, np.int64), rows)
+        self._counts["sequences"] = write("events/offsets.npy", offsets, np.int64) - 1
+        if negatives is not None:
+            write(f"{NEGATIVES}/values.npy", negatives.values, np.int32)
+            written = write(f"{NEGATIVES}/offsets.npy", negatives.offsets, np.int64) - 1
+            _require_rows("negatives", written, rows)
 
     def examples(self, split: str, examples: Examples) -> None:
         """Write the examples of one split of the part; columns may be any sequences of numbers."""
-        self._part().examples(split, examples)
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        folder = f"examples/{split}"
+        rows = len(examples.label)
+        for name, dtype in EXAMPLE_COLUMNS.items():
+            file = f"{folder}/{name}/values.npy"
+            _require_rows(name, self._part().array(file, getattr(examples, name), dtype), rows)
+        for name in examples.context:
+            _find_feature(name, self._schema.context)
+        for feature in self._schema.context:
+            if feature.name not in examples.context:
+                raise ValueError(f"context feature {feature.name!r} is missing")
+            self._part().column(folder, feature, examples.context[feature.name], rows)
+        if examples.probability is not None:
+            name = f"{folder}/{PROBABILITY}/values.npy"
+            written = self._part().array(name, examples.probability, np.float32)
+            _require_rows(PROBABILITY, written, rows)
+        self._counts[split] = rows
 
     def next_part(self) -> None:
-        """End the part that ``groups``, ``events`` and ``examples`` write, and begin the next."""
-        self._parts.append(self._part().finish())
-        self._current = None
+        """End the part that ``groups``, ``events`` and ``examples`` write, and begin the next.
 
-    def part_folder(self, number: int) -> Path:
-        """Return the folder of a part, for :class:`dien_jax.data.PartWriter`."""
-        return self._partial / metadata.part_name(number)
-
-    def add_part(self, counts: Counts) -> None:
-        """Add the next part, which is in its folder already.
-
-        ``counts`` are those that :meth:`dien_jax.data.PartWriter.finish` returned.
+        Splits of it that were not written are empty.
         """
-        if self._current is not None:
-            raise ValueError("another part is being written; end it with next_part()")
-        self._parts.append(counts)
+        none, no_offsets = np.zeros(0), {"multivalued": np.zeros(1, np.int64)}
+        context = {f.name: Column(none, no_offsets.get(f.kind)) for f in self._schema.context}
+        for split in SPLITS:
+            if split not in self._counts:
+                empty = Examples(**dict.fromkeys(EXAMPLE_COLUMNS, none), context=context)
+                self.examples(split, empty)
+        missing = [name for name in Counts.__annotations__ if name not in self._counts]
+        if missing:
+            raise ValueError(f"the part lacks its {' and '.join(missing)}")
+        self._parts.append(Counts(**self._counts))  # type: ignore[typeddict-item]
+        self._counts = {}
 
     def note(self, **entries: Any) -> None:
         """Add entries to ``meta.json``."""
         self._meta.update(entries)
 
-    def _part(self) -> PartWriter:
-        if self._current is None:
-            folder = self.part_folder(len(self._parts))
-            self._current = PartWriter(folder, self._schema, self.path)
-        return self._current
+    def _part(self) -> "_FolderFiles":
+        """Return the files of the part that is being written."""
+        return _FolderFiles(self._partial / metadata.part_name(len(self._parts)), self.path)
 
     def _finish(self) -> None:
-        if self._current is not None or not self._parts:
+        if self._counts or not self._parts:
             self.next_part()
         names = Counts.__annotations__
         totals = {name: sum(part[name] for part in self._parts) for name in names}  # type: ignore[literal-required]
@@ -198,6 +219,79 @@ class DatasetWriter:
             factors = factorise_training_events(dataset, interactions, progress)
             write_factors(self._partial / STATISTICS, factors)
             self._partial.rename(self.path.absolute())
+
+
+class _FolderFiles:
+    """Writer of the files of one folder, by their names in it.
+
+    Args:
+      folder: where they are written; missing folders are created.
+      shown: path in the messages of errors.
+    """
+
+    def __init__(self, folder: Path, shown: Path) -> None:
+        self.folder, self.shown = folder, shown
+
+    def lines(self, name: str, values: Iterable[str]) -> int:
+        """Write values in lines, and return their number."""
+        written = 0
+        with self.file(name) as stream:
+            for lines, count in metadata.encoded_lines(values):
+                stream.write(lines)
+                written += count
+        return written
+
+    def array(self, name: str, values: Any, dtype: type[np.generic]) -> int:
+        """Write an array of one dimension as ``dtype``, and return its size."""
+        array = np.asarray(values)
+        if array.size == 0:
+            array = array.astype(dtype)
+        if array.ndim != 1 or array.dtype.kind not in ("f" if dtype is np.float32 else "biu"):
+            raise ValueError(f"{name}: expected {dtype.__name__}, got {array.shape} {array.dtype}")
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": array.shape}
+        with self.file(name) as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            for part in chunks(len(array)):
+                converted = array[part].astype(dtype)
+                if dtype is not np.float32 and not np.array_equal(converted, array[part]):
+                    raise ValueError(f"{name}: values do not fit {dtype.__name__}")
+                stream.write(converted.data)
+        return len(array)
+
+    def column(self, folder: str, feature: Feature, column: Column, rows: int) -> None:
+        """Write the values of a feature over some rows, as the schema has it."""
+        name = f"{folder}/{feature.name}"
+        dtype = np.float32 if feature.kind == "numeric" else np.int32
+        written = self.array(f"{name}/values.npy", column.values, dtype)
+        if (column.offsets is not None) != (feature.kind == "multivalued"):
+            where = f"{feature.kind} feature {feature.name!r}"
+            raise ValueError(f"{where}: offsets are for multivalued")
+        if column.offsets is not None:
+            written = self.array(f"{name}/offsets.npy", column.offsets, np.int64) - 1
+        _require_rows(f"feature {feature.name!r}", written, rows)
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[Any]:
+        """Open a new file."""
+        file = self.folder / name
+        with writing(self.shown, "dataset folder"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as stream:
+                yield stream
+
+
+def _find_feature(name: str, features: tuple[Feature, ...]) -> Feature:
+    """Return a feature by its name; ``ValueError`` without one."""
+    for feature in features:
+        if feature.name == name:
+            return feature
+    raise ValueError(f"the schema has no such feature here: {name!r}")
+
+
+def _require_rows(name: str, rows: int, expected: int) -> None:
+    """Refuse another number of rows than expected."""
+    if rows != expected:
+        raise ValueError(f"{name}: expected {expected} rows, got {rows}")
 
 
 def check_target(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dien_jax.data.clock import Clock, whole_number
+from dien_jax.data.value_text import Clock, whole_number
 from dien_jax.errors import UserError
 
 pytestmark = pytest.mark.fast

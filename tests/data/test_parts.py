@@ -10,20 +10,18 @@ import jax
 import numpy as np
 import pytest
 from support import small_dataset, tiny_run
-from support.our_files import COUNTS
 from support.small_dataset import as_array, in_parts, ints
 
 from dien_jax.config.settings import TrainConfig
-from dien_jax.data import columns, part_writer
+from dien_jax.data import columns
 from dien_jax.data.columns import ChainedArray, windows
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest, table_digests, vocabulary_digests
 from dien_jax.data.loader import Loader
-from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS, Counts
+from dien_jax.data.metadata import EXAMPLE_COLUMNS, SPLITS
 from dien_jax.data.schema import MultiValued
-from dien_jax.data.user_events import UserEvents
+from dien_jax.data.vocabularies import UserEvents
 from dien_jax.errors import UserError
-from dien_jax.preparation.writer import DatasetWriter
 from dien_jax.statistics.features import count_training_events, factorise_training_events
 
 pytestmark = pytest.mark.fast
@@ -221,18 +219,6 @@ def test_a_part_with_the_counts_of_another_is_named(three: Path) -> None:
         open_dataset(three)
 
 
-def test_a_part_is_added_after_the_current_one_ended(tmp_path: Path) -> None:
-    def write() -> None:
-        schema, counts = small_dataset.SCHEMA, dict.fromkeys(COUNTS, 0)
-        with DatasetWriter(tmp_path / "data", schema=schema, source={}, split={}) as writer:
-            writer.groups([])
-            writer.add_part(Counts(**counts))
-
-    with pytest.raises(ValueError, match=r"another part is being written; end it with next_part"):
-        write()
-    assert small_dataset.leftovers(tmp_path) == []
-
-
 CHAIN = ChainedArray(
     [np.arange(0), np.arange(5), np.arange(0), np.arange(2), np.arange(4)], [7, 0, 7, 5, 7]
 )
@@ -279,9 +265,8 @@ def test_windows_within_a_part_are_those_of_one_array() -> None:
     np.testing.assert_array_equal(windows(CHAIN, first, 3)[live], expected[live])
 
 
-@pytest.mark.parametrize("module", [columns, part_writer])
-def test_examples_in_docstrings_run(module: Any) -> None:
-    assert doctest.testmod(module).failed == 0
+def test_examples_in_docstrings_run() -> None:
+    assert doctest.testmod(columns).failed == 0
 
 
 def test_splits_have_examples_in_every_kind_of_part(divided: Path) -> None:

@@ -12,7 +12,7 @@ from support.tiny_run import refused_by
 
 from dien_jax import predict
 from dien_jax.data.dataset import open_dataset
-from dien_jax.data.user_events import UserEvents
+from dien_jax.data.vocabularies import UserEvents
 from dien_jax.inference import score_table
 from dien_jax.inference.ranker import Ranker
 

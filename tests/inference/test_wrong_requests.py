@@ -10,8 +10,8 @@ from support import small_dataset, untrained_run
 from support.wrong_requests import LISTS, REFUSED
 
 from dien_jax import open_dataset
-from dien_jax.data.clock import whole_number
 from dien_jax.data.schema import Feature
+from dien_jax.data.value_text import whole_number
 from dien_jax.data.vocabularies import Vocabularies
 from dien_jax.errors import UserError
 

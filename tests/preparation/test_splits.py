@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dien_jax.data.clock import Clock
 from dien_jax.data.metadata import SPLITS
+from dien_jax.data.value_text import Clock
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions, check_shares
 from dien_jax.preparation.pipeline import splits

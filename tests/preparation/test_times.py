@@ -9,7 +9,7 @@ from support import tiny_run
 from support.tiny_logs import make, refused, write
 from support.tiny_run import refusal
 
-from dien_jax.data.user_events import UserEvents
+from dien_jax.data.vocabularies import UserEvents
 from dien_jax.errors import UserError
 from dien_jax.preparation.sources import impressions
 

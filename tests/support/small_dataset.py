@@ -10,7 +10,6 @@ import numpy as np
 
 from dien_jax.data.columns import Column, Examples
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.data.part_writer import PartWriter
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.preparation.writer import DatasetWriter
 
@@ -185,19 +184,14 @@ def in_parts(data: Path, out: Path, borders: Sequence[int]) -> Path:
             for name, column in columns.items():
                 write(name, *column)
         writer.popularity(dataset.popularity)
-        for number, (first, end) in enumerate(pairwise([0, *borders, sequences])):
-            if number % 2:  # as another process would
-                part = PartWriter(writer.part_folder(number), schema)
-                write_part(part, dataset, groups, first, end)
-                writer.add_part(part.finish())
-            else:
-                write_part(writer, dataset, groups, first, end)
-                writer.next_part()
+        for first, end in pairwise([0, *borders, sequences]):
+            write_part(writer, dataset, groups, first, end)
+            writer.next_part()
     return out
 
 
 def write_part(
-    writer: DatasetWriter | PartWriter, dataset: Dataset, groups: list[str], first: int, end: int
+    writer: DatasetWriter, dataset: Dataset, groups: list[str], first: int, end: int
 ) -> None:
     """Write some sequences, their groups, events and examples."""
     offsets = np.asarray(dataset.event_offsets)[first : end + 1]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 
-from dien_jax.data.clock import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, Clock
+from dien_jax.data.value_text import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
 from dien_jax.preparation.memory import PART_EVENTS, Memory, Sizes

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.clock import Clock
 from dien_jax.data.metadata import SPLITS
+from dien_jax.data.value_text import Clock
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import LogOptions, check_shares
 from dien_jax.preparation.reading.array_files import ArrayFile, kth_smallest

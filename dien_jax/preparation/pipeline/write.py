@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dien_jax.data.clock import TIME_UNIT
 from dien_jax.data.columns import Column, Examples, joined_columns
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.value_text import TIME_UNIT
 from dien_jax.preparation.memory import IDLE
 from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
 from dien_jax.preparation.pipeline.features import EncodedFeature, Encoder

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from dien_jax.errors import writing
 from dien_jax.preparation.options import Spark
-from dien_jax.preparation.reading.duckdb_files import read_duckdb
-from dien_jax.preparation.reading.duckdb_workspace import DuckDBWorkspace, duckdb_workspace
+from dien_jax.preparation.reading.duckdb_engine import (
+    DuckDBWorkspace,
+    duckdb_workspace,
+    read_duckdb,
+)
 from dien_jax.preparation.reading.log import Log, LogForm, Wanted
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.writer import check_target
