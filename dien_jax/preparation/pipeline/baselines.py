@@ -1,4 +1,4 @@
-"""What the held-out examples that were just made give away without a model.
+"""Rules without a model, scored on the held-out examples that were just made.
 
 A data set on which "the candidate is in the history" ranks well, or on which unknown items tell
 clicks from the rest, says little about a model. Dimension: n examples.
