@@ -18,7 +18,6 @@ MODULES = {
     "prepare": (
         "dien_jax.preparation.pipeline.from_columns",
         "dien_jax.preparation.pipeline.from_interactions",
-        "dien_jax.preparation.pipeline.extending",
     ),
     "export": ("jax.export",),
     "train": ("dien_jax.training.run", "matplotlib.figure"),
