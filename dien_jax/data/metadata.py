@@ -1,7 +1,6 @@
 """Text files of a dataset folder: ``meta.json``, vocabularies and groups."""
 
 import dataclasses
-import hashlib
 import itertools
 import re
 import typing
@@ -119,14 +118,6 @@ def read_values(path: Path) -> list[str]:
         return [unescape(line) for line in lines[:-1]]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as lines of text: {error}") from error
-
-
-def lines_digest(values: Iterable[str]) -> str:
-    """Return the sha256 of values as :class:`dien_jax.DatasetWriter` writes them in lines."""
-    digest = hashlib.sha256()
-    for lines, _ in encoded_lines(values):
-        digest.update(lines)
-    return digest.hexdigest()
 
 
 def repeated(values: Sequence[str]) -> str | None:

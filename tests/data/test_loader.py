@@ -352,12 +352,6 @@ def test_step_outside_the_epoch_is_refused():
             loader.batch(0, step)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "max_history"])
-def test_sizes_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=rf"train\.{name} must be at least 1, got 0"):
-        make_loader([3], **{name: 0})
-
-
 def test_exception_in_the_thread_reaches_the_reader(monkeypatch):
     loader = make_loader(random_lengths(100))
     batch = loader.batch

@@ -10,7 +10,7 @@ from support.tiny_logs import events_of, write
 
 from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
-from dien_jax.preparation.sources.amazon import AmazonOptions, prepare, remote_files
+from dien_jax.preparation.sources.amazon import SETS, AmazonOptions, prepare, remote_files
 
 pytestmark = pytest.mark.long
 
@@ -130,36 +130,18 @@ def test_later_years_have_json_products_with_one_path(tmp_path, year, reviews, m
 
 
 @pytest.mark.parametrize(
-    ("name", "year", "reviews", "meta"),
+    ("name", "year", "category"),
     [
-        (
-            "books",
-            2014,
-            "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_Books.json.gz",
-            "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/meta_Books.json.gz",
-        ),
-        (
-            "Amazon Fashion",
-            2018,
-            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFiles/"
-            "AMAZON_FASHION.json.gz",
-            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/metaFiles2/"
-            "meta_AMAZON_FASHION.json.gz",
-        ),
-        (
-            "Patio, Lawn & Garden",
-            2023,
-            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/review_categories/"
-            "Patio_Lawn_and_Garden.jsonl.gz",
-            "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/meta_categories/"
-            "meta_Patio_Lawn_and_Garden.jsonl.gz",
-        ),
+        ("books", 2014, "Books"),
+        ("Amazon Fashion", 2018, "AMAZON_FASHION"),
+        ("Patio, Lawn & Garden", 2023, "Patio_Lawn_and_Garden"),
     ],
 )
-def test_a_category_is_found_whatever_its_punctuation(name, year, reviews, meta):
-    found = remote_files(name, year)
-    assert [remote.url for remote in found] == [reviews, meta]
-    assert {remote.folder for remote in found} == {f"amazon/{year}"}
+def test_a_category_is_found_whatever_its_punctuation(name, year, category):
+    reviews, meta = remote_files(name, year)
+    assert reviews.url == SETS[year].reviews.format(category)
+    assert meta.url == SETS[year].meta.format(category)
+    assert reviews.folder == meta.folder == f"amazon/{year}"
 
 
 def test_a_wrong_category_is_told_with_the_nearest_and_the_list(tmp_path):

@@ -4,7 +4,6 @@ import gzip
 import io
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,25 +179,6 @@ def test_pickle_of_anything_else_is_refused(tmp_path: Path, value: Any, message:
         file.write_bytes(pickle.dumps(value, protocol=protocol))
         with pytest.raises(UserError, match=rf"voc\.pkl: .*({message})"):
             read_vocabulary(file)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda whole: b"",
-        lambda whole: whole[:-5],
-        lambda whole: bytes(100),
-        lambda whole: b"\xff" * 100,
-        lambda whole: gzip.compress(whole)[:-9],
-        lambda whole: b"not a pickle\n",
-        lambda whole: b"\x80\x02}(U\x01aK\x00I\n",
-    ],
-)
-def test_damaged_pickle_is_refused(folder: Path, damage: Callable[[bytes], bytes]) -> None:
-    file = folder / "cat_voc.pkl"
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(UserError, match=r"cat_voc\.pkl: "):
-        run(folder)
 
 
 def test_index_0_must_be_the_unknown_item(folder: Path) -> None:

@@ -11,7 +11,6 @@ from dien_jax.preparation.pipeline.baselines import (
     describe_baselines,
     in_history,
 )
-from dien_jax.preparation.sources import impressions
 
 pytestmark = pytest.mark.fast
 
@@ -55,13 +54,6 @@ def test_unknown_candidates_are_counted_with_what_ranking_by_them_gives(label, c
     assert advice in line
 
 
-def test_equal_unknown_shares_need_no_advice():
-    both = candidates([1, 0, 1, 0], [0, 0, 1, 2], [0] * 4)
-    assert describe_baselines({"test": both})[-1] == (
-        "test: 1 of 2 positives and 1 of 2 negatives are unknown in training"
-    )
-
-
 def test_splits_that_define_no_auc_say_so_and_empty_ones_nothing():
     none, clicks = candidates([], [], []), candidates([1, 1], [1, 2], [0, 1])
     lines = describe_baselines({"valid": none, "test": clicks})
@@ -98,21 +90,3 @@ def test_preparing_interactions_reports_the_rules(tmp_path):
     _, summary = make(write(tmp_path, HEADER + new), out=tmp_path / "new")
     (line,) = [line for line in summary if line.startswith("valid: 9 of 9 positives and ")]
     assert "negatives are unknown in training; ranking these first alone gives an AUC of" in line
-
-
-def test_preparing_impressions_reports_the_rules(tmp_path):
-    rows = "".join(
-        f"u{user},i{item},{int(item == user % 3)},{time}\n"
-        for user in range(6)
-        for time in range(6)
-        for item in range(3)
-    )
-    log = write(tmp_path, "user,item,label,timestamp\n" + rows)
-    summary = impressions.prepare(
-        impressions.ImpressionsOptions(file=log, out=tmp_path / "data", split="last-event")
-    )
-    assert (
-        'AUC of the rule "the candidate is in the history": 1.0000 on valid, 1.0000 on test'
-        in summary
-    )
-    assert "test: 0 of 6 positives and 0 of 12 negatives are unknown in training" in summary
