@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from dien_kernels import (
     Device,
-    agreement,
     auxiliary_loss,
     choice,
     devices,
@@ -21,10 +20,7 @@ from dien_kernels import (
     interpreted,
 )
 from dien_kernels.backends import native
-from dien_kernels.native import build, library, networks
-from support.networks import (
-    auxiliary_operands,
-)
+from dien_kernels.native import build, networks
 from support.recurrences import (
     CASES,
     assert_agree,
@@ -105,21 +101,6 @@ def test_limits_of_the_kernels_are_those_of_their_sources():
     assert f"constexpr Index kMostLayers = {networks.MOST_LAYERS};" in header
 
 
-@pytest.fixture
-def fresh(monkeypatch, tmp_path):
-    """No outcome is known, and auto may take the kernels; they are compiled before."""
-    library.instruction_set()
-    monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
-    monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
-    monkeypatch.setattr(choice, "_warned", set())
-    caches = agreement.outcome.cache_clear, agreement.network_outcome.cache_clear
-    for clear in caches:
-        clear()
-    yield tmp_path
-    for clear in caches:
-        clear()
-
-
 def test_auto_takes_kernels_once_they_agree_with_the_oracle(fresh, monkeypatch):
     shape = {"batch": 128, "steps": 100, "hidden": 36}
     names = "attention", "auxiliary", "candidates"
@@ -137,9 +118,7 @@ def test_auto_takes_kernels_once_they_agree_with_the_oracle(fresh, monkeypatch):
     assert found() == ["xla"] * 4
 
 
-def test_a_named_kernel_is_refused_where_it_cannot_run(monkeypatch):
-    auxiliary = auxiliary_operands(5, 7, 2, 4, 6, (9, 5))
-
+def test_a_named_kernel_is_refused_where_it_cannot_run(auxiliary, monkeypatch):
     def no_library():
         raise build.BuildError("there is no C++ compiler")
 

@@ -13,11 +13,10 @@ from dien_kernels import (
     agreement,
     auxiliary_loss,
     candidate_attention,
-    choice,
     last_states,
     network_equations,
 )
-from dien_kernels.native import library, networks
+from dien_kernels.native import networks
 from support.networks import (
     NETWORK_SIZES,
     assert_near,
@@ -44,18 +43,6 @@ pytestmark = pytest.mark.long
 # Of the largest entry. Gradients of attention add up to 0 over a row's steps, so sums of them lose
 # two more digits in every float32 program; XLA's deviate as far.
 OF_LOSS, OF_ATTENTION = 1e-6, 6e-5
-
-
-@pytest.fixture
-def few():
-    """Operands of attention."""
-    return attention_operands(5, 7, 6, (9, 5))
-
-
-@pytest.fixture
-def auxiliary():
-    """Operands of the auxiliary loss."""
-    return auxiliary_operands(5, 7, 2, 4, 6, (9, 5))
 
 
 @pytest.mark.parametrize(
@@ -226,21 +213,6 @@ def test_networks_of_bfloat16_are_computed_in_float32(few, auxiliary):
     expected = last_states("augru", "paper", states, attention, weights, jnp.int32(7))
     assert last.dtype == jnp.bfloat16
     np.testing.assert_allclose(last.astype(jnp.float32), expected, atol=0.02)
-
-
-@pytest.fixture
-def fresh(monkeypatch, tmp_path):
-    """No outcome is known, and auto may take the kernels; they are compiled before."""
-    library.instruction_set()
-    monkeypatch.setenv("DIEN_KERNELS_CACHE", str(tmp_path))
-    monkeypatch.setenv("DIEN_KERNELS_NATIVE", "1")
-    monkeypatch.setattr(choice, "_warned", set())
-    caches = agreement.outcome.cache_clear, agreement.network_outcome.cache_clear
-    for clear in caches:
-        clear()
-    yield tmp_path
-    for clear in caches:
-        clear()
 
 
 def test_auto_leaves_a_network_that_deviates(fresh, monkeypatch, auxiliary):

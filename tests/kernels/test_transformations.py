@@ -21,7 +21,6 @@ from support.networks import (
     attention_operands,
     auxiliary_by,
     auxiliary_gradients,
-    auxiliary_operands,
     candidate_operands,
 )
 from support.recurrences import (
@@ -43,18 +42,6 @@ def running(implementation):
     """Return a context in which an implementation runs on this machine."""
     skip_where_it_cannot_run(implementation)
     return interpreted() if implementation in PALLAS else contextlib.nullcontext()
-
-
-@pytest.fixture
-def few():
-    """Operands of attention."""
-    return attention_operands(5, 7, 6, (9, 5))
-
-
-@pytest.fixture
-def auxiliary():
-    """Operands of the auxiliary loss."""
-    return auxiliary_operands(5, 7, 2, 4, 6, (9, 5))
 
 
 def value_of(implementation, x, attention, weights, lengths, initial):
