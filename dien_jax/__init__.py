@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dien_jax.inference.bucketed_programs import RankRequest
     from dien_jax.inference.ranker import Ranker, Ranking
     from dien_jax.metrics.scores import auc, gauc, logloss
-    from dien_jax.model.interest import InterestModel
+    from dien_jax.model.click_model import ClickModel
     from dien_jax.preparation.writer import DatasetWriter
     from dien_jax.runs.trained import load_run, score_split
     from dien_jax.training.run import RunResult, fit, resume
@@ -43,17 +43,41 @@ _MODULES = {
     "inference.ranker": ("Ranker", "Ranking"),
     "inference.bucketed_programs": ("RankRequest",),
     "metrics.scores": ("auc", "gauc", "logloss"),
-    "model.interest": ("InterestModel",),
+    "model.click_model": ("ClickModel",),
     "runs.trained": ("load_run", "score_split"),
     "training.run": ("RunResult", "fit", "resume"),
 }
 
 # fmt: off
 __all__ = [
-    "PRESETS", "Batch", "Config", "Dataset", "DatasetWriter", "Feature", "InterestModel", "Loader",
-    "MeshConfig", "ModelConfig", "OptimConfig", "RankRequest", "Ranker", "Ranking", "RunResult",
-    "Schema", "TrainConfig", "UserError", "__version__", "auc", "fit", "gauc", "load_run",
-    "logloss", "open_dataset", "preset", "resume", "score_split",
+    "PRESETS",
+    "Batch",
+    "ClickModel",
+    "Config",
+    "Dataset",
+    "DatasetWriter",
+    "Feature",
+    "Loader",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RankRequest",
+    "Ranker",
+    "Ranking",
+    "RunResult",
+    "Schema",
+    "TrainConfig",
+    "UserError",
+    "__version__",
+    "auc",
+    "fit",
+    "gauc",
+    "load_run",
+    "logloss",
+    "open_dataset",
+    "preset",
+    "resume",
+    "score_split",
 ]
 # fmt: on
 

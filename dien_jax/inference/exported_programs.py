@@ -23,7 +23,7 @@ from dien_jax.data.batch import Batch, example_batch
 from dien_jax.data.schema import MultiValued, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError, reason
-from dien_jax.model.interest import InterestModel, ModelOutput
+from dien_jax.model.click_model import ClickModel, ModelOutput
 from dien_jax.model.logit_map import CALIBRATION, click_probability
 from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel
@@ -33,8 +33,6 @@ from dien_jax.utils.console import say
 PLATFORMS = ("cpu", "cuda", "tpu")
 RECURRENCE: Implementation = "xla"
 """The recurrences of every program: a Pallas kernel is compiled for one kind of device."""
-_AUXILIARY = "auxiliary"
-"""Prefix of the parameters that only training needs, which are left out of exports."""
 _INPUTS = {
     "read_history": ("history", "length"),
     "add_event": ("interests", "item", "length"),
@@ -63,10 +61,7 @@ def named_weights(
 ) -> tuple[dict[str, np.ndarray], Callable[[Weights], tuple[Any, FeatureTables]]]:
     """Return a model's weights, and a function from weights to its variables and tables."""
     reads = trained.run.config.model.statistics
-    tree = {"tables": trained.dataset.feature_tables(statistics=reads)} | {
-        collection: {name: part for name, part in parts.items() if not name.startswith(_AUXILIARY)}
-        for collection, parts in trained.variables().items()
-    }
+    tree = {"tables": trained.dataset.feature_tables(statistics=reads), **trained.variables()}
     arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
     structure = jax.tree.structure(tree)
 
@@ -83,7 +78,7 @@ def row_scores(
     """Return the weights of a model, and ``score_rows(weights, inputs) -> [B]`` as a function."""
     weights, rebuild = named_weights(trained)
     config = _with_recurrence(trained, recurrence).model
-    model = InterestModel(config, trained.dataset.schema)
+    model = ClickModel(config, trained.dataset.schema)
 
     def score_rows(weights: Weights, inputs: dict[str, Any]) -> jax.Array:
         variables, tables = rebuild(weights)

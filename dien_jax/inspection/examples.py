@@ -32,7 +32,7 @@ from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, printable, suggestion
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.click_model import ClickModel
 from dien_jax.model.logit_map import LogitMap, click_probability
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import say
@@ -96,17 +96,17 @@ def update_gates(
 def make_internals_step(config: Config, schema: Schema) -> Callable[..., Internals]:
     """Return the jitted ``internals(params, batch_stats, features, batch, logit_map)``."""
     model_config = config.model
-    model = InterestModel(model_config, schema)
+    model = ClickModel(model_config, schema)
 
     def is_captured(module: nn.Module, method: str) -> bool:
         return method == "__call__" and module.name in ("extractor", "evolution")
 
     def measured(variables: Any, features: FeatureTables, batch: Batch) -> tuple[Any, dict]:
-        params = variables["params"]
+        params = variables["params"]["network"]
         output, captured = model.apply(
             variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
         )
-        returned = captured.get("intermediates", {})
+        returned = captured.get("intermediates", {}).get("network", {})
 
         def mean_gate(name: str, x: jax.Array) -> jax.Array:
             ((states, _),) = returned[name]["__call__"]

@@ -27,7 +27,7 @@ from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError
 from dien_jax.metrics.intervals import Difference, delong
 from dien_jax.metrics.scores import auc
-from dien_jax.model.interest import InterestModel, RowInputs
+from dien_jax.model.click_model import ClickModel, RowInputs
 from dien_jax.runs.trained import TrainedModel, check_examples, score_batches, trained_scores
 from dien_jax.utils.console import aligned, stage
 from dien_jax.utils.machine import machine_bytes, require_memory
@@ -196,10 +196,10 @@ def make_exchanged_step(config: Config, schema: Schema) -> Callable[..., jax.Arr
     ``exchanged`` says for each feature of the groups ``item``, ``user`` and ``context`` whether it
     is taken from there, bool ``[F]``; so does ``statistics``, bool ``[1]``, of all of them.
     """
-    model = InterestModel(config.model, schema)
+    model = ClickModel(config.model, schema)
 
     def logits(
-        module: InterestModel, features: FeatureTables, batch: Batch, other: Batch, exchanged: dict
+        module: ClickModel, features: FeatureTables, batch: Batch, other: Batch, exchanged: dict
     ) -> jax.Array:
         def mixed(group: str, ours: Any, theirs: Any) -> Any:
             if ours is None:  # no context features, statistics or logistic regression

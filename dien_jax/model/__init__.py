@@ -1,4 +1,4 @@
-"""The interest model and the Flax modules that it is assembled from.
+"""DIEN, the click model around it, and the Flax modules that they are assembled from.
 
 Modules own parameters; the recurrences themselves are computed by :mod:`dien_kernels`. Nothing
 here knows optimizers, datasets on disk or run folders.
@@ -6,16 +6,21 @@ here knows optimizers, datasets on disk or run folders.
 Add attentions and recurrences of your own to ``ATTENTIONS`` and ``EVOLUTIONS``.
 """
 
-from dien_jax.model.activations import Dice, PReLU
-from dien_jax.model.attention import ATTENTIONS, BilinearAttention, MLPAttention
-from dien_jax.model.auxiliary import AuxiliaryNetwork, auxiliary_loss, auxiliary_positions
-from dien_jax.model.batch_norm import BatchNorm
-from dien_jax.model.click_network import MLP
+from dien_jax.model.attention import BilinearAttention, MLPAttention
+from dien_jax.model.auxiliary import (
+    AuxiliaryNetwork,
+    BinaryAuxiliaryLoss,
+    auxiliary_loss,
+    auxiliary_positions,
+)
+from dien_jax.model.click_model import ClickModel
+from dien_jax.model.dien import DIEN, DIENOutput
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.factors import factor_names
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.family import ATTENTIONS, EVOLUTIONS, make_network
+from dien_jax.model.layers import MLP, BatchNorm, Dice, PReLU
 from dien_jax.model.logistic_regression import LogisticRegression
-from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, EVOLUTIONS, GRU
+from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, GRU
 from dien_jax.model.statistics import statistics_names
 from dien_jax.model.statistics_network import StatisticsNetwork
 
@@ -24,15 +29,18 @@ __all__ = [
     "AIGRU",
     "ATTENTIONS",
     "AUGRU",
+    "DIEN",
     "EVOLUTIONS",
     "GRU",
     "MLP",
     "AuxiliaryNetwork",
     "BatchNorm",
     "BilinearAttention",
+    "BinaryAuxiliaryLoss",
+    "ClickModel",
+    "DIENOutput",
     "Dice",
     "FeatureEmbeddings",
-    "InterestModel",
     "LogisticRegression",
     "MLPAttention",
     "PReLU",
@@ -40,5 +48,6 @@ __all__ = [
     "auxiliary_loss",
     "auxiliary_positions",
     "factor_names",
+    "make_network",
     "statistics_names",
 ]

@@ -3,7 +3,7 @@
 Dimensions: B rows, N candidates of one history, T steps, H state, Q candidate embedding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import dien_kernels
 import flax.linen as nn
@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from dien_kernels import Dense, NetworkImplementation, masked_softmax
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ModelConfig
-from dien_jax.model.activations import PReLU
+from dien_jax.model.layers import PReLU
 
 ATTENTION_LAYERS = (80, 40)
 """Sizes of the hidden layers, as in the authors' program."""
@@ -132,26 +131,3 @@ class BilinearAttention(nn.Module):
 def _shared_softmax(scores: Float[Array, "N T"], length: Int[Array, ""]) -> Float[Array, "N T"]:
     lengths = jnp.broadcast_to(length, scores.shape[:1])
     return masked_softmax(scores.astype(jnp.float32), lengths)
-
-
-def _mlp_attention(config: ModelConfig) -> nn.Module:
-    # Without an extractor states are embeddings, as wide as the candidate: no projection is needed.
-    projects_query = config.extractor == "gru"
-    implementation = config.network_implementation
-    return MLPAttention(projects_query=projects_query, implementation=implementation)
-
-
-def _bilinear_attention(config: ModelConfig) -> nn.Module:
-    if config.network_implementation == "native":
-        raise NotImplementedError(
-            "there is no native kernel of bilinear attention; 'auto' runs all others"
-        )
-    return BilinearAttention()
-
-
-ATTENTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "mlp": _mlp_attention,
-    "bilinear": _bilinear_attention,
-}
-"""The attention of each ``config.attention``. Add one of your own under a new name: a module that
-is called as :class:`MLPAttention`. docs/tutorial.md adds a recurrence the same way."""

@@ -1,4 +1,6 @@
-"""The auxiliary loss with its network; :mod:`dien_kernels` computes both in training.
+"""The auxiliary loss, which teaches interest states to tell the next behaviour from sampled ones.
+
+:mod:`dien_kernels` computes loss and network in training.
 
 Dimensions: B examples, T steps, S = T - 1 positions with a next one, N sampled negatives, K = 1 + N
 behaviours a position, D item embedding, H hidden.
@@ -15,8 +17,8 @@ from dien_kernels import Dense, NetworkImplementation
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.data.batch import is_live
-from dien_jax.model.activations import as_logit
 from dien_jax.model.devices import Axis, total
+from dien_jax.model.layers import BatchNorm, as_logit, rescaled
 
 AUXILIARY_LAYERS = (100, 50)
 """Sizes of the hidden layers, as in the authors' program."""
@@ -98,6 +100,85 @@ class AuxiliaryNetwork(nn.Module):
             value = jax.nn.sigmoid(nn.Dense(size, dtype=dtype, name=f"layer_{index}")(value))
         scores = nn.Dense(self.columns, dtype=dtype, name="score")(value)
         return as_logit(scores.astype(jnp.float32))
+
+
+class BinaryAuxiliaryLoss(nn.Module):
+    """The auxiliary loss of the paper: a binary one, with a network on normalised inputs.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import BinaryAuxiliaryLoss
+    >>> states, history, sampled = jnp.ones((4, 9, 6)), jnp.ones((4, 9, 3)), jnp.ones((1, 4, 8, 3))
+    >>> arrays = states, history, sampled, jnp.ones((4, 8), bool), jnp.ones((1, 4, 8), bool)
+    >>> options = {"weights": jnp.ones(4), "train": False}
+    >>> auxiliary, key = BinaryAuxiliaryLoss(), jax.random.key(0)
+    >>> loss, variables = auxiliary.init_with_output(key, *arrays, **options)
+    >>> loss.shape, sorted(variables["params"])
+    ((), ['network', 'norm_behaviour', 'norm_state'])
+
+    With ``follow_authors``, padding counts in the mean, normalisation only scales, and the network
+    has two columns, for a softmax. With the mesh ``axis`` of the rows, the loss is this device's
+    share.
+
+    Source: Zhou et al., AAAI 2019, eq. 6 (arXiv:1809.03672).
+    """
+
+    follow_authors: bool = False
+    implementation: NetworkImplementation = "auto"
+    axis: Axis = None
+
+    def setup(self) -> None:
+        def norm() -> BatchNorm:
+            return BatchNorm("frozen" if self.follow_authors else "running", self.axis)
+
+        self.network = AuxiliaryNetwork(columns=2 if self.follow_authors else 1)
+        self.norm_state, self.norm_behaviour = norm(), norm()
+
+    def __call__(
+        self,
+        states: Float[Array, "B T H"],
+        history: Float[Array, "B T D"],
+        negatives: Float[Array, "N B S D"],
+        positions: Bool[Array, "B S"],
+        is_negative: Bool[Array, "N B S"],
+        *,
+        weights: Float[Array, " B"],
+        train: bool,
+    ) -> Float[Array, ""]:
+        """Return the loss in nats, unweighted.
+
+        Args:
+          states: interest states.
+          history: embedded behaviours; state t is to tell behaviour t + 1.
+          negatives: embedded draws for each position.
+          positions: see :func:`auxiliary_positions`; others do not count.
+          is_negative: False where a draw is the behaviour itself, and does not count.
+          weights: 0 for filler rows.
+          train: normalise by the batch, and keep running statistics.
+        """
+        before, valid = states[:, :-1], jnp.moveaxis(is_negative, 0, -1)
+        behaviours = jnp.concatenate([history[None, :, 1:], negatives])
+        if self.is_initializing():
+            self.network(before, behaviours)
+        counted = jnp.concatenate([jnp.ones_like(valid[..., :1]), valid], -1) & positions[..., None]
+        state_affine = self.norm_state(before, positions, train=train)
+        live = jnp.moveaxis(counted, -1, 0)
+        behaviour_affine = self.norm_behaviour(behaviours, live, train=train)
+        params = normalising(self.network.variables["params"], state_affine, behaviour_affine)
+        mean: Literal["live", "all"] = "all" if self.follow_authors else "live"
+        real, sampled = auxiliary_weights(
+            positions, valid, mean=mean, weights=weights, axis=self.axis
+        )
+        both = jnp.concatenate([real[None], jnp.moveaxis(sampled, -1, 0)])
+        return weighted_loss(params, states, history, negatives, both, self.implementation)
+
+    def score(
+        self, states: Float[Array, "R H"], behaviours: Float[Array, "R D"]
+    ) -> Float[Array, " R"]:
+        """Return the logit that each behaviour follows the state, by running statistics."""
+        live = jnp.ones(states.shape[:1], bool)
+        states = rescaled(states, *self.norm_state(states, live, train=False))
+        behaviours = rescaled(behaviours, *self.norm_behaviour(behaviours, live, train=False))
+        return self.network(states, behaviours[None])[0]
 
 
 def auxiliary_positions(

@@ -3,7 +3,6 @@
 Dimensions: B rows, N candidates of one history, T steps, D input, H hidden.
 """
 
-import functools
 from collections.abc import Callable
 
 import dien_kernels
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from dien_kernels import Form, Implementation, Precision, SharedCell, Weights, agru, augru, gru
 from jaxtyping import Array, Float, Int
 
-from dien_jax.config.settings import ModelConfig, network_implementation
+from dien_jax.config.settings import network_implementation
 
 
 def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
@@ -27,7 +26,7 @@ def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initi
     return make
 
 
-class _Recurrence(nn.Module):
+class Recurrence(nn.Module):
     """Parameters and options of a recurrence; the gates "authors" have initial biases of 1."""
 
     hidden_size: int
@@ -57,7 +56,7 @@ class _Recurrence(nn.Module):
 
 def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
     def last_states(
-        self: _Recurrence,
+        self: Recurrence,
         states: Float[Array, "T D"],
         attention: Float[Array, "N T"],
         length: Int[Array, ""],
@@ -71,7 +70,7 @@ def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
     return last_states
 
 
-class GRU(_Recurrence):
+class GRU(Recurrence):
     """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own.
 
     >>> import jax, jax.numpy as jnp
@@ -94,7 +93,7 @@ class GRU(_Recurrence):
         return gru(x, self.weights(x.shape[-1]), initial_state=initial_state, **options)
 
 
-class AGRU(_Recurrence):
+class AGRU(Recurrence):
     """:class:`GRU` with attention in place of the update gate; see :func:`dien_kernels.agru`.
 
     >>> import jax, jax.numpy as jnp
@@ -114,7 +113,7 @@ class AGRU(_Recurrence):
     last_states = _last_states("agru")
 
 
-class AUGRU(_Recurrence):
+class AUGRU(Recurrence):
     """:class:`GRU` with the update gate scaled by attention; see :func:`dien_kernels.augru`.
 
     >>> import jax, jax.numpy as jnp
@@ -134,7 +133,7 @@ class AUGRU(_Recurrence):
     last_states = _last_states("augru")
 
 
-class AIGRU(_Recurrence):
+class AIGRU(Recurrence):
     """:class:`GRU` over inputs scaled by attention: ``gru(a_t x_t)``.
 
     >>> import jax, jax.numpy as jnp
@@ -154,20 +153,3 @@ class AIGRU(_Recurrence):
         return gru(scaled, weights, **self.options(lengths))
 
     last_states = _last_states("aigru")
-
-
-def make_recurrence(cell: type[_Recurrence], config: ModelConfig) -> nn.Module:
-    """Return a recurrence of ``dien_kernels`` with the options of the configuration."""
-    return cell(
-        config.hidden_size, config.gates, config.implementation, config.recurrence_precision
-    )
-
-
-EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "gru_attention": functools.partial(make_recurrence, GRU),
-    "aigru": functools.partial(make_recurrence, AIGRU),
-    "agru": functools.partial(make_recurrence, AGRU),
-    "augru": functools.partial(make_recurrence, AUGRU),
-}
-"""The recurrence of each ``config.evolution`` that has one. Add a cell of your own under a new
-name: a module that is called as :class:`AUGRU`. docs/tutorial.md does."""

@@ -15,7 +15,8 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
-from dien_jax.model.interest import EncodedHistory, InterestModel
+from dien_jax.model.click_model import ClickModel
+from dien_jax.model.dien import EncodedHistory
 from dien_jax.model.logit_map import CALIBRATION, click_probability
 
 
@@ -47,12 +48,12 @@ def make_programs(config: Config, schema: Schema) -> Programs:
     of logits under ``CALIBRATION``. For ``read_many`` and
     ``score_many`` see the functions of these names.
     """
-    model = InterestModel(config.model, schema)
+    model = ClickModel(config.model, schema)
 
     def encode(
         variables: Any, tables: FeatureTables, items: Array, length: Array, initial: Any = None
     ) -> EncodedHistory:
-        def method(model: InterestModel) -> EncodedHistory:
+        def method(model: ClickModel) -> EncodedHistory:
             history = model.embed_items(jnp.asarray(items)[None], tables)
             return model.encode_history(history, jnp.asarray(length, jnp.int32)[None], initial)
 
@@ -81,7 +82,7 @@ def make_programs(config: Config, schema: Schema) -> Programs:
             history[None], length[None], items, jnp.asarray(user), weight, weight, context
         )
 
-        def method(model: InterestModel) -> Array:
+        def method(model: ClickModel) -> Array:
             rows = model.row_inputs(batch, tables)
             embedded = model.embed_items(history, tables)
             return model.score_candidates(interests.states, embedded, length, rows, real)

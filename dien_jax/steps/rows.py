@@ -23,8 +23,8 @@ from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, FeatureValues, MultiValued, Schema
 from dien_jax.data.tables import FeatureTables
+from dien_jax.model.click_model import with_statistics
 from dien_jax.model.embeddings import gather as gather_values
-from dien_jax.model.interest import with_statistics
 from dien_jax.model.logistic_regression import WEIGHTS
 
 DENSE_ROWS = 4096

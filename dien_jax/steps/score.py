@@ -9,7 +9,7 @@ from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
-from dien_jax.model.interest import InterestModel, ModelOutput
+from dien_jax.model.click_model import ClickModel, ModelOutput
 from dien_jax.model.logit_map import LogitMap, click_probability
 from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.rows import look_up
@@ -91,5 +91,5 @@ def _applied(
     gather = place.gather(params)
     found = look_up(config.model, place.schema, gather, features, batch)
     variables = {"params": gather.compact(params, ())[0], "batch_stats": batch_stats}
-    model = InterestModel(config.model, found.schema, place.axis)
+    model = ClickModel(config.model, found.schema, place.axis)
     return model.apply(variables, found.batch, found.features)  # type: ignore[return-value]

@@ -13,7 +13,7 @@ from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics
 from dien_jax.errors import UserError
 from dien_jax.model.attention import ATTENTION_LAYERS
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.click_model import ClickModel
 from dien_jax.steps.negatives import Sampler, host_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import OneDevice, placed_like
@@ -106,7 +106,7 @@ def create_state(
     >>> from dien_jax.steps import create_state
     >>> state = create_state(preset("din"), open_dataset("data").schema, 10, seed=0)
     >>> int(state.step), sorted(state.params)[:2]
-    (0, ['attention', 'item_embeddings'])
+    (0, ['item_embeddings', 'logistic_regression'])
 
     Raises:
       UserError: where the configured implementation of the recurrences cannot run here, a
@@ -114,7 +114,7 @@ def create_state(
     """
     place = place or OneDevice(schema)
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    model = InterestModel(config.model, schema, initial=place.initial)
+    model = ClickModel(config.model, schema, initial=place.initial)
     optimizer = make_optimizer(config, steps_per_epoch)
 
     def initialise(key: jax.Array) -> tuple[Any, Any, Any]:

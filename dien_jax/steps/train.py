@@ -20,7 +20,7 @@ from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.model import devices
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.click_model import ClickModel
 from dien_jax.steps.negatives import (
     RandomColumns,
     Sampler,
@@ -155,7 +155,7 @@ def make_loss(
     It gives the loss, and the new running statistics with the metrics; loss and metrics are this
     device's shares if there is a mesh ``axis``.
     """
-    model = InterestModel(config.model, schema, axis)
+    model = ClickModel(config.model, schema, axis)
     click_loss_of = halved_click_loss if config.model.follow_authors else click_loss
 
     def loss(

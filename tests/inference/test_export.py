@@ -130,14 +130,13 @@ def test_failures_of_built_in_modules_are_not_hidden(run, monkeypatch) -> None:
         exported_programs.make_exports(load_run(run))
 
 
-def test_weights_are_there_once_and_the_auxiliary_network_is_not(run, exported) -> None:
+def test_weights_are_there_once(run, exported) -> None:
     with zipfile.ZipFile(exported) as archive:
         names = archive.namelist()
         manifest = json.loads(archive.read("manifest.json"))
     params = load_run(run).params
-    kept = {k: v for k, v in params.items() if not k.startswith("auxiliary")}
-    assert "auxiliary" in params
-    assert sum(name.startswith("weights/params/") for name in names) == len(jax.tree.leaves(kept))
+    count = len(jax.tree.leaves(params))
+    assert sum(name.startswith("weights/params/") for name in names) == count
     assert "vocabularies/category.json" not in names  # rows of items bring theirs
     described = manifest["programs"]["score_rows"]["inputs"]
     assert described["history"] == {"dtype": "int32", "shape": ["b", "t"]}

@@ -78,12 +78,13 @@ def test_gates_are_those_of_the_equations(data, model, form):
         assert example.older == max(0, end - start - 6)
         category = dataset.items["category"].values[rows]
         history = np.concatenate([tables["item"][rows], tables["category"][category]], axis=-1)
-        states, extractor, _ = gates(params["extractor"], np.float64(history), None, form)
+        network = params["network"]
+        states, extractor, _ = gates(network["extractor"], np.float64(history), None, form)
         attention = example.measures["attention"]
         if model == "aigru":
-            _, alone, _ = gates(params["evolution"], states * attention[:, None], None, form)
+            _, alone, _ = gates(network["evolution"], states * attention[:, None], None, form)
         else:
-            _, alone, whole = gates(params["evolution"], states, attention, form)
+            _, alone, whole = gates(network["evolution"], states, attention, form)
             np.testing.assert_allclose(example.measures["update"], whole, atol=1e-5)
         np.testing.assert_allclose(example.measures["extractor_gate"], extractor, atol=1e-5)
         np.testing.assert_allclose(example.measures["update_gate"], alone, atol=1e-5)

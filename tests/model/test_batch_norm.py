@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dien_jax.model.activations import Dice
-from dien_jax.model.batch_norm import (
+from dien_jax.model.layers import (
     BATCH_NORM_EPSILON,
     DICE_EPSILON,
     BatchNorm,
+    Dice,
     DiceNorm,
     rescaled,
 )

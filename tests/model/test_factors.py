@@ -12,8 +12,8 @@ from support.untrained_run import check_ranking, trained
 
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
 from dien_jax.data.tables import ValueFactors, folds, with_scale
+from dien_jax.model.click_model import with_statistics
 from dien_jax.model.factors import OF_LEVEL, factor_names, similarities
-from dien_jax.model.interest import with_statistics
 from dien_jax.model.statistics import statistics_names
 from dien_jax.steps.state import feature_tables
 

@@ -20,7 +20,7 @@ from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError, suggestion
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.click_model import ClickModel
 from dien_jax.steps import click_loss, halved_click_loss
 
 pytestmark = pytest.mark.optimised
@@ -43,7 +43,7 @@ _DICE = ("dice_1/alphadice_1", "dice_2/alphadice_2")
 
 
 def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
-    """Return the parameters of an ``InterestModel`` in the authors' form.
+    """Return the parameters of an ``ClickModel`` in the authors' form.
 
     The model's schema has the item feature ``category`` and no user feature but the id; its
     configuration is ``member(name, AUTHORS.model)`` of :mod:`dien_jax.config.presets`.
@@ -107,25 +107,29 @@ def from_authors(variables: Mapping[str, np.ndarray], name: str) -> dict:
     if name == "wide_deep":
         params["linear"] = dense("f_fm")
     elif name == "din":
-        params["attention"] = attention("null")
+        params["network"] = {"attention": attention("null")}
     elif name not in _PRELU:
-        params["extractor"] = recurrence("gru1")
-        params["attention"] = {
-            "query": dense("f11_1"),
-            "query_activation": {"alpha": get("prelu_")},
-            **attention("1_1"),
+        params["network"] = {
+            "extractor": recurrence("gru1"),
+            "attention": {
+                "query": dense("f11_1"),
+                "query_activation": {"alpha": get("prelu_")},
+                **attention("1_1"),
+            },
+            "evolution": recurrence("gru2", has_update=name != "agru"),
         }
-        params["evolution"] = recurrence("gru2", has_update=name != "agru")
     if name == "dien":
         kernel, inputs = get("f1gru/kernel"), norm("bn1gru")
         hidden = get("gru1/candidate/kernel").shape[1]
-        params["auxiliary_norm_state"] = {key: value[:hidden] for key, value in inputs.items()}
-        params["auxiliary_norm_behaviour"] = {key: value[hidden:] for key, value in inputs.items()}
-        params["auxiliary"] = {
-            "state": {"kernel": kernel[:hidden], "bias": get("f1gru/bias")},
-            "behaviour": {"kernel": kernel[hidden:]},
-            "layer_1": dense("f2gru"),
-            "score": dense("f3gru"),
+        params["network"]["auxiliary"] = {
+            "norm_state": {key: value[:hidden] for key, value in inputs.items()},
+            "norm_behaviour": {key: value[hidden:] for key, value in inputs.items()},
+            "network": {
+                "state": {"kernel": kernel[:hidden], "bias": get("f1gru/bias")},
+                "behaviour": {"kernel": kernel[hidden:]},
+                "layer_1": dense("f2gru"),
+                "score": dense("f3gru"),
+            },
         }
     return params
 
@@ -185,7 +189,7 @@ def prepare(name: str, config: ModelConfig):
     )
     negatives = jnp.asarray(ids[2]) if name == "dien" else None
     params = jax.tree.map(jnp.asarray, params)
-    return golden, InterestModel(config, schema), params, (batch, tables, negatives), rows[:, 0]
+    return golden, ClickModel(config, schema), params, (batch, tables, negatives), rows[:, 0]
 
 
 def run(name: str, implementation: str):
@@ -220,7 +224,7 @@ def gradient_errors(name: str, golden: dict, gradients: dict) -> dict[str, float
             got = got[part.key]
         where = "/".join(part.key for part in path)
         assert got.shape == want.shape, where
-        largest = max(np.abs(want).max(), 1e-4 if where == "attention/score/bias" else 0)
+        largest = max(np.abs(want).max(), 1e-4 if where == "network/attention/score/bias" else 0)
         errors[where] = float(np.abs(np.asarray(got) - want).max() / largest)
     assert len(errors) == len(jax.tree.leaves(gradients))
     return errors

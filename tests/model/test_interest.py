@@ -15,8 +15,8 @@ from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, MultiValued, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.model.attention import BilinearAttention, MLPAttention
+from dien_jax.model.click_model import ClickModel
 from dien_jax.model.embeddings import FeatureEmbeddings
-from dien_jax.model.interest import InterestModel
 
 ITEMS, USERS = 30, 7
 SCHEMA = Schema(
@@ -95,7 +95,7 @@ def trained_looking(config: ModelConfig) -> dict:
 
 @functools.cache
 def scorer(config: ModelConfig):
-    model = InterestModel(config, SCHEMA)
+    model = ClickModel(config, SCHEMA)
     return jax.jit(lambda v, batch: jax.nn.sigmoid(model.apply(v, batch, tables()).logits))
 
 
@@ -134,7 +134,7 @@ def test_the_authors_scores_do_depend_on_padding() -> None:
 
 @functools.cache
 def train_forward(config: ModelConfig):
-    model = InterestModel(config, SCHEMA)
+    model = ClickModel(config, SCHEMA)
 
     def loss(params, statistics, batch, negatives):
         output, changed = model.apply(
@@ -232,8 +232,8 @@ def test_features_of_every_kind_are_embedded() -> None:
 
 def test_a_model_without_auxiliary_loss_has_no_auxiliary_network() -> None:
     params = trained_looking(dataclasses.replace(SMALL, auxiliary_weight=0.0))["params"]
-    assert "auxiliary" not in params
-    assert "auxiliary" in trained_looking(SMALL)["params"]
+    assert "auxiliary" not in params["network"]
+    assert "auxiliary" in trained_looking(SMALL)["params"]["network"]
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from support.untrained_run import check_ranking, trained
 from dien_jax import Loader, ModelConfig, TrainConfig, open_dataset
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import OWN_FOLLOWING, OWN_PAIR, OWN_VALUE, FeatureTables
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.click_model import ClickModel
 from dien_jax.model.statistics import OF_VALUE, statistics_inputs, statistics_names
 from dien_jax.statistics.counting import count_values
 from dien_jax.statistics.features import count_training_events
@@ -151,6 +151,6 @@ def test_ranking_reads_the_same_counts(data: Path) -> None:
 def test_a_model_with_statistics_refuses_tables_without(tmp_path: Path) -> None:
     dataset = open_dataset(small_dataset.write(tmp_path / "small"))
     loader = Loader(dataset, "train", TrainConfig(batch_size=4))
-    model = InterestModel(ModelConfig(), dataset.schema)
+    model = ClickModel(ModelConfig(), dataset.schema)
     with pytest.raises(ValueError, match="feature_tables, or choose ModelConfig"):
         model.init(jax.random.key(0), loader.batch(0, 0), dataset.feature_tables())

@@ -15,9 +15,10 @@ from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError
-from dien_jax.model.attention import ATTENTIONS, MLPAttention
-from dien_jax.model.interest import InterestModel
-from dien_jax.model.recurrence import AUGRU, EVOLUTIONS, make_recurrence
+from dien_jax.model.attention import MLPAttention
+from dien_jax.model.click_model import ClickModel
+from dien_jax.model.family import ATTENTIONS, EVOLUTIONS, make_recurrence
+from dien_jax.model.recurrence import AUGRU
 
 pytestmark = pytest.mark.long
 
@@ -31,7 +32,7 @@ SMALL = ModelConfig(embedding_size=3, hidden_size=6, layers=(4,), statistics=Fal
 
 def random_variables(config: ModelConfig) -> dict:
     tables = FeatureTables({"category": jnp.arange(9, dtype=jnp.int32) % 4}, {})
-    model = InterestModel(config, SCHEMA)
+    model = ClickModel(config, SCHEMA)
     shapes = jax.eval_shape(model.init, jax.random.key(0), example_batch(SCHEMA), tables)
     rng = np.random.default_rng(0)
     return jax.tree.map(
@@ -39,9 +40,13 @@ def random_variables(config: ModelConfig) -> dict:
     )
 
 
+def evolve_candidates(model: ClickModel, states, length, candidates):
+    return model.network.evolve_candidates(states, length, candidates)
+
+
 def assert_shared_as_rows(config: ModelConfig, sizes=((3, 5), (3, 0), (2 * CHUNK, STEPS))) -> None:
     """Final states of one history for its candidates, and of as many rows with a copy each."""
-    model, variables = InterestModel(config, SCHEMA), random_variables(config)
+    model, variables = ClickModel(config, SCHEMA), random_variables(config)
     rng = np.random.default_rng(0)
 
     @jax.jit
@@ -50,16 +55,18 @@ def assert_shared_as_rows(config: ModelConfig, sizes=((3, 5), (3, 0), (2 * CHUNK
 
         def evolve(model):
             copies = jnp.broadcast_to(states, (count, *states.shape))
-            attention = model.attention(candidates, copies, jnp.full(count, length, jnp.int32))
+            attention = model.network.attention(
+                candidates, copies, jnp.full(count, length, jnp.int32)
+            )
             if config.evolution in ("attention", "gru_attention"):
                 return (attention[..., None] * copies).sum(1)
-            return model.evolution(copies, attention, jnp.full(count, length, jnp.int32))[1]
+            return model.network.evolution(copies, attention, jnp.full(count, length, jnp.int32))[1]
 
         return model.apply(variables, method=evolve)
 
     @jax.jit
     def shared(candidates, states, length):
-        return model.apply(variables, candidates, states, length, method="evolve_candidates")
+        return model.apply(variables, states, length, candidates, method=evolve_candidates)
 
     for rows, length in sizes:
         states = jnp.asarray(rng.normal(size=(STEPS, 6)), jnp.float32)
@@ -88,10 +95,10 @@ def test_native_interests_are_those_of_a_history_for_every_candidate(name) -> No
 
 def test_without_evolution_there_is_no_final_state() -> None:
     config = member("pnn", SMALL)
-    arguments = jnp.ones((2, 6)), jnp.ones((STEPS, 6)), jnp.int32(3)
-    model = InterestModel(config, SCHEMA)
+    arguments = jnp.ones((STEPS, 6)), jnp.int32(3), jnp.ones((2, 6))
+    model = ClickModel(config, SCHEMA)
     variables = random_variables(config)
-    assert model.apply(variables, *arguments, method="evolve_candidates") is None
+    assert model.apply(variables, *arguments, method=evolve_candidates) is None
 
 
 class Reversed(AUGRU):
@@ -138,10 +145,13 @@ def test_modules_of_ones_own_rank_as_their_rows(shared, monkeypatch) -> None:
 def test_a_module_that_cannot_be_called_for_candidates_is_refused_by_name(monkeypatch) -> None:
     monkeypatch.setitem(EVOLUTIONS, "own", lambda config: Fixed())
     config = ModelConfig(**(vars(SMALL) | {"evolution": "own"}))
-    model, arguments = InterestModel(config, SCHEMA), (jnp.ones((3, 6)), jnp.ones((STEPS, 6)))
+    model, arguments = (
+        ClickModel(config, SCHEMA),
+        (jnp.ones((STEPS, 6)), jnp.int32(2), jnp.ones((3, 6))),
+    )
     params = {"params": random_variables(SMALL)["params"]}
     with pytest.raises(UserError, match=r"Fixed \(model\.evolution\) cannot .* last_states"):
-        model.apply(params, *arguments, jnp.int32(2), method="evolve_candidates")
+        model.apply(params, *arguments, method=evolve_candidates)
 
 
 @pytest.mark.parametrize("setting", ["evolution", "attention"])

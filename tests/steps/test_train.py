@@ -23,7 +23,7 @@ from dien_jax.config.presets import member, preset
 from dien_jax.config.settings import Config, OptimConfig, TrainConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import UNKNOWN
-from dien_jax.model.interest import InterestModel
+from dien_jax.model.click_model import ClickModel
 from dien_jax.steps.negatives import make_sampler
 from dien_jax.steps.optimizer import learning_rate
 from dien_jax.steps.score import make_predict_step
@@ -158,7 +158,7 @@ def test_shown_items_are_the_negatives_and_popularity_fills_in() -> None:
     arrays = tables()._replace(sampler=make_sampler(np.eye(ITEMS)[7], "popularity"))
     state = create_state(config, SCHEMA, 10, seed=0)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    model = InterestModel(config.model, SCHEMA)
+    model = ClickModel(config.model, SCHEMA)
     apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
 
     def expected(negatives: np.ndarray) -> float:

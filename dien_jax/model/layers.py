@@ -1,8 +1,9 @@
-"""Batch normalisation with float32 statistics of live entries only.
+"""Layers: batch normalisation with float32 statistics of live entries, Dice, PReLU and the MLP.
 
-Dimensions: R rows, D columns.
+Dimensions: R rows, B examples, D columns, H units.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dien_jax.model.devices import Axis, any_of, total
+from dien_jax.model.devices import Axis, Dropout, any_of, total
 
 BATCH_NORM_EPSILON = 1e-3
 """Added to the variance, as in the paper's program."""
@@ -154,3 +155,104 @@ def rescaled(
     """Return ``scale x + shift`` by columns."""
     row = (1,) * (x.ndim - 1) + (-1,)
     return (x.astype(jnp.float32) * scale.reshape(row) + shift.reshape(row)).astype(x.dtype)
+
+
+class Dice(nn.Module):
+    """``(alpha (1 - p) + p) x`` with p the sigmoid of the normalised x, one alpha for each unit.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import Dice
+    >>> x, live = jnp.ones((3, 2)), jnp.ones(3, bool)
+    >>> Dice().init_with_output(jax.random.key(0), x, live, train=False)[0].shape
+    (3, 2)
+
+    Moments ``"running"`` are those of live rows in training and running ones when scoring, so that
+    a score never depends on its batch; ``"batch"`` are always the batch's own, as in the paper's
+    authors' program.
+
+    Source: Zhou et al., KDD 2018 (arXiv:1706.06978).
+    """
+
+    moments: Literal["running", "batch"] = "running"
+    axis: Axis = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H"], live: Bool[Array, " B"], *, train: bool
+    ) -> Float[Array, "B H"]:
+        """Apply element-wise; ``live`` marks the rows that statistics may see."""
+        alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],)).astype(x.dtype)
+        if self.moments == "running":
+            norm = DiceNorm(self.axis, name="BatchNorm_0")  # the path in checkpoints
+            normed = norm(x.astype(jnp.float32), live, train=train).astype(x.dtype)
+        else:
+            weight = live.astype(x.dtype)[:, None]
+            rows = jnp.maximum(total(weight.sum(), self.axis), 1)
+            centred = x - total((x * weight).sum(0, keepdims=True), self.axis) / rows
+            squares = (centred * centred * weight).sum(0, keepdims=True)
+            variance = total(squares, self.axis) / rows
+            normed = centred / (jnp.sqrt(variance + 1e-9) + 1e-9)
+        p = jax.nn.sigmoid(normed)
+        return (alpha[None, :] * (1 - p) + p) * x
+
+
+class PReLU(nn.Module):
+    """``x`` where it is positive, ``alpha x`` elsewhere, one alpha for each unit, initially 0.1.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import PReLU
+    >>> PReLU().init_with_output(jax.random.key(0), jnp.array([[2.0, -2.0]]))[0].tolist()[0][0]
+    2.0
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H"]) -> Float[Array, "B H"]:
+        alpha = self.param("alpha", nn.initializers.constant(0.1), (x.shape[-1],))
+        return jnp.where(x > 0, x, alpha.astype(x.dtype)[None, :] * x)
+
+
+def as_logit(scores: Float[Array, "*R C"]) -> Float[Array, "*R"]:
+    """Return one linear column as a logit, or the difference of a softmax's two."""
+    return scores[..., 0] if scores.shape[-1] == 1 else scores[..., 0] - scores[..., 1]
+
+
+class MLP(nn.Module):
+    """The click network: normalisation, hidden layers with PReLU or Dice, one logit.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import MLP
+    >>> x, live = jnp.ones((3, 5)), jnp.ones(3, bool)
+    >>> MLP((8, 4)).init_with_output(jax.random.key(0), x, live, train=False)[0].shape
+    (3,)
+
+    With ``follow_authors``, :class:`BatchNorm` is ``"frozen"``, :class:`Dice` has the moments
+    ``"batch"``, and the last layer has two columns, for a softmax.
+    """
+
+    layers: Sequence[int] = (200, 80)
+    activation: Literal["prelu", "dice"] = "dice"
+    dropout: float = 0.0
+    follow_authors: bool = False
+    axis: Axis = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B D"], live: Bool[Array, " B"], *, train: bool
+    ) -> Float[Array, " B"]:
+        """Return logits; ``live`` marks real rows. Training with dropout needs its key."""
+        theirs = self.follow_authors
+        norm = BatchNorm("frozen" if theirs else "running", self.axis, name="norm")
+        x = rescaled(x, *norm(x, live, train=train))
+        for index, size in enumerate(self.layers):
+            x = nn.Dense(size, dtype=x.dtype, name=f"layer_{index}")(x)
+            if self.activation == "dice":
+                dice = Dice("batch" if theirs else "running", self.axis, name=f"activation_{index}")
+                x = dice(x, live, train=train)
+            else:
+                x = PReLU(name=f"activation_{index}")(x)
+            if self.dropout and train and self.axis is not None:
+                x = Dropout(self.dropout, self.axis, name=f"Dropout_{index}")(x)
+            elif self.dropout:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        logit = nn.Dense(2 if theirs else 1, dtype=x.dtype, name="logit")
+        return as_logit(logit(x).astype(jnp.float32))

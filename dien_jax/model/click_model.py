@@ -1,7 +1,6 @@
-"""The interest model: one class, assembled from parts by its configuration.
+"""The click model: ids to embeddings, through DIEN or a relative, to a click logit.
 
-Data flow: ids -> embeddings -> interest extractor (GRU, taught by the auxiliary loss) ->
-attention for the candidate -> interest evolution (AIGRU, AGRU or AUGRU) -> MLP -> click logit.
+Data flow: ids -> embeddings -> :class:`dien_jax.model.DIEN` -> click network -> logit.
 ``encode_history`` does what no candidate decides; ``score`` does the rest for a candidate in each
 row, ``score_candidates`` for many candidates of one history.
 
@@ -14,28 +13,19 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from dien_kernels.checks import check_shapes, refuse
 from jaxtyping import Array, Bool, Float, Int
 
-from dien_jax.config.settings import ModelConfig, require_choice
+from dien_jax.config.settings import ModelConfig
 from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables
-from dien_jax.model import shared_history
-from dien_jax.model.activations import as_logit
-from dien_jax.model.attention import ATTENTIONS
-from dien_jax.model.auxiliary import (
-    AuxiliaryNetwork,
-    auxiliary_positions,
-    auxiliary_weights,
-    normalising,
-    weighted_loss,
-)
-from dien_jax.model.batch_norm import BatchNorm
-from dien_jax.model.click_network import MLP
 from dien_jax.model.devices import Axis
+from dien_jax.model.dien import EncodedHistory
 from dien_jax.model.embeddings import EMBEDDING_INITIAL, FeatureEmbeddings, gather
+from dien_jax.model.family import make_network
+from dien_jax.model.layers import MLP, as_logit
 from dien_jax.model.logistic_regression import LogisticRegression
-from dien_jax.model.recurrence import EVOLUTIONS, GRU, make_recurrence
 from dien_jax.model.statistics import inputs_of_values, statistics_inputs
 from dien_jax.model.statistics_network import StatisticsNetwork
 
@@ -52,18 +42,6 @@ class ModelOutput(NamedTuple):
     attention: Float[Array, "B T"] | None
     interest_states: Float[Array, "B T H"]
     final_state: Float[Array, "B H"] | None
-
-
-class EncodedHistory(NamedTuple):
-    """Encoding of a history, independent of candidates.
-
-    Attention weighs ``states``, those of the last recurrence that no candidate decides. ``last``
-    has the last state of each such recurrence; a later call continues from them.
-    """
-
-    interests: Float[Array, "B T H"]
-    states: Float[Array, "B T H"]
-    last: tuple[Float[Array, "B H"], ...]
 
 
 class RowInputs(NamedTuple):
@@ -84,15 +62,15 @@ class RowInputs(NamedTuple):
     terms: Float[Array, "B L"] | None
 
 
-class InterestModel(nn.Module):
-    """DIEN and its relatives.
+class ClickModel(nn.Module):
+    """DIEN or a relative, from ids to a click logit.
 
     >>> import jax
-    >>> from dien_jax import Feature, InterestModel, ModelConfig, Schema
+    >>> from dien_jax import Feature, ClickModel, ModelConfig, Schema
     >>> from dien_jax.data import FeatureTables, example_batch
     >>> schema = Schema((Feature("item", "categorical", 9),), (Feature("user", "categorical", 3),))
     >>> inputs = example_batch(schema, batch_size=2), FeatureTables({}, {})
-    >>> model = InterestModel(ModelConfig(statistics=False), schema)
+    >>> model = ClickModel(ModelConfig(statistics=False), schema)
     >>> output, variables = jax.jit(model.init_with_output)(jax.random.key(0), *inputs)
     >>> output.logits.shape, sorted(variables)
     ((2,), ['batch_stats', 'params'])
@@ -111,26 +89,13 @@ class InterestModel(nn.Module):
 
     def setup(self) -> None:
         config, schema = self.config, self.schema
-        check_modules(config)
         columns = 2 if config.follow_authors else 1  # of a softmax
         size, initial = config.embedding_size, self.initial
         self.item_embeddings = FeatureEmbeddings(schema.item, size, initial)
         self.user_embeddings = FeatureEmbeddings(schema.user, size, initial)
         if schema.context:
             self.context_embeddings = FeatureEmbeddings(schema.context, size, initial)
-        if config.extractor == "gru":
-            self.extractor = make_recurrence(GRU, config)
-        if config.evolution != "none":
-            self.attention = ATTENTIONS[config.attention](config)
-        if config.evolution not in ("none", "attention"):
-            self.evolution = EVOLUTIONS[config.evolution](config)
-        if config.auxiliary_weight:
-
-            def norm() -> BatchNorm:
-                return BatchNorm("frozen" if config.follow_authors else "running", self.axis)
-
-            self.auxiliary = AuxiliaryNetwork(columns=columns)
-            self.auxiliary_norm_state, self.auxiliary_norm_behaviour = norm(), norm()
+        self.network = make_network(config, self.axis)
         options = config.activation, config.dropout, config.follow_authors
         self.mlp = MLP(config.layers, *options, self.axis)
         if config.wide:
@@ -147,27 +112,41 @@ class InterestModel(nn.Module):
         *,
         train: bool = False,
     ) -> ModelOutput:
-        """Run one forward pass.
+        """Run one forward pass; ``init`` makes all parameters, with or without negatives.
 
-        ``negatives`` are sampled item ids for behaviours 1 to T - 1; without them there is no
-        auxiliary loss. ``train`` uses the batch's statistics and dropout, which needs its key.
+        Args:
+          batch: ids and numbers.
+          tables: features of items and users; those that :meth:`dien_jax.Dataset.feature_tables`
+            gives, or your own.
+          negatives: sampled item ids for behaviours 1 to T - 1; without them there is no auxiliary
+            loss.
+          train: use the batch's statistics and dropout, which needs its key.
+
+        Raises:
+          ValueError: a shape that does not fit, or a feature without a table, by name.
         """
+        check_batch(self.schema, batch, tables, negatives)
         lengths = jnp.asarray(batch.lengths)
         real = jnp.asarray(batch.weight) > 0
         history = self.embed_items(jnp.asarray(batch.history), tables)  # [B, T, D]
         rows = self.row_inputs(batch, tables)
-
-        encoded = self.encode_history(history, lengths)
-        logits, attention, final_state = self.score(
-            encoded.states, history, lengths, rows, real, train=train
+        sampled, is_negative = None, None
+        if negatives is not None and self.config.auxiliary_weight:
+            sampled = self.embed_items(jnp.moveaxis(negatives, -1, 0), tables)  # [K, B, S, D]
+            is_negative = jnp.moveaxis(negatives, -1, 0) != jnp.asarray(batch.history)[None, :, 1:]
+        output = self.network(
+            history,
+            lengths,
+            rows.candidate,
+            sampled,
+            is_negative=is_negative,
+            weights=jnp.asarray(batch.weight),
+            train=train,
         )
-
-        auxiliary = jnp.zeros((), logits.dtype)
-        if negatives is not None and self.config.auxiliary_weight and history.shape[1] > 1:
-            states = encoded.interests
-            auxiliary = self._auxiliary_loss(batch, tables, history, states, negatives, train)
-
-        return ModelOutput(logits, auxiliary, attention, encoded.interests, final_state)
+        pooled = self.pool(history, lengths)
+        logits = self.click_logits(rows, pooled, output.final_state, real, train=train)
+        loss, attention = output.auxiliary_loss, output.attention
+        return ModelOutput(logits, loss, attention, output.interests, output.final_state)
 
     def embed_items(self, ids: Int[Array, "*R"], tables: FeatureTables) -> Float[Array, "*R D"]:
         """Return the features of items, embedded and concatenated."""
@@ -205,19 +184,8 @@ class InterestModel(nn.Module):
         lengths: Int[Array, " B"],
         initial: tuple[Float[Array, "B H"], ...] | None = None,
     ) -> EncodedHistory:
-        """Run the recurrences that no candidate decides over embedded behaviours.
-
-        ``initial`` is ``last`` of an earlier call, whose behaviours these follow; zeros if None.
-        """
-        interests, last, earlier = history, [], initial or (None,)
-        if self.config.extractor == "gru":
-            interests, final = self.extractor(history, lengths, earlier[0])
-            last.append(final)
-        states = interests
-        if self.config.evolution == "gru_attention":
-            states, final = self.evolution(states, lengths, earlier[-1])
-            last.append(final)
-        return EncodedHistory(interests, states, tuple(last))
+        """Encode embedded behaviours, see :meth:`dien_jax.model.DIEN.encode`."""
+        return self.network.encode(history, lengths, initial)
 
     def score(
         self,
@@ -234,13 +202,7 @@ class InterestModel(nn.Module):
         ``states`` are those of :meth:`encode_history`; ``real`` is False for filler rows, which
         no statistics may see.
         """
-        attention, final_state = None, None
-        if self.config.evolution != "none":
-            attention = self.attention(rows.candidate, states, lengths)
-            if self.config.evolution in ("attention", "gru_attention"):
-                final_state = (attention.astype(states.dtype)[..., None] * states).sum(1)
-            else:
-                _, final_state = self.evolution(states, attention, lengths)
+        final_state, attention = self.network.evolve(states, lengths, rows.candidate)
         pooled = self.pool(history, lengths)
         logits = self.click_logits(rows, pooled, final_state, real, train=train)
         return logits, attention, final_state
@@ -265,20 +227,9 @@ class InterestModel(nn.Module):
 
         pooled = repeated(self.pool(history[None], length[None]))
         context = None if rows.context is None else repeated(rows.context)
-        final_state = self.evolve_candidates(candidates, states, length)
+        final_state = self.network.evolve_candidates(states, length, candidates)
         rows = rows._replace(user=repeated(rows.user), context=context)
         return self.click_logits(rows, pooled, final_state, real)
-
-    def evolve_candidates(
-        self, candidates: Float[Array, "N D"], states: Float[Array, "T H"], length: Int[Array, ""]
-    ) -> Float[Array, "N H"] | None:
-        """Return the final state of one history for each candidate; None without evolution."""
-        if self.config.evolution == "none":
-            return None
-        attention = shared_history.attention_weights(self.attention, candidates, states, length)
-        if self.config.evolution in ("attention", "gru_attention"):
-            return attention.astype(states.dtype) @ states
-        return shared_history.last_states(self.evolution, states, attention, length)
 
     def pool(
         self, history: Float[Array, "B T D"], lengths: Int[Array, " B"]
@@ -313,49 +264,33 @@ class InterestModel(nn.Module):
             logits = logits + rows.terms.sum(1)
         return logits
 
-    def _auxiliary_loss(
-        self,
-        batch: Batch,
-        tables: FeatureTables,
-        history: Float[Array, "B T D"],
-        states: Float[Array, "B T H"],
-        negatives: Int[Array, "B S K"],
-        train: bool,
-    ) -> Float[Array, ""]:
-        weights = jnp.asarray(batch.weight)
-        following = jnp.asarray(batch.history)[:, 1:]
-        positions = auxiliary_positions(jnp.asarray(batch.lengths), weights, batch.history.shape[1])
-        sampled = self.embed_items(jnp.moveaxis(negatives, -1, 0), tables)
-        behaviours = jnp.concatenate([history[None, :, 1:], sampled])
-        valid = negatives != following[..., None]
-        counted = jnp.concatenate([jnp.ones_like(valid[..., :1]), valid], -1) & positions[..., None]
-        before = states[:, :-1]
-        if self.is_initializing():
-            self.auxiliary(before, behaviours)
-        params = self.auxiliary.variables["params"]
-        state_affine = self.auxiliary_norm_state(before, positions, train=train)
-        live = jnp.moveaxis(counted, -1, 0)
-        behaviour_affine = self.auxiliary_norm_behaviour(behaviours, live, train=train)
-        params = normalising(params, state_affine, behaviour_affine)
-        of_real, of_sampled = auxiliary_weights(
-            positions,
-            valid,
-            mean="all" if self.config.follow_authors else "live",
-            weights=weights,
-            axis=self.axis,
-        )
-        of_behaviours = jnp.concatenate([of_real[None], jnp.moveaxis(of_sampled, -1, 0)])
-        implementation = self.config.network_implementation
-        return weighted_loss(params, states, history, sampled, of_behaviours, implementation)
 
+def check_batch(
+    schema: Schema, batch: Batch, tables: FeatureTables, negatives: jax.Array | None
+) -> None:
+    """Refuse shapes that do not fit, and features without a table, by a ValueError that names them.
 
-def check_modules(config: ModelConfig) -> None:
-    """Refuse an attention or evolution that has no module, by a UserError with the nearest name.
-
-    Names are those of :data:`ATTENTIONS` and :data:`EVOLUTIONS`, to which users add modules.
+    Features of the schema that the batch or the tables lack are named too.
     """
-    require_choice("model.attention", config.attention, ATTENTIONS)
-    require_choice("model.evolution", config.evolution, ("none", "attention", *EVOLUTIONS))
+    if batch.history.ndim != 2:
+        refuse("batch.history", "shape [B, T]", batch.history.shape)
+    rows, steps = batch.history.shape
+    names = ("lengths", "item", "user", "label", "weight")
+    check_shapes({f"batch.{name}": (getattr(batch, name), (rows,)) for name in names})
+    if negatives is not None:
+        if negatives.ndim != 3:
+            refuse("negatives", "shape [B, T - 1, K]", negatives.shape)
+        check_shapes({"negatives": (negatives, (rows, steps - 1, negatives.shape[2]))})
+    groups = {
+        "tables.item": (schema.item[1:], tables.item),
+        "tables.user": (schema.user[1:], tables.user),
+        "batch.context": (schema.context, batch.context),
+    }
+    for name, (features, values) in groups.items():
+        wanted = {feature.name for feature in features}
+        if not wanted <= {*values}:
+            found = ", ".join(sorted(values)) or "none"
+            refuse(name, f"the features {', '.join(sorted(wanted))} of the schema", found)
 
 
 def with_statistics(

@@ -1,0 +1,223 @@
+"""DIEN on embeddings: interest extractor, attention, interest evolution and auxiliary loss.
+
+The module knows no ids, tables, datasets or settings. :class:`dien_jax.model.ClickModel` embeds
+ids, calls it, and gives its final state to the click network.
+
+Dimensions: B rows, N candidates of one history, T steps, S = T - 1, K negatives, D embedding,
+H state.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from dien_kernels.checks import check_shapes, refuse
+from jaxtyping import Array, Bool, Float, Int
+
+from dien_jax.model import shared_history
+from dien_jax.model.attention import MLPAttention
+from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, auxiliary_positions
+from dien_jax.model.recurrence import AUGRU, GRU
+
+
+class DIENOutput(NamedTuple):
+    """Results of :class:`DIEN`. A part that the network does not have gives None.
+
+    Attributes:
+      interests: h, the states of the extractor (the history without an extractor).
+      attention: a, sums to 1 over the live steps of a row; zeros for an empty history.
+      final_state: that of interest evolution, for the candidate.
+      auxiliary_loss: unweighted, in nats; 0 without negatives.
+      auxiliary_score: logit f that the candidate comes next, by the auxiliary network; 0 for an
+        empty history.
+    """
+
+    interests: Float[Array, "B T H"]
+    attention: Float[Array, "B T"] | None
+    final_state: Float[Array, "B H"] | None
+    auxiliary_loss: Float[Array, ""]
+    auxiliary_score: Float[Array, " B"] | None
+
+
+class EncodedHistory(NamedTuple):
+    """Encoding of a history, independent of candidates.
+
+    Attention weighs ``states``, those of the last recurrence that no candidate decides. ``last``
+    has the last state of each such recurrence; a later call continues from them.
+    """
+
+    interests: Float[Array, "B T H"]
+    states: Float[Array, "B T H"]
+    last: tuple[Float[Array, "B H"], ...]
+
+
+class DIEN(nn.Module):
+    """Deep Interest Evolution Network, from embeddings to the final state.
+
+    For a history x_1 ... x_T, a candidate c and sampled negatives n:
+
+        h_t = GRU(x_t, h_{t-1})                         interest extractor
+        a_t = softmax_t(score(h_t, c))                  attention, over live steps
+        s_t = AUGRU(h_t, a_t, s_{t-1})                  interest evolution: update gate a_t u_t
+        L   = mean of softplus(-f(h_t, x_{t+1}))        auxiliary loss
+            + mean of softplus(f(h_t, n_t))
+
+    The result is ``s_T``. Steps at or past a row's length change nothing: ``h_t`` and ``s_t``
+    repeat the last live state.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import DIEN, GRU, AUGRU
+    >>> history, lengths, candidate = jnp.ones((2, 5, 8)), jnp.array([5, 0]), jnp.ones((2, 8))
+    >>> network = DIEN(extractor=GRU(16), evolution=AUGRU(16))
+    >>> variables = jax.jit(network.init)(jax.random.key(0), history, lengths, candidate)
+    >>> output = network.apply(variables, history, lengths, candidate)
+    >>> output.interests.shape, output.attention.shape, output.final_state.shape
+    ((2, 5, 16), (2, 5), (2, 16))
+
+    Its relatives have other parts: DIN is ``DIEN(None, MLPAttention(projects_query=False), None,
+    None)``; an evolution of ``AIGRU``, ``AGRU`` or ``GRU`` gives the others of the paper. Without
+    an evolution, and with a ``GRU``, whose states no candidate decides, the final state is the sum
+    of states weighted by attention; without attention there is none.
+
+    Attributes:
+      extractor: called as :class:`GRU`; None leaves the embeddings as they are.
+      attention: called as :class:`MLPAttention`; None for a network without a final state.
+      evolution: called as :class:`AUGRU`, or a :class:`GRU`.
+      auxiliary: called as :class:`BinaryAuxiliaryLoss`; a function of your own has no score.
+
+    Source: Zhou et al., AAAI 2019 (arXiv:1809.03672).
+    """
+
+    extractor: nn.Module | None = dataclasses.field(default_factory=lambda: GRU(36, parent=None))
+    attention: nn.Module | None = dataclasses.field(
+        default_factory=lambda: MLPAttention(parent=None)
+    )
+    evolution: nn.Module | None = dataclasses.field(default_factory=lambda: AUGRU(36, parent=None))
+    auxiliary: nn.Module | Callable[..., jax.Array] | None = dataclasses.field(
+        default_factory=lambda: BinaryAuxiliaryLoss(parent=None)
+    )
+
+    def __call__(
+        self,
+        history: Float[Array, "B T D"],
+        lengths: Int[Array, " B"],
+        candidate: Float[Array, "B D"],
+        negatives: Float[Array, "K B S D"] | None = None,
+        *,
+        is_negative: Bool[Array, "K B S"] | None = None,
+        weights: Float[Array, " B"] | None = None,
+        train: bool = False,
+    ) -> DIENOutput:
+        """Run one forward pass; ``init`` makes all parameters, with or without negatives.
+
+        Args:
+          history: embedded behaviours, oldest first.
+          lengths: live steps of each row, 0 to T.
+          candidate: embedded candidates.
+          negatives: K embedded items for each of behaviours 2 to T, drawn at random.
+          is_negative: False where a draw is the behaviour itself, and does not count.
+          weights: 0 for filler rows, which the auxiliary loss leaves out; default ones.
+          train: the auxiliary network normalises by the batch, and keeps running statistics.
+
+        Raises:
+          ValueError: a shape that does not fit, by the argument's name.
+        """
+        check_inputs(history, lengths, candidate, negatives, is_negative, weights)
+        encoded = self.encode(history, lengths)
+        final_state, attention = self.evolve(encoded.states, lengths, candidate)
+        loss = jnp.zeros((), jnp.float32)
+        if self.auxiliary is not None and self.is_initializing() and negatives is None:
+            negatives = history[None, :, 1:]
+        if self.auxiliary is not None and negatives is not None and history.shape[1] > 1:
+            weights = jnp.ones(lengths.shape, jnp.float32) if weights is None else weights
+            positions = auxiliary_positions(lengths, weights, history.shape[1])
+            counted = jnp.ones(negatives.shape[:3], bool) if is_negative is None else is_negative
+            arrays = encoded.interests, history, negatives, positions, counted
+            loss = self.auxiliary(*arrays, weights=weights, train=train)
+        score = self.auxiliary_score(encoded.last, lengths, candidate)
+        return DIENOutput(encoded.interests, attention, final_state, loss, score)
+
+    def encode(
+        self,
+        history: Float[Array, "B T D"],
+        lengths: Int[Array, " B"],
+        initial: tuple[Float[Array, "B H"], ...] | None = None,
+    ) -> EncodedHistory:
+        """Run the recurrences that no candidate decides.
+
+        ``initial`` is ``last`` of an earlier call, whose behaviours these follow; zeros if None.
+        """
+        interests, last, earlier = history, [], initial or (None,)
+        if self.extractor is not None:
+            interests, final = self.extractor(history, lengths, earlier[0])
+            last.append(final)
+        states = interests
+        if isinstance(self.evolution, GRU):
+            states, final = self.evolution(states, lengths, earlier[-1])
+            last.append(final)
+        return EncodedHistory(interests, states, tuple(last))
+
+    def evolve(
+        self,
+        states: Float[Array, "B T H"],
+        lengths: Int[Array, " B"],
+        candidate: Float[Array, "B D"],
+    ) -> tuple[Float[Array, "B H"] | None, Float[Array, "B T"] | None]:
+        """Return the final state and the attention of each row's candidate."""
+        if self.attention is None:
+            return None, None
+        attention = self.attention(candidate, states, lengths)
+        if self.evolution is None or isinstance(self.evolution, GRU):
+            return (attention.astype(states.dtype)[..., None] * states).sum(1), attention
+        return self.evolution(states, attention, lengths)[1], attention
+
+    def evolve_candidates(
+        self, states: Float[Array, "T H"], length: Int[Array, ""], candidates: Float[Array, "N D"]
+    ) -> Float[Array, "N H"] | None:
+        """Return the final state of one history for each candidate, as :meth:`evolve` to rounding.
+
+        What candidates share is computed once; see :mod:`dien_jax.model.shared_history`.
+        """
+        if self.attention is None:
+            return None
+        attention = shared_history.attention_weights(self.attention, candidates, states, length)
+        if self.evolution is None or isinstance(self.evolution, GRU):
+            return attention.astype(states.dtype) @ states
+        return shared_history.last_states(self.evolution, states, attention, length)
+
+    def auxiliary_score(
+        self,
+        last: tuple[Float[Array, "B H"], ...],
+        lengths: Int[Array, " B"],
+        candidate: Float[Array, "B D"],
+    ) -> Float[Array, " B"] | None:
+        """Return the auxiliary network's logit that each row's candidate comes next."""
+        score = getattr(self.auxiliary, "score", None)
+        if score is None or not last:
+            return None
+        return jnp.where(lengths > 0, score(last[0], candidate), 0.0)
+
+
+def check_inputs(
+    history: jax.Array,
+    lengths: jax.Array,
+    candidate: jax.Array,
+    negatives: jax.Array | None,
+    is_negative: jax.Array | None,
+    weights: jax.Array | None,
+) -> None:
+    """Refuse arrays whose shapes do not fit together, by a ValueError that names the argument."""
+    if history.ndim != 3:
+        refuse("history", "shape [B, T, D]", history.shape)
+    rows, steps, size = history.shape
+    check_shapes({"lengths": (lengths, (rows,)), "weights": (weights, (rows,))})
+    check_shapes({"candidate": (candidate, (rows, size))})
+    if negatives is not None:
+        if negatives.ndim != 4:
+            refuse("negatives", "shape [K, B, T - 1, D]", negatives.shape)
+        drawn = (negatives.shape[0], rows, steps - 1)
+        check_shapes({"negatives": (negatives, (*drawn, size))})
+        check_shapes({"is_negative": (is_negative, drawn)})

@@ -1,0 +1,78 @@
+"""The networks of the paper, put together from parts by their names in a configuration."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from dien_jax.config.settings import ModelConfig, require_choice
+from dien_jax.model.attention import BilinearAttention, MLPAttention
+from dien_jax.model.auxiliary import BinaryAuxiliaryLoss
+from dien_jax.model.devices import Axis
+from dien_jax.model.dien import DIEN
+from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, GRU, Recurrence
+
+
+def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:
+    """Return the network that a configuration describes, for rows on the mesh ``axis``.
+
+    Raises:
+      UserError: an attention or evolution that no table has.
+    """
+    check_modules(config)
+    attends, evolves = config.evolution != "none", config.evolution in EVOLUTIONS
+    return DIEN(
+        extractor=make_recurrence(GRU, config) if config.extractor == "gru" else None,
+        attention=ATTENTIONS[config.attention](config) if attends else None,
+        evolution=EVOLUTIONS[config.evolution](config) if evolves else None,
+        auxiliary=BinaryAuxiliaryLoss(config.follow_authors, config.network_implementation, axis)
+        if config.auxiliary_weight
+        else None,
+    )
+
+
+def check_modules(config: ModelConfig) -> None:
+    """Refuse an attention or evolution that has no module, by a UserError with the nearest name.
+
+    Names are those of :data:`ATTENTIONS` and :data:`EVOLUTIONS`, to which users add modules.
+    """
+    require_choice("model.attention", config.attention, ATTENTIONS)
+    require_choice("model.evolution", config.evolution, ("none", "attention", *EVOLUTIONS))
+
+
+def make_recurrence(cell: type[Recurrence], config: ModelConfig) -> nn.Module:
+    """Return a recurrence of ``dien_kernels`` with the options of the configuration."""
+    return cell(
+        config.hidden_size, config.gates, config.implementation, config.recurrence_precision
+    )
+
+
+def _mlp_attention(config: ModelConfig) -> nn.Module:
+    # Without an extractor states are embeddings, as wide as the candidate: no projection is needed.
+    projects_query = config.extractor == "gru"
+    implementation = config.network_implementation
+    return MLPAttention(projects_query=projects_query, implementation=implementation)
+
+
+def _bilinear_attention(config: ModelConfig) -> nn.Module:
+    if config.network_implementation == "native":
+        raise NotImplementedError(
+            "there is no native kernel of bilinear attention; 'auto' runs all others"
+        )
+    return BilinearAttention()
+
+
+ATTENTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "mlp": _mlp_attention,
+    "bilinear": _bilinear_attention,
+}
+"""The attention of each ``config.attention``. Add one of your own under a new name: a module that
+is called as :class:`MLPAttention`. docs/tutorial.md adds a recurrence the same way."""
+EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "gru_attention": functools.partial(make_recurrence, GRU),
+    "aigru": functools.partial(make_recurrence, AIGRU),
+    "agru": functools.partial(make_recurrence, AGRU),
+    "augru": functools.partial(make_recurrence, AUGRU),
+}
+"""The recurrence of each ``config.evolution`` that has one. Add a cell of your own under a new
+name: a module that is called as :class:`AUGRU`. docs/tutorial.md does."""
