@@ -103,6 +103,9 @@ class ModelConfig:
     stay float32."""
     attention: Attention | str = "mlp"
     """Attention scores: an MLP, as in the authors' program, or a bilinear form, as in the paper."""
+    auxiliary: Literal["binary", "softmax"] | str = "binary"
+    """Auxiliary loss: binary, as in the paper, or a softmax over the next behaviour and those
+    sampled."""
     auxiliary_weight: float = 8.0
     """Weight of the auxiliary loss; 0 removes it and its network."""
     auxiliary_negatives: int = 1

@@ -3,13 +3,15 @@
 Modules own parameters; the recurrences themselves are computed by :mod:`dien_kernels`. Nothing
 here knows optimizers, datasets on disk or run folders.
 
-Add attentions and recurrences of your own to ``ATTENTIONS`` and ``EVOLUTIONS``.
+Add attentions, recurrences and auxiliary losses of your own to ``ATTENTIONS``, ``EVOLUTIONS`` and
+``AUXILIARIES``. :mod:`dien_jax.model.authors` reads the weights of the authors' program.
 """
 
 from dien_jax.model.attention import BilinearAttention, MLPAttention
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
     BinaryAuxiliaryLoss,
+    SoftmaxAuxiliaryLoss,
     auxiliary_loss,
     auxiliary_positions,
 )
@@ -17,7 +19,7 @@ from dien_jax.model.click_model import ClickModel
 from dien_jax.model.dien import DIEN, DIENOutput
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.factors import factor_names
-from dien_jax.model.family import ATTENTIONS, EVOLUTIONS, make_network
+from dien_jax.model.family import ATTENTIONS, AUXILIARIES, EVOLUTIONS, make_network
 from dien_jax.model.layers import MLP, BatchNorm, Dice, PReLU
 from dien_jax.model.logistic_regression import LogisticRegression
 from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, GRU
@@ -29,6 +31,7 @@ __all__ = [
     "AIGRU",
     "ATTENTIONS",
     "AUGRU",
+    "AUXILIARIES",
     "DIEN",
     "EVOLUTIONS",
     "GRU",
@@ -44,6 +47,7 @@ __all__ = [
     "LogisticRegression",
     "MLPAttention",
     "PReLU",
+    "SoftmaxAuxiliaryLoss",
     "StatisticsNetwork",
     "auxiliary_loss",
     "auxiliary_positions",

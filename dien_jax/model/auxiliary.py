@@ -109,9 +109,8 @@ class BinaryAuxiliaryLoss(nn.Module):
     >>> from dien_jax.model import BinaryAuxiliaryLoss
     >>> states, history, sampled = jnp.ones((4, 9, 6)), jnp.ones((4, 9, 3)), jnp.ones((1, 4, 8, 3))
     >>> arrays = states, history, sampled, jnp.ones((4, 8), bool), jnp.ones((1, 4, 8), bool)
-    >>> options = {"weights": jnp.ones(4), "train": False}
     >>> auxiliary, key = BinaryAuxiliaryLoss(), jax.random.key(0)
-    >>> loss, variables = auxiliary.init_with_output(key, *arrays, **options)
+    >>> loss, variables = auxiliary.init_with_output(key, *arrays, weights=jnp.ones(4))
     >>> loss.shape, sorted(variables["params"])
     ((), ['network', 'norm_behaviour', 'norm_state'])
 
@@ -142,9 +141,10 @@ class BinaryAuxiliaryLoss(nn.Module):
         is_negative: Bool[Array, "N B S"],
         *,
         weights: Float[Array, " B"],
-        train: bool,
+        log_q: Float[Array, "K B S"] | None = None,
+        train: bool = False,
     ) -> Float[Array, ""]:
-        """Return the loss in nats, unweighted.
+        """Return the loss in nats, not weighted.
 
         Args:
           states: interest states.
@@ -153,6 +153,7 @@ class BinaryAuxiliaryLoss(nn.Module):
           positions: see :func:`auxiliary_positions`; others do not count.
           is_negative: False where a draw is the behaviour itself, and does not count.
           weights: 0 for filler rows.
+          log_q: not read; :class:`SoftmaxAuxiliaryLoss` does.
           train: normalise by the batch, and keep running statistics.
         """
         before, valid = states[:, :-1], jnp.moveaxis(is_negative, 0, -1)
@@ -179,6 +180,65 @@ class BinaryAuxiliaryLoss(nn.Module):
         states = rescaled(states, *self.norm_state(states, live, train=False))
         behaviours = rescaled(behaviours, *self.norm_behaviour(behaviours, live, train=False))
         return self.network(states, behaviours[None])[0]
+
+
+class SoftmaxAuxiliaryLoss(nn.Module):
+    """A sampled softmax as auxiliary loss: the next behaviour among itself and K draws.
+
+    With the score ``f(h, x) = (W h + b) . x`` and draws of probability q, the loss is the mean over
+    positions t of the cross-entropy of ``x_{t+1}`` among the softmax of ``f(h_t, x) - log q(x)``:
+    with ``log_q``, f estimates ``log p(x | h) + constant``; without, ``log p(x | h) - log q(x)``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import DIEN, SoftmaxAuxiliaryLoss
+    >>> network = DIEN(auxiliary=SoftmaxAuxiliaryLoss())
+    >>> history, lengths, candidate = jnp.ones((2, 5, 8)), jnp.array([5, 0]), jnp.ones((2, 8))
+    >>> inputs = history, lengths, candidate, jnp.ones((3, 2, 4, 8))
+    >>> output, variables = jax.jit(network.init_with_output)(jax.random.key(0), *inputs)
+    >>> round(float(output.auxiliary_loss), 4)  # log(1 + 3): draws equal to the behaviour
+    1.3863
+
+    Inside ``shard_map`` with the mesh ``axis`` of the rows, it is this device's share.
+
+    Sources: Bengio and Senecal, 2008 (IEEE TNN 19(4)); Yi et al., RecSys 2019, for log q.
+    """
+
+    axis: Axis = None
+
+    @nn.compact
+    def query(self, states: Float[Array, "*R H"], size: int) -> Float[Array, "*R D"]:
+        """Return ``W h + b``."""
+        return nn.Dense(size, dtype=states.dtype, name="query")(states)
+
+    def __call__(
+        self,
+        states: Float[Array, "B T H"],
+        history: Float[Array, "B T D"],
+        negatives: Float[Array, "N B S D"],
+        positions: Bool[Array, "B S"],
+        is_negative: Bool[Array, "N B S"],
+        *,
+        weights: Float[Array, " B"],
+        log_q: Float[Array, "K B S"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, ""]:
+        """Return the loss in nats; arguments as those of :class:`BinaryAuxiliaryLoss`."""
+        behaviours = jnp.concatenate([history[None, :, 1:], negatives])
+        query = self.query(states[:, :-1], history.shape[-1])
+        scores = jnp.einsum("bsd,kbsd->kbs", query, behaviours).astype(jnp.float32)
+        if log_q is not None:
+            scores = scores - log_q
+        scores = scores.at[1:].set(jnp.where(is_negative, scores[1:], -jnp.inf))
+        counted = positions.astype(jnp.float32)
+        losses = jax.nn.logsumexp(scores, axis=0) - scores[0]
+        return (losses * counted).sum() / jnp.maximum(total(counted.sum(), self.axis), 1)
+
+    def score(
+        self, states: Float[Array, "R H"], behaviours: Float[Array, "R D"]
+    ) -> Float[Array, " R"]:
+        """Return f of each row's state and behaviour."""
+        query = self.query(states, behaviours.shape[-1])
+        return (query * behaviours).sum(-1).astype(jnp.float32)
 
 
 def auxiliary_positions(

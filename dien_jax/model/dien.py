@@ -14,25 +14,24 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from dien_kernels.checks import check_shapes, refuse
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.model import shared_history
 from dien_jax.model.attention import MLPAttention
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, auxiliary_positions
+from dien_jax.model.checks import check_inputs
 from dien_jax.model.recurrence import AUGRU, GRU
 
 
 class DIENOutput(NamedTuple):
-    """Results of :class:`DIEN`. A part that the network does not have gives None.
+    """Results of :class:`DIEN`, in the names of its equations; None for a part that it lacks.
 
     Attributes:
-      interests: h, the states of the extractor (the history without an extractor).
-      attention: a, sums to 1 over the live steps of a row; zeros for an empty history.
-      final_state: that of interest evolution, for the candidate.
-      auxiliary_loss: unweighted, in nats; 0 without negatives.
-      auxiliary_score: logit f that the candidate comes next, by the auxiliary network; 0 for an
-        empty history.
+      interests: h; the history itself without an extractor.
+      attention: a, which sums to 1 over live steps; zeros for an empty history.
+      final_state: s_T.
+      auxiliary_loss: L in nats, not weighted; 0 without negatives.
+      auxiliary_score: f(h_T, c), the logit that the candidate comes next; 0 for an empty history.
     """
 
     interests: Float[Array, "B T H"]
@@ -78,9 +77,9 @@ class DIEN(nn.Module):
     ((2, 5, 16), (2, 5), (2, 16))
 
     Its relatives have other parts: DIN is ``DIEN(None, MLPAttention(projects_query=False), None,
-    None)``; an evolution of ``AIGRU``, ``AGRU`` or ``GRU`` gives the others of the paper. Without
-    an evolution, and with a ``GRU``, whose states no candidate decides, the final state is the sum
-    of states weighted by attention; without attention there is none.
+    None)``; the evolutions ``AIGRU``, ``AGRU`` and ``GRU`` give the others of the paper. With a
+    ``GRU``, whose states no candidate decides, and without evolution, the final state is the sum of
+    states weighted by attention; without attention there is none.
 
     Attributes:
       extractor: called as :class:`GRU`; None leaves the embeddings as they are.
@@ -108,6 +107,7 @@ class DIEN(nn.Module):
         negatives: Float[Array, "K B S D"] | None = None,
         *,
         is_negative: Bool[Array, "K B S"] | None = None,
+        log_q: Float[Array, "K_1 B S"] | None = None,
         weights: Float[Array, " B"] | None = None,
         train: bool = False,
     ) -> DIENOutput:
@@ -119,13 +119,15 @@ class DIEN(nn.Module):
           candidate: embedded candidates.
           negatives: K embedded items for each of behaviours 2 to T, drawn at random.
           is_negative: False where a draw is the behaviour itself, and does not count.
+          log_q: ``[1 + K, B, S]``, log probability that the behaviour itself, then each negative,
+            is drawn, for a loss that corrects for it.
           weights: 0 for filler rows, which the auxiliary loss leaves out; default ones.
           train: the auxiliary network normalises by the batch, and keeps running statistics.
 
         Raises:
           ValueError: a shape that does not fit, by the argument's name.
         """
-        check_inputs(history, lengths, candidate, negatives, is_negative, weights)
+        check_inputs(history, lengths, candidate, negatives, is_negative, log_q, weights)
         encoded = self.encode(history, lengths)
         final_state, attention = self.evolve(encoded.states, lengths, candidate)
         loss = jnp.zeros((), jnp.float32)
@@ -136,7 +138,7 @@ class DIEN(nn.Module):
             positions = auxiliary_positions(lengths, weights, history.shape[1])
             counted = jnp.ones(negatives.shape[:3], bool) if is_negative is None else is_negative
             arrays = encoded.interests, history, negatives, positions, counted
-            loss = self.auxiliary(*arrays, weights=weights, train=train)
+            loss = self.auxiliary(*arrays, weights=weights, log_q=log_q, train=train)
         score = self.auxiliary_score(encoded.last, lengths, candidate)
         return DIENOutput(encoded.interests, attention, final_state, loss, score)
 
@@ -177,10 +179,7 @@ class DIEN(nn.Module):
     def evolve_candidates(
         self, states: Float[Array, "T H"], length: Int[Array, ""], candidates: Float[Array, "N D"]
     ) -> Float[Array, "N H"] | None:
-        """Return the final state of one history for each candidate, as :meth:`evolve` to rounding.
-
-        What candidates share is computed once; see :mod:`dien_jax.model.shared_history`.
-        """
+        """Return the final state of one history for each candidate; what they share once."""
         if self.attention is None:
             return None
         attention = shared_history.attention_weights(self.attention, candidates, states, length)
@@ -199,25 +198,3 @@ class DIEN(nn.Module):
         if score is None or not last:
             return None
         return jnp.where(lengths > 0, score(last[0], candidate), 0.0)
-
-
-def check_inputs(
-    history: jax.Array,
-    lengths: jax.Array,
-    candidate: jax.Array,
-    negatives: jax.Array | None,
-    is_negative: jax.Array | None,
-    weights: jax.Array | None,
-) -> None:
-    """Refuse arrays whose shapes do not fit together, by a ValueError that names the argument."""
-    if history.ndim != 3:
-        refuse("history", "shape [B, T, D]", history.shape)
-    rows, steps, size = history.shape
-    check_shapes({"lengths": (lengths, (rows,)), "weights": (weights, (rows,))})
-    check_shapes({"candidate": (candidate, (rows, size))})
-    if negatives is not None:
-        if negatives.ndim != 4:
-            refuse("negatives", "shape [K, B, T - 1, D]", negatives.shape)
-        drawn = (negatives.shape[0], rows, steps - 1)
-        check_shapes({"negatives": (negatives, (*drawn, size))})
-        check_shapes({"is_negative": (is_negative, drawn)})

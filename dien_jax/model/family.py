@@ -4,10 +4,11 @@ import functools
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 
 from dien_jax.config.settings import ModelConfig, require_choice
 from dien_jax.model.attention import BilinearAttention, MLPAttention
-from dien_jax.model.auxiliary import BinaryAuxiliaryLoss
+from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss
 from dien_jax.model.devices import Axis
 from dien_jax.model.dien import DIEN
 from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, GRU, Recurrence
@@ -17,7 +18,7 @@ def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:
     """Return the network that a configuration describes, for rows on the mesh ``axis``.
 
     Raises:
-      UserError: an attention or evolution that no table has.
+      UserError: an attention, evolution or auxiliary loss that no table has.
     """
     check_modules(config)
     attends, evolves = config.evolution != "none", config.evolution in EVOLUTIONS
@@ -25,19 +26,19 @@ def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:
         extractor=make_recurrence(GRU, config) if config.extractor == "gru" else None,
         attention=ATTENTIONS[config.attention](config) if attends else None,
         evolution=EVOLUTIONS[config.evolution](config) if evolves else None,
-        auxiliary=BinaryAuxiliaryLoss(config.follow_authors, config.network_implementation, axis)
-        if config.auxiliary_weight
-        else None,
+        auxiliary=AUXILIARIES[config.auxiliary](config, axis) if config.auxiliary_weight else None,
     )
 
 
 def check_modules(config: ModelConfig) -> None:
-    """Refuse an attention or evolution that has no module, by a UserError with the nearest name.
+    """Refuse a part that has no module, by a UserError with the nearest name.
 
-    Names are those of :data:`ATTENTIONS` and :data:`EVOLUTIONS`, to which users add modules.
+    Names are those of :data:`ATTENTIONS`, :data:`EVOLUTIONS` and :data:`AUXILIARIES`, to which
+    users add modules.
     """
     require_choice("model.attention", config.attention, ATTENTIONS)
     require_choice("model.evolution", config.evolution, ("none", "attention", *EVOLUTIONS))
+    require_choice("model.auxiliary", config.auxiliary, AUXILIARIES)
 
 
 def make_recurrence(cell: type[Recurrence], config: ModelConfig) -> nn.Module:
@@ -76,3 +77,11 @@ EVOLUTIONS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 """The recurrence of each ``config.evolution`` that has one. Add a cell of your own under a new
 name: a module that is called as :class:`AUGRU`. docs/tutorial.md does."""
+AUXILIARIES: dict[str, Callable[[ModelConfig, Axis], Callable[..., jax.Array]]] = {
+    "binary": lambda config, axis: BinaryAuxiliaryLoss(
+        config.follow_authors, config.network_implementation, axis
+    ),
+    "softmax": lambda config, axis: SoftmaxAuxiliaryLoss(axis),
+}
+"""The auxiliary loss of each ``config.auxiliary``, for rows on a mesh axis. Add one of your own
+under a new name: a module or a function that is called as :class:`BinaryAuxiliaryLoss`."""

@@ -80,12 +80,9 @@ def test_losses_and_gradients_are_the_oracles(implementation: str, evolution: st
         name = jax.tree_util.keystr(path)
         # The last attention bias has no gradient, by softmax's shift invariance: what it has is
         # rounding, of terms of the size of its layer's other gradients.
-        is_rounding = name == "['attention']['score']['bias']"
-        floor = (
-            np.abs(wanted_gradients["network"]["attention"]["score"]["kernel"]).max()
-            if is_rounding
-            else 0
-        )
+        is_rounding = name == "['network']['attention']['score']['bias']"
+        attention = wanted_gradients["network"]["attention"]
+        floor = np.abs(attention["score"]["kernel"]).max() if is_rounding else 0
         scale = np.abs(want).max(initial=max(floor, 1e-6))
         np.testing.assert_allclose(
             got / scale, want / scale, atol=of_gradient, rtol=0, err_msg=name
