@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from dien_jax.errors import UserError
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.ranker import NotRememberedError
 from dien_jax.server.current_model import Batcher, CurrentModel, Metrics, QueueFullError
-from dien_jax.server.messages import Failure, Status, document, validation_failure
+from dien_jax.server.messages import Failure, Status, document, page, validation_failure
 from dien_jax.server.run import ServerOptions
 
 LOG = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class Application:
             Route("/healthz", self._health),
             Route("/readyz", self._ready),
             Route("/metrics", self._metrics_text),
-            Route("/openapi.json", self._describe),
+            Route("/openapi.json", partial(self._describe, _Json)),
+            Route("/docs", partial(self._describe, lambda content: HTMLResponse(page(content)))),
         ]
         self._paths = frozenset(route.path for route in routes)
         handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _internal_error}
@@ -158,9 +159,9 @@ class Application:
     async def _metrics_text(self, request: Request) -> Response:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _describe(self, request: Request) -> Response:
+    async def _describe(self, form: Callable[[dict[str, Any]], Response], _: Request) -> Response:
         token = self._token is not None
-        return _Json(document(self._current.served.decoders, self._options, token=token))
+        return form(document(self._current.served.decoders, self._options, token=token))
 
 
 class _Json(Response):

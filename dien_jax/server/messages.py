@@ -1,9 +1,11 @@
 """Types of requests and answers, decoders that validate requests, and their description.
 
 Request types depend on the model: its context features are fields. The description is an OpenAPI
-document.
+document, and an HTML page that shows it.
 """
 
+import html
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -197,3 +199,38 @@ def document(
         "paths": paths,
         "components": {"schemas": components, **security},
     }
+
+
+def page(document: dict[str, Any]) -> str:
+    """Return the document as an HTML page that loads nothing else."""
+    info, text = document["info"], html.escape
+    parts = [
+        f"<h1>{text(info['title'])} {text(info['version'])}</h1><p>{text(info['description'])} "
+        f'The same as an OpenAPI document: <a href="/openapi.json">/openapi.json</a>.</p>'
+    ]
+    for path, methods in document["paths"].items():
+        ((method, operation),) = methods.items()
+        parts.append(f"<h2><code>{method.upper()} {path}</code></h2>")
+        parts.append(f"<p>{text(operation['summary'])}</p><table>")
+        if "requestBody" in operation:
+            parts.append(f"<tr><td><td>Request<td>{_link(operation['requestBody'])}")
+        for status, response in operation["responses"].items():
+            parts.append(
+                f"<tr><td>{status}<td>{text(response['description'])}<td>{_link(response)}"
+            )
+        parts.append("</table>")
+    parts.append("<h2>Types</h2>")
+    for name, schema in document["components"]["schemas"].items():
+        body = text(json.dumps(schema, indent=1, ensure_ascii=False))
+        parts.append(f'<h3 id="{text(name)}">{text(name)}</h3><pre>{body}</pre>')
+    style = "body{font-family:sans-serif;max-width:50em;margin:2em auto}td{padding-right:1em}"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>dien_jax</title>'
+        f"<style>{style}</style>{''.join(parts)}</html>"
+    )
+
+
+def _link(body: dict[str, Any]) -> str:
+    (content,) = body["content"].values()
+    name = content["schema"].get("$ref", "").rpartition("/")[2]
+    return f'<a href="#{name}">{name}</a>' if name else "text"

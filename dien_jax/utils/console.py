@@ -3,7 +3,8 @@
 Nothing else in the package prints. Text may come from files: what a terminal would act on is
 escaped here, and what the encoding of a stream lacks is replaced.
 
-Progress is one line: redrawn on a terminal, and printed every few seconds elsewhere.
+Progress is one line: redrawn on a terminal, one display that changes in a notebook, and printed
+every few seconds elsewhere.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from dien_jax.errors import UserError, printable_lines
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_UPDATES = 0.25
-"""Least time between updates of a terminal."""
+"""Least time between updates of a terminal or notebook."""
 BAR_WIDTH = 20
 
 
@@ -186,17 +187,20 @@ class ProgressLine:
     """One line that shows how far work is; a context manager.
 
     ``every`` is the least time between lines where they are printed, in seconds. ``live`` is true
-    where the line is redrawn, on a terminal.
+    where the line is redrawn, on a terminal or in a notebook.
     """
 
     def __init__(self, every: float = SECONDS_BETWEEN_LINES) -> None:
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-        self.live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._notebook = self._console.is_jupyter
+        terminal = self._console.is_terminal and not self._console.is_dumb_terminal
+        self.live = terminal or self._notebook
         self._every = every
         ascii_only = self._console.options.ascii_only
         self._spinner = Spinner("line" if ascii_only else "dots")
         self._full, self._empty = "#-" if ascii_only else "━╌"
         self._redrawn: Live | None = None
+        self._display: Any = None  # an IPython.display.DisplayHandle
         self._updated_at = float("-inf")
 
     def __enter__(self) -> "ProgressLine":
@@ -210,15 +214,20 @@ class ProgressLine:
         if _other_process is not None:
             return
         text = printable_lines(text)
-        if self.live:
-            done = round(BAR_WIDTH * min(share or 0.0, 1.0))
-            bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "
+        done = round(BAR_WIDTH * min(share or 0.0, 1.0))
+        bar = "" if share is None else f"{self._full * done}{self._empty * (BAR_WIDTH - done)} "
+        if self.live and not self._notebook:
             line = Text(bar + text, no_wrap=False, overflow="fold")
             self._spinner.update(text=line)
             self._redraw(line if bar else self._spinner)
-        elif (now := time.monotonic()) - self._updated_at >= self._every:
+            return
+        now = time.monotonic()
+        if now - self._updated_at >= (SECONDS_BETWEEN_UPDATES if self._notebook else self._every):
             self._updated_at = now
-            say(text)
+            if self._notebook:
+                self._show(bar + text)
+            else:
+                say(text)
 
     def say(self, line: str) -> None:
         """Print one line above."""
@@ -232,8 +241,11 @@ class ProgressLine:
         if self._redrawn is not None:
             self._redrawn.stop()
             self._redrawn = None
-        if line is not None:
+        if self._display is not None:  # a display cannot be removed: without a line it is empty
+            self._show(line or "")
+        elif line is not None:
             say(line)
+        self._display = None
 
     def _redraw(self, content: Text | Spinner) -> None:
         if self._redrawn is not None:
@@ -244,6 +256,16 @@ class ProgressLine:
         self._redrawn = Live(content, console=self._console, refresh_per_second=rate, **options)
         self._redrawn.start()
         self._console.show_cursor(True)  # a process that is killed cannot restore it
+
+    def _show(self, line: str) -> None:
+        """Change the display of a notebook; rich would need ipywidgets for that."""
+        from IPython.display import display
+
+        content = {"text/plain": printable_lines(line)}
+        if self._display is None:
+            self._display = display(content, raw=True, display_id=True)
+        else:
+            self._display.update(content, raw=True)
 
 
 @dataclass

@@ -204,7 +204,7 @@ def test_ranking_and_metrics_require_the_token(run) -> None:
             assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert server.post("/v1/rank", rank_body(), headers=good).status_code == 200
     assert server.get("/metrics", headers=good).status_code == 200
-    for path in ("/healthz", "/readyz"):
+    for path in ("/healthz", "/readyz", "/docs"):
         assert server.get(path).status_code == 200
     description = server.get("/openapi.json").json()
     assert description["paths"]["/v1/rank"]["post"]["security"] == [{"token": []}]
@@ -246,13 +246,16 @@ def test_metrics(server) -> None:
     assert 'dien_request_seconds_bucket{le="0.005",path="/v1/rank"}' in answer.text
 
 
-def test_openapi_has_the_models_features(server) -> None:
+def test_openapi_has_the_models_features_and_its_page_loads_nothing(server) -> None:
     description = server.get("/openapi.json").json()
     schemas = description["components"]["schemas"]
     references = set(json.dumps(description).split('"#/components/schemas/')[1:])
     assert {text.partition('"')[0] for text in references} <= set(schemas)
     assert schemas["Rank"]["properties"]["candidates"]["maxItems"] == LIMITS["max_candidates"]
     assert schemas["Context"]["required"] == ["device", "query"]
+    html = server.get("/docs").text
+    assert html.count("<h2>") == len(description["paths"]) + 1
+    assert "//" not in html.replace("<!doctype html>", "")
 
 
 def test_request_types_of_all_feature_kinds() -> None:

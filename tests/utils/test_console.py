@@ -1,9 +1,11 @@
-"""Progress on a terminal and elsewhere."""
+"""Progress on a terminal, in a notebook and elsewhere."""
 
 import ast
+import builtins
 import io
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,34 @@ def as_terminal(monkeypatch) -> io.StringIO:
     return stream
 
 
+@pytest.fixture
+def notebook(monkeypatch) -> list[list[str]]:
+    """The displays of a notebook, each with the contents it had; standard error is a pipe."""
+    displays: list[list[str]] = []
+
+    class Handle:
+        def __init__(self, content):
+            self.contents = [content["text/plain"]]
+            displays.append(self.contents)
+
+        def update(self, content, raw):
+            assert raw
+            self.contents.append(content["text/plain"])
+
+    def display(content, *, raw, display_id):
+        assert raw
+        assert display_id
+        return Handle(content)
+
+    module = types.ModuleType("IPython.display")
+    module.display = display
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    return displays
+
+
 def test_terminal_has_a_line_with_a_bar_and_keeps_its_cursor(monkeypatch, capfd):
     terminal = as_terminal(monkeypatch)
     line = ProgressLine()
@@ -51,6 +81,33 @@ def test_dumb_terminal_gets_lines(monkeypatch):
     with ProgressLine() as line:
         line.update("step 1", 0.5)
     assert terminal.getvalue() == "step 1\n"
+
+
+def test_notebook_has_one_display_that_changes_and_ends_empty(notebook, capfd, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    line = ProgressLine()
+    for step in (1, 2, 3):
+        line.update(f"step {step}", 0.5)
+        now[0] += 0.2  # too soon for the second
+    line.say("above")
+    line.close()
+    bar = "━" * (console.BAR_WIDTH // 2) + "╌" * (console.BAR_WIDTH // 2)
+    assert notebook == [[f"{bar} step 1", f"{bar} step 3", ""]]
+    assert capfd.readouterr() == ("", "above\n")
+
+
+def test_stage_of_a_notebook_ends_in_its_display(notebook, capfd, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_UPDATES", 0.01)
+    with stage("reading") as current:
+        deadline = time.monotonic() + 10
+        while not notebook and time.monotonic() < deadline:
+            time.sleep(0.01)
+        current.note = "all of it"
+    [contents] = notebook
+    assert contents[0].startswith("  reading, 0 s")
+    assert contents[-1].startswith("  reading: all of it (")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_elsewhere_lines_come_every_few_seconds(capfd, monkeypatch):
