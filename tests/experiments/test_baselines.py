@@ -10,7 +10,7 @@ from scipy import sparse
 from support import small_dataset, tiny_run
 from support.tiny_run import light_flags, refused_by
 
-from dien_jax import baselines, compare, evaluate, train
+from dien_jax import baselines, compare, train
 from dien_jax.data.dataset import open_dataset
 from dien_jax.experiments.baselines import fit_single
 from dien_jax.metrics.intervals import delong
@@ -18,7 +18,6 @@ from dien_jax.metrics.scores import logloss
 from dien_jax.runs.calibration import fit_calibration
 from dien_jax.runs.trained import measure, score_split
 from dien_jax.training.regression_inputs import Inputs
-from dien_jax.utils import extras
 from dien_jax.utils.files import read_json
 
 pytestmark = pytest.mark.long
@@ -124,12 +123,6 @@ def test_run_is_compared_with_baselines(split, data, stored, run, capfd):
     assert "mean ± deviation" not in shown
 
 
-def test_baselines_are_compared_with_each_other(stored, capfd):
-    folders = [str(stored / name) for name in ("logistic-regression", "boosted-trees")]
-    assert compare.main(folders) == 0
-    assert "test, difference to logistic-regression" in capfd.readouterr().out
-
-
 def test_stored_scores_of_other_examples_are_refused(stored, tmp_path, capfd):
     other = shutil.copytree(stored / "popularity", tmp_path / "other")
     np.save(other / "scores-test.npy", np.zeros(3, np.float32))
@@ -139,11 +132,6 @@ def test_stored_scores_of_other_examples_are_refused(stored, tmp_path, capfd):
     np.save(other / "scores-test.npy", np.full(200, 1.5, np.float32))
     assert compare.main([str(stored / "co-occurrence"), str(other)]) == 2
     assert "entry 0 should be a probability, found 1.5; remove it" in capfd.readouterr().err
-
-
-def test_baseline_is_no_run_to_evaluate(stored, capfd):
-    assert evaluate.main([str(stored / "popularity")]) == 2
-    assert "is not a run folder: it has no config.json" in capfd.readouterr().err
 
 
 def test_folder_of_all_baselines_is_refused_with_one_of_them(stored, capfd):
@@ -169,11 +157,6 @@ def test_mistake_is_refused_in_one_message(data, tmp_path, capfd):
     assert "found label 1 only" in refusal([only], capfd)
     no_valid = tiny_run.write_data(tmp_path / "no", sizes={"train": 40, "test": 20})
     assert "has no valid examples" in refusal([no_valid], capfd)
-
-
-def test_missing_extra_is_named(data, capfd, monkeypatch):
-    monkeypatch.setitem(extras.EXTRAS, "baselines", ("no_such_module",))
-    assert "pip install 'dien_jax[baselines]'" in refusal([data], capfd)
 
 
 def test_split_without_examples_or_of_one_label_has_no_auc(tmp_path, capfd):

@@ -201,23 +201,6 @@ def test_a_run_of_other_settings_is_not_gone_on_with(tiny, tmp_path, capfd) -> N
     assert f"{config.parent} was begun with other settings" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (["--rows", "dien", "gru"], "--rows 'gru' is not a row of the table 'family' (rows: din, "),
-        (
-            ["--rows", "diem"],
-            "--rows 'diem' is not a row of the table 'family'; did you mean 'dien'",
-        ),
-    ],
-)
-def test_mistakes_are_named(tiny, tmp_path, capfd, extra, message) -> None:
-    data, _, _ = tiny
-    assert reproduce.main(["--data", str(data), "--out", str(tmp_path / "out"), *extra]) == 2
-    assert message in capfd.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_damaged_list_of_results_is_named_by_line(tmp_path) -> None:
     file = tmp_path / "results.csv"
     file.write_text("data,row,seed,test_auc,settings,data_digest,seconds\na,din,0,,b,c,1\n")

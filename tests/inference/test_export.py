@@ -145,17 +145,9 @@ def test_weights_are_there_once(run, exported) -> None:
     assert manifest["settings"]["model"]["evolution"] == "augru"
 
 
-def test_a_ranker_takes_a_run_folder_or_a_file(exported, tmp_path) -> None:
-    ranker = dien_jax.Ranker(str(exported), max_users=1)
-    ranker.remember("Ann", [PEAR])
-    ranker.remember("Bob", [PEAR])
-    assert "Ann" not in ranker
+def test_a_ranker_takes_a_run_folder_or_a_file(tmp_path) -> None:
     with pytest.raises(UserError, match="nothing does not exist; expected a run folder, or a file"):
         dien_jax.Ranker(tmp_path / "nothing")
-    with pytest.raises(UserError, match="is an exported model, which needs no data"):
-        dien_jax.Ranker(exported, tmp_path)
-    with pytest.raises(ValueError, match="max_users must be at least 1, got 0"):
-        dien_jax.Ranker(exported, max_users=0)
 
 
 def test_mistakes_on_the_command_line_are_told(data, run, tmp_path, capsys) -> None:

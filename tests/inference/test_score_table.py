@@ -139,7 +139,6 @@ def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
     ("content", "expected"),
     [
         ("user,item,device,query\n", "a.csv has no rows"),
-        ("", "a.csv: the file is empty"),
         ("user,itme,device,query\nAnn,x,,\n", "no column 'item' (--item); did you mean 'itme'?"),
         ("user,item,query\nAnn,x,\n", "no column 'device' (a context feature of the run)"),
         ("user,item,device,query,score\n", "already has a column 'score'"),
@@ -151,7 +150,6 @@ def refusal(run: Path, file: Path, capfd, *flags: str) -> str:
             "a.csv:4: column 'timestamp': a time must be a whole number or an ISO date, got 'noon'",
         ),
         ('user,item,device,query\nAnn,"x,,\n', "a.csv:2: unexpected end of data"),
-        ("user,item,device,query\nAnn,\0,,\n", "a.csv:2: holds a NUL byte"),
     ],
 )
 def test_mistakes_in_a_table_name_file_line_and_column(

@@ -68,13 +68,6 @@ def test_delong_is_what_every_pair_gives(case):
     assert found.standard_error**2 == pytest.approx(variance, abs=1e-12)
 
 
-def test_delong_turned_round_changes_sign_only():
-    labels, scores, baseline, _ = drawn(effect=0.3)
-    there, back = delong(labels, scores, baseline), delong(labels, baseline, scores)
-    assert (there.value, there.standard_error) == (-back.value, back.standard_error)
-    assert (there.low, there.high, there.p_value) == (-back.high, -back.low, back.p_value)
-
-
 def test_draws_of_a_model_count_by_their_mean():
     labels, scores, baseline, _ = drawn()
     draws = np.stack([baseline, drawn(seed=5)[2], scores])

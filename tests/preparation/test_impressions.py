@@ -262,3 +262,11 @@ def test_no_row_sees_its_own_request_or_later(tmp_path_factory, log, split):
     assert found == len(log)
     for start, end in pairwise(dataset.event_offsets):
         assert (np.diff(dataset.event_timestamp[start:end]) >= 0).all()
+
+
+def test_a_column_is_found_by_its_exact_case(tmp_path):
+    header, *lines = LOG.splitlines()
+    others = [f"User,{header},ITEM", *(f"other,{line},other" for line in lines)]
+    dataset, _ = make(write(tmp_path, "\n".join(others)), valid_from="3", test_from="4")
+    assert sorted(dataset.groups()) == ["ann", "bob", "cat"]
+    assert "other" not in dataset.vocabulary("item")

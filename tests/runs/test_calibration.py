@@ -127,8 +127,6 @@ REMOVED = object()
     ("change", "expected"),
     [
         ({"slope": 0.0}, "expected slope from 0.001 to 20, got 0"),
-        ({"slope": 1e39}, r"expected slope from 0.001 to 20, got 1e\+39"),
-        ({"offset": -1e4}, "expected offset within 1000, got -10000"),
         ({"shift": 1e30}, "expected shift within 1000, got 1e"),
         ({"shift": REMOVED}, "expected shift, which is missing"),  # its default may change scores
         ({"shfit": 1}, "unknown key 'shfit'; did you mean 'shift'"),

@@ -45,13 +45,7 @@ def test_data_with_another_table_does_not_fit(name: str, file: str, data: Path) 
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["seed"], -1, r"Expected 'int' >= 0 - at '\$.seed'"),
         (["format_version"], None, "expected format_version 1, found none; train the model again"),
-        (
-            ["schema", "item", 0, "size"],
-            [],
-            r"item\[0\]: Expected 'int \| null', got 'array' - at '\$.size'",
-        ),
         (["warm_start"], {"run": "/a"}, r"required field 'step' - at '\$.warm_start'"),
         (["model", "dropout"], None, "expected the setting model.dropout, which is missing"),
         (["model", "dropout"], "0.5", "model.dropout must be of type float, got '0.5'"),

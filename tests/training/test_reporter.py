@@ -1,7 +1,6 @@
 """Reports of a run: console, metrics.jsonl, TensorBoard and curves."""
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -216,22 +215,6 @@ def test_path_that_cannot_be_written_is_named(tmp_path, name):
     with pytest.raises(UserError, match=f"{name} cannot be (written|read): "):
         go()
     assert not list(tmp_path.glob(".*"))
-
-
-def test_full_disk_is_reported_and_the_run_can_go_on_from_before(tmp_path):
-    with reports(tmp_path) as reporter:
-        reporter.evaluation(record(100))
-        size = (tmp_path / "metrics.jsonl").stat().st_size
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
-        try:
-            with pytest.raises(UserError, match=r"metrics.jsonl cannot be written: File too large"):
-                reporter.evaluation(record(200))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    with reports(tmp_path, restored_step=100, evaluated_step=100):
-        pass
-    assert read_evaluations(tmp_path) == [record(100)]
 
 
 def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):

@@ -15,7 +15,6 @@ from typing import Annotated
 import pytest
 
 from dien_jax.errors import Interrupted, NotFiniteError, UserError
-from dien_jax.utils import extras
 from dien_jax.utils.command import check_words, run_command
 
 
@@ -55,11 +54,6 @@ def test_other_errors_are_raised() -> None:
         run_command(dict, fail(RuntimeError("a bug")), compiles=False)
 
 
-def test_flags_that_cannot_be_parsed_are_a_user_error(capsys) -> None:
-    assert run_command(lambda: fail(UserError("no such flag"))(None), print, compiles=False) == 2
-    assert "no such flag" in capsys.readouterr().err
-
-
 def test_the_status_of_a_command_is_its_own_and_sigterm_is_as_before() -> None:
     for status in (None, 3):
         assert run_command(dict, lambda options, of=status: of, compiles=False) == (status or 0)
@@ -75,12 +69,6 @@ def test_what_the_kernels_log_is_a_plain_line(capsys, caplog) -> None:
     assert not caplog.records
     logging.getLogger("dien_kernels").warning("after the command")
     assert [record.getMessage() for record in caplog.records] == ["after the command"]
-
-
-def test_a_missing_extra_is_named_with_its_remedy(monkeypatch) -> None:
-    monkeypatch.setitem(extras.EXTRAS, "plot", ("no_such_module",))
-    with pytest.raises(UserError, match=r"--out needs the extra 'plot' \(no_such_module is not"):
-        extras.require("plot", "--out")
 
 
 TERMINATED = """
@@ -153,12 +141,10 @@ class Flags:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data", ""], "--data must not be empty"),
         (["--data="], "--data must not be empty"),
         (["--from", "", "--all"], "--from must not be empty"),
         ([""], "an argument must not be empty"),
         (["--rows", "a", "b", "--rows"], "--rows is given twice; expected it once, followed by"),
-        (["--rows", "a", "--rows=c"], "--rows is given twice"),
         (["--user-id", ""], None),
         (["--user_id="], None),
         (["--rows", "a", ""], None),

@@ -32,7 +32,6 @@ class Whole(TypedDict):
     step: Count
     rate: NotRequired[NotNegative]
     parts: NotRequired[list[Part]]
-    scores: NotRequired[dict[str, float | None]]
     nested: NotRequired[Any]
 
 
@@ -40,13 +39,11 @@ class Whole(TypedDict):
     ("values", "message"),
     [
         ([], "Expected 'object', got 'array'"),
-        ({}, "Object missing required field 'step'"),
         ({"step": True}, "Expected 'int', got 'bool' - at '$.step'"),
         ({"step": 2**31}, "Expected 'int' <= 2147483647 - at '$.step'"),
         ({"step": 1, "rate": -0.5}, "Expected 'float' >= 0.0 - at '$.rate'"),
         ({"step": 1, "parts": [{"name": "a"}, {}]}, "required field 'name' - at '$.parts[1]'"),
         ({"step": 1, "parts": [{"name": "a", "size": 7}]}, "a part has no size 7"),
-        ({"step": 1, "scores": {"gauc": "high"}}, "got 'str' - at '$.scores[...]'"),
     ],
 )
 def test_another_shape_is_refused_with_path_expected_and_found(values: Any, message: str) -> None:
@@ -60,11 +57,9 @@ def test_another_shape_is_refused_with_path_expected_and_found(values: Any, mess
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "expected JSON: Input data was truncated"),
         (b'{"step": 1', "expected JSON: Input data was truncated"),
         (b'{"step": NaN}', "expected JSON: JSON is malformed: invalid character"),
         (b'{"step": 1, "rate": 1e999}', "Number out of range"),
-        (b'{"step": 9223372036854775808}', "Expected 'int' <= 2147483647"),
         (b'{"step": 1, "nested": ' + b'{"a":' * 100_000, "expected JSON: maximum recursion depth"),
         (b'{"step": 1, "nested": "\xff"}', "expected JSON: 'utf-8' codec can't decode byte 0xff"),
         (b'{"step": 1}\x00', "expected JSON: JSON is malformed: trailing characters"),
@@ -97,10 +92,3 @@ def test_file_above_the_limit_is_refused_without_reading_all_of_it(
     monkeypatch.setattr(files, "LARGEST_JSON", 1 << 20)
     with pytest.raises(UserError, match=r"large\.json: expected JSON of at most 1 MiB, found more"):
         read_json(file, Whole)
-
-
-def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.json cannot be read: No such file"):
-        read_json(tmp_path / "absent.json", Whole)
-    with pytest.raises(UserError, match=r"cannot be read: Is a directory"):
-        read_json(tmp_path, Whole)

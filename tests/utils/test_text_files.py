@@ -56,15 +56,11 @@ def test_empty_file_is_refused(tmp_path: Path, compress: bool) -> None:
 def test_truncated_and_damaged_gzip_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "log.gz"
     data = gzip.compress(b"".join(b"line %d\n" % number for number in range(10_000)))
-    file.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"log\.gz: the gzip stream is cut off or damaged after"):
-        list(read_lines(file, BadLines()))
-    file.write_bytes(data[:100] + bytes(100) + data[200:])
-    with pytest.raises(UserError, match=r"log\.gz: the gzip stream is cut off or damaged after"):
-        list(read_lines(file, BadLines()))
-    file.write_bytes(data[:-8] + bytes(8))
-    with pytest.raises(UserError, match=r"log\.gz: the gzip stream is cut off or damaged after"):
-        list(read_lines(file, BadLines()))
+    changed = data[:100] + bytes(100) + data[200:]
+    for damaged in (data[: len(data) // 2], changed, data[:-8] + bytes(8)):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"log\.gz: the gzip stream is cut off or damaged aft"):
+            list(read_lines(file, BadLines()))
 
 
 def test_file_without_line_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +147,6 @@ def test_a_member_that_claims_too_little_is_refused(tmp_path: Path) -> None:
     ("place", "value", "expected"),
     [
         (8, 0x1, "log.csv: cannot be unpacked: File 'log.csv' is encrypted"),
-        (8, 0x20, "log.csv: cannot be unpacked: compressed patched data"),
-        (8, 0x40, "log.csv: cannot be unpacked: strong encryption"),
         (10, 99, "log.csv: cannot be unpacked: That compression method is not supported"),
         (10, 12, "log.csv: the archive is cut off or damaged|cannot be read"),
         (10, 14, "log.csv: the archive is cut off or damaged"),
@@ -191,13 +185,7 @@ def test_the_share_that_was_read_is_known_of_plain_text(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     bad = BadLines()
     assert bad.share_of(plain) == 0
-    assert [bad.share_of(plain) for _ in read_lines(plain, bad)] == [
-        4 / 18,
-        6 / 18,
-        10 / 18,
-        12 / 18,
-        16 / 18,
-        1,
-    ]
+    shares = [bad.share_of(plain) for _ in read_lines(plain, bad)]
+    assert shares == [size / 18 for size in (4, 6, 10, 12, 16, 18)]
     assert bad.share_of(packed) is None
     assert bad.share_of(tmp_path / "missing") is None

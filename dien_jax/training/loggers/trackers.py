@@ -12,7 +12,6 @@ import os
 import queue
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,16 +29,20 @@ from dien_jax.utils.files import read_json, write_json
 
 LONGEST_QUEUE = 1000
 """Calls that wait for a server; further ones are left out."""
-SEND_SECONDS = 30
-"""Seconds that W&B's client has to send the last reports."""
 CLOSE_SECONDS = 40.0
 """Seconds that the end of a run waits for a server."""
 MLFLOW_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Variables of MLflow unless they are set: a server that is not there is refused in seconds."""
+"""Variables of MLflow unless they are set: a server that is not there is refused in seconds, and
+standard output has the result of the run alone."""
+WANDB_SETTINGS: Any = {
+    "console": "off", "silent": True, "finish_timeout": 30, "finish_timeout_raises": True,
+}  # fmt: skip
+"""Settings of W&B's client, which has 30 seconds to send the last reports."""
 
 
 class Background(Forwarding):
@@ -92,10 +95,10 @@ class Background(Forwarding):
         self._lacks_reports = True
 
 
-class MLflow:
+class MLflow(Logger):
     """The :class:`Logger` of MLflow, whose variables of the environment say where the run goes.
 
-    MLflow has no histograms. A tuple among the settings becomes text, and so does None.
+    MLflow has no histograms. Values of settings become text.
 
     Args:
       name: name of a new run.
@@ -119,7 +122,7 @@ class MLflow:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         where = without_password(mlflow.get_tracking_uri())
         try:
-            self._client = client = mlflow.MlflowClient()
+            client = mlflow.MlflowClient()
             if run_id is None:
                 run_id = client.create_run(_experiment(client), run_name=name).info.run_id
             else:
@@ -129,32 +132,22 @@ class MLflow:
                 f"MLflow cannot be used at {where}: {without_password(reason(error))}. "
                 f"MLFLOW_TRACKING_URI says where; --loggers without mlflow trains without it"
             ) from error
-        self.run_id = str(run_id)
+        self._mlflow, self._client, self.run_id = mlflow, client, str(run_id)
         say(f"MLflow: run {run_id} at {where}")
 
     def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
         """Log settings as parameters."""
-        from mlflow.entities import Param
-
-        params = [Param(name, str(value)) for name, value in settings.items()]
-        self._client.log_batch(self.run_id, params=params)
+        self._mlflow.log_params(dict(settings), run_id=self.run_id)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers. A step that is logged again is kept beside what was logged before."""
-        from mlflow.entities import Metric
-
-        now = round(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self.run_id, metrics=metrics)
-
-    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
-        """Log nothing."""
+        self._mlflow.log_metrics(dict(values), step, run_id=self.run_id)
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Log metrics, and files as artifacts."""
         self.scalars(step, metrics)
         for file in files:
-            self._client.log_artifact(self.run_id, str(file))
+            self._mlflow.log_artifact(str(file), run_id=self.run_id)
 
     def close(self, error: BaseException | None) -> None:
         """Say how the run ended: finished, killed (stopped by a signal) or failed."""
@@ -166,13 +159,13 @@ class MLflow:
 def _experiment(client: Any) -> str:
     """Return the id of the experiment that the environment names, which is made if it is new."""
     if (given := os.environ.get("MLFLOW_EXPERIMENT_ID")) is not None:
-        return str(client.get_experiment(given).experiment_id)
+        return given
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
     known = client.get_experiment_by_name(name)
     return str(client.create_experiment(name) if known is None else known.experiment_id)
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Logger):
     """The :class:`Logger` of Weights & Biases, whose variables say where the run goes.
 
     All charts have the axis ``step``: W&B refuses a step of its own that was logged before. Its
@@ -195,19 +188,17 @@ class WeightsAndBiases:
         require("wandb", "the logger wandb")
         import wandb
 
-        quiet: Any = {"console": "off", "silent": True}
-        ending: Any = {"finish_timeout": SEND_SECONDS, "finish_timeout_raises": True}
-        settings = wandb.Settings(**quiet, **ending)
-        resumed: Any = {} if run_id is None else {"id": run_id, "resume": "allow"}
+        resumed: Any = {"id": run_id, "resume": "allow", "reinit": "create_new"}
         try:
-            run = wandb.init(name=name, settings=settings, reinit="create_new", **resumed)
+            run = wandb.init(name=name, settings=wandb.Settings(**WANDB_SETTINGS), **resumed)
             run.define_metric("*", step_metric="step")
         except Exception as error:  # the client raises errors of every kind
             raise UserError(
                 f"W&B cannot be used: {reason(error)}. WANDB_MODE=offline needs no server; "
                 f"--loggers without wandb trains without it"
             ) from error
-        self._run, self._wandb, self.run_id = run, wandb, str(run.id)
+        self._run, self.run_id = run, str(run.id)
+        self._wandb: Any = wandb
         say(f"W&B: run {run.id}, {Path(run.dir).parent if run.offline else run.url}")
 
     def begin(self, settings: Mapping[str, Any], restored_step: int) -> None:
@@ -220,8 +211,8 @@ class WeightsAndBiases:
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Log distributions."""
-        counts = {name: np.histogram(array, HISTOGRAM_BINS) for name, array in values.items()}
-        made = {name: self._wandb.Histogram(np_histogram=pair) for name, pair in counts.items()}
+        bins = HISTOGRAM_BINS
+        made = {name: self._wandb.Histogram(some, num_bins=bins) for name, some in values.items()}
         self._run.log({**made, "step": step})
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
@@ -234,11 +225,7 @@ class WeightsAndBiases:
 
     def close(self, error: BaseException | None) -> None:
         """End the run, as failed if an error or a signal ended it, and wait for what is sent."""
-        try:
-            self._run.finish(exit_code=int(error is not None))
-        except TimeoutError as slow:
-            kept = Path(self._run.dir).parent
-            raise TimeoutError(f"send the rest later with: wandb sync {kept}") from slow
+        self._run.finish(exit_code=int(error is not None))
 
 
 TRACKERS: dict[str, tuple[str, Any]] = {
@@ -309,8 +296,9 @@ def opened_loggers(folder: Path, names: Sequence[str] | None = None) -> Iterator
     with contextlib.ExitStack() as stack:
         stack.callback(_say_all, problems)
         for name in now["loggers"]:
-            loggers.append(_opened(name, folder, now["runs"], problems))
-            stack.push(functools.partial(_close, loggers[-1]))
+            logger = _opened(name, folder, now["runs"], problems)
+            stack.push(lambda kind, error, trace, logger=logger: logger.close(error))
+            loggers.append(logger)
         if now != known:
             write_json(file, dict(now))
         yield Loggers(loggers, problems)
@@ -324,10 +312,6 @@ def _opened(name: LoggerName, folder: Path, runs: dict[str, str], problems: dequ
     made = tracker(folder.absolute().name, runs.get(name))
     runs[name] = made.run_id
     return Background(title, made, problems)
-
-
-def _close(logger: Logger, kind: object, error: BaseException | None, trace: object) -> None:
-    logger.close(error)
 
 
 def _say_all(lines: deque[str]) -> None:
