@@ -102,7 +102,7 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
         return method == "__call__" and module.name in ("extractor", "evolution")
 
     def measured(variables: Any, features: FeatureTables, batch: Batch) -> tuple[Any, dict]:
-        params = variables["params"]["network"]
+        params = variables["params"].get("network", {})
         output, captured = model.apply(
             variables, batch, features, capture_intermediates=is_captured, mutable=["intermediates"]
         )

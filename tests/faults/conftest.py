@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import faults, preloaded
-from support.fault_programs import add_inputs
+from support import faults
+from support.fault_programs import Preloaded, add_inputs
 from support.faults import Case
 
 
@@ -58,11 +58,12 @@ def attempt(workspace: Path) -> Callable[[Case], None]:
 
 
 @pytest.fixture(scope="session", name="preloaded")
-def preloaded_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[preloaded.Preloaded]:
+def preloaded_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
     """A process whose changes of files can be made to fail."""
     if not sys.platform.startswith("linux"):
         pytest.skip("the library that makes calls fail is for Linux")
     if shutil.which("cc") is None:
         pytest.skip("no C compiler 'cc' to build the library that makes calls fail")
-    with preloaded.start(tmp_path_factory.mktemp("preloaded")) as running:
-        yield running
+    running = Preloaded(tmp_path_factory.mktemp("preloaded"))
+    yield running
+    running.forks.end()

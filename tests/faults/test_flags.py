@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 from support.faults import Case
 
-from dien_jax import prepare
+from dien_jax import Config, prepare
 
 pytestmark = pytest.mark.long
 LONG, DIGITS, HUGE = "n" * 300, "1" * 5000, str(10**30)
@@ -100,9 +100,12 @@ def test_values_that_are_none_are_refused(case, attempt):
     attempt(case)
 
 
-def test_every_command_has_cases():
-    assert len(CASES) > 190
-    assert set(ONE) <= {f"{case.command} {case.name.partition('=')[0]}" for case in CASES}
+def test_every_command_has_cases_and_every_setting_of_a_number_has():
+    tried = {f"{case.command} {case.name.partition('=')[0]}" for case in CASES}
+    assert set(ONE) <= tried
+    for group, settings in dataclasses.asdict(Config()).items():
+        numbers = [name for name, value in settings.items() if type(value) in (int, float)]
+        assert {f"train --{group}.{name.replace('_', '-')}" for name in numbers} <= tried
     assert {line.split()[-1] for line in LINES if " " in line} == set(prepare.SOURCES)
 
 

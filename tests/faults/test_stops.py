@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from support import faults
-from support.fault_programs import PROGRAMS, Program, remove
-from support.preloaded import Preloaded
+from support.fault_programs import PROGRAMS, Preloaded, Program, remove
 
 pytestmark = [pytest.mark.long, pytest.mark.first]
 PLACES = {

@@ -1,9 +1,14 @@
-"""Commands that faults and kills are tried on, with their results to the last bit."""
+"""Commands that faults and kills are tried on, with their results to the last bit.
+
+They run under a preloaded library that fails or kills them at their n-th change of a folder.
+"""
 
 import csv
 import hashlib
 import json
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +18,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dien_jax.runs.checkpoints import Checkpoints, named_leaves
-from support.faults import PREPARE, TRAIN, contents
+from support.faults import PREPARE, TRAIN, Ending, contents
+from support.forks import Forks, Job
 
+SOURCE = Path(__file__).with_name("disk_faults.c")
+LIMIT = 600.0
+"""Seconds after which a command hangs."""
 TIMES = ("wall_seconds", "train_examples_per_second", "seconds", "examples_per_second")
 Results = Callable[[Path], Any]
 
@@ -133,3 +142,51 @@ def remove(folder: Path, before: dict[str, str]) -> None:
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+
+class Preloaded:
+    """A process with the library, which runs commands in forks of itself."""
+
+    def __init__(self, scratch: Path) -> None:
+        """Build the library and start the process."""
+        library, self.log = scratch / "disk_faults.so", scratch / "log"
+        compile_ = ["cc", "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl"]
+        subprocess.run(compile_, check=True)
+        # Threads of boosted trees spin where cores are taken.
+        self.forks = Forks(LD_PRELOAD=str(library), JAX_PLATFORMS="cpu", OMP_NUM_THREADS="1")
+
+    def run(
+        self,
+        folder: Path,
+        *command: str,
+        at: int = 0,
+        error: int = 0,
+        stays: bool = False,
+        seconds: float = LIMIT,
+        kill: int = signal.SIGKILL,
+    ) -> Ending:
+        """Run a command in a folder.
+
+        Args:
+          folder: current folder of the command; calls on files below it are counted.
+          command: name of the command, and its arguments.
+          at: number of the call that fails or, without ``error``, before which the process gets a
+            signal.
+          error: the call's errno.
+          stays: whether later calls fail too.
+          seconds: time after which the process gets the signal in any case.
+          kill: number of the signal.
+        """
+        self.log.unlink(missing_ok=True)
+        environment = {"FAULT_FOLDER": str(folder), "FAULT_LOG": str(self.log)}
+        environment |= {"FAULT_AT": str(at), "FAULT_ERROR": str(error)}
+        environment |= {"FAULT_STAYS": "1"} if stays else {}
+        environment |= {"FAULT_SIGNAL": str(int(kill))}
+        moments = ((seconds, int(kill)), (LIMIT, int(signal.SIGKILL)))
+        (ended,) = self.forks.run(Job(command, str(folder), environment, moments))
+        return Ending(ended.status, ended.output + ended.said)
+
+    def calls(self) -> list[str]:
+        """Return the calls of the last command that were counted, such as ``rename /data``."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line.partition(" ")[2] for line in lines]

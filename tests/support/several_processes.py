@@ -1,12 +1,10 @@
 """Runs of several processes on this machine, which talk over the loopback interface."""
 
 import functools
-import json
 import os
+import signal
 import socket
-import subprocess
-import sys
-import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +14,12 @@ import pytest
 
 from dien_jax.runs.calibration import CALIBRATION_FILE
 from dien_jax.runs.folder import RESULT_FILE
+from dien_jax.steps import rows as embedding_rows
+from dien_jax.training import hosts, loop
 from dien_jax.utils.files import read_json
 from support import tiny_run
+from support.forks import Ended, Forks, Job
 
-PROGRAM = Path(__file__).with_name("one_of_several.py")
 CLOCKS = ("train_examples_per_second", "wall_seconds")
 """Fields of a result that no two runs share."""
 LIBRARIES = ("[Gloo]", "I1", "W1", "E1", "F1")
@@ -34,14 +34,8 @@ NEEDS_NEWER_JAX = pytest.mark.skipif(
 
 Signals = dict[int, tuple[int, int]]
 """By process, a signal and the step before which it comes."""
-
-
-class Ended(NamedTuple):
-    """Exit status of a process, and its standard output and error."""
-
-    status: int
-    output: str
-    said: str
+forks = functools.cache(Forks)
+"""The process whose forks the processes are."""
 
 
 def free_port() -> int:
@@ -78,36 +72,37 @@ def run_together(
     if devices > 1:
         count = f"--xla_force_host_platform_device_count={devices}"
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    with tempfile.TemporaryDirectory() as scratch:
-        files = [
-            [f"{scratch}/{name}{process}" for name in ("output", "said")]
-            for process in range(len(given))
-        ]
-        jobs = [
-            {
-                "flags": list(map(str, arguments)),
-                "signal": (signals or {}).get(process, (0, 0)),
-                "environment": environment | variables(process),
-                "output": output,
-                "said": said,
-            }
-            for process, (arguments, (output, said)) in enumerate(zip(given, files, strict=True))
-        ]
-        server.stdin.write(json.dumps(jobs) + "\n")
-        server.stdin.flush()
-        statuses = json.loads(server.stdout.readline())
-        texts = [[Path(file).read_text(errors="replace") for file in pair] for pair in files]
-    return [Ended(status, *pair) for status, pair in zip(statuses, texts, strict=True)]
+    return forks().run(
+        *(
+            Job(
+                ("train", *map(str, arguments)),
+                environment=environment | variables(process),
+                moments=((LIMIT, int(signal.SIGKILL)),),
+                patch="support.several_processes:be_one_of_several",
+                given=tuple(map(int, (signals or {}).get(process, (0, 0)))),
+            )
+            for process, arguments in enumerate(given)
+        )
+    )
 
 
-@functools.cache
-def _server() -> "subprocess.Popen[str]":
-    """The process whose forks the processes are; it ends with this one."""
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, PROGRAM, str(LIMIT)], **pipes)
+def be_one_of_several(number: int, at: int) -> None:
+    """Make a process one of a run: tables of more than two rows are split, a loss is soon seen.
+
+    Unless ``number`` is 0, the process sends itself that signal before step ``at``.
+    """
+    embedding_rows.DENSE_ROWS = 2
+    hosts.HEARTBEAT_SECONDS = 5
+    take = loop.Trainer._step
+
+    def step(self: Any, *arguments: Any) -> None:
+        if number > 0 and self.progress.step == at:
+            os.kill(os.getpid(), number)
+        if number > 0 and self.progress.step >= at:  # JAX looks for SIGTERM once a second
+            time.sleep(1)
+        take(self, *arguments)
+
+    loop.Trainer._step = step  # type: ignore[method-assign]
 
 
 def run_two(given: Sequence[str | Path], signals: Signals | None = None) -> list[Ended]:
