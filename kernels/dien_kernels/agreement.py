@@ -25,7 +25,6 @@ from jax.extend.backend import get_backend
 from dien_kernels import candidates, fused, network_equations, reference
 from dien_kernels.contract import Backend, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
-from dien_kernels.native import candidates as native_candidates
 from dien_kernels.native import library, networks
 from dien_kernels.native.build import cache_folder
 from dien_kernels.network_equations import Dense
@@ -254,7 +253,7 @@ def candidate_results() -> tuple[Any, Any]:
         both = [last(operands, paper=paper, scales_inputs=False) for paper in (True, False)]
         return attend(*first, length), both
 
-    kernels = native_candidates.attention, native_candidates.last_states
+    kernels = networks.candidate_attention, networks.last_states
     highest = functools.partial(candidates.xla_last_states, precision=EXACT)
     return _both(inputs, results, kernels, (candidates.reference_candidates, highest))
 

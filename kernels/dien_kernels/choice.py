@@ -6,7 +6,6 @@ To add a kernel, write a file in ``backends/`` that exports ``BACKEND`` (see
 
 import atexit
 import contextlib
-import functools
 import importlib
 import logging
 import os
@@ -94,54 +93,46 @@ def _may_be_native() -> bool:
 
 
 def choose(plan: Plan, shape: Shape, blocks: Blocks | None = None) -> Choice:
-    """Return what ``implementation="auto"`` runs on the current device, and why.
+    """Return what ``implementation="auto"`` runs on the current device, and why."""
 
-    A kernel that disagrees with the oracle (:mod:`dien_kernels.agreement`) is not taken; warn once.
+    def prepare(name: Implementation) -> None:
+        fused.with_blocks(plan, backend(name), shape, blocks)
+
+    def outcome(name: Implementation) -> agreement.Outcome:
+        return agreement.outcome(backend(name), plan, devices.current())
+
+    return first_that_agrees(plan.cell, tuple(KERNELS), prepare, outcome)
+
+
+def first_that_agrees(
+    what: str,
+    names: tuple[Implementation, ...],
+    prepare: Callable[[Implementation], object],
+    outcome: Callable[[Implementation], agreement.Outcome],
+) -> Choice:
+    """Return the first kernel that can run on the current device, else ``"xla"``, and why.
+
+    ``what`` is the function's name in messages; ``prepare`` raises ``NotImplementedError`` where a
+    kernel cannot run; ``outcome`` is that of its check. A kernel that disagrees with the oracle
+    (:mod:`dien_kernels.agreement`) is not taken; warn once.
     """
     device = devices.current()
     reasons = []
-    for name, kernel in KERNELS.items():
-        if not kernel.fits(device):
+    for name in names:
+        if not KERNELS[name].fits(device):
             continue
-        prepare = functools.partial(_prepare, name, plan, shape, blocks)
-        outcome = functools.partial(_outcome, name, plan, device)
-        obstacle = _obstacle(plan.cell, name, prepare, outcome)
+        obstacle = _obstacle(what, name, prepare, outcome)
         if obstacle is None:
             return Choice(name, f"it agrees with the oracle on this {device.kind}")
         reasons.append(f"{name}: {obstacle}")
     return Choice("xla", "; ".join(reasons) or f"there is no kernel for this {device.platform}")
 
 
-def choose_native(
-    what: str, prepare: Callable[[], object], outcome: Callable[[Device], agreement.Outcome]
-) -> Choice:
-    """Return :func:`choose` for what has no kernel but a native one.
-
-    ``what`` is its name in messages; ``prepare`` raises ``NotImplementedError`` where the kernel
-    cannot run; ``outcome`` is that of its check.
-    """
-    device = devices.current()
-    if not KERNELS["native"].fits(device):
-        return Choice("xla", f"there is no kernel for this {device.platform}")
-    obstacle = _obstacle(what, "native", prepare, lambda: outcome(device))
-    if obstacle is None:
-        return Choice("native", f"it agrees with the oracle on this {device.kind}")
-    return Choice("xla", f"native: {obstacle}")
-
-
-def _prepare(name: Implementation, plan: Plan, shape: Shape, blocks: Blocks | None) -> None:
-    fused.with_blocks(plan, backend(name), shape, blocks)
-
-
-def _outcome(name: Implementation, plan: Plan, device: Device) -> agreement.Outcome:
-    return agreement.outcome(backend(name), plan, device)
-
-
 def _obstacle(
     what: str,
     name: Implementation,
-    prepare: Callable[[], object],
-    outcome: Callable[[], agreement.Outcome],
+    prepare: Callable[[Implementation], object],
+    outcome: Callable[[Implementation], agreement.Outcome],
 ) -> str | None:
     """Return why "auto" does not take a kernel that fits the device, and warn or log it once."""
     kernel, device = KERNELS[name], devices.current()
@@ -150,14 +141,14 @@ def _obstacle(
     if not kernel.is_pallas and not device.attached:  # nothing is compiled for it
         return _NOT_ATTACHED
     try:
-        prepare()
+        prepare(name)
     except (ValueError, NotImplementedError) as error:
         if not kernel.is_pallas:
             _log(f"XLA runs instead of {name}: {error}")
         return str(error)
     if not device.attached:
         return _NOT_ATTACHED
-    checked = outcome()
+    checked = outcome(name)
     if checked.agrees:
         return None
     message = f"dien_kernels runs {what} by XLA instead of {name}: {checked.describe()}"

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from dien_kernels.contract import Backend, Gates, Kept, Operands, Plan
 from dien_kernels.launch import Pass, no_gradient, padded
-from dien_kernels.matmuls import by_gate, project, recurrent_gradients
 from dien_kernels.reference import Weights
+from dien_kernels.step import by_gate, project, recurrent_gradients
 
 # Most steps of a chunk: arrays of some hundred kilobytes, and few steps past the longest one.
 LONGEST_CHUNK = 20

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from dien_kernels import chunks
 from dien_kernels.contract import Backend, Blocks, HistoryBackend, Operands, Plan, Shape
 from dien_kernels.launch import launch, no_gradient, padded
-from dien_kernels.matmuls import by_gate, project, recurrent_gradients
 from dien_kernels.reference import Inputs, Weights
+from dien_kernels.step import by_gate, project, recurrent_gradients
 
 
 def with_blocks(

@@ -3,17 +3,15 @@
 Dimensions: B batch (rows), T steps, N sampled behaviours of a position, D behaviour, H state.
 """
 
-import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from dien_kernels import agreement, candidates, network_equations
+from dien_kernels import agreement, candidates, devices, network_equations
 from dien_kernels.agreement import Network
 from dien_kernels.checks import Shapes, check_name, check_shapes, refuse, reverse_mode_only
-from dien_kernels.choice import Choice, Implementation, choose_native, require
-from dien_kernels.native import candidates as native_candidates
+from dien_kernels.choice import Choice, Implementation, first_that_agrees, require
 from dien_kernels.native import library
 from dien_kernels.native import networks as native
 from dien_kernels.network_equations import Layers
@@ -67,7 +65,7 @@ def attention_weights(
                                         "lengths": (lengths, (batch,))})  # fmt: skip
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         refuse("lengths", "integers", lengths.dtype)
-    name = _chosen("attention", implementation, len(layers) - 1)
+    name = chosen("attention", implementation, len(layers) - 1)
     with reverse_mode_only(name):
         if name == "xla":
             return network_equations.xla_attention(query, states, layers, lengths)
@@ -111,10 +109,10 @@ def candidate_attention(
     hidden = states.shape[1]
     _check(states, layers, 4 * hidden, {"query": (query, (query.shape[0], hidden)),
                                         "length": (length, ())})  # fmt: skip
-    name = _chosen("candidates", implementation, len(layers) - 1)
+    name = chosen("candidates", implementation, len(layers) - 1)
     if name == "xla":
         return candidates.xla_candidates(query, states, layers, length)
-    run = candidates.reference_candidates if name == "reference" else native_candidates.attention
+    run = candidates.reference_candidates if name == "reference" else native.candidate_attention
     query, states = _single((query, states))
     return run(query, states, _single(tuple(layers)), length)
 
@@ -171,7 +169,7 @@ def auxiliary_loss(
         "sampled": (sampled, (count, *positions, depth)),
         "shares": (shares, (1 + count, *positions)),
     })  # fmt: skip
-    name = _chosen("auxiliary", implementation, len(layers) - 1)
+    name = chosen("auxiliary", implementation, len(layers) - 1)
     shares = jax.lax.stop_gradient(shares.astype(jnp.float32))
     if steps == 1:
         return jnp.zeros((), jnp.float32)
@@ -212,16 +210,14 @@ def explain_network(network: Network, *, hidden_layers: int) -> Choice:
     True
     """
     check_name("network", network, Network)
-
     names = {"auxiliary": "the auxiliary loss", "candidates": "candidates of one history"}
     what = names.get(network, network)
-    prepare = functools.partial(_prepare_native, hidden_layers)
-    return choose_native(what, prepare, lambda device: agreement.network_outcome(network, device))
-
-
-def chosen_for_candidates(name: NetworkImplementation) -> Implementation:
-    """Return what runs of ``last_states``, never auto."""
-    return _chosen("candidates", name, 0)
+    return first_that_agrees(
+        what,
+        ("native",),
+        lambda _: _prepare_native(hidden_layers),
+        lambda _: agreement.network_outcome(network, devices.current()),
+    )
 
 
 def _prepare_native(hidden_layers: int) -> None:
@@ -230,8 +226,8 @@ def _prepare_native(hidden_layers: int) -> None:
     library.instruction_set()
 
 
-def _chosen(network: Network, name: NetworkImplementation, hidden_layers: int) -> Implementation:
-    """Return what runs, never auto."""
+def chosen(network: Network, name: NetworkImplementation, hidden_layers: int) -> Implementation:
+    """Return what runs of a network, never auto; ``last_states`` has no hidden layers."""
     check_name("implementation", name, NetworkImplementation)
     if name == "auto":
         return explain_network(network, hidden_layers=hidden_layers).implementation

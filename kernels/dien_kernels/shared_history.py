@@ -7,6 +7,8 @@ steps past the end of the history are not run. Forward only: training has a hist
 Dimensions: N candidates, T steps, D input, H hidden, G gates (3; AGRU has 2).
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -15,8 +17,8 @@ import jax.numpy as jnp
 from dien_kernels import candidates, reference
 from dien_kernels.api import Precision
 from dien_kernels.checks import Shapes, check_arrays, check_name, refuse
-from dien_kernels.native import candidates as native
-from dien_kernels.networks import NetworkImplementation, chosen_for_candidates
+from dien_kernels.native import networks as native
+from dien_kernels.networks import NetworkImplementation, chosen
 from dien_kernels.reference import Form, Inputs, Weights
 
 SharedCell = Literal["aigru", "agru", "augru"]
@@ -68,7 +70,7 @@ def last_states(  # noqa: D417
     steps, depth = states.shape
     shapes: Shapes = {"attention": (attention, (attention.shape[0], steps)), "length": (length, ())}
     check_arrays(form, weights, 2 if cell == "agru" else 3, depth, shapes)
-    name = chosen_for_candidates(implementation)
+    name = chosen("candidates", implementation, 0)
     weights = jax.tree.map(lambda part: part.astype(jnp.float32), weights)
     inputs, attention = states.astype(jnp.float32), attention.astype(jnp.float32)
     exact = jax.lax.Precision[precision.upper()]
@@ -82,13 +84,10 @@ def last_states(  # noqa: D417
     operands = candidates.SharedInputs(
         projected, attention, length, weights.recurrent, weights.bias, hidden_bias
     )
-    paper, scales = form == "paper", cell == "aigru"
-    if name == "native":
-        last = native.last_states(operands, paper=paper, scales_inputs=scales)
-    else:
-        last = candidates.xla_last_states(
-            operands, paper=paper, scales_inputs=scales, precision=exact
-        )
+    run: Callable[..., jax.Array] = native.last_states
+    if name == "xla":
+        run = functools.partial(candidates.xla_last_states, precision=exact)
+    last = run(operands, paper=form == "paper", scales_inputs=cell == "aigru")
     return last.astype(states.dtype)
 
 

@@ -1,22 +1,31 @@
-"""Attention, the auxiliary loss and candidates of one history, against float64.
+"""Attention, the auxiliary loss and candidates of one history: against float64, and when C++ runs.
 
 Dimensions: B batch, T steps, N sampled behaviours or candidates, D input, H hidden.
 """
 
+import contextlib
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from dien_kernels import (
+    Device,
     agreement,
     auxiliary_loss,
     candidate_attention,
+    choice,
+    devices,
+    explain,
+    explain_network,
+    interpreted,
     last_states,
     network_equations,
 )
-from dien_kernels.native import networks
+from dien_kernels.backends import native
+from dien_kernels.native import build, networks
 from support.networks import (
     NETWORK_SIZES,
     assert_near,
@@ -239,6 +248,42 @@ def test_networks_of_more_layers_are_xlas_or_refused(fresh, caplog):
     assert "for networks of 1 to 8 hidden layers, this one has 9" in record.getMessage()
     with pytest.raises(NotImplementedError, match="8 hidden layers, this one has 9"):
         auxiliary_loss(*operands, implementation="native")
+
+
+def test_limits_of_the_kernels_are_those_of_their_sources():
+    header = (build.SOURCES / "arguments.h").read_text()
+    assert f"constexpr Index kPanel = {native.PANEL};" in header
+    assert f"constexpr Index kMostLayers = {networks.MOST_LAYERS};" in header
+
+
+def test_auto_takes_kernels_once_they_agree_with_the_oracle(fresh, monkeypatch):
+    shape = {"batch": 128, "steps": 100, "hidden": 36}
+    names = "attention", "auxiliary", "candidates"
+
+    def found():
+        networks = [explain_network(name, hidden_layers=2).implementation for name in names]
+        return [explain("gru", **shape).implementation, *networks]
+
+    assert found() == ["native"] * 4
+    assert explain("gru", **shape).reason == "it agrees with the oracle on this cpu"
+    for name in ("gru-paper-highest", *names):
+        (file,) = fresh.glob(f"native-{name}-*.json")
+        assert 0 < json.loads(file.read_text())["deviation"] < 1e-5
+    monkeypatch.setenv("DIEN_KERNELS_NATIVE", "0")
+    assert found() == ["xla"] * 4
+
+
+def test_a_named_kernel_is_refused_where_it_cannot_run(auxiliary, monkeypatch):
+    def no_library():
+        raise build.BuildError("there is no C++ compiler")
+
+    monkeypatch.setattr("dien_kernels.networks.library.instruction_set", no_library)
+    with pytest.raises(NotImplementedError, match=r"there is no C\+\+ compiler"):
+        auxiliary_loss(*auxiliary, implementation="native")
+    monkeypatch.setattr(devices, "current", lambda: Device("gpu", "NVIDIA H100", (9, 0)))
+    for context in (contextlib.nullcontext(), interpreted()):
+        with context, pytest.raises(NotImplementedError, match="'native' needs a CPU"):
+            choice.require("native")
 
 
 LOSS = dict(zip(("states", "history", "sampled", "shares", "layers"), range(5), strict=True))

@@ -1,17 +1,18 @@
 """Every implementation of the recurrences for a CPU; XLA's runs in chunks of time.
 
-The oracle is compared with the equations in NumPy, XLA's with the oracle. Dimensions: B batch, T
-steps, D input, H hidden.
+The oracle is compared with the equations in NumPy, XLA's and the C++ kernels with the oracle.
+Dimensions: B batch, T steps, D input, H hidden.
 """
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dien_kernels import Weights, augru, chunks, fused
+from dien_kernels import Weights, augru, chunks, fused, gru
 from dien_kernels.backends import xla
 from dien_kernels.contract import Plan
 from dien_kernels.reference import Inputs
@@ -29,9 +30,39 @@ from support.recurrences import (
 
 pytestmark = [pytest.mark.long, pytest.mark.optimised]
 
-SHAPES = [(1, 1, 36), (130, 7, 36), (3, 100, 8), (33, 41, 6)]
-"""B, T, H, in turn: one chunk of steps and several, and one that is not full."""
-RECURRENCES = [(*case, *SHAPES[row % len(SHAPES)]) for row, case in enumerate(CASES)]
+# B, T, D, H and lengths; cases of cell, form and bias take turns.
+SIZES = {
+    # One chunk of steps and several, and one that is not full.
+    "xla": [
+        (1, 1, 5, 36, "mixed"),
+        (130, 7, 5, 36, "mixed"),
+        (3, 100, 5, 8, "mixed"),
+        (33, 41, 5, 6, "mixed"),
+    ],
+    # Near panels of 32 rows, chunks of 16 steps, 4 to 16 lanes, tiles of 6 and 12 columns; more
+    # panels than sums of weight gradients.
+    "native": [
+        (1, 1, 1, 1, "mixed"),
+        (2, 15, 3, 5, "full"),
+        (31, 16, 15, 11, "mixed"),
+        (32, 17, 16, 12, "empty"),
+        (33, 33, 17, 13, "mixed"),
+        (65, 7, 40, 16, "mixed"),
+        (130, 5, 36, 17, "full"),
+        (3, 100, 18, 36, "mixed"),
+        (40, 9, 5, 50, "empty"),
+        (600, 3, 8, 8, "mixed"),
+        (5, 6, 130, 129, "mixed"),
+        (33, 41, 4, 6, "mixed"),
+    ],
+}
+RECURRENCES = [
+    (name, *case, *size)
+    for name, sizes in SIZES.items()
+    for _, case, size in zip(
+        range(max(len(CASES), len(sizes))), itertools.cycle(CASES), itertools.cycle(sizes)
+    )
+]
 fresh = evaluate.__wrapped__
 
 
@@ -93,13 +124,50 @@ def test_the_oracle_follows_the_equations_and_its_gradients_their_slopes(cell, f
 
 
 @pytest.mark.parametrize("case", RECURRENCES, ids=lambda case: "-".join(map(str, case)))
-def test_xla_is_the_oracle(case):
-    cell, form, biased, batch, steps, hidden = case
-    arrays = operands(cell, batch=batch, steps=steps, hidden=hidden, biased=biased)
+def test_values_and_gradients_are_the_oracles(case):
+    name, cell, form, biased, batch, steps, depth, hidden, live = case
+    arrays = operands(
+        cell, batch=batch, steps=steps, depth=depth, hidden=hidden, biased=biased, live=live,
+        seed=1,  # with 0, the objective has nearly no slope at the one entry of the smallest case
+        scale=min(0.5, 2 * hidden**-0.5),  # a larger one makes a chaotic recurrence of a wide one
+    )  # fmt: skip
     expected = evaluate(cell, form, "reference")(*arrays)
-    # float32 rounding grows with the steps that errors pass through and the terms of a sum.
-    tolerance = 1e-6 * np.sqrt(max(batch * steps, hidden))
-    assert_agree(evaluate(cell, form, "xla")(*arrays), expected, tolerance)
+    # float32 rounding grows with the steps that errors pass through and the terms of a sum. In C++
+    # a gradient of one step multiplies some six factors of the gates, each accurate to 3e-7.
+    tolerance = 1e-6 * np.sqrt(max(batch * steps, hidden, 4 if name == "native" else 1))
+    assert_agree(evaluate(cell, form, name)(*arrays), expected, tolerance)
+
+
+@pytest.mark.parametrize("where", ["x", "attention", "initial"])
+def test_a_live_nan_reaches_its_own_row_of_a_recurrence(where):
+    x, attention, weights, _, initial = operands("augru", batch=40)
+    arrays = {"x": x, "attention": attention, "initial": initial}
+    place = (17, 3) if where != "initial" else (17,)
+    arrays[where] = arrays[where].at[place].set(jnp.nan)
+    states, *_ = evaluate("augru", "paper", "native")(
+        arrays["x"], arrays["attention"], weights, jnp.full(40, 7, jnp.int32), arrays["initial"]
+    )
+    assert np.isnan(states).any((1, 2)).tolist() == [row == 17 for row in range(40)]
+    assert np.isnan(states[17, -1]).all()
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, jnp.inf])
+def test_saturated_gates_are_zero_or_one(value):
+    x, attention, weights, lengths, initial = operands("gru", live="full")
+    weights = weights._replace(bias=weights.bias.at[1].set(value))
+    arrays = x, attention, weights, lengths, initial
+    found, expected = (evaluate("gru", "paper", name)(*arrays) for name in ("native", "reference"))
+    assert_agree(found, expected, 1e-6 * np.sqrt(21))
+
+
+def test_every_precision_of_native_is_float32():
+    x, _, weights, lengths, _ = operands("gru")
+    found = [
+        gru(x, weights, lengths=lengths, implementation="native", precision=precision)[0]
+        for precision in ("default", "high", "highest")
+    ]
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], found[2])
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla", "native"])

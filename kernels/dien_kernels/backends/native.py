@@ -63,22 +63,18 @@ run.defvjp(_run_forward, _run_backward, symbolic_zeros=True)
 
 def _forward(plan: Plan, keep: bool, histories: chunks.Histories) -> tuple:
     """Return states, and what the backward kernel reads (empty unless ``keep``)."""
-    states, kept = forward_p.bind(*_operands(histories), paper=plan.form == "paper", keep=keep)
-    return states, kept
+    operands = jax.tree.leaves(histories)
+    return tuple(forward_p.bind(*operands, paper=plan.form == "paper", keep=keep))
 
 
 def _backward(
     plan: Plan, histories: chunks.Histories, kept: Any, d_states: Any, d_last: Any
 ) -> chunks.Histories:
-    operands = (*_operands(histories), kept, d_states, d_last)
+    operands = (*jax.tree.leaves(histories), kept, d_states, d_last)
     d_x, d_offset, d_slope, *d_weights, d_initial = backward_p.bind(
         *operands, paper=plan.form == "paper"
     )
     return chunks.Histories(d_x, d_offset, d_slope, None, Weights(*d_weights), d_initial)
-
-
-def _operands(histories: chunks.Histories) -> list[jax.Array]:
-    return jax.tree.leaves(histories)
 
 
 def _histories(operands: tuple) -> chunks.Histories:
@@ -130,6 +126,4 @@ def _backward_shapes(*operands: Any, paper: bool) -> list[Any]:
 
 forward_p = primitive("dien_kernels_forward", _forward_shapes, _forward_by_xla, ["paper"])
 backward_p = primitive("dien_kernels_backward", _backward_shapes, _backward_by_xla, ["paper"])
-
-
 BACKEND = HistoryBackend("native", run, identity=library.identity)
