@@ -26,8 +26,8 @@ from benchmarks.peers import Arrays, arrays_of, table_sizes
 from dien_jax.config.settings import Config
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Schema
-from dien_jax.model.attention import ATTENTION_LAYERS
 from dien_jax.model.auxiliary import AUXILIARY_LAYERS
+from dien_jax.model.interest import ATTENTION_LAYERS
 
 VERSIONS = {package: version(package) for package in ("fuxictr", "torch")}
 Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]

@@ -7,7 +7,6 @@ Add attentions, recurrences and auxiliary losses of your own to ``ATTENTIONS``, 
 ``AUXILIARIES``. :mod:`dien_jax.model.authors` reads the weights of the authors' program.
 """
 
-from dien_jax.model.attention import BilinearAttention, MLPAttention
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
     BinaryAuxiliaryLoss,
@@ -20,9 +19,9 @@ from dien_jax.model.dien import DIEN, DIENOutput
 from dien_jax.model.embeddings import FeatureEmbeddings
 from dien_jax.model.factors import factor_names
 from dien_jax.model.family import ATTENTIONS, AUXILIARIES, EVOLUTIONS, make_network
+from dien_jax.model.interest import AGRU, AIGRU, AUGRU, GRU, BilinearAttention, MLPAttention
 from dien_jax.model.layers import MLP, BatchNorm, Dice, PReLU
 from dien_jax.model.logistic_regression import LogisticRegression
-from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, GRU
 from dien_jax.model.statistics import statistics_names
 from dien_jax.model.statistics_network import StatisticsNetwork
 

@@ -17,10 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dien_jax.model import shared_history
-from dien_jax.model.attention import MLPAttention
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, auxiliary_positions
 from dien_jax.model.checks import check_inputs
-from dien_jax.model.recurrence import AUGRU, GRU
+from dien_jax.model.interest import AUGRU, GRU, MLPAttention
 
 
 class DIENOutput(NamedTuple):

@@ -7,11 +7,18 @@ import flax.linen as nn
 import jax
 
 from dien_jax.config.settings import ModelConfig, require_choice
-from dien_jax.model.attention import BilinearAttention, MLPAttention
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss
 from dien_jax.model.devices import Axis
 from dien_jax.model.dien import DIEN
-from dien_jax.model.recurrence import AGRU, AIGRU, AUGRU, GRU, Recurrence
+from dien_jax.model.interest import (
+    AGRU,
+    AIGRU,
+    AUGRU,
+    GRU,
+    BilinearAttention,
+    MLPAttention,
+    Recurrence,
+)
 
 
 def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:

@@ -32,9 +32,9 @@ from dien_jax.data.digests import data_digest, table_digests, vocabulary_digests
 from dien_jax.data.metadata import schema_from_json, schema_to_json
 from dien_jax.data.order import automatic_order
 from dien_jax.errors import UserError, reading, writing
-from dien_jax.model.attention import ATTENTION_LAYERS
 from dien_jax.model.auxiliary import AUXILIARY_LAYERS
 from dien_jax.model.family import check_modules
+from dien_jax.model.interest import ATTENTION_LAYERS
 from dien_jax.steps.rows import automatic_update
 from dien_jax.utils.files import atomic_path, check_utf8, content, read_json, write_json
 from dien_jax.utils.json_values import (

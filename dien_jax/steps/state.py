@@ -12,8 +12,8 @@ from dien_jax.data.batch import blank_values, example_batch
 from dien_jax.data.schema import Schema
 from dien_jax.data.tables import FeatureTables, blank_factors, blank_statistics
 from dien_jax.errors import UserError
-from dien_jax.model.attention import ATTENTION_LAYERS
 from dien_jax.model.click_model import ClickModel
+from dien_jax.model.interest import ATTENTION_LAYERS
 from dien_jax.steps.negatives import Sampler, host_sampler
 from dien_jax.steps.optimizer import make_optimizer
 from dien_jax.steps.placement import OneDevice, placed_like

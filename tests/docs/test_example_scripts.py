@@ -49,6 +49,16 @@ def test_a_cell_of_ones_own_is_compared_with_dien(data: Path) -> None:
     assert areas["augru"] != areas["attentional_decay"]
 
 
+def test_losses_fall_in_a_loop_of_ones_own() -> None:
+    output = run("own_loop.py")
+    losses = re.findall(r"click loss ([\d.]+), auxiliary loss ([\d.]+)", output)
+    assert len(losses) == 3
+    assert all(float(last) < float(first) / 3 for first, last in zip(*losses[::2], strict=True))
+    found = re.search(r"AUC on fresh users: ([\d.]+)", output)
+    assert found is not None
+    assert float(found[1]) > 0.95
+
+
 def test_a_search_goes_on_and_its_best_settings_are_a_preset_file(
     data: Path, tmp_path: Path
 ) -> None:

@@ -15,10 +15,9 @@ from dien_jax.data.batch import example_batch
 from dien_jax.data.schema import Feature, Schema
 from dien_jax.data.tables import FeatureTables
 from dien_jax.errors import UserError
-from dien_jax.model.attention import MLPAttention
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.family import ATTENTIONS, EVOLUTIONS, make_recurrence
-from dien_jax.model.recurrence import AUGRU
+from dien_jax.model.interest import AUGRU, MLPAttention
 
 pytestmark = pytest.mark.long
 

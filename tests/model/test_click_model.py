@@ -14,9 +14,9 @@ from dien_jax.config.settings import Config, ModelConfig
 from dien_jax.data.batch import Batch
 from dien_jax.data.schema import Feature, MultiValued, Schema
 from dien_jax.data.tables import FeatureTables
-from dien_jax.model.attention import BilinearAttention, MLPAttention
 from dien_jax.model.click_model import ClickModel
 from dien_jax.model.embeddings import FeatureEmbeddings
+from dien_jax.model.interest import BilinearAttention, MLPAttention
 
 ITEMS, USERS = 30, 7
 SCHEMA = Schema(

@@ -1,0 +1,314 @@
+"""Parts of the network as Flax modules that own weights: recurrences and attention.
+
+:mod:`dien_kernels` computes them. A recurrence runs over masked histories; attention weighs the
+states of a history for a candidate, a row's own or many over one history.
+
+Dimensions: B rows, N candidates of one history, T steps, D input, H hidden, Q candidate embedding.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dien_kernels
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from dien_kernels import (
+    Dense,
+    Form,
+    Implementation,
+    NetworkImplementation,
+    Precision,
+    SharedCell,
+    Weights,
+    agru,
+    augru,
+    gru,
+    masked_softmax,
+)
+from jaxtyping import Array, Float, Int
+
+from dien_jax.config.settings import network_implementation
+from dien_jax.model.layers import PReLU
+
+
+def _gate_by_gate(initial: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """Draw each gate's matrix of ``[rows, gates, H]`` on its own."""
+
+    def make(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        keys = jax.random.split(key, shape[1])
+        parts = [initial(part, (shape[0], shape[2]), dtype) for part in keys]
+        return jnp.stack(parts, axis=1)
+
+    return make
+
+
+class Recurrence(nn.Module):
+    """Parameters and options of a recurrence; the gates "authors" have initial biases of 1."""
+
+    hidden_size: int
+    gates: Form = "paper"
+    implementation: Implementation = "auto"
+    precision: Precision = "highest"
+
+    def weights(self, depth: int, count: int = 3) -> Weights:
+        gate_bias = 1.0 if self.gates == "authors" else 0.0
+
+        def bias(key: jax.Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+            return jnp.full(shape, gate_bias, dtype).at[-1].set(0)
+
+        hidden = self.hidden_size
+        glorot = _gate_by_gate(nn.initializers.glorot_uniform())
+        orthogonal = _gate_by_gate(nn.initializers.orthogonal())
+        return Weights(
+            self.param("input", glorot, (depth, count, hidden)),
+            self.param("recurrent", orthogonal, (hidden, count, hidden)),
+            self.param("bias", bias, (count, hidden)),
+        )
+
+    def options(
+        self, lengths: Int[Array, " B"], initial_state: Float[Array, "B H"] | None
+    ) -> dict[str, Any]:
+        return {
+            "lengths": lengths,
+            "initial_state": initial_state,
+            "form": self.gates,
+            "implementation": self.implementation,
+            "precision": self.precision,
+        }
+
+
+def _last_states(cell: SharedCell) -> Callable[..., jax.Array]:
+    def last_states(
+        self: Recurrence,
+        states: Float[Array, "T D"],
+        attention: Float[Array, "N T"],
+        length: Int[Array, ""],
+    ) -> Float[Array, "N H"]:
+        """Return the last state over one history under each candidate's attention."""
+        weights = Weights(**self.variables["params"])
+        operands = (states, attention, weights, length)
+        implementation = network_implementation(self.implementation)
+        return dien_kernels.last_states(cell, self.gates, *operands, self.precision, implementation)
+
+    return last_states
+
+
+class GRU(Recurrence):
+    """A GRU over masked histories; :func:`dien_kernels.gru` with weights of its own.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import GRU
+    >>> x, lengths = jnp.ones((2, 5, 3)), jnp.array([5, 0])
+    >>> (states, last), _ = GRU(4).init_with_output(jax.random.key(0), x, lengths)
+    >>> states.shape, last.shape
+    ((2, 5, 4), (2, 4))
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        lengths: Int[Array, " B"],
+        initial_state: Float[Array, "B H"] | None = None,
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
+        return gru(x, self.weights(x.shape[-1]), **self.options(lengths, initial_state))
+
+
+class AGRU(Recurrence):
+    """:class:`GRU` with attention in place of the update gate; see :func:`dien_kernels.agru`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import AGRU
+    >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
+    >>> (states, last), _ = AGRU(4).init_with_output(jax.random.key(0), x, attention, lengths)
+    >>> states.shape, last.shape
+    ((2, 5, 4), (2, 4))
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        attention: Float[Array, "B T"],
+        lengths: Int[Array, " B"],
+        initial_state: Float[Array, "B H"] | None = None,
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
+        weights = self.weights(x.shape[-1], count=2)
+        return agru(x, attention, weights, **self.options(lengths, initial_state))
+
+    last_states = _last_states("agru")
+
+
+class AUGRU(Recurrence):
+    """:class:`GRU` with the update gate scaled by attention; see :func:`dien_kernels.augru`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import AUGRU
+    >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
+    >>> (states, last), _ = AUGRU(4).init_with_output(jax.random.key(0), x, attention, lengths)
+    >>> states.shape, last.shape
+    ((2, 5, 4), (2, 4))
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        attention: Float[Array, "B T"],
+        lengths: Int[Array, " B"],
+        initial_state: Float[Array, "B H"] | None = None,
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
+        weights = self.weights(x.shape[-1])
+        return augru(x, attention, weights, **self.options(lengths, initial_state))
+
+    last_states = _last_states("augru")
+
+
+class AIGRU(Recurrence):
+    """:class:`GRU` over inputs scaled by attention: ``gru(a_t x_t)``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import AIGRU
+    >>> x, attention, lengths = jnp.ones((2, 5, 3)), jnp.ones((2, 5)), jnp.array([5, 0])
+    >>> (states, last), _ = AIGRU(4).init_with_output(jax.random.key(0), x, attention, lengths)
+    >>> states.shape, last.shape
+    ((2, 5, 4), (2, 4))
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        attention: Float[Array, "B T"],
+        lengths: Int[Array, " B"],
+        initial_state: Float[Array, "B H"] | None = None,
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
+        weights = self.weights(x.shape[-1])
+        scaled = x * attention.astype(x.dtype)[..., None]
+        return gru(scaled, weights, **self.options(lengths, initial_state))
+
+    last_states = _last_states("aigru")
+
+
+ATTENTION_LAYERS = (80, 40)
+"""Sizes of the hidden layers, as in the authors' program."""
+
+
+class _DenseParameters(nn.Module):
+    """The parameters of ``nn.Dense``."""
+
+    inputs: int
+    columns: int
+
+    @nn.compact
+    def __call__(self) -> Dense:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, self.columns))
+        return Dense(kernel, self.param("bias", nn.initializers.zeros, (self.columns,)))
+
+
+class MLPAttention(nn.Module):
+    """Attention weights of every interest state for a candidate, scored by an MLP.
+
+    With q = PReLU(Dense(candidate)) the score of state h is an MLP of [q, h, q - h, q o h] with
+    sigmoid activations and a linear end; weights are the softmax over live steps.
+    :func:`dien_kernels.attention_weights` computes them.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import MLPAttention
+    >>> candidate, states, lengths = jnp.ones((2, 3)), jnp.ones((2, 4, 6)), jnp.array([2, 0])
+    >>> attention = MLPAttention(layers=(8,))
+    >>> attention.init_with_output(jax.random.key(0), candidate, states, lengths)[0].tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+
+    Without ``projects_query``, as in DIN, q is the candidate itself, as wide as a state.
+
+    Source: the paper's authors' program; Zhou et al., KDD 2018 (arXiv:1706.06978).
+    """
+
+    layers: Sequence[int] = ATTENTION_LAYERS
+    projects_query: bool = True
+    implementation: NetworkImplementation = "auto"
+
+    @nn.compact
+    def __call__(
+        self,
+        candidate: Float[Array, "B Q"],
+        states: Float[Array, "B T H"],
+        lengths: Int[Array, " B"],
+    ) -> Float[Array, "B T"]:
+        """Return weights that sum to 1 over the live steps of each row, or are 0 without any."""
+        hidden = states.shape[-1]
+        query = candidate
+        if self.projects_query:
+            projected = nn.Dense(hidden, dtype=candidate.dtype, name="query")(candidate)
+            query = PReLU(name="query_activation")(projected)
+        first, *others = self.layers
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), (4 * hidden, first))
+        layers = [Dense(kernel, self.param("bias", nn.initializers.zeros, (first,)))]
+        for index, columns in enumerate([*others, 1], start=1):
+            name = f"layer_{index}" if index < len(self.layers) else "score"
+            layers.append(_DenseParameters(layers[-1].kernel.shape[1], columns, name=name)())
+        return dien_kernels.attention_weights(
+            query, states, layers, lengths=lengths, implementation=self.implementation
+        )
+
+    def weights_for_candidates(
+        self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
+    ) -> Float[Array, "N T"]:
+        """Return the weights of one history's states for each candidate."""
+        params = self.variables["params"]
+        query = candidates
+        if self.projects_query:
+            of_query = jax.tree.map(lambda leaf: leaf.astype(candidates.dtype), params["query"])
+            query = query @ of_query["kernel"] + of_query["bias"][None]
+            alpha = params["query_activation"]["alpha"].astype(candidates.dtype)[None]
+            query = jnp.where(query > 0, query, alpha * query)
+        names = [*(f"layer_{index}" for index in range(1, len(self.layers))), "score"]
+        others = [Dense(params[name]["kernel"], params[name]["bias"]) for name in names]
+        layers = [Dense(params["kernel"], params["bias"]), *others]
+        return dien_kernels.candidate_attention(
+            query, states, layers, length=length, implementation=self.implementation
+        )
+
+
+class BilinearAttention(nn.Module):
+    """Attention weights by a bilinear form: the softmax of ``h_t W q`` over live steps.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from dien_jax.model import BilinearAttention
+    >>> candidate, states, lengths = jnp.ones((1, 3)), jnp.ones((1, 4, 6)), jnp.array([2])
+    >>> attention = BilinearAttention()
+    >>> attention.init_with_output(jax.random.key(0), candidate, states, lengths)[0].tolist()
+    [[0.5, 0.5, 0.0, 0.0]]
+
+    Source: Zhou et al., AAAI 2019, eq. 8 (arXiv:1809.03672).
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        candidate: Float[Array, "B Q"],
+        states: Float[Array, "B T H"],
+        lengths: Int[Array, " B"],
+    ) -> Float[Array, "B T"]:
+        """Return weights as :meth:`MLPAttention.__call__` does."""
+        project = nn.Dense(states.shape[-1], use_bias=False, dtype=candidate.dtype, name="query")
+        scores = jnp.einsum("bth,bh->bt", states, project(candidate))
+        return masked_softmax(scores.astype(jnp.float32), lengths)
+
+    def weights_for_candidates(
+        self, candidates: Float[Array, "N Q"], states: Float[Array, "T H"], length: Int[Array, ""]
+    ) -> Float[Array, "N T"]:
+        """Return the weights of one history's states for each candidate."""
+        kernel = self.variables["params"]["query"]["kernel"].astype(candidates.dtype)
+        return _shared_softmax((candidates @ kernel) @ states.T, length)
+
+
+def _shared_softmax(scores: Float[Array, "N T"], length: Int[Array, ""]) -> Float[Array, "N T"]:
+    lengths = jnp.broadcast_to(length, scores.shape[:1])
+    return masked_softmax(scores.astype(jnp.float32), lengths)

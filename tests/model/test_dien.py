@@ -1,0 +1,197 @@
+"""DIEN on embeddings: parameters, refusals, auxiliary losses and the relatives."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dien_jax.config.settings import ModelConfig
+from dien_jax.data.batch import example_batch
+from dien_jax.data.schema import Feature, Schema
+from dien_jax.data.tables import FeatureTables
+from dien_jax.model import (
+    AGRU,
+    AIGRU,
+    AUGRU,
+    DIEN,
+    GRU,
+    BinaryAuxiliaryLoss,
+    ClickModel,
+    MLPAttention,
+    SoftmaxAuxiliaryLoss,
+)
+from dien_jax.model.checks import check_batch, check_inputs
+
+B, T, D, H, K = 4, 6, 3, 5, 2
+
+
+@functools.cache
+def arrays() -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    return {
+        "history": draw(B, T, D),
+        "lengths": jnp.array([6, 3, 1, 0]),
+        "candidate": draw(B, D),
+        "negatives": draw(K, B, T - 1, D),
+        "is_negative": jnp.asarray(rng.random((K, B, T - 1)) < 0.8),
+        "log_q": draw(1 + K, B, T - 1),
+        "weights": jnp.array([1.0, 1.0, 1.0, 0.0]),
+    }
+
+
+def small(**parts: object) -> DIEN:
+    parts = {"extractor": GRU(H), "attention": MLPAttention((4,)), "evolution": AUGRU(H), **parts}
+    return DIEN(**parts)  # type: ignore[arg-type]
+
+
+def made(network: DIEN, **inputs: jax.Array) -> dict:
+    names = ("history", "lengths", "candidate")
+    return jax.jit(network.init)(jax.random.key(0), **{n: arrays()[n] for n in names}, **inputs)
+
+
+@pytest.mark.parametrize("loss", [BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss])
+def test_init_makes_the_same_parameters_with_and_without_negatives(loss: type) -> None:
+    network = small(auxiliary=loss())
+    without, with_them = made(network), made(network, negatives=arrays()["negatives"])
+    jax.tree.map(np.testing.assert_array_equal, without, with_them)
+    assert "auxiliary" in without["params"]
+
+
+@pytest.mark.parametrize("loss", [BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss])
+def test_every_parameter_has_a_gradient(loss: type) -> None:
+    network = small(auxiliary=loss())
+    variables = made(network)
+
+    def total(params: dict) -> jax.Array:
+        values = {**variables, "params": params}
+        output, _ = network.apply(values, **arrays(), train=True, mutable=["batch_stats"])
+        return (output.final_state**2).sum() + output.auxiliary_loss
+
+    gradients = jax.jit(jax.grad(total))(variables["params"])
+    zero = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+        if not np.abs(leaf).max() > 0
+    ]
+    # Softmax does not see a shift of all scores.
+    assert set(zero) <= {"['attention']['score']['bias']"}
+
+
+def test_the_softmax_is_a_cross_entropy_of_scores_less_log_q() -> None:
+    network, given = small(auxiliary=SoftmaxAuxiliaryLoss()), arrays()
+    variables = made(network)
+    output = network.apply(variables, **given)
+    query = variables["params"]["auxiliary"]["query"]
+    losses = []
+    for row in range(3):  # the fourth is filler
+        for step in range(int(given["lengths"][row]) - 1):
+            state = output.interests[row, step] @ query["kernel"] + query["bias"]
+            items = [given["history"][row, step + 1], *given["negatives"][:, row, step]]
+            counted = [True, *np.asarray(given["is_negative"][:, row, step])]
+            scores = [
+                float(state @ item - q)
+                for item, q, is_counted in zip(
+                    items, given["log_q"][:, row, step], counted, strict=True
+                )
+                if is_counted
+            ]
+            losses.append(np.log(np.exp(scores).sum()) - scores[0])
+    np.testing.assert_allclose(output.auxiliary_loss, np.mean(losses), rtol=1e-5)
+    last = output.interests[:, -1] @ query["kernel"] + query["bias"][None]
+    expected = np.where(given["lengths"] > 0, (last * given["candidate"]).sum(-1), 0)
+    np.testing.assert_allclose(output.auxiliary_score, expected, atol=1e-6)
+
+
+def test_the_binary_score_is_the_networks_logit_by_running_statistics() -> None:
+    network = small()
+    variables = made(network)
+    for _ in range(3):
+        _, changed = network.apply(variables, **arrays(), train=True, mutable=["batch_stats"])
+        variables = {**variables, **changed}
+    score = network.apply(variables, **arrays()).auxiliary_score
+    alone = network.apply(variables, **{**arrays(), "weights": jnp.ones(B)}).auxiliary_score
+    np.testing.assert_array_equal(score, alone)  # a score depends on no other row
+    assert score[3] == 0  # an empty history
+    assert np.ptp(score[:3]) > 0
+
+
+def test_a_function_is_an_auxiliary_loss_without_a_score() -> None:
+    def count(states, history, negatives, positions, is_negative, *, weights, log_q, train):
+        return (positions[None] & is_negative).sum().astype(jnp.float32)
+
+    network = small(auxiliary=count)
+    output = network.apply(made(network), **arrays())
+    assert output.auxiliary_score is None
+    live = np.arange(T - 1)[None] < np.array([5, 2, 0, 0])[:, None]
+    assert int(output.auxiliary_loss) == int((live & np.asarray(arrays()["is_negative"])).sum())
+
+
+@pytest.mark.parametrize("evolution", [None, GRU(H), AIGRU(H), AGRU(H), AUGRU(H)])
+def test_one_history_for_many_candidates_is_as_rows(evolution: nn.Module | None) -> None:
+    network = small(evolution=evolution, auxiliary=None)
+    variables, given = made(network), arrays()
+    candidates = jnp.concatenate([given["candidate"]] * 2)
+
+    def shared(network: DIEN) -> jax.Array:
+        encoded = network.encode(given["history"][:1], given["lengths"][:1])
+        return network.evolve_candidates(encoded.states[0], given["lengths"][0], candidates)
+
+    rows = len(candidates)
+    history = jnp.broadcast_to(given["history"][0], (rows, T, D))
+    output = network.apply(variables, history, jnp.full(rows, T), candidates)
+    got = network.apply(variables, method=shared)
+    np.testing.assert_allclose(got, output.final_state, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"history": jnp.ones((B, T))}, r"history: expected shape \[B, T, D\], got \(4, 6\)"),
+        ({"lengths": jnp.ones(3, int)}, r"lengths: expected shape \(4,\), got \(3,\)"),
+        ({"candidate": jnp.ones((B, 2))}, r"candidate: expected shape \(4, 3\), got \(4, 2\)"),
+        ({"negatives": jnp.ones((B, T - 1, D))}, r"negatives: expected shape \[K, B, T - 1, D\]"),
+        ({"negatives": jnp.ones((K, B, T, D))}, r"negatives: expected shape \(2, 4, 5, 3\)"),
+        ({"is_negative": jnp.ones((B, T - 1), bool)}, r"is_negative: expected shape \(2, 4, 5\)"),
+        ({"log_q": jnp.ones((K, B, T - 1))}, r"log_q: expected shape \(3, 4, 5\), got \(2, 4, 5\)"),
+        ({"weights": jnp.ones(1)}, r"weights: expected shape \(4,\), got \(1,\)"),
+    ],
+)
+def test_a_wrong_shape_is_refused_by_name(changes: dict, message: str) -> None:
+    # Called directly: the checks of annotations under pytest would come first.
+    with pytest.raises(ValueError, match=message):
+        check_inputs(**{**arrays(), **changes})
+
+
+SCHEMA = Schema(
+    item=(Feature("item", "categorical", 9), Feature("category", "categorical", 4)),
+    user=(Feature("user", "categorical", 3),),
+    context=(Feature("hour", "categorical", 24),),
+)
+
+
+@pytest.mark.parametrize(
+    ("tables", "negatives", "message"),
+    [
+        ({}, None, r"tables\.item: expected the features category of the schema, got none"),
+        ({"category": jnp.zeros(9, int)}, (1, 1), r"negatives: expected shape \[B, T - 1, K\]"),
+        ({"category": jnp.zeros(9, int)}, (2, 1, 1), r"negatives: expected shape \(1, 1, 1\)"),
+    ],
+)
+def test_the_click_model_refuses_missing_features_and_wrong_shapes(
+    tables: dict, negatives: tuple | None, message: str
+) -> None:
+    ids = None if negatives is None else jnp.zeros(negatives, int)
+    with pytest.raises(ValueError, match=message):
+        check_batch(SCHEMA, example_batch(SCHEMA), FeatureTables(tables, {}), ids)
+
+
+def test_the_click_model_checks_its_inputs() -> None:
+    model = ClickModel(ModelConfig(statistics=False), SCHEMA)
+    batch = example_batch(SCHEMA)._replace(context={})
+    whole = FeatureTables({"category": jnp.zeros(9, int)}, {})
+    with pytest.raises(ValueError, match=r"batch\.context: expected the features hour"):
+        jax.eval_shape(model.init, jax.random.key(0), batch, whole)
