@@ -57,61 +57,51 @@ class Sizes(NamedTuple):
     examples: int = 1  # of each event
 
 
-class Memory(NamedTuple):
-    """The memory that a preparation may take.
+class Division(NamedTuple):
+    """Shares of the memory for a log of known sizes."""
 
-    Attributes:
-      text: the size as the user wrote it.
+    database: int  # limit of the database while the log is ordered, in bytes
+    part_events: int  # events that a part may have
+
+
+def reading_limit(memory: str) -> int:
+    """Return the limit of the database while it reads a log of which nothing is known, in bytes.
+
+    Raises:
+      UserError: when ``--memory`` leaves the database nothing.
     """
-
-    text: str
-
-    @property
-    def limit(self) -> int:
-        """The size in bytes."""
-        return parse_size(self.text)
-
-    def check(self) -> None:
-        """Refuse a limit that leaves the database nothing."""
-        least = PROGRAM + round(OVERSHOOT * IDLE)
-        if self.limit < least:
-            problem = f"the program takes at least {_size(least)}"
-            raise UserError(f"--memory {self.text} is too little: {problem}")
-
-    @property
-    def reading(self) -> int:
-        """Limit of the database while it reads a log of which nothing is known."""
-        return int((self.limit - PROGRAM) / OVERSHOOT)
-
-    def ordering(self, sizes: Sizes) -> int:
-        """Return the limit of the database beside the arrays of a log."""
-        return max(int((self.limit - PROGRAM - _fixed(sizes)) / OVERSHOOT), IDLE)
-
-    def part_events(self, sizes: Sizes) -> int:
-        """Return the events that a part may have.
-
-        Raises:
-          UserError: when the log takes more than the limit, with an estimate.
-        """
-        least = PROGRAM + round(OVERSHOOT * IDLE) + _fixed(sizes)
-        statistics = OF_COUNTED * min(sizes.events, MAX_INTERACTIONS)
-        statistics += OF_VECTORS * min(sizes.items, MAX_VALUES)
-        of_event = OF_PART_EVENT + OF_PART_EXAMPLE * sizes.examples
-        smallest = min(max(LEAST_EVENTS, sizes.longest), sizes.events)
-        needed = least + max(statistics, of_event * smallest)
-        if needed > self.limit:
-            log = (
-                f"{sizes.users:,} users, of {sizes.longest:,} events at most, and {sizes.items:,} "
-                f"items, with {sizes.examples:,} examples of an event"
-            )
-            remedy = "raise it, or prepare fewer examples, users and items"
-            problem = f"{log}, take about {_size(needed)}; {remedy}"
-            raise UserError(f"--memory {self.text} is too little: {problem}")
-        return (self.limit - least) // of_event
+    limit, least = parse_size(memory), PROGRAM + round(OVERSHOOT * IDLE)
+    if limit < least:
+        raise _too_little(memory, f"the program takes at least {_size(least)}")
+    return int((limit - PROGRAM) / OVERSHOOT)
 
 
-def _fixed(sizes: Sizes) -> int:
-    return OF_ID * (sizes.users + sizes.items) + OF_EVENT * sizes.examples * sizes.events
+def divide(memory: str, sizes: Sizes) -> Division:
+    """Divide the memory for a log.
+
+    Raises:
+      UserError: when the log takes more than ``--memory``, with an estimate.
+    """
+    users, items, events, longest, examples = sizes
+    arrays = OF_ID * (users + items) + OF_EVENT * examples * events
+    least = PROGRAM + round(OVERSHOOT * IDLE) + arrays
+    statistics = OF_COUNTED * min(events, MAX_INTERACTIONS) + OF_VECTORS * min(items, MAX_VALUES)
+    of_event = OF_PART_EVENT + OF_PART_EXAMPLE * examples
+    needed = least + max(statistics, of_event * min(max(LEAST_EVENTS, longest), events))
+    limit = parse_size(memory)
+    if needed > limit:
+        log = (
+            f"{users:,} users, of {longest:,} events at most, and {items:,} items, with "
+            f"{examples:,} examples of an event, take about {_size(needed)}"
+        )
+        remedy = "raise it, or prepare fewer examples, users and items"
+        raise _too_little(memory, f"{log}; {remedy}")
+    database = max(int((limit - PROGRAM - arrays) / OVERSHOOT), IDLE)
+    return Division(database, (limit - least) // of_event)
+
+
+def _too_little(memory: str, problem: str) -> UserError:
+    return UserError(f"--memory {memory} is too little: {problem}")
 
 
 def _size(size: int) -> str:

@@ -9,7 +9,7 @@ from dien_jax.data.metadata import EXAMPLE_COLUMNS, PROBABILITY
 from dien_jax.data.schema import KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
-from dien_jax.preparation.memory import Memory
+from dien_jax.preparation.memory import reading_limit
 
 LARGEST_INTEGER = 2**63 - 1
 Distribution = Literal["popularity", "uniform"]
@@ -78,12 +78,12 @@ class LogOptions:
             raise UserError("--spark-url and --spark-folder need --engine spark")
         require_at_least({"--min-count": (self.min_count, 1), "--seed": (self.seed, 0)})
         check_bad_share(self.max_bad_share)
-        Memory(self.memory).check()
+        reading_limit(self.memory)
 
     @property
     def memory_limit(self) -> str:
         """Memory limit of the database."""
-        return f"{Memory(self.memory).reading}B"
+        return f"{reading_limit(self.memory)}B"
 
     @property
     def spark(self) -> Spark | None:
@@ -94,16 +94,6 @@ class LogOptions:
     def shares(self) -> dict[str, float]:
         """The shares that are held out, by field."""
         return {"valid_share": self.valid_share, "test_share": self.test_share}
-
-    def describe(self) -> str:
-        """Return the options in words."""
-        if self.split == "last-event":
-            return "last-event split"
-        begins = "" if self.train_from is None else f", training from {self.train_from}"
-        held_out = f"{self.valid_share:.0%} validation and {self.test_share:.0%} test"
-        if self.valid_from is not None:
-            held_out = f"validation from {self.valid_from}, test from {self.test_from}"
-        return f"{self.split} split{begins}, {held_out}"
 
     def matched_settings(self) -> dict[str, Any]:
         """Return the settings that a folder must share with the one it extends, by field."""
@@ -259,11 +249,6 @@ class ImplicitOptions(LogOptions):
         require_at_least({"--negatives": (self.negatives, 1)})
         if self.max_examples is not None:
             require_at_least({"--max-examples": (self.max_examples, 1)})
-
-    def describe(self) -> str:
-        plural = "s" * (self.negatives > 1)
-        how = "by popularity" if self.negative_distribution == "popularity" else "uniformly"
-        return f"{super().describe()}, {self.negatives} negative{plural} per positive, drawn {how}"
 
     def example_settings(self) -> dict[str, Any]:
         """Return the settings of examples and their negatives, by field."""

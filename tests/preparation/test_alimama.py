@@ -83,13 +83,8 @@ def test_an_ad_that_is_described_twice_is_shown_once(tmp_path):
     assert values(dataset, "items", "item", "cate_id")["10"] == "6406"
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_an_archive_is_to_be_unpacked(tmp_path):
     write(tmp_path, ad_feature=None)
-    with pytest.raises(
-        UserError, match=r"expected a folder with ad_feature.csv or ad_feature.csv.g"
-    ):
-        make(tmp_path)
     (tmp_path / "ad_feature.csv.tar.gz").write_bytes(b"")
     with pytest.raises(UserError, match=r"unpack ad_feature\.csv\.tar\.gz first"):
         make(tmp_path)
-    assert not (tmp_path / "data").exists()

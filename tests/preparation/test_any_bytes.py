@@ -146,50 +146,6 @@ def test_damaged_parquet(content, workspace, file) -> None:
     read_parquet(workspace, file)
 
 
-TYPES = st.recursive(
-    st.sampled_from(
-        [
-            *(pa.string(), pa.large_string(), pa.binary(), pa.binary(3), pa.bool_(), pa.null()),
-            *(pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.date32()),
-            *(pa.date64(), pa.time32("ms"), pa.time64("ns"), pa.duration("us"), pa.string_view()),
-            *(pa.timestamp("s"), pa.timestamp("ns", "Asia/Tokyo"), pa.decimal128(9, 2)),
-            *(pa.decimal256(50, 0), pa.uuid()),
-        ]
-    ),
-    lambda inner: st.one_of(
-        inner.map(pa.list_),
-        inner.map(pa.large_list),
-        inner.map(lambda kind: pa.list_(kind, 2)),
-        inner.map(lambda kind: pa.struct({"a": kind})),
-        inner.map(lambda kind: pa.map_(pa.string(), kind)),
-        inner.map(lambda kind: pa.dictionary(pa.int8(), kind)),
-    ),
-    max_leaves=3,
-)
-VALUES = [1, "x", None, 2.5, b"xyz", True, [1, 2], ["a", "|"], {"a": 1}, float("nan"), 2**62]
-
-
-@quick
-@given(kinds=st.lists(TYPES, min_size=5, max_size=5), values=st.permutations(VALUES))
-def test_parquet_of_any_type(kinds, values, workspace, file) -> None:
-    columns = {}
-    for column, kind in zip(WANTED.values(), kinds, strict=True):
-        array = pa.nulls(4, kind)
-        for value in values:
-            try:
-                array = pa.array([value, None, value, value], kind)
-                break
-            except (pa.ArrowException, TypeError, ValueError, OverflowError):
-                continue
-        columns[column.name] = array
-    try:
-        content = parquet(columns)
-    except (pa.ArrowException, OSError):  # a type that Parquet does not have
-        return
-    file.write_bytes(content)
-    read_parquet(workspace, file)
-
-
 VOCABULARY = pickle.dumps({"default_mid": 0, "pear": 1, "é": 2})
 
 

@@ -69,6 +69,9 @@ def test_old_ids_and_values_keep_their_rows_and_new_ones_come_after(folders):
     assert "3 items and 3 users keep their rows of" in " ".join(said)
     assert "1 and 1 of them without an event here" in " ".join(said)  # i1, dan
     assert "1 items and 1 users are new in training" in " ".join(said)
+    extends = new.meta["source"]["extends"]
+    assert extends["folder"] == str(old.path)
+    assert len(extends["meta"]) == 64
 
 
 def test_events_and_examples_are_in_terms_of_the_rows(folders):
@@ -101,13 +104,6 @@ def test_rows_that_the_log_lacks_keep_their_features_and_numbers_their_standard(
     for item, expected in (("i1", 1), ("i2", 2), ("i9", 7)):
         assert numbers[items.index(item)] == pytest.approx(expected, rel=1e-6)
     assert (old.schema.item[2].max_values, new.schema.item[2].max_values) == (2, 3)
-
-
-def test_meta_tells_what_was_extended(folders):
-    old, new, _ = folders
-    told = new.meta["source"]["extends"]
-    assert told["folder"] == str(old.path)
-    assert len(told["meta"]) == 64
 
 
 @pytest.mark.parametrize(
@@ -227,21 +223,6 @@ def test_training_starts_at_the_given_time_with_whole_histories(tmp_path):
         for dataset in (whole, late)
     ]
     assert of_both[0] == of_both[1], "popularity is of the whole past"
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"train_from": "4"}, "--train-from must be before validation, which starts at 4, got 4"),
-        ({"train_from": "soon"}, "--train-from must be a whole number or an ISO date"),
-    ],
-)
-def test_a_start_of_training_that_makes_no_sense_is_refused(tmp_path, changes, expected):
-    log = write(tmp_path, lines(OLD, 0))
-    borders = {"split": "by-time", "valid_from": "4", "test_from": "5"}
-    with pytest.raises(UserError, match=expected):
-        interactions.prepare(options(log, tmp_path / "data", **borders, **changes))
-    assert leftovers(tmp_path) == ["log.csv"]
 
 
 # Impressions

@@ -167,19 +167,6 @@ def test_a_click_comes_with_what_its_request_showed_and_nobody_clicked(tmp_path)
     assert any("not clicked, 1.2 on average" in line for line in summary)
 
 
-def test_items_too_rare_for_a_row_are_no_negatives(tmp_path):
-    dataset, _ = make(write(tmp_path, SHOWN), valid_from="4", test_from="4", min_count=4)
-    assert dataset.vocabulary("item") == ["", "z", "x"]
-    assert [(item, shown) for _, _, item, shown in negatives_of(dataset)] == [
-        ("x", ["z"]),
-        ("x", ["z"]),
-        ("", ["z"]),
-        ("z", []),
-        ("", ["x"]),
-        ("x", []),
-    ]
-
-
 def test_without_anything_passed_over_there_is_no_column(tmp_path):
     lines = "a,x,1,s,1\na,y,1,s,1\na,y,0,s,2\nb,x,0,s,1\nb,y,1,s,3\n"
     dataset, summary = make(write(tmp_path, HEADER + lines), valid_from="9", test_from="9")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from support.tiny_logs import HEADER, LOG, events_of, make, options, positives, refused, write
 
 from dien_jax.errors import UserError
-from dien_jax.preparation.sources.interactions import prepare
 
 pytestmark = pytest.mark.long
 
@@ -69,27 +68,6 @@ def test_vocabularies_and_popularity_count_training_events_only(tmp_path):
     assert dataset.splits["test"].item.tolist()[0] == 0
 
 
-def test_values_rarer_than_min_count_share_the_unknown_row(tmp_path):
-    dataset, _ = make(write(tmp_path, LOG), min_count=3, split="by-user", max_examples=1)
-    trained = np.bincount(dataset.event_item, minlength=len(dataset.vocabulary("item")))
-    assert (dataset.popularity[1:] >= 3).all()
-    assert trained[0] > 0
-    assert dataset.vocabulary("user") == [""], "each user has one training example"
-
-
-def test_only_training_users_have_rows_and_all_have_groups(tmp_path):
-    lines = "".join(f"u{user},i{item},c,{item}\n" for user in range(20) for item in range(3))
-    dataset, _ = make(
-        write(tmp_path, HEADER + lines), split="by-user", valid_share=0.2, test_share=0.3
-    )
-    users = dataset.vocabulary("user")
-    assert len(users) == 11
-    assert len(dataset.groups()) == 20
-    for name, examples in dataset.splits.items():
-        for user, group in zip(examples.user, examples.group, strict=True):
-            assert users[user] == (dataset.groups()[group] if name == "train" else "")
-
-
 def test_by_time_splits_at_given_times_and_writes_them_down(tmp_path):
     dataset, _ = make(write(tmp_path, LOG), split="by-time", valid_from="103", test_from="105")
     assert {length for _, _, length in positives(dataset, "train")} == {1, 2}
@@ -117,19 +95,6 @@ def test_order_in_the_file_does_not_matter_but_for_ties(tmp_path):
     (tmp_path / "shuffled").mkdir()
     second, _ = make(write(tmp_path / "shuffled", HEADER + "\n".join(lines)))
     assert events_of(first) == {user: events_of(second)[user] for user in events_of(first)}
-
-
-def test_the_same_seed_gives_the_same_folder(tmp_path):
-    file = write(tmp_path, LOG)
-    folders = [tmp_path / name for name in ("one", "two", "other")]
-    for folder, seed in zip(folders, (3, 3, 4), strict=True):
-        prepare(options(file, out=folder, seed=seed, split="by-user", valid_share=0.3))
-    contents = [
-        {p.relative_to(f): p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file()}
-        for f in folders
-    ]
-    assert contents[0] == contents[1]
-    assert contents[0] != contents[2]
 
 
 def test_users_with_one_event_are_kept_but_have_no_example(tmp_path):
@@ -177,18 +142,6 @@ def test_features_of_every_kind(tmp_path, missing):
     assert dataset.schema.user[1].deviation == 1.0, "a constant is not divided by 0"
 
 
-def test_multivalued_cells_are_cut_at_max_values(tmp_path):
-    lines = "".join(f"a,x,1+2+3+4,{time}\n" for time in range(5))
-    dataset, _ = make(
-        write(tmp_path, HEADER + lines),
-        item_features=("category:multivalued",),
-        separator="+",
-        max_values=3,
-    )
-    words = dataset.vocabulary("category")
-    assert [words[k] for k in dataset.items["category"].values] == ["1", "2", "3"]
-
-
 def test_a_feature_is_the_first_value_by_time_that_is_not_missing(tmp_path):
     lines = ["a,x,late,9", "a,x,,1", "a,x,first,2", "a,x,later,3", "a,x,q,10", "a,x,q,11"]
     dataset, _ = make(write(tmp_path, HEADER + "\n".join(lines)))
@@ -199,13 +152,14 @@ def test_a_feature_is_the_first_value_by_time_that_is_not_missing(tmp_path):
     "change",
     [
         lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r\n", 5),
         lambda text: "\ufeff" + text,
         lambda text: text.replace("\n", "\n\n"),
         lambda text: text.replace(",", "\t"),
         lambda text: text.removesuffix("\n"),
         lambda text: text.replace("ann,", '"ann",'),
     ],
-    ids=["crlf", "byte order mark", "blank lines", "tabs", "no last newline", "quotes"],
+    ids=["crlf", "mixed", "byte order mark", "blank lines", "tabs", "no last newline", "quotes"],
 )
 def test_text_comes_in_several_shapes(tmp_path, change, expected):
     content = change(LOG)
@@ -308,3 +262,80 @@ def test_no_example_sees_a_later_event_whatever_the_log(tmp_path_factory, rows, 
             history = slice(dataset.event_offsets[examples.sequence[row]], end)
             assert examples.item[row] == dataset.event_item[end]
             assert (dataset.event_timestamp[history] <= dataset.event_timestamp[end]).all()
+
+
+# Malformed lines, wrong columns and settings
+
+
+def test_lines_that_are_not_utf_8_are_malformed(tmp_path):
+    lines = LOG.encode().splitlines()
+    lines.insert(4, b"x,\xff,c,5")
+    _, summary = make(write(tmp_path, b"\n".join(lines)), max_bad_share=0.5)
+    assert summary[1].endswith("log.csv:5: not UTF-8")
+
+
+def test_a_quote_that_is_never_closed_costs_one_line_only(tmp_path):
+    rows = "".join(f"u{k % 50},i{k % 7},c,{k}\n" for k in range(3000))
+    dataset, summary = make(write(tmp_path, HEADER + 'x,"i,c,5\n' + rows))
+    assert len(dataset.event_item) == 3000
+    assert summary[0].startswith("1 of 3001 lines")
+
+
+@pytest.mark.parametrize("number", ["abc", "inf", "1e39"])
+def test_numbers_that_are_none_are_malformed(tmp_path, number):
+    log = LOG.replace(",c0,", ",1.5,").replace(",c1,", ",2.5,").replace(",c2,", ",,")
+    lines = [*log.splitlines(), f"x,i,{number},5"]
+    _, summary = make(
+        write(tmp_path, "\n".join(lines)), item_features=("category:numeric",), max_bad_share=0.5
+    )
+    assert f":26: category '{number}' is not a number" in summary[1]
+
+
+def test_wrong_columns_are_named_with_what_was_found(tmp_path):
+    file = write(tmp_path, LOG.replace("user,", "usr,"))
+    refused(file, r"no column 'user' \(--user\); did you mean 'usr'\?; its columns are usr, item")
+    refused(write(tmp_path, LOG), "no column 'price'.*--item-features", item_features=("price",))
+    refused(write(tmp_path, "user,user,item,category,timestamp\n"), "two columns 'user'")
+    file = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"user": [1], "item": [1]}), file)
+    refused(file, r"no column 'timestamp' \(--timestamp\); its columns are user")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (HEADER, "holds no rows"),
+        (random.Random(0).randbytes(5000), "not UTF-8|NUL byte|no column"),
+        (b"user\0,item,category,timestamp\n", "NUL byte; expected Parquet, or CSV with a header"),
+        (HEADER.encode() + random.Random(1).randbytes(5000), "lines are malformed"),
+        (b"PAR1" + bytes(100), "damaged, or not a Parquet file"),
+        (gzip.compress(random.Random(2).randbytes(9000), mtime=0)[:4000], "cut off|not UTF-8|NUL"),
+        ('"user,item\n', "expected a CSV header"),
+    ],
+    ids=["header", "rubbish", "nul", "tail", "parquet", "cut rubbish", "quote"],
+)
+def test_a_file_that_is_no_log_is_refused(tmp_path, content, match):
+    refused(write(tmp_path, content), match)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"split": "last-event", "test_share": 0.2}, "have no effect with --split last-event"),
+        ({"split": "by-user", "test_share": 1.2}, "--test-share must be"),
+        ({"split": "by-time", "valid_from": "3"}, "must be given together"),
+        ({"valid_from": "3", "test_from": "4"}, "needs --split by-time"),
+        ({"seed": 10**30}, "--seed must be at most 9223372036854775807, got 1000"),
+        ({"max_bad_share": 1.5}, "--max-bad-share must be from 0 to 1"),
+        ({"max_examples": 0}, "--max-examples must be at least 1, got 0"),
+        ({"train_from": "2"}, "--train-from needs --split by-time, got --split last"),
+        ({"separator": ""}, "--separator must not be empty"),
+        ({"item_features": ("price:numerc",)}, "got 'numerc'; did you mean 'numeric'"),
+        ({"item_features": ("a b",)}, "must be letters.*rename the column"),
+        ({"item_features": ("c",), "user_features": ("c",)}, "--user-features c: that name is tak"),
+        ({"user_features": ("item",)}, "that name is taken by the item id"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path, changes, match):
+    with pytest.raises(UserError, match=match):
+        options(tmp_path / "log.csv", **changes)

@@ -8,7 +8,7 @@ from support.small_dataset import assert_equal
 from benchmarks import preparation
 from dien_jax import UserError
 from dien_jax.data.dataset import open_dataset
-from dien_jax.preparation.memory import PROGRAM, Memory, Sizes, parse_size
+from dien_jax.preparation.memory import PROGRAM, Sizes, divide, parse_size, reading_limit
 
 pytestmark = [pytest.mark.fast, pytest.mark.repository]
 
@@ -23,16 +23,16 @@ def test_sizes_have_units_of_1000_or_1024(text: str, size: int) -> None:
 
 
 def test_parts_get_larger_with_the_memory_and_smaller_with_the_log() -> None:
-    less, more = (Memory(text).part_events(SIZES) for text in ("3GB", "4GB"))
+    less, more = (divide(text, SIZES).part_events for text in ("3GB", "4GB"))
     assert 10**6 < less < more
     longer = SIZES._replace(users=5 * 10**6)
-    assert Memory("4GB").part_events(longer) < more
-    assert Memory("4GB").part_events(SIZES._replace(examples=5)) < more
+    assert divide("4GB", longer).part_events < more
+    assert divide("4GB", SIZES._replace(examples=5)).part_events < more
 
 
 def test_the_database_has_what_the_rest_leaves() -> None:
-    memory = Memory("4GB")
-    assert PROGRAM < memory.limit - memory.reading < memory.limit - memory.ordering(SIZES)
+    limit = parse_size("4GB")
+    assert PROGRAM < limit - reading_limit("4GB") < limit - divide("4GB", SIZES).database
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_a_log_that_does_not_fit_is_refused_with_an_estimate(
     change: dict[str, int], match: str
 ) -> None:
     with pytest.raises(UserError, match=f"--memory 2.5GB is too little: .*{match}"):
-        Memory("2.5GB").part_events(SIZES._replace(longest=500)._replace(**change))
+        divide("2.5GB", SIZES._replace(**change))
 
 
 def test_a_limit_below_the_program_is_refused() -> None:
     with pytest.raises(UserError, match="--memory 100MB is too little: the program takes at least"):
-        Memory("100MB").check()
+        reading_limit("100MB")
 
 
 @pytest.mark.long

@@ -220,7 +220,16 @@ def test_shares_that_leave_nothing_are_refused(valid_share, test_share, message)
         check_shares(valid_share, test_share)
 
 
-def test_borders_the_wrong_way_round_are_refused(tmp_path):
-    options = LogOptions(out=tmp_path, split="by-time", valid_from="5", test_from="4")
-    with pytest.raises(UserError, match="--test-from must not be before --valid-from"):
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ({"valid_from": "5", "test_from": "4"}, "--test-from must not be before --valid-from"),
+        ({"train_from": "4"}, "--train-from must be before validation, which starts at 4, got 4"),
+        ({"train_from": "soon"}, "--train-from must be a whole number or an ISO date"),
+    ],
+)
+def test_times_in_the_wrong_order_are_refused(tmp_path, times, message):
+    times = {"valid_from": "4", "test_from": "5"} | times
+    options = LogOptions(out=tmp_path, split="by-time", **times)
+    with pytest.raises(UserError, match=message):
         resolve_times(options, stored(np.arange(9)), Clock(iso=False, unit="seconds"))

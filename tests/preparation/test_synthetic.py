@@ -2,8 +2,6 @@
 
 import doctest
 import functools
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,21 +231,6 @@ def test_data_of_other_code_is_not_used(layer, tmp_path):
     (tmp_path / layer / "module.py").write_text("x = 1")
     assert synthetic.code_digest(tmp_path) != digest
     assert synthetic.code_digest() != synthetic.code_digest(tmp_path)
-
-
-@pytest.mark.long
-def test_processes_that_need_the_built_in_data_at_once_share_it(cache):
-    program = (
-        "from functools import partial; from dien_jax.preparation.sources import synthetic as s;"
-        "s.SyntheticOptions = partial(s.SyntheticOptions, users=2000);"
-        "print(s.built_in_data())"
-    )
-    command = [sys.executable, "-c", program]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    folders = {process.communicate()[0].strip() for process in running}
-    assert [process.returncode for process in running] == [0, 0, 0]
-    assert len(folders) == 1
-    assert len(open_dataset(folders.pop()).groups()) == 2000
 
 
 def test_the_example_of_the_package_runs():

@@ -14,7 +14,7 @@ from ibis.expr.types import BooleanColumn, StringColumn, Table, Value
 from dien_jax.data.value_text import DATE_NUMBER, END_OF_9999, LIKELY_MILLISECONDS, Clock
 from dien_jax.data.vocabularies import LARGEST_NUMBER
 from dien_jax.errors import UserError
-from dien_jax.preparation.memory import PART_EVENTS, Memory, Sizes
+from dien_jax.preparation.memory import PART_EVENTS, Sizes, divide
 from dien_jax.preparation.options import Features, LogColumn
 from dien_jax.preparation.reading.array_files import ArrayFile
 from dien_jax.preparation.reading.log import Log, count_reasons
@@ -93,15 +93,16 @@ class Events(NamedTuple):
             item, time, number = (batch.column(name) for name in ("code", "time", "position"))
             yield item.to_numpy(), time.to_numpy(), number.to_numpy()
 
-    def within(self, workspace: Workspace, memory: Memory, examples: int) -> "Events":
-        """Return the events with parts that fit into the memory, and leave the engine the rest.
+    def within(self, workspace: Workspace, memory: str, examples: int) -> "Events":
+        """Return the events with parts that fit into ``--memory``, and leave the engine the rest.
 
         ``examples`` are made of each event, at most. A log that does not fit is a ``UserError``.
         """
         longest = int(np.diff(self.offsets).max())
         sizes = Sizes(self.num_users, self.num_items, len(self.item), longest, examples)
-        workspace.limit(memory.ordering(sizes))
-        return self._replace(part_events=min(self.part_events, memory.part_events(sizes)))
+        division = divide(memory, sizes)
+        workspace.limit(division.database)
+        return self._replace(part_events=min(self.part_events, division.part_events))
 
     def parts(self) -> Iterator[EventPart]:
         """Yield all events, at most ``part_events`` at a time, or one longer sequence."""

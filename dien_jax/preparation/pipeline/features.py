@@ -28,8 +28,7 @@ from dien_jax.utils.console import say, stage
 
 Counts = Callable[[int, int], np.ndarray]
 """Occurrences in training of the rows of a feature, int64, from one row to another."""
-SEPARATORS = ("|", ";")  # hardly ever part of one value
-MANY = 0.3  # share of the different values that hold a separator, from which it is recognised
+MANY = 0.3  # share of the different values that hold a separator, from which they look like lists
 LONGEST_EXAMPLE = 60  # characters shown of a value
 
 
@@ -213,10 +212,10 @@ class Encoder:
         return EncodedFeature(feature, StoredColumn(writer.file, None))
 
     def _categorical(self, column: LogColumn, values: Table, counts: Counts) -> EncodedFeature:
-        name, separator = column.name, self.events.features.separator
+        name = column.name
         present = values.filter(values.raw.notnull()).mutate(rank=0)
         raws, count = self._numbered(name, present)
-        self._warnings += _separator_warnings(self.workspace, column, raws, separator)
+        self._warnings += _separator_warnings(self.workspace, column, raws)
         joined = values.left_join(raws.select(raw="raw", code="position"), "raw")
         codes = self._files(joined.order_by("position"), {"code": np.int32})["code"]
         occurrences, start = np.zeros(count + 1), 0
@@ -237,9 +236,7 @@ class Encoder:
         pieces = self.workspace.pieces(cells, self.events.features.separator)
         pieces = self.workspace.store(f"pieces of {name}", pieces)
         raws, count = self._numbered(name, pieces)
-        self._warnings += _separator_warnings(
-            self.workspace, column, raws, self.events.features.separator
-        )
+        self._warnings += _separator_warnings(self.workspace, column, raws)
         joined = pieces.join(raws.select(raw="raw", code="position"), "raw")
         ordered = joined.order_by("position", "rank")
         files = self._files(ordered, {"position": np.int64, "code": np.int32})
@@ -348,33 +345,21 @@ def _distinct(
     return position[is_first], rows[is_first], int(np.count_nonzero(counts > max_values))
 
 
-def _separator_warnings(
-    workspace: Workspace, column: LogColumn, raws: Table, separator: str
-) -> list[str]:
-    """Return a warning if the values of a column look like lists, or nothing.
-
-    No list was announced, or another separator.
+def _separator_warnings(workspace: Workspace, column: LogColumn, raws: Table) -> list[str]:
+    """Return a warning if many values of a column look like lists, or nothing.
 
     ``raws`` has every different value once, as ``position`` and ``raw``: the cells of a categorical
-    column, the pieces of a multi-valued one. ``separator`` is that of multi-valued columns.
+    column, the pieces of a multi-valued one.
     """
     if not column.flag.endswith("-features"):
         return []  # a column of a published set: no flag says how it is read
-    sums = {f"sign {k}": raws.raw.contains(sign).sum() for k, sign in enumerate(SEPARATORS)}
-    total, *held = workspace.numbers(raws.aggregate(total=raws.count(), **sums)).values()
-    for sign, count in zip(SEPARATORS, held, strict=True):
-        if not count or count < MANY * total:
-            continue
-        (example,) = workspace.strings(
-            raws.filter(raws.raw.contains(sign)).order_by("position").limit(1), "raw"
-        )
-        is_list = column.kind == "multivalued"
-        flags = [] if is_list else [f"{column.flag} {column.name}:multivalued"]
-        flags += [] if sign == separator else [f"--separator {sign!r}"]
-        whole = f"is one value, as the separator is {separator!r}" if is_list else "is one category"
-        return [
-            f"warning: {column.flag} {column.name}: {count:,} of {total:,} different values hold "
-            f"{sign!r}, for example {example[:LONGEST_EXAMPLE]!r}, and each {whole}; "
-            f"if they are lists, give {' '.join(flags)}"
-        ]
-    return []
+    lists = raws.filter(raws.raw.re_search("[|;]"))  # hardly ever part of one value
+    count, total = workspace.count(lists), workspace.count(raws)
+    if not count or count < MANY * total:
+        return []
+    (example,) = workspace.strings(lists.order_by("position").limit(1), "raw")
+    return [
+        f"warning: {column.flag} {column.name}: {count:,} of {total:,} different values look like "
+        f"lists, for example {example[:LONGEST_EXAMPLE]!r}, and each is one value; lists need "
+        f"{column.flag} {column.name}:multivalued and their --separator"
+    ]

@@ -33,7 +33,7 @@ def prepare_columns(
 
     ``part_events`` are held in memory at a time.
     """
-    say(f"from {name} in {address_of(options.file) or options.file}: {options.describe()}")
+    say(f"from {name} in {address_of(options.file) or options.file}: {options.split} split")
     extended = open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"
     text = {"separator": options.separator, "hint": hint}

@@ -16,7 +16,6 @@ from dien_jax.data.columns import Column
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
-from dien_jax.preparation.memory import Memory
 from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import EventPart, Events
@@ -62,7 +61,7 @@ def write_impressions(
     extended: Dataset | None = None,
 ) -> list[str]:
     """Write the dataset folder of a log that ``source`` describes; return lines about it."""
-    events = events.within(workspace, Memory(options.memory), 1)
+    events = events.within(workspace, options.memory, 1)
     with stage("splitting rows"):
         sides, split = _sides(options, events)
         counts = _Counts(events)

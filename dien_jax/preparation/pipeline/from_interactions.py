@@ -19,13 +19,12 @@ import numpy as np
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.metadata import SPLITS
 from dien_jax.errors import UserError
-from dien_jax.preparation.memory import Memory
 from dien_jax.preparation.options import ImplicitOptions
 from dien_jax.preparation.pipeline import splits
 from dien_jax.preparation.pipeline.events import EventPart, Events
 from dien_jax.preparation.pipeline.features import Encoder
 from dien_jax.preparation.pipeline.splits import resolve_times, split_metadata
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, StoredPool, store_pools
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool, store_pools
 from dien_jax.preparation.pipeline.write import FolderPart, History, SplitExamples, write_folder
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import stage
@@ -93,7 +92,7 @@ def write_interactions(
     extended: Dataset | None = None,
 ) -> list[str]:
     """Write the dataset folder of a log that ``source`` describes; return lines about it."""
-    events = events.within(workspace, Memory(options.memory), 1 + options.negatives)
+    events = events.within(workspace, options.memory, 1 + options.negatives)
     with stage("splitting events"):
         split = _split(options, events)
         counts = _Counts(events)
@@ -164,7 +163,7 @@ def _pools(
     events: Events,
     split: _Split,
     known: np.ndarray,
-) -> tuple[StoredPool, StoredPool]:
+) -> tuple[Pool, Pool]:
     """Return the pools of training and of the other splits."""
     bits = np.zeros(len(events.item) // 8 + 1, np.uint8)
     for part in events.parts():
@@ -189,7 +188,7 @@ def _examples(
     events: Events,
     part: EventPart,
     targets: Targets,
-    pools: tuple[StoredPool, StoredPool],
+    pools: tuple[Pool, Pool],
 ) -> tuple[dict[str, SplitExamples], int]:
     """Return each positive followed by its negatives, by split; and the number of missing ones."""
     item, sequence = part.item, part.sequence

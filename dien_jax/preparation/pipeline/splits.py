@@ -18,7 +18,7 @@ import numpy as np
 from dien_jax.data.metadata import SPLITS
 from dien_jax.data.value_text import Clock
 from dien_jax.errors import UserError
-from dien_jax.preparation.options import LogOptions, check_shares
+from dien_jax.preparation.options import LogOptions
 from dien_jax.preparation.reading.array_files import ArrayFile, kth_smallest
 
 TRAIN, VALID, TEST = range(3)
@@ -59,7 +59,6 @@ def borders_by_share(timestamp: ArrayFile, *, valid_share: float, test_share: fl
 
     All events at the time of a border belong to the later side: ties make it larger than asked.
     """
-    check_shares(valid_share, test_share)
     events = len(timestamp)
     if not events:
         return Borders(0, 0)
@@ -87,7 +86,6 @@ def split_metadata(
 
 def user_sides(sequences: int, *, valid_share: float, test_share: float, seed: int) -> np.ndarray:
     """Draw a side for each user, int8 ``[sequences]``; the shares are rounded to whole users."""
-    check_shares(valid_share, test_share)
     valid, test = round(valid_share * sequences), round(test_share * sequences)
     order = np.random.default_rng((seed, 0)).permutation(sequences)
     sides = np.full(sequences, TRAIN, np.int8)

@@ -38,22 +38,7 @@ class Negatives(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Entries that negatives are drawn from, oldest first; at a time, all up to it alike."""
-
-    item: np.ndarray  # int32 [K]
-    time: np.ndarray  # int64 [K], non-decreasing
-
-    def until(self, times: np.ndarray) -> np.ndarray:
-        """Return the number of entries up to each time, int64 ``[P]``."""
-        return np.searchsorted(self.time, times, side="right")
-
-    def take(self, places: np.ndarray) -> np.ndarray:
-        """Return the items at some places, int32 ``[P]``."""
-        return self.item[places]
-
-
-class StoredPool(NamedTuple):
-    """A :class:`Pool` in files, in which a time occurs once.
+    """Entries that negatives are drawn from, oldest first, in files; at a time, all up to it alike.
 
     Attributes:
       item: int32 ``[K]``.
@@ -89,58 +74,33 @@ class StoredPool(NamedTuple):
         return self.item.take(places)
 
 
+@dataclass
 class _PoolWriter:
-    """Writer of a pool of events in the order of their times, a context manager.
+    """Writer of a pool of events in the order of their times."""
 
-    Args:
-      folder: where its files are.
-      name: that of the files.
-      chosen: the events of the pool, bits as of ``np.packbits``; None for all.
-      is_new: bool ``[num_items]``, items of which the first event alone is an entry; None where
-        every event is one.
-    """
-
-    def __init__(
-        self, folder: Path, name: str, chosen: np.ndarray | None, is_new: np.ndarray | None
-    ) -> None:
-        self._files = {
-            kind: ArrayWriter(folder / f"pool {name} {kind}", dtype)
-            for kind, dtype in (("item", np.int32), ("time", np.int64), ("start", np.int64))
-        }
-        self._chosen, self._is_new = chosen, is_new
-        self._length, self._last = 0, -1  # no event has a time below 0
-
-    def __enter__(self) -> "_PoolWriter":
-        with contextlib.ExitStack() as stack:
-            for file in self._files.values():
-                stack.enter_context(file)
-            self._cleanup = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        with self._cleanup:
-            if kind is None:
-                self._files["start"].append([self._length])
+    item: ArrayWriter
+    time: ArrayWriter
+    start: ArrayWriter
+    chosen: np.ndarray | None  # the events of the pool, bits as of np.packbits; None for all
+    is_new: np.ndarray | None  # bool [num_items], items of which the first event is the only entry
+    length: int = 0
+    last: int = -1  # no event has a time below 0
 
     def append(self, item: np.ndarray, time: np.ndarray, position: np.ndarray) -> None:
-        if self._chosen is not None:
-            bits = self._chosen[position >> 3] >> (7 - (position & 7))
+        if self.chosen is not None:
+            bits = self.chosen[position >> 3] >> (7 - (position & 7))
             is_chosen = (bits & 1).astype(bool)
             item, time = item[is_chosen], time[is_chosen]
-        if self._is_new is not None:
+        if self.is_new is not None:
             first = np.sort(np.unique(item, return_index=True)[1])
-            first = first[self._is_new[item[first]]]
+            first = first[self.is_new[item[first]]]
             item, time = item[first], time[first]
-            self._is_new[item] = False
-        starts = np.flatnonzero(np.diff(time, prepend=self._last))
-        self._files["item"].append(item)
-        self._files["time"].append(time[starts])
-        self._files["start"].append(self._length + starts)
-        self._length, self._last = self._length + len(time), time[-1] if len(time) else self._last
-
-    @property
-    def pool(self) -> StoredPool:
-        return StoredPool(*(file.file for file in self._files.values()))
+            self.is_new[item] = False
+        starts = np.flatnonzero(np.diff(time, prepend=self.last))
+        self.item.append(item)
+        self.time.append(time[starts])
+        self.start.append(self.length + starts)
+        self.length, self.last = self.length + len(time), time[-1] if len(time) else self.last
 
 
 def store_pools(
@@ -149,7 +109,7 @@ def store_pools(
     chosen: Mapping[str, np.ndarray | None],
     num_items: int,
     distribution: Distribution,
-) -> list[StoredPool]:
+) -> list[Pool]:
     """Write pools of events in the order of their times.
 
     Every event is an entry for ``popularity``: an item is drawn in proportion to its events up to
@@ -162,15 +122,23 @@ def store_pools(
       num_items: number of items.
       distribution: how items are drawn.
     """
+    writers = []
     with contextlib.ExitStack() as stack:
-        writers = []
+
+        def column(name: str, dtype: type[np.generic]) -> ArrayWriter:
+            return stack.enter_context(ArrayWriter(folder / f"pool {name}", dtype))
+
         for name, bits in chosen.items():
+            item, time = column(f"{name} item", np.int32), column(f"{name} time", np.int64)
             is_new = np.ones(num_items, bool) if distribution == "uniform" else None
-            writers.append(stack.enter_context(_PoolWriter(folder, name, bits, is_new)))
+            start = column(f"{name} start", np.int64)
+            writers.append(_PoolWriter(item, time, start, bits, is_new))
         for batch in by_time:
             for writer in writers:
                 writer.append(*batch)
-    return [writer.pool for writer in writers]
+        for writer in writers:
+            writer.start.append([writer.length])
+    return [Pool(writer.item.file, writer.time.file, writer.start.file) for writer in writers]
 
 
 class EarlierItems:
@@ -216,7 +184,7 @@ class NegativeSampler:
     event_item: np.ndarray  # int32 [E], item of every event of every user
     timestamp: np.ndarray  # int64 [E]
     offsets: np.ndarray  # int64 [S + 1], where the events of each sequence begin
-    pool: Pool | StoredPool
+    pool: Pool
     num_items: int  # a number above all items that occur
     allow_own: bool = False  # whether items that the user chose before may be drawn
 

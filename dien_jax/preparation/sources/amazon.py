@@ -18,13 +18,13 @@ Each address was read in public material on 2026-11-25. None has been tried yet:
 
 - 2014: http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_Electronics.json.gz
   and meta_Electronics.json.gz, in prepare_data.sh of mouna99/dien@0328f8c, the program of DIEN's
-  authors. Categories: the table in amazon/index.html of nijianmo/nijianmo.github.io@0702667.
+  authors.
 - 2018: https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/, in issue 542 of
   aws-samples/amazon-bedrock-samples (2025-03-30), whose author found the files gone from
   jmcauley.ucsd.edu and was led here by https://cseweb.ucsd.edu/~jmcauley/datasets.html. Folders:
-  RecExplainer/README.md of microsoft/RecAI@3062cd4. Categories: the same page of nijianmo.
+  RecExplainer/README.md of microsoft/RecAI@3062cd4.
 - 2023: https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/, in issue 2 of YRYangang/RRec
-  (2025-06-09). Folders and categories: _sources/main.md.txt of
+  (2025-06-09). Folders: _sources/main.md.txt of
   amazon-reviews-2023/amazon-reviews-2023.github.io@7a5bf29, which has the server before that one.
 """
 
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dien_jax.errors import UserError, suggestion
+from dien_jax.errors import UserError
 from dien_jax.preparation.options import Features, ImplicitOptions, LogColumn, SplitPolicy
 from dien_jax.preparation.reading.download import LocalFile, Remote, fetch, given
 from dien_jax.utils.console import say
@@ -61,24 +61,10 @@ class AmazonSet(NamedTuple):
     meta: str  # address of a category's products
     page: str  # web page on which people find both
     terms: str
-    categories: tuple[str, ...]  # as the addresses name them
 
 
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 _MCAULEY_LAB = "https://mcauleylab.ucsd.edu/public_datasets/data"
-_ALL_YEARS = """Automotive Books CDs_and_Vinyl Cell_Phones_and_Accessories
-Clothing_Shoes_and_Jewelry Digital_Music Electronics Grocery_and_Gourmet_Food Home_and_Kitchen
-Kindle_Store Movies_and_TV Musical_Instruments Office_Products Patio_Lawn_and_Garden Pet_Supplies
-Sports_and_Outdoors Tools_and_Home_Improvement Toys_and_Games Video_Games
-"""
-_SINCE_2018 = """All_Beauty Appliances Arts_Crafts_and_Sewing Gift_Cards Industrial_and_Scientific
-Magazine_Subscriptions Software
-"""
-_ONLY_2014 = "Amazon_Instant_Video Apps_for_Android Baby Beauty Health_and_Personal_Care"
-_ONLY_2018 = "AMAZON_FASHION Luxury_Beauty Prime_Pantry"
-_ONLY_2023 = """Amazon_Fashion Baby_Products Beauty_and_Personal_Care Handmade_Products
-Health_and_Household Health_and_Personal_Care Subscription_Boxes Unknown
-"""
 
 SETS: dict[Year, AmazonSet] = {
     2014: AmazonSet(
@@ -88,7 +74,6 @@ SETS: dict[Year, AmazonSet] = {
         terms="Amazon reviews of 1996 to 2014 by J. McAuley, UCSD, for research; the papers that "
         "the page names are to be cited: "
         "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
-        categories=tuple((_ALL_YEARS + _ONLY_2014).split()),
     ),
     2018: AmazonSet(
         reviews=_MCAULEY_LAB + "/amazon_v2/categoryFiles/{}.json.gz",
@@ -97,7 +82,6 @@ SETS: dict[Year, AmazonSet] = {
         terms="Amazon reviews of 1996 to 2018 by J. Ni and J. McAuley, UCSD, for research; no "
         "licence is named, the paper is to be cited, and users are asked to fill in a form: "
         "https://nijianmo.github.io/amazon/",
-        categories=tuple((_ALL_YEARS + _SINCE_2018 + _ONLY_2018).split()),
     ),
     2023: AmazonSet(
         reviews=_MCAULEY_LAB + "/amazon_2023/raw/review_categories/{}.jsonl.gz",
@@ -106,7 +90,6 @@ SETS: dict[Year, AmazonSet] = {
         terms="Amazon reviews of 1996 to 2023 by the McAuley Lab, UCSD, meant for research; the "
         "lab assigns no licence, and the paper is to be cited: "
         "https://amazon-reviews-2023.github.io/",
-        categories=tuple((_ALL_YEARS + _SINCE_2018 + _ONLY_2023).split()),
     ),
 }
 
@@ -116,7 +99,7 @@ class AmazonOptions(ImplicitOptions):
     """Raw Amazon reviews and metadata, downloaded by name. Negatives are drawn."""
 
     name: str | None = None
-    """Category to download: books, electronics, or any other of the year."""
+    """Category to download as the address of its file has it, such as books or Toys_and_Games."""
     year: Year = 2014
     """Year in which the reviews were published; also the format of --reviews and --meta."""
     reviews: Path | None = None
@@ -137,7 +120,7 @@ class AmazonOptions(ImplicitOptions):
         if self.name is not None:
             if files != (None, None):
                 raise UserError("--name and --reviews with --meta exclude each other")
-            find_category(self.name, self.year)
+            remote_files(self.name, self.year)
 
     def files(self) -> tuple[LocalFile, LocalFile]:
         """Return reviews and metadata; download them if they were named."""
@@ -158,7 +141,7 @@ def prepare(options: AmazonOptions) -> list[str]:
 
     name = options.reviews if options.name is None else options.name
     core = ", five-core" * options.five_core
-    say(f"from Amazon reviews of {options.year}, {name}: {options.describe()}{core}")
+    say(f"from Amazon reviews of {options.year}, {name}: {options.split} split{core}")
     with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
         files = options.files()
         reviews = load_reviews(workspace, files[0].file, options.year)
@@ -183,29 +166,20 @@ def prepare(options: AmazonOptions) -> list[str]:
         return report + write_interactions(workspace, options, events, source)
 
 
-def find_category(name: str, year: Year) -> str:
-    """Return the category as its files name it; case, spaces and punctuation do not matter.
-
-    An unknown one is a ``UserError`` that names the nearest one and lists all.
-    """
-    known = {_plain(category): category for category in SETS[year].categories}
-    plain = _plain(name)
-    if plain not in known:
-        listed = f"{suggestion(plain, known)} (categories: {', '.join(sorted(known))})"
-        raise UserError(f"--name {name}: the reviews of {year} have no such category{listed}")
-    return known[plain]
-
-
 def remote_files(name: str, year: Year) -> tuple[Remote, Remote]:
-    """Return the published reviews and products of a category."""
-    category, (reviews, meta, page, terms, _) = find_category(name, year), SETS[year]
+    """Return the published reviews and products of a category.
+
+    Raises:
+      UserError: for a name that no category can have. One that a server lacks is a ``UserError``
+        of :func:`fetch`.
+    """
+    reviews, meta, page, terms = SETS[year]
+    if not re.fullmatch(r"\w+", name, re.ASCII):
+        expected = f"a category of {page} as its address has it, such as Toys_and_Games"
+        raise UserError(f"--name: expected {expected}, got {name!r}")
+    category = name[0].upper() + name[1:]
     shared = (f"amazon/{year}", terms, page, "--reviews and --meta")
     return Remote(reviews.format(category), *shared), Remote(meta.format(category), *shared)
-
-
-def _plain(name: str) -> str:
-    """Return a name without case and punctuation: ``Toys & Games`` is ``toys_and_games``."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower().replace("&", " and ")).strip("_")
 
 
 def load_reviews(workspace: "Workspace", file: Path, year: Year) -> "Log":

@@ -14,6 +14,7 @@ Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction"
 
 import io
 import pickle
+import tempfile
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from dien_jax.errors import UserError, reading
 from dien_jax.preparation.options import check_bad_share, check_shares, require_at_least
 from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselines, in_history
 from dien_jax.preparation.pipeline.splits import VALID, class_warnings, user_sides
-from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, Pool
+from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, store_pools
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
 
@@ -101,11 +102,7 @@ def prepare(options: AuthorsOptions) -> list[str]:
     for columns in splits.values():
         columns["history_end"] = offsets[columns["sequence"] + 1]
     if options.every_event:
-        drawn_from = seen[seen != UNKNOWN]
-        pool = Pool(drawn_from, np.zeros(len(drawn_from), np.int64))  # the files tell no times
-        times = np.zeros(len(events), np.int64)
-        sampler = NegativeSampler(events, times, offsets, pool, len(item_index))
-        earlier = _earlier_events(splits["train"], sampler, options.seed)
+        earlier = _earlier_events(splits["train"], events, offsets, seen, options.seed)
         splits["train"] = {n: np.concatenate([v, earlier[n]]) for n, v in splits["train"].items()}
     for name, split in ((TRAIN_FILE, "train"), (TEST_FILE, "test")):
         if not len(splits[split]["label"]):
@@ -242,19 +239,28 @@ def _read_item_info(
     return category
 
 
-def _earlier_events(train: Columns, sampler: NegativeSampler, seed: int) -> Columns:
+def _earlier_events(
+    train: Columns, events: np.ndarray, offsets: np.ndarray, seen: np.ndarray, seed: int
+) -> Columns:
     """Return two examples for each event of a training history that has an event before it.
 
-    One is the event itself; the other is a negative, drawn by popularity in all of training.
+    One is the event itself; the other is a negative, drawn by popularity in all of training, of
+    which ``seen`` has the items.
     """
-    events, offsets = sampler.event_item, sampler.offsets
     sequences, first = np.unique(train["sequence"], return_index=True)
     counts = np.maximum(offsets[sequences + 1] - offsets[sequences] - 1, 0)
     sequence = np.repeat(sequences, counts)
     group = np.repeat(train["group"][first], counts)
     within = np.arange(len(sequence)) - np.repeat(np.cumsum(counts) - counts, counts)
     position = offsets[sequence] + 1 + within
-    negatives = sampler.draw(position, count=1, seed=(seed,))
+    drawn_from = seen[seen != UNKNOWN]
+    num_items = 1 + int(max(seen.max(initial=0), events.max(initial=0)))
+    number = np.arange(len(drawn_from))
+    batch = (drawn_from, np.zeros_like(number), number)  # the files tell no times
+    with tempfile.TemporaryDirectory() as folder:
+        (pool,) = store_pools(Path(folder), [batch], {"train": None}, num_items, "popularity")
+        sampler = NegativeSampler(events, np.zeros(len(events), int), offsets, pool, num_items)
+        negatives = sampler.draw(position, count=1, seed=(seed,))
     both = np.concatenate([np.arange(len(sequence)), negatives.positive])
     return {
         "sequence": sequence[both],

@@ -94,7 +94,7 @@ def prepare(options: MovielensOptions) -> list[str]:
     from dien_jax.preparation.reading.engines import open_workspace
 
     least = "" if options.min_rating is None else f" of {options.min_rating:g} and more"
-    say(f"from the ratings{least} of MovieLens {options.name}: {options.describe()}")
+    say(f"from the ratings{least} of MovieLens {options.name}: {options.split} split")
     with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
         remote = remote_file(options.name)
         file, digest = fetch(remote) if options.source is None else given(options.source)

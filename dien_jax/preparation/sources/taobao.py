@@ -61,7 +61,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     from dien_jax.preparation.reading.engines import open_workspace, read_columns
 
     file = options.source
-    say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.describe()}")
+    say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.split} split")
     say(f"Taobao UserBehavior {ALIBABA_TERMS}: {PAGE}")
     wanted = {name: LogColumn(name, "--from") for name in COLUMNS}
     wanted[CATEGORY.alias] = wanted.pop(CATEGORY.name)
