@@ -29,7 +29,7 @@ from dien_jax.inspection.examples import (
 )
 from dien_jax.metrics import diagnostics
 from dien_jax.metrics.diagnostics import Calibration, PartAuc
-from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, example_losses
+from dien_jax.metrics.scores import CALIBRATION_BINS, METRICS, calibration_error, example_losses
 from dien_jax.runs.folder import Run
 from dien_jax.runs.summary import RunSummary, load_summaries
 from dien_jax.runs.trained import SplitScores, TrainedModel, load_run, score_split
@@ -146,11 +146,12 @@ def _curves_section(summary: RunSummary) -> str:
 
 def _calibration_section(scored: SplitScores, split: str) -> str:
     calibration = diagnostics.calibration(scored.labels, scored.scores)
+    of_equal_counts = calibration_error(scored.labels, scored.scores)
     text = (
         f"The mean click probability is {scored.scores.mean():.4f}, and {scored.labels.mean():.4f} "
         f"of the {split} examples are clicked. The expected calibration error is "
         f"{calibration.error:.4f} over {diagnostics.BINS} bins of equal width and "
-        f"{calibration.error_equal_counts:.4f} over {CALIBRATION_BINS} bins of equal counts."
+        f"{_number(of_equal_counts)} over {CALIBRATION_BINS} bins of equal counts."
     )
     rows = [
         [f"{part.low:.1f} to {part.high:.1f}", f"{part.examples:,}", *map(_number, part[-2:])]
@@ -182,7 +183,8 @@ def _parts(scored: SplitScores, sizes: np.ndarray, factor: int, title: str) -> s
         [name, f"{examples:,}", f"{clicks:,}", _number(area, "undefined"), _number(error)]
         for name, examples, clicks, area, error in parts
     ]
-    alternative = f"AUC by {title}: {diagnostics.describe_parts(parts)}"
+    areas = "; ".join(f"{name}: {_number(area, 'undefined')}" for name, _, _, area, _ in parts)
+    alternative = f"AUC by {title}: {areas}"
     picture = image(lambda: auc_by_part(parts, title), alternative)
     header = [title, "examples", "clicks", "AUC", "standard error"]
     caption = (

@@ -1,13 +1,12 @@
 """Diagnostics of scored examples: calibration, AUC by part, and the most wrong examples."""
 
 import itertools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dien_jax.metrics.intervals import delong
-from dien_jax.metrics.scores import auc, calibration_error, example_losses
+from dien_jax.metrics.scores import auc, example_losses
 
 BINS = 10
 
@@ -27,14 +26,12 @@ class Calibration(NamedTuple):
 
     Attributes:
       bins: of equal width in score, from 0 to 1.
-      error: mean of |score - share of clicks| over bins, weighted by their examples.
-      error_equal_counts: :func:`~dien_jax.metrics.calibration_error`, with bins of equal counts,
-        which resolve similar scores.
+      error: mean of |score - share of clicks| over bins, weighted by their examples. The bins of
+        :func:`~dien_jax.metrics.calibration_error` have equal counts, which resolve similar scores.
     """
 
     bins: list[CalibrationBin]
     error: float
-    error_equal_counts: float
 
 
 class PartAuc(NamedTuple):
@@ -81,8 +78,7 @@ def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = BINS) -> Cal
         inside = wide == number
         means = (float(a[inside].mean()) if inside.any() else None for a in (scores, labels))
         parts.append(CalibrationBin(low, high, int(inside.sum()), *means))
-    error = float(np.abs(np.bincount(wide, scores - labels)).sum() / len(scores))
-    return Calibration(parts, error, calibration_error(labels, scores) or 0.0)
+    return Calibration(parts, float(np.abs(np.bincount(wide, scores - labels)).sum() / len(scores)))
 
 
 def auc_by_size(
@@ -132,9 +128,3 @@ def pick(labels: np.ndarray, scores: np.ndarray, count: int) -> Picks:
         rejections=first(rising, ~is_click),
         typical=np.argsort(distances, kind="stable")[:count].tolist(),
     )
-
-
-def describe_parts(parts: Sequence[PartAuc]) -> str:
-    """Return the AUCs of parts in words, the alternative text of a plot."""
-    texts = ("undefined" if part.auc is None else f"{part.auc:.3f}" for part in parts)
-    return "; ".join(f"{part.name}: {text}" for part, text in zip(parts, texts, strict=True))

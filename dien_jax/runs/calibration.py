@@ -18,7 +18,7 @@ import numpy as np
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.scores import LOGLOSS_EPSILON
 from dien_jax.utils.files import read_json, write_json
-from dien_jax.utils.json_values import Count, as_type, refuse_incomplete, refuse_unknown
+from dien_jax.utils.json_values import Count, as_complete
 
 CALIBRATION_FILE = "calibration.json"
 LEAST_EXAMPLES = 5
@@ -90,11 +90,7 @@ class Calibration:
         file = folder / CALIBRATION_FILE
         if not file.exists():
             return None
-        values = read_json(file, dict[str, Any])
-        names = [entry.name for entry in dataclasses.fields(cls)]
-        refuse_unknown(values, names, file)
-        refuse_incomplete(values, names, file)
-        fitted = as_type(values, cls, file)
+        fitted = as_complete(read_json(file, dict[str, Any]), cls, file)
         if fitted.step != step:
             raise UserError(
                 f"{file} was fitted on the checkpoint of step {fitted.step}, but the best one is "

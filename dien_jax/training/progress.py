@@ -1,19 +1,11 @@
 """Progress of a training run: what a checkpoint keeps of it, and what is reported of it."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dien_jax.config.settings import LARGEST_INTEGER, OptimConfig
 from dien_jax.errors import NotFiniteError, UserError
-from dien_jax.utils.json_values import (
-    Count,
-    NotNegative,
-    Share,
-    as_type,
-    refuse_incomplete,
-    refuse_unknown,
-)
+from dien_jax.utils.json_values import Count, NotNegative, Share, as_complete
 
 EXAMPLES = "weight"
 """The training metric that counts the real rows of a batch; the others are means over them."""
@@ -49,10 +41,7 @@ class Progress:
     @classmethod
     def restored(cls, values: dict[str, Any], step: int, source: str) -> "Progress":
         """Return the progress that the checkpoint of a step kept; ``source`` names it."""
-        names = [entry.name for entry in dataclasses.fields(cls)]
-        refuse_unknown(values, names, source)
-        refuse_incomplete(values, names, source)
-        progress = as_type(values, cls, source)
+        progress = as_complete(values, cls, source)
         if not progress.best_step <= progress.evaluated_step <= progress.step == step:
             order = f"best_step <= evaluated_step <= step == {step}"
             steps = (progress.best_step, progress.evaluated_step, progress.step)

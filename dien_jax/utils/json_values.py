@@ -77,11 +77,18 @@ def refuse_unknown(given: Collection[str], known: Collection[str], source: Sourc
             raise UserError(f"{source}: unknown key {name!r}{suggestion(name, known)}")
 
 
-def refuse_incomplete(given: Collection[str], needed: Collection[str], source: Source) -> None:
-    """Refuse keys that are missing, where a default must not stand in for them."""
-    for name in needed:
-        if name not in given:
+def as_complete(values: Mapping[str, Any], kind: type[T], source: Source) -> T:
+    """Return parsed JSON as a dataclass, whose defaults must not stand in for missing keys.
+
+    Raises:
+      UserError: for a key that is missing, unknown or of another type; see :func:`parse_json`.
+    """
+    names = list(kind.__annotations__)
+    refuse_unknown(values, names, source)
+    for name in names:
+        if name not in values:
             raise UserError(f"{source}: expected {name}, which is missing")
+    return as_type(values, kind, source)
 
 
 def check_format(given: Mapping[str, Any], version: int, source: Source, advice: str) -> None:

@@ -53,24 +53,6 @@ def test_simulated_data_come_by_the_same_command(tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"dataset folder: {tmp_path / 'data'}\n")
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["authors", "{tmp}/nowhere", "--out", "{tmp}/data"], "nowhere"),
-        (["impressions", "{tmp}/i.csv", "--out", "{tmp}/data"], "/i.csv cannot be read"),
-        (["interactions", "{tmp}/i.csv", "--out", "{tmp}"], "exists already"),
-    ],
-)
-def test_a_mistake_in_files_is_one_message_and_status_2(tmp_path, capsys, argv, message):
-    assert main([word.format(tmp=tmp_path) for word in argv]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert message in error
-    assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_help_without_a_source_lists_the_sources(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
@@ -106,23 +88,6 @@ def test_an_unknown_source_is_reported_with_the_nearest(capsys):
     assert main(["interaction", "log.csv"]) == 2
     err = capsys.readouterr().err
     assert "error: unknown source 'interaction'; did you mean 'interactions'?" in err
-
-
-@pytest.mark.parametrize(
-    ("more", "messages"),
-    [
-        (["--splitt", "by-user"], ["--splitt", "--split {by-user,last-event,by-time}"]),
-        (["--valid-share", "2"], ["--valid-share must be at least 0 and below 1, got 2.0"]),
-    ],
-)
-def test_a_mistake_in_flags_is_reported_and_status_2(tmp_path, capsys, more, messages):
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments(tmp_path, *more))
-    assert stopped.value.code == 2
-    err = squeeze(capsys.readouterr().err)
-    for message in messages:
-        assert message in err
-    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("Query interrupted")])

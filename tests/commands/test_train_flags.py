@@ -38,13 +38,6 @@ def test_help_with_a_preset_file_shows_its_settings(tmp_path, capfd):
     assert "(default: 77)" in capfd.readouterr().out
 
 
-def test_mistake_in_a_preset_file_is_refused_by_its_name(tmp_path, capfd):
-    file = tmp_path / "mine.json"
-    file.write_text('{"model": {"hiden_size": 3}}')
-    found = refusal(["--preset-file", str(file)], capfd)
-    assert f"{file}: unknown setting 'model.hiden_size'; did you mean 'hidden_size'" in found
-
-
 def test_help_lists_every_setting(capfd):
     with pytest.raises(SystemExit) as stopped:
         train.parse(["--help"])

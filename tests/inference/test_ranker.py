@@ -172,11 +172,6 @@ def test_user_and_context_count(ranker) -> None:
             (["a"], ["a"], None, CONTEXT | {"devise": "x"}),
             "no feature 'devise'; did you mean 'device'",
         ),
-        ((None, ["a"], "Eve", CONTEXT), "user 'Eve' is not remembered"),
-        (
-            (None, ["a"], None, CONTEXT),
-            "expected a history, or a user that is remembered, found neither",
-        ),
     ],
 )
 def test_mistakes_are_told(arguments, expected, ranker) -> None:

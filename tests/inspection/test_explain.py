@@ -104,12 +104,6 @@ def test_mistakes_are_refused(tiny, capfd, flags, message):
     assert message in refusal([tiny, *flags], capfd)
 
 
-def test_several_histories_of_a_user_are_refused(small, tmp_path, capfd):
-    data = small_dataset.write(tmp_path / "data", group=small_dataset.ints(0, 0, 0, 2))
-    error = refusal([small, "--data", data, "--user", "Ann", "--item", PEAR], capfd)
-    assert "several histories of one user; inspect one of the user's examples" in error
-
-
 def test_pictures_without_matplotlib_are_refused_at_once(tiny, tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     told = refusal([tiny, "--example", 1, "--out", tmp_path / "a.png"], capfd)

@@ -142,13 +142,6 @@ def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monke
     assert "undefined" in text  # AUC of one label
 
 
-def test_name_of_another_kind_of_file_is_refused(run, capfd):
-    assert report.main([str(run), "--out", "report.txt"]) == 2
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert "report.txt cannot be written: expected the name of a .html" in output.err
-
-
 def test_split_without_examples_is_refused(run, tmp_path, capfd):
     known = load_run(run).run.data
     sizes = {"train": tiny_run.SIZES["train"]}  # the same rows

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dien_jax.metrics.diagnostics import auc_by_size, calibration, pick
-from dien_jax.metrics.scores import auc
+from dien_jax.metrics.scores import auc, calibration_error
 
 pytestmark = pytest.mark.fast
 
@@ -31,7 +31,7 @@ def test_equal_counts_see_what_one_wide_bin_hides():
     assert [part.examples for part in found.bins] == [3000] + 9 * [0]
     assert found.bins[1].score is None
     assert found.error == pytest.approx(0, abs=1e-9)
-    assert found.error_equal_counts == pytest.approx(0.08 / 3)
+    assert calibration_error(labels, scores) == pytest.approx(0.08 / 3)
 
 
 def test_parts_double_and_hold_every_example():

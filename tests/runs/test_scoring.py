@@ -3,21 +3,18 @@
 import csv
 import functools
 import json
-import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import tiny_run
-from support.small_dataset import change_meta
 from support.tiny_run import flags, refused_by
 
 from dien_jax import Ranker, evaluate, load_run, score_split, train
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.loader import evaluation_loader
-from dien_jax.errors import NotFiniteError, UserError
+from dien_jax.errors import NotFiniteError
 from dien_jax.inference import export_run
 from dien_jax.inspection.examples import Inspector
 from dien_jax.inspection.importance import permutation_importance
@@ -144,27 +141,3 @@ def test_scoring_builds_no_sampler_of_auxiliary_negatives(run, tmp_path, monkeyp
     assert built == []
     training_tables(model.dataset, model.run.config)  # counts
     assert len(built) == 1
-
-
-def test_data_that_is_not_that_of_the_run_is_refused_wherever_they_meet(run, data, tmp_path, capfd):
-    swapped = tmp_path / "swapped"
-    shutil.copytree(data, swapped)
-    items = swapped / "vocab" / "item.txt"
-    lines = items.read_text().splitlines(keepends=True)
-    items.write_text("".join([lines[0], lines[2], lines[1], *lines[3:]]))  # of the same sizes
-    problem = "vocab/item.txt has other values, or another order, than in training"
-    export = functools.partial(export_run, out=tmp_path / "file")
-    for use in (load_run, Ranker, export):
-        with pytest.raises(UserError, match=re.escape(problem)):
-            use(run, data=swapped)
-    assert not (tmp_path / "file").exists()
-    assert problem in refusal([str(run), "--data", str(swapped)], capfd)
-    moved = tmp_path / "moved"
-    shutil.copytree(run, moved)
-    values = read_json(moved / "config.json", dict) | {"data": str(swapped)}
-    (moved / "config.json").write_text(json.dumps(values))
-    assert problem in refusal([str(moved)], capfd)
-    assert train.main([*flags(swapped, tmp_path / "warm"), "--warm-start", str(moved)]) == 2
-    assert problem in capfd.readouterr().err
-    change_meta(swapped)
-    assert "has changed since the run began" in refusal([str(moved)], capfd)

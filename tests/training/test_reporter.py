@@ -201,22 +201,6 @@ def test_damaged_line_is_refused_by_number(tmp_path, damage):
     assert (tmp_path / "metrics.jsonl").read_text(encoding="latin-1") == content
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "metrics.jsonl", "curves.png"])
-def test_path_that_cannot_be_written_is_named(tmp_path, name):
-    def go():
-        with reports(tmp_path) as reporter:
-            reporter.evaluation(record(5))
-        draw_curves(tmp_path)
-
-    if name == "tensorboard":
-        (tmp_path / name).write_text("")
-    else:
-        (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"{name} cannot be (written|read): "):
-        go()
-    assert not list(tmp_path.glob(".*"))
-
-
 def test_hyperparameters_are_read_after_all_else_and_replaced_whole(tmp_path):
     for dropout in (0.1, 0.2):
         settings = {"model.dropout": dropout, "model.layers": (8, 4), "clip": None, "on": True}

@@ -4,10 +4,7 @@ import contextlib
 import dataclasses
 import gc
 import logging
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -69,34 +66,6 @@ def test_what_the_kernels_log_is_a_plain_line(capsys, caplog) -> None:
     assert not caplog.records
     logging.getLogger("dien_kernels").warning("after the command")
     assert [record.getMessage() for record in caplog.records] == ["after the command"]
-
-
-TERMINATED = """
-import os, pathlib, signal, sys
-from dien_jax.utils.command import run_command
-from dien_jax.utils.files import atomic_file, partial_folder
-
-def run(options):
-    file, folder = atomic_file(pathlib.Path("file")), partial_folder(pathlib.Path("a/b/c"))
-    with file as stream, folder as work:
-        stream.write("half")
-        (work / "half").touch()
-        assert len(list(pathlib.Path().rglob("*"))) == 6
-        os.kill(os.getpid(), signal.SIGTERM)
-        stream.write("never")
-
-sys.exit(run_command(dict, run, compiles=False, when_interrupted="stopped"))
-"""
-
-
-def test_sigterm_ends_a_command_without_half_written_files(tmp_path) -> None:
-    (tmp_path / "file").write_text("earlier")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    line = [sys.executable, "-c", TERMINATED]
-    ended = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, check=False)
-    assert (ended.returncode, ended.stderr) == (128 + signal.SIGTERM, b"stopped\n")
-    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
-    assert (tmp_path / "file").read_text() == "earlier"
 
 
 def test_ctrl_c_in_a_callback_of_the_garbage_collector_is_not_lost(capsys) -> None:

@@ -76,12 +76,6 @@ def test_fields_of_bases_and_of_fields_that_are_declared_again_have_their_texts(
     assert "A file, the description of which takes two lines." in capsys.readouterr().out
 
 
-def test_flags_are_parsed_as_before_after_help(capsys):
-    before = train.parse(["--model.layers", "8", "4", "--train.epochs", "2"])
-    help_lines(capsys, train.main)
-    assert train.parse(["--model.layers", "8", "4", "--train.epochs", "2"]) == before
-
-
 def test_entries_of_a_list_are_wrapped_under_their_text(monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     assert listed("train", 5, "Train a click model on a folder") == (

@@ -94,11 +94,6 @@ def test_threads_are_those_of_matrix_products_or_the_processors(
     assert thread_count() == 6
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_results_have_the_order_of_the_values(threads: int) -> None:
-    assert list(map_in_order(str, range(20), threads)) == [str(n) for n in range(20)]
-
-
 @pytest.mark.parametrize("threads", [2, 5])
 def test_values_are_taken_as_results_are(threads: int) -> None:
     taken = itertools.count()

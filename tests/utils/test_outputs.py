@@ -86,8 +86,3 @@ def test_folder_is_made_or_accepted_if_it_is_empty_or_of_an_earlier_command(tmp_
         make_folder(tmp_path / "a" / "out", "--out", "ours.txt", "other-*.npy")
     made(tmp_path / "a" / "out" / "other-1.npy", "ours")
     make_folder(tmp_path / "a" / "out", "--out", "ours.txt", "other-*.npy")
-
-
-def test_folder_that_is_a_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--out .*file cannot be written"):
-        make_folder(made(tmp_path / "file", "x"), "--out")

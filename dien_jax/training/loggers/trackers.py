@@ -211,9 +211,8 @@ class WeightsAndBiases(Logger):
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Log distributions."""
-        bins = HISTOGRAM_BINS
-        made = {name: self._wandb.Histogram(some, num_bins=bins) for name, some in values.items()}
-        self._run.log({**made, "step": step})
+        made = functools.partial(self._wandb.Histogram, num_bins=HISTOGRAM_BINS)
+        self._run.log({**{name: made(some) for name, some in values.items()}, "step": step})
 
     def finish(self, step: int, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Log metrics in the summary, and files as an artifact of the type ``run``."""
