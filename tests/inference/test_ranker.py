@@ -164,21 +164,6 @@ def test_user_and_context_count(ranker) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ((["a"], ["a"]), "context: expected a value of 'device'"),
-        (
-            (["a"], ["a"], None, CONTEXT | {"devise": "x"}),
-            "no feature 'devise'; did you mean 'device'",
-        ),
-    ],
-)
-def test_mistakes_are_told(arguments, expected, ranker) -> None:
-    with pytest.raises(UserError, match=expected):
-        ranker.rank(*arguments)
-
-
 def test_long_histories_keep_the_latest_events(ranker) -> None:
     long = [SLASH, "?", ODD, PEAR, PEAR, ODD, SLASH, PEAR]
     kept = ranker.rank(long, [PEAR, ODD], context=CONTEXT)

@@ -221,11 +221,3 @@ def test_a_stage_asks_for_the_share_of_one_piece_after_the_other(monkeypatch):
         (0.4, ", about 15 s left"),
         (None, ""),
     ]
-
-
-def test_a_piece_of_a_few_seconds_has_no_share(monkeypatch):
-    current = console.Stage("ordering", asked=iter([0.0, 0.9, 0.0, 0.5]).__next__)
-    for passed in (1.0, 3.0, 4.0, 6.0):
-        monkeypatch.setattr(current, "seconds", lambda passed=passed: passed)
-        current.ask()
-        assert current.share is None

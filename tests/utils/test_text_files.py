@@ -13,7 +13,6 @@ from dien_jax.utils.text_files import (
     MOST_KINDS,
     BadLines,
     read_lines,
-    sha256,
 )
 
 TEXT = "one\ntwo\r\n\nf\u00fcnf"
@@ -103,14 +102,6 @@ def test_reasons_without_end_take_no_memory_without_end() -> None:
     assert bad.count == 1000
     assert len(bad.kinds) == MOST_KINDS + 1
     assert bad.check(1000, 1.0)[-1].endswith("line 15 is wrong (1); other reasons (992)")
-
-
-def test_sha256_is_of_the_file_on_disk(tmp_path: Path) -> None:
-    file = tmp_path / "log"
-    file.write_bytes(b"abc")
-    assert sha256(file).startswith("ba7816bf8f01cfea")
-    with pytest.raises(UserError, match="absent"):
-        sha256(tmp_path / "absent")
 
 
 def zipped(file: Path, content: bytes, compression: int = zipfile.ZIP_DEFLATED) -> bytearray:
