@@ -10,6 +10,7 @@ DEFAULT_PRESET = "dien"
 
 AUTHORS = Config(
     model=ModelConfig(
+        initial_embeddings="random",
         gates="authors",
         auxiliary_weight=1.0,
         dropout=0.0,

@@ -78,6 +78,9 @@ class ModelConfig:
 
     embedding_size: int = 18
     """Size of every embedding. The GRU's input is the item's and its category's, concatenated."""
+    initial_embeddings: Literal["vectors", "random"] = "vectors"
+    """Start of the item embeddings: vectors of the values that the same users chose, by a
+    factorization of the training events; or random numbers. Other embeddings start at random."""
     hidden_size: int = 36
     """Size of the interest states, in the interest extractor and in interest evolution."""
     extractor: Literal["none", "gru"] = "gru"

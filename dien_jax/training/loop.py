@@ -43,6 +43,7 @@ from dien_jax.training.progress import (
 )
 from dien_jax.training.reporter import NoReports, Reporter
 from dien_jax.training.run_data import cut_histories
+from dien_jax.training.vectors import with_vectors
 from dien_jax.utils.processes import count, from_first, on_first
 
 SAVE_SECONDS = 600.0
@@ -116,7 +117,10 @@ class Trainer:
         self._pending: list[dict[str, jax.Array]] = []  # metrics still on the device
         self._unreported: dict[str, float] = {}  # sums of training metrics
         self._fixed: np.ndarray | None = None  # validation scores of what is fitted first
-        if latest is None and config.model.statistics and run.warm_start is None:
+        is_fresh = latest is None and run.warm_start is None
+        if is_fresh and config.model.initial_embeddings == "vectors":
+            self.state = with_vectors(self.state, schema, dataset.factors, self._devices.place)
+        if is_fresh and config.model.statistics:
             # A stop is decided by all processes, and only the first one fits.
             asked = self._stop_if_asked if count() == 1 else lambda: None
             put = self._devices.copy_of
