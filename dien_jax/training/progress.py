@@ -1,5 +1,6 @@
 """Progress of a training run: what a checkpoint keeps of it, and what is reported of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -73,11 +74,19 @@ class StepReport(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"step {self.step:,} of {self.total_steps:,}"]
-        names = [name for name in ("loss", "auxiliary_loss") if self.metrics.get(name)]
-        parts += [f"{name.replace('_', ' ')} {self.metrics[name]:.4f}" for name in names]
+        parts += losses_in_words(self.metrics)
         if self.examples_per_second is not None:
             parts.append(f"{self.examples_per_second:,.0f} examples/s")
         return ", ".join(parts)
+
+
+def losses_in_words(metrics: Mapping[str, float]) -> list[str]:
+    """Return the click loss, and the auxiliary loss as it is before it is weighted, if any.
+
+    Their weighted sum says little: the auxiliary loss, eight times, hides the other.
+    """
+    names = [name for name in ("click_loss", "auxiliary_loss") if metrics.get(name)]
+    return [f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in names]
 
 
 def add_metrics(totals: dict[str, float], metrics: dict[str, float]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from dien_jax.metrics.scores import METRICS
 from dien_jax.runs.folder import append_evaluation, cut_back
 from dien_jax.training.loggers import Loggers
-from dien_jax.training.progress import StepReport
+from dien_jax.training.progress import StepReport, losses_in_words
 from dien_jax.utils.console import SECONDS_BETWEEN_LINES, ProgressLine, Stage
 
 
@@ -93,7 +93,7 @@ class Reporter:
         metrics = record["valid"].items()
         found = {f"valid/{name}": value for name, value in metrics if isinstance(value, float)}
         self._loggers.scalars(record["step"], found)
-        parts = [f"training loss {record['train']['loss']:.4f}"] if record["train"] else []
+        parts = [f"training {loss}" for loss in losses_in_words(record["train"])]
         parts += [
             f"validation {metric.label} {record['valid'][name]:.4f}"
             for name, metric in METRICS.items()

@@ -63,8 +63,9 @@ def test_without_a_terminal_a_line_comes_every_few_seconds(tmp_path, capfd, cloc
     output = capfd.readouterr()
     assert output.out == ""
     assert output.err.splitlines() == [
-        "step 10 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s",
-        "step 60 of 1,000, loss 0.6123, auxiliary loss 0.2100, 11,203 examples/s, 0:01:34 left",
+        "step 10 of 1,000, click loss 0.4000, auxiliary loss 0.2100, 11,203 examples/s",
+        "step 60 of 1,000, click loss 0.4000, auxiliary loss 0.2100, 11,203 examples/s, "
+        "0:01:34 left",
     ]
 
 
@@ -82,10 +83,13 @@ def test_scoring_of_a_large_split_shows_how_far_it_is(tmp_path, capfd, clock):
 
 def test_what_is_not_known_is_not_reported(tmp_path, capfd):
     with reports(tmp_path) as reporter:
-        reporter.progress(StepReport(1, 10, {"loss": 0.5, "auxiliary_loss": 0.0}, None, 0.1))
-    assert capfd.readouterr().err == "step 1 of 10, loss 0.5000\n"
+        reporter.progress(
+            StepReport(1, 10, {"loss": 0.5, "click_loss": 0.5, "auxiliary_loss": 0.0}, None, 0.1)
+        )
+    assert capfd.readouterr().err == "step 1 of 10, click loss 0.5000\n"
     assert scalars(tmp_path) == {
         ("train/loss", 1): pytest.approx(0.5),
+        ("train/click_loss", 1): pytest.approx(0.5),
         ("train/auxiliary_loss", 1): 0.0,
         ("train/learning_rate", 1): pytest.approx(0.1),
     }
@@ -100,9 +104,10 @@ def test_evaluation_is_on_disk_when_it_returns(tmp_path, capfd):
         reporter.evaluation(record(200, auc=None))
     assert read_evaluations(tmp_path) == [record(100), record(200, auc=None)]
     assert capfd.readouterr().err.splitlines() == [
-        "step 100, epoch 1.00: training loss 0.6000, validation AUC 0.7000, "
+        "step 100, epoch 1.00: training click loss 0.4000, training auxiliary loss 0.2000, "
+        "validation AUC 0.7000, validation log loss 0.5000",
+        "step 200, epoch 2.00: training click loss 0.4000, training auxiliary loss 0.2000, "
         "validation log loss 0.5000",
-        "step 200, epoch 2.00: training loss 0.6000, validation log loss 0.5000",
     ]
 
 
