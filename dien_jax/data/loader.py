@@ -15,6 +15,7 @@ from collections.abc import Generator
 from itertools import pairwise
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from dien_jax.config.settings import TrainConfig
@@ -23,7 +24,7 @@ from dien_jax.data.batch import Batch, is_live
 from dien_jax.data.columns import Column, Rows, reader, windows
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.order import KeyedOrder, StoredOrder, automatic_order
-from dien_jax.data.schema import FeatureValues, MultiValued
+from dien_jax.data.schema import FeatureValues
 from dien_jax.data.tables import folds
 from dien_jax.errors import UserError
 
@@ -184,7 +185,7 @@ class Loader:
             user=self._filled(rows.user.copy()),
             label=self._filled(rows.label).astype(np.float32),
             weight=self._filled(np.ones(len(lengths), np.float32)),
-            context={name: self._filled_feature(values) for name, values in rows.context.items()},
+            context=jax.tree.map(lambda part: self._filled(part.copy()), rows.context),
             shown=shown,
             own=own,
             fold=fold,
@@ -229,7 +230,7 @@ class Loader:
                 user=user[ours],
                 label=label[ours],
                 own=tuple(column[ours] for column in bits),
-                context={name: _part_of_feature(part, ours) for name, part in context.items()},
+                context=jax.tree.map(lambda part: part[ours], context),
             )
 
         spans = zip(pairwise(bounds), pairwise(own_bounds), strict=True)
@@ -289,17 +290,6 @@ class Loader:
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
         return _filled(values, self._share)
-
-    def _filled_feature(self, values: FeatureValues) -> FeatureValues:
-        if isinstance(values, MultiValued):
-            return MultiValued(*(self._filled(np.array(part)) for part in values))
-        return self._filled(np.array(values))
-
-
-def _part_of_feature(values: FeatureValues, rows: slice) -> FeatureValues:
-    if isinstance(values, MultiValued):
-        return MultiValued(*(part[rows] for part in values))
-    return values[rows]
 
 
 def _worth_compiling(edges: np.ndarray, lengths: np.ndarray) -> np.ndarray:

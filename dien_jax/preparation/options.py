@@ -156,8 +156,8 @@ class ColumnOptions(LogOptions):
     """Options of a log in columns: their names, and the features."""
 
     file: Path
-    """CSV (with a header, or see --columns), TSV or Parquet; may be compressed with gzip. Or a
-    folder of such files, read in the order of their names."""
+    """CSV (with a header, or see --columns) or TSV, plain or gzip; or Parquet. Or a folder of such
+    files, read in the order of their names."""
     user: str = "user"
     """Column of the user id."""
     item: str = "item"

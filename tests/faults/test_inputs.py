@@ -146,8 +146,9 @@ FILES = [
          r"no column 'user' .* its columns are \\u001b\[31muser\\u202e, item"),
     Case("predict", "user and item in one", predicts("queries.csv", "--user", "item"), None,
          "error: --item must name another column than --user, got 'item'"),
-    Case("predict", "Parquet within gzip", predicts("q.parquet.gz"), within_gzip,
-         r"q\.parquet\.gz is Parquet within gzip; unpack it first", left=("queries.parquet",)),
+    *(Case(command, "Parquet within gzip", words("q.parquet.gz"), within_gzip,
+           r"q\.parquet\.gz is Parquet within gzip; unpack it first", left=("queries.parquet",))
+      for command, words in (("prepare", prepares), ("predict", predicts))),
     Case("evaluate", "a run folder that is not UTF-8", (ODD,),
          lambda folder: (folder / "run").rename(folder / ODD), "path of UTF-8"),
     Case("train", "a new run folder that is not UTF-8", ("--data", "data", "--run-dir", ODD),

@@ -9,7 +9,6 @@ from support.small_dataset import assert_equal
 from support.tiny_logs import write
 
 from dien_jax.data.dataset import Dataset, open_dataset
-from dien_jax.errors import UserError
 from dien_jax.preparation.sources import interactions
 
 pytestmark = pytest.mark.fast
@@ -86,11 +85,3 @@ def test_rows_of_parquet_have_the_file_that_they_are_in(folder, tmp_path):
     columns = {"user": ["u1", ""], "item": ["i1"] * 2, "kind": ["k"] * 2, "timestamp": ["1"] * 2}
     pq.write_table(pa.table(columns), file)
     assert f"  {file}:2: the user is empty" in make(folder, tmp_path / "data")[1]
-
-
-def test_a_damaged_file_is_named(folder, tmp_path):
-    as_parquet(folder)
-    file = folder / NAMES[1].replace("csv", "parquet")
-    file.write_bytes(file.read_bytes()[:-30])
-    with pytest.raises(UserError, match=f"{file}: damaged, or not a Parquet file"):
-        make(folder, tmp_path / "data")

@@ -104,34 +104,13 @@ def test_rows_are_numbered_in_their_order(workspaces):
     for workspace in workspaces:
         table = workspace.store("numbers", pa.table({"key": numbers // 7, "tie": numbers % 7}))
         ordered = workspace.store_ordered("ordered", table, ["key", "tie"])
-        found = workspace.arrays(ordered, 50_000, {"key": np.int64, "tie": np.int64})
-        np.testing.assert_array_equal(found["key"] * 7 + found["tie"], np.arange(50_000))
-        joined = workspace.arrays(
-            ordered.order_by("position"), 50_000, {"position": np.int64, "tie": np.int64}
-        )
-        np.testing.assert_array_equal(joined["position"], np.arange(50_000))
-        np.testing.assert_array_equal(joined["tie"], found["tie"])
-
-
-@needs_spark
-def test_rows_that_are_read_again_are_computed_once(workspaces, monkeypatch):
-    _, spark = workspaces
-    table = spark.store("numbers", pa.table({"n": np.arange(30_000)}))
-    written = []
-    write_table = type(spark)._write
-    monkeypatch.setattr(
-        type(spark), "_write", lambda *words: written.append(1) or write_table(*words)
-    )
-    ordered = table.order_by(table.n.desc())
-    first = spark.batches(ordered)
-    begun = [next(first)]
-    assert sum(batch.num_rows for batch in spark.batches(table)) == 30_000
-    read = np.concatenate([batch.column("n").to_numpy() for batch in [*begun, *first]])
-    np.testing.assert_array_equal(read, np.arange(30_000)[::-1])
-    assert len(written) == 2
-    for _ in range(2):
-        assert sum(batch.num_rows for batch in spark.batches(ordered)) == 30_000
-    assert len(written) == 3
+        types = dict.fromkeys(("key", "tie"), np.int64)
+        key, tie = (f.read() for f in workspace.array_files("o", ordered, types).values())
+        np.testing.assert_array_equal(key * 7 + tie, np.arange(50_000))
+        types = dict.fromkeys(("position", "tie"), np.int64)
+        joined = workspace.array_files("p", ordered.order_by("position"), types)
+        np.testing.assert_array_equal(joined["position"].read(), np.arange(50_000))
+        np.testing.assert_array_equal(joined["tie"].read(), tie)
 
 
 def write_table(folder: SharedFolder, owner: np.ndarray, files: int) -> np.ndarray:

@@ -100,21 +100,6 @@ def test_vectors_of_transitions_are_those_of_a_decomposition_of_what_came_next(
     np.testing.assert_array_equal(scale[..., : alone.scale.shape[2]], alone.scale)
 
 
-def test_transitions_know_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(singular_vectors, "ROUNDS", 40)
-    events = log()
-    order = np.random.default_rng(1).permuted(np.tile(np.arange(1, 30), (USERS, 1)), axis=1)
-    items = order[:, :LENGTH].astype(np.int32)  # none twice
-    events = events._replace(event_item=items.reshape(-1), item=items[:, -1])
-    backwards = items[:, ::-1].reshape(-1)
-    reverse = events._replace(event_item=backwards, item=backwards[LENGTH - 1 :: LENGTH])
-    row, forth, _ = factorise([events], np.arange(VALUES), VALUES, transitions=True)
-    _, back, _ = factorise([reverse], np.arange(VALUES), VALUES, transitions=True)
-    of_forth, of_back = (np.split(part[0][row].astype(np.float64), 3, 1) for part in (forth, back))
-    np.testing.assert_allclose(of_forth[1] @ of_forth[2].T, of_back[2] @ of_back[1].T, atol=2e-3)
-    assert np.abs(of_forth[1] @ of_forth[2].T - of_back[1] @ of_back[2].T).max() > 0.1
-
-
 def test_a_table_does_not_know_the_users_of_its_fold() -> None:
     events, user = log(), 17
     _, before, _ = factorise([events], np.arange(VALUES), VALUES, transitions=True)
@@ -207,15 +192,6 @@ def test_logs_whose_users_span_few_dimensions_have_finite_vectors(
     norms = np.linalg.norm(parts, axis=3)
     assert ((norms == 0) | (np.abs(norms - 1) < 2e-3)).all()
     assert norms[0, 0].any()
-
-
-def test_stored_factors_are_those_of_the_folder(tmp_path: Path) -> None:
-    stored = open_dataset(small_dataset.write_wide(tmp_path / "data"))
-    computed = factorise_training_events(stored)
-    assert computed
-    for name, (row, vectors, _) in computed.items():
-        np.testing.assert_array_equal(stored.factors[name].row, row)
-        np.testing.assert_array_equal(stored.factors[name].vectors, vectors)
 
 
 @pytest.mark.parametrize("work", [factorise_training_events, count_all])

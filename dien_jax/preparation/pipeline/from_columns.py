@@ -61,10 +61,7 @@ def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
     if made_by.get("name") != source:
         maker = f"{source}, found one made by {made_by.get('name')!r}"
         raise UserError(f"{flag}: expected a folder made by prepare {maker}")
-    settings = made_by.get(SETTINGS)
-    if settings is None:
-        lacks = "its meta.json lacks the settings it was made with; prepare it again"
-        raise UserError(f"{flag}: {lacks}")
+    settings = made_by.get(SETTINGS, {})
     for group, columns in options.features().groups.items():
         given = " ".join(f"{column.name}:{column.kind}" for column in columns) or "none"
         features = getattr(dataset.schema, group)[0 if group == "context" else 1 :]
@@ -127,4 +124,5 @@ def known_rows(
     rows = pa.table({"raw": known, "row": np.arange(1, len(known) + 1)})
     stored = workspace.store(f"known values of {feature}", rows)
     joined = values.left_join(stored, "raw").select("position", row=stored.row.fill_null(0))
-    return known, workspace.arrays(joined.order_by("position"), count, {"row": np.int32})["row"]
+    files = workspace.array_files("known", joined.order_by("position"), {"row": np.int32})
+    return known, files["row"].read()

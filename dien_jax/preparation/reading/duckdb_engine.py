@@ -8,7 +8,6 @@ line by line: every malformed line is counted and reported by its number.
 import contextlib
 import csv
 import re
-import shutil
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -293,14 +292,11 @@ def _read_csv(
 
 
 def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separator: str) -> Log:
-    plain = file
     if is_gzip(file):
-        plain = workspace.folder / "log.parquet"
-        with open_bytes(file) as source, plain.open("wb") as target:
-            shutil.copyfileobj(source, target)
+        raise UserError(f"{file} is Parquet within gzip; unpack it first")
     schema = pa.schema([("line", pa.int64()), *((alias, pa.string()) for alias in wanted)])
     try:
-        with pq.ParquetFile(plain, pre_buffer=False, buffer_size=1 << 20) as parquet:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
             places = column_places(file, wanted, parquet.schema_arrow.names)
             for alias, column in wanted.items():
                 check_type(

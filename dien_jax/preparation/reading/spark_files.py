@@ -30,7 +30,7 @@ from dien_jax.preparation.reading.log import (
     files_of,
     header_names,
 )
-from dien_jax.preparation.reading.spark_workspace import SparkWorkspace, escaped
+from dien_jax.preparation.reading.spark_workspace import SparkWorkspace
 from dien_jax.utils.console import stage
 from dien_jax.utils.text_files import EXAMPLES, BadLines
 
@@ -136,7 +136,7 @@ def _header(
 
 def _parsed(records: Table, delimiter: str, width: int, places: Mapping[str, int]) -> Table:
     """Return the columns of lines of CSV, with ``problem``: why a line is malformed, or NULL."""
-    sign = escaped(delimiter)
+    sign = re.escape(delimiter)
     field = f'(?:"[^"]*(?:""[^"]*)*"|[^{sign}"][^{sign}]*|)'
     text = records[TEXT]
     plain = ~text.contains('"')

@@ -7,9 +7,9 @@ come from sorting by ranges: each range counts its own rows, and a small table h
 
 import contextlib
 import gc
+import re
 import signal
 import socket
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,6 @@ OLDEST = 4
 SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.caseSensitive": "true"}
 PLACE_BITS = 33
 """Bits of a place that number the rows of one range; those above number the ranges."""
-SPECIAL = set(r"\.[]{}()*+-?^$|#&~")
-"""Characters with a meaning in regular expressions."""
 SPACE = r"[ \t\n\x0b\f\r]*"
 NUMBER = (
     f"^{SPACE}"
@@ -103,8 +101,6 @@ class SparkWorkspace(Workspace):
         self.session, self._shared = session, shared
         self.metadata = {"engine": "spark"}
         self._views: list[str] = []
-        self._last: tuple[Node, str] | None = None  # what was read last, and its files
-        self._readers: Counter[str] = Counter()
         self._ordered: dict[Node, str] = {}  # files of the tables of store_ordered
 
     def store(self, name: str, table: Table | pa.Table) -> Table:
@@ -157,34 +153,17 @@ class SparkWorkspace(Workspace):
         from pyspark.sql import functions
 
         chosen = list(columns or table.columns)
-        if (file := self._ordered.get(table.op())) is not None and POSITION not in chosen:
-            yield from self._shared.read(file, chosen)
+        ordered = self._ordered.get(table.op())
+        if ordered is not None and POSITION not in chosen:
+            yield from self._shared.read(ordered, chosen)
             return
-        if file is not None:
+        if ordered is not None:
             table = table.order_by(POSITION)
-        table = table.select(*chosen)
-        if self._last is None or self._last[0] != table.op():
-            self._remove_last()
-            place = functions.monotonically_increasing_id()
-            file = self._write(self.frame(table).withColumn(PLACE, place))
-            self._last = (table.op(), file)
-        file = self._last[1]
-        self._readers[file] += 1
+        place = functions.monotonically_increasing_id()
+        file = self._write(self.frame(table.select(*chosen)).withColumn(PLACE, place))
         try:
             yield from self._shared.read(file, chosen)
         finally:
-            self._readers[file] -= 1
-            if self._last is None or file != self._last[1]:
-                self._remove(file)
-
-    def _remove_last(self) -> None:
-        if self._last is not None:
-            file, self._last = self._last[1], None
-            self._remove(file)
-
-    def _remove(self, file: str) -> None:
-        """Remove a table that nobody reads; one that is read is removed by its last reader."""
-        if not self._readers[file]:
             self._shared.remove_table(file)
 
     def count(self, table: Table) -> int:
@@ -205,7 +184,7 @@ class SparkWorkspace(Workspace):
         return unix_millis(full.try_cast(dt.Timestamp("UTC")))
 
     def pieces(self, cells: Table, separator: str) -> Table:
-        parts = cells.select(POSITION, raw=cells.raw.split(escaped(separator)))
+        parts = cells.select(POSITION, raw=cells.raw.split(re.escape(separator)))
         pieces = parts.unnest("raw", offset="rank")
         pieces = pieces.select(POSITION, "rank", raw=pieces.raw.strip())
         return pieces.filter(pieces.raw != "")
@@ -230,11 +209,6 @@ class SparkWorkspace(Workspace):
         frame.createOrReplaceTempView(name)
         self._views.append(name)
         return ibis.table(schema, name=name)
-
-
-def escaped(text: str) -> str:
-    """Return the regular expression of a text."""
-    return "".join(rf"\{c}" if c in SPECIAL else c for c in text)
 
 
 @contextlib.contextmanager

@@ -91,20 +91,6 @@ class Workspace(abc.ABC):
         """Return the number of rows of a table."""
         return self.numbers(table.aggregate(rows=table.count()))["rows"]
 
-    def arrays(
-        self, table: Table, rows: int, dtypes: Mapping[str, type[np.generic]]
-    ) -> dict[str, np.ndarray]:
-        """Return columns of a table of ``rows`` rows; NULL is -1 in integers, NaN in floats."""
-        arrays = {name: np.empty(rows, dtype) for name, dtype in dtypes.items()}
-        start = 0
-        for batch in self.batches(table, list(dtypes)):
-            stop = start + batch.num_rows
-            for name, array in arrays.items():
-                array[start:stop] = _numbers(batch.column(name), dtypes[name])
-            start = stop
-        assert start == rows
-        return arrays
-
     def array_files(
         self, name: str, table: Table, dtypes: Mapping[str, type[np.generic]]
     ) -> dict[str, ArrayFile]:
