@@ -87,7 +87,10 @@ def test_the_python_of_the_readme_runs(
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    network, block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    values: dict[str, Any] = {}
+    exec(compile(network, "README.md", "exec"), values)
+    assert values["output"].final_state.shape == (32, 36)
     exec(compile(block, "README.md", "exec"), {})
     auc, ranking = capsys.readouterr().out.splitlines()
     assert 0 <= float(auc) <= 1
