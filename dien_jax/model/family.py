@@ -24,6 +24,12 @@ from dien_jax.model.interest import (
 def make_network(config: ModelConfig, axis: Axis = None) -> DIEN:
     """Return the network that a configuration describes, for rows on the mesh ``axis``.
 
+    >>> from dien_jax import preset
+    >>> from dien_jax.model import make_network
+    >>> din = make_network(preset("din").model)
+    >>> din.extractor is None, type(din.attention).__name__
+    (True, 'MLPAttention')
+
     Raises:
       UserError: an attention, evolution or auxiliary loss that no table has.
     """
