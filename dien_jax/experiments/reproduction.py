@@ -43,7 +43,7 @@ from dien_jax.runs.trained import score_split, write_predictions
 from dien_jax.training.run import fit, resume
 from dien_jax.utils.command import stop_signals
 from dien_jax.utils.console import say
-from dien_jax.utils.files import atomic_file, locked, make_folder
+from dien_jax.utils.files import atomic_file, content, locked
 
 PARTS: dict[str, dict[str, Any]] = {
     "augru": {"model.auxiliary_weight": 0.0},
@@ -175,7 +175,11 @@ def reproduce_table(
         for dataset in datasets.values()
         for row in rows or settings
     ]
-    make_folder(out, "--out", RESULTS_FILE, RUNS_FOLDER)
+    with writing(out, "--out"):
+        out.mkdir(parents=True, exist_ok=True)
+        if (names := content(out)) and not {RESULTS_FILE, RUNS_FOLDER} & {*names}:
+            found = f"--out {out} is not empty and holds no {RESULTS_FILE}"
+            raise UserError(f"{found}; choose another folder")
     with locked(out, f"--out {out}"):
         lines = read_results(out / RESULTS_FILE)
         known = {(line["data_digest"], line["settings"], line["seed"]): line for line in lines}
@@ -315,15 +319,6 @@ def _scores(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array(labels), np.array(scores, np.float32)
 
 
-def _by_row(lines: Sequence[Line], data: str) -> dict[str, dict[str, Line]]:
-    """Return the runs on one data set by row, then seed."""
-    runs: dict[str, dict[str, Line]] = {}
-    for line in lines:
-        if line["data"] == data:
-            runs.setdefault(line["row"], {})[line["seed"]] = line
-    return runs
-
-
 def _markdown(lines: Sequence[Line], tables: Mapping[str, Table]) -> list[str]:
     named = {column for line in lines for column in line}
     first, *others = (m for m in METRICS.values() if m.name == "auc" or f"test_{m.name}" in named)
@@ -333,7 +328,10 @@ def _markdown(lines: Sequence[Line], tables: Mapping[str, Table]) -> list[str]:
     for name, table in tables.items():
         header = ["row", "n", *labels, *(f"AUC less {label}'s" for label in table.baselines)]
         for data in dict.fromkeys(line["data"] for line in lines):
-            runs = _by_row(lines, data)
+            runs: dict[str, dict[str, Line]] = {}  # by row, then seed
+            for line in lines:
+                if line["data"] == data:
+                    runs.setdefault(line["row"], {})[line["seed"]] = line
             if not (present := _shown_rows(name, tables, runs)):
                 continue
             rule = "|---" * len(header) + "|"

@@ -47,13 +47,6 @@ def history_line(example: Example, feature: str | None) -> str:
     return line
 
 
-def bar_lengths(example: Example, name: str) -> np.ndarray:
-    """Return the lengths of a measure's bars, from 0 to 1: ``[T]``."""
-    values = example.measures[name]
-    largest = values.max(initial=0) if MEASURES[name].is_relative else 1.0
-    return np.clip(values / largest, 0, 1) if largest else np.zeros_like(values)
-
-
 def example_lines(example: Example, feature: str | None, encoding: str) -> list[str]:
     """Return an example as lines for a terminal, bars as ``#`` if ``encoding`` lacks blocks.
 
@@ -75,7 +68,8 @@ def example_lines(example: Example, feature: str | None, encoding: str) -> list[
         categories = [behaviour.category or "" for behaviour in behaviours]
         columns.append(column(feature, categories, CATEGORY_WIDTH))
     for name, values in example.measures.items():
-        bars = [_bar(length, encoding) for length in bar_lengths(example, name).tolist()]
+        largest = float(values.max(initial=0)) if MEASURES[name].is_relative else 1.0
+        bars = [_bar(value / largest if largest else 0.0, encoding) for value in values.tolist()]
         cells = [f"{bar:{BAR_WIDTH}} {v:.4f}" for bar, v in zip(bars, values, strict=True)]
         columns.append([f"{MEASURES[name].title:{BAR_WIDTH + 7}}", *cells])
     rows = zip(*columns, strict=True)
@@ -90,7 +84,7 @@ def measure_lines(example: Example) -> list[str]:
 
 
 def _bar(length: float, encoding: str) -> str:
-    eighths = round(length * BAR_WIDTH * 8)
+    eighths = round(min(max(length, 0.0), 1.0) * BAR_WIDTH * 8)
     bar = ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
     try:
         bar.encode(encoding)

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import fnmatch
 import json
 import os
 import re
@@ -349,24 +348,6 @@ def starts_with(file: Path, mark: bytes, within: int = 0) -> bool:
     with file.open("rb") as stream:
         start = stream.read(max(within, len(mark)))
     return mark in start if within else start.startswith(mark)
-
-
-def make_folder(folder: Path, flag: str, *ours: str) -> None:
-    """Create a folder to write; one that exists must be empty or hold a file of an earlier command.
-
-    Args:
-      folder: the folder.
-      flag: its flag, for messages.
-      ours: patterns of names that an earlier command left there; none if there is no such command.
-    """
-    with writing(folder, flag):
-        folder.mkdir(parents=True, exist_ok=True)
-        names = content(folder)
-    if names and not any(fnmatch.fnmatchcase(name, own) for name in names for own in ours):
-        raise UserError(
-            f"{flag} {folder} is not empty{' and holds no ' + ours[0] if ours else ''}; "
-            f"choose another folder"
-        )
 
 
 def content(folder: Path) -> list[str]:

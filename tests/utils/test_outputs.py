@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dien_jax.errors import UserError
-from dien_jax.utils.files import check_out, make_folder, starts_with
+from dien_jax.utils.files import check_out, starts_with
 
 
 def is_ours(file: Path) -> bool:
@@ -73,16 +73,3 @@ def test_name_that_cannot_be_written_is_refused(tmp_path, name, message):
 def test_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     assert "cannot be written: Permission denied" in refusal(tmp_path / "out")
-
-
-def test_folder_is_made_or_accepted_if_it_is_empty_or_of_an_earlier_command(tmp_path):
-    for _ in range(2):
-        make_folder(tmp_path / "a" / "out", "--out", "ours.txt")
-    (tmp_path / "a" / "out" / ".ours.txt.partial-7").touch()
-    (tmp_path / "a" / "out" / ".lock").touch()
-    make_folder(tmp_path / "a" / "out", "--out", "ours.txt")
-    made(tmp_path / "a" / "out" / "notes.txt", "theirs")
-    with pytest.raises(UserError, match=r"--out .*out is not empty and holds no ours.txt; choose"):
-        make_folder(tmp_path / "a" / "out", "--out", "ours.txt", "other-*.npy")
-    made(tmp_path / "a" / "out" / "other-1.npy", "ours")
-    make_folder(tmp_path / "a" / "out", "--out", "ours.txt", "other-*.npy")
