@@ -84,14 +84,14 @@ def escape(value: str) -> str:
     return _ESCAPED.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", value)
 
 
-def encoded_lines(values: Iterable[str]) -> Iterator[tuple[bytes, int]]:
-    r"""Yield escaped values in lines, ``LINES`` of them at a time, and their number.
+def encoded_lines(values: Iterable[str], most: int = LINES) -> Iterator[tuple[bytes, int]]:
+    r"""Yield escaped values in lines, ``most`` of them at a time, and their number.
 
     >>> list(encoded_lines(["a", "b\n"]))
     [(b'a\nb\\u000a\n', 2)]
     """
     left = iter(values)
-    while some := list(itertools.islice(left, LINES)):
+    while some := list(itertools.islice(left, most)):
         text = "\n".join(some)
         if text.count("\n") >= len(some) or _ESCAPED_IN_LINES.search(text):
             text = "\n".join(map(escape, some))

@@ -17,10 +17,9 @@ from support.loader_data import (
 
 from dien_jax.config.settings import TrainConfig
 from dien_jax.data import loader as loader_module
-from dien_jax.data import order as order_module
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.loader import Loader
-from dien_jax.data.order import SORT_BUFFER
+from dien_jax.data.order import KEYED_EXAMPLES, SORT_BUFFER, automatic_order
 from dien_jax.data.schema import MultiValued
 from dien_jax.errors import UserError
 
@@ -142,14 +141,13 @@ def test_shuffled_batches_keep_to_one_bucket_but_for_leftovers(order):
     assert padded != sorted(padded)  # long and short batches alternate in training
 
 
-def test_order_is_kept_in_memory_up_to_a_number_of_examples(monkeypatch):
-    def indices(order):
-        return np.concatenate(indices_of(make_loader(random_lengths(70), order=order), 1)).tolist()
-
-    monkeypatch.setattr(order_module, "KEYED_EXAMPLES", 70)
-    assert indices("auto") == indices("shuffled") != indices("keyed")
-    monkeypatch.setattr(order_module, "KEYED_EXAMPLES", 69)
-    assert indices("auto") == indices("keyed")
+def test_order_is_kept_in_memory_up_to_a_number_of_examples():
+    auto, shuffled = (
+        make_loader(random_lengths(70), order=order) for order in ("auto", "shuffled")
+    )
+    np.testing.assert_array_equal(auto.example_indices(1, 3), shuffled.example_indices(1, 3))
+    limits = (KEYED_EXAMPLES, KEYED_EXAMPLES + 1)
+    assert [automatic_order(size) for size in limits] == ["shuffled", "keyed"]
 
 
 def test_sorted_batches_are_cut_from_the_files_order_within_buffers():

@@ -124,7 +124,12 @@ LOG = parquet(
 )
 
 
-def read_parquet(workspace, file: Path) -> None:
+@quick
+@given(content=damaged(LOG))
+@example(content=LOG[:524] + b"\0\0\x80" + LOG[527:])  # the name of a column is not UTF-8
+@example(content=LOG.replace(b"price", b"pr\x80ce"))
+def test_damaged_parquet(content, workspace, file) -> None:
+    file.write_bytes(content)
     outcome(lambda: read_columns(workspace, file, WANTED), file.name)
 
     def requests() -> None:
@@ -135,15 +140,6 @@ def read_parquet(workspace, file: Path) -> None:
                     table.column(piece, column.name, column.kind)
 
     outcome(requests, file.name)
-
-
-@quick
-@given(content=damaged(LOG))
-@example(content=LOG[:524] + b"\0\0\x80" + LOG[527:])  # the name of a column is not UTF-8
-@example(content=LOG.replace(b"price", b"pr\x80ce"))
-def test_damaged_parquet(content, workspace, file) -> None:
-    file.write_bytes(content)
-    read_parquet(workspace, file)
 
 
 VOCABULARY = pickle.dumps({"default_mid": 0, "pear": 1, "é": 2})
