@@ -18,7 +18,7 @@ from pathlib import Path
 
 from made_log import DAY, write_log
 
-START, FIRST_DAYS = 1_700_000_000, 14
+START, FIRST_DAYS = 1_700_000_000, 7
 PORT_LINE = "http://"
 
 
@@ -58,9 +58,9 @@ def daily(out: Path, day: int, preset: str, epochs: int, worst: float) -> bool:
 def serve(out: Path) -> tuple[subprocess.Popen, str]:
     """Start the server of the exported file; return it and its address once it is ready."""
     command = [sys.executable, "-m", "dien_jax.serve", str(out / "current.dien"), "--port", "0"]
-    command += ["--poll-seconds", "2", "--max-batch", "1", "--max-candidates", "50"]
+    command += ["--poll-seconds", "2", "--max-batch", "1", "--max-candidates", "10"]
     log = (out / "server.log").open("w")
-    server = subprocess.Popen([*command, "--max-history", "50"], stderr=log, stdout=log)
+    server = subprocess.Popen([*command, "--max-history", "20"], stderr=log, stdout=log)
     while server.poll() is None:
         lines = (out / "server.log").read_text().split()
         address = next((word.rstrip(",;.") for word in lines if word.startswith(PORT_LINE)), None)

@@ -9,13 +9,11 @@ from support import tiny_run
 
 import dien_jax
 from dien_jax.config.settings import Config
-from dien_jax.errors import UserError
 from dien_jax.model.logistic_regression import fitted_alone, with_network_share
 from dien_jax.runs.folder import Run
 from dien_jax.runs.trained import load_run, restore_state
 from dien_jax.training import fitted
 from dien_jax.training.fitted import SHARES, best_share, with_share
-from dien_jax.training.progress import Progress
 
 LABELS = (np.arange(400) % 2).astype(np.int8)
 
@@ -86,10 +84,3 @@ def test_parameters_without_the_networks_are_those_of_share_0():
     assert not fitted_alone(params)["mlp"]["logit"]["kernel"].any()
     assert with_network_share(params, 1.0) == params
     assert fitted_alone(params)["item"] is params["item"]
-
-
-@pytest.mark.parametrize("share", [1.5, -0.1, float("nan"), "1"])
-def test_share_of_a_checkpoint_is_from_0_to_1(share):
-    values = dataclasses.asdict(Progress()) | {"best_share": share}
-    with pytest.raises(UserError, match="best_share"):
-        Progress.restored(values, 0, "the checkpoint")

@@ -24,6 +24,7 @@ REMOVED = object()
         ("best_step", 7, "best_step <= evaluated_step <= step == 8, found"),
         ("worse_evaluations", -1, r"Expected 'int' >= 0 - at '\$.worse_evaluations'"),
         ("totals", {"loss": 1.0}, f"expected totals.{EXAMPLES} to be above 0"),
+        *(("best_share", value, "best_share") for value in (1.5, -0.1, float("nan"), "1")),
         ("wall_seconds", "1", r"got 'str' - at '\$.wall_seconds'"),
     ],
 )
@@ -36,6 +37,14 @@ def test_edited_progress_is_refused(name: str, value: Any, message: str) -> None
         values[name] = value
     with pytest.raises(UserError, match=f"^host: .*{message}"):
         Progress.restored(values, 8, "host")
+
+
+def test_speed_is_that_of_the_steps_that_were_timed() -> None:
+    assert Progress().examples_per_second is None
+    progress = Progress()
+    progress.timed_examples += 30
+    progress.timed_seconds += 2
+    assert progress.examples_per_second == 15
 
 
 @pytest.mark.parametrize(
