@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import ibis
 import numpy as np
@@ -24,6 +25,7 @@ from dien_jax.data.dataset import open_dataset
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import Spark
 from dien_jax.preparation.pipeline.events import ISO_DATE
+from dien_jax.preparation.reading import spark_workspace
 from dien_jax.preparation.reading.engines import open_workspace
 from dien_jax.preparation.reading.shared_tables import PLACE, SharedFolder
 from dien_jax.preparation.reading.workspace import Workspace
@@ -182,6 +184,18 @@ def test_no_session_in_the_environment_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(connect.SparkSession, "_default_session", None)
     monkeypatch.setattr(connect.SparkSession, "_active_session", threading.local())
     refused("--engine spark: the environment has no Spark session .*--spark-url", tmp_path)
+
+
+def test_the_session_of_the_environment_has_its_own_settings_again(monkeypatch):
+    own = {"spark.sql.session.timeZone": "Europe/Berlin", "spark.sql.shuffle.partitions": "3"}
+    settings = dict(own)
+    conf = Mock(get=settings.get, set=settings.__setitem__, unset=settings.__delitem__)
+    session = Mock(version="4.0.4", conf=conf)
+    monkeypatch.setattr(spark_workspace, "_environment_session", lambda: session)
+    with spark_workspace._session(None):
+        assert settings == own | spark_workspace.SETTINGS
+        assert settings["spark.sql.session.timeZone"] == "UTC"
+    assert settings == own
 
 
 def test_missing_extra_is_named(tmp_path, monkeypatch):
