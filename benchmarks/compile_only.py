@@ -86,7 +86,7 @@ def step_row(target: str, kernel: str, precision: str) -> dict[str, Any]:
     Raises:
       RuntimeError: unless it has two launches forward and two backward.
     """
-    config = preset("dien")
+    config = preset("wide_dien")
     named: Any = {"implementation": kernel, "recurrence_precision": precision}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **named))
     with assume(DEVICES[target]):

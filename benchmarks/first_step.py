@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
     parser = make_parser(__doc__)
     parser.add_argument("data", type=Path, help="dataset folder")
-    parser.add_argument("--preset", default="dien", choices=PRESETS)
+    parser.add_argument("--preset", default="wide_dien", choices=PRESETS)
     parser.add_argument("--repeats", type=int, default=3, help="processes of each kind")
     options = parse(parser, argv, repeats=1)
     times: dict[str, list[float]] = {"compile cache empty": [], "compile cache full": []}

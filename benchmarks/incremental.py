@@ -118,7 +118,7 @@ def trained(data: Path, run: Path, warm_start: Path | None = None) -> RunResult:
     """Return the result of a run, trained if it is not finished."""
     if (run / CONFIG_FILE).exists():
         return resume(run)
-    config = with_settings(preset("dien"), SETTINGS)
+    config = with_settings(preset("wide_dien"), SETTINGS)
     return fit(config, data=data, run_dir=run, preset="dien", warm_start=warm_start)
 
 

@@ -187,7 +187,7 @@ def cold_start(run: Path, ranked: Ranked, cache: Path) -> list[dict]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
     parser = make_parser(__doc__)
-    parser.add_argument("--preset", default="dien", choices=PRESETS)
+    parser.add_argument("--preset", default="wide_dien", choices=PRESETS)
     parser.add_argument("--run", type=Path, help="run folder to rank with instead of --preset")
     parser.add_argument("--candidates", type=int, nargs="+", default=CANDIDATES)
     parser.add_argument("--histories", type=int, nargs="+", default=HISTORIES)

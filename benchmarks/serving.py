@@ -217,7 +217,7 @@ def measure(
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
     parser = make_parser(__doc__)
-    parser.add_argument("--preset", default="dien", choices=PRESETS)
+    parser.add_argument("--preset", default="wide_dien", choices=PRESETS)
     parser.add_argument("--run", type=Path, help="run folder to serve instead of --preset")
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--history", type=int, default=50, help="longest history")

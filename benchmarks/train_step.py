@@ -197,7 +197,7 @@ def real_lengths(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
     parser = make_parser(__doc__, keep_memory=True)
-    parser.add_argument("--preset", default="dien", choices=PRESETS)
+    parser.add_argument("--preset", default="wide_dien", choices=PRESETS)
     parser.add_argument(
         "--data", type=Path, nargs="+", default=[], help="dataset folders with real lengths"
     )

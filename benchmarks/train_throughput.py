@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the rows."""
     parser = make_parser(__doc__, keep_memory=True)
     parser.add_argument("data", type=Path, nargs="+", help="dataset folders")
-    parser.add_argument("--preset", default="dien", choices=PRESETS)
+    parser.add_argument("--preset", default="wide_dien", choices=PRESETS)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1024])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs")

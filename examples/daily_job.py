@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--days", type=int, default=2)
-    parser.add_argument("--preset", default="dien", help="of the first day's model")
+    parser.add_argument("--preset", default="wide_dien", help="of the first day's model")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--worst", type=float, default=0.5, help="least validation AUC to export")
     options = parser.parse_args(arguments)

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("log", type=Path, nargs="?")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--preset", default="dien", choices=dien_jax.PRESETS)
+    parser.add_argument("--preset", default="wide_dien", choices=dien_jax.PRESETS)
     parser.add_argument("--epochs", type=int, default=2)
     options = parser.parse_args(arguments)
     out = options.out or Path(tempfile.mkdtemp())

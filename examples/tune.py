@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", default="dien")
+    parser.add_argument("--preset", default="wide_dien")
     parser.add_argument("--trials", type=int, default=20)
     arguments = parser.parse_args()
     name, base, dataset = arguments.preset, preset(arguments.preset), open_dataset(arguments.data)

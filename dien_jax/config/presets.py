@@ -1,4 +1,4 @@
-"""Presets: the paper's table of models, and the choices of the authors' program."""
+"""Presets: the networks of the paper, DIEN beside counts, the choices of the authors' program."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from dien_jax.config.settings import Config, ModelConfig, OptimConfig, TrainConfig
 from dien_jax.errors import UserError, suggestion
 
-DEFAULT_PRESET = "dien"
+DEFAULT_PRESET = "wide_dien"
 
 AUTHORS = Config(
     model=ModelConfig(
@@ -14,7 +14,6 @@ AUTHORS = Config(
         gates="authors",
         auxiliary_weight=1.0,
         dropout=0.0,
-        statistics=False,
         follow_authors=True,
     ),
     optim=OptimConfig(learning_rate=1e-3, schedule="halving", embedding_update="dense"),
@@ -50,21 +49,30 @@ def member(name: str, base: ModelConfig) -> ModelConfig:
 
 
 def member_name(model: ModelConfig) -> str:
-    """Return the row of the paper's table that a model is, or ``"custom"``."""
+    """Return the row of the paper's table that a network is, or ``"custom"``.
+
+    ``wide_`` precedes the name of a network beside counts, as in ``wide_dien``.
+    """
+    beside = "wide_" if model.statistics else ""
     names = ("extractor", "evolution", "product", "wide")
     for name, parts in FAMILY.items():
         whole = {part: parts.get(part, getattr(ModelConfig, part)) for part in names}
         same = all(getattr(model, part) == value for part, value in whole.items())
         if same and bool(model.auxiliary_weight) == (name == "dien"):
-            return name
-    return "custom"
+            return beside + name
+    return beside + "custom"
 
 
 PRESETS: dict[str, Config] = {
+    DEFAULT_PRESET: Config(model=ModelConfig(statistics=True)),
     **{name: Config(model=member(name, ModelConfig())) for name in FAMILY},
     "authors": AUTHORS,
 }
-"""Named settings, by name: the models of the paper, and the choices of the authors' program."""
+"""Named settings, by name.
+
+``wide_dien`` is DIEN beside counts of training events, similarities and what is fitted on them.
+``dien``, ``din`` and the others are the networks of the paper alone, with this project's choices of
+training; ``authors`` has those of the authors' program."""
 
 
 def preset(name: str) -> Config:
@@ -81,7 +89,7 @@ def preset(name: str) -> Config:
 
 
 def nearest_preset(config: Config) -> str:
-    """Return the preset that settings equal, or else the row of the paper's table, or else dien."""
+    """Return the preset that settings equal, else that of the network's name, else the default."""
     equal = [name for name, values in PRESETS.items() if values == config]
     name = equal[0] if equal else member_name(config.model)
     return name if name in PRESETS else DEFAULT_PRESET

@@ -116,7 +116,7 @@ class ModelConfig:
     auxiliary_distribution: Literal["popularity", "uniform", "shown"] = "popularity"
     """Distribution of auxiliary negatives: popularity in training; uniform over items; shown (items
     shown with the behaviour and not clicked, or by popularity where there are none)."""
-    statistics: bool = True
+    statistics: bool = False
     """Read counts of training events (how many users chose the candidate, alone and together with
     the history) and similarities of candidate and history, by a factorization of which training
     users chose what. The click network reads them, and so do a logistic regression and small

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from dien_jax.config.preset_files import with_settings
-from dien_jax.config.presets import FAMILY, PRESETS
+from dien_jax.config.presets import DEFAULT_PRESET, FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest
@@ -52,7 +52,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "agru, auxiliary loss": {"model.evolution": "agru"},
     "auxiliary weight 1": {"model.auxiliary_weight": 1.0},
     "auxiliary negatives uniform": {"model.auxiliary_distribution": "uniform"},
-    "no statistics": {"model.statistics": False},
+    "beside counts": {"model.statistics": True},
+    "random embeddings": {"model.initial_embeddings": "random"},
     "no dropout": {"model.dropout": 0.0},
     "activation PReLU": {"model.activation": "prelu"},
     "attention bilinear": {"model.attention": "bilinear"},
@@ -112,14 +113,14 @@ def _task(dataset: Dataset, row: str, seed: int, config: Config) -> _Task:
 def paper_tables() -> dict[str, Table]:
     """Return the tables of ``python -m dien_jax.reproduce``.
 
-    ``family`` has the presets of the paper's models; its results have baselines too. ``parts``
-    changes one part of the preset ``dien`` at a time.
+    ``family`` has the presets of the paper's networks and the default; its results have baselines
+    too. ``parts`` changes one part of the preset ``dien`` at a time.
 
     >>> from dien_jax import preset
     >>> paper_tables()["family"].rows["dien"] == preset("dien")
     True
     """
-    rows = {name: PRESETS[name] for name in FAMILY}
+    rows = {name: PRESETS[name] for name in (*FAMILY, DEFAULT_PRESET)}
     parts = {
         row: with_settings(rows["dien"], changes) for row, changes in {"dien": {}, **PARTS}.items()
     }

@@ -75,7 +75,7 @@ class RegressionInputs:
         self._dataset, self.schema = dataset, schema
         # Batches of one padded length, so that one program is compiled for all splits.
         self._batch_options = TrainConfig(batch_size=BATCH, buckets=(), max_history=max_history)
-        self._tables = feature_tables(dataset, ModelConfig(), folds=True)
+        self._tables = feature_tables(dataset, ModelConfig(statistics=True), folds=True)
         self._host_tables = dataset.feature_tables()
         numbers = [feature.name for feature in schema.features if feature.kind == "numeric"]
         counts = statistics_names(schema)

@@ -99,7 +99,8 @@ def test_speed_leaves_out_steps_that_compile(finished):
 
 def test_console_says_what_it_does_first_and_where_results_are_last(finished, data):
     lines = finished.progress.splitlines()
-    assert lines[0].startswith(f"train preset dien on {data}: 64 training, 24 validation and 20")
+    sizes = "64 training, 24 validation and 20"
+    assert lines[0].startswith(f"train preset wide_dien on {data}: {sizes}")
     [size] = [line for line in lines if "parameters on cpu" in line]
     assert str(finished.folder) in size
     assert lines.index(size) < lines.index(next(line for line in lines if "compiling" in line))
@@ -137,7 +138,7 @@ def test_hyperparameters_are_one_row_for_tensorboard(finished):
     rows = tensorboard_files.hparams(finished.folder)
     assert len(rows) == 1
     found = rows[0].hparams
-    expected = {"preset": "dien", "data": "tiny", "model.layers": "8", "model.evolution": "augru"}
+    expected = {"preset": "wide_dien", "data": "tiny", "model.layers": "8"}
     assert {name: found[name].string_value for name in expected} == expected
     numbers = {"seed": 0, "optim.learning_rate": 0.02, "model.hidden_size": 4}
     assert {name: found[name].number_value for name in numbers} == numbers

@@ -13,7 +13,7 @@ from dien_jax.config.preset_files import (
     with_settings,
     write_preset_file,
 )
-from dien_jax.config.presets import PRESETS
+from dien_jax.config.presets import DEFAULT_PRESET, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.errors import UserError
 from dien_jax.runs.folder import Run
@@ -62,8 +62,8 @@ def test_file_in_part_is_completed_by_the_preset_it_names(tmp_path) -> None:
     assert read_preset_file(file) == ("authors", expected)
 
 
-def test_file_that_names_no_preset_starts_from_dien(tmp_path) -> None:
-    assert read_preset_file(written(tmp_path, {})) == ("dien", PRESETS["dien"])
+def test_file_that_names_no_preset_starts_from_the_default(tmp_path) -> None:
+    assert read_preset_file(written(tmp_path, {})) == (DEFAULT_PRESET, PRESETS[DEFAULT_PRESET])
 
 
 def test_written_file_reads_back(tmp_path) -> None:
@@ -109,4 +109,4 @@ def test_config_of_a_run_with_another_name_is_a_preset_file(tmp_path) -> None:
     file = tmp_path / "config.json"
     run = dict.fromkeys(RUN_FIELDS) | {"preset": "no_dice", "format_version": 1}
     file.write_text(json.dumps(run | dataclasses.asdict(config)))
-    assert read_preset_file(file) == ("dien", config)
+    assert read_preset_file(file) == (DEFAULT_PRESET, config)

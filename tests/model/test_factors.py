@@ -118,7 +118,7 @@ def test_names_have_features_and_levels(many: Path) -> None:
 
 @pytest.mark.long
 def test_training_examples_read_the_tables_without_their_users(many: Path) -> None:
-    dataset, model = open_dataset(many), ModelConfig()
+    dataset, model = open_dataset(many), ModelConfig(statistics=True)
     loader = Loader(dataset, "train", TrainConfig(batch_size=16), statistics=True)
     batch = loader.batch(0, 0)
     sequence = dataset.splits["train"].sequence[loader.example_indices(0, 0)]

@@ -151,6 +151,6 @@ def test_ranking_reads_the_same_counts(data: Path) -> None:
 def test_a_model_with_statistics_refuses_tables_without(tmp_path: Path) -> None:
     dataset = open_dataset(small_dataset.write(tmp_path / "small"))
     loader = Loader(dataset, "train", TrainConfig(batch_size=4))
-    model = ClickModel(ModelConfig(), dataset.schema)
+    model = ClickModel(ModelConfig(statistics=True), dataset.schema)
     with pytest.raises(ValueError, match="feature_tables, or choose ModelConfig"):
         model.init(jax.random.key(0), loader.batch(0, 0), dataset.feature_tables())

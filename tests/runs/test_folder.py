@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import small_dataset
 
-from dien_jax import Config, UserError, open_dataset
+from dien_jax import UserError, open_dataset, preset
 from dien_jax.runs.folder import Run
 
 TABLES = {
@@ -27,7 +27,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def new_run(data: Path) -> Run:
-    return Run.create(preset="dien", seed=3, dataset=open_dataset(data), config=Config())
+    config = preset("wide_dien")
+    return Run.create(preset="wide_dien", seed=3, dataset=open_dataset(data), config=config)
 
 
 @pytest.mark.parametrize(("name", "file"), TABLES.items())

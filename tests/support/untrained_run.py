@@ -21,6 +21,7 @@ SMALL = ModelConfig(
     embedding_size=3,
     hidden_size=4,
     layers=(6, 4),
+    statistics=True,
 )
 
 

@@ -47,7 +47,7 @@ def run(tmp_path, data, monkeypatch):
     """A result, its folder and its data; half of the networks' logit counts."""
     monkeypatch.setattr(fitted, "SHARES", (0.5,))
     config = dien_jax.preset("wide_deep")
-    model = dataclasses.replace(config.model, embedding_size=4, layers=(8,))
+    model = dataclasses.replace(config.model, embedding_size=4, layers=(8,), statistics=True)
     train = dataclasses.replace(config.train, batch_size=16, epochs=2, calibrate=False)
     folder = tmp_path / "run"
     return dien_jax.fit(Config(model, config.optim, train), data=data, run_dir=folder)

@@ -168,8 +168,10 @@ def test_settings_of_a_preset_are_recorded_by_its_name(name):
 def test_settings_of_no_preset_are_recorded_by_their_row_of_the_table():
     assert nearest_preset(dien_jax.Config(dien_jax.ModelConfig(dropout=0.5))) == "dien"
     assert nearest_preset(dien_jax.Config(dien_jax.ModelConfig(auxiliary_weight=0.0))) == "augru"
+    beside_counts = dien_jax.ModelConfig(dropout=0.1, statistics=True)
+    assert nearest_preset(dien_jax.Config(beside_counts)) == "wide_dien"
     own = dien_jax.ModelConfig(auxiliary_weight=0.0, wide=True)
-    assert nearest_preset(dien_jax.Config(own)) == "dien"
+    assert nearest_preset(dien_jax.Config(own)) == "wide_dien"
 
 
 def test_name_of_a_preset_is_no_config(data, tmp_path):
