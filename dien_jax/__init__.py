@@ -2,7 +2,7 @@
 
     import dien_jax
 
-    result = dien_jax.fit(dien_jax.preset("dien"), data="data", run_dir="runs/first")
+    result = dien_jax.fit(dien_jax.preset("wide_dien"), data="data", run_dir="runs/first")
     print(result.test["auc"])
 
 Every file in this folder is a command (``python -m dien_jax`` lists them), every folder a layer of

@@ -195,7 +195,20 @@ def _table(result: "RunResult") -> str:
         cells = [f"{METRICS[key].text(metrics):>{width}}" for key, width in widths.items()]
         count = f"{metrics['examples']:,}" if "examples" in metrics else ""
         lines.append(f"{name:28}{''.join(cells)}{count:>12}".rstrip())
-    return "\n".join([*lines, *_margin(result), *_more_epochs(result)])
+    return "\n".join([*lines, *_worth(result), *_margin(result), *_more_epochs(result)])
+
+
+def _worth(result: "RunResult") -> list[str]:
+    """Return a line that says what the network that reads the history adds to counts."""
+    from dien_jax.training.fitted import WITHOUT_NETWORKS
+
+    alone, area = result.baselines.get(WITHOUT_NETWORKS), result.test.get("auc")
+    if alone is None or area is None:
+        return []
+    if result.network_share == 0:
+        return ["Reading the history adds nothing: on validation, counts alone rank as well."]
+    change = "adds" if area >= alone else "takes"
+    return [f"Reading the history {change} {abs(area - alone):.4f} of test AUC, beside counts."]
 
 
 def _margin(result: "RunResult") -> list[str]:

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     data = options.data or work / "data"
     if options.data is None:
         synthetic.prepare(synthetic.SyntheticOptions(out=data, users=options.users))
-    base = dien_jax.preset("wide_dien")
+    base = dien_jax.preset("dien")
     base = dataclasses.replace(base, train=dataclasses.replace(base.train, epochs=options.epochs))
     areas: dict[str, list[float]] = {}
     for name in ("augru", "attentional_decay"):

@@ -326,23 +326,20 @@ def test_training_examples_of_one_label_have_none(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("simple", "best_step", "expected"),
+    ("simple", "changes", "expected"),
     [
-        ({"popularity": 0.5, "logistic regression": 0.792}, 30, ["0.0080 above that of log"]),
-        (
-            {"popularity": 0.81, "logistic regression": None},
-            30,
-            ["0.0100 below that of popularity"],
-        ),
-        ({"popularity": 0.5, "best possible": 0.9}, 30, []),
-        ({"popularity": None}, 40, ["more epochs"]),
+        ({"popularity": 0.5, "logistic regression": 0.792}, {}, ["0.0080 above that of log"]),
+        ({"popularity": 0.81, "logistic regression": None}, {}, ["0.0100 below that of pop"]),
+        ({"popularity": 0.5, "best possible": 0.9}, {}, []),
+        ({"popularity": None}, {"best_step": 40}, ["more epochs"]),
+        ({"without the networks": 0.77}, {}, ["history adds 0.0300 of test AUC"]),
+        ({"without the networks": 0.81}, {}, ["history takes 0.0100 of test AUC"]),
+        ({"without the networks": 0.8}, {"network_share": 0.0}, ["history adds nothing"]),
     ],
 )
-def test_table_says_if_a_simple_model_is_as_good_or_training_still_improved(
-    simple, best_step, expected
-):
-    about = {"test": {"auc": 0.8}, "baselines": simple, "best_step": best_step, "steps": 40}
-    result = types.SimpleNamespace(**about)
-    lines = [*train._margin(result), *train._more_epochs(result)]
+def test_table_says_in_words_what_parts_and_simple_models_are_worth(simple, changes, expected):
+    about = {"test": {"auc": 0.8}, "baselines": simple, "best_step": 30, "steps": 40}
+    result = types.SimpleNamespace(**{"network_share": 1.0, **about, **changes})
+    lines = [*train._worth(result), *train._margin(result), *train._more_epochs(result)]
     assert len(lines) == len(expected)
     assert all(part in line for line, part in zip(lines, expected, strict=True))
