@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dien_jax.model import shared_history
 from dien_jax.model.auxiliary import BinaryAuxiliaryLoss, auxiliary_positions
 from dien_jax.model.checks import check_inputs
 from dien_jax.model.interest import AUGRU, GRU, MLPAttention
+from dien_jax.model.shared_history import attention_weights, last_states
 
 
 class DIENOutput(NamedTuple):
@@ -181,10 +181,10 @@ class DIEN(nn.Module):
         """Return the final state of one history for each candidate; what they share once."""
         if self.attention is None:
             return None
-        attention = shared_history.attention_weights(self.attention, candidates, states, length)
+        attention = attention_weights(self.attention, candidates, states, length)
         if self.evolution is None or isinstance(self.evolution, GRU):
             return attention.astype(states.dtype) @ states
-        return shared_history.last_states(self.evolution, states, attention, length)
+        return last_states(self.evolution, states, attention, length)
 
     def auxiliary_score(
         self,

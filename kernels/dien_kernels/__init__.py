@@ -14,7 +14,6 @@ from dien_kernels.choice import Choice, Implementation, load_native_in_backgroun
 from dien_kernels.contract import Blocks
 from dien_kernels.devices import Device, assume, interpreted
 from dien_kernels.native.library import instruction_set
-from dien_kernels.network_equations import Dense, masked_softmax
 from dien_kernels.networks import (
     NetworkImplementation,
     attention_weights,
@@ -22,7 +21,7 @@ from dien_kernels.networks import (
     candidate_attention,
     explain_network,
 )
-from dien_kernels.reference import Form, Weights
+from dien_kernels.reference import Dense, Form, Weights, masked_softmax
 from dien_kernels.shared_history import SharedCell, last_states
 
 __all__ = [

@@ -22,13 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend.backend import get_backend
 
-from dien_kernels import candidates, fused, network_equations, reference
+from dien_kernels import candidates, fused, reference
 from dien_kernels.contract import Backend, HistoryBackend, Plan, Shape
 from dien_kernels.devices import Device
 from dien_kernels.native import library, networks
 from dien_kernels.native.build import cache_folder
-from dien_kernels.network_equations import Dense
-from dien_kernels.reference import Inputs, Weights
+from dien_kernels.reference import Dense, Inputs, Weights
 
 Network = Literal["attention", "auxiliary", "candidates"]
 """What has a kernel: attention, the auxiliary loss, and many candidates of one history."""
@@ -203,7 +202,7 @@ def attention_results() -> tuple[Any, Any]:
         # The softmax takes the last bias out: its gradient is rounding.
         return attention, gradients, d_layers[:-1], d_layers[-1].kernel
 
-    return _both(inputs, results, networks.attention, network_equations.reference_attention)
+    return _both(inputs, results, networks.attention, reference.reference_attention)
 
 
 def auxiliary_results() -> tuple[Any, Any]:
@@ -223,7 +222,7 @@ def auxiliary_results() -> tuple[Any, Any]:
     def results(run: Callable, *arguments: Any) -> Any:
         return jax.value_and_grad(lambda *given: 3 * run(*given), (0, 1, 2, 4))(*arguments)
 
-    return _both(inputs, results, networks.auxiliary_loss, network_equations.reference_loss)
+    return _both(inputs, results, networks.auxiliary_loss, reference.reference_loss)
 
 
 def candidate_results() -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dien_kernels.network_equations import Layers, masked_softmax, reference_attention
+from dien_kernels.reference import Layers, masked_softmax, reference_attention
 from dien_kernels.step import sigmoid
 
 CHUNK = 32

@@ -8,13 +8,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dien_kernels import agreement, candidates, devices, network_equations
+from dien_kernels import agreement, candidates, devices, reference, xla_networks
 from dien_kernels.agreement import Network
 from dien_kernels.checks import Shapes, check_name, check_shapes, refuse, reverse_mode_only
 from dien_kernels.choice import Choice, Implementation, first_that_agrees, require
 from dien_kernels.native import library
 from dien_kernels.native import networks as native
-from dien_kernels.network_equations import Layers
+from dien_kernels.reference import Layers
 
 NetworkImplementation = Literal["auto", "reference", "xla", "native"]
 """Implementations of networks; auto takes native on a CPU where it agrees with the oracle."""
@@ -68,8 +68,8 @@ def attention_weights(
     name = chosen("attention", implementation, len(layers) - 1)
     with reverse_mode_only(name):
         if name == "xla":
-            return network_equations.xla_attention(query, states, layers, lengths)
-        run = native.attention if name == "native" else network_equations.reference_attention
+            return xla_networks.xla_attention(query, states, layers, lengths)
+        run = native.attention if name == "native" else reference.reference_attention
         query, states = _single((query, states))
         return run(query, states, _single(tuple(layers)), lengths)
 
@@ -175,8 +175,8 @@ def auxiliary_loss(
         return jnp.zeros((), jnp.float32)
     with reverse_mode_only(name):
         if name == "xla":
-            return network_equations.xla_loss(states, history, sampled, shares, layers)
-        run = native.auxiliary_loss if name == "native" else network_equations.reference_loss
+            return xla_networks.xla_loss(states, history, sampled, shares, layers)
+        run = native.auxiliary_loss if name == "native" else reference.reference_loss
         states, history, sampled = _single((states, history, sampled))
         return run(states, history, sampled, shares, _single(tuple(layers)))
 

@@ -1,10 +1,13 @@
-"""The recurrences as ``jax.lax.scan`` over their equations: the oracle of every implementation.
+"""The equations as they are written: the oracle of every implementation.
 
-Deliberately plain: values come from the equations as written, gradients from autodiff.
+Recurrences are ``jax.lax.scan``; the networks of attention and the auxiliary loss read the
+concatenation that their equation names. Deliberately plain: gradients are those of autodiff.
 
-Dimensions: B batch, T steps, D input, H hidden, G gates (3; AGRU has 2: reset and candidate).
+Dimensions: B batch, T steps, S = T - 1 positions, K behaviours of a position, D input or behaviour,
+H hidden, M a layer of a network, G gates (3; AGRU has 2: reset and candidate).
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -90,3 +93,78 @@ def run(
 def product(left: jax.Array, right: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
     """Return the product of states ``[B, H]`` and recurrent weights ``[H, H]``."""
     return jnp.dot(left, right, precision=precision)
+
+
+class Dense(NamedTuple):
+    """A layer of a network: ``kernel`` is ``[D, M]``, ``bias`` is ``[M]``.
+
+    >>> layer = Dense(jnp.ones((4, 3)), jnp.zeros(3))
+    >>> layer.kernel.shape
+    (4, 3)
+    """
+
+    kernel: jax.Array
+    bias: jax.Array
+
+
+Layers = Sequence[Dense]
+"""Layers of an MLP: sigmoids after each but the last one, which has one column."""
+
+
+def masked_softmax(scores: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Return the softmax over live steps; dead steps and rows of length 0 are exactly 0.
+
+    Scores are ``[B, T]``, lengths ``[B]``.
+
+    >>> masked_softmax(jnp.zeros((2, 3)), jnp.array([2, 0])).tolist()
+    [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    """
+    steps = jnp.arange(scores.shape[1], dtype=lengths.dtype)
+    live = steps[None, :] < lengths[:, None]
+    highest = jnp.where(live, scores, -jnp.inf).max(-1, keepdims=True)
+    highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0))
+    powers = jnp.where(live, jnp.exp(jnp.where(live, scores - highest, 0)), 0)
+    return powers / jnp.maximum(powers.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
+
+
+def apply_layer(value: jax.Array, layer: Dense) -> jax.Array:
+    """Return ``value kernel + bias``, in the dtype of the value."""
+    kernel, bias = (part.astype(value.dtype) for part in layer)
+    return value @ kernel + bias.reshape((1,) * (value.ndim - 1) + (-1,))
+
+
+def scores_of(value: jax.Array, layers: Layers, activation: Callable) -> jax.Array:
+    """Return the float32 scores of layers that follow a first one, whose value is given."""
+    for layer in layers:
+        value = apply_layer(activation(value), layer)
+    return value[..., 0].astype(jnp.float32)
+
+
+def reference_attention(
+    query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array
+) -> jax.Array:
+    """Return attention weights ``[B, T]`` as :func:`dien_kernels.attention_weights` does."""
+    live = jnp.arange(states.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
+    states = jnp.where(live[..., None], states, 0.0)
+    query = jnp.broadcast_to(query[:, None], states.shape)
+    inputs = jnp.concatenate([query, states, query - states, query * states], axis=-1)
+    first = apply_layer(inputs, layers[0])
+    return masked_softmax(scores_of(first, layers[1:], jax.nn.sigmoid), lengths)
+
+
+def reference_loss(
+    states: jax.Array, history: jax.Array, sampled: jax.Array, shares: jax.Array, layers: Layers
+) -> jax.Array:
+    """Return the auxiliary loss as :func:`dien_kernels.auxiliary_loss` does."""
+    behaviours = jnp.concatenate([history[None, :, 1:], sampled])
+    before = jnp.broadcast_to(states[None, :, :-1], (*behaviours.shape[:3], states.shape[-1]))
+    inputs = jnp.concatenate([before, behaviours], axis=-1)
+    inputs = jnp.where((shares != 0).any(0)[None, ..., None], inputs, 0)
+    logits = scores_of(apply_layer(inputs, layers[0]), layers[1:], jax.nn.sigmoid)
+    return cross_entropy(logits, shares)
+
+
+def cross_entropy(logits: jax.Array, shares: jax.Array) -> jax.Array:
+    """Return the sum of ``share softplus(-l)`` of real and ``share softplus(l)`` of sampled."""
+    real, sampled = jax.nn.softplus(-logits[0]), jax.nn.softplus(logits[1:])
+    return (shares[0] * real).sum() + (shares[1:] * sampled).sum()

@@ -22,7 +22,7 @@ from dien_kernels import (
     explain_network,
     interpreted,
     last_states,
-    network_equations,
+    reference,
 )
 from dien_kernels.backends import native
 from dien_kernels.native import build, networks
@@ -226,7 +226,7 @@ def test_networks_of_bfloat16_are_computed_in_float32(few, auxiliary):
 
 def test_auto_leaves_a_network_that_deviates(fresh, monkeypatch, auxiliary):
     def wrong(*arguments):
-        return 1.001 * network_equations.reference_loss(*arguments)
+        return 1.001 * reference.reference_loss(*arguments)
 
     monkeypatch.setattr(networks, "auxiliary_loss", wrong)
     with pytest.warns(RuntimeWarning, match=r"the auxiliary loss by XLA .* it deviates .* delete"):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dien_kernels import network_equations
+from dien_kernels import xla_networks
 
 from dien_jax.model.auxiliary import (
     AuxiliaryNetwork,
@@ -31,7 +31,7 @@ def test_value_and_gradients_do_not_depend_on_blocks(
     monkeypatch, implementation, block, columns, mean
 ):
     """Blocks that divide the thirty positions, that do not, and a single one."""
-    monkeypatch.setattr(network_equations, "CPU_BLOCK", block)
+    monkeypatch.setattr(xla_networks, "CPU_BLOCK", block)
     rng = np.random.default_rng(0)
     states = jnp.asarray(rng.normal(size=(B, S + 1, H)), jnp.float32)
     history = jnp.asarray(rng.normal(size=(B, S + 1, D)), jnp.float32)
@@ -64,7 +64,7 @@ def test_value_and_gradients_do_not_depend_on_blocks(
 
 def test_no_activation_of_all_positions_is_kept():
     """The compiled program has room for one block's activations, not for everyone's."""
-    positions, width = 20 * network_equations.CPU_BLOCK, 100
+    positions, width = 20 * xla_networks.CPU_BLOCK, 100
     network = AuxiliaryNetwork((width, 50), 1)
     shapes = (1, positions + 1, 8), (1, positions + 1, 2), (1, 1, positions, 2), (2, 1, positions)
     states, history, sampled, weights = (jnp.zeros(shape) for shape in shapes)

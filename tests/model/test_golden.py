@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dien_kernels import network_equations
+from dien_kernels import xla_networks
 
 from dien_jax.config.presets import AUTHORS, FAMILY, member
 from dien_jax.config.settings import ModelConfig
@@ -166,8 +166,8 @@ def test_uniform_attention_and_the_papers_gates_are_told_from_theirs(monkeypatch
 
     assert agrees()
     assert not agrees(gates="paper")
-    masked = network_equations.masked_softmax
-    monkeypatch.setattr(network_equations, "masked_softmax", uniform)
+    masked = xla_networks.masked_softmax
+    monkeypatch.setattr(xla_networks, "masked_softmax", uniform)
     assert not agrees()
 
 

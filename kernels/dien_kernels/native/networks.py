@@ -4,7 +4,7 @@ The kernels (``native/src``) fill the vector lanes with live positions alone. At
 layers again on the way back. The auxiliary loss computes its gradients with its value. Those of
 candidates that share one history, their attention and last states, run forward only.
 
-Dimensions: as in :mod:`dien_kernels.network_equations`; N candidates, H hidden, G gates.
+Dimensions: as in :mod:`dien_kernels.xla_networks`; N candidates, H hidden, G gates.
 """
 
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dien_kernels import network_equations as equations
+from dien_kernels import xla_networks
 from dien_kernels.candidates import SharedInputs, xla_last_states
 from dien_kernels.launch import mappable, no_gradient
 from dien_kernels.native.primitive import primitive
-from dien_kernels.network_equations import Dense, Layers, masked_softmax
+from dien_kernels.reference import Dense, Layers, apply_layer, masked_softmax
 from dien_kernels.step import sigmoid
 
 MOST_LAYERS = 8
@@ -34,7 +34,7 @@ def check_layers(hidden: int) -> None:
 
 def attention(query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array) -> jax.Array:
     """Return attention weights ``[B, T]`` as :func:`dien_kernels.attention_weights` does."""
-    shared, of_states = equations.split_first(query, layers[0])
+    shared, of_states = xla_networks.split_first(query, layers[0])
     arrays = states, query, shared, lengths.astype(jnp.int32)
     return _attention(*arrays, (of_states, *flat(layers[1:])))
 
@@ -83,7 +83,7 @@ _attention.defvjp(_attention_forward, _attention_backward)
 def _attention_by_xla(*operands: Any) -> list[jax.Array]:
     states, query, shared, lengths, of_states, *layers = operands
     arrays = query, states, shared, of_states, pairs(layers), lengths
-    return [equations.attention_of_shares(*arrays)]
+    return [xla_networks.attention_of_shares(*arrays)]
 
 
 def _attention_backward_by_xla(*operands: Any) -> list[jax.Array]:
@@ -137,7 +137,7 @@ def _auxiliary_by_xla(*operands: Any) -> list[jax.Array]:
 
     def run(arrays: tuple, weights: tuple) -> jax.Array:
         states, history, sampled = arrays
-        return equations.xla_loss(states, history, sampled, shares, pairs(weights))
+        return xla_networks.xla_loss(states, history, sampled, shares, pairs(weights))
 
     arrays = (states, history, sampled)
     return jax.tree.leaves(jax.value_and_grad(run, (0, 1))(arrays, tuple(weights)))
@@ -165,7 +165,7 @@ def candidate_attention(
     query: jax.Array, states: jax.Array, layers: Layers, length: jax.Array
 ) -> jax.Array:
     """Return weights ``[N, T]`` as :func:`dien_kernels.candidate_attention` does."""
-    shared, of_states = equations.split_first(query, layers[0])
+    shared, of_states = xla_networks.split_first(query, layers[0])
     operands = query, shared, states, length.astype(jnp.int32)
     return _candidates(operands, (of_states, *flat(layers[1:])))
 
@@ -182,7 +182,7 @@ def _candidates_by_xla(*operands: Any) -> list[jax.Array]:
     first = (states @ of_state)[None] + (query[:, None] * states[None]) @ of_product
     value = first + shared[:, None]
     for layer in pairs(layers):
-        value = equations.apply_layer(sigmoid(value), layer)
+        value = apply_layer(sigmoid(value), layer)
     return [masked_softmax(value[..., 0], jnp.broadcast_to(length, query.shape[:1]))]
 
 

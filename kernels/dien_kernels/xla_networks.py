@@ -1,40 +1,32 @@
-"""Attention and the auxiliary loss by XLA: the oracle, and the implementation called ``"xla"``.
+"""Attention and the auxiliary loss by XLA: the implementation called ``"xla"``.
 
-The oracle is plain: the network reads the concatenation that its equation names, and gradients are
-those of autodiff. ``"xla"`` splits the first layer, so that a share that several steps or
-behaviours have in common is computed once, and differentiates the auxiliary loss block by block.
+The first layer is split, so that a share that several steps or behaviours have in common is
+computed once, and the auxiliary loss is differentiated block by block.
+:mod:`dien_kernels.reference` has the equations.
 
 Dimensions: B batch (rows), T steps, S = T - 1 positions, K behaviours of a position, P = B S, D
 behaviour, H state, M first layer.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from dien_kernels.reference import (
+    Dense,
+    Layers,
+    apply_layer,
+    cross_entropy,
+    masked_softmax,
+    scores_of,
+)
 
 CPU_BLOCK = 1280
 """Positions of a block on a CPU: some hundred kilobytes a layer."""
 BLOCK = 65_536
 """Positions of a block elsewhere: enough for matmuls, few enough for long histories."""
-
-
-class Dense(NamedTuple):
-    """A layer of a network: ``kernel`` is ``[D, M]``, ``bias`` is ``[M]``.
-
-    >>> layer = Dense(jnp.ones((4, 3)), jnp.zeros(3))
-    >>> layer.kernel.shape
-    (4, 3)
-    """
-
-    kernel: jax.Array
-    bias: jax.Array
-
-
-Layers = Sequence[Dense]
-"""Layers of an MLP: sigmoids after each but the last one, which has one column."""
 
 
 @jax.custom_vjp
@@ -53,47 +45,6 @@ def _sigmoid_backward(result: jax.Array, d_result: jax.Array) -> tuple[jax.Array
 
 
 _sigmoid.defvjp(_sigmoid_forward, _sigmoid_backward)
-
-
-def masked_softmax(scores: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Return the softmax over live steps; dead steps and rows of length 0 are exactly 0.
-
-    Scores are ``[B, T]``, lengths ``[B]``.
-
-    >>> masked_softmax(jnp.zeros((2, 3)), jnp.array([2, 0])).tolist()
-    [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
-    """
-    steps = jnp.arange(scores.shape[1], dtype=lengths.dtype)
-    live = steps[None, :] < lengths[:, None]
-    highest = jnp.where(live, scores, -jnp.inf).max(-1, keepdims=True)
-    highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0))
-    powers = jnp.where(live, jnp.exp(jnp.where(live, scores - highest, 0)), 0)
-    return powers / jnp.maximum(powers.sum(-1, keepdims=True), jnp.finfo(scores.dtype).tiny)
-
-
-def apply_layer(value: jax.Array, layer: Dense) -> jax.Array:
-    """Return ``value kernel + bias``, in the dtype of the value."""
-    kernel, bias = (part.astype(value.dtype) for part in layer)
-    return value @ kernel + bias.reshape((1,) * (value.ndim - 1) + (-1,))
-
-
-def _scores(value: jax.Array, layers: Layers, activation: Callable) -> jax.Array:
-    """Return the float32 scores of layers that follow a first one, whose value is given."""
-    for layer in layers:
-        value = apply_layer(activation(value), layer)
-    return value[..., 0].astype(jnp.float32)
-
-
-def reference_attention(
-    query: jax.Array, states: jax.Array, layers: Layers, lengths: jax.Array
-) -> jax.Array:
-    """Return attention weights ``[B, T]`` as :func:`dien_kernels.attention_weights` does."""
-    live = jnp.arange(states.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
-    states = jnp.where(live[..., None], states, 0.0)
-    query = jnp.broadcast_to(query[:, None], states.shape)
-    inputs = jnp.concatenate([query, states, query - states, query * states], axis=-1)
-    first = apply_layer(inputs, layers[0])
-    return masked_softmax(_scores(first, layers[1:], jax.nn.sigmoid), lengths)
 
 
 def xla_attention(
@@ -126,24 +77,7 @@ def attention_of_shares(
     """Return attention weights from what :func:`split_first` returns and the layers after it."""
     of_state, of_product = jnp.split(of_states, 2)
     per_step = states @ of_state + (states * query[:, None]) @ of_product
-    return masked_softmax(_scores(per_step + shared[:, None], layers, _sigmoid), lengths)
-
-
-def reference_loss(
-    states: jax.Array, history: jax.Array, sampled: jax.Array, shares: jax.Array, layers: Layers
-) -> jax.Array:
-    """Return the auxiliary loss as :func:`dien_kernels.auxiliary_loss` does."""
-    behaviours = jnp.concatenate([history[None, :, 1:], sampled])
-    before = jnp.broadcast_to(states[None, :, :-1], (*behaviours.shape[:3], states.shape[-1]))
-    inputs = jnp.concatenate([before, behaviours], axis=-1)
-    inputs = jnp.where((shares != 0).any(0)[None, ..., None], inputs, 0)
-    logits = _scores(apply_layer(inputs, layers[0]), layers[1:], jax.nn.sigmoid)
-    return _cross_entropy(logits, shares)
-
-
-def _cross_entropy(logits: jax.Array, shares: jax.Array) -> jax.Array:
-    real, sampled = jax.nn.softplus(-logits[0]), jax.nn.softplus(logits[1:])
-    return (shares[0] * real).sum() + (shares[1:] * sampled).sum()
+    return masked_softmax(scores_of(per_step + shared[:, None], layers, _sigmoid), lengths)
 
 
 def xla_loss(
@@ -168,7 +102,7 @@ def _block_loss(layers: Layers, *arrays: jax.Array) -> jax.Array:
     of_state, of_behaviour = jnp.split(kernel.astype(states.dtype), [states.shape[-1]])
     of_states = apply_layer(states, Dense(of_state, bias))
     first = of_states[None] + behaviours @ of_behaviour
-    return _cross_entropy(_scores(first, layers[1:], _sigmoid), shares)
+    return cross_entropy(scores_of(first, layers[1:], _sigmoid), shares)
 
 
 _loss: Any = jax.custom_vjp(_block_loss)
