@@ -29,9 +29,11 @@ def heading(example: Example) -> str:
 
 
 def prediction(example: Example) -> str:
-    """Return the click probability and the label."""
+    """Return the click probability, that without reading the history, and the label."""
     label = {None: "", 0: ", not clicked", 1: ", clicked"}[example.label]
-    return f"click probability {example.probability:.4f}{label}"
+    alone = example.by_counts
+    part = "" if alone is None else f" (by counts, without reading the history, {alone:.4f})"
+    return f"click probability {example.probability:.4f}{part}{label}"
 
 
 def history_line(example: Example, feature: str | None) -> str:

@@ -33,6 +33,7 @@ from dien_jax.data.tables import FeatureTables
 from dien_jax.data.vocabularies import UserEvents, Vocabularies
 from dien_jax.errors import UserError, printable, suggestion
 from dien_jax.model.click_model import ClickModel
+from dien_jax.model.logistic_regression import fitted_alone
 from dien_jax.model.logit_map import LogitMap, click_probability
 from dien_jax.runs.trained import TrainedModel
 from dien_jax.utils.console import say
@@ -70,10 +71,12 @@ MEASURES = {
 class Internals(NamedTuple):
     """Click probabilities of a batch, ``[B]``, and its measures by name, ``[B, T]`` each.
 
-    Gates are means over the H units. A measure that the model lacks is left out.
+    ``by_counts`` is the probability without the networks that read the history, of a model beside
+    counts. Gates are means over the H units. A measure that the model lacks is left out.
     """
 
     probability: Array
+    by_counts: Array | None
     measures: dict[str, Array]
 
 
@@ -137,7 +140,11 @@ def make_internals_step(config: Config, schema: Schema) -> Callable[..., Interna
     ) -> Internals:
         variables = {"params": params, "batch_stats": stats}
         logits, measures = measured(variables, features, batch)
-        return Internals(click_probability(logits, logit_map), measures)
+        by_counts = None
+        if model_config.statistics:
+            alone: Any = model.apply({**variables, "params": fitted_alone(params)}, batch, features)
+            by_counts = click_probability(alone.logits, logit_map)
+        return Internals(click_probability(logits, logit_map), by_counts, measures)
 
     return jax.jit(internals)
 
@@ -201,6 +208,8 @@ class Example:
       candidate: the target item.
       label: 1 for a click, 0 for none; None if unknown.
       probability: click probability of the model.
+      by_counts: that of a model beside counts without the networks that read the history, else
+        None.
       behaviours: the history, oldest first, without behaviours that the model cuts off.
       older: number of behaviours that the model cuts off.
       measures: float32 ``[T]`` over the behaviours, by names of ``MEASURES``.
@@ -212,6 +221,7 @@ class Example:
     candidate: Behaviour
     label: int | None
     probability: float
+    by_counts: float | None
     behaviours: tuple[Behaviour, ...]
     older: int
     measures: dict[str, np.ndarray]
@@ -331,6 +341,7 @@ class Inspector:
             candidate=self.names.behaviour(item, item),
             label=int(examples.label[number]),
             probability=float(internals.probability),
+            by_counts=None if internals.by_counts is None else float(internals.by_counts),
             behaviours=tuple(self.names.behaviour(int(row), item) for row in history),
             older=int(examples.history_end[number] - start) - len(history),
             measures={

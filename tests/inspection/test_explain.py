@@ -13,6 +13,8 @@ from support.tiny_run import refused_by
 from dien_jax import explain
 from dien_jax.inference.ranker import Ranker
 from dien_jax.inspection.example_view import draw_example, example_lines
+from dien_jax.inspection.examples import Inspector
+from dien_jax.model.logistic_regression import fitted_alone
 from dien_jax.runs.trained import load_run
 from dien_jax.utils.plots import padded, save_picture, shortened
 
@@ -68,9 +70,18 @@ def test_user_and_item_get_the_score_of_the_ranker(small, capfd):
     [score] = ranker.rank(history, [PEAR], user="Ann", context=context).scores
     flags = ("--context", "device", "phone", "query", "q|r")
     text, notes = shown(capfd, small, "--user", "Ann", "--item", PEAR, *flags)
-    assert f"user Ann, item pear\\u000afig (fruit)\nclick probability {score:.4f}\n" in text
+    heading = f"user Ann, item pear\\u000afig (fruit)\nclick probability {score:.4f} "
+    assert f"{heading}(by counts, without reading the history, 0." in text
     assert "3 behaviours, oldest first" in text
     assert notes == ""
+
+
+def test_what_reading_the_history_adds_is_the_score_without_the_networks(small):
+    trained = load_run(small)
+    alone = trained._replace(params=fitted_alone(trained.params))
+    [example], [without] = (Inspector(model).examples("train", [0]) for model in (trained, alone))
+    assert example.by_counts == pytest.approx(without.probability, abs=1e-6)
+    assert example.by_counts != pytest.approx(example.probability, abs=1e-3)
 
 
 def test_missing_context_and_unknown_users_are_noted(small, capfd):

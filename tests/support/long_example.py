@@ -21,6 +21,7 @@ def long_example(length: int, text: str = "an-item-of-a-very-long-name") -> Exam
         candidate=Behaviour("$the$ candidate", "category 3", True),
         label=1,
         probability=0.25,
+        by_counts=0.2,
         behaviours=tuple(items),
         older=12,
         measures={"attention": attention, "update_gate": gate, "update": attention / 2},
