@@ -69,6 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (run / METRICS_FILE).write_text("".join(f"{json.dumps(record)}\n" for record in records))
     result = {"best_step": 1, "valid": metrics, "test": metrics, "train_examples_per_second": 9.0}
+    result["baselines"] = {"without the networks": 0.7312, "popularity": None}
     write_json(run / RESULT_FILE, result)
     return run
 
@@ -124,6 +125,7 @@ def test_numbers_are_those_of_the_run(run, content):
     assert f"{loss:.3f}" in first[:300]
     assert f"--split valid --example {worst}" in first
     assert "train.epochs" in text
+    assert "without the networks 0.7312" in text
 
 
 def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monkeypatch, capfd):
