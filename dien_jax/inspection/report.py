@@ -122,8 +122,8 @@ def _run_section(summary: RunSummary, run: Run, dataset: Dataset) -> str:
         facts["device"] = str(result.get("device", _ABSENT))
         speed = f"{summary.speed:,.0f}" if summary.speed else _ABSENT
         facts["training examples per second"] = speed
-        simple: Any = result.get("baselines", {})
-        known = [f"{name} {value:.4f}" for name, value in simple.items() if value is not None]
+        simple = result.get("baselines", {}).items()
+        known = [f"{name} {value:.4f}" for name, value in simple if value is not None]
         facts["test AUC of simple models and parts"] = ", ".join(known) or _ABSENT
     rows = []
     for split in ("valid", "test"):

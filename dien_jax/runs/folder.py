@@ -295,6 +295,7 @@ class StoredResult(TypedDict):
     test: Metrics
     train_examples_per_second: NotNegative | None
     device: NotRequired[str]
+    baselines: NotRequired[dict[str, NotNegative | None]]
 
 
 Result = TypeVar("Result")
