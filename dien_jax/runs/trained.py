@@ -78,7 +78,7 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
     >>> from dien_jax import load_run
     >>> model = load_run("runs/first")
     >>> model.run.preset, sorted(model.params)[:2]
-    ('wide_dien', ['item_embeddings', 'logistic_regression'])
+    ('wide_dien', ['item_embeddings', 'mlp'])
 
     Args:
       run_dir: the run folder.

@@ -106,7 +106,7 @@ def create_state(
     >>> from dien_jax.steps import create_state
     >>> state = create_state(preset("din"), open_dataset("data").schema, 10, seed=0)
     >>> int(state.step), sorted(state.params)[:2]
-    (0, ['item_embeddings', 'logistic_regression'])
+    (0, ['item_embeddings', 'mlp'])
 
     Raises:
       UserError: where the configured implementation of the recurrences cannot run here, a

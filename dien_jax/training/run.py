@@ -150,7 +150,7 @@ def resume(
 
     >>> from dien_jax import resume
     >>> resume("runs/first").preset
-    'dien'
+    'wide_dien'
 
     Args:
       run_dir: the run folder.
