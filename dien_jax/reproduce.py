@@ -24,8 +24,8 @@ class Arguments:
     """Dataset folders. The tables use their names."""
     out: Path
     """Folder for runs and tables. Runs that it holds are not repeated."""
-    table: Literal["family", "parts"] = "family"
-    """Rows: the presets of the paper's models, or the preset dien with one part changed."""
+    table: Literal["family", "wide", "parts"] = "family"
+    """Rows: the networks of the paper alone; beside counts; or wide_dien with one part changed."""
     rows: tuple[str, ...] = ()
     """Rows of the table to train. Default: all."""
     seeds: int = 5

@@ -15,7 +15,7 @@ from dien_jax.metrics import auc
 from dien_jax.model import DIEN
 from dien_jax.steps import click_loss
 
-ITEMS, TASTES, STEPS, ROWS = 200, 20, 20, 256
+ITEMS, TASTES, STEPS, ROWS = 200, 20, 20, 128
 
 
 def make_batch(key: jax.Array) -> dict[str, jax.Array]:

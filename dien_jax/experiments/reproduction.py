@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from dien_jax.config.preset_files import with_settings
-from dien_jax.config.presets import DEFAULT_PRESET, FAMILY, PRESETS
+from dien_jax.config.presets import FAMILY, PRESETS
 from dien_jax.config.settings import Config
 from dien_jax.data.dataset import Dataset, open_dataset
 from dien_jax.data.digests import data_digest
@@ -46,23 +46,23 @@ from dien_jax.utils.console import say
 from dien_jax.utils.files import atomic_file, content, locked
 
 PARTS: dict[str, dict[str, Any]] = {
-    "augru": {"model.auxiliary_weight": 0.0},
+    "wide_augru": {"model.auxiliary_weight": 0.0},
     "gru_att, auxiliary loss": {"model.evolution": "gru_attention"},
     "aigru, auxiliary loss": {"model.evolution": "aigru"},
     "agru, auxiliary loss": {"model.evolution": "agru"},
     "auxiliary weight 1": {"model.auxiliary_weight": 1.0},
     "auxiliary negatives uniform": {"model.auxiliary_distribution": "uniform"},
-    "beside counts": {"model.statistics": True},
+    "no statistics": {"model.statistics": False},
     "random embeddings": {"model.initial_embeddings": "random"},
     "no dropout": {"model.dropout": 0.0},
     "activation PReLU": {"model.activation": "prelu"},
     "attention bilinear": {"model.attention": "bilinear"},
     "gates of the program": {"model.gates": "authors"},
 }
-"""The settings in which each row of the table ``parts`` differs from the preset ``dien``."""
+"""The settings in which each row of the table ``parts`` differs from the default preset."""
 RUNS_FOLDER, RESULTS_FILE = "runs", "results.csv"
 PREDICTIONS_FILE = "test-predictions.csv"
-FAMILY_TABLE = "family"
+FAMILY_TABLE, WIDE_TABLE, PARTS_TABLE = "family", "wide", "parts"
 MOST_SEEDS = 2**32
 
 Line = dict[str, str]
@@ -113,19 +113,25 @@ def _task(dataset: Dataset, row: str, seed: int, config: Config) -> _Task:
 def paper_tables() -> dict[str, Table]:
     """Return the tables of ``python -m dien_jax.reproduce``.
 
-    ``family`` has the presets of the paper's networks and the default; its results have baselines
-    too. ``parts`` changes one part of the preset ``dien`` at a time.
+    ``family`` has the presets of the paper's networks, ``wide`` the same networks beside counts;
+    results of both have baselines too. ``parts`` changes one part of ``wide_dien`` at a time.
 
     >>> from dien_jax import preset
     >>> paper_tables()["family"].rows["dien"] == preset("dien")
     True
     """
-    rows = {name: PRESETS[name] for name in (*FAMILY, DEFAULT_PRESET)}
+    rows = {name: PRESETS[name] for name in FAMILY}
+    counts = {"model.statistics": True}
+    wide = {f"wide_{name}": with_settings(config, counts) for name, config in rows.items()}
     parts = {
-        row: with_settings(rows["dien"], changes) for row, changes in {"dien": {}, **PARTS}.items()
+        row: with_settings(wide["wide_dien"], changes)
+        for row, changes in {"wide_dien": {}, **PARTS}.items()
     }
-    family = Table(rows, {"DIN": "din", "DIEN": "dien"})
-    return {FAMILY_TABLE: family, "parts": Table(parts, {"DIEN": "dien"})}
+    return {
+        FAMILY_TABLE: Table(rows, {"DIN": "din", "DIEN": "dien"}),
+        WIDE_TABLE: Table(wide, {"DIN": "wide_din", "DIEN": "wide_dien"}),
+        PARTS_TABLE: Table(parts, {"DIEN": "wide_dien"}),
+    }
 
 
 def reproduce_table(
@@ -184,7 +190,7 @@ def reproduce_table(
     with locked(out, f"--out {out}"):
         lines = read_results(out / RESULTS_FILE)
         known = {(line["data_digest"], line["settings"], line["seed"]): line for line in lines}
-        if table == FAMILY_TABLE:
+        if table != PARTS_TABLE:
             both = {**settings, **dict.fromkeys(BASELINES)}
             tables = {**tables, table: tables[table]._replace(rows=both)}
             _add_baselines(datasets, out, known)

@@ -89,7 +89,7 @@ def test_each_run_has_a_line_with_its_figures(runs, capfd, scored):
     table = shown[: shown.index("\n\n")]
     for seed in ("0", "1"):
         result = read_json(runs / f"0.02-{seed}" / "result.json", dict)
-        expected = [f"0.02-{seed}", "dien", "tiny", seed, str(result["best_step"])]
+        expected = [f"0.02-{seed}", "wide_dien", "tiny", seed, str(result["best_step"])]
         for split in ("valid", "test"):
             expected += [f"{result[split][name]:.4f}" for name in METRICS]
         expected.append(f"{result['train_examples_per_second']:,.0f}")

@@ -39,7 +39,7 @@ def test_result_is_that_of_the_folder_and_of_the_command(result, data, tmp_path)
     for name in ("train_examples_per_second", "wall_seconds"):
         assert getattr(result, name) == ours.pop(name)
         theirs.pop(name)
-    assert theirs.pop("preset") == "dien"  # the command's; a row of the table without a command
+    assert theirs.pop("preset") == "wide_dien"  # the command's; a row's name without a command
     assert ours.pop("preset") == result.preset == "pnn"
     assert ours == theirs
     assert {name: getattr(result, name) for name in ours} == ours
