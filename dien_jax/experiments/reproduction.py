@@ -59,10 +59,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "attention bilinear": {"model.attention": "bilinear"},
     "gates of the program": {"model.gates": "authors"},
 }
-"""The settings in which each row of the table ``parts`` differs from the default preset."""
+"""The settings in which each row of the table ``parts`` differs from ``wide_dien``."""
 RUNS_FOLDER, RESULTS_FILE = "runs", "results.csv"
 PREDICTIONS_FILE = "test-predictions.csv"
-FAMILY_TABLE, WIDE_TABLE, PARTS_TABLE = "family", "wide", "parts"
+PARTS_TABLE = "parts"
 MOST_SEEDS = 2**32
 
 Line = dict[str, str]
@@ -120,16 +120,13 @@ def paper_tables() -> dict[str, Table]:
     >>> paper_tables()["family"].rows["dien"] == preset("dien")
     True
     """
-    rows = {name: PRESETS[name] for name in FAMILY}
-    counts = {"model.statistics": True}
+    rows, counts = {name: PRESETS[name] for name in FAMILY}, {"model.statistics": True}
     wide = {f"wide_{name}": with_settings(config, counts) for name, config in rows.items()}
-    parts = {
-        row: with_settings(wide["wide_dien"], changes)
-        for row, changes in {"wide_dien": {}, **PARTS}.items()
-    }
+    whole = wide["wide_dien"]
+    parts = {"wide_dien": whole, **{row: with_settings(whole, PARTS[row]) for row in PARTS}}
     return {
-        FAMILY_TABLE: Table(rows, {"DIN": "din", "DIEN": "dien"}),
-        WIDE_TABLE: Table(wide, {"DIN": "wide_din", "DIEN": "wide_dien"}),
+        "family": Table(rows, {"DIN": "din", "DIEN": "dien"}),
+        "wide": Table(wide, {"DIN": "wide_din", "DIEN": "wide_dien"}),
         PARTS_TABLE: Table(parts, {"DIEN": "wide_dien"}),
     }
 
