@@ -116,7 +116,22 @@ class GRU(Recurrence):
         return gru(x, self.weights(x.shape[-1]), **self.options(lengths, initial_state))
 
 
-class AGRU(Recurrence):
+class _Attentional(Recurrence):
+    """A recurrence that attention takes part in; its function is ``run(x, attention, options)``."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        attention: Float[Array, "B T"],
+        lengths: Int[Array, " B"],
+        initial_state: Float[Array, "B H"] | None = None,
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
+        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
+        return self.run(x, attention, self.options(lengths, initial_state))
+
+
+class AGRU(_Attentional):
     """:class:`GRU` with attention in place of the update gate; see :func:`dien_kernels.agru`.
 
     >>> import jax, jax.numpy as jnp
@@ -127,22 +142,13 @@ class AGRU(Recurrence):
     ((2, 5, 4), (2, 4))
     """
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        attention: Float[Array, "B T"],
-        lengths: Int[Array, " B"],
-        initial_state: Float[Array, "B H"] | None = None,
-    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
-        weights = self.weights(x.shape[-1], count=2)
-        return agru(x, attention, weights, **self.options(lengths, initial_state))
+    def run(self, x: jax.Array, attention: jax.Array, options: dict) -> tuple[jax.Array, jax.Array]:
+        return agru(x, attention, self.weights(x.shape[-1], count=2), **options)
 
     last_states = _last_states("agru")
 
 
-class AUGRU(Recurrence):
+class AUGRU(_Attentional):
     """:class:`GRU` with the update gate scaled by attention; see :func:`dien_kernels.augru`.
 
     >>> import jax, jax.numpy as jnp
@@ -153,22 +159,13 @@ class AUGRU(Recurrence):
     ((2, 5, 4), (2, 4))
     """
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        attention: Float[Array, "B T"],
-        lengths: Int[Array, " B"],
-        initial_state: Float[Array, "B H"] | None = None,
-    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
-        weights = self.weights(x.shape[-1])
-        return augru(x, attention, weights, **self.options(lengths, initial_state))
+    def run(self, x: jax.Array, attention: jax.Array, options: dict) -> tuple[jax.Array, jax.Array]:
+        return augru(x, attention, self.weights(x.shape[-1]), **options)
 
     last_states = _last_states("augru")
 
 
-class AIGRU(Recurrence):
+class AIGRU(_Attentional):
     """:class:`GRU` over inputs scaled by attention: ``gru(a_t x_t)``.
 
     >>> import jax, jax.numpy as jnp
@@ -179,18 +176,9 @@ class AIGRU(Recurrence):
     ((2, 5, 4), (2, 4))
     """
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        attention: Float[Array, "B T"],
-        lengths: Int[Array, " B"],
-        initial_state: Float[Array, "B H"] | None = None,
-    ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
-        """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
-        weights = self.weights(x.shape[-1])
+    def run(self, x: jax.Array, attention: jax.Array, options: dict) -> tuple[jax.Array, jax.Array]:
         scaled = x * attention.astype(x.dtype)[..., None]
-        return gru(scaled, weights, **self.options(lengths, initial_state))
+        return gru(scaled, self.weights(x.shape[-1]), **options)
 
     last_states = _last_states("aigru")
 
