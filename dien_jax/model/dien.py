@@ -30,7 +30,8 @@ class DIENOutput(NamedTuple):
       attention: a, which sums to 1 over live steps; zeros for an empty history.
       final_state: s_T.
       auxiliary_loss: L in nats, not weighted; 0 without negatives.
-      auxiliary_score: f(h_T, c), the logit that the candidate comes next; 0 for an empty history.
+      auxiliary_score: f(h_T, c), the logit that the candidate comes next; 0 for an empty history;
+        None without an extractor.
     """
 
     interests: Float[Array, "B T H"]
@@ -130,9 +131,9 @@ class DIEN(nn.Module):
         encoded = self.encode(history, lengths)
         final_state, attention = self.evolve(encoded.states, lengths, candidate)
         loss = jnp.zeros((), jnp.float32)
-        if self.auxiliary is not None and self.is_initializing() and negatives is None:
+        if negatives is None and self.is_initializing():
             negatives = history[None, :, 1:]
-        if self.auxiliary is not None and negatives is not None and history.shape[1] > 1:
+        if self.auxiliary is not None and negatives is not None:
             weights = jnp.ones(lengths.shape, jnp.float32) if weights is None else weights
             positions = auxiliary_positions(lengths, weights, history.shape[1])
             counted = jnp.ones(negatives.shape[:3], bool) if is_negative is None else is_negative
@@ -194,6 +195,6 @@ class DIEN(nn.Module):
     ) -> Float[Array, " B"] | None:
         """Return the auxiliary network's logit that each row's candidate comes next."""
         score = getattr(self.auxiliary, "score", None)
-        if score is None or not last:
+        if score is None or self.extractor is None:
             return None
         return jnp.where(lengths > 0, score(last[0], candidate), 0.0)

@@ -61,6 +61,30 @@ def test_init_makes_the_same_parameters_with_and_without_negatives(loss: type) -
     assert "auxiliary" in without["params"]
 
 
+def test_init_on_a_single_event_makes_all_parameters() -> None:
+    class Own(nn.Module):
+        """A loss with a parameter and no score."""
+
+        @nn.compact
+        def __call__(self, *arrays: jax.Array, **options: object) -> jax.Array:
+            return self.param("rate", nn.initializers.ones, ())
+
+    for loss in (BinaryAuxiliaryLoss(), SoftmaxAuxiliaryLoss(), Own()):
+        network, given = small(auxiliary=loss), arrays()
+        one = given["history"][:, :1], given["lengths"], given["candidate"]
+        variables = jax.jit(network.init)(jax.random.key(0), *one)
+        assert jax.tree.structure(variables) == jax.tree.structure(made(network))
+        assert np.isfinite(
+            network.apply(variables, *one, given["history"][None, :, 1:1]).auxiliary_loss
+        )
+
+
+def test_without_an_extractor_there_is_no_auxiliary_score() -> None:
+    """The state of an evolution that no candidate decides is no interest state."""
+    network = small(extractor=None, evolution=GRU(D))
+    assert network.apply(made(network), **arrays()).auxiliary_score is None
+
+
 @pytest.mark.parametrize("loss", [BinaryAuxiliaryLoss, SoftmaxAuxiliaryLoss])
 def test_every_parameter_has_a_gradient(loss: type) -> None:
     network = small(auxiliary=loss())
