@@ -136,8 +136,8 @@ def reproduce_table(
 ) -> None:
     """Train what is missing of a table of the paper's models, and write the tables.
 
-    The table ``family`` has rows of the baselines too, fitted where they are missing and the extra
-    ``baselines`` is installed.
+    The tables ``family`` and ``wide`` have rows of the baselines too, fitted where they are missing
+    and the extra ``baselines`` is installed.
 
     Args:
       data: dataset folders of different names, which the tables use.

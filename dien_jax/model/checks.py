@@ -35,10 +35,7 @@ def check_inputs(
 def check_batch(
     schema: Schema, batch: Batch, tables: FeatureTables, negatives: jax.Array | None
 ) -> None:
-    """Refuse shapes that do not fit, and features without a table, by a ValueError that names them.
-
-    Features of the schema that the batch or the tables lack are named too.
-    """
+    """Refuse wrong shapes and features without values, by a ValueError that names them."""
     if batch.history.ndim != 2:
         refuse("batch.history", "shape [B, T]", batch.history.shape)
     rows, steps = batch.history.shape

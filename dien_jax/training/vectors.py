@@ -16,7 +16,7 @@ from dien_jax.steps.placement import OneDevice
 from dien_jax.steps.state import TrainState
 
 NORM = 0.3
-"""Norm of an embedding that starts from a vector. Chosen on validation (docs/choices.md)."""
+"""Norm of an embedding that starts from a vector."""
 
 
 def with_vectors(
