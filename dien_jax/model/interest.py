@@ -117,7 +117,7 @@ class GRU(Recurrence):
 
 
 class _Attentional(Recurrence):
-    """A recurrence that attention takes part in; its function is ``run(x, attention, options)``."""
+    """A recurrence that attention takes part in; its function is ``_run(x, attention, options)``."""
 
     @nn.compact
     def __call__(
@@ -128,7 +128,7 @@ class _Attentional(Recurrence):
         initial_state: Float[Array, "B H"] | None = None,
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B H"]]:
         """Return the states of every step and the last one, from ``initial_state`` or zeros on."""
-        return self.run(x, attention, self.options(lengths, initial_state))
+        return self._run(x, attention, self.options(lengths, initial_state))
 
 
 class AGRU(_Attentional):
@@ -142,7 +142,9 @@ class AGRU(_Attentional):
     ((2, 5, 4), (2, 4))
     """
 
-    def run(self, x: jax.Array, attention: jax.Array, options: dict) -> tuple[jax.Array, jax.Array]:
+    def _run(
+        self, x: jax.Array, attention: jax.Array, options: dict
+    ) -> tuple[jax.Array, jax.Array]:
         return agru(x, attention, self.weights(x.shape[-1], count=2), **options)
 
     last_states = _last_states("agru")
@@ -159,7 +161,9 @@ class AUGRU(_Attentional):
     ((2, 5, 4), (2, 4))
     """
 
-    def run(self, x: jax.Array, attention: jax.Array, options: dict) -> tuple[jax.Array, jax.Array]:
+    def _run(
+        self, x: jax.Array, attention: jax.Array, options: dict
+    ) -> tuple[jax.Array, jax.Array]:
         return augru(x, attention, self.weights(x.shape[-1]), **options)
 
     last_states = _last_states("augru")
@@ -176,7 +180,9 @@ class AIGRU(_Attentional):
     ((2, 5, 4), (2, 4))
     """
 
-    def run(self, x: jax.Array, attention: jax.Array, options: dict) -> tuple[jax.Array, jax.Array]:
+    def _run(
+        self, x: jax.Array, attention: jax.Array, options: dict
+    ) -> tuple[jax.Array, jax.Array]:
         scaled = x * attention.astype(x.dtype)[..., None]
         return gru(scaled, self.weights(x.shape[-1]), **options)
 
