@@ -117,7 +117,7 @@ class GRU(Recurrence):
 
 
 class _Attentional(Recurrence):
-    """A recurrence that attention takes part in; its function is ``_run(x, attention, options)``."""
+    """A recurrence with attention; ``_run`` calls its function."""
 
     @nn.compact
     def __call__(

@@ -34,8 +34,8 @@ def random_variables(config: ModelConfig) -> dict:
     model = ClickModel(config, SCHEMA)
     shapes = jax.eval_shape(model.init, jax.random.key(0), example_batch(SCHEMA), tables)
     rng = np.random.default_rng(0)
-    # Recurrences multiply rounding. With weights 1.5 times as large either side of a comparison is up
-    # to 1.8 tolerances from the same equations in float64, with these at most 0.4.
+    # Recurrences multiply rounding. With weights 1.5 times as large, either side of a comparison is
+    # up to 1.8 tolerances from the same equations in float64; with these, at most 0.4.
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
 
 
