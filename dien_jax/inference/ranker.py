@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from dien_jax.inference.bucketed_programs import (
     load_model,
 )
 from dien_jax.runs.trained import TrainedModel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class NotRememberedError(UserError):
@@ -117,6 +120,12 @@ class Ranking(NamedTuple):
     unknown_history: int
     unknown_candidates: int
     unknown_context: int
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the columns ``item`` and ``score``, the highest score first; needs pandas."""
+        import pandas as pd
+
+        return pd.DataFrame({"item": self.ids, "score": self.scores})
 
 
 class Ranker:

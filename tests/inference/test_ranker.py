@@ -124,6 +124,10 @@ def test_candidates_come_back_sorted_each_with_its_score(ranker) -> None:
     assert len(set(alone.values())) == 4
     np.testing.assert_allclose(ranking.scores, [alone[one] for one in ranking.ids], **TOLERANCE)
     assert ranker.rank([PEAR], [], "Ann", CONTEXT).ids == []
+    table = ranking.to_pandas()
+    assert list(table.columns) == ["item", "score"]
+    assert table["item"].tolist() == ranking.ids
+    assert table["score"].tolist() == ranking.scores.tolist()
 
 
 def test_more_candidates_than_the_largest_bucket(ranker) -> None:
