@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from dien_jax.data.loader import Loader
     from dien_jax.data.schema import Feature, Schema
     from dien_jax.inference.bucketed_programs import RankRequest
-    from dien_jax.inference.ranker import Ranker, Ranking
+    from dien_jax.inference.lists import Ranking
+    from dien_jax.inference.ranker import Ranker
     from dien_jax.metrics.scores import auc, gauc, logloss
     from dien_jax.model.click_model import ClickModel
     from dien_jax.preparation.writer import DatasetWriter
@@ -40,7 +41,8 @@ _MODULES = {
     "data.loader": ("Loader",),
     "data.schema": ("Feature", "Schema"),
     "preparation.writer": ("DatasetWriter",),
-    "inference.ranker": ("Ranker", "Ranking"),
+    "inference.lists": ("Ranking",),
+    "inference.ranker": ("Ranker",),
     "inference.bucketed_programs": ("RankRequest",),
     "metrics.scores": ("auc", "gauc", "logloss"),
     "model.click_model": ("ClickModel",),

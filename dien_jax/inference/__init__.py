@@ -6,7 +6,8 @@ state may not enter.
 
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.export import export_run
-from dien_jax.inference.ranker import Ranker, Ranking
+from dien_jax.inference.lists import Ranking
+from dien_jax.inference.ranker import Ranker
 from dien_jax.inference.score_table import RequestColumns, score_requests
 
 __all__ = ["RankRequest", "Ranker", "Ranking", "RequestColumns", "export_run", "score_requests"]

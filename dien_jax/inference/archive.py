@@ -4,6 +4,7 @@
                                   and the sha256 of every other entry
     programs/<name>.stablehlo     a program, as serialised by ``jax.export``
     weights/<name>.npy            an array; all programs share them
+    list_offsets.npy              what a list over all items adds to the log odds of each
     vocabularies/<feature>.json   raw values of a feature; entry k is the value of row k
     model_card.md                 that of the run, for people
 
@@ -32,6 +33,7 @@ from dien_jax.data.metadata import schema_from_json
 from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError, reason
 from dien_jax.inference.exported_programs import PROGRAMS
+from dien_jax.runs.calibration import OFFSETS_FILE
 from dien_jax.runs.model_card import CARD_FILE
 from dien_jax.utils.extras import require
 from dien_jax.utils.json_values import check_format, parse_json
@@ -57,6 +59,7 @@ class ExportedModel:
     vocabularies: dict[str, list[str]]
     weights: dict[str, np.ndarray]
     programs: dict[str, export.Exported]
+    list_offsets: np.ndarray | None
 
 
 def input_features(schema: Schema) -> list[str]:
@@ -71,8 +74,12 @@ def write_archive(
     weights: dict[str, np.ndarray],
     vocabularies: dict[str, list[str]],
     card: str = "",
+    list_offsets: np.ndarray | None = None,
 ) -> None:
     """Write an exported file; format, version and digests are added to ``manifest``."""
+    arrays = {_WEIGHT.format(name): array for name, array in weights.items()}
+    if list_offsets is not None:
+        arrays[OFFSETS_FILE] = list_offsets
     entries = {_PROGRAM.format(name): bytes(p.serialize()) for name, p in programs.items()}
     for name, values in vocabularies.items():
         entries[_VOCABULARY.format(name)] = json.dumps(values, indent=0).encode()
@@ -80,10 +87,9 @@ def write_archive(
         entries[CARD_FILE] = card.encode()
     digests = {name: _sha256(content) for name, content in entries.items()}
     with zipfile.ZipFile(file, "w") as archive:
-        for name, array in weights.items():  # stored: float32 hardly compresses
+        for entry, array in arrays.items():  # stored: float32 hardly compresses
             content = io.BytesIO()
             np.lib.format.write_array(content, np.asarray(array, order="C"), allow_pickle=False)
-            entry = _WEIGHT.format(name)
             digests[entry] = _sha256(content.getbuffer())
             with archive.open(zipfile.ZipInfo(entry), "w", force_zip64=True) as stream:
                 stream.write(content.getbuffer())
@@ -133,6 +139,7 @@ def read_archive(file: Path) -> ExportedModel:
             {name: json.loads(read(_VOCABULARY.format(name))) for name in input_features(schema)},
             {name: _array(read(_WEIGHT.format(name))) for name in manifest["weights"]},
             {name: _program(name, read(_PROGRAM.format(name))) for name in PROGRAMS},
+            _array(read(OFFSETS_FILE)) if OFFSETS_FILE in manifest["sha256"] else None,
         )
 
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from dien_jax.config.settings import Config
 from dien_jax.data.schema import UNKNOWN, FeatureValues, Schema
+from dien_jax.data.tables import FeatureTables
 from dien_jax.data.vocabularies import SEPARATOR, Vocabularies
 from dien_jax.errors import UserError
 from dien_jax.inference.archive import ExportedModel, read_archive
 from dien_jax.inference.exported_programs import ranking_programs
+from dien_jax.runs.checkpoints import named_leaves
 from dien_jax.runs.trained import TrainedModel, load_run
 from dien_jax.steps.rank import Interests, Programs, make_programs
 from dien_jax.steps.state import placed_like
@@ -33,7 +35,12 @@ Member = TypeVar("Member")
 
 
 class LoadedModel(NamedTuple):
-    """A model to rank with; ``arguments`` are the first ones of every program, on the device."""
+    """A model to rank with; ``arguments`` are the first ones of every program, on the device.
+
+    ``list_offsets`` are those of :func:`dien_jax.runs.calibration.list_offsets`, if there are any.
+    ``tables`` are what lists over all items read, in host memory: arrays by names such as
+    ``tables/item/category``.
+    """
 
     schema: Schema
     step: int
@@ -42,6 +49,8 @@ class LoadedModel(NamedTuple):
     vocabularies: Vocabularies
     arguments: tuple[Any, ...]
     programs: Programs
+    list_offsets: np.ndarray | None
+    tables: Mapping[str, np.ndarray]
 
     @classmethod
     def from_run(cls, trained: TrainedModel, separator: str = SEPARATOR) -> "LoadedModel":
@@ -54,6 +63,8 @@ class LoadedModel(NamedTuple):
             Vocabularies(dataset.schema, dataset.vocabulary, separator),
             (jax.device_put(trained.variables()), trained.feature_tables()),
             make_programs(config, dataset.schema),
+            trained.list_offsets,
+            named_leaves({"tables": _list_tables(trained)}),
         )
 
     @classmethod
@@ -67,7 +78,20 @@ class LoadedModel(NamedTuple):
             Vocabularies(exported.schema, exported.vocabularies.__getitem__, separator),
             (jax.device_put(exported.weights),),
             ranking_programs(exported.programs),
+            exported.list_offsets,
+            exported.weights,
         )
+
+
+def _list_tables(trained: TrainedModel) -> FeatureTables:
+    """Return the tables of items that lists read, without a copy."""
+    dataset, item = trained.dataset, trained.dataset.schema.item[0].name
+    columns = {feature.name: dataset.items[feature.name] for feature in dataset.schema.item[1:]}
+    categories: Any = {n: part.values for n, part in columns.items() if part.offsets is None}
+    if not trained.run.config.model.statistics:
+        return FeatureTables(categories, {})
+    counts = {item: dataset.statistics.values[item]}
+    return FeatureTables(categories, {}, counts, dataset.factors)
 
 
 def load_model(

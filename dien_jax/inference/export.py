@@ -153,7 +153,8 @@ def _write(file: Path, trained: TrainedModel, card: str) -> None:
         "weights": {name: described(array) for name, array in weights.items()},
     }
     vocabularies = {name: dataset.vocabulary(name) for name in input_features(dataset.schema)}
-    write_archive(file, manifest, programs, weights, vocabularies, card)
+    offsets = trained.list_offsets
+    write_archive(file, manifest, programs, weights, vocabularies, card, offsets)
 
 
 def check_export(file: Path, trained: TrainedModel) -> dict[str, Any]:

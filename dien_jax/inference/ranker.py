@@ -1,19 +1,16 @@
-"""Ranking N candidates for one user; the interest extractor runs over a history once.
+"""Ranking N candidates for one user, or all items; a history is read once.
 
-Scores are those of ``python -m dien_jax.evaluate``, to float32 rounding. Users whose histories are
-remembered are bounded in number.
+Scores of candidates are those of ``python -m dien_jax.evaluate``, to float32 rounding. Users whose
+histories are remembered are bounded in number.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dien_jax.data.columns import padded_columns
-from dien_jax.data.schema import UNKNOWN
 from dien_jax.data.value_text import as_text
 from dien_jax.data.vocabularies import SEPARATOR
 from dien_jax.errors import UserError
@@ -26,106 +23,12 @@ from dien_jax.inference.bucketed_programs import (
     RankRequest,
     load_model,
 )
+from dien_jax.inference.lists import EXACT_ITEMS, ItemLists, ListOptions, Ranking, count_unknown
+from dien_jax.inference.remembered_users import RememberedUsers
 from dien_jax.runs.trained import TrainedModel
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-class NotRememberedError(UserError):
-    """The user is not, or no longer, remembered."""
-
-
-class RememberedUsers:
-    """Histories by raw user id, shared by threads; the least recently used are evicted."""
-
-    def __init__(self, max_users: int) -> None:
-        if max_users < 1:
-            raise ValueError(f"max_users must be at least 1, got {max_users}")
-        self._max_users = max_users
-        self._histories: OrderedDict[str, History] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __contains__(self, user: object) -> bool:
-        return str(user) in self._histories
-
-    def __len__(self) -> int:
-        return len(self._histories)
-
-    def get(self, user: Any) -> History:
-        """Return a user's history, and count the user as recently used."""
-        return self.change(user, lambda history: history)
-
-    def put(self, user: Any, history: History) -> None:
-        """Remember a user, in place of an earlier history."""
-        with self._lock:
-            self._histories[str(user)] = history
-            self._histories.move_to_end(str(user))
-            if len(self._histories) > self._max_users:
-                self._histories.popitem(last=False)
-
-    def change(self, user: Any, change: Callable[[History], History]) -> History:
-        """Replace a remembered user's history by ``change(history)`` in one step; return that."""
-        if user is None:
-            raise NotRememberedError(
-                "expected a history, or a user that is remembered, found neither"
-            )
-        with self._lock:
-            history = self._histories.get(str(user))
-            if history is None:
-                raise NotRememberedError(
-                    f"user {str(user)[:100]!r} is not remembered; give the history, or call "
-                    f"remember (/v1/remember of the server) first; max_users limits how many users "
-                    f"are kept"
-                )
-            self._histories[str(user)] = history = change(history)
-            self._histories.move_to_end(str(user))
-        return history
-
-    def swap(self, user: Any, old: History, new: History) -> None:
-        """Replace a user's history if it still is ``old``."""
-        with self._lock:
-            if self._histories.get(str(user)) is old:
-                self._histories[str(user)] = new
-
-    def copy_from(self, other: "RememberedUsers", convert: Callable[[History], History]) -> None:
-        """Remember the users of another store instead, with ``convert(history)`` of each."""
-        with other._lock:
-            latest = list(other._histories.items())[-self._max_users :]
-        copied = OrderedDict((user, convert(history)) for user, history in latest)
-        with self._lock:
-            self._histories = copied
-
-
-class Ranking(NamedTuple):
-    """Candidates sorted by score, the highest first; equal scores keep the given order.
-
-    >>> from dien_jax import Ranker
-    >>> ranker = Ranker("runs/first")
-    >>> context = {feature.name: None for feature in ranker.schema.context}
-    >>> ids, scores, *counts = ranker.rank([], ["new 1", "new 2"], context=context)
-    >>> ids, bool(scores[0] == scores[1]), counts  # training saw neither of the two
-    (['new 1', 'new 2'], True, [0, 2, 0])
-
-    Attributes:
-      ids: raw ids.
-      scores: float32 ``[N]``, click probabilities.
-      unknown_history: number of kept behaviours that training did not see.
-      unknown_candidates: number of candidates that training did not see; they score alike.
-      unknown_context: number of context values that training did not see.
-    """
-
-    ids: list[str]
-    scores: np.ndarray
-    unknown_history: int
-    unknown_candidates: int
-    unknown_context: int
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """Return the columns ``item`` and ``score``, the highest score first; needs pandas."""
-        import pandas as pd
-
-        return pd.DataFrame({"item": self.ids, "score": self.scores})
+USERS_AT_ONCE = 64
+"""Users whose lists are made together; more take no more memory."""
 
 
 class Ranker:
@@ -158,6 +61,8 @@ class Ranker:
       data: dataset folder of the run; None for the one that it was trained on.
       max_users: maximum number of remembered users; the least recently used are evicted.
       separator: separator between the values of a multi-valued context feature given as one text.
+      exact_items: maximum number of items that :meth:`recommend` scores all; of more, about a
+        thousand are chosen first.
 
     Attributes:
       step: training step of the checkpoint.
@@ -176,11 +81,13 @@ class Ranker:
         *,
         max_users: int = 1000,
         separator: str = SEPARATOR,
+        exact_items: int = EXACT_ITEMS,
     ) -> None:
         self._users = RememberedUsers(max_users)
         model = path if isinstance(path, LoadedModel) else load_model(path, data, separator)
         self.schema, self.step, self._max_history = model.schema, model.step, model.max_history
         self._vocabularies, self._programs = model.vocabularies, BucketedPrograms(model)
+        self._lists = ItemLists(model.schema, model.list_offsets, model.tables, exact_items)
 
     def rank(
         self,
@@ -190,6 +97,9 @@ class Ranker:
         context: Mapping[str, Any] | None = None,
     ) -> Ranking:
         """Score candidates for a user and sort them.
+
+        Scores are click probabilities: of an item that the user is shown, as training was. For the
+        best of all items call :meth:`recommend`, which corrects for how negatives were drawn.
 
         Ids and values are raw, as in the log. Numbers may stand for their text. Values that
         training did not see are unknown to the model, and counted.
@@ -220,16 +130,127 @@ class Ranker:
         """
         outcomes = list(map(self._encoded_or_error, requests))
         encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedRequest)]
-        missing = [request for request in encoded if request.history.interests is None]
-        histories = self._programs.encode([request.history for request in missing])
-        for request, history in zip(missing, histories, strict=True):
-            self._users.swap(request.raw.user, request.history, history)
-            request.history = history
-        scores = iter(self._programs.score(encoded))
+        scores = iter(self._scores(encoded))
         return [
             outcome if isinstance(outcome, UserError) else _ranking(outcome, next(scores))
             for outcome in outcomes
         ]
+
+    def recommend(
+        self,
+        history: Sequence[str | int] | None,
+        n: int = 10,
+        *,
+        user: str | int | None = None,
+        context: Mapping[str, Any] | None = None,
+        exclude_history: bool = True,
+        candidates: Sequence[str | int] | None = None,
+        exclude: Sequence[str | int] = (),
+        at_most: Mapping[str, int] | None = None,
+    ) -> Ranking:
+        """Return the n items that a user most probably chooses next, of all items.
+
+        Scores are log odds of a click plus the log of the probability that the item was drawn as a
+        negative in training (:func:`dien_jax.runs.calibration.list_offsets`): they compare items of
+        one list. Equal ones are in the order of the item vocabulary. Items without a training event
+        are left out. Of more than ``exact_items`` items, about a thousand that users chose together
+        with the history, that are similar to it or popular are scored, if the model reads counts.
+
+        Args:
+          history: see :meth:`rank`.
+          n: length of the list; fewer items if no more are allowed.
+          user: see :meth:`rank`.
+          context: see :meth:`rank`.
+          exclude_history: leave out the items of the history, of a remembered user those that are
+            kept.
+          candidates: the only items that may be listed; None for all.
+          exclude: items that may not be listed.
+          at_most: maximum number of items with the same value of a categorical item feature, by
+            feature, such as ``{"category": 2}``; items whose value is unknown are not limited.
+
+        Raises:
+          UserError: as :meth:`rank`; for an ``n`` or ``at_most`` below 1, a feature that is not a
+            categorical one of items, and a model without offsets.
+
+        >>> from dien_jax import Ranker
+        >>> ranker = Ranker("runs/first")
+        >>> context = {feature.name: None for feature in ranker.schema.context}
+        >>> len(ranker.recommend(["item 1"], 3, context=context).ids)
+        3
+        """
+        (ranking,) = self.recommend_many(
+            [history],
+            n,
+            users=[user],
+            contexts=[context],
+            exclude_history=exclude_history,
+            candidates=candidates,
+            exclude=exclude,
+            at_most=at_most,
+        )
+        return ranking
+
+    def recommend_many(
+        self,
+        histories: Sequence[Sequence[str | int] | None],
+        n: int = 10,
+        *,
+        users: Sequence[str | int | None] | None = None,
+        contexts: Sequence[Mapping[str, Any] | None] | None = None,
+        exclude_history: bool = True,
+        candidates: Sequence[str | int] | None = None,
+        exclude: Sequence[str | int] = (),
+        at_most: Mapping[str, int] | None = None,
+    ) -> list[Ranking]:
+        """Return the result of :meth:`recommend` for each of several histories, to rounding.
+
+        ``users`` and ``contexts`` have one entry for each history, unknown by default; the other
+        arguments hold for all.
+
+        Raises:
+          UserError: as :meth:`recommend`, with the number of the history.
+          ValueError: for ``users`` or ``contexts`` of another length.
+        """
+        allowed, listed = None, np.zeros(0, np.int32)
+        if candidates is not None:
+            allowed = listed = self._item_rows("candidates", _as_list("candidates", candidates))
+        excluded = self._item_rows("exclude", _as_list("exclude", exclude))
+        options = ListOptions(n, exclude_history, allowed, excluded, at_most or {})
+        self._lists.check(options)
+        unknown, count = self._lists.count_unlisted(listed), len(histories)
+        pairs = zip(users or [None] * count, contexts or [None] * count, strict=True)
+        asked = [
+            RankRequest(history, (), user, context)
+            for history, (user, context) in zip(histories, pairs, strict=True)
+        ]
+        ids, rankings = self._vocabularies.items, []
+        for start in range(0, count, USERS_AT_ONCE):
+            requests = []
+            for place, request in enumerate(asked[start : start + USERS_AT_ONCE], start + 1):
+                encoded = self._encoded_or_error(request)
+                if isinstance(encoded, UserError):
+                    where = f"history {place} of {count}: " if count > 1 else ""
+                    raise UserError(f"{where}{encoded}") from encoded
+                given, kept = request.history, encoded.history.rows
+                whole = kept if given is None else self._item_rows("history", given)
+                encoded.candidates = self._lists.candidates(options, kept, whole)
+                requests.append(encoded)
+            for encoded, scores in zip(requests, self._scores(requests), strict=True):
+                if error := _not_finite([ids[row] for row in encoded.candidates], scores):
+                    raise error
+                rows, best = self._lists.best(encoded.candidates, scores, options)
+                counts = count_unknown(encoded.history.rows), unknown, encoded.unknown_context
+                rankings.append(Ranking([ids[row] for row in rows], best, *counts))
+        return rankings
+
+    def _scores(self, requests: Sequence[EncodedRequest]) -> list[np.ndarray]:
+        """Return click probabilities of each request's candidates, and read what is not read."""
+        missing = [request for request in requests if request.history.interests is None]
+        histories = self._programs.encode([request.history for request in missing])
+        for request, history in zip(missing, histories, strict=True):
+            self._users.swap(request.raw.user, request.history, history)
+            request.history = history
+        return self._programs.score(requests)
 
     def remember(self, user: str | int, history: Sequence[str | int]) -> None:
         """Read a user's history, oldest event first, and keep it in place of an earlier one.
@@ -336,17 +357,22 @@ class Ranker:
 
 
 def _ranking(request: EncodedRequest, scores: np.ndarray) -> Ranking | UserError:
-    if not np.isfinite(scores).all():
-        place = int(np.flatnonzero(~np.isfinite(scores))[0])
-        return UserError(
-            f"the model's score of candidate {request.raw.candidates[place]!r} is {scores[place]}: "
-            f"a parameter or a number of the context is too large"
-        )
+    if error := _not_finite(request.raw.candidates, scores):
+        return error
     order = np.argsort(-scores, kind="stable")
     ids = [str(request.raw.candidates[place]) for place in order]
-    encoded = request.history.rows, request.candidates
-    history, candidates = (int(np.count_nonzero(rows == UNKNOWN)) for rows in encoded)
-    return Ranking(ids, scores[order], history, candidates, request.unknown_context)
+    unknown = count_unknown(request.history.rows), count_unknown(request.candidates)
+    return Ranking(ids, scores[order], *unknown, request.unknown_context)
+
+
+def _not_finite(ids: Sequence[Any], scores: np.ndarray) -> UserError | None:
+    if np.isfinite(scores).all():
+        return None
+    place = int(np.flatnonzero(~np.isfinite(scores))[0])
+    return UserError(
+        f"the model's score of candidate {ids[place]!r} is {scores[place]}: "
+        f"a parameter or a number of the context is too large"
+    )
 
 
 def _as_list(name: str, ids: Any) -> list[Any]:

@@ -5,6 +5,9 @@
 
 A calibrated logit is ``slope * logit + offset``. ``shift`` is added to it where the true share of
 clicks is known (``train.click_rate``).
+
+``list_offsets.npy`` has what a list over all items adds to the log odds of each, see
+:func:`list_offsets`.
 """
 
 import dataclasses
@@ -15,12 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from dien_jax.data.arrays import read_array
+from dien_jax.data.dataset import Dataset
+from dien_jax.data.schema import UNKNOWN
 from dien_jax.errors import UserError, writing
 from dien_jax.metrics.scores import LOGLOSS_EPSILON
-from dien_jax.utils.files import read_json, write_json
+from dien_jax.utils.files import atomic_path, read_json, write_json
 from dien_jax.utils.json_values import Count, as_complete
 
 CALIBRATION_FILE = "calibration.json"
+OFFSETS_FILE = "list_offsets.npy"
 LEAST_EXAMPLES = 5
 """Clicks, and other examples, to fit on; with fewer of either, scores stay as they are."""
 SLOPES = (1e-3, 20.0)
@@ -97,6 +104,52 @@ class Calibration:
                 f"that of step {step}; remove the file to use scores as they are"
             )
         return fitted
+
+
+def list_offsets(dataset: Dataset) -> np.ndarray:
+    """Return what a list over all items adds to the log odds of each, float32 ``[items]``.
+
+    Let p(i | h) be the probability that a user with history h chooses item i next, and q(i) the
+    probability that i is drawn as a negative. A model that tells one from the other learns
+    log p(i | h) - log q(i) + constant, so adding log q(i) sorts items by p(i | h). Where negatives
+    are drawn in proportion to popularity, q is the item's share of training events. It is constant
+    where they are drawn uniformly, and negatives that were shown are no draws: the offset is 0.
+
+    An item without a training event has minus infinity, and so is on no list.
+
+    Source: Yi et al., RecSys 2019 ("Sampling-Bias-Corrected Neural Modeling").
+    """
+    counts = np.asarray(dataset.popularity).astype(np.float64)
+    counts[UNKNOWN] = 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        offsets = np.log(counts / counts.sum())
+    if negative_distribution(dataset) != "popularity":
+        offsets[counts > 0] = 0.0
+    offsets[counts == 0] = -np.inf
+    return offsets.astype(np.float32)
+
+
+def negative_distribution(dataset: Dataset) -> str:
+    """Return how negatives were drawn: ``popularity``, ``uniform``, or ``shown`` if they were not.
+
+    ``meta.json`` has it as ``negative_distribution`` of the split. The files of the paper's authors
+    draw by popularity.
+    """
+    drawn = "popularity" if dataset.meta.get("source", {}).get("name") == "authors" else "shown"
+    return dataset.meta.get("split", {}).get("negative_distribution", drawn)
+
+
+def save_list_offsets(folder: Path, dataset: Dataset) -> None:
+    """Write ``list_offsets.npy`` of a run folder."""
+    file = folder / OFFSETS_FILE
+    with writing(file), atomic_path(file) as partial, partial.open("wb") as stream:
+        np.save(stream, list_offsets(dataset))
+
+
+def load_list_offsets(folder: Path, items: int) -> np.ndarray | None:
+    """Read ``list_offsets.npy``; None for a run without it."""
+    file, allowed = folder / OFFSETS_FILE, (lambda part: part < np.inf, "below infinity")
+    return read_array(file, np.float32, items, allowed) if file.exists() else None
 
 
 def uncalibrated(step: int) -> Calibration:

@@ -18,7 +18,7 @@ from dien_jax.errors import NotFiniteError, UserError
 from dien_jax.metrics.scores import evaluate_scores
 from dien_jax.model.logistic_regression import with_network_share
 from dien_jax.model.logit_map import CALIBRATION
-from dien_jax.runs.calibration import Calibration
+from dien_jax.runs.calibration import Calibration, load_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints, named_leaves
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.steps.placement import OneDevice
@@ -48,6 +48,8 @@ class TrainedModel(NamedTuple):
       batch_stats: running statistics.
       step: step of the checkpoint.
       calibration: of the checkpoint's scores; None for a run without one.
+      list_offsets: float32 ``[items]``, see :func:`dien_jax.runs.calibration.list_offsets`; None
+        for a run without them.
     """
 
     run: Run
@@ -56,6 +58,7 @@ class TrainedModel(NamedTuple):
     batch_stats: Any
     step: int
     calibration: Calibration | None = None
+    list_offsets: np.ndarray | None = None
 
     def logit_map(self, *, in_use: bool) -> dict[str, np.ndarray] | None:
         """Return the map that calibrates logits: for use, or for evaluation on its dataset."""
@@ -98,8 +101,9 @@ def load_run(run_dir: str | Path, data: str | Path | Dataset | None = None) -> T
         run.check_fits(data)
     step, state = restore_state(folder, run, data)
     calibration = Calibration.load(folder, step)
+    offsets = load_list_offsets(folder, data.schema.num_items)
     params, batch_stats = jax.device_put((state.params, state.batch_stats))
-    return TrainedModel(run, data, params, batch_stats, step, calibration)
+    return TrainedModel(run, data, params, batch_stats, step, calibration, offsets)
 
 
 def restore_state(folder: Path, run: Run, dataset: Dataset) -> tuple[int, TrainState]:

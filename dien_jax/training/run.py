@@ -19,6 +19,7 @@ from dien_jax.data.loader import require_shown
 from dien_jax.devices.mesh import devices_in_use, devices_there
 from dien_jax.errors import Interrupted, UserError, writing
 from dien_jax.metrics.scores import METRICS, SELECTION
+from dien_jax.runs.calibration import OFFSETS_FILE, save_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, Run, WarmStart, versions
 from dien_jax.runs.model_card import CARD_FILE
@@ -123,6 +124,7 @@ def fit(
         with writing(folder, "run folder"):
             is_new = not folder.exists()
         run.save(folder)
+        save_list_offsets(folder, dataset)
         return str(folder), is_new
 
     name, is_new = from_first(made)
@@ -254,7 +256,7 @@ def _by_default_on(devices: Sequence[jax.Device]) -> Iterator[None]:
 def _remove_if_unstarted(folder: Path, is_new: bool) -> None:
     """Remove a run folder that holds settings alone, so that corrected ones may use it."""
     content = {path.name for path in folder.iterdir()}
-    files = {CONFIG_FILE, LOCK_FILE, LOGGERS_FILE}
+    files = {CONFIG_FILE, LOCK_FILE, LOGGERS_FILE, OFFSETS_FILE}
     checkpoints = folder / CHECKPOINTS_FOLDER
     if not content <= {*files, CHECKPOINTS_FOLDER} or any(checkpoints.glob("*")):
         return

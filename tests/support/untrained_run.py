@@ -11,6 +11,7 @@ from dien_jax.config.settings import Config, ModelConfig, TrainConfig
 from dien_jax.data.dataset import open_dataset
 from dien_jax.data.schema import Schema
 from dien_jax.inference.ranker import Ranker
+from dien_jax.runs.calibration import list_offsets, save_list_offsets
 from dien_jax.runs.checkpoints import Checkpoints
 from dien_jax.runs.folder import CHECKPOINTS_FOLDER, Run
 from dien_jax.runs.trained import TrainedModel, trained_scores
@@ -58,6 +59,7 @@ def write(
     config = Config(model=ModelConfig(**(vars(settings) | changes)), train=train)
     dataset = open_dataset(data)
     Run.create(preset=model, seed=0, dataset=dataset, config=config).save(folder)
+    save_list_offsets(folder, dataset)
     state = random_state(config, dataset.schema)
     saved = OneDevice(dataset.schema).to_save(state)
     Checkpoints(folder / CHECKPOINTS_FOLDER).save(1, saved, {"best_share": 1.0}, best=True)
@@ -75,7 +77,8 @@ def trained(data: Path, model: str, **changes: object) -> TrainedModel:
     dataset = open_dataset(data)
     run = Run.create(preset=model, seed=0, dataset=dataset, config=config)
     state = random_state(config, dataset.schema)
-    return TrainedModel(run, dataset, state.params, state.batch_stats, step=0)
+    parameters = state.params, state.batch_stats
+    return TrainedModel(run, dataset, *parameters, step=0, list_offsets=list_offsets(dataset))
 
 
 def check_ranking(model: TrainedModel) -> None:

@@ -1,0 +1,253 @@
+"""Lists of the best items for a user: what may be on them, and the order of what is.
+
+Dimensions: I items, row 0 the unknown one; N items that are ranked for a user.
+"""
+
+from collections.abc import Mapping
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dien_jax.data.schema import UNKNOWN, Schema
+from dien_jax.data.tables import DIRECTED
+from dien_jax.errors import UserError, suggestion
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXACT_ITEMS = 20_000
+"""Maximum number of items that are all ranked by default."""
+SHORTLIST = 1000
+"""Maximum number of items that the first of two stages leaves, for a list of up to 250."""
+STATISTICS, FACTORS = "tables/statistics", "tables/factors"
+LEAST_COMPLEMENT = 2.0**-24
+"""Least distance of a float32 probability from 1; log odds above 16.6 are cut to it."""
+
+
+class Ranking(NamedTuple):
+    """Items sorted by score, the highest first; equal scores keep the given order.
+
+    >>> from dien_jax import Ranker
+    >>> ranker = Ranker("runs/first")
+    >>> context = {feature.name: None for feature in ranker.schema.context}
+    >>> ids, scores, *counts = ranker.rank([], ["new 1", "new 2"], context=context)
+    >>> ids, bool(scores[0] == scores[1]), counts  # training saw neither of the two
+    (['new 1', 'new 2'], True, [0, 2, 0])
+
+    Attributes:
+      ids: raw ids.
+      scores: float32 ``[N]``: click probabilities from ``rank``, corrected log odds from
+        ``recommend``.
+      unknown_history: number of kept behaviours that training did not see.
+      unknown_candidates: number of candidates that training did not see; ``rank`` scores them
+        alike, ``recommend`` leaves them out.
+      unknown_context: number of context values that training did not see.
+    """
+
+    ids: list[str]
+    scores: np.ndarray
+    unknown_history: int
+    unknown_candidates: int
+    unknown_context: int
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the columns ``item`` and ``score``, the highest score first; needs pandas."""
+        import pandas as pd
+
+        return pd.DataFrame({"item": self.ids, "score": self.scores})
+
+
+class ListOptions(NamedTuple):
+    """Length of a list, and rows of what may be on it; see :meth:`dien_jax.Ranker.recommend`."""
+
+    n: int
+    exclude_history: bool
+    candidates: np.ndarray | None
+    exclude: np.ndarray
+    at_most: Mapping[str, int]
+
+
+class ItemLists:
+    """The lists of one model.
+
+    Args:
+      schema: the features.
+      offsets: float32 ``[I]``, see :func:`dien_jax.runs.calibration.list_offsets`.
+      tables: arrays by names such as ``tables/item/category``.
+      exact_items: maximum number of items that are all ranked.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        offsets: np.ndarray | None,
+        tables: Mapping[str, np.ndarray],
+        exact_items: int,
+    ) -> None:
+        check_count("exact_items", exact_items)
+        self._tables, self._item, self._exact_items = tables, schema.item[0].name, exact_items
+        self._features = [f.name for f in schema.item[1:] if f.kind == "categorical"]
+        self._offsets = offsets
+        self._listed = np.zeros(0, bool) if offsets is None else np.isfinite(offsets)
+        self._shortlist: Shortlist | None = None
+        if len(self._listed) > exact_items and f"{STATISTICS}/{self._item}/count" in tables:
+            self._shortlist = Shortlist(tables, self._item)
+
+    def check(self, options: ListOptions) -> None:
+        """Refuse a length, a feature or a number of items that no list can have."""
+        if self._offsets is None:
+            raise UserError(
+                "the model has no list_offsets.npy, which lists over all items need: train it again"
+            )
+        check_count("n", options.n)
+        for name, most in options.at_most.items():
+            if name not in self._features:
+                near = suggestion(str(name), self._features)
+                raise UserError(
+                    f"at_most: expected a categorical feature of items, got {name!r}{near} "
+                    f"(features: {', '.join(self._features) or 'none'})"
+                )
+            check_count(f"at_most of {name!r}", most)
+
+    def count_unlisted(self, rows: np.ndarray) -> int:
+        """Return how many of some rows no list has."""
+        return int(np.count_nonzero(~self._listed[rows]))
+
+    def candidates(
+        self, options: ListOptions, history: np.ndarray, chosen: np.ndarray
+    ) -> np.ndarray:
+        """Return the rows of the items to rank, rising, int32 ``[N]``.
+
+        Args:
+          options: what may be on the list.
+          history: rows of the kept behaviours, oldest first.
+          chosen: rows of all behaviours.
+        """
+        allowed = self._listed.copy()
+        if options.candidates is not None:
+            allowed[:] = False
+            allowed[options.candidates] = True
+            allowed &= self._listed
+        allowed[options.exclude] = False
+        if options.exclude_history:
+            allowed[chosen] = False
+        if self._shortlist is not None and np.count_nonzero(allowed) > self._exact_items:
+            return self._shortlist.rows(history, allowed, max(SHORTLIST, 4 * options.n))
+        return np.flatnonzero(allowed).astype(np.int32)
+
+    def best(
+        self, rows: np.ndarray, probabilities: np.ndarray, options: ListOptions
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first rows of a list and their scores, float32; equal ones by row.
+
+        Args:
+          rows: int32 ``[N]``, rising.
+          probabilities: float32 ``[N]``, click probabilities.
+          options: what may be on the list.
+        """
+        assert self._offsets is not None
+        scores = log_odds(probabilities) + self._offsets[rows]
+        if options.at_most:
+            order = self._spread(rows, np.argsort(-scores, kind="stable"), options)
+        else:
+            least = np.partition(scores, -options.n)[-options.n] if options.n < len(rows) else None
+            places = np.arange(len(rows)) if least is None else np.flatnonzero(scores >= least)
+            order = places[np.argsort(-scores[places], kind="stable")][: options.n]
+        return rows[order], scores[order].astype(np.float32)
+
+    def _spread(self, rows: np.ndarray, order: np.ndarray, options: ListOptions) -> np.ndarray:
+        """Return the first places of an order that exceed no number of items of a value."""
+        values_of = {name: self._tables[f"tables/item/{name}"] for name in options.at_most}
+        counts: dict[tuple[str, int], int] = {}
+        chosen: list[int] = []
+        for place in order:
+            values = [(name, int(values[rows[place]])) for name, values in values_of.items()]
+            known = [value for value in values if value[1] != UNKNOWN]
+            if all(counts.get(value, 0) < options.at_most[value[0]] for value in known):
+                chosen.append(place)
+                counts |= {value: counts.get(value, 0) + 1 for value in known}
+            if len(chosen) == options.n:
+                break
+        return np.array(chosen, np.int64)
+
+
+class Shortlist:
+    """The first of two stages: few of many items, by what counts of training events say.
+
+    These are the items that most users chose together with the events of the history, those whose
+    vectors are most similar to them or to what follows them, and the most popular.
+    """
+
+    def __init__(self, tables: Mapping[str, np.ndarray], item: str) -> None:
+        names = ("count", "offsets", "other", "together")
+        counts = (tables[f"{STATISTICS}/{item}/{name}"] for name in names)
+        self._count, self._offsets, self._other, self._together = counts
+        self._vectors: list[np.ndarray] = []
+        if f"{FACTORS}/{item}/row" in tables:
+            vectors = np.asarray(tables[f"{FACTORS}/{item}/vectors"][0], np.float32)
+            parts = np.split(vectors, DIRECTED, axis=1)
+            self._vectors = [part / _norms(part) for part in parts]
+            self._row = tables[f"{FACTORS}/{item}/row"]
+
+    def rows(self, history: np.ndarray, allowed: np.ndarray, most: int) -> np.ndarray:
+        """Return the rows to rank, rising: int32 ``[N]``.
+
+        Args:
+          history: rows of the kept behaviours, oldest first.
+          allowed: bool ``[I]``, the items that may be listed.
+          most: maximum number of rows.
+        """
+        recency = 1 / np.arange(len(history), 0, -1.0)
+        scores = [self._count, self._chosen_together(history, recency)]
+        if self._vectors:
+            chosen, before, following = self._vectors
+            events = self._row[history]
+            for ours, theirs in ((chosen, chosen), (following, before)):
+                similar = ours @ (recency @ theirs[events]).astype(np.float32)
+                scores.append(similar[self._row])
+        found = [_top(np.where(allowed, score, 0), most // len(scores)) for score in scores]
+        return np.unique(np.concatenate(found)).astype(np.int32)
+
+    def _chosen_together(self, history: np.ndarray, recency: np.ndarray) -> np.ndarray:
+        """Return the sum over events of recency times the cosine of who chose both, ``[I]``."""
+        total = np.zeros(len(self._count))
+        for row, weight in zip(history, recency, strict=True):
+            pairs = slice(self._offsets[row], self._offsets[row + 1])
+            other = self._other[pairs]  # an item once
+            expected = (self._count[row] + 1.0) * (self._count[other] + 1.0)
+            total[other] += weight * self._together[pairs] / np.sqrt(expected)
+        return total
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    return np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-5)
+
+
+def _top(scores: np.ndarray, most: int) -> np.ndarray:
+    """Return the places of the highest scores above 0."""
+    places = np.flatnonzero(scores > 0)
+    if len(places) <= most:
+        return places
+    return places[np.argpartition(-scores[places], most)[:most]]
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is no whole number of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name}: expected a whole number of at least 1, got {value!r:.40}")
+
+
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """Return log(p / (1 - p)) of float32 probabilities, float64 ``[N]``.
+
+    >>> log_odds(np.float32([0.5, 0.75])).round(4).tolist()
+    [0.0, 1.0986]
+    """
+    p = np.clip(probabilities.astype(np.float64), np.finfo(np.float32).tiny, 1 - LEAST_COMPLEMENT)
+    return np.log(p) - np.log1p(-p)
+
+
+def count_unknown(rows: np.ndarray) -> int:
+    """Return how many of some rows are the unknown one."""
+    return int(np.count_nonzero(rows == UNKNOWN))

@@ -1,0 +1,203 @@
+"""Lists of the best of all items: corrected scores, filters, ties, two stages, an exported file."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from support import small_dataset, untrained_run
+
+from dien_jax.data.dataset import open_dataset
+from dien_jax.errors import UserError
+from dien_jax.inference.bucketed_programs import CANDIDATE_BUCKETS
+from dien_jax.inference.lists import ItemLists, ListOptions, log_odds
+from dien_jax.inference.ranker import USERS_AT_ONCE, Ranker
+from dien_jax.runs.calibration import OFFSETS_FILE, list_offsets
+from dien_jax.runs.trained import load_run
+
+CHOSEN = np.array([0.0, 0.5, 0.2, 0.15, 0.1, 0.05])
+"""Probability of the next item, given a history."""
+COUNTS = np.array([9, 10, 200, 40, 100, 0])
+"""Training events of the items; the unknown one and the last are on no list."""
+NO_ROWS = np.zeros(0, np.int32)
+
+
+def options(n=10, **changes) -> ListOptions:
+    plain = ListOptions(n, exclude_history=True, candidates=None, exclude=NO_ROWS, at_most={})
+    return plain._replace(**changes)
+
+
+def lists(offsets, exact_items=100, **features) -> ItemLists:
+    tables = {f"tables/item/{name}": np.array(values) for name, values in features.items()}
+    return ItemLists(small_dataset.SCHEMA, np.float32(offsets), tables, exact_items)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A folder of 59 items that has factors."""
+    return small_dataset.write_wide(tmp_path_factory.mktemp("wide") / "data")
+
+
+@pytest.fixture(scope="module")
+def wide_run(wide, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return untrained_run.write(folder, wide, model="base_model", buckets=())
+
+
+@pytest.mark.parametrize("drawn", ["popularity", "uniform", "shown", None])
+def test_scores_of_the_best_classifier_are_the_probabilities_of_the_next_item(
+    drawn, data, tmp_path
+) -> None:
+    """Positives and negatives are counted as they are drawn, and their ratio is the score."""
+    random, draws = np.random.default_rng(0), 400_000
+    known = COUNTS > 0
+    of_positives = CHOSEN * known / CHOSEN[known].sum()
+    of_negatives = {
+        "popularity": COUNTS * (CHOSEN > 0) / COUNTS[CHOSEN > 0].sum(),
+        "uniform": known * (CHOSEN > 0) / (known & (CHOSEN > 0)).sum(),
+    }
+    if drawn in of_negatives:
+        positive, negative = (
+            np.bincount(random.choice(len(CHOSEN), draws, p=p), minlength=len(CHOSEN))
+            for p in (of_positives, of_negatives[drawn])
+        )
+        scores = positive / np.maximum(positive + negative, 1)
+    else:  # every item was shown, and clicked with the odds of CHOSEN
+        scores = CHOSEN / (1 + CHOSEN)
+    split = {} if drawn is None else {"negative_distribution": drawn}
+    dataset = dataclasses.replace(open_dataset(data), popularity=COUNTS, meta={"split": split})
+    made = lists(list_offsets(dataset))
+    rows = made.candidates(options(), NO_ROWS, NO_ROWS)
+    assert rows.tolist() == [1, 2, 3, 4]
+    listed, corrected = made.best(rows, np.float32(scores)[rows], options())
+    assert listed.tolist() == [1, 2, 3, 4]
+    odds = np.exp(corrected) / np.exp(corrected).sum()
+    np.testing.assert_allclose(odds, of_positives[1:5], rtol=0.03)  # four deviations of counts
+
+
+def test_the_files_of_the_authors_draw_by_popularity(data) -> None:
+    meta = {"source": {"name": "authors"}, "split": {"policy": "by-user"}}
+    dataset = dataclasses.replace(open_dataset(data), popularity=COUNTS, meta=meta)
+    expected = [-np.inf, *np.log(COUNTS[1:5] / COUNTS[1:].sum()), -np.inf]
+    np.testing.assert_allclose(list_offsets(dataset), expected, rtol=1e-6)
+
+
+def test_equal_scores_are_in_the_order_of_items() -> None:
+    made = lists([-np.inf, *np.zeros(8)])
+    rows = np.arange(1, 9)
+    for n in (1, 3, 5, 8, 20):
+        listed, _ = made.best(
+            rows, np.float32([0.5, 0.2, 0.5, 0.9, 0.5, 0.2, 0.5, 0.5]), options(n)
+        )
+        assert listed.tolist() == [4, 1, 3, 5, 7, 8, 2, 6][:n]
+
+
+def test_at_most_k_items_of_a_value_are_listed_and_unknown_values_are_not_limited() -> None:
+    made = lists([-np.inf, *np.zeros(6)], category=[0, 1, 1, 2, 1, 0, 0])
+    rows, scores = np.arange(1, 7), np.float32([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    listed, _ = made.best(rows, scores, options(5, at_most={"category": 1}))
+    assert listed.tolist() == [1, 3, 5, 6]
+    listed, _ = made.best(rows, scores, options(3, at_most={"category": 2}))
+    assert listed.tolist() == [1, 2, 3]
+
+
+def test_odds_of_scores_at_0_and_1_are_finite() -> None:
+    assert np.isfinite(log_odds(np.float32([0, 1e-30, 1 - 2**-24, 1]))).all()
+
+
+@pytest.mark.long
+def test_a_list_has_the_corrected_scores_of_rank_and_leaves_out_what_it_should(wide_run) -> None:
+    trained = load_run(wide_run)
+    offsets, names = trained.list_offsets.copy(), trained.dataset.vocabulary("item")
+    offsets[1:] += np.log(np.arange(1, len(offsets)))
+    ranker = Ranker(trained._replace(list_offsets=offsets))
+    history = ["i9", "i1", "i9"]
+    allowed = [name for row, name in enumerate(names) if row and np.isfinite(offsets[row])]
+    assert len(allowed) > CANDIDATE_BUCKETS[1]
+    ranked = ranker.rank(history, allowed, "u3")
+    score = dict(zip(ranked.ids, log_odds(ranked.scores), strict=True))
+    score = {name: odds + offsets[names.index(name)] for name, odds in score.items()}
+    ordered = sorted(score, key=lambda name: -score[name])
+
+    def listed(n, **filters) -> list[str]:
+        found = ranker.recommend(history, n, user="u3", **filters)
+        expected = [score[name] for name in found.ids]
+        np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
+        return found.ids
+
+    fresh = [name for name in ordered if name not in history]
+    assert listed(7) == fresh[:7]
+    assert listed(500) == fresh
+    assert listed(7, exclude_history=False) == ordered[:7]
+    assert listed(3, exclude=fresh[:2]) == fresh[2:5]
+    some = [*fresh[5:9], history[0], "new"]
+    assert listed(9, candidates=some) == fresh[5:9]
+    assert ranker.recommend(history, candidates=some, user="u3").unknown_candidates == 1
+    assert listed(2, candidates=[]) == []
+
+
+@pytest.mark.long
+def test_many_users_get_the_lists_of_each_alone_of_their_whole_histories(wide_run) -> None:
+    ranker = Ranker(wide_run)
+    names = load_run(wide_run).dataset.vocabulary("item")[1:]
+    histories = [names[user % 50 : user % 50 + user % 9] for user in range(USERS_AT_ONCE + 3)]
+    histories[0] = names[:40]  # longer than what the model keeps
+    users = [f"u{user}" for user in range(len(histories))]
+    together = ranker.recommend_many(histories, 5, users=users)
+    for history, user, found in zip(histories, users, together, strict=True):
+        alone = ranker.recommend(history, 5, user=user)
+        assert found.ids == alone.ids
+        assert not {*history} & {*found.ids}
+        np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4)
+    ranker.remember("Ann", histories[4])
+    assert ranker.recommend(None, 5, user="Ann").ids == ranker.recommend(histories[4], 5).ids
+    assert ranker.recommend_many([]) == []
+
+
+@pytest.mark.long
+def test_two_stages_give_the_exact_list_where_candidates_suffice(wide_run) -> None:
+    exact, staged = Ranker(wide_run), Ranker(wide_run, exact_items=1)
+    for history in ([], ["i9"], ["i40", "?", "i41"]):
+        found, expected = staged.recommend(history), exact.recommend(history)
+        assert found.ids == expected.ids
+    few = staged._lists._shortlist.rows(np.int32([9, 1]), np.ones(60, bool), 8)
+    assert 0 < len(few) <= 8
+
+
+@pytest.mark.long
+def test_a_run_without_offsets_ranks_and_says_what_lists_need(wide_run) -> None:
+    trained = load_run(wide_run)._replace(list_offsets=None)
+    with pytest.raises(UserError, match=re.escape(OFFSETS_FILE)):
+        Ranker(trained).recommend([])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n: expected a whole number of at least 1, got 0"),
+        ({"at_most": {"categry": 1}}, "got 'categry'; did you mean 'category'?"),
+        ({"at_most": {"price": 1}}, "expected a categorical feature of items, got 'price'"),
+        ({"at_most": {"category": 0}}, "at_most of 'category': expected a whole number"),
+        ({"candidates": "pear"}, "candidates must be a list of ids, got the text 'pear'"),
+        ({"exclude": "pear"}, "exclude must be a list of ids, got the text 'pear'"),
+        ({"history": "pear"}, "history must be a list of ids, got the text 'pear'"),
+        ({"context": {}}, "context: expected a value of 'device'"),
+    ],
+)
+@pytest.mark.long
+def test_wrong_requests_are_refused_in_a_line(arguments, message, ranker) -> None:
+    context = {"device": None, "query": None}
+    with pytest.raises(UserError, match=re.escape(message)):
+        ranker.recommend(**{"history": [], "context": context} | arguments)
+    if "history" in arguments:
+        with pytest.raises(UserError, match=re.escape(f"history 2 of 2: {message}")):
+            ranker.recommend_many([[], arguments["history"]], contexts=[context] * 2)
+
+
+@pytest.mark.long
+def test_an_exported_file_lists_as_its_run(exported, run) -> None:
+    context = {"device": "desk", "query": ["q", "s"]}
+    arguments = {"user": "Ann", "context": context, "at_most": {"category": 1}}
+    found, expected = (Ranker(path).recommend([], 2, **arguments) for path in (exported, run))
+    assert found.ids == expected.ids
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
