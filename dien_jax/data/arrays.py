@@ -1,6 +1,7 @@
 """Arrays of a dataset folder: memory-mapped, and checked in bounded memory."""
 
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,44 @@ from dien_jax.errors import UserError
 CHUNK_ROWS = 1 << 20  # rows checked or written at a time
 LARGE_BYTES = 1 << 20  # size of files whose pages are given back
 Check = tuple[Callable[[np.ndarray], np.ndarray], str]  # whether entries are valid; in words
+
+
+class MappedFiles:
+    """The arrays of a folder, which must not change while they are mapped.
+
+    A mapped array has what its file holds at the time of reading: a file rewritten in place changes
+    values without an error, and one that is cut ends the process. A file that is removed, or
+    replaced by another under its name, stays as it was for those who have mapped it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._seen = {file: _mark(file) for file in sorted(folder.rglob("*.npy"))}
+
+    def check(self) -> None:
+        """Raise a ``UserError`` that names a file with another size or time than at first."""
+        for file, seen in self._seen.items():
+            now = _mark(file)
+            if seen is None or now is None or now == seen or now[0] != seen[0]:
+                continue
+            raise UserError(
+                f"{file} changed while it was in use: {_described(seen)} when it was opened, "
+                f"{_described(now)} now. Write a dataset to a new folder, and start again"
+            )
+
+
+_Mark = tuple[tuple[int, int], int, int]  # device and inode, size, time of the last change
+
+
+def _mark(file: Path) -> _Mark | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns
+
+
+def _described(mark: _Mark) -> str:
+    return f"{mark[1]:,} bytes of time {mark[2] / 1e9:.3f}"
 
 
 def chunks(rows: int) -> Iterator[slice]:

@@ -37,10 +37,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from dien_jax.data import metadata
 from dien_jax.data.arrays import (
+    MappedFiles,
     chunks,
     first_bad,
     read_array,
@@ -111,6 +113,7 @@ class Dataset:
         None where the log does not record them.
       statistics: counts of training events.
       factors: vectors of who chose what in training, by feature.
+      files: the files that are mapped; its ``check`` refuses those that have changed.
     """
 
     path: Path
@@ -126,6 +129,7 @@ class Dataset:
     event_negatives: Column | None = None
     statistics: Statistics = field(default_factory=lambda: Statistics({}, ()))
     factors: dict[str, ValueFactors] = field(default_factory=dict)
+    files: MappedFiles | None = None
 
     def __repr__(self) -> str:
         """Sizes, as the arrays would fill the screen."""
@@ -144,7 +148,7 @@ class Dataset:
     def feature_tables(self, *, statistics: bool = False, folds: bool = False) -> FeatureTables:
         """Return the features after the id of all items and users, multi-valued ones padded.
 
-        With ``statistics`` they have the counts of training events too, and the vectors of values:
+        They are copies in memory, which no change of a file reaches. With ``statistics`` they have the counts of training events too, and the vectors of values:
         the first table, or with ``folds`` those that training needs.
         """
         items = padded_columns(self.schema.item[1:], self.items, None)
@@ -155,7 +159,15 @@ class Dataset:
                 name: ValueFactors(row, table[:1], scale[:1])
                 for name, (row, table, scale) in vectors.items()
             }
-        return FeatureTables(items, users, self.statistics.values if statistics else {}, vectors)
+        groups = items, users, self.statistics.values if statistics else {}, vectors
+        copied = [{k: jax.tree.map(np.array, v) for k, v in group.items()} for group in groups]
+        self.check_files()
+        return FeatureTables(*copied)
+
+    def check_files(self) -> None:
+        """Raise a ``UserError`` if a file that is mapped has changed since the folder was opened."""
+        if self.files is not None:
+            self.files.check()
 
     def context_rows(self, split: str, rows: np.ndarray) -> dict[str, FeatureValues]:
         """Return the context features of some examples of a split, integers ``[B]``."""
@@ -178,6 +190,7 @@ def open_dataset(path: str | Path) -> Dataset:
 
 def open_folder(path: Path, *, is_counted: bool = True) -> Dataset:
     """Open a dataset folder, without statistics unless ``is_counted``; see :func:`open_dataset`."""
+    files = MappedFiles(path)
     meta = metadata.read_meta(path)
     schema = metadata.read_schema(path / "meta.json", meta)
     for feature in schema.features:
@@ -196,7 +209,7 @@ def open_folder(path: Path, *, is_counted: bool = True) -> Dataset:
         parts = list(pool.map(read, parts_in_turn(folders, counts)))
     counted = (lambda part: part >= 0, "a count of 0 or more")
     negatives = [part.event_negatives for part in parts if part.event_negatives is not None]
-    return Dataset(
+    dataset = Dataset(
         path=path,
         schema=schema,
         meta=meta,
@@ -214,7 +227,10 @@ def open_folder(path: Path, *, is_counted: bool = True) -> Dataset:
             else Statistics({}, ())
         ),
         factors=factors.result() if factors else {},
+        files=files,
     )
+    dataset.check_files()
+    return dataset
 
 
 class PartFolder(NamedTuple):

@@ -200,7 +200,16 @@ class Loader:
         return block[1][step - first]
 
     def _read_block(self, epoch: int, first: int) -> list[_BatchRows]:
-        """Read the rows of consecutive batches at once: each part of an array takes its time."""
+        """Read the rows of consecutive batches at once: each part of an array takes its time.
+
+        Files that change meanwhile are refused before their values are used.
+        """
+        self._dataset.check_files()
+        blocks = self._unchecked_block(epoch, first)
+        self._dataset.check_files()
+        return blocks
+
+    def _unchecked_block(self, epoch: int, first: int) -> list[_BatchRows]:
         last = min(first + self._block_steps, self.steps_per_epoch)
         batches = [self.example_indices(epoch, number) for number in range(first, last)]
         examples, indices = self._examples, np.concatenate(batches)

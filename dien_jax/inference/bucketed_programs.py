@@ -5,6 +5,7 @@ user leaves most of a device idle. Requests of the same padded sizes therefore s
 groups of as many users U as programs are compiled for, never padded with dummy users.
 """
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -194,8 +195,25 @@ class BucketedPrograms:
     """The programs of a model, for any number of histories and requests."""
 
     def __init__(self, model: LoadedModel) -> None:
-        self.programs, self.buckets = model.programs, model.history_buckets
+        self._programs, self.buckets = model.programs, model.history_buckets
         self._arguments = model.arguments
+        self._process = os.getpid()
+
+    @property
+    def programs(self) -> Programs:
+        """The programs, in the process that loaded the model.
+
+        Raises:
+          UserError: in a process forked from it, where JAX's threads are missing and a call would
+            wait for ever.
+        """
+        if os.getpid() != self._process:
+            raise UserError(
+                f"this model was loaded in process {self._process}, and process {os.getpid()} was "
+                f"forked from it, without the threads of JAX: load the model in each process, or "
+                f"start processes by spawn"
+            )
+        return self._programs
 
     def compile_all(
         self, context: dict[str, FeatureValues], users: int, candidates: int

@@ -150,10 +150,11 @@ class Application:
         return self._status(alive, "ok" if alive else "the ranking thread has stopped")
 
     async def _ready(self, request: Request) -> Response:
-        return self._status(self._current.ready, "ready" if self._current.ready else "not ready")
+        ready, error = self._current.ready, self._current.reload_error
+        return self._status(ready, "ready" if ready else "not ready", error)
 
-    def _status(self, good: bool, status: str) -> Response:
-        content = Status(status, self._current.served.ranker.step)
+    def _status(self, good: bool, status: str, error: str | None = None) -> Response:
+        content = Status(status, self._current.served.ranker.step, error)
         return _Json(content) if good else _Json(content, 503, {"Retry-After": "1"})
 
     async def _metrics_text(self, request: Request) -> Response:

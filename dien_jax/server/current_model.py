@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 import prometheus_client
 
+from dien_jax.data.schema import Schema
 from dien_jax.errors import UserError, reading
 from dien_jax.inference.bucketed_programs import RankRequest
 from dien_jax.inference.ranker import Ranker
@@ -202,6 +203,20 @@ def model_version(path: Path) -> str:
     return f"{files[0].name} {times}"
 
 
+def require_same_context(current: Schema, newer: Schema) -> None:
+    """Refuse a model whose requests have other context features: clients would get status 422."""
+    before, now = ({f.name: f.kind for f in schema.context} for schema in (current, newer))
+    if before != now:
+        old, new = (
+            ", ".join(f"{name} ({kind})" for name, kind in features.items()) or "none"
+            for features in (before, now)
+        )
+        raise UserError(
+            f"requests have the context features {old}; the new model expects {new}. Start a new "
+            f"server for it, or give --accept-other-features to replace the model all the same"
+        )
+
+
 class CurrentModel:
     """The model in use. A thread warms it up and replaces it when there is a newer one.
 
@@ -210,6 +225,7 @@ class CurrentModel:
     Attributes:
       served: the model in use; replaced as a whole.
       warm: True once all programs are compiled and requests are ranked.
+      reload_error: why the last reload failed; None if it did not.
     """
 
     def __init__(self, options: ServerOptions, metrics: Metrics) -> None:
@@ -217,6 +233,7 @@ class CurrentModel:
         self._wake = threading.Event()
         self._stopped = False
         self._failed_version = ""
+        self.reload_error: str | None = None
         self.warm = False
         self.served = self._load(model_version(options.run))
         metrics.remembered.set_function(lambda: self.served.ranker.remembered_users)
@@ -297,15 +314,18 @@ class CurrentModel:
     def update(self, batcher: Batcher, *, force: bool = False) -> bool:
         """Replace the model if there is a newer one, or ``force``; return whether it was replaced.
 
-        A version that cannot be loaded is logged once, and the model in use is kept.
+        A version that cannot be loaded, or whose requests have other context features, is logged
+        once, and the model in use is kept.
         """
         version = ""
         try:
             version = model_version(self._options.run)
             if not force and version == self.served.version:
-                self._failed_version = ""
+                self._failed_version, self.reload_error = "", None
                 return False
             newer = self._load(version)
+            if not self._options.accept_other_features:
+                require_same_context(self.served.ranker.schema, newer.ranker.schema)
             self._warm_up(newer)
             batcher.submit(lambda: self._replace(newer), bounded=False).result()
         except _StoppedError:
@@ -316,9 +336,9 @@ class CurrentModel:
             if failed_version != self._failed_version:
                 traceback = None if isinstance(error, UserError) else error
                 LOG.error("reload failed, model kept: %s", error, exc_info=traceback)
-            self._failed_version = failed_version
+            self._failed_version, self.reload_error = failed_version, str(error)
             return False
-        self._failed_version = ""
+        self._failed_version, self.reload_error = "", None
         self._metrics.reloads.labels("ok").inc()
         LOG.info("reloaded: checkpoint %s is in use", newer.ranker.step)
         return True

@@ -57,11 +57,12 @@ class Failure(msgspec.Struct):
     field: str | None = None
 
 
-class Status(msgspec.Struct):
-    """Status of the server."""
+class Status(msgspec.Struct, omit_defaults=True):
+    """Status of the server; ``reload_error`` is there after a reload that failed."""
 
     status: str
     checkpoint_step: int | None
+    reload_error: str | None = None
 
 
 class _Request(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,5 +1,6 @@
 """Ranking: scores of an evaluation, raw ids, remembered users, few compilations."""
 
+import os
 import re
 import shutil
 
@@ -47,6 +48,23 @@ def test_scores_that_are_not_finite_are_refused(run):
     overflowing = dien_jax.Ranker(trained._replace(params=params))
     with pytest.raises(UserError, match=re.escape(f"score of candidate {PEAR!r} is nan")):
         overflowing.rank([PEAR], [PEAR], context=CONTEXT)
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_forked_process_is_refused_at_once(run):
+    """JAX's threads do not survive a fork: a call would wait for ever."""
+    ranker = dien_jax.Ranker(run)
+    ranker.rank([PEAR], [PEAR], context=CONTEXT)
+    end, start = os.pipe()
+    if not (child := os.fork()):
+        try:
+            ranker.rank([PEAR], [PEAR], context=CONTEXT)
+        except BaseException as error:
+            os.write(start, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    found = os.read(end, 1000).decode()
+    assert re.match(r"UserError: this model was loaded in process \d+, and process \d+ was", found)
 
 
 def test_checkpoint_with_a_parameter_that_is_not_finite_is_refused(run, tmp_path):

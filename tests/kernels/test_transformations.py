@@ -139,9 +139,11 @@ def test_gradients_where_one_result_alone_is_read(reads):
     assert_agree(gradients("native"), gradients("reference"), 1e-6 * np.sqrt(40 * 7))
 
 
-def test_results_of_eager_calls_are_those_of_jit():
+@pytest.mark.parametrize("disabled", [False, True])
+def test_results_of_eager_calls_are_those_of_jit(disabled):
     arguments = ("augru", *operands("augru"))
-    eager = call(*arguments, implementation="native")
+    with jax.disable_jit(disabled):
+        eager = call(*arguments, implementation="native")
     jitted = jax.jit(lambda: call(*arguments, implementation="native"))()
     jax.tree.map(np.testing.assert_array_equal, eager, jitted)
 

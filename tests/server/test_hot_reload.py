@@ -1,5 +1,6 @@
 """A newer checkpoint replaces the served model; users stay remembered, and nothing compiles."""
 
+import dataclasses
 import os
 import shutil
 import time
@@ -50,6 +51,13 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     assert server.get("/readyz").json() == {"status": "ready", "checkpoint_step": 2}
     assert server.metric("dien_reloads_total", result="ok") == 1
 
+    schema = server.current.served.ranker.schema
+    server.current.served.ranker.schema = dataclasses.replace(schema, context=())
+    assert not server.current.update(server.batcher, force=True)
+    error = server.get("/readyz").json()["reload_error"]
+    assert error.startswith("requests have the context features none; the new model expects device")
+    server.current.served.ranker.schema = schema
+
     save_step(copy, 3)
     kept = {file: file.read_bytes() for file in (copy / CHECKPOINTS_FOLDER / "3").rglob("*.ocdbt")}
     for file in kept:
@@ -57,7 +65,7 @@ def test_a_newer_checkpoint_is_used_and_a_damaged_one_is_not(run, tmp_path, capl
     for _ in range(2):
         assert not server.current.update(server.batcher)
     assert caplog.text.count("reload failed, model kept: cannot read the checkpoint") == 1
-    assert server.metric("dien_reloads_total", result="failed") == 2
+    assert server.metric("dien_reloads_total", result="failed") == 3
     assert server.post("/v1/rank", remembered).json()["checkpoint_step"] == 2
     for file, content in kept.items():
         file.write_bytes(content)

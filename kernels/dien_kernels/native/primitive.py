@@ -34,8 +34,12 @@ def primitive(
     def compiled(parameters: tuple) -> Callable:
         return jax.jit(functools.partial(made.bind, **dict(parameters)))
 
+    def run(*operands: Any, **given: Any) -> Any:
+        with jax.disable_jit(False):  # only a compiled program can call the library
+            return compiled(tuple(given.items()))(*operands)
+
     ad.primitive_jvps[made] = _no_derivative
-    made.def_impl(lambda *operands, **given: compiled(tuple(given.items()))(*operands))
+    made.def_impl(run)
     call, other = jax.ffi.ffi_lowering(name), mlir.lower_fun(by_xla, multiple_results=True)
 
     def lower(context: Any, *operands: Any, **given: Any) -> Any:
