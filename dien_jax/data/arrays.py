@@ -1,7 +1,6 @@
 """Arrays of a dataset folder: memory-mapped, and checked in bounded memory."""
 
 import mmap
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ _Mark = tuple[tuple[int, int], int, int]  # device and inode, size, time of the 
 
 def _mark(file: Path) -> _Mark | None:
     try:
-        found = os.stat(file)
+        found = file.stat()
     except OSError:
         return None
     return (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns

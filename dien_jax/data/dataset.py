@@ -148,8 +148,9 @@ class Dataset:
     def feature_tables(self, *, statistics: bool = False, folds: bool = False) -> FeatureTables:
         """Return the features after the id of all items and users, multi-valued ones padded.
 
-        They are copies in memory, which no change of a file reaches. With ``statistics`` they have the counts of training events too, and the vectors of values:
-        the first table, or with ``folds`` those that training needs.
+        They are copies in memory, which no change of a file reaches. With ``statistics`` they have
+        the counts of training events too, and the vectors of values: the first table, or with
+        ``folds`` those that training needs.
         """
         items = padded_columns(self.schema.item[1:], self.items, None)
         users = padded_columns(self.schema.user[1:], self.users, None)
@@ -165,7 +166,7 @@ class Dataset:
         return FeatureTables(*copied)
 
     def check_files(self) -> None:
-        """Raise a ``UserError`` if a file that is mapped has changed since the folder was opened."""
+        """Raise a ``UserError`` if a mapped file has changed since the folder was opened."""
         if self.files is not None:
             self.files.check()
 

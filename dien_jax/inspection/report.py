@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dien_jax.config.preset_files import flat_settings
-from dien_jax.config.presets import preset
+from dien_jax.config.presets import PRESETS, nearest_preset, preset
 from dien_jax.config.settings import ModelConfig
 from dien_jax.data.dataset import Dataset
 from dien_jax.data.schema import UNKNOWN
@@ -258,12 +258,14 @@ def _examples(
 
 
 def _settings_section(run: Run) -> str:
-    defaults = flat_settings(preset(run.preset))
+    # Any name may have been given to a run in Python.
+    name = run.preset if run.preset in PRESETS else nearest_preset(run.config)
+    defaults = flat_settings(preset(name))
     rows = [
         [name, _setting(value), "" if value == defaults[name] else _setting(defaults[name])]
         for name, value in flat_settings(run.config).items()
     ]
-    header = ["setting", "value", "preset's value, if different"]
+    header = ["setting", "value", f"value of preset {name}, if different"]
     return table(header, rows, "All settings", left=3)
 
 

@@ -18,7 +18,7 @@ from dien_jax import report
 from dien_jax.inspection.example_view import example_lines
 from dien_jax.inspection.report import article, write_report
 from dien_jax.metrics.scores import example_losses
-from dien_jax.runs.folder import METRICS_FILE, RESULT_FILE
+from dien_jax.runs.folder import CONFIG_FILE, METRICS_FILE, RESULT_FILE
 from dien_jax.runs.trained import load_run, trained_scores
 from dien_jax.utils.files import write_json
 
@@ -131,6 +131,8 @@ def test_numbers_are_those_of_the_run(run, content):
 def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monkeypatch, capfd):
     data = tiny_run.write_data(tmp_path / "data", test=1)
     run = untrained_run.write(tmp_path / "run", data, model="wide_deep", buckets=())
+    settings = json.loads((run / CONFIG_FILE).read_text())
+    write_json(run / CONFIG_FILE, settings | {"preset": "any name of a run in Python"})
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     out = tmp_path / "page.html"
     assert report.main([str(run), "--split", "test", "--out", str(out)]) == 0
@@ -141,6 +143,7 @@ def test_unfinished_run_without_attention_and_without_matplotlib(tmp_path, monke
     assert "There is no evaluation yet" in text
     assert "matplotlib is not installed" in text
     assert "wide_deep has no attention" in text
+    assert "value of preset wide_dien, if different" in text
     assert "undefined" in text  # AUC of one label
 
 
