@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dien_jax.inference.ranker import Ranker
     from dien_jax.metrics.scores import auc, gauc, logloss
     from dien_jax.model.click_model import ClickModel
+    from dien_jax.preparation.own_log import make_dataset
     from dien_jax.preparation.writer import DatasetWriter
     from dien_jax.runs.trained import load_run, score_split
     from dien_jax.training.run import RunResult, fit, resume
@@ -40,6 +41,7 @@ _MODULES = {
     "data.dataset": ("Dataset", "open_dataset"),
     "data.loader": ("Loader",),
     "data.schema": ("Feature", "Schema"),
+    "preparation.own_log": ("make_dataset",),
     "preparation.writer": ("DatasetWriter",),
     "inference.lists": ("Ranking",),
     "inference.ranker": ("Ranker",),
@@ -76,6 +78,7 @@ __all__ = [
     "gauc",
     "load_run",
     "logloss",
+    "make_dataset",
     "open_dataset",
     "preset",
     "resume",

@@ -14,6 +14,7 @@ Plain NumPy and DuckDB: the model, its parameters and its optimizer do not enter
 """
 
 from dien_jax.preparation import sources
+from dien_jax.preparation.own_log import make_dataset
 from dien_jax.preparation.writer import DatasetWriter
 
-__all__ = ["DatasetWriter", "sources"]
+__all__ = ["DatasetWriter", "make_dataset", "sources"]

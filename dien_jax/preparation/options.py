@@ -10,6 +10,7 @@ from dien_jax.data.schema import KINDS, Feature
 from dien_jax.data.value_text import Use
 from dien_jax.errors import UserError, suggestion
 from dien_jax.preparation.memory import reading_limit
+from dien_jax.utils.files import convert_fields
 
 LARGEST_INTEGER = 2**63 - 1
 Distribution = Literal["popularity", "uniform"]
@@ -66,6 +67,7 @@ class LogOptions:
     that does not fit is refused."""
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         check_shares(self.valid_share, self.test_share)
         if self.split == "last-event" and (self.valid_share, self.test_share) != (0.1, 0.1):
             raise UserError("--valid-share and --test-share have no effect with --split last-event")

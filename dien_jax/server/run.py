@@ -12,6 +12,7 @@ from pathlib import Path
 from dien_jax.errors import UserError
 from dien_jax.utils.console import say
 from dien_jax.utils.extras import require
+from dien_jax.utils.files import convert_fields
 
 MODEL_THREAD = "current model"
 """Name of the thread that compiles and reloads models."""
@@ -73,6 +74,9 @@ class ServerOptions:
     """Maximum time in seconds to finish running requests after SIGTERM."""
     log_requests: bool = False
     """Log each request as a line of JSON."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
     def check(self) -> None:
         """Raise a :class:`UserError` that names the flag of a value out of range."""

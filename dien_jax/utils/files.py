@@ -1,15 +1,16 @@
 """JSON files, atomic files, and the user's cache folder."""
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar, get_args, get_origin
 
 from dien_jax.errors import UserError, reading, writing
 from dien_jax.utils.json_values import parse_json
@@ -354,3 +355,21 @@ def content(folder: Path) -> list[str]:
     """Return the names in a folder, without its lock and partial files."""
     names = (path.name for path in folder.iterdir())
     return [name for name in names if name != LOCK_FILE and not _PARTIAL.fullmatch(name)]
+
+
+def as_declared(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of a dataclass's fields: paths for text, tuples for lists and single texts."""
+    converted = dict(values)
+    for field in dataclasses.fields(kind):
+        value, declared = values.get(field.name), field.type
+        if isinstance(value, str) and Path in (declared, *get_args(declared)):
+            converted[field.name] = Path(value)
+        elif isinstance(value, str | list) and get_origin(declared) is tuple:
+            converted[field.name] = (value,) if isinstance(value, str) else tuple(value)
+    return converted
+
+
+def convert_fields(options: Any) -> None:
+    """Convert the fields of new options as :func:`as_declared` does, for callers in Python."""
+    for name, value in as_declared(options, vars(options)).items():
+        object.__setattr__(options, name, value)

@@ -38,6 +38,8 @@ def take_long_cells() -> None:
 class BadLines:
     """Counter of malformed lines, with the first ones, each with its file and line number.
 
+    ``unit`` is what a line is called: ``row`` for those of a table in memory.
+
     Attributes:
       read: lines that :func:`read_lines` has read, malformed ones included.
       bytes: their size, without compression.
@@ -45,7 +47,8 @@ class BadLines:
       examples: the first of them, one line of text each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "line") -> None:
+        self.unit = unit
         self.read = self.bytes = 0
         self.kinds: Counter[str] = Counter()
         self.examples: list[str] = []
@@ -71,7 +74,8 @@ class BadLines:
     def show(self, file: Path | str, line_number: int, reason: str) -> None:
         """Keep an example if there is room, of a line that is counted elsewhere."""
         if len(self.examples) < EXAMPLES:
-            self.examples.append(printable(f"{file}:{line_number}: {reason}"))
+            place = f":{line_number}" if self.unit == "line" else f", {self.unit} {line_number}"
+            self.examples.append(printable(f"{file}{place}: {reason}"))
 
     def check(self, total: int, max_share: float) -> list[str]:
         """Refuse too many malformed lines, and report few of them.
@@ -90,7 +94,7 @@ class BadLines:
             shown.append(f"  and {self.count - len(shown)} more")
             if len(self.kinds) > 1:
                 shown.append(f"  by reason: {self._counted()}")
-        malformed = f"{self.count} of {total} lines are malformed"
+        malformed = f"{self.count} of {total} {self.unit}s are malformed"
         if self.count > max_share * total:
             allowed = f"more than the allowed share of {max_share:g} (--max-bad-share)"
             raise UserError("\n".join([f"{malformed}, {allowed}:", *shown]))

@@ -17,6 +17,7 @@ from dien_jax.data.digests import data_digest
 from dien_jax.errors import UserError
 from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.pipeline.events import load_events
+from dien_jax.preparation.reading.arrow import read_table
 from dien_jax.preparation.reading.engines import open_workspace, read_columns
 from dien_jax.preparation.reading.log import Log, address_of, files_of
 from dien_jax.preparation.reading.workspace import Workspace
@@ -27,11 +28,16 @@ SETTINGS = "settings"  # entry of source in meta.json that an extending folder m
 
 
 def prepare_columns(
-    options: ColumnOptions, name: str, write: Callable[..., list[str]], part_events: int
+    options: ColumnOptions,
+    name: str,
+    write: Callable[..., list[str]],
+    part_events: int,
+    table: Any = None,
 ) -> list[str]:
     """Read the log that the options name, and ``write`` the folder with the source's name.
 
-    ``part_events`` are held in memory at a time.
+    ``part_events`` are held in memory at a time. The log is ``table``, if that is given, and its
+    file is what messages call it.
     """
     say(f"from {name} in {address_of(options.file) or options.file}: {options.split} split")
     extended = open_extended(options, name)
@@ -39,13 +45,18 @@ def prepare_columns(
     text = {"separator": options.separator, "hint": hint}
     with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
         wanted = options.log_columns()
-        log = read_columns(workspace, options.file, wanted, columns=options.columns, **text)
-        features = options.features()
-        events = load_events(workspace, log, features, options.max_bad_share)
+        if table is None:
+            log = read_columns(workspace, options.file, wanted, columns=options.columns, **text)
+            files = _files(options, log)
+        else:
+            log, digest = read_table(workspace, options.file, table, wanted, options.separator)
+            files = {options.file.name: digest}
+        events = load_events(workspace, log, options.features(), options.max_bad_share)
         events = events._replace(part_events=part_events)
-        return write(
-            workspace, options, events, column_source(name, options, log, extended), extended
-        )
+        source = {"name": name, "files": files, SETTINGS: options.matched_settings()}
+        if extended is not None:
+            source["extends"] = {"folder": str(options.extend), "meta": data_digest(extended)}
+        return write(workspace, options, events, source, extended)
 
 
 def open_extended(options: ColumnOptions, source: str) -> Dataset | None:
@@ -81,25 +92,14 @@ def _shown(setting: Any) -> str:
     return "none" if setting is None else repr(setting)
 
 
-def column_source(
-    name: str, options: ColumnOptions, log: Log, extended: Dataset | None
-) -> dict[str, Any]:
-    """Return the description of a log in columns for ``meta.json``, and of the extended folder.
-
-    Files that only an engine sees have no digest.
-    """
+def _files(options: ColumnOptions, log: Log) -> dict[str, str | None]:
+    """Return the digests of a log's files by name; those that only an engine sees have none."""
     if (address := address_of(options.file)) is not None:
         inside = f"{address.removeprefix('file://')}/"
-        names = [start.file.removeprefix(inside) for start in log.starts]
-        files: dict[str, str | None] = dict.fromkeys(names)
-    else:
-        folder = options.file if options.file.is_dir() else options.file.parent
-        parts = files_of(options.file)
-        files = {part.relative_to(folder).as_posix(): sha256(part) for part in parts}
-    source = {"name": name, "files": files, SETTINGS: options.matched_settings()}
-    if extended is not None:
-        source["extends"] = {"folder": str(options.extend), "meta": data_digest(extended)}
-    return source
+        return dict.fromkeys(start.file.removeprefix(inside) for start in log.starts)
+    folder = options.file if options.file.is_dir() else options.file.parent
+    parts = files_of(options.file)
+    return {part.relative_to(folder).as_posix(): sha256(part) for part in parts}
 
 
 def known_rows(

@@ -18,14 +18,13 @@ from typing import Any
 import duckdb
 import ibis
 import ibis.expr.datatypes as dt
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ibis.expr.types import IntegerValue, StringValue, Table, Value
 
-from dien_jax.data.value_text import check_type, column_text, joined
+from dien_jax.data.value_text import check_type
 from dien_jax.errors import UserError, reason
+from dien_jax.preparation.reading.arrow import ROWS, text_batches, text_schema
 from dien_jax.preparation.reading.log import (
     FileStart,
     Log,
@@ -53,7 +52,6 @@ from dien_jax.utils.text_files import (
 
 PARQUET_MAGIC, ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
 LONGEST_RECORD = 10  # lines that a quoted value may span when a file is read line by line
-PARQUET_ROWS = 1 << 18  # rows of a Parquet file read at a time
 END = (0, "")  # after the last line
 
 
@@ -294,44 +292,19 @@ def _read_csv(
 def _read_parquet(workspace: DuckDBWorkspace, file: Path, wanted: Wanted, separator: str) -> Log:
     if is_gzip(file):
         raise UserError(f"{file} is Parquet within gzip; unpack it first")
-    schema = pa.schema([("line", pa.int64()), *((alias, pa.string()) for alias in wanted)])
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
             places = column_places(file, wanted, parquet.schema_arrow.names)
             for alias, column in wanted.items():
-                check_type(
-                    column.where(file), parquet.schema_arrow.field(places[alias]).type, column.kind
-                )
+                kind = parquet.schema_arrow.field(places[alias]).type
+                check_type(column.where(file), kind, column.kind)
             names = sorted({column.name for column in wanted.values()})
-            batches = parquet.iter_batches(PARQUET_ROWS, columns=names)
-            texts = _batch_texts(file, batches, wanted, separator, schema)
-            rows = workspace.append("rows", texts, schema)
+            batches = parquet.iter_batches(ROWS, columns=names)
+            texts = text_batches(file, batches, wanted, separator, first=1)
+            rows = workspace.append("rows", texts, text_schema(wanted))
             return Log(file, rows, BadLines())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: damaged, or not a Parquet file: {error}") from error
-
-
-def _batch_texts(
-    file: Path,
-    batches: Iterable[pa.RecordBatch],
-    wanted: Wanted,
-    separator: str,
-    schema: pa.Schema,
-) -> Iterator[pa.RecordBatch]:
-    """Yield batches of a Parquet file as line numbers, from 1, and text; empty text is null."""
-    start = 1
-    for batch in batches:
-        lines = pa.array(np.arange(start, start + batch.num_rows))
-        start += batch.num_rows
-        columns = [lines]
-        for column in wanted.values():
-            where, values = column.where(file), batch.column(column.name)
-            texts = column_text(where, values, column.kind)
-            if pa.types.is_large_list(texts.type):
-                texts = joined(where, texts, separator)
-            empty = pc.equal(texts, "")
-            columns.append(pc.if_else(empty, None, texts).cast(pa.string()))
-        yield pa.record_batch(columns, schema=schema)
 
 
 def _escape_wildcards(file: Path) -> str:

@@ -31,6 +31,7 @@ from dien_jax.preparation.pipeline.baselines import RuleCounts, describe_baselin
 from dien_jax.preparation.pipeline.splits import VALID, class_warnings, user_sides
 from dien_jax.preparation.pipeline.target_negatives import NegativeSampler, store_pools
 from dien_jax.preparation.writer import DatasetWriter, check_target
+from dien_jax.utils.files import convert_fields
 from dien_jax.utils.text_files import BadLines, open_bytes, plain_or_gzip, read_lines, sha256
 
 SEPARATOR = "\x02"
@@ -61,6 +62,7 @@ class AuthorsOptions:
     """Largest share of malformed lines that is tolerated. Malformed lines are skipped."""
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         check_shares(self.valid_share, 0.0)
         require_at_least({"--seed": (self.seed, 0)})
         check_bad_share(self.max_bad_share)

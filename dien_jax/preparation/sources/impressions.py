@@ -30,10 +30,16 @@ class ImpressionsOptions(ColumnOptions):
         return super().matched_settings() | {"label": self.label}
 
 
-def prepare(options: ImpressionsOptions, *, part_events: int = PART_EVENTS) -> list[str]:
-    """Make a dataset folder from a log of impressions, of parts of ``part_events`` at most."""
+def prepare(
+    options: ImpressionsOptions, *, table: Any = None, part_events: int = PART_EVENTS
+) -> list[str]:
+    """Make a dataset folder from a log of impressions, of parts of ``part_events`` at most.
+
+    A ``table`` in memory replaces the file, which is then its name in messages; see
+    :func:`dien_jax.make_dataset`.
+    """
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_impressions import write_impressions
 
-    return prepare_columns(options, "impressions", write_impressions, part_events)
+    return prepare_columns(options, "impressions", write_impressions, part_events, table)

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from dien_jax.preparation.memory import PART_EVENTS
 from dien_jax.preparation.options import ColumnOptions, ImplicitOptions, SplitPolicy
@@ -19,10 +20,16 @@ class InteractionsOptions(ImplicitOptions, ColumnOptions):
     events (by-time)."""
 
 
-def prepare(options: InteractionsOptions, *, part_events: int = PART_EVENTS) -> list[str]:
-    """Make a dataset folder from a log of interactions, of parts of ``part_events`` at most."""
+def prepare(
+    options: InteractionsOptions, *, table: Any = None, part_events: int = PART_EVENTS
+) -> list[str]:
+    """Make a dataset folder from a log of interactions, of parts of ``part_events`` at most.
+
+    A ``table`` in memory replaces the file, which is then its name in messages; see
+    :func:`dien_jax.make_dataset`.
+    """
     require("data", "preparing logs")
     from dien_jax.preparation.pipeline.from_columns import prepare_columns
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
 
-    return prepare_columns(options, "interactions", write_interactions, part_events)
+    return prepare_columns(options, "interactions", write_interactions, part_events, table)

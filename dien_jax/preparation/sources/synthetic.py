@@ -34,7 +34,7 @@ from dien_jax.preparation.options import require_at_least
 from dien_jax.preparation.pipeline.splits import TRAIN, user_sides
 from dien_jax.preparation.writer import DatasetWriter, check_target
 from dien_jax.utils.console import say
-from dien_jax.utils.files import locked, user_cache
+from dien_jax.utils.files import convert_fields, locked, user_cache
 
 HELD_OUT = 0.1  # share of users for validation, and again for the test
 ANONYMOUS = 0.1  # share of training users without a row, so that the unknown row is trained
@@ -84,6 +84,7 @@ class SyntheticOptions:
     """Random seed."""
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         limits = {
             "--users": (self.users, 20, 10**7),
             "--items": (self.items, 1, 10**7),

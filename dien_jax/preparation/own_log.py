@@ -1,0 +1,114 @@
+"""A log of one's own, in memory or in files, as an open dataset."""
+
+import contextlib
+import dataclasses
+import re
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dien_jax.data.dataset import Dataset, open_dataset
+from dien_jax.errors import UserError, suggestion
+from dien_jax.preparation.sources import impressions, interactions
+from dien_jax.utils.console import say
+from dien_jax.utils.files import as_declared
+
+IN_MEMORY = Path("data")
+"""What messages call a table in memory."""
+
+
+def make_dataset(
+    data: Any,
+    out: str | Path | None = None,
+    *,
+    user: str = "user",
+    item: str = "item",
+    timestamp: str = "timestamp",
+    label: str | None = None,
+    item_features: Sequence[str] = (),
+    user_features: Sequence[str] = (),
+    **options: Any,
+) -> Dataset:
+    """Make a dataset folder from a log, and open it.
+
+    This is ``prepare interactions`` and, with a ``label``, ``prepare impressions`` of the command
+    line. What these print, and progress, goes to standard error.
+
+    >>> import pyarrow as pa
+    >>> from dien_jax import make_dataset
+    >>> fruit = ["pear", "fig", "plum", "fig", "kiwi", "pear", "plum", "kiwi"]
+    >>> log = pa.table({"user": ["Ann"] * 4 + ["Bob"] * 4, "item": fruit, "timestamp": range(8)})
+    >>> make_dataset(log, "fruit").vocabulary("user")
+    ['', 'Ann', 'Bob']
+
+    Args:
+      data: the log, a row for each event: a DataFrame of pandas or Polars, an Arrow table or
+        another source of an Arrow stream, or the path of a CSV or Parquet file or of a folder of
+        such files. Column types are those of Parquet, see ``docs/data.md``. Rows count from 0.
+      out: folder to create. Without one the folder is temporary, and removed with the dataset: a
+        model that was trained on it can be used as long as the dataset is there.
+      user: column of the user id.
+      item: column of the item id.
+      timestamp: column of the time: whole seconds or milliseconds, timestamps or ISO dates.
+      label: column of the label, 1 for a click and 0 for none. Without one every row is a choice,
+        and negatives are drawn.
+      item_features: columns that describe the item: ``name``, ``name:multivalued`` or
+        ``name:numeric``.
+      user_features: columns that describe the user, in the same form.
+      options: ``split``, ``min_count`` and the other fields of ``InteractionsOptions`` of
+        :mod:`dien_jax.preparation.sources.interactions` or, with a label, of
+        ``ImpressionsOptions`` of :mod:`dien_jax.preparation.sources.impressions`.
+
+    Raises:
+      UserError: for a column that is missing or cannot be read, too many malformed rows, options
+        that do not fit, a log without an example, or a folder that cannot be written. The message
+        names the column, and the first malformed rows.
+    """
+    if data is None:
+        raise UserError("data must be a log, got None")
+    kind: Any = interactions if label is None else impressions
+    chosen: Any = (
+        interactions.InteractionsOptions if label is None else impressions.ImpressionsOptions
+    )
+    names = {field.name for field in dataclasses.fields(chosen)} - {"file", "out"}
+    for name in options:
+        if name not in names:
+            about = f"an option of a log {'without' if label is None else 'with'} a label"
+            raise UserError(f"{name!r} is not {about}{suggestion(name, names)}")
+    is_file = isinstance(data, str | Path)
+    named = options | {
+        "file": data if is_file else IN_MEMORY,
+        "user": user,
+        "item": item,
+        "timestamp": timestamp,
+        "item_features": item_features,
+        "user_features": user_features,
+    }
+    if label is not None:
+        named["label"] = label
+    with contextlib.ExitStack() as stack:
+        if out is None:
+            temporary = tempfile.TemporaryDirectory(prefix="dien-jax-")
+            stack.callback(temporary.cleanup)
+            out = Path(temporary.name) / "data"
+        named["out"] = out
+        with _keywords_for_flags(names):
+            made = chosen(**as_declared(chosen, named))
+            for line in kind.prepare(made, table=None if is_file else data):
+                say(line)
+        dataset = open_dataset(out)
+        weakref.finalize(dataset, stack.pop_all().close)
+    return dataset
+
+
+@contextlib.contextmanager
+def _keywords_for_flags(names: set[str]) -> Any:
+    """Name parameters of Python where errors name flags: ``min_count`` for ``--min-count``."""
+    try:
+        yield
+    except UserError as error:
+        flag = re.compile("--(" + "|".join(names).replace("_", "-") + r")(?![\w-])")
+        text = flag.sub(lambda found: found[1].replace("-", "_"), error.args[0])
+        raise UserError(text) from error

@@ -1,0 +1,176 @@
+"""Datasets from tables in memory: those of the same log in a file, and one line for a mistake."""
+
+import dataclasses
+import gc
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from support.small_dataset import assert_equal
+from support.tiny_logs import log_of
+
+from dien_jax import UserError, make_dataset
+from dien_jax.data.digests import data_digest
+from dien_jax.preparation.sources.impressions import ImpressionsOptions
+from dien_jax.preparation.sources.interactions import InteractionsOptions
+
+pd = pytest.importorskip("pandas")
+pytestmark = pytest.mark.fast
+
+FEATURES = {
+    "item_features": ["kind", "tags:multivalued", "price:numeric"],
+    "user_features": "mood",
+}
+KINDS = {
+    "interactions": FEATURES | {"negatives": 2, "split": "by-user"},
+    "impressions": FEATURES | {"label": "label", "context_features": ["slot:multivalued"]},
+}
+
+
+class Stream:
+    """What a DataFrame of Polars has: a stream of Arrow, in several batches."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = pa.concat_tables([table[:7], table[7:]])
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch) -> Path:
+    """The folder of temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def frame() -> Any:
+    """Events of three users, one a day."""
+    return pd.DataFrame(
+        {
+            "user": [name for name in ("Ann", "Bob", "Cat") for _ in range(5)],
+            "item": [1, 2, 3, 4, 5, 2, 3, 4, 5, 1, 1, 3, 5, 2, 4],
+            "timestamp": pd.date_range("2024-01-01", periods=15),
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_in_memory_equals_the_file(kind, tmp_path):
+    log, options = log_of(tmp_path), KINDS[kind]
+    frame = pd.read_csv(log).astype({"user": "category", "kind": "category"})
+    table = frame if kind == "interactions" else Stream(pa.Table.from_pandas(frame))
+    datasets = [make_dataset(data, **options) for data in (str(log), table)]
+    assert_equal(*datasets)
+    sources = [dict(dataset.meta["source"]) for dataset in datasets]
+    assert [list(source.pop("files")) for source in sources] == [["log.csv"], ["data"]]
+    assert sources[0] == sources[1]
+    assert datasets[0].meta["split"] == datasets[1].meta["split"]
+
+
+def test_the_digest_is_of_the_content_whatever_the_library(frame):
+    other = frame.assign(item=frame["item"].replace({1: 2, 2: 1}))
+    tables = [frame, Stream(pa.Table.from_pandas(frame)), other]
+    digests = [data_digest(make_dataset(table)) for table in tables]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_polars_equals_pandas(frame):
+    pl = pytest.importorskip("polars")
+    columns = {name: frame[name].tolist() for name in frame}
+    assert_equal(make_dataset(pl.DataFrame(columns)), make_dataset(frame))
+
+
+def test_a_temporary_folder_is_there_as_long_as_the_dataset(frame, temporary):
+    dataset = make_dataset(frame)
+    assert list(dataset.path.parents)[1] == temporary
+    assert dataset.vocabulary("user") == ["", "Ann", "Bob", "Cat"]
+    del dataset
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+
+
+MISSING = "1 of 15 rows are malformed, more than the allowed share of 0.01 (max_bad_share):\n"
+SEVERAL = "has values of several types, 1 in row 0 and 'a' in row 2; convert it to one type"
+COLUMNS = "its columns are user, item, timestamp"
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (
+            lambda d: d,
+            {"user": "usr"},
+            f"data has no column 'usr' (user); did you mean 'user'?; {COLUMNS}",
+        ),
+        (
+            lambda d: d,
+            {"item_features": "kind"},
+            f"data has no column 'kind' (item_features); {COLUMNS}",
+        ),
+        (
+            lambda d: d.assign(item=[1, None, "a"] + [3] * 12),
+            {},
+            f"data: column 'item' (item) {SEVERAL}",
+        ),
+        (
+            lambda d: d.assign(item=[None] + [3] * 14),
+            {},
+            "data: column 'item' (item) must hold text, whole numbers or dates, found double; "
+            "convert the column to one of these",
+        ),
+        (
+            lambda d: d.assign(timestamp=[*d["timestamp"][:-1], pd.NaT]),
+            {},
+            f"{MISSING}  data, row 14: the timestamp is empty",
+        ),
+        (
+            lambda d: d.assign(user=pd.Categorical.from_codes([0] * 4 + [-1] + [0] * 10, ["Ann"])),
+            {},
+            f"{MISSING}  data, row 4: the user is empty",
+        ),
+        (lambda d: d.iloc[:0], {}, "data holds no rows"),
+        (lambda d: pd.concat([d, d["item"]], axis=1), {}, "data has two columns 'item' (item)"),
+        (
+            lambda d: d,
+            {"negativ": 3},
+            "'negativ' is not an option of a log without a label; did you mean 'negatives'?",
+        ),
+        (
+            lambda d: d,
+            {"label": "clicked", "negatives": 3},
+            "'negatives' is not an option of a log with a label",
+        ),
+        (lambda d: d, {"min_count": 0}, "min_count must be at least 1, got 0"),
+        (
+            lambda d: d["user"].tolist(),
+            {},
+            "data must be a DataFrame of pandas or Polars, an Arrow table or the path of a log, "
+            "got list",
+        ),
+        (lambda d: None, {}, "data must be a log, got None"),
+        (lambda d: "nowhere.csv", {}, "nowhere.csv cannot be read: No such file or directory"),
+    ],
+)
+def test_mistakes_name_the_column_and_the_row(change, options, message, frame, temporary):
+    with pytest.raises(UserError) as refused:
+        make_dataset(change(frame), **options)
+    assert str(refused.value) == message
+    assert list(temporary.iterdir()) == []
+
+
+def test_options_take_paths_as_text_and_lists():
+    named = {"file": Path("log.csv"), "out": Path("data"), "extend": Path("old")}
+    texts = {name: str(path) for name, path in named.items()}
+    for kind in (InteractionsOptions, ImpressionsOptions):
+        expected = kind(**named, item_features=("kind",), columns=("user", "item"))
+        given = dataclasses.replace(expected)
+        # Here the types of arguments are checked, so the fields are set as a user gives them.
+        vars(given).update(texts, item_features="kind", columns=["user", "item"])
+        given.__post_init__()
+        assert given == expected
