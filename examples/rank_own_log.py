@@ -1,4 +1,4 @@
-"""From a CSV of who chose what, and when, to a ranked list.
+"""From a DataFrame of who chose what, and when, to the next items of some users.
 
     python examples/rank_own_log.py [LOG.csv] [--out FOLDER] [--preset NAME]
 
@@ -10,18 +10,10 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 from made_log import write_log
 
 import dien_jax
-from dien_jax.preparation.sources import interactions
-
-
-def prepare(log: Path, out: Path) -> dien_jax.Dataset:
-    """Make a dataset folder: vocabularies, histories, drawn negatives, a split by time of users."""
-    options = interactions.InteractionsOptions(file=log, out=out, item_features=("category",))
-    for line in interactions.prepare(options):
-        print(line)
-    return dien_jax.open_dataset(out)
 
 
 def train(dataset: dien_jax.Dataset, run_dir: Path, preset: str, epochs: int) -> dien_jax.RunResult:
@@ -34,22 +26,17 @@ def train(dataset: dien_jax.Dataset, run_dir: Path, preset: str, epochs: int) ->
     return result
 
 
-def recommend(run_dir: Path, dataset: dien_jax.Dataset) -> list[tuple[str, float]]:
-    """Rank all items for a user who chose two of them before; return the five likeliest."""
-    items = dataset.vocabulary("item")[1:]  # the first is that of unknown items
-    history = [items[3], items[8]]
-    ranking = dien_jax.Ranker(run_dir).rank(
-        history, [item for item in items if item not in history]
-    )
-    print(f"after {history}, the likeliest clicks are")
-    best = list(zip(ranking.ids, map(float, ranking.scores), strict=True))[:5]
-    for item, probability in best:
-        print(f"  {probability:.3f}  {item}")
-    return best
+def recommend(run_dir: Path, log: pd.DataFrame, users: list[str]) -> pd.DataFrame:
+    """Return the five likeliest next items of each user, among those not chosen yet."""
+    ordered = log.sort_values("timestamp")
+    histories = [ordered.loc[ordered["user"] == user, "item"].tolist() for user in users]
+    rankings = dien_jax.Ranker(run_dir).recommend_many(histories, 5, users=users)
+    tables = [ranking.to_pandas() for ranking in rankings]
+    return pd.concat(tables, keys=users, names=["user", "place"]).reset_index()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prepare, train and rank."""
+    """Make a dataset, train and recommend."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("log", type=Path, nargs="?")
     parser.add_argument("--out", type=Path)
@@ -58,9 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     out = options.out or Path(tempfile.mkdtemp())
     out.mkdir(parents=True, exist_ok=True)
-    dataset = prepare(options.log or write_log(out / "log.csv", days=20), out / "data")
+    log = pd.read_csv(options.log or write_log(out / "log.csv", days=10))
+    dataset = dien_jax.make_dataset(log, out / "data", item_features=["category"])
     train(dataset, out / "run", options.preset, options.epochs)
-    recommend(out / "run", dataset)
+    users = log["user"].unique()[:3].tolist()
+    print(recommend(out / "run", log, users).to_string(index=False))
     print(f"the dataset folder and the run are in {out}")
 
 

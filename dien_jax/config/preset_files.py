@@ -58,11 +58,12 @@ def with_settings(config: Config, changes: dict[str, Any]) -> Config:
     return Config.from_dict(values)
 
 
-def read_preset_file(file: Path) -> tuple[str, Config]:
+def read_preset_file(file: str | Path) -> tuple[str, Config]:
     """Read a preset file; return the preset that it starts from, and all settings.
 
     An unknown or invalid setting is a UserError that names it, the nearest one and the file.
     """
+    file = Path(file)
     given = read_json(file, dict[str, Any])
     name = given.pop("preset", DEFAULT_PRESET)
     if set(given) >= RUN_FIELDS:
@@ -83,6 +84,6 @@ def read_preset_file(file: Path) -> tuple[str, Config]:
         raise UserError(f"{file}: {error}") from error
 
 
-def write_preset_file(file: Path, name: str, config: Config) -> None:
+def write_preset_file(file: str | Path, name: str, config: Config) -> None:
     """Write a preset file with every setting."""
-    write_json(file, {"preset": name, **dataclasses.asdict(config)})
+    write_json(Path(file), {"preset": name, **dataclasses.asdict(config)})

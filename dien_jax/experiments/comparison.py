@@ -31,7 +31,7 @@ _ABSENT = "-"
 
 
 def compare_runs(
-    folders: Sequence[Path], split: str = "test", data: Path | None = None
+    folders: Sequence[str | Path], split: str = "test", data: str | Path | None = None
 ) -> Iterator[str]:
     """Compare runs with the first of them.
 
@@ -48,14 +48,13 @@ def compare_runs(
     Raises:
       UserError: if a run or the data is at fault.
 
-    >>> from pathlib import Path
-    >>> print(next(compare_runs([Path("runs/first")])).splitlines()[1].split()[:4])
+    >>> print(next(compare_runs(["runs/first"])).splitlines()[1].split()[:4])
     ['run', 'preset', 'data', 'seed']
     """
     if not folders:
         raise UserError("expected one or more run folders, found none")
-    runs = load_summaries(folders)
-    dataset = None if data is None else _data_of(runs[0], data)
+    runs = load_summaries([Path(folder) for folder in folders])
+    dataset = None if data is None else _data_of(runs[0], Path(data))
     for run in runs:
         if run.result is None:
             say(

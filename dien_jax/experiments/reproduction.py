@@ -132,7 +132,11 @@ def paper_tables() -> dict[str, Table]:
 
 
 def reproduce_table(
-    data: Sequence[Path], out: Path, table: str = "family", rows: Sequence[str] = (), seeds: int = 5
+    data: Sequence[str | Path],
+    out: str | Path,
+    table: str = "family",
+    rows: Sequence[str] = (),
+    seeds: int = 5,
 ) -> None:
     """Train what is missing of a table of the paper's models, and write the tables.
 
@@ -150,8 +154,7 @@ def reproduce_table(
       UserError: if data, a run folder or ``out`` is at fault.
       Interrupted, NotFiniteError: as :func:`dien_jax.training.fit`.
 
-    >>> from pathlib import Path
-    >>> reproduce_table([Path("data")], Path("table"), seeds=0)
+    >>> reproduce_table(["data"], "table", seeds=0)
     Traceback (most recent call last):
     dien_jax.errors.UserError: --seeds must be 1 to 4294967296, got 0
     """
@@ -167,7 +170,7 @@ def reproduce_table(
         raise UserError(f"--seeds must be 1 to {MOST_SEEDS}, got {seeds}")
     if not data:
         raise UserError("--data must name one dataset folder or more")
-    datasets = {}
+    datasets, out = {}, Path(out)
     for dataset in map(open_dataset, data):
         name = dataset.path.absolute().name
         if name in datasets:
