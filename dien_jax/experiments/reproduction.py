@@ -158,19 +158,16 @@ def reproduce_table(
     Traceback (most recent call last):
     dien_jax.errors.UserError: --seeds must be 1 to 4294967296, got 0
     """
-    tables = paper_tables()
+    tables, out = paper_tables(), Path(out)
     settings = tables[table].rows
-    for row in rows:
-        if row not in settings:
-            raise UserError(
-                f"--rows {row!r} is not a row of the table {table!r}{suggestion(row, settings)} "
-                f"(rows: {', '.join(settings)})"
-            )
+    if unknown := [row for row in rows if row not in settings]:
+        rest = f"{suggestion(unknown[0], settings)} (rows: {', '.join(settings)})"
+        raise UserError(f"--rows {unknown[0]!r} is not a row of the table {table!r}{rest}")
     if not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"--seeds must be 1 to {MOST_SEEDS}, got {seeds}")
     if not data:
         raise UserError("--data must name one dataset folder or more")
-    datasets, out = {}, Path(out)
+    datasets = {}
     for dataset in map(open_dataset, data):
         name = dataset.path.absolute().name
         if name in datasets:
