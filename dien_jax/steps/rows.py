@@ -33,7 +33,7 @@ DENSE_ROWS = 4096
 LAZY_ROWS = 65_536
 """Rows of all larger tables together, above which ``auto`` is ``lazy_adam``.
 
-Up to here dense Adam was not worse in quality (docs/choices.md) and costs a third of a step of 16
+Up to here dense Adam was not worse in quality (docs/defaults.md) and costs a third of a step of 16
 behaviours at most; its time grows with every row."""
 
 Table = tuple[str, str]

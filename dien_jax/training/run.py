@@ -84,7 +84,7 @@ def fit(
         is saved.
       mesh: devices; all of this machine by default. A single one is the default device of JAX
         while the run lasts.
-      loggers: names among ``tensorboard``, ``mlflow`` and ``wandb``, see ``docs/tracking.md``.
+      loggers: names among ``tensorboard``, ``mlflow`` and ``wandb``, see ``docs/training.md``.
 
     Raises:
       UserError: for data, settings or folders that do not fit, and a logger that cannot begin;

@@ -24,7 +24,7 @@ from dien_jax.__main__ import commands  # noqa: E402
 from dien_jax.utils.command import description, join_help_lines  # noqa: E402
 
 GUIDES = {
-    "baselines": ("Baselines", "baselines.md"),
+    "baselines": ("Simple models", "training.md#simple-models"),
     "compare": ("Several runs", "training.md#several-runs"),
     "evaluate": ("Train on your own log", "training.md"),
     "explain": ("Look inside", "inside.md"),

@@ -1,6 +1,6 @@
 """MkDocs hook: links in pages are written as they work in the repository, and work on the site too.
 
-Four pages of the site are outside ``docs/``; ``OUTSIDE`` gives each its address. A relative link,
+Five pages of the site are outside ``docs/``; ``OUTSIDE`` gives each its address. A relative link,
 from any page, is resolved by the place of the page's file in the repository. If the target is
 
 - a file of the site, it becomes a link to that file's address;
@@ -23,6 +23,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent.parent
 OUTSIDE = {
+    "examples/README.md": "examples.md",
     "kernels/README.md": "kernels.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",

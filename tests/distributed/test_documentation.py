@@ -1,4 +1,4 @@
-"""The commands of docs/scaling.md start several processes, which find each other."""
+"""The commands of docs/scale.md start several processes, which find each other."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from support.several_processes import NEEDS_NEWER_JAX, free_port, run_together
 
 pytestmark = [pytest.mark.long, pytest.mark.repository]
 
-PAGE = Path(__file__).parents[2] / "docs/scaling.md"
+PAGE = Path(__file__).parents[2] / "docs/scale.md"
 START = ["python", "-m", "dien_jax.train"]
 REFUSED = [*tiny_run.SETTINGS, "--train.batch-size=15"]
 """Settings that processes refuse once they have found each other."""

@@ -24,8 +24,8 @@ def test_every_path_on_the_page_exists() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("script", ["draw_architecture.py", "draw_model.py"])
-def test_pictures_are_as_drawn(script: str) -> None:
+@pytest.mark.parametrize("script", ["draw_architecture.py", "draw_model.py", "tables.py"])
+def test_pictures_and_figures_are_as_their_sources(script: str) -> None:
     command = [sys.executable, str(ROOT / "docs/tools" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

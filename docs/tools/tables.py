@@ -1,0 +1,216 @@
+"""Write the tables of figures in README.md and docs/ from their rows in benchmarks/results/cpu.
+
+    python docs/tools/tables.py [--check]
+
+A page has ``<!-- table NAME -->`` and the two lines of a head above each table of ``TABLES``.
+``--check`` writes nothing and fails if a table is stale.
+"""
+
+import csv
+import functools
+import json
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "cpu"
+MARKED = re.compile(r"(<!-- table (\w+) -->\n+\|.*\n\|.*\n)((?:\|.*\n)*)")
+SYSTEMS = ("dien_jax, native", "dien_jax, xla", "deepctr-torch", "fuxictr")
+FAMILY = ["base_model", "wide_deep", "pnn", "din", "gru_att", "aigru", "agru", "augru", "dien"]
+
+
+@functools.cache
+def read(name: str) -> list[dict[str, Any]]:
+    """All rows of a file."""
+    text = (RESULTS / name).read_text(encoding="utf-8")
+    return json.loads(text) if name.endswith(".json") else [*csv.DictReader(text.splitlines())]
+
+
+def rows(name: str, **where: object) -> list[dict[str, Any]]:
+    """Rows of a file whose columns have these values."""
+    return [row for row in read(name) if all(row[key] == value for key, value in where.items())]
+
+
+def mean(name: str, column: str, **where: object) -> float:
+    """Mean of a column over the rows with these values, such as those of several seeds."""
+    return statistics.mean(float(row[column]) for row in rows(name, **where))
+
+
+def ms(name: str, form: str = "{:.1f}", column: str = "median_ms", **where: object) -> str:
+    """Column of one row as text."""
+    [row] = rows(name, **where)
+    return form.format(row[column])
+
+
+def auc(name: str, column: str = "test_auc", **where: object) -> str:
+    """Mean over the seeds of a row and, of several, the deviation."""
+    found = [float(row[column]) for row in rows(name, **where)]
+    spread = f" ± {statistics.stdev(found):.4f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.4f}{spread}" if found else ""
+
+
+def of(row: dict[str, Any], *columns: str) -> list[str]:
+    """Columns of a row as text; ``column:form`` has a form of its own."""
+    pairs = (column.partition(":") for column in columns)
+    return [f"{row[column]:{form}}" if form else str(row[column]) for column, _, form in pairs]
+
+
+STEP, AUGRU = "train_step.json", "recurrence_native.json"
+FULL = {"case": "B 128 T 100", "policy": "full length"}
+RAGGED = {"case": "ragged", "cell": "augru", "mode": "forward + backward"}
+RANK = {"candidates": 500, "history": 100}
+DEFAULTS, GIVEN = "present_defaults.csv", "statistics_network.csv"
+EVERY = "statistics_network_every_event.csv"
+CHANGED = [row["row"] for row in rows(DEFAULTS, data="toys") if row["auc_difference_error_dien"]]
+WITHOUT_LOSS = "wide_augru"
+
+TABLES: dict[str, list[Sequence[str]]] = {
+    "readme": [
+        (
+            "a whole training step of DIEN: 128 histories of 100 events",
+            ms(STEP, "**{:.0f} ms**", system=SYSTEMS[0], **FULL),
+            ms(STEP, "FuxiCTR {:.0f} ms, ", system=SYSTEMS[3], **FULL)
+            + ms(STEP, "DeepCTR-Torch {:.0f} ms", system=SYSTEMS[2], **FULL),
+        ),
+        (
+            "AUGRU, forward and backward: 128 histories of different lengths",
+            ms(AUGRU, "**{:.1f} ms**", implementation="native", **RAGGED),
+            ms(AUGRU, "`lax.scan` {:.0f} ms, ", implementation="reference", **RAGGED)
+            + ms(AUGRU, "TorchScript {:.0f} ms", implementation="torch script", **RAGGED),
+        ),
+        (
+            "ranking 500 candidates for a history of 100 events",
+            ms("ranking_native.json", "**{:.0f} ms**", policy="ranker", **RANK),
+            ms("ranking_native.json", "one row a candidate {:.0f} ms", policy="rows", **RANK),
+        ),
+    ],
+    "step": [
+        (label, *(ms(name, case=case, policy=policy, system=system) for system in SYSTEMS))
+        for label, name, case, policy in (
+            ("every history 100 long", STEP, *FULL.values()),
+            ("the same, one thread", "train_step_one_thread.json", *FULL.values()),
+            ("beauty, length buckets", STEP, "beauty", "buckets (4, 8, 16, 32, 64, 100)"),
+            ("beauty, padded to 100", STEP, "beauty", "padded"),
+        )
+    ],
+    "throughput": [
+        (
+            label,
+            ms(name, "{:,.0f}", "samples_per_second", mode="train"),
+            ms(name, "{:.1%}", "loader_share", mode="train"),
+            ms(name, "{:,.0f}", "samples_per_second", mode="score"),
+        )
+        for label, name in (
+            ("native", "train_throughput.json"),
+            ("XLA", "train_throughput_xla.json"),
+        )
+    ],
+    "preparation": [
+        of(
+            row,
+            "case",
+            "system",
+            "seconds:.1f",
+            "peak_mb:,.0f",
+            "disk_mb:,.0f",
+            "peak_disk_mb:,.0f",
+        )
+        for row in [*read("preparation.json"), *read("preparation_1e8.json")]
+    ],
+    "scoring": [
+        of(row, "system", "case", "seconds:.1f", "samples_per_second:,.0f", "peak_mb:,.0f")
+        for row in read("scoring.json")
+    ],
+    "embeddings": [
+        (
+            *(str(steps), f"`{policy}`"),
+            *(of(row, "median_ms:.1f")[0] for row in found),
+            of(found[-1], "peak_mb:,.0f")[0],
+        )
+        for steps in (16, 100)
+        for policy in ("dense", "lazy_adam")
+        for found in [rows("embedding_rows.json", steps=steps, policy=policy)]
+    ],
+    "ranking": [
+        (
+            *(f"{candidates:,}", str(history)),
+            *(
+                ms(f"ranking_{kind}.json", column=column, policy="ranker", **where)
+                for kind in ("native", "xla")
+                for column in ("median_ms", "p99_ms")
+            ),
+        )
+        for history in (10, 50, 100)
+        for candidates in (500, 2000)
+        for where in [{"candidates": candidates, "history": history}]
+    ],
+    "serving": [
+        of(row, "policy", "connections", "requests_per_second:.0f", "refused:,", "median_ms:.1f")
+        + of(row, "p99_ms:.1f", "batch_size:.1f")
+        for row in read("serving.json")
+    ],
+    "models": [
+        (label, examples, *(auc(name, data=data, row=row) for data in sets))
+        for examples, name in (("as given", GIVEN), ("every event", EVERY))
+        for sets in [("beauty", "toys", "sports", "grocery")]
+        for label, row in (
+            ("boosted trees", "boosted trees"),
+            ("logistic regression", "logistic regression"),
+            ("`wide_din`", "din"),
+            ("`wide_dien`", "dien"),
+        )
+    ],
+    "family": [
+        (f"`{name}`", *(auc(DEFAULTS, data=data, row=f"wide_{name}") for data in sets))
+        for name in FAMILY
+        for sets in [("beauty", "toys", "grocery")]
+    ],
+    "parts": [
+        (
+            "no auxiliary loss" if name == WITHOUT_LOSS else name,
+            auc(DEFAULTS, data="toys", row=name),
+            f"{mean(DEFAULTS, 'test_auc', data='toys', row=name) - whole:+.4f}",
+            f"{mean(DEFAULTS, 'auc_difference_error_dien', data='toys', row=name):.4f}",
+        )
+        for whole in [mean(DEFAULTS, "test_auc", data="toys", row="wide_dien")]
+        for name in CHANGED
+        if name == WITHOUT_LOSS or not name.startswith("wide_")
+    ],
+    "long": [
+        (
+            f"`wide_{name}`",
+            *(auc(DEFAULTS, column, data="long", row=f"wide_{name}") for column in shown),
+        )
+        for name in ("dien", "din")
+        for shown in [("test_auc", "test_auc_known", "test_gauc")]
+    ],
+}
+"""Cells of each row below the head."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the tables, or check them; returns the exit status."""
+    found, stale = set(), []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        new = MARKED.sub(lambda match: match[1] + _lines(match[2]), text)
+        found |= {match[2] for match in MARKED.finditer(text)}
+        if new != text and "--check" not in arguments:
+            page.write_text(new, encoding="utf-8")
+        elif new != text:
+            stale.append(f"{page.relative_to(ROOT)} is stale: python docs/tools/tables.py")
+    stale += [f"the table {name} is on no page" for name in sorted(TABLES.keys() - found)]
+    print("\n".join(stale))
+    return len(stale) > 0
+
+
+def _lines(name: str) -> str:
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in TABLES[name])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
