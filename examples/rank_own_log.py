@@ -26,13 +26,13 @@ def train(dataset: dien_jax.Dataset, run_dir: Path, preset: str, epochs: int) ->
     return result
 
 
-def recommend(run_dir: Path, log: pd.DataFrame, users: list[str]) -> pd.DataFrame:
-    """Return the five likeliest next items of each user, among those not chosen yet."""
-    ordered = log.sort_values("timestamp")
-    histories = [ordered.loc[ordered["user"] == user, "item"].tolist() for user in users]
-    rankings = dien_jax.Ranker(run_dir).recommend_many(histories, 5, users=users)
+def recommend(run_dir: Path, log: pd.DataFrame, users: int) -> pd.DataFrame:
+    """Return the five likeliest next items of the first users, among those not chosen yet."""
+    histories = log.sort_values("timestamp").groupby("user")["item"].agg(list)[:users]
+    ranker = dien_jax.Ranker(run_dir)
+    rankings = ranker.recommend_many(histories.tolist(), 5, users=histories.index.tolist())
     tables = [ranking.to_pandas() for ranking in rankings]
-    return pd.concat(tables, keys=users, names=["user", "place"]).reset_index()
+    return pd.concat(tables, keys=histories.index, names=["user", "place"]).reset_index()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,8 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     log = pd.read_csv(options.log or write_log(out / "log.csv", days=10))
     dataset = dien_jax.make_dataset(log, out / "data", item_features=["category"])
     train(dataset, out / "run", options.preset, options.epochs)
-    users = log["user"].unique()[:3].tolist()
-    print(recommend(out / "run", log, users).to_string(index=False))
+    print(recommend(out / "run", log, users=3).to_string(index=False))
     print(f"the dataset folder and the run are in {out}")
 
 

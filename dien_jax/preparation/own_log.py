@@ -90,7 +90,7 @@ def make_dataset(
         named["label"] = label
     with contextlib.ExitStack() as stack:
         if out is None:
-            temporary = tempfile.TemporaryDirectory(prefix="dien-jax-")
+            temporary = tempfile.TemporaryDirectory(prefix="dien-jax-temporary-")
             stack.callback(temporary.cleanup)
             out = Path(temporary.name) / "data"
         named["out"] = out
