@@ -113,5 +113,5 @@ def test_the_notebook_runs_in_jupyter(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
     assert len(figures) == 2
     (shown,) = (output["data"] for output in code[-1].outputs if "data" in output)
-    places = re.findall(r"^ *user \d+ +(\d) +item \d+", shown["text/plain"], re.MULTILINE)
+    places = re.findall(r"^\d+ +user \d+ +(\d) +item \d+", shown["text/plain"], re.MULTILINE)
     assert places == [*"01234"] * 3
