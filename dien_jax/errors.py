@@ -95,4 +95,7 @@ def _naming(path: Path, flag: str, verb: str) -> Iterator[None]:
         yield
     except OSError as error:
         name = f"{flag} {path}" if flag else str(path)
-        raise UserError(f"{name} cannot be {verb}: {error.strerror or error}") from error
+        why = error.strerror or error
+        if isinstance(error, FileExistsError) and path.is_symlink():
+            why = "it is a symbolic link that leads to no file"
+        raise UserError(f"{name} cannot be {verb}: {why}") from error

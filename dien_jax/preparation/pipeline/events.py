@@ -294,9 +294,9 @@ def _checked(
             continue
         number = number.isnan().ifelse(ibis.null("float64"), number)
         missing = text.isnull() | text.strip().lower().isin(["", "nan"])  # as at ranking
-        wrong = ~missing & (number.isnull() | (number.abs() > LARGEST_NUMBER))
         shown = ibis.literal(f"{feature.name} '") + text.substr(0, SHOWN) + "' "
-        reasons.append((wrong, shown + "is not a number"))
+        reasons.append((~missing & number.isnull(), shown + "is not a number"))
+        reasons.append((number.abs() > LARGEST_NUMBER, shown + "is too large a number"))
         typed[name] = number
     checked = rows.mutate(**typed, reason=ibis.cases(*reasons, else_=ibis.null("string")))
     return workspace.kept("checked", checked.drop(*(PARSED + name for name in parsed)))
