@@ -1,0 +1,163 @@
+"""Lists over all items by RecBole's models, to set beside ``python -m benchmarks.recommend``.
+
+A script for an environment of its own, which needs neither JAX nor this package:
+
+    python3.11 -m venv .recbole
+    .recbole/bin/pip install 'setuptools<80' recbole==1.2.1 torch 'numpy<2' 'scipy<1.13' 'pandas<3'
+    .recbole/bin/python benchmarks/peers/recbole_lists.py log.csv --out rows.json
+
+The log has the columns user, item and timestamp. Of each user with three events or more the last is
+the test's, the one before it validation's, which chooses the epoch; all others train. Settings are
+RecBole's own. Metrics are computed here, alike for all models: the rank of the test item among all
+items that the user had not chosen before, ties counted as half. Test items that the user had chosen
+before are left out. RecBole's sequential models would list the history; here no model does.
+"""
+
+import argparse
+import functools
+import json
+import math
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import recbole
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+MODELS = ("Pop", "ItemKNN", "EASE", "BPR", "LightGCN", "GRU4Rec", "SASRec", "BERT4Rec")
+TOP = 10
+# RecBole 1.2.1 reads its own checkpoints by the default of earlier versions of torch.
+torch.load = functools.partial(torch.load, weights_only=False)
+
+
+def write_log(log: Path, folder: Path) -> None:
+    """Write the log in RecBole's form, users with fewer than three events left out."""
+    events = pd.read_csv(log, dtype={"user": str, "item": str})[["user", "item", "timestamp"]]
+    events = events.sort_values(["user", "timestamp"], kind="stable")
+    events = events[events.groupby("user")["item"].transform("size") >= 3]
+    # Consecutive times keep the order of events at the same time.
+    events["timestamp"] = events.groupby("user").cumcount()
+    (folder / "log").mkdir()
+    events.columns = ["user_id:token", "item_id:token", "timestamp:float"]
+    events.to_csv(folder / "log" / "log.inter", sep="\t", index=False)
+
+
+def settings(name: str, folder: Path, epochs: int) -> Config:
+    """Return RecBole's settings of a model; all that is not the split is its default."""
+    chosen = {
+        "data_path": str(folder),
+        "checkpoint_dir": str(folder / "checkpoints"),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "eval_args": {
+            "split": {"LS": "valid_and_test"},
+            "order": "TO",
+            "group_by": "user",
+            "mode": "full",
+        },
+        "metrics": ["NDCG"],
+        "topk": [TOP],
+        "valid_metric": f"NDCG@{TOP}",
+        "epochs": 1 if name in ("Pop", "ItemKNN", "EASE") else epochs,
+        "show_progress": False,
+        "use_gpu": False,
+        "state": "ERROR",
+    }
+    if name in ("GRU4Rec", "SASRec"):  # the softmax over all items, as their defaults
+        chosen["train_neg_sample_args"] = None
+    return Config(model=name, dataset="log", config_dict=chosen)
+
+
+def ranks_of(
+    model: torch.nn.Module, events: dict[str, np.ndarray], test_data: Iterable[Any]
+) -> np.ndarray:
+    """Return the rank of each test item among the items that are new to its user."""
+    seen = defaultdict(list)
+    for user, item in zip(events["user_id"].tolist(), events["item_id"].tolist(), strict=True):
+        seen[user].append(item)
+    ranks = []
+    for batch in test_data:
+        interaction = batch[0]
+        users = interaction["user_id"].tolist()
+        scores = model.full_sort_predict(interaction).reshape(len(users), -1).double().numpy()
+        scores[:, 0] = -math.inf  # padding
+        for row, user in zip(scores, users, strict=True):
+            *before, target = seen[user]
+            if target in before:
+                continue
+            score = row[target]
+            row[before] = -math.inf
+            ranks.append(int((row > score).sum()) + int((row == score).sum() - 1) / 2)
+    return np.array(ranks)
+
+
+def measured(ranks: np.ndarray) -> dict[str, float]:
+    """Return the mean of each metric over users, and its standard error."""
+    hits = ranks < TOP
+    gains = np.where(hits, 1 / np.log2(ranks + 2), 0.0)
+    values = {f"hr@{TOP}": hits, f"ndcg@{TOP}": gains, "mrr": 1 / (ranks + 1)}
+    return {
+        key: value
+        for name, of_users in values.items()
+        for key, value in (
+            (name, float(of_users.mean())),
+            (f"{name} error", float(of_users.std() / math.sqrt(len(ranks)))),
+        )
+    }
+
+
+def row_of(name: str, folder: Path, epochs: int) -> dict[str, Any]:
+    """Train a model, list for all users, and return what was measured."""
+    config = settings(name, folder, epochs)
+    init_seed(config["seed"], True)
+    dataset = create_dataset(config)
+    events = {key: np.array(dataset.inter_feat[key]) for key in ("user_id", "item_id")}
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    model = get_model(name)(config, train_data.dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+    start = time.perf_counter()
+    trainer.fit(train_data, valid_data, saved=True, show_progress=False, verbose=False)
+    train_seconds = time.perf_counter() - start
+    if Path(trainer.saved_model_file).exists():
+        model.load_state_dict(torch.load(trainer.saved_model_file)["state_dict"])
+        model.load_other_parameter(torch.load(trainer.saved_model_file).get("other_parameter"))
+    model.eval()
+    start = time.perf_counter()
+    with torch.no_grad():
+        ranks = ranks_of(model, events, test_data)
+    seconds = time.perf_counter() - start
+    about = {"model": f"RecBole {name}", "users": len(ranks), "items": dataset.item_num - 1}
+    times = {"train_seconds": train_seconds, "users_per_second": len(ranks) / seconds}
+    return about | measured(ranks) | times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("log", type=Path, help="CSV with the columns user, item, timestamp")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of rows to write")
+    parser.add_argument("--models", nargs="+", default=MODELS, help="models of RecBole")
+    parser.add_argument("--epochs", type=int, default=300, help="epochs at most; RecBole's 300")
+    arguments = parser.parse_args()
+    versions = {"recbole": recbole.__version__, "torch": torch.__version__}
+    rows = []
+    for name in arguments.models:
+        with tempfile.TemporaryDirectory() as folder:
+            write_log(arguments.log, Path(folder))
+            row = row_of(name, Path(folder), arguments.epochs)
+        row |= {"log": arguments.log.stem, "versions": versions, "cores": os.cpu_count()}
+        rows.append(row)
+        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+        found = ", ".join(f"{key} {row[key]:.4f}" for key in (f"hr@{TOP}", f"ndcg@{TOP}"))
+        print(f"{row['model']}: {found}, trained in {row['train_seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
