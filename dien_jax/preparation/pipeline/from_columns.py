@@ -19,7 +19,7 @@ from dien_jax.preparation.options import ColumnOptions
 from dien_jax.preparation.pipeline.events import load_events
 from dien_jax.preparation.reading.arrow import read_table
 from dien_jax.preparation.reading.engines import open_workspace, read_columns
-from dien_jax.preparation.reading.log import Log, address_of, files_of
+from dien_jax.preparation.reading.log import Log, LogForm, address_of, files_of
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.utils.console import say
 from dien_jax.utils.text_files import sha256
@@ -42,11 +42,11 @@ def prepare_columns(
     say(f"from {name} in {address_of(options.file) or options.file}: {options.split} split")
     extended = open_extended(options, name)
     hint = " (a CSV file without a header needs --columns)"
-    text = {"separator": options.separator, "hint": hint}
     with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
         wanted = options.log_columns()
         if table is None:
-            log = read_columns(workspace, options.file, wanted, columns=options.columns, **text)
+            form = LogForm(wanted, options.columns, options.separator, hint)
+            log = read_columns(workspace, options.file, form)
             files = _files(options, log)
         else:
             log, digest = read_table(workspace, options.file, table, wanted, options.separator)

@@ -1,7 +1,7 @@
 """The engines: DuckDB, the default, and Spark, which is imported where it is asked for."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from dien_jax.errors import writing
@@ -11,7 +11,7 @@ from dien_jax.preparation.reading.duckdb_engine import (
     duckdb_workspace,
     read_duckdb,
 )
-from dien_jax.preparation.reading.log import Log, LogForm, Wanted
+from dien_jax.preparation.reading.log import Log, LogForm
 from dien_jax.preparation.reading.workspace import Workspace
 from dien_jax.preparation.writer import check_target
 from dien_jax.utils.extras import require
@@ -41,23 +41,11 @@ def open_workspace(out: Path, memory_limit: str, spark: Spark | None = None) -> 
         yield stack.enter_context(spark_workspace(folder, spark.url, spark.folder))
 
 
-def read_columns(
-    workspace: Workspace,
-    file: Path,
-    wanted: Wanted,
-    *,
-    columns: Sequence[str] = (),
-    separator: str = "|",
-    hint: str = "",
-) -> Log:
+def read_columns(workspace: Workspace, file: Path, form: LogForm) -> Log:
     """Read columns of a CSV or Parquet file, or of a folder of such files, by the engine.
 
-    Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas. ``wanted`` has
-    the columns by their name in ``rows``, ``columns`` the names of all columns of CSV without a
-    header. ``separator`` joins the values of a Parquet list. ``hint`` ends the message about a CSV
-    file that lacks a column.
+    Values of a ``.tsv[.gz]`` are separated by tabs, those of other text by commas.
     """
-    form = LogForm(wanted, list(columns), separator, hint)
     if isinstance(workspace, DuckDBWorkspace):
         return read_duckdb(workspace, file, form)
     from dien_jax.preparation.reading.spark_files import read_spark

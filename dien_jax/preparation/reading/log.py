@@ -4,7 +4,7 @@ import bisect
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,9 +32,9 @@ class LogForm(NamedTuple):
     """Columns to read of the files of a log, and how the files are written."""
 
     wanted: Wanted
-    columns: list[str]  # names of all columns of CSV without a header
-    separator: str  # joins the values of a Parquet list
-    hint: str  # end of the message about CSV that lacks a column
+    columns: Sequence[str] = ()  # names of all columns of CSV without a header
+    separator: str = "|"  # joins the values of a Parquet list
+    hint: str = ""  # end of the message about CSV that lacks a column
 
 
 class FileStart(NamedTuple):
@@ -195,7 +195,9 @@ def read_records(
         return Log(shown, load_records(workspace, "_".join(columns), columns, records()), bad)
 
 
-def column_places(file: Path, wanted: Wanted, header: list[str], hint: str = "") -> dict[str, int]:
+def column_places(
+    file: Path, wanted: Wanted, header: Sequence[str], hint: str = ""
+) -> dict[str, int]:
     """Return the position of every wanted column in the header."""
     for column in wanted.values():
         named = f"{column.name!r} ({column.flag})"

@@ -91,10 +91,11 @@ def _read(
     """Read the impressions with the features of their ads and users; return lines about them."""
     from dien_jax.preparation.pipeline.events import attach
     from dien_jax.preparation.reading.engines import read_columns
+    from dien_jax.preparation.reading.log import LogForm
 
     def read(file: Path, names: dict[str, str]) -> "Log":
         columns = feature_columns("--from", names.values())
-        return read_columns(workspace, file, dict(zip(names, columns, strict=True)))
+        return read_columns(workspace, file, LogForm(dict(zip(names, columns, strict=True))))
 
     report: list[str] = []
     descriptions = {}

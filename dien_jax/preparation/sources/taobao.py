@@ -59,6 +59,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     from dien_jax.preparation.pipeline.events import load_events
     from dien_jax.preparation.pipeline.from_interactions import write_interactions
     from dien_jax.preparation.reading.engines import open_workspace, read_columns
+    from dien_jax.preparation.reading.log import LogForm
 
     file = options.source
     say(f"from {', '.join(options.behaviours)} of Taobao in {file}: {options.split} split")
@@ -68,7 +69,7 @@ def prepare(options: TaobaoOptions) -> list[str]:
     report: list[str] = []
     with open_workspace(options.out, options.memory_limit, options.spark) as workspace:
         digest = given(file).sha256
-        log = read_columns(workspace, file, wanted, columns=COLUMNS)
+        log = read_columns(workspace, file, LogForm(wanted, COLUMNS))
         narrow = partial(_narrow, workspace, options, report)
         features = Features(item=(CATEGORY,))
         events = load_events(workspace, log, features, options.max_bad_share, narrow)
