@@ -102,8 +102,8 @@ def main() -> int:
     if clicked in ranking.ids:
         y = TOP + len(ranking.ids) * ROW + 8
         parts += [
-            left(640, y, "marked: what Ann bought next,"),
-            left(640, y + 26, "which DIEN had not seen"),
+            left(640, y, "marked: bought next,"),
+            left(640, y + 26, "not seen in training"),
         ]
     height = TOP + len(bought) * ROW + 20
     title = "A user's purchases, DIEN's attention to them, and the ranked list of next items"
