@@ -207,8 +207,11 @@ def _worth(result: "RunResult") -> list[str]:
         return []
     if result.network_share == 0:
         return ["Reading the history adds nothing: on validation, counts alone rank as well."]
-    change = "adds" if area >= alone else "takes"
-    return [f"Reading the history {change} {abs(area - alone):.4f} of test AUC, beside counts."]
+    added = area - alone
+    if 0 <= added < CLEAR_MARGIN:
+        return [f"Reading the history adds {added:.4f} of AUC: here counts say almost all of it."]
+    change = "adds" if added > 0 else "takes"
+    return [f"Reading the history in its order {change} {abs(added):.4f} of AUC, beside counts."]
 
 
 def _margin(result: "RunResult") -> list[str]:
@@ -238,6 +241,15 @@ def _more_epochs(result: "RunResult") -> list[str]:
     return ["The last evaluation was the best one: more epochs (--train.epochs) may be better."]
 
 
+def _ranking(result: "RunResult") -> list[str]:
+    """Return what the run ranks first and last for a user of the built-in data."""
+    from dien_jax.inspection.example_view import ranking_lines
+    from dien_jax.inspection.examples import Inspector
+    from dien_jax.runs.trained import load_run
+
+    return ranking_lines(Inspector(load_run(result.run_dir)))
+
+
 def show(arguments: Arguments) -> None:
     """Train, print the table, and name the command that gives others to compare with."""
     if not arguments.distributed.is_asked:
@@ -252,6 +264,8 @@ def show(arguments: Arguments) -> None:
 def _show(arguments: Arguments) -> None:
     result = run(arguments)
     print_result(_table(result))
+    if (arguments.data, arguments.resume) == (None, None) and not arguments.distributed.is_asked:
+        print_result("\n".join(_ranking(result)))
     command = shlex.join(["python", "-m", "dien_jax.baselines", result.data])
     say(f"compare with simple models: {command} --out baselines")
 

@@ -1,11 +1,13 @@
 """One example as text and as a figure: its history with attention and gates."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.cells import cell_len
 
-from dien_jax.inspection.examples import MEASURES, Example
+from dien_jax.data.columns import Examples, Rows
+from dien_jax.inspection.examples import MEASURES, Example, Inspector
 from dien_jax.utils.plots import new_figure, padded, shortened
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 ITEM_WIDTH, CATEGORY_WIDTH = 24, 18
 """Maximum number of columns of text."""
 BAR_WIDTH = 8
+LISTED, READ = 5, 3
+"""Items at the top of a ranking that are shown, and behaviours with each."""
 MATCH = "*"
 """Marks a behaviour that shares a category with the candidate."""
 
@@ -76,6 +80,42 @@ def example_lines(example: Example, feature: str | None, encoding: str) -> list[
         columns.append([f"{MEASURES[name].title:{BAR_WIDTH + 7}}", *cells])
     rows = zip(*columns, strict=True)
     return [*lines, "", *(f"{first} {'  '.join(rest)}".rstrip() for first, *rest in rows)]
+
+
+def ranking_lines(inspector: Inspector) -> list[str]:
+    """Return the items that the first test user most probably clicks, and the least probable one.
+
+    Each has the click probability and the behaviours with most attention. The data have no context
+    features.
+    """
+    dataset = inspector.trained.dataset
+    test, items = dataset.splits["test"], np.arange(1, dataset.schema.num_items, dtype=np.int32)
+
+    def same(column: Rows) -> np.ndarray:
+        return np.repeat(column[:1], len(items))
+
+    examples = Examples(
+        sequence=same(test.sequence),
+        history_end=same(test.history_end),
+        user=same(test.user),
+        group=same(test.group),
+        item=items,
+        label=np.zeros(len(items), np.int8),
+    )
+    candidates = dataclasses.replace(dataset, splits={"test": examples})
+    found = inspector.examples("test", range(len(items)), candidates)
+    found.sort(key=lambda example: -example.probability)
+    history = ", ".join(behaviour.item for behaviour in found[0].behaviours)
+    lines = [f"History of {found[0].user}, oldest first: {history}."]
+    lines.append("Most and least likely clicks:")
+    for place in (*range(min(LISTED, len(found) - 1)), len(found) - 1):
+        example = found[place]
+        attention = example.measures.get("attention", np.zeros(0))
+        most = sorted(np.argsort(-attention, kind="stable")[:READ].tolist())
+        read = ", ".join(f"{example.behaviours[k].item} ({attention[k]:.2f})" for k in most)
+        item = padded(example.candidate.item, ITEM_WIDTH)
+        lines.append(f"{place + 1:3} {item} {example.probability:.2f}  by attention to {read}")
+    return lines
 
 
 def measure_lines(example: Example) -> list[str]:

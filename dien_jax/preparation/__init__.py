@@ -6,9 +6,9 @@ Each module of :mod:`dien_jax.preparation.sources` has options and a function ``
 >>> from pathlib import Path
 >>> from dien_jax.preparation.sources import synthetic
 >>> out = Path(tempfile.mkdtemp()) / "data"
->>> options = synthetic.SyntheticOptions(out=out, users=40, items=60, categories=4)
+>>> options = synthetic.SyntheticOptions(out=out, users=40)
 >>> synthetic.prepare(options)[0]
-'40 simulated users with 918 events; examples: 256 for train, 32 for valid, 32 for test'
+'40 simulated users with 640 events; examples: 128 for train, 16 for valid, 16 for test'
 
 Plain NumPy and DuckDB: the model, its parameters and its optimizer do not enter.
 """

@@ -47,8 +47,7 @@ def test_the_summary_goes_to_standard_output_and_progress_to_standard_error(tmp_
 
 
 def test_simulated_data_come_by_the_same_command(tmp_path, capsys):
-    flags = ["--users", "40", "--items", "200", "--categories", "5"]
-    assert main(["synthetic", "--out", str(tmp_path / "data"), *flags]) == 0
+    assert main(["synthetic", "--out", str(tmp_path / "data"), "--users", "40"]) == 0
     assert len(open_dataset(tmp_path / "data").groups()) == 40
     assert capsys.readouterr().out.endswith(f"dataset folder: {tmp_path / 'data'}\n")
 

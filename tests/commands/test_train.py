@@ -298,9 +298,10 @@ def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    options = functools.partial(synthetic.SyntheticOptions, users=80, items=60, categories=4)
+    options = functools.partial(synthetic.SyntheticOptions, users=80)
     monkeypatch.setattr(synthetic, "SyntheticOptions", options)
     monkeypatch.setattr(training_run, "Trainer", FakeTrainer)
+    monkeypatch.setattr(train, "_ranking", lambda result: ["a ranking"])
     assert train.main(["--run-dir", "run"]) == 0
     output = capfd.readouterr()
     assert "simulating users" in output.err
@@ -311,6 +312,7 @@ def test_without_data_users_are_simulated_once_and_the_best_score_is_shown(
     assert rows["test"][1:] == ["0.7500", "none", "none", "0.5000", "none", "none", "1"]
     assert rows["test, best possible"][-1] == f"{best:.4f}"
     assert 0 < float(rows["test, popularity"][-1]) < 1
+    assert output.out.endswith("a ranking\n")
 
     monkeypatch.setattr(synthetic, "prepare", stop_there)
     assert train.main(["--run-dir", "again"]) == 0

@@ -12,7 +12,7 @@ from support.tiny_run import refused_by
 
 from dien_jax import explain
 from dien_jax.inference.ranker import Ranker
-from dien_jax.inspection.example_view import draw_example, example_lines
+from dien_jax.inspection.example_view import draw_example, example_lines, ranking_lines
 from dien_jax.inspection.examples import Inspector
 from dien_jax.model.logistic_regression import fitted_alone
 from dien_jax.runs.trained import load_run
@@ -82,6 +82,19 @@ def test_what_reading_the_history_adds_is_the_score_without_the_networks(small):
     [example], [without] = (Inspector(model).examples("train", [0]) for model in (trained, alone))
     assert example.by_counts == pytest.approx(without.probability, abs=1e-6)
     assert example.by_counts != pytest.approx(example.probability, abs=1e-3)
+
+
+def test_ranking_of_a_user_has_the_items_in_the_order_of_the_ranker(tiny):
+    trained = load_run(tiny)
+    inspector = Inspector(trained)
+    items, [example] = trained.dataset.vocabulary("item"), inspector.examples("test", [0])
+    history = [behaviour.item for behaviour in example.behaviours]
+    first, _, *rows = ranking_lines(inspector)
+    assert first == f"History of {example.user}, oldest first: {', '.join(history)}."
+    ranking = Ranker(tiny).rank(history, items[1:])
+    placed = [row.split()[:2] for row in rows]
+    best = [[str(place), item] for place, item in enumerate(ranking.ids, start=1)]
+    assert placed == [*best[:5], best[-1]]
 
 
 def test_missing_context_and_unknown_users_are_noted(small, capfd):

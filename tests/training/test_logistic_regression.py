@@ -332,8 +332,9 @@ def test_training_examples_of_one_label_have_none(tmp_path, capfd):
         ({"popularity": 0.81, "logistic regression": None}, {}, ["0.0100 below that of pop"]),
         ({"popularity": 0.5, "best possible": 0.9}, {}, []),
         ({"popularity": None}, {"best_step": 40}, ["more epochs"]),
-        ({"without the networks": 0.77}, {}, ["history adds 0.0300 of test AUC"]),
-        ({"without the networks": 0.81}, {}, ["history takes 0.0100 of test AUC"]),
+        ({"without the networks": 0.77}, {}, ["in its order adds 0.0300 of AUC"]),
+        ({"without the networks": 0.798}, {}, ["adds 0.0020 of AUC: here counts say almost all"]),
+        ({"without the networks": 0.81}, {}, ["in its order takes 0.0100 of AUC"]),
         ({"without the networks": 0.8}, {"network_share": 0.0}, ["history adds nothing"]),
     ],
 )

@@ -64,7 +64,7 @@ class SyntheticOptions:
 
     out: Path
     """Dataset folder to create. It must not exist."""
-    users: int = 5_000
+    users: int = 4_000
     """Number of users; a tenth each is held out for validation and test."""
     seed: int = 0
     """Random seed."""
@@ -215,8 +215,9 @@ def _visits(
         first = np.where(rises, cheapest, cheapest + VISIT - 1)
         price = np.where(begins, first, price + 2 * rises - 1)
         left = np.where(begins, VISIT, left) - ~is_offer
-        offer = rng.integers(len(KINDS), size=users) * len(FORMS) + rng.integers(NEW, USED + 1, users)
-        event[:, step] = np.where(is_offer, offer, kind * len(FORMS) + price)
+        advertised, offer = rng.integers(len(KINDS), size=users), rng.integers(NEW, USED + 1, users)
+        kind, form = np.where(is_offer, (advertised, offer), (kind, price))
+        event[:, step] = kind * len(FORMS) + form
         visits[:, step + 1] = visits[:, step]
         visits[rows, step + 1, kind, rises] += begins
     return event, visits
